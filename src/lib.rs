@@ -1,1 +1,2 @@
-
+//! Kiln keeps scores hot.
+pub mod model;

@@ -1,0 +1,96 @@
+//! What can go wrong with models: while scoring, while finding one by name, while loading one.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why rows could not be scored. Every variant concerns one request; the model threads live on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ModelError {
+    /// The model panicked on one of the rows of this request.
+    #[error("the model panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// The model answered NaN or an infinity.
+    #[error("the model's answer for row {row} is not a finite number")]
+    NotFinite {
+        /// The row's position in the request.
+        row: usize,
+    },
+    /// The rows are not what the model takes: the caller did not check them against [`ModelInfo`](super::ModelInfo).
+    #[error("rows do not fit the model: {message}")]
+    Unfit {
+        /// What was expected and what came.
+        message: String,
+    },
+    /// The registry was dropped; its threads are gone.
+    #[error("the model threads have stopped")]
+    Stopped,
+}
+
+/// A reference that no loaded model answers to. Its text says what is known, or why the version was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct UnknownModel {
+    /// The reference as it was asked for.
+    pub reference: String,
+    /// What a producer can act on.
+    pub message: String,
+}
+
+/// Why a registry could not be opened at all. A broken model is a [`Problem`], not this.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The settings ask for a backend that this build does not have.
+    #[error(
+        "models.backend = \"{backend}\" is not compiled in; build with `--features {backend}` or use \"flex\""
+    )]
+    BackendMissing {
+        /// The backend's name, which is also the cargo feature's.
+        backend: &'static str,
+    },
+    /// A setting has a value that cannot work.
+    #[error("models.{field}: {message}")]
+    Setting {
+        /// The field in the `[models]` table.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A model thread could not be started.
+    #[error("a model thread could not be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Something under the models folder that does not serve, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The model's name, where the trouble is one model's.
+    pub model: Option<String>,
+    /// The version, where the trouble is one version's.
+    pub version: Option<String>,
+    /// The folder concerned.
+    pub path: PathBuf,
+    /// The file in that folder, where there is one to blame.
+    pub file: Option<String>,
+    /// What is wrong, with what was expected and what was found.
+    pub message: String,
+    /// Whether an earlier, checked load of the same version goes on serving.
+    pub still_serving: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{}: {}", self.path.join(file).display(), self.message)?,
+            None => write!(f, "{}: {}", self.path.display(), self.message)?,
+        }
+        if self.still_serving {
+            write!(f, " (the version loaded before keeps serving)")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+//! The `[models]` table of the settings: where models are found and how much of the machine they may use.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// The `[models]` table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelSettings {
+    /// The folder that holds `<name>/<version>/manifest.toml`.
+    pub dir: PathBuf,
+    /// How many threads run models, shared by all of them; 0 takes as many as there are processors.
+    pub threads: usize,
+    /// The most rows of one forward pass; a larger request is split and its results are put back in order.
+    pub max_batch_rows: usize,
+    /// The most rows that may wait for a model thread; beyond it, callers wait for room. At least `max_batch_rows`.
+    pub max_queued_rows: usize,
+    /// What does the arithmetic.
+    pub backend: Backend,
+    /// The version that a bare model name means, by model name; a model not named here means its highest version.
+    pub active: BTreeMap<String, String>,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            dir: PathBuf::from("models"),
+            threads: 0,
+            max_batch_rows: 1024,
+            max_queued_rows: 65_536,
+            backend: Backend::default(),
+            active: BTreeMap::new(),
+        }
+    }
+}
+
+/// What does the arithmetic. Results of all backends agree to 1e-5.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Backend {
+    /// Burn's own processor backend, always compiled in.
+    #[default]
+    Flex,
+    /// The older ndarray backend, only in builds with the cargo feature `ndarray`.
+    Ndarray,
+}
