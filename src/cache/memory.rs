@@ -1,0 +1,40 @@
+//! Owns the cache in the worker's own memory: bounded by bytes, used while Redis fails and without servers.
+
+use crate::key::InputHash;
+use std::sync::Arc;
+
+/// Bytes that an entry takes beside its values: key, map and bookkeeping.
+const OVERHEAD: u32 = 150;
+
+/// Rows by model version and input.
+#[derive(Clone)]
+pub struct MemoryCache {
+    rows: moka::sync::Cache<(Arc<[u8]>, InputHash), Arc<[f32]>, ahash::RandomState>,
+}
+
+impl std::fmt::Debug for MemoryCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MemoryCache({} entries)", self.rows.entry_count())
+    }
+}
+
+impl MemoryCache {
+    /// A cache of at most `mib` MiB.
+    pub fn new(mib: u64) -> Self {
+        let rows = moka::sync::Cache::builder()
+            .max_capacity(mib << 20)
+            .weigher(|_, row: &Arc<[f32]>| OVERHEAD.saturating_add(row.len() as u32 * 4))
+            .build_with_hasher(ahash::RandomState::new());
+        Self { rows }
+    }
+
+    /// The row of an input, if it is there.
+    pub fn get(&self, prefix: &Arc<[u8]>, input: &InputHash) -> Option<Arc<[f32]>> {
+        self.rows.get(&(prefix.clone(), *input))
+    }
+
+    /// Keeps a row.
+    pub fn put(&self, prefix: &Arc<[u8]>, input: &InputHash, row: &[f32]) {
+        self.rows.insert((prefix.clone(), *input), row.into());
+    }
+}

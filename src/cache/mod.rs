@@ -1,0 +1,215 @@
+//! Owns looking entries up and keeping them: in Redis, with the worker's memory behind it, or, without
+//! servers, in memory with the SQLite file behind it.
+//!
+//! Promises never to decide correctness: whatever fails here is a miss. A bad entry is a miss that is counted
+//! and overwritten.
+
+mod memory;
+mod redis;
+
+pub use self::redis::{BadUrl, Put, RedisCache};
+pub use memory::MemoryCache;
+
+use crate::{
+    entry::Codec,
+    key::{EntryPrefix, InputHash},
+    store::SqliteStore,
+    telemetry::metrics::Metrics,
+};
+use std::sync::Arc;
+
+/// One model version's entries.
+#[derive(Debug, Clone)]
+pub struct Space {
+    pub model: String,
+    pub version: String,
+    pub prefix: EntryPrefix,
+    codec: Codec,
+    memory_prefix: Arc<[u8]>,
+}
+
+impl Space {
+    /// The entries of `model` at `version`, whose output rows have `width` values.
+    pub fn new(model: &str, version: &str, width: usize) -> Self {
+        let prefix = EntryPrefix::new(model, version);
+        Self {
+            model: model.to_owned(),
+            version: version.to_owned(),
+            codec: Codec::new(&prefix, width),
+            memory_prefix: prefix.as_bytes().into(),
+            prefix,
+        }
+    }
+}
+
+/// What is asked of the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub space: &'a Space,
+    pub input: &'a InputHash,
+}
+
+/// A row to keep.
+#[derive(Debug)]
+pub struct Fresh<'a> {
+    pub space: &'a Space,
+    pub input: &'a InputHash,
+    pub row: &'a [f32],
+    /// Life in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// Where entries live.
+#[derive(Debug)]
+enum Place {
+    Redis(RedisCache),
+    File(SqliteStore),
+    /// Nothing is looked up or kept.
+    Off,
+}
+
+/// The cache of one process.
+#[derive(Debug)]
+pub struct Cache {
+    place: Place,
+    memory: MemoryCache,
+    metrics: Metrics,
+}
+
+impl Cache {
+    /// Redis, with `memory` serving while it fails.
+    pub fn redis(redis: RedisCache, memory: MemoryCache, metrics: Metrics) -> Self {
+        Self { place: Place::Redis(redis), memory, metrics }
+    }
+
+    /// Memory, with a SQLite file's scores behind it.
+    pub fn file(store: SqliteStore, memory: MemoryCache, metrics: Metrics) -> Self {
+        Self { place: Place::File(store), memory, metrics }
+    }
+
+    /// No cache: every input is a miss.
+    pub fn off(metrics: Metrics) -> Self {
+        Self { place: Place::Off, memory: MemoryCache::new(1), metrics }
+    }
+
+    /// The server behind it, if there is one.
+    pub fn server(&self) -> Option<&RedisCache> {
+        match &self.place {
+            Place::Redis(redis) => Some(redis),
+            Place::File(_) | Place::Off => None,
+        }
+    }
+
+    /// Looks every input up; appends found rows to `outputs` in order, and says for each whether it was there.
+    pub async fn look_up(&self, wanted: &[Wanted<'_>], outputs: &mut Vec<f32>) -> Vec<bool> {
+        match &self.place {
+            Place::Off => vec![false; wanted.len()],
+            Place::Redis(redis) => {
+                let keys: Vec<Vec<u8>> = wanted.iter().map(|w| w.space.prefix.key(w.input)).collect();
+                match redis.get(&keys).await {
+                    Some(values) => self.read(wanted, values, redis.is_failing(), outputs),
+                    None => wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
+                }
+            }
+            Place::File(store) => self.look_up_in_file(store, wanted, outputs).await,
+        }
+    }
+
+    fn read(
+        &self,
+        wanted: &[Wanted<'_>],
+        values: Vec<Option<Vec<u8>>>,
+        failing: bool,
+        outputs: &mut Vec<f32>,
+    ) -> Vec<bool> {
+        let mut bad = 0;
+        let found = wanted
+            .iter()
+            .zip(values)
+            .map(|(wanted, value)| match value {
+                Some(bytes) if wanted.space.codec.decode(wanted.input, &bytes, outputs) => true,
+                Some(_) => {
+                    bad += 1;
+                    false
+                }
+                None => failing && self.remembered(wanted, outputs),
+            })
+            .collect();
+        if bad > 0 {
+            self.metrics.bad_entries(bad);
+        }
+        found
+    }
+
+    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> bool {
+        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input);
+        row.inspect(|row| outputs.extend_from_slice(row)).is_some()
+    }
+
+    async fn look_up_in_file(
+        &self,
+        store: &SqliteStore,
+        wanted: &[Wanted<'_>],
+        outputs: &mut Vec<f32>,
+    ) -> Vec<bool> {
+        let mut rows: Vec<Option<Arc<[f32]>>> =
+            wanted.iter().map(|w| self.memory.get(&w.space.memory_prefix, w.input)).collect();
+        let mut at = 0;
+        // Wanted inputs come grouped by model version: one statement for each run of the same.
+        while let Some(first) = wanted.get(at) {
+            let run = wanted.iter().skip(at).take_while(|w| std::ptr::eq(w.space, first.space)).count();
+            let missing: Vec<usize> = (at..at + run).filter(|i| matches!(rows.get(*i), Some(None))).collect();
+            let hashes: Vec<InputHash> = missing.iter().filter_map(|i| wanted.get(*i)).map(|w| *w.input).collect();
+            if !hashes.is_empty() {
+                match store.find_scores(&first.space.model, &first.space.version, &hashes).await {
+                    Ok(found) => {
+                        for (index, hash) in missing.iter().zip(&hashes) {
+                            let row = found.get(hash).filter(|r| r.len() == first.space.codec.width());
+                            if let (Some(row), Some(slot)) = (row, rows.get_mut(*index)) {
+                                self.memory.put(&first.space.memory_prefix, hash, row);
+                                *slot = Some(row.as_slice().into());
+                            }
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the file's scores can't be read; scoring anew"),
+                }
+            }
+            at += run;
+        }
+        rows.iter().map(|row| row.as_ref().inspect(|r| outputs.extend_from_slice(r)).is_some()).collect()
+    }
+
+    /// Keeps rows that were just scored.
+    pub async fn keep(&self, fresh: &[Fresh<'_>]) {
+        match &self.place {
+            Place::Off => {}
+            Place::File(_) => self.remember(fresh),
+            Place::Redis(redis) => {
+                let puts: Vec<Put> = fresh
+                    .iter()
+                    .map(|f| Put {
+                        key: f.space.prefix.key(f.input),
+                        value: f.space.codec.encode(f.input, f.row),
+                        ttl_ms: f.ttl_ms,
+                    })
+                    .collect();
+                if !redis.put(&puts).await {
+                    self.remember(fresh);
+                }
+            }
+        }
+    }
+
+    fn remember(&self, fresh: &[Fresh<'_>]) {
+        for f in fresh {
+            self.memory.put(&f.space.memory_prefix, f.input, f.row);
+        }
+    }
+
+    /// Writes what readers find: named entries and rankings. Only Redis holds them.
+    pub async fn publish(&self, entries: &[Put]) {
+        if let Place::Redis(redis) = &self.place {
+            redis.put(entries).await;
+        }
+    }
+}

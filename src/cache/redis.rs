@@ -1,0 +1,195 @@
+//! Owns the conversation with Redis: one MGET and one pipeline of SETs a batch, each with a deadline.
+//!
+//! Promises that a failing Redis costs a batch at most one time-out, and then nothing until it has had time
+//! to come back. Refuses to retry: a look-up that fails is a miss.
+
+use crate::{
+    config::{self, Redis},
+    secret::Secret,
+    telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
+};
+use redis::{
+    AsyncConnectionConfig, Client, Pipeline, RedisError, Value,
+    aio::MultiplexedConnection,
+};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+use tokio::sync::Mutex;
+
+/// A bad URL.
+#[derive(Debug, thiserror::Error)]
+#[error("setting `redis.url`: {0}")]
+pub struct BadUrl(String);
+
+/// A value to keep.
+#[derive(Debug)]
+pub struct Put {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    /// Life in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// One connection, made when it is first used and made again when it breaks.
+pub struct RedisCache {
+    client: Client,
+    url: Secret,
+    timeout: Duration,
+    cooldown: Duration,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    started: Instant,
+    /// Milliseconds since `started` until which Redis is left alone.
+    closed_until: AtomicU64,
+    /// Whether the last look-up, and the last write, failed.
+    failing: [AtomicBool; 2],
+    metrics: Metrics,
+}
+
+impl std::fmt::Debug for RedisCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RedisCache({:?})", self.url)
+    }
+}
+
+impl RedisCache {
+    /// A cache that connects when it is first used.
+    pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Result<Self, BadUrl> {
+        let client = Client::open(url.expose()).map_err(|e| BadUrl(url.scrub(&e.to_string())))?;
+        Ok(Self {
+            client,
+            url: url.clone(),
+            timeout: config::ms(settings.timeout_ms),
+            cooldown: config::ms(settings.cooldown_ms),
+            connection: Mutex::new(None),
+            started: Instant::now(),
+            closed_until: AtomicU64::new(0),
+            failing: [AtomicBool::new(false), AtomicBool::new(false)],
+            metrics,
+        })
+    }
+
+    /// Whether the last look-up or the last write failed.
+    pub fn is_failing(&self) -> bool {
+        self.failing.iter().any(|f| f.load(Ordering::Relaxed))
+    }
+
+    /// A round trip, whatever the cooldown says. The error holds no credentials.
+    pub async fn ping(&self) -> Result<(), String> {
+        let result = self.command(&redis::cmd("PING")).await;
+        self.note(CacheOperation::Get, result.as_ref().err()).await;
+        result.map(|_| ()).map_err(|e| self.url.scrub(&e.to_string()))
+    }
+
+    /// The values of `keys`, in order; all missing where Redis fails. Pays for at most one time-out.
+    pub async fn get(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<Vec<u8>>>> {
+        if keys.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut command = redis::cmd("MGET");
+        for key in keys {
+            command.arg(key.as_slice());
+        }
+        let answer = self.guarded(CacheOperation::Get, async { self.command(&command).await }).await?;
+        let Value::Array(values) = answer else { return None };
+        let found: Vec<Option<Vec<u8>>> = values
+            .into_iter()
+            .map(|value| match value {
+                Value::BulkString(bytes) => Some(bytes),
+                _ => None,
+            })
+            .collect();
+        (found.len() == keys.len()).then_some(found)
+    }
+
+    /// Keeps values; `false` where Redis failed or refused any of them.
+    pub async fn put(&self, values: &[Put]) -> bool {
+        if values.is_empty() {
+            return true;
+        }
+        let mut pipeline = Pipeline::with_capacity(values.len());
+        for put in values {
+            pipeline
+                .cmd("SET")
+                .arg(put.key.as_slice())
+                .arg(put.value.as_slice())
+                .arg("PX")
+                .arg(put.ttl_ms)
+                .ignore();
+        }
+        self.guarded(CacheOperation::Set, async {
+            let mut connection = self.connect().await?;
+            self.deadline(pipeline.query_async::<()>(&mut connection)).await
+        })
+        .await
+        .is_some()
+    }
+
+    /// Runs one round trip unless Redis is being left alone, and learns from how it went.
+    async fn guarded<T>(
+        &self,
+        operation: CacheOperation,
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Option<T> {
+        let now = self.started.elapsed().as_millis() as u64;
+        if now < self.closed_until.load(Ordering::Relaxed) {
+            self.metrics.cache(operation, CacheOutcome::Skipped, None);
+            return None;
+        }
+        let begun = Instant::now();
+        let result = work.await;
+        let outcome = if result.is_ok() { CacheOutcome::Ok } else { CacheOutcome::Error };
+        self.metrics.cache(operation, outcome, Some(begun.elapsed()));
+        self.note(operation, result.as_ref().err()).await;
+        result.ok()
+    }
+
+    /// Logs a change between working and failing, once. After a failed round trip the connection is made
+    /// anew, and not before the cooldown: an answer that comes late must never be read as the next one's.
+    async fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
+        // A server that answers with a refusal, such as being out of memory, is there.
+        let refusal = error.is_some_and(|e| e.code().is_some());
+        if error.is_some() && !refusal {
+            let until = self.started.elapsed() + self.cooldown;
+            self.closed_until.store(until.as_millis() as u64, Ordering::Relaxed);
+            *self.connection.lock().await = None;
+        }
+        let was = self.failing.get(operation as usize).is_some_and(|f| f.swap(error.is_some(), Ordering::Relaxed));
+        self.metrics.server(Server::Redis, error.is_none() || refusal);
+        let operation = operation.as_str();
+        match (was, error) {
+            (false, Some(error)) => {
+                let error = self.url.scrub(&error.to_string());
+                tracing::warn!(operation, %error, "redis is failing; jobs go on without it");
+            }
+            (true, None) => tracing::info!(operation, "redis works again"),
+            _ => {}
+        }
+    }
+
+    async fn command(&self, command: &redis::Cmd) -> Result<Value, RedisError> {
+        let mut connection = self.connect().await?;
+        self.deadline(command.query_async::<Value>(&mut connection)).await
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let mut slot = self.deadline(async { Ok(self.connection.lock().await) }).await?;
+        if let Some(connection) = slot.as_ref() {
+            return Ok(connection.clone());
+        }
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
+        let made = self.deadline(self.client.get_multiplexed_async_connection_with_config(&settings)).await?;
+        *slot = Some(made.clone());
+        Ok(made)
+    }
+
+    async fn deadline<T>(&self, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time"))),
+        }
+    }
+}

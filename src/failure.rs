@@ -1,0 +1,132 @@
+//! Owns the words for what went wrong with a job, and what follows from each: retry, reject or fatal.
+//!
+//! Promises that every failure maps to exactly one [`Verdict`], in one exhaustive match.
+
+use crate::model::ModelError;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Why a job can never succeed, or will not be tried again; the `code` that producers see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Code {
+    /// The body isn't JSON.
+    Malformed,
+    /// The body is JSON and breaks the contract.
+    Invalid,
+    /// The body is larger than this worker takes.
+    TooLarge,
+    /// No such model, or no such version of it.
+    UnknownModel,
+    /// The job's id was used before with another body.
+    Conflict,
+    /// The message's `expiration` passed before a worker took it.
+    Expired,
+    /// The job failed as often as it may be tried.
+    Exhausted,
+}
+
+impl Code {
+    /// Every code, for metrics that must exist before they happen.
+    pub const ALL: [Self; 7] = [
+        Self::Malformed,
+        Self::Invalid,
+        Self::TooLarge,
+        Self::UnknownModel,
+        Self::Conflict,
+        Self::Expired,
+        Self::Exhausted,
+    ];
+
+    /// As it stands in replies, headers and labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Invalid => "invalid",
+            Self::TooLarge => "too_large",
+            Self::UnknownModel => "unknown_model",
+            Self::Conflict => "conflict",
+            Self::Expired => "expired",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a producer is told about a job that was rejected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejection {
+    pub code: Code,
+    /// The field at fault, as a path such as `inputs[3].text`; empty where the whole body is.
+    pub field: String,
+    /// What was expected.
+    pub message: String,
+}
+
+impl Rejection {
+    /// A rejection with its field and a message that a producer can act on.
+    pub fn new(code: Code, field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code, field: field.into(), message: message.into() }
+    }
+
+    /// A field that breaks the contract.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self::new(Code::Invalid, field, message)
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.field.is_empty() {
+            write!(f, "{}: {}", self.code, self.message)
+        } else {
+            write!(f, "{}: `{}`: {}", self.code, self.field, self.message)
+        }
+    }
+}
+
+/// What happens to a job after a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The reason may pass: the job waits in a retry queue, and is `exhausted` after its last try.
+    Retry(String),
+    /// The job can never succeed.
+    Reject(Rejection),
+    /// The worker itself can't go on.
+    Fatal(String),
+}
+
+/// Everything that can go wrong with one job between intake and store.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error("{0}")]
+    Rejected(Rejection),
+    #[error("model: {0}")]
+    Model(#[from] ModelError),
+    /// The database refuses the job's row itself, not the connection.
+    #[error("the database refused the row: {0}")]
+    Unstorable(String),
+}
+
+impl From<Rejection> for Failure {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl Failure {
+    /// The one place where a failure's consequence is decided.
+    pub fn verdict(self) -> Verdict {
+        match self {
+            Self::Rejected(rejection) => Verdict::Reject(rejection),
+            Self::Model(ModelError::Stopped) => Verdict::Fatal("the model threads have stopped".into()),
+            Self::Model(error) => Verdict::Retry(error.to_string()),
+            Self::Unstorable(reason) => Verdict::Retry(reason),
+        }
+    }
+}

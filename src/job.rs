@@ -1,0 +1,202 @@
+//! Owns the job as the contract has it: how a body becomes a [`Job`], and what is said where it doesn't.
+//!
+//! Promises that no body makes it panic, that an unknown or repeated field is an error, and that every
+//! rejection names the field and what was expected. Refuses to know models, queues or stores: whether an
+//! input fits its model is [`Job::check_inputs`], given that model's shape.
+
+mod parse;
+
+use crate::{
+    failure::{Code, Rejection},
+    model::{InputKind, ModelInfo},
+};
+use std::{borrow::Cow, ops::Range};
+
+/// Most inputs of one job.
+pub const MAX_INPUTS: usize = 4_096;
+/// Longest job id, in characters.
+pub const MAX_JOB_ID: usize = 128;
+/// Longest key of an input or a ranking, in bytes.
+pub const MAX_KEY_BYTES: usize = 256;
+/// Longest life of an entry that a job may ask for, in seconds: a year.
+pub const MAX_TTL_SECONDS: u64 = 31_536_000;
+
+/// What one bad input does to its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// It rejects the job.
+    #[default]
+    Fail,
+    /// Its result carries an error, and the others are scored.
+    Skip,
+}
+
+/// A ranking to keep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rank<'a> {
+    /// The ranking's key.
+    pub key: Cow<'a, str>,
+    /// How many of the best inputs it holds; all where absent.
+    pub top: Option<usize>,
+}
+
+/// What is wrong with one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputError {
+    /// The field within the input, such as `text`; empty where it is the input itself.
+    pub field: String,
+    pub message: String,
+}
+
+/// What an input holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content<'a> {
+    Text {
+        text: Cow<'a, str>,
+        pair: Option<Cow<'a, str>>,
+    },
+    /// A range of [`Job::features`].
+    Features(Range<usize>),
+    /// Only under [`OnError::Skip`].
+    Bad(InputError),
+}
+
+/// One input of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Input<'a> {
+    pub key: Option<Cow<'a, str>>,
+    pub content: Content<'a>,
+}
+
+/// A job, borrowing from the body where the body's JSON needed no unescaping.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job<'a> {
+    pub job_id: Cow<'a, str>,
+    /// `name` or `name@version`.
+    pub model: Cow<'a, str>,
+    pub namespace: Option<Cow<'a, str>>,
+    pub inputs: Vec<Input<'a>>,
+    /// The features of all inputs, one after the other.
+    pub features: Vec<f32>,
+    pub named: bool,
+    pub rank: Option<Rank<'a>>,
+    pub ttl_seconds: Option<u64>,
+    pub on_error: OnError,
+    pub detail: bool,
+}
+
+/// A body that is no job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unparsable {
+    /// The job's id, where it could still be found.
+    pub job_id: Option<String>,
+    pub rejection: Rejection,
+}
+
+impl<'a> Job<'a> {
+    /// Reads a body. `message_id` is the message's property: it names the job where the body doesn't, and
+    /// must agree with the body where both do.
+    pub fn parse(body: &'a [u8], message_id: Option<&str>) -> Result<Self, Unparsable> {
+        parse::job(body, message_id)
+    }
+
+    /// The namespace: the job's own, or its model's name.
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or_else(|| self.model_name())
+    }
+
+    /// The model's name without the version.
+    pub fn model_name(&self) -> &str {
+        self.model.split('@').next().unwrap_or_default()
+    }
+
+    /// The features of a [`Content::Features`].
+    pub fn features_of(&self, range: &Range<usize>) -> &[f32] {
+        self.features.get(range.clone()).unwrap_or_default()
+    }
+
+    /// Holds every input against what its model takes. A bad input rejects the job or, under
+    /// [`OnError::Skip`], becomes [`Content::Bad`].
+    pub fn check_inputs(&mut self, info: &ModelInfo) -> Result<(), Rejection> {
+        for (index, input) in self.inputs.iter_mut().enumerate() {
+            let Some(error) = check_input(input, info, self.rank.is_some()) else { continue };
+            match self.on_error {
+                OnError::Fail => return Err(Rejection::invalid(input_path(index, &error.field), error.message)),
+                OnError::Skip => input.content = Content::Bad(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path of a field of an input, as rejections name it.
+pub fn input_path(index: usize, field: &str) -> String {
+    if field.is_empty() { format!("inputs[{index}]") } else { format!("inputs[{index}].{field}") }
+}
+
+fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<InputError> {
+    let wrong = |field: &str, message: String| Some(InputError { field: field.into(), message });
+    let takes = |what: &str| format!("model `{}` takes {what}", info.name);
+    if ranked && input.key.is_none() {
+        return wrong("key", "expected on every input of a job with `rank`".into());
+    }
+    match (&input.content, &info.input) {
+        (Content::Bad(_), _) => None,
+        (Content::Features(range), InputKind::Features { count }) if range.len() == *count => None,
+        (Content::Features(range), InputKind::Features { count }) => {
+            wrong("features", format!("expected {count} numbers, found {}", range.len()))
+        }
+        (Content::Features(_), InputKind::Text { .. }) => wrong("features", takes("`text`, not `features`")),
+        (Content::Text { .. }, InputKind::Features { count }) => {
+            wrong("text", takes(&format!("`features` ({count} numbers), not `text`")))
+        }
+        (Content::Text { text, pair }, InputKind::Text { pair: takes_pair }) => {
+            if pair.is_some() && !takes_pair {
+                return wrong("text_pair", takes("one `text` and no `text_pair`"));
+            }
+            for (field, text) in [("text", Some(text)), ("text_pair", pair.as_ref())] {
+                let Some(text) = text else { continue };
+                if field == "text" && text.trim().is_empty() {
+                    return wrong(field, "expected some text, found none".into());
+                }
+                if text.contains('\0') {
+                    return wrong(field, "must not contain U+0000".into());
+                }
+                if text.len() > info.max_text_bytes {
+                    let (most, found) = (info.max_text_bytes, text.len());
+                    return wrong(field, format!("expected at most {most} bytes for this model, found {found}"));
+                }
+            }
+            None
+        }
+    }
+}
+
+/// Whether a text may name a namespace: `[a-z0-9_-]{1,64}`.
+pub fn is_namespace(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+}
+
+/// Whether a text may be a job's id: 1 to 128 printable ASCII characters.
+pub fn is_job_id(id: &str) -> bool {
+    (1..=MAX_JOB_ID).contains(&id.len()) && id.bytes().all(|b| (0x20..0x7f).contains(&b))
+}
+
+/// A key of an input or a ranking that can't be kept.
+fn key_problem(key: &str) -> Option<String> {
+    if key.is_empty() {
+        Some("must not be empty".into())
+    } else if key.len() > MAX_KEY_BYTES {
+        Some(format!("expected at most {MAX_KEY_BYTES} bytes, found {}", key.len()))
+    } else if key.contains('\0') {
+        Some("must not contain U+0000".into())
+    } else {
+        None
+    }
+}
+
+/// The rejection of a body that is larger than `most` bytes.
+pub fn too_large(bytes: usize, most: usize) -> Rejection {
+    Rejection::new(Code::TooLarge, "", format!("the body has {bytes} bytes; this worker takes {most} at most"))
+}

@@ -1,0 +1,158 @@
+use super::*;
+use crate::job::{MAX_INPUTS, MAX_KEY_BYTES};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn rejection(body: &str) -> Rejection {
+    job(body.as_bytes(), None).expect_err(body).rejection
+}
+
+fn assert_rejects(body: &str, code: Code, field: &str, says: &str) {
+    let r = rejection(body);
+    assert_eq!((r.code, r.field.as_str()), (code, field), "{body}: {r}");
+    assert!(r.message.contains(says), "{body}: {r}");
+}
+
+fn with(field: &str, value: Value) -> String {
+    let mut body = json!({"job_id": "j", "model": "m", "inputs": [{"text": "a"}]});
+    body[field] = value;
+    body.to_string()
+}
+
+#[test]
+fn reads_the_contract() {
+    let body = br#"{"job_id":"j-1","model":"m@1.2","namespace":"n","inputs":[{"key":"a","text":"x"},
+        {"key":"b\u0041","text":"q","text_pair":"p"},{"features":[1,-0.0,2.5]}],"named":true,
+        "rank":{"key":"r","top":2},"ttl_seconds":60,"on_error":"skip","detail":true}"#;
+    let job = job(body, Some("j-1")).expect("parses");
+    assert_eq!((job.job_id.as_ref(), job.model_name(), job.namespace()), ("j-1", "m", "n"));
+    assert_eq!(job.inputs[1].key.as_deref(), Some("bA"));
+    assert_eq!(job.features, [1.0, 0.0, 2.5]);
+    assert!(job.features[1].is_sign_positive(), "-0 and 0 are one input");
+    assert_eq!(job.rank, Some(Rank { key: "r".into(), top: Some(2) }));
+    assert!(matches!(job.inputs[0].key, Some(Cow::Borrowed(_))), "borrowed where nothing is escaped");
+}
+
+#[test]
+fn names_what_is_wrong_with_a_body() {
+    for (body, says) in [
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        (r#"{"job_id": "a""#, "not JSON"),
+        ("nonsense", "not JSON"),
+        (r#"{"job_id": NaN}"#, "not JSON"),
+        (r#"{"job_id":"j","model":"m","inputs":[{"text":"a"}]} x"#, "nothing after"),
+    ] {
+        assert_rejects(body, Code::Malformed, rejection(body).field.as_str(), says);
+    }
+    let bad_utf8 = job(b"{\"job_id\":\"\xff\"}", None).expect_err("utf-8").rejection;
+    assert_eq!(bad_utf8.code, Code::Malformed);
+    assert!(bad_utf8.message.contains("byte 11"), "{bad_utf8}");
+    let deep = format!(r#"{{"job_id":"j","inputs":{}"#, "[".repeat(100_000));
+    assert!(matches!(rejection(&deep).code, Code::Malformed | Code::Invalid));
+    assert_rejects("[]", Code::Invalid, "", "a job: a JSON object");
+    assert_rejects(r#"["j","m"]"#, Code::Invalid, "", "a job: a JSON object");
+}
+
+#[test]
+fn names_the_field_that_breaks_the_contract() {
+    let invalid = |body: &str, field: &str, says: &str| assert_rejects(body, Code::Invalid, field, says);
+    invalid("{}", "job_id", "missing");
+    invalid(r#"{"job_id":"j","inputs":[{"text":"a"}]}"#, "model", "missing");
+    invalid(r#"{"job_id":"j","model":"m"}"#, "inputs", "missing");
+    invalid(&with("modle", json!(1)), "modle", "unknown field");
+    invalid(r#"{"job_id":"j","job_id":"j"}"#, "job_id", "duplicate field");
+    invalid(&with("job_id", json!("a\u{7}")), "job_id", "printable ASCII");
+    invalid(&with("job_id", json!("")), "job_id", "1 to 128");
+    invalid(&with("job_id", json!("x".repeat(129))), "job_id", "1 to 128");
+    invalid(&with("job_id", json!(7)), "job_id", "expected a string");
+    invalid(&with("model", json!(null)), "model", "expected a model's name");
+    invalid(&with("namespace", json!("Feed!")), "namespace", "a-z");
+    invalid(&with("ttl_seconds", json!(0)), "ttl_seconds", "from 1 to");
+    invalid(&with("ttl_seconds", json!(-5)), "ttl_seconds", "from 1 to");
+    invalid(&with("ttl_seconds", json!(1.5)), "ttl_seconds", "whole number");
+    invalid(&with("on_error", json!("ignore")), "on_error", "\"skip\"");
+    invalid(&with("named", json!("yes")), "named", "boolean");
+    invalid(&with("rank", json!({"top": 3})), "rank.key", "missing field");
+    invalid(&with("rank", json!({"key": "k", "top": 0})), "rank.top", "from 1 to");
+    invalid(&with("rank", json!({"key": "k", "size": 1})), "rank.size", "unknown field");
+    invalid(&with("inputs", json!([])), "inputs", "found none");
+    invalid(&with("inputs", json!(vec![json!({"text": "a"}); MAX_INPUTS + 1])), "inputs", "found more");
+    invalid(&with("inputs", json!([["k", "text"]])), "inputs[0]", "an object");
+    invalid(&with("inputs", json!([{"text": "a"}, {}])), "inputs[1]", "neither");
+    invalid(&with("inputs", json!([{"text": "a", "features": [1]}])), "inputs[0]", "both");
+    invalid(&with("inputs", json!([{"text_pair": "a"}])), "inputs[0]", "beside `text_pair`");
+    invalid(&with("inputs", json!([{"text": 5}])), "inputs[0].text", "a string");
+    invalid(&with("inputs", json!([{"txt": "a"}])), "inputs[0].txt", "unknown field");
+    invalid(&with("inputs", json!([{"features": [1, "2"]}])), "inputs[0].features[1]", "32-bit float");
+    invalid(&with("inputs", json!([{"features": [1e300]}])), "inputs[0].features[0]", "finite");
+    let beyond = r#"{"job_id":"j","model":"m","inputs":[{"features":[0.5,1e999]}]}"#;
+    invalid(beyond, "inputs[0].features[1]", "finite");
+    invalid(&with("inputs", json!([{"text": "a", "key": "k".repeat(MAX_KEY_BYTES + 1)}])), "inputs[0].key", "256");
+    invalid(&with("inputs", json!([{"text": "a", "key": "a\u{0}"}])), "inputs[0].key", "U+0000");
+}
+
+#[test]
+fn the_id_may_come_from_the_message_and_must_agree() {
+    let body = br#"{"model":"m","inputs":[{"text":"a"}]}"#;
+    assert_eq!(job(body, Some("from-message")).expect("parses").job_id, "from-message");
+    let both = with("model", json!("m"));
+    let bad = job(both.as_bytes(), Some("other")).expect_err("differs");
+    assert_eq!((bad.job_id.as_deref(), bad.rejection.field.as_str()), (Some("j"), "job_id"));
+    assert_eq!(job(b"{", Some("kept")).expect_err("malformed").job_id.as_deref(), Some("kept"));
+    assert_eq!(job(b"{}", Some("bad\u{1}")).expect_err("control").job_id, None);
+}
+
+#[test]
+fn skip_keeps_the_good_inputs_of_a_job_with_bad_ones() {
+    let body = json!({"job_id": "j", "model": "m", "on_error": "skip", "inputs": [
+        {"key": "a", "features": [1.0, 2.0]}, {"key": "b", "features": [3.0, "x"]}, {"key": "c", "text": null},
+        {"key": "d", "features": [4.0, 5.0]}]})
+    .to_string();
+    let job = job(body.as_bytes(), None).expect("parses");
+    assert_eq!(job.features, [1.0, 2.0, 4.0, 5.0]);
+    assert_eq!(job.inputs[3].content, Content::Features(2..4));
+    let Content::Bad(bad) = &job.inputs[1].content else { panic!("{:?}", job.inputs[1]) };
+    assert_eq!(bad.field, "features[1]");
+    assert!(matches!(&job.inputs[2].content, Content::Bad(bad) if bad.field == "text"));
+    assert_eq!(job.inputs[2].key.as_deref(), Some("c"));
+}
+
+proptest! {
+    #[test]
+    fn what_is_printed_is_read(
+        id in "[ -~]{1,128}", keys in prop::collection::vec("\\PC{1,20}", 1..8),
+        texts in prop::collection::vec("\\PC{0,60}", 8), numbers in prop::collection::vec(-1e6f32..1e6, 0..12),
+        named: bool, ttl in prop::option::of(1u64..=MAX_TTL_SECONDS),
+    ) {
+        let mut inputs: Vec<Value> = keys.iter().zip(&texts).map(|(k, t)| json!({"key": k, "text": t})).collect();
+        inputs.push(json!({"features": numbers}));
+        let mut body = json!({"job_id": id, "model": "m", "inputs": inputs, "named": named});
+        if let Some(ttl) = ttl { body["ttl_seconds"] = json!(ttl); }
+        let body = body.to_string();
+        let job = job(body.as_bytes(), None).expect("parses");
+        prop_assert_eq!(job.job_id.as_ref(), id);
+        prop_assert_eq!((job.named, job.ttl_seconds), (named, ttl));
+        prop_assert_eq!(&job.features, &numbers);
+        for (input, (key, text)) in job.inputs.iter().zip(keys.iter().zip(&texts)) {
+            prop_assert_eq!(input.key.as_deref(), Some(key.as_str()));
+            let same = matches!(&input.content, Content::Text { text: t, .. } if t == text);
+            prop_assert!(same);
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _outcome = job(&bytes, None);
+    }
+
+    #[test]
+    fn no_mangled_job_makes_it_panic(at in any::<prop::sample::Index>(), byte: u8, cut in any::<prop::sample::Index>()) {
+        let mut body = with("rank", json!({"key": "k", "top": 3})).into_bytes();
+        let at = at.index(body.len());
+        body[at] = byte;
+        let _outcome = job(&body, Some("id"));
+        body.truncate(cut.index(body.len()));
+        let _outcome = job(&body, None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Owns every key that Kiln writes to Redis, and the hash that names an input.
+//!
+//! Promises that two inputs have the same hash exactly where they are the same after normalisation. Refuses
+//! to let any other module build a Redis key.
+
+use sha2::{Digest, Sha256};
+
+/// SHA-256 of a normalised input.
+pub type InputHash = [u8; 32];
+
+/// What tells the kinds of input apart before they are hashed.
+const FEATURES: &[u8] = b"f";
+const TEXT: &[u8] = b"t";
+const PAIR: &[u8] = b"p";
+
+/// Hash of dense features: their 32-bit floats, little-endian, in order.
+pub fn hash_features(features: &[f32]) -> InputHash {
+    const CHUNK: usize = 64;
+    let mut hasher = Sha256::new_with_prefix(FEATURES);
+    let mut bytes = [0u8; CHUNK * 4];
+    for chunk in features.chunks(CHUNK) {
+        for (slot, value) in bytes.chunks_exact_mut(4).zip(chunk) {
+            slot.copy_from_slice(&value.to_le_bytes());
+        }
+        hasher.update(bytes.get(..chunk.len() * 4).unwrap_or_default());
+    }
+    hasher.finalize().into()
+}
+
+/// Hash of a normalised text, or of a pair of them.
+pub fn hash_text(text: &str, pair: Option<&str>) -> InputHash {
+    let hasher = match pair {
+        None => Sha256::new_with_prefix(TEXT).chain_update(text),
+        // The first text's length keeps ("ab", "c") and ("a", "bc") apart.
+        Some(pair) => Sha256::new_with_prefix(PAIR)
+            .chain_update((text.len() as u64).to_le_bytes())
+            .chain_update(text)
+            .chain_update(pair),
+    };
+    hasher.finalize().into()
+}
+
+/// SHA-256 of a body, which tells a repeated job from another one under the same id.
+pub fn hash_body(body: &[u8]) -> [u8; 32] {
+    Sha256::digest(body).into()
+}
+
+/// Start of the keys of one model version's score entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryPrefix(Vec<u8>);
+
+impl EntryPrefix {
+    /// The prefix for `model` at `version`.
+    pub fn new(model: &str, version: &str) -> Self {
+        Self(format!("kiln:s:{model}:{version}:").into_bytes())
+    }
+
+    /// The key of one score entry: the prefix and the raw bytes of the hash.
+    pub fn key(&self, input: &InputHash) -> Vec<u8> {
+        let mut key = Vec::with_capacity(self.0.len() + input.len());
+        key.extend_from_slice(&self.0);
+        key.extend_from_slice(input);
+        key
+    }
+
+    /// The prefix itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// The key under which readers find a named entry or a ranking.
+pub fn named(namespace: &str, key: &str) -> String {
+    format!("kiln:k:{namespace}:{key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn features_hash_alike_exactly_where_equal(a in prop::collection::vec(-1e3f32..1e3, 1..200), at in any::<prop::sample::Index>(), other in -1e3f32..1e3) {
+            prop_assert_eq!(hash_features(&a), hash_features(&a.clone()));
+            let mut b = a.clone();
+            let at = at.index(b.len());
+            b[at] = other;
+            prop_assert_eq!(a == b, hash_features(&a) == hash_features(&b));
+            prop_assert_ne!(hash_features(&a), hash_features(&a[..a.len() - 1]));
+        }
+
+        #[test]
+        fn pairs_hash_by_where_they_are_cut(text in "\\PC{0,40}", cut in any::<prop::sample::Index>()) {
+            let ends: Vec<usize> = text.char_indices().map(|(i, _)| i).chain([text.len()]).collect();
+            let cut = ends[cut.index(ends.len())];
+            let (a, b) = text.split_at(cut);
+            prop_assert_ne!(hash_text(&text, None), hash_text(a, Some(b)));
+            if !b.is_empty() {
+                prop_assert_ne!(hash_text(a, Some(b)), hash_text(&text, Some("")));
+            }
+        }
+    }
+
+    #[test]
+    fn hashing_is_plain_sha256_of_the_tagged_bytes() {
+        let values: Vec<f32> = (0..100).map(|i| i as f32 / 7.0).collect();
+        let mut bytes = b"f".to_vec();
+        bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        assert_eq!(hash_features(&values), <[u8; 32]>::from(Sha256::digest(&bytes)));
+        assert_eq!(hash_text("abc", None), <[u8; 32]>::from(Sha256::digest(b"tabc")));
+    }
+
+    #[test]
+    fn versions_never_share_an_entry() {
+        let hash = hash_text("x", None);
+        assert_ne!(EntryPrefix::new("m", "1").key(&hash), EntryPrefix::new("m", "2").key(&hash));
+        assert_eq!(named("feed", "page:1"), "kiln:k:feed:page:1");
+    }
+}

@@ -1,0 +1,159 @@
+//! Owns the inputs that are being scored right now in this process, so that one asked for by two batches at
+//! once is scored once.
+//!
+//! Promises that a claim ends: with its rows, or by being dropped, and that those who wait hear of either.
+
+use crate::key::InputHash;
+use ahash::RandomState;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::watch;
+
+/// A loaded model version's identity within the process and an input.
+type FlightKey = (usize, InputHash);
+
+/// Rows of one claim, in its order.
+type Rows = Arc<Vec<f32>>;
+
+#[derive(Debug, Clone)]
+struct Seat {
+    rows: watch::Receiver<Option<Rows>>,
+    index: usize,
+}
+
+/// Every input in flight. Bounded by the batches in flight.
+#[derive(Debug, Default)]
+pub struct Flights {
+    seats: Mutex<HashMap<FlightKey, Seat, RandomState>>,
+}
+
+/// What a batch must do about its misses.
+#[derive(Debug)]
+pub struct Claims {
+    /// Places (in the list given to [`Flights::claim`]) that this batch scores.
+    pub own: Vec<usize>,
+    /// Places that another batch is scoring, with where to wait.
+    pub others: Vec<(usize, Waiting)>,
+    /// Holds the claim on `own`.
+    pub flight: Flight,
+}
+
+/// A claim on inputs. Dropping it without [`Flight::land`] tells those who wait to score for themselves.
+#[derive(Debug)]
+pub struct Flight {
+    flights: Arc<Flights>,
+    keys: Vec<FlightKey>,
+    rows: watch::Sender<Option<Rows>>,
+}
+
+/// A wait for another batch's row.
+#[derive(Debug)]
+pub struct Waiting(Seat);
+
+impl Flights {
+    fn seats(&self) -> MutexGuard<'_, HashMap<FlightKey, Seat, RandomState>> {
+        // The map is sound after a panic elsewhere: every change to it is one call.
+        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Claims those inputs of `model` that nobody scores yet.
+    pub fn claim(self: &Arc<Self>, model: usize, inputs: impl IntoIterator<Item = InputHash>) -> Claims {
+        let (sender, receiver) = watch::channel(None);
+        let mut claims = Claims {
+            own: Vec::new(),
+            others: Vec::new(),
+            flight: Flight { flights: self.clone(), keys: Vec::new(), rows: sender },
+        };
+        let mut seats = self.seats();
+        for (place, input) in inputs.into_iter().enumerate() {
+            match seats.entry((model, input)) {
+                Entry::Occupied(seat) => claims.others.push((place, Waiting(seat.get().clone()))),
+                Entry::Vacant(slot) => {
+                    slot.insert(Seat { rows: receiver.clone(), index: claims.own.len() });
+                    claims.own.push(place);
+                    claims.flight.keys.push((model, input));
+                }
+            }
+        }
+        claims
+    }
+
+    /// Inputs in flight.
+    pub fn len(&self) -> usize {
+        self.seats().len()
+    }
+
+    /// Whether nothing is in flight.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Flight {
+    /// Hands the rows of the claimed inputs, in the order of [`Claims::own`], to those who wait.
+    pub fn land(self, rows: Vec<f32>) -> Rows {
+        let rows = Arc::new(rows);
+        self.rows.send_replace(Some(rows.clone()));
+        rows
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let mut seats = self.flights.seats();
+        for key in &self.keys {
+            seats.remove(key);
+        }
+    }
+}
+
+impl Waiting {
+    /// The row of `width` values, or nothing where the other batch failed.
+    pub async fn row(mut self, width: usize) -> Option<Vec<f32>> {
+        let landed = self.0.rows.wait_for(Option::is_some).await.ok()?;
+        let start = self.0.index * width;
+        landed.as_ref()?.get(start..start + width).map(<[f32]>::to_vec)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hashes(range: std::ops::Range<u8>) -> Vec<InputHash> {
+        range.map(|i| [i; 32]).collect()
+    }
+
+    #[tokio::test]
+    async fn an_input_asked_twice_is_scored_once() {
+        let flights = Arc::new(Flights::default());
+        let first = flights.claim(1, hashes(0..4));
+        let second = flights.claim(1, hashes(2..6));
+        let other_model = flights.claim(2, hashes(0..1));
+        assert_eq!((first.own, second.own), (vec![0, 1, 2, 3], vec![2, 3]));
+        assert_eq!(other_model.own, [0]);
+        let waiting: Vec<_> = second.others.into_iter().map(|(_, w)| tokio::spawn(w.row(2))).collect();
+        first.flight.land(vec![0.0, 0.1, 1.0, 1.1, 2.0, 2.1, 3.0, 3.1]);
+        let mut rows = Vec::new();
+        for task in waiting {
+            rows.push(task.await.expect("joins"));
+        }
+        assert_eq!(rows, [Some(vec![2.0, 2.1]), Some(vec![3.0, 3.1])]);
+        drop((second.flight, other_model.flight));
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_hear_of_a_failure() {
+        let flights = Arc::new(Flights::default());
+        let first = flights.claim(1, hashes(0..1));
+        let second = flights.claim(1, hashes(0..1));
+        drop(first.flight);
+        for (_, waiting) in second.others {
+            assert_eq!(waiting.row(1).await, None);
+        }
+        assert_eq!(flights.claim(1, hashes(0..1)).own, [0], "free again");
+    }
+}

@@ -1,0 +1,12 @@
+//! The path from a batch of bodies to stored results: parse, coalesce, look up, score, store.
+//!
+//! The same for a worker's queue and for `kiln score`: only the edges differ.
+
+pub mod batch;
+pub mod coalesce;
+pub mod flight;
+mod keep;
+pub mod run;
+mod score;
+
+pub use run::{Engine, EngineParts, JobSource, Outcome};

@@ -1,0 +1,165 @@
+//! Owns what is durable: one row a job, one row a scored input, and the marks of suspected jobs.
+//!
+//! Promises that every write is safe to repeat, that a job's row is written once, and that a repeat of a job
+//! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
+//! database is out of reach ([`StoreError::Unavailable`]) or refuses the data ([`StoreError::Refused`]).
+
+mod postgres;
+mod sqlite;
+
+use crate::{failure::Rejection, key::InputHash, result::Finished};
+use chrono::{DateTime, Utc};
+use std::time::Duration;
+
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
+/// Why a write or read failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database can't be reached or can't work now: the same call may succeed later.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The database refuses this data: the same call fails again.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A finished job on its way into the database.
+#[derive(Debug)]
+pub struct JobRow<'a> {
+    pub job_id: &'a str,
+    pub body_sha256: [u8; 32],
+    pub done: &'a Finished,
+}
+
+/// A miss on its way into the database.
+#[derive(Debug)]
+pub struct ScoreRow<'a> {
+    pub input: InputHash,
+    pub model: &'a str,
+    pub version: &'a str,
+    pub namespace: &'a str,
+    pub key: Option<&'a str>,
+    pub label: Option<&'a str>,
+    pub score: Option<f32>,
+    /// The model's whole output row.
+    pub outputs: &'a [f32],
+    /// The input itself, where inputs are stored.
+    pub text: Option<&'a str>,
+    pub text_pair: Option<&'a str>,
+    pub features: Option<&'a [f32]>,
+}
+
+/// What one batch writes, in one transaction. No two jobs share an id, no two scores a model, version and
+/// input.
+#[derive(Debug, Default)]
+pub struct Batch<'a> {
+    pub jobs: Vec<JobRow<'a>>,
+    pub scores: Vec<ScoreRow<'a>>,
+    pub finished_at: DateTime<Utc>,
+}
+
+/// What became of a job's row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kept {
+    /// Written now.
+    New,
+    /// The same job was finished before: this is its result.
+    Same(Box<Finished>),
+    /// The id belongs to a job with another body.
+    Conflict,
+}
+
+/// A rejected job on its way into the database.
+#[derive(Debug)]
+pub struct RejectedRow<'a> {
+    /// The job's id, where it could be read.
+    pub job_id: Option<&'a str>,
+    pub body_sha256: [u8; 32],
+    pub model: Option<&'a str>,
+    pub namespace: Option<&'a str>,
+    pub rejection: &'a Rejection,
+    pub finished_at: DateTime<Utc>,
+}
+
+impl RejectedRow<'_> {
+    /// The ids under which the row may stand: its own, and one that no other body has.
+    fn ids(&self) -> (String, String) {
+        let hash = hex::encode(self.body_sha256.get(..8).unwrap_or_default());
+        match self.job_id {
+            Some(id) => (id.to_owned(), format!("{id}~{hash}")),
+            None => (format!("body-{hash}"), format!("body-{hash}")),
+        }
+    }
+}
+
+/// The database in use.
+#[derive(Debug, Clone)]
+pub enum Store {
+    Postgres(PostgresStore),
+    Sqlite(SqliteStore),
+}
+
+impl Store {
+    /// Writes a batch and says, job by job, what became of its row.
+    pub async fn keep(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.keep(batch).await,
+            Self::Sqlite(store) => store.keep(batch).await,
+        }
+    }
+
+    /// Writes the rows of rejected jobs. A finished job's row is never overwritten.
+    pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.reject(rows).await,
+            Self::Sqlite(store) => store.reject(rows).await,
+        }
+    }
+
+    /// Deletes jobs and scores older than `age`, at most `batch` rows a statement, and calls `progress` with
+    /// the rows deleted so far. Returns (jobs, scores) deleted.
+    pub async fn prune(
+        &self,
+        age: Duration,
+        batch: u32,
+        mut progress: impl FnMut(u64) + Send,
+    ) -> Result<(u64, u64), StoreError> {
+        let before = crate::clock::now()
+            - chrono::Duration::from_std(age).map_err(|e| StoreError::Refused(e.to_string()))?;
+        let mut deleted = [0u64; 2];
+        for (table, total) in Table::ALL.into_iter().zip(0..) {
+            loop {
+                let rows = match self {
+                    Self::Postgres(store) => store.prune(table, before, batch).await?,
+                    Self::Sqlite(store) => store.prune(table, before, batch).await?,
+                };
+                if let Some(count) = deleted.get_mut(total) {
+                    *count += rows;
+                }
+                progress(deleted.iter().sum());
+                if rows == 0 {
+                    break;
+                }
+            }
+        }
+        Ok((deleted[0], deleted[1]))
+    }
+}
+
+/// The tables that grow.
+#[derive(Debug, Clone, Copy)]
+enum Table {
+    Jobs,
+    Scores,
+}
+
+impl Table {
+    const ALL: [Self; 2] = [Self::Jobs, Self::Scores];
+}
+
+/// 32-bit floats as little-endian bytes.
+fn float_bytes(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}

@@ -1,0 +1,334 @@
+//! Owns the statements against Postgres.
+//!
+//! A batch is one statement, and so one round trip and one commit: scores and jobs go in through UNNEST, in
+//! the order of their keys, so that two workers can't deadlock over them.
+
+use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes};
+use crate::{
+    backoff::Backoff,
+    config::{self, Database},
+    result::Finished,
+    secret::Secret,
+};
+use chrono::{DateTime, Utc};
+use sqlx::{
+    PgPool, Row,
+    migrate::Migrator,
+    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+};
+use std::{collections::HashMap, future::Future, time::Duration};
+
+/// The migrations that this binary carries.
+pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const KEEP_JOBS: &str = "\
+INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
+SELECT j.job_id, 'ok', j.model, j.version, j.namespace, j.hits, j.misses, j.results::jsonb, j.elapsed_ms, j.body_sha256, $1
+FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::text[], $9::float8[], $10::bytea[])
+  AS j(job_id, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256)
+ON CONFLICT (job_id) DO UPDATE SET
+  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
+  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
+  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE jobs.status = 'rejected'";
+
+const KEEP_JOBS_AND_SCORES: &str = "\
+WITH kept AS (
+INSERT INTO scores (input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features, scored_at)
+SELECT s.*, $1
+FROM UNNEST($11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::real[], $18::bytea[], $19::text[], $20::text[], $21::bytea[])
+  AS s(input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features)
+ON CONFLICT DO NOTHING)
+INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
+SELECT j.job_id, 'ok', j.model, j.version, j.namespace, j.hits, j.misses, j.results::jsonb, j.elapsed_ms, j.body_sha256, $1
+FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::text[], $9::float8[], $10::bytea[])
+  AS j(job_id, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256)
+ON CONFLICT (job_id) DO UPDATE SET
+  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
+  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
+  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE jobs.status = 'rejected'";
+
+const FIND_JOBS: &str = "\
+SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
+FROM jobs WHERE job_id = ANY($1::text[])";
+
+const REJECT: &str = "\
+INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
+VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
+ON CONFLICT (job_id) DO UPDATE SET
+  model = excluded.model, namespace = excluded.namespace, error = excluded.error,
+  body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE jobs.status = 'rejected'";
+
+const SUSPECT_STARTED: &str = "\
+INSERT INTO suspects (body_sha256, runs) VALUES ($1, 1)
+ON CONFLICT (body_sha256) DO UPDATE SET runs = suspects.runs + 1, seen_at = now()
+RETURNING runs";
+
+const PRUNE_JOBS: &str = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
+const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT ctid FROM scores WHERE scored_at < $1 LIMIT $2))";
+
+/// A pool of connections to one database.
+#[derive(Debug, Clone)]
+pub struct PostgresStore {
+    pool: PgPool,
+    url: Secret,
+    timeout: Duration,
+}
+
+impl PostgresStore {
+    /// A store that connects when it is first used.
+    pub fn new(url: &Secret, settings: &Database) -> Result<Self, StoreError> {
+        let options: PgConnectOptions =
+            url.expose().parse().map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+        let timeout = config::ms(settings.timeout_ms);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections)
+            .acquire_timeout(timeout)
+            // A dead connection shows itself in the statement, which is repeated: no ping before each.
+            .test_before_acquire(false)
+            .connect_lazy_with(options.application_name("kiln"));
+        Ok(Self { pool, url: url.clone(), timeout })
+    }
+
+    /// Runs the embedded migrations under the database's advisory lock.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(|e| match e {
+            sqlx::migrate::MigrateError::Execute(e) => self.classify(e),
+            other => StoreError::Refused(self.url.scrub(&other.to_string())),
+        })
+    }
+
+    /// Migrates, waiting for the database as long as it takes; `waiting` hears of each failed attempt.
+    pub async fn migrate_when_up(
+        &self,
+        most: Duration,
+        mut waiting: impl FnMut(&StoreError, u32),
+    ) -> Result<(), StoreError> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), most);
+        loop {
+            match self.migrate().await {
+                Err(StoreError::Unavailable(reason)) => {
+                    let wait = backoff.next_wait();
+                    waiting(&StoreError::Unavailable(reason), backoff.attempts());
+                    tokio::time::sleep(wait).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// A round trip.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.within(async |connection: &mut sqlx::PgConnection| {
+            sqlx::query("SELECT 1").execute(connection).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// The pool, for what `kiln doctor` asks of the server.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    pub(super) async fn keep(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+        if batch.jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let written = self.within(async |connection: &mut sqlx::PgConnection| insert(batch, connection).await).await?;
+        if written == batch.jobs.len() as u64 {
+            return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
+        }
+        self.compare(batch).await
+    }
+
+    /// Holds a batch of which some ids were taken against the rows that are there.
+    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+        let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
+        let rows = self
+            .within(async |connection: &mut sqlx::PgConnection| {
+                sqlx::query(FIND_JOBS).bind(&ids).fetch_all(connection).await
+            })
+            .await?;
+        let mut found: HashMap<String, (Vec<u8>, Finished)> = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            let (id, hash, done) = read_job(row).map_err(|e| self.classify(e))?;
+            found.insert(id, (hash, done));
+        }
+        Ok(batch
+            .jobs
+            .iter()
+            .map(|job| match found.remove(job.job_id) {
+                // Written by this statement and pruned since, or written and unchanged: either way it is kept.
+                None => Kept::New,
+                Some((hash, _)) if hash != job.body_sha256 => Kept::Conflict,
+                Some((_, done)) if done.finished_at == job.done.finished_at => Kept::New,
+                Some((_, done)) => Kept::Same(Box::new(done)),
+            })
+            .collect())
+    }
+
+    pub(super) async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
+        for row in rows {
+            let (id, other) = row.ids();
+            for id in [id, other] {
+                let error = serde_json::to_string(row.rejection).map_err(|e| StoreError::Refused(e.to_string()))?;
+                let written = self
+                    .within(async |connection: &mut sqlx::PgConnection| {
+                        sqlx::query(REJECT)
+                            .bind(&id)
+                            .bind(row.model)
+                            .bind(row.namespace)
+                            .bind(&error)
+                            .bind(row.body_sha256.as_slice())
+                            .bind(row.finished_at)
+                            .execute(connection)
+                            .await
+                            .map(|r| r.rows_affected())
+                    })
+                    .await?;
+                if written > 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a run alone of a suspected job, durably, before it starts; returns the runs so far.
+    pub async fn suspect_started(&self, body: &[u8; 32]) -> Result<u32, StoreError> {
+        self.within(async |connection: &mut sqlx::PgConnection| {
+            let row = sqlx::query(SUSPECT_STARTED).bind(body.as_slice()).fetch_one(connection).await?;
+            Ok(row.try_get::<i32, _>("runs")?.unsigned_abs())
+        })
+        .await
+    }
+
+    /// Clears a suspect that survived.
+    pub async fn suspect_cleared(&self, body: &[u8; 32]) -> Result<(), StoreError> {
+        self.within(async |connection: &mut sqlx::PgConnection| {
+            sqlx::query("DELETE FROM suspects WHERE body_sha256 = $1")
+                .bind(body.as_slice())
+                .execute(connection)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    pub(super) async fn prune(&self, table: Table, before: DateTime<Utc>, batch: u32) -> Result<u64, StoreError> {
+        let statement = match table {
+            Table::Jobs => PRUNE_JOBS,
+            Table::Scores => PRUNE_SCORES,
+        };
+        self.within(async |connection: &mut sqlx::PgConnection| {
+            let query = sqlx::query(statement).bind(before).bind(i64::from(batch));
+            query.execute(connection).await.map(|r| r.rows_affected())
+        })
+        .await
+    }
+
+    /// Runs one statement within the time limit. A connection that ran past it is closed, not reused: its
+    /// answer may still come.
+    async fn within<T>(
+        &self,
+        statement: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.deadline(self.pool.acquire()).await?.map_err(|e| self.classify(e))?;
+        match self.deadline(statement(&mut connection)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                let error = self.classify(error);
+                if matches!(error, StoreError::Unavailable(_)) {
+                    drop(connection.detach());
+                }
+                Err(error)
+            }
+            Err(late) => {
+                drop(connection.detach());
+                Err(late)
+            }
+        }
+    }
+
+    async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+        tokio::time::timeout(self.timeout, work)
+            .await
+            .map_err(|_| StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis())))
+    }
+
+    /// Whether an error can pass. Only what Postgres says of the data itself can't.
+    fn classify(&self, error: sqlx::Error) -> StoreError {
+        let text = self.url.scrub(&error.to_string());
+        match &error {
+            sqlx::Error::Database(e)
+                if e.code().is_some_and(|code| {
+                    // 22: data exception, 23: integrity violation, 54: a limit of the server, 21: cardinality.
+                    ["22", "23", "54", "21"].iter().any(|class| code.starts_with(class))
+                }) =>
+            {
+                StoreError::Refused(text)
+            }
+            sqlx::Error::Encode(_) => StoreError::Refused(text),
+            _ => StoreError::Unavailable(text),
+        }
+    }
+}
+
+/// Inserts a batch; returns how many job rows were written.
+async fn insert(batch: &Batch<'_>, connection: &mut sqlx::PgConnection) -> Result<u64, sqlx::Error> {
+    let jobs = &batch.jobs;
+    macro_rules! column {
+        ($rows:expr, $row:ident => $value:expr) => {
+            $rows.iter().map(|$row| $value).collect::<Vec<_>>()
+        };
+    }
+    let statement = if batch.scores.is_empty() { KEEP_JOBS } else { KEEP_JOBS_AND_SCORES };
+    let mut query = sqlx::query(statement)
+        .bind(batch.finished_at)
+        .bind(column!(jobs, j => j.job_id))
+        .bind(column!(jobs, j => j.done.model.as_str()))
+        .bind(column!(jobs, j => j.done.version.as_str()))
+        .bind(column!(jobs, j => j.done.namespace.as_str()))
+        .bind(column!(jobs, j => j.done.hits as i32))
+        .bind(column!(jobs, j => j.done.misses as i32))
+        .bind(column!(jobs, j => j.done.results.as_str()))
+        .bind(column!(jobs, j => j.done.elapsed_ms))
+        .bind(column!(jobs, j => j.body_sha256.as_slice()));
+    if !batch.scores.is_empty() {
+        let mut scores: Vec<&super::ScoreRow<'_>> = batch.scores.iter().collect();
+        scores.sort_unstable_by_key(|s| s.input);
+        query = query
+            .bind(column!(scores, s => s.input.as_slice()))
+            .bind(column!(scores, s => s.model))
+            .bind(column!(scores, s => s.version))
+            .bind(column!(scores, s => s.namespace))
+            .bind(column!(scores, s => s.key))
+            .bind(column!(scores, s => s.label))
+            .bind(column!(scores, s => s.score))
+            .bind(column!(scores, s => (s.outputs.len() > 1).then(|| float_bytes(s.outputs))))
+            .bind(column!(scores, s => s.text))
+            .bind(column!(scores, s => s.text_pair))
+            .bind(column!(scores, s => s.features.map(float_bytes)));
+    }
+    query.execute(connection).await.map(|r| r.rows_affected())
+}
+
+fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
+    let text = |name: &str| row.try_get::<Option<String>, _>(name).map(Option::unwrap_or_default);
+    Ok((
+        row.try_get("job_id")?,
+        row.try_get("body_sha256")?,
+        Finished {
+            model: text("model")?,
+            version: text("version")?,
+            namespace: text("namespace")?,
+            results: text("results")?,
+            hits: row.try_get::<i32, _>("hits")?.unsigned_abs(),
+            misses: row.try_get::<i32, _>("misses")?.unsigned_abs(),
+            elapsed_ms: row.try_get::<Option<f64>, _>("elapsed_ms")?.unwrap_or_default(),
+            finished_at: row.try_get("finished_at")?,
+        },
+    ))
+}
