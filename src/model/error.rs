@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::manifest::MANIFEST_FILE;
+
 /// Why rows could not be scored. Every variant concerns one request; the model threads live on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ModelError {
@@ -92,5 +94,32 @@ impl fmt::Display for Problem {
             write!(f, " (the version loaded before keeps serving)")?;
         }
         Ok(())
+    }
+}
+
+/// Why one version was refused: the file to blame, in the version's folder, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{file}: {message}")]
+pub(crate) struct LoadError {
+    pub file: String,
+    pub message: String,
+}
+
+impl LoadError {
+    pub fn file(file: &str, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// The manifest as a whole is wrong.
+    pub fn manifest(message: &str) -> Self {
+        Self::file(MANIFEST_FILE, message)
+    }
+
+    /// One field of the manifest is wrong.
+    pub fn field(field: &str, message: &str) -> Self {
+        Self::file(MANIFEST_FILE, format!("{field}: {message}"))
     }
 }

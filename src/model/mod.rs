@@ -5,14 +5,34 @@
 //! else is in its batch, that outputs are finite, and that a model that panics costs one request and no thread.
 //! Refuses to run anything on the async runtime's threads, and knows nothing of jobs, caches or servers.
 
+mod dense;
+mod directory;
 mod error;
+#[cfg(feature = "faults")]
+mod fault;
+mod load;
+mod manifest;
+mod mlp;
+mod network;
+mod ngram;
 mod registry;
+mod runner;
 mod settings;
+mod text;
+mod weights;
+
+use std::borrow::Cow;
+use std::sync::Arc;
 
 pub use error::{ModelError, OpenError, Problem, UnknownModel};
-pub use registry::{ListedModel, Model, Registry, RescanReport};
+pub use manifest::NgramShape;
+pub use ngram::Featuriser;
+pub use registry::{ListedModel, Registry, RescanReport};
 pub use settings::{Backend, ModelSettings};
+pub use text::{TextRules, UnicodeForm};
 
+use network::Network;
+use runner::Queue;
 use serde::Serialize;
 
 /// What one loaded version is and takes.
@@ -126,4 +146,60 @@ pub struct ModelCall {
     pub rows: usize,
     /// How long it took on the model thread.
     pub seconds: f64,
+}
+
+/// One loaded, checked version of a model.
+pub struct Model {
+    info: ModelInfo,
+    rules: TextRules,
+    network: Arc<dyn Network>,
+    queue: Arc<Queue>,
+}
+
+impl Model {
+    /// What this version is and takes.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// The text as the model sees it, by the manifest's rules. Pure and idempotent; borrowed when nothing changes.
+    pub fn normalise<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.rules.apply(text)
+    }
+
+    /// Scores rows on the model threads; waits for room when too many rows are queued. Dropping the future abandons
+    /// what has not begun.
+    ///
+    /// # Errors
+    /// One bad row fails the request: callers that want the others score them apart.
+    pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
+        self.fits(&rows)?;
+        self.queue.score(&self.network, rows).await
+    }
+
+    fn fits(&self, rows: &Rows) -> Result<(), ModelError> {
+        let message = match (self.info.input, rows) {
+            (InputKind::Features { count }, Rows::Features { width, data }) => {
+                if *width == count && data.len() % count == 0 {
+                    return Ok(());
+                }
+                format!(
+                    "{} numbers in rows of {width}, expected rows of {count}",
+                    data.len()
+                )
+            }
+            (InputKind::Text { pair }, Rows::Texts(texts)) => {
+                match texts.iter().position(|row| row.text_pair.is_some() != pair) {
+                    None => return Ok(()),
+                    Some(row) if pair => format!("row {row} has no second text"),
+                    Some(row) => format!("row {row} has a second text"),
+                }
+            }
+            (InputKind::Features { .. }, Rows::Texts(_)) => "texts, expected features".to_owned(),
+            (InputKind::Text { .. }, Rows::Features { .. }) => {
+                "features, expected texts".to_owned()
+            }
+        };
+        Err(ModelError::Unfit { message })
+    }
 }

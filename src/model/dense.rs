@@ -1,0 +1,86 @@
+//! Fully connected layers in burn, in tiles of rows whose results don't depend on their neighbours.
+//!
+//! The product's kernels choose how they order their sums by the shape they are given: over 64 rows a long inner sum is
+//! cut differently than under, over 256 rows a single output column takes another path, and one row alone takes a third.
+//! Tiles of 2 to 64 rows stay on one path, so that a row's result is the same bits in every batch; they are also
+//! the fastest size, since a tile's activations stay in the processor's nearest caches.
+
+use burn::tensor::{Device, Tensor, TensorData, activation};
+
+use super::manifest::OutputActivation;
+
+/// The most rows of one tile.
+const MOST_ROWS: usize = 64;
+/// The fewest: a tile of one row is filled up with zeros.
+const FEWEST_ROWS: usize = 2;
+
+/// A layer `x · weight + bias`.
+pub(crate) struct Dense {
+    /// `[inputs, outputs]`, each input's row contiguous: the layout that the kernels read without packing.
+    weight: Tensor<2>,
+    /// `[1, outputs]`.
+    bias: Tensor<2>,
+}
+
+impl Dense {
+    /// Builds a layer from PyTorch's layout, weights `[outputs, inputs]`.
+    pub fn new(
+        weight: &[f32],
+        bias: Vec<f32>,
+        inputs: usize,
+        outputs: usize,
+        device: &Device,
+    ) -> Self {
+        let mut turned = vec![0.0; weight.len()];
+        for (output, row) in weight.chunks_exact(inputs).enumerate() {
+            for (input, &number) in row.iter().enumerate() {
+                turned[input * outputs + output] = number;
+            }
+        }
+        Self {
+            weight: Tensor::from_data(TensorData::new(turned, [inputs, outputs]), device),
+            bias: Tensor::from_data(TensorData::new(bias, [1, outputs]), device),
+        }
+    }
+
+    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        x.matmul(self.weight.clone()) + self.bias.clone()
+    }
+}
+
+/// What turns the last layer's sums into outputs.
+pub(crate) fn finish(x: Tensor<2>, by: OutputActivation) -> Tensor<2> {
+    match by {
+        OutputActivation::Sigmoid => activation::sigmoid(x),
+        OutputActivation::Softmax => activation::softmax(x, 1),
+        OutputActivation::Identity => x,
+    }
+}
+
+/// Runs `layers` over rows of `width` numbers, tile by tile, and gathers what comes out. `fill` writes the
+/// tile's rows, given their range, into the buffer handed to it, which comes zeroed.
+pub(crate) fn in_tiles(
+    rows: usize,
+    width: usize,
+    output_width: usize,
+    device: &Device,
+    mut fill: impl FnMut(std::ops::Range<usize>, &mut [f32]),
+    layers: impl Fn(Tensor<2>) -> Tensor<2>,
+) -> Vec<f32> {
+    let mut outputs = Vec::with_capacity(rows * output_width);
+    for start in (0..rows).step_by(MOST_ROWS) {
+        let end = rows.min(start + MOST_ROWS);
+        let tile_rows = (end - start).max(FEWEST_ROWS);
+        let mut tile = vec![0.0; tile_rows * width];
+        fill(start..end, &mut tile[..(end - start) * width]);
+        let x = Tensor::from_data(TensorData::new(tile, [tile_rows, width]), device);
+        let data = layers(x).into_data();
+        // Both backends keep 32-bit floats, so that reading them back as such can only fail by a bug; the runner
+        // turns the panic into an error of this request.
+        let numbers = data
+            .as_slice::<f32>()
+            .expect("32-bit floats come out of 32-bit layers");
+        outputs.extend_from_slice(&numbers[..(end - start) * output_width]);
+    }
+    outputs
+}

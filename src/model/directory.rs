@@ -1,0 +1,263 @@
+//! The models folder: `<name>/<version>/manifest.toml`. Says what lies there and whether it changed, and loads none of it.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::error::Problem;
+
+/// A version's folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub name: String,
+    pub version: String,
+    pub path: PathBuf,
+    pub fingerprint: Fingerprint,
+}
+
+/// What the files of a folder look like from outside: equal fingerprints mean that nobody wrote there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Fingerprint(Vec<(String, u64, Option<SystemTime>)>);
+
+/// What lies under the models folder.
+#[derive(Debug, Default)]
+pub(crate) struct Survey {
+    /// By name, then version.
+    pub found: Vec<Found>,
+    pub problems: Vec<Problem>,
+    /// Whether the models folder itself could be read.
+    pub readable: bool,
+}
+
+/// Looks at the models folder. Plain files and names that begin with a dot are not models' business.
+pub(crate) fn survey(dir: &Path) -> Survey {
+    let mut survey = Survey {
+        readable: true,
+        ..Survey::default()
+    };
+    let names = match folders(dir) {
+        Ok(names) => names,
+        Err(error) => {
+            survey.readable = false;
+            survey.problems.push(problem(
+                None,
+                dir,
+                format!("the models folder cannot be read: {error}"),
+            ));
+            return survey;
+        }
+    };
+    for (name, path) in names {
+        if !is_model_name(&name) {
+            let message = "is not a model's name: 1 to 64 of a-z, 0-9, _ and -".to_owned();
+            survey.problems.push(problem(None, &path, message));
+            continue;
+        }
+        match folders(&path) {
+            Ok(versions) => survey_versions(&name, versions, &mut survey),
+            Err(error) => {
+                survey.problems.push(problem(
+                    Some(&name),
+                    &path,
+                    format!("cannot be read: {error}"),
+                ));
+            }
+        }
+    }
+    survey
+}
+
+fn survey_versions(name: &str, versions: Vec<(String, PathBuf)>, survey: &mut Survey) {
+    for (version, path) in versions {
+        if !is_version(&version) {
+            let message = "is not a version: 1 to 32 of A-Z, a-z, 0-9, ., _ and -".to_owned();
+            survey.problems.push(problem(Some(name), &path, message));
+            continue;
+        }
+        match Fingerprint::of(&path) {
+            Ok(fingerprint) => survey.found.push(Found {
+                name: name.to_owned(),
+                version,
+                path,
+                fingerprint,
+            }),
+            Err(error) => {
+                let mut problem = problem(Some(name), &path, format!("cannot be read: {error}"));
+                problem.version = Some(version);
+                survey.problems.push(problem);
+            }
+        }
+    }
+}
+
+fn problem(model: Option<&str>, path: &Path, message: String) -> Problem {
+    Problem {
+        model: model.map(str::to_owned),
+        version: None,
+        path: path.to_owned(),
+        file: None,
+        message,
+        still_serving: false,
+    }
+}
+
+impl Fingerprint {
+    fn of(folder: &Path) -> io::Result<Self> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // Follows links, as reading the file would; one that leads nowhere counts as an empty file.
+            let (length, changed) = match fs::metadata(entry.path()) {
+                Ok(metadata) => (metadata.len(), metadata.modified().ok()),
+                Err(_) => (0, None),
+            };
+            files.push((
+                entry.file_name().to_string_lossy().into_owned(),
+                length,
+                changed,
+            ));
+        }
+        files.sort();
+        Ok(Self(files))
+    }
+}
+
+/// The folders in a folder, by name.
+fn folders(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut folders = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if !name.starts_with('.') && entry.path().is_dir() {
+            folders.push((name, entry.path()));
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// Whether this can be a model's name: `[a-z0-9_-]{1,64}`.
+pub(crate) fn is_model_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+}
+
+/// Whether this can be a version: `[A-Za-z0-9._-]{1,32}`.
+pub(crate) fn is_version(version: &str) -> bool {
+    (1..=32).contains(&version.len())
+        && version
+            .bytes()
+            .all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+}
+
+/// Orders versions as people do: part by part between the dots, numbers by their value, a number above a part
+/// that is none (so that `1.0.0` stands above `1.0.0-rc1`), and what is left by its text.
+pub(crate) fn compare_versions(a: &str, b: &str) -> Ordering {
+    let (mut left, mut right) = (a.split('.'), b.split('.'));
+    loop {
+        let order = match (left.next(), right.next()) {
+            (None, None) => return a.cmp(b),
+            (None, Some(_)) => Ordering::Less,
+            (Some(_), None) => Ordering::Greater,
+            (Some(x), Some(y)) => match (x.parse::<u128>(), y.parse::<u128>()) {
+                (Ok(x), Ok(y)) => x.cmp(&y),
+                (Ok(_), Err(_)) => Ordering::Greater,
+                (Err(_), Ok(_)) => Ordering::Less,
+                (Err(_), Err(_)) => x.cmp(y),
+            },
+        };
+        if order != Ordering::Equal {
+            return order;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_in_peoples_order() {
+        let ascending = [
+            "alpha",
+            "beta",
+            "1",
+            "1.0.0-rc1",
+            "1.0.0",
+            "1.2.0",
+            "1.9",
+            "1.10.0",
+            "2",
+            "2.0",
+            "10.0",
+        ];
+        for (i, a) in ascending.iter().enumerate() {
+            for (j, b) in ascending.iter().enumerate() {
+                assert_eq!(compare_versions(a, b), i.cmp(&j), "{a} against {b}");
+            }
+        }
+        assert_ne!(compare_versions("1.0", "1.00"), Ordering::Equal);
+    }
+
+    #[test]
+    fn names_and_versions() {
+        assert!(is_model_name("feed-ranker_2"));
+        for bad in ["", "Upper", "a b", "é", "a.b", &"x".repeat(65)] {
+            assert!(!is_model_name(bad), "{bad:?}");
+        }
+        assert!(is_version("1.0.0-RC_1"));
+        for bad in ["", "1@2", "1/2", &"1".repeat(33)] {
+            assert!(!is_version(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_folder_is_a_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let survey = survey(&dir.path().join("none"));
+        assert!(!survey.readable);
+        assert!(survey.problems[0].to_string().contains("none"));
+    }
+
+    #[test]
+    fn files_dots_and_odd_names() {
+        let dir = tempfile::tempdir().unwrap();
+        for folder in [
+            "good/1.0",
+            "good/not a version",
+            "Bad Name/1.0",
+            ".hidden/1.0",
+            "empty",
+        ] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+        }
+        fs::write(dir.path().join("README.md"), "x").unwrap();
+        fs::write(dir.path().join("good/README.md"), "x").unwrap();
+        let survey = survey(dir.path());
+        let found: Vec<_> = survey
+            .found
+            .iter()
+            .map(|f| (&f.name[..], &f.version[..]))
+            .collect();
+        assert_eq!(found, [("good", "1.0")]);
+        let problems: Vec<_> = survey.problems.iter().map(Problem::to_string).collect();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
+    fn a_write_changes_the_fingerprint() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = Fingerprint::of(dir.path()).unwrap();
+        fs::write(dir.path().join("manifest.toml"), "a").unwrap();
+        let one = Fingerprint::of(dir.path()).unwrap();
+        fs::write(dir.path().join("manifest.toml"), "ab").unwrap();
+        let two = Fingerprint::of(dir.path()).unwrap();
+        assert_ne!(before, one);
+        assert_ne!(one, two);
+        assert_eq!(two, Fingerprint::of(dir.path()).unwrap());
+    }
+}

@@ -1,0 +1,53 @@
+//! `fault`: a model that misbehaves on request, for the tests of what Kiln promises. Only in builds with the cargo
+//! feature `faults`.
+//!
+//! A text that contains `panic` panics, `abort` ends the process, `nan` is answered with NaN, `sleep:<ms>` is
+//! answered that much later; every answer is otherwise a number in [0, 1) made from the text's hash.
+
+use std::thread;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::network::{Batch, Network};
+
+pub(crate) struct Fault;
+
+impl Network for Fault {
+    fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
+        let Batch::Texts(texts) = batch else {
+            unreachable!("rows were checked to be texts")
+        };
+        texts.iter().map(|row| score(&row.text)).collect()
+    }
+
+    fn smallest_share(&self) -> usize {
+        1
+    }
+}
+
+fn score(text: &str) -> f32 {
+    if text.contains("panic") {
+        panic!("asked to panic");
+    }
+    if text.contains("abort") {
+        std::process::abort();
+    }
+    if text.contains("nan") {
+        return f32::NAN;
+    }
+    if let Some(millis) = sleep_asked(text) {
+        thread::sleep(Duration::from_millis(millis));
+    }
+    let digest = Sha256::digest(text.as_bytes());
+    let bits = u32::from_be_bytes([0, digest[0], digest[1], digest[2]]);
+    bits as f32 / (1u32 << 24) as f32
+}
+
+fn sleep_asked(text: &str) -> Option<u64> {
+    let (_, after) = text.split_once("sleep:")?;
+    let digits = after
+        .find(|c: char| !c.is_ascii_digit())
+        .map_or(after, |end| &after[..end]);
+    digits.parse().ok()
+}

@@ -1,0 +1,122 @@
+//! From a version's folder to a model that may serve: manifest, weights, layers, golden inputs, in that order.
+
+use std::fs;
+use std::io;
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use sha2::{Digest, Sha256};
+
+use super::directory::Found;
+use super::error::LoadError;
+#[cfg(feature = "faults")]
+use super::fault::Fault;
+use super::manifest::{Architecture, GOLDEN_TOLERANCE, Golden, MANIFEST_FILE, Manifest};
+use super::mlp::Mlp;
+use super::network::Network;
+use super::ngram::NgramText;
+use super::runner::Queue;
+use super::weights::{Expected, Weights};
+use super::{Model, ModelInfo, Rows, TextRow};
+
+/// A model that passed every check.
+pub(crate) struct Loaded {
+    pub model: Model,
+    /// The SHA-256 of the manifest, which holds the weights' own: equal identities score alike.
+    pub identity: [u8; 32],
+}
+
+/// Loads and checks a version. Blocks on the disk and on a model thread.
+pub(crate) fn load(
+    found: &Found,
+    device: &Device,
+    queue: &Arc<Queue>,
+) -> Result<Loaded, LoadError> {
+    let source = fs::read(found.path.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => LoadError::manifest("is missing"),
+        _ => LoadError::manifest(&format!("cannot be read: {error}")),
+    })?;
+    let text = std::str::from_utf8(&source)
+        .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
+    let manifest = Manifest::parse(text)?;
+    let (network, parameters) = build(found, &manifest, device)?;
+    let model = Model {
+        info: ModelInfo {
+            name: found.name.clone(),
+            version: found.version.clone(),
+            architecture: manifest.architecture.name().to_owned(),
+            task: manifest.task(),
+            input: manifest.input_kind(),
+            output_width: manifest.output_width(),
+            max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
+            ttl_seconds: manifest.ttl_seconds,
+            parameters,
+            golden: manifest.golden.len(),
+        },
+        rules: manifest.text_rules(),
+        network,
+        queue: Arc::clone(queue),
+    };
+    for (i, golden) in manifest.golden.iter().enumerate() {
+        check_golden(&model, golden)
+            .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
+    }
+    Ok(Loaded {
+        model,
+        identity: Sha256::digest(&source).into(),
+    })
+}
+
+fn build(
+    found: &Found,
+    manifest: &Manifest,
+    device: &Device,
+) -> Result<(Arc<dyn Network>, usize), LoadError> {
+    let read =
+        |expected: &[Expected]| Weights::read(&found.path, manifest.weights_file()?, expected);
+    Ok(match manifest.architecture {
+        Architecture::Mlp => {
+            let weights = read(&Mlp::expected(manifest))?;
+            let parameters = weights.parameters();
+            (Arc::new(Mlp::build(manifest, weights, device)?), parameters)
+        }
+        Architecture::NgramText => {
+            let weights = read(&NgramText::expected(manifest))?;
+            let parameters = weights.parameters();
+            (
+                Arc::new(NgramText::build(manifest, weights, device)?),
+                parameters,
+            )
+        }
+        #[cfg(feature = "faults")]
+        Architecture::Fault => (Arc::new(Fault), 0),
+    })
+}
+
+fn check_golden(model: &Model, golden: &Golden) -> Result<(), String> {
+    let rows = match (&golden.features, &golden.text) {
+        (Some(features), _) => Rows::Features {
+            width: features.len(),
+            data: features.clone(),
+        },
+        (None, text) => Rows::Texts(vec![TextRow {
+            text: model
+                .normalise(text.as_deref().unwrap_or_default())
+                .into_owned(),
+            text_pair: None,
+        }]),
+    };
+    let outputs = model
+        .queue
+        .score_blocking(&model.network, rows)
+        .map_err(|error| error.to_string())?;
+    for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
+        let allowed = GOLDEN_TOLERANCE * expected.abs().max(1.0);
+        if (found - expected).abs() > allowed {
+            return Err(format!(
+                "output {i}: expected {expected}, found {found} (allowed difference {allowed:e})"
+            ));
+        }
+    }
+    Ok(())
+}

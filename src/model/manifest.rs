@@ -1,0 +1,519 @@
+//! The manifest: what a version says of itself in `manifest.toml`.
+//!
+//! Parsing answers with a manifest whose parts fit each other, or with the field that is wrong. What the weights file
+//! holds is checked against it elsewhere, before anything is built.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::error::LoadError;
+use super::text::{TextRules, UnicodeForm};
+use super::{InputKind, Task};
+
+/// The manifest's file name in a version's folder.
+pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
+
+/// How far a golden output may be from what the manifest expects: absolute below 1, relative above.
+pub(crate) const GOLDEN_TOLERANCE: f32 = 1e-5;
+
+const MOST_LABELS: usize = 10_000;
+const WIDEST_LAYER: usize = 1 << 20;
+
+/// A manifest as written.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    pub architecture: Architecture,
+    /// For people.
+    #[serde(default, rename = "description")]
+    _description: Option<String>,
+    pub ttl_seconds: Option<u64>,
+    pub features: Option<FeatureInput>,
+    pub text: Option<TextInput>,
+    pub output: Output,
+    pub weights: Option<WeightsFile>,
+    pub mlp: Option<MlpShape>,
+    pub ngram: Option<NgramShape>,
+    #[serde(default)]
+    pub golden: Vec<Golden>,
+}
+
+/// The architectures that this build knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(crate) enum Architecture {
+    /// Dense features through fully connected layers.
+    #[serde(rename = "mlp")]
+    Mlp,
+    /// Hashed words and character n-grams, averaged, then one linear layer.
+    #[serde(rename = "ngram-text")]
+    NgramText,
+    /// Misbehaves on request, for tests.
+    #[cfg(feature = "faults")]
+    #[serde(rename = "fault")]
+    Fault,
+}
+
+impl Architecture {
+    pub fn name(self) -> &'static str {
+        match self {
+            Architecture::Mlp => "mlp",
+            Architecture::NgramText => "ngram-text",
+            #[cfg(feature = "faults")]
+            Architecture::Fault => "fault",
+        }
+    }
+}
+
+/// `[features]`: the model takes this many numbers.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FeatureInput {
+    pub count: usize,
+    /// Subtracted from the features, one per feature; with `std`.
+    pub mean: Option<Vec<f32>>,
+    /// Divides the features after `mean`, one per feature.
+    pub std: Option<Vec<f32>>,
+}
+
+/// `[text]`: the model takes a text.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TextInput {
+    #[serde(default = "default_max_bytes")]
+    pub max_bytes: usize,
+    #[serde(default)]
+    pub unicode: UnicodeForm,
+    #[serde(default)]
+    pub lowercase: bool,
+    #[serde(default)]
+    pub collapse_whitespace: bool,
+}
+
+fn default_max_bytes() -> usize {
+    8192
+}
+
+/// `[output]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Output {
+    pub task: TaskName,
+    /// The labels of a classification, in the order of the last layer's rows.
+    #[serde(default)]
+    pub labels: Vec<String>,
+    /// The width of an embedding.
+    pub width: Option<usize>,
+    #[serde(default)]
+    pub activation: OutputActivation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TaskName {
+    Classification,
+    Scalar,
+    Embedding,
+}
+
+/// What the last layer's sums go through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum OutputActivation {
+    Sigmoid,
+    Softmax,
+    #[default]
+    Identity,
+}
+
+/// `[weights]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct WeightsFile {
+    #[serde(default = "default_weights_file")]
+    pub file: String,
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// Stands before every tensor's name in the file.
+    #[serde(default)]
+    pub prefix: String,
+    /// Our tensor name to the file's, without the prefix.
+    #[serde(default)]
+    pub rename: BTreeMap<String, String>,
+}
+
+fn default_weights_file() -> String {
+    "model.safetensors".to_owned()
+}
+
+/// `[mlp]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MlpShape {
+    /// The hidden layers' widths, first to last; may be empty.
+    pub hidden: Vec<usize>,
+    pub activation: HiddenActivation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum HiddenActivation {
+    Relu,
+    /// The exact one, by the error function.
+    Gelu,
+    Tanh,
+}
+
+/// `[ngram]`: how texts become buckets, and how wide a bucket's vector is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NgramShape {
+    /// How many vectors the hashes are spread over.
+    pub buckets: u32,
+    /// Numbers per vector.
+    pub dim: usize,
+    /// The longest run of words that gets a bucket; 1 is words alone.
+    pub word_ngrams: usize,
+    /// The shortest run of characters within a word, its boundary marks included; 0 with `max_chars` 0 for none.
+    pub min_chars: usize,
+    /// The longest run of characters.
+    pub max_chars: usize,
+}
+
+/// `[[golden]]`: an input and what the model must answer.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Golden {
+    pub text: Option<String>,
+    pub features: Option<Vec<f32>>,
+    pub expect: Vec<f32>,
+}
+
+impl Manifest {
+    /// Reads and checks a manifest.
+    pub fn parse(source: &str) -> Result<Manifest, LoadError> {
+        let deserializer = toml::Deserializer::parse(source)
+            .map_err(|error| LoadError::manifest(error.to_string().trim_end()))?;
+        let manifest: Manifest =
+            serde_path_to_error::deserialize(deserializer).map_err(|error| {
+                let path = error.path().to_string();
+                let inner = error.into_inner();
+                match path.as_str() {
+                    "." => LoadError::manifest(inner.message()),
+                    path => LoadError::field(path, inner.message()),
+                }
+            })?;
+        manifest.check()?;
+        Ok(manifest)
+    }
+
+    /// What the model takes, as others see it.
+    pub fn input_kind(&self) -> InputKind {
+        match &self.features {
+            Some(features) => InputKind::Features {
+                count: features.count,
+            },
+            None => InputKind::Text { pair: false },
+        }
+    }
+
+    /// The rules for texts; nothing is changed where the model takes features.
+    pub fn text_rules(&self) -> TextRules {
+        self.text
+            .as_ref()
+            .map(|text| TextRules {
+                unicode: text.unicode,
+                lowercase: text.lowercase,
+                collapse_whitespace: text.collapse_whitespace,
+            })
+            .unwrap_or_default()
+    }
+
+    /// What the outputs mean, as others see it.
+    pub fn task(&self) -> Task {
+        match self.output.task {
+            TaskName::Classification => Task::Classification {
+                labels: self.output.labels.clone(),
+            },
+            TaskName::Scalar => Task::Scalar,
+            TaskName::Embedding => Task::Embedding,
+        }
+    }
+
+    /// Numbers per row that come out.
+    pub fn output_width(&self) -> usize {
+        match self.output.task {
+            TaskName::Classification => self.output.labels.len(),
+            TaskName::Scalar => 1,
+            TaskName::Embedding => self.output.width.unwrap_or(0),
+        }
+    }
+
+    /// The architecture's own table and the weights, or which of them is missing.
+    pub fn weights_file(&self) -> Result<&WeightsFile, LoadError> {
+        self.weights
+            .as_ref()
+            .ok_or_else(|| LoadError::field("weights", "this table is missing"))
+    }
+
+    fn check(&self) -> Result<(), LoadError> {
+        if self.ttl_seconds == Some(0) {
+            return Err(LoadError::field("ttl_seconds", "must be at least 1"));
+        }
+        self.check_input()?;
+        self.check_output()?;
+        self.check_architecture()?;
+        if let Some(weights) = &self.weights {
+            weights.check()?;
+        }
+        for (i, golden) in self.golden.iter().enumerate() {
+            self.check_golden(golden).map_err(|(field, message)| {
+                LoadError::field(&format!("golden[{i}].{field}"), &message)
+            })?;
+        }
+        Ok(())
+    }
+
+    fn check_input(&self) -> Result<(), LoadError> {
+        match (&self.features, &self.text) {
+            (Some(_), Some(_)) => Err(LoadError::manifest(
+                "has both [features] and [text]; a model takes one of them",
+            )),
+            (None, None) => Err(LoadError::manifest("has neither [features] nor [text]")),
+            (Some(features), None) => features.check(),
+            (None, Some(text)) if text.max_bytes == 0 || text.max_bytes > 1 << 20 => Err(
+                LoadError::field("text.max_bytes", "must be between 1 and 1048576"),
+            ),
+            (None, Some(_)) => Ok(()),
+        }
+    }
+
+    fn check_output(&self) -> Result<(), LoadError> {
+        let output = &self.output;
+        if output.task != TaskName::Classification && !output.labels.is_empty() {
+            return Err(LoadError::field(
+                "output.labels",
+                "only a classification has labels",
+            ));
+        }
+        if output.task != TaskName::Embedding && output.width.is_some() {
+            return Err(LoadError::field(
+                "output.width",
+                "only an embedding has a width",
+            ));
+        }
+        match output.task {
+            TaskName::Classification => {
+                if output.labels.len() < 2 || output.labels.len() > MOST_LABELS {
+                    return Err(LoadError::field(
+                        "output.labels",
+                        "must name 2 to 10000 labels",
+                    ));
+                }
+                for (i, label) in output.labels.iter().enumerate() {
+                    let field = format!("output.labels[{i}]");
+                    if label.is_empty() || label.len() > 64 || label.chars().any(char::is_control) {
+                        return Err(LoadError::field(
+                            &field,
+                            "must be 1 to 64 bytes without control characters",
+                        ));
+                    }
+                    if output.labels[..i].contains(label) {
+                        return Err(LoadError::field(&field, "is there twice"));
+                    }
+                }
+                if output.activation == OutputActivation::Identity {
+                    return Err(LoadError::field(
+                        "output.activation",
+                        "must be \"softmax\" or \"sigmoid\" for a classification: its scores are probabilities",
+                    ));
+                }
+            }
+            TaskName::Scalar if output.activation == OutputActivation::Softmax => {
+                return Err(LoadError::field(
+                    "output.activation",
+                    "softmax over one number is always 1; use \"sigmoid\" or \"identity\"",
+                ));
+            }
+            TaskName::Scalar => {}
+            TaskName::Embedding => {
+                if !output
+                    .width
+                    .is_some_and(|width| (1..=WIDEST_LAYER).contains(&width))
+                {
+                    return Err(LoadError::field(
+                        "output.width",
+                        "must be between 1 and 1048576",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_architecture(&self) -> Result<(), LoadError> {
+        let name = self.architecture.name();
+        let wants = |is_there: bool, wanted: bool, table: &str| match (is_there, wanted) {
+            (true, false) => Err(LoadError::field(
+                table,
+                &format!("does not belong to the architecture \"{name}\""),
+            )),
+            (false, true) => Err(LoadError::field(
+                table,
+                &format!("this table is missing; the architecture \"{name}\" needs it"),
+            )),
+            _ => Ok(()),
+        };
+        let mlp = self.architecture == Architecture::Mlp;
+        let ngram = self.architecture == Architecture::NgramText;
+        wants(self.features.is_some(), mlp, "features")?;
+        wants(self.text.is_some(), !mlp, "text")?;
+        wants(self.mlp.is_some(), mlp, "mlp")?;
+        wants(self.ngram.is_some(), ngram, "ngram")?;
+        wants(self.weights.is_some(), mlp || ngram, "weights")?;
+        if let Some(mlp) = &self.mlp
+            && let Some(i) = mlp
+                .hidden
+                .iter()
+                .position(|w| !(1..=WIDEST_LAYER).contains(w))
+        {
+            return Err(LoadError::field(
+                &format!("mlp.hidden[{i}]"),
+                "must be between 1 and 1048576",
+            ));
+        }
+        if let Some(ngram) = &self.ngram {
+            ngram.check()?;
+        }
+        #[cfg(feature = "faults")]
+        if self.architecture == Architecture::Fault && self.output.task != TaskName::Scalar {
+            return Err(LoadError::field(
+                "output.task",
+                "must be \"scalar\" for \"fault\"",
+            ));
+        }
+        Ok(())
+    }
+
+    fn check_golden(&self, golden: &Golden) -> Result<(), (&'static str, String)> {
+        match (&self.features, &golden.features, &golden.text) {
+            (Some(ours), Some(theirs), None) => {
+                if theirs.len() != ours.count {
+                    return Err((
+                        "features",
+                        format!("has {} numbers, expected {}", theirs.len(), ours.count),
+                    ));
+                }
+                if !theirs.iter().all(|x| x.is_finite()) {
+                    return Err(("features", "has a number that is not finite".to_owned()));
+                }
+            }
+            (None, None, Some(_)) => {}
+            (Some(_), _, _) => {
+                return Err((
+                    "features",
+                    "this model's golden inputs have features only".to_owned(),
+                ));
+            }
+            (None, _, _) => {
+                return Err((
+                    "text",
+                    "this model's golden inputs have a text only".to_owned(),
+                ));
+            }
+        }
+        if golden.expect.len() != self.output_width() {
+            return Err((
+                "expect",
+                format!(
+                    "has {} numbers, expected {}",
+                    golden.expect.len(),
+                    self.output_width()
+                ),
+            ));
+        }
+        if !golden.expect.iter().all(|x| x.is_finite()) {
+            return Err(("expect", "has a number that is not finite".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl FeatureInput {
+    fn check(&self) -> Result<(), LoadError> {
+        if self.count == 0 || self.count > 65_536 {
+            return Err(LoadError::field(
+                "features.count",
+                "must be between 1 and 65536",
+            ));
+        }
+        for (field, numbers) in [("features.mean", &self.mean), ("features.std", &self.std)] {
+            if let Some(numbers) = numbers {
+                if numbers.len() != self.count {
+                    return Err(LoadError::field(
+                        field,
+                        &format!("has {} numbers, expected {}", numbers.len(), self.count),
+                    ));
+                }
+                if !numbers.iter().all(|x| x.is_finite()) {
+                    return Err(LoadError::field(field, "has a number that is not finite"));
+                }
+            }
+        }
+        if self.mean.is_some() != self.std.is_some() {
+            return Err(LoadError::manifest(
+                "features.mean and features.std go together; one is missing",
+            ));
+        }
+        // Dividing by less would turn ordinary features into infinities.
+        if self.std.iter().flatten().any(|&std| std < 1e-12) {
+            return Err(LoadError::field(
+                "features.std",
+                "must be positive (at least 1e-12)",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl WeightsFile {
+    fn check(&self) -> Result<(), LoadError> {
+        if self.file.is_empty()
+            || self.file.starts_with('.')
+            || self.file.contains(['/', '\\', '\0'])
+        {
+            return Err(LoadError::field(
+                "weights.file",
+                "must be the plain name of a file beside the manifest",
+            ));
+        }
+        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(LoadError::field(
+                "weights.sha256",
+                "must be 64 hexadecimal digits",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl NgramShape {
+    fn check(&self) -> Result<(), LoadError> {
+        let between = |field: &str, value: usize, low: usize, high: usize| {
+            if (low..=high).contains(&value) {
+                Ok(())
+            } else {
+                Err(LoadError::field(
+                    &format!("ngram.{field}"),
+                    &format!("must be between {low} and {high}"),
+                ))
+            }
+        };
+        between("buckets", self.buckets as usize, 1, 1 << 24)?;
+        between("dim", self.dim, 1, 4096)?;
+        between("word_ngrams", self.word_ngrams, 1, 5)?;
+        between("max_chars", self.max_chars, 0, 10)?;
+        let low = usize::from(self.max_chars > 0);
+        between("min_chars", self.min_chars, low, self.max_chars)
+    }
+}

@@ -1,0 +1,276 @@
+//! The model threads: one set for all models, a bounded queue before them.
+//!
+//! Promises that rows come back in order, that a panic or a number that is not finite costs its request and nothing
+//! else, that work whose caller has gone is skipped, and that dropping the runner joins its threads. Each thread
+//! keeps its arithmetic to itself: the threads are the only parallelism.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::network::{Batch, Network};
+use super::{ModelCall, ModelError, Rows, Scored};
+
+/// The threads. Dropping it lets each finish the pass it is in, then joins it.
+pub(crate) struct Runner {
+    queue: Arc<Queue>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Runner {
+    pub fn start(
+        threads: usize,
+        max_batch_rows: usize,
+        max_queued_rows: usize,
+    ) -> std::io::Result<Self> {
+        let queue = Arc::new(Queue {
+            state: Mutex::new(State {
+                waiting: VecDeque::new(),
+                stopped: false,
+            }),
+            wake: Condvar::new(),
+            room: Arc::new(Semaphore::new(max_queued_rows)),
+            threads,
+            max_batch_rows,
+        });
+        let mut runner = Self {
+            queue,
+            threads: Vec::with_capacity(threads),
+        };
+        for i in 0..threads {
+            let queue = Arc::clone(&runner.queue);
+            let thread = thread::Builder::new()
+                .name(format!("kiln-model-{i}"))
+                .spawn(move || serve(&queue))?;
+            runner.threads.push(thread);
+        }
+        Ok(runner)
+    }
+
+    /// Where models put their work.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.queue.room.close();
+        self.queue.lock().stopped = true;
+        self.queue.wake.notify_all();
+        for thread in self.threads.drain(..) {
+            // A model thread catches what it runs; nothing is left to report here.
+            let _ = thread.join();
+        }
+        self.queue.lock().waiting.clear();
+    }
+}
+
+/// The bounded queue before the threads.
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    wake: Condvar,
+    /// A permit per row that may wait or run.
+    room: Arc<Semaphore>,
+    threads: usize,
+    max_batch_rows: usize,
+}
+
+struct State {
+    waiting: VecDeque<Work>,
+    stopped: bool,
+}
+
+/// One forward pass to make.
+struct Work {
+    network: Arc<dyn Network>,
+    rows: Arc<Rows>,
+    range: Range<usize>,
+    reply: Reply,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+type Answer = Result<(Vec<f32>, ModelCall), ModelError>;
+
+enum Reply {
+    Awaited(oneshot::Sender<Answer>),
+    Blocking(mpsc::SyncSender<Answer>),
+}
+
+impl Reply {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Reply::Awaited(sender) => sender.is_closed(),
+            Reply::Blocking(_) => false,
+        }
+    }
+
+    /// A caller that has gone meanwhile doesn't want the answer.
+    fn send(self, answer: Answer) {
+        match self {
+            Reply::Awaited(sender) => drop(sender.send(answer)),
+            Reply::Blocking(sender) => drop(sender.send(answer)),
+        }
+    }
+}
+
+impl Queue {
+    /// Scores rows, waiting for room first. Dropping the future abandons what has not begun.
+    pub async fn score(
+        &self,
+        network: &Arc<dyn Network>,
+        rows: Rows,
+    ) -> Result<Scored, ModelError> {
+        let count = rows.len();
+        let share = count
+            .div_ceil(self.threads)
+            .max(network.smallest_share())
+            .clamp(1, self.max_batch_rows);
+        let rows = Arc::new(rows);
+        let mut answers = Vec::with_capacity(count.div_ceil(share));
+        for start in (0..count).step_by(share) {
+            let range = start..count.min(start + share);
+            let permits = u32::try_from(range.len()).unwrap_or(u32::MAX);
+            let room = Arc::clone(&self.room)
+                .acquire_many_owned(permits)
+                .await
+                .map_err(|_| ModelError::Stopped)?;
+            let (sender, answer) = oneshot::channel();
+            self.push(Work {
+                network: Arc::clone(network),
+                rows: Arc::clone(&rows),
+                range,
+                reply: Reply::Awaited(sender),
+                _room: Some(room),
+            })?;
+            answers.push(answer);
+        }
+        let mut outputs = Vec::new();
+        let mut calls = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let (part, call) = answer.await.map_err(|_| ModelError::Stopped)??;
+            if outputs.is_empty() {
+                outputs = part;
+            } else {
+                outputs.extend(part);
+            }
+            calls.push(call);
+        }
+        Ok(Scored { outputs, calls })
+    }
+
+    /// Scores rows from a thread that may block, in one pass, past the bound: only one load runs at a time.
+    pub fn score_blocking(
+        &self,
+        network: &Arc<dyn Network>,
+        rows: Rows,
+    ) -> Result<Vec<f32>, ModelError> {
+        let (sender, answer) = mpsc::sync_channel(1);
+        let range = 0..rows.len();
+        self.push(Work {
+            network: Arc::clone(network),
+            rows: Arc::new(rows),
+            range,
+            reply: Reply::Blocking(sender),
+            _room: None,
+        })?;
+        let (outputs, _) = answer.recv().map_err(|_| ModelError::Stopped)??;
+        Ok(outputs)
+    }
+
+    fn push(&self, work: Work) -> Result<(), ModelError> {
+        {
+            let mut state = self.lock();
+            if state.stopped {
+                return Err(ModelError::Stopped);
+            }
+            state.waiting.push_back(work);
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The next work, or none when the runner stops.
+    fn next(&self) -> Option<Work> {
+        let mut state = self.lock();
+        loop {
+            if state.stopped {
+                return None;
+            }
+            if let Some(work) = state.waiting.pop_front() {
+                return Some(work);
+            }
+            state = self
+                .wake
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Nothing panics under this lock, so that a poisoned one would hold whole state all the same.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A model thread's life.
+fn serve(queue: &Queue) {
+    let _alone = compute_alone();
+    while let Some(work) = queue.next() {
+        if work.reply.is_abandoned() {
+            continue;
+        }
+        let answer = run(&work);
+        work.reply.send(answer);
+    }
+}
+
+/// Makes this thread a pool of one for the kernels that would otherwise spread over rayon's global pool: with every
+/// model thread busy that only adds hand-overs. Without it results are the same, so that a refusal is no error.
+fn compute_alone() -> Option<rayon::ThreadPool> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .use_current_thread()
+        .build()
+        .ok()
+}
+
+fn run(work: &Work) -> Answer {
+    let count = work.range.len();
+    let began = Instant::now();
+    let batch = Batch::of(&work.rows, work.range.clone());
+    let outputs =
+        catch_unwind(AssertUnwindSafe(|| work.network.forward(batch))).map_err(|panic| {
+            ModelError::Panicked {
+                message: panic_message(panic.as_ref()),
+            }
+        })?;
+    let seconds = began.elapsed().as_secs_f64();
+    let width = (outputs.len() / count.max(1)).max(1);
+    if let Some(at) = outputs.iter().position(|x| !x.is_finite()) {
+        return Err(ModelError::NotFinite {
+            row: work.range.start + at / width,
+        });
+    }
+    Ok((
+        outputs,
+        ModelCall {
+            rows: count,
+            seconds,
+        },
+    ))
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|message| (*message).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
