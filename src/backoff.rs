@@ -17,7 +17,11 @@ pub struct Backoff {
 impl Backoff {
     /// Waits start at `first` and never exceed `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
-        Self { first, most, attempts: 0 }
+        Self {
+            first,
+            most,
+            attempts: 0,
+        }
     }
 
     /// The next wait.
@@ -48,7 +52,10 @@ mod tests {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         for expected in [100, 200, 400, 800, 1600, 2000, 2000] {
             let wait = backoff.next_wait().as_millis();
-            assert!((expected / 2..=expected).contains(&wait), "{wait} ms for {expected} ms");
+            assert!(
+                (expected / 2..=expected).contains(&wait),
+                "{wait} ms for {expected} ms"
+            );
         }
         backoff.reset();
         assert!(backoff.next_wait().as_millis() <= 100);

@@ -39,7 +39,11 @@ const FREE_TABLES: [&str; 2] = ["namespaces", "models.active"];
 pub enum ConfigError {
     /// A setting that Kiln doesn't know.
     #[error("unknown setting `{name}` in {source_name}{}", hint(.nearest))]
-    Unknown { name: String, source_name: String, nearest: Option<String> },
+    Unknown {
+        name: String,
+        source_name: String,
+        nearest: Option<String>,
+    },
     /// A value of the wrong type.
     #[error("setting {0}")]
     Invalid(String),
@@ -52,7 +56,9 @@ pub enum ConfigError {
 }
 
 fn hint(nearest: &Option<String>) -> String {
-    nearest.as_ref().map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
+    nearest
+        .as_ref()
+        .map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 
 /// Every setting of Kiln.
@@ -91,7 +97,12 @@ pub struct Amqp {
 
 impl Default for Amqp {
     fn default() -> Self {
-        Self { url: None, heartbeat_seconds: 5, timeout_ms: 10_000, backoff_most_ms: 5_000 }
+        Self {
+            url: None,
+            heartbeat_seconds: 5,
+            timeout_ms: 10_000,
+            backoff_most_ms: 5_000,
+        }
     }
 }
 
@@ -109,7 +120,11 @@ pub struct Redis {
 
 impl Default for Redis {
     fn default() -> Self {
-        Self { url: None, timeout_ms: 500, cooldown_ms: 1_000 }
+        Self {
+            url: None,
+            timeout_ms: 500,
+            cooldown_ms: 1_000,
+        }
     }
 }
 
@@ -129,7 +144,12 @@ pub struct Database {
 
 impl Default for Database {
     fn default() -> Self {
-        Self { url: None, connections: 6, timeout_ms: 15_000, backoff_most_ms: 2_000 }
+        Self {
+            url: None,
+            connections: 6,
+            timeout_ms: 15_000,
+            backoff_most_ms: 2_000,
+        }
     }
 }
 
@@ -143,7 +163,9 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Self { addr: SocketAddr::from(([127, 0, 0, 1], 9464)) }
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
     }
 }
 
@@ -227,7 +249,10 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { delays_ms: vec![1_000, 10_000, 60_000], max_tries: 5 }
+        Self {
+            delays_ms: vec![1_000, 10_000, 60_000],
+            max_tries: 5,
+        }
     }
 }
 
@@ -245,7 +270,11 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        Self { enabled: true, ttl_seconds: 3_600, memory_mib: 64 }
+        Self {
+            enabled: true,
+            ttl_seconds: 3_600,
+            memory_mib: 64,
+        }
     }
 }
 
@@ -269,7 +298,10 @@ pub struct Store {
 
 impl Default for Store {
     fn default() -> Self {
-        Self { inputs: true, scores: true }
+        Self {
+            inputs: true,
+            scores: true,
+        }
     }
 }
 
@@ -283,7 +315,9 @@ pub struct Embedded {
 
 impl Default for Embedded {
     fn default() -> Self {
-        Self { path: PathBuf::from("kiln.db") }
+        Self {
+            path: PathBuf::from("kiln.db"),
+        }
     }
 }
 
@@ -323,7 +357,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".into() }
+        Self {
+            format: LogFormat::Auto,
+            filter: "info,lapin=off".into(),
+        }
     }
 }
 
@@ -351,13 +388,19 @@ impl Loaded {
         }
         leaves
             .into_iter()
-            .map(|(name, value)| Effective { source: self.source_of(&name), name, value })
+            .map(|(name, value)| Effective {
+                source: self.source_of(&name),
+                name,
+                value,
+            })
             .collect()
     }
 
     fn source_of(&self, name: &str) -> String {
         match self.figment.find_metadata(name) {
-            Some(meta) if meta.name == "default" || meta.name.contains("Settings") => "default".into(),
+            Some(meta) if meta.name == "default" || meta.name.contains("Settings") => {
+                "default".into()
+            }
             Some(meta) => match &meta.source {
                 Some(figment::Source::File(path)) => path.display().to_string(),
                 _ => meta.name.to_string(),
@@ -371,7 +414,11 @@ fn flatten(prefix: &str, tree: &serde_json::Value, leaves: &mut Vec<(String, ser
     match tree {
         serde_json::Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                let name = if prefix.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{prefix}.{key}")
+                };
                 flatten(&name, value, leaves);
             }
         }
@@ -398,16 +445,24 @@ pub fn load(
     let mut figment = Figment::from(Serialized::defaults(Settings::default()));
     let default = Path::new(DEFAULT_FILE);
     if let Some(path) = file.or_else(|| default.exists().then_some(default)) {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| ConfigError::File { path: path.into(), problem: e.to_string() })?;
-        let table: toml::Table =
-            text.parse().map_err(|e: toml::de::Error| ConfigError::File { path: path.into(), problem: e.to_string() })?;
+        let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File {
+            path: path.into(),
+            problem: e.to_string(),
+        })?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|e: toml::de::Error| ConfigError::File {
+                path: path.into(),
+                problem: e.to_string(),
+            })?;
         check_table("", &table, &known, &path.display().to_string())?;
         figment = figment.merge(Toml::file_exact(path));
     }
     let mut variables: BTreeMap<String, String> = environment.into_iter().collect();
     for (name, fallbacks, setting) in SHORT_NAMES {
-        let found = std::iter::once(&name).chain(fallbacks).find(|n| variables.get(**n).is_some_and(|v| !v.is_empty()));
+        let found = std::iter::once(&name)
+            .chain(fallbacks)
+            .find(|n| variables.get(**n).is_some_and(|v| !v.is_empty()));
         if let Some(found) = found.copied() {
             let value = variables.get(found).cloned().unwrap_or_default();
             let provider = figment::providers::Serialized::global(setting, value);
@@ -416,24 +471,46 @@ pub fn load(
         variables.remove(name);
     }
     for (variable, value) in &variables {
-        let Some(rest) = variable.strip_prefix("KILN_") else { continue };
+        let Some(rest) = variable.strip_prefix("KILN_") else {
+            continue;
+        };
         // Kubernetes sets these for a Service named `kiln`.
-        if rest == "CONFIG" || rest.starts_with("SERVICE_") || rest == "PORT" || rest.starts_with("PORT_") {
+        if rest == "CONFIG"
+            || rest.starts_with("SERVICE_")
+            || rest == "PORT"
+            || rest.starts_with("PORT_")
+        {
             continue;
         }
         let setting = rest.to_lowercase().replace("__", ".");
-        if !known.contains(&setting) && !FREE_TABLES.iter().any(|t| setting.starts_with(&format!("{t}."))) {
-            let nearest = nearest(&setting, &known).map(|n| format!("KILN_{}", n.to_uppercase().replace('.', "__")));
-            return Err(ConfigError::Unknown { name: variable.clone(), source_name: "the environment".into(), nearest });
+        if !known.contains(&setting)
+            && !FREE_TABLES
+                .iter()
+                .any(|t| setting.starts_with(&format!("{t}.")))
+        {
+            let nearest = nearest(&setting, &known)
+                .map(|n| format!("KILN_{}", n.to_uppercase().replace('.', "__")));
+            return Err(ConfigError::Unknown {
+                name: variable.clone(),
+                source_name: "the environment".into(),
+                nearest,
+            });
         }
         // Text stays text: only where the setting isn't a string is the value parsed.
-        let text = known_settings().iter().any(|(n, v)| *n == setting && (v.is_string() || v.is_null()));
-        let value: figment::value::Value =
-            if text { value.as_str().into() } else { value.parse().unwrap_or_else(|_| value.as_str().into()) };
+        let text = known_settings()
+            .iter()
+            .any(|(n, v)| *n == setting && (v.is_string() || v.is_null()));
+        let value: figment::value::Value = if text {
+            value.as_str().into()
+        } else {
+            value.parse().unwrap_or_else(|_| value.as_str().into())
+        };
         let provider = figment::providers::Serialized::global(&setting, value);
         figment = figment.merge(Named(format!("environment variable {variable}"), provider));
     }
-    let settings: Settings = figment.extract().map_err(|e| ConfigError::Invalid(describe(&e)))?;
+    let settings: Settings = figment
+        .extract()
+        .map_err(|e| ConfigError::Invalid(describe(&e)))?;
     check(&settings)?;
     Ok(Loaded { settings, figment })
 }
@@ -441,7 +518,11 @@ pub fn load(
 /// [`load`] with the process's own environment.
 pub fn load_from_process(file: Option<&Path>) -> Result<Loaded, ConfigError> {
     let named = std::env::var_os("KILN_CONFIG").map(PathBuf::from);
-    load(file.or(named.as_deref()), std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))))
+    load(
+        file.or(named.as_deref()),
+        std::env::vars_os()
+            .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
+    )
 }
 
 /// A provider under another name, so that an error and `kiln config` say where a value came from.
@@ -451,14 +532,19 @@ impl<P: figment::Provider> figment::Provider for Named<P> {
     fn metadata(&self) -> figment::Metadata {
         figment::Metadata::named(self.0.clone())
     }
-    fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
+    fn data(
+        &self,
+    ) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
         self.1.data()
     }
 }
 
 fn describe(error: &figment::Error) -> String {
     let name = error.path.join(".");
-    let from = error.metadata.as_ref().map_or_else(String::new, |m| format!(" (from {})", m.name));
+    let from = error
+        .metadata
+        .as_ref()
+        .map_or_else(String::new, |m| format!(" (from {})", m.name));
     // The value itself may be a secret: say what was expected, not what was found.
     let problem = match &error.kind {
         figment::error::Kind::InvalidType(_, expected) => format!("expected {expected}"),
@@ -468,9 +554,18 @@ fn describe(error: &figment::Error) -> String {
     format!("`{name}`: {problem}{from}")
 }
 
-fn check_table(prefix: &str, table: &toml::Table, known: &[String], source: &str) -> Result<(), ConfigError> {
+fn check_table(
+    prefix: &str,
+    table: &toml::Table,
+    known: &[String],
+    source: &str,
+) -> Result<(), ConfigError> {
     for (key, value) in table {
-        let name = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+        let name = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
         if FREE_TABLES.contains(&name.as_str()) || known.contains(&name) {
             continue;
         }
@@ -481,7 +576,11 @@ fn check_table(prefix: &str, table: &toml::Table, known: &[String], source: &str
             }
             _ => {
                 let nearest = nearest(&name, known);
-                return Err(ConfigError::Unknown { name, source_name: source.to_owned(), nearest });
+                return Err(ConfigError::Unknown {
+                    name,
+                    source_name: source.to_owned(),
+                    nearest,
+                });
             }
         }
     }
@@ -502,35 +601,106 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
         if (least..=most).contains(&value) {
             Ok(())
         } else {
-            Err(ConfigError::OutOfRange { name, problem: format!("{value} is not within {least} to {most}") })
+            Err(ConfigError::OutOfRange {
+                name,
+                problem: format!("{value} is not within {least} to {most}"),
+            })
         }
     };
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
-    within("intake.warm_prefetch", settings.intake.warm_prefetch.into(), 1, 2_000)?;
-    within("intake.batch_jobs", settings.intake.batch_jobs as u64, 1, 10_000)?;
-    within("intake.batch_tokens", settings.intake.batch_tokens as u64, 1, 1 << 32)?;
-    within("intake.batch_wait_ms", settings.intake.batch_wait_ms, 0, 10_000)?;
-    within("intake.batches_in_flight", settings.intake.batches_in_flight as u64, 1, 64)?;
-    within("intake.max_body_bytes", settings.intake.max_body_bytes as u64, 1, 128 << 20)?;
-    within("intake.suspect_after", settings.intake.suspect_after.into(), 1, 1_000)?;
-    within("intake.suspect_runs", settings.intake.suspect_runs.into(), 1, 1_000)?;
-    within("queues.delivery_limit", settings.queues.delivery_limit.into(), 10, 1_000_000)?;
+    within(
+        "intake.warm_prefetch",
+        settings.intake.warm_prefetch.into(),
+        1,
+        2_000,
+    )?;
+    within(
+        "intake.batch_jobs",
+        settings.intake.batch_jobs as u64,
+        1,
+        10_000,
+    )?;
+    within(
+        "intake.batch_tokens",
+        settings.intake.batch_tokens as u64,
+        1,
+        1 << 32,
+    )?;
+    within(
+        "intake.batch_wait_ms",
+        settings.intake.batch_wait_ms,
+        0,
+        10_000,
+    )?;
+    within(
+        "intake.batches_in_flight",
+        settings.intake.batches_in_flight as u64,
+        1,
+        64,
+    )?;
+    within(
+        "intake.max_body_bytes",
+        settings.intake.max_body_bytes as u64,
+        1,
+        128 << 20,
+    )?;
+    within(
+        "intake.suspect_after",
+        settings.intake.suspect_after.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "intake.suspect_runs",
+        settings.intake.suspect_runs.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "queues.delivery_limit",
+        settings.queues.delivery_limit.into(),
+        10,
+        1_000_000,
+    )?;
     within("retry.max_tries", settings.retry.max_tries.into(), 1, 1_000)?;
-    within("retry.delays_ms (how many)", settings.retry.delays_ms.len() as u64, 1, 8)?;
+    within(
+        "retry.delays_ms (how many)",
+        settings.retry.delays_ms.len() as u64,
+        1,
+        8,
+    )?;
     for delay in &settings.retry.delays_ms {
         within("retry.delays_ms", *delay, 1, 86_400_000)?;
     }
-    within("cache.ttl_seconds", settings.cache.ttl_seconds, 1, crate::job::MAX_TTL_SECONDS)?;
+    within(
+        "cache.ttl_seconds",
+        settings.cache.ttl_seconds,
+        1,
+        crate::job::MAX_TTL_SECONDS,
+    )?;
     within("cache.memory_mib", settings.cache.memory_mib, 1, 1 << 20)?;
-    within("database.connections", settings.database.connections.into(), 1, 1_000)?;
-    within("drain.limit_seconds", settings.drain.limit_seconds, 1, 86_400)?;
+    within(
+        "database.connections",
+        settings.database.connections.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "drain.limit_seconds",
+        settings.drain.limit_seconds,
+        1,
+        86_400,
+    )?;
     for (name, ms) in [
         ("amqp.timeout_ms", settings.amqp.timeout_ms),
         ("amqp.backoff_most_ms", settings.amqp.backoff_most_ms),
         ("redis.timeout_ms", settings.redis.timeout_ms),
         ("redis.cooldown_ms", settings.redis.cooldown_ms),
         ("database.timeout_ms", settings.database.timeout_ms),
-        ("database.backoff_most_ms", settings.database.backoff_most_ms),
+        (
+            "database.backoff_most_ms",
+            settings.database.backoff_most_ms,
+        ),
     ] {
         within(name, ms, 1, 3_600_000)?;
     }
@@ -542,7 +712,12 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
             });
         }
         if let Some(ttl) = namespace.ttl_seconds {
-            within("namespaces.*.ttl_seconds", ttl, 1, crate::job::MAX_TTL_SECONDS)?;
+            within(
+                "namespaces.*.ttl_seconds",
+                ttl,
+                1,
+                crate::job::MAX_TTL_SECONDS,
+            )?;
         }
     }
     for (name, url, scheme, secure) in [
@@ -551,17 +726,26 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
     ] {
         let Some(url) = url else { continue };
         if url.expose().starts_with(secure) {
-            return Err(ConfigError::OutOfRange { name, problem: "this build of Kiln has no TLS".into() });
+            return Err(ConfigError::OutOfRange {
+                name,
+                problem: "this build of Kiln has no TLS".into(),
+            });
         }
         if !url.expose().starts_with(scheme) {
-            return Err(ConfigError::OutOfRange { name, problem: format!("expected a URL that starts with {scheme}") });
+            return Err(ConfigError::OutOfRange {
+                name,
+                problem: format!("expected a URL that starts with {scheme}"),
+            });
         }
     }
     if let Some(url) = &settings.database.url
         && !(url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://"))
     {
         let problem = "expected a URL that starts with postgres://".into();
-        return Err(ConfigError::OutOfRange { name: "database.url", problem });
+        return Err(ConfigError::OutOfRange {
+            name: "database.url",
+            problem,
+        });
     }
     Ok(())
 }
@@ -576,7 +760,12 @@ mod tests {
     use super::*;
 
     fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
-        load(None, pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())))
+        load(
+            None,
+            pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+        )
     }
 
     #[test]
@@ -593,40 +782,85 @@ mod tests {
         assert_eq!(loaded.settings.intake.prefetch, 7);
         assert_eq!(loaded.settings.retry.delays_ms, [10, 20]);
         assert_eq!(loaded.settings.queues.prefix, "42");
-        assert_eq!(loaded.settings.redis.url.as_ref().map(Secret::expose), Some("redis://cache/1"));
+        assert_eq!(
+            loaded.settings.redis.url.as_ref().map(Secret::expose),
+            Some("redis://cache/1")
+        );
         let shown = serde_json::to_string(&loaded.effective()).expect("json");
         assert!(!shown.contains("hunter2"), "{shown}");
-        let prefetch = loaded.effective().into_iter().find(|e| e.name == "intake.prefetch").expect("listed");
-        assert_eq!(prefetch.source, "environment variable KILN_INTAKE__PREFETCH");
-        let drain = loaded.effective().into_iter().find(|e| e.name == "drain.limit_seconds").expect("listed");
+        let prefetch = loaded
+            .effective()
+            .into_iter()
+            .find(|e| e.name == "intake.prefetch")
+            .expect("listed");
+        assert_eq!(
+            prefetch.source,
+            "environment variable KILN_INTAKE__PREFETCH"
+        );
+        let drain = loaded
+            .effective()
+            .into_iter()
+            .find(|e| e.name == "drain.limit_seconds")
+            .expect("listed");
         assert_eq!(drain.source, "default");
     }
 
     #[test]
     fn unknown_and_ill_typed_settings_are_named() {
-        let unknown = from_env(&[("KILN_INTAKE__PREFECH", "7")]).expect_err("unknown").to_string();
-        assert!(unknown.contains("KILN_INTAKE__PREFECH") && unknown.contains("KILN_INTAKE__PREFETCH"), "{unknown}");
-        let typed = from_env(&[("KILN_INTAKE__PREFETCH", "many")]).expect_err("typed").to_string();
-        assert!(typed.contains("intake.prefetch") && !typed.contains("many"), "{typed}");
-        let range = from_env(&[("KILN_INTAKE__PREFETCH", "3000")]).expect_err("range").to_string();
-        assert!(range.contains("intake.prefetch") && range.contains("2000"), "{range}");
-        let scheme = from_env(&[("KILN_REDIS_URL", "http://:hunter2@x")]).expect_err("scheme").to_string();
-        assert!(scheme.contains("redis://") && !scheme.contains("hunter2"), "{scheme}");
+        let unknown = from_env(&[("KILN_INTAKE__PREFECH", "7")])
+            .expect_err("unknown")
+            .to_string();
+        assert!(
+            unknown.contains("KILN_INTAKE__PREFECH") && unknown.contains("KILN_INTAKE__PREFETCH"),
+            "{unknown}"
+        );
+        let typed = from_env(&[("KILN_INTAKE__PREFETCH", "many")])
+            .expect_err("typed")
+            .to_string();
+        assert!(
+            typed.contains("intake.prefetch") && !typed.contains("many"),
+            "{typed}"
+        );
+        let range = from_env(&[("KILN_INTAKE__PREFETCH", "3000")])
+            .expect_err("range")
+            .to_string();
+        assert!(
+            range.contains("intake.prefetch") && range.contains("2000"),
+            "{range}"
+        );
+        let scheme = from_env(&[("KILN_REDIS_URL", "http://:hunter2@x")])
+            .expect_err("scheme")
+            .to_string();
+        assert!(
+            scheme.contains("redis://") && !scheme.contains("hunter2"),
+            "{scheme}"
+        );
     }
 
     #[test]
     fn a_file_is_checked_against_the_tree() {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("kiln.toml");
-        std::fs::write(&path, "[intake]\nprefetch = 5\n[namespaces.feed]\nttl_seconds = 60\n").expect("write");
+        std::fs::write(
+            &path,
+            "[intake]\nprefetch = 5\n[namespaces.feed]\nttl_seconds = 60\n",
+        )
+        .expect("write");
         let loaded = load(Some(&path), []).expect("loads");
         assert_eq!(loaded.settings.intake.prefetch, 5);
         assert_eq!(loaded.settings.namespaces["feed"].ttl_seconds, Some(60));
         std::fs::write(&path, "[intake]\nbatch_job = 5\n").expect("write");
         let error = load(Some(&path), []).expect_err("unknown").to_string();
-        assert!(error.contains("intake.batch_job") && error.contains("did you mean `intake.batch_jobs`"), "{error}");
+        assert!(
+            error.contains("intake.batch_job")
+                && error.contains("did you mean `intake.batch_jobs`"),
+            "{error}"
+        );
         std::fs::write(&path, "intake = [").expect("write");
-        assert!(matches!(load(Some(&path), []), Err(ConfigError::File { .. })));
+        assert!(matches!(
+            load(Some(&path), []),
+            Err(ConfigError::File { .. })
+        ));
     }
 
     /// The example file names every setting, commented out, with its default.
@@ -635,7 +869,11 @@ mod tests {
         let example = include_str!("../kiln.example.toml");
         let mut active = String::new();
         for line in example.lines() {
-            let setting = line.strip_prefix("# ").filter(|l| l.starts_with('[') || l.split_once(" = ").is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+            let setting = line.strip_prefix("# ").filter(|l| {
+                l.starts_with('[')
+                    || l.split_once(" = ")
+                        .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+            });
             active.push_str(setting.unwrap_or(if line.starts_with('[') { line } else { "" }));
             active.push('\n');
         }
@@ -646,9 +884,16 @@ mod tests {
         let named: BTreeMap<_, _> = named.into_iter().collect();
         for (name, default) in known_settings() {
             if default.is_null() || FREE_TABLES.contains(&name.as_str()) {
-                assert!(named.keys().any(|n| n.starts_with(&name)), "{name} is missing in kiln.example.toml");
+                assert!(
+                    named.keys().any(|n| n.starts_with(&name)),
+                    "{name} is missing in kiln.example.toml"
+                );
             } else {
-                assert_eq!(named.get(&name), Some(&default), "{name} in kiln.example.toml");
+                assert_eq!(
+                    named.get(&name),
+                    Some(&default),
+                    "{name} in kiln.example.toml"
+                );
             }
         }
     }

@@ -20,7 +20,10 @@ pub struct Codec {
 impl Codec {
     /// For rows of `width` values under `prefix`.
     pub fn new(prefix: &EntryPrefix, width: usize) -> Self {
-        Self { seed: fold(0x6b69_6c6e, prefix.as_bytes()), width }
+        Self {
+            seed: fold(0x6b69_6c6e, prefix.as_bytes()),
+            width,
+        }
     }
 
     /// Values of a row.
@@ -46,7 +49,9 @@ impl Codec {
     /// Appends the entry's row to `outputs`; `false`, and nothing appended, where the bytes are no entry of
     /// this key.
     pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> bool {
-        let Some((head, values)) = bytes.split_at_checked(HEAD) else { return false };
+        let Some((head, values)) = bytes.split_at_checked(HEAD) else {
+            return false;
+        };
         let sound = head.first() == Some(&LAYOUT)
             && values.len() == self.width * 4
             && head.get(1..) == Some(self.check(input, values).as_slice());
@@ -54,7 +59,13 @@ impl Codec {
             return false;
         }
         let before = outputs.len();
-        outputs.extend(values.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+        outputs.extend(
+            values
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b)),
+        );
         let finite = outputs.iter().skip(before).all(|v| v.is_finite());
         if !finite {
             outputs.truncate(before);
@@ -72,10 +83,13 @@ impl Codec {
 fn fold(seed: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut state = seed ^ (bytes.len() as u64);
-    let mut mix = |word: u64| state = (state.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut mix =
+        |word: u64| state = (state.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     words.iter().for_each(|word| mix(u64::from_le_bytes(*word)));
     let mut last = [0u8; 8];
-    last.iter_mut().zip(rest).for_each(|(slot, byte)| *slot = *byte);
+    last.iter_mut()
+        .zip(rest)
+        .for_each(|(slot, byte)| *slot = *byte);
     mix(u64::from_le_bytes(last));
     state ^ (state >> 29)
 }

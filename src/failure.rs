@@ -69,14 +69,39 @@ pub struct Rejection {
 }
 
 impl Rejection {
-    /// A rejection with its field and a message that a producer can act on.
+    /// A rejection with its field and a message that a producer can act on. Both are cut to a length that
+    /// fits a header: a field's name may be the producer's own.
     pub fn new(code: Code, field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code, field: field.into(), message: message.into() }
+        Self {
+            code,
+            field: shortened(field.into()),
+            message: shortened(message.into()),
+        }
     }
 
     /// A field that breaks the contract.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self::new(Code::Invalid, field, message)
+    }
+}
+
+/// Longest field or message of a rejection, in bytes.
+const LONGEST: usize = 600;
+
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST {
+        let cut = (0..=LONGEST)
+            .rev()
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(0);
+        text.truncate(cut);
+        text.push('…');
+    }
+    // A header and a database row can't hold it.
+    if text.contains('\0') {
+        text.replace('\0', "\u{fffd}")
+    } else {
+        text
     }
 }
 
@@ -124,7 +149,9 @@ impl Failure {
     pub fn verdict(self) -> Verdict {
         match self {
             Self::Rejected(rejection) => Verdict::Reject(rejection),
-            Self::Model(ModelError::Stopped) => Verdict::Fatal("the model threads have stopped".into()),
+            Self::Model(ModelError::Stopped) => {
+                Verdict::Fatal("the model threads have stopped".into())
+            }
             Self::Model(error) => Verdict::Retry(error.to_string()),
             Self::Unstorable(reason) => Verdict::Retry(reason),
         }

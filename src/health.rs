@@ -16,7 +16,13 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [Self::Models, Self::Postgres, Self::Migrations, Self::Broker, Self::Redis];
+    const ALL: [Self; 5] = [
+        Self::Models,
+        Self::Postgres,
+        Self::Migrations,
+        Self::Broker,
+        Self::Redis,
+    ];
 
     /// As it stands in logs and in `/readyz`.
     pub fn as_str(self) -> &'static str {
@@ -56,7 +62,10 @@ pub struct Health {
 impl Health {
     /// Nothing is known to work yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self { parts: Arc::new(Mutex::new(std::array::from_fn(|_| State::Unknown))), metrics }
+        Self {
+            parts: Arc::new(Mutex::new(std::array::from_fn(|_| State::Unknown))),
+            metrics,
+        }
     }
 
     /// Notes that a part works.
@@ -70,8 +79,14 @@ impl Health {
     pub fn down(&self, part: Part, reason: &str) {
         match self.change(part, State::Down(reason.to_owned())) {
             State::Down(_) => {}
-            State::Unknown => tracing::warn!(part = part.as_str(), reason, "waiting for it to work"),
-            State::Up => tracing::warn!(part = part.as_str(), reason, "stopped working; waiting for it"),
+            State::Unknown => {
+                tracing::warn!(part = part.as_str(), reason, "waiting for it to work")
+            }
+            State::Up => tracing::warn!(
+                part = part.as_str(),
+                reason,
+                "stopped working; waiting for it"
+            ),
         }
     }
 
@@ -80,7 +95,9 @@ impl Health {
             self.metrics.server(server, state == State::Up);
         }
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.get_mut(part as usize).map_or(State::Unknown, |slot| std::mem::replace(slot, state))
+        parts
+            .get_mut(part as usize)
+            .map_or(State::Unknown, |slot| std::mem::replace(slot, state))
     }
 
     /// What doesn't work, with why; nothing where the worker is ready.

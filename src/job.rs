@@ -102,7 +102,9 @@ impl<'a> Job<'a> {
 
     /// The namespace: the job's own, or its model's name.
     pub fn namespace(&self) -> &str {
-        self.namespace.as_deref().unwrap_or_else(|| self.model_name())
+        self.namespace
+            .as_deref()
+            .unwrap_or_else(|| self.model_name())
     }
 
     /// The model's name without the version.
@@ -119,9 +121,16 @@ impl<'a> Job<'a> {
     /// [`OnError::Skip`], becomes [`Content::Bad`].
     pub fn check_inputs(&mut self, info: &ModelInfo) -> Result<(), Rejection> {
         for (index, input) in self.inputs.iter_mut().enumerate() {
-            let Some(error) = check_input(input, info, self.rank.is_some()) else { continue };
+            let Some(error) = check_input(input, info, self.rank.is_some()) else {
+                continue;
+            };
             match self.on_error {
-                OnError::Fail => return Err(Rejection::invalid(input_path(index, &error.field), error.message)),
+                OnError::Fail => {
+                    return Err(Rejection::invalid(
+                        input_path(index, &error.field),
+                        error.message,
+                    ));
+                }
                 OnError::Skip => input.content = Content::Bad(error),
             }
         }
@@ -131,11 +140,20 @@ impl<'a> Job<'a> {
 
 /// The path of a field of an input, as rejections name it.
 pub fn input_path(index: usize, field: &str) -> String {
-    if field.is_empty() { format!("inputs[{index}]") } else { format!("inputs[{index}].{field}") }
+    if field.is_empty() {
+        format!("inputs[{index}]")
+    } else {
+        format!("inputs[{index}].{field}")
+    }
 }
 
 fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<InputError> {
-    let wrong = |field: &str, message: String| Some(InputError { field: field.into(), message });
+    let wrong = |field: &str, message: String| {
+        Some(InputError {
+            field: field.into(),
+            message,
+        })
+    };
     let takes = |what: &str| format!("model `{}` takes {what}", info.name);
     if ranked && input.key.is_none() {
         return wrong("key", "expected on every input of a job with `rank`".into());
@@ -143,13 +161,17 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
     match (&input.content, &info.input) {
         (Content::Bad(_), _) => None,
         (Content::Features(range), InputKind::Features { count }) if range.len() == *count => None,
-        (Content::Features(range), InputKind::Features { count }) => {
-            wrong("features", format!("expected {count} numbers, found {}", range.len()))
+        (Content::Features(range), InputKind::Features { count }) => wrong(
+            "features",
+            format!("expected {count} numbers, found {}", range.len()),
+        ),
+        (Content::Features(_), InputKind::Text { .. }) => {
+            wrong("features", takes("`text`, not `features`"))
         }
-        (Content::Features(_), InputKind::Text { .. }) => wrong("features", takes("`text`, not `features`")),
-        (Content::Text { .. }, InputKind::Features { count }) => {
-            wrong("text", takes(&format!("`features` ({count} numbers), not `text`")))
-        }
+        (Content::Text { .. }, InputKind::Features { count }) => wrong(
+            "text",
+            takes(&format!("`features` ({count} numbers), not `text`")),
+        ),
         (Content::Text { text, pair }, InputKind::Text { pair: takes_pair }) => {
             if pair.is_some() && !takes_pair {
                 return wrong("text_pair", takes("one `text` and no `text_pair`"));
@@ -164,7 +186,10 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
                 }
                 if text.len() > info.max_text_bytes {
                     let (most, found) = (info.max_text_bytes, text.len());
-                    return wrong(field, format!("expected at most {most} bytes for this model, found {found}"));
+                    return wrong(
+                        field,
+                        format!("expected at most {most} bytes for this model, found {found}"),
+                    );
                 }
             }
             None
@@ -175,7 +200,9 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
 /// Whether a text may name a namespace: `[a-z0-9_-]{1,64}`.
 pub fn is_namespace(name: &str) -> bool {
     (1..=64).contains(&name.len())
-        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
 
 /// Whether a text may be a job's id: 1 to 128 printable ASCII characters.
@@ -188,7 +215,10 @@ fn key_problem(key: &str) -> Option<String> {
     if key.is_empty() {
         Some("must not be empty".into())
     } else if key.len() > MAX_KEY_BYTES {
-        Some(format!("expected at most {MAX_KEY_BYTES} bytes, found {}", key.len()))
+        Some(format!(
+            "expected at most {MAX_KEY_BYTES} bytes, found {}",
+            key.len()
+        ))
     } else if key.contains('\0') {
         Some("must not contain U+0000".into())
     } else {
@@ -198,5 +228,9 @@ fn key_problem(key: &str) -> Option<String> {
 
 /// The rejection of a body that is larger than `most` bytes.
 pub fn too_large(bytes: usize, most: usize) -> Rejection {
-    Rejection::new(Code::TooLarge, "", format!("the body has {bytes} bytes; this worker takes {most} at most"))
+    Rejection::new(
+        Code::TooLarge,
+        "",
+        format!("the body has {bytes} bytes; this worker takes {most} at most"),
+    )
 }

@@ -107,14 +107,23 @@ mod tests {
         let values: Vec<f32> = (0..100).map(|i| i as f32 / 7.0).collect();
         let mut bytes = b"f".to_vec();
         bytes.extend(values.iter().flat_map(|v| v.to_le_bytes()));
-        assert_eq!(hash_features(&values), <[u8; 32]>::from(Sha256::digest(&bytes)));
-        assert_eq!(hash_text("abc", None), <[u8; 32]>::from(Sha256::digest(b"tabc")));
+        assert_eq!(
+            hash_features(&values),
+            <[u8; 32]>::from(Sha256::digest(&bytes))
+        );
+        assert_eq!(
+            hash_text("abc", None),
+            <[u8; 32]>::from(Sha256::digest(b"tabc"))
+        );
     }
 
     #[test]
     fn versions_never_share_an_entry() {
         let hash = hash_text("x", None);
-        assert_ne!(EntryPrefix::new("m", "1").key(&hash), EntryPrefix::new("m", "2").key(&hash));
+        assert_ne!(
+            EntryPrefix::new("m", "1").key(&hash),
+            EntryPrefix::new("m", "2").key(&hash)
+        );
         assert_eq!(named("feed", "page:1"), "kiln:k:feed:page:1");
     }
 }

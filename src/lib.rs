@@ -21,18 +21,24 @@
 
 #![forbid(unsafe_code)]
 
+pub mod app;
 pub mod backoff;
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod entry;
 pub mod failure;
 pub mod health;
+pub mod http;
+pub mod intake;
 pub mod job;
 pub mod key;
 pub mod model;
 pub mod pipeline;
 pub mod result;
 pub mod secret;
+pub mod settle;
 pub mod store;
+pub mod supervisor;
 pub mod telemetry;

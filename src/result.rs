@@ -26,7 +26,11 @@ pub fn best(row: &[f32]) -> usize {
 /// What a row says: a class with its probability, a scalar, or an embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading<'a> {
-    Label { label: &'a str, index: usize, score: f32 },
+    Label {
+        label: &'a str,
+        index: usize,
+        score: f32,
+    },
     Score(f32),
     Embedding(&'a [f32]),
 }
@@ -38,7 +42,11 @@ impl<'a> Reading<'a> {
             Task::Classification { labels } => {
                 let index = best(row);
                 let label = labels.get(index).map_or("", String::as_str);
-                Self::Label { label, index, score: row.get(index).copied().unwrap_or_default() }
+                Self::Label {
+                    label,
+                    index,
+                    score: row.get(index).copied().unwrap_or_default(),
+                }
             }
             Task::Scalar => Self::Score(row.first().copied().unwrap_or_default()),
             Task::Embedding => Self::Embedding(row),
@@ -99,7 +107,14 @@ impl ResultsWriter {
     }
 
     /// One scored input. With `detail`, a classifier's result carries every label's probability.
-    pub fn scored(&mut self, key: Option<&str>, info: &ModelInfo, row: &[f32], cached: bool, detail: bool) {
+    pub fn scored(
+        &mut self,
+        key: Option<&str>,
+        info: &ModelInfo,
+        row: &[f32],
+        cached: bool,
+        detail: bool,
+    ) {
         self.open(key);
         match Reading::of(info, row) {
             Reading::Label { label, score, .. } => {
@@ -129,7 +144,11 @@ impl ResultsWriter {
                 push(&mut self.buffer, values);
             }
         }
-        self.buffer.extend_from_slice(if cached { b",\"cached\":true}" } else { b",\"cached\":false}" });
+        self.buffer.extend_from_slice(if cached {
+            b",\"cached\":true}"
+        } else {
+            b",\"cached\":false}"
+        });
     }
 
     /// One input that was skipped.
@@ -174,7 +193,13 @@ pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
     push(&mut out, &done.namespace);
     out.extend_from_slice(b",\"results\":");
     out.extend_from_slice(done.results.as_bytes());
-    out.extend_from_slice(format!(",\"hits\":{},\"misses\":{},\"elapsed_ms\":", done.hits, done.misses).as_bytes());
+    out.extend_from_slice(
+        format!(
+            ",\"hits\":{},\"misses\":{},\"elapsed_ms\":",
+            done.hits, done.misses
+        )
+        .as_bytes(),
+    );
     push(&mut out, &done.elapsed_ms);
     out.extend_from_slice(b",\"finished_at\":");
     push(&mut out, &clock::rfc3339(done.finished_at));
@@ -209,7 +234,11 @@ struct Named<'a> {
 /// The JSON of a named entry.
 pub fn named_entry(info: &ModelInfo, row: &[f32], scored_at: DateTime<Utc>) -> Vec<u8> {
     let reading = Reading::of(info, row);
-    let embedding = if let Reading::Embedding(values) = reading { Some(values) } else { None };
+    let embedding = if let Reading::Embedding(values) = reading {
+        Some(values)
+    } else {
+        None
+    };
     let mut out = Vec::with_capacity(128);
     push(
         &mut out,
@@ -256,7 +285,12 @@ pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime
     let mut out = Vec::with_capacity(items.len() * 48 + 128);
     push(
         &mut out,
-        &Ranking { items, model: &info.name, version: &info.version, scored_at: clock::rfc3339(scored_at) },
+        &Ranking {
+            items,
+            model: &info.name,
+            version: &info.version,
+            scored_at: clock::rfc3339(scored_at),
+        },
     );
     out
 }

@@ -40,7 +40,9 @@ impl Secret {
     fn password(&self) -> Option<&str> {
         let (_, rest) = self.0.split_once("://")?;
         let (user, _) = rest.rsplit_once('@')?;
-        user.split_once(':').map(|(_, password)| password).filter(|p| !p.is_empty())
+        user.split_once(':')
+            .map(|(_, password)| password)
+            .filter(|p| !p.is_empty())
     }
 
     /// Takes this URL and its password out of a text, such as an error of a client library.
@@ -74,7 +76,10 @@ mod tests {
         let url = Secret::new("amqp://kiln:p@ss/word@broker:5672/%2f?heartbeat=5");
         assert_eq!(url.place(), "amqp://broker:5672/%2f");
         assert_eq!(format!("{url:?}"), "amqp://broker:5672/%2f");
-        assert_eq!(serde_json::to_string(&url).ok().as_deref(), Some("\"amqp://broker:5672/%2f\""));
+        assert_eq!(
+            serde_json::to_string(&url).ok().as_deref(),
+            Some("\"amqp://broker:5672/%2f\"")
+        );
         assert_eq!(Secret::new("hunter2").place(), HIDDEN);
     }
 

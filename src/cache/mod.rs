@@ -79,17 +79,29 @@ pub struct Cache {
 impl Cache {
     /// Redis, with `memory` serving while it fails.
     pub fn redis(redis: RedisCache, memory: MemoryCache, metrics: Metrics) -> Self {
-        Self { place: Place::Redis(redis), memory, metrics }
+        Self {
+            place: Place::Redis(redis),
+            memory,
+            metrics,
+        }
     }
 
     /// Memory, with a SQLite file's scores behind it.
     pub fn file(store: SqliteStore, memory: MemoryCache, metrics: Metrics) -> Self {
-        Self { place: Place::File(store), memory, metrics }
+        Self {
+            place: Place::File(store),
+            memory,
+            metrics,
+        }
     }
 
     /// No cache: every input is a miss.
     pub fn off(metrics: Metrics) -> Self {
-        Self { place: Place::Off, memory: MemoryCache::new(1), metrics }
+        Self {
+            place: Place::Off,
+            memory: MemoryCache::new(1),
+            metrics,
+        }
     }
 
     /// The server behind it, if there is one.
@@ -105,7 +117,8 @@ impl Cache {
         match &self.place {
             Place::Off => vec![false; wanted.len()],
             Place::Redis(redis) => {
-                let keys: Vec<Vec<u8>> = wanted.iter().map(|w| w.space.prefix.key(w.input)).collect();
+                let keys: Vec<Vec<u8>> =
+                    wanted.iter().map(|w| w.space.prefix.key(w.input)).collect();
                 match redis.get(&keys).await {
                     Some(values) => self.read(wanted, values, redis.is_failing(), outputs),
                     None => wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
@@ -152,31 +165,56 @@ impl Cache {
         wanted: &[Wanted<'_>],
         outputs: &mut Vec<f32>,
     ) -> Vec<bool> {
-        let mut rows: Vec<Option<Arc<[f32]>>> =
-            wanted.iter().map(|w| self.memory.get(&w.space.memory_prefix, w.input)).collect();
+        let mut rows: Vec<Option<Arc<[f32]>>> = wanted
+            .iter()
+            .map(|w| self.memory.get(&w.space.memory_prefix, w.input))
+            .collect();
         let mut at = 0;
         // Wanted inputs come grouped by model version: one statement for each run of the same.
         while let Some(first) = wanted.get(at) {
-            let run = wanted.iter().skip(at).take_while(|w| std::ptr::eq(w.space, first.space)).count();
-            let missing: Vec<usize> = (at..at + run).filter(|i| matches!(rows.get(*i), Some(None))).collect();
-            let hashes: Vec<InputHash> = missing.iter().filter_map(|i| wanted.get(*i)).map(|w| *w.input).collect();
+            let run = wanted
+                .iter()
+                .skip(at)
+                .take_while(|w| std::ptr::eq(w.space, first.space))
+                .count();
+            let missing: Vec<usize> = (at..at + run)
+                .filter(|i| matches!(rows.get(*i), Some(None)))
+                .collect();
+            let hashes: Vec<InputHash> = missing
+                .iter()
+                .filter_map(|i| wanted.get(*i))
+                .map(|w| *w.input)
+                .collect();
             if !hashes.is_empty() {
-                match store.find_scores(&first.space.model, &first.space.version, &hashes).await {
+                match store
+                    .find_scores(&first.space.model, &first.space.version, &hashes)
+                    .await
+                {
                     Ok(found) => {
                         for (index, hash) in missing.iter().zip(&hashes) {
-                            let row = found.get(hash).filter(|r| r.len() == first.space.codec.width());
+                            let row = found
+                                .get(hash)
+                                .filter(|r| r.len() == first.space.codec.width());
                             if let (Some(row), Some(slot)) = (row, rows.get_mut(*index)) {
                                 self.memory.put(&first.space.memory_prefix, hash, row);
                                 *slot = Some(row.as_slice().into());
                             }
                         }
                     }
-                    Err(error) => tracing::warn!(%error, "the file's scores can't be read; scoring anew"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the file's scores can't be read; scoring anew")
+                    }
                 }
             }
             at += run;
         }
-        rows.iter().map(|row| row.as_ref().inspect(|r| outputs.extend_from_slice(r)).is_some()).collect()
+        rows.iter()
+            .map(|row| {
+                row.as_ref()
+                    .inspect(|r| outputs.extend_from_slice(r))
+                    .is_some()
+            })
+            .collect()
     }
 
     /// Keeps rows that were just scored.

@@ -9,8 +9,7 @@ use crate::{
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Pipeline, RedisError, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Pipeline, RedisError, Value, aio::MultiplexedConnection,
 };
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -79,7 +78,9 @@ impl RedisCache {
     pub async fn ping(&self) -> Result<(), String> {
         let result = self.command(&redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err()).await;
-        result.map(|_| ()).map_err(|e| self.url.scrub(&e.to_string()))
+        result
+            .map(|_| ())
+            .map_err(|e| self.url.scrub(&e.to_string()))
     }
 
     /// The values of `keys`, in order; all missing where Redis fails. Pays for at most one time-out.
@@ -91,8 +92,12 @@ impl RedisCache {
         for key in keys {
             command.arg(key.as_slice());
         }
-        let answer = self.guarded(CacheOperation::Get, async { self.command(&command).await }).await?;
-        let Value::Array(values) = answer else { return None };
+        let answer = self
+            .guarded(CacheOperation::Get, async { self.command(&command).await })
+            .await?;
+        let Value::Array(values) = answer else {
+            return None;
+        };
         let found: Vec<Option<Vec<u8>>> = values
             .into_iter()
             .map(|value| match value {
@@ -120,7 +125,8 @@ impl RedisCache {
         }
         self.guarded(CacheOperation::Set, async {
             let mut connection = self.connect().await?;
-            self.deadline(pipeline.query_async::<()>(&mut connection)).await
+            self.deadline(pipeline.query_async::<()>(&mut connection))
+                .await
         })
         .await
         .is_some()
@@ -139,8 +145,13 @@ impl RedisCache {
         }
         let begun = Instant::now();
         let result = work.await;
-        let outcome = if result.is_ok() { CacheOutcome::Ok } else { CacheOutcome::Error };
-        self.metrics.cache(operation, outcome, Some(begun.elapsed()));
+        let outcome = if result.is_ok() {
+            CacheOutcome::Ok
+        } else {
+            CacheOutcome::Error
+        };
+        self.metrics
+            .cache(operation, outcome, Some(begun.elapsed()));
         self.note(operation, result.as_ref().err()).await;
         result.ok()
     }
@@ -152,11 +163,16 @@ impl RedisCache {
         let refusal = error.is_some_and(|e| e.code().is_some());
         if error.is_some() && !refusal {
             let until = self.started.elapsed() + self.cooldown;
-            self.closed_until.store(until.as_millis() as u64, Ordering::Relaxed);
+            self.closed_until
+                .store(until.as_millis() as u64, Ordering::Relaxed);
             *self.connection.lock().await = None;
         }
-        let was = self.failing.get(operation as usize).is_some_and(|f| f.swap(error.is_some(), Ordering::Relaxed));
-        self.metrics.server(Server::Redis, error.is_none() || refusal);
+        let was = self
+            .failing
+            .get(operation as usize)
+            .is_some_and(|f| f.swap(error.is_some(), Ordering::Relaxed));
+        self.metrics
+            .server(Server::Redis, error.is_none() || refusal);
         let operation = operation.as_str();
         match (was, error) {
             (false, Some(error)) => {
@@ -170,26 +186,40 @@ impl RedisCache {
 
     async fn command(&self, command: &redis::Cmd) -> Result<Value, RedisError> {
         let mut connection = self.connect().await?;
-        self.deadline(command.query_async::<Value>(&mut connection)).await
+        self.deadline(command.query_async::<Value>(&mut connection))
+            .await
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut slot = self.deadline(async { Ok(self.connection.lock().await) }).await?;
+        let mut slot = self
+            .deadline(async { Ok(self.connection.lock().await) })
+            .await?;
         if let Some(connection) = slot.as_ref() {
             return Ok(connection.clone());
         }
         let settings = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
             .set_response_timeout(Some(self.timeout));
-        let made = self.deadline(self.client.get_multiplexed_async_connection_with_config(&settings)).await?;
+        let made = self
+            .deadline(
+                self.client
+                    .get_multiplexed_async_connection_with_config(&settings),
+            )
+            .await?;
         *slot = Some(made.clone());
         Ok(made)
     }
 
-    async fn deadline<T>(&self, work: impl Future<Output = Result<T, RedisError>>) -> Result<T, RedisError> {
+    async fn deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, RedisError>>,
+    ) -> Result<T, RedisError> {
         match tokio::time::timeout(self.timeout, work).await {
             Ok(result) => result,
-            Err(_) => Err(RedisError::from((redis::ErrorKind::Io, "no answer in time"))),
+            Err(_) => Err(RedisError::from((
+                redis::ErrorKind::Io,
+                "no answer in time",
+            ))),
         }
     }
 }

@@ -1,12 +1,24 @@
 //! Owns reading a job's JSON: one borrowing pass for good bodies, a slower one that explains bad ones.
 
-use super::{Content, Input, InputError, Job, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank, Unparsable};
+use super::{
+    Content, Input, InputError, Job, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank, Unparsable,
+};
 use crate::failure::{Code, Rejection};
-use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
 const JOB_FIELDS: &[&str] = &[
-    "job_id", "model", "namespace", "inputs", "named", "rank", "ttl_seconds", "on_error", "detail",
+    "job_id",
+    "model",
+    "namespace",
+    "inputs",
+    "named",
+    "rank",
+    "ttl_seconds",
+    "on_error",
+    "detail",
 ];
 const INPUT_FIELDS: &[&str] = &["key", "text", "text_pair", "features"];
 const RANK_FIELDS: &[&str] = &["key", "top"];
@@ -15,11 +27,19 @@ const RANK_FIELDS: &[&str] = &["key", "top"];
 pub(super) fn job<'a>(body: &'a [u8], message_id: Option<&str>) -> Result<Job<'a>, Unparsable> {
     let parsed = match serde_json::from_slice::<RawJob<'a>>(body) {
         Ok(job) => job,
-        Err(_) => explain(body).map_err(|rejection| Unparsable { job_id: find_id(body, message_id), rejection })?,
+        Err(_) => explain(body).map_err(|rejection| Unparsable {
+            job_id: find_id(body, message_id),
+            rejection,
+        })?,
     };
     finish(parsed, message_id).map_err(|(rejection, id)| {
-        let id = id.or_else(|| message_id.map(str::to_owned)).filter(|id| super::is_job_id(id));
-        Unparsable { job_id: id, rejection }
+        let id = id
+            .or_else(|| message_id.map(str::to_owned))
+            .filter(|id| super::is_job_id(id));
+        Unparsable {
+            job_id: id,
+            rejection,
+        }
     })
 }
 
@@ -43,27 +63,49 @@ struct Inputs<'a> {
     features: Vec<f32>,
 }
 
-fn finish<'a>(raw: RawJob<'a>, message_id: Option<&str>) -> Result<Job<'a>, (Rejection, Option<String>)> {
+fn finish<'a>(
+    raw: RawJob<'a>,
+    message_id: Option<&str>,
+) -> Result<Job<'a>, (Rejection, Option<String>)> {
     let own_id = raw.job_id.as_deref().map(str::to_owned);
-    let reject = |field: &str, message: String| (Rejection::invalid(field, message), own_id.clone());
+    let reject =
+        |field: &str, message: String| (Rejection::invalid(field, message), own_id.clone());
     let job_id = match (raw.job_id, message_id) {
         (Some(id), Some(message_id)) if id != message_id => {
-            return Err(reject("job_id", "differs from the message's message_id; give one, or the same in both".into()));
+            return Err(reject(
+                "job_id",
+                "differs from the message's message_id; give one, or the same in both".into(),
+            ));
         }
         (Some(id), _) => id,
         (None, Some(message_id)) => Cow::Owned(message_id.to_owned()),
         (None, None) => {
-            return Err(reject("job_id", "missing: expected in the body or as the message's message_id".into()));
+            return Err(reject(
+                "job_id",
+                "missing: expected in the body or as the message's message_id".into(),
+            ));
         }
     };
     if !super::is_job_id(&job_id) {
-        return Err(reject("job_id", format!("expected 1 to {} printable ASCII characters", super::MAX_JOB_ID)));
+        return Err(reject(
+            "job_id",
+            format!(
+                "expected 1 to {} printable ASCII characters",
+                super::MAX_JOB_ID
+            ),
+        ));
     }
     let Some(model) = raw.model else {
-        return Err(reject("model", "missing: expected a model's name, or name@version".into()));
+        return Err(reject(
+            "model",
+            "missing: expected a model's name, or name@version".into(),
+        ));
     };
     let Some(inputs) = raw.inputs else {
-        return Err(reject("inputs", format!("missing: expected 1 to {MAX_INPUTS} inputs")));
+        return Err(reject(
+            "inputs",
+            format!("missing: expected 1 to {MAX_INPUTS} inputs"),
+        ));
     };
     Ok(Job {
         job_id,
@@ -103,7 +145,11 @@ fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     if inner.classify() != serde_json::error::Category::Data {
         // A number beyond any float is well-formed JSON that no field can hold.
         let out_of_range = inner.to_string().starts_with("number out of range");
-        let code = if out_of_range { Code::Invalid } else { Code::Malformed };
+        let code = if out_of_range {
+            Code::Invalid
+        } else {
+            Code::Malformed
+        };
         let message = if out_of_range {
             "expected a finite 32-bit float".to_owned()
         } else {
@@ -116,7 +162,10 @@ fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     {
         return Ok(job);
     }
-    Err(Rejection::invalid(blame(field, &inner), without_position(&inner)))
+    Err(Rejection::invalid(
+        blame(field, &inner),
+        without_position(&inner),
+    ))
 }
 
 /// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
@@ -124,10 +173,20 @@ fn blame(path: String, error: &serde_json::Error) -> String {
     let message = error.to_string();
     let named = ["unknown field `", "duplicate field `", "missing field `"]
         .iter()
-        .find_map(|start| message.strip_prefix(start)?.split('`').next().map(str::to_owned));
+        .find_map(|start| {
+            message
+                .strip_prefix(start)?
+                .split('`')
+                .next()
+                .map(str::to_owned)
+        });
     match named {
         Some(name) if path == name || path.ends_with(&format!(".{name}")) || path.is_empty() => {
-            if path.is_empty() { name } else { path }
+            if path.is_empty() {
+                name
+            } else {
+                path
+            }
         }
         Some(name) => format!("{path}.{name}"),
         None => path,
@@ -149,27 +208,43 @@ fn skip_bad_inputs<'a>(body: &[u8]) -> Option<RawJob<'a>> {
     if object.get("on_error")?.as_str()? != "skip" {
         return None;
     }
-    let serde_json::Value::Array(list) = object.remove("inputs")? else { return None };
+    let serde_json::Value::Array(list) = object.remove("inputs")? else {
+        return None;
+    };
     if list.is_empty() || list.len() > MAX_INPUTS {
         return None;
     }
     let mut inputs = Inputs::default();
     for item in list {
-        let key = item.get("key").and_then(|k| k.as_str()).filter(|k| super::key_problem(k).is_none());
+        let key = item
+            .get("key")
+            .and_then(|k| k.as_str())
+            .filter(|k| super::key_problem(k).is_none());
         let key = key.map(|k| Cow::Owned(k.to_owned()));
         let text = serde_json::to_string(&item).ok()?;
         let before = inputs.features.len();
         let mut reader = serde_json::Deserializer::from_str(&text);
         let mut track = serde_path_to_error::Track::new();
-        let seed = InputSeed { features: &mut inputs.features };
-        let result = seed.deserialize(serde_path_to_error::Deserializer::new(&mut reader, &mut track));
+        let seed = InputSeed {
+            features: &mut inputs.features,
+        };
+        let result = seed.deserialize(serde_path_to_error::Deserializer::new(
+            &mut reader,
+            &mut track,
+        ));
         let input = match result {
             Ok(input) => owned(input),
             Err(error) => {
                 inputs.features.truncate(before);
                 let path = track.path().to_string();
                 let field = blame(if path == "." { String::new() } else { path }, &error);
-                Input { key, content: Content::Bad(InputError { field, message: without_position(&error) }) }
+                Input {
+                    key,
+                    content: Content::Bad(InputError {
+                        field,
+                        message: without_position(&error),
+                    }),
+                }
             }
         };
         inputs.list.push(input);
@@ -183,7 +258,10 @@ fn skip_bad_inputs<'a>(body: &[u8]) -> Option<RawJob<'a>> {
         namespace: rest.namespace.map(own),
         inputs: Some(inputs),
         named: rest.named,
-        rank: rest.rank.map(|r| Rank { key: own(r.key), top: r.top }),
+        rank: rest.rank.map(|r| Rank {
+            key: own(r.key),
+            top: r.top,
+        }),
         ttl_seconds: rest.ttl_seconds,
         on_error: rest.on_error,
         detail: rest.detail,
@@ -196,18 +274,29 @@ fn own<'b>(text: Cow<'_, str>) -> Cow<'b, str> {
 
 fn owned<'b>(input: Input<'_>) -> Input<'b> {
     let content = match input.content {
-        Content::Text { text, pair } => Content::Text { text: own(text), pair: pair.map(own) },
+        Content::Text { text, pair } => Content::Text {
+            text: own(text),
+            pair: pair.map(own),
+        },
         Content::Features(range) => Content::Features(range),
         Content::Bad(error) => Content::Bad(error),
     };
-    Input { key: input.key.map(own), content }
+    Input {
+        key: input.key.map(own),
+        content,
+    }
 }
 
 /// The id of a body that is no job, for its rejection's row.
 fn find_id(body: &[u8], message_id: Option<&str>) -> Option<String> {
     let tree: Option<serde_json::Value> = serde_json::from_slice(body).ok();
-    let own = tree.as_ref().and_then(|t| t.get("job_id")).and_then(|id| id.as_str());
-    own.or(message_id).filter(|id| super::is_job_id(id)).map(str::to_owned)
+    let own = tree
+        .as_ref()
+        .and_then(|t| t.get("job_id"))
+        .and_then(|id| id.as_str());
+    own.or(message_id)
+        .filter(|id| super::is_job_id(id))
+        .map(str::to_owned)
 }
 
 impl<'de: 'a, 'a> Deserialize<'de> for RawJob<'a> {
@@ -237,7 +326,12 @@ impl<'de: 'a, 'a> Visitor<'de> for JobVisitor<'a> {
                 3 => job.inputs = Some(map.next_value_seed(InputsSeed)?),
                 4 => job.named = map.next_value()?,
                 5 => job.rank = Some(map.next_value_seed(RankSeed)?),
-                6 => job.ttl_seconds = Some(map.next_value_seed(Whole { least: 1, most: MAX_TTL_SECONDS })?),
+                6 => {
+                    job.ttl_seconds = Some(map.next_value_seed(Whole {
+                        least: 1,
+                        most: MAX_TTL_SECONDS,
+                    })?)
+                }
                 7 => job.on_error = map.next_value_seed(OnErrorSeed)?,
                 8 => job.detail = map.next_value()?,
                 _ => {
@@ -250,10 +344,16 @@ impl<'de: 'a, 'a> Visitor<'de> for JobVisitor<'a> {
 }
 
 /// Fails on a field that was there before.
-fn once<E: de::Error>(seen: &mut u32, field: usize, names: &'static [&'static str]) -> Result<(), E> {
+fn once<E: de::Error>(
+    seen: &mut u32,
+    field: usize,
+    names: &'static [&'static str],
+) -> Result<(), E> {
     let bit = 1u32 << field;
     if *seen & bit != 0 {
-        return Err(E::duplicate_field(names.get(field).copied().unwrap_or_default()));
+        return Err(E::duplicate_field(
+            names.get(field).copied().unwrap_or_default(),
+        ));
     }
     *seen |= bit;
     Ok(())
@@ -275,7 +375,10 @@ impl Visitor<'_> for Field {
         f.write_str("a field's name")
     }
     fn visit_str<E: de::Error>(self, name: &str) -> Result<usize, E> {
-        self.0.iter().position(|known| *known == name).ok_or_else(|| E::unknown_field(name, self.0))
+        self.0
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| E::unknown_field(name, self.0))
     }
 }
 
@@ -284,7 +387,10 @@ macro_rules! text_seed {
         struct $name;
         impl<'de> DeserializeSeed<'de> for $name {
             type Value = Cow<'de, str>;
-            fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Cow<'de, str>, D::Error> {
+            fn deserialize<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Cow<'de, str>, D::Error> {
                 deserializer.deserialize_str(self)
             }
         }
@@ -299,7 +405,9 @@ macro_rules! text_seed {
             }
             fn visit_str<E: de::Error>(self, text: &str) -> Result<Cow<'de, str>, E> {
                 let check: fn(&str) -> Option<String> = $check;
-                check(text).map_or(Ok(Cow::Owned(text.to_owned())), |problem| Err(E::custom(problem)))
+                check(text).map_or(Ok(Cow::Owned(text.to_owned())), |problem| {
+                    Err(E::custom(problem))
+                })
             }
         }
     };
@@ -375,10 +483,18 @@ impl<'de> Visitor<'de> for RankSeed {
             once(&mut seen, field, RANK_FIELDS)?;
             match field {
                 0 => key = Some(map.next_value_seed(Key)?),
-                _ => top = Some(map.next_value_seed(Whole { least: 1, most: MAX_INPUTS as u64 })? as usize),
+                _ => {
+                    top = Some(map.next_value_seed(Whole {
+                        least: 1,
+                        most: MAX_INPUTS as u64,
+                    })? as usize)
+                }
             }
         }
-        Ok(Rank { key: key.ok_or_else(|| de::Error::missing_field("key"))?, top })
+        Ok(Rank {
+            key: key.ok_or_else(|| de::Error::missing_field("key"))?,
+            top,
+        })
     }
 }
 
@@ -397,15 +513,24 @@ impl<'de> Visitor<'de> for InputsSeed {
         write!(f, "an array of 1 to {MAX_INPUTS} inputs")
     }
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Inputs<'de>, S::Error> {
-        let mut inputs = Inputs { list: Vec::with_capacity(8), features: Vec::with_capacity(256) };
-        while let Some(input) = seq.next_element_seed(InputSeed { features: &mut inputs.features })? {
+        let mut inputs = Inputs {
+            list: Vec::with_capacity(8),
+            features: Vec::with_capacity(256),
+        };
+        while let Some(input) = seq.next_element_seed(InputSeed {
+            features: &mut inputs.features,
+        })? {
             inputs.list.push(input);
             if inputs.list.len() > MAX_INPUTS {
-                return Err(de::Error::custom(format!("expected 1 to {MAX_INPUTS} inputs, found more")));
+                return Err(de::Error::custom(format!(
+                    "expected 1 to {MAX_INPUTS} inputs, found more"
+                )));
             }
         }
         if inputs.list.is_empty() {
-            return Err(de::Error::custom(format!("expected 1 to {MAX_INPUTS} inputs, found none")));
+            return Err(de::Error::custom(format!(
+                "expected 1 to {MAX_INPUTS} inputs, found none"
+            )));
         }
         Ok(inputs)
     }
@@ -445,9 +570,19 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
         let content = match (text, pair, range) {
             (Some(text), pair, None) => Content::Text { text, pair },
             (None, None, Some(range)) => Content::Features(range),
-            (Some(_), _, Some(_)) => return Err(de::Error::custom("expected `text` or `features`, found both")),
-            (None, Some(_), _) => return Err(de::Error::custom("expected `text` beside `text_pair`")),
-            (None, None, None) => return Err(de::Error::custom("expected `text` or `features`, found neither")),
+            (Some(_), _, Some(_)) => {
+                return Err(de::Error::custom(
+                    "expected `text` or `features`, found both",
+                ));
+            }
+            (None, Some(_), _) => {
+                return Err(de::Error::custom("expected `text` beside `text_pair`"));
+            }
+            (None, None, None) => {
+                return Err(de::Error::custom(
+                    "expected `text` or `features`, found neither",
+                ));
+            }
         };
         Ok(Input { key, content })
     }
@@ -493,7 +628,11 @@ impl Visitor<'_> for Number {
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<f32, E> {
         let narrow = value as f32;
         // Adding zero makes -0 and 0 one input.
-        if narrow.is_finite() { Ok(narrow + 0.0) } else { Err(E::custom("expected a finite 32-bit float")) }
+        if narrow.is_finite() {
+            Ok(narrow + 0.0)
+        } else {
+            Err(E::custom("expected a finite 32-bit float"))
+        }
     }
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<f32, E> {
         Ok(value as f32)

@@ -38,7 +38,12 @@ pub struct Filling<T> {
 impl<T> Filling<T> {
     /// An empty batch.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, jobs: Vec::new(), tokens: 0, since: None }
+        Self {
+            limits,
+            jobs: Vec::new(),
+            tokens: 0,
+            since: None,
+        }
     }
 
     /// Adds a job with a body of `bytes`; says why the batch is to be closed now, if it is.
@@ -58,7 +63,13 @@ impl<T> Filling<T> {
     /// When the batch is to be closed although it isn't full. With nothing else in flight that is at once:
     /// waiting would only make a lone job late.
     pub fn deadline(&self, others_in_flight: bool) -> Option<Instant> {
-        self.since.map(|since| if others_in_flight { since + self.limits.wait } else { since })
+        self.since.map(|since| {
+            if others_in_flight {
+                since + self.limits.wait
+            } else {
+                since
+            }
+        })
     }
 
     /// Jobs so far.
@@ -84,7 +95,11 @@ mod tests {
     use super::*;
 
     fn filling() -> Filling<u32> {
-        Filling::new(Limits { jobs: 3, tokens: 100, wait: Duration::from_millis(5) })
+        Filling::new(Limits {
+            jobs: 3,
+            tokens: 100,
+            wait: Duration::from_millis(5),
+        })
     }
 
     #[test]

@@ -46,7 +46,9 @@ impl Group {
     /// An output row by its place.
     pub fn row(&self, place: usize) -> &[f32] {
         let width = self.width();
-        self.outputs.get(place * width..(place + 1) * width).unwrap_or_default()
+        self.outputs
+            .get(place * width..(place + 1) * width)
+            .unwrap_or_default()
     }
 }
 
@@ -54,7 +56,10 @@ impl Group {
 #[derive(Debug)]
 pub enum Source<'a> {
     Features(&'a [f32]),
-    Text { text: Cow<'a, str>, pair: Option<Cow<'a, str>> },
+    Text {
+        text: Cow<'a, str>,
+        pair: Option<Cow<'a, str>>,
+    },
 }
 
 /// How a slot got its row.
@@ -104,8 +109,13 @@ impl<'a> Plan<'a> {
     pub fn add(&mut self, job: &'a Job<'_>, model: &Arc<Model>, ttl_seconds: u64) {
         let group = self.group(model);
         let number = self.jobs.len();
-        let Some(entry) = self.groups.get_mut(group) else { return };
-        let mut planned = Planned { group, slots: Vec::with_capacity(job.inputs.len()) };
+        let Some(entry) = self.groups.get_mut(group) else {
+            return;
+        };
+        let mut planned = Planned {
+            group,
+            slots: Vec::with_capacity(job.inputs.len()),
+        };
         for (index, input) in job.inputs.iter().enumerate() {
             let (hash, source) = match &input.content {
                 Content::Bad(_) => {
@@ -119,7 +129,10 @@ impl<'a> Plan<'a> {
                 Content::Text { text, pair } => {
                     let text = model.normalise(text);
                     let pair = pair.as_deref().map(|p| model.normalise(p));
-                    (key::hash_text(&text, pair.as_deref()), Source::Text { text, pair })
+                    (
+                        key::hash_text(&text, pair.as_deref()),
+                        Source::Text { text, pair },
+                    )
                 }
             };
             match entry.by_input.entry(hash) {
@@ -135,7 +148,14 @@ impl<'a> Plan<'a> {
                     planned.slots.push(Some(self.slots.len()));
                     let asked_by = (number, index);
                     let found = Found::Not;
-                    self.slots.push(Slot { group, input: hash, source, ttl_seconds, asked_by, found });
+                    self.slots.push(Slot {
+                        group,
+                        input: hash,
+                        source,
+                        ttl_seconds,
+                        asked_by,
+                        found,
+                    });
                 }
             }
         }
@@ -143,7 +163,11 @@ impl<'a> Plan<'a> {
     }
 
     fn group(&mut self, model: &Arc<Model>) -> usize {
-        if let Some(at) = self.groups.iter().position(|g| Arc::ptr_eq(&g.model, model)) {
+        if let Some(at) = self
+            .groups
+            .iter()
+            .position(|g| Arc::ptr_eq(&g.model, model))
+        {
             return at;
         }
         let info = model.info();

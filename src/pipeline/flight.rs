@@ -59,19 +59,30 @@ impl Flights {
     }
 
     /// Claims those inputs of `model` that nobody scores yet.
-    pub fn claim(self: &Arc<Self>, model: usize, inputs: impl IntoIterator<Item = InputHash>) -> Claims {
+    pub fn claim(
+        self: &Arc<Self>,
+        model: usize,
+        inputs: impl IntoIterator<Item = InputHash>,
+    ) -> Claims {
         let (sender, receiver) = watch::channel(None);
         let mut claims = Claims {
             own: Vec::new(),
             others: Vec::new(),
-            flight: Flight { flights: self.clone(), keys: Vec::new(), rows: sender },
+            flight: Flight {
+                flights: self.clone(),
+                keys: Vec::new(),
+                rows: sender,
+            },
         };
         let mut seats = self.seats();
         for (place, input) in inputs.into_iter().enumerate() {
             match seats.entry((model, input)) {
                 Entry::Occupied(seat) => claims.others.push((place, Waiting(seat.get().clone()))),
                 Entry::Vacant(slot) => {
-                    slot.insert(Seat { rows: receiver.clone(), index: claims.own.len() });
+                    slot.insert(Seat {
+                        rows: receiver.clone(),
+                        index: claims.own.len(),
+                    });
                     claims.own.push(place);
                     claims.flight.keys.push((model, input));
                 }
@@ -114,7 +125,10 @@ impl Waiting {
     pub async fn row(mut self, width: usize) -> Option<Vec<f32>> {
         let landed = self.0.rows.wait_for(Option::is_some).await.ok()?;
         let start = self.0.index * width;
-        landed.as_ref()?.get(start..start + width).map(<[f32]>::to_vec)
+        landed
+            .as_ref()?
+            .get(start..start + width)
+            .map(<[f32]>::to_vec)
     }
 }
 
@@ -134,8 +148,14 @@ mod tests {
         let other_model = flights.claim(2, hashes(0..1));
         assert_eq!((first.own, second.own), (vec![0, 1, 2, 3], vec![2, 3]));
         assert_eq!(other_model.own, [0]);
-        let waiting: Vec<_> = second.others.into_iter().map(|(_, w)| tokio::spawn(w.row(2))).collect();
-        first.flight.land(vec![0.0, 0.1, 1.0, 1.1, 2.0, 2.1, 3.0, 3.1]);
+        let waiting: Vec<_> = second
+            .others
+            .into_iter()
+            .map(|(_, w)| tokio::spawn(w.row(2)))
+            .collect();
+        first
+            .flight
+            .land(vec![0.0, 0.1, 1.0, 1.1, 2.0, 2.1, 3.0, 3.1]);
         let mut rows = Vec::new();
         for task in waiting {
             rows.push(task.await.expect("joins"));

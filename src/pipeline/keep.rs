@@ -34,12 +34,23 @@ pub(super) struct ToStore<'a> {
 
 /// What became of it.
 pub(super) enum Stored {
-    Done { job_id: String, result: Arc<Finished>, repeated: bool },
-    Failed { job_id: String, failure: Failure },
+    Done {
+        job_id: String,
+        result: Arc<Finished>,
+        repeated: bool,
+    },
+    Failed {
+        job_id: String,
+        failure: Failure,
+    },
 }
 
 /// Stores a batch. Returns, by place in the batch, what became of each job.
-pub(super) async fn batch(engine: &Engine, plan: &Plan<'_>, jobs: Vec<ToStore<'_>>) -> Vec<(usize, Stored)> {
+pub(super) async fn batch(
+    engine: &Engine,
+    plan: &Plan<'_>,
+    jobs: Vec<ToStore<'_>>,
+) -> Vec<(usize, Stored)> {
     let (_, kept) = tokio::join!(keep_entries(engine, plan), keep_rows(engine, plan, &jobs));
     let mut stored = Vec::with_capacity(jobs.len());
     let mut shown = Vec::new();
@@ -49,10 +60,24 @@ pub(super) async fn batch(engine: &Engine, plan: &Plan<'_>, jobs: Vec<ToStore<'_
             entries_for_readers(engine, plan, &job, &mut shown);
         }
         let outcome = match kept {
-            Ok(Kept::New) => Stored::Done { job_id, result: Arc::new(job.result), repeated: false },
-            Ok(Kept::Same(first)) => Stored::Done { job_id, result: Arc::from(first), repeated: true },
-            Ok(Kept::Conflict) => Stored::Failed { job_id, failure: run::conflict().into() },
-            Err(reason) => Stored::Failed { job_id, failure: Failure::Unstorable(reason) },
+            Ok(Kept::New) => Stored::Done {
+                job_id,
+                result: Arc::new(job.result),
+                repeated: false,
+            },
+            Ok(Kept::Same(first)) => Stored::Done {
+                job_id,
+                result: Arc::from(first),
+                repeated: true,
+            },
+            Ok(Kept::Conflict) => Stored::Failed {
+                job_id,
+                failure: run::conflict().into(),
+            },
+            Err(reason) => Stored::Failed {
+                job_id,
+                failure: Failure::Unstorable(reason),
+            },
         };
         stored.push((job.place, outcome));
     }
@@ -85,7 +110,11 @@ async fn keep_entries(engine: &Engine, plan: &Plan<'_>) {
 }
 
 /// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
-async fn keep_rows(engine: &Engine, plan: &Plan<'_>, jobs: &[ToStore<'_>]) -> Vec<Result<Kept, String>> {
+async fn keep_rows(
+    engine: &Engine,
+    plan: &Plan<'_>,
+    jobs: &[ToStore<'_>],
+) -> Vec<Result<Kept, String>> {
     if jobs.is_empty() {
         return Vec::new();
     }
@@ -99,7 +128,9 @@ async fn keep_rows(engine: &Engine, plan: &Plan<'_>, jobs: &[ToStore<'_>]) -> Ve
             let mut kept = Vec::with_capacity(jobs.len());
             for job in jobs {
                 let one = attempt(engine, plan, std::slice::from_ref(job)).await;
-                kept.push(one.and_then(|mut one| one.pop().ok_or_else(|| "no row came back".to_owned())));
+                kept.push(
+                    one.and_then(|mut one| one.pop().ok_or_else(|| "no row came back".to_owned())),
+                );
             }
             kept
         }
@@ -107,23 +138,41 @@ async fn keep_rows(engine: &Engine, plan: &Plan<'_>, jobs: &[ToStore<'_>]) -> Ve
 }
 
 /// One transaction, repeated until the database has answered. An error is the database's refusal.
-async fn attempt(engine: &Engine, plan: &Plan<'_>, jobs: &[ToStore<'_>]) -> Result<Vec<Kept>, String> {
+async fn attempt(
+    engine: &Engine,
+    plan: &Plan<'_>,
+    jobs: &[ToStore<'_>],
+) -> Result<Vec<Kept>, String> {
     let batch = Batch {
         jobs: jobs
             .iter()
-            .map(|j| JobRow { job_id: &j.job.job_id, body_sha256: j.body_sha256, done: &j.result })
+            .map(|j| JobRow {
+                job_id: &j.job.job_id,
+                body_sha256: j.body_sha256,
+                done: &j.result,
+            })
             .collect(),
         scores: score_rows(engine, plan, jobs),
-        finished_at: jobs.first().map(|j| j.result.finished_at).unwrap_or_default(),
+        finished_at: jobs
+            .first()
+            .map(|j| j.result.finished_at)
+            .unwrap_or_default(),
     };
-    let kept = until_available(engine, async || engine.parts.store.keep(&batch).await).await?;
-    engine.parts.metrics.rows(Table::Jobs, kept.iter().filter(|k| **k == Kept::New).count());
+    let kept = until_available(engine, || engine.parts.store.keep(&batch)).await?;
+    engine.parts.metrics.rows(
+        Table::Jobs,
+        kept.iter().filter(|k| **k == Kept::New).count(),
+    );
     engine.parts.metrics.rows(Table::Scores, batch.scores.len());
     Ok(kept)
 }
 
 /// The misses that these jobs were the first to ask for.
-fn score_rows<'a>(engine: &Engine, plan: &'a Plan<'_>, jobs: &'a [ToStore<'_>]) -> Vec<ScoreRow<'a>> {
+fn score_rows<'a>(
+    engine: &Engine,
+    plan: &'a Plan<'_>,
+    jobs: &'a [ToStore<'_>],
+) -> Vec<ScoreRow<'a>> {
     if !engine.settings.store.scores {
         return Vec::new();
     }
@@ -137,7 +186,9 @@ fn score_rows<'a>(engine: &Engine, plan: &'a Plan<'_>, jobs: &'a [ToStore<'_>]) 
     plan.slots
         .iter()
         .filter_map(|slot| {
-            let Found::Scored(place) = slot.found else { return None };
+            let Found::Scored(place) = slot.found else {
+                return None;
+            };
             let group = plan.groups.get(slot.group)?;
             let (info, row) = (group.model.info(), group.row(place));
             let job = by_number.get(slot.asked_by.0).copied().flatten()?.job;
@@ -145,7 +196,9 @@ fn score_rows<'a>(engine: &Engine, plan: &'a Plan<'_>, jobs: &'a [ToStore<'_>]) 
             let reading = Reading::of(info, row);
             let (text, pair, features) = match &slot.source {
                 super::coalesce::Source::Features(values) => (None, None, Some(*values)),
-                super::coalesce::Source::Text { text, pair } => (Some(text.as_ref()), pair.as_deref(), None),
+                super::coalesce::Source::Text { text, pair } => {
+                    (Some(text.as_ref()), pair.as_deref(), None)
+                }
             };
             Some(ScoreRow {
                 input: slot.input,
@@ -165,17 +218,37 @@ fn score_rows<'a>(engine: &Engine, plan: &'a Plan<'_>, jobs: &'a [ToStore<'_>]) 
 }
 
 /// Named entries and the ranking of a job whose row is committed.
-fn entries_for_readers(engine: &Engine, plan: &Plan<'_>, stored: &ToStore<'_>, entries: &mut Vec<Put>) {
+fn entries_for_readers(
+    engine: &Engine,
+    plan: &Plan<'_>,
+    stored: &ToStore<'_>,
+    entries: &mut Vec<Put>,
+) {
     let job = stored.job;
     if !job.named && job.rank.is_none() {
         return;
     }
-    let Some(planned) = plan.jobs.get(stored.number) else { return };
-    let Some(group) = plan.groups.get(planned.group) else { return };
+    let Some(planned) = plan.jobs.get(stored.number) else {
+        return;
+    };
+    let Some(group) = plan.groups.get(planned.group) else {
+        return;
+    };
     let info = group.model.info();
     let at = stored.result.finished_at;
-    let ttl = plan.slots.get(planned.slots.iter().flatten().copied().next().unwrap_or(usize::MAX));
-    let ttl_seconds = job.ttl_seconds.or(ttl.map(|s| s.ttl_seconds)).unwrap_or(engine.settings.cache.ttl_seconds);
+    let ttl = plan.slots.get(
+        planned
+            .slots
+            .iter()
+            .flatten()
+            .copied()
+            .next()
+            .unwrap_or(usize::MAX),
+    );
+    let ttl_seconds = job
+        .ttl_seconds
+        .or(ttl.map(|s| s.ttl_seconds))
+        .unwrap_or(engine.settings.cache.ttl_seconds);
     let mut rng = rand::rng();
     let mut put = |key: &str, value: Vec<u8>| {
         entries.push(Put {
@@ -184,10 +257,14 @@ fn entries_for_readers(engine: &Engine, plan: &Plan<'_>, stored: &ToStore<'_>, e
             ttl_ms: clock::random_ttl_ms(&mut rng, ttl_seconds),
         });
     };
-    let keyed = job.inputs.iter().zip(&planned.slots).filter_map(|(input, slot)| {
-        let (row, _) = plan.row((*slot)?)?;
-        Some((input.key.as_deref()?, row))
-    });
+    let keyed = job
+        .inputs
+        .iter()
+        .zip(&planned.slots)
+        .filter_map(|(input, slot)| {
+            let (row, _) = plan.row((*slot)?)?;
+            Some((input.key.as_deref()?, row))
+        });
     let mut ranked = Vec::new();
     for (key, row) in keyed {
         if job.named {
@@ -199,7 +276,10 @@ fn entries_for_readers(engine: &Engine, plan: &Plan<'_>, stored: &ToStore<'_>, e
     }
     if let Some(rank) = &job.rank {
         let top = rank.top.unwrap_or(ranked.len());
-        put(&rank.key, result::ranking(info, result::rank(ranked, top), at));
+        put(
+            &rank.key,
+            result::ranking(info, result::rank(ranked, top), at),
+        );
     }
 }
 
@@ -208,16 +288,20 @@ fn entries_for_readers(engine: &Engine, plan: &Plan<'_>, stored: &ToStore<'_>, e
 pub(super) async fn rejections(engine: &Engine, rows: &[RejectedRow<'_>]) {
     for row in rows {
         let one = std::slice::from_ref(row);
-        if let Err(reason) = until_available(engine, async || engine.parts.store.reject(one).await).await {
-            tracing::error!(reason, code = row.rejection.code.as_str(), "the database refuses a rejection's row");
+        if let Err(reason) = until_available(engine, || engine.parts.store.reject(one)).await {
+            tracing::error!(
+                reason,
+                code = row.rejection.code.as_str(),
+                "the database refuses a rejection's row"
+            );
         }
     }
 }
 
 /// Repeats a write until the database has answered; an error is its refusal.
-async fn until_available<T>(
+async fn until_available<T, W: Future<Output = Result<T, StoreError>>>(
     engine: &Engine,
-    write: impl AsyncFn() -> Result<T, StoreError>,
+    write: impl Fn() -> W,
 ) -> Result<T, String> {
     let most = config::ms(engine.settings.database.backoff_most_ms);
     let mut backoff = Backoff::new(Duration::from_millis(50), most);

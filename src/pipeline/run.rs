@@ -49,9 +49,16 @@ pub struct JobSource<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Its row is committed.
-    Done { job_id: String, result: Arc<Finished>, repeated: bool },
+    Done {
+        job_id: String,
+        result: Arc<Finished>,
+        repeated: bool,
+    },
     /// It can't succeed, and its row says so.
-    Rejected { job_id: Option<String>, rejection: Rejection },
+    Rejected {
+        job_id: Option<String>,
+        rejection: Rejection,
+    },
     /// It failed for a reason that may pass.
     Retry { reason: String },
     /// The process can't go on with it: it must go back unharmed.
@@ -95,7 +102,11 @@ struct Accepted<'a> {
 impl Engine {
     /// An engine over these parts.
     pub fn new(parts: EngineParts, settings: &Settings) -> Self {
-        Self { parts, flights: Arc::default(), settings: settings.clone() }
+        Self {
+            parts,
+            flights: Arc::default(),
+            settings: settings.clone(),
+        }
     }
 
     /// The models that it serves.
@@ -116,7 +127,11 @@ impl Engine {
         let mut followers: Vec<(usize, usize)> = Vec::new();
         let bytes: usize = sources.iter().map(|s| s.body.len()).sum();
         let mut accept = || self.accept(sources, &mut outcomes, &mut followers);
-        let accepted = if bytes > BLOCKING_BYTES { tokio::task::block_in_place(accept) } else { accept() };
+        let accepted = if bytes > BLOCKING_BYTES {
+            tokio::task::block_in_place(accept)
+        } else {
+            accept()
+        };
         let mut plan = Plan::default();
         for one in &accepted {
             plan.add(&one.job, &one.model, self.ttl_seconds(&one.job, &one.model));
@@ -134,25 +149,48 @@ impl Engine {
             .into_iter()
             .map(|(number, result)| {
                 let one = &accepted[number];
-                keep::ToStore { number, place: one.place, job: &one.job, body_sha256: one.body_sha256, result }
+                keep::ToStore {
+                    number,
+                    place: one.place,
+                    job: &one.job,
+                    body_sha256: one.body_sha256,
+                    result,
+                }
             })
             .collect();
         for (place, stored) in keep::batch(self, &plan, jobs).await {
             let outcome = match stored {
-                Stored::Done { job_id, result, repeated } => Outcome::Done { job_id, result, repeated },
-                Stored::Failed { job_id, failure } => self.judge(failure, Some(job_id), sources.get(place)),
+                Stored::Done {
+                    job_id,
+                    result,
+                    repeated,
+                } => Outcome::Done {
+                    job_id,
+                    result,
+                    repeated,
+                },
+                Stored::Failed { job_id, failure } => {
+                    self.judge(failure, Some(job_id), sources.get(place))
+                }
             };
             set(&mut outcomes, place, outcome);
         }
         for (place, leader) in followers {
             let outcome = match outcomes.get(leader).cloned().flatten() {
-                Some(Outcome::Done { job_id, result, .. }) => Outcome::Done { job_id, result, repeated: true },
+                Some(Outcome::Done { job_id, result, .. }) => Outcome::Done {
+                    job_id,
+                    result,
+                    repeated: true,
+                },
                 Some(other) => other,
                 None => Outcome::Abandoned,
             };
             set(&mut outcomes, place, outcome);
         }
-        let outcomes: Vec<Outcome> = outcomes.into_iter().map(|o| o.unwrap_or(Outcome::Abandoned)).collect();
+        let outcomes: Vec<Outcome> = outcomes
+            .into_iter()
+            .map(|o| o.unwrap_or(Outcome::Abandoned))
+            .collect();
         self.keep_rejections(sources, &accepted, &outcomes).await;
         self.parts.metrics.stage(Stage::Store, begun.elapsed());
         self.count(sources, &outcomes, counts);
@@ -172,7 +210,14 @@ impl Engine {
             let (job, model) = match self.check(source) {
                 Ok(pair) => pair,
                 Err(bad) => {
-                    set(outcomes, place, Outcome::Rejected { job_id: bad.job_id, rejection: bad.rejection });
+                    set(
+                        outcomes,
+                        place,
+                        Outcome::Rejected {
+                            job_id: bad.job_id,
+                            rejection: bad.rejection,
+                        },
+                    );
                     continue;
                 }
             };
@@ -180,13 +225,27 @@ impl Engine {
             match by_id.entry(job.job_id.to_string()) {
                 Entry::Vacant(slot) => {
                     slot.insert(accepted.len());
-                    accepted.push(Accepted { place, job, model, body_sha256 });
+                    accepted.push(Accepted {
+                        place,
+                        job,
+                        model,
+                        body_sha256,
+                    });
                 }
                 Entry::Occupied(first) => match accepted.get(*first.get()) {
-                    Some(leader) if leader.body_sha256 == body_sha256 => followers.push((place, leader.place)),
+                    Some(leader) if leader.body_sha256 == body_sha256 => {
+                        followers.push((place, leader.place))
+                    }
                     _ => {
                         let job_id = Some(first.key().clone());
-                        set(outcomes, place, Outcome::Rejected { job_id, rejection: conflict() });
+                        set(
+                            outcomes,
+                            place,
+                            Outcome::Rejected {
+                                job_id,
+                                rejection: conflict(),
+                            },
+                        );
                     }
                 },
             }
@@ -197,8 +256,14 @@ impl Engine {
     fn check<'a>(&self, source: &JobSource<'a>) -> Result<(Job<'a>, Arc<Model>), Unparsable> {
         let most = self.settings.intake.max_body_bytes;
         if source.body.len() > most {
-            let job_id = source.message_id.filter(|id| job::is_job_id(id)).map(str::to_owned);
-            return Err(Unparsable { job_id, rejection: job::too_large(source.body.len(), most) });
+            let job_id = source
+                .message_id
+                .filter(|id| job::is_job_id(id))
+                .map(str::to_owned);
+            return Err(Unparsable {
+                job_id,
+                rejection: job::too_large(source.body.len(), most),
+            });
         }
         let parsed = Job::parse(source.body, source.message_id);
         if let Some(rejection) = source.given_up.clone() {
@@ -209,14 +274,21 @@ impl Engine {
             return Err(Unparsable { job_id, rejection });
         }
         let mut job = parsed?;
-        let refuse = |job: &Job<'_>, rejection| Unparsable { job_id: Some(job.job_id.to_string()), rejection };
-        let model = self
-            .parts
-            .registry
-            .resolve(&job.model)
-            .map_err(|unknown| refuse(&job, Rejection::new(Code::UnknownModel, "model", unknown.to_string())))?;
+        let refuse = |job: &Job<'_>, rejection| Unparsable {
+            job_id: Some(job.job_id.to_string()),
+            rejection,
+        };
+        let model = self.parts.registry.resolve(&job.model).map_err(|unknown| {
+            refuse(
+                &job,
+                Rejection::new(Code::UnknownModel, "model", unknown.to_string()),
+            )
+        })?;
         if job.rank.is_some() && model.info().task == Task::Embedding {
-            return Err(refuse(&job, Rejection::invalid("rank", "an embedding model gives no score to rank by")));
+            return Err(refuse(
+                &job,
+                Rejection::invalid("rank", "an embedding model gives no score to rank by"),
+            ));
         }
         if let Err(rejection) = job.check_inputs(model.info()) {
             return Err(refuse(&job, rejection));
@@ -226,7 +298,12 @@ impl Engine {
 
     fn ttl_seconds(&self, job: &Job<'_>, model: &Model) -> u64 {
         job.ttl_seconds
-            .or_else(|| self.settings.namespaces.get(job.namespace()).and_then(|n| n.ttl_seconds))
+            .or_else(|| {
+                self.settings
+                    .namespaces
+                    .get(job.namespace())
+                    .and_then(|n| n.ttl_seconds)
+            })
             .or(model.info().ttl_seconds)
             .unwrap_or(self.settings.cache.ttl_seconds)
     }
@@ -247,16 +324,25 @@ impl Engine {
             .iter()
             .filter_map(|i| {
                 let slot = slots.get(*i)?;
-                Some(Wanted { space: &groups.get(slot.group)?.space, input: &slot.input })
+                Some(Wanted {
+                    space: &groups.get(slot.group)?.space,
+                    input: &slot.input,
+                })
             })
             .collect();
         let mut outputs = Vec::new();
         let found = self.parts.cache.look_up(&wanted, &mut outputs).await;
         let mut rest = outputs.as_slice();
         for (index, found) in order.into_iter().zip(found) {
-            let Some(slot) = slots.get_mut(index).filter(|_| found) else { continue };
-            let Some(group) = groups.get_mut(slot.group) else { continue };
-            let Some((row, after)) = rest.split_at_checked(group.width()) else { break };
+            let Some(slot) = slots.get_mut(index).filter(|_| found) else {
+                continue;
+            };
+            let Some(group) = groups.get_mut(slot.group) else {
+                continue;
+            };
+            let Some((row, after)) = rest.split_at_checked(group.width()) else {
+                break;
+            };
             slot.found = Found::Cached(group.push_rows(row));
             rest = after;
         }
@@ -275,12 +361,21 @@ impl Engine {
     ) -> (Vec<(usize, Finished)>, InputCounts) {
         let mut finished = Vec::with_capacity(accepted.len());
         let finished_at = clock::now();
-        let mut counts = InputCounts { coalesced: plan.coalesced, ..InputCounts::default() };
+        let mut counts = InputCounts {
+            coalesced: plan.coalesced,
+            ..InputCounts::default()
+        };
         let mut labels: Vec<Vec<u64>> = vec![Vec::new(); plan.groups.len()];
         for (number, (one, planned)) in accepted.iter().zip(&plan.jobs).enumerate() {
-            let Some(group) = plan.groups.get(planned.group) else { continue };
+            let Some(group) = plan.groups.get(planned.group) else {
+                continue;
+            };
             let info = group.model.info();
-            let failure = planned.slots.iter().flatten().find_map(|slot| failures.get(slot));
+            let failure = planned
+                .slots
+                .iter()
+                .flatten()
+                .find_map(|slot| failures.get(slot));
             if let Some(failure) = failure {
                 let job_id = Some(one.job.job_id.to_string());
                 let outcome = self.judge(failure.clone().into(), job_id, sources.get(one.place));
@@ -293,7 +388,11 @@ impl Engine {
                 let key = input.key.as_deref();
                 match (slot.and_then(|slot| plan.row(slot)), &input.content) {
                     (Some((row, cached)), _) => {
-                        if cached { hits += 1 } else { misses += 1 }
+                        if cached {
+                            hits += 1
+                        } else {
+                            misses += 1
+                        }
                         writer.scored(key, info, row, cached, one.job.detail);
                         if let (Reading::Label { index, .. }, Some(counts)) =
                             (Reading::of(info, row), labels.get_mut(planned.group))
@@ -308,11 +407,16 @@ impl Engine {
                             Content::Bad(bad) => (bad.field.as_str(), bad.message.as_str()),
                             _ => ("", "not scored"),
                         };
-                        writer.skipped(key, &Rejection::invalid(job::input_path(index, field), message));
+                        writer.skipped(
+                            key,
+                            &Rejection::invalid(job::input_path(index, field), message),
+                        );
                     }
                 }
             }
-            let received = sources.get(one.place).map_or_else(Instant::now, |s| s.received);
+            let received = sources
+                .get(one.place)
+                .map_or_else(Instant::now, |s| s.received);
             let result = Finished {
                 model: info.name.clone(),
                 version: info.version.clone(),
@@ -334,22 +438,34 @@ impl Engine {
             }
         }
         for (group, counts) in plan.groups.iter().zip(labels) {
-            let Task::Classification { labels } = &group.model.info().task else { continue };
+            let Task::Classification { labels } = &group.model.info().task else {
+                continue;
+            };
             for (label, count) in labels.iter().zip(counts).filter(|(_, count)| *count > 0) {
-                self.parts.metrics.predictions(group.model.info(), label, count);
+                self.parts
+                    .metrics
+                    .predictions(group.model.info(), label, count);
             }
         }
         (finished, counts)
     }
 
     /// What a failure means for a job with so many tries behind it.
-    fn judge(&self, failure: Failure, job_id: Option<String>, source: Option<&JobSource<'_>>) -> Outcome {
+    fn judge(
+        &self,
+        failure: Failure,
+        job_id: Option<String>,
+        source: Option<&JobSource<'_>>,
+    ) -> Outcome {
         let tries = source.map_or(0, |s| s.tries) + 1;
         match failure.verdict() {
             Verdict::Reject(rejection) => Outcome::Rejected { job_id, rejection },
             Verdict::Retry(reason) if tries >= self.settings.retry.max_tries => {
                 let message = format!("given up after {tries} tries; the last one: {reason}");
-                Outcome::Rejected { job_id, rejection: Rejection::new(Code::Exhausted, "", message) }
+                Outcome::Rejected {
+                    job_id,
+                    rejection: Rejection::new(Code::Exhausted, "", message),
+                }
             }
             Verdict::Retry(reason) => Outcome::Retry { reason },
             Verdict::Fatal(reason) => {
@@ -359,10 +475,17 @@ impl Engine {
         }
     }
 
-    async fn keep_rejections(&self, sources: &[JobSource<'_>], accepted: &[Accepted<'_>], outcomes: &[Outcome]) {
+    async fn keep_rejections(
+        &self,
+        sources: &[JobSource<'_>],
+        accepted: &[Accepted<'_>],
+        outcomes: &[Outcome],
+    ) {
         let mut rows = Vec::new();
         for (place, (source, outcome)) in sources.iter().zip(outcomes).enumerate() {
-            let Outcome::Rejected { job_id, rejection } = outcome else { continue };
+            let Outcome::Rejected { job_id, rejection } = outcome else {
+                continue;
+            };
             let job = accepted.iter().find(|a| a.place == place).map(|a| &a.job);
             rows.push(RejectedRow {
                 job_id: job_id.as_deref(),
@@ -383,7 +506,9 @@ impl Engine {
         let mut totals = [0u64; JobOutcome::ALL.len()];
         for (source, outcome) in sources.iter().zip(outcomes) {
             let outcome = match outcome {
-                Outcome::Done { repeated: false, .. } => JobOutcome::Ok,
+                Outcome::Done {
+                    repeated: false, ..
+                } => JobOutcome::Ok,
                 Outcome::Done { repeated: true, .. } => JobOutcome::Repeated,
                 Outcome::Rejected { rejection, .. } => {
                     metrics.rejection(rejection.code);
@@ -409,7 +534,11 @@ impl Engine {
 
 /// The rejection of a job whose id names another one.
 pub(super) fn conflict() -> Rejection {
-    Rejection::new(Code::Conflict, "job_id", "this id was used before with another body; use a new one")
+    Rejection::new(
+        Code::Conflict,
+        "job_id",
+        "this id was used before with another body; use a new one",
+    )
 }
 
 fn set(outcomes: &mut [Option<Outcome>], place: usize, outcome: Outcome) {

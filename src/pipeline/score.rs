@@ -35,8 +35,13 @@ pub(super) async fn misses(engine: &Engine, plan: &mut Plan<'_>) -> Failures {
             list.push(index);
         }
     }
-    let work = plan.groups.iter().zip(missing).filter(|(_, slots)| !slots.is_empty());
-    let scores = join_all(work.map(async |(group, slots)| score_group(engine, group, &plan.slots, slots).await)).await;
+    let mut work = Vec::with_capacity(plan.groups.len());
+    for (group, slots) in plan.groups.iter().zip(missing) {
+        if !slots.is_empty() {
+            work.push(score_group(engine, group, &plan.slots, slots));
+        }
+    }
+    let scores = join_all(work).await;
     let mut failures = Failures::new();
     for score in scores {
         apply(plan, score, &mut failures);
@@ -47,7 +52,10 @@ pub(super) async fn misses(engine: &Engine, plan: &mut Plan<'_>) -> Failures {
 fn apply(plan: &mut Plan<'_>, score: GroupScores, failures: &mut Failures) {
     let Plan { groups, slots, .. } = plan;
     if let Some((indices, rows)) = score.whole {
-        let first = indices.first().and_then(|i| slots.get(*i)).and_then(|slot| groups.get_mut(slot.group));
+        let first = indices
+            .first()
+            .and_then(|i| slots.get(*i))
+            .and_then(|slot| groups.get_mut(slot.group));
         if let Some(start) = first.map(|group| group.push_rows(&rows)) {
             for (offset, index) in indices.into_iter().enumerate() {
                 if let Some(slot) = slots.get_mut(index) {
@@ -58,7 +66,9 @@ fn apply(plan: &mut Plan<'_>, score: GroupScores, failures: &mut Failures) {
     }
     let mut put = |rows: Vec<(usize, Vec<f32>)>, found: fn(usize) -> Found| {
         for (index, row) in rows {
-            let Some(slot) = slots.get_mut(index) else { continue };
+            let Some(slot) = slots.get_mut(index) else {
+                continue;
+            };
             if let Some(group) = groups.get_mut(slot.group) {
                 slot.found = found(group.push_rows(&row));
             }
@@ -69,10 +79,26 @@ fn apply(plan: &mut Plan<'_>, score: GroupScores, failures: &mut Failures) {
     failures.extend(score.failures);
 }
 
-async fn score_group(engine: &Engine, group: &Group, slots: &[Slot<'_>], missing: Vec<usize>) -> GroupScores {
-    let hashes = missing.iter().filter_map(|i| slots.get(*i)).map(|slot| slot.input);
-    let Claims { own, others, flight } = engine.flights.claim(group.id(), hashes);
-    let own: Vec<usize> = own.iter().filter_map(|place| missing.get(*place)).copied().collect();
+async fn score_group(
+    engine: &Engine,
+    group: &Group,
+    slots: &[Slot<'_>],
+    missing: Vec<usize>,
+) -> GroupScores {
+    let hashes = missing
+        .iter()
+        .filter_map(|i| slots.get(*i))
+        .map(|slot| slot.input);
+    let Claims {
+        own,
+        others,
+        flight,
+    } = engine.flights.claim(group.id(), hashes);
+    let own: Vec<usize> = own
+        .iter()
+        .filter_map(|place| missing.get(*place))
+        .copied()
+        .collect();
     let mut scores = GroupScores::default();
     if !own.is_empty() {
         match call(engine, &group.model, slots, &own).await {
@@ -85,7 +111,9 @@ async fn score_group(engine: &Engine, group: &Group, slots: &[Slot<'_>], missing
     }
     let mut orphans = Vec::new();
     for (place, waiting) in others {
-        let Some(index) = missing.get(place).copied() else { continue };
+        let Some(index) = missing.get(place).copied() else {
+            continue;
+        };
         match Waiting::row(waiting, group.width()).await {
             Some(row) => scores.shared.push((index, row)),
             None => orphans.push(index),
@@ -93,7 +121,9 @@ async fn score_group(engine: &Engine, group: &Group, slots: &[Slot<'_>], missing
     }
     if !orphans.is_empty() {
         match call(engine, &group.model, slots, &orphans).await {
-            Ok(outputs) => scores.own.extend(rows_of(&orphans, &outputs, group.width())),
+            Ok(outputs) => scores
+                .own
+                .extend(rows_of(&orphans, &outputs, group.width())),
             Err(error) => blame(engine, group, slots, orphans, error, &mut scores).await,
         }
     }
@@ -117,19 +147,29 @@ async fn blame(
     }
     if by_job.len() == 1 || error == ModelError::Stopped {
         let all = by_job.into_values().flatten();
-        scores.failures.extend(all.map(|index| (index, error.clone())));
+        scores
+            .failures
+            .extend(all.map(|index| (index, error.clone())));
         return;
     }
     for indices in by_job.into_values() {
         match call(engine, &group.model, slots, &indices).await {
-            Ok(outputs) => scores.own.extend(rows_of(&indices, &outputs, group.width())),
-            Err(error) => scores.failures.extend(indices.into_iter().map(|index| (index, error.clone()))),
+            Ok(outputs) => scores
+                .own
+                .extend(rows_of(&indices, &outputs, group.width())),
+            Err(error) => scores
+                .failures
+                .extend(indices.into_iter().map(|index| (index, error.clone()))),
         }
     }
 }
 
 fn rows_of(indices: &[usize], outputs: &[f32], width: usize) -> Vec<(usize, Vec<f32>)> {
-    indices.iter().copied().zip(outputs.chunks(width.max(1)).map(<[f32]>::to_vec)).collect()
+    indices
+        .iter()
+        .copied()
+        .zip(outputs.chunks(width.max(1)).map(<[f32]>::to_vec))
+        .collect()
 }
 
 /// One model call; its outputs are as many rows as `indices`.
@@ -140,15 +180,23 @@ async fn call(
     indices: &[usize],
 ) -> Result<Vec<f32>, ModelError> {
     let info = model.info();
-    let sources = indices.iter().filter_map(|i| slots.get(*i)).map(|slot| &slot.source);
+    let sources = indices
+        .iter()
+        .filter_map(|i| slots.get(*i))
+        .map(|slot| &slot.source);
     let mut rows = Rows::Texts(Vec::new());
     for source in sources {
         match (source, &mut rows) {
-            (Source::Features(values), Rows::Features { data, .. }) => data.extend_from_slice(values),
+            (Source::Features(values), Rows::Features { data, .. }) => {
+                data.extend_from_slice(values)
+            }
             (Source::Features(values), _) => {
                 let mut data = Vec::with_capacity(values.len() * indices.len());
                 data.extend_from_slice(values);
-                rows = Rows::Features { width: values.len(), data };
+                rows = Rows::Features {
+                    width: values.len(),
+                    data,
+                };
             }
             (Source::Text { text, pair }, Rows::Texts(texts)) => texts.push(TextRow {
                 text: text.clone().into_owned(),
@@ -161,7 +209,10 @@ async fn call(
     match &result {
         Ok(scored) => {
             for call in &scored.calls {
-                engine.parts.metrics.model_call(info, call.rows, call.seconds);
+                engine
+                    .parts
+                    .metrics
+                    .model_call(info, call.rows, call.seconds);
             }
         }
         Err(error) => {
@@ -173,6 +224,8 @@ async fn call(
     if outputs.len() == indices.len() * info.output_width {
         Ok(outputs)
     } else {
-        Err(ModelError::Unfit { message: format!("{} values for {} rows", outputs.len(), indices.len()) })
+        Err(ModelError::Unfit {
+            message: format!("{} values for {} rows", outputs.len(), indices.len()),
+        })
     }
 }

@@ -12,9 +12,11 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use sqlx::{
-    PgPool, Row,
+    PgPool, Postgres, Row,
     migrate::Migrator,
-    postgres::{PgConnectOptions, PgPoolOptions, PgRow},
+    pool::PoolConnection,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
 };
 use std::{collections::HashMap, future::Future, time::Duration};
 
@@ -66,7 +68,8 @@ INSERT INTO suspects (body_sha256, runs) VALUES ($1, 1)
 ON CONFLICT (body_sha256) DO UPDATE SET runs = suspects.runs + 1, seen_at = now()
 RETURNING runs";
 
-const PRUNE_JOBS: &str = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
+const PRUNE_JOBS: &str =
+    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
 const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT ctid FROM scores WHERE scored_at < $1 LIMIT $2))";
 
 /// A pool of connections to one database.
@@ -80,8 +83,10 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// A store that connects when it is first used.
     pub fn new(url: &Secret, settings: &Database) -> Result<Self, StoreError> {
-        let options: PgConnectOptions =
-            url.expose().parse().map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+        let options: PgConnectOptions = url
+            .expose()
+            .parse()
+            .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
         let timeout = config::ms(settings.timeout_ms);
         let pool = PgPoolOptions::new()
             .max_connections(settings.connections)
@@ -89,7 +94,11 @@ impl PostgresStore {
             // A dead connection shows itself in the statement, which is repeated: no ping before each.
             .test_before_acquire(false)
             .connect_lazy_with(options.application_name("kiln"));
-        Ok(Self { pool, url: url.clone(), timeout })
+        Ok(Self {
+            pool,
+            url: url.clone(),
+            timeout,
+        })
     }
 
     /// Runs the embedded migrations under the database's advisory lock.
@@ -121,10 +130,11 @@ impl PostgresStore {
 
     /// A round trip.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.within(async |connection: &mut sqlx::PgConnection| {
-            sqlx::query("SELECT 1").execute(connection).await.map(|_| ())
-        })
-        .await
+        let mut lease = self.lease().await?;
+        let answer = self
+            .deadline(sqlx::query("SELECT 1").execute(&mut *lease))
+            .await;
+        self.end(lease, answer).map(|_| ())
     }
 
     /// The pool, for what `kiln doctor` asks of the server.
@@ -136,7 +146,9 @@ impl PostgresStore {
         if batch.jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let written = self.within(async |connection: &mut sqlx::PgConnection| insert(batch, connection).await).await?;
+        let mut lease = self.lease().await?;
+        let answer = self.deadline(insert(batch, &mut lease)).await;
+        let written = self.end(lease, answer)?;
         if written == batch.jobs.len() as u64 {
             return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
         }
@@ -146,11 +158,11 @@ impl PostgresStore {
     /// Holds a batch of which some ids were taken against the rows that are there.
     async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
         let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
-        let rows = self
-            .within(async |connection: &mut sqlx::PgConnection| {
-                sqlx::query(FIND_JOBS).bind(&ids).fetch_all(connection).await
-            })
-            .await?;
+        let mut lease = self.lease().await?;
+        let answer = self
+            .deadline(sqlx::query(FIND_JOBS).bind(&ids).fetch_all(&mut *lease))
+            .await;
+        let rows = self.end(lease, answer)?;
         let mut found: HashMap<String, (Vec<u8>, Finished)> = HashMap::with_capacity(rows.len());
         for row in &rows {
             let (id, hash, done) = read_job(row).map_err(|e| self.classify(e))?;
@@ -173,22 +185,16 @@ impl PostgresStore {
         for row in rows {
             let (id, other) = row.ids();
             for id in [id, other] {
-                let error = serde_json::to_string(row.rejection).map_err(|e| StoreError::Refused(e.to_string()))?;
-                let written = self
-                    .within(async |connection: &mut sqlx::PgConnection| {
-                        sqlx::query(REJECT)
-                            .bind(&id)
-                            .bind(row.model)
-                            .bind(row.namespace)
-                            .bind(&error)
-                            .bind(row.body_sha256.as_slice())
-                            .bind(row.finished_at)
-                            .execute(connection)
-                            .await
-                            .map(|r| r.rows_affected())
-                    })
-                    .await?;
-                if written > 0 {
+                let error = serde_json::to_string(row.rejection)
+                    .map_err(|e| StoreError::Refused(e.to_string()))?;
+                let query = sqlx::query(REJECT)
+                    .bind(&id)
+                    .bind(row.model)
+                    .bind(row.namespace)
+                    .bind(&error)
+                    .bind(row.body_sha256.as_slice())
+                    .bind(row.finished_at);
+                if self.execute(query).await? > 0 {
                     break;
                 }
             }
@@ -198,64 +204,65 @@ impl PostgresStore {
 
     /// Counts a run alone of a suspected job, durably, before it starts; returns the runs so far.
     pub async fn suspect_started(&self, body: &[u8; 32]) -> Result<u32, StoreError> {
-        self.within(async |connection: &mut sqlx::PgConnection| {
-            let row = sqlx::query(SUSPECT_STARTED).bind(body.as_slice()).fetch_one(connection).await?;
-            Ok(row.try_get::<i32, _>("runs")?.unsigned_abs())
-        })
-        .await
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar::<_, i32>(SUSPECT_STARTED).bind(body.as_slice());
+        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+        self.end(lease, answer).map(i32::unsigned_abs)
     }
 
     /// Clears a suspect that survived.
     pub async fn suspect_cleared(&self, body: &[u8; 32]) -> Result<(), StoreError> {
-        self.within(async |connection: &mut sqlx::PgConnection| {
-            sqlx::query("DELETE FROM suspects WHERE body_sha256 = $1")
-                .bind(body.as_slice())
-                .execute(connection)
-                .await
-                .map(|_| ())
-        })
-        .await
+        let query =
+            sqlx::query("DELETE FROM suspects WHERE body_sha256 = $1").bind(body.as_slice());
+        self.execute(query).await.map(|_| ())
     }
 
-    pub(super) async fn prune(&self, table: Table, before: DateTime<Utc>, batch: u32) -> Result<u64, StoreError> {
+    pub(super) async fn prune(
+        &self,
+        table: Table,
+        before: DateTime<Utc>,
+        batch: u32,
+    ) -> Result<u64, StoreError> {
         let statement = match table {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
         };
-        self.within(async |connection: &mut sqlx::PgConnection| {
-            let query = sqlx::query(statement).bind(before).bind(i64::from(batch));
-            query.execute(connection).await.map(|r| r.rows_affected())
-        })
-        .await
+        self.execute(sqlx::query(statement).bind(before).bind(i64::from(batch)))
+            .await
     }
 
-    /// Runs one statement within the time limit. A connection that ran past it is closed, not reused: its
-    /// answer may still come.
-    async fn within<T>(
+    /// A connection of the pool, within the time limit.
+    async fn lease(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+        self.deadline(self.pool.acquire())
+            .await?
+            .map_err(|e| self.classify(e))
+    }
+
+    /// Gives a connection back. One that failed, or ran past its limit, is closed instead: its answer may
+    /// still come.
+    fn end<T>(
         &self,
-        statement: impl AsyncFnOnce(&mut sqlx::PgConnection) -> Result<T, sqlx::Error>,
+        lease: PoolConnection<Postgres>,
+        answer: Result<Result<T, sqlx::Error>, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.deadline(self.pool.acquire()).await?.map_err(|e| self.classify(e))?;
-        match self.deadline(statement(&mut connection)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                let error = self.classify(error);
-                if matches!(error, StoreError::Unavailable(_)) {
-                    drop(connection.detach());
-                }
-                Err(error)
-            }
-            Err(late) => {
-                drop(connection.detach());
-                Err(late)
-            }
+        let answer = answer.and_then(|answer| answer.map_err(|e| self.classify(e)));
+        if matches!(answer, Err(StoreError::Unavailable(_))) {
+            drop(lease.detach());
         }
+        answer
+    }
+
+    /// Runs one statement; returns the rows that it touched.
+    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+        let mut lease = self.lease().await?;
+        let answer = self.deadline(query.execute(&mut *lease)).await;
+        self.end(lease, answer).map(|r| r.rows_affected())
     }
 
     async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
-        tokio::time::timeout(self.timeout, work)
-            .await
-            .map_err(|_| StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis())))
+        tokio::time::timeout(self.timeout, work).await.map_err(|_| {
+            StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis()))
+        })
     }
 
     /// Whether an error can pass. Only what Postgres says of the data itself can't.
@@ -265,7 +272,9 @@ impl PostgresStore {
             sqlx::Error::Database(e)
                 if e.code().is_some_and(|code| {
                     // 22: data exception, 23: integrity violation, 54: a limit of the server, 21: cardinality.
-                    ["22", "23", "54", "21"].iter().any(|class| code.starts_with(class))
+                    ["22", "23", "54", "21"]
+                        .iter()
+                        .any(|class| code.starts_with(class))
                 }) =>
             {
                 StoreError::Refused(text)
@@ -277,14 +286,21 @@ impl PostgresStore {
 }
 
 /// Inserts a batch; returns how many job rows were written.
-async fn insert(batch: &Batch<'_>, connection: &mut sqlx::PgConnection) -> Result<u64, sqlx::Error> {
+async fn insert(
+    batch: &Batch<'_>,
+    connection: &mut sqlx::PgConnection,
+) -> Result<u64, sqlx::Error> {
     let jobs = &batch.jobs;
     macro_rules! column {
         ($rows:expr, $row:ident => $value:expr) => {
             $rows.iter().map(|$row| $value).collect::<Vec<_>>()
         };
     }
-    let statement = if batch.scores.is_empty() { KEEP_JOBS } else { KEEP_JOBS_AND_SCORES };
+    let statement = if batch.scores.is_empty() {
+        KEEP_JOBS
+    } else {
+        KEEP_JOBS_AND_SCORES
+    };
     let mut query = sqlx::query(statement)
         .bind(batch.finished_at)
         .bind(column!(jobs, j => j.job_id))
@@ -316,7 +332,10 @@ async fn insert(batch: &Batch<'_>, connection: &mut sqlx::PgConnection) -> Resul
 }
 
 fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
-    let text = |name: &str| row.try_get::<Option<String>, _>(name).map(Option::unwrap_or_default);
+    let text = |name: &str| {
+        row.try_get::<Option<String>, _>(name)
+            .map(Option::unwrap_or_default)
+    };
     Ok((
         row.try_get("job_id")?,
         row.try_get("body_sha256")?,
@@ -327,7 +346,9 @@ fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
             results: text("results")?,
             hits: row.try_get::<i32, _>("hits")?.unsigned_abs(),
             misses: row.try_get::<i32, _>("misses")?.unsigned_abs(),
-            elapsed_ms: row.try_get::<Option<f64>, _>("elapsed_ms")?.unwrap_or_default(),
+            elapsed_ms: row
+                .try_get::<Option<f64>, _>("elapsed_ms")?
+                .unwrap_or_default(),
             finished_at: row.try_get("finished_at")?,
         },
     ))

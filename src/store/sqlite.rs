@@ -48,7 +48,8 @@ ON CONFLICT (job_id) DO UPDATE SET
   body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
 WHERE jobs.status = 'rejected'";
 
-const PRUNE_JOBS: &str = "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < ?1 LIMIT ?2)";
+const PRUNE_JOBS: &str =
+    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < ?1 LIMIT ?2)";
 const PRUNE_SCORES: &str = "\
 DELETE FROM scores WHERE (input_sha256, model, version) IN
   (SELECT input_sha256, model, version FROM scores WHERE scored_at < ?1 LIMIT ?2)";
@@ -68,8 +69,13 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(Duration::from_secs(30));
-        let problem = |e: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {e}", path.display()));
-        let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.map_err(|e| problem(&e))?;
+        let problem =
+            |e: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {e}", path.display()));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .connect_with(options)
+            .await
+            .map_err(|e| problem(&e))?;
         MIGRATIONS.run(&pool).await.map_err(|e| problem(&e))?;
         Ok(Self { pool })
     }
@@ -94,9 +100,19 @@ impl SqliteStore {
             let hash: String = row.try_get(0).map_err(classify)?;
             let outputs: String = row.try_get(1).map_err(classify)?;
             let mut key = [0u8; 32];
-            let Ok(bytes) = hex::decode(&outputs) else { continue };
+            let Ok(bytes) = hex::decode(&outputs) else {
+                continue;
+            };
             if hex::decode_to_slice(&hash, &mut key).is_ok() {
-                found.insert(key, bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect());
+                found.insert(
+                    key,
+                    bytes
+                        .as_chunks::<4>()
+                        .0
+                        .iter()
+                        .map(|b| f32::from_le_bytes(*b))
+                        .collect(),
+                );
             }
         }
         Ok(found)
@@ -110,7 +126,17 @@ impl SqliteStore {
             .map(|j| {
                 let d = j.done;
                 let hash = hex::encode(j.body_sha256);
-                json!([j.job_id, d.model, d.version, d.namespace, d.hits, d.misses, d.results, d.elapsed_ms, hash])
+                json!([
+                    j.job_id,
+                    d.model,
+                    d.version,
+                    d.namespace,
+                    d.hits,
+                    d.misses,
+                    d.results,
+                    d.elapsed_ms,
+                    hash
+                ])
             })
             .collect();
         let scores: Vec<_> = batch
@@ -119,18 +145,39 @@ impl SqliteStore {
             .map(|s| {
                 let floats = |values: &[f32]| hex::encode(float_bytes(values));
                 json!([
-                    hex::encode(s.input), s.model, s.version, s.namespace, s.key, s.label, s.score,
-                    floats(s.outputs), s.text, s.text_pair, s.features.map(floats)
+                    hex::encode(s.input),
+                    s.model,
+                    s.version,
+                    s.namespace,
+                    s.key,
+                    s.label,
+                    s.score,
+                    floats(s.outputs),
+                    s.text,
+                    s.text_pair,
+                    s.features.map(floats)
                 ])
             })
             .collect();
-        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
+        let mut transaction = self
+            .pool
+            .begin_with("BEGIN IMMEDIATE")
+            .await
+            .map_err(classify)?;
         if !scores.is_empty() {
-            let query = sqlx::query(KEEP_SCORES).bind(json!(scores).to_string()).bind(&at);
+            let query = sqlx::query(KEEP_SCORES)
+                .bind(json!(scores).to_string())
+                .bind(&at);
             query.execute(&mut *transaction).await.map_err(classify)?;
         }
-        let query = sqlx::query(KEEP_JOBS).bind(json!(jobs).to_string()).bind(&at);
-        let written = query.execute(&mut *transaction).await.map_err(classify)?.rows_affected();
+        let query = sqlx::query(KEEP_JOBS)
+            .bind(json!(jobs).to_string())
+            .bind(&at);
+        let written = query
+            .execute(&mut *transaction)
+            .await
+            .map_err(classify)?
+            .rows_affected();
         transaction.commit().await.map_err(classify)?;
         if written == batch.jobs.len() as u64 {
             return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
@@ -140,10 +187,17 @@ impl SqliteStore {
 
     async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
         let ids = json!(batch.jobs.iter().map(|j| j.job_id).collect::<Vec<_>>()).to_string();
-        let rows = sqlx::query(FIND_JOBS).bind(ids).fetch_all(&self.pool).await.map_err(classify)?;
+        let rows = sqlx::query(FIND_JOBS)
+            .bind(ids)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(classify)?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let text = |name: &str| row.try_get::<Option<String>, _>(name).map(Option::unwrap_or_default);
+            let text = |name: &str| {
+                row.try_get::<Option<String>, _>(name)
+                    .map(Option::unwrap_or_default)
+            };
             let read = || -> Result<_, sqlx::Error> {
                 let at: String = row.try_get("finished_at")?;
                 let done = Finished {
@@ -153,8 +207,12 @@ impl SqliteStore {
                     results: text("results")?,
                     hits: row.try_get("hits")?,
                     misses: row.try_get("misses")?,
-                    elapsed_ms: row.try_get::<Option<f64>, _>("elapsed_ms")?.unwrap_or_default(),
-                    finished_at: DateTime::parse_from_rfc3339(&at).map(|t| t.to_utc()).unwrap_or_default(),
+                    elapsed_ms: row
+                        .try_get::<Option<f64>, _>("elapsed_ms")?
+                        .unwrap_or_default(),
+                    finished_at: DateTime::parse_from_rfc3339(&at)
+                        .map(|t| t.to_utc())
+                        .unwrap_or_default(),
                 };
                 Ok((text("job_id")?, (text("body_sha256")?, done)))
             };
@@ -196,13 +254,24 @@ impl SqliteStore {
         Ok(())
     }
 
-    pub(super) async fn prune(&self, table: Table, before: DateTime<Utc>, batch: u32) -> Result<u64, StoreError> {
+    pub(super) async fn prune(
+        &self,
+        table: Table,
+        before: DateTime<Utc>,
+        batch: u32,
+    ) -> Result<u64, StoreError> {
         let statement = match table {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
         };
-        let query = sqlx::query(statement).bind(clock::rfc3339(before)).bind(batch);
-        query.execute(&self.pool).await.map(|r| r.rows_affected()).map_err(classify)
+        let query = sqlx::query(statement)
+            .bind(clock::rfc3339(before))
+            .bind(batch);
+        query
+            .execute(&self.pool)
+            .await
+            .map(|r| r.rows_affected())
+            .map_err(classify)
     }
 }
 

@@ -5,16 +5,21 @@
 
 use crate::{failure::Code, model::ModelInfo};
 use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 
 /// Seconds: from a tenth of a millisecond to half a minute.
-const SECONDS: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0];
+const SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0, 30.0,
+];
 /// Rows or jobs of a batch.
-const SIZES: [f64; 13] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0];
+const SIZES: [f64; 13] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
+];
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
@@ -131,29 +136,58 @@ impl Metrics {
         describe();
         gauge!("kiln_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let operations = each(CacheOperation::ALL, |o| {
-            each(CacheOutcome::ALL, |r| {
-                counter!("kiln_cache_operations_total", "operation" => o.as_str(), "outcome" => r.as_str())
-            })
+            each(
+                CacheOutcome::ALL,
+                |r| counter!("kiln_cache_operations_total", "operation" => o.as_str(), "outcome" => r.as_str()),
+            )
         });
         Self {
-            jobs: each(JobOutcome::ALL, |o| counter!("kiln_jobs_total", "outcome" => o.as_str())),
-            rejections: each(&Code::ALL, |c| counter!("kiln_rejections_total", "code" => c.as_str())),
-            inputs: each(InputResult::ALL, |r| counter!("kiln_inputs_total", "result" => r.as_str())),
+            jobs: each(
+                JobOutcome::ALL,
+                |o| counter!("kiln_jobs_total", "outcome" => o.as_str()),
+            ),
+            rejections: each(
+                &Code::ALL,
+                |c| counter!("kiln_rejections_total", "code" => c.as_str()),
+            ),
+            inputs: each(
+                InputResult::ALL,
+                |r| counter!("kiln_inputs_total", "result" => r.as_str()),
+            ),
             job_seconds: histogram!("kiln_job_duration_seconds"),
-            stages: each(Stage::ALL, |s| histogram!("kiln_stage_duration_seconds", "stage" => s.as_str())),
+            stages: each(
+                Stage::ALL,
+                |s| histogram!("kiln_stage_duration_seconds", "stage" => s.as_str()),
+            ),
             cache_operations: operations.into_iter().flatten().collect(),
-            cache_seconds: each(CacheOperation::ALL, |o| {
-                histogram!("kiln_cache_operation_duration_seconds", "operation" => o.as_str())
-            }),
+            cache_seconds: each(
+                CacheOperation::ALL,
+                |o| histogram!("kiln_cache_operation_duration_seconds", "operation" => o.as_str()),
+            ),
             cache_bad_entries: counter!("kiln_cache_bad_entries_total"),
-            batches: each(CloseReason::ALL, |r| counter!("kiln_batches_total", "reason" => r.as_str())),
+            batches: each(
+                CloseReason::ALL,
+                |r| counter!("kiln_batches_total", "reason" => r.as_str()),
+            ),
             batch_jobs: histogram!("kiln_batch_jobs"),
-            store_rows: each(Table::ALL, |t| counter!("kiln_store_rows_total", "table" => t.as_str())),
+            store_rows: each(
+                Table::ALL,
+                |t| counter!("kiln_store_rows_total", "table" => t.as_str()),
+            ),
             store_errors: counter!("kiln_store_errors_total"),
-            replies: each(ReplyOutcome::ALL, |o| counter!("kiln_replies_total", "outcome" => o.as_str())),
+            replies: each(
+                ReplyOutcome::ALL,
+                |o| counter!("kiln_replies_total", "outcome" => o.as_str()),
+            ),
             in_hand: gauge!("kiln_jobs_in_hand"),
-            servers: each(Server::ALL, |s| gauge!("kiln_server_up", "server" => s.as_str())),
-            queues: each(QueueKind::ALL, |q| gauge!("kiln_queue_messages", "queue" => q.as_str())),
+            servers: each(
+                Server::ALL,
+                |s| gauge!("kiln_server_up", "server" => s.as_str()),
+            ),
+            queues: each(
+                QueueKind::ALL,
+                |q| gauge!("kiln_queue_messages", "queue" => q.as_str()),
+            ),
             reconnects: counter!("kiln_broker_reconnects_total"),
             model_problems: gauge!("kiln_model_problems"),
         }
@@ -187,9 +221,20 @@ impl Metrics {
     }
 
     /// Counts a round trip to Redis; one left out because Redis is failing has no time.
-    pub fn cache(&self, operation: CacheOperation, outcome: CacheOutcome, elapsed: Option<Duration>) {
-        add(&self.cache_operations, operation as usize * CacheOutcome::ALL.len() + outcome as usize, 1);
-        if let (Some(histogram), Some(elapsed)) = (self.cache_seconds.get(operation as usize), elapsed) {
+    pub fn cache(
+        &self,
+        operation: CacheOperation,
+        outcome: CacheOutcome,
+        elapsed: Option<Duration>,
+    ) {
+        add(
+            &self.cache_operations,
+            operation as usize * CacheOutcome::ALL.len() + outcome as usize,
+            1,
+        );
+        if let (Some(histogram), Some(elapsed)) =
+            (self.cache_seconds.get(operation as usize), elapsed)
+        {
             histogram.record(elapsed);
         }
     }
@@ -252,7 +297,8 @@ impl Metrics {
     /// Records one forward pass.
     pub fn model_call(&self, info: &ModelInfo, rows: usize, seconds: f64) {
         histogram!("kiln_model_batch_rows", "model" => info.name.clone()).record(rows as f64);
-        histogram!("kiln_model_batch_duration_seconds", "model" => info.name.clone()).record(seconds);
+        histogram!("kiln_model_batch_duration_seconds", "model" => info.name.clone())
+            .record(seconds);
     }
 
     /// Counts a model call that failed.
@@ -275,26 +321,78 @@ fn add(counters: &[Counter], index: usize, count: u64) {
 fn describe() {
     let seconds = Unit::Seconds;
     describe_counter!("kiln_jobs_total", "Jobs by what became of them.");
-    describe_counter!("kiln_rejections_total", "Rejected jobs by the code that their producers got.");
+    describe_counter!(
+        "kiln_rejections_total",
+        "Rejected jobs by the code that their producers got."
+    );
     describe_counter!("kiln_inputs_total", "Inputs by how they got their score.");
-    describe_histogram!("kiln_job_duration_seconds", seconds, "Time of a job from its delivery to its stored result.");
-    describe_histogram!("kiln_stage_duration_seconds", seconds, "Time of a batch in each stage.");
-    describe_counter!("kiln_cache_operations_total", "Round trips to Redis; skipped: Redis was failing and left alone.");
-    describe_histogram!("kiln_cache_operation_duration_seconds", seconds, "Time of a round trip to Redis.");
-    describe_counter!("kiln_cache_bad_entries_total", "Entries in Redis that didn't decode or weren't their key's.");
-    describe_counter!("kiln_batches_total", "Batches of jobs by why they were closed.");
+    describe_histogram!(
+        "kiln_job_duration_seconds",
+        seconds,
+        "Time of a job from its delivery to its stored result."
+    );
+    describe_histogram!(
+        "kiln_stage_duration_seconds",
+        seconds,
+        "Time of a batch in each stage."
+    );
+    describe_counter!(
+        "kiln_cache_operations_total",
+        "Round trips to Redis; skipped: Redis was failing and left alone."
+    );
+    describe_histogram!(
+        "kiln_cache_operation_duration_seconds",
+        seconds,
+        "Time of a round trip to Redis."
+    );
+    describe_counter!(
+        "kiln_cache_bad_entries_total",
+        "Entries in Redis that didn't decode or weren't their key's."
+    );
+    describe_counter!(
+        "kiln_batches_total",
+        "Batches of jobs by why they were closed."
+    );
     describe_histogram!("kiln_batch_jobs", "Jobs of a batch.");
     describe_histogram!("kiln_model_batch_rows", "Rows of one forward pass.");
-    describe_histogram!("kiln_model_batch_duration_seconds", seconds, "Time of one forward pass.");
-    describe_counter!("kiln_model_failures_total", "Model calls that panicked or gave no finite number.");
-    describe_counter!("kiln_predictions_total", "Inputs by the label that their model gave them.");
+    describe_histogram!(
+        "kiln_model_batch_duration_seconds",
+        seconds,
+        "Time of one forward pass."
+    );
+    describe_counter!(
+        "kiln_model_failures_total",
+        "Model calls that panicked or gave no finite number."
+    );
+    describe_counter!(
+        "kiln_predictions_total",
+        "Inputs by the label that their model gave them."
+    );
     describe_counter!("kiln_store_rows_total", "Rows committed to the database.");
-    describe_counter!("kiln_store_errors_total", "Attempts to store a batch that failed.");
-    describe_counter!("kiln_replies_total", "Replies by whether their queue was still there.");
-    describe_gauge!("kiln_jobs_in_hand", "Jobs delivered to this worker and not yet settled.");
-    describe_gauge!("kiln_server_up", "1 where the server answered when last asked.");
+    describe_counter!(
+        "kiln_store_errors_total",
+        "Attempts to store a batch that failed."
+    );
+    describe_counter!(
+        "kiln_replies_total",
+        "Replies by whether their queue was still there."
+    );
+    describe_gauge!(
+        "kiln_jobs_in_hand",
+        "Jobs delivered to this worker and not yet settled."
+    );
+    describe_gauge!(
+        "kiln_server_up",
+        "1 where the server answered when last asked."
+    );
     describe_gauge!("kiln_queue_messages", "Messages ready in a queue.");
-    describe_counter!("kiln_broker_reconnects_total", "Connections to the broker that had to be made again.");
-    describe_gauge!("kiln_model_problems", "Model versions on disk that are refused.");
+    describe_counter!(
+        "kiln_broker_reconnects_total",
+        "Connections to the broker that had to be made again."
+    );
+    describe_gauge!(
+        "kiln_model_problems",
+        "Model versions on disk that are refused."
+    );
     describe_gauge!("kiln_build_info", "1, with the version of this worker.");
 }

@@ -8,7 +8,11 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 /// A second call does nothing.
 pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
     let default = Log::default().filter;
-    let wanted = if quiet && settings.filter == default { "warn" } else { settings.filter.as_str() };
+    let wanted = if quiet && settings.filter == default {
+        "warn"
+    } else {
+        settings.filter.as_str()
+    };
     let filter = EnvFilter::try_new(wanted).map_err(|e| format!("setting `log.filter`: {e}"))?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.format {
@@ -19,9 +23,23 @@ pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
     let registry = tracing_subscriber::registry().with(filter);
     // An error here means that a subscriber is set already, which is what was asked for.
     let _already_set = if json {
-        registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init()
     } else {
-        registry.with(fmt::layer().with_ansi(terminal).with_target(false).with_writer(std::io::stderr)).try_init()
+        registry
+            .with(
+                fmt::layer()
+                    .with_ansi(terminal)
+                    .with_target(false)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init()
     };
     Ok(())
 }

@@ -21,16 +21,29 @@ fn with(field: &str, value: Value) -> String {
 
 #[test]
 fn reads_the_contract() {
-    let body = br#"{"job_id":"j-1","model":"m@1.2","namespace":"n","inputs":[{"key":"a","text":"x"},
+    let body =
+        br#"{"job_id":"j-1","model":"m@1.2","namespace":"n","inputs":[{"key":"a","text":"x"},
         {"key":"b\u0041","text":"q","text_pair":"p"},{"features":[1,-0.0,2.5]}],"named":true,
         "rank":{"key":"r","top":2},"ttl_seconds":60,"on_error":"skip","detail":true}"#;
     let job = job(body, Some("j-1")).expect("parses");
-    assert_eq!((job.job_id.as_ref(), job.model_name(), job.namespace()), ("j-1", "m", "n"));
+    assert_eq!(
+        (job.job_id.as_ref(), job.model_name(), job.namespace()),
+        ("j-1", "m", "n")
+    );
     assert_eq!(job.inputs[1].key.as_deref(), Some("bA"));
     assert_eq!(job.features, [1.0, 0.0, 2.5]);
     assert!(job.features[1].is_sign_positive(), "-0 and 0 are one input");
-    assert_eq!(job.rank, Some(Rank { key: "r".into(), top: Some(2) }));
-    assert!(matches!(job.inputs[0].key, Some(Cow::Borrowed(_))), "borrowed where nothing is escaped");
+    assert_eq!(
+        job.rank,
+        Some(Rank {
+            key: "r".into(),
+            top: Some(2)
+        })
+    );
+    assert!(
+        matches!(job.inputs[0].key, Some(Cow::Borrowed(_))),
+        "borrowed where nothing is escaped"
+    );
 }
 
 #[test]
@@ -41,66 +54,173 @@ fn names_what_is_wrong_with_a_body() {
         (r#"{"job_id": "a""#, "not JSON"),
         ("nonsense", "not JSON"),
         (r#"{"job_id": NaN}"#, "not JSON"),
-        (r#"{"job_id":"j","model":"m","inputs":[{"text":"a"}]} x"#, "nothing after"),
+        (
+            r#"{"job_id":"j","model":"m","inputs":[{"text":"a"}]} x"#,
+            "nothing after",
+        ),
     ] {
         assert_rejects(body, Code::Malformed, rejection(body).field.as_str(), says);
     }
-    let bad_utf8 = job(b"{\"job_id\":\"\xff\"}", None).expect_err("utf-8").rejection;
+    let bad_utf8 = job(b"{\"job_id\":\"\xff\"}", None)
+        .expect_err("utf-8")
+        .rejection;
     assert_eq!(bad_utf8.code, Code::Malformed);
     assert!(bad_utf8.message.contains("byte 11"), "{bad_utf8}");
     let deep = format!(r#"{{"job_id":"j","inputs":{}"#, "[".repeat(100_000));
-    assert!(matches!(rejection(&deep).code, Code::Malformed | Code::Invalid));
+    assert!(matches!(
+        rejection(&deep).code,
+        Code::Malformed | Code::Invalid
+    ));
     assert_rejects("[]", Code::Invalid, "", "a job: a JSON object");
     assert_rejects(r#"["j","m"]"#, Code::Invalid, "", "a job: a JSON object");
 }
 
 #[test]
 fn names_the_field_that_breaks_the_contract() {
-    let invalid = |body: &str, field: &str, says: &str| assert_rejects(body, Code::Invalid, field, says);
+    let invalid =
+        |body: &str, field: &str, says: &str| assert_rejects(body, Code::Invalid, field, says);
     invalid("{}", "job_id", "missing");
-    invalid(r#"{"job_id":"j","inputs":[{"text":"a"}]}"#, "model", "missing");
+    invalid(
+        r#"{"job_id":"j","inputs":[{"text":"a"}]}"#,
+        "model",
+        "missing",
+    );
     invalid(r#"{"job_id":"j","model":"m"}"#, "inputs", "missing");
     invalid(&with("modle", json!(1)), "modle", "unknown field");
-    invalid(r#"{"job_id":"j","job_id":"j"}"#, "job_id", "duplicate field");
-    invalid(&with("job_id", json!("a\u{7}")), "job_id", "printable ASCII");
+    invalid(
+        r#"{"job_id":"j","job_id":"j"}"#,
+        "job_id",
+        "duplicate field",
+    );
+    invalid(
+        &with("job_id", json!("a\u{7}")),
+        "job_id",
+        "printable ASCII",
+    );
     invalid(&with("job_id", json!("")), "job_id", "1 to 128");
-    invalid(&with("job_id", json!("x".repeat(129))), "job_id", "1 to 128");
+    invalid(
+        &with("job_id", json!("x".repeat(129))),
+        "job_id",
+        "1 to 128",
+    );
     invalid(&with("job_id", json!(7)), "job_id", "expected a string");
-    invalid(&with("model", json!(null)), "model", "expected a model's name");
+    invalid(
+        &with("model", json!(null)),
+        "model",
+        "expected a model's name",
+    );
     invalid(&with("namespace", json!("Feed!")), "namespace", "a-z");
     invalid(&with("ttl_seconds", json!(0)), "ttl_seconds", "from 1 to");
     invalid(&with("ttl_seconds", json!(-5)), "ttl_seconds", "from 1 to");
-    invalid(&with("ttl_seconds", json!(1.5)), "ttl_seconds", "whole number");
+    invalid(
+        &with("ttl_seconds", json!(1.5)),
+        "ttl_seconds",
+        "whole number",
+    );
     invalid(&with("on_error", json!("ignore")), "on_error", "\"skip\"");
     invalid(&with("named", json!("yes")), "named", "boolean");
-    invalid(&with("rank", json!({"top": 3})), "rank.key", "missing field");
-    invalid(&with("rank", json!({"key": "k", "top": 0})), "rank.top", "from 1 to");
-    invalid(&with("rank", json!({"key": "k", "size": 1})), "rank.size", "unknown field");
+    invalid(
+        &with("rank", json!({"top": 3})),
+        "rank.key",
+        "missing field",
+    );
+    invalid(
+        &with("rank", json!({"key": "k", "top": 0})),
+        "rank.top",
+        "from 1 to",
+    );
+    invalid(
+        &with("rank", json!({"key": "k", "size": 1})),
+        "rank.size",
+        "unknown field",
+    );
     invalid(&with("inputs", json!([])), "inputs", "found none");
-    invalid(&with("inputs", json!(vec![json!({"text": "a"}); MAX_INPUTS + 1])), "inputs", "found more");
-    invalid(&with("inputs", json!([["k", "text"]])), "inputs[0]", "an object");
-    invalid(&with("inputs", json!([{"text": "a"}, {}])), "inputs[1]", "neither");
-    invalid(&with("inputs", json!([{"text": "a", "features": [1]}])), "inputs[0]", "both");
-    invalid(&with("inputs", json!([{"text_pair": "a"}])), "inputs[0]", "beside `text_pair`");
-    invalid(&with("inputs", json!([{"text": 5}])), "inputs[0].text", "a string");
-    invalid(&with("inputs", json!([{"txt": "a"}])), "inputs[0].txt", "unknown field");
-    invalid(&with("inputs", json!([{"features": [1, "2"]}])), "inputs[0].features[1]", "32-bit float");
-    invalid(&with("inputs", json!([{"features": [1e300]}])), "inputs[0].features[0]", "finite");
+    invalid(
+        &with("inputs", json!(vec![json!({"text": "a"}); MAX_INPUTS + 1])),
+        "inputs",
+        "found more",
+    );
+    invalid(
+        &with("inputs", json!([["k", "text"]])),
+        "inputs[0]",
+        "an object",
+    );
+    invalid(
+        &with("inputs", json!([{"text": "a"}, {}])),
+        "inputs[1]",
+        "neither",
+    );
+    invalid(
+        &with("inputs", json!([{"text": "a", "features": [1]}])),
+        "inputs[0]",
+        "both",
+    );
+    invalid(
+        &with("inputs", json!([{"text_pair": "a"}])),
+        "inputs[0]",
+        "beside `text_pair`",
+    );
+    invalid(
+        &with("inputs", json!([{"text": 5}])),
+        "inputs[0].text",
+        "a string",
+    );
+    invalid(
+        &with("inputs", json!([{"txt": "a"}])),
+        "inputs[0].txt",
+        "unknown field",
+    );
+    invalid(
+        &with("inputs", json!([{"features": [1, "2"]}])),
+        "inputs[0].features[1]",
+        "32-bit float",
+    );
+    invalid(
+        &with("inputs", json!([{"features": [1e300]}])),
+        "inputs[0].features[0]",
+        "finite",
+    );
     let beyond = r#"{"job_id":"j","model":"m","inputs":[{"features":[0.5,1e999]}]}"#;
     invalid(beyond, "inputs[0].features[1]", "finite");
-    invalid(&with("inputs", json!([{"text": "a", "key": "k".repeat(MAX_KEY_BYTES + 1)}])), "inputs[0].key", "256");
-    invalid(&with("inputs", json!([{"text": "a", "key": "a\u{0}"}])), "inputs[0].key", "U+0000");
+    invalid(
+        &with(
+            "inputs",
+            json!([{"text": "a", "key": "k".repeat(MAX_KEY_BYTES + 1)}]),
+        ),
+        "inputs[0].key",
+        "256",
+    );
+    invalid(
+        &with("inputs", json!([{"text": "a", "key": "a\u{0}"}])),
+        "inputs[0].key",
+        "U+0000",
+    );
 }
 
 #[test]
 fn the_id_may_come_from_the_message_and_must_agree() {
     let body = br#"{"model":"m","inputs":[{"text":"a"}]}"#;
-    assert_eq!(job(body, Some("from-message")).expect("parses").job_id, "from-message");
+    assert_eq!(
+        job(body, Some("from-message")).expect("parses").job_id,
+        "from-message"
+    );
     let both = with("model", json!("m"));
     let bad = job(both.as_bytes(), Some("other")).expect_err("differs");
-    assert_eq!((bad.job_id.as_deref(), bad.rejection.field.as_str()), (Some("j"), "job_id"));
-    assert_eq!(job(b"{", Some("kept")).expect_err("malformed").job_id.as_deref(), Some("kept"));
-    assert_eq!(job(b"{}", Some("bad\u{1}")).expect_err("control").job_id, None);
+    assert_eq!(
+        (bad.job_id.as_deref(), bad.rejection.field.as_str()),
+        (Some("j"), "job_id")
+    );
+    assert_eq!(
+        job(b"{", Some("kept"))
+            .expect_err("malformed")
+            .job_id
+            .as_deref(),
+        Some("kept")
+    );
+    assert_eq!(
+        job(b"{}", Some("bad\u{1}")).expect_err("control").job_id,
+        None
+    );
 }
 
 #[test]
@@ -112,7 +232,9 @@ fn skip_keeps_the_good_inputs_of_a_job_with_bad_ones() {
     let job = job(body.as_bytes(), None).expect("parses");
     assert_eq!(job.features, [1.0, 2.0, 4.0, 5.0]);
     assert_eq!(job.inputs[3].content, Content::Features(2..4));
-    let Content::Bad(bad) = &job.inputs[1].content else { panic!("{:?}", job.inputs[1]) };
+    let Content::Bad(bad) = &job.inputs[1].content else {
+        panic!("{:?}", job.inputs[1])
+    };
     assert_eq!(bad.field, "features[1]");
     assert!(matches!(&job.inputs[2].content, Content::Bad(bad) if bad.field == "text"));
     assert_eq!(job.inputs[2].key.as_deref(), Some("c"));

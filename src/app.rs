@@ -1,0 +1,387 @@
+//! The only place where parts are wired together: an engine with servers, an engine without, and the worker.
+
+use crate::{
+    backoff::Backoff,
+    cache::{Cache, MemoryCache, RedisCache},
+    config::{self, Settings},
+    health::{Health, Part},
+    http::{self, Shown},
+    intake::{
+        connection::{Broker, ConnectError},
+        consumer::{End, Session, Workshop},
+        topology::{self, Topology, TopologyError},
+    },
+    model::Registry,
+    pipeline::{Engine, EngineParts},
+    settle::{Settler, publisher},
+    store::{PostgresStore, SqliteStore, Store},
+    supervisor::{Stop, Supervisor},
+    telemetry::metrics::{self, Metrics, QueueKind},
+};
+use anyhow::{Context, anyhow, bail};
+use std::{sync::Arc, time::Duration};
+
+/// How often servers are asked how they are.
+const CHECK: Duration = Duration::from_secs(1);
+/// How often queue depths are asked.
+const DEPTHS: Duration = Duration::from_secs(5);
+/// How often the models' folder is looked at.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// An engine without servers: a SQLite file and memory.
+pub async fn embedded_engine(settings: &Settings) -> anyhow::Result<Engine> {
+    let metrics = Metrics::new();
+    let registry = open_registry(settings)?;
+    let file = SqliteStore::open(&settings.embedded.path).await?;
+    let memory = MemoryCache::new(settings.cache.memory_mib);
+    let cache = if settings.cache.enabled {
+        Cache::file(file.clone(), memory, metrics.clone())
+    } else {
+        Cache::off(metrics.clone())
+    };
+    let health = Health::new(metrics.clone());
+    health.up(Part::Postgres);
+    Ok(Engine::new(
+        EngineParts {
+            registry,
+            cache,
+            store: Store::Sqlite(file),
+            health,
+            metrics,
+        },
+        settings,
+    ))
+}
+
+/// Loads the models; a broken version is logged and left out.
+pub fn open_registry(settings: &Settings) -> anyhow::Result<Arc<Registry>> {
+    let registry = Registry::open(&settings.models)?;
+    for problem in registry.problems() {
+        tracing::error!(%problem, "a model version is refused");
+    }
+    Ok(registry)
+}
+
+/// The database that the settings name.
+pub fn postgres(settings: &Settings) -> anyhow::Result<PostgresStore> {
+    let url = settings
+        .database
+        .url
+        .as_ref()
+        .context("no database is set: give KILN_DATABASE_URL")?;
+    Ok(PostgresStore::new(url, &settings.database)?)
+}
+
+/// The broker that the settings name.
+pub fn broker(settings: &Settings) -> anyhow::Result<Broker> {
+    let url = settings
+        .amqp
+        .url
+        .as_ref()
+        .context("no broker is set: give KILN_AMQP_URL")?;
+    Ok(Broker::new(url, &settings.amqp))
+}
+
+/// Runs the worker until a signal stops it. An error is why it can't go on.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let settings = Arc::new(settings);
+    let broker = broker(&settings)?;
+    let store = postgres(&settings)?;
+    let redis_url = settings
+        .redis
+        .url
+        .as_ref()
+        .context("no cache is set: give KILN_REDIS_URL")?;
+    let recorder = metrics::install().context("metrics")?;
+    let metrics = Metrics::new();
+    let health = Health::new(metrics.clone());
+    let mut served = http::serve(
+        settings.http.addr,
+        Shown {
+            health: health.clone(),
+            metrics: recorder,
+        },
+    )?;
+    tracing::info!(addr = %served.addr, version = env!("CARGO_PKG_VERSION"), "kiln starts");
+
+    let blocking_settings = settings.clone();
+    let registry = tokio::task::spawn_blocking(move || open_registry(&blocking_settings)).await??;
+    note_models(&registry, &health, &metrics);
+    let memory = MemoryCache::new(settings.cache.memory_mib);
+    let redis = RedisCache::new(redis_url, &settings.redis, metrics.clone())?;
+    let cache = if settings.cache.enabled {
+        Cache::redis(redis, memory, metrics.clone())
+    } else {
+        Cache::off(metrics.clone())
+    };
+    let engine = Arc::new(Engine::new(
+        EngineParts {
+            registry: registry.clone(),
+            cache,
+            store: Store::Postgres(store.clone()),
+            health: health.clone(),
+            metrics: metrics.clone(),
+        },
+        &settings,
+    ));
+    let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
+    let backoff_most = config::ms(settings.amqp.backoff_most_ms);
+    let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
+    let settler = Settler::new(publisher, topology.clone(), metrics.clone());
+    let workshop = Workshop::new(
+        engine.clone(),
+        settler,
+        store.clone(),
+        metrics.clone(),
+        settings.clone(),
+    );
+
+    let (switch, stop) = Stop::new();
+    let mut tasks = Supervisor::default();
+    tasks.start("publisher", publisher_task.run());
+    tasks.start("redis check", check_redis(engine.clone(), health.clone()));
+    tasks.start(
+        "postgres check",
+        check_postgres(store.clone(), health.clone()),
+    );
+    tasks.start(
+        "queue depths",
+        watch_depths(broker.clone(), topology.clone(), metrics.clone()),
+    );
+    tasks.start(
+        "models folder",
+        rescan_models(registry, health.clone(), metrics.clone()),
+    );
+    let mut intake = tokio::spawn(consume(broker, topology, workshop, store, health, stop));
+
+    let stopped_by = tokio::select! {
+        signal = signal() => signal?,
+        end = &mut intake => return end.context("the intake panicked")?.and_then(|()| Err(anyhow!("the intake ended before the worker did"))),
+        reason = tasks.first_end() => bail!(reason),
+        reason = &mut served.ended => bail!("the HTTP thread ended: {}", reason.unwrap_or_else(|_| "it panicked".into())),
+    };
+    tracing::info!(
+        signal = stopped_by,
+        "stopping: no new jobs, finishing those in hand"
+    );
+    switch.send_replace(true);
+    let limit = Duration::from_secs(settings.drain.limit_seconds);
+    match tokio::time::timeout(limit, intake).await {
+        Ok(end) => end.context("the intake panicked")??,
+        Err(_) => {
+            tracing::warn!("the drain limit passed; what is unfinished goes back to its queue")
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn signal() -> anyhow::Result<&'static str> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = term.recv() => "SIGTERM",
+        _ = int.recv() => "SIGINT",
+    })
+}
+
+/// Migrates, connects, consumes, and connects again, until the worker stops.
+async fn consume(
+    broker: Broker,
+    topology: Arc<Topology>,
+    workshop: Workshop,
+    store: PostgresStore,
+    health: Health,
+    mut stop: Stop,
+) -> anyhow::Result<()> {
+    let most = config::ms(workshop.settings.database.backoff_most_ms);
+    let migrated = store.migrate_when_up(most, |reason, _| {
+        health.down(Part::Migrations, &reason.to_string())
+    });
+    tokio::select! {
+        () = stop.wait() => return Ok(()),
+        result = migrated => result.context("migrations")?,
+    }
+    health.up(Part::Migrations);
+    let mut backoff = Backoff::new(
+        Duration::from_millis(100),
+        config::ms(workshop.settings.amqp.backoff_most_ms),
+    );
+    loop {
+        let session = tokio::select! {
+            () = stop.wait() => return Ok(()),
+            session = open_session(&broker, &topology, &workshop, &store) => session,
+        };
+        match session {
+            Ok((connection, session)) => {
+                backoff.reset();
+                health.up(Part::Broker);
+                tracing::info!(queue = topology.jobs, "taking jobs");
+                let end = session.run(&mut stop).await;
+                let goodbye = Duration::from_millis(500);
+                let _gone_counts_too =
+                    tokio::time::timeout(goodbye, connection.close(200, "stopped".into())).await;
+                match end {
+                    End::Stopped => return Ok(()),
+                    End::Lost(reason) => {
+                        workshop.metrics.reconnect();
+                        health.down(Part::Broker, &reason);
+                    }
+                }
+            }
+            Err(Unopened::Hopeless(reason)) => bail!(reason),
+            Err(Unopened::Later(reason)) => health.down(Part::Broker, &reason),
+        }
+        tokio::select! {
+            () = stop.wait() => return Ok(()),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
+}
+
+/// Why no session was opened.
+enum Unopened {
+    /// Waiting doesn't mend it.
+    Hopeless(String),
+    Later(String),
+}
+
+/// A connection with its queues declared and its consumers started. The database comes first: jobs taken
+/// without it would only be held.
+async fn open_session(
+    broker: &Broker,
+    topology: &Topology,
+    workshop: &Workshop,
+    store: &PostgresStore,
+) -> Result<(lapin::Connection, Session), Unopened> {
+    store
+        .ping()
+        .await
+        .map_err(|e| Unopened::Later(format!("postgres comes first: {e}")))?;
+    let connection = broker.connect("consume").await.map_err(|e| match e {
+        ConnectError::Url(_) => Unopened::Hopeless(e.to_string()),
+        ConnectError::Refused(_) => Unopened::Later(e.to_string()),
+    })?;
+    topology
+        .declare(&connection, broker.timeout())
+        .await
+        .map_err(|e| match e {
+            TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
+            TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
+        })?;
+    let open = Session::open(&connection, topology, workshop.clone());
+    match tokio::time::timeout(broker.timeout(), open).await {
+        Ok(Ok(session)) => Ok((connection, session)),
+        Ok(Err(error)) => Err(Unopened::Later(broker.scrub(&error))),
+        Err(_) => Err(Unopened::Later(
+            "no answer to starting the consumers".into(),
+        )),
+    }
+}
+
+async fn check_redis(engine: Arc<Engine>, health: Health) -> Result<(), String> {
+    let mut tick = tokio::time::interval(CHECK);
+    loop {
+        tick.tick().await;
+        match engine.cache().server() {
+            None => health.up(Part::Redis),
+            Some(redis) => match redis.ping().await {
+                Ok(()) => health.up(Part::Redis),
+                Err(reason) => health.down(Part::Redis, &reason),
+            },
+        }
+    }
+}
+
+async fn check_postgres(store: PostgresStore, health: Health) -> Result<(), String> {
+    let mut tick = tokio::time::interval(CHECK);
+    loop {
+        tick.tick().await;
+        match store.ping().await {
+            Ok(()) => health.up(Part::Postgres),
+            Err(reason) => health.down(Part::Postgres, &reason.to_string()),
+        }
+    }
+}
+
+async fn watch_depths(
+    broker: Broker,
+    topology: Arc<Topology>,
+    metrics: Metrics,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(DEPTHS);
+    let queues = [
+        (QueueKind::Jobs, &topology.jobs),
+        (QueueKind::Warm, &topology.warm),
+        (QueueKind::Dead, &topology.dead),
+        (QueueKind::Expired, &topology.expired),
+    ];
+    let mut channel = None;
+    loop {
+        tick.tick().await;
+        if channel.is_none() {
+            let connection = broker.connect("depths").await.ok();
+            let open = match &connection {
+                Some(connection) => {
+                    tokio::time::timeout(broker.timeout(), connection.create_channel()).await
+                }
+                None => continue,
+            };
+            channel = open
+                .ok()
+                .and_then(Result::ok)
+                .and_then(|channel| Some((connection?, channel)));
+        }
+        for (kind, queue) in queues {
+            let Some((_, open)) = &channel else { break };
+            match tokio::time::timeout(broker.timeout(), topology::depth(open, queue)).await {
+                Ok(Ok(messages)) => metrics.queue(kind, messages),
+                // The connection may hang or the queue not be there yet: start anew at the next tick.
+                Ok(Err(_)) | Err(_) => channel = None,
+            }
+        }
+    }
+}
+
+async fn rescan_models(
+    registry: Arc<Registry>,
+    health: Health,
+    metrics: Metrics,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(RESCAN);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        let scanned = registry.clone();
+        let report = tokio::task::spawn_blocking(move || scanned.rescan())
+            .await
+            .map_err(|e| e.to_string())?;
+        for model in &report.added {
+            tracing::info!(model, "a model version was loaded");
+        }
+        for model in &report.replaced {
+            tracing::info!(model, "a model version was loaded anew");
+        }
+        for model in &report.removed {
+            tracing::info!(model, "a model version is gone");
+        }
+        for problem in &report.new_problems {
+            tracing::error!(%problem, "a model version is refused");
+        }
+        note_models(&registry, &health, &metrics);
+    }
+}
+
+fn note_models(registry: &Registry, health: &Health, metrics: &Metrics) {
+    let problems = registry.problems();
+    metrics.model_problems(problems.len());
+    if registry.list().is_empty() {
+        let reason = problems
+            .first()
+            .map_or_else(|| "no model is loaded".to_owned(), ToString::to_string);
+        health.down(Part::Models, &reason);
+    } else {
+        health.up(Part::Models);
+    }
+}

@@ -1,0 +1,18 @@
+//! `kiln migrate`
+
+use super::Exit;
+use crate::{app, config::Settings};
+use clap::Args;
+
+/// Brings the database's tables up to date. `kiln run` does the same when it starts.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  KILN_DATABASE_URL=postgres://127.0.0.1/kiln kiln migrate")]
+pub(super) struct Arguments {}
+
+pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    app::postgres(&settings)?.migrate().await?;
+    println!("the database is up to date");
+    Ok(Exit::Ok)
+}

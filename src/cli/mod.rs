@@ -1,0 +1,104 @@
+//! The commands: parse arguments, load the settings, start logging, run, and map the end to an exit code.
+
+mod config;
+mod migrate;
+mod prune;
+mod run;
+
+use crate::{config as settings, telemetry::trace};
+use clap::{Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// How a command ended; scripts rely on the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Everything went well.
+    Ok = 0,
+    /// It failed.
+    Failed = 1,
+    /// The arguments or settings can't be used; clap exits with the same number.
+    Usage = 2,
+    /// It went on to the end, and something in the input was bad.
+    Partial = 3,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Keeps scores hot: takes scoring jobs from RabbitMQ, runs models on what Redis doesn't hold, and stores,
+/// replies and acknowledges.
+#[derive(Debug, Parser)]
+#[command(
+    name = "kiln",
+    version,
+    max_term_width = 100,
+    after_help = "\
+Exit codes: 0 well, 1 failed, 2 bad arguments or settings, 3 done with some bad input.
+
+Example:
+  kiln score examples/reviews.jsonl"
+)]
+struct Arguments {
+    /// Settings file [default: kiln.toml, if it is there].
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Arguments),
+    Migrate(migrate::Arguments),
+    Prune(prune::Arguments),
+    Config(config::Arguments),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let loaded = match settings::load_from_process(arguments.config.as_deref()) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("kiln: {error}");
+            return Exit::Usage.into();
+        }
+    };
+    // Only the worker talks in log lines; the other commands show progress and results.
+    let quiet = !matches!(arguments.command, Command::Run(_));
+    if let Err(error) = trace::start(&loaded.settings.log, quiet) {
+        eprintln!("kiln: {error}");
+        return Exit::Usage.into();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("kiln")
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("kiln: the runtime could not be started: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let result = runtime.block_on(async {
+        match arguments.command {
+            Command::Run(arguments) => run::run(arguments, loaded.settings).await,
+            Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
+            Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
+            Command::Config(arguments) => config::run(arguments, loaded),
+        }
+    });
+    // Work that hangs on a server must not keep the process: everything that matters is awaited above.
+    runtime.shutdown_background();
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("kiln: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}

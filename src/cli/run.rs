@@ -1,0 +1,36 @@
+//! `kiln run`
+
+use super::Exit;
+use crate::{app, config::Settings};
+use clap::Args;
+
+/// Runs the worker until SIGTERM or SIGINT.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  KILN_AMQP_URL=amqp://127.0.0.1 KILN_REDIS_URL=redis://127.0.0.1 KILN_DATABASE_URL=postgres://127.0.0.1/kiln kiln run")]
+pub(super) struct Arguments {}
+
+pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let missing: Vec<&str> = [
+        ("KILN_AMQP_URL", settings.amqp.url.is_none()),
+        ("KILN_REDIS_URL", settings.redis.url.is_none()),
+        ("KILN_DATABASE_URL", settings.database.url.is_none()),
+    ]
+    .into_iter()
+    .filter_map(|(name, missing)| missing.then_some(name))
+    .collect();
+    if !missing.is_empty() {
+        eprintln!(
+            "kiln: not set: {}. `kiln score FILE` needs no servers.",
+            missing.join(", ")
+        );
+        return Ok(Exit::Usage);
+    }
+    if let Err(error) = app::run(settings).await {
+        // The log is where operators look; the line on the terminal comes from `main`.
+        tracing::error!(error = format!("{error:#}"), "the worker stops");
+        return Err(error);
+    }
+    Ok(Exit::Ok)
+}

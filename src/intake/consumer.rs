@@ -1,0 +1,506 @@
+//! Owns taking jobs from the queues and handing them on in batches, for as long as one connection lasts.
+//!
+//! Promises that `kiln.warm` is served only while `kiln.jobs` has nothing ready, that the batches in flight
+//! are bounded, that a job suspected of killing workers runs alone, and that a stop finishes what was
+//! delivered. Refuses to reconnect: that is the caller's.
+
+use super::{
+    delivery::Delivery,
+    topology::{Origin, Topology},
+};
+use crate::{
+    config::Settings,
+    failure::{Code, Rejection},
+    key,
+    pipeline::{
+        Engine, JobSource,
+        batch::{Filling, Limits},
+    },
+    settle::{Settler, ack::Acks},
+    store::{PostgresStore, StoreError},
+    supervisor::Stop,
+    telemetry::metrics::{CloseReason, Metrics},
+};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel, Connection, Consumer,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+
+/// Unacknowledged messages that the broker set aside, taken at once.
+const EXPIRED_PREFETCH: u16 = 32;
+/// How long a settled delivery waits behind an open one before it is acknowledged by itself.
+const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
+/// Kept from the drain limit for saying goodbye to the servers.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// The worker stops, and what was in hand is finished or returned.
+    Stopped,
+    /// The connection or a channel was lost.
+    Lost(String),
+}
+
+/// What a session works with; outlives it.
+#[derive(Clone)]
+pub struct Workshop {
+    pub engine: Arc<Engine>,
+    pub settler: Settler,
+    pub store: PostgresStore,
+    pub metrics: Metrics,
+    pub settings: Arc<Settings>,
+    in_hand: Arc<AtomicUsize>,
+}
+
+impl Workshop {
+    /// The tools of a worker.
+    pub fn new(
+        engine: Arc<Engine>,
+        settler: Settler,
+        store: PostgresStore,
+        metrics: Metrics,
+        settings: Arc<Settings>,
+    ) -> Self {
+        Self {
+            engine,
+            settler,
+            store,
+            metrics,
+            settings,
+            in_hand: Arc::default(),
+        }
+    }
+
+    fn note_in_hand(&self, change: isize) {
+        let jobs = self
+            .in_hand
+            .fetch_add(change as usize, Ordering::Relaxed)
+            .wrapping_add(change as usize);
+        self.metrics.in_hand(jobs);
+    }
+
+    /// Carries one batch from its bodies to its acknowledgements.
+    async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
+        let sources: Vec<JobSource<'_>> = deliveries
+            .iter()
+            .map(|d| JobSource {
+                body: &d.body,
+                message_id: d.message_id(),
+                received: d.received,
+                tries: d.tries(),
+                given_up: given_up.clone().or_else(|| d.broker_verdict()),
+            })
+            .collect();
+        let (outcomes, _counts) = self.engine.run(&sources).await;
+        self.settler.settle(deliveries, outcomes).await;
+    }
+}
+
+/// One queue's consumer and its channel.
+struct Lane {
+    channel: Channel,
+    consumer: Consumer,
+    acks: Arc<Acks>,
+    origin: Origin,
+    ended: bool,
+}
+
+impl Lane {
+    async fn open(
+        connection: &Connection,
+        queue: &str,
+        origin: Origin,
+        prefetch: u16,
+    ) -> Result<Self, lapin::Error> {
+        let channel = connection.create_channel().await?;
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let tag = format!("kiln-{}-{}", origin.as_str(), std::process::id());
+        let consumer = channel
+            .basic_consume(
+                queue.into(),
+                tag.into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(Self {
+            acks: Acks::new(channel.clone()),
+            channel,
+            consumer,
+            origin,
+            ended: false,
+        })
+    }
+
+    /// The next delivery; nothing once the consumer was cancelled by us.
+    async fn next(&mut self) -> Result<Option<Delivery>, String> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Some(Delivery {
+                ticket: self.acks.ticket(delivery.delivery_tag),
+                body: delivery.data,
+                properties: delivery.properties,
+                origin: self.origin,
+                received: Instant::now(),
+            })),
+            Some(Err(error)) => Err(error.to_string()),
+            None => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A delivery that is here already.
+    fn ready(&mut self) -> Result<Option<Delivery>, String> {
+        self.next().now_or_never().unwrap_or(Ok(None))
+    }
+
+    async fn cancel(&self) {
+        let _gone_counts_too = self
+            .channel
+            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
+            .await;
+    }
+}
+
+/// The consumers of one connection and the batches that they filled.
+pub struct Session {
+    workshop: Workshop,
+    jobs: Lane,
+    warm: Lane,
+    expired: Lane,
+    slots: Arc<Semaphore>,
+    batches: JoinSet<()>,
+    filling: Filling<Delivery>,
+    suspects: VecDeque<Delivery>,
+}
+
+impl Session {
+    /// Starts consuming.
+    pub async fn open(
+        connection: &Connection,
+        topology: &Topology,
+        workshop: Workshop,
+    ) -> Result<Self, lapin::Error> {
+        let intake = &workshop.settings.intake;
+        let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
+        let filling = Filling::new(Limits::from(intake));
+        Ok(Self {
+            expired: Lane::open(
+                connection,
+                &topology.expired,
+                Origin::Expired,
+                EXPIRED_PREFETCH,
+            )
+            .await?,
+            jobs: Lane::open(connection, &topology.jobs, Origin::Jobs, intake.prefetch).await?,
+            warm: Lane::open(
+                connection,
+                &topology.warm,
+                Origin::Warm,
+                intake.warm_prefetch,
+            )
+            .await?,
+            workshop,
+            slots,
+            batches: JoinSet::new(),
+            filling,
+            suspects: VecDeque::new(),
+        })
+    }
+
+    /// Takes jobs until the connection is lost or the worker stops.
+    pub async fn run(mut self, stop: &mut Stop) -> End {
+        match self.take(stop).await {
+            Ok(()) => self.drain().await,
+            Err(reason) => {
+                // Batches in flight go on to their rows; their acknowledgements find the channel gone, and the
+                // redelivered jobs find the rows.
+                let mut rest = std::mem::take(&mut self.batches);
+                rest.detach_all();
+                End::Lost(reason)
+            }
+        }
+    }
+
+    async fn take(&mut self, stop: &mut Stop) -> Result<(), String> {
+        let mut due = None;
+        let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
+        stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            if due.is_none() {
+                due = self.fill()?;
+            }
+            if due.is_none() && self.filling.is_empty() {
+                self.fill_with_warm()?;
+                if !self.filling.is_empty() {
+                    due = Some(CloseReason::Wait);
+                }
+            }
+            if due.is_none() && self.filling.is_empty() && !self.suspects.is_empty() {
+                self.run_suspects(stop).await;
+                continue;
+            }
+            let deadline = self.filling.deadline(self.busy());
+            if due.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
+                due = Some(CloseReason::Wait);
+            }
+            let wake = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            tokio::select! {
+                biased;
+                () = stop.wait() => return Ok(()),
+                permit = self.slots.clone().acquire_owned(), if due.is_some() => {
+                    let permit = permit.map_err(|e| e.to_string())?;
+                    self.start(due.take().unwrap_or(CloseReason::Wait), permit);
+                }
+                delivery = self.jobs.next(), if due.is_none() => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
+                    due = self.accept(delivery);
+                }
+                delivery = self.expired.next() => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
+                    self.run_expired(delivery).await?;
+                }
+                delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && self.spare() => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
+                    due = self.accept(delivery).or(Some(CloseReason::Wait));
+                }
+                Some(ended) = self.batches.join_next() => note_panic(ended),
+                () = tokio::time::sleep_until(wake.into()), if due.is_none() && deadline.is_some() => {}
+                _ = stragglers.tick() => self.flush_stragglers().await,
+            }
+        }
+    }
+
+    /// Whether a batch is in flight.
+    fn busy(&self) -> bool {
+        self.slots.available_permits() < self.workshop.settings.intake.batches_in_flight
+    }
+
+    /// Whether there is capacity that jobs leave over: warming never takes the last slot.
+    fn spare(&self) -> bool {
+        let all = self.workshop.settings.intake.batches_in_flight;
+        self.slots.available_permits() > usize::from(all > 1)
+    }
+
+    /// Puts a delivery into the batch, or aside where it is suspected.
+    fn accept(&mut self, delivery: Delivery) -> Option<CloseReason> {
+        self.workshop.note_in_hand(1);
+        if delivery.redeliveries() >= self.workshop.settings.intake.suspect_after {
+            self.suspects.push_back(delivery);
+            return None;
+        }
+        let bytes = delivery.body.len();
+        let now = delivery.received;
+        self.filling.push(delivery, bytes, now)
+    }
+
+    /// Takes every job that is here already.
+    fn fill(&mut self) -> Result<Option<CloseReason>, String> {
+        while let Some(delivery) = self.jobs.ready()? {
+            if let Some(reason) = self.accept(delivery) {
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
+    }
+
+    fn fill_with_warm(&mut self) -> Result<(), String> {
+        while self.spare() {
+            let Some(delivery) = self.warm.ready()? else {
+                break;
+            };
+            if self.accept(delivery).is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the filled batch on its way.
+    fn start(&mut self, reason: CloseReason, permit: OwnedSemaphorePermit) {
+        let deliveries = self.filling.take();
+        self.spawn(deliveries, reason, None, permit);
+    }
+
+    fn spawn(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        reason: CloseReason,
+        given_up: Option<Rejection>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.workshop.metrics.batch(reason, deliveries.len());
+        let work = in_flight(self.workshop.clone(), deliveries, given_up, permit);
+        self.batches.spawn(work);
+    }
+
+    async fn run_expired(&mut self, delivery: Delivery) -> Result<(), String> {
+        let mut deliveries = vec![delivery];
+        while let Some(more) = self.expired.ready()? {
+            deliveries.push(more);
+        }
+        self.workshop.note_in_hand(deliveries.len() as isize);
+        let permit = self
+            .slots
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| e.to_string())?;
+        self.spawn(deliveries, CloseReason::Wait, None, permit);
+        Ok(())
+    }
+
+    /// Runs suspected jobs, each with nothing else in flight: if the worker dies now, it was this one. The run
+    /// is counted durably first, so that the next worker knows.
+    async fn run_suspects(&mut self, stop: &mut Stop) {
+        let all = u32::try_from(self.workshop.settings.intake.batches_in_flight).unwrap_or(1);
+        while let Some(delivery) = self.suspects.pop_front() {
+            if stop.is_given() {
+                self.workshop.note_in_hand(-1);
+                continue;
+            }
+            let Ok(permits) = self.slots.clone().acquire_many_owned(all).await else {
+                return;
+            };
+            self.workshop.metrics.batch(CloseReason::Alone, 1);
+            let body = key::hash_body(&delivery.body);
+            let runs = patiently(|| self.workshop.store.suspect_started(&body)).await;
+            let most = self.workshop.settings.intake.suspect_runs;
+            let given_up = (runs > most).then(|| {
+                tracing::warn!(
+                    runs = runs - 1,
+                    "a job is given up: workers died each time it ran alone"
+                );
+                let message = format!(
+                    "workers died each of the {} times that this job ran alone",
+                    runs - 1
+                );
+                Rejection::new(Code::Exhausted, "", message)
+            });
+            let work = in_flight(self.workshop.clone(), vec![delivery], given_up, permits);
+            match tokio::spawn(work).await {
+                Ok(()) => patiently(|| self.workshop.store.suspect_cleared(&body)).await,
+                Err(error) => note_panic(Err(error)),
+            }
+        }
+    }
+
+    async fn flush_stragglers(&self) {
+        for lane in [&self.jobs, &self.warm, &self.expired] {
+            if lane.acks.has_stragglers() {
+                lane.acks.flush(true).await;
+            }
+        }
+    }
+
+    /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
+    async fn drain(mut self) -> End {
+        let limit = Duration::from_secs(self.workshop.settings.drain.limit_seconds);
+        let limit = limit.saturating_sub(GOODBYE).max(GOODBYE);
+        if tokio::time::timeout(limit, self.finish()).await.is_err() {
+            tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
+            self.batches.shutdown().await;
+        }
+        drop(self.filling.take());
+        self.suspects.clear();
+        let _goodbye = tokio::time::timeout(GOODBYE, async {
+            for lane in [&self.jobs, &self.warm, &self.expired] {
+                lane.acks.flush(true).await;
+                let _gone_counts_too = lane.channel.close(200, "stopped".into()).await;
+            }
+        })
+        .await;
+        End::Stopped
+    }
+
+    async fn finish(&mut self) {
+        for lane in [&self.jobs, &self.warm, &self.expired] {
+            lane.cancel().await;
+        }
+        loop {
+            while let Ok(Some(delivery)) = self.jobs.next().await {
+                if self.accept(delivery).is_some() {
+                    break;
+                }
+            }
+            if self.filling.is_empty() {
+                break;
+            }
+            let Ok(permit) = self.slots.clone().acquire_owned().await else {
+                return;
+            };
+            self.start(CloseReason::Drain, permit);
+        }
+        while let Some(ended) = self.batches.join_next().await {
+            note_panic(ended);
+        }
+    }
+}
+
+/// A batch in flight; its permit is free when it is settled.
+async fn in_flight(
+    workshop: Workshop,
+    deliveries: Vec<Delivery>,
+    given_up: Option<Rejection>,
+    permit: impl Send + 'static,
+) {
+    let jobs = InHand(workshop.clone(), deliveries.len() as isize);
+    workshop.work(deliveries, given_up).await;
+    drop((jobs, permit));
+}
+
+/// Counts jobs out of hand however their batch ends.
+struct InHand(Workshop, isize);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.note_in_hand(-self.1);
+    }
+}
+
+fn note_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a batch panicked; its jobs go back to their queue");
+    }
+}
+
+/// Repeats a small write until the database has answered.
+async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
+    write: impl Fn() -> W,
+) -> T {
+    let mut backoff =
+        crate::backoff::Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        match write().await {
+            Ok(value) => return value,
+            Err(StoreError::Unavailable(_)) => tokio::time::sleep(backoff.next_wait()).await,
+            Err(StoreError::Refused(error)) => {
+                tracing::error!(error, "the database refuses the mark of a suspected job");
+                return T::default();
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Where jobs come in: queues, deliveries, files.
+
+pub mod connection;
+pub mod consumer;
+pub mod delivery;
+pub mod topology;

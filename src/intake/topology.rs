@@ -1,0 +1,259 @@
+//! Owns the queues: their names, their arguments, and declaring them.
+//!
+//! Promises that no message is dropped by the broker unseen: what expires in a queue or is delivered too often
+//! goes, at least once, to a queue from which Kiln writes its rejection.
+
+use crate::config::{Queues, Retry};
+use lapin::{
+    Channel, Connection, ErrorKind,
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable, LongString},
+};
+use std::time::Duration;
+
+/// The quorum queue arguments that Kiln uses.
+const QUEUE_TYPE: &str = "x-queue-type";
+/// AMQP's reply code for a queue that exists with other arguments.
+const PRECONDITION_FAILED: u16 = 406;
+
+/// Where a job came from, and so where a retry returns it to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// Producers' jobs.
+    Jobs,
+    /// The scheduler's jobs.
+    Warm,
+    /// What the broker set aside.
+    Expired,
+}
+
+impl Origin {
+    /// As it stands in headers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Jobs => "jobs",
+            Self::Warm => "warm",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// Why the queues can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// A queue exists with other arguments: nothing that waiting mends.
+    #[error(
+        "queue `{queue}` exists with other arguments than Kiln's ({detail}); \
+         delete it once it is empty, or name another one under [queues]"
+    )]
+    Mismatch { queue: String, detail: String },
+    /// The broker can't be asked now.
+    #[error("queue `{queue}`: {detail}")]
+    Unavailable { queue: String, detail: String },
+}
+
+/// One queue with its arguments.
+#[derive(Debug, Clone)]
+pub struct QueueSpec {
+    pub name: String,
+    pub arguments: FieldTable,
+}
+
+/// The names and arguments of every queue.
+#[derive(Debug, Clone)]
+pub struct Topology {
+    pub jobs: String,
+    pub warm: String,
+    pub dead: String,
+    /// What the broker set aside from `jobs` and `warm`, until its rejection is written.
+    pub expired: String,
+    prefix: String,
+    delays_ms: Vec<u64>,
+    delivery_limit: u32,
+}
+
+impl Topology {
+    /// The queues that the settings name.
+    pub fn new(queues: &Queues, retry: &Retry) -> Self {
+        let named = |name: &str, default: &str| {
+            if name.is_empty() {
+                format!("{}.{default}", queues.prefix)
+            } else {
+                name.to_owned()
+            }
+        };
+        Self {
+            jobs: named(&queues.jobs, "jobs"),
+            warm: named(&queues.warm, "warm"),
+            dead: named(&queues.dead, "dead"),
+            expired: format!("{}.expired", queues.prefix),
+            prefix: queues.prefix.clone(),
+            delays_ms: retry.delays_ms.clone(),
+            delivery_limit: queues.delivery_limit,
+        }
+    }
+
+    /// The queue in which a job waits before its next try, after `tries` of them.
+    pub fn retry(&self, origin: Origin, tries: u32) -> String {
+        let tier = (tries.max(1) as usize - 1).min(self.delays_ms.len().saturating_sub(1));
+        self.retry_queue(origin, self.delays_ms.get(tier).copied().unwrap_or(1_000))
+    }
+
+    fn retry_queue(&self, origin: Origin, delay_ms: u64) -> String {
+        let origin = if origin == Origin::Warm {
+            "warm"
+        } else {
+            "jobs"
+        };
+        format!("{}.retry.{origin}.{delay_ms}ms", self.prefix)
+    }
+
+    /// Every queue that Kiln needs. A queue comes after those that it dead-letters to.
+    pub fn queues(&self) -> Vec<QueueSpec> {
+        let mut queues = vec![
+            spec(&self.dead, std::iter::empty()),
+            spec(&self.expired, std::iter::empty()),
+        ];
+        for name in [&self.jobs, &self.warm] {
+            let limit = (
+                "x-delivery-limit",
+                AMQPValue::LongLongInt(i64::from(self.delivery_limit)),
+            );
+            queues.push(spec(name, dead_lettering(&self.expired).chain([limit])));
+        }
+        let mut delays = self.delays_ms.clone();
+        delays.sort_unstable();
+        delays.dedup();
+        for (origin, home) in [(Origin::Jobs, &self.jobs), (Origin::Warm, &self.warm)] {
+            for delay in &delays {
+                let ttl = (
+                    "x-message-ttl",
+                    AMQPValue::LongLongInt(i64::try_from(*delay).unwrap_or(i64::MAX)),
+                );
+                queues.push(spec(
+                    &self.retry_queue(origin, *delay),
+                    dead_lettering(home).chain([ttl]),
+                ));
+            }
+        }
+        queues
+    }
+
+    /// Declares what is missing. Each queue has a channel of its own: a refusal costs the channel.
+    pub async fn declare(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+    ) -> Result<(), TopologyError> {
+        for queue in self.queues() {
+            declare(connection, &queue, timeout).await?;
+        }
+        Ok(())
+    }
+}
+
+fn spec(name: &str, arguments: impl Iterator<Item = (&'static str, AMQPValue)>) -> QueueSpec {
+    let mut table = FieldTable::default();
+    table.insert(QUEUE_TYPE.into(), text("quorum"));
+    for (key, value) in arguments {
+        table.insert(key.into(), value);
+    }
+    QueueSpec {
+        name: name.to_owned(),
+        arguments: table,
+    }
+}
+
+/// At-least-once dead-lettering to a queue; it wants publishes to be rejected when the queue is full.
+fn dead_lettering(to: &str) -> impl Iterator<Item = (&'static str, AMQPValue)> {
+    [
+        ("x-dead-letter-exchange", text("")),
+        ("x-dead-letter-routing-key", text(to)),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ]
+    .into_iter()
+}
+
+fn text(value: &str) -> AMQPValue {
+    AMQPValue::LongString(LongString::from(value))
+}
+
+async fn declare(
+    connection: &Connection,
+    queue: &QueueSpec,
+    timeout: Duration,
+) -> Result<(), TopologyError> {
+    let unavailable = |detail: String| TopologyError::Unavailable {
+        queue: queue.name.clone(),
+        detail,
+    };
+    let work = async {
+        let channel = connection.create_channel().await?;
+        let options = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(queue.name.as_str().into(), options, queue.arguments.clone())
+            .await?;
+        channel.close(200, "declared".into()).await
+    };
+    match tokio::time::timeout(timeout, work).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => match error.kind() {
+            ErrorKind::ProtocolError(e) if e.get_id() == PRECONDITION_FAILED => {
+                Err(TopologyError::Mismatch {
+                    queue: queue.name.clone(),
+                    detail: e.get_message().to_string(),
+                })
+            }
+            _ => Err(unavailable(error.to_string())),
+        },
+        Err(_) => Err(unavailable(format!(
+            "no answer within {} ms",
+            timeout.as_millis()
+        ))),
+    }
+}
+
+/// Messages ready in a queue, asked without changing it.
+pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, lapin::Error> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    Ok(channel
+        .queue_declare(queue.into(), options, FieldTable::default())
+        .await?
+        .message_count())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_follow_the_settings_and_tries_climb_the_tiers() {
+        let queues = Queues {
+            jobs: "scoring".into(),
+            prefix: "k".into(),
+            ..Queues::default()
+        };
+        let retry = Retry {
+            delays_ms: vec![100, 5_000],
+            max_tries: 9,
+        };
+        let topology = Topology::new(&queues, &retry);
+        assert_eq!(
+            (topology.jobs.as_str(), topology.dead.as_str()),
+            ("scoring", "k.dead")
+        );
+        assert_eq!(topology.retry(Origin::Jobs, 1), "k.retry.jobs.100ms");
+        assert_eq!(topology.retry(Origin::Warm, 2), "k.retry.warm.5000ms");
+        assert_eq!(topology.retry(Origin::Jobs, 7), "k.retry.jobs.5000ms");
+        let names: Vec<String> = topology.queues().into_iter().map(|q| q.name).collect();
+        assert_eq!(names.len(), 8);
+        assert!(names.contains(&topology.retry(Origin::Warm, 1)));
+    }
+}

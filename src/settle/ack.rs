@@ -1,0 +1,277 @@
+//! Owns acknowledgements: which tags of a channel are settled, and the fewest frames that say so.
+//!
+//! Promises that a delivery is settled once, that an acknowledgement of many never covers one that isn't
+//! settled, and that a ticket which is dropped returns its message. [`Window`] is pure.
+
+use lapin::{
+    Channel,
+    options::{BasicAckOptions, BasicRejectOptions},
+};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex as BlockingMutex, PoisonError},
+};
+use tokio::sync::Mutex;
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settlement {
+    /// Everything that follows from it is durable.
+    Acknowledge,
+    /// It goes back to its queue.
+    Return,
+}
+
+/// A frame to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// Acknowledges this tag and every open one below it.
+    AckUpTo(u64),
+    Ack(u64),
+    Return(u64),
+}
+
+/// The tags of one channel, from the lowest open one on. Bounded by the prefetch.
+#[derive(Debug)]
+pub struct Window {
+    /// The lowest tag that isn't settled.
+    lowest: u64,
+    /// Settled tags from `lowest` on; none where the broker was told already.
+    settled: BTreeMap<u64, Option<Settlement>>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self {
+            lowest: 1,
+            settled: BTreeMap::new(),
+        }
+    }
+}
+
+impl Window {
+    /// Notes a tag's end. A second end of the same tag changes nothing.
+    pub fn settle(&mut self, tag: u64, how: Settlement) {
+        if tag >= self.lowest {
+            self.settled.entry(tag).or_insert(Some(how));
+        }
+    }
+
+    /// The frames for everything settled without a gap; with `stragglers`, also for what lies beyond an open
+    /// tag, one by one.
+    pub fn frames(&mut self, stragglers: bool) -> Vec<Frame> {
+        let mut frames = Vec::new();
+        let mut up_to = None;
+        while let Some(entry) = self.settled.first_entry() {
+            if *entry.key() != self.lowest {
+                break;
+            }
+            match entry.remove() {
+                Some(Settlement::Acknowledge) => up_to = Some(self.lowest),
+                Some(Settlement::Return) => {
+                    frames.extend(up_to.take().map(Frame::AckUpTo));
+                    frames.push(Frame::Return(self.lowest));
+                }
+                None => {}
+            }
+            self.lowest += 1;
+        }
+        frames.extend(up_to.map(Frame::AckUpTo));
+        if stragglers {
+            for (tag, how) in &mut self.settled {
+                match how.take() {
+                    Some(Settlement::Acknowledge) => frames.push(Frame::Ack(*tag)),
+                    Some(Settlement::Return) => frames.push(Frame::Return(*tag)),
+                    None => {}
+                }
+            }
+        }
+        frames
+    }
+
+    /// Whether a settled tag waits behind an open one.
+    pub fn has_stragglers(&self) -> bool {
+        self.settled.values().any(Option::is_some)
+    }
+}
+
+/// The settlements of one channel.
+#[derive(Debug)]
+pub struct Acks {
+    channel: Channel,
+    window: BlockingMutex<Window>,
+    /// One flush at a time: an acknowledgement of many must not overtake another.
+    sending: Mutex<()>,
+}
+
+impl Acks {
+    /// For the deliveries of this channel.
+    pub fn new(channel: Channel) -> Arc<Self> {
+        Arc::new(Self {
+            channel,
+            window: BlockingMutex::default(),
+            sending: Mutex::default(),
+        })
+    }
+
+    /// The right to settle one delivery.
+    pub fn ticket(self: &Arc<Self>, tag: u64) -> Ticket {
+        Ticket {
+            acks: self.clone(),
+            tag,
+            how: Settlement::Return,
+        }
+    }
+
+    fn with_window<T>(&self, work: impl FnOnce(&mut Window) -> T) -> T {
+        work(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells the broker what is settled. On a channel that is gone the broker has returned everything, and
+    /// the next delivery finds the job's row: there is nothing to mend here.
+    pub async fn flush(&self, stragglers: bool) {
+        let _one_at_a_time = self.sending.lock().await;
+        for frame in self.with_window(|w| w.frames(stragglers)) {
+            let sent = match frame {
+                Frame::AckUpTo(tag) => {
+                    self.channel
+                        .basic_ack(tag, BasicAckOptions { multiple: true })
+                        .await
+                }
+                Frame::Ack(tag) => {
+                    self.channel
+                        .basic_ack(tag, BasicAckOptions { multiple: false })
+                        .await
+                }
+                Frame::Return(tag) => {
+                    self.channel
+                        .basic_reject(tag, BasicRejectOptions { requeue: true })
+                        .await
+                }
+            };
+            if let Err(error) = sent {
+                tracing::debug!(%error, "an acknowledgement found its channel gone");
+                return;
+            }
+        }
+    }
+
+    /// Whether a settled delivery waits behind an open one.
+    pub fn has_stragglers(&self) -> bool {
+        self.with_window(|w| w.has_stragglers())
+    }
+}
+
+/// The right to settle one delivery, once: dropped as it is, the message returns to its queue.
+#[derive(Debug)]
+pub struct Ticket {
+    acks: Arc<Acks>,
+    tag: u64,
+    how: Settlement,
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.acks.with_window(|w| w.settle(self.tag, self.how));
+    }
+}
+
+/// Acknowledges deliveries, whichever channels they came by.
+pub async fn acknowledge(tickets: Vec<Ticket>) {
+    let mut channels: Vec<Arc<Acks>> = Vec::new();
+    for mut ticket in tickets {
+        ticket.how = Settlement::Acknowledge;
+        if !channels.iter().any(|acks| Arc::ptr_eq(acks, &ticket.acks)) {
+            channels.push(ticket.acks.clone());
+        }
+    }
+    for acks in channels {
+        acks.flush(false).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn one_frame_acknowledges_what_has_no_gap() {
+        let mut window = Window::default();
+        for tag in [3, 1, 2, 5] {
+            window.settle(tag, Settlement::Acknowledge);
+        }
+        assert_eq!(window.frames(false), [Frame::AckUpTo(3)]);
+        assert!(window.has_stragglers());
+        assert_eq!(window.frames(true), [Frame::Ack(5)]);
+        assert_eq!(window.frames(true), []);
+        window.settle(4, Settlement::Return);
+        assert_eq!(
+            window.frames(false),
+            [Frame::Return(4)],
+            "5 is not told twice"
+        );
+        window.settle(6, Settlement::Acknowledge);
+        assert_eq!(window.frames(false), [Frame::AckUpTo(6)]);
+    }
+
+    /// A broker that refuses what RabbitMQ refuses: a tag that isn't open.
+    fn apply(
+        frames: &[Frame],
+        open: &mut BTreeSet<u64>,
+        ended: &mut BTreeMap<u64, Settlement>,
+    ) -> Result<(), String> {
+        for frame in frames {
+            let (tag, how) = match frame {
+                Frame::AckUpTo(tag) | Frame::Ack(tag) => (*tag, Settlement::Acknowledge),
+                Frame::Return(tag) => (*tag, Settlement::Return),
+            };
+            if !open.contains(&tag) {
+                return Err(format!("{frame:?} names a tag that isn't open"));
+            }
+            let below = if matches!(frame, Frame::AckUpTo(_)) {
+                0
+            } else {
+                tag
+            };
+            let tags: Vec<u64> = open.range(below..=tag).copied().collect();
+            for tag in tags {
+                open.remove(&tag);
+                if ended.insert(tag, how).is_some() {
+                    return Err(format!("{tag} ended twice"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        /// Whatever the order of settlements, flushes and repeats, every delivery ends once, and as was said.
+        #[test]
+        fn every_delivery_ends_once(
+            order in Just((1u64..=60).collect::<Vec<_>>()).prop_shuffle(),
+            returned in prop::collection::btree_set(1u64..=60, 0..20),
+            flushes in prop::collection::vec(0u8..4, 60),
+            repeat in 1u64..=60,
+        ) {
+            let mut window = Window::default();
+            let (mut open, mut ended): (BTreeSet<u64>, BTreeMap<u64, Settlement>) = ((1..=60).collect(), BTreeMap::new());
+            let how = |tag: u64| if returned.contains(&tag) { Settlement::Return } else { Settlement::Acknowledge };
+            for (tag, flush) in order.into_iter().zip(flushes) {
+                window.settle(tag, how(tag));
+                if ended.contains_key(&repeat) || tag == repeat {
+                    window.settle(repeat, Settlement::Return);
+                }
+                if flush > 0 {
+                    prop_assert_eq!(apply(&window.frames(flush == 1), &mut open, &mut ended), Ok(()));
+                }
+            }
+            prop_assert_eq!(apply(&window.frames(true), &mut open, &mut ended), Ok(()));
+            prop_assert!(open.is_empty(), "{:?} still open", open);
+            for (tag, ended) in ended {
+                prop_assert_eq!(ended, how(tag));
+            }
+        }
+    }
+}

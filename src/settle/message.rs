@@ -1,0 +1,143 @@
+//! Owns what Kiln publishes about a job: its reply, its dead letter, its next try.
+
+use crate::{
+    failure::Rejection,
+    intake::{
+        delivery::{Delivery, TRIES},
+        topology::{Origin, Topology},
+    },
+};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+};
+
+/// Header of a dead letter: the rejection's code.
+pub const ERROR_CODE: &str = "kiln-error-code";
+/// Header of a dead letter: the field at fault.
+pub const ERROR_FIELD: &str = "kiln-error-field";
+/// Header of a dead letter: what was expected.
+pub const ERROR_MESSAGE: &str = "kiln-error-message";
+/// Header of a dead letter: the job's id.
+pub const JOB_ID: &str = "kiln-job-id";
+/// Header of a dead letter: when it was rejected, RFC 3339.
+pub const FAILED_AT: &str = "kiln-failed-at";
+/// Header of a dead letter: the queue to replay it to.
+pub const QUEUE: &str = "kiln-queue";
+
+/// AMQP's mark for a message that survives the broker's restart.
+const PERSISTENT: u8 = 2;
+
+/// A message for the broker's default exchange.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub queue: ShortString,
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+    /// A reply's queue may be gone; any other message must arrive.
+    pub is_reply: bool,
+}
+
+/// The reply to a delivery that asks for one.
+pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Message> {
+    let queue = delivery
+        .properties
+        .reply_to()
+        .clone()
+        .filter(|q| !q.as_str().is_empty())?;
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT);
+    if let Some(id) = delivery.properties.correlation_id() {
+        properties = properties.with_correlation_id(id.clone());
+    }
+    if let Some(id) = delivery.properties.message_id() {
+        properties = properties.with_message_id(id.clone());
+    }
+    if let Some(trace) = delivery
+        .properties
+        .headers()
+        .as_ref()
+        .and_then(|h| h.inner().get("traceparent"))
+    {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), trace.clone());
+        properties = properties.with_headers(headers);
+    }
+    Some(Message {
+        queue,
+        body: body(),
+        properties,
+        is_reply: true,
+    })
+}
+
+/// The dead letter of a rejected job: its body and properties, with headers that say why.
+pub fn dead_letter(
+    delivery: &Delivery,
+    job_id: &str,
+    rejection: &Rejection,
+    topology: &Topology,
+) -> Message {
+    let home = if delivery.origin == Origin::Warm {
+        &topology.warm
+    } else {
+        &topology.jobs
+    };
+    let mut headers = own_headers(delivery);
+    let mut put = |name: &str, value: &str| {
+        headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+    };
+    put(ERROR_CODE, rejection.code.as_str());
+    put(ERROR_FIELD, &rejection.field);
+    put(ERROR_MESSAGE, &rejection.message);
+    put(JOB_ID, job_id);
+    put(FAILED_AT, &crate::clock::rfc3339(crate::clock::now()));
+    put(QUEUE, home);
+    forward(delivery, topology.dead.as_str().into(), headers)
+}
+
+/// The job on its way to its next try.
+pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
+    let tries = delivery.tries().saturating_add(1);
+    let mut headers = own_headers(delivery);
+    headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
+    forward(
+        delivery,
+        topology.retry(delivery.origin, tries).into(),
+        headers,
+    )
+}
+
+/// The producer's headers, without those that the broker writes.
+fn own_headers(delivery: &Delivery) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in delivery.properties.headers().iter().flat_map(|h| h.inner()) {
+        if !name.as_str().starts_with("x-") {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// The message under other headers and without its expiration: it must not vanish where it goes.
+fn forward(delivery: &Delivery, queue: ShortString, headers: FieldTable) -> Message {
+    let from = &delivery.properties;
+    let mut properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_delivery_mode(PERSISTENT);
+    macro_rules! copy {
+        ($($get:ident => $with:ident),*) => { $(if let Some(v) = from.$get() { properties = properties.$with(v.clone()); })* };
+    }
+    copy!(
+        content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id
+    );
+    Message {
+        queue,
+        body: delivery.body.clone(),
+        properties,
+        is_reply: false,
+    }
+}
