@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::error::Problem;
 
@@ -17,9 +17,15 @@ pub(crate) struct Found {
     pub fingerprint: Fingerprint,
 }
 
-/// What the files of a folder look like from outside: equal fingerprints mean that nobody wrote there.
+/// What the files of a folder look like from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fingerprint(Vec<(String, u64, Option<SystemTime>)>);
+pub(crate) struct Fingerprint {
+    files: Vec<(String, u64, Option<SystemTime>)>,
+    taken: SystemTime,
+}
+
+/// Times of change are coarse: a file written this shortly before may be written again with the same one.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
 
 /// What lies under the models folder.
 #[derive(Debug, Default)]
@@ -105,6 +111,7 @@ fn problem(model: Option<&str>, path: &Path, message: String) -> Problem {
 
 impl Fingerprint {
     fn of(folder: &Path) -> io::Result<Self> {
+        let taken = SystemTime::now();
         let mut files = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
@@ -113,14 +120,19 @@ impl Fingerprint {
                 Ok(metadata) => (metadata.len(), metadata.modified().ok()),
                 Err(_) => (0, None),
             };
-            files.push((
-                entry.file_name().to_string_lossy().into_owned(),
-                length,
-                changed,
-            ));
+            let name = entry.file_name().to_string_lossy().into_owned();
+            files.push((name, length, changed));
         }
         files.sort();
-        Ok(Self(files))
+        Ok(Self { files, taken })
+    }
+
+    /// Whether nobody has written there since `earlier`, for certain.
+    pub fn unchanged_since(&self, earlier: &Fingerprint) -> bool {
+        let settled = |(_, _, changed): &(String, u64, Option<SystemTime>)| {
+            changed.is_some_and(|at| at + SETTLED_AFTER < earlier.taken)
+        };
+        self.files == earlier.files && self.files.iter().all(settled)
     }
 }
 
@@ -249,15 +261,25 @@ mod tests {
     }
 
     #[test]
-    fn a_write_changes_the_fingerprint() {
+    fn a_folder_counts_as_unchanged_once_it_has_settled() {
         let dir = tempfile::tempdir().unwrap();
-        let before = Fingerprint::of(dir.path()).unwrap();
-        fs::write(dir.path().join("manifest.toml"), "a").unwrap();
-        let one = Fingerprint::of(dir.path()).unwrap();
-        fs::write(dir.path().join("manifest.toml"), "ab").unwrap();
-        let two = Fingerprint::of(dir.path()).unwrap();
-        assert_ne!(before, one);
-        assert_ne!(one, two);
-        assert_eq!(two, Fingerprint::of(dir.path()).unwrap());
+        let path = dir.path().join("manifest.toml");
+        let write = |text: &str, age: Duration| {
+            fs::write(&path, text).unwrap();
+            let file = fs::File::options().append(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - age).unwrap();
+            Fingerprint::of(dir.path()).unwrap()
+        };
+        let hour = Duration::from_secs(3600);
+        let fresh = write("a", Duration::ZERO);
+        assert!(!Fingerprint::of(dir.path()).unwrap().unchanged_since(&fresh));
+        let settled = write("a", hour);
+        assert!(
+            Fingerprint::of(dir.path())
+                .unwrap()
+                .unchanged_since(&settled)
+        );
+        assert!(!write("b", hour / 2).unchanged_since(&settled));
+        assert!(!write("ab", hour).unchanged_since(&settled));
     }
 }

@@ -131,3 +131,6 @@ fn sizes(manifest: &Manifest) -> Vec<usize> {
     sizes.push(manifest.output_width());
     sizes
 }
+
+#[cfg(test)]
+mod tests;

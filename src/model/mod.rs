@@ -10,6 +10,8 @@ mod directory;
 mod error;
 #[cfg(feature = "faults")]
 mod fault;
+#[cfg(test)]
+mod fixtures;
 mod load;
 mod manifest;
 mod mlp;

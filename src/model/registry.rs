@@ -146,20 +146,19 @@ impl Registry {
         let survey = directory::survey(&self.dir);
         let mut problems = survey.problems;
         let mut report = RescanReport::default();
+        let before = std::mem::take(&mut *entries);
         let mut next = Entries::new();
         for found in &survey.found {
             let key = (found.name.clone(), found.version.clone());
-            if let Some(entry) = self.visit(found, entries.get(&key), &mut report, &mut problems) {
+            if let Some(entry) = self.visit(found, before.get(&key), &mut report, &mut problems) {
                 next.insert(key, entry);
             }
         }
         let on_disk: Vec<String> = next.keys().map(|(name, _)| name.clone()).collect();
-        for (key, entry) in entries
-            .iter()
-            .filter(|(key, _)| !next.contains_key(*key))
-            .map(|(k, e)| (k.clone(), e.clone()))
-            .collect::<Vec<_>>()
-        {
+        for (key, entry) in before {
+            if next.contains_key(&key) {
+                continue;
+            }
             let (name, version) = &key;
             let pinned = self.pinned.get(name) == Some(version);
             if survey.readable && !pinned && on_disk.contains(name) {
@@ -190,7 +189,7 @@ impl Registry {
         problems: &mut Vec<Problem>,
     ) -> Option<Entry> {
         if let Some(entry) = before
-            && entry.fingerprint == found.fingerprint
+            && found.fingerprint.unchanged_since(&entry.fingerprint)
         {
             return Some(entry.clone());
         }
@@ -347,3 +346,6 @@ fn device(backend: Backend) -> Result<Device, OpenError> {
         Backend::Ndarray => Err(OpenError::BackendMissing { backend: "ndarray" }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -151,3 +151,6 @@ fn listed(file: &SafeTensors<'_>) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;
