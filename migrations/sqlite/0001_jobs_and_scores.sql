@@ -11,20 +11,20 @@ CREATE TABLE jobs (
     elapsed_ms  real,
     body_sha256 text NOT NULL,
     finished_at text NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE TABLE scores (
-    input_sha256 text NOT NULL,
+    input_sha256 blob NOT NULL,
     model        text NOT NULL,
     version      text NOT NULL,
     namespace    text NOT NULL,
     key          text,
     label        text,
     score        real,
-    outputs      text NOT NULL,
+    outputs      blob NOT NULL,
     text         text,
     text_pair    text,
-    features     text,
+    features     blob,
     scored_at    text NOT NULL,
     PRIMARY KEY (input_sha256, model, version)
-) WITHOUT ROWID;
+);

@@ -6,10 +6,13 @@ use std::sync::Arc;
 /// Bytes that an entry takes beside its values: key, map and bookkeeping.
 const OVERHEAD: u32 = 150;
 
+/// A model version's prefix and an input.
+type MemoryKey = (Arc<[u8]>, InputHash);
+
 /// Rows by model version and input.
 #[derive(Clone)]
 pub struct MemoryCache {
-    rows: moka::sync::Cache<(Arc<[u8]>, InputHash), Arc<[f32]>, ahash::RandomState>,
+    rows: moka::sync::Cache<MemoryKey, Arc<[f32]>, ahash::RandomState>,
 }
 
 impl std::fmt::Debug for MemoryCache {

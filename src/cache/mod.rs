@@ -62,7 +62,7 @@ pub struct Fresh<'a> {
 /// Where entries live.
 #[derive(Debug)]
 enum Place {
-    Redis(RedisCache),
+    Redis(Box<RedisCache>),
     File(SqliteStore),
     /// Nothing is looked up or kept.
     Off,
@@ -80,7 +80,7 @@ impl Cache {
     /// Redis, with `memory` serving while it fails.
     pub fn redis(redis: RedisCache, memory: MemoryCache, metrics: Metrics) -> Self {
         Self {
-            place: Place::Redis(redis),
+            place: Place::Redis(Box::new(redis)),
             memory,
             metrics,
         }

@@ -4,6 +4,7 @@ mod config;
 mod migrate;
 mod prune;
 mod run;
+mod score;
 
 use crate::{config as settings, telemetry::trace};
 use clap::{Parser, Subcommand};
@@ -52,6 +53,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(run::Arguments),
+    Score(score::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -87,6 +89,7 @@ pub fn main() -> ExitCode {
     let result = runtime.block_on(async {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, loaded.settings).await,
+            Command::Score(arguments) => score::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

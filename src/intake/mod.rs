@@ -3,4 +3,5 @@
 pub mod connection;
 pub mod consumer;
 pub mod delivery;
+pub mod file;
 pub mod topology;

@@ -1,6 +1,6 @@
 //! Owns the statements against SQLite, for Kiln without servers.
 //!
-//! The same tables as in Postgres, with hashes and floats as hexadecimal text. A batch goes in as one JSON
+//! The same tables as in Postgres. A batch goes in as one JSON
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
 use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes};
@@ -28,7 +28,7 @@ WHERE jobs.status = 'rejected'";
 
 const KEEP_SCORES: &str = "\
 INSERT INTO scores (input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features, scored_at)
-SELECT value->>0, value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9, value->>10, ?2
+SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, unhex(value->>7), value->>8, value->>9, unhex(value->>10), ?2
 FROM json_each(?1) WHERE true
 ON CONFLICT DO NOTHING";
 
@@ -38,7 +38,7 @@ FROM jobs WHERE job_id IN (SELECT value FROM json_each(?1))";
 
 const FIND_SCORES: &str = "\
 SELECT input_sha256, outputs FROM scores
-WHERE model = ?1 AND version = ?2 AND input_sha256 IN (SELECT value FROM json_each(?3))";
+WHERE model = ?1 AND version = ?2 AND input_sha256 IN (SELECT unhex(value) FROM json_each(?3))";
 
 const REJECT: &str = "\
 INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
@@ -68,6 +68,9 @@ impl SqliteStore {
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
+            // Hashes land on random pages: a larger cache and rarer checkpoints write each of them less often.
+            .pragma("cache_size", "-65536")
+            .pragma("wal_autocheckpoint", "8000")
             .busy_timeout(Duration::from_secs(30));
         let problem =
             |e: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {e}", path.display()));
@@ -97,16 +100,12 @@ impl SqliteStore {
             .map_err(classify)?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in rows {
-            let hash: String = row.try_get(0).map_err(classify)?;
-            let outputs: String = row.try_get(1).map_err(classify)?;
-            let mut key = [0u8; 32];
-            let Ok(bytes) = hex::decode(&outputs) else {
-                continue;
-            };
-            if hex::decode_to_slice(&hash, &mut key).is_ok() {
+            let hash: &[u8] = row.try_get(0).map_err(classify)?;
+            let outputs: &[u8] = row.try_get(1).map_err(classify)?;
+            if let Ok(key) = InputHash::try_from(hash) {
                 found.insert(
                     key,
-                    bytes
+                    outputs
                         .as_chunks::<4>()
                         .0
                         .iter()

@@ -1,0 +1,399 @@
+//! Owns reading jobs and inputs from a file: JSONL with inputs or whole jobs, or CSV with a header.
+//!
+//! Promises to hold no more than one piece of the file at a time, and that a bad line is reported with its
+//! number while the rest goes on. Lines are counted from 1.
+
+use serde_json::{Map, Value, json};
+use std::io::BufRead;
+
+/// Bytes of inputs after which a job is cut, whatever their number.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// The file's format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Jsonl,
+    Csv,
+}
+
+/// Which columns of a CSV file are what.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    /// Default: `text`, where there is such a column.
+    pub text: Option<String>,
+    /// Default: `text_pair`, where there is such a column.
+    pub text_pair: Option<String>,
+    /// Default: `key`, where there is such a column.
+    pub key: Option<String>,
+    /// Default: without a text column, every column but the key's.
+    pub features: Vec<String>,
+}
+
+/// A line that can't be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadLine {
+    pub line: u64,
+    pub problem: String,
+}
+
+/// What a file holds, piece by piece.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// Inputs as JSON objects, each with its line.
+    Inputs(Vec<(u64, String)>),
+    /// A whole job, as it stands.
+    Job {
+        line: u64,
+        body: String,
+    },
+    Bad(BadLine),
+}
+
+/// Reads a file piece by piece, with the bytes read so far.
+pub struct Pieces<R> {
+    lines: Lines<R>,
+    /// Inputs of one piece at most.
+    most: usize,
+    inputs: Vec<(u64, String)>,
+    bytes: usize,
+    next: Option<Piece>,
+}
+
+enum Lines<R> {
+    Jsonl {
+        reader: R,
+        line: u64,
+    },
+    Csv {
+        reader: Box<csv::Reader<R>>,
+        columns: Resolved,
+    },
+}
+
+/// Columns by place.
+struct Resolved {
+    headers: Vec<String>,
+    text: Option<usize>,
+    text_pair: Option<usize>,
+    key: Option<usize>,
+    features: Vec<usize>,
+}
+
+impl<R: BufRead> Pieces<R> {
+    /// JSONL: every line an input, or a whole job (an object with `inputs`).
+    pub fn jsonl(reader: R, most: usize) -> Self {
+        Self::new(Lines::Jsonl { reader, line: 0 }, most)
+    }
+
+    /// CSV with a header. An error says which column is missing.
+    pub fn csv(reader: R, most: usize, columns: &Columns) -> Result<Self, String> {
+        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+        let headers = reader
+            .headers()
+            .map_err(|e| format!("the header can't be read: {e}"))?;
+        let headers: Vec<String> = headers.iter().map(|h| h.trim().to_owned()).collect();
+        let columns = resolve(headers, columns)?;
+        Ok(Self::new(
+            Lines::Csv {
+                reader: Box::new(reader),
+                columns,
+            },
+            most,
+        ))
+    }
+
+    fn new(lines: Lines<R>, most: usize) -> Self {
+        Self {
+            lines,
+            most,
+            inputs: Vec::new(),
+            bytes: 0,
+            next: None,
+        }
+    }
+
+    /// Takes what was gathered; what came after it is next.
+    fn cut(&mut self, after: Option<Piece>) -> Option<Piece> {
+        self.bytes = 0;
+        let inputs = std::mem::take(&mut self.inputs);
+        if inputs.is_empty() {
+            return after;
+        }
+        self.next = after;
+        Some(Piece::Inputs(inputs))
+    }
+}
+
+impl<R: BufRead> Iterator for Pieces<R> {
+    type Item = Piece;
+
+    fn next(&mut self) -> Option<Piece> {
+        if let Some(piece) = self.next.take() {
+            return Some(piece);
+        }
+        loop {
+            match self.lines.next() {
+                None => return self.cut(None),
+                Some(Piece::Inputs(inputs)) => {
+                    self.bytes += inputs.iter().map(|(_, input)| input.len()).sum::<usize>();
+                    self.inputs.extend(inputs);
+                    if self.inputs.len() >= self.most || self.bytes >= PIECE_BYTES {
+                        return self.cut(None);
+                    }
+                }
+                Some(other) => return self.cut(Some(other)),
+            }
+        }
+    }
+}
+
+impl<R: BufRead> Lines<R> {
+    /// The next line that isn't empty.
+    fn next(&mut self) -> Option<Piece> {
+        match self {
+            Self::Jsonl { reader, line } => loop {
+                let mut bytes = Vec::new();
+                *line += 1;
+                match reader.read_until(b'\n', &mut bytes) {
+                    Ok(0) => return None,
+                    Ok(_) if bytes.trim_ascii().is_empty() => {}
+                    Ok(_) => return Some(json_line(*line, &bytes)),
+                    Err(error) => {
+                        // The source itself is broken: say so, and end.
+                        let problem = format!("can't be read: {error}");
+                        let bad = Piece::Bad(BadLine {
+                            line: *line,
+                            problem,
+                        });
+                        *line = u64::MAX - 1;
+                        return Some(bad);
+                    }
+                }
+            },
+            Self::Csv { reader, columns } => {
+                let mut record = csv::ByteRecord::new();
+                let line = reader.position().line();
+                match reader.read_byte_record(&mut record) {
+                    Ok(false) => None,
+                    Ok(true) => {
+                        let line = record.position().map_or(line, csv::Position::line);
+                        Some(match csv_input(&record, columns) {
+                            Ok(input) => Piece::Inputs(vec![(line, input)]),
+                            Err(problem) => Piece::Bad(BadLine { line, problem }),
+                        })
+                    }
+                    Err(error) => Some(Piece::Bad(BadLine {
+                        line,
+                        problem: error.to_string(),
+                    })),
+                }
+            }
+        }
+    }
+}
+
+fn json_line(line: u64, bytes: &[u8]) -> Piece {
+    let bad = |problem: String| Piece::Bad(BadLine { line, problem });
+    let Ok(text) = std::str::from_utf8(bytes.trim_ascii()) else {
+        return bad("not UTF-8".into());
+    };
+    match serde_json::from_str::<Value>(text) {
+        Ok(Value::Object(object)) if object.contains_key("inputs") => Piece::Job {
+            line,
+            body: text.to_owned(),
+        },
+        Ok(Value::Object(_)) => Piece::Inputs(vec![(line, text.to_owned())]),
+        Ok(_) => bad("expected a JSON object: an input, or a job".into()),
+        Err(error) => bad(format!("not JSON: {error}")),
+    }
+}
+
+fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, String> {
+    let find = |name: &str| headers.iter().position(|h| h == name);
+    let named = |wanted: &Option<String>, default: &str| match wanted {
+        Some(name) => match find(name) {
+            Some(at) => Ok(Some(at)),
+            None => Err(format!(
+                "no column `{name}`; there are: {}",
+                headers.join(", ")
+            )),
+        },
+        None => Ok(find(default)),
+    };
+    let key = named(&columns.key, "key")?;
+    let mut features = Vec::new();
+    for name in &columns.features {
+        let at = find(name)
+            .ok_or_else(|| format!("no column `{name}`; there are: {}", headers.join(", ")))?;
+        features.push(at);
+    }
+    let text = if features.is_empty() {
+        named(&columns.text, "text")?
+    } else {
+        None
+    };
+    let text_pair = if text.is_some() {
+        named(&columns.text_pair, "text_pair")?
+    } else {
+        None
+    };
+    if text.is_none() && features.is_empty() {
+        features = (0..headers.len()).filter(|at| Some(*at) != key).collect();
+    }
+    Ok(Resolved {
+        headers,
+        text,
+        text_pair,
+        key,
+        features,
+    })
+}
+
+fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, String> {
+    let cell = |at: usize| {
+        let name = columns.headers.get(at).map_or("?", String::as_str);
+        let bytes = record
+            .get(at)
+            .ok_or_else(|| format!("column `{name}` is missing"))?;
+        std::str::from_utf8(bytes).map_err(|_| format!("column `{name}` is not UTF-8"))
+    };
+    let mut input = Map::new();
+    if let Some(at) = columns.key {
+        input.insert("key".into(), json!(cell(at)?));
+    }
+    if let Some(at) = columns.text {
+        input.insert("text".into(), json!(cell(at)?));
+        if let Some(at) = columns.text_pair {
+            input.insert("text_pair".into(), json!(cell(at)?));
+        }
+    } else {
+        let mut values = Vec::with_capacity(columns.features.len());
+        for at in &columns.features {
+            let name = columns.headers.get(*at).map_or("?", String::as_str);
+            let text = cell(*at)?.trim();
+            let value: f64 = text
+                .parse()
+                .map_err(|_| format!("column `{name}`: expected a number"))?;
+            if !value.is_finite() {
+                return Err(format!("column `{name}`: expected a finite number"));
+            }
+            values.push(json!(value));
+        }
+        input.insert("features".into(), Value::Array(values));
+    }
+    Ok(Value::Object(input).to_string())
+}
+
+/// The body of a job over inputs that were cut from a file. Bad inputs are skipped, not the job.
+pub fn job_body(job_id: &str, model: &str, inputs: &[(u64, String)], detail: bool) -> Vec<u8> {
+    let mut body = format!(
+        "{{\"job_id\":{},\"model\":{},\"on_error\":\"skip\",\"detail\":{detail},\"inputs\":[",
+        Value::from(job_id),
+        Value::from(model)
+    );
+    for (index, (_, input)) in inputs.iter().enumerate() {
+        if index > 0 {
+            body.push(',');
+        }
+        body.push_str(input);
+    }
+    body.push_str("]}");
+    body.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(pairs: &[(u64, &str)]) -> Piece {
+        Piece::Inputs(
+            pairs
+                .iter()
+                .map(|(line, text)| (*line, (*text).to_owned()))
+                .collect(),
+        )
+    }
+
+    #[test]
+    fn jsonl_is_cut_into_pieces_and_bad_lines_keep_their_numbers() {
+        let file = "{\"text\":\"a\"}\n\n{\"text\":\"b\"}\n{\"text\":\"c\"}\nnope\n[1]\n\
+                    {\"job_id\":\"j\",\"inputs\":[]}\n{\"text\":\"d\"}";
+        let pieces: Vec<Piece> = Pieces::jsonl(file.as_bytes(), 2).collect();
+        assert_eq!(
+            pieces[0],
+            inputs(&[(1, r#"{"text":"a"}"#), (3, r#"{"text":"b"}"#)])
+        );
+        assert_eq!(pieces[1], inputs(&[(4, r#"{"text":"c"}"#)]));
+        assert!(matches!(&pieces[2], Piece::Bad(BadLine { line: 5, .. })));
+        assert!(matches!(&pieces[3], Piece::Bad(BadLine { line: 6, .. })));
+        assert!(matches!(&pieces[4], Piece::Job { line: 7, .. }));
+        assert_eq!(pieces[5], inputs(&[(8, r#"{"text":"d"}"#)]));
+        assert_eq!(pieces.len(), 6);
+    }
+
+    #[test]
+    fn csv_takes_a_text_column_or_feature_columns() {
+        let texts = "key,text\nr1,\"I love, this\"\nr2,\n";
+        let pieces: Vec<Piece> = Pieces::csv(texts.as_bytes(), 10, &Columns::default())
+            .expect("header")
+            .collect();
+        let second = r#"{"key":"r2","text":""}"#;
+        assert_eq!(
+            pieces,
+            [inputs(&[
+                (2, r#"{"key":"r1","text":"I love, this"}"#),
+                (3, second)
+            ])]
+        );
+
+        let numbers = "key,a,b\ni1,1,2.5\ni2,x,1\ni3,nan,1\ni4,1\n";
+        let pieces: Vec<Piece> = Pieces::csv(numbers.as_bytes(), 10, &Columns::default())
+            .expect("header")
+            .collect();
+        assert_eq!(
+            pieces[0],
+            inputs(&[(2, r#"{"key":"i1","features":[1.0,2.5]}"#)])
+        );
+        let problems: Vec<&BadLine> = pieces
+            .iter()
+            .filter_map(|p| {
+                if let Piece::Bad(bad) = p {
+                    Some(bad)
+                } else {
+                    None
+                }
+            })
+            .collect();
+        assert_eq!(
+            problems.iter().map(|b| b.line).collect::<Vec<_>>(),
+            [3, 4, 5]
+        );
+        assert!(problems[0].problem.contains("column `a`"), "{problems:?}");
+
+        let wanted = Columns {
+            text: Some("review".into()),
+            ..Columns::default()
+        };
+        let error = Pieces::csv(texts.as_bytes(), 10, &wanted)
+            .err()
+            .expect("no such column");
+        assert!(
+            error.contains("`review`") && error.contains("key, text"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_cut_job_reads_as_one() {
+        let inputs = [
+            (1, r#"{"key":"a","text":"x"}"#.to_owned()),
+            (2, r#"{"text":"y"}"#.to_owned()),
+        ];
+        let body = job_body("id \"1\"", "m@1", &inputs, true);
+        let job = crate::job::Job::parse(&body, None).expect("parses");
+        assert_eq!(
+            (job.job_id.as_ref(), job.inputs.len(), job.detail),
+            ("id \"1\"", 2, true)
+        );
+    }
+}
