@@ -256,9 +256,9 @@ impl Model {
             };
             let error = probability - wanted;
             step(&mut self.bias[i], &mut self.bias_squares[i], error);
-            for d in 0..dim {
+            for (d, back) in back.iter_mut().enumerate() {
                 let at = i * dim + d;
-                back[d] += error * self.linear[at];
+                *back += error * self.linear[at];
                 step(
                     &mut self.linear[at],
                     &mut self.linear_squares[at],
