@@ -268,11 +268,11 @@ impl Model {
         }
         for &feature in features {
             let at = feature as usize * dim;
-            for d in 0..dim {
+            for (d, back) in back.iter().enumerate() {
                 step(
                     &mut self.vectors[at + d],
                     &mut self.vector_squares[at + d],
-                    back[d] * share,
+                    back * share,
                 );
             }
         }
