@@ -24,6 +24,7 @@ mod text;
 mod weights;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::sync::Arc;
 
 pub use error::{ModelError, OpenError, Problem, UnknownModel};
@@ -156,6 +157,12 @@ pub struct Model {
     rules: TextRules,
     network: Arc<dyn Network>,
     queue: Arc<Queue>,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Model({}@{})", self.info.name, self.info.version)
+    }
 }
 
 impl Model {

@@ -161,3 +161,17 @@ fn what_is_no_toml_says_where() {
     let refusal = refusal("architecture = \"mlp\"\n[features\n");
     assert!(refusal.contains("line 2"), "{refusal}");
 }
+
+#[test]
+fn the_guides_manifests_are_good() {
+    let guide = include_str!("../../../models/README.md");
+    let manifests: Vec<&str> = guide
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert_eq!(manifests.len(), 2);
+    for manifest in manifests {
+        Manifest::parse(manifest).unwrap();
+    }
+}

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::model::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
-use crate::model::{ModelError, Rows, TextRow};
+use crate::model::{InputKind, ModelError, Rows, Task, TextRow};
 
 const SIZES: [usize; 3] = [4, 8, 1];
 
@@ -374,4 +374,39 @@ fn the_fault_model_does_what_it_is_asked() {
     assert!((0.0..1.0).contains(&answer));
     assert_eq!(ask("sleep:1 well"), Ok(vec![answer]));
     assert_ne!(ask("something else"), Ok(vec![answer]));
+}
+
+#[test]
+fn the_shipped_models_answer_as_anyone_would() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = ModelSettings {
+        dir: root.join("models"),
+        ..ModelSettings::default()
+    };
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(registry.problems(), []);
+    assert_eq!(
+        listed(&registry),
+        ["feed-ranker@1.0.0*", "sentiment@1.0.0*"]
+    );
+
+    let model = registry.resolve("sentiment").unwrap();
+    let Task::Classification { labels } = &model.info().task else {
+        panic!("no classification")
+    };
+    for (text, expected) in [
+        ("I love this!", "positive"),
+        ("Terrible, it broke after a day", "negative"),
+        ("not good", "negative"),
+        ("The shop is next to the station.", "neutral"),
+    ] {
+        let text = model.normalise(text).into_owned();
+        let scores = score(&model, crate::model::fixtures::texts(&[text]));
+        assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        let best = (0..labels.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        assert_eq!(labels[best.unwrap()], expected);
+    }
+    let ranker = registry.resolve("feed-ranker").unwrap();
+    assert_eq!(ranker.info().input, InputKind::Features { count: 32 });
+    assert!(ranker.info().golden > 0);
 }
