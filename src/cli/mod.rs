@@ -1,10 +1,13 @@
 //! The commands: parse arguments, load the settings, start logging, run, and map the end to an exit code.
 
+mod age;
 mod config;
 mod migrate;
+mod post;
 mod prune;
 mod run;
 mod score;
+mod submit;
 
 use crate::{config as settings, telemetry::trace};
 use clap::{Parser, Subcommand};
@@ -54,6 +57,7 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Score(score::Arguments),
+    Submit(submit::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -90,6 +94,7 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, loaded.settings).await,
             Command::Score(arguments) => score::run(arguments, loaded.settings).await,
+            Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),
