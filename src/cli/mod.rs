@@ -2,6 +2,7 @@
 
 mod age;
 mod config;
+mod dead;
 mod migrate;
 mod post;
 mod prune;
@@ -58,6 +59,7 @@ enum Command {
     Run(run::Arguments),
     Score(score::Arguments),
     Submit(submit::Arguments),
+    Dead(dead::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
             Command::Run(arguments) => run::run(arguments, loaded.settings).await,
             Command::Score(arguments) => score::run(arguments, loaded.settings).await,
             Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
+            Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),
