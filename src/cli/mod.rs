@@ -3,6 +3,7 @@
 mod age;
 mod config;
 mod dead;
+mod doctor;
 mod migrate;
 mod post;
 mod prune;
@@ -60,6 +61,7 @@ enum Command {
     Score(score::Arguments),
     Submit(submit::Arguments),
     Dead(dead::Arguments),
+    Doctor(doctor::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -98,6 +100,7 @@ pub fn main() -> ExitCode {
             Command::Score(arguments) => score::run(arguments, loaded.settings).await,
             Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
+            Command::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),
