@@ -3,6 +3,7 @@
 //! Reconnects by itself, so that a test may kill the broker under it. A message whose confirm was lost is published
 //! again: producers do that too, and a job id makes it harmless.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use lapin::message::BasicGetMessage;
@@ -145,9 +146,47 @@ impl Bus {
         replies
     }
 
+    /// Takes replies until each of `ids` has one at least, and checks that all of the same job say the same.
+    pub async fn reply_to_each(&self, ids: &[String]) -> BTreeMap<String, Reply> {
+        let mut answered: BTreeMap<String, Reply> = BTreeMap::new();
+        eventually(
+            &format!("a reply to each of {} jobs", ids.len()),
+            PATIENCE,
+            async || {
+                while let Some(message) = self.take(REPLIES).await {
+                    let reply = reply(message);
+                    let first = answered
+                        .entry(reply.job_id().to_owned())
+                        .or_insert_with(|| reply.clone());
+                    assert_eq!(
+                        first.without_time(),
+                        reply.without_time(),
+                        "the same job, the same result"
+                    );
+                }
+                ids.iter().all(|id| answered.contains_key(id)).then_some(())
+            },
+        )
+        .await;
+        answered
+    }
+
     /// Takes one reply, within `deadline`.
     pub async fn reply_within(&self, deadline: Duration) -> Reply {
         reply(eventually("a reply", deadline, || self.take(REPLIES)).await)
+    }
+
+    /// Publishes one job and waits for its reply, which must be `ok`. No other reply may be on its way.
+    pub async fn answer(&self, job: &Value) -> Reply {
+        self.publish_job(job).await;
+        let reply = self.reply_within(PATIENCE).await;
+        assert_eq!(
+            (reply.job_id(), reply.status()),
+            (job_id(job), "ok"),
+            "{}",
+            reply.body
+        );
+        reply
     }
 
     /// Takes `count` dead letters; fails where they don't come.
@@ -232,12 +271,14 @@ impl Bus {
 /// A job as a careful producer posts it: persistent, JSON, its id as correlation id, replies to [`REPLIES`].
 pub fn asking_reply(job: &Value) -> Message {
     let id = job_id(job);
-    (
-        job.to_string().into_bytes(),
-        persistent()
-            .with_reply_to(REPLIES.into())
-            .with_correlation_id(id.into()),
-    )
+    (job.to_string().into_bytes(), answered_as(id))
+}
+
+/// The properties of a job that is to be answered under `correlation`.
+pub fn answered_as(correlation: &str) -> BasicProperties {
+    persistent()
+        .with_reply_to(REPLIES.into())
+        .with_correlation_id(correlation.into())
 }
 
 /// The properties of a persistent JSON message.

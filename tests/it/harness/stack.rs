@@ -89,7 +89,7 @@ impl Stack {
         stack
     }
 
-    /// Servers that have their places and are not running yet; [`Stack::start_servers`] brings them up.
+    /// Servers that have their places and are not running yet: the test starts each.
     pub async fn stopped() -> Self {
         let turn = OWN_BROKERS.acquire().await.expect("never closed");
         let broker = Arc::new(Broker::prepare());
@@ -105,15 +105,6 @@ impl Stack {
         stack.bus = Bus::new(stack.amqp_url());
         stack.pool = lazy_pool(&stack.database_url());
         stack
-    }
-
-    /// Starts the servers of [`Stack::stopped`].
-    pub async fn start_servers(&self) {
-        tokio::join!(
-            self.broker.start(),
-            self.postgres.start(),
-            self.redis.start()
-        );
     }
 
     fn assemble(
