@@ -68,7 +68,7 @@ fn cases() -> Vec<Case> {
         r#"{{"job_id":"deep","model":"fault","inputs":{}"#,
         "[".repeat(100_000)
     );
-    let twice = r#"{"job_id":"twice","model":"fault","model":"fault","inputs":[{"text":"a"}]}"#;
+    let twice = r#"{"job_id":"duplicate","model":"fault","model":"fault","inputs":[{"text":"a"}]}"#;
     vec![
         case("empty-body", SYNTAX, "", ""),
         case("not-json", SYNTAX, "", "this is not JSON"),
