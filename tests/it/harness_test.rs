@@ -75,7 +75,7 @@ async fn a_redis_server_can_be_killed_paused_and_filled() {
     let redis = Redis::prepare();
     redis.start().await;
     redis.command::<()>(&["SET", "a", "1"]).await;
-    assert_eq!(redis.keys("*").await, ["a"]);
+    assert_eq!(redis.keys("*").await, [b"a"]);
 
     redis.fill().await;
     let refused = redis.connection().await.expect("redis is up");

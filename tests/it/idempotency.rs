@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::harness::PATIENCE;
 use crate::harness::bus::DEAD;
-use crate::harness::jobs::{fault_job, job_ids, quick_jobs, text_job};
+use crate::harness::jobs::{Row, fault_job, job_ids, quick_jobs, text_job};
 use crate::harness::stack::Stack;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +103,7 @@ async fn another_job_under_a_used_id_is_a_conflict() {
     );
     assert!(!letters[0].message.is_empty());
     assert_eq!(letters[0].body, other.to_string().into_bytes());
-    assert_eq!(stack.rows().await, [row], "the first job's row stands");
+    expect_conflicts_beside(&stack, row).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +125,27 @@ async fn two_bodies_under_one_id_in_one_batch_are_one_job_and_one_conflict() {
     outcomes.sort();
     assert_eq!(outcomes, ["neighbour ok", "pair ok", "pair rejected"]);
     assert_eq!(stack.bus.dead_letters(1).await[0].code, "conflict");
-    stack
-        .expect_done(vec!["pair".to_owned(), "neighbour".to_owned()])
-        .await;
+    let row = stack.row("pair").await;
+    assert_eq!(row.status, "ok");
+    stack.wait_for_rows(3).await;
+    let neighbour = stack.row("neighbour").await;
+    assert_eq!(neighbour.status, "ok");
+}
+
+/// The first job's row stands as it was; the refused one has a row of its own, under another id.
+async fn expect_conflicts_beside(stack: &Stack, row: Row) {
+    stack.wait_for_rows(2).await;
+    let (kept, refused): (Vec<Row>, Vec<Row>) = stack
+        .rows()
+        .await
+        .into_iter()
+        .partition(|one| one.job_id == row.job_id);
+    assert_eq!(kept, [row]);
+    for one in refused {
+        let code = one.error.as_ref().map(|error| error["code"].clone());
+        assert_eq!(
+            (one.status.as_str(), code),
+            ("rejected", Some(Value::from("conflict")))
+        );
+    }
 }

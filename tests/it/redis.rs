@@ -51,15 +51,14 @@ async fn jobs_go_on_while_redis_refuses_to_store() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn garbage_in_redis_is_a_miss_and_is_overwritten() {
     let stack = Stack::shared().await;
-    let garbage: [&[&str]; 4] = [
-        &["SET", "KEY", ""],
-        &[
+    let garbage = [
+        ("SET", ""),
+        (
             "SET",
-            "KEY",
             "garbage that is no entry at all, and is longer than one",
-        ],
-        &["APPEND", "KEY", "tail"],
-        &["LPUSH", "KEY", "another type"],
+        ),
+        ("APPEND", "a tail on a good entry"),
+        ("LPUSH", "another type"),
     ];
     let first = stack.worker().start().await;
     let original = score(&stack, "original", "a text").await;
@@ -69,33 +68,29 @@ async fn garbage_in_redis_is_a_miss_and_is_overwritten() {
     let [key] = keys.as_slice() else {
         panic!("one input is one entry: {keys:?}")
     };
-    let entry: Vec<u8> = stack.redis.command(&["GET", key]).await;
+    let entry: Vec<u8> = stack.redis.at("GET", key, &[]).await;
 
-    for (n, spoil) in garbage.into_iter().enumerate() {
-        if spoil[0] != "APPEND" {
-            stack.redis.command::<()>(&["DEL", key]).await;
+    for (n, (verb, value)) in garbage.into_iter().enumerate() {
+        if verb != "APPEND" {
+            stack.redis.at::<()>("DEL", key, &[]).await;
         }
-        let words: Vec<&str> = spoil
-            .iter()
-            .map(|word| if *word == "KEY" { key } else { *word })
-            .collect();
-        stack.redis.command::<()>(&words).await;
+        stack.redis.at::<()>(verb, key, &[value]).await;
 
         // A new process each time: the cache inside the last one would hide what Redis holds.
         let worker = stack.worker().expect_trouble().start().await;
         let again = score(&stack, &format!("again-{n}"), "a text").await;
         assert_eq!(
             again.body["results"][0]["cached"], false,
-            "{spoil:?} is a miss"
+            "{verb} {value:?} is a miss"
         );
         assert_eq!(
             again.body["results"][0]["score"],
             original.body["results"][0]["score"]
         );
         eventually("the entry is good again", PATIENCE, async || {
-            let kind: String = stack.redis.command(&["TYPE", key]).await;
+            let kind: String = stack.redis.at("TYPE", key, &[]).await;
             let good = kind == "string"
-                && stack.redis.command::<Vec<u8>>(&["GET", key]).await.len() == entry.len();
+                && stack.redis.at::<Vec<u8>>("GET", key, &[]).await.len() == entry.len();
             good.then_some(())
         })
         .await;

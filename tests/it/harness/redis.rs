@@ -103,9 +103,18 @@ impl Redis {
             .unwrap_or_else(|error| panic!("redis {words:?}: {error}"))
     }
 
-    /// All keys that match `pattern`, sorted.
-    pub async fn keys(&self, pattern: &str) -> Vec<String> {
-        let mut keys: Vec<String> = self.command(&["KEYS", pattern]).await;
+    /// Like [`Redis::command`], for a key that is not text.
+    pub async fn at<T: FromRedisValue>(&self, verb: &str, key: &[u8], arguments: &[&str]) -> T {
+        let mut command = ::redis::cmd(verb);
+        command.arg(key).arg(arguments);
+        let mut connection = self.connection().await.expect("the server is up");
+        let answer = command.query_async(&mut connection).await;
+        answer.unwrap_or_else(|error| panic!("redis {verb}: {error}"))
+    }
+
+    /// All keys that match `pattern`, sorted. Keys are bytes: Kiln's own are not all text.
+    pub async fn keys(&self, pattern: &str) -> Vec<Vec<u8>> {
+        let mut keys: Vec<Vec<u8>> = self.command(&["KEYS", pattern]).await;
         keys.sort();
         keys
     }
