@@ -18,7 +18,7 @@ fn ranking_job(id: &str, count: usize) -> Value {
     let inputs: Vec<Value> = (0..count)
         .map(|n| {
             let features: Vec<f64> = (0..FEATURES)
-                .map(|f| ((n * 7 + f * 3) % 11) as f64 / 10.0)
+                .map(|f| ((n + f * 3) % 257) as f64 / 257.0)
                 .collect();
             json!({"key": format!("item:{n}"), "features": features})
         })
