@@ -27,6 +27,8 @@ async fn a_worker_consumes_again_within_ten_seconds_of_the_brokers_return() {
         .start()
         .await;
     let mut ids = Vec::new();
+    stack.bus.declare_replies().await;
+    stack.broker.flush_declarations().await;
 
     for (round, graceful) in [("killed", false), ("restarted", true)] {
         let jobs = slow_jobs(round, 100, 5);

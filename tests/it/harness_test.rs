@@ -31,6 +31,7 @@ async fn a_broker_keeps_confirmed_messages_through_a_kill_and_a_restart() {
         )
         .await;
 
+    stack.broker.flush_declarations().await;
     stack.broker.kill();
     assert!(!stack.broker.accepts().await);
     stack.broker.start().await;

@@ -52,6 +52,8 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         settings.clone().start().await,
     ];
     let mut ledger: BTreeSet<String> = BTreeSet::new();
+    stack.bus.declare_replies().await;
+    stack.broker.flush_declarations().await;
 
     for (n, fault) in FAULTS.into_iter().enumerate() {
         let jobs: Vec<Value> = slow_jobs(&format!("ledger-{n}"), JOBS_PER_FAULT, 1);

@@ -1,7 +1,10 @@
 //! Redis down, silent, full or holding garbage: jobs go on, and nothing wrong is ever served.
 
+use std::time::Duration;
+
 use crate::harness::bus::DEAD;
 use crate::harness::jobs::{Reply, fault_job, job_ids, quick_jobs};
+use crate::harness::proxy::Proxy;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually};
 
@@ -31,6 +34,19 @@ async fn jobs_go_on_while_redis_is_silent_and_use_it_again_when_it_wakes() {
 
     stack.redis.resume();
     redis_is_used_again(&stack, "awake").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_go_on_while_redis_is_slow_and_use_it_again_when_it_is_not() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.redis.port).await;
+    let url = format!("redis://127.0.0.1:{}/0", proxy.port);
+    let settings = stack.worker().expect_trouble();
+    let _worker = settings.set("KILN_REDIS_URL", &url).start().await;
+    proxy.delay(Duration::from_secs(3)).await;
+    jobs_go_on(&stack, "slow").await;
+    proxy.resume().await;
+    redis_is_used_again(&stack, "quick").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -73,7 +73,13 @@ impl Broker {
         .await;
     }
 
-    /// SIGKILL, as a machine that loses its power would.
+    /// Has the node write what was declared so far to its disk. RabbitMQ itself keeps a declaration in memory for up
+    /// to two seconds: a queue that is younger than that is gone after a kill, with its confirmed messages.
+    pub async fn flush_declarations(&self) {
+        self.ctl(&["eval", "mnesia:sync_log()."]).await;
+    }
+
+    /// SIGKILL. Call [`Broker::flush_declarations`] first where a queue was declared a moment ago.
     pub fn kill(&self) {
         let node = self
             .running
