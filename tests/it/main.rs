@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod broker;
+mod cli_test;
 mod harness;
 mod harness_test;
 mod idempotency;

@@ -16,6 +16,11 @@ use lapin::{
 };
 use std::time::Duration;
 
+/// Longest wait for letters that were put back to be seen in their queue.
+const RETURN: Duration = Duration::from_secs(2);
+/// Time between two looks at the queue.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The queue of dead letters, and the letters of it that are in hand.
 pub(super) struct Desk {
     broker: Broker,
@@ -120,11 +125,24 @@ impl Desk {
             self.channel.close(200, "done".into()).await
         };
         within(&self.broker, "putting the letters back", goodbye).await?;
+        // The queue takes them back a moment later; whoever looks next should see them. That others take or
+        // bring letters meanwhile must not hold this up.
+        let _others_may_have_them = tokio::time::timeout(RETURN, self.returned()).await;
         let _gone_too = tokio::time::timeout(
             Duration::from_secs(1),
             self.connection.close(200, "done".into()),
         )
         .await;
         Ok(())
+    }
+
+    /// Returns when as many letters wait as were kept or not reached.
+    async fn returned(&self) {
+        let expected = self.held + (self.waiting - self.seen);
+        while let Ok(Some(seen)) = look(&self.connection, &self.queue, self.broker.timeout()).await
+            && seen.messages < expected
+        {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }

@@ -53,12 +53,15 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
     };
     let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
     for problem in registry.problems() {
-        let name = match (&problem.model, &problem.version) {
-            (Some(model), Some(version)) => format!("model {model}@{version}"),
-            (Some(model), None) => format!("model {model}"),
-            _ => MODELS.to_owned(),
+        let mend = "mend or remove it; a running worker looks again every 10 s";
+        let (name, advice) = match (&problem.model, &problem.version) {
+            (Some(model), Some(version)) => (format!("model {model}@{version}"), mend),
+            (Some(model), None) => (format!("model {model}"), mend),
+            _ => (
+                MODELS.to_owned(),
+                "name the models' folder with KILN_MODELS_DIR",
+            ),
         };
-        let advice = "mend or remove it; a running worker looks again every 10 s";
         checks.push(Check::fail(name, problem.to_string(), advice));
     }
     if checks.is_empty() {
