@@ -368,6 +368,8 @@ impl Default for Log {
 #[derive(Debug)]
 pub struct Loaded {
     pub settings: Settings,
+    /// The file that was read.
+    pub file: Option<PathBuf>,
     figment: Figment,
 }
 
@@ -444,7 +446,8 @@ pub fn load(
     let known: Vec<String> = known_settings().into_iter().map(|(name, _)| name).collect();
     let mut figment = Figment::from(Serialized::defaults(Settings::default()));
     let default = Path::new(DEFAULT_FILE);
-    if let Some(path) = file.or_else(|| default.exists().then_some(default)) {
+    let file = file.or_else(|| default.exists().then_some(default));
+    if let Some(path) = file {
         let text = std::fs::read_to_string(path).map_err(|e| ConfigError::File {
             path: path.into(),
             problem: e.to_string(),
@@ -512,7 +515,11 @@ pub fn load(
         .extract()
         .map_err(|e| ConfigError::Invalid(describe(&e)))?;
     check(&settings)?;
-    Ok(Loaded { settings, figment })
+    Ok(Loaded {
+        settings,
+        file: file.map(Path::to_owned),
+        figment,
+    })
 }
 
 /// [`load`] with the process's own environment.

@@ -74,6 +74,11 @@ pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
 }
 
+/// A key that lives for one trial of the server; `token` keeps two trials apart.
+pub fn trial(token: &str) -> String {
+    format!("kiln:trial:{token}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

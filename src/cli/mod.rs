@@ -1,10 +1,15 @@
 //! The commands: parse arguments, load the settings, start logging, run, and map the end to an exit code.
 
+mod age;
 mod config;
+mod dead;
+mod doctor;
 mod migrate;
+mod post;
 mod prune;
 mod run;
 mod score;
+mod submit;
 
 use crate::{config as settings, telemetry::trace};
 use clap::{Parser, Subcommand};
@@ -54,6 +59,9 @@ struct Arguments {
 enum Command {
     Run(run::Arguments),
     Score(score::Arguments),
+    Submit(submit::Arguments),
+    Dead(dead::Arguments),
+    Doctor(doctor::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -90,6 +98,9 @@ pub fn main() -> ExitCode {
         match arguments.command {
             Command::Run(arguments) => run::run(arguments, loaded.settings).await,
             Command::Score(arguments) => score::run(arguments, loaded.settings).await,
+            Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
+            Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
+            Command::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

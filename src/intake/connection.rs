@@ -6,6 +6,13 @@ use crate::{
 };
 use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
 use std::time::Duration;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Longest first frame that is read: the broker's own is under 1 KiB.
+const GREETING: usize = 16 << 10;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +56,7 @@ impl Broker {
     /// Connects. `purpose` tells the connections of one worker apart in the broker's own tools. Recovery is
     /// left to the caller: a connection that is lost stays lost.
     pub async fn connect(&self, purpose: &str) -> Result<Connection, ConnectError> {
-        let mut uri: AMQPUri = self
-            .url
-            .expose()
-            .parse()
-            .map_err(|e: String| ConnectError::Url(self.url.scrub(&e)))?;
+        let mut uri = self.uri()?;
         if uri.query.heartbeat.is_none() {
             uri.query.heartbeat = Some(self.heartbeat_seconds);
         }
@@ -62,15 +65,71 @@ impl Broker {
         match tokio::time::timeout(self.timeout, Connection::connect_uri(uri, properties)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(ConnectError::Refused(self.scrub(&error))),
-            Err(_) => Err(ConnectError::Refused(format!(
-                "no answer within {} ms",
-                self.timeout.as_millis()
-            ))),
+            Err(_) => Err(self.silent()),
         }
+    }
+
+    /// The version that the broker tells before anybody logs in; `None` where it tells none.
+    pub async fn version(&self) -> Result<Option<String>, ConnectError> {
+        let uri = self.uri()?;
+        let greeting = async {
+            let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+            let mut stream = TcpStream::connect((host, port)).await?;
+            stream.write_all(b"AMQP\x00\x00\x09\x01").await?;
+            let mut header = [0; 7];
+            stream.read_exact(&mut header).await?;
+            let [_, _, _, a, b, c, d] = header;
+            let mut frame = vec![0; (u32::from_be_bytes([a, b, c, d]) as usize).min(GREETING)];
+            stream.read_exact(&mut frame).await?;
+            Ok::<_, std::io::Error>(frame)
+        };
+        match tokio::time::timeout(self.timeout, greeting).await {
+            Ok(Ok(frame)) => Ok(version_in(&frame)),
+            Ok(Err(error)) => Err(ConnectError::Refused(error.to_string())),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    fn uri(&self) -> Result<AMQPUri, ConnectError> {
+        self.url
+            .expose()
+            .parse()
+            .map_err(|e: String| ConnectError::Url(self.url.scrub(&e)))
+    }
+
+    fn silent(&self) -> ConnectError {
+        ConnectError::Refused(format!("no answer within {} ms", self.timeout.as_millis()))
     }
 
     /// An error of the client library without credentials.
     pub fn scrub(&self, error: &lapin::Error) -> String {
         self.url.scrub(&error.to_string())
+    }
+}
+
+/// The entry `version` of the table of properties in the broker's first frame: a short name, the type of a
+/// long string, its length and its bytes.
+fn version_in(frame: &[u8]) -> Option<String> {
+    const ENTRY: &[u8] = b"\x07versionS";
+    let at = frame.windows(ENTRY.len()).position(|w| w == ENTRY)? + ENTRY.len();
+    let (length, rest) = frame.get(at..)?.split_first_chunk::<4>()?;
+    let text = rest.get(..u32::from_be_bytes(*length) as usize)?;
+    std::str::from_utf8(text).ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_the_version_in_the_first_frame() {
+        let mut frame =
+            b"\x00\x0a\x00\x0a\x00\x09\x00\x00\x00\x40\x07productS\x00\x00\x00\x08RabbitMQ"
+                .to_vec();
+        assert_eq!(version_in(&frame), None);
+        frame.extend_from_slice(b"\x07versionS\x00\x00\x00\x063.10.8\x00");
+        assert_eq!(version_in(&frame).as_deref(), Some("3.10.8"));
+        frame.truncate(frame.len() - 3);
+        assert_eq!(version_in(&frame), None);
     }
 }

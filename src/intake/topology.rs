@@ -15,6 +15,11 @@ use std::time::Duration;
 const QUEUE_TYPE: &str = "x-queue-type";
 /// AMQP's reply code for a queue that exists with other arguments.
 const PRECONDITION_FAILED: u16 = 406;
+/// AMQP's reply code for a queue that doesn't exist.
+const NOT_FOUND: u16 = 404;
+/// A delivery limit that is never reached. A queue without a dead-letter exchange drops a message at its limit,
+/// and RabbitMQ 4 sets one of 20 where none is given. -1 means none there, and on 3.10 the first return.
+const NEVER: i64 = i32::MAX as i64;
 
 /// Where a job came from, and so where a retry returns it to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,15 +115,11 @@ impl Topology {
 
     /// Every queue that Kiln needs. A queue comes after those that it dead-letters to.
     pub fn queues(&self) -> Vec<QueueSpec> {
-        let mut queues = vec![
-            spec(&self.dead, std::iter::empty()),
-            spec(&self.expired, std::iter::empty()),
-        ];
+        let mut queues: Vec<QueueSpec> = [&self.dead, &self.expired]
+            .map(|name| spec(name, std::iter::once(delivery_limit(NEVER))))
+            .into();
         for name in [&self.jobs, &self.warm] {
-            let limit = (
-                "x-delivery-limit",
-                AMQPValue::LongLongInt(i64::from(self.delivery_limit)),
-            );
+            let limit = delivery_limit(self.delivery_limit.into());
             queues.push(spec(name, dead_lettering(&self.expired).chain([limit])));
         }
         let mut delays = self.delays_ms.clone();
@@ -146,9 +147,14 @@ impl Topology {
         timeout: Duration,
     ) -> Result<(), TopologyError> {
         for queue in self.queues() {
-            declare(connection, &queue, timeout).await?;
+            queue.declare(connection, timeout).await?;
         }
         Ok(())
+    }
+
+    /// The name of a queue that lives for one trial of the broker; `token` keeps two trials apart.
+    pub fn trial(&self, token: &str) -> String {
+        format!("{}.trial.{token}", self.prefix)
     }
 }
 
@@ -175,42 +181,106 @@ fn dead_lettering(to: &str) -> impl Iterator<Item = (&'static str, AMQPValue)> {
     .into_iter()
 }
 
+fn delivery_limit(deliveries: i64) -> (&'static str, AMQPValue) {
+    ("x-delivery-limit", AMQPValue::LongLongInt(deliveries))
+}
+
 fn text(value: &str) -> AMQPValue {
     AMQPValue::LongString(LongString::from(value))
 }
 
-async fn declare(
-    connection: &Connection,
-    queue: &QueueSpec,
-    timeout: Duration,
-) -> Result<(), TopologyError> {
-    let unavailable = |detail: String| TopologyError::Unavailable {
-        queue: queue.name.clone(),
-        detail,
-    };
-    let work = async {
-        let channel = connection.create_channel().await?;
+impl QueueSpec {
+    /// Declares this queue, on a channel of its own: creates it where it is missing.
+    pub async fn declare(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+    ) -> Result<(), TopologyError> {
         let options = QueueDeclareOptions {
             durable: true,
             ..QueueDeclareOptions::default()
         };
-        channel
-            .queue_declare(queue.name.as_str().into(), options, queue.arguments.clone())
+        match attempt(connection, &self.name, options, &self.arguments, timeout).await {
+            Ok(_) => Ok(()),
+            Err(Refusal::Replied(PRECONDITION_FAILED, detail)) => Err(TopologyError::Mismatch {
+                queue: self.name.clone(),
+                detail,
+            }),
+            Err(refusal) => Err(refusal.unavailable(&self.name)),
+        }
+    }
+}
+
+/// What the broker says of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Messages that wait to be delivered.
+    pub messages: u32,
+    pub consumers: u32,
+}
+
+/// Looks at a queue without changing it; `None` where there is none.
+pub async fn look(
+    connection: &Connection,
+    queue: &str,
+    timeout: Duration,
+) -> Result<Option<Seen>, TopologyError> {
+    let options = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    match attempt(connection, queue, options, &FieldTable::default(), timeout).await {
+        Ok(seen) => Ok(Some(seen)),
+        Err(Refusal::Replied(NOT_FOUND, _)) => Ok(None),
+        Err(refusal) => Err(refusal.unavailable(queue)),
+    }
+}
+
+/// Why a declaration failed.
+enum Refusal {
+    /// The broker's reply code and text.
+    Replied(u16, String),
+    Silent(String),
+}
+
+impl Refusal {
+    fn unavailable(self, queue: &str) -> TopologyError {
+        let (Self::Replied(_, detail) | Self::Silent(detail)) = self;
+        TopologyError::Unavailable {
+            queue: queue.to_owned(),
+            detail,
+        }
+    }
+}
+
+/// Declares on a channel of its own: a refusal costs the channel.
+async fn attempt(
+    connection: &Connection,
+    queue: &str,
+    options: QueueDeclareOptions,
+    arguments: &FieldTable,
+    timeout: Duration,
+) -> Result<Seen, Refusal> {
+    let work = async {
+        let channel = connection.create_channel().await?;
+        let queue = channel
+            .queue_declare(queue.into(), options, arguments.clone())
             .await?;
-        channel.close(200, "declared".into()).await
+        channel.close(200, "declared".into()).await?;
+        Ok::<_, lapin::Error>(Seen {
+            messages: queue.message_count(),
+            consumers: queue.consumer_count(),
+        })
     };
     match tokio::time::timeout(timeout, work).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => match error.kind() {
-            ErrorKind::ProtocolError(e) if e.get_id() == PRECONDITION_FAILED => {
-                Err(TopologyError::Mismatch {
-                    queue: queue.name.clone(),
-                    detail: e.get_message().to_string(),
-                })
+        Ok(Ok(seen)) => Ok(seen),
+        Ok(Err(error)) => Err(match error.kind() {
+            ErrorKind::ProtocolError(e) => {
+                Refusal::Replied(e.get_id(), e.get_message().to_string())
             }
-            _ => Err(unavailable(error.to_string())),
-        },
-        Err(_) => Err(unavailable(format!(
+            _ => Refusal::Silent(error.to_string()),
+        }),
+        Err(_) => Err(Refusal::Silent(format!(
             "no answer within {} ms",
             timeout.as_millis()
         ))),

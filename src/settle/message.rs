@@ -3,7 +3,7 @@
 use crate::{
     failure::Rejection,
     intake::{
-        delivery::{Delivery, TRIES},
+        delivery::{Delivery, TRIES, text},
         topology::{Origin, Topology},
     },
 };
@@ -24,6 +24,17 @@ pub const JOB_ID: &str = "kiln-job-id";
 pub const FAILED_AT: &str = "kiln-failed-at";
 /// Header of a dead letter: the queue to replay it to.
 pub const QUEUE: &str = "kiln-queue";
+
+/// What Kiln writes into a dead letter's headers, and takes out again when it is replayed.
+const OWN_HEADERS: [&str; 7] = [
+    ERROR_CODE,
+    ERROR_FIELD,
+    ERROR_MESSAGE,
+    JOB_ID,
+    FAILED_AT,
+    QUEUE,
+    TRIES,
+];
 
 /// AMQP's mark for a message that survives the broker's restart.
 const PERSISTENT: u8 = 2;
@@ -84,7 +95,7 @@ pub fn dead_letter(
     } else {
         &topology.jobs
     };
-    let mut headers = own_headers(delivery);
+    let mut headers = own_headers(&delivery.properties);
     let mut put = |name: &str, value: &str| {
         headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
     };
@@ -94,25 +105,40 @@ pub fn dead_letter(
     put(JOB_ID, job_id);
     put(FAILED_AT, &crate::clock::rfc3339(crate::clock::now()));
     put(QUEUE, home);
-    forward(delivery, topology.dead.as_str().into(), headers)
+    let queue = topology.dead.as_str().into();
+    forward(&delivery.properties, delivery.body.clone(), queue, headers)
 }
 
 /// The job on its way to its next try.
 pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
     let tries = delivery.tries().saturating_add(1);
-    let mut headers = own_headers(delivery);
+    let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
-    forward(
-        delivery,
-        topology.retry(delivery.origin, tries).into(),
-        headers,
-    )
+    let queue = topology.retry(delivery.origin, tries).into();
+    forward(&delivery.properties, delivery.body.clone(), queue, headers)
 }
 
-/// The producer's headers, without those that the broker writes.
-fn own_headers(delivery: &Delivery) -> FieldTable {
+/// The job of a dead letter as its producer posted it, on its way back to the queue it came from; `None` where
+/// the letter doesn't name one.
+pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
+    let home = text(letter.headers().as_ref(), QUEUE)?;
+    let home = ShortString::try_new(home).ok()?;
+    if home.as_str().is_empty() {
+        return None;
+    }
     let mut headers = FieldTable::default();
-    for (name, value) in delivery.properties.headers().iter().flat_map(|h| h.inner()) {
+    for (name, value) in own_headers(letter).inner() {
+        if !OWN_HEADERS.contains(&name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    Some(forward(letter, body, home, headers))
+}
+
+/// A message's headers, without those that the broker writes.
+fn own_headers(properties: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(|h| h.inner()) {
         if !name.as_str().starts_with("x-") {
             headers.insert(name.clone(), value.clone());
         }
@@ -121,8 +147,12 @@ fn own_headers(delivery: &Delivery) -> FieldTable {
 }
 
 /// The message under other headers and without its expiration: it must not vanish where it goes.
-fn forward(delivery: &Delivery, queue: ShortString, headers: FieldTable) -> Message {
-    let from = &delivery.properties;
+fn forward(
+    from: &BasicProperties,
+    body: Vec<u8>,
+    queue: ShortString,
+    headers: FieldTable,
+) -> Message {
     let mut properties = BasicProperties::default()
         .with_headers(headers)
         .with_delivery_mode(PERSISTENT);
@@ -136,8 +166,53 @@ fn forward(delivery: &Delivery, queue: ShortString, headers: FieldTable) -> Mess
     );
     Message {
         queue,
-        body: delivery.body.clone(),
+        body,
         properties,
         is_reply: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(headers: &[(&str, &str)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+        }
+        BasicProperties::default()
+            .with_headers(table)
+            .with_message_id("j1".into())
+            .with_expiration("60000".into())
+    }
+
+    #[test]
+    fn a_replay_is_what_the_producer_posted() {
+        let letter = letter(&[
+            (QUEUE, "kiln.jobs"),
+            (ERROR_CODE, "invalid"),
+            (JOB_ID, "j1"),
+            (TRIES, "5"),
+            ("x-delivery-count", "2"),
+            ("traceparent", "00-1-2-01"),
+        ]);
+        let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");
+        assert_eq!(message.queue.as_str(), "kiln.jobs");
+        assert_eq!(message.properties.delivery_mode(), &Some(PERSISTENT));
+        assert_eq!(message.properties.message_id(), letter.message_id());
+        // The time that it had has passed: it must not vanish once more.
+        assert_eq!(message.properties.expiration(), &None);
+        let headers = message.properties.headers().clone().unwrap_or_default();
+        let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
+        assert_eq!(names, ["traceparent"]);
+    }
+
+    #[test]
+    fn a_letter_without_a_home_is_not_replayed() {
+        assert!(replay(&letter(&[]), Vec::new()).is_none());
+        assert!(replay(&letter(&[(QUEUE, "")]), Vec::new()).is_none());
+        assert!(replay(&letter(&[(QUEUE, &"q".repeat(256))]), Vec::new()).is_none());
+        assert!(replay(&BasicProperties::default(), Vec::new()).is_none());
     }
 }

@@ -11,7 +11,7 @@ use crate::{failure::Rejection, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-pub use postgres::PostgresStore;
+pub use postgres::{MIGRATIONS, PostgresStore};
 pub use sqlite::SqliteStore;
 
 /// Why a write or read failed.

@@ -9,7 +9,8 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
     let default = Log::default().filter;
     let wanted = if quiet && settings.filter == default {
-        "warn"
+        // The client library reports as an error what a command handles, such as a queue that is missing.
+        "warn,lapin=off"
     } else {
         settings.filter.as_str()
     };

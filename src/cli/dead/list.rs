@@ -1,0 +1,241 @@
+//! `kiln dead list` and `kiln dead show`
+
+use super::{
+    ListArguments, Office, ShowArguments,
+    letter::{Letter, headers_json, plain},
+    progress, warn_of_unseen,
+};
+use crate::{cli::Exit, clock};
+use anyhow::Context;
+use comfy_table::{CellAlignment, Table, presets};
+use lapin::{BasicProperties, types::FieldTable};
+use serde_json::{Map, Value, json};
+use std::io::{self, Write};
+
+/// Characters of a field or message that the table shows.
+const SHOWN: usize = 80;
+
+pub(super) async fn list(office: &Office, arguments: ListArguments) -> anyhow::Result<Exit> {
+    let mut desk = office.open(arguments.scan).await?;
+    let bar = progress(&desk);
+    let now = clock::now();
+    let mut letters = Vec::new();
+    while let Some(delivery) = desk.next().await? {
+        let letter = Letter::read(&delivery.properties, delivery.data.len());
+        if arguments.filter.means(&letter, now) {
+            letters.push(letter);
+        }
+        desk.keep(delivery);
+        bar.set_position(desk.seen.into());
+    }
+    let (seen, waiting) = (desk.seen, desk.waiting);
+    desk.close().await?;
+    bar.finish_and_clear();
+    // What was put back earlier comes first and in any order: the queue's own order says nothing.
+    letters.sort_by(|a, b| (&a.failed_at, &a.job_id).cmp(&(&b.failed_at, &b.job_id)));
+    let found = letters.len();
+    letters.truncate(
+        arguments
+            .filter
+            .limit
+            .and_then(|most| most.try_into().ok())
+            .unwrap_or(usize::MAX),
+    );
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        for letter in &letters {
+            writeln!(out, "{}", serde_json::to_string(letter)?).context("standard output")?;
+        }
+    } else if !letters.is_empty() {
+        writeln!(out, "{}", table(&letters).trim_fmt()).context("standard output")?;
+    }
+    warn_of_unseen(seen, waiting, arguments.scan);
+    if !arguments.json {
+        eprintln!("{found} of {waiting} letters in `{}`", office.queue);
+    }
+    Ok(Exit::Ok)
+}
+
+fn table(letters: &[Letter]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::NOTHING)
+        .set_header(["TIME", "JOB ID", "CODE", "FIELD", "MESSAGE", "BYTES"]);
+    for letter in letters {
+        let cells = [
+            &letter.failed_at,
+            &letter.job_id,
+            &letter.code,
+            &letter.field,
+            &letter.message,
+        ];
+        let mut row: Vec<String> = cells
+            .into_iter()
+            .map(|cell| shortened(cell.as_deref().filter(|c| !c.is_empty()).unwrap_or("-")))
+            .collect();
+        row.push(letter.bytes.to_string());
+        table.add_row(row);
+    }
+    if let Some(bytes) = table.column_mut(5) {
+        bytes.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn shortened(text: &str) -> String {
+    let text = plain(text);
+    if text.chars().count() <= SHOWN {
+        return text;
+    }
+    let mut cut: String = text.chars().take(SHOWN).collect();
+    cut.push('…');
+    cut
+}
+
+pub(super) async fn show(office: &Office, arguments: ShowArguments) -> anyhow::Result<Exit> {
+    let mut desk = office.open(arguments.scan).await?;
+    let bar = progress(&desk);
+    let mut found = 0;
+    while let Some(delivery) = desk.next().await? {
+        let letter = Letter::read(&delivery.properties, delivery.data.len());
+        if letter.job_id.as_deref() == Some(arguments.id.as_str()) {
+            found += 1;
+            let shown = if arguments.json {
+                as_json(&letter, &delivery.properties, &delivery.data).to_string()
+            } else {
+                as_text(&letter, &delivery.properties, &delivery.data)
+            };
+            bar.suspend(|| writeln!(io::stdout().lock(), "{shown}"))
+                .context("standard output")?;
+        }
+        desk.keep(delivery);
+        bar.set_position(desk.seen.into());
+    }
+    let (seen, waiting) = (desk.seen, desk.waiting);
+    desk.close().await?;
+    bar.finish_and_clear();
+    warn_of_unseen(seen, waiting, arguments.scan);
+    if found == 0 {
+        eprintln!(
+            "kiln: no dead letter of job `{}` among {seen} in `{}`",
+            arguments.id, office.queue
+        );
+        return Ok(Exit::Failed);
+    }
+    Ok(Exit::Ok)
+}
+
+/// A message's properties that are set, in the order of the protocol.
+fn properties_json(properties: &BasicProperties) -> Map<String, Value> {
+    let mut set = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            set.insert(name.to_owned(), value);
+        }
+    };
+    macro_rules! texts {
+        ($($get:ident => $name:literal),*) => { $(put($name, properties.$get().as_ref().map(|v| json!(v.as_str())));)* };
+    }
+    texts!(content_type => "content_type", content_encoding => "content_encoding", correlation_id => "correlation_id",
+        reply_to => "reply_to", message_id => "message_id", kind => "type", app_id => "app_id");
+    put("priority", properties.priority().map(|v| json!(v)));
+    put("timestamp", properties.timestamp().map(|v| json!(v)));
+    set
+}
+
+/// The letter, its properties and headers, and its body: as JSON where it is JSON, as text where it isn't.
+fn as_json(letter: &Letter, properties: &BasicProperties, body: &[u8]) -> Value {
+    let headers = properties.headers().clone().unwrap_or_default();
+    let mut shown = serde_json::to_value(letter).unwrap_or_default();
+    if let Some(fields) = shown.as_object_mut() {
+        fields.insert("properties".into(), properties_json(properties).into());
+        fields.insert("headers".into(), headers_json(&headers));
+        match serde_json::from_slice::<Value>(body) {
+            Ok(body) => fields.insert("body".into(), body),
+            Err(_) => fields.insert("body_text".into(), String::from_utf8_lossy(body).into()),
+        };
+    }
+    shown
+}
+
+fn as_text(letter: &Letter, properties: &BasicProperties, body: &[u8]) -> String {
+    let none = FieldTable::default();
+    let headers = headers_json(properties.headers().as_ref().unwrap_or(&none));
+    let mut shown = String::new();
+    let mut line = |name: &str, value: &Value| {
+        let value = match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        shown.push_str(&format!("{name:<24}{}\n", plain(&value)));
+    };
+    line("job", &json!(letter.job_id));
+    for (name, value) in properties_json(properties) {
+        line(&name, &value);
+    }
+    for (name, value) in headers.as_object().into_iter().flatten() {
+        line(&plain(name), value);
+    }
+    line("bytes", &json!(letter.bytes));
+    shown.push('\n');
+    let text = match serde_json::from_slice::<Value>(body) {
+        Ok(body) => serde_json::to_string_pretty(&body).unwrap_or_default(),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    for row in text.split('\n') {
+        shown.push_str(&plain(row));
+        shown.push('\n');
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::types::AMQPValue;
+
+    fn properties() -> BasicProperties {
+        let mut headers = FieldTable::default();
+        headers.insert(
+            "kiln-error-code".into(),
+            AMQPValue::LongString("invalid".into()),
+        );
+        headers.insert("kiln-job-id".into(), AMQPValue::LongString("j1".into()));
+        BasicProperties::default()
+            .with_message_id("j1".into())
+            .with_headers(headers)
+    }
+
+    #[test]
+    fn a_letter_is_shown_with_its_body() {
+        let properties = properties();
+        let letter = Letter::read(&properties, 11);
+        let shown = as_json(&letter, &properties, br#"{"inputs":1}"#);
+        assert_eq!(shown["job_id"], "j1");
+        assert_eq!(shown["properties"]["message_id"], "j1");
+        assert_eq!(shown["headers"]["kiln-error-code"], "invalid");
+        assert_eq!(shown["body"]["inputs"], 1);
+        let shown = as_json(&letter, &properties, b"{\"cut");
+        assert_eq!(shown["body_text"], "{\"cut");
+        let text = as_text(&letter, &properties, b"{\"a\":1}\x1b");
+        assert!(
+            text.contains("kiln-error-code") && !text.contains('\u{1b}'),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_table_cuts_what_is_long() {
+        let letter = Letter {
+            job_id: Some("j1".into()),
+            message: Some("x".repeat(500)),
+            ..Letter::default()
+        };
+        let text = table(&[letter]).to_string();
+        assert!(text.contains("j1") && text.contains('…'), "{text}");
+        assert!(
+            text.lines().all(|line| line.chars().count() < 200),
+            "{text}"
+        );
+    }
+}

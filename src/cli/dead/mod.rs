@@ -1,0 +1,170 @@
+//! `kiln dead`
+
+mod desk;
+mod letter;
+mod list;
+mod purge;
+mod replay;
+
+use super::Exit;
+use crate::{
+    app,
+    config::Settings,
+    intake::{connection::Broker, topology::Topology},
+};
+use clap::{Args, Subcommand};
+use desk::Desk;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use letter::Filter;
+use std::io::{self, IsTerminal};
+
+/// Lists, shows, replays or purges the jobs that were rejected.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln dead list --code invalid
+  kiln dead show reviews-7
+  kiln dead replay --job-id 'reviews-*'
+  kiln dead purge --older-than 30d --yes")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    List(ListArguments),
+    Show(ShowArguments),
+    Replay(ReplayArguments),
+    Purge(PurgeArguments),
+}
+
+/// Lists dead letters, the oldest first, and leaves them where they are.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Letters that another `kiln dead` has in hand are not seen.
+
+Example:
+  kiln dead list --code unknown_model --older-than 1h")]
+struct ListArguments {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    scan: Scan,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows the letters of one job: headers and body.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  kiln dead show reviews-7")]
+struct ShowArguments {
+    /// The job's id.
+    id: String,
+    #[command(flatten)]
+    scan: Scan,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Posts dead letters to the queue that they came from, as their producer posted them, and then removes them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+A letter is removed only after the broker has confirmed the job that was posted from it. Where
+that goes wrong in between, the job is there twice, under one id, and is scored once. A job that
+is rejected again comes back as a new letter, which the same command doesn't meet. Exit code 3:
+some letters could not be posted and stay.
+
+Example:
+  kiln dead replay --code unknown_model")]
+struct ReplayArguments {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    scan: Scan,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Deletes dead letters for good.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --yes it takes a filter, and asks before it deletes.
+
+Example:
+  kiln dead purge --older-than 30d --yes")]
+struct PurgeArguments {
+    #[command(flatten)]
+    filter: Filter,
+    #[command(flatten)]
+    scan: Scan,
+    /// Don't ask.
+    #[arg(long)]
+    yes: bool,
+    /// Print the summary as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+struct Scan {
+    /// Most letters that are looked at and left; they are kept from others meanwhile.
+    #[arg(long = "scan", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    most: u32,
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    if settings.amqp.url.is_none() {
+        eprintln!("kiln: no broker is set: give KILN_AMQP_URL");
+        return Ok(Exit::Usage);
+    }
+    let office = Office {
+        broker: app::broker(&settings)?,
+        queue: Topology::new(&settings.queues, &settings.retry).dead,
+    };
+    match arguments.action {
+        Action::List(arguments) => list::list(&office, arguments).await,
+        Action::Show(arguments) => list::show(&office, arguments).await,
+        Action::Replay(arguments) => replay::run(&office, arguments).await,
+        Action::Purge(arguments) => purge::run(&office, arguments).await,
+    }
+}
+
+/// Where the dead letters are.
+struct Office {
+    broker: Broker,
+    queue: String,
+}
+
+impl Office {
+    async fn open(&self, scan: Scan) -> anyhow::Result<Desk> {
+        Desk::open(&self.broker, &self.queue, scan.most).await
+    }
+}
+
+/// A bar over the letters that were there at the start, on a terminal.
+fn progress(desk: &Desk) -> ProgressBar {
+    let bar = ProgressBar::new(desk.waiting.into());
+    if !io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    match ProgressStyle::with_template("{bar:40} {pos}/{len} letters  {msg}  {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Says on standard error when letters were left unseen.
+fn warn_of_unseen(seen: u32, waiting: u32, scan: Scan) {
+    if seen < waiting {
+        eprintln!(
+            "looked at {seen} of {waiting} letters: at most {} are kept in hand, see --scan",
+            scan.most
+        );
+    }
+}

@@ -1,0 +1,202 @@
+//! What `kiln doctor` looks at on this machine: settings, models, the HTTP address and the embedded database.
+
+use super::check::Check;
+use crate::{
+    config::{Loaded, Settings},
+    model::{InputKind, ListedModel, Registry},
+};
+use std::{fs, io::ErrorKind, net::TcpListener, path::Path, time::Duration};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const HTTP: &str = "http address";
+const MODELS: &str = "models";
+const EMBEDDED: &str = "embedded database";
+/// Longest wait for whoever holds the HTTP address.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where the settings came from. That they can be used is known: otherwise the command would have ended.
+pub(super) fn settings(loaded: &Loaded) -> Check {
+    let set = loaded
+        .effective()
+        .iter()
+        .filter(|s| s.source.starts_with("environment"))
+        .count();
+    let file = match &loaded.file {
+        Some(file) => file.display().to_string(),
+        None => "no file".into(),
+    };
+    Check::ok(
+        "settings",
+        format!("{file}; {set} settings from the environment"),
+    )
+}
+
+/// Every version with its golden inputs, and everything that is wrong in the models' folder.
+pub(super) async fn models(settings: &Settings) -> Vec<Check> {
+    let models = settings.models.clone();
+    let dir = models.dir.display().to_string();
+    // Loading runs every golden input: as long as that takes, and never on the runtime's threads.
+    let opened = tokio::task::spawn_blocking(move || Registry::open(&models)).await;
+    let registry = match opened {
+        Ok(Ok(registry)) => registry,
+        Ok(Err(error)) => {
+            return vec![Check::fail(
+                MODELS,
+                error.to_string(),
+                "correct the setting",
+            )];
+        }
+        Err(error) => return vec![Check::fail(MODELS, error.to_string(), "report this")],
+    };
+    let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
+    for problem in registry.problems() {
+        let mend = "mend or remove it; a running worker looks again every 10 s";
+        let (name, advice) = match (&problem.model, &problem.version) {
+            (Some(model), Some(version)) => (format!("model {model}@{version}"), mend),
+            (Some(model), None) => (format!("model {model}"), mend),
+            _ => (
+                MODELS.to_owned(),
+                "name the models' folder with KILN_MODELS_DIR",
+            ),
+        };
+        checks.push(Check::fail(name, problem.to_string(), advice));
+    }
+    if checks.is_empty() {
+        let advice = "put a model there, or name another folder with KILN_MODELS_DIR";
+        checks.push(Check::fail(MODELS, format!("none in {dir}"), advice));
+    }
+    checks
+}
+
+fn served(model: &ListedModel) -> Check {
+    let info = &model.info;
+    let takes = match info.input {
+        InputKind::Text { pair: false } => "text".to_owned(),
+        InputKind::Text { pair: true } => "pairs of texts".to_owned(),
+        InputKind::Features { count } => format!("{count} features"),
+    };
+    let active = if model.active { ", active" } else { "" };
+    Check::ok(
+        format!("model {}@{}", info.name, info.version),
+        format!(
+            "{} of {takes}, {} golden inputs hold{active}",
+            info.architecture, info.golden
+        ),
+    )
+}
+
+/// Whether the address is free, or held by a worker.
+pub(super) async fn http(settings: &Settings) -> Check {
+    let addr = settings.http.addr;
+    match TcpListener::bind(addr) {
+        Ok(_) => Check::ok(HTTP, format!("{addr} is free")),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            let mut there = addr;
+            if there.ip().is_unspecified() {
+                there.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
+            }
+            match tokio::time::timeout(PATIENCE, is_worker(there)).await {
+                Ok(Ok(true)) => Check::ok(HTTP, format!("{addr} is held by a running worker")),
+                _ => Check::warn(
+                    HTTP,
+                    format!("{addr} is held by another program"),
+                    "stop that one, or choose another address with KILN_HTTP_ADDR",
+                ),
+            }
+        }
+        Err(error) => Check::fail(
+            HTTP,
+            format!("{addr}: {error}"),
+            "choose an address of this machine with KILN_HTTP_ADDR",
+        ),
+    }
+}
+
+/// Whether Kiln's liveness answers there.
+async fn is_worker(addr: std::net::SocketAddr) -> std::io::Result<bool> {
+    let mut stream = TcpStream::connect(addr).await?;
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .await?;
+    let mut answer = Vec::new();
+    stream.take(4_096).read_to_end(&mut answer).await?;
+    Ok(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"\r\n\r\nok\n"))
+}
+
+/// The SQLite file, which is used where no database is configured.
+pub(super) fn embedded(settings: &Settings) -> Option<Check> {
+    if settings.database.url.is_some() {
+        return None;
+    }
+    let path = &settings.embedded.path;
+    Some(match writable(path) {
+        Ok(true) => Check::ok(EMBEDDED, format!("{} is there", path.display())),
+        Ok(false) => Check::ok(
+            EMBEDDED,
+            format!("{} is created when it is needed", path.display()),
+        ),
+        Err(problem) => Check::fail(
+            EMBEDDED,
+            format!("{}: {problem}", path.display()),
+            "name another file with KILN_EMBEDDED__PATH",
+        ),
+    })
+}
+
+/// Whether the file is there; an error where it, or its folder, can't be written.
+fn writable(path: &Path) -> Result<bool, String> {
+    match fs::OpenOptions::new().read(true).append(true).open(path) {
+        Ok(_) => return Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let about = fs::metadata(folder).map_err(|e| format!("its folder: {e}"))?;
+    if !about.is_dir() {
+        return Err("its folder is a file".into());
+    }
+    if about.permissions().readonly() {
+        return Err("its folder can't be written".into());
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::check::Status;
+
+    #[test]
+    fn the_embedded_file_is_looked_at_and_not_made() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let file = dir.path().join("kiln.db");
+        assert_eq!(writable(&file), Ok(false));
+        assert!(!file.exists());
+        fs::write(&file, b"").expect("write");
+        assert_eq!(writable(&file), Ok(true));
+        assert!(writable(&dir.path().join("no/kiln.db")).is_err());
+        assert!(writable(&file.join("kiln.db")).is_err());
+    }
+
+    #[tokio::test]
+    async fn an_address_is_free_or_held() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let mut settings = Settings::default();
+        settings.http.addr = listener.local_addr().expect("its address");
+        listener.set_nonblocking(true).expect("a setting");
+        let stranger = tokio::net::TcpListener::from_std(listener).expect("the listener");
+        let held = tokio::join!(http(&settings), async {
+            // A program that closes each connection at once.
+            drop(stranger.accept().await);
+        });
+        assert_eq!(held.0.status, Status::Warn, "{:?}", held.0);
+        drop(stranger);
+        assert_eq!(http(&settings).await.status, Status::Ok);
+    }
+}

@@ -1,0 +1,72 @@
+//! `kiln doctor`
+
+mod broker;
+mod check;
+mod local;
+mod postgres;
+mod redis;
+
+use super::Exit;
+use crate::config::Loaded;
+use check::{Check, Status, table};
+use clap::Args;
+use std::io::{self, IsTerminal};
+
+/// Looks at the settings, every server and every model, and says what to do about what isn't well.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Nothing is created or changed: what is needed to try a server (a queue, a key) is gone when it
+ends. Servers that aren't configured are named, and what is left is checked. Exit code 1: at
+least one check failed; warnings don't count.
+
+Example:
+  KILN_AMQP_URL=amqp://127.0.0.1 KILN_REDIS_URL=redis://127.0.0.1 kiln doctor")]
+pub(super) struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(arguments: Arguments, loaded: Loaded) -> anyhow::Result<Exit> {
+    let settings = &loaded.settings;
+    // Two doctors at once must not meet in each other's queue or key.
+    let token = format!("{:016x}", rand::random::<u64>());
+    let (broker, redis, postgres, models, http) = tokio::join!(
+        broker::look(settings, &token),
+        redis::look(settings, &token),
+        postgres::look(settings),
+        local::models(settings),
+        local::http(settings),
+    );
+    let mut checks = vec![local::settings(&loaded)];
+    checks.extend(broker);
+    checks.extend(redis);
+    checks.extend(postgres);
+    checks.extend(local::embedded(settings));
+    checks.extend(models);
+    checks.push(http);
+    let failed = count(&checks, Status::Fail);
+    if arguments.json {
+        let report = serde_json::json!({"ok": failed == 0, "checks": checks});
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        println!("{}", table(&checks, colours).trim_fmt());
+        println!("\n{}", verdict(&checks));
+    }
+    Ok(if failed > 0 { Exit::Failed } else { Exit::Ok })
+}
+
+fn count(checks: &[Check], status: Status) -> usize {
+    checks.iter().filter(|c| c.status == status).count()
+}
+
+fn verdict(checks: &[Check]) -> String {
+    let (failed, warned) = (count(checks, Status::Fail), count(checks, Status::Warn));
+    match (failed, warned) {
+        (0, 0) => "all is well".into(),
+        (0, _) => format!("it works, with {warned} to look at"),
+        (_, 0) => format!("{failed} failed"),
+        _ => format!("{failed} failed, and {warned} to look at"),
+    }
+}

@@ -1,0 +1,323 @@
+//! What `kiln doctor` asks of Postgres.
+
+use super::check::{self, Check};
+use crate::{
+    config::{self, Settings},
+    secret::Secret,
+    store::MIGRATIONS,
+};
+use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use std::{collections::BTreeMap, time::Duration};
+
+const NAME: &str = "postgres";
+const RIGHTS: &str = "postgres rights";
+const SCHEMA: &str = "postgres migrations";
+const CLOCK: &str = "postgres clock";
+/// The oldest version that Kiln is made for, as `server_version_num` tells it.
+const OLDEST: i32 = 150_000;
+
+/// What a server says of itself. A table that doesn't exist has no rights.
+const ABOUT: &str = "\
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int AS number,
+       current_user::text AS login, current_schema()::text AS schema,
+       coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
+       current_setting('transaction_read_only')::bool AS read_only,
+       to_regclass('_sqlx_migrations') IS NOT NULL AS migrated,
+       floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock_ms";
+
+/// Kiln's tables on which one of the rights that it uses is missing.
+const LACKING: &str = "\
+SELECT t.name FROM unnest(ARRAY['jobs', 'scores', 'suspects']) AS t(name)
+WHERE to_regclass(t.name) IS NOT NULL
+  AND NOT (has_table_privilege(to_regclass(t.name)::oid, 'SELECT') AND has_table_privilege(to_regclass(t.name)::oid, 'INSERT')
+       AND has_table_privilege(to_regclass(t.name)::oid, 'UPDATE') AND has_table_privilege(to_regclass(t.name)::oid, 'DELETE'))";
+
+const APPLIED: &str = "SELECT version, success, checksum FROM _sqlx_migrations";
+
+/// Reachable, version, rights, pending migrations and the clock.
+pub(super) async fn look(settings: &Settings) -> Vec<Check> {
+    let Some(url) = &settings.database.url else {
+        return vec![Check::off(
+            NAME,
+            "not configured",
+            "`kiln run` needs KILN_DATABASE_URL",
+        )];
+    };
+    let timeout = config::ms(settings.database.timeout_ms);
+    let unreachable = |problem: String| {
+        let advice = if problem.contains("password") || problem.contains("role") {
+            "check the user and password in KILN_DATABASE_URL"
+        } else if problem.contains("does not exist") {
+            "create the database, or correct KILN_DATABASE_URL"
+        } else {
+            "start Postgres, or correct KILN_DATABASE_URL"
+        };
+        let found = format!("{}: {problem}", url.place());
+        vec![Check::fail(NAME, found, advice)]
+    };
+    let options: PgConnectOptions = match url.expose().parse() {
+        Ok(options) => options,
+        Err(error) => {
+            let error: sqlx::Error = error;
+            return unreachable(url.scrub(&error.to_string()));
+        }
+    };
+    let options = options.application_name("kiln doctor");
+    let connect = PgConnection::connect_with(&options);
+    let mut connection = match within(url, timeout, connect).await {
+        Ok(connection) => connection,
+        Err(problem) => return unreachable(problem),
+    };
+    let checks = match within(url, timeout, About::ask(&mut connection)).await {
+        Ok(about) => {
+            let lacking = within(
+                url,
+                timeout,
+                sqlx::query_scalar::<_, String>(LACKING).fetch_all(&mut connection),
+            )
+            .await;
+            let applied = match about.migrated {
+                true => within(url, timeout, applied(&mut connection)).await,
+                false => Ok(BTreeMap::new()),
+            };
+            let migrations = judge_migrations(applied);
+            vec![
+                about.version(&url.place()),
+                about.rights(lacking, migrations.status == check::Status::Ok),
+                migrations,
+                check::clock(CLOCK, about.ahead_ms),
+            ]
+        }
+        Err(problem) => vec![Check::fail(
+            NAME,
+            format!("{}: {problem}", url.place()),
+            "look into Postgres' log",
+        )],
+    };
+    // Everything was answered: a slow goodbye changes nothing.
+    let _gone_too = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+    checks
+}
+
+async fn within<T>(
+    url: &Secret,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(answer) => answer.map_err(|e| url.scrub(&e.to_string())),
+        Err(_) => Err(format!("no answer within {timeout:?}")),
+    }
+}
+
+/// What the server said of itself.
+struct About {
+    version: String,
+    number: i32,
+    login: String,
+    schema: Option<String>,
+    may_create: bool,
+    read_only: bool,
+    migrated: bool,
+    ahead_ms: i64,
+}
+
+impl About {
+    async fn ask(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        // The first statement pays for preparing it: the clock is asked the second time.
+        sqlx::query(ABOUT).fetch_one(&mut *connection).await?;
+        let asked = chrono::Utc::now().timestamp_millis();
+        let row = sqlx::query(ABOUT).fetch_one(&mut *connection).await?;
+        let answered = chrono::Utc::now().timestamp_millis();
+        Ok(Self {
+            version: row.try_get("version")?,
+            number: row.try_get("number")?,
+            login: row.try_get("login")?,
+            schema: row.try_get("schema")?,
+            may_create: row.try_get("may_create")?,
+            read_only: row.try_get("read_only")?,
+            migrated: row.try_get("migrated")?,
+            ahead_ms: check::ahead_ms(row.try_get("clock_ms")?, asked, answered),
+        })
+    }
+
+    fn version(&self, place: &str) -> Check {
+        let found = format!("{place}, version {}", self.version);
+        if self.number < OLDEST {
+            Check::fail(NAME, found, "upgrade to Postgres 15 or newer")
+        } else {
+            Check::ok(NAME, found)
+        }
+    }
+
+    /// `lacking` names the tables that can't be used; creating some is needed only before all migrations ran.
+    fn rights(&self, lacking: Result<Vec<String>, String>, complete: bool) -> Check {
+        let login = &self.login;
+        let Some(schema) = &self.schema else {
+            return Check::fail(
+                RIGHTS,
+                format!("`{login}` has no schema to work in"),
+                "set its search_path to a schema that exists",
+            );
+        };
+        if self.read_only {
+            return Check::fail(
+                RIGHTS,
+                "the server only reads",
+                "KILN_DATABASE_URL names a standby: name the primary",
+            );
+        }
+        if !complete && !self.may_create {
+            return Check::fail(
+                RIGHTS,
+                format!("`{login}` may not create tables in schema {schema}"),
+                format!("GRANT CREATE ON SCHEMA {schema} TO \"{login}\""),
+            );
+        }
+        match lacking {
+            Err(problem) => Check::fail(RIGHTS, problem, "look into Postgres' log"),
+            Ok(tables) if tables.is_empty() => {
+                Check::ok(RIGHTS, format!("`{login}` in schema {schema}"))
+            }
+            Ok(tables) => {
+                let tables = tables.join(", ");
+                let advice =
+                    format!("GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO \"{login}\"");
+                Check::fail(RIGHTS, format!("`{login}` may not use {tables}"), advice)
+            }
+        }
+    }
+}
+
+/// Migrations that were run: whether each ended well, and the hash of its text.
+type Applied = BTreeMap<i64, (bool, Vec<u8>)>;
+
+async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> {
+    let rows = sqlx::query(APPLIED).fetch_all(connection).await?;
+    rows.iter()
+        .map(|row| {
+            let state = (row.try_get("success")?, row.try_get("checksum")?);
+            Ok((row.try_get("version")?, state))
+        })
+        .collect()
+}
+
+fn judge_migrations(applied: Result<Applied, String>) -> Check {
+    let mut applied = match applied {
+        Ok(applied) => applied,
+        Err(problem) => {
+            return Check::fail(
+                SCHEMA,
+                problem,
+                "grant SELECT on the table _sqlx_migrations",
+            );
+        }
+    };
+    let mut pending = 0;
+    let all = MIGRATIONS
+        .iter()
+        .filter(|m| !m.migration_type.is_down_migration());
+    for migration in all {
+        let version = migration.version;
+        match applied.remove(&version) {
+            None => pending += 1,
+            Some((false, _)) => {
+                return Check::fail(
+                    SCHEMA,
+                    format!("migration {version} was left half done"),
+                    "undo what it did, delete its row in _sqlx_migrations, and run `kiln migrate`",
+                );
+            }
+            Some((true, hash)) if hash != *migration.checksum => {
+                return Check::fail(
+                    SCHEMA,
+                    format!("migration {version} differs from this binary's"),
+                    "another release made this database: use that one, or a new database",
+                );
+            }
+            Some((true, _)) => {}
+        }
+    }
+    if let Some(version) = applied.keys().next() {
+        return Check::fail(
+            SCHEMA,
+            format!("migration {version} is not this binary's"),
+            "a newer release migrated this database: run that one",
+        );
+    }
+    match pending {
+        0 => Check::ok(SCHEMA, "up to date"),
+        pending => Check::warn(
+            SCHEMA,
+            format!("{pending} pending"),
+            "`kiln migrate`, or start `kiln run`, which does the same",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::check::Status;
+
+    fn done() -> Applied {
+        MIGRATIONS
+            .iter()
+            .map(|m| (m.version, (true, m.checksum.to_vec())))
+            .collect()
+    }
+
+    #[test]
+    fn migrations_are_complete_pending_or_strange() {
+        let judged = |applied| judge_migrations(applied).status;
+        assert_eq!(judged(Ok(done())), Status::Ok);
+        assert_eq!(judged(Ok(Applied::new())), Status::Warn);
+        let mut newer = done();
+        newer.insert(i64::MAX, (true, Vec::new()));
+        assert_eq!(judged(Ok(newer)), Status::Fail);
+        let with = |state: (bool, Vec<u8>)| {
+            let mut applied = done();
+            if let Some(mut first) = applied.first_entry() {
+                first.insert(state);
+            }
+            applied
+        };
+        assert_eq!(judged(Ok(with((false, Vec::new())))), Status::Fail);
+        assert_eq!(judged(Ok(with((true, b"other".to_vec())))), Status::Fail);
+        assert_eq!(judged(Err("denied".into())), Status::Fail);
+    }
+
+    #[test]
+    fn rights_ask_for_what_is_needed() {
+        let about = |may_create, schema: Option<&str>, read_only| About {
+            version: "15.1".into(),
+            number: 150_001,
+            login: "kiln".into(),
+            schema: schema.map(str::to_owned),
+            may_create,
+            read_only,
+            migrated: true,
+            ahead_ms: 0,
+        };
+        let none = || Ok(Vec::new());
+        let open = about(true, Some("public"), false);
+        assert_eq!(open.rights(none(), false).status, Status::Ok);
+        // Once all tables are there, nothing more has to be created.
+        let closed = about(false, Some("public"), false);
+        assert_eq!(closed.rights(none(), true).status, Status::Ok);
+        let check = closed.rights(none(), false);
+        assert!(check.status == Status::Fail && check.advice.contains("GRANT CREATE"));
+        let check = open.rights(Ok(vec!["jobs".into()]), true);
+        assert!(check.status == Status::Fail && check.advice.contains("ON jobs TO"));
+        assert_eq!(
+            about(true, None, false).rights(none(), true).status,
+            Status::Fail
+        );
+        assert_eq!(
+            about(true, Some("public"), true)
+                .rights(none(), true)
+                .status,
+            Status::Fail
+        );
+    }
+}

@@ -1,0 +1,246 @@
+//! What `kiln doctor` asks of Redis.
+
+use super::check::{self, Check};
+use crate::{
+    config::{self, Settings},
+    key,
+    secret::Secret,
+};
+use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use std::time::Duration;
+
+const NAME: &str = "redis";
+const MEMORY: &str = "redis memory";
+const WRITES: &str = "redis writes";
+const CLOCK: &str = "redis clock";
+/// The oldest version that Kiln is made for.
+const OLDEST: u64 = 7;
+/// Life of the trial's key, should its deletion be lost, in milliseconds.
+const TRIAL_MS: u64 = 10_000;
+
+/// Reachable, version, eviction policy, a key written, read and deleted, and the clock.
+pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
+    let Some(url) = &settings.redis.url else {
+        return vec![Check::off(
+            NAME,
+            "not configured",
+            "`kiln run` needs KILN_REDIS_URL",
+        )];
+    };
+    let timeout = config::ms(settings.redis.timeout_ms);
+    let mut server = match Server::connect(url, timeout).await {
+        Ok(server) => server,
+        Err(problem) => {
+            let found = format!("{}: {problem}", url.place());
+            let advice = if ["WRONGPASS", "NOAUTH", "uthentication"]
+                .iter()
+                .any(|said| problem.contains(said))
+            {
+                "check the user and password in KILN_REDIS_URL"
+            } else {
+                "start Redis, or correct KILN_REDIS_URL"
+            };
+            return vec![Check::fail(NAME, found, advice)];
+        }
+    };
+    vec![
+        server.version().await,
+        server.memory().await,
+        server.writes(token).await,
+        server.clock().await,
+    ]
+}
+
+struct Server<'a> {
+    url: &'a Secret,
+    connection: MultiplexedConnection,
+    timeout: Duration,
+}
+
+impl<'a> Server<'a> {
+    async fn connect(url: &'a Secret, timeout: Duration) -> Result<Self, String> {
+        let client = Client::open(url.expose()).map_err(|e| url.scrub(&e.to_string()))?;
+        let settings = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(timeout))
+            .set_response_timeout(Some(timeout));
+        let connect = client.get_multiplexed_async_connection_with_config(&settings);
+        let connection = deadline(url, timeout, connect).await?;
+        let mut server = Self {
+            url,
+            connection,
+            timeout,
+        };
+        // A server that wants a password, or is still loading, takes the connection and says so here.
+        server.ask::<String>(&["PING"]).await?;
+        Ok(server)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T, String> {
+        let mut command = redis::Cmd::new();
+        for word in words {
+            command.arg(*word);
+        }
+        let answer = command.query_async(&mut self.connection);
+        deadline(self.url, self.timeout, answer).await
+    }
+
+    async fn version(&mut self) -> Check {
+        let place = self.url.place();
+        let told = match self.ask::<String>(&["INFO", "server"]).await {
+            Ok(told) => told,
+            Err(problem) => {
+                return Check::warn(
+                    NAME,
+                    format!("{place} tells no version: {problem}"),
+                    "allow the user INFO, or make sure that it is Redis 7 or newer",
+                );
+            }
+        };
+        let version = info(&told, "redis_version").unwrap_or("?");
+        // Valkey tells the version of Redis that it is compatible with, and its own.
+        let found = match info(&told, "valkey_version") {
+            Some(valkey) => format!("{place}, Valkey {valkey}"),
+            None => format!("{place}, version {version}"),
+        };
+        let major = version
+            .split('.')
+            .next()
+            .and_then(|m| m.parse::<u64>().ok());
+        match major {
+            Some(major) if major < OLDEST => {
+                Check::fail(NAME, found, "upgrade to Redis 7 or newer, or Valkey 8")
+            }
+            _ => Check::ok(NAME, found),
+        }
+    }
+
+    async fn memory(&mut self) -> Check {
+        match self.ask::<String>(&["INFO", "memory"]).await {
+            Ok(told) => judge_memory(
+                info(&told, "maxmemory").and_then(|m| m.parse().ok()),
+                info(&told, "maxmemory_policy"),
+            ),
+            Err(problem) => Check::warn(
+                MEMORY,
+                problem,
+                "allow the user INFO, or make sure of a maxmemory and an eviction policy",
+            ),
+        }
+    }
+
+    async fn writes(&mut self, token: &str) -> Check {
+        let key = key::trial(token);
+        let life = TRIAL_MS.to_string();
+        let trial = async {
+            self.ask::<String>(&["SET", &key, token, "PX", &life])
+                .await?;
+            let read: Option<String> = self.ask(&["GET", &key]).await?;
+            let deleted: u64 = self.ask(&["DEL", &key]).await?;
+            Ok::<_, String>(read.as_deref() == Some(token) && deleted == 1)
+        };
+        match trial.await {
+            Ok(true) => Check::ok(WRITES, "a key was written, read and deleted"),
+            Ok(false) => Check::fail(
+                WRITES,
+                "a key that was just written was not there",
+                "its memory may be far too small: raise maxmemory",
+            ),
+            Err(problem) => Check::fail(WRITES, &problem, write_advice(&problem)),
+        }
+    }
+
+    async fn clock(&mut self) -> Check {
+        let asked = chrono::Utc::now().timestamp_millis();
+        match self.ask::<(i64, i64)>(&["TIME"]).await {
+            Ok((seconds, micros)) => {
+                let answered = chrono::Utc::now().timestamp_millis();
+                let server = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
+                check::clock(CLOCK, check::ahead_ms(server, asked, answered))
+            }
+            Err(problem) => Check::warn(CLOCK, problem, "allow the user TIME"),
+        }
+    }
+}
+
+async fn deadline<T>(
+    url: &Secret,
+    timeout: Duration,
+    work: impl Future<Output = Result<T, RedisError>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(timeout, work).await {
+        Ok(answer) => answer.map_err(|e| url.scrub(&e.to_string())),
+        Err(_) => Err(format!("no answer within {timeout:?}")),
+    }
+}
+
+/// A field of an answer to INFO.
+fn info<'a>(told: &'a str, field: &str) -> Option<&'a str> {
+    told.lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
+        .map(str::trim)
+}
+
+fn judge_memory(most: Option<u64>, policy: Option<&str>) -> Check {
+    const EVICT: &str = "`redis-cli CONFIG SET maxmemory-policy allkeys-lfu`";
+    let (Some(most), Some(policy)) = (most, policy) else {
+        return Check::warn(
+            MEMORY,
+            "not told",
+            "make sure of a maxmemory and an eviction policy",
+        );
+    };
+    match (most, policy) {
+        (0, policy) => Check::warn(
+            MEMORY,
+            format!("no maxmemory, {policy}"),
+            format!("set a bound: `redis-cli CONFIG SET maxmemory 1gb` and {EVICT}"),
+        ),
+        (most, "noeviction") => Check::warn(
+            MEMORY,
+            format!(
+                "{} MiB, noeviction: a full Redis refuses writes",
+                most >> 20
+            ),
+            EVICT,
+        ),
+        (most, policy) => Check::ok(MEMORY, format!("{} MiB, {policy}", most >> 20)),
+    }
+}
+
+fn write_advice(problem: &str) -> &'static str {
+    if problem.contains("OOM") || problem.contains("maxmemory") {
+        "it is full: raise maxmemory, or `redis-cli CONFIG SET maxmemory-policy allkeys-lfu`"
+    } else if problem.contains("READONLY") || problem.contains("read only") {
+        "KILN_REDIS_URL names a replica: name the primary"
+    } else if problem.contains("NOPERM") || problem.contains("permission") {
+        "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
+    } else {
+        "look into Redis' log"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::check::Status;
+
+    #[test]
+    fn memory_wants_a_bound_and_an_eviction_policy() {
+        let judged = |most, policy| judge_memory(most, policy).status;
+        assert_eq!(judged(Some(1 << 30), Some("allkeys-lfu")), Status::Ok);
+        assert_eq!(judged(Some(1 << 30), Some("volatile-ttl")), Status::Ok);
+        assert_eq!(judged(Some(1 << 30), Some("noeviction")), Status::Warn);
+        assert_eq!(judged(Some(0), Some("allkeys-lfu")), Status::Warn);
+        assert_eq!(judged(None, None), Status::Warn);
+        let check = judge_memory(Some(0), Some("noeviction"));
+        assert!(check.advice.contains("CONFIG SET maxmemory-policy"));
+    }
+
+    #[test]
+    fn info_is_read_by_whole_fields() {
+        let told = "# Memory\r\nmaxmemory_human:1G\r\nmaxmemory:1073741824\r\nmaxmemory_policy:allkeys-lfu\r\n";
+        assert_eq!(info(told, "maxmemory"), Some("1073741824"));
+        assert_eq!(info(told, "maxmemory_policy"), Some("allkeys-lfu"));
+        assert_eq!(info(told, "redis_version"), None);
+    }
+}

@@ -1,0 +1,224 @@
+//! Owns how a file becomes messages: whole jobs as they stand, inputs in jobs of some hundred, each under an
+//! id that follows from its content.
+//!
+//! Promises that the same file with the same options gives the same ids and the same bodies, so that posting
+//! it twice scores it once.
+
+use crate::{
+    intake::file::{BadLine, Piece},
+    job, key,
+};
+use serde_json::{Map, Value};
+
+/// What the command line says about jobs.
+#[derive(Debug, Clone)]
+pub(super) struct Cut {
+    /// For inputs, and for whole jobs that name none.
+    pub(super) model: Option<String>,
+    pub(super) namespace: Option<String>,
+    pub(super) named: bool,
+    pub(super) prefix: String,
+}
+
+/// A job to post.
+#[derive(Debug, PartialEq)]
+pub(super) struct Posting {
+    pub(super) id: String,
+    pub(super) body: Vec<u8>,
+}
+
+/// Why a piece of the file isn't posted.
+#[derive(Debug, PartialEq)]
+pub(super) enum Unfit {
+    Line(BadLine),
+    /// The line of an input for which there is no model.
+    NoModel(u64),
+}
+
+impl Cut {
+    /// The job that a piece is.
+    pub(super) fn posting(&self, piece: Piece) -> Result<Posting, Unfit> {
+        match piece {
+            Piece::Bad(bad) => Err(Unfit::Line(bad)),
+            Piece::Job { line, body } => self
+                .job(body)
+                .map_err(|problem| Unfit::Line(BadLine { line, problem })),
+            Piece::Inputs(inputs) => self.inputs(&inputs),
+        }
+    }
+
+    /// A whole job, byte for byte as it stands, after the fields that the command line gives and it lacks.
+    fn job(&self, text: String) -> Result<Posting, String> {
+        let fields: Map<String, Value> =
+            serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
+        let lacks = |name: &str| !fields.contains_key(name);
+        let mut given = String::new();
+        for (name, value) in self.fields() {
+            if lacks(name) {
+                given.push_str(&format!("\"{name}\":{value},"));
+            }
+        }
+        let body = match text.strip_prefix('{') {
+            Some(rest) if !given.is_empty() => format!("{{{given}{rest}"),
+            _ => text,
+        }
+        .into_bytes();
+        let id = match fields.get("job_id") {
+            None => self.id_of(&body),
+            Some(Value::String(id)) if job::is_job_id(id) => id.clone(),
+            Some(_) => {
+                let most = job::MAX_JOB_ID;
+                return Err(format!(
+                    "`job_id`: expected 1 to {most} printable ASCII characters"
+                ));
+            }
+        };
+        Ok(Posting { id, body })
+    }
+
+    /// A job over inputs. A bad input is skipped, not the job: which inputs share one is the cutting's choice.
+    fn inputs(&self, inputs: &[(u64, String)]) -> Result<Posting, Unfit> {
+        if self.model.is_none() {
+            return Err(Unfit::NoModel(inputs.first().map_or(0, |(line, _)| *line)));
+        }
+        let mut body = String::from("{");
+        for (name, value) in self.fields() {
+            body.push_str(&format!("\"{name}\":{value},"));
+        }
+        body.push_str("\"on_error\":\"skip\",\"inputs\":[");
+        for (index, (_, input)) in inputs.iter().enumerate() {
+            if index > 0 {
+                body.push(',');
+            }
+            body.push_str(input);
+        }
+        body.push_str("]}");
+        let body = body.into_bytes();
+        Ok(Posting {
+            id: self.id_of(&body),
+            body,
+        })
+    }
+
+    /// The fields that the command line gives, as JSON.
+    fn fields(&self) -> impl Iterator<Item = (&'static str, Value)> {
+        let model = self.model.as_deref().map(|m| ("model", Value::from(m)));
+        let namespace = self
+            .namespace
+            .as_deref()
+            .map(|n| ("namespace", Value::from(n)));
+        let named = self.named.then_some(("named", Value::Bool(true)));
+        model.into_iter().chain(namespace).chain(named)
+    }
+
+    /// The prefix and 128 bits of the body's hash.
+    fn id_of(&self, body: &[u8]) -> String {
+        let mut hash = hex::encode(key::hash_body(body));
+        hash.truncate(HASH_DIGITS);
+        format!("{}{hash}", self.prefix)
+    }
+}
+
+/// Hexadecimal digits of a hash in an id.
+const HASH_DIGITS: usize = 32;
+
+/// Reads the prefix of ids: with the hash behind it, it must still be an id.
+pub(super) fn prefix(text: &str) -> Result<String, String> {
+    let most = job::MAX_JOB_ID - HASH_DIGITS;
+    if text.len() <= most && (text.is_empty() || job::is_job_id(text)) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!(
+            "expected at most {most} printable ASCII characters"
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{intake::file::Pieces, job::Job};
+
+    fn cut(model: Option<&str>) -> Cut {
+        Cut {
+            model: model.map(str::to_owned),
+            namespace: Some("reviews".into()),
+            named: true,
+            prefix: "p-".into(),
+        }
+    }
+
+    fn postings(cut: &Cut, file: &str, inputs: usize) -> Vec<Result<Posting, Unfit>> {
+        Pieces::jsonl(file.as_bytes(), inputs)
+            .map(|piece| cut.posting(piece))
+            .collect()
+    }
+
+    #[test]
+    fn inputs_become_jobs_whose_ids_follow_their_content() {
+        let file = "{\"text\":\"a\"}\n{\"text\":\"b\"}\nnope\n{\"text\":\"c\"}\n";
+        let first = postings(&cut(Some("m@1")), file, 2);
+        assert_eq!(first, postings(&cut(Some("m@1")), file, 2));
+        assert_eq!(first.len(), 3);
+        let posting = first[0].as_ref().expect("a job");
+        let job = Job::parse(&posting.body, Some(&posting.id)).expect("parses");
+        assert_eq!((job.model.as_ref(), job.inputs.len()), ("m@1", 2));
+        assert_eq!((job.namespace(), job.named), ("reviews", true));
+        assert!(posting.id.starts_with("p-") && posting.id.len() == 2 + HASH_DIGITS);
+        assert!(
+            matches!(&first[1], Err(Unfit::Line(bad)) if bad.line == 3),
+            "{:?}",
+            first[1]
+        );
+
+        let other = postings(&cut(Some("m@2")), file, 2);
+        assert_ne!(other[0].as_ref().expect("a job").id, posting.id);
+        // What is appended changes no job that was whole before.
+        let longer = postings(&cut(Some("m@1")), &format!("{file}{{\"text\":\"d\"}}\n"), 2);
+        assert_eq!(longer[0], first[0]);
+    }
+
+    #[test]
+    fn whole_jobs_stay_as_they_are_but_for_what_they_lack() {
+        let whole = r#"{"job_id":"j1","model":"own","inputs":[{"features":[1e0]}],"namespace":"n","named":false}"#;
+        let posted = postings(&cut(Some("m")), whole, 2);
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "j1".into(),
+                body: whole.as_bytes().to_vec()
+            })]
+        );
+
+        let bare = r#"{"inputs":[{"text":"a"}]}"#;
+        let posted = postings(&cut(Some("m")), bare, 2);
+        let posting = posted[0].as_ref().expect("a job");
+        let job = Job::parse(&posting.body, Some(&posting.id)).expect("parses");
+        assert_eq!(
+            (job.model.as_ref(), job.namespace(), job.named),
+            ("m", "reviews", true)
+        );
+        assert!(posting.id.starts_with("p-"));
+    }
+
+    #[test]
+    fn what_has_no_usable_id_or_model_is_told_by_line() {
+        let posted = postings(
+            &cut(None),
+            "{\"inputs\":[],\"job_id\":7}\n{\"text\":\"a\"}",
+            2,
+        );
+        assert!(
+            matches!(&posted[0], Err(Unfit::Line(bad)) if bad.line == 1 && bad.problem.contains("job_id"))
+        );
+        assert_eq!(posted[1], Err(Unfit::NoModel(2)));
+    }
+
+    #[test]
+    fn a_prefix_leaves_room_for_the_hash() {
+        assert_eq!(prefix("reviews-"), Ok("reviews-".into()));
+        assert_eq!(prefix(""), Ok(String::new()));
+        assert!(prefix(&"p".repeat(97)).is_err());
+        assert!(prefix("tab\t").is_err());
+    }
+}

@@ -1,0 +1,180 @@
+//! `kiln submit`
+
+mod cut;
+mod flow;
+mod replies;
+mod source;
+mod tally;
+
+use super::{Exit, post::Post};
+use crate::{app, config::Settings, intake::topology::Topology, job};
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use cut::Cut;
+use flow::Submission;
+use lapin::types::ShortString;
+use replies::Replies;
+use source::{NoModel, open, progress, read};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tally::Tally;
+use tokio::sync::mpsc;
+
+/// Jobs that are read ahead of posting.
+const AHEAD: usize = 4;
+/// Jobs without an answer that are named.
+const NAMED: usize = 5;
+
+/// Posts a file of jobs or inputs, each message confirmed by the broker.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FILE is JSONL. A line with `inputs` is a whole job and goes as it stands; any other object is
+an input, and inputs are cut into jobs of --inputs-per-job. A job that has no `job_id` of its own
+gets one that follows from its content: the prefix and a hash. So the same file with the same
+options gives the same ids, and submitting it again (after a failure, or twice by mistake) scores
+nothing twice: Kiln answers with the first result.
+
+With --wait, each reply is printed as one line of JSON on standard output, as it comes. The
+closing summary goes to standard error. Exit code 1: posting failed, or replies are missing;
+3: all else was posted, and there were bad lines or rejected jobs.
+
+Examples:
+  kiln submit jobs.jsonl
+  kiln submit reviews.jsonl --model sentiment --wait > replies.jsonl
+  zcat items.jsonl.gz | kiln submit - --model feed-ranker --queue warm")]
+pub(super) struct Arguments {
+    /// The file, or - for standard input.
+    file: PathBuf,
+    /// Collect the replies.
+    #[arg(long)]
+    wait: bool,
+    /// The model for inputs, and for jobs that name none: a name, or name@version.
+    #[arg(long)]
+    model: Option<String>,
+    /// The namespace for inputs, and for jobs that name none.
+    #[arg(long, value_parser = namespace)]
+    namespace: Option<String>,
+    /// Keep named entries of inputs with a key, also for jobs that don't say.
+    #[arg(long)]
+    named: bool,
+    /// Inputs of one job; a job is also cut at 1 MiB.
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=job::MAX_INPUTS as i64))]
+    inputs_per_job: u16,
+    /// Start of the ids that are made from content.
+    #[arg(long, value_name = "PREFIX", default_value = "submit-", value_parser = cut::prefix)]
+    id_prefix: String,
+    /// The queue.
+    #[arg(long, value_enum, default_value_t = Queue::Jobs)]
+    queue: Queue,
+    /// Print the closing summary as JSON.
+    #[arg(long)]
+    json: bool,
+    /// With --wait: give up when nothing has come for so many seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+/// Where jobs go.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Queue {
+    /// The producers' queue.
+    Jobs,
+    /// The queue that is served with capacity left over.
+    Warm,
+}
+
+fn namespace(text: &str) -> Result<String, String> {
+    if job::is_namespace(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected 1 to 64 of a-z, 0-9, _ and -".into())
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    if settings.amqp.url.is_none() {
+        eprintln!("kiln: no broker is set: give KILN_AMQP_URL. `kiln score FILE` needs none.");
+        return Ok(Exit::Usage);
+    }
+    let begun = Instant::now();
+    let (file, bytes) = open(&arguments.file)?;
+    let topology = Topology::new(&settings.queues, &settings.retry);
+    let queue = match arguments.queue {
+        Queue::Jobs => &topology.jobs,
+        Queue::Warm => &topology.warm,
+    };
+    let post = Post::open(app::broker(&settings)?, "submit").await?;
+    if !post.knows(queue).await? {
+        // Before the first worker has started there are no queues: jobs may wait for it.
+        topology
+            .declare(&post.connection, post.broker.timeout())
+            .await?;
+    }
+    let replies = match arguments.wait {
+        true => Some(Replies::open(&post.broker).await?),
+        false => None,
+    };
+    let bar = progress(bytes);
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let (reading, most) = (bar.clone(), usize::from(arguments.inputs_per_job));
+    let cut = Cut {
+        model: arguments.model,
+        namespace: arguments.namespace,
+        named: arguments.named,
+        prefix: arguments.id_prefix,
+    };
+    let reader = tokio::task::spawn_blocking(move || read(file(reading), most, &cut, &sender));
+    let mut submission = Submission {
+        post: &post,
+        queue: ShortString::try_new(queue.as_str())?,
+        wait: arguments.wait,
+        quiet: Duration::from_secs(arguments.timeout),
+        unanswered: HashMap::new(),
+        tally: Tally::default(),
+        bar: &bar,
+    };
+    let ended = submission.run(receiver, replies).await;
+    let (mut tally, missing) = (submission.tally, submission.unanswered);
+    bar.finish_and_clear();
+    // A file that was not read to its end may be a pipe on which nothing comes: its thread isn't waited for.
+    let ended = match ended {
+        Ok(true) => reader.await.context("the reading thread panicked")?,
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+    tally.missing = missing.len() as u64;
+    tally.print(begun.elapsed(), arguments.wait, arguments.json, queue);
+    if let Err(error) = ended {
+        if error.is::<NoModel>() {
+            eprintln!("kiln: {error}");
+            return Ok(Exit::Usage);
+        }
+        return Err(error.context(format!(
+            "{} jobs are confirmed; submitting the same file again is safe",
+            tally.posted
+        )));
+    }
+    post.close().await;
+    if !missing.is_empty() {
+        let mut ids: Vec<&str> = missing.values().map(String::as_str).collect();
+        ids.sort_unstable();
+        let more = if ids.len() > NAMED { ", …" } else { "" };
+        ids.truncate(NAMED);
+        bail!(
+            "{} of {} replies are missing after {} s without any ({}{more}); the jobs are in `{queue}` or in work: \
+             is a worker running?",
+            missing.len(),
+            tally.posted,
+            arguments.timeout,
+            ids.join(", ")
+        );
+    }
+    Ok(if tally.bad_lines > 0 || tally.rejected > 0 {
+        Exit::Partial
+    } else {
+        Exit::Ok
+    })
+}

@@ -1,0 +1,330 @@
+//! A producer's side of the broker: confirmed publishing, collected replies, and a look at the dead letters.
+//!
+//! Reconnects by itself, so that a test may kill the broker under it. A message whose confirm was lost is published
+//! again: producers do that too, and a job id makes it harmless.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use lapin::message::BasicGetMessage;
+use lapin::options::{
+    BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
+use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::jobs::{DeadLetter, Reply, job_id};
+use super::{PATIENCE, eventually};
+
+/// Where jobs go, as the contract names it.
+pub const JOBS: &str = "kiln.jobs";
+/// Where rejected jobs end.
+pub const DEAD: &str = "kiln.dead";
+/// The durable queue to which tests ask replies to be sent.
+pub const REPLIES: &str = "test.replies";
+
+const WINDOW: usize = 200;
+const OPERATION_LIMIT: Duration = Duration::from_secs(5);
+
+/// Connects on first use.
+pub struct Bus {
+    url: String,
+    link: Mutex<Option<(Connection, Channel)>>,
+}
+
+/// A message to publish: the queue is given apart.
+pub type Message = (Vec<u8>, BasicProperties);
+
+impl Bus {
+    pub fn new(url: String) -> Self {
+        Self {
+            url,
+            link: Mutex::default(),
+        }
+    }
+
+    /// Publishes jobs to [`JOBS`], each confirmed, with a reply asked for.
+    pub async fn publish_jobs(&self, jobs: &[Value]) {
+        self.publish(JOBS, jobs.iter().map(asking_reply).collect())
+            .await;
+    }
+
+    /// Publishes one job to [`JOBS`], confirmed, with a reply asked for.
+    pub async fn publish_job(&self, job: &Value) {
+        self.publish(JOBS, vec![asking_reply(job)]).await;
+    }
+
+    /// Publishes to `queue` until every message is confirmed and was routed there, in windows of unconfirmed messages.
+    pub async fn publish(&self, queue: &str, messages: Vec<Message>) {
+        self.declare_replies().await;
+        for window in messages.chunks(WINDOW) {
+            let mut left: Vec<&Message> = window.iter().collect();
+            eventually(
+                &format!("messages to {queue} are confirmed"),
+                PATIENCE,
+                async || {
+                    left = self.publish_window(queue, std::mem::take(&mut left)).await;
+                    left.is_empty().then_some(())
+                },
+            )
+            .await;
+        }
+    }
+
+    /// Declares the queue for replies, which survives the broker.
+    pub async fn declare_replies(&self) {
+        self.declare(REPLIES, FieldTable::default()).await;
+    }
+
+    /// Declares a durable queue with `arguments`.
+    pub async fn declare(&self, queue: &str, arguments: FieldTable) {
+        eventually(&format!("{queue} is declared"), PATIENCE, || async {
+            let channel = self.channel().await?;
+            let declared = channel.queue_declare(
+                queue.into(),
+                QueueDeclareOptions::durable(),
+                arguments.clone(),
+            );
+            self.checked(timeout(OPERATION_LIMIT, declared).await).await
+        })
+        .await;
+    }
+
+    /// Deletes a queue, with what is in it.
+    pub async fn delete(&self, queue: &str) {
+        eventually(&format!("{queue} is deleted"), PATIENCE, || async {
+            let channel = self.channel().await?;
+            let deleted = channel.queue_delete(queue.into(), QueueDeleteOptions::default());
+            self.checked(timeout(OPERATION_LIMIT, deleted).await).await
+        })
+        .await;
+    }
+
+    /// Messages that wait in `queue`, without those that a consumer holds; `None` while the broker or the queue is away.
+    pub async fn waiting(&self, queue: &str) -> Option<u32> {
+        let channel = self.channel().await?;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::durable()
+        };
+        let asked = channel.queue_declare(queue.into(), passive, FieldTable::default());
+        Some(
+            self.checked(timeout(OPERATION_LIMIT, asked).await)
+                .await?
+                .message_count(),
+        )
+    }
+
+    /// Takes and acknowledges the next message of `queue`, where one waits and the broker is there.
+    pub async fn take(&self, queue: &str) -> Option<BasicGetMessage> {
+        let channel = self.channel().await?;
+        let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: true });
+        self.checked(timeout(OPERATION_LIMIT, got).await).await?
+    }
+
+    /// Takes all that waits in `queue`.
+    pub async fn take_all(&self, queue: &str) -> Vec<BasicGetMessage> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.take(queue).await {
+            messages.push(message);
+        }
+        messages
+    }
+
+    /// Takes `count` replies; fails where they don't come.
+    pub async fn replies(&self, count: usize) -> Vec<Reply> {
+        let mut replies = Vec::with_capacity(count);
+        for n in 0..count {
+            let what = format!("reply {} of {count} in {REPLIES}", n + 1);
+            let message = eventually(&what, PATIENCE, || self.take(REPLIES)).await;
+            replies.push(reply(message));
+        }
+        replies
+    }
+
+    /// Takes replies until each of `ids` has one at least, and checks that all of the same job say the same.
+    pub async fn reply_to_each(&self, ids: &[String]) -> BTreeMap<String, Reply> {
+        let mut answered: BTreeMap<String, Reply> = BTreeMap::new();
+        eventually(
+            &format!("a reply to each of {} jobs", ids.len()),
+            PATIENCE,
+            async || {
+                while let Some(message) = self.take(REPLIES).await {
+                    let reply = reply(message);
+                    let first = answered
+                        .entry(reply.job_id().to_owned())
+                        .or_insert_with(|| reply.clone());
+                    assert_eq!(
+                        first.without_time(),
+                        reply.without_time(),
+                        "the same job, the same result"
+                    );
+                }
+                ids.iter().all(|id| answered.contains_key(id)).then_some(())
+            },
+        )
+        .await;
+        answered
+    }
+
+    /// Takes one reply, within `deadline`.
+    pub async fn reply_within(&self, deadline: Duration) -> Reply {
+        reply(eventually("a reply", deadline, || self.take(REPLIES)).await)
+    }
+
+    /// Publishes one job and waits for its reply, which must be `ok`. No other reply may be on its way.
+    pub async fn answer(&self, job: &Value) -> Reply {
+        self.publish_job(job).await;
+        let reply = self.reply_within(PATIENCE).await;
+        assert_eq!(
+            (reply.job_id(), reply.status()),
+            (job_id(job), "ok"),
+            "{}",
+            reply.body
+        );
+        reply
+    }
+
+    /// Takes `count` dead letters; fails where they don't come.
+    pub async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        let mut letters = Vec::with_capacity(count);
+        for n in 0..count {
+            let what = format!("dead letter {} of {count}", n + 1);
+            letters.push(dead_letter(
+                eventually(&what, PATIENCE, || self.take(DEAD)).await,
+            ));
+        }
+        letters
+    }
+
+    async fn publish_window<'a>(&self, queue: &str, batch: Vec<&'a Message>) -> Vec<&'a Message> {
+        let Some(channel) = self.channel().await else {
+            return batch;
+        };
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..Default::default()
+        };
+        let mut confirms = Vec::with_capacity(batch.len());
+        for (body, properties) in &batch {
+            let sent =
+                channel.basic_publish("".into(), queue.into(), options, body, properties.clone());
+            match self.checked(timeout(OPERATION_LIMIT, sent).await).await {
+                Some(confirm) => confirms.push(confirm),
+                None => break,
+            }
+        }
+        let sent = confirms.len();
+        let mut left = batch[sent..].to_vec();
+        for (message, confirm) in batch.into_iter().zip(confirms) {
+            let confirmed = self.checked(timeout(OPERATION_LIMIT, confirm).await).await;
+            // A returned message found no queue: the worker has not declared it yet.
+            if !matches!(confirmed, Some(Confirmation::Ack(None))) {
+                left.push(message);
+            }
+        }
+        left
+    }
+
+    async fn channel(&self) -> Option<Channel> {
+        let mut link = self.link.lock().await;
+        if let Some((connection, channel)) = &*link
+            && connection.status().connected()
+            && channel.status().connected()
+        {
+            return Some(channel.clone());
+        }
+        *link = None;
+        let opened = async {
+            let connection =
+                Connection::connect(&self.url, ConnectionProperties::default()).await?;
+            let channel = connection.create_channel().await?;
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+            lapin::Result::Ok((connection, channel))
+        };
+        let (connection, channel) = timeout(OPERATION_LIMIT, opened).await.ok()?.ok()?;
+        *link = Some((connection, channel.clone()));
+        Some(channel)
+    }
+
+    /// Drops the connection after a failure, so that the next operation makes a new one.
+    async fn checked<T>(
+        &self,
+        outcome: Result<lapin::Result<T>, tokio::time::error::Elapsed>,
+    ) -> Option<T> {
+        match outcome {
+            Ok(Ok(value)) => Some(value),
+            Ok(Err(_)) | Err(_) => {
+                *self.link.lock().await = None;
+                None
+            }
+        }
+    }
+}
+
+/// A job as a careful producer posts it: persistent, JSON, its id as correlation id, replies to [`REPLIES`].
+pub fn asking_reply(job: &Value) -> Message {
+    let id = job_id(job);
+    (job.to_string().into_bytes(), answered_as(id))
+}
+
+/// The properties of a job that is to be answered under `correlation`.
+pub fn answered_as(correlation: &str) -> BasicProperties {
+    persistent()
+        .with_reply_to(REPLIES.into())
+        .with_correlation_id(correlation.into())
+}
+
+/// The properties of a persistent JSON message.
+pub fn persistent() -> BasicProperties {
+    BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+}
+
+fn reply(message: BasicGetMessage) -> Reply {
+    let body = serde_json::from_slice(&message.data);
+    Reply {
+        correlation_id: message
+            .properties
+            .correlation_id()
+            .as_ref()
+            .map(ToString::to_string),
+        content_type: message
+            .properties
+            .content_type()
+            .as_ref()
+            .map(ToString::to_string),
+        body: body.unwrap_or_else(|error| panic!("a reply is not JSON: {error}")),
+    }
+}
+
+fn dead_letter(message: BasicGetMessage) -> DeadLetter {
+    let headers = message.properties.headers().clone().unwrap_or_default();
+    let header = |name: &str| headers.inner().get(name).map(text_of).unwrap_or_default();
+    DeadLetter {
+        message_id: message
+            .properties
+            .message_id()
+            .as_ref()
+            .map(ToString::to_string),
+        code: header("kiln-error-code"),
+        field: header("kiln-error-field"),
+        message: header("kiln-error-message"),
+        body: message.delivery.data,
+    }
+}
+
+fn text_of(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => String::from_utf8_lossy(text.as_bytes()).into_owned(),
+        AMQPValue::ShortString(text) => text.to_string(),
+        other => format!("{other:?}"),
+    }
+}

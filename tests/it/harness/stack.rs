@@ -1,0 +1,283 @@
+//! The servers of one test: the broker and Postgres shared with the other tests or its own, Redis always its own.
+//!
+//! Shared servers keep tests apart by virtual host and database, and are never killed; a test that wants to break one
+//! asks for its own, and such tests run one at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::Row as _;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+use super::broker::Broker;
+use super::bus::Bus;
+use super::jobs::Row;
+use super::postgres::Postgres;
+use super::redis::Redis;
+use super::worker::Settings;
+use super::{PATIENCE, eventually, eventually_equals};
+
+/// Two cores stand one more broker beside the shared one.
+static OWN_BROKERS: Semaphore = Semaphore::const_new(1);
+static SHARED_BROKER: OnceCell<Arc<Broker>> = OnceCell::const_new();
+static SHARED_POSTGRES: OnceCell<Arc<Postgres>> = OnceCell::const_new();
+
+/// Everything that a worker needs, empty.
+pub struct Stack {
+    pub broker: Arc<Broker>,
+    pub postgres: Arc<Postgres>,
+    pub redis: Redis,
+    pub bus: Bus,
+    vhost: String,
+    database: String,
+    pool: PgPool,
+    _turn: Option<SemaphorePermit<'static>>,
+}
+
+/// Which servers a test wants for itself, because it breaks them.
+#[derive(Clone, Copy, Default)]
+pub struct Own {
+    pub broker: bool,
+    pub postgres: bool,
+}
+
+impl Stack {
+    /// A virtual host and a database on the shared servers, and a Redis of its own.
+    pub async fn shared() -> Self {
+        Self::with(Own::default()).await
+    }
+
+    /// Servers that no other test sees.
+    pub async fn private() -> Self {
+        Self::with(Own {
+            broker: true,
+            postgres: true,
+        })
+        .await
+    }
+
+    /// Some servers of its own, the others shared.
+    pub async fn with(own: Own) -> Self {
+        let turn = if own.broker {
+            Some(OWN_BROKERS.acquire().await.expect("never closed"))
+        } else {
+            None
+        };
+        let broker = async {
+            if own.broker {
+                started_broker().await
+            } else {
+                SHARED_BROKER.get_or_init(started_broker).await.clone()
+            }
+        };
+        let postgres = async {
+            if own.postgres {
+                started_postgres().await
+            } else {
+                SHARED_POSTGRES.get_or_init(started_postgres).await.clone()
+            }
+        };
+        let redis = Redis::prepare();
+        let (broker, postgres, ()) = tokio::join!(broker, postgres, redis.start());
+        let stack = Self::assemble(broker, postgres, redis, turn);
+        tokio::join!(
+            stack.broker.add_vhost(&stack.vhost),
+            stack.postgres.add_database(&stack.database)
+        );
+        stack
+    }
+
+    /// Servers that have their places and are not running yet: the test starts each.
+    pub async fn stopped() -> Self {
+        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let broker = Arc::new(Broker::prepare());
+        let mut stack = Self::assemble(
+            broker,
+            Arc::new(Postgres::prepare()),
+            Redis::prepare(),
+            Some(turn),
+        );
+        // What every server has from the start, since nothing can be created while they are down.
+        stack.vhost = "%2f".to_owned();
+        stack.database = "postgres".to_owned();
+        stack.bus = Bus::new(stack.amqp_url());
+        stack.pool = lazy_pool(&stack.database_url());
+        stack
+    }
+
+    fn assemble(
+        broker: Arc<Broker>,
+        postgres: Arc<Postgres>,
+        redis: Redis,
+        turn: Option<SemaphorePermit<'static>>,
+    ) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let bus = Bus::new(amqp_url(broker.port, &name));
+        let pool = lazy_pool(&postgres.url(&name));
+        Self {
+            broker,
+            postgres,
+            redis,
+            bus,
+            vhost: name.clone(),
+            database: name,
+            pool,
+            _turn: turn,
+        }
+    }
+
+    pub fn amqp_url(&self) -> String {
+        self.amqp_url_at(self.broker.port)
+    }
+
+    /// The broker's URL through another port, a proxy's.
+    pub fn amqp_url_at(&self, port: u16) -> String {
+        amqp_url(port, &self.vhost)
+    }
+
+    pub fn database_url(&self) -> String {
+        self.postgres.url(&self.database)
+    }
+
+    /// The database's URL through another port, a proxy's.
+    pub fn database_url_at(&self, port: u16) -> String {
+        self.postgres.url_at(port, &self.database)
+    }
+
+    /// Settings for a worker on these servers.
+    pub fn worker(&self) -> Settings {
+        Settings::new(&self.amqp_url(), &self.redis.url(), &self.database_url())
+    }
+
+    /// Messages of `queue` that wait or that a consumer holds, as the broker counts them every few seconds.
+    pub async fn unsettled(&self, queue: &str) -> Option<u64> {
+        let vhost = if self.vhost == "%2f" {
+            "/"
+        } else {
+            &self.vhost
+        };
+        let listed = self
+            .broker
+            .ctl(&[
+                "list_queues",
+                "-p",
+                vhost,
+                "--no-table-headers",
+                "name",
+                "messages",
+            ])
+            .await;
+        let count = listed
+            .lines()
+            .find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
+        count.and_then(|count| count.trim().parse().ok())
+    }
+
+    /// All rows of `jobs`, by id; empty while the table or the server is away.
+    pub async fn rows(&self) -> Vec<Row> {
+        self.query_rows().await.unwrap_or_default()
+    }
+
+    /// The row of one job, as soon as there is one.
+    pub async fn row(&self, job_id: &str) -> Row {
+        eventually(&format!("a row of {job_id}"), PATIENCE, || async {
+            self.rows()
+                .await
+                .into_iter()
+                .find(|row| row.job_id == job_id)
+        })
+        .await
+    }
+
+    /// How many rows `jobs` has; 0 while the table or the server is away.
+    pub async fn row_count(&self) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM jobs")
+            .fetch_one(&self.pool)
+            .await;
+        count.unwrap_or_default()
+    }
+
+    /// Waits until `jobs` has at least `count` rows.
+    pub async fn wait_for_rows(&self, count: usize) {
+        eventually(&format!("{count} rows in jobs"), PATIENCE, || async {
+            (self.row_count().await >= count as i64).then_some(())
+        })
+        .await;
+    }
+
+    /// Waits until every one of `ids` has its row, and checks that there is no other, and that each says `ok`.
+    pub async fn expect_done(&self, mut ids: Vec<String>) {
+        ids.sort();
+        self.wait_for_rows(ids.len()).await;
+        let rows = self.rows().await;
+        assert_eq!(
+            rows.iter()
+                .map(|row| row.job_id.clone())
+                .collect::<Vec<_>>(),
+            ids,
+            "one row for every job, and no other"
+        );
+        let rejected: Vec<&Row> = rows.iter().filter(|row| row.status != "ok").collect();
+        assert!(rejected.is_empty(), "no job was rejected: {rejected:#?}");
+    }
+
+    /// Waits until nothing waits in `queue`.
+    pub async fn wait_for_empty(&self, queue: &str) {
+        eventually_equals(&format!("what waits in {queue}"), PATIENCE, Some(0), || {
+            self.bus.waiting(queue)
+        })
+        .await;
+    }
+
+    async fn query_rows(&self) -> sqlx::Result<Vec<Row>> {
+        let statement = "SELECT job_id, status, model, version, namespace, hits::int8, misses::int8, results::text, \
+                         error::text, finished_at::text FROM jobs ORDER BY job_id COLLATE \"C\"";
+        let rows = sqlx::query(statement).fetch_all(&self.pool).await?;
+        let json = |text: Option<String>| text.and_then(|text| serde_json::from_str(&text).ok());
+        rows.iter()
+            .map(|row| {
+                Ok(Row {
+                    job_id: row.try_get(0)?,
+                    status: row.try_get(1)?,
+                    model: row.try_get(2)?,
+                    version: row.try_get(3)?,
+                    namespace: row.try_get(4)?,
+                    hits: row.try_get(5)?,
+                    misses: row.try_get(6)?,
+                    results: json(row.try_get(7)?),
+                    error: json(row.try_get(8)?),
+                    finished_at: row.try_get(9)?,
+                })
+            })
+            .collect()
+    }
+}
+
+async fn started_broker() -> Arc<Broker> {
+    let broker = Arc::new(Broker::prepare());
+    broker.start().await;
+    broker
+}
+
+async fn started_postgres() -> Arc<Postgres> {
+    let postgres = Arc::new(Postgres::prepare());
+    postgres.start().await;
+    postgres
+}
+
+fn amqp_url(port: u16, vhost: &str) -> String {
+    format!("amqp://guest:guest@127.0.0.1:{port}/{vhost}")
+}
+
+/// Connects on first use, and again after the server was killed.
+fn lazy_pool(url: &str) -> PgPool {
+    let options = PgPoolOptions::new()
+        .max_connections(2)
+        .acquire_timeout(Duration::from_secs(3));
+    options
+        .connect_lazy(url)
+        .expect("the harness's own URL is valid")
+}

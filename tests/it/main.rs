@@ -1,0 +1,18 @@
+//! Kiln's promises, each kept by a test that does the worst to real servers and real workers.
+//!
+//! `harness` owns the servers and the workers; every other module holds one group of promises of the contract.
+
+mod bad_input;
+mod broker;
+mod cli_test;
+mod harness;
+mod harness_test;
+mod idempotency;
+mod kill;
+mod ledger;
+mod message;
+mod poison;
+mod postgres;
+mod redis;
+mod results;
+mod startup;
