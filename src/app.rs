@@ -146,7 +146,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     );
     tasks.start(
         "queue depths",
-        watch_depths(broker.clone(), topology.clone(), metrics.clone()),
+        watch_depths(
+            broker.clone(),
+            topology.clone(),
+            metrics.clone(),
+            health.clone(),
+        ),
     );
     tasks.start(
         "models folder",
@@ -309,6 +314,7 @@ async fn watch_depths(
     broker: Broker,
     topology: Arc<Topology>,
     metrics: Metrics,
+    health: Health,
 ) -> Result<(), String> {
     let mut tick = tokio::time::interval(DEPTHS);
     let queues = [
@@ -320,6 +326,11 @@ async fn watch_depths(
     let mut channel = None;
     loop {
         tick.tick().await;
+        // Before the first session the queues may not be declared.
+        if !health.is_up(Part::Broker) {
+            channel = None;
+            continue;
+        }
         if channel.is_none() {
             let connection = broker.connect("depths").await.ok();
             let open = match &connection {

@@ -180,6 +180,14 @@ pub struct Finished {
     pub finished_at: DateTime<Utc>,
 }
 
+impl Finished {
+    /// Whether both describe the same run of a job, not two runs of it.
+    pub fn is_the_run_of(&self, other: &Self) -> bool {
+        let run = |f: &Self| (f.finished_at, f.elapsed_ms.to_bits(), f.hits, f.misses);
+        run(self) == run(other)
+    }
+}
+
 /// The reply to a job that succeeded.
 pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
     let mut out = Vec::with_capacity(done.results.len() + 320);

@@ -103,7 +103,7 @@ impl Workshop {
                 message_id: d.message_id(),
                 received: d.received,
                 tries: d.tries(),
-                given_up: given_up.clone().or_else(|| d.broker_verdict()),
+                given_up: given_up.clone().or_else(|| d.verdict()),
             })
             .collect();
         let (outcomes, _counts) = self.engine.run(&sources).await;

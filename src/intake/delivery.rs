@@ -40,8 +40,22 @@ impl Delivery {
         number(self.properties.headers().as_ref(), "x-delivery-count")
     }
 
+    /// A verdict that stands before the body is read.
+    pub fn verdict(&self) -> Option<Rejection> {
+        self.broker_verdict()
+            .or_else(|| self.content_type_verdict())
+    }
+
+    /// The rejection of a message that says that it isn't JSON.
+    fn content_type_verdict(&self) -> Option<Rejection> {
+        let kind = self.properties.content_type().as_ref()?.as_str();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        let json = essence.is_empty() || essence.eq_ignore_ascii_case("application/json");
+        (!json).then(|| Rejection::invalid("content_type", "expected application/json"))
+    }
+
     /// The verdict on a message that the broker itself set aside, by its reason.
-    pub fn broker_verdict(&self) -> Option<Rejection> {
+    fn broker_verdict(&self) -> Option<Rejection> {
         if self.origin != Origin::Expired {
             return None;
         }

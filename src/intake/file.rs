@@ -352,7 +352,7 @@ mod tests {
             .collect();
         assert_eq!(
             pieces[0],
-            inputs(&[(2, r#"{"key":"i1","features":[1.0,2.5]}"#)])
+            inputs(&[(2, r#"{"features":[1.0,2.5],"key":"i1"}"#)])
         );
         let problems: Vec<&BadLine> = pieces
             .iter()

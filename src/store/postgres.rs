@@ -12,7 +12,7 @@ use crate::{
 };
 use chrono::{DateTime, Utc};
 use sqlx::{
-    PgPool, Postgres, Row,
+    Connection, PgConnection, PgPool, Postgres, Row,
     migrate::Migrator,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
@@ -76,6 +76,7 @@ const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT cti
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pool: PgPool,
+    options: PgConnectOptions,
     url: Secret,
     timeout: Duration,
 }
@@ -87,15 +88,17 @@ impl PostgresStore {
             .expose()
             .parse()
             .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+        let options = options.application_name("kiln");
         let timeout = config::ms(settings.timeout_ms);
         let pool = PgPoolOptions::new()
             .max_connections(settings.connections)
             .acquire_timeout(timeout)
             // A dead connection shows itself in the statement, which is repeated: no ping before each.
             .test_before_acquire(false)
-            .connect_lazy_with(options.application_name("kiln"));
+            .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
+            options,
             url: url.clone(),
             timeout,
         })
@@ -103,6 +106,7 @@ impl PostgresStore {
 
     /// Runs the embedded migrations under the database's advisory lock.
     pub async fn migrate(&self) -> Result<(), StoreError> {
+        self.probe().await?;
         MIGRATIONS.run(&self.pool).await.map_err(|e| match e {
             sqlx::migrate::MigrateError::Execute(e) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
@@ -175,7 +179,7 @@ impl PostgresStore {
                 // Written by this statement and pruned since, or written and unchanged: either way it is kept.
                 None => Kept::New,
                 Some((hash, _)) if hash != job.body_sha256 => Kept::Conflict,
-                Some((_, done)) if done.finished_at == job.done.finished_at => Kept::New,
+                Some((_, done)) if done.is_the_run_of(job.done) => Kept::New,
                 Some((_, done)) => Kept::Same(Box::new(done)),
             })
             .collect())
@@ -233,9 +237,26 @@ impl PostgresStore {
 
     /// A connection of the pool, within the time limit.
     async fn lease(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        self.deadline(self.pool.acquire())
-            .await?
-            .map_err(|e| self.classify(e))
+        match self.deadline(self.pool.acquire()).await {
+            Ok(Ok(lease)) => Ok(lease),
+            // The pool only says that it waited: the server itself says why.
+            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
+                self.probe().await?;
+                Err(StoreError::Unavailable("every connection is in use".into()))
+            }
+            Ok(Err(error)) => Err(self.classify(error)),
+        }
+    }
+
+    /// Opens a connection beside the pool, for what the server says when it can't be had.
+    async fn probe(&self) -> Result<(), StoreError> {
+        let connection = self
+            .deadline(PgConnection::connect_with(&self.options))
+            .await?;
+        let connection = connection.map_err(|e| self.classify(e))?;
+        // It answered: how it takes the goodbye changes nothing.
+        let _closed = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+        Ok(())
     }
 
     /// Gives a connection back. One that failed, or ran past its limit, is closed instead: its answer may

@@ -224,7 +224,7 @@ impl SqliteStore {
             .map(|job| match found.remove(job.job_id) {
                 None => Kept::New,
                 Some((hash, _)) if hash != hex::encode(job.body_sha256) => Kept::Conflict,
-                Some((_, done)) if done.finished_at == job.done.finished_at => Kept::New,
+                Some((_, done)) if done.is_the_run_of(job.done) => Kept::New,
                 Some((_, done)) => Kept::Same(Box::new(done)),
             })
             .collect())
