@@ -229,7 +229,7 @@ impl Default for Intake {
             batch_jobs: 128,
             batch_tokens: 1 << 20,
             batch_wait_ms: 3,
-            batches_in_flight: 3,
+            batches_in_flight: 4,
             max_body_bytes: 8 << 20,
             suspect_after: 2,
             suspect_runs: 3,
@@ -614,6 +614,24 @@ fn check(settings: &Settings) -> Result<(), ConfigError> {
             })
         }
     };
+    for (name, text) in [
+        ("queues.prefix", &settings.queues.prefix),
+        ("queues.jobs", &settings.queues.jobs),
+        ("queues.warm", &settings.queues.warm),
+        ("queues.dead", &settings.queues.dead),
+    ] {
+        // AMQP's names end at 255 bytes, and a prefix is continued.
+        within(
+            name,
+            text.len() as u64,
+            u64::from(name == "queues.prefix"),
+            200,
+        )?;
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            let problem = "expected no spaces and no control characters".into();
+            return Err(ConfigError::OutOfRange { name, problem });
+        }
+    }
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
     within(
         "intake.warm_prefetch",

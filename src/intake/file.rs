@@ -4,10 +4,13 @@
 //! number while the rest goes on. Lines are counted from 1.
 
 use serde_json::{Map, Value, json};
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// Longest line: that of a whole job, and far more than an input's. What is longer is bad, and never held.
+const LINE_BYTES: u64 = 16 << 20;
 
 /// The file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -154,8 +157,22 @@ impl<R: BufRead> Lines<R> {
             Self::Jsonl { reader, line } => loop {
                 let mut bytes = Vec::new();
                 *line += 1;
-                match reader.read_until(b'\n', &mut bytes) {
+                match reader
+                    .by_ref()
+                    .take(LINE_BYTES)
+                    .read_until(b'\n', &mut bytes)
+                {
                     Ok(0) => return None,
+                    Ok(n) if n as u64 == LINE_BYTES && bytes.last() != Some(&b'\n') => {
+                        let problem = match reader.skip_until(b'\n') {
+                            Ok(_) => format!("longer than {LINE_BYTES} bytes"),
+                            Err(error) => format!("can't be read: {error}"),
+                        };
+                        return Some(Piece::Bad(BadLine {
+                            line: *line,
+                            problem,
+                        }));
+                    }
                     Ok(_) if bytes.trim_ascii().is_empty() => {}
                     Ok(_) => return Some(json_line(*line, &bytes)),
                     Err(error) => {
