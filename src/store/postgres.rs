@@ -18,7 +18,7 @@ use sqlx::{
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 /// The migrations that this binary carries.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
@@ -76,7 +76,7 @@ const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT cti
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
     pool: PgPool,
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     url: Secret,
     timeout: Duration,
 }
@@ -98,7 +98,7 @@ impl PostgresStore {
             .connect_lazy_with(options.clone());
         Ok(Self {
             pool,
-            options,
+            options: Arc::new(options),
             url: url.clone(),
             timeout,
         })
@@ -251,7 +251,7 @@ impl PostgresStore {
     /// Opens a connection beside the pool, for what the server says when it can't be had.
     async fn probe(&self) -> Result<(), StoreError> {
         let connection = self
-            .deadline(PgConnection::connect_with(&self.options))
+            .deadline(PgConnection::connect_with(&*self.options))
             .await?;
         let connection = connection.map_err(|e| self.classify(e))?;
         // It answered: how it takes the goodbye changes nothing.
