@@ -1,0 +1,175 @@
+//! Owns what makes sense of a setting's value, beyond its type.
+
+use super::{ConfigError, Settings};
+
+pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
+    let within = |name: &'static str, value: u64, least: u64, most: u64| {
+        if (least..=most).contains(&value) {
+            Ok(())
+        } else {
+            Err(ConfigError::OutOfRange {
+                name,
+                problem: format!("{value} is not within {least} to {most}"),
+            })
+        }
+    };
+    for (name, text) in [
+        ("queues.prefix", &settings.queues.prefix),
+        ("queues.jobs", &settings.queues.jobs),
+        ("queues.warm", &settings.queues.warm),
+        ("queues.dead", &settings.queues.dead),
+    ] {
+        // AMQP's names end at 255 bytes, and a prefix is continued.
+        within(
+            name,
+            text.len() as u64,
+            u64::from(name == "queues.prefix"),
+            200,
+        )?;
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            let problem = "expected no spaces and no control characters".into();
+            return Err(ConfigError::OutOfRange { name, problem });
+        }
+    }
+    within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
+    within(
+        "intake.warm_prefetch",
+        settings.intake.warm_prefetch.into(),
+        1,
+        2_000,
+    )?;
+    within(
+        "intake.batch_jobs",
+        settings.intake.batch_jobs as u64,
+        1,
+        10_000,
+    )?;
+    within(
+        "intake.batch_tokens",
+        settings.intake.batch_tokens as u64,
+        1,
+        1 << 32,
+    )?;
+    within(
+        "intake.batch_wait_ms",
+        settings.intake.batch_wait_ms,
+        0,
+        10_000,
+    )?;
+    within(
+        "intake.batches_in_flight",
+        settings.intake.batches_in_flight as u64,
+        1,
+        64,
+    )?;
+    within(
+        "intake.max_body_bytes",
+        settings.intake.max_body_bytes as u64,
+        1,
+        128 << 20,
+    )?;
+    within(
+        "intake.suspect_after",
+        settings.intake.suspect_after.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "intake.suspect_runs",
+        settings.intake.suspect_runs.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "queues.delivery_limit",
+        settings.queues.delivery_limit.into(),
+        10,
+        1_000_000,
+    )?;
+    within("retry.max_tries", settings.retry.max_tries.into(), 1, 1_000)?;
+    within(
+        "retry.delays_ms (how many)",
+        settings.retry.delays_ms.len() as u64,
+        1,
+        8,
+    )?;
+    for delay in &settings.retry.delays_ms {
+        within("retry.delays_ms", *delay, 1, 86_400_000)?;
+    }
+    within(
+        "cache.ttl_seconds",
+        settings.cache.ttl_seconds,
+        1,
+        crate::job::MAX_TTL_SECONDS,
+    )?;
+    within("cache.memory_mib", settings.cache.memory_mib, 1, 1 << 20)?;
+    within(
+        "database.connections",
+        settings.database.connections.into(),
+        1,
+        1_000,
+    )?;
+    within(
+        "drain.limit_seconds",
+        settings.drain.limit_seconds,
+        1,
+        86_400,
+    )?;
+    for (name, ms) in [
+        ("amqp.timeout_ms", settings.amqp.timeout_ms),
+        ("amqp.backoff_most_ms", settings.amqp.backoff_most_ms),
+        ("redis.timeout_ms", settings.redis.timeout_ms),
+        ("redis.cooldown_ms", settings.redis.cooldown_ms),
+        ("database.timeout_ms", settings.database.timeout_ms),
+        (
+            "database.backoff_most_ms",
+            settings.database.backoff_most_ms,
+        ),
+    ] {
+        within(name, ms, 1, 3_600_000)?;
+    }
+    for (name, namespace) in &settings.namespaces {
+        if !crate::job::is_namespace(name) {
+            return Err(ConfigError::OutOfRange {
+                name: "namespaces",
+                problem: format!("`{name}` is no namespace: 1 to 64 of a-z, 0-9, _ and -"),
+            });
+        }
+        if let Some(ttl) = namespace.ttl_seconds {
+            within(
+                "namespaces.*.ttl_seconds",
+                ttl,
+                1,
+                crate::job::MAX_TTL_SECONDS,
+            )?;
+        }
+    }
+    for (name, url, scheme, secure) in [
+        ("amqp.url", &settings.amqp.url, "amqp://", "amqps://"),
+        ("redis.url", &settings.redis.url, "redis://", "rediss://"),
+    ] {
+        let Some(url) = url else { continue };
+        if url.expose().starts_with(secure) {
+            return Err(ConfigError::OutOfRange {
+                name,
+                problem: "this build of Kiln has no TLS".into(),
+            });
+        }
+        if !url.expose().starts_with(scheme) {
+            return Err(ConfigError::OutOfRange {
+                name,
+                problem: format!("expected a URL that starts with {scheme}"),
+            });
+        }
+    }
+    if let Some(url) = &settings.database.url
+        && !(url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://"))
+    {
+        let problem = "expected a URL that starts with postgres://".into();
+        return Err(ConfigError::OutOfRange {
+            name: "database.url",
+            problem,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+use super::*;
+use crate::secret::Secret;
+
+fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
+    load(
+        None,
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned())),
+    )
+}
+
+#[test]
+fn environment_reaches_every_kind_of_setting() {
+    let loaded = from_env(&[
+        ("KILN_AMQP_URL", "amqp://u:hunter2@broker/%2f"),
+        ("REDIS_URL", "redis://cache/1"),
+        ("KILN_INTAKE__PREFETCH", "7"),
+        ("KILN_RETRY__DELAYS_MS", "[10, 20]"),
+        ("KILN_QUEUES__PREFIX", "42"),
+        ("KILN_SERVICE_HOST", "10.0.0.1"),
+    ])
+    .expect("loads");
+    assert_eq!(loaded.settings.intake.prefetch, 7);
+    assert_eq!(loaded.settings.retry.delays_ms, [10, 20]);
+    assert_eq!(loaded.settings.queues.prefix, "42");
+    assert_eq!(
+        loaded.settings.redis.url.as_ref().map(Secret::expose),
+        Some("redis://cache/1")
+    );
+    let shown = serde_json::to_string(&loaded.effective()).expect("json");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let prefetch = loaded
+        .effective()
+        .into_iter()
+        .find(|e| e.name == "intake.prefetch")
+        .expect("listed");
+    assert_eq!(
+        prefetch.source,
+        "environment variable KILN_INTAKE__PREFETCH"
+    );
+    let drain = loaded
+        .effective()
+        .into_iter()
+        .find(|e| e.name == "drain.limit_seconds")
+        .expect("listed");
+    assert_eq!(drain.source, "default");
+}
+
+#[test]
+fn unknown_and_ill_typed_settings_are_named() {
+    let unknown = from_env(&[("KILN_INTAKE__PREFECH", "7")])
+        .expect_err("unknown")
+        .to_string();
+    assert!(
+        unknown.contains("KILN_INTAKE__PREFECH") && unknown.contains("KILN_INTAKE__PREFETCH"),
+        "{unknown}"
+    );
+    let typed = from_env(&[("KILN_INTAKE__PREFETCH", "many")])
+        .expect_err("typed")
+        .to_string();
+    assert!(
+        typed.contains("intake.prefetch") && !typed.contains("many"),
+        "{typed}"
+    );
+    let range = from_env(&[("KILN_INTAKE__PREFETCH", "3000")])
+        .expect_err("range")
+        .to_string();
+    assert!(
+        range.contains("intake.prefetch") && range.contains("2000"),
+        "{range}"
+    );
+    let scheme = from_env(&[("KILN_REDIS_URL", "http://:hunter2@x")])
+        .expect_err("scheme")
+        .to_string();
+    assert!(
+        scheme.contains("redis://") && !scheme.contains("hunter2"),
+        "{scheme}"
+    );
+}
+
+#[test]
+fn a_file_is_checked_against_the_tree() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("kiln.toml");
+    std::fs::write(
+        &path,
+        "[intake]\nprefetch = 5\n[namespaces.feed]\nttl_seconds = 60\n",
+    )
+    .expect("write");
+    let loaded = load(Some(&path), []).expect("loads");
+    assert_eq!(loaded.settings.intake.prefetch, 5);
+    assert_eq!(loaded.settings.namespaces["feed"].ttl_seconds, Some(60));
+    std::fs::write(&path, "[intake]\nbatch_job = 5\n").expect("write");
+    let error = load(Some(&path), []).expect_err("unknown").to_string();
+    assert!(
+        error.contains("intake.batch_job") && error.contains("did you mean `intake.batch_jobs`"),
+        "{error}"
+    );
+    std::fs::write(&path, "intake = [").expect("write");
+    assert!(matches!(
+        load(Some(&path), []),
+        Err(ConfigError::File { .. })
+    ));
+}
+
+/// The example file names every setting, commented out, with its default.
+#[test]
+fn the_example_file_is_complete() {
+    let example = include_str!("../../kiln.example.toml");
+    let mut active = String::new();
+    for line in example.lines() {
+        let setting = line.strip_prefix("# ").filter(|l| {
+            l.starts_with('[')
+                || l.split_once(" = ")
+                    .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        });
+        active.push_str(setting.unwrap_or(if line.starts_with('[') { line } else { "" }));
+        active.push('\n');
+    }
+    let table: toml::Table = active.parse().unwrap_or_else(|e| panic!("{e}\n{active}"));
+    let example = serde_json::to_value(&table).expect("json");
+    let mut named = Vec::new();
+    flatten("", &example, &mut named);
+    let named: BTreeMap<_, _> = named.into_iter().collect();
+    for (name, default) in known_settings() {
+        if default.is_null() || FREE_TABLES.contains(&name.as_str()) {
+            assert!(
+                named.keys().any(|n| n.starts_with(&name)),
+                "{name} is missing in kiln.example.toml"
+            );
+        } else {
+            assert_eq!(
+                named.get(&name),
+                Some(&default),
+                "{name} in kiln.example.toml"
+            );
+        }
+    }
+}

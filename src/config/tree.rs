@@ -1,0 +1,308 @@
+//! Owns the tree of settings: every name, meaning and default.
+
+use crate::{model::ModelSettings, secret::Secret};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+/// Every setting of Kiln.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    pub amqp: Amqp,
+    pub redis: Redis,
+    pub database: Database,
+    pub http: Http,
+    pub queues: Queues,
+    pub intake: Intake,
+    pub retry: Retry,
+    pub cache: Cache,
+    pub namespaces: BTreeMap<String, Namespace>,
+    pub models: ModelSettings,
+    pub store: Store,
+    pub embedded: Embedded,
+    pub drain: Drain,
+    pub log: Log,
+}
+
+/// The broker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Amqp {
+    /// `amqp://user:password@host:port/vhost`.
+    pub url: Option<Secret>,
+    /// Seconds between heartbeats; two missed ones end the connection.
+    pub heartbeat_seconds: u16,
+    /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
+    pub timeout_ms: u64,
+    /// Longest wait between two attempts to connect, in milliseconds.
+    pub backoff_most_ms: u64,
+}
+
+impl Default for Amqp {
+    fn default() -> Self {
+        Self {
+            url: None,
+            heartbeat_seconds: 5,
+            timeout_ms: 10_000,
+            backoff_most_ms: 5_000,
+        }
+    }
+}
+
+/// The cache server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://user:password@host:port/database`.
+    pub url: Option<Secret>,
+    /// Longest wait for one answer, in milliseconds; later than that, the model is asked instead.
+    pub timeout_ms: u64,
+    /// Time for which Redis is left alone after a failure, in milliseconds.
+    pub cooldown_ms: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: None,
+            timeout_ms: 500,
+            cooldown_ms: 1_000,
+        }
+    }
+}
+
+/// The database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host:port/database`.
+    pub url: Option<Secret>,
+    /// Connections that one worker may open.
+    pub connections: u32,
+    /// Longest wait for one statement, in milliseconds.
+    pub timeout_ms: u64,
+    /// Longest wait between two attempts to store a batch, in milliseconds.
+    pub backoff_most_ms: u64,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: None,
+            connections: 6,
+            timeout_ms: 15_000,
+            backoff_most_ms: 2_000,
+        }
+    }
+}
+
+/// The HTTP port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address of `/metrics`, `/livez` and `/readyz`.
+    pub addr: SocketAddr,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
+        }
+    }
+}
+
+/// The queues' names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Queues {
+    /// What every queue's name starts with.
+    pub prefix: String,
+    /// Name of the queue of jobs; empty: `{prefix}.jobs`.
+    pub jobs: String,
+    /// Name of the queue of warming jobs; empty: `{prefix}.warm`.
+    pub warm: String,
+    /// Name of the queue of dead letters; empty: `{prefix}.dead`.
+    pub dead: String,
+    /// Deliveries after which the broker itself gives a message up; a backstop far beyond `retry.max_tries`.
+    pub delivery_limit: u32,
+}
+
+impl Default for Queues {
+    fn default() -> Self {
+        Self {
+            prefix: "kiln".into(),
+            jobs: String::new(),
+            warm: String::new(),
+            dead: String::new(),
+            delivery_limit: 100,
+        }
+    }
+}
+
+/// How jobs are taken in.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Intake {
+    /// Unacknowledged jobs that the broker may hand to this worker, 1 to 2000.
+    pub prefetch: u16,
+    /// The same for warming jobs.
+    pub warm_prefetch: u16,
+    /// Jobs of one batch.
+    pub batch_jobs: usize,
+    /// Tokens of one batch, estimated as a quarter of the bodies' bytes.
+    pub batch_tokens: usize,
+    /// Longest time that a batch is kept open while others are in flight, in milliseconds.
+    pub batch_wait_ms: u64,
+    /// Batches that are worked on at once.
+    pub batches_in_flight: usize,
+    /// Largest body of a job, in bytes; a larger one is rejected unparsed.
+    pub max_body_bytes: usize,
+    /// Redeliveries after which a job is suspected of killing workers and runs alone.
+    pub suspect_after: u32,
+    /// Runs alone that a suspect may leave unfinished before it is given up.
+    pub suspect_runs: u32,
+}
+
+impl Default for Intake {
+    fn default() -> Self {
+        Self {
+            prefetch: 1_000,
+            warm_prefetch: 32,
+            batch_jobs: 128,
+            batch_tokens: 1 << 20,
+            batch_wait_ms: 3,
+            batches_in_flight: 4,
+            max_body_bytes: 8 << 20,
+            suspect_after: 2,
+            suspect_runs: 3,
+        }
+    }
+}
+
+/// What happens to a job that failed for a reason that may pass.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retry {
+    /// Wait before each further try, in milliseconds; the last one repeats. One queue per distinct wait.
+    pub delays_ms: Vec<u64>,
+    /// Tries of a job before it is given up as `exhausted`.
+    pub max_tries: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            delays_ms: vec![1_000, 10_000, 60_000],
+            max_tries: 5,
+        }
+    }
+}
+
+/// Entries in Redis and in the worker's own memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Whether entries are looked up and kept at all; off only to measure what the cache is worth.
+    pub enabled: bool,
+    /// Life of an entry where neither job, namespace nor model says otherwise, in seconds.
+    pub ttl_seconds: u64,
+    /// Bound of the cache in the worker's memory, which serves while Redis doesn't, in MiB.
+    pub memory_mib: u64,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ttl_seconds: 3_600,
+            memory_mib: 64,
+        }
+    }
+}
+
+/// One namespace.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// Life of an entry of this namespace, in seconds.
+    pub ttl_seconds: Option<u64>,
+}
+
+/// What is kept in the database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Whether the inputs of misses are stored beside their scores.
+    pub inputs: bool,
+    /// Whether the scores of misses are stored at all.
+    pub scores: bool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            inputs: true,
+            scores: true,
+        }
+    }
+}
+
+/// Kiln without servers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedded {
+    /// The SQLite file that holds results and scores.
+    pub path: PathBuf,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("kiln.db"),
+        }
+    }
+}
+
+/// How the worker stops.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Drain {
+    /// Time to finish the jobs in hand after SIGTERM, in seconds; what is left then goes back to its queue.
+    pub limit_seconds: u64,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { limit_seconds: 25 }
+    }
+}
+
+/// The shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    Json,
+    Text,
+}
+
+/// Logging.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `auto`, `json` or `text`.
+    pub format: LogFormat,
+    /// Levels in the syntax of tracing's `EnvFilter`, such as `info,kiln=debug`.
+    pub filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self {
+            format: LogFormat::Auto,
+            filter: "info,lapin=off".into(),
+        }
+    }
+}
