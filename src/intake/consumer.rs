@@ -21,7 +21,7 @@ use crate::{
     supervisor::Stop,
     telemetry::metrics::{CloseReason, Metrics},
 };
-use futures_util::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use lapin::{
     Channel, Connection, Consumer,
     options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
@@ -44,6 +44,8 @@ use tokio::{
 const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
+/// How long a stop waits for deliveries that may be under way.
+const LAST_ARRIVALS: Duration = Duration::from_millis(200);
 /// Kept from the drain limit for saying goodbye to the servers.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -117,6 +119,7 @@ struct Lane {
     consumer: Consumer,
     acks: Arc<Acks>,
     origin: Origin,
+    prefetch: u16,
     ended: bool,
 }
 
@@ -145,6 +148,7 @@ impl Lane {
             channel,
             consumer,
             origin,
+            prefetch,
             ended: false,
         })
     }
@@ -175,11 +179,30 @@ impl Lane {
         self.next().now_or_never().unwrap_or(Ok(None))
     }
 
-    async fn cancel(&self) {
+    /// Cancels the consumer and returns what it was given and hasn't taken.
+    ///
+    /// A quorum queue marks as redelivered what it sends to a consumer whose cancellation is under way, and
+    /// every acknowledgement makes it send more. So acknowledgements wait until what the earlier ones called
+    /// for is here: the window is full, or nothing has come for a moment.
+    async fn end(&mut self) -> Vec<Delivery> {
+        let acks = self.acks.clone();
+        let held = acks.hold().await;
+        let mut arrived = Vec::new();
+        while acks.at_broker() < u64::from(self.prefetch) {
+            match tokio::time::timeout(LAST_ARRIVALS, self.next()).await {
+                Ok(Ok(Some(delivery))) => arrived.push(delivery),
+                Ok(Ok(None) | Err(_)) | Err(_) => break,
+            }
+        }
         let _gone_counts_too = self
             .channel
             .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
             .await;
+        drop(held);
+        while let Ok(Some(delivery)) = self.next().await {
+            arrived.push(delivery);
+        }
+        arrived
     }
 }
 
@@ -435,26 +458,32 @@ impl Session {
     }
 
     async fn finish(&mut self) {
-        for lane in [&self.jobs, &self.warm, &self.expired] {
-            lane.cancel().await;
-        }
-        loop {
-            while let Ok(Some(delivery)) = self.jobs.next().await {
-                if self.accept(delivery).is_some() {
-                    break;
-                }
-            }
-            if self.filling.is_empty() {
-                break;
-            }
-            let Ok(permit) = self.slots.clone().acquire_owned().await else {
+        let arrived = [&mut self.jobs, &mut self.warm, &mut self.expired]
+            .map(Lane::end)
+            .into_iter()
+            .collect::<FuturesUnordered<_>>()
+            .concat()
+            .await;
+        for delivery in arrived {
+            if self.accept(delivery).is_some() && !self.start_drained().await {
                 return;
-            };
-            self.start(CloseReason::Drain, permit);
+            }
+        }
+        if !self.filling.is_empty() && !self.start_drained().await {
+            return;
         }
         while let Some(ended) = self.batches.join_next().await {
             note_panic(ended);
         }
+    }
+
+    /// Sends the filled batch on its way, as one of the last.
+    async fn start_drained(&mut self) -> bool {
+        let Ok(permit) = self.slots.clone().acquire_owned().await else {
+            return false;
+        };
+        self.start(CloseReason::Drain, permit);
+        true
     }
 }
 

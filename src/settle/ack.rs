@@ -11,7 +11,7 @@ use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex as BlockingMutex, PoisonError},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Frame {
 pub struct Window {
     /// The lowest tag that isn't settled.
     lowest: u64,
+    /// The highest tag that was delivered.
+    highest: u64,
     /// Settled tags from `lowest` on; none where the broker was told already.
     settled: BTreeMap<u64, Option<Settlement>>,
 }
@@ -44,12 +46,26 @@ impl Default for Window {
     fn default() -> Self {
         Self {
             lowest: 1,
+            highest: 0,
             settled: BTreeMap::new(),
         }
     }
 }
 
 impl Window {
+    /// Notes a delivery.
+    pub fn open(&mut self, tag: u64) {
+        self.highest = self.highest.max(tag);
+    }
+
+    /// Deliveries whose end the broker hasn't been told.
+    pub fn at_broker(&self) -> u64 {
+        let told = self.settled.values().filter(|how| how.is_none()).count();
+        (self.highest + 1)
+            .saturating_sub(self.lowest)
+            .saturating_sub(told as u64)
+    }
+
     /// Notes a tag's end. A second end of the same tag changes nothing.
     pub fn settle(&mut self, tag: u64, how: Settlement) {
         if tag >= self.lowest {
@@ -116,6 +132,7 @@ impl Acks {
 
     /// The right to settle one delivery.
     pub fn ticket(self: &Arc<Self>, tag: u64) -> Ticket {
+        self.with_window(|w| w.open(tag));
         Ticket {
             acks: self.clone(),
             tag,
@@ -154,6 +171,16 @@ impl Acks {
                 return;
             }
         }
+    }
+
+    /// Keeps acknowledgements back for as long as the guard lives.
+    pub async fn hold(&self) -> MutexGuard<'_, ()> {
+        self.sending.lock().await
+    }
+
+    /// Deliveries whose end the broker hasn't been told.
+    pub fn at_broker(&self) -> u64 {
+        self.with_window(|w| w.at_broker())
     }
 
     /// Whether a settled delivery waits behind an open one.
@@ -200,11 +227,15 @@ mod tests {
     fn one_frame_acknowledges_what_has_no_gap() {
         let mut window = Window::default();
         for tag in [3, 1, 2, 5] {
+            window.open(tag);
             window.settle(tag, Settlement::Acknowledge);
         }
+        assert_eq!(window.at_broker(), 5);
         assert_eq!(window.frames(false), [Frame::AckUpTo(3)]);
         assert!(window.has_stragglers());
+        assert_eq!(window.at_broker(), 2);
         assert_eq!(window.frames(true), [Frame::Ack(5)]);
+        assert_eq!(window.at_broker(), 1);
         assert_eq!(window.frames(true), []);
         window.settle(4, Settlement::Return);
         assert_eq!(
