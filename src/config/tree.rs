@@ -89,7 +89,7 @@ impl Default for Database {
     fn default() -> Self {
         Self {
             url: None,
-            connections: 6,
+            connections: 8,
             timeout_ms: 15_000,
             backoff_most_ms: 2_000,
         }
@@ -169,10 +169,10 @@ impl Default for Intake {
         Self {
             prefetch: 1_000,
             warm_prefetch: 32,
-            batch_jobs: 128,
+            batch_jobs: 64,
             batch_tokens: 1 << 20,
             batch_wait_ms: 3,
-            batches_in_flight: 4,
+            batches_in_flight: 6,
             max_body_bytes: 8 << 20,
             suspect_after: 2,
             suspect_runs: 3,

@@ -1,9 +1,8 @@
 //! Owns the statements against Postgres.
 //!
-//! A batch is one statement, and so one round trip and one commit: scores and jobs go in through UNNEST, in
-//! the order of their keys, so that two workers can't deadlock over them.
+//! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
-use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes};
+use super::{Batch, Kept, RejectedRow, StoreError, Table, insert};
 use crate::{
     backoff::Backoff,
     config::{self, Database},
@@ -22,34 +21,6 @@ use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
 /// The migrations that this binary carries.
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-const KEEP_JOBS: &str = "\
-INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
-SELECT j.job_id, 'ok', j.model, j.version, j.namespace, j.hits, j.misses, j.results::jsonb, j.elapsed_ms, j.body_sha256, $1
-FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::text[], $9::float8[], $10::bytea[])
-  AS j(job_id, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256)
-ON CONFLICT (job_id) DO UPDATE SET
-  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
-  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
-  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE jobs.status = 'rejected'";
-
-const KEEP_JOBS_AND_SCORES: &str = "\
-WITH kept AS (
-INSERT INTO scores (input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features, scored_at)
-SELECT s.*, $1
-FROM UNNEST($11::bytea[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::real[], $18::bytea[], $19::text[], $20::text[], $21::bytea[])
-  AS s(input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features)
-ON CONFLICT DO NOTHING)
-INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
-SELECT j.job_id, 'ok', j.model, j.version, j.namespace, j.hits, j.misses, j.results::jsonb, j.elapsed_ms, j.body_sha256, $1
-FROM UNNEST($2::text[], $3::text[], $4::text[], $5::text[], $6::int[], $7::int[], $8::text[], $9::float8[], $10::bytea[])
-  AS j(job_id, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256)
-ON CONFLICT (job_id) DO UPDATE SET
-  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
-  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
-  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE jobs.status = 'rejected'";
 
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
@@ -150,9 +121,8 @@ impl PostgresStore {
         if batch.jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let mut lease = self.lease().await?;
-        let answer = self.deadline(insert(batch, &mut lease)).await;
-        let written = self.end(lease, answer)?;
+        let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
+        let written = self.execute(statement).await?;
         if written == batch.jobs.len() as u64 {
             return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
         }
@@ -304,52 +274,6 @@ impl PostgresStore {
             _ => StoreError::Unavailable(text),
         }
     }
-}
-
-/// Inserts a batch; returns how many job rows were written.
-async fn insert(
-    batch: &Batch<'_>,
-    connection: &mut sqlx::PgConnection,
-) -> Result<u64, sqlx::Error> {
-    let jobs = &batch.jobs;
-    macro_rules! column {
-        ($rows:expr, $row:ident => $value:expr) => {
-            $rows.iter().map(|$row| $value).collect::<Vec<_>>()
-        };
-    }
-    let statement = if batch.scores.is_empty() {
-        KEEP_JOBS
-    } else {
-        KEEP_JOBS_AND_SCORES
-    };
-    let mut query = sqlx::query(statement)
-        .bind(batch.finished_at)
-        .bind(column!(jobs, j => j.job_id))
-        .bind(column!(jobs, j => j.done.model.as_str()))
-        .bind(column!(jobs, j => j.done.version.as_str()))
-        .bind(column!(jobs, j => j.done.namespace.as_str()))
-        .bind(column!(jobs, j => j.done.hits as i32))
-        .bind(column!(jobs, j => j.done.misses as i32))
-        .bind(column!(jobs, j => j.done.results.as_str()))
-        .bind(column!(jobs, j => j.done.elapsed_ms))
-        .bind(column!(jobs, j => j.body_sha256.as_slice()));
-    if !batch.scores.is_empty() {
-        let mut scores: Vec<&super::ScoreRow<'_>> = batch.scores.iter().collect();
-        scores.sort_unstable_by_key(|s| s.input);
-        query = query
-            .bind(column!(scores, s => s.input.as_slice()))
-            .bind(column!(scores, s => s.model))
-            .bind(column!(scores, s => s.version))
-            .bind(column!(scores, s => s.namespace))
-            .bind(column!(scores, s => s.key))
-            .bind(column!(scores, s => s.label))
-            .bind(column!(scores, s => s.score))
-            .bind(column!(scores, s => (s.outputs.len() > 1).then(|| float_bytes(s.outputs))))
-            .bind(column!(scores, s => s.text))
-            .bind(column!(scores, s => s.text_pair))
-            .bind(column!(scores, s => s.features.map(float_bytes)));
-    }
-    query.execute(connection).await.map(|r| r.rows_affected())
 }
 
 fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {

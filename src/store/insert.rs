@@ -1,0 +1,273 @@
+//! Owns the one statement that writes a batch to Postgres.
+//!
+//! The rows arrive as one array a column. What a whole batch has in common (its model, as a rule) is sent
+//! once, and a column with nothing in it not at all: that is a seventh of the server's time. The statement's
+//! text depends on which columns are which, so that a handful of prepared statements serves every batch.
+
+use super::{Batch, JobRow, ScoreRow, float_bytes};
+use sqlx::{
+    Arguments, AssertSqlSafe, Encode, Postgres, Type,
+    error::BoxDynError,
+    postgres::{PgArguments, PgHasArrayType},
+    query::Query,
+};
+
+/// The tail of every insertion of jobs: a finished job's row is never overwritten, a rejection's is.
+const OVER_REJECTIONS: &str = "\
+ON CONFLICT (job_id) DO UPDATE SET
+  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
+  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
+  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE jobs.status = 'rejected'";
+
+/// The statement for a batch with its arguments; the rows that it touches are the jobs written.
+pub(super) fn statement<'q>(
+    batch: &Batch<'_>,
+) -> Result<Query<'q, Postgres, PgArguments>, BoxDynError> {
+    let mut arguments = PgArguments::default();
+    let scores = if batch.scores.is_empty() {
+        String::new()
+    } else {
+        // In the order of the key, so that two workers can't deadlock over them.
+        let mut rows: Vec<&ScoreRow<'_>> = batch.scores.iter().collect();
+        rows.sort_unstable_by_key(|s| s.input);
+        let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
+        format!("WITH kept AS ({insert} ON CONFLICT DO NOTHING)\n")
+    };
+    let insert = jobs(&batch.jobs, batch, &mut arguments)?.into_insert("jobs");
+    let text = format!("{scores}{insert}\n{OVER_REJECTIONS}");
+    // The text is made of this file's own constants alone; all data is in the arguments.
+    Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
+}
+
+fn jobs<'a>(
+    rows: &[JobRow<'_>],
+    batch: &Batch<'_>,
+    arguments: &'a mut PgArguments,
+) -> Result<Columns<'a>, BoxDynError> {
+    let mut columns = Columns::new(arguments);
+    columns.each("job_id", "text", column(rows, |j| j.job_id))?;
+    columns.shared("model", column(rows, |j| j.done.model.as_str()))?;
+    columns.shared("version", column(rows, |j| j.done.version.as_str()))?;
+    columns.shared("namespace", column(rows, |j| j.done.namespace.as_str()))?;
+    columns.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
+    columns.each("misses", "int", column(rows, |j| j.done.misses as i32))?;
+    let results = column(rows, |j| j.done.results.as_str());
+    columns.each_as("results", "text", "jsonb", results)?;
+    columns.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
+    let bodies = column(rows, |j| j.body_sha256.as_slice());
+    columns.each("body_sha256", "bytea", bodies)?;
+    columns.one("finished_at", "timestamptz", batch.finished_at)?;
+    columns.one("status", "text", "ok")?;
+    Ok(columns)
+}
+
+fn scores<'a>(
+    rows: &[&ScoreRow<'_>],
+    batch: &Batch<'_>,
+    arguments: &'a mut PgArguments,
+) -> Result<Columns<'a>, BoxDynError> {
+    let mut columns = Columns::new(arguments);
+    let inputs = column(rows, |s| s.input.as_slice());
+    columns.each("input_sha256", "bytea", inputs)?;
+    columns.shared("model", column(rows, |s| s.model))?;
+    columns.shared("version", column(rows, |s| s.version))?;
+    columns.shared("namespace", column(rows, |s| s.namespace))?;
+    columns.some("key", "text", column(rows, |s| s.key))?;
+    columns.some("label", "text", column(rows, |s| s.label))?;
+    columns.some("score", "real", column(rows, |s| s.score))?;
+    let outputs = column(rows, |s| {
+        (s.outputs.len() > 1).then(|| float_bytes(s.outputs))
+    });
+    columns.some("outputs", "bytea", outputs)?;
+    columns.some("text", "text", column(rows, |s| s.text))?;
+    columns.some("text_pair", "text", column(rows, |s| s.text_pair))?;
+    let features = column(rows, |s| s.features.map(float_bytes));
+    columns.some("features", "bytea", features)?;
+    columns.one("scored_at", "timestamptz", batch.finished_at)?;
+    Ok(columns)
+}
+
+fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+/// The columns of one insertion and where each one's values come from.
+struct Columns<'a> {
+    arguments: &'a mut PgArguments,
+    names: Vec<&'static str>,
+    values: Vec<String>,
+}
+
+impl<'a> Columns<'a> {
+    fn new(arguments: &'a mut PgArguments) -> Self {
+        Self {
+            arguments,
+            names: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// A column with a value of its own in every row.
+    fn each<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<T>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        let place = self.add(name, values)?;
+        self.values.push(format!("unnest(${place}::{sql_type}[])"));
+        Ok(())
+    }
+
+    /// The same, turned into another type by the server.
+    fn each_as<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        stored_type: &str,
+        values: Vec<T>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        let place = self.add(name, values)?;
+        let value = format!("unnest(${place}::{sql_type}[])::{stored_type}");
+        self.values.push(value);
+        Ok(())
+    }
+
+    /// A column that may be empty in every row.
+    fn some<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<Option<T>>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        if values.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.each(name, sql_type, values)
+    }
+
+    /// A column that most batches have in common.
+    fn shared(&mut self, name: &'static str, values: Vec<&str>) -> Result<(), BoxDynError> {
+        match values.first() {
+            Some(first) if values.iter().all(|v| v == first) => self.one(name, "text", *first),
+            _ => self.each(name, "text", values),
+        }
+    }
+
+    /// A column with one value for all rows.
+    fn one<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        value: T,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres>,
+    {
+        let place = self.add(name, value)?;
+        self.values.push(format!("${place}::{sql_type}"));
+        Ok(())
+    }
+
+    /// Adds an argument; returns its number.
+    fn add<'v, T>(&mut self, name: &'static str, value: T) -> Result<usize, BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres>,
+    {
+        self.arguments.add(value)?;
+        self.names.push(name);
+        Ok(self.arguments.len())
+    }
+
+    fn into_insert(self, table: &str) -> String {
+        let (names, values) = (self.names.join(", "), self.values.join(", "));
+        format!("INSERT INTO {table} ({names})\nSELECT {values}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::Finished;
+    use sqlx::Execute;
+
+    fn done(model: &str) -> Finished {
+        Finished {
+            model: model.to_owned(),
+            version: "1".to_owned(),
+            namespace: "n".to_owned(),
+            results: "[]".to_owned(),
+            hits: 0,
+            misses: 1,
+            elapsed_ms: 1.0,
+            finished_at: crate::clock::now(),
+        }
+    }
+
+    fn text_of(models: &[&str], with_key: bool) -> String {
+        let finished: Vec<Finished> = models.iter().map(|m| done(m)).collect();
+        let batch = Batch {
+            jobs: finished
+                .iter()
+                .map(|done| JobRow {
+                    job_id: "j",
+                    body_sha256: [0; 32],
+                    done,
+                })
+                .collect(),
+            scores: models
+                .iter()
+                .map(|model| ScoreRow {
+                    input: [0; 32],
+                    model,
+                    version: "1",
+                    namespace: "n",
+                    key: with_key.then_some("k"),
+                    label: None,
+                    score: Some(0.5),
+                    outputs: &[0.5],
+                    text: None,
+                    text_pair: None,
+                    features: Some(&[1.0]),
+                })
+                .collect(),
+            finished_at: crate::clock::now(),
+        };
+        let mut query = statement(&batch).expect("arguments that encode");
+        let arguments = query.take_arguments().expect("encoded").expect("some");
+        let text = query.sql().as_str().to_owned();
+        assert!(text.contains(&format!("${}", arguments.len())));
+        assert!(!text.contains(&format!("${}", arguments.len() + 1)));
+        text
+    }
+
+    #[test]
+    fn what_a_batch_has_in_common_is_sent_once_and_what_is_empty_not_at_all() {
+        let same = text_of(&["m", "m"], true);
+        assert!(
+            same.contains("$2::text, $3::text, $4::text, unnest($5::text[])"),
+            "{same}"
+        );
+        assert!(
+            !same.contains("label") && !same.contains("text_pair"),
+            "{same}"
+        );
+        assert_eq!(
+            same,
+            text_of(&["other"], true),
+            "one statement for batches alike"
+        );
+        assert!(text_of(&["m", "n"], true).contains("unnest($2::text[]), $3::text"));
+        assert!(!text_of(&["m"], false).contains("key"));
+    }
+}
