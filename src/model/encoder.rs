@@ -29,10 +29,10 @@ pub(crate) struct Encoder {
 
 enum Body {
     Kernels {
-        encoder: kernels::Encoder,
+        encoder: Box<kernels::Encoder>,
         team: Arc<kernels::Team>,
     },
-    Graph(GraphEncoder),
+    Graph(Box<GraphEncoder>),
 }
 
 impl Encoder {
@@ -71,11 +71,16 @@ impl Encoder {
         let layers = (0..shape.layers).map(|layer| LayerWeights::take(&mut weights, shape, layer));
         let body = if hardware.has_kernels() {
             Body::Kernels {
-                encoder: on_kernels(shape, tables, layers),
+                encoder: Box::new(on_kernels(shape, tables, layers)),
                 team: Arc::clone(&hardware.team),
             }
         } else {
-            Body::Graph(GraphEncoder::new(shape, tables, layers, &hardware.device))
+            Body::Graph(Box::new(GraphEncoder::new(
+                shape,
+                tables,
+                layers,
+                &hardware.device,
+            )))
         };
         Ok(Self { cutter, body, head })
     }

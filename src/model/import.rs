@@ -201,8 +201,11 @@ fn check_names(options: &ImportOptions) -> Result<(), ImportError> {
     Ok(())
 }
 
+/// Shapes and numbers by name.
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
 /// The model's tensors under Kiln's names, each with the shape that the encoder expects.
-fn tensors(plan: &Plan) -> Result<BTreeMap<String, (Vec<usize>, Vec<f32>)>, ImportError> {
+fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
     let mut found = source::read(&plan.transformer)?;
     let mut tensors = BTreeMap::new();
     let outputs = match &plan.task {
@@ -305,7 +308,7 @@ fn read_tokenizer(plan: &Plan) -> Result<Vec<u8>, ImportError> {
     Ok(bytes)
 }
 
-fn serialise(tensors: &BTreeMap<String, (Vec<usize>, Vec<f32>)>) -> Result<Vec<u8>, String> {
+fn serialise(tensors: &Tensors) -> Result<Vec<u8>, String> {
     let bytes: BTreeMap<&String, Vec<u8>> = tensors
         .iter()
         .map(|(name, (_, numbers))| (name, numbers.iter().flat_map(|x| x.to_le_bytes()).collect()))

@@ -191,8 +191,8 @@ fn edit_config(folder: &Path, field: &str, value: serde_json::Value) {
     fs::write(path, config.to_string()).unwrap();
 }
 
-fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut BTreeMap<String, (Vec<usize>, Vec<f32>)>)) {
-    let mut tensors: BTreeMap<_, _> = source::read(folder)
+fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
+    let mut tensors: Tensors = source::read(folder)
         .unwrap()
         .into_iter()
         .map(|(name, tensor)| (name, (tensor.shape, tensor.numbers)))

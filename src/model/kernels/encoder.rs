@@ -127,7 +127,7 @@ impl Encoder {
                 rest = after;
                 let part = Texts {
                     ids: &texts.ids[tokens.clone()],
-                    types: &texts.types[tokens],
+                    types: texts.types.get(tokens).unwrap_or_default(),
                     lengths: &texts.lengths[rows],
                 };
                 pieces.push((part, vectors));

@@ -90,3 +90,6 @@ impl Panels {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

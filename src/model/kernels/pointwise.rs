@@ -77,7 +77,7 @@ fn gelu(x: f32) -> f32 {
 /// Its approximation by a hyperbolic tangent, itself by the exponential.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> f32 {
-    let inner = 0.797_884_56 * (0.044_715 * x * x).mul_add(x, x);
+    let inner = 0.797_884_6 * (0.044_715 * x * x).mul_add(x, x);
     // x (1 + tanh u) / 2 is x / (1 + e^-2u).
     x / (1.0 + exp(-2.0 * inner))
 }

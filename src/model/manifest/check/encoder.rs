@@ -31,7 +31,7 @@ pub(super) fn check(
     between("encoder.vocabulary", shape.vocabulary, 1, 1 << 22)?;
     between("encoder.positions", shape.positions, 1, 1 << 17)?;
     between("encoder.token_types", shape.token_types, 0, 1_024)?;
-    if shape.hidden % shape.heads != 0 {
+    if !shape.hidden.is_multiple_of(shape.heads) {
         return Err(LoadError::field(
             "encoder.heads",
             &format!(
