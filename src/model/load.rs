@@ -80,7 +80,10 @@ fn build(
         Architecture::Mlp => {
             let weights = read(&Mlp::expected(manifest))?;
             let parameters = weights.parameters();
-            (Arc::new(Mlp::build(manifest, weights, device)?), parameters)
+            (
+                Arc::new(Mlp::build(manifest, weights, hardware)?),
+                parameters,
+            )
         }
         Architecture::NgramText => {
             let weights = read(&NgramText::expected(manifest))?;

@@ -3,7 +3,8 @@
 //! Owns the models folder's layout, the manifest's format and the model threads. Promises that a version serves only
 //! after its manifest, weights and golden inputs were checked, that an input's outputs are the same bits whatever
 //! else is in its batch, that outputs are finite, and that a model that panics costs one request and no thread.
-//! Refuses to run anything on the async runtime's threads, and knows nothing of jobs, caches or servers.
+//! Runs nothing on the async runtime's threads but passes that are shorter than a hand-over, and knows nothing of jobs,
+//! caches or servers.
 
 mod dense;
 mod directory;

@@ -39,4 +39,9 @@ pub(crate) trait Network: Send + Sync {
     /// The fewest rows for which waking another thread pays; `usize::MAX` where a pass spreads over the threads by
     /// itself.
     fn smallest_share(&self) -> usize;
+
+    /// Rows that take less time than handing them to a model thread does: they run where they are asked for.
+    fn quick_rows(&self) -> usize {
+        0
+    }
 }

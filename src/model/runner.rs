@@ -124,34 +124,12 @@ struct Work {
     /// When it came, for how long it has been overtaken.
     since: Instant,
     reply: Reply,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Work {
     fn tokens(&self) -> usize {
-        match &*self.rows {
-            Rows::Tokens(tokens) => tokens.span(&self.range).len(),
-            Rows::Features { .. } | Rows::Texts(_) => 0,
-        }
-    }
-
-    fn forward(&self) -> Vec<f32> {
-        let range = self.range.clone();
-        match &*self.rows {
-            Rows::Features { width, data } => {
-                let numbers = range.start * width..range.end * width;
-                self.network.forward(Batch::Features(&data[numbers]))
-            }
-            Rows::Texts(texts) => self.network.forward(Batch::Texts(&texts[range])),
-            Rows::Tokens(tokens) => {
-                let span = tokens.span(&range);
-                self.network.forward(Batch::Tokens {
-                    ids: &tokens.ids[span.clone()],
-                    types: &tokens.types[span],
-                    lengths: &tokens.lengths(range),
-                })
-            }
-        }
+        tokens_of(&self.rows, &self.range)
     }
 }
 
@@ -190,7 +168,9 @@ impl Queue {
             Rows::Tokens(tokens) => tokens.truncated,
             Rows::Features { .. } | Rows::Texts(_) => 0,
         };
-        let passes = self.passes(&rows, network.smallest_share());
+        let mut passes = self.passes(&rows, network.smallest_share());
+        // One of the passes runs here, where it is short, while the threads wake up for the others.
+        let mine = passes.pop_if(|range| range.len() <= network.quick_rows());
         let rows = Arc::new(rows);
         let mut answers = Vec::with_capacity(passes.len());
         for range in passes {
@@ -206,14 +186,23 @@ impl Queue {
                 range,
                 since: Instant::now(),
                 reply: Reply::Awaited(sender),
-                _room: Some(room),
+                room: Some(room),
             })?;
             answers.push(answer);
         }
-        let mut outputs = Vec::new();
-        let mut calls = Vec::with_capacity(answers.len());
+        let mine = match mine {
+            Some(_) if self.lock().stopped => return Err(ModelError::Stopped),
+            Some(range) => Some(pass(network.as_ref(), &rows, range)?),
+            None => None,
+        };
+        let mut parts = Vec::with_capacity(answers.len() + 1);
         for answer in answers {
-            let (part, call) = answer.await.map_err(|_| ModelError::Stopped)??;
+            parts.push(answer.await.map_err(|_| ModelError::Stopped)??);
+        }
+        parts.extend(mine);
+        let mut outputs = Vec::new();
+        let mut calls = Vec::with_capacity(parts.len());
+        for (part, call) in parts {
             if outputs.is_empty() {
                 outputs = part;
             } else {
@@ -271,7 +260,7 @@ impl Queue {
             range,
             since: Instant::now(),
             reply: Reply::Blocking(sender),
-            _room: None,
+            room: None,
         })?;
         let (outputs, _) = answer.recv().map_err(|_| ModelError::Stopped)??;
         Ok(outputs)
@@ -320,7 +309,10 @@ fn serve(queue: &Queue) {
             continue;
         }
         let answer = run(&work);
-        work.reply.send(answer);
+        let Work { reply, room, .. } = work;
+        // Whoever has the answer finds the room free.
+        drop(room);
+        reply.send(answer);
     }
 }
 
@@ -335,28 +327,56 @@ fn compute_alone() -> Option<rayon::ThreadPool> {
 }
 
 fn run(work: &Work) -> Answer {
-    let count = work.range.len();
+    pass(work.network.as_ref(), &work.rows, work.range.clone())
+}
+
+/// One forward pass over the rows of that range.
+fn pass(network: &dyn Network, rows: &Rows, range: Range<usize>) -> Answer {
+    let count = range.len();
     let began = Instant::now();
-    let outputs = catch_unwind(AssertUnwindSafe(|| work.forward())).map_err(|panic| {
-        ModelError::Panicked {
+    let outputs = catch_unwind(AssertUnwindSafe(|| forward(network, rows, range.clone())))
+        .map_err(|panic| ModelError::Panicked {
             message: panic_message(panic.as_ref()),
-        }
-    })?;
+        })?;
     let seconds = began.elapsed().as_secs_f64();
     let width = (outputs.len() / count.max(1)).max(1);
     if let Some(at) = outputs.iter().position(|x| !x.is_finite()) {
         return Err(ModelError::NotFinite {
-            row: work.range.start + at / width,
+            row: range.start + at / width,
         });
     }
-    Ok((
-        outputs,
-        ModelCall {
-            rows: count,
-            tokens: work.tokens(),
-            seconds,
-        },
-    ))
+    let call = ModelCall {
+        rows: count,
+        tokens: tokens_of(rows, &range),
+        seconds,
+    };
+    Ok((outputs, call))
+}
+
+fn forward(network: &dyn Network, rows: &Rows, range: Range<usize>) -> Vec<f32> {
+    match rows {
+        Rows::Features { width, data } => {
+            let numbers = range.start * width..range.end * width;
+            network.forward(Batch::Features(&data[numbers]))
+        }
+        Rows::Texts(texts) => network.forward(Batch::Texts(&texts[range])),
+        Rows::Tokens(tokens) => {
+            let span = tokens.span(&range);
+            network.forward(Batch::Tokens {
+                ids: &tokens.ids[span.clone()],
+                types: &tokens.types[span],
+                lengths: &tokens.lengths(range),
+            })
+        }
+    }
+}
+
+/// Tokens of the rows of that range; 0 where rows aren't tokens.
+fn tokens_of(rows: &Rows, range: &Range<usize>) -> usize {
+    match rows {
+        Rows::Tokens(tokens) => tokens.span(range).len(),
+        Rows::Features { .. } | Rows::Texts(_) => 0,
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

@@ -1,7 +1,7 @@
 //! From the tokens' vectors to the outputs: one vector a text, an optional layer on it, and what the task asks for.
 
 use super::weights::LinearWeights;
-use crate::model::kernels::{Finish, PackedLinear};
+use crate::model::kernels::{self, Finish, PackedLinear};
 use crate::model::manifest::{DenseActivation, Head, OutputActivation, Pooling};
 use crate::model::weights::Weights;
 
@@ -51,17 +51,17 @@ impl HeadLayers {
     pub fn forward(&self, pooled: Vec<f32>, texts: usize) -> Vec<f32> {
         let mut x = pooled;
         if let Some((dense, finish)) = &self.dense {
-            x = dense.forward(&x, texts, *finish);
+            x = dense.forward(&x, *finish);
         }
         if let Some(output) = &self.output {
-            x = output.forward(&x, texts, Finish::Plain);
+            x = output.forward(&x, Finish::Plain);
         }
         let width = (x.len() / texts.max(1)).max(1);
         for row in x.chunks_exact_mut(width) {
             match self.activation {
                 OutputActivation::Identity => {}
                 OutputActivation::Sigmoid => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
-                OutputActivation::Softmax => softmax(row),
+                OutputActivation::Softmax => kernels::softmax(row),
             }
             if self.normalise {
                 scale_to_one(row);
@@ -73,16 +73,6 @@ impl HeadLayers {
 
 fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + (-x).exp())
-}
-
-fn softmax(row: &mut [f32]) {
-    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut sum = 0.0;
-    for x in row.iter_mut() {
-        *x = (*x - most).exp();
-        sum += *x;
-    }
-    row.iter_mut().for_each(|x| *x /= sum);
 }
 
 /// Scales a vector to length 1, as `torch.nn.functional.normalize` does: a vector of zeros stays one.

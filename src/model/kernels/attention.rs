@@ -1,7 +1,7 @@
 //! Attention of one text, head by head (Vaswani et al., 2017): two products and a softmax, unmasked, since nothing is padded.
 
 use super::pointwise;
-use super::product::{Packed, PanelProduct};
+use super::product::PanelProduct;
 use super::team::Sharing;
 use super::{Finish, PANEL, Panels, arch};
 use pulp::{Simd, WithSimd};
@@ -37,7 +37,6 @@ impl Heads {
 #[derive(Default)]
 struct Scratch {
     query: Panels,
-    packed: Packed,
     /// Keys of up to [`PANEL`] tokens a panel, `[panels][width]`.
     keys: Vec<[f32; PANEL]>,
     /// `[panels][tokens]`.
@@ -109,17 +108,15 @@ impl Scratch {
             self.values[row][at % PANEL..][..part.len()].copy_from_slice(part);
         });
 
-        self.packed.pack(&self.query);
         self.scores.resize(tokens, tokens);
-        multiply(&self.packed, &self.keys, width, &mut self.scores);
+        multiply(&self.query, &self.keys, width, &mut self.scores);
         arch().dispatch(Probabilities {
-            scores: &self.scores,
+            scores: &mut self.scores,
             scale: 1.0 / (width as f32).sqrt(),
             row: &mut self.row,
-            into: &mut self.packed,
         });
         self.attended.resize(tokens, width);
-        multiply(&self.packed, &self.values, tokens, &mut self.attended);
+        multiply(&self.scores, &self.values, tokens, &mut self.attended);
     }
 
     /// Copies `self.attended` into a piece of the result, of `rows` rows a panel, from `first` and column `start` on.
@@ -172,7 +169,7 @@ fn copy_columns(
     }
 }
 
-fn multiply(x: &Packed, panels: &[[f32; PANEL]], inner: usize, into: &mut Panels) {
+fn multiply(x: &Panels, panels: &[[f32; PANEL]], inner: usize, into: &mut Panels) {
     let rows = into.rows();
     for (weights, into) in panels.chunks(inner).zip(into.all_mut().chunks_mut(rows)) {
         arch().dispatch(PanelProduct {
@@ -185,12 +182,11 @@ fn multiply(x: &Packed, panels: &[[f32; PANEL]], inner: usize, into: &mut Panels
     }
 }
 
-/// Turns rows of scores into probabilities, packed for the product with the values.
+/// Turns rows of scores into probabilities.
 struct Probabilities<'a> {
-    scores: &'a Panels,
+    scores: &'a mut Panels,
     scale: f32,
     row: &'a mut Vec<f32>,
-    into: &'a mut Packed,
 }
 
 impl WithSimd for Probabilities<'_> {
@@ -198,11 +194,10 @@ impl WithSimd for Probabilities<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        self.into.start(self.scores.rows(), self.scores.columns());
         for row in 0..self.scores.rows() {
             self.scores.gather(row, self.row);
             pointwise::softmax(self.row, self.scale);
-            self.into.put_row(row, self.row);
+            self.scores.scatter(row, self.row);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::attention::{self, Heads};
 use super::pointwise;
-use super::product::{Finish, Packed, PackedLinear};
+use super::product::{Finish, PackedLinear};
 use super::team::{Sharing, Team};
 use super::{Panels, arch};
 use pulp::{Simd, WithSimd};
@@ -82,7 +82,6 @@ struct Workspace {
     wide: Panels,
     attended: Panels,
     added: Panels,
-    packed: Packed,
     row: Vec<f32>,
     more: Vec<f32>,
 }
@@ -187,10 +186,9 @@ impl Encoder {
             .collect();
         self.embed(space, texts, &spans);
         for layer in &self.layers {
-            space.packed.pack(&space.x);
             layer
                 .query_key_value
-                .multiply(&space.packed, &mut space.wide, Finish::Plain, sharing);
+                .multiply(&space.x, &mut space.wide, Finish::Plain, sharing);
             attention::attend(
                 &space.wide,
                 &spans,
@@ -198,19 +196,16 @@ impl Encoder {
                 &mut space.attended,
                 sharing,
             );
-            space.packed.pack(&space.attended);
             layer
                 .attended
-                .multiply(&space.packed, &mut space.added, Finish::Plain, sharing);
+                .multiply(&space.attended, &mut space.added, Finish::Plain, sharing);
             space.add_and_norm(&layer.attended_norm);
-            space.packed.pack(&space.x);
             layer
                 .up
-                .multiply(&space.packed, &mut space.wide, self.activation, sharing);
-            space.packed.pack(&space.wide);
+                .multiply(&space.x, &mut space.wide, self.activation, sharing);
             layer
                 .down
-                .multiply(&space.packed, &mut space.added, Finish::Plain, sharing);
+                .multiply(&space.wide, &mut space.added, Finish::Plain, sharing);
             space.add_and_norm(&layer.norm);
         }
     }

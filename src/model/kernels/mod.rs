@@ -1,4 +1,4 @@
-//! The arithmetic of transformer encoders on the processor.
+//! The arithmetic of fully connected layers and transformer encoders on the processor.
 //!
 //! Owns the kernels and the layout they work on. Promises that every number of a row depends on that row alone: sums run in one
 //! fixed order whatever the batch, the row's place in it, and the threads. Refuses to know models, texts or files.
@@ -10,14 +10,21 @@ mod attention;
 mod encoder;
 mod pointwise;
 mod product;
+mod stack;
 mod team;
 
 pub use encoder::{Encoder, Layer, Norm, Pool, Tables, Texts};
 pub use product::{Finish, PackedLinear};
+pub use stack::Stack;
 pub use team::Team;
 
 use pulp::Arch;
 use std::sync::OnceLock;
+
+/// Turns a row of scores into probabilities.
+pub fn softmax(row: &mut [f32]) {
+    pointwise::softmax(row, 1.0);
+}
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 32;
@@ -51,10 +58,6 @@ impl Panels {
         self.rows
     }
 
-    pub fn columns(&self) -> usize {
-        self.columns
-    }
-
     /// How many panels there are.
     pub fn panels(&self) -> usize {
         self.columns.div_ceil(PANEL)
@@ -79,6 +82,26 @@ impl Panels {
             into.extend_from_slice(&self.panel(panel)[row]);
         }
         into.truncate(self.columns);
+    }
+
+    /// Makes it the matrix of these rows of `columns` numbers.
+    pub fn fill(&mut self, rows: &[f32], columns: usize) {
+        self.resize(rows.len() / columns, columns);
+        for (row, numbers) in rows.chunks_exact(columns).enumerate() {
+            self.scatter(row, numbers);
+        }
+    }
+
+    /// Appends its rows to `into`, one after the other.
+    pub fn spill(&self, into: &mut Vec<f32>) {
+        for row in 0..self.rows {
+            let mut rest = self.columns;
+            for panel in 0..self.panels() {
+                let width = rest.min(PANEL);
+                into.extend_from_slice(&self.panel(panel)[row][..width]);
+                rest -= width;
+            }
+        }
     }
 
     /// Writes a row, whose numbers are as many as there are columns.

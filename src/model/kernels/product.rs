@@ -23,6 +23,7 @@ pub enum Finish {
     GeluTanh,
     Relu,
     Tanh,
+    Sigmoid,
 }
 
 /// Weights of a fully connected layer, packed once.
@@ -59,29 +60,25 @@ impl PackedLinear {
         }
     }
 
+    /// Columns that come out.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
     /// `finish(x · weights + bias)` of plain rows, row after row: `[rows, inputs]` to `[rows, outputs]`.
-    pub fn forward(&self, x: &[f32], rows: usize, finish: Finish) -> Vec<f32> {
-        let (mut from, mut to, mut packed) =
-            (Panels::default(), Panels::default(), Packed::default());
-        from.resize(rows, self.inputs);
-        for (row, numbers) in x.chunks_exact(self.inputs).enumerate() {
-            from.scatter(row, numbers);
-        }
-        packed.pack(&from);
-        self.multiply(&packed, &mut to, finish, Sharing::Alone);
-        let (mut all, mut row) = (Vec::with_capacity(rows * self.outputs), Vec::new());
-        for i in 0..rows {
-            to.gather(i, &mut row);
-            all.extend_from_slice(&row);
-        }
+    pub fn forward(&self, x: &[f32], finish: Finish) -> Vec<f32> {
+        let (mut from, mut to) = (Panels::default(), Panels::default());
+        from.fill(x, self.inputs);
+        self.multiply(&from, &mut to, finish, Sharing::Alone);
+        let mut all = Vec::with_capacity(to.rows() * self.outputs);
+        to.spill(&mut all);
         all
     }
 
     /// The same between panels.
-    pub(crate) fn multiply(&self, x: &Packed, into: &mut Panels, finish: Finish, sharing: Sharing) {
-        let rows = x.rows;
-        into.resize(rows, self.outputs);
-        sharing.each_piece(into.all_mut(), rows, |panel, into| {
+    pub(crate) fn multiply(&self, x: &Panels, into: &mut Panels, finish: Finish, sharing: Sharing) {
+        into.resize(x.rows(), self.outputs);
+        sharing.each_piece(into.all_mut(), x.rows(), |panel, into| {
             let weights = &self.panels[panel * self.inputs..(panel + 1) * self.inputs];
             arch().dispatch(PanelProduct {
                 x,
@@ -94,71 +91,14 @@ impl PackedLinear {
     }
 }
 
-/// The left side of a product: blocks of rows, `[blocks][inner][BLOCK]`, the last one filled up with zeros.
-#[derive(Debug, Default)]
-pub(crate) struct Packed {
-    rows: usize,
-    inner: usize,
-    blocks: Vec<[f32; BLOCK]>,
-}
-
-impl Packed {
-    /// Makes it a matrix of that size, whose rows are put in one by one.
-    pub fn start(&mut self, rows: usize, inner: usize) {
-        self.rows = rows;
-        self.inner = inner;
-        let length = rows.div_ceil(BLOCK) * inner;
-        if self.blocks.len() < length {
-            self.blocks.resize(length, [0.0; BLOCK]);
-        }
-    }
-
-    /// Writes a row. Rows of the last block that are never written keep what they held, which no result sees.
-    #[inline(always)]
-    pub fn put_row(&mut self, row: usize, numbers: &[f32]) {
-        let block = &mut self.blocks[row / BLOCK * self.inner..];
-        for (into, x) in block.iter_mut().zip(numbers) {
-            into[row % BLOCK] = *x;
-        }
-    }
-
-    /// Packs a matrix.
-    pub fn pack(&mut self, x: &Panels) {
-        self.start(x.rows(), x.columns());
-        for (panel, at) in (0..self.inner).step_by(PANEL).enumerate() {
-            let width = PANEL.min(self.inner - at);
-            for (block, rows) in x.panel(panel).chunks(BLOCK).enumerate() {
-                let into = &mut self.blocks[block * self.inner + at..][..width];
-                match <&[[f32; PANEL]; BLOCK]>::try_from(rows) {
-                    Ok(rows) => {
-                        for (column, into) in into.iter_mut().enumerate() {
-                            for (into, row) in into.iter_mut().zip(rows) {
-                                *into = row[column];
-                            }
-                        }
-                    }
-                    Err(_) => {
-                        for (column, into) in into.iter_mut().enumerate() {
-                            *into = [0.0; BLOCK];
-                            for (into, row) in into.iter_mut().zip(rows) {
-                                *into = row[column];
-                            }
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
 /// One panel of a product.
 pub(super) struct PanelProduct<'a> {
-    pub x: &'a Packed,
-    /// `[inner]` rows of the panel's columns.
+    pub x: &'a Panels,
+    /// One row of the panel's columns for each column of `x`.
     pub weights: &'a [[f32; PANEL]],
     pub bias: &'a [f32; PANEL],
     pub finish: Finish,
-    /// `[rows]`.
+    /// As many rows as `x` has.
     pub into: &'a mut [[f32; PANEL]],
 }
 
@@ -167,52 +107,82 @@ impl WithSimd for PanelProduct<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let inner = self.x.inner;
-        for (block, into) in self.into.chunks_mut(BLOCK).enumerate() {
-            let rows = &self.x.blocks[block * inner..(block + 1) * inner];
-            let mut sums = [[0.0; PANEL]; BLOCK];
-            if S::F32_LANES * 2 == PANEL {
-                match into.len() {
-                    9.. => multiply_block::<S, 12>(simd, rows, 0, self.weights, &mut sums),
-                    5..9 => multiply_block::<S, 8>(simd, rows, 0, self.weights, &mut sums),
-                    _ => multiply_block::<S, 4>(simd, rows, 0, self.weights, &mut sums),
-                }
-            } else {
-                // Narrower registers are also fewer.
-                for first in (0..into.len()).step_by(4) {
-                    multiply_block::<S, 4>(simd, rows, first, self.weights, &mut sums);
-                }
+        // Narrower registers are also fewer.
+        let most = if S::F32_LANES * 2 < PANEL { 4 } else { BLOCK };
+        let mut sums = [[0.0; PANEL]; BLOCK];
+        for (block, into) in self.into.chunks_mut(most).enumerate() {
+            let piece = Piece {
+                x: self.x,
+                first: block * most,
+                weights: self.weights,
+                bias: self.bias,
+                relu: self.finish == Finish::Relu,
+            };
+            match into.len() {
+                1 => piece.multiply::<S, 1>(simd, &mut sums),
+                2 => piece.multiply::<S, 2>(simd, &mut sums),
+                3 => piece.multiply::<S, 3>(simd, &mut sums),
+                4 => piece.multiply::<S, 4>(simd, &mut sums),
+                5 => piece.multiply::<S, 5>(simd, &mut sums),
+                6 => piece.multiply::<S, 6>(simd, &mut sums),
+                7 => piece.multiply::<S, 7>(simd, &mut sums),
+                8 => piece.multiply::<S, 8>(simd, &mut sums),
+                9 => piece.multiply::<S, 9>(simd, &mut sums),
+                10 => piece.multiply::<S, 10>(simd, &mut sums),
+                11 => piece.multiply::<S, 11>(simd, &mut sums),
+                _ => piece.multiply::<S, BLOCK>(simd, &mut sums),
             }
-            pointwise::finish(into, &sums, self.bias, self.finish);
+            pointwise::finish(into, &sums, self.finish);
         }
     }
 }
 
-/// The sums of `ROWS` rows of a block, from `first` on, over one panel.
-#[inline(always)]
-fn multiply_block<S: Simd, const ROWS: usize>(
-    simd: S,
-    rows: &[[f32; BLOCK]],
+/// Some rows of a product's left side, and a panel.
+#[derive(Clone, Copy)]
+struct Piece<'a> {
+    x: &'a Panels,
+    /// The first of the rows.
     first: usize,
-    weights: &[[f32; PANEL]],
-    sums: &mut [[f32; PANEL]; BLOCK],
-) {
-    let vectors = PANEL / S::F32_LANES;
-    for vector in (0..vectors).step_by(2) {
-        let mut acc = [[simd.splat_f32s(0.0); 2]; ROWS];
-        for (weights, row) in weights.iter().zip(rows) {
-            let (weights, _) = S::as_simd_f32s(weights);
-            let (left, right) = (weights[vector], weights[vector + 1]);
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let x = simd.splat_f32s(row[first + i]);
-                acc[0] = simd.mul_add_f32s(x, left, acc[0]);
-                acc[1] = simd.mul_add_f32s(x, right, acc[1]);
+    weights: &'a [[f32; PANEL]],
+    bias: &'a [f32; PANEL],
+    relu: bool,
+}
+
+impl Piece<'_> {
+    /// The sums of `ROWS` rows with the bias, into the first rows of `sums`.
+    #[inline(always)]
+    fn multiply<S: Simd, const ROWS: usize>(self, simd: S, sums: &mut [[f32; PANEL]; BLOCK]) {
+        let zero = simd.splat_f32s(0.0);
+        let (bias, _) = S::as_simd_f32s(self.bias);
+        for vector in (0..PANEL / S::F32_LANES).step_by(2) {
+            let mut acc = [[zero; 2]; ROWS];
+            for (panel, weights) in self.weights.chunks(PANEL).enumerate() {
+                let rows = &self.x.panel(panel)[self.first..self.first + ROWS];
+                let Some(rows) = rows.first_chunk::<ROWS>() else {
+                    return;
+                };
+                // The range tells the compiler that no column lies outside the panel.
+                for (column, weights) in (0..PANEL).zip(weights) {
+                    let (weights, _) = S::as_simd_f32s(weights);
+                    let (left, right) = (weights[vector], weights[vector + 1]);
+                    for (row, acc) in rows.iter().zip(&mut acc) {
+                        let x = simd.splat_f32s(row[column]);
+                        acc[0] = simd.mul_add_f32s(x, left, acc[0]);
+                        acc[1] = simd.mul_add_f32s(x, right, acc[1]);
+                    }
+                }
             }
-        }
-        for (acc, sums) in acc.iter().zip(&mut sums[first..]) {
-            let (sums, _) = S::as_mut_simd_f32s(sums);
-            sums[vector] = acc[0];
-            sums[vector + 1] = acc[1];
+            for (acc, sums) in acc.iter().zip(sums.iter_mut()) {
+                let (sums, _) = S::as_mut_simd_f32s(sums);
+                for half in 0..2 {
+                    let mut x = simd.add_f32s(acc[half], bias[vector + half]);
+                    if self.relu {
+                        // A NaN is not below zero, and stays.
+                        x = simd.select_f32s(simd.less_than_f32s(x, zero), zero, x);
+                    }
+                    sums[vector + half] = x;
+                }
+            }
         }
     }
 }

@@ -1,7 +1,6 @@
 //! Every kernel against the same arithmetic in 64 bits, over sizes that don't fit its blocks.
 
 use super::attention::{self, Heads};
-use super::product::Packed;
 use super::team::Sharing;
 use super::*;
 
@@ -29,20 +28,13 @@ fn panels(rows: &[f32], columns: usize) -> Panels {
     // What a buffer held before must not matter.
     panels.resize(rows.len() / columns + 5, columns + 40);
     panels.all_mut().fill([f32::NAN; PANEL]);
-    panels.resize(rows.len() / columns, columns);
-    panels.all_mut().fill([0.0; PANEL]);
-    for (row, numbers) in rows.chunks(columns).enumerate() {
-        panels.scatter(row, numbers);
-    }
+    panels.fill(rows, columns);
     panels
 }
 
 fn rows(panels: &Panels) -> Vec<f32> {
-    let (mut all, mut row) = (Vec::new(), Vec::new());
-    for i in 0..panels.rows() {
-        panels.gather(i, &mut row);
-        all.extend_from_slice(&row);
-    }
+    let mut all = Vec::new();
+    panels.spill(&mut all);
     all
 }
 
@@ -129,19 +121,20 @@ fn products_of_every_shape() {
                     })
                 })
                 .collect();
-            let finishes: [(Finish, Exact); 5] = [
+            let finishes: [(Finish, Exact); 6] = [
                 (Finish::Plain, |x| x),
                 (Finish::Gelu, gelu),
                 (Finish::GeluTanh, gelu_tanh),
                 (Finish::Relu, |x| x.max(0.0)),
                 (Finish::Tanh, f64::tanh),
+                (Finish::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
             ];
             for (finish, by) in finishes {
                 let expected: Vec<f64> = exact.iter().copied().map(by).collect();
-                let all = layer.forward(&x, count, finish);
+                let all = layer.forward(&x, finish);
                 assert_near(&all, &expected, 4e-6);
                 for (row, x) in x.chunks(inputs).enumerate() {
-                    let alone = layer.forward(x, 1, finish);
+                    let alone = layer.forward(x, finish);
                     assert_eq!(
                         alone,
                         all[row * outputs..(row + 1) * outputs],
@@ -162,8 +155,9 @@ fn a_nan_goes_through_every_activation() {
         Finish::GeluTanh,
         Finish::Relu,
         Finish::Tanh,
+        Finish::Sigmoid,
     ] {
-        let out = layer.forward(&[f32::NAN, 1.0, 1.0, 1.0], 2, finish);
+        let out = layer.forward(&[f32::NAN, 1.0, 1.0, 1.0], finish);
         assert!(
             out[0].is_nan() && out[1].is_nan() && out[2].is_finite(),
             "{finish:?}"
@@ -274,23 +268,29 @@ fn layer_norm_of_every_width() {
 }
 
 #[test]
-fn packing_takes_rows_as_they_are() {
-    let mut numbers = Numbers(17);
-    let x = numbers.many(14 * 70);
-    let (mut whole, mut by_row) = (Packed::default(), Packed::default());
-    whole.pack(&panels(&x, 70));
-    by_row.start(14, 70);
-    for (row, numbers) in x.chunks(70).enumerate() {
-        by_row.put_row(row, numbers);
-    }
-    let identity: Vec<f32> = (0..70 * 70)
-        .map(|i| if i % 71 == 0 { 1.0 } else { 0.0 })
-        .collect();
-    let layer = PackedLinear::new(&identity, None, 70, 70);
-    for packed in [whole, by_row] {
-        let mut out = Panels::default();
-        layer.multiply(&packed, &mut out, Finish::Plain, Sharing::Alone);
-        assert_eq!(rows(&out), x);
+fn a_stack_is_its_layers_one_after_the_other() {
+    let mut numbers = Numbers(23);
+    for widths in [vec![7, 5], vec![40, 70, 3], vec![64, 33, 1, 50]] {
+        let layers: Vec<(PackedLinear, Finish)> = widths
+            .windows(2)
+            .map(|pair| {
+                let weight = numbers.many(pair[0] * pair[1]);
+                let bias = numbers.many(pair[1]);
+                let layer = PackedLinear::new(&weight, Some(&bias), pair[0], pair[1]);
+                (layer, Finish::Tanh)
+            })
+            .collect();
+        let rows = numbers.many(widths[0] * 230);
+        let mut expected = rows.clone();
+        for (layer, finish) in &layers {
+            expected = layer.forward(&expected, *finish);
+        }
+        let stack = Stack::new(widths[0], layers);
+        assert_eq!(stack.forward(&rows), expected);
+        assert_eq!(
+            stack.forward(&rows[..widths[0]]),
+            expected[..widths[widths.len() - 1]]
+        );
     }
 }
 
