@@ -152,6 +152,9 @@ impl Failure {
             Self::Model(ModelError::Stopped) => {
                 Verdict::Fatal("the model threads have stopped".into())
             }
+            Self::Model(error @ ModelError::Untokenised { .. }) => {
+                Verdict::Reject(Rejection::invalid("inputs", error.to_string()))
+            }
             Self::Model(error) => Verdict::Retry(error.to_string()),
             Self::Unstorable(reason) => Verdict::Retry(reason),
         }

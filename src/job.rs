@@ -8,7 +8,7 @@ mod parse;
 
 use crate::{
     failure::{Code, Rejection},
-    model::{InputKind, ModelInfo},
+    model::{InputKind, ModelInfo, PairRule},
 };
 use std::{borrow::Cow, ops::Range};
 
@@ -173,8 +173,12 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
             takes(&format!("`features` ({count} numbers), not `text`")),
         ),
         (Content::Text { text, pair }, InputKind::Text { pair: takes_pair }) => {
-            if pair.is_some() && !takes_pair {
-                return wrong("text_pair", takes("one `text` and no `text_pair`"));
+            if !takes_pair.admits(pair.is_some()) {
+                let wanted = match takes_pair {
+                    PairRule::Required => "`text` and `text_pair`",
+                    PairRule::None | PairRule::Optional => "one `text` and no `text_pair`",
+                };
+                return wrong("text_pair", takes(wanted));
             }
             for (field, text) in [("text", Some(text)), ("text_pair", pair.as_ref())] {
                 let Some(text) = text else { continue };

@@ -5,6 +5,7 @@ mod config;
 mod dead;
 mod doctor;
 mod migrate;
+mod models;
 mod post;
 mod prune;
 mod run;
@@ -62,6 +63,7 @@ enum Command {
     Submit(submit::Arguments),
     Dead(dead::Arguments),
     Doctor(doctor::Arguments),
+    Models(models::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
             Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
             Command::Doctor(arguments) => doctor::run(arguments, loaded).await,
+            Command::Models(arguments) => models::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

@@ -22,6 +22,14 @@ pub enum ModelError {
         /// The row's position in the request.
         row: usize,
     },
+    /// A text that can't be cut into tokens.
+    #[error("the text of row {row} can't be cut into tokens: {message}")]
+    Untokenised {
+        /// The row's position in the request.
+        row: usize,
+        /// Why not.
+        message: String,
+    },
     /// The rows are not what the model takes: the caller did not check them against [`ModelInfo`](super::ModelInfo).
     #[error("rows do not fit the model: {message}")]
     Unfit {

@@ -2,15 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use super::directory::Found;
+use super::encoder::Encoder;
 use super::error::LoadError;
 #[cfg(feature = "faults")]
 use super::fault::Fault;
+use super::hardware::Hardware;
 use super::manifest::{Architecture, GOLDEN_TOLERANCE, Golden, MANIFEST_FILE, Manifest};
 use super::mlp::Mlp;
 use super::network::Network;
@@ -26,24 +27,25 @@ pub(crate) struct Loaded {
     pub identity: [u8; 32],
 }
 
-/// Loads and checks a version. Blocks on the disk and on a model thread.
+/// Loads and checks a version, given its name and version. Blocks on the disk and on a model thread.
 pub(crate) fn load(
-    found: &Found,
-    device: &Device,
+    (name, version): (&str, &str),
+    folder: &Path,
+    hardware: &Hardware,
     queue: &Arc<Queue>,
 ) -> Result<Loaded, LoadError> {
-    let source = fs::read(found.path.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
+    let source = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::manifest("is missing"),
         _ => LoadError::manifest(&format!("cannot be read: {error}")),
     })?;
     let text = std::str::from_utf8(&source)
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
-    let (network, parameters) = build(found, &manifest, device)?;
+    let (network, parameters) = build(folder, &manifest, hardware)?;
     let model = Model {
         info: ModelInfo {
-            name: found.name.clone(),
-            version: found.version.clone(),
+            name: name.to_owned(),
+            version: version.to_owned(),
             architecture: manifest.architecture.name().to_owned(),
             task: manifest.task(),
             input: manifest.input_kind(),
@@ -68,17 +70,20 @@ pub(crate) fn load(
 }
 
 fn build(
-    found: &Found,
+    folder: &Path,
     manifest: &Manifest,
-    device: &Device,
+    hardware: &Hardware,
 ) -> Result<(Arc<dyn Network>, usize), LoadError> {
-    let read =
-        |expected: &[Expected]| Weights::read(&found.path, manifest.weights_file()?, expected);
+    let read = |expected: &[Expected]| Weights::read(folder, manifest.weights_file()?, expected);
+    let device = &hardware.device;
     Ok(match manifest.architecture {
         Architecture::Mlp => {
             let weights = read(&Mlp::expected(manifest))?;
             let parameters = weights.parameters();
-            (Arc::new(Mlp::build(manifest, weights, device)?), parameters)
+            (
+                Arc::new(Mlp::build(manifest, weights, hardware)?),
+                parameters,
+            )
         }
         Architecture::NgramText => {
             let weights = read(&NgramText::expected(manifest))?;
@@ -87,6 +92,12 @@ fn build(
                 Arc::new(NgramText::build(manifest, weights, device)?),
                 parameters,
             )
+        }
+        Architecture::Encoder => {
+            let weights = read(&Encoder::expected(manifest)?)?;
+            let parameters = weights.parameters();
+            let encoder = Encoder::build(manifest, weights, folder, hardware)?;
+            (Arc::new(encoder), parameters)
         }
         #[cfg(feature = "faults")]
         Architecture::Fault => (Arc::new(Fault), 0),
@@ -103,12 +114,14 @@ fn check_golden(model: &Model, golden: &Golden) -> Result<(), String> {
             text: model
                 .normalise(text.as_deref().unwrap_or_default())
                 .into_owned(),
-            text_pair: None,
+            text_pair: golden
+                .text_pair
+                .as_deref()
+                .map(|pair| model.normalise(pair).into_owned()),
         }]),
     };
     let outputs = model
-        .queue
-        .score_blocking(&model.network, rows)
+        .score_blocking(rows)
         .map_err(|error| error.to_string())?;
     for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
         let allowed = GOLDEN_TOLERANCE * expected.abs().max(1.0);

@@ -7,11 +7,11 @@ mod check;
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
 use super::text::{TextRules, UnicodeForm};
-use super::{InputKind, Task};
+use super::{InputKind, PairRule, Task};
 
 /// The manifest's file name in a version's folder.
 pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
@@ -34,6 +34,9 @@ pub(crate) struct Manifest {
     pub weights: Option<WeightsFile>,
     pub mlp: Option<MlpShape>,
     pub ngram: Option<NgramShape>,
+    pub tokenizer: Option<TokenizerFile>,
+    pub encoder: Option<EncoderShape>,
+    pub head: Option<Head>,
     #[serde(default)]
     pub golden: Vec<Golden>,
 }
@@ -47,6 +50,9 @@ pub(crate) enum Architecture {
     /// Hashed words and character n-grams, averaged, then one linear layer.
     #[serde(rename = "ngram-text")]
     NgramText,
+    /// A transformer encoder of BERT's kind with a head.
+    #[serde(rename = "encoder")]
+    Encoder,
     /// Misbehaves on request, for tests.
     #[cfg(feature = "faults")]
     #[serde(rename = "fault")]
@@ -58,6 +64,7 @@ impl Architecture {
         match self {
             Architecture::Mlp => "mlp",
             Architecture::NgramText => "ngram-text",
+            Architecture::Encoder => "encoder",
             #[cfg(feature = "faults")]
             Architecture::Fault => "fault",
         }
@@ -87,6 +94,9 @@ pub(crate) struct TextInput {
     pub lowercase: bool,
     #[serde(default)]
     pub collapse_whitespace: bool,
+    /// Whether a second text is taken.
+    #[serde(default)]
+    pub pair: PairRule,
 }
 
 fn default_max_bytes() -> usize {
@@ -116,9 +126,9 @@ pub(crate) enum TaskName {
 }
 
 /// What the last layer's sums go through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum OutputActivation {
+pub enum OutputActivation {
     Sigmoid,
     Softmax,
     #[default]
@@ -179,11 +189,104 @@ pub struct NgramShape {
     pub max_chars: usize,
 }
 
+/// `[tokenizer]`: how texts become tokens.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenizerFile {
+    /// A `tokenizer.json` of Hugging Face's `tokenizers` library, beside the manifest.
+    #[serde(default = "default_tokenizer_file")]
+    pub file: String,
+    /// Of the whole file, in hexadecimal.
+    pub sha256: String,
+    /// Longer texts are cut to so many tokens, special ones included.
+    pub max_tokens: usize,
+}
+
+fn default_tokenizer_file() -> String {
+    "tokenizer.json".to_owned()
+}
+
+/// `[encoder]`: the transformer's sizes, in the words of Hugging Face's `config.json`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EncoderShape {
+    pub layers: usize,
+    pub hidden: usize,
+    pub heads: usize,
+    pub intermediate: usize,
+    /// Rows of the word table.
+    pub vocabulary: usize,
+    /// Rows of the position table.
+    pub positions: usize,
+    /// The first token's row in the position table: 2 for RoBERTa's kind, which keeps two rows for itself.
+    #[serde(default)]
+    pub position_offset: usize,
+    /// Rows of the token type table; 0 where the model has none.
+    #[serde(default)]
+    pub token_types: usize,
+    pub activation: EncoderActivation,
+    pub norm_eps: f32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum EncoderActivation {
+    /// The exact one, by the error function.
+    Gelu,
+    /// The approximation by a hyperbolic tangent.
+    GeluTanh,
+    Relu,
+}
+
+/// `[head]`: from a vector a token to the outputs.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Head {
+    pub pooling: Pooling,
+    /// A layer on the pooled vector, before the last one.
+    pub dense: Option<HeadDense>,
+    /// Whether an embedding is scaled to length 1.
+    #[serde(default)]
+    pub normalise: bool,
+}
+
+/// How the tokens' vectors become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Pooling {
+    /// The mean over all tokens, special ones included.
+    Mean,
+    /// The first token's.
+    Cls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HeadDense {
+    pub width: usize,
+    pub activation: DenseActivation,
+    #[serde(default = "default_true")]
+    pub bias: bool,
+}
+
+fn default_true() -> bool {
+    true
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DenseActivation {
+    Identity,
+    Relu,
+    Tanh,
+}
+
 /// `[[golden]]`: an input and what the model must answer.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Golden {
     pub text: Option<String>,
+    pub text_pair: Option<String>,
     pub features: Option<Vec<f32>>,
     pub expect: Vec<f32>,
 }
@@ -212,7 +315,12 @@ impl Manifest {
             Some(features) => InputKind::Features {
                 count: features.count,
             },
-            None => InputKind::Text { pair: false },
+            None => InputKind::Text {
+                pair: self
+                    .text
+                    .as_ref()
+                    .map_or_else(PairRule::default, |text| text.pair),
+            },
         }
     }
 

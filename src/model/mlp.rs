@@ -4,22 +4,35 @@ use burn::tensor::{Device, Tensor, activation};
 
 use super::dense::{Dense, finish, in_tiles};
 use super::error::LoadError;
+use super::hardware::Hardware;
+use super::kernels::{self, Finish, PackedLinear, Stack};
 use super::manifest::{HiddenActivation, Manifest, OutputActivation};
 use super::network::{Batch, Network};
 use super::weights::{Expected, Weights};
 
 /// Multiplications worth waking another thread for.
-const SHARE_WORK: usize = 8_000_000;
+const SHARE_WORK: usize = 4_000_000;
+/// Multiplications that take hardly more time than handing them to a thread: some sixty microseconds.
+const QUICK_WORK: usize = 7_000_000;
 
 pub(crate) struct Mlp {
     width: usize,
     output_width: usize,
     scaling: Option<Scaling>,
-    layers: Vec<Dense>,
-    hidden: HiddenActivation,
+    body: Body,
     output: OutputActivation,
     work_per_row: usize,
-    device: Device,
+}
+
+enum Body {
+    /// On the processor's own kernels.
+    Kernels(Stack),
+    /// As burn operations.
+    Graph {
+        layers: Vec<Dense>,
+        hidden: HiddenActivation,
+        device: Device,
+    },
 }
 
 struct Scaling {
@@ -46,20 +59,46 @@ impl Mlp {
     pub fn build(
         manifest: &Manifest,
         mut weights: Weights,
-        device: &Device,
+        hardware: &Hardware,
     ) -> Result<Self, LoadError> {
         let (Some(shape), Some(input)) = (&manifest.mlp, &manifest.features) else {
             return Err(LoadError::manifest("has no [mlp] or no [features] table"));
         };
-        let layers = sizes(manifest)
+        let pairs: Vec<(usize, usize)> = sizes(manifest)
             .windows(2)
-            .enumerate()
-            .map(|(i, pair)| {
-                let weight = weights.take(&format!("layers.{i}.weight"));
-                let bias = weights.take(&format!("layers.{i}.bias"));
-                Dense::new(&weight, bias, pair[0], pair[1], device)
-            })
+            .map(|pair| (pair[0], pair[1]))
             .collect();
+        let last = pairs.len() - 1;
+        let mut layer = |i: usize| {
+            (
+                weights.take(&format!("layers.{i}.weight")),
+                weights.take(&format!("layers.{i}.bias")),
+            )
+        };
+        let body = if hardware.has_kernels() {
+            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+                let (weight, bias) = layer(i);
+                let finish = match (shape.activation, manifest.output.activation) {
+                    (_, OutputActivation::Sigmoid) if i == last => Finish::Sigmoid,
+                    _ if i == last => Finish::Plain,
+                    (HiddenActivation::Relu, _) => Finish::Relu,
+                    (HiddenActivation::Gelu, _) => Finish::Gelu,
+                    (HiddenActivation::Tanh, _) => Finish::Tanh,
+                };
+                (PackedLinear::new(&weight, Some(&bias), from, to), finish)
+            });
+            Body::Kernels(Stack::new(input.count, layers.collect()))
+        } else {
+            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+                let (weight, bias) = layer(i);
+                Dense::new(&weight, bias, from, to, &hardware.device)
+            });
+            Body::Graph {
+                layers: layers.collect(),
+                hidden: shape.activation,
+                device: hardware.device.clone(),
+            }
+        };
         let scaling = match (&input.mean, &input.std) {
             (Some(mean), Some(std)) => Some(Scaling {
                 mean: mean.clone(),
@@ -71,27 +110,58 @@ impl Mlp {
             width: input.count,
             output_width: manifest.output_width(),
             scaling,
-            layers,
-            hidden: shape.activation,
+            body,
             output: manifest.output.activation,
             work_per_row: weights.parameters(),
-            device: device.clone(),
         })
     }
 
-    fn layers(&self, mut x: Tensor<2>) -> Tensor<2> {
-        let last = self.layers.len() - 1;
-        for (i, layer) in self.layers.iter().enumerate() {
-            x = layer.forward(x);
-            x = match self.hidden {
-                _ if i == last => finish(x, self.output),
-                HiddenActivation::Relu => activation::relu(x),
-                HiddenActivation::Gelu => activation::gelu(x),
-                HiddenActivation::Tanh => activation::tanh(x),
-            };
+    /// Subtracts the means and divides by the deviations, where the manifest has them.
+    fn scale(&self, rows: &mut [f32]) {
+        let Some(Scaling { mean, std }) = &self.scaling else {
+            return;
+        };
+        for row in rows.chunks_exact_mut(self.width) {
+            for ((x, mean), std) in row.iter_mut().zip(mean).zip(std) {
+                *x = (*x - mean) / std;
+            }
         }
-        x
     }
+
+    fn on_kernels(&self, stack: &Stack, data: &[f32]) -> Vec<f32> {
+        let mut outputs = if self.scaling.is_some() {
+            let mut scaled = data.to_vec();
+            self.scale(&mut scaled);
+            stack.forward(&scaled)
+        } else {
+            stack.forward(data)
+        };
+        if self.output == OutputActivation::Softmax {
+            outputs
+                .chunks_exact_mut(self.output_width)
+                .for_each(kernels::softmax);
+        }
+        outputs
+    }
+}
+
+fn graph(
+    layers: &[Dense],
+    hidden: HiddenActivation,
+    output: OutputActivation,
+    mut x: Tensor<2>,
+) -> Tensor<2> {
+    let last = layers.len() - 1;
+    for (i, layer) in layers.iter().enumerate() {
+        x = layer.forward(x);
+        x = match hidden {
+            _ if i == last => finish(x, output),
+            HiddenActivation::Relu => activation::relu(x),
+            HiddenActivation::Gelu => activation::gelu(x),
+            HiddenActivation::Tanh => activation::tanh(x),
+        };
+    }
+    x
 }
 
 impl Network for Mlp {
@@ -100,28 +170,35 @@ impl Network for Mlp {
             unreachable!("rows were checked to be features")
         };
         let width = self.width;
-        let fill = |rows: std::ops::Range<usize>, tile: &mut [f32]| {
-            tile.copy_from_slice(&data[rows.start * width..rows.end * width]);
-            if let Some(Scaling { mean, std }) = &self.scaling {
-                for row in tile.chunks_exact_mut(width) {
-                    for ((x, mean), std) in row.iter_mut().zip(mean).zip(std) {
-                        *x = (*x - mean) / std;
-                    }
-                }
-            }
-        };
-        in_tiles(
-            data.len() / width,
-            width,
-            self.output_width,
-            &self.device,
-            fill,
-            |x| self.layers(x),
-        )
+        match &self.body {
+            Body::Kernels(stack) => self.on_kernels(stack, data),
+            Body::Graph {
+                layers,
+                hidden,
+                device,
+            } => in_tiles(
+                data.len() / width,
+                width,
+                self.output_width,
+                device,
+                |rows, tile| {
+                    tile.copy_from_slice(&data[rows.start * width..rows.end * width]);
+                    self.scale(tile);
+                },
+                |x| graph(layers, *hidden, self.output, x),
+            ),
+        }
     }
 
     fn smallest_share(&self) -> usize {
         (SHARE_WORK / self.work_per_row.max(1)).max(1)
+    }
+
+    fn quick_rows(&self) -> usize {
+        match self.body {
+            Body::Kernels(_) => QUICK_WORK / self.work_per_row.max(1),
+            Body::Graph { .. } => 0,
+        }
     }
 }
 

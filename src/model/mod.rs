@@ -3,15 +3,20 @@
 //! Owns the models folder's layout, the manifest's format and the model threads. Promises that a version serves only
 //! after its manifest, weights and golden inputs were checked, that an input's outputs are the same bits whatever
 //! else is in its batch, that outputs are finite, and that a model that panics costs one request and no thread.
-//! Refuses to run anything on the async runtime's threads, and knows nothing of jobs, caches or servers.
+//! Runs nothing on the async runtime's threads but passes that are shorter than a hand-over, and knows nothing of jobs,
+//! caches or servers.
 
 mod dense;
 mod directory;
+mod encoder;
 mod error;
 #[cfg(feature = "faults")]
 mod fault;
 #[cfg(test)]
 mod fixtures;
+mod hardware;
+mod import;
+mod kernels;
 mod load;
 mod manifest;
 mod mlp;
@@ -21,6 +26,7 @@ mod registry;
 mod runner;
 mod settings;
 mod text;
+mod tokens;
 mod weights;
 
 use std::borrow::Cow;
@@ -28,15 +34,17 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use error::{ModelError, OpenError, Problem, UnknownModel};
-pub use manifest::NgramShape;
+pub use import::{ImportError, ImportOptions, Imported, import};
+pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use ngram::Featuriser;
 pub use registry::{ListedModel, Registry, RescanReport};
 pub use settings::{Backend, ModelSettings};
 pub use text::{TextRules, UnicodeForm};
+pub use tokens::Tokens;
 
 use network::Network;
 use runner::Queue;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What one loaded version is and takes.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -85,13 +93,37 @@ pub enum InputKind {
     /// A text.
     Text {
         /// Whether a second text is taken too.
-        pair: bool,
+        pair: PairRule,
     },
     /// A fixed number of finite numbers.
     Features {
         /// How many.
         count: usize,
     },
+}
+
+/// Whether a model takes a second text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairRule {
+    /// One text.
+    #[default]
+    None,
+    /// One text or two.
+    Optional,
+    /// Two texts.
+    Required,
+}
+
+impl PairRule {
+    /// Whether an input with or without a second text fits.
+    pub fn admits(self, has_pair: bool) -> bool {
+        match self {
+            Self::None => !has_pair,
+            Self::Optional => true,
+            Self::Required => has_pair,
+        }
+    }
 }
 
 /// Inputs to score, all of one kind.
@@ -106,6 +138,8 @@ pub enum Rows {
     },
     /// Texts that went through [`Model::normalise`].
     Texts(Vec<TextRow>),
+    /// Texts that the model's own tokenizer cut: [`Model::score`] makes them of texts.
+    Tokens(Tokens),
 }
 
 impl Rows {
@@ -115,6 +149,7 @@ impl Rows {
             Rows::Features { width: 0, .. } => 0,
             Rows::Features { width, data } => data.len() / width,
             Rows::Texts(texts) => texts.len(),
+            Rows::Tokens(tokens) => tokens.len(),
         }
     }
 
@@ -140,6 +175,8 @@ pub struct Scored {
     pub outputs: Vec<f32>,
     /// One entry per forward pass.
     pub calls: Vec<ModelCall>,
+    /// Texts that were cut short because they have more tokens than the model takes.
+    pub truncated: usize,
 }
 
 /// One forward pass, for metrics.
@@ -147,6 +184,8 @@ pub struct Scored {
 pub struct ModelCall {
     /// How many rows it scored.
     pub rows: usize,
+    /// How many tokens they had; 0 where the model doesn't read tokens.
+    pub tokens: usize,
     /// How long it took on the model thread.
     pub seconds: f64,
 }
@@ -183,7 +222,28 @@ impl Model {
     /// One bad row fails the request: callers that want the others score them apart.
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
         self.fits(&rows)?;
+        let rows = match (rows, self.network.cutter()) {
+            (Rows::Texts(texts), Some(cutter)) => {
+                let cutter = Arc::clone(cutter);
+                let cut = tokio::task::spawn_blocking(move || cutter.cut(&texts)).await;
+                let tokens = cut.map_err(|failed| ModelError::Panicked {
+                    message: format!("in the tokenizer: {failed}"),
+                })??;
+                Rows::Tokens(tokens)
+            }
+            (rows, _) => rows,
+        };
         self.queue.score(&self.network, rows).await
+    }
+
+    /// The same from a thread that may block, for the few rows that are checked while a version is loaded.
+    fn score_blocking(&self, rows: Rows) -> Result<Vec<f32>, ModelError> {
+        self.fits(&rows)?;
+        let rows = match (rows, self.network.cutter()) {
+            (Rows::Texts(texts), Some(cutter)) => Rows::Tokens(cutter.cut(&texts)?),
+            (rows, _) => rows,
+        };
+        self.queue.score_blocking(&self.network, rows)
     }
 
     fn fits(&self, rows: &Rows) -> Result<(), ModelError> {
@@ -198,9 +258,12 @@ impl Model {
                 )
             }
             (InputKind::Text { pair }, Rows::Texts(texts)) => {
-                match texts.iter().position(|row| row.text_pair.is_some() != pair) {
+                let unfit = |row: &TextRow| !pair.admits(row.text_pair.is_some());
+                match texts.iter().position(unfit) {
                     None => return Ok(()),
-                    Some(row) if pair => format!("row {row} has no second text"),
+                    Some(row) if pair == PairRule::Required => {
+                        format!("row {row} has no second text")
+                    }
                     Some(row) => format!("row {row} has a second text"),
                 }
             }
@@ -208,6 +271,7 @@ impl Model {
             (InputKind::Text { .. }, Rows::Features { .. }) => {
                 "features, expected texts".to_owned()
             }
+            (_, Rows::Tokens(_)) => "tokens, expected texts or features".to_owned(),
         };
         Err(ModelError::Unfit { message })
     }

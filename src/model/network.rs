@@ -1,8 +1,9 @@
 //! What an architecture must be: the seam between the runner and the arithmetic.
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use super::{Rows, TextRow};
+use super::TextRow;
+use super::tokens::Cutter;
 
 /// The part of a request that one forward pass scores. Its kind and width were checked before.
 #[derive(Debug, Clone, Copy)]
@@ -11,18 +12,15 @@ pub(crate) enum Batch<'a> {
     Features(&'a [f32]),
     /// Normalised texts.
     Texts(&'a [TextRow]),
-}
-
-impl<'a> Batch<'a> {
-    /// The rows of that range.
-    pub fn of(rows: &'a Rows, range: Range<usize>) -> Self {
-        match rows {
-            Rows::Features { width, data } => {
-                Batch::Features(&data[range.start * width..range.end * width])
-            }
-            Rows::Texts(texts) => Batch::Texts(&texts[range]),
-        }
-    }
+    /// Texts cut into tokens.
+    Tokens {
+        /// Every text's tokens, one after the other.
+        ids: &'a [u32],
+        /// Which of the two texts a token belongs to.
+        types: &'a [u32],
+        /// Tokens a text.
+        lengths: &'a [usize],
+    },
 }
 
 /// A built architecture with its weights.
@@ -30,9 +28,20 @@ impl<'a> Batch<'a> {
 /// An implementation promises that a row's outputs are the same bits whatever other rows are in the batch: the cache
 /// hands one caller's scores to another.
 pub(crate) trait Network: Send + Sync {
+    /// What cuts texts into tokens before they come here, where the network reads tokens.
+    fn cutter(&self) -> Option<&Arc<Cutter>> {
+        None
+    }
+
     /// The outputs of every row, row after row. Runs on a model thread and may panic; the runner catches it.
     fn forward(&self, batch: Batch<'_>) -> Vec<f32>;
 
-    /// The fewest rows for which waking another thread pays.
+    /// The fewest rows for which waking another thread pays; `usize::MAX` where a pass spreads over the threads by
+    /// itself.
     fn smallest_share(&self) -> usize;
+
+    /// Rows that take less time than handing them to a model thread does: they run where they are asked for.
+    fn quick_rows(&self) -> usize {
+        0
+    }
 }

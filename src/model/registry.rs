@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use arc_swap::ArcSwap;
-use burn::tensor::Device;
 
 use super::directory::{self, Fingerprint, Found, compare_versions, is_model_name, is_version};
+use super::hardware::Hardware;
 use super::load::load;
-use super::runner::Runner;
-use super::{Backend, Model, ModelInfo, ModelSettings, OpenError, Problem, UnknownModel};
+use super::runner::{Limits, Runner};
+use super::{Model, ModelInfo, ModelSettings, OpenError, Problem, UnknownModel};
 
 /// One line of [`Registry::list`].
 #[derive(Debug, Clone, PartialEq)]
@@ -40,7 +40,7 @@ pub struct RescanReport {
 pub struct Registry {
     dir: PathBuf,
     pinned: BTreeMap<String, String>,
-    device: Device,
+    hardware: Hardware,
     /// What serves, for readers.
     shelf: ArcSwap<Shelf>,
     /// What serves, for the one scan that runs at a time.
@@ -74,7 +74,6 @@ impl Registry {
     /// # Errors
     /// Only where no model could ever serve: a backend that is not compiled in, settings out of range, no threads.
     pub fn open(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
-        let device = device(settings.backend)?;
         let setting = |field, message: &str| {
             Err(OpenError::Setting {
                 field,
@@ -98,12 +97,20 @@ impl Registry {
             0 => thread::available_parallelism().map_or(1, |n| n.get()),
             n => n,
         };
-        let runner = Runner::start(threads, settings.max_batch_rows, settings.max_queued_rows)
-            .map_err(OpenError::Thread)?;
+        if settings.max_batch_tokens == 0 || settings.max_batch_tokens > 1 << 20 {
+            return setting("max_batch_tokens", "must be between 1 and 1048576");
+        }
+        let limits = Limits {
+            batch_rows: settings.max_batch_rows,
+            batch_tokens: settings.max_batch_tokens,
+            queued_rows: settings.max_queued_rows,
+        };
+        let hardware = Hardware::open(settings.backend, threads)?;
+        let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
         let registry = Arc::new(Registry {
             dir: settings.dir.clone(),
             pinned: settings.active.clone(),
-            device,
+            hardware,
             shelf: ArcSwap::default(),
             entries: Mutex::default(),
             runner,
@@ -193,7 +200,12 @@ impl Registry {
         {
             return Some(entry.clone());
         }
-        let loaded = match load(found, &self.device, self.runner.queue()) {
+        let loaded = match load(
+            (&found.name, &found.version),
+            &found.path,
+            &self.hardware,
+            self.runner.queue(),
+        ) {
             Ok(loaded) => loaded,
             Err(error) => {
                 problems.push(Problem {
@@ -333,17 +345,6 @@ fn shown(names: &[&str]) -> String {
     match names.len() - some.len() {
         0 => some.join(", "),
         more => format!("{} and {more} more", some.join(", ")),
-    }
-}
-
-fn device(backend: Backend) -> Result<Device, OpenError> {
-    match backend {
-        Backend::Flex => Ok(Device::flex()),
-        #[cfg(feature = "ndarray")]
-        #[allow(deprecated, reason = "kept beside flex for those who compare the two")]
-        Backend::Ndarray => Ok(Device::ndarray()),
-        #[cfg(not(feature = "ndarray"))]
-        Backend::Ndarray => Err(OpenError::BackendMissing { backend: "ndarray" }),
     }
 }
 

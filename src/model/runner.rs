@@ -10,12 +10,26 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::network::{Batch, Network};
+/// How long a pass may be overtaken by shorter ones.
+const MOST_OVERTAKEN: Duration = Duration::from_millis(100);
+
 use super::{ModelCall, ModelError, Rows, Scored};
+
+/// What bounds the queue and its passes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The most rows of one pass.
+    pub batch_rows: usize,
+    /// The most tokens of one pass, for networks that read tokens.
+    pub batch_tokens: usize,
+    /// The most rows that wait or run.
+    pub queued_rows: usize,
+}
 
 /// The threads. Dropping it lets each finish the pass it is in, then joins it.
 pub(crate) struct Runner {
@@ -24,20 +38,17 @@ pub(crate) struct Runner {
 }
 
 impl Runner {
-    pub fn start(
-        threads: usize,
-        max_batch_rows: usize,
-        max_queued_rows: usize,
-    ) -> std::io::Result<Self> {
+    pub fn start(threads: usize, limits: Limits) -> std::io::Result<Self> {
         let queue = Arc::new(Queue {
             state: Mutex::new(State {
                 waiting: VecDeque::new(),
                 stopped: false,
             }),
             wake: Condvar::new(),
-            room: Arc::new(Semaphore::new(max_queued_rows)),
+            room: Arc::new(Semaphore::new(limits.queued_rows)),
             threads,
-            max_batch_rows,
+            max_batch_rows: limits.batch_rows,
+            max_batch_tokens: limits.batch_tokens,
         });
         let mut runner = Self {
             queue,
@@ -80,6 +91,7 @@ pub(crate) struct Queue {
     room: Arc<Semaphore>,
     threads: usize,
     max_batch_rows: usize,
+    max_batch_tokens: usize,
 }
 
 struct State {
@@ -87,13 +99,38 @@ struct State {
     stopped: bool,
 }
 
+impl State {
+    /// The pass with the fewest tokens, so that a long text doesn't hold short ones up; the oldest one where it has
+    /// been overtaken for long enough. Passes without tokens are all short, and go in their order.
+    fn take(&mut self) -> Option<Work> {
+        let oldest = self.waiting.front()?;
+        if oldest.tokens() == 0 || oldest.since.elapsed() >= MOST_OVERTAKEN {
+            return self.waiting.pop_front();
+        }
+        let (at, _) = self
+            .waiting
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, work)| work.tokens())?;
+        self.waiting.remove(at)
+    }
+}
+
 /// One forward pass to make.
 struct Work {
     network: Arc<dyn Network>,
     rows: Arc<Rows>,
     range: Range<usize>,
+    /// When it came, for how long it has been overtaken.
+    since: Instant,
     reply: Reply,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
+}
+
+impl Work {
+    fn tokens(&self) -> usize {
+        tokens_of(&self.rows, &self.range)
+    }
 }
 
 type Answer = Result<(Vec<f32>, ModelCall), ModelError>;
@@ -127,15 +164,16 @@ impl Queue {
         network: &Arc<dyn Network>,
         rows: Rows,
     ) -> Result<Scored, ModelError> {
-        let count = rows.len();
-        let share = count
-            .div_ceil(self.threads)
-            .max(network.smallest_share())
-            .clamp(1, self.max_batch_rows);
+        let truncated = match &rows {
+            Rows::Tokens(tokens) => tokens.truncated,
+            Rows::Features { .. } | Rows::Texts(_) => 0,
+        };
+        let mut passes = self.passes(&rows, network.smallest_share());
+        // One of the passes runs here, where it is short, while the threads wake up for the others.
+        let mine = passes.pop_if(|range| range.len() <= network.quick_rows());
         let rows = Arc::new(rows);
-        let mut answers = Vec::with_capacity(count.div_ceil(share));
-        for start in (0..count).step_by(share) {
-            let range = start..count.min(start + share);
+        let mut answers = Vec::with_capacity(passes.len());
+        for range in passes {
             let permits = u32::try_from(range.len()).unwrap_or(u32::MAX);
             let room = Arc::clone(&self.room)
                 .acquire_many_owned(permits)
@@ -146,15 +184,25 @@ impl Queue {
                 network: Arc::clone(network),
                 rows: Arc::clone(&rows),
                 range,
+                since: Instant::now(),
                 reply: Reply::Awaited(sender),
-                _room: Some(room),
+                room: Some(room),
             })?;
             answers.push(answer);
         }
-        let mut outputs = Vec::new();
-        let mut calls = Vec::with_capacity(answers.len());
+        let mine = match mine {
+            Some(_) if self.lock().stopped => return Err(ModelError::Stopped),
+            Some(range) => Some(pass(network.as_ref(), &rows, range)?),
+            None => None,
+        };
+        let mut parts = Vec::with_capacity(answers.len() + 1);
         for answer in answers {
-            let (part, call) = answer.await.map_err(|_| ModelError::Stopped)??;
+            parts.push(answer.await.map_err(|_| ModelError::Stopped)??);
+        }
+        parts.extend(mine);
+        let mut outputs = Vec::new();
+        let mut calls = Vec::with_capacity(parts.len());
+        for (part, call) in parts {
             if outputs.is_empty() {
                 outputs = part;
             } else {
@@ -162,7 +210,40 @@ impl Queue {
             }
             calls.push(call);
         }
-        Ok(Scored { outputs, calls })
+        Ok(Scored {
+            outputs,
+            calls,
+            truncated,
+        })
+    }
+
+    /// The forward passes that rows are cut into: even shares for the threads, and no more rows or tokens in one than
+    /// the settings allow. A text by itself is always a pass, however long.
+    fn passes(&self, rows: &Rows, smallest_share: usize) -> Vec<Range<usize>> {
+        let count = rows.len();
+        let share = count
+            .div_ceil(self.threads)
+            .max(smallest_share)
+            .clamp(1, self.max_batch_rows);
+        let mut passes = Vec::with_capacity(count.div_ceil(share));
+        let Rows::Tokens(tokens) = rows else {
+            for start in (0..count).step_by(share) {
+                passes.push(start..count.min(start + share));
+            }
+            return passes;
+        };
+        let (mut start, mut budget) = (0, 0);
+        for (row, length) in tokens.lengths(0..count).into_iter().enumerate() {
+            if row > start && (row - start == share || budget + length > self.max_batch_tokens) {
+                passes.push(start..row);
+                (start, budget) = (row, 0);
+            }
+            budget += length;
+        }
+        if start < count {
+            passes.push(start..count);
+        }
+        passes
     }
 
     /// Scores rows from a thread that may block, in one pass, past the bound: only one load runs at a time.
@@ -177,8 +258,9 @@ impl Queue {
             network: Arc::clone(network),
             rows: Arc::new(rows),
             range,
+            since: Instant::now(),
             reply: Reply::Blocking(sender),
-            _room: None,
+            room: None,
         })?;
         let (outputs, _) = answer.recv().map_err(|_| ModelError::Stopped)??;
         Ok(outputs)
@@ -203,7 +285,7 @@ impl Queue {
             if state.stopped {
                 return None;
             }
-            if let Some(work) = state.waiting.pop_front() {
+            if let Some(work) = state.take() {
                 return Some(work);
             }
             state = self
@@ -227,7 +309,10 @@ fn serve(queue: &Queue) {
             continue;
         }
         let answer = run(&work);
-        work.reply.send(answer);
+        let Work { reply, room, .. } = work;
+        // Whoever has the answer finds the room free.
+        drop(room);
+        reply.send(answer);
     }
 }
 
@@ -242,29 +327,56 @@ fn compute_alone() -> Option<rayon::ThreadPool> {
 }
 
 fn run(work: &Work) -> Answer {
-    let count = work.range.len();
+    pass(work.network.as_ref(), &work.rows, work.range.clone())
+}
+
+/// One forward pass over the rows of that range.
+fn pass(network: &dyn Network, rows: &Rows, range: Range<usize>) -> Answer {
+    let count = range.len();
     let began = Instant::now();
-    let batch = Batch::of(&work.rows, work.range.clone());
-    let outputs =
-        catch_unwind(AssertUnwindSafe(|| work.network.forward(batch))).map_err(|panic| {
-            ModelError::Panicked {
-                message: panic_message(panic.as_ref()),
-            }
+    let outputs = catch_unwind(AssertUnwindSafe(|| forward(network, rows, range.clone())))
+        .map_err(|panic| ModelError::Panicked {
+            message: panic_message(panic.as_ref()),
         })?;
     let seconds = began.elapsed().as_secs_f64();
     let width = (outputs.len() / count.max(1)).max(1);
     if let Some(at) = outputs.iter().position(|x| !x.is_finite()) {
         return Err(ModelError::NotFinite {
-            row: work.range.start + at / width,
+            row: range.start + at / width,
         });
     }
-    Ok((
-        outputs,
-        ModelCall {
-            rows: count,
-            seconds,
-        },
-    ))
+    let call = ModelCall {
+        rows: count,
+        tokens: tokens_of(rows, &range),
+        seconds,
+    };
+    Ok((outputs, call))
+}
+
+fn forward(network: &dyn Network, rows: &Rows, range: Range<usize>) -> Vec<f32> {
+    match rows {
+        Rows::Features { width, data } => {
+            let numbers = range.start * width..range.end * width;
+            network.forward(Batch::Features(&data[numbers]))
+        }
+        Rows::Texts(texts) => network.forward(Batch::Texts(&texts[range])),
+        Rows::Tokens(tokens) => {
+            let span = tokens.span(&range);
+            network.forward(Batch::Tokens {
+                ids: &tokens.ids[span.clone()],
+                types: &tokens.types[span],
+                lengths: &tokens.lengths(range),
+            })
+        }
+    }
+}
+
+/// Tokens of the rows of that range; 0 where rows aren't tokens.
+fn tokens_of(rows: &Rows, range: &Range<usize>) -> usize {
+    match rows {
+        Rows::Tokens(tokens) => tokens.span(range).len(),
+        Rows::Features { .. } | Rows::Texts(_) => 0,
+    }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {

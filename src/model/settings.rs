@@ -15,6 +15,8 @@ pub struct ModelSettings {
     pub threads: usize,
     /// The most rows of one forward pass; a larger request is split and its results are put back in order.
     pub max_batch_rows: usize,
+    /// The most tokens of one forward pass, for the models that read tokens; a longer text is a pass by itself.
+    pub max_batch_tokens: usize,
     /// The most rows that may wait for a model thread; beyond it, callers wait for room. At least `max_batch_rows`.
     pub max_queued_rows: usize,
     /// What does the arithmetic.
@@ -29,6 +31,7 @@ impl Default for ModelSettings {
             dir: PathBuf::from("models"),
             threads: 0,
             max_batch_rows: 1024,
+            max_batch_tokens: 2048,
             max_queued_rows: 65_536,
             backend: Backend::default(),
             active: BTreeMap::new(),

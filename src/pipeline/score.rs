@@ -202,7 +202,7 @@ async fn call(
                 text: text.clone().into_owned(),
                 text_pair: pair.as_ref().map(|p| p.clone().into_owned()),
             }),
-            (Source::Text { .. }, Rows::Features { .. }) => {}
+            (Source::Text { .. }, Rows::Features { .. } | Rows::Tokens(_)) => {}
         }
     }
     let result = model.score(rows).await;
@@ -212,8 +212,9 @@ async fn call(
                 engine
                     .parts
                     .metrics
-                    .model_call(info, call.rows, call.seconds);
+                    .model_call(info, call.rows, call.tokens, call.seconds);
             }
+            engine.parts.metrics.truncated_texts(info, scored.truncated);
         }
         Err(error) => {
             engine.parts.metrics.model_failure(info);

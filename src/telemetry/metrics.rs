@@ -295,10 +295,22 @@ impl Metrics {
     }
 
     /// Records one forward pass.
-    pub fn model_call(&self, info: &ModelInfo, rows: usize, seconds: f64) {
+    pub fn model_call(&self, info: &ModelInfo, rows: usize, tokens: usize, seconds: f64) {
+        if tokens > 0 {
+            counter!("kiln_model_tokens_total", "model" => info.name.clone())
+                .increment(tokens as u64);
+        }
         histogram!("kiln_model_batch_rows", "model" => info.name.clone()).record(rows as f64);
         histogram!("kiln_model_batch_duration_seconds", "model" => info.name.clone())
             .record(seconds);
+    }
+
+    /// Counts texts that were cut short because they have more tokens than their model takes.
+    pub fn truncated_texts(&self, info: &ModelInfo, count: usize) {
+        if count > 0 {
+            counter!("kiln_texts_truncated_total", "model" => info.name.clone())
+                .increment(count as u64);
+        }
     }
 
     /// Counts a model call that failed.
@@ -355,6 +367,14 @@ fn describe() {
     );
     describe_histogram!("kiln_batch_jobs", "Jobs of a batch.");
     describe_histogram!("kiln_model_batch_rows", "Rows of one forward pass.");
+    describe_counter!(
+        "kiln_model_tokens_total",
+        "Tokens that went through a model that reads tokens."
+    );
+    describe_counter!(
+        "kiln_texts_truncated_total",
+        "Texts that were cut short because they have more tokens than their model takes."
+    );
     describe_histogram!(
         "kiln_model_batch_duration_seconds",
         seconds,

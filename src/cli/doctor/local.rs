@@ -3,7 +3,7 @@
 use super::check::Check;
 use crate::{
     config::{Loaded, Settings},
-    model::{InputKind, ListedModel, Registry},
+    model::{InputKind, ListedModel, PairRule, Registry},
 };
 use std::{fs, io::ErrorKind, net::TcpListener, path::Path, time::Duration};
 use tokio::{
@@ -74,8 +74,11 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
 fn served(model: &ListedModel) -> Check {
     let info = &model.info;
     let takes = match info.input {
-        InputKind::Text { pair: false } => "text".to_owned(),
-        InputKind::Text { pair: true } => "pairs of texts".to_owned(),
+        InputKind::Text { pair } => match pair {
+            PairRule::None => "text".to_owned(),
+            PairRule::Optional => "text or pairs of texts".to_owned(),
+            PairRule::Required => "pairs of texts".to_owned(),
+        },
         InputKind::Features { count } => format!("{count} features"),
     };
     let active = if model.active { ", active" } else { "" };

@@ -4,7 +4,9 @@ use super::{
     Architecture, FeatureInput, Golden, Manifest, NgramShape, OutputActivation, TaskName,
     WeightsFile,
 };
-use crate::model::error::LoadError;
+use crate::model::{PairRule, error::LoadError};
+
+mod encoder;
 
 const MOST_LABELS: usize = 1_000;
 const WIDEST_LAYER: usize = 1 << 20;
@@ -124,7 +126,25 @@ impl Manifest {
         wants(self.text.is_some(), !mlp, "text")?;
         wants(self.mlp.is_some(), mlp, "mlp")?;
         wants(self.ngram.is_some(), ngram, "ngram")?;
-        wants(self.weights.is_some(), mlp || ngram, "weights")?;
+        let encoder = self.architecture == Architecture::Encoder;
+        wants(self.tokenizer.is_some(), encoder, "tokenizer")?;
+        wants(self.encoder.is_some(), encoder, "encoder")?;
+        wants(self.head.is_some(), encoder, "head")?;
+        wants(self.weights.is_some(), mlp || ngram || encoder, "weights")?;
+        if let Some(text) = &self.text
+            && text.pair != PairRule::None
+            && ngram
+        {
+            return Err(LoadError::field(
+                "text.pair",
+                "the architecture \"ngram-text\" takes one text",
+            ));
+        }
+        if let (Some(shape), Some(tokenizer), Some(head)) =
+            (&self.encoder, &self.tokenizer, &self.head)
+        {
+            encoder::check(shape, tokenizer, head, &self.output)?;
+        }
         if let Some(mlp) = &self.mlp
             && let Some(i) = mlp
                 .hidden
@@ -162,7 +182,18 @@ impl Manifest {
                     return Err(("features", "has a number that is not finite".to_owned()));
                 }
             }
-            (None, None, Some(_)) => {}
+            (None, None, Some(_)) => {
+                let pair = self
+                    .text
+                    .as_ref()
+                    .map_or_else(PairRule::default, |t| t.pair);
+                if !pair.admits(golden.text_pair.is_some()) {
+                    return Err((
+                        "text_pair",
+                        "does not fit the manifest's text.pair".to_owned(),
+                    ));
+                }
+            }
             (Some(_), _, _) => {
                 return Err((
                     "features",
@@ -232,23 +263,25 @@ impl FeatureInput {
 
 impl WeightsFile {
     fn check(&self) -> Result<(), LoadError> {
-        if self.file.is_empty()
-            || self.file.starts_with('.')
-            || self.file.contains(['/', '\\', '\0'])
-        {
-            return Err(LoadError::field(
-                "weights.file",
-                "must be the plain name of a file beside the manifest",
-            ));
-        }
-        if self.sha256.len() != 64 || !self.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(LoadError::field(
-                "weights.sha256",
-                "must be 64 hexadecimal digits",
-            ));
-        }
-        Ok(())
+        check_file("weights", &self.file, &self.sha256)
     }
+}
+
+/// A file beside the manifest with its SHA-256, in the table named.
+fn check_file(table: &str, file: &str, sha256: &str) -> Result<(), LoadError> {
+    if file.is_empty() || file.starts_with('.') || file.contains(['/', '\\', '\0']) {
+        return Err(LoadError::field(
+            &format!("{table}.file"),
+            "must be the plain name of a file beside the manifest",
+        ));
+    }
+    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(LoadError::field(
+            &format!("{table}.sha256"),
+            "must be 64 hexadecimal digits",
+        ));
+    }
+    Ok(())
 }
 
 impl NgramShape {

@@ -26,7 +26,12 @@ fn says_what_the_model_is() {
     assert_eq!(manifest.ttl_seconds, Some(60));
 
     let manifest = Manifest::parse(&text()).unwrap();
-    assert_eq!(manifest.input_kind(), InputKind::Text { pair: false });
+    assert_eq!(
+        manifest.input_kind(),
+        InputKind::Text {
+            pair: PairRule::None
+        }
+    );
     assert_eq!(manifest.output_width(), 3);
     assert_eq!(manifest.text_rules().apply("  A "), "a");
 }

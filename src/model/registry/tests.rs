@@ -1,6 +1,7 @@
 use std::fs;
 
 use super::*;
+use crate::model::Backend;
 use crate::model::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
 use crate::model::{InputKind, ModelError, Rows, Task, TextRow};
 

@@ -52,6 +52,15 @@ impl Network for Odd {
     }
 }
 
+fn start(threads: usize, batch_rows: usize, queued_rows: usize) -> std::io::Result<Runner> {
+    let limits = Limits {
+        batch_rows,
+        batch_tokens: 100,
+        queued_rows,
+    };
+    Runner::start(threads, limits)
+}
+
 fn rows(data: Vec<f32>) -> Rows {
     Rows::Features { width: 1, data }
 }
@@ -87,7 +96,7 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 #[test]
 fn results_come_back_in_order() {
     for (threads, most) in [(1, 1000), (3, 7), (4, 1000), (2, 1)] {
-        let runner = Runner::start(threads, most, 2000).unwrap();
+        let runner = start(threads, most, 2000).unwrap();
         let (_, network) = odd();
         for count in [0, 1, 2, 6, 7, 8, 100] {
             let data: Vec<f32> = (0..count).map(|x| x as f32).collect();
@@ -105,7 +114,7 @@ fn results_come_back_in_order() {
 
 #[test]
 fn a_panic_costs_its_request_only() {
-    let runner = Runner::start(1, 100, 100).unwrap();
+    let runner = start(1, 100, 100).unwrap();
     let (_, network) = odd();
     let score = |data| wait(runner.queue().score(&network, rows(data)));
     for (bad, message) in [(-1.0, "minus one"), (-2.0, "no message")] {
@@ -117,7 +126,7 @@ fn a_panic_costs_its_request_only() {
 
 #[test]
 fn an_infinity_is_reported_with_its_row() {
-    let runner = Runner::start(2, 3, 100).unwrap();
+    let runner = start(2, 3, 100).unwrap();
     let (_, network) = odd();
     let mut data = vec![0.0; 20];
     data[13] = -3.0;
@@ -127,7 +136,7 @@ fn an_infinity_is_reported_with_its_row() {
 
 #[test]
 fn kernels_stay_on_their_thread() {
-    let runner = Runner::start(2, 10, 100).unwrap();
+    let runner = start(2, 10, 100).unwrap();
     let (odd, network) = odd();
     wait(runner.queue().score(&network, rows(vec![0.0; 100]))).unwrap();
     assert!(odd.threads_seen.lock().unwrap().iter().all(|&n| n == 1));
@@ -135,7 +144,7 @@ fn kernels_stay_on_their_thread() {
 
 #[test]
 fn abandoned_work_is_skipped() {
-    let runner = Runner::start(1, 10, 100).unwrap();
+    let runner = start(1, 10, 100).unwrap();
     let (holding, network, entered, leave) = gated();
     let mut held = Box::pin(runner.queue().score(&network, rows(vec![1.0])));
     assert!(poll_once(held.as_mut()).is_pending());
@@ -157,7 +166,7 @@ fn abandoned_work_is_skipped() {
 
 #[test]
 fn the_queue_is_bounded() {
-    let runner = Runner::start(1, 4, 8).unwrap();
+    let runner = start(1, 4, 8).unwrap();
     let (_, network, entered, leave) = gated();
     let mut long = Box::pin(runner.queue().score(&network, rows(vec![1.0; 20])));
     assert!(poll_once(long.as_mut()).is_pending());
@@ -170,7 +179,7 @@ fn the_queue_is_bounded() {
 
 #[test]
 fn stopping_answers_everybody_and_joins() {
-    let runner = Runner::start(1, 4, 8).unwrap();
+    let runner = start(1, 4, 8).unwrap();
     let queue = Arc::clone(runner.queue());
     let (_, network, entered, leave) = gated();
     let mut running = Box::pin(queue.score(&network, rows(vec![1.0])));

@@ -1,0 +1,131 @@
+//! `kiln models import`
+
+use crate::{
+    cli::Exit,
+    config::Settings,
+    model::{ImportOptions, OutputActivation, PairRule, Pooling, Task, import},
+};
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::{path::PathBuf, time::Duration};
+
+/// Copies a Hugging Face folder into the models folder, in Kiln's layout, and checks it there.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Taken are BERT,
+DistilBERT, RoBERTa and XLM-RoBERTa: classifiers, regressions, cross-encoders and embeddings.
+
+Examples:
+  kiln models import ./finetuned-sentiment --name sentiment --version 2
+  kiln models import ./ms-marco-reranker --name reranker --version 1 --pair required
+  kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400")]
+pub(super) struct Arguments {
+    /// The Hugging Face folder.
+    folder: PathBuf,
+    /// The model's name: a-z, 0-9, _ and -.
+    #[arg(long)]
+    name: String,
+    /// The version: A-Z, a-z, 0-9, ., _ and -.
+    #[arg(long)]
+    version: String,
+    /// Whether inputs have a second text [default: by the task].
+    #[arg(long, value_enum)]
+    pair: Option<PairChoice>,
+    /// How tokens become one vector, where the folder doesn't say.
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingChoice>,
+    /// Scale embeddings to length 1, where the folder doesn't say.
+    #[arg(long)]
+    normalise: bool,
+    /// What scores go through [default: by the folder's config.json].
+    #[arg(long, value_enum)]
+    activation: Option<ActivationChoice>,
+    /// Tokens that a text is cut to [default: by the folder].
+    #[arg(long, value_name = "TOKENS")]
+    max_tokens: Option<usize>,
+    /// How long this model's scores stay worth keeping.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    ttl_seconds: Option<u64>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PairChoice {
+    None,
+    Optional,
+    Required,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PoolingChoice {
+    Mean,
+    Cls,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ActivationChoice {
+    Sigmoid,
+    Softmax,
+    Identity,
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let options = ImportOptions {
+        folder: arguments.folder,
+        models_dir: settings.models.dir,
+        name: arguments.name,
+        version: arguments.version,
+        pair: arguments.pair.map(|pair| match pair {
+            PairChoice::None => PairRule::None,
+            PairChoice::Optional => PairRule::Optional,
+            PairChoice::Required => PairRule::Required,
+        }),
+        pooling: arguments.pooling.map(|pooling| match pooling {
+            PoolingChoice::Mean => Pooling::Mean,
+            PoolingChoice::Cls => Pooling::Cls,
+        }),
+        normalise: arguments.normalise,
+        activation: arguments.activation.map(|activation| match activation {
+            ActivationChoice::Sigmoid => OutputActivation::Sigmoid,
+            ActivationChoice::Softmax => OutputActivation::Softmax,
+            ActivationChoice::Identity => OutputActivation::Identity,
+        }),
+        max_tokens: arguments.max_tokens,
+        ttl_seconds: arguments.ttl_seconds,
+    };
+    let spinner = ProgressBar::new_spinner();
+    spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
+    spinner.set_message("reading, writing and checking");
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    let imported = tokio::task::spawn_blocking(move || import(&options)).await?;
+    spinner.finish_and_clear();
+    let imported = imported?;
+    if arguments.json {
+        let line = serde_json::json!({
+            "path": imported.path,
+            "model": imported.info,
+            "notes": imported.notes,
+        });
+        println!("{line}");
+        return Ok(Exit::Ok);
+    }
+    let info = &imported.info;
+    let gives = match &info.task {
+        Task::Classification { labels } => format!("one of {}", labels.join(", ")),
+        Task::Scalar => "one number".to_owned(),
+        Task::Embedding => format!("an embedding of {} numbers", info.output_width),
+    };
+    println!(
+        "{}@{}: {:.1} million parameters, gives {gives}",
+        info.name,
+        info.version,
+        info.parameters as f64 / 1e6
+    );
+    for note in &imported.notes {
+        println!("note: {note}");
+    }
+    println!("written to {}", imported.path.display());
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,185 @@
+//! `kiln models list` and `kiln models inspect`
+
+use super::{gives, open, resolve, takes};
+use crate::{
+    cli::Exit,
+    config::Settings,
+    model::{ListedModel, Problem, Task},
+};
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::{fs, io, path::Path};
+
+/// Lists the versions in the models folder: those that serve, and those that are refused with why.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  kiln models list --json")]
+pub(super) struct ListArguments {
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows all of one version.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  kiln models inspect sentiment@1.0.0")]
+pub(super) struct InspectArguments {
+    /// The model's name, or name@version.
+    model: String,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow::Result<Exit> {
+    let registry = open(&settings).await?;
+    let (models, problems) = (registry.list(), registry.problems());
+    let size_of = |model: &ListedModel| {
+        let folder = settings
+            .models
+            .dir
+            .join(&model.info.name)
+            .join(&model.info.version);
+        size(&folder).unwrap_or(0)
+    };
+    if arguments.json {
+        for model in &models {
+            println!(
+                "{}",
+                json!({"model": model.info, "active": model.active, "bytes": size_of(model)})
+            );
+        }
+        for problem in &problems {
+            println!(
+                "{}",
+                json!({"problem": problem.to_string(), "name": problem.model, "version": problem.version})
+            );
+        }
+    } else {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING);
+        table.set_header([
+            "model",
+            "version",
+            "active",
+            "architecture",
+            "takes",
+            "gives",
+            "parameters",
+            "MB",
+        ]);
+        for model in &models {
+            let info = &model.info;
+            table.add_row([
+                info.name.clone(),
+                info.version.clone(),
+                if model.active { "yes" } else { "" }.to_owned(),
+                info.architecture.clone(),
+                takes(info.input),
+                gives(&info.task, info.output_width),
+                info.parameters.to_string(),
+                format!("{:.1}", size_of(model) as f64 / 1e6),
+            ]);
+        }
+        println!("{table}");
+        print_problems(&problems);
+    }
+    Ok(if problems.is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Failed
+    })
+}
+
+fn print_problems(problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("refused: {problem}");
+    }
+}
+
+pub(super) async fn inspect(
+    arguments: InspectArguments,
+    settings: Settings,
+) -> anyhow::Result<Exit> {
+    let registry = open(&settings).await?;
+    let model = resolve(&registry, &arguments.model)?;
+    let info = model.info();
+    let active = registry
+        .list()
+        .iter()
+        .any(|listed| listed.active && listed.info == *info);
+    let folder = settings.models.dir.join(&info.name).join(&info.version);
+    let files = files(&folder)?;
+    if arguments.json {
+        let files: Vec<_> = files
+            .iter()
+            .map(|(name, bytes, sha256)| json!({"file": name, "bytes": bytes, "sha256": sha256}))
+            .collect();
+        println!(
+            "{}",
+            json!({"model": info, "active": active, "files": files})
+        );
+        return Ok(Exit::Ok);
+    }
+    let mut rows = vec![
+        ("model", format!("{}@{}", info.name, info.version)),
+        ("active", if active { "yes" } else { "no" }.to_owned()),
+        ("architecture", info.architecture.clone()),
+        ("takes", takes(info.input)),
+        ("gives", gives(&info.task, info.output_width)),
+    ];
+    if let Task::Classification { labels } = &info.task {
+        rows.push(("labels", labels.join(", ")));
+    }
+    if info.max_text_bytes > 0 {
+        rows.push(("longest text", format!("{} bytes", info.max_text_bytes)));
+    }
+    if let Some(seconds) = info.ttl_seconds {
+        rows.push(("entries live", format!("{seconds} s")));
+    }
+    rows.push(("parameters", info.parameters.to_string()));
+    rows.push(("golden inputs", info.golden.to_string()));
+    for (name, bytes, sha256) in files {
+        rows.push(("file", format!("{name}, {bytes} bytes, SHA-256 {sha256}")));
+    }
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    for (name, value) in rows {
+        table.add_row([name.to_owned(), value]);
+    }
+    println!("{table}");
+    Ok(Exit::Ok)
+}
+
+/// Bytes of a folder's files.
+fn size(folder: &Path) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        bytes += fs::metadata(entry?.path())?.len();
+    }
+    Ok(bytes)
+}
+
+/// Name, bytes and SHA-256 of a folder's files, by name.
+fn files(folder: &Path) -> io::Result<Vec<(String, u64, String)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.path().is_file() {
+            let bytes = fs::read(entry.path())?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            files.push((
+                name,
+                bytes.len() as u64,
+                hex::encode(Sha256::digest(&bytes)),
+            ));
+        }
+    }
+    files.sort();
+    Ok(files)
+}

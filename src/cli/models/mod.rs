@@ -1,0 +1,83 @@
+//! `kiln models`
+
+mod bench;
+mod check;
+mod import;
+mod list;
+
+use super::Exit;
+use crate::{
+    app,
+    config::Settings,
+    model::{InputKind, Model, PairRule, Registry, Task},
+};
+use anyhow::{Context, anyhow};
+use clap::{Args, Subcommand};
+use std::sync::Arc;
+
+/// Brings models in, looks at them, checks and measures them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln models list
+  kiln models import ./my-classifier --name sentiment --version 2
+  kiln models check sentiment@2 --golden expected.jsonl
+  kiln models bench sentiment")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    List(list::ListArguments),
+    Inspect(list::InspectArguments),
+    Import(import::Arguments),
+    Check(check::Arguments),
+    Bench(bench::Arguments),
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    match arguments.action {
+        Action::List(arguments) => list::list(arguments, settings).await,
+        Action::Inspect(arguments) => list::inspect(arguments, settings).await,
+        Action::Import(arguments) => import::run(arguments, settings).await,
+        Action::Check(arguments) => check::run(arguments, settings).await,
+        Action::Bench(arguments) => bench::run(arguments, settings).await,
+    }
+}
+
+/// Loads the models folder off the runtime's threads.
+async fn open(settings: &Settings) -> anyhow::Result<Arc<Registry>> {
+    let models = settings.clone();
+    tokio::task::spawn_blocking(move || app::open_registry(&models))
+        .await
+        .context("loading the models")?
+}
+
+fn resolve(registry: &Registry, reference: &str) -> anyhow::Result<Arc<Model>> {
+    registry
+        .resolve(reference)
+        .map_err(|unknown| anyhow!(unknown))
+}
+
+/// What a model takes, in words.
+fn takes(input: InputKind) -> String {
+    match input {
+        InputKind::Text { pair } => match pair {
+            PairRule::None => "text".to_owned(),
+            PairRule::Optional => "text or pair".to_owned(),
+            PairRule::Required => "pair of texts".to_owned(),
+        },
+        InputKind::Features { count } => format!("{count} features"),
+    }
+}
+
+/// What a model gives, in words.
+fn gives(task: &Task, width: usize) -> String {
+    match task {
+        Task::Classification { labels } => format!("{} labels", labels.len()),
+        Task::Scalar => "one number".to_owned(),
+        Task::Embedding => format!("{width} numbers"),
+    }
+}

@@ -1,0 +1,314 @@
+//! The whole encoder: embeddings, layers, and one vector a text.
+
+use super::attention::{self, Heads};
+use super::pointwise;
+use super::product::{Finish, PackedLinear};
+use super::team::{Sharing, Team};
+use super::{Panels, arch};
+use pulp::{Simd, WithSimd};
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// Tokens that one thread carries through the layers at a time: what they need fits the processor's caches.
+const PIECE_TOKENS: usize = 256;
+
+/// A layer norm's weights.
+#[derive(Debug)]
+pub struct Norm {
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+    pub eps: f32,
+}
+
+/// The embeddings: a row of `hidden` numbers a word, a position and a token type.
+#[derive(Debug)]
+pub struct Tables {
+    pub words: Vec<f32>,
+    pub positions: Vec<f32>,
+    pub types: Option<Vec<f32>>,
+    pub norm: Norm,
+}
+
+/// One layer, its norms after the sums.
+#[derive(Debug)]
+pub struct Layer {
+    /// Queries, keys and values side by side: `hidden` to `3 * hidden`.
+    pub query_key_value: PackedLinear,
+    pub attended: PackedLinear,
+    pub attended_norm: Norm,
+    pub up: PackedLinear,
+    pub down: PackedLinear,
+    pub norm: Norm,
+}
+
+/// Which vector stands for a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pool {
+    /// The mean over its tokens.
+    Mean,
+    /// The first token's.
+    First,
+}
+
+/// Texts to encode, unpadded.
+#[derive(Debug, Clone, Copy)]
+pub struct Texts<'a> {
+    /// Every text's tokens, one after the other.
+    pub ids: &'a [u32],
+    /// The type of every token; not read where the model has no types.
+    pub types: &'a [u32],
+    /// Tokens a text, none of them 0.
+    pub lengths: &'a [usize],
+}
+
+/// An encoder with its weights.
+#[derive(Debug)]
+pub struct Encoder {
+    hidden: usize,
+    heads: Heads,
+    /// The first token's row in the position table.
+    position_offset: usize,
+    activation: Finish,
+    tables: Tables,
+    layers: Vec<Layer>,
+    workspaces: Mutex<Vec<Workspace>>,
+}
+
+/// Buffers that go from one pass to the next: clearing fresh pages costs a tenth of a pass.
+#[derive(Debug, Default)]
+struct Workspace {
+    x: Panels,
+    wide: Panels,
+    attended: Panels,
+    added: Panels,
+    row: Vec<f32>,
+    more: Vec<f32>,
+}
+
+impl Encoder {
+    /// Puts an encoder together.
+    pub fn new(
+        hidden: usize,
+        heads: usize,
+        position_offset: usize,
+        activation: Finish,
+        tables: Tables,
+        layers: Vec<Layer>,
+    ) -> Self {
+        Self {
+            hidden,
+            heads: Heads {
+                count: heads,
+                width: hidden / heads,
+            },
+            position_offset,
+            activation,
+            tables,
+            layers,
+            workspaces: Mutex::default(),
+        }
+    }
+
+    /// One vector a text, `[texts, hidden]`. Tokens, types and lengths must lie within the tables.
+    pub fn encode(&self, texts: Texts<'_>, pool: Pool, team: &Team) -> Vec<f32> {
+        let mut vectors = vec![0.0; texts.lengths.len() * self.hidden];
+        team.run(|| {
+            // With enough texts every thread gets some of its own and never waits; a few texts are shared, step by step.
+            if texts.lengths.len() < 2 * team.threads() {
+                self.encode_piece(texts, pool, &mut vectors, Sharing::Shared);
+                return;
+            }
+            let mut pieces = Vec::new();
+            let mut rest = vectors.as_mut_slice();
+            for (tokens, rows) in pieces_of(texts.lengths, team.threads()) {
+                let (vectors, after) = rest.split_at_mut(rows.len() * self.hidden);
+                rest = after;
+                let part = Texts {
+                    ids: &texts.ids[tokens.clone()],
+                    types: texts.types.get(tokens).unwrap_or_default(),
+                    lengths: &texts.lengths[rows],
+                };
+                pieces.push((part, vectors));
+            }
+            pieces
+                .into_par_iter()
+                .with_max_len(1)
+                .for_each(|(part, vectors)| self.encode_piece(part, pool, vectors, Sharing::Alone));
+        });
+        vectors
+    }
+
+    fn encode_piece(&self, texts: Texts<'_>, pool: Pool, vectors: &mut [f32], sharing: Sharing) {
+        let mut space = self.lock().pop().unwrap_or_default();
+        self.forward(&mut space, texts, sharing);
+        let mut from = 0;
+        for (vector, &length) in vectors.chunks_exact_mut(self.hidden).zip(texts.lengths) {
+            match pool {
+                Pool::First => {
+                    space.x.gather(from, &mut space.row);
+                    vector.copy_from_slice(&space.row);
+                }
+                Pool::Mean => {
+                    for token in from..from + length {
+                        space.x.gather(token, &mut space.row);
+                        for (sum, x) in vector.iter_mut().zip(&space.row) {
+                            *sum += x;
+                        }
+                    }
+                    for sum in vector.iter_mut() {
+                        *sum /= length as f32;
+                    }
+                }
+            }
+            from += length;
+        }
+        self.lock().push(space);
+    }
+
+    /// Nothing panics under this lock.
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Workspace>> {
+        self.workspaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every token's vector, into `space.x`.
+    fn forward(&self, space: &mut Workspace, texts: Texts<'_>, sharing: Sharing) {
+        let spans: Vec<Range<usize>> = texts
+            .lengths
+            .iter()
+            .scan(0, |end, &length| {
+                let start = *end;
+                *end += length;
+                Some(start..*end)
+            })
+            .collect();
+        self.embed(space, texts, &spans);
+        for layer in &self.layers {
+            layer
+                .query_key_value
+                .multiply(&space.x, &mut space.wide, Finish::Plain, sharing);
+            attention::attend(
+                &space.wide,
+                &spans,
+                self.heads,
+                &mut space.attended,
+                sharing,
+            );
+            layer
+                .attended
+                .multiply(&space.attended, &mut space.added, Finish::Plain, sharing);
+            space.add_and_norm(&layer.attended_norm);
+            layer
+                .up
+                .multiply(&space.x, &mut space.wide, self.activation, sharing);
+            layer
+                .down
+                .multiply(&space.wide, &mut space.added, Finish::Plain, sharing);
+            space.add_and_norm(&layer.norm);
+        }
+    }
+
+    fn embed(&self, space: &mut Workspace, texts: Texts<'_>, spans: &[Range<usize>]) {
+        let hidden = self.hidden;
+        let table_row = |table: &'_ [f32], row: usize, sum: &mut Vec<f32>| {
+            for (sum, x) in sum.iter_mut().zip(&table[row * hidden..]) {
+                *sum += x;
+            }
+        };
+        space.x.resize(texts.ids.len(), hidden);
+        for span in spans {
+            for (place, token) in span.clone().enumerate() {
+                space.row.clear();
+                let word = texts.ids[token] as usize * hidden;
+                space
+                    .row
+                    .extend_from_slice(&self.tables.words[word..word + hidden]);
+                if let Some(types) = &self.tables.types {
+                    table_row(types, texts.types[token] as usize, &mut space.row);
+                }
+                let position = self.position_offset + place;
+                table_row(&self.tables.positions, position, &mut space.row);
+                let norm = &self.tables.norm;
+                arch().dispatch(NormRow {
+                    row: &mut space.row,
+                    norm,
+                });
+                space.x.scatter(token, &space.row);
+            }
+        }
+    }
+}
+
+impl Workspace {
+    /// `x = norm(x + added)`.
+    fn add_and_norm(&mut self, norm: &Norm) {
+        arch().dispatch(AddAndNorm { space: self, norm });
+    }
+}
+
+struct AddAndNorm<'a> {
+    space: &'a mut Workspace,
+    norm: &'a Norm,
+}
+
+impl WithSimd for AddAndNorm<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Workspace {
+            x,
+            added,
+            row,
+            more,
+            ..
+        } = self.space;
+        for token in 0..x.rows() {
+            x.gather(token, row);
+            added.gather(token, more);
+            for (x, added) in row.iter_mut().zip(more.iter()) {
+                *x += added;
+            }
+            pointwise::layer_norm(row, &self.norm.weight, &self.norm.bias, self.norm.eps);
+            x.scatter(token, row);
+        }
+    }
+}
+
+struct NormRow<'a> {
+    row: &'a mut [f32],
+    norm: &'a Norm,
+}
+
+impl WithSimd for NormRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        pointwise::layer_norm(self.row, &self.norm.weight, &self.norm.bias, self.norm.eps);
+    }
+}
+
+/// Cuts texts into pieces of about as many tokens, small enough for the caches and enough for the threads: the tokens and
+/// the texts of each.
+fn pieces_of(lengths: &[usize], threads: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let all: usize = lengths.iter().sum();
+    let most = all.div_ceil(2 * threads).min(PIECE_TOKENS);
+    let mut pieces = Vec::new();
+    let (mut tokens, mut rows) = (0..0, 0..0);
+    for &length in lengths {
+        if !rows.is_empty() && tokens.len() + length > most {
+            pieces.push((tokens.clone(), rows.clone()));
+            tokens = tokens.end..tokens.end;
+            rows = rows.end..rows.end;
+        }
+        tokens.end += length;
+        rows.end += 1;
+    }
+    if !rows.is_empty() {
+        pieces.push((tokens, rows));
+    }
+    pieces
+}

@@ -1,0 +1,161 @@
+//! Cuts texts into tokens, for the models that read tokens.
+//!
+//! Promises that no text has more tokens than its model takes, that cutting shortened is counted, and that a tokenizer that
+//! doesn't belong to its model is refused when it is loaded. The algorithms are those of the `tokenizers` crate.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tokenizers::{
+    EncodeInput, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+};
+
+use super::TextRow;
+use super::error::{LoadError, ModelError};
+use super::manifest::{EncoderShape, TokenizerFile};
+
+/// Texts as tokens, one after the other, unpadded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Every text's tokens, special ones included.
+    pub ids: Vec<u32>,
+    /// Which of the two texts a token belongs to, for every token.
+    pub types: Vec<u32>,
+    /// Where each text begins in `ids`, and where the last one ends: one more than there are texts.
+    starts: Vec<usize>,
+    /// Texts that were longer than the model takes.
+    pub truncated: usize,
+}
+
+impl Tokens {
+    /// How many texts there are.
+    pub fn len(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of the texts of that range, which must lie within [`Tokens::len`].
+    pub fn span(&self, texts: &Range<usize>) -> Range<usize> {
+        self.starts[texts.start]..self.starts[texts.end]
+    }
+
+    /// Tokens a text, for the texts of that range.
+    pub fn lengths(&self, texts: Range<usize>) -> Vec<usize> {
+        self.starts[texts.start..=texts.end]
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .collect()
+    }
+
+    /// Adds a text.
+    pub fn push(&mut self, ids: &[u32], types: &[u32]) {
+        if self.starts.is_empty() {
+            self.starts.push(0);
+        }
+        self.ids.extend_from_slice(ids);
+        self.types.extend_from_slice(types);
+        self.starts.push(self.ids.len());
+    }
+}
+
+/// A loaded tokenizer.
+pub(crate) struct Cutter {
+    tokenizer: Tokenizer,
+}
+
+impl Cutter {
+    /// Reads the tokenizer beside the manifest and checks it against what the model takes.
+    pub fn read(
+        folder: &Path,
+        declared: &TokenizerFile,
+        shape: &EncoderShape,
+    ) -> Result<Self, LoadError> {
+        let refuse = |message: String| LoadError::file(&declared.file, message);
+        let bytes = fs::read(folder.join(&declared.file)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => refuse("is missing".to_owned()),
+            _ => refuse(format!("cannot be read: {error}")),
+        })?;
+        let found = hex::encode(Sha256::digest(&bytes));
+        if !found.eq_ignore_ascii_case(&declared.sha256) {
+            return Err(refuse(format!(
+                "has SHA-256 {found} ({} bytes), expected {} by the manifest's tokenizer.sha256",
+                bytes.len(),
+                declared.sha256.to_ascii_lowercase()
+            )));
+        }
+        Self::parse(&bytes, declared.max_tokens, shape.vocabulary).map_err(refuse)
+    }
+
+    /// The tokenizer of such a file, for a model with `vocabulary` words that takes `max_tokens` tokens.
+    pub fn parse(bytes: &[u8], max_tokens: usize, vocabulary: usize) -> Result<Self, String> {
+        let mut tokenizer = Tokenizer::from_bytes(bytes)
+            .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
+        let special = tokenizer.get_post_processor().map_or(0, |processor| {
+            tokenizers::PostProcessor::added_tokens(processor, true)
+        });
+        if special >= max_tokens {
+            return Err(format!(
+                "adds {special} special tokens to a pair, expected fewer than max_tokens ({max_tokens})"
+            ));
+        }
+        let highest = tokenizer
+            .get_vocab(true)
+            .into_iter()
+            .max_by_key(|(_, id)| *id);
+        if let Some((token, id)) = highest
+            && id as usize >= vocabulary
+        {
+            return Err(format!(
+                "the token {token:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table"
+            ));
+        }
+        let direction = tokenizer
+            .get_truncation()
+            .map_or(TruncationDirection::Right, |truncation| {
+                truncation.direction
+            });
+        let truncation = TruncationParams {
+            direction,
+            max_length: max_tokens,
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(Some(truncation))
+            .map_err(|error| format!("can't be set to {max_tokens} tokens: {error}"))?;
+        Ok(Self { tokenizer })
+    }
+
+    /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
+    ///
+    /// # Errors
+    /// Where a text has no tokens at all, or the tokenizer can't take it.
+    pub fn cut(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
+        let mut tokens = Tokens::default();
+        for (row, text) in texts.iter().enumerate() {
+            let input: EncodeInput<'_> = match &text.text_pair {
+                None => text.text.as_str().into(),
+                Some(pair) => (text.text.as_str(), pair.as_str()).into(),
+            };
+            let refuse = |message: String| ModelError::Untokenised { row, message };
+            let encoding = self
+                .tokenizer
+                .encode_fast(input, true)
+                .map_err(|error| refuse(error.to_string()))?;
+            if encoding.is_empty() {
+                return Err(refuse("the text has no tokens".to_owned()));
+            }
+            tokens.truncated += usize::from(!encoding.get_overflowing().is_empty());
+            tokens.push(encoding.get_ids(), encoding.get_type_ids());
+        }
+        Ok(tokens)
+    }
+}

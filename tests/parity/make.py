@@ -1,0 +1,194 @@
+"""Makes tiny models with the reference libraries, and what these answer: the fixtures of the parity tests.
+
+    python3 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
+    .venv/bin/python tests/parity/make.py            # writes tests/parity/models
+
+Weights are random and seeded. Every input is scored by itself, unpadded, in 32-bit floats.
+"""
+import json, os, pathlib, shutil
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoTokenizer, BertConfig, BertForSequenceClassification, BertModel, DistilBertConfig, DistilBertForSequenceClassification,
+    DistilBertModel, PreTrainedTokenizerFast, RobertaConfig, RobertaForSequenceClassification, RobertaModel, XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
+
+HERE = pathlib.Path(__file__).parent / "models"
+LONGEST = 48
+
+CORPUS = """the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun
+I love this film it was wonderful the actors were great and the story kept me watching until the end
+this was the worst meal I have ever had the service was slow and the soup was cold never again
+Der schnelle braune Fuchs springt über den faulen Hund während die Bäckerin frische Brötchen verkauft
+Η γρήγορη καφέ αλεπού πηδάει πάνω από το τεμπέλικο σκυλί καλημέρα κόσμε
+今天天气很好我们去公园散步吧 日本語のテキストもあります ひらがな カタカナ
+الطقس جميل اليوم نذهب إلى الحديقة मौसम आज बहुत अच्छा है สวัสดีชาวโลก
+numbers 0 1 2 3 4 5 6 7 8 9 2024 3.14 prices $5 €7 50% off! (really?) [yes] {no} "quoted" 'single' a-b_c
+emoji 🙂 👍🏽 👩‍👩‍👧 ❤️ naïve café résumé coöperate e\u0301 a\u0308""".splitlines()
+
+WORDS = " ".join(CORPUS[:3]).split()
+TEXTS = [
+    "good", "a", "7", "The quick brown fox jumps over the lazy dog.", "I LOVE this film!!!", "  spaces   and\ttabs\n and lines  ",
+    "Der schnelle Fuchs über den faulen Hund", "καλημέρα κόσμε", "今天天气很好我们去公园散步吧", "日本語のテキスト", "الطقس جميل اليوم",
+    "मौसम आज बहुत अच्छा है", "สวัสดีชาวโลก", "🙂", "👍🏽 👩‍👩‍👧 ❤️", "naïve café résumé", "e\u0301 a\u0308 o\u0302", "...!?,;:", "\U00010348\U0001F9FF",
+    "bell\u0007 and \u200b zero width", "ǅ ﬁ Ⅷ ½", "supercalifragilisticexpialidocious" * 3, " ".join(WORDS[:20]), " ".join(WORDS[:45]),
+    " ".join(WORDS * 8), "x " * 300,
+]
+PAIRS = [
+    ("what is a fox", "The quick brown fox jumps over the lazy dog."), ("a", "b"), ("empty second", ""), ("καλημέρα", "今天天气很好"),
+    (" ".join(WORDS * 4), " ".join(reversed(WORDS * 4))), (" ".join(WORDS * 4), "short"), ("short", " ".join(WORDS * 4)), ("🙂", "👍🏽"),
+    ("equal", "equal"), ("numbers 3.14", "$5 €7 50% off!"),
+]
+
+
+def wordpiece():
+    t = Tokenizer(models.WordPiece(unk_token="[UNK]", max_input_chars_per_word=100))
+    t.normalizer = normalizers.BertNormalizer(lowercase=True)
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    t.train_from_iterator(CORPUS, trainers.WordPieceTrainer(vocab_size=320, special_tokens=special, show_progress=False, limit_alphabet=150))
+    cls, sep = t.token_to_id("[CLS]"), t.token_to_id("[SEP]")
+    t.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", cls), ("[SEP]", sep)])
+    t.decoder = decoders.WordPiece()
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]")
+
+
+def bytelevel():
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(
+        vocab_size=330, special_tokens=special, show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    t.post_processor = processors.RobertaProcessing(("</s>", t.token_to_id("</s>")), ("<s>", t.token_to_id("<s>")), add_prefix_space=False)
+    t.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", mask_token="<mask>")
+
+
+def unigram():
+    t = Tokenizer(models.Unigram())
+    t.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    t.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    t.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=300, special_tokens=special, unk_token="<unk>", show_progress=False))
+    t.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", t.token_to_id("<s>")), ("</s>", t.token_to_id("</s>"))])
+    t.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=t, unk_token="<unk>", pad_token="<pad>", bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", mask_token="<mask>")
+
+
+SIZES = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, initializer_range=0.3)
+BERT = dict(SIZES, max_position_embeddings=64, type_vocab_size=2)
+ROBERTA = dict(SIZES, max_position_embeddings=66, type_vocab_size=1, pad_token_id=1, bos_token_id=0, eos_token_id=2, layer_norm_eps=1e-5)
+DISTIL = dict(dim=32, n_layers=2, n_heads=4, hidden_dim=64, initializer_range=0.3, max_position_embeddings=64)
+LABELS = dict(id2label={0: "negative", 1: "neutral", 2: "positive"}, label2id={"negative": 0, "neutral": 1, "positive": 2})
+
+
+def shake(model):
+    """Random biases and norms too: freshly made ones are all zeros and ones."""
+    for name, p in model.named_parameters():
+        if name.endswith("bias"):
+            p.data.normal_(0, 0.2)
+        elif "norm" in name.lower():
+            p.data.normal_(1, 0.2)
+
+
+def make(name, config, kind, tokenizer, after, pairs=False, sentence=None, **save):
+    torch.manual_seed(sum(name.encode()))
+    folder = HERE / name
+    model = kind(config).eval().float()
+    shake(model)
+    if save.pop("half", False):
+        model = model.half()
+    model.save_pretrained(folder, **save)
+    tokenizer.model_max_length = LONGEST
+    tokenizer.save_pretrained(folder)
+    model = model.float()
+    inputs, outputs, truncated = [], [], []
+    dense = None
+    if sentence:
+        dense = write_sentence_folder(folder, sentence)
+    for text, pair in [(t, None) for t in TEXTS if not (pairs == "only")] + (PAIRS if pairs else []):
+        # In lists, as a batch is given: by itself, an empty second text counts as none at all.
+        given = ([text],) if pair is None else ([text], [pair])
+        # As the tokenizer classes of each architecture do; the plain fast tokenizer leaves the types out.
+        types = getattr(config, "type_vocab_size", 0) > 1
+        e = tokenizer(*given, truncation=True, max_length=LONGEST, return_tensors="pt", return_token_type_ids=types)
+        full = tokenizer(*given, truncation=False)
+        with torch.no_grad():
+            out = after(model(**e), dense)
+        inputs.append({"text": text} if pair is None else {"text": text, "text_pair": pair})
+        outputs.append([float(f"{x:.9g}") for x in out.flatten().tolist()])
+        truncated.append(len(full["input_ids"][0]) > LONGEST)
+    (folder / "expected.json").write_text(json.dumps({"inputs": inputs, "outputs": outputs, "truncated": truncated}, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def write_sentence_folder(folder, sentence):
+    kinds = ["Transformer", "Pooling"] + (["Dense"] if "dense" in sentence else []) + (["Normalize"] if sentence.get("normalise") else [])
+    modules = [{"idx": i, "name": str(i), "path": "" if i == 0 else f"{i}_{kind}", "type": f"sentence_transformers.models.{kind}"} for i, kind in enumerate(kinds)]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": LONGEST, "do_lower_case": False}))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    mode = sentence["pooling"]
+    (folder / "1_Pooling/config.json").write_text(json.dumps({
+        "word_embedding_dimension": 32, "pooling_mode_cls_token": mode == "cls", "pooling_mode_mean_tokens": mode == "mean",
+        "pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}))
+    if "dense" not in sentence:
+        return None
+    from safetensors.torch import save_file
+    dense = torch.nn.Linear(32, sentence["dense"])
+    (folder / "2_Dense").mkdir(exist_ok=True)
+    (folder / "2_Dense/config.json").write_text(json.dumps({
+        "in_features": 32, "out_features": sentence["dense"], "bias": True, "activation_function": "torch.nn.modules.activation.Tanh"}))
+    save_file({"linear.weight": dense.weight.data, "linear.bias": dense.bias.data}, folder / "2_Dense/model.safetensors")
+    return dense
+
+
+def probabilities(out, _):
+    return out.logits.softmax(-1)
+
+
+def sigmoids(out, _):
+    return out.logits.sigmoid()
+
+
+def raw(out, _):
+    return out.logits
+
+
+def mean(out, _):
+    return out.last_hidden_state.mean(1)
+
+
+def unit_mean(out, _):
+    return torch.nn.functional.normalize(out.last_hidden_state.mean(1), dim=-1)
+
+
+def cls_dense(out, dense):
+    return torch.tanh(dense(out.last_hidden_state[:, 0]))
+
+
+if HERE.exists():
+    shutil.rmtree(HERE)
+wp, bl, ug = wordpiece(), bytelevel(), unigram()
+bert = lambda **more: BertConfig(vocab_size=len(wp), **BERT, **more)
+roberta = lambda **more: RobertaConfig(vocab_size=len(bl), **ROBERTA, **more)
+distil = lambda **more: DistilBertConfig(vocab_size=len(wp), **DISTIL, **more)
+xlmr = lambda **more: XLMRobertaConfig(vocab_size=len(ug), **ROBERTA, **more)
+make("bert-classifier", bert(**LABELS), BertForSequenceClassification, wp, probabilities, pairs=True)
+make("bert-multi-label", bert(problem_type="multi_label_classification", hidden_act="gelu_new", **LABELS), BertForSequenceClassification, wp, sigmoids)
+make("bert-regression", bert(num_labels=1, problem_type="regression", hidden_act="relu"), BertForSequenceClassification, wp, raw)
+make("bert-cross-encoder", bert(num_labels=1), BertForSequenceClassification, wp, sigmoids, pairs="only")
+make("bert-sharded", bert(**LABELS), BertForSequenceClassification, wp, probabilities, max_shard_size="30KB")
+make("bert-half", bert(**LABELS), BertForSequenceClassification, wp, probabilities, half=True)
+make("bert-sentence", bert(), BertModel, wp, unit_mean, sentence={"pooling": "mean", "normalise": True})
+make("bert-sentence-dense", bert(), BertModel, wp, cls_dense, sentence={"pooling": "cls", "dense": 24})
+make("bert-base", bert(), BertModel, wp, mean)
+make("distilbert-classifier", distil(**LABELS), DistilBertForSequenceClassification, wp, probabilities)
+make("distilbert-base", distil(), DistilBertModel, wp, mean)
+make("roberta-classifier", roberta(**LABELS), RobertaForSequenceClassification, bl, probabilities, pairs=True)
+make("roberta-base", roberta(), RobertaModel, bl, mean)
+make("xlm-roberta-classifier", xlmr(**LABELS), XLMRobertaForSequenceClassification, ug, probabilities, pairs=True)
