@@ -1,5 +1,7 @@
 //! The only place where parts are wired together: an engine with servers, an engine without, and the worker.
 
+mod models;
+
 use crate::{
     backoff::Backoff,
     cache::{Cache, MemoryCache, RedisCache},
@@ -25,8 +27,6 @@ use std::{sync::Arc, time::Duration};
 const CHECK: Duration = Duration::from_secs(1);
 /// How often queue depths are asked.
 const DEPTHS: Duration = Duration::from_secs(5);
-/// How often the models' folder is looked at.
-const RESCAN: Duration = Duration::from_secs(10);
 
 /// An engine without servers: a SQLite file and memory.
 pub async fn embedded_engine(settings: &Settings) -> anyhow::Result<Engine> {
@@ -106,7 +106,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let blocking_settings = settings.clone();
     let registry = tokio::task::spawn_blocking(move || open_registry(&blocking_settings)).await??;
-    note_models(&registry, &health, &metrics);
+    models::note(&registry, &health, &metrics);
     let memory = MemoryCache::new(settings.cache.memory_mib);
     let redis = RedisCache::new(redis_url, &settings.redis, metrics.clone())?;
     let cache = if settings.cache.enabled {
@@ -155,7 +155,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     );
     tasks.start(
         "models folder",
-        rescan_models(registry, health.clone(), metrics.clone()),
+        models::rescan(
+            registry.clone(),
+            health.clone(),
+            metrics.clone(),
+            Duration::from_secs(settings.models.unload_after_seconds),
+        ),
+    );
+    tasks.start(
+        "model choice",
+        models::follow_choice(registry, store.clone(), metrics.clone()),
     );
     let mut intake = tokio::spawn(consume(broker, topology, workshop, store, health, stop));
 
@@ -209,6 +218,17 @@ async fn consume(
         result = migrated => result.context("migrations")?,
     }
     health.up(Part::Migrations);
+    // The first job is to meet the chosen versions already.
+    let mut backoff = Backoff::new(Duration::from_millis(100), most);
+    while models::choose(workshop.engine.registry(), &store)
+        .await
+        .is_err()
+    {
+        tokio::select! {
+            () = stop.wait() => return Ok(()),
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+        }
+    }
     let mut backoff = Backoff::new(
         Duration::from_millis(100),
         config::ms(workshop.settings.amqp.backoff_most_ms),
@@ -352,47 +372,5 @@ async fn watch_depths(
                 Ok(Err(_)) | Err(_) => channel = None,
             }
         }
-    }
-}
-
-async fn rescan_models(
-    registry: Arc<Registry>,
-    health: Health,
-    metrics: Metrics,
-) -> Result<(), String> {
-    let mut tick = tokio::time::interval(RESCAN);
-    tick.tick().await;
-    loop {
-        tick.tick().await;
-        let scanned = registry.clone();
-        let report = tokio::task::spawn_blocking(move || scanned.rescan())
-            .await
-            .map_err(|e| e.to_string())?;
-        for model in &report.added {
-            tracing::info!(model, "a model version was loaded");
-        }
-        for model in &report.replaced {
-            tracing::info!(model, "a model version was loaded anew");
-        }
-        for model in &report.removed {
-            tracing::info!(model, "a model version is gone");
-        }
-        for problem in &report.new_problems {
-            tracing::error!(%problem, "a model version is refused");
-        }
-        note_models(&registry, &health, &metrics);
-    }
-}
-
-fn note_models(registry: &Registry, health: &Health, metrics: &Metrics) {
-    let problems = registry.problems();
-    metrics.model_problems(problems.len());
-    if registry.list().is_empty() {
-        let reason = problems
-            .first()
-            .map_or_else(|| "no model is loaded".to_owned(), ToString::to_string);
-        health.down(Part::Models, &reason);
-    } else {
-        health.up(Part::Models);
     }
 }

@@ -30,6 +30,14 @@ pub enum ModelError {
         /// Why not.
         message: String,
     },
+    /// A version whose memory was given back, and that can't be loaded again.
+    #[error("{model} can't be loaded again: {message}")]
+    Unloadable {
+        /// `name@version`.
+        model: String,
+        /// The file to blame and what is wrong.
+        message: String,
+    },
     /// The rows are not what the model takes: the caller did not check them against [`ModelInfo`](super::ModelInfo).
     #[error("rows do not fit the model: {message}")]
     Unfit {

@@ -11,6 +11,7 @@ mod source;
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,6 +25,7 @@ use super::load;
 use super::manifest::{
     EncoderShape, Head, MANIFEST_FILE, OutputActivation, Pooling, TokenizerFile,
 };
+use super::residence::Origin;
 use super::runner::{Limits, Runner};
 use super::tokens::Cutter;
 use super::weights::Expected;
@@ -149,15 +151,17 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
         |error: &dyn std::fmt::Display| ImportError::new(&options.folder, error.to_string());
     let hardware = Hardware::open(Backend::Flex, threads).map_err(|error| alone(&error))?;
     let runner = Runner::start(1, LIMITS).map_err(|error| alone(&error))?;
+    let origin = Origin {
+        name: options.name.clone(),
+        version: options.version.clone(),
+        folder: scratch.0.clone(),
+        hardware: Arc::new(hardware),
+        queue: Arc::clone(runner.queue()),
+    };
     let load = || {
-        load::load(
-            (&options.name, &options.version),
-            &scratch.0,
-            &hardware,
-            runner.queue(),
-        )
-        .map(|loaded| loaded.model)
-        .map_err(|error| ImportError::new(&scratch.0.join(error.file), error.message))
+        load::load(&origin)
+            .map(|loaded| loaded.model)
+            .map_err(|error| ImportError::new(&scratch.0.join(error.file), error.message))
     };
     let model = load()?;
     draft.golden =

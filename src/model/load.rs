@@ -16,7 +16,7 @@ use super::manifest::{Architecture, GOLDEN_TOLERANCE, Golden, MANIFEST_FILE, Man
 use super::mlp::Mlp;
 use super::network::Network;
 use super::ngram::NgramText;
-use super::runner::Queue;
+use super::residence::{Origin, Residence};
 use super::weights::{Expected, Weights};
 use super::{Model, ModelInfo, Rows, TextRow};
 
@@ -27,25 +27,22 @@ pub(crate) struct Loaded {
     pub identity: [u8; 32],
 }
 
-/// Loads and checks a version, given its name and version. Blocks on the disk and on a model thread.
-pub(crate) fn load(
-    (name, version): (&str, &str),
-    folder: &Path,
-    hardware: &Hardware,
-    queue: &Arc<Queue>,
-) -> Result<Loaded, LoadError> {
+/// Loads and checks a version. Blocks on the disk and on a model thread.
+pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
+    let folder = &origin.folder;
     let source = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::manifest("is missing"),
         _ => LoadError::manifest(&format!("cannot be read: {error}")),
     })?;
+    let identity = Sha256::digest(&source).into();
     let text = std::str::from_utf8(&source)
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
-    let (network, parameters) = build(folder, &manifest, hardware)?;
+    let (network, parameters) = build(folder, &manifest, &origin.hardware)?;
     let model = Model {
         info: ModelInfo {
-            name: name.to_owned(),
-            version: version.to_owned(),
+            name: origin.name.clone(),
+            version: origin.version.clone(),
             architecture: manifest.architecture.name().to_owned(),
             task: manifest.task(),
             input: manifest.input_kind(),
@@ -56,17 +53,13 @@ pub(crate) fn load(
             golden: manifest.golden.len(),
         },
         rules: manifest.text_rules(),
-        network,
-        queue: Arc::clone(queue),
+        residence: Residence::new(network, origin.clone(), identity),
     };
     for (i, golden) in manifest.golden.iter().enumerate() {
         check_golden(&model, golden)
             .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
     }
-    Ok(Loaded {
-        model,
-        identity: Sha256::digest(&source).into(),
-    })
+    Ok(Loaded { model, identity })
 }
 
 fn build(

@@ -23,6 +23,7 @@ mod mlp;
 mod network;
 mod ngram;
 mod registry;
+mod residence;
 mod runner;
 mod settings;
 mod text;
@@ -37,12 +38,12 @@ pub use error::{ModelError, OpenError, Problem, UnknownModel};
 pub use import::{ImportError, ImportOptions, Imported, import};
 pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use ngram::Featuriser;
-pub use registry::{ListedModel, Registry, RescanReport};
+pub use registry::{ChoiceReport, ListedModel, Registry, RescanReport};
 pub use settings::{Backend, ModelSettings};
 pub use text::{TextRules, UnicodeForm};
 pub use tokens::Tokens;
 
-use network::Network;
+use residence::Residence;
 use runner::Queue;
 use serde::{Deserialize, Serialize};
 
@@ -194,8 +195,7 @@ pub struct ModelCall {
 pub struct Model {
     info: ModelInfo,
     rules: TextRules,
-    network: Arc<dyn Network>,
-    queue: Arc<Queue>,
+    residence: Residence,
 }
 
 impl fmt::Debug for Model {
@@ -215,14 +215,15 @@ impl Model {
         self.rules.apply(text)
     }
 
-    /// Scores rows on the model threads; waits for room when too many rows are queued. Dropping the future abandons
+    /// Scores rows on the model threads; loads the version first where its memory was given back, and waits for room when too many rows are queued. Dropping the future abandons
     /// what has not begun.
     ///
     /// # Errors
     /// One bad row fails the request: callers that want the others score them apart.
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
         self.fits(&rows)?;
-        let rows = match (rows, self.network.cutter()) {
+        let network = self.residence.network().await?;
+        let rows = match (rows, network.cutter()) {
             (Rows::Texts(texts), Some(cutter)) => {
                 let cutter = Arc::clone(cutter);
                 let cut = tokio::task::spawn_blocking(move || cutter.cut(&texts)).await;
@@ -233,17 +234,22 @@ impl Model {
             }
             (rows, _) => rows,
         };
-        self.queue.score(&self.network, rows).await
+        self.queue().score(&network, rows).await
     }
 
     /// The same from a thread that may block, for the few rows that are checked while a version is loaded.
     fn score_blocking(&self, rows: Rows) -> Result<Vec<f32>, ModelError> {
         self.fits(&rows)?;
-        let rows = match (rows, self.network.cutter()) {
+        let network = self.residence.here().ok_or(ModelError::Stopped)?;
+        let rows = match (rows, network.cutter()) {
             (Rows::Texts(texts), Some(cutter)) => Rows::Tokens(cutter.cut(&texts)?),
             (rows, _) => rows,
         };
-        self.queue.score_blocking(&self.network, rows)
+        self.queue().score_blocking(&network, rows)
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.residence.origin().queue
     }
 
     fn fits(&self, rows: &Rows) -> Result<(), ModelError> {

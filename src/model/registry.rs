@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::directory::{self, Fingerprint, Found, compare_versions, is_model_name, is_version};
 use super::hardware::Hardware;
 use super::load::load;
+use super::residence::Origin;
 use super::runner::{Limits, Runner};
 use super::{Model, ModelInfo, ModelSettings, OpenError, Problem, UnknownModel};
 
@@ -39,13 +41,25 @@ pub struct RescanReport {
 /// [`ModelError::Stopped`](super::ModelError::Stopped) from then on.
 pub struct Registry {
     dir: PathBuf,
+    /// The versions that the settings name.
     pinned: BTreeMap<String, String>,
-    hardware: Hardware,
+    hardware: Arc<Hardware>,
     /// What serves, for readers.
     shelf: ArcSwap<Shelf>,
     /// What serves, for the one scan that runs at a time.
-    entries: Mutex<Entries>,
+    state: Mutex<State>,
     runner: Runner,
+}
+
+#[derive(Default)]
+struct State {
+    entries: Entries,
+    /// What the last scan found wrong.
+    problems: Vec<Problem>,
+    /// Versions that were refused, as they were then: they aren't read again before they change.
+    refused: BTreeMap<(String, String), (Fingerprint, Problem)>,
+    /// The versions that all workers are to serve under the bare names; stronger than the settings.
+    chosen: BTreeMap<String, String>,
 }
 
 type Entries = BTreeMap<(String, String), Entry>;
@@ -55,6 +69,17 @@ struct Entry {
     model: Arc<Model>,
     fingerprint: Fingerprint,
     identity: [u8; 32],
+    /// Whether it could be loaded again.
+    on_disk: bool,
+}
+
+/// What [`Registry::choose`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ChoiceReport {
+    /// Models whose bare name means another version now, as `name@version`.
+    pub switched: Vec<String>,
+    /// Choices that can't be followed yet, because the version isn't loaded here, as `name@version`.
+    pub pending: Vec<String>,
 }
 
 #[derive(Default)]
@@ -105,14 +130,14 @@ impl Registry {
             batch_tokens: settings.max_batch_tokens,
             queued_rows: settings.max_queued_rows,
         };
-        let hardware = Hardware::open(settings.backend, threads)?;
+        let hardware = Arc::new(Hardware::open(settings.backend, threads)?);
         let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
         let registry = Arc::new(Registry {
             dir: settings.dir.clone(),
             pinned: settings.active.clone(),
             hardware,
             shelf: ArcSwap::default(),
-            entries: Mutex::default(),
+            state: Mutex::default(),
             runner,
         });
         registry.rescan();
@@ -149,26 +174,35 @@ impl Registry {
     /// What served goes on serving until a whole, checked replacement is there: a version whose files broke keeps
     /// its loaded self, and a version whose folder is gone stays while it is pinned or no other version is there.
     pub fn rescan(&self) -> RescanReport {
-        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         let survey = directory::survey(&self.dir);
         let mut problems = survey.problems;
         let mut report = RescanReport::default();
-        let before = std::mem::take(&mut *entries);
+        let before = std::mem::take(&mut state.entries);
         let mut next = Entries::new();
         for found in &survey.found {
             let key = (found.name.clone(), found.version.clone());
-            if let Some(entry) = self.visit(found, before.get(&key), &mut report, &mut problems) {
+            let entry = self.visit(found, before.get(&key), &mut state, &mut report);
+            if let Some((_, problem)) = state.refused.get(&key) {
+                problems.push(problem.clone());
+            }
+            if let Some(entry) = entry {
                 next.insert(key, entry);
             }
         }
+        let there = |(name, version): &(String, String)| {
+            let found = |found: &Found| found.name == *name && found.version == *version;
+            survey.found.iter().any(found)
+        };
+        state.refused.retain(|key, _| there(key));
         let on_disk: Vec<String> = next.keys().map(|(name, _)| name.clone()).collect();
-        for (key, entry) in before {
+        for (key, mut entry) in before {
             if next.contains_key(&key) {
                 continue;
             }
             let (name, version) = &key;
-            let pinned = self.pinned.get(name) == Some(version);
-            if survey.readable && !pinned && on_disk.contains(name) {
+            let wanted = [state.chosen.get(name), self.pinned.get(name)].contains(&Some(version));
+            if survey.readable && !wanted && on_disk.contains(name) {
                 report.removed.push(format!("{name}@{version}"));
                 continue;
             }
@@ -180,11 +214,65 @@ impl Registry {
                 message: "the folder is gone".to_owned(),
                 still_serving: true,
             });
+            entry.on_disk = false;
             next.insert(key, entry);
         }
-        *entries = next;
-        self.publish(&entries, problems, &mut report);
+        state.entries = next;
+        state.problems = problems;
+        report.new_problems = self.publish(&state);
         report
+    }
+
+    /// Sets the versions that bare names mean on every worker, and takes back what was set before. A version that isn't
+    /// loaded here leaves its model as it is, until a scan finds it.
+    pub fn choose(&self, chosen: BTreeMap<String, String>) -> ChoiceReport {
+        let mut state = self.lock();
+        let active = |shelf: &Shelf| -> Vec<(String, String)> {
+            let active = shelf.listed.iter().filter(|listed| listed.active);
+            active
+                .map(|listed| (listed.info.name.clone(), listed.info.version.clone()))
+                .collect()
+        };
+        let before = active(&self.shelf.load());
+        if state.chosen != chosen {
+            state.chosen = chosen;
+            self.publish(&state);
+        }
+        let after = active(&self.shelf.load());
+        let reference = |(name, version): &(String, String)| format!("{name}@{version}");
+        let switched = after.iter().filter(|now| !before.contains(now));
+        let pending = state.chosen.iter().filter(|(name, version)| {
+            let key = ((*name).clone(), (*version).clone());
+            !state.entries.contains_key(&key)
+        });
+        ChoiceReport {
+            switched: switched.map(reference).collect(),
+            pending: pending
+                .map(|(name, version)| format!("{name}@{version}"))
+                .collect(),
+        }
+    }
+
+    /// Gives back the memory of versions that no bare name means and nobody has asked for in so long; returns them as
+    /// `name@version`. They are loaded again when a job asks.
+    pub fn give_back(&self, unused_for: Duration) -> Vec<String> {
+        let state = self.lock();
+        let shelf = self.shelf.load();
+        let idle = shelf.listed.iter().filter(|listed| !listed.active);
+        idle.filter_map(|listed| {
+            let info = &listed.info;
+            let entry = state
+                .entries
+                .get(&(info.name.clone(), info.version.clone()))?;
+            let given_back = entry.on_disk && entry.model.residence.give_back(unused_for);
+            given_back.then(|| format!("{}@{}", info.name, info.version))
+        })
+        .collect()
+    }
+
+    /// A scan that panicked leaves the state that the one before it published.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What a folder that was found serves from now on.
@@ -192,34 +280,52 @@ impl Registry {
         &self,
         found: &Found,
         before: Option<&Entry>,
+        state: &mut State,
         report: &mut RescanReport,
-        problems: &mut Vec<Problem>,
     ) -> Option<Entry> {
+        let key = (found.name.clone(), found.version.clone());
         if let Some(entry) = before
             && found.fingerprint.unchanged_since(&entry.fingerprint)
         {
-            return Some(entry.clone());
+            state.refused.remove(&key);
+            return Some(Entry {
+                on_disk: true,
+                ..entry.clone()
+            });
         }
-        let loaded = match load(
-            (&found.name, &found.version),
-            &found.path,
-            &self.hardware,
-            self.runner.queue(),
-        ) {
+        if let Some((fingerprint, _)) = state.refused.get(&key)
+            && found.fingerprint.unchanged_since(fingerprint)
+        {
+            return before.cloned();
+        }
+        let origin = Origin {
+            name: found.name.clone(),
+            version: found.version.clone(),
+            folder: found.path.clone(),
+            hardware: Arc::clone(&self.hardware),
+            queue: Arc::clone(self.runner.queue()),
+        };
+        let loaded = match load(&origin) {
             Ok(loaded) => loaded,
             Err(error) => {
-                problems.push(Problem {
+                let problem = Problem {
                     model: Some(found.name.clone()),
                     version: Some(found.version.clone()),
                     path: found.path.clone(),
                     file: Some(error.file),
                     message: error.message,
                     still_serving: before.is_some(),
+                };
+                let refused = (found.fingerprint.clone(), problem);
+                state.refused.insert(key, refused);
+                // What serves can't be loaded again from there.
+                return before.map(|entry| Entry {
+                    on_disk: false,
+                    ..entry.clone()
                 });
-                // Its fingerprint stays the old one, so that the next scan tries again.
-                return before.cloned();
             }
         };
+        state.refused.remove(&key);
         let reference = format!("{}@{}", found.name, found.version);
         let model = match before {
             Some(entry) if entry.identity == loaded.identity => Arc::clone(&entry.model),
@@ -236,23 +342,42 @@ impl Registry {
             model,
             fingerprint: found.fingerprint.clone(),
             identity: loaded.identity,
+            on_disk: true,
         })
     }
 
-    fn publish(&self, entries: &Entries, mut problems: Vec<Problem>, report: &mut RescanReport) {
-        let mut models: Vec<&Arc<Model>> = entries.values().map(|entry| &entry.model).collect();
+    /// Shows readers the state; returns the problems that they haven't seen yet.
+    fn publish(&self, state: &State) -> Vec<Problem> {
+        let mut models: Vec<&Arc<Model>> =
+            state.entries.values().map(|entry| &entry.model).collect();
         models.sort_by(|a, b| {
             let (a, b) = (a.info(), b.info());
             a.name
                 .cmp(&b.name)
                 .then_with(|| compare_versions(&a.version, &b.version))
         });
+        let known = self.shelf.load();
+        let mut problems = state.problems.clone();
         let mut shelf = Shelf::default();
+        let is_loaded = |name: &str, version: &str| {
+            let key = (name.to_owned(), version.to_owned());
+            state.entries.contains_key(&key)
+        };
         for model in &models {
             let info = model.info();
-            let active = match self.pinned.get(&info.name) {
-                Some(pinned) => *pinned == info.version,
-                None => !models
+            let chosen = state.chosen.get(&info.name);
+            let serving = known.by_reference.get(&info.name);
+            let active = match (chosen, self.pinned.get(&info.name)) {
+                (Some(chosen), _) if is_loaded(&info.name, chosen) => *chosen == info.version,
+                // What can't be followed yet changes nothing here.
+                (Some(_), _)
+                    if serving
+                        .is_some_and(|serving| is_loaded(&info.name, &serving.info().version)) =>
+                {
+                    serving.is_some_and(|serving| serving.info().version == info.version)
+                }
+                (_, Some(pinned)) => *pinned == info.version,
+                (_, None) => !models
                     .iter()
                     .rev()
                     .take_while(|other| !Arc::ptr_eq(other, model))
@@ -286,14 +411,10 @@ impl Registry {
             }
         }
         shelf.problems = problems;
-        let known = self.shelf.load();
-        report.new_problems = shelf
-            .problems
-            .iter()
-            .filter(|problem| !known.problems.contains(problem))
-            .cloned()
-            .collect();
+        let unseen = |problem: &&Problem| !known.problems.contains(problem);
+        let new_problems = shelf.problems.iter().filter(unseen).cloned().collect();
         self.shelf.store(Arc::new(shelf));
+        new_problems
     }
 
     fn explain(&self, reference: &str, shelf: &Shelf) -> String {

@@ -19,6 +19,9 @@ pub struct ModelSettings {
     pub max_batch_tokens: usize,
     /// The most rows that may wait for a model thread; beyond it, callers wait for room. At least `max_batch_rows`.
     pub max_queued_rows: usize,
+    /// After how many seconds without a job a version that isn't active gives its memory back. A job that pins it has it
+    /// loaded again.
+    pub unload_after_seconds: u64,
     /// What does the arithmetic.
     pub backend: Backend,
     /// The version that a bare model name means, by model name; a model not named here means its highest version.
@@ -33,6 +36,7 @@ impl Default for ModelSettings {
             max_batch_rows: 1024,
             max_batch_tokens: 2048,
             max_queued_rows: 65_536,
+            unload_after_seconds: 600,
             backend: Backend::default(),
             active: BTreeMap::new(),
         }

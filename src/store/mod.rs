@@ -4,6 +4,7 @@
 //! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
 //! database is out of reach ([`StoreError::Unavailable`]) or refuses the data ([`StoreError::Refused`]).
 
+mod active;
 mod insert;
 mod postgres;
 mod sqlite;

@@ -206,7 +206,7 @@ impl PostgresStore {
     }
 
     /// A connection of the pool, within the time limit.
-    async fn lease(&self) -> Result<PoolConnection<Postgres>, StoreError> {
+    pub(super) async fn lease(&self) -> Result<PoolConnection<Postgres>, StoreError> {
         match self.deadline(self.pool.acquire()).await {
             Ok(Ok(lease)) => Ok(lease),
             // The pool only says that it waited: the server itself says why.
@@ -231,7 +231,7 @@ impl PostgresStore {
 
     /// Gives a connection back. One that failed, or ran past its limit, is closed instead: its answer may
     /// still come.
-    fn end<T>(
+    pub(super) fn end<T>(
         &self,
         lease: PoolConnection<Postgres>,
         answer: Result<Result<T, sqlx::Error>, StoreError>,
@@ -244,13 +244,16 @@ impl PostgresStore {
     }
 
     /// Runs one statement; returns the rows that it touched.
-    async fn execute(&self, query: Query<'_, Postgres, PgArguments>) -> Result<u64, StoreError> {
+    pub(super) async fn execute(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<u64, StoreError> {
         let mut lease = self.lease().await?;
         let answer = self.deadline(query.execute(&mut *lease)).await;
         self.end(lease, answer).map(|r| r.rows_affected())
     }
 
-    async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub(super) async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         tokio::time::timeout(self.timeout, work).await.map_err(|_| {
             StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis()))
         })

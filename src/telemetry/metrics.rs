@@ -103,6 +103,7 @@ pub struct Metrics {
     queues: Vec<Gauge>,
     reconnects: Counter,
     model_problems: Gauge,
+    activations_pending: Gauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -190,6 +191,7 @@ impl Metrics {
             ),
             reconnects: counter!("kiln_broker_reconnects_total"),
             model_problems: gauge!("kiln_model_problems"),
+            activations_pending: gauge!("kiln_model_activations_pending"),
         }
     }
 
@@ -287,6 +289,11 @@ impl Metrics {
     /// Counts a connection to the broker that had to be made again.
     pub fn reconnect(&self) {
         self.reconnects.increment(1);
+    }
+
+    /// Sets how many chosen model versions aren't loaded here.
+    pub fn activations_pending(&self, count: usize) {
+        self.activations_pending.set(count as f64);
     }
 
     /// Sets how many model versions are refused.
@@ -409,6 +416,10 @@ fn describe() {
     describe_counter!(
         "kiln_broker_reconnects_total",
         "Connections to the broker that had to be made again."
+    );
+    describe_gauge!(
+        "kiln_model_activations_pending",
+        "Chosen model versions that aren't loaded here."
     );
     describe_gauge!(
         "kiln_model_problems",

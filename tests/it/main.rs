@@ -11,6 +11,7 @@ mod idempotency;
 mod kill;
 mod ledger;
 mod message;
+mod models;
 mod poison;
 mod postgres;
 mod redis;

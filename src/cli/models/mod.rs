@@ -1,5 +1,6 @@
 //! `kiln models`
 
+mod activate;
 mod bench;
 mod check;
 mod import;
@@ -15,14 +16,15 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
 
-/// Brings models in, looks at them, checks and measures them.
+/// Brings models in, looks at them, checks, measures and activates them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kiln models list
   kiln models import ./my-classifier --name sentiment --version 2
   kiln models check sentiment@2 --golden expected.jsonl
-  kiln models bench sentiment")]
+  kiln models bench sentiment
+  kiln models activate sentiment@2")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -35,6 +37,7 @@ enum Action {
     Import(import::Arguments),
     Check(check::Arguments),
     Bench(bench::Arguments),
+    Activate(activate::Arguments),
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
@@ -44,6 +47,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Action::Import(arguments) => import::run(arguments, settings).await,
         Action::Check(arguments) => check::run(arguments, settings).await,
         Action::Bench(arguments) => bench::run(arguments, settings).await,
+        Action::Activate(arguments) => activate::run(arguments, settings).await,
     }
 }
 

@@ -1,0 +1,242 @@
+//! Versions: which one a bare name means, on every worker, while folders come, break and go.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::harness::jobs::text_job;
+use crate::harness::stack::Stack;
+use crate::harness::worker::Worker;
+use crate::harness::{PATIENCE, eventually, sandbox};
+
+const TEXT: &str = "I love this, it is wonderful!";
+
+/// A models folder of the test's own.
+struct Shelf(PathBuf);
+
+impl Shelf {
+    fn with(versions: &[&str]) -> Self {
+        let shelf = Self(sandbox::folder("shelf"));
+        for version in versions {
+            shelf.put(version);
+        }
+        shelf
+    }
+
+    fn folder(&self, version: &str) -> PathBuf {
+        self.0.join("sentiment").join(version)
+    }
+
+    /// The shipped classifier under that version.
+    fn put(&self, version: &str) {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sentiment/1.0.0");
+        let folder = self.folder(version);
+        fs::create_dir_all(&folder).expect("a folder");
+        for entry in fs::read_dir(source).expect("the shipped model") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a plain path")
+    }
+
+    /// Runs `kiln models` on this folder and the stack's database; returns the exit code and what it said.
+    fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, String) {
+        let folder = sandbox::folder("cli");
+        let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &folder)
+            .arg("models")
+            .args(arguments)
+            .env("KILN_MODELS_DIR", &self.0)
+            .env("KILN_DATABASE_URL", stack.database_url())
+            .output()
+            .expect("the binary runs");
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.code().unwrap_or(-1), said)
+    }
+
+    fn activate(&self, stack: &Stack, arguments: &[&str]) {
+        let (code, said) = self.kiln(stack, &[&["activate"], arguments].concat());
+        assert_eq!(code, 0, "{said}");
+    }
+}
+
+async fn worker(stack: &Stack, shelf: &Shelf) -> Worker {
+    let settings = stack.worker().models(&[]).expect_trouble();
+    settings.set("KILN_MODELS_DIR", shelf.path()).start().await
+}
+
+/// The version that answers such a job.
+async fn version_of(stack: &Stack, model: &str) -> Value {
+    static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let job = text_job(&format!("asks-{number}"), model, &[TEXT]);
+    let answer = stack.bus.answer(&job).await;
+    answer.body["version"].clone()
+}
+
+/// Waits until jobs for the bare name are answered by `version`, many times in a row, so that every worker has had some.
+async fn settles_on(stack: &Stack, version: &str) {
+    eventually("the version is served", PATIENCE, async || {
+        for _ in 0..12 {
+            if version_of(stack, "sentiment").await != json!(version) {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_worker_follows_an_activation_and_goes_back() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0", "2.0.0"]);
+    let (one, two) = (worker(&stack, &shelf).await, worker(&stack, &shelf).await);
+    settles_on(&stack, "2.0.0").await;
+    shelf.activate(&stack, &["sentiment@1.0.0"]);
+    for worker in [&one, &two] {
+        let switched = |line: &str| line.contains("sentiment@1.0.0") && line.contains("is active");
+        worker.wait_for_line("the switch", switched).await;
+    }
+    settles_on(&stack, "1.0.0").await;
+    assert_eq!(
+        version_of(&stack, "sentiment@2.0.0").await,
+        json!("2.0.0"),
+        "pinned"
+    );
+
+    one.stop().await;
+    let again = worker(&stack, &shelf).await;
+    two.stop().await;
+    assert_eq!(
+        version_of(&stack, "sentiment").await,
+        json!("1.0.0"),
+        "the first job of a new worker"
+    );
+    shelf.activate(&stack, &["sentiment", "--default"]);
+    settles_on(&stack, "2.0.0").await;
+    again.expect_clean_log();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_broken_or_elsewhere_never_becomes_active() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0", "2.0.0"]);
+    let weights = shelf.folder("2.0.0").join("model.safetensors");
+    let whole = fs::read(&weights).expect("weights");
+    fs::write(&weights, &whole[..whole.len() / 2]).expect("half of them");
+    let (code, said) = shelf.kiln(&stack, &["activate", "sentiment@2.0.0"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("SHA-256"), "says why: {said}");
+
+    let serving = worker(&stack, &shelf).await;
+    settles_on(&stack, "1.0.0").await;
+    // Chosen where it is whole; this worker has it broken.
+    let other = Shelf::with(&["1.0.0", "2.0.0", "3.0.0"]);
+    other.activate(&stack, &["sentiment@2.0.0"]);
+    eventually("the choice is pending", PATIENCE, async || {
+        (serving.metric("kiln_model_activations_pending", &[]).await == 1.0).then_some(())
+    })
+    .await;
+    settles_on(&stack, "1.0.0").await;
+    fs::write(&weights, &whole).expect("the whole file");
+    settles_on(&stack, "2.0.0").await;
+    eventually("nothing is pending", PATIENCE, async || {
+        (serving.metric("kiln_model_activations_pending", &[]).await == 0.0).then_some(())
+    })
+    .await;
+
+    // What is done to the folder of a version that serves changes nothing.
+    fs::write(&weights, &whole[..100]).expect("a cut file");
+    let refused = |line: &str| line.contains("refused") && line.contains("keeps serving");
+    serving.wait_for_line("the refusal", refused).await;
+    settles_on(&stack, "2.0.0").await;
+    fs::remove_dir_all(shelf.folder("2.0.0")).expect("gone");
+    let gone = |line: &str| line.contains("the folder is gone");
+    serving.wait_for_line("that it is gone", gone).await;
+    settles_on(&stack, "2.0.0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_is_copied_in_serves_while_the_worker_runs() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0"]);
+    let settings = stack.worker().models(&[]).expect_trouble();
+    let settings = settings
+        .set("KILN_MODELS_DIR", shelf.path())
+        .set("KILN_MODELS__UNLOAD_AFTER_SECONDS", "1");
+    let serving = settings.start().await;
+    settles_on(&stack, "1.0.0").await;
+    shelf.put("1.1.0");
+    settles_on(&stack, "1.1.0").await;
+    let given_back = |line: &str| line.contains("gave its memory back") && line.contains("@1.0.0");
+    serving
+        .wait_for_line("that 1.0.0 is idle", given_back)
+        .await;
+    assert_eq!(
+        version_of(&stack, "sentiment@1.0.0").await,
+        json!("1.0.0"),
+        "loaded again"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hugging_face_folder_is_imported_and_served() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0"]);
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/parity/models/bert-classifier"
+    );
+    let import = ["import", fixture, "--name", "bert", "--version", "1"];
+    let (code, said) = shelf.kiln(&stack, &import);
+    assert_eq!(code, 0, "{said}");
+    let golden = format!("{fixture}/expected.json");
+    let (code, said) = shelf.kiln(&stack, &["check", "bert@1", "--golden", &golden]);
+    assert_eq!((code, said.contains("holds")), (0, true), "{said}");
+    let (code, said) = shelf.kiln(
+        &stack,
+        &["check", "bert@1", "--golden", &golden, "--tolerance", "0"],
+    );
+    assert_eq!((code, said.contains("exceeded")), (1, true), "{said}");
+    let (code, said) = shelf.kiln(&stack, &["list"]);
+    assert_eq!((code, said.contains("encoder")), (0, true), "{said}");
+    let bench = [
+        "bench",
+        "bert",
+        "--batch",
+        "1,8",
+        "--words",
+        "4",
+        "--seconds",
+        "0.1",
+        "--json",
+    ];
+    let (code, said) = shelf.kiln(&stack, &bench);
+    assert_eq!((code, said.lines().count()), (0, 2), "{said}");
+
+    let serving = worker(&stack, &shelf).await;
+    let long = "word ".repeat(200);
+    let job = json!({"job_id": "bert-1", "model": "bert", "inputs": [
+        {"text": "good"}, {"text": "what is a fox", "text_pair": "The quick brown fox"}, {"text": long}]});
+    let answer = stack.bus.answer(&job).await.body;
+    let results = answer["results"].as_array().expect("results");
+    assert_eq!(results.len(), 3);
+    for result in results {
+        let label = result["label"].as_str().unwrap_or_default();
+        assert!(
+            ["negative", "neutral", "positive"].contains(&label),
+            "{result}"
+        );
+    }
+    let labels = [("model", "bert")];
+    assert_eq!(
+        serving.metric("kiln_texts_truncated_total", &labels).await,
+        1.0
+    );
+    assert!(serving.metric("kiln_model_tokens_total", &labels).await > 10.0);
+}
