@@ -38,7 +38,7 @@ const SHORT_NAMES: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Settings whose keys a user chooses.
-const FREE_TABLES: [&str; 2] = ["namespaces", "models.active"];
+const FREE_TABLES: [&str; 3] = ["namespaces", "models.active", "models.backends"];
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]

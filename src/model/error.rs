@@ -62,14 +62,6 @@ pub struct UnknownModel {
 /// Why a registry could not be opened at all. A broken model is a [`Problem`], not this.
 #[derive(Debug, Error)]
 pub enum OpenError {
-    /// The settings ask for a backend that this build does not have.
-    #[error(
-        "models.backend = \"{backend}\" is not compiled in; build with `--features {backend}` or use \"flex\""
-    )]
-    BackendMissing {
-        /// The backend's name, which is also the cargo feature's.
-        backend: &'static str,
-    },
     /// A setting has a value that cannot work.
     #[error("models.{field}: {message}")]
     Setting {

@@ -21,6 +21,7 @@ use thiserror::Error;
 use super::directory::{is_model_name, is_version};
 use super::encoder::Encoder;
 use super::hardware::Hardware;
+use super::kernels::Team;
 use super::load;
 use super::manifest::{
     EncoderShape, Head, MANIFEST_FILE, OutputActivation, Pooling, TokenizerFile,
@@ -149,7 +150,8 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let alone =
         |error: &dyn std::fmt::Display| ImportError::new(&options.folder, error.to_string());
-    let hardware = Hardware::open(Backend::Flex, threads).map_err(|error| alone(&error))?;
+    let team = Team::start(threads).map_err(|error| alone(&error))?;
+    let hardware = Hardware::open(Backend::Flex, Arc::new(team)).map_err(|error| alone(&error))?;
     let runner = Runner::start(1, LIMITS).map_err(|error| alone(&error))?;
     let origin = Origin {
         name: options.name.clone(),

@@ -12,7 +12,7 @@ use super::error::LoadError;
 #[cfg(feature = "faults")]
 use super::fault::Fault;
 use super::hardware::Hardware;
-use super::manifest::{Architecture, GOLDEN_TOLERANCE, Golden, MANIFEST_FILE, Manifest};
+use super::manifest::{Architecture, Golden, MANIFEST_FILE, Manifest};
 use super::mlp::Mlp;
 use super::network::Network;
 use super::ngram::NgramText;
@@ -38,7 +38,13 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
     let text = std::str::from_utf8(&source)
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
-    let (network, parameters) = build(folder, &manifest, &origin.hardware)?;
+    let hardware = &origin.hardware;
+    let mut parameters = 0;
+    let network = hardware.place(|| {
+        let (network, count) = build(folder, &manifest, hardware)?;
+        parameters = count;
+        Ok(network)
+    })?;
     let model = Model {
         info: ModelInfo {
             name: origin.name.clone(),
@@ -56,7 +62,7 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
         residence: Residence::new(network, origin.clone(), identity),
     };
     for (i, golden) in manifest.golden.iter().enumerate() {
-        check_golden(&model, golden)
+        check_golden(&model, golden, hardware.tolerance())
             .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
     }
     Ok(Loaded { model, identity })
@@ -97,7 +103,7 @@ fn build(
     })
 }
 
-fn check_golden(model: &Model, golden: &Golden) -> Result<(), String> {
+fn check_golden(model: &Model, golden: &Golden, tolerance: f32) -> Result<(), String> {
     let rows = match (&golden.features, &golden.text) {
         (Some(features), _) => Rows::Features {
             width: features.len(),
@@ -117,7 +123,7 @@ fn check_golden(model: &Model, golden: &Golden) -> Result<(), String> {
         .score_blocking(rows)
         .map_err(|error| error.to_string())?;
     for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
-        let allowed = GOLDEN_TOLERANCE * expected.abs().max(1.0);
+        let allowed = tolerance * expected.abs().max(1.0);
         if (found - expected).abs() > allowed {
             return Err(format!(
                 "output {i}: expected {expected}, found {found} (allowed difference {allowed:e})"

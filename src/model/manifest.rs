@@ -16,9 +16,6 @@ use super::{InputKind, PairRule, Task};
 /// The manifest's file name in a version's folder.
 pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
 
-/// How far a golden output may be from what the manifest expects: absolute below 1, relative above.
-pub(crate) const GOLDEN_TOLERANCE: f32 = 1e-5;
-
 /// A manifest as written.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,11 +9,13 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::directory::{self, Fingerprint, Found, compare_versions, is_model_name, is_version};
+use super::error::LoadError;
 use super::hardware::Hardware;
+use super::kernels::Team;
 use super::load::load;
 use super::residence::Origin;
 use super::runner::{Limits, Runner};
-use super::{Model, ModelInfo, ModelSettings, OpenError, Problem, UnknownModel};
+use super::{Backend, Model, ModelInfo, ModelSettings, OpenError, Problem, UnknownModel};
 
 /// One line of [`Registry::list`].
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +45,10 @@ pub struct Registry {
     dir: PathBuf,
     /// The versions that the settings name.
     pinned: BTreeMap<String, String>,
-    hardware: Arc<Hardware>,
+    /// What each backend in use runs on, or why it doesn't.
+    hardware: BTreeMap<Backend, Result<Arc<Hardware>, String>>,
+    backends: BTreeMap<String, Backend>,
+    default_backend: Backend,
     /// What serves, for readers.
     shelf: ArcSwap<Shelf>,
     /// What serves, for the one scan that runs at a time.
@@ -118,10 +123,19 @@ impl Registry {
         if settings.threads > 1024 {
             return setting("threads", "must be at most 1024");
         }
+        // Respects affinity and the quotas of control groups.
+        let granted = thread::available_parallelism().map_or(1, |n| n.get());
         let threads = match settings.threads {
-            0 => thread::available_parallelism().map_or(1, |n| n.get()),
-            n => n,
+            0 => granted,
+            n => n.min(granted),
         };
+        if settings.threads > granted {
+            tracing::warn!(
+                asked = settings.threads,
+                granted,
+                "models.threads is more than the processors that the process is granted"
+            );
+        }
         if settings.max_batch_tokens == 0 || settings.max_batch_tokens > 1 << 20 {
             return setting("max_batch_tokens", "must be between 1 and 1048576");
         }
@@ -130,12 +144,29 @@ impl Registry {
             batch_tokens: settings.max_batch_tokens,
             queued_rows: settings.max_queued_rows,
         };
-        let hardware = Arc::new(Hardware::open(settings.backend, threads)?);
+        let team = Arc::new(Team::start(threads).map_err(OpenError::Thread)?);
+        let mut hardware = BTreeMap::new();
+        for backend in settings.backends.values().chain([&settings.backend]) {
+            let open = |backend| Hardware::open(backend, Arc::clone(&team)).map(Arc::new);
+            let opened = match open(*backend) {
+                Err(reason) if settings.fall_back => {
+                    tracing::warn!(reason, "a backend is replaced by flex");
+                    open(Backend::Flex)
+                }
+                opened => opened,
+            };
+            hardware.insert(*backend, opened);
+        }
+        if let Some(Err(reason)) = hardware.get(&settings.backend) {
+            return setting("backend", reason);
+        }
         let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
         let registry = Arc::new(Registry {
             dir: settings.dir.clone(),
             pinned: settings.active.clone(),
             hardware,
+            backends: settings.backends.clone(),
+            default_backend: settings.backend,
             shelf: ArcSwap::default(),
             state: Mutex::default(),
             runner,
@@ -270,6 +301,18 @@ impl Registry {
         .collect()
     }
 
+    fn hardware_of(&self, model: &str) -> Result<Arc<Hardware>, LoadError> {
+        let backend = self.backends.get(model).unwrap_or(&self.default_backend);
+        match self.hardware.get(backend) {
+            Some(Ok(hardware)) => Ok(Arc::clone(hardware)),
+            Some(Err(reason)) => Err(LoadError::field("settings models.backends", reason)),
+            None => Err(LoadError::field(
+                "settings models.backends",
+                "names no backend",
+            )),
+        }
+    }
+
     /// A scan that panicked leaves the state that the one before it published.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -298,14 +341,16 @@ impl Registry {
         {
             return before.cloned();
         }
-        let origin = Origin {
-            name: found.name.clone(),
-            version: found.version.clone(),
-            folder: found.path.clone(),
-            hardware: Arc::clone(&self.hardware),
-            queue: Arc::clone(self.runner.queue()),
-        };
-        let loaded = match load(&origin) {
+        let loaded = self.hardware_of(&found.name).and_then(|hardware| {
+            load(&Origin {
+                name: found.name.clone(),
+                version: found.version.clone(),
+                folder: found.path.clone(),
+                hardware,
+                queue: Arc::clone(self.runner.queue()),
+            })
+        });
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(error) => {
                 let problem = Problem {

@@ -379,7 +379,7 @@ fn tokens_of(rows: &Rows, range: &Range<usize>) -> usize {
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn Any + Send)) -> String {
     panic
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())

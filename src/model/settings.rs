@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 pub struct ModelSettings {
     /// The folder that holds `<name>/<version>/manifest.toml`.
     pub dir: PathBuf,
-    /// How many threads run models, shared by all of them; 0 takes as many as there are processors.
+    /// How many threads run models, shared by all of them; 0 takes as many as the process is granted, and more than that are
+    /// never started.
     pub threads: usize,
     /// The most rows of one forward pass; a larger request is split and its results are put back in order.
     pub max_batch_rows: usize,
@@ -24,6 +25,10 @@ pub struct ModelSettings {
     pub unload_after_seconds: u64,
     /// What does the arithmetic.
     pub backend: Backend,
+    /// What does the arithmetic of single models, by model name.
+    pub backends: BTreeMap<String, Backend>,
+    /// Whether a model whose backend has no device that works runs on `flex` instead of being refused.
+    pub fall_back: bool,
     /// The version that a bare model name means, by model name; a model not named here means its highest version.
     pub active: BTreeMap<String, String>,
 }
@@ -38,13 +43,15 @@ impl Default for ModelSettings {
             max_queued_rows: 65_536,
             unload_after_seconds: 600,
             backend: Backend::default(),
+            backends: BTreeMap::new(),
+            fall_back: false,
             active: BTreeMap::new(),
         }
     }
 }
 
 /// What does the arithmetic. Results of all backends agree to 1e-5.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Burn's own processor backend, always compiled in.
@@ -52,4 +59,25 @@ pub enum Backend {
     Flex,
     /// The older ndarray backend, only in builds with the cargo feature `ndarray`.
     Ndarray,
+    /// A graphics processor by Vulkan, Metal or DirectX, only in builds with the cargo feature `wgpu`.
+    Wgpu,
+    /// An NVIDIA graphics processor, only in builds with the cargo feature `cuda`.
+    Cuda,
+}
+
+impl Backend {
+    /// Its name in the settings, which is also the cargo feature's.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Flex => "flex",
+            Self::Ndarray => "ndarray",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    /// Whether it runs on a graphics processor.
+    pub fn is_gpu(self) -> bool {
+        matches!(self, Self::Wgpu | Self::Cuda)
+    }
 }

@@ -98,20 +98,19 @@ async fn compare(backend: Backend, most: f32) {
         let scored = score(&registry, name, rows).await;
         let cut = expected.truncated.iter().filter(|cut| **cut).count();
         assert_eq!(scored.truncated, cut, "{name}");
-        let width = expected.outputs[0].len();
-        for (i, (found, expected)) in scored
-            .outputs
-            .chunks(width)
-            .zip(&expected.outputs)
-            .enumerate()
-        {
-            for (found, expected) in found.iter().zip(expected) {
-                let difference = (found - expected).abs();
-                assert!(
-                    difference <= most * expected.abs().max(1.0),
-                    "{name}, input {i}: expected {expected}, found {found}"
-                );
-            }
+        assert_near(name, &scored.outputs, &expected, most);
+    }
+}
+
+fn assert_near(name: &str, outputs: &[f32], expected: &Expected, most: f32) {
+    let width = expected.outputs[0].len();
+    for (i, (found, expected)) in outputs.chunks(width).zip(&expected.outputs).enumerate() {
+        for (found, expected) in found.iter().zip(expected) {
+            let difference = (found - expected).abs();
+            assert!(
+                difference <= most * expected.abs().max(1.0),
+                "{name}, input {i}: expected {expected}, found {found}"
+            );
         }
     }
 }
@@ -125,6 +124,35 @@ async fn every_architecture_answers_as_its_reference_does() {
 #[tokio::test]
 async fn burns_operations_answer_as_the_reference_does() {
     compare(Backend::Ndarray, 1e-5).await;
+}
+
+#[test]
+fn burns_operations_and_the_kernels_answer_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let hardware = Arc::new(Hardware::without_kernels());
+    let runner = Runner::start(1, LIMITS).unwrap();
+    for name in MODELS {
+        let imported = import(&options(name, dir.path())).unwrap();
+        let origin = Origin {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            folder: imported.path,
+            hardware: Arc::clone(&hardware),
+            queue: Arc::clone(runner.queue()),
+        };
+        let model = load::load(&origin).unwrap().model;
+        let expected = read_expected(name);
+        let rows = expected.inputs.iter().map(Input::row).collect();
+        // All in one batch, the short ones padded to the longest.
+        let outputs = model.score_blocking(Rows::Texts(rows)).unwrap();
+        assert_near(name, &outputs, &expected, 1e-5);
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[tokio::test]
+async fn a_graphics_processor_answers_as_the_reference_does() {
+    compare(Backend::Wgpu, 1e-4).await;
 }
 
 #[tokio::test]

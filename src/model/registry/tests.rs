@@ -1,7 +1,6 @@
 use std::fs;
 
 use super::*;
-use crate::model::Backend;
 use crate::model::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
 use crate::model::{InputKind, ModelError, Rows, Task, TextRow};
 
@@ -283,8 +282,76 @@ fn settings_that_cannot_work() {
     #[cfg(not(feature = "ndarray"))]
     assert_eq!(
         field(|s| s.backend = Backend::Ndarray),
-        "models.backend = \"ndarray\" is not compiled in; build with `--features ndarray` or use \"flex\""
+        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"flex\""
     );
+}
+
+/// A single model's backend that isn't there costs that model, or nothing where it may fall back.
+#[cfg(not(feature = "wgpu"))]
+#[test]
+fn a_missing_graphics_processor_costs_its_model_alone() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "b", "1", 2);
+    let mut settings = shop.settings();
+    settings.backends.insert("b".to_owned(), Backend::Wgpu);
+    let registry = Registry::open(&settings).unwrap();
+    assert!(registry.resolve("a").is_ok());
+    let unknown = registry.resolve("b").err().unwrap().to_string();
+    assert!(unknown.contains("\"wgpu\" is not compiled in"), "{unknown}");
+    settings.fall_back = true;
+    let registry = Registry::open(&settings).unwrap();
+    assert!(registry.resolve("b").is_ok());
+}
+
+/// What was given back is loaded and checked again for whoever asks, and not where the folder is another one now.
+#[test]
+fn memory_is_given_back_until_somebody_asks() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "a", "2", 2);
+    let registry = shop.open();
+    let (old, new) = (
+        registry.resolve("a@1").unwrap(),
+        registry.resolve("a").unwrap(),
+    );
+    let before = score(&old, rows());
+    let weak = std::sync::Arc::downgrade(&old.residence.here().unwrap());
+    assert_eq!(
+        registry.give_back(Duration::from_secs(3600)),
+        Vec::<String>::new()
+    );
+    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
+    assert!(weak.upgrade().is_none(), "the network is gone");
+    assert!(new.residence.here().is_some(), "the active one stays");
+    assert_eq!(score(&old, rows()), before);
+    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
+    put(&shop, "a", "1", 3);
+    let error = wait(old.score(rows())).err().unwrap().to_string();
+    assert!(error.contains("a@1 can't be loaded again"), "{error}");
+}
+
+#[test]
+fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
+    let shop = Shop::new();
+    for version in ["1", "2", "3"] {
+        put(&shop, "a", version, version.parse().unwrap());
+    }
+    let mut settings = shop.settings();
+    settings.active.insert("a".to_owned(), "2".to_owned());
+    let registry = Registry::open(&settings).unwrap();
+    let serving = || registry.resolve("a").unwrap().info().version.clone();
+    let choose = |version: &str| registry.choose([("a".to_owned(), version.to_owned())].into());
+    assert_eq!(serving(), "2");
+    assert_eq!(choose("1").switched, ["a@1"]);
+    assert_eq!(choose("1"), crate::model::ChoiceReport::default());
+    assert_eq!(choose("4").pending, ["a@4"]);
+    assert_eq!(serving(), "1", "what served goes on");
+    put(&shop, "a", "4", 4);
+    registry.rescan();
+    assert_eq!(serving(), "4");
+    assert_eq!(registry.choose([].into()).switched, ["a@2"]);
+    assert_eq!(serving(), "2");
 }
 
 #[test]
