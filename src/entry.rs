@@ -1,12 +1,13 @@
 //! Owns the bytes of a score entry in Redis.
 //!
-//! Layout 1: one byte of layout version, a 32-bit check over key and values, then the model's output row as
-//! 32-bit floats, all little-endian: nine bytes for a single score. Promises that bytes of another layout,
-//! of another key, cut short, or holding a value that no model may return don't decode.
+//! One byte of layout version, a 32-bit check over key and values, then the model's output row, little-endian: as 32-bit
+//! floats in layout 1 (nine bytes for a single score), as 16-bit floats in layout 2. Promises that bytes of another layout,
+//! of another key, cut short, or holding a value that no model may return don't decode. Nothing is compressed: a row's floats
+//! have no repetition to take out.
 
 use crate::key::{EntryPrefix, InputHash};
+use crate::model::Precision;
 
-const LAYOUT: u8 = 1;
 const HEAD: usize = 5;
 
 /// Entries of one model version: its prefix goes into the check, so that an entry copied to another model's
@@ -15,14 +16,24 @@ const HEAD: usize = 5;
 pub struct Codec {
     seed: u64,
     width: usize,
+    precision: Precision,
 }
 
 impl Codec {
     /// For rows of `width` values under `prefix`.
-    pub fn new(prefix: &EntryPrefix, width: usize) -> Self {
+    pub fn new(prefix: &EntryPrefix, width: usize, precision: Precision) -> Self {
         Self {
             seed: fold(0x6b69_6c6e, prefix.as_bytes()),
             width,
+            precision,
+        }
+    }
+
+    /// The layout version, and the bytes of one value.
+    fn layout(&self) -> (u8, usize) {
+        match self.precision {
+            Precision::Single => (1, 4),
+            Precision::Half => (2, 2),
         }
     }
 
@@ -33,11 +44,17 @@ impl Codec {
 
     /// The entry of one output row.
     pub fn encode(&self, input: &InputHash, row: &[f32]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(HEAD + row.len() * 4);
-        bytes.push(LAYOUT);
+        let (layout, size) = self.layout();
+        let mut bytes = Vec::with_capacity(HEAD + row.len() * size);
+        bytes.push(layout);
         bytes.extend_from_slice(&[0; HEAD - 1]);
         for value in row {
-            bytes.extend_from_slice(&value.to_le_bytes());
+            match self.precision {
+                Precision::Single => bytes.extend_from_slice(&value.to_le_bytes()),
+                Precision::Half => {
+                    bytes.extend_from_slice(&half::f16::from_f32(*value).to_le_bytes())
+                }
+            }
         }
         let check = self.check(input, bytes.get(HEAD..).unwrap_or_default());
         if let Some(slot) = bytes.get_mut(1..HEAD) {
@@ -52,20 +69,24 @@ impl Codec {
         let Some((head, values)) = bytes.split_at_checked(HEAD) else {
             return false;
         };
-        let sound = head.first() == Some(&LAYOUT)
-            && values.len() == self.width * 4
+        let (layout, size) = self.layout();
+        let sound = head.first() == Some(&layout)
+            && values.len() == self.width * size
             && head.get(1..) == Some(self.check(input, values).as_slice());
         if !sound {
             return false;
         }
         let before = outputs.len();
-        outputs.extend(
-            values
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|b| f32::from_le_bytes(*b)),
-        );
+        match self.precision {
+            Precision::Single => {
+                let values = values.as_chunks::<4>().0.iter();
+                outputs.extend(values.map(|b| f32::from_le_bytes(*b)));
+            }
+            Precision::Half => {
+                let values = values.as_chunks::<2>().0.iter();
+                outputs.extend(values.map(|b| half::f16::from_le_bytes(*b).to_f32()));
+            }
+        }
         let finite = outputs.iter().skip(before).all(|v| v.is_finite());
         if !finite {
             outputs.truncate(before);
@@ -100,7 +121,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn codec(width: usize) -> Codec {
-        Codec::new(&EntryPrefix::new("m", "1"), width)
+        Codec::new(&EntryPrefix::new("m", "1"), width, Precision::Single)
     }
 
     proptest! {
@@ -122,8 +143,10 @@ mod tests {
             let mut other = input;
             other[0] ^= 1;
             prop_assert!(!codec.decode(&other, &bytes, &mut out));
-            let elsewhere = Codec::new(&EntryPrefix::new("m", "2"), row.len());
+            let elsewhere = Codec::new(&EntryPrefix::new("m", "2"), row.len(), Precision::Single);
             prop_assert!(!elsewhere.decode(&input, &bytes, &mut out));
+            let halves = Codec::new(&EntryPrefix::new("m", "1"), row.len(), Precision::Half);
+            prop_assert!(!halves.decode(&input, &bytes, &mut out));
         }
 
         #[test]

@@ -13,6 +13,7 @@ pub use memory::MemoryCache;
 use crate::{
     entry::Codec,
     key::{EntryPrefix, InputHash},
+    model::ModelInfo,
     store::SqliteStore,
     telemetry::metrics::Metrics,
 };
@@ -29,13 +30,13 @@ pub struct Space {
 }
 
 impl Space {
-    /// The entries of `model` at `version`, whose output rows have `width` values.
-    pub fn new(model: &str, version: &str, width: usize) -> Self {
-        let prefix = EntryPrefix::new(model, version);
+    /// The entries of a model version.
+    pub fn new(info: &ModelInfo) -> Self {
+        let prefix = EntryPrefix::new(&info.name, &info.version);
         Self {
-            model: model.to_owned(),
-            version: version.to_owned(),
-            codec: Codec::new(&prefix, width),
+            model: info.name.clone(),
+            version: info.version.clone(),
+            codec: Codec::new(&prefix, info.output_width, info.precision),
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }

@@ -30,7 +30,7 @@ use super::residence::Origin;
 use super::runner::{Limits, Runner};
 use super::tokens::Cutter;
 use super::weights::Expected;
-use super::{Backend, Model, ModelInfo, PairRule, Rows, TextRow};
+use super::{Backend, Model, ModelInfo, PairRule, Precision, Rows, TextRow};
 use config::{Plan, PlannedTask};
 use source::SourceTensors;
 
@@ -50,6 +50,8 @@ pub struct ImportOptions {
     pub activation: Option<OutputActivation>,
     pub max_tokens: Option<usize>,
     pub ttl_seconds: Option<u64>,
+    /// How exact embeddings are.
+    pub precision: Precision,
 }
 
 /// An import that went well.
@@ -309,9 +311,18 @@ fn read_tokenizer(plan: &Plan) -> Result<Vec<u8>, ImportError> {
         };
         ImportError::new(&path, message)
     })?;
-    Cutter::parse(&bytes, plan.max_tokens, plan.shape.vocabulary)
+    Cutter::parse(&bytes, &tokenizer_file(plan, &bytes), plan.shape.vocabulary)
         .map_err(|message| ImportError::new(&path, message))?;
     Ok(bytes)
+}
+
+fn tokenizer_file(plan: &Plan, bytes: &[u8]) -> TokenizerFile {
+    TokenizerFile {
+        file: TOKENIZER_FILE.to_owned(),
+        sha256: hex::encode(Sha256::digest(bytes)),
+        max_tokens: plan.max_tokens,
+        truncate: plan.truncate,
+    }
 }
 
 fn serialise(tensors: &Tensors) -> Result<Vec<u8>, String> {
@@ -382,6 +393,7 @@ struct OutputDraft<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     width: Option<usize>,
     activation: OutputActivation,
+    precision: Precision,
 }
 
 #[derive(Serialize)]
@@ -427,12 +439,9 @@ impl<'a> Draft<'a> {
                 labels,
                 width,
                 activation: plan.activation,
+                precision: options.precision,
             },
-            tokenizer: TokenizerFile {
-                file: TOKENIZER_FILE.to_owned(),
-                sha256: hex::encode(Sha256::digest(tokenizer)),
-                max_tokens: plan.max_tokens,
-            },
+            tokenizer: tokenizer_file(plan, tokenizer),
             encoder: &plan.shape,
             head: &plan.head,
             weights: WeightsDraft {

@@ -53,6 +53,7 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
             task: manifest.task(),
             input: manifest.input_kind(),
             output_width: manifest.output_width(),
+            precision: manifest.output.precision,
             max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
             ttl_seconds: manifest.ttl_seconds,
             parameters,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::LoadError;
 use super::text::{TextRules, UnicodeForm};
-use super::{InputKind, PairRule, Task};
+use super::{InputKind, PairRule, Precision, Task};
 
 /// The manifest's file name in a version's folder.
 pub(crate) const MANIFEST_FILE: &str = "manifest.toml";
@@ -112,6 +112,8 @@ pub(crate) struct Output {
     pub width: Option<usize>,
     #[serde(default)]
     pub activation: OutputActivation,
+    #[serde(default)]
+    pub precision: Precision,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -197,6 +199,18 @@ pub(crate) struct TokenizerFile {
     pub sha256: String,
     /// Longer texts are cut to so many tokens, special ones included.
     pub max_tokens: usize,
+    /// Where they are cut.
+    #[serde(default)]
+    pub truncate: TruncationSide,
+}
+
+/// The end at which a text that is too long loses tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TruncationSide {
+    #[default]
+    Right,
+    Left,
 }
 
 fn default_tokenizer_file() -> String {
@@ -215,7 +229,9 @@ pub(crate) struct EncoderShape {
     pub vocabulary: usize,
     /// Rows of the position table.
     pub positions: usize,
-    /// The first token's row in the position table: 2 for RoBERTa's kind, which keeps two rows for itself.
+    /// The first token's row in the position table: 2 for RoBERTa's kind, which keeps two rows for itself. Where it isn't 0,
+    /// the row before belongs to the padding token, whose number in the vocabulary is the same: written out in a text, it
+    /// takes that row and isn't counted.
     #[serde(default)]
     pub position_offset: usize,
     /// Rows of the token type table; 0 where the model has none.

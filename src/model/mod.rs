@@ -62,6 +62,8 @@ pub struct ModelInfo {
     pub input: InputKind,
     /// How many numbers the model gives per row.
     pub output_width: usize,
+    /// How exact they are.
+    pub precision: Precision,
     /// The longest text taken, in bytes before normalisation; 0 for models that take features.
     pub max_text_bytes: usize,
     /// How long this model's scores stay worth keeping, in seconds, where the manifest says so.
@@ -85,6 +87,17 @@ pub enum Task {
     Scalar,
     /// A vector of `output_width` numbers.
     Embedding,
+}
+
+/// How exact a model's outputs are, fresh or from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    Single,
+    /// Rounded to 16-bit floats, and kept as such: half the memory for three decimal digits.
+    Half,
 }
 
 /// What a model takes.
@@ -234,7 +247,24 @@ impl Model {
             }
             (rows, _) => rows,
         };
-        self.queue().score(&network, rows).await
+        let mut scored = self.queue().score(&network, rows).await?;
+        self.round(&mut scored.outputs)?;
+        Ok(scored)
+    }
+
+    /// Rounds outputs as the manifest says, so that a fresh one is what the cache will give.
+    fn round(&self, outputs: &mut [f32]) -> Result<(), ModelError> {
+        if self.info.precision == Precision::Single {
+            return Ok(());
+        }
+        for (i, x) in outputs.iter_mut().enumerate() {
+            *x = half::f16::from_f32(*x).to_f32();
+            if !x.is_finite() {
+                let row = i / self.info.output_width.max(1);
+                return Err(ModelError::NotFinite { row });
+            }
+        }
+        Ok(())
     }
 
     /// The same from a thread that may block, for the few rows that are checked while a version is loaded.
@@ -245,7 +275,9 @@ impl Model {
             (Rows::Texts(texts), Some(cutter)) => Rows::Tokens(cutter.cut(&texts)?),
             (rows, _) => rows,
         };
-        self.queue().score_blocking(&network, rows)
+        let mut outputs = self.queue().score_blocking(&network, rows)?;
+        self.round(&mut outputs)?;
+        Ok(outputs)
     }
 
     fn queue(&self) -> &Queue {

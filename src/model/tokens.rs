@@ -10,12 +10,13 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use tokenizers::{
-    EncodeInput, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    truncate_encodings,
 };
 
 use super::TextRow;
 use super::error::{LoadError, ModelError};
-use super::manifest::{EncoderShape, TokenizerFile};
+use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
 
 /// Texts as tokens, one after the other, unpadded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -66,8 +67,15 @@ impl Tokens {
 }
 
 /// A loaded tokenizer.
+///
+/// It cuts texts whole, and what is too long is cut after: the crate's own way stops reading a text early, and then takes
+/// two long texts for equally long.
 pub(crate) struct Cutter {
     tokenizer: Tokenizer,
+    max_tokens: usize,
+    direction: TruncationDirection,
+    /// Special tokens of a text, and of a pair.
+    special: [usize; 2],
 }
 
 impl Cutter {
@@ -90,19 +98,26 @@ impl Cutter {
                 declared.sha256.to_ascii_lowercase()
             )));
         }
-        Self::parse(&bytes, declared.max_tokens, shape.vocabulary).map_err(refuse)
+        Self::parse(&bytes, declared, shape.vocabulary).map_err(refuse)
     }
 
-    /// The tokenizer of such a file, for a model with `vocabulary` words that takes `max_tokens` tokens.
-    pub fn parse(bytes: &[u8], max_tokens: usize, vocabulary: usize) -> Result<Self, String> {
+    /// The tokenizer of such a file, for a model with `vocabulary` words.
+    pub fn parse(
+        bytes: &[u8],
+        declared: &TokenizerFile,
+        vocabulary: usize,
+    ) -> Result<Self, String> {
         let mut tokenizer = Tokenizer::from_bytes(bytes)
             .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
-        let special = tokenizer.get_post_processor().map_or(0, |processor| {
-            tokenizers::PostProcessor::added_tokens(processor, true)
+        let special = [false, true].map(|pair| {
+            tokenizer
+                .get_post_processor()
+                .map_or(0, |processor| processor.added_tokens(pair))
         });
-        if special >= max_tokens {
+        let max_tokens = declared.max_tokens;
+        if special.iter().any(|special| *special >= max_tokens) {
             return Err(format!(
-                "adds {special} special tokens to a pair, expected fewer than max_tokens ({max_tokens})"
+                "adds {special:?} special tokens to a text and a pair, expected fewer than max_tokens ({max_tokens})"
             ));
         }
         let highest = tokenizer
@@ -116,22 +131,19 @@ impl Cutter {
                 "the token {token:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table"
             ));
         }
-        let direction = tokenizer
-            .get_truncation()
-            .map_or(TruncationDirection::Right, |truncation| {
-                truncation.direction
-            });
-        let truncation = TruncationParams {
-            direction,
-            max_length: max_tokens,
-            strategy: TruncationStrategy::LongestFirst,
-            stride: 0,
-        };
         tokenizer.with_padding(None);
         tokenizer
-            .with_truncation(Some(truncation))
-            .map_err(|error| format!("can't be set to {max_tokens} tokens: {error}"))?;
-        Ok(Self { tokenizer })
+            .with_truncation(None)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            tokenizer,
+            max_tokens,
+            direction: match declared.truncate {
+                TruncationSide::Right => TruncationDirection::Right,
+                TruncationSide::Left => TruncationDirection::Left,
+            },
+            special,
+        })
     }
 
     /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
@@ -141,21 +153,39 @@ impl Cutter {
     pub fn cut(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
         let mut tokens = Tokens::default();
         for (row, text) in texts.iter().enumerate() {
-            let input: EncodeInput<'_> = match &text.text_pair {
-                None => text.text.as_str().into(),
-                Some(pair) => (text.text.as_str(), pair.as_str()).into(),
-            };
             let refuse = |message: String| ModelError::Untokenised { row, message };
-            let encoding = self
-                .tokenizer
-                .encode_fast(input, true)
+            let (encoding, truncated) = self
+                .encode(text)
                 .map_err(|error| refuse(error.to_string()))?;
             if encoding.is_empty() {
                 return Err(refuse("the text has no tokens".to_owned()));
             }
-            tokens.truncated += usize::from(!encoding.get_overflowing().is_empty());
+            tokens.truncated += usize::from(truncated);
             tokens.push(encoding.get_ids(), encoding.get_type_ids());
         }
         Ok(tokens)
+    }
+
+    /// A text's tokens, and whether it was cut short: the longer one of a pair first, token by token.
+    fn encode(&self, text: &TextRow) -> tokenizers::Result<(Encoding, bool)> {
+        let whole = |text: &str| self.tokenizer.encode_fast(text, false);
+        let first = whole(&text.text)?;
+        let second = text.text_pair.as_deref().map(whole).transpose()?;
+        let special = self.special[usize::from(second.is_some())];
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: self.max_tokens.saturating_sub(special),
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let length = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let truncated = length > params.max_length;
+        let (first, second) = if truncated {
+            truncate_encodings(first, second, &params)?
+        } else {
+            (first, second)
+        };
+        let encoding = self.tokenizer.post_process(first, second, true)?;
+        Ok((encoding, truncated))
     }
 }

@@ -173,7 +173,7 @@ impl<'a> Plan<'a> {
         let info = model.info();
         self.groups.push(Group {
             model: model.clone(),
-            space: Space::new(&info.name, &info.version, info.output_width),
+            space: Space::new(info),
             outputs: Vec::new(),
             by_input: HashMap::default(),
         });

@@ -3,7 +3,7 @@
 use crate::{
     cli::Exit,
     config::Settings,
-    model::{ImportOptions, OutputActivation, PairRule, Pooling, Task, import},
+    model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import},
 };
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -46,6 +46,9 @@ pub(super) struct Arguments {
     /// How long this model's scores stay worth keeping.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     ttl_seconds: Option<u64>,
+    /// Give and keep embeddings as 16-bit floats: half the memory in Redis for three decimal digits.
+    #[arg(long)]
+    half: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -94,6 +97,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         }),
         max_tokens: arguments.max_tokens,
         ttl_seconds: arguments.ttl_seconds,
+        precision: if arguments.half {
+            Precision::Half
+        } else {
+            Precision::Single
+        },
     };
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);

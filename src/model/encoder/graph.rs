@@ -100,10 +100,15 @@ impl GraphEncoder {
         let mut from = 0;
         for (text, &length) in lengths.iter().enumerate() {
             let row = text * longest;
+            let offset = self.shape.position_offset;
+            let mut position = offset;
             for at in 0..length {
                 words[row + at] = ids[from + at] as i32;
                 kinds[row + at] = types[from + at] as i32;
-                places[row + at] = (self.shape.position_offset + at) as i32;
+                // The row before the first belongs to a padding token, which isn't counted.
+                let is_padding = ids[from + at] as usize + 1 == offset;
+                places[row + at] = if is_padding { offset - 1 } else { position } as i32;
+                position += usize::from(!is_padding);
                 real[row + at] = 1.0;
             }
             from += length;

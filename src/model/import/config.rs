@@ -10,6 +10,7 @@ use super::{ImportError, ImportOptions, read_json};
 use crate::model::PairRule;
 use crate::model::manifest::{
     DenseActivation, EncoderActivation, EncoderShape, Head, HeadDense, OutputActivation, Pooling,
+    TruncationSide,
 };
 
 /// Architectures that are taken, for messages.
@@ -86,6 +87,19 @@ fn yes() -> bool {
 #[derive(Deserialize)]
 struct TokenizerConfig {
     model_max_length: Option<f64>,
+    truncation_side: Option<TruncationSide>,
+}
+
+/// What `tokenizer.json` remembers of its last use.
+#[derive(Deserialize)]
+struct TokenizerState {
+    truncation: Option<TokenizerTruncation>,
+}
+
+#[derive(Deserialize)]
+struct TokenizerTruncation {
+    #[serde(default)]
+    direction: String,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +120,7 @@ pub(super) struct Plan {
     pub pair: PairRule,
     pub lowercase: bool,
     pub max_tokens: usize,
+    pub truncate: TruncationSide,
     /// The folder with the transformer's own files.
     pub transformer: PathBuf,
     /// The folder of a sentence-transformers Dense module.
@@ -146,12 +161,19 @@ pub(super) fn plan(options: &ImportOptions) -> Result<Plan, ImportError> {
     let config: HfConfig = read_json(&config_file)?;
     let refuse = |message: String| ImportError::new(&config_file, message);
     let (family, classifier) = architecture(&config).map_err(refuse)?;
+    let sentence_file = folder.join("config_sentence_transformers.json");
+    let sentence: Option<CrossEncoderConfig> = if sentence_file.exists() {
+        Some(read_json(&sentence_file)?)
+    } else {
+        None
+    };
     let shape = shape(&config, family).map_err(refuse)?;
     let mut notes = Vec::new();
     let mut dense_folder = None;
     let (head, task, activation, pair);
     if classifier {
-        (head, task, activation, pair) = classification(&config, family, &shape, options);
+        (head, task, activation, pair) =
+            classification(&config, sentence.as_ref(), family, &shape, options);
         if let (PlannedTask::Scalar, None) = (&task, options.activation) {
             notes.push(format!(
                 "one label: scores go through {}; `--activation` chooses otherwise",
@@ -193,7 +215,8 @@ pub(super) fn plan(options: &ImportOptions) -> Result<Plan, ImportError> {
         activation = OutputActivation::Identity;
         pair = options.pair.unwrap_or(PairRule::None);
     }
-    let (max_tokens, lowercase) = limits(folder, &transformer, &shape, options.max_tokens)?;
+    let (max_tokens, truncate, lowercase) =
+        limits(folder, &transformer, &shape, options.max_tokens)?;
     Ok(Plan {
         family,
         shape,
@@ -203,6 +226,7 @@ pub(super) fn plan(options: &ImportOptions) -> Result<Plan, ImportError> {
         pair,
         lowercase,
         max_tokens,
+        truncate,
         transformer,
         dense_folder,
         notes,
@@ -284,6 +308,7 @@ fn shape(config: &HfConfig, family: Family) -> Result<EncoderShape, String> {
 
 fn classification(
     config: &HfConfig,
+    sentence: Option<&CrossEncoderConfig>,
     family: Family,
     shape: &EncoderShape,
     options: &ImportOptions,
@@ -306,10 +331,10 @@ fn classification(
     });
     let regression = config.problem_type.as_deref() == Some("regression");
     if count == 1 {
-        let named = config
-            .sentence_transformers
-            .as_ref()
-            .and_then(|config| config.activation_fn.as_deref())
+        let named = [sentence, config.sentence_transformers.as_ref()]
+            .into_iter()
+            .flatten()
+            .find_map(|config| config.activation_fn.as_deref())
             .or(config.sbert_ce_default_activation_function.as_deref())
             .map(last_segment);
         let activation = options.activation.unwrap_or(match named {
@@ -442,13 +467,13 @@ fn pooling(file: &Path) -> Result<Pooling, ImportError> {
     }
 }
 
-/// The most tokens of a text, and whether texts are made lower case before they are cut.
+/// The most tokens of a text, where longer ones are cut, and whether texts are made lower case before they are cut.
 fn limits(
     folder: &Path,
     transformer: &Path,
     shape: &EncoderShape,
     asked: Option<usize>,
-) -> Result<(usize, bool), ImportError> {
+) -> Result<(usize, TruncationSide, bool), ImportError> {
     let usable = shape.positions.saturating_sub(shape.position_offset);
     let mut sentence = None;
     for place in [transformer, folder] {
@@ -463,6 +488,11 @@ fn limits(
     } else {
         None
     };
+    let side = tokenizer.as_ref().and_then(|config| config.truncation_side);
+    let truncate = match side {
+        Some(side) => side,
+        None => remembered_side(&transformer.join("tokenizer.json")),
+    };
     let stated = tokenizer
         .and_then(|config| config.model_max_length)
         // "No limit" is written as 1e30.
@@ -473,7 +503,16 @@ fn limits(
         .or(sentence.and_then(|config| config.max_seq_length))
         .or(stated)
         .unwrap_or(usable);
-    Ok((most.min(usable), lowercase))
+    Ok((most.min(usable), truncate, lowercase))
+}
+
+/// The side that `tokenizer.json` was last cut at. What is wrong with that file is told when it is loaded.
+fn remembered_side(file: &Path) -> TruncationSide {
+    let state = read_json::<TokenizerState>(file).ok();
+    match state.and_then(|state| state.truncation) {
+        Some(truncation) if truncation.direction == "Left" => TruncationSide::Left,
+        _ => TruncationSide::Right,
+    }
 }
 
 fn module_folder(

@@ -43,6 +43,7 @@ fn options(name: &str, models_dir: &Path) -> ImportOptions {
         activation: None,
         max_tokens: None,
         ttl_seconds: None,
+        precision: Precision::Single,
     }
 }
 
@@ -68,13 +69,15 @@ fn read_expected(name: &str) -> Expected {
     serde_json::from_slice(&fs::read(fixtures().join(name).join("expected.json")).unwrap()).unwrap()
 }
 
-const MODELS: [&str; 14] = [
+const MODELS: [&str; 16] = [
     "bert-base",
     "bert-classifier",
     "bert-cross-encoder",
     "bert-half",
+    "bert-left",
     "bert-multi-label",
     "bert-regression",
+    "bert-reranker",
     "bert-sentence",
     "bert-sentence-dense",
     "bert-sharded",
@@ -371,4 +374,34 @@ async fn pairs_are_taken_as_the_folder_says() {
         .await
         .expect_err("a refusal");
     assert!(error.to_string().contains("no second text"), "{error}");
+}
+
+#[tokio::test]
+async fn halves_are_the_same_fresh_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = ImportOptions {
+        precision: Precision::Half,
+        ..options("bert-sentence", dir.path())
+    };
+    let imported = import(&half).unwrap();
+    assert_eq!(imported.info.precision, Precision::Half);
+    let registry = open(dir.path(), Backend::Flex, 1);
+    let expected = read_expected("bert-sentence");
+    let rows = expected.inputs.iter().map(Input::row).collect();
+    let outputs = score(&registry, "bert-sentence", rows).await.outputs;
+    assert_near("bert-sentence", &outputs, &expected, 5e-4);
+    let prefix = crate::key::EntryPrefix::new("bert-sentence", "1");
+    let codec = crate::entry::Codec::new(&prefix, 32, Precision::Half);
+    for row in outputs.chunks(32) {
+        let (bytes, mut back) = (codec.encode(&[7; 32], row), Vec::new());
+        assert_eq!(bytes.len(), 5 + 64);
+        assert!(codec.decode(&[7; 32], &bytes, &mut back));
+        assert_eq!(back, row);
+    }
+    let classifier = ImportOptions {
+        precision: Precision::Half,
+        ..options("bert-classifier", dir.path())
+    };
+    let error = import(&classifier).expect_err("a refusal");
+    assert!(error.message.contains("output.precision"), "{error}");
 }

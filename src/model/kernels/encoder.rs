@@ -67,7 +67,7 @@ pub struct Texts<'a> {
 pub struct Encoder {
     hidden: usize,
     heads: Heads,
-    /// The first token's row in the position table.
+    /// The first token's row in the position table; the row before, if any, is that of the token of the same number.
     position_offset: usize,
     activation: Finish,
     tables: Tables,
@@ -219,7 +219,8 @@ impl Encoder {
         };
         space.x.resize(texts.ids.len(), hidden);
         for span in spans {
-            for (place, token) in span.clone().enumerate() {
+            let mut position = self.position_offset;
+            for token in span.clone() {
                 space.row.clear();
                 let word = texts.ids[token] as usize * hidden;
                 space
@@ -228,8 +229,15 @@ impl Encoder {
                 if let Some(types) = &self.tables.types {
                     table_row(types, texts.types[token] as usize, &mut space.row);
                 }
-                let position = self.position_offset + place;
-                table_row(&self.tables.positions, position, &mut space.row);
+                // The row before the first belongs to a padding token, which isn't counted.
+                let is_padding = texts.ids[token] as usize + 1 == self.position_offset;
+                let row = if is_padding {
+                    self.position_offset - 1
+                } else {
+                    position
+                };
+                position += usize::from(!is_padding);
+                table_row(&self.tables.positions, row, &mut space.row);
                 let norm = &self.tables.norm;
                 arch().dispatch(NormRow {
                     row: &mut space.row,

@@ -4,7 +4,7 @@ use super::{
     Architecture, FeatureInput, Golden, Manifest, NgramShape, OutputActivation, TaskName,
     WeightsFile,
 };
-use crate::model::{PairRule, error::LoadError};
+use crate::model::{PairRule, Precision, error::LoadError};
 
 mod encoder;
 
@@ -56,6 +56,12 @@ impl Manifest {
             return Err(LoadError::field(
                 "output.width",
                 "only an embedding has a width",
+            ));
+        }
+        if output.task != TaskName::Embedding && output.precision == Precision::Half {
+            return Err(LoadError::field(
+                "output.precision",
+                "only an embedding is kept in halves",
             ));
         }
         match output.task {
