@@ -175,7 +175,7 @@ fn the_guides_manifests_are_good() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert_eq!(manifests.len(), 2);
+    assert_eq!(manifests.len(), 3);
     for manifest in manifests {
         Manifest::parse(manifest).unwrap();
     }
