@@ -525,7 +525,9 @@ async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
     loop {
         match write().await {
             Ok(value) => return value,
-            Err(StoreError::Unavailable(_)) => tokio::time::sleep(backoff.next_wait()).await,
+            Err(StoreError::Unavailable(_) | StoreError::Contended(_)) => {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
             Err(StoreError::Refused(error)) => {
                 tracing::error!(error, "the database refuses the mark of a suspected job");
                 return T::default();

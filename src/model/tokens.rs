@@ -25,8 +25,8 @@ pub struct Tokens {
     pub ids: Vec<u32>,
     /// Which of the two texts a token belongs to, for every token.
     pub types: Vec<u32>,
-    /// Where each text begins in `ids`, and where the last one ends: one more than there are texts.
-    starts: Vec<usize>,
+    /// Where each text ends in `ids`.
+    ends: Vec<usize>,
     /// Texts that were longer than the model takes.
     pub truncated: usize,
 }
@@ -34,7 +34,7 @@ pub struct Tokens {
 impl Tokens {
     /// How many texts there are.
     pub fn len(&self) -> usize {
-        self.starts.len().saturating_sub(1)
+        self.ends.len()
     }
 
     /// Whether there is no text.
@@ -44,25 +44,26 @@ impl Tokens {
 
     /// Tokens of the texts of that range, which must lie within [`Tokens::len`].
     pub fn span(&self, texts: &Range<usize>) -> Range<usize> {
-        self.starts[texts.start]..self.starts[texts.end]
+        self.end(texts.start)..self.end(texts.end)
+    }
+
+    /// Where the first `texts` texts end in `ids`.
+    fn end(&self, texts: usize) -> usize {
+        texts.checked_sub(1).map_or(0, |last| self.ends[last])
     }
 
     /// Tokens a text, for the texts of that range.
     pub fn lengths(&self, texts: Range<usize>) -> Vec<usize> {
-        self.starts[texts.start..=texts.end]
-            .windows(2)
-            .map(|pair| pair[1] - pair[0])
+        texts
+            .map(|text| self.end(text + 1) - self.end(text))
             .collect()
     }
 
     /// Adds a text.
     pub fn push(&mut self, ids: &[u32], types: &[u32]) {
-        if self.starts.is_empty() {
-            self.starts.push(0);
-        }
         self.ids.extend_from_slice(ids);
         self.types.extend_from_slice(types);
-        self.starts.push(self.ids.len());
+        self.ends.push(self.ids.len());
     }
 }
 

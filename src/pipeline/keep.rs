@@ -315,6 +315,11 @@ async fn until_available<T, W: Future<Output = Result<T, StoreError>>>(
                 engine.parts.metrics.store_error();
                 return Err(reason);
             }
+            Err(StoreError::Contended(reason)) => {
+                engine.parts.metrics.store_error();
+                tracing::info!(reason, "the database undid a write; repeating it");
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
             Err(StoreError::Unavailable(reason)) => {
                 engine.parts.metrics.store_error();
                 engine.parts.health.down(Part::Postgres, &reason);

@@ -25,23 +25,26 @@ pub(super) fn statement<'q>(
     batch: &Batch<'_>,
 ) -> Result<Query<'q, Postgres, PgArguments>, BoxDynError> {
     let mut arguments = PgArguments::default();
+    // All rows in the order of their keys, so that two workers with the same ones wait for each other one
+    // after the other, never in a circle.
+    let mut finished: Vec<&JobRow<'_>> = batch.jobs.iter().collect();
+    finished.sort_unstable_by_key(|j| j.job_id);
     let scores = if batch.scores.is_empty() {
         String::new()
     } else {
-        // In the order of the key, so that two workers can't deadlock over them.
         let mut rows: Vec<&ScoreRow<'_>> = batch.scores.iter().collect();
-        rows.sort_unstable_by_key(|s| s.input);
+        rows.sort_unstable_by_key(|s| (s.input, s.model, s.version));
         let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
         format!("WITH kept AS ({insert} ON CONFLICT DO NOTHING)\n")
     };
-    let insert = jobs(&batch.jobs, batch, &mut arguments)?.into_insert("jobs");
+    let insert = jobs(&finished, batch, &mut arguments)?.into_insert("jobs");
     let text = format!("{scores}{insert}\n{OVER_REJECTIONS}");
     // The text is made of this file's own constants alone; all data is in the arguments.
     Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
 }
 
 fn jobs<'a>(
-    rows: &[JobRow<'_>],
+    rows: &[&JobRow<'_>],
     batch: &Batch<'_>,
     arguments: &'a mut PgArguments,
 ) -> Result<Columns<'a>, BoxDynError> {

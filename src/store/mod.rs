@@ -2,7 +2,8 @@
 //!
 //! Promises that every write is safe to repeat, that a job's row is written once, and that a repeat of a job
 //! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
-//! database is out of reach ([`StoreError::Unavailable`]) or refuses the data ([`StoreError::Refused`]).
+//! database is out of reach ([`StoreError::Unavailable`]), was busy with another's write
+//! ([`StoreError::Contended`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
 mod insert;
@@ -22,6 +23,9 @@ pub enum StoreError {
     /// The database can't be reached or can't work now: the same call may succeed later.
     #[error("{0}")]
     Unavailable(String),
+    /// The server undid this write for another one's sake (a deadlock, say): the same call succeeds as a rule.
+    #[error("{0}")]
+    Contended(String),
     /// The database refuses this data: the same call fails again.
     #[error("{0}")]
     Refused(String),

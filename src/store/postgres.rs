@@ -263,6 +263,10 @@ impl PostgresStore {
     fn classify(&self, error: sqlx::Error) -> StoreError {
         let text = self.url.scrub(&error.to_string());
         match &error {
+            // 40: a transaction rolled back by the server, and nothing wrong with it or the server.
+            sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("40")) => {
+                StoreError::Contended(text)
+            }
             sqlx::Error::Database(e)
                 if e.code().is_some_and(|code| {
                     // 22: data exception, 23: integrity violation, 54: a limit of the server, 21: cardinality.

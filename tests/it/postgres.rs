@@ -6,6 +6,8 @@ use crate::harness::proxy::Proxy;
 use crate::harness::stack::{Own, Stack};
 use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually_equals};
+use kiln::result::Finished;
+use kiln::store::{Batch, JobRow, PostgresStore, ScoreRow, Store};
 
 const PREFETCH: u32 = 32;
 const JOBS_POSTED: u32 = 300;
@@ -60,6 +62,63 @@ async fn connections_cut_in_the_middle_of_a_write_double_nothing() {
     stack.expect_done(job_ids(&jobs)).await;
     stack.bus.reply_to_each(&job_ids(&jobs)).await;
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_with_the_same_rows_in_opposite_orders_never_undo_each_other() {
+    let stack = Stack::shared().await;
+    let url = kiln::secret::Secret::new(stack.database_url());
+    let store = PostgresStore::new(&url, &kiln::config::Database::default()).expect("a URL");
+    store.migrate().await.expect("an empty database");
+    let store = Store::Postgres(store);
+    for round in 0..20 {
+        let ids: Vec<String> = (0..400).map(|n| format!("{round}-{n}")).collect();
+        let done = Finished {
+            model: "m".to_owned(),
+            version: "1".to_owned(),
+            namespace: "n".to_owned(),
+            results: "[]".to_owned(),
+            hits: 0,
+            misses: 1,
+            elapsed_ms: 1.0,
+            finished_at: kiln::clock::now(),
+        };
+        let forwards = batch(ids.iter(), &done);
+        let backwards = batch(ids.iter().rev(), &done);
+        let (one, other) = tokio::join!(store.keep(&forwards), store.keep(&backwards));
+        assert_eq!(one.expect("kept").len(), 400, "round {round}");
+        assert_eq!(other.expect("kept").len(), 400, "round {round}");
+    }
+}
+
+/// A job with one score for each id, both in the order of the ids.
+fn batch<'a>(ids: impl Iterator<Item = &'a String>, done: &'a Finished) -> Batch<'a> {
+    let mut batch = Batch {
+        finished_at: done.finished_at,
+        ..Batch::default()
+    };
+    for id in ids {
+        let body_sha256 = kiln::key::hash_body(id.as_bytes());
+        batch.jobs.push(JobRow {
+            job_id: id,
+            body_sha256,
+            done,
+        });
+        batch.scores.push(ScoreRow {
+            input: body_sha256,
+            model: "m",
+            version: "1",
+            namespace: "n",
+            key: None,
+            label: None,
+            score: Some(0.5),
+            outputs: &[0.5],
+            text: None,
+            text_pair: None,
+            features: None,
+        });
+    }
+    batch
 }
 
 async fn ready_worker(stack: &Stack) -> Worker {

@@ -206,3 +206,69 @@ fn stopping_answers_everybody_and_joins() {
         Err(ModelError::Stopped)
     );
 }
+
+fn tokens(lengths: &[usize]) -> Rows {
+    let mut tokens = crate::model::Tokens::default();
+    for &length in lengths {
+        tokens.push(&vec![1; length], &vec![0; length]);
+    }
+    Rows::Tokens(tokens)
+}
+
+fn work(rows: Rows, waited: Duration) -> Work {
+    let (sender, _) = mpsc::sync_channel(1);
+    Work {
+        network: odd().1,
+        range: 0..rows.len(),
+        rows: Arc::new(rows),
+        since: Instant::now().checked_sub(waited).unwrap(),
+        reply: Reply::Blocking(sender),
+        room: None,
+    }
+}
+
+#[test]
+fn short_texts_overtake_long_ones_but_not_for_ever() {
+    let mut state = State {
+        waiting: VecDeque::new(),
+        stopped: false,
+    };
+    for lengths in [&[500, 20][..], &[30], &[7, 8], &[15]] {
+        state
+            .waiting
+            .push_back(work(tokens(lengths), Duration::ZERO));
+    }
+    let order: Vec<usize> = std::iter::from_fn(|| state.take().map(|work| work.tokens())).collect();
+    assert_eq!(order, [15, 15, 30, 520]);
+    state
+        .waiting
+        .push_back(work(tokens(&[500]), MOST_OVERTAKEN));
+    state.waiting.push_back(work(tokens(&[3]), Duration::ZERO));
+    assert_eq!(state.take().map(|work| work.tokens()), Some(500));
+    state
+        .waiting
+        .push_front(work(rows(vec![1.0]), Duration::ZERO));
+    assert_eq!(
+        state.take().map(|work| work.tokens()),
+        Some(0),
+        "features keep their order"
+    );
+}
+
+#[test]
+fn passes_keep_to_the_token_budget() {
+    let runner = start(2, 4, 100).unwrap();
+    let passes = |lengths: &[usize]| runner.queue().passes(&tokens(lengths), usize::MAX);
+    assert_eq!(passes(&[40, 40, 40, 10]), [0..2, 2..4]);
+    assert_eq!(
+        passes(&[300, 1, 99, 1]),
+        [0..1, 1..3, 3..4],
+        "a long text is a pass by itself"
+    );
+    assert_eq!(
+        passes(&[1; 9]),
+        [0..4, 4..8, 8..9],
+        "nor more rows than the settings allow"
+    );
+    assert!(passes(&[]).is_empty());
+}

@@ -271,6 +271,10 @@ impl Worker {
     }
 
     fn allows(&self, line: &str) -> bool {
+        // How long a statement takes on a busy machine says nothing of the worker.
+        if line.contains("slow statement") {
+            return true;
+        }
         self.settings.any_trouble || self.settings.allowed.iter().any(|text| line.contains(text))
     }
 
