@@ -23,6 +23,7 @@ a.add_argument("--folder", type=pathlib.Path, required=True)
 a.add_argument("--threads", type=int, default=2)
 a.add_argument("--seconds", type=float, default=4.0)
 a.add_argument("--rounds", type=int, default=3)
+a.add_argument("--only", choices=["encoder", "mlp"])
 a.add_argument("--fused", action="store_true", help="also ONNX Runtime with the graph that its offline optimiser for transformers makes")
 args = a.parse_args()
 torch.set_num_threads(args.threads)
@@ -75,14 +76,14 @@ def fused(folder):
 
 
 def timed(call, inputs):
-    """Inputs a second, median of the passes over everything in `args.seconds`."""
+    """Inputs a second, over the passes that fit into `args.seconds`."""
     call()
     seconds = []
     while sum(seconds) < args.seconds:
         begun = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - begun)
-    return inputs / statistics.median(seconds)
+    return inputs * len(seconds) / sum(seconds)
 
 
 def padded(batches, tokenizer):
@@ -146,40 +147,48 @@ def show(title, names, rows):
         print(f"{name:32}" + "".join(f"{m:>16,.0f}" for m in medians) + "".join(f"{r:>18.2f}" for r in ratios), flush=True)
 
 
+def encoder():
+    hf = args.folder / "minilm"
+    model, tokenizer = make_encoder(hf)
+    subprocess.run([args.kiln, "models", "import", str(hf), "--name", "minilm", "--version", "1"], check=True, stdout=subprocess.DEVNULL,
+                   env={**os.environ, "KILN_MODELS_DIR": str(args.folder / "models")})
+    sessions = [session(hf / "model.onnx")] + ([fused(hf)] if args.fused else [])
+
+    text = lambda tokens: " ".join(WORDS[i % len(WORDS)] for i in range(tokens - 2))
+    choose = random.Random(7)
+    lengths = [min(128, max(4, round(choose.lognormvariate(np.log(20), 0.75)))) for _ in range(512)]
+    mix = [text(length) for length in lengths]
+    loads = [(f"{b} x {t} tokens", [[text(t)] * b], ("--batch", str(b), "--words", str(t - 2))) for b, t in SIZES]
+    for name, texts in [("512 texts of mixed lengths", mix), ("the same, sorted by length", sorted(mix, key=len))]:
+        file = args.folder / f"{len(loads)}.txt"
+        file.write_text("\n".join(texts) + "\n")
+        loads.append((name, [texts[i : i + 32] for i in range(0, 512, 32)], ("--batch", "32", "--file", str(file))))
+    rows = [(name, []) for name, _, _ in loads]
+    for _ in range(args.rounds):
+        for (_, batches, options), (_, figures) in zip(loads, rows):
+            figures.append((*peers(batches, tokenizer, model, sessions), kiln("minilm", *options)[0]))
+    show("encoder, texts/s", ["ONNX Runtime", *(["ORT fused"] if args.fused else []), "PyTorch", "Kiln"], rows)
+
+
+def mlp():
+    net = make_mlp(args.folder)
+    onnx = session(args.folder / "mlp.onnx")
+    rows = [(f"batch {batch}", []) for batch in ROWS]
+    for _ in range(args.rounds):
+        ours = kiln("mlp", "--batch", ",".join(map(str, ROWS)))
+        for batch, (_, figures), ours in zip(ROWS, rows, ours):
+            x = torch.rand(batch, 64)
+            feed = {"x": x.numpy()}
+
+            def run_torch():
+                with torch.inference_mode():
+                    net(x)
+
+            figures.append((timed(lambda: onnx.run(None, feed), batch), timed(run_torch, batch), ours))
+    show("mlp 64-256-128-1, rows/s", ["ONNX Runtime", "PyTorch", "Kiln"], rows)
+
+
 args.folder.mkdir(parents=True, exist_ok=True)
-hf = args.folder / "minilm"
-model, tokenizer = make_encoder(hf)
-subprocess.run([args.kiln, "models", "import", str(hf), "--name", "minilm", "--version", "1"], check=True, stdout=subprocess.DEVNULL,
-               env={**os.environ, "KILN_MODELS_DIR": str(args.folder / "models")})
-net = make_mlp(args.folder)
-sessions = [session(hf / "model.onnx")] + ([fused(hf)] if args.fused else [])
-
-text = lambda tokens: " ".join(WORDS[i % len(WORDS)] for i in range(tokens - 2))
-choose = random.Random(7)
-lengths = [min(128, max(4, round(choose.lognormvariate(np.log(20), 0.75)))) for _ in range(512)]
-mix = [text(length) for length in lengths]
-loads = [(f"{b} x {t} tokens", [[text(t)] * b], ("--batch", str(b), "--words", str(t - 2))) for b, t in SIZES]
-for name, texts in [("512 texts of mixed lengths", mix), ("the same, sorted by length", sorted(mix, key=len))]:
-    file = args.folder / f"{len(loads)}.txt"
-    file.write_text("\n".join(texts) + "\n")
-    loads.append((name, [texts[i : i + 32] for i in range(0, 512, 32)], ("--batch", "32", "--file", str(file))))
-rows = [(name, []) for name, _, _ in loads]
-for _ in range(args.rounds):
-    for (_, batches, options), (_, figures) in zip(loads, rows):
-        figures.append((*peers(batches, tokenizer, model, sessions), kiln("minilm", *options)[0]))
-show("encoder, texts/s", ["ONNX Runtime", *(["ORT fused"] if args.fused else []), "PyTorch", "Kiln"], rows)
-
-onnx = session(args.folder / "mlp.onnx")
-rows = [(f"batch {batch}", []) for batch in ROWS]
-for _ in range(args.rounds):
-    ours = kiln("mlp", "--batch", ",".join(map(str, ROWS)))
-    for batch, (_, figures), ours in zip(ROWS, rows, ours):
-        x = torch.rand(batch, 64)
-        feed = {"x": x.numpy()}
-
-        def run_torch():
-            with torch.inference_mode():
-                net(x)
-
-        figures.append((timed(lambda: onnx.run(None, feed), batch), timed(run_torch, batch), ours))
-show("mlp 64-256-128-1, rows/s", ["ONNX Runtime", "PyTorch", "Kiln"], rows)
+for name, measure in [("encoder", encoder), ("mlp", mlp)]:
+    if args.only in (None, name):
+        measure()

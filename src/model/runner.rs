@@ -8,6 +8,7 @@ use std::any::Any;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -15,10 +16,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::network::{Batch, Network};
+use super::{ModelCall, ModelError, Rows, Scored};
+
 /// How long a pass may be overtaken by shorter ones.
 const MOST_OVERTAKEN: Duration = Duration::from_millis(100);
-
-use super::{ModelCall, ModelError, Rows, Scored};
+/// How long a thread that has just worked looks for more before it sleeps: waking one up takes as long.
+const LOOK_OUT: Duration = Duration::from_micros(30);
 
 /// What bounds the queue and its passes.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +47,7 @@ impl Runner {
                 waiting: VecDeque::new(),
                 stopped: false,
             }),
+            pushed: AtomicU64::new(0),
             wake: Condvar::new(),
             room: Arc::new(Semaphore::new(limits.queued_rows)),
             threads,
@@ -86,6 +90,8 @@ impl Drop for Runner {
 /// The bounded queue before the threads.
 pub(crate) struct Queue {
     state: Mutex<State>,
+    /// How often work was put in, for threads that look out for it.
+    pushed: AtomicU64,
     wake: Condvar,
     /// A permit per row that may wait or run.
     room: Arc<Semaphore>,
@@ -196,6 +202,10 @@ impl Queue {
             None => None,
         };
         let mut parts = Vec::with_capacity(answers.len() + 1);
+        if mine.is_some() {
+            // The threads have as much to do as this one had, and are through in a moment.
+            look_out(|| answers.iter().all(|answer| !answer.is_empty()));
+        }
         for answer in answers {
             parts.push(answer.await.map_err(|_| ModelError::Stopped)??);
         }
@@ -274,6 +284,7 @@ impl Queue {
             }
             state.waiting.push_back(work);
         }
+        self.pushed.fetch_add(1, Ordering::Relaxed);
         self.wake.notify_one();
         Ok(())
     }
@@ -305,6 +316,7 @@ impl Queue {
 fn serve(queue: &Queue) {
     let _alone = compute_alone();
     while let Some(work) = queue.next() {
+        let pushed = queue.pushed.load(Ordering::Relaxed);
         if work.reply.is_abandoned() {
             continue;
         }
@@ -313,6 +325,15 @@ fn serve(queue: &Queue) {
         // Whoever has the answer finds the room free.
         drop(room);
         reply.send(answer);
+        look_out(|| queue.pushed.load(Ordering::Relaxed) != pushed);
+    }
+}
+
+/// Spins until there is something, or for [`LOOK_OUT`].
+fn look_out(mut found: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !found() && began.elapsed() < LOOK_OUT {
+        std::hint::spin_loop();
     }
 }
 
