@@ -38,7 +38,12 @@ const SHORT_NAMES: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Settings whose keys a user chooses.
-const FREE_TABLES: [&str; 3] = ["namespaces", "models.active", "models.backends"];
+const FREE_TABLES: [&str; 4] = [
+    "databases",
+    "namespaces",
+    "models.active",
+    "models.backends",
+];
 
 /// Why the settings can't be used.
 #[derive(Debug, thiserror::Error)]

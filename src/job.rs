@@ -215,7 +215,7 @@ pub fn is_job_id(id: &str) -> bool {
 }
 
 /// A key of an input or a ranking that can't be kept.
-fn key_problem(key: &str) -> Option<String> {
+pub fn key_problem(key: &str) -> Option<String> {
     if key.is_empty() {
         Some("must not be empty".into())
     } else if key.len() > MAX_KEY_BYTES {

@@ -17,6 +17,7 @@
 //! | [`pipeline`] | a batch's way from bodies to stored results |
 //! | [`cache`], [`store`], [`model`] | Redis and memory; Postgres and SQLite; burn |
 //! | [`settle`] | replies, dead letters, acknowledgements |
+//! | [`warm`] | decides what to have ready, and posts jobs for it |
 //! | [`http`] | metrics and health |
 
 #![forbid(unsafe_code)]
@@ -42,3 +43,4 @@ pub mod settle;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod warm;

@@ -11,6 +11,7 @@ pub struct Settings {
     pub amqp: Amqp,
     pub redis: Redis,
     pub database: Database,
+    pub databases: BTreeMap<String, NamedDatabase>,
     pub http: Http,
     pub queues: Queues,
     pub intake: Intake,
@@ -94,6 +95,14 @@ impl Default for Database {
             backoff_most_ms: 2_000,
         }
     }
+}
+
+/// A database that schedules read from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedDatabase {
+    /// `postgres://user:password@host:port/database`; a user that may only read is best.
+    pub url: Secret,
 }
 
 /// The HTTP port.

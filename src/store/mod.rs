@@ -6,6 +6,7 @@
 //! ([`StoreError::Contended`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
+mod inputs;
 mod insert;
 mod postgres;
 mod sqlite;
@@ -14,6 +15,7 @@ use crate::{failure::Rejection, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
+pub use inputs::KnownInput;
 pub use postgres::{MIGRATIONS, PostgresStore};
 pub use sqlite::SqliteStore;
 
@@ -168,4 +170,10 @@ impl Table {
 /// 32-bit floats as little-endian bytes.
 fn float_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// What [`float_bytes`] wrote.
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (values, _) = bytes.as_chunks::<4>();
+    values.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }

@@ -103,15 +103,7 @@ impl SqliteStore {
             let hash: &[u8] = row.try_get(0).map_err(classify)?;
             let outputs: &[u8] = row.try_get(1).map_err(classify)?;
             if let Ok(key) = InputHash::try_from(hash) {
-                found.insert(
-                    key,
-                    outputs
-                        .as_chunks::<4>()
-                        .0
-                        .iter()
-                        .map(|b| f32::from_le_bytes(*b))
-                        .collect(),
-                );
+                found.insert(key, super::floats(outputs));
             }
         }
         Ok(found)

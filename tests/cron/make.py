@@ -5,7 +5,7 @@
 import datetime, hashlib, json, pathlib, zoneinfo
 from cronsim import CronSim
 
-ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "America/Santiago", "Africa/Casablanca"]
+ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Adelaide", "Asia/Kolkata", "America/Santiago", "Africa/Casablanca"]
 EXPRESSIONS = ["*/10 * * * *", "30 * * * *", "30 2 * * *", "0 3 * * *", "15 1,2,3 * * *", "0 0 * * *", "30 1 * * 0", "0 4 1,15 * 5",
                "45 23 * * 1-5", "0 12 29 2 *", "5 0 31 * *", "0 2 */3 * 1"]
 START = datetime.datetime(2027, 1, 1, tzinfo=datetime.timezone.utc)

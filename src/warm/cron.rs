@@ -1,0 +1,313 @@
+//! Owns when a schedule is due: cron expressions with crontab's meaning, in a time zone with its clock changes.
+//!
+//! Promises that a clock change loses no run and doubles none. A run at a time of day that a change skips is due when the
+//! clock has jumped; one at a time that comes twice is due the first time; a schedule for every hour goes on by elapsed
+//! time through either. These are the rules of Debian's cron.
+
+use chrono::{DateTime, Duration, MappedLocalTime, NaiveDateTime, Offset, TimeZone, Timelike, Utc};
+use chrono_tz::Tz;
+use cron::Schedule;
+use std::{collections::BTreeSet, str::FromStr};
+
+/// How far ahead a run is looked for: a leap day may be eight years away.
+const HORIZON_DAYS: i64 = 9 * 366;
+/// No zone changes its offset twice within this time.
+const PROBE_HOURS: i64 = 12;
+
+const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
+
+/// Times of day and days on which something is due, as clocks on the wall show them.
+#[derive(Debug, Clone)]
+pub struct Cron {
+    expression: String,
+    /// One, or two where a day of the month or a day of the week will do.
+    schedules: Vec<Schedule>,
+    /// Whether it is due in each hour of the day: then it follows elapsed time, not the clock.
+    every_hour: bool,
+}
+
+impl Cron {
+    /// Reads five fields as crontab has them, six with seconds first, seven with a year last, or a name such as `@hourly`.
+    ///
+    /// Days of the week are 0 or 7 (Sunday) to 6, or names, whatever the number of fields. Where both a day of the month
+    /// and a day of the week are given, either will do.
+    pub fn parse(expression: &str) -> Result<Self, String> {
+        let plain = match expression.trim() {
+            "@yearly" | "@annually" => "0 0 1 1 *",
+            "@monthly" => "0 0 1 * *",
+            "@weekly" => "0 0 * * 0",
+            "@daily" | "@midnight" => "0 0 * * *",
+            "@hourly" => "0 * * * *",
+            "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
+            name if name.starts_with('@') => {
+                return Err(format!(
+                    "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
+                ));
+            }
+            other => other,
+        };
+        let fields: Vec<&str> = plain.split_whitespace().collect();
+        let (seconds, rest, year) = match fields.as_slice() {
+            [rest @ ..] if rest.len() == 5 => ("0", rest, "*"),
+            [seconds, rest @ ..] if rest.len() == 5 => (*seconds, rest, "*"),
+            [seconds, rest @ .., year] if rest.len() == 5 => (*seconds, rest, *year),
+            _ => {
+                return Err(format!(
+                    "expected 5 fields (minute hour day month weekday), 6 with seconds first or 7 with a year last, found {}",
+                    fields.len()
+                ));
+            }
+        };
+        let [minute, hour, day, month, weekday] = rest else {
+            return Err("expected five fields between seconds and year".into());
+        };
+        let minute = numbers("minute", minute, 0, 59)?;
+        let seconds = numbers("second", seconds, 0, 59)?;
+        let hours = parse_field("hour", hour, 0, 23, |_| None)?;
+        let every_hour = hours.len() == 24;
+        let hour = listed(&hours);
+        // As crontab has it: a field that starts with a star restricts nothing by itself.
+        let either = !day.starts_with(['*', '?']) && !weekday.starts_with(['*', '?']);
+        let day = numbers("day of the month", &day.replace('?', "*"), 1, 31)?;
+        let month = parse_field("month", month, 1, 12, month_by_name)?;
+        let month = listed(&month);
+        let weekdays = parse_field(
+            "day of the week",
+            &weekday.replace('?', "*"),
+            0,
+            7,
+            |name| {
+                DAYS.iter()
+                    .position(|d| name.eq_ignore_ascii_case(d))
+                    .map(|i| i as u32)
+            },
+        )?;
+        // The crate counts from 1, Sunday.
+        let weekdays: BTreeSet<u32> = weekdays.into_iter().map(|d| d % 7 + 1).collect();
+        let weekday = listed(&weekdays);
+        let schedule = |day: &str, weekday: &str| {
+            Schedule::from_str(&format!(
+                "{seconds} {minute} {hour} {day} {month} {weekday} {year}"
+            ))
+            .map_err(|e| format!("not a cron expression: {e}"))
+        };
+        let schedules = if either {
+            vec![schedule(&day, "*")?, schedule("*", &weekday)?]
+        } else {
+            vec![schedule(&day, &weekday)?]
+        };
+        Ok(Self {
+            expression: expression.trim().to_owned(),
+            schedules,
+            every_hour,
+        })
+    }
+
+    /// As it was written.
+    pub fn as_str(&self) -> &str {
+        &self.expression
+    }
+
+    /// The first instant later than `after` at which it is due in `zone`, if there is one within nine years.
+    pub fn next_after(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
+        let horizon = after + Duration::days(HORIZON_DAYS);
+        let mut offset = offset(after, zone);
+        let mut since = after;
+        // The wall clock's time from which, exclusively, the next match is looked for.
+        let mut wall = after.naive_utc() + offset;
+        if !self.every_hour {
+            wall = wall.max(repeated_until(after, zone).unwrap_or(wall));
+        }
+        while since < horizon {
+            let due = self.next_on_the_wall(wall)?;
+            let instant = (due - offset).and_utc();
+            let Some((change, new_offset)) = next_change(since, instant.min(horizon), zone) else {
+                return (instant <= horizon).then_some(instant);
+            };
+            let before = change.naive_utc() + offset;
+            let jumped_to = change.naive_utc() + new_offset;
+            // Not due before the change: `due` lies at or after it on the old clock.
+            if !self.every_hour && new_offset > offset && due < jumped_to {
+                return Some(change);
+            }
+            let inclusive = if self.every_hour {
+                jumped_to
+            } else {
+                before.max(jumped_to)
+            };
+            wall = inclusive - Duration::nanoseconds(1);
+            since = change;
+            offset = new_offset;
+        }
+        None
+    }
+
+    /// The last instant at or before `until` at which it was due, not before `from`.
+    pub fn last_before(
+        &self,
+        until: DateTime<Utc>,
+        from: DateTime<Utc>,
+        zone: Tz,
+    ) -> Option<DateTime<Utc>> {
+        // Halves the time in which it must be, until one step forward crosses `until`.
+        let (mut low, mut span) = (until, Duration::minutes(1));
+        while low > from {
+            low = (until - span).max(from);
+            let first = self.next_after(low - Duration::nanoseconds(1), zone)?;
+            if first <= until {
+                let mut last = first;
+                while let Some(next) = self.next_after(last, zone).filter(|n| *n <= until) {
+                    last = next;
+                }
+                return Some(last);
+            }
+            span = span * 4;
+        }
+        None
+    }
+
+    fn next_on_the_wall(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
+        // The wall clock is taken for UTC, which has no changes; the crate looks at whole seconds.
+        let from = after.and_utc();
+        self.schedules
+            .iter()
+            .filter_map(|s| s.after(&from).next())
+            .min()
+            .map(|at| at.naive_utc())
+    }
+}
+
+fn offset(at: DateTime<Utc>, zone: Tz) -> Duration {
+    Duration::seconds(i64::from(
+        zone.offset_from_utc_datetime(&at.naive_utc())
+            .fix()
+            .local_minus_utc(),
+    ))
+}
+
+/// The first instant in (`since`, `until`] from which another offset holds, with that offset.
+fn next_change(
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    zone: Tz,
+) -> Option<(DateTime<Utc>, Duration)> {
+    let old = offset(since, zone);
+    let step = Duration::hours(PROBE_HOURS);
+    let mut low = since;
+    while low < until {
+        let high = (low + step).min(until);
+        if offset(high, zone) != old {
+            return Some(change_between(low, high, zone));
+        }
+        low = high;
+    }
+    None
+}
+
+/// The change between two instants with different offsets, to the second: changes happen at whole ones.
+fn change_between(low: DateTime<Utc>, high: DateTime<Utc>, zone: Tz) -> (DateTime<Utc>, Duration) {
+    let old = offset(low, zone);
+    let whole = |at: DateTime<Utc>| at.with_nanosecond(0).unwrap_or(at);
+    let (mut low, mut high) = (
+        whole(low),
+        whole(high) + Duration::seconds(i64::from(high.nanosecond() > 0)),
+    );
+    while high - low > Duration::seconds(1) {
+        let middle = low + Duration::seconds((high - low).num_seconds() / 2);
+        if offset(middle, zone) == old {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    (high, offset(high, zone))
+}
+
+/// Where `at` lies in an hour that the wall clock shows for the second time: when, on the wall, that ends (less a
+/// nanosecond).
+fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
+    let wall = at.naive_utc() + offset(at, zone);
+    match zone.from_local_datetime(&wall) {
+        MappedLocalTime::Ambiguous(first, second) if second.with_timezone(&Utc) == at => {
+            let first = first.with_timezone(&Utc);
+            let (change, _) = change_between(first, at, zone);
+            Some(change.naive_utc() + offset(first, zone) - Duration::nanoseconds(1))
+        }
+        _ => None,
+    }
+}
+
+fn numbers(name: &str, field: &str, least: u32, most: u32) -> Result<String, String> {
+    parse_field(name, field, least, most, |_| None).map(|values| listed(&values))
+}
+
+fn month_by_name(name: &str) -> Option<u32> {
+    chrono::Month::from_str(name)
+        .ok()
+        .filter(|_| name.len() == 3)
+        .map(|m| m.number_from_month())
+}
+
+fn listed(values: &BTreeSet<u32>) -> String {
+    values
+        .iter()
+        .map(u32::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// The values of a field such as `*/10`, `1-5`, `1,3,20-30/5` or, where `by_name` knows them, `mon-fri`.
+fn parse_field(
+    name: &str,
+    field: &str,
+    least: u32,
+    most: u32,
+    by_name: impl Fn(&str) -> Option<u32>,
+) -> Result<BTreeSet<u32>, String> {
+    let wrong = |part: &str| {
+        format!("{name} `{part}`: expected {least} to {most}, a range, a list or a step")
+    };
+    let value = |text: &str| {
+        by_name(text)
+            .or_else(|| {
+                text.bytes()
+                    .all(|b| b.is_ascii_digit())
+                    .then(|| text.parse().ok())?
+            })
+            .filter(|v| (least..=most).contains(v))
+    };
+    let mut values = BTreeSet::new();
+    for part in field.split(',') {
+        let (range, step) = match part.split_once('/') {
+            Some((range, step)) => (
+                range,
+                step.parse()
+                    .ok()
+                    .filter(|s| *s > 0)
+                    .ok_or_else(|| wrong(part))?,
+            ),
+            None => (part, 1u32),
+        };
+        let (low, high) = match range.split_once('-') {
+            _ if range == "*" => (least, most),
+            Some((low, high)) => (
+                value(low).ok_or_else(|| wrong(part))?,
+                value(high).ok_or_else(|| wrong(part))?,
+            ),
+            None => {
+                let low = value(range).ok_or_else(|| wrong(part))?;
+                // `5/10` is from 5 on.
+                (low, if part.contains('/') { most } else { low })
+            }
+        };
+        if low > high {
+            return Err(wrong(part));
+        }
+        values.extend((low..=high).step_by(step as usize));
+    }
+    Ok(values)
+}
+
+#[cfg(test)]
+#[path = "cron/tests.rs"]
+mod tests;

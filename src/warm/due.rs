@@ -1,0 +1,195 @@
+//! Decides which runs of a schedule are due. Pure: the time and what ran before are given.
+
+use super::schedule::{Missed, Schedule};
+use chrono::{DateTime, Duration, Utc};
+use sha2::{Digest, Sha256};
+
+/// A run that starts later than this was missed while nobody was up.
+const ON_TIME: Duration = Duration::seconds(60);
+/// Most runs that are found due at once.
+const MOST: usize = 1_000;
+/// How far back a worker that starts looks for the last due time.
+const START_REACH: Duration = Duration::days(366);
+
+/// The due times at which runs are to be started now, the oldest first.
+///
+/// `last` is the latest due time that has been dealt with by any worker; where there is none, runs count from `since` on.
+/// `starting` says whether the worker has only just come up.
+pub fn due(
+    schedule: &Schedule,
+    last: Option<DateTime<Utc>>,
+    since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    starting: bool,
+) -> Vec<DateTime<Utc>> {
+    let reach = match schedule.missed {
+        Missed::Skip => ON_TIME,
+        Missed::Once | Missed::All => Duration::from_std(schedule.missed_max_age)
+            .unwrap_or(ON_TIME)
+            .max(ON_TIME),
+    };
+    let jitter = Duration::from_std(schedule.jitter).unwrap_or_default();
+    let since = last.unwrap_or(since - Duration::nanoseconds(1));
+    let mut from = since.max(now - jitter - reach - Duration::nanoseconds(1));
+    let mut on_time = Vec::new();
+    let mut late = Vec::new();
+    while let Some(at) = schedule
+        .cron
+        .next_after(from, schedule.zone)
+        .filter(|at| *at <= now)
+    {
+        from = at;
+        let starts = at + jitter_of(schedule);
+        if starts > now {
+            continue;
+        }
+        if now - starts <= ON_TIME {
+            on_time.push(at);
+        } else {
+            late.push(at);
+        }
+        if on_time.len() + late.len() >= MOST {
+            break;
+        }
+    }
+    let mut due = match schedule.missed {
+        Missed::Skip => Vec::new(),
+        Missed::Once if on_time.is_empty() => late.pop().into_iter().collect(),
+        Missed::Once => Vec::new(),
+        Missed::All => late,
+    };
+    due.append(&mut on_time);
+    if starting && schedule.at_start && due.is_empty() {
+        let before = schedule
+            .cron
+            .last_before(now, now - START_REACH, schedule.zone);
+        due.extend(before.filter(|at| last.is_none_or(|last| last < *at)));
+    }
+    due
+}
+
+/// When the next run is due.
+pub fn next(schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    schedule.cron.next_after(now, schedule.zone)
+}
+
+/// How much later than its due time a run starts: the same on every worker and for every run, so that runs keep their
+/// order, and spread over schedules.
+fn jitter_of(schedule: &Schedule) -> Duration {
+    let most = schedule.jitter.as_millis() as u64;
+    if most == 0 {
+        return Duration::zero();
+    }
+    let digest = Sha256::digest(schedule.name.as_bytes());
+    let random = digest
+        .iter()
+        .take(8)
+        .fold(0u64, |all, byte| all << 8 | u64::from(*byte));
+    Duration::milliseconds((random % most) as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schedule::parse;
+    use super::*;
+    use std::path::Path;
+
+    fn schedule(more: &str) -> Schedule {
+        let text = format!(
+            "name = \"s\"\ncron = \"*/10 * * * *\"\nmodel = \"m\"\n{more}\n[source]\nkind = \"static\"\ninputs = [{{ key = \"k\", text = \"t\" }}]"
+        );
+        parse(Path::new("s.toml"), &text).expect("a schedule")
+    }
+
+    fn at(time: &str) -> DateTime<Utc> {
+        format!("2026-11-21T{time}Z").parse().expect("an instant")
+    }
+
+    fn found(more: &str, last: Option<&str>, now: &str, starting: bool) -> Vec<String> {
+        let since = at("08:00:01");
+        due(&schedule(more), last.map(at), since, at(now), starting)
+            .into_iter()
+            .map(|t| t.format("%H:%M").to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_is_due_runs_once_and_what_was_missed_by_its_rule() {
+        for rule in ["skip", "once", "all"] {
+            let rule = format!("missed = \"{rule}\"");
+            assert_eq!(found(&rule, None, "08:10:00", false), ["08:10"]);
+            assert_eq!(
+                found(&rule, Some("08:10:00"), "08:10:01", false),
+                Vec::<String>::new()
+            );
+            assert_eq!(found(&rule, None, "08:09:59", true), Vec::<String>::new());
+        }
+        assert_eq!(
+            found("missed = \"skip\"", Some("08:00:00"), "08:45:00", false),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            found("missed = \"once\"", Some("08:00:00"), "08:45:00", false),
+            ["08:40"]
+        );
+        assert_eq!(
+            found("missed = \"once\"", Some("08:00:00"), "08:50:20", false),
+            ["08:50"]
+        );
+        assert_eq!(
+            found("missed = \"all\"", Some("08:10:00"), "08:40:20", false),
+            ["08:20", "08:30", "08:40"]
+        );
+        let young = "missed = \"all\"\nmissed_max_age_seconds = 900";
+        assert_eq!(
+            found(young, Some("05:10:00"), "08:45:00", false),
+            ["08:30", "08:40"]
+        );
+        let old = "missed = \"once\"\nmissed_max_age_seconds = 60";
+        assert_eq!(
+            found(old, Some("05:10:00"), "08:45:00", false),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_clock_stepped_back_brings_nothing_up_again() {
+        assert_eq!(
+            found("", Some("08:40:00"), "08:20:30", false),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            found("at_start = true", Some("08:40:00"), "08:20:30", true),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn a_start_makes_up_for_the_last_due_time_once() {
+        assert_eq!(found("at_start = true", None, "08:05:00", true), ["08:00"]);
+        assert_eq!(
+            found("at_start = true", Some("08:00:00"), "08:05:00", true),
+            Vec::<String>::new()
+        );
+        assert_eq!(
+            found("at_start = true", None, "08:05:00", false),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn jitter_is_the_same_everywhere_and_bounded() {
+        let one = schedule("jitter_seconds = 300");
+        let delay = jitter_of(&one);
+        assert!(delay > Duration::zero() && delay < Duration::seconds(300));
+        let other = Schedule {
+            name: "t".to_owned(),
+            ..one.clone()
+        };
+        assert_ne!(jitter_of(&other), delay);
+        let (last, starts) = (at("08:00:00"), at("08:10:00") + delay);
+        let early = starts - Duration::milliseconds(1);
+        assert!(due(&one, Some(last), last, early, false).is_empty());
+        assert_eq!(due(&one, Some(last), last, starts, false), [at("08:10:00")]);
+    }
+}

@@ -1,0 +1,241 @@
+//! Owns the folder of schedules: what is in it, and what is wrong there.
+//!
+//! Promises that a bad file takes no other one down, and that a file which was good goes on as it was until it is good
+//! again or gone.
+
+use super::schedule::{self, BadSchedule, Schedule};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A schedule file has no reason to be larger, in bytes.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// What a look at the folder found new.
+#[derive(Debug, Default, PartialEq)]
+pub struct Changes {
+    /// Names of schedules that came or changed.
+    pub read: Vec<String>,
+    /// Names of schedules that went.
+    pub gone: Vec<String>,
+    /// What wasn't wrong before.
+    pub problems: Vec<BadSchedule>,
+}
+
+/// The schedules of a folder.
+#[derive(Debug)]
+pub struct Folder {
+    dir: PathBuf,
+    /// By file, the schedule that it last held, with its text.
+    files: BTreeMap<PathBuf, (String, Arc<Schedule>)>,
+    problems: Vec<BadSchedule>,
+}
+
+impl Folder {
+    /// A folder that wasn't looked at yet. One that doesn't exist is empty.
+    pub fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            files: BTreeMap::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Every good schedule, by name.
+    pub fn schedules(&self) -> Vec<Arc<Schedule>> {
+        let mut all: Vec<Arc<Schedule>> = self.files.values().map(|(_, s)| s.clone()).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// The schedule of that name.
+    pub fn get(&self, name: &str) -> Option<Arc<Schedule>> {
+        self.files
+            .values()
+            .find(|(_, s)| s.name == name)
+            .map(|(_, s)| s.clone())
+    }
+
+    /// What is wrong now.
+    pub fn problems(&self) -> &[BadSchedule] {
+        &self.problems
+    }
+
+    /// Looks at the folder again.
+    pub fn scan(&mut self) -> Changes {
+        let before: BTreeMap<String, Arc<Schedule>> = self
+            .schedules()
+            .into_iter()
+            .map(|s| (s.name.clone(), s))
+            .collect();
+        let mut old = std::mem::take(&mut self.files);
+        let mut problems = Vec::new();
+        let mut files: BTreeMap<PathBuf, (String, Arc<Schedule>)> = BTreeMap::new();
+        let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
+        match list(&self.dir) {
+            Err(error) => problems.push(whole(&self.dir, format!("can't be read: {error}"))),
+            Ok(paths) => {
+                for path in paths {
+                    let known = old.remove(&path);
+                    let kept = match read(&path) {
+                        Err(error) => {
+                            problems.push(whole(&path, format!("can't be read: {error}")));
+                            known
+                        }
+                        Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
+                        Ok(text) => match schedule::parse(&path, &text) {
+                            Ok(schedule) => Some((text, Arc::new(schedule))),
+                            Err(bad) => {
+                                problems.push(bad);
+                                known
+                            }
+                        },
+                    };
+                    let Some((text, schedule)) = kept else {
+                        continue;
+                    };
+                    match names.get(&schedule.name) {
+                        Some(first) => problems.push(BadSchedule {
+                            file: path,
+                            line: None,
+                            field: "name".into(),
+                            message: format!("`{}` is taken by {}", schedule.name, first.display()),
+                        }),
+                        None => {
+                            names.insert(schedule.name.clone(), path.clone());
+                            files.insert(path, (text, schedule));
+                        }
+                    }
+                }
+            }
+        }
+        let new_problems = problems
+            .iter()
+            .filter(|p| !self.problems.contains(p))
+            .cloned()
+            .collect();
+        self.files = files;
+        self.problems = problems;
+        let after = self.schedules();
+        let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
+        Changes {
+            read: after
+                .iter()
+                .filter(|s| before.get(&s.name).is_none_or(|old| !Arc::ptr_eq(old, s)))
+                .map(|s| s.name.clone())
+                .collect(),
+            gone: before
+                .keys()
+                .filter(|name| !held.contains(name.as_str()))
+                .cloned()
+                .collect(),
+            problems: new_problems,
+        }
+    }
+}
+
+/// The schedule files of a folder, in order.
+fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
+        if !hidden && path.extension().is_some_and(|e| e == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!(
+            "it has more than {MAX_FILE_BYTES} bytes"
+        )));
+    }
+    fs::read_to_string(path)
+}
+
+fn whole(file: &Path, message: String) -> BadSchedule {
+    BadSchedule {
+        file: file.to_owned(),
+        line: None,
+        field: String::new(),
+        message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(name: &str, cron: &str) -> String {
+        format!(
+            "name = \"{name}\"\ncron = \"{cron}\"\nmodel = \"m\"\n[source]\nkind = \"static\"\ninputs = [{{ key = \"k\", text = \"t\" }}]\n"
+        )
+    }
+
+    #[test]
+    fn a_bad_file_takes_no_good_one_down() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let put =
+            |file: &str, text: String| fs::write(dir.path().join(file), text).expect("written");
+        let mut folder = Folder::new(&dir.path().join("none"));
+        assert_eq!(folder.scan(), Changes::default());
+        folder = Folder::new(dir.path());
+        put("a.toml", text("one", "* * * * *"));
+        put("b.toml", text("two", "* * * *"));
+        put("c.toml", text("one", "* * * * *"));
+        put("notes.md", "not a schedule".into());
+        let changes = folder.scan();
+        assert_eq!(changes.read, ["one"]);
+        let told: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
+        assert!(
+            told[0].contains("b.toml:2: `cron`: expected 5 fields"),
+            "{told:?}"
+        );
+        assert!(
+            told[1].contains("c.toml: `name`: `one` is taken by") && told.len() == 2,
+            "{told:?}"
+        );
+
+        put("b.toml", text("two", "0 * * * *"));
+        put("c.toml", text("three", "0 * * * *"));
+        let changes = folder.scan();
+        assert_eq!(
+            (changes.read, folder.problems().len()),
+            (vec!["three".into(), "two".into()], 0)
+        );
+        // What was good goes on while its file is bad.
+        put("b.toml", "name = ".into());
+        let changes = folder.scan();
+        assert_eq!(
+            (
+                changes.read.len(),
+                changes.gone.len(),
+                changes.problems.len()
+            ),
+            (0, 0, 1)
+        );
+        assert_eq!(
+            folder
+                .get("two")
+                .map(|s| s.cron.as_str().to_owned())
+                .as_deref(),
+            Some("0 * * * *")
+        );
+        assert_eq!(folder.scan(), Changes::default(), "the same is told once");
+        fs::remove_file(dir.path().join("b.toml")).expect("removed");
+        assert_eq!(folder.scan().gone, ["two"]);
+    }
+}

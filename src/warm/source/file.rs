@@ -1,0 +1,170 @@
+//! A file of inputs, one JSON object a line.
+
+use super::{InputText, Item, MAX_ROW_BYTES, Source, SourceError};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+
+/// `kind = "file"`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {
+    path: PathBuf,
+}
+
+impl FileSpec {
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+        if self.path.as_os_str().is_empty() {
+            return Err(("path".into(), "expected the path of a JSONL file".into()));
+        }
+        // A file that isn't there yet is no reason to refuse the schedule: its runs say so.
+        self.path = folder.join(&self.path);
+        Ok(())
+    }
+}
+
+/// The rows of a file, read anew for each run.
+pub struct FileSource(PathBuf);
+
+impl FileSource {
+    pub(super) fn new(spec: &FileSpec) -> Self {
+        Self(spec.path.clone())
+    }
+}
+
+struct Reading {
+    reader: BufReader<tokio::fs::File>,
+    line: u64,
+    buffer: Vec<u8>,
+}
+
+impl Source for FileSource {
+    fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
+        let open = async move {
+            let file = tokio::fs::File::open(&self.0)
+                .await
+                .map_err(|e| self.failed(&e))?;
+            let state = Some(Reading {
+                reader: BufReader::new(file),
+                line: 0,
+                buffer: Vec::new(),
+            });
+            Ok(stream::unfold(state, move |state| async move {
+                let mut reading = state?;
+                match reading.next().await {
+                    Ok(Some(item)) => Some((Ok(item), Some(reading))),
+                    Ok(None) => None,
+                    Err(error) => Some((Err(self.failed(&error)), None)),
+                }
+            }))
+        };
+        stream::once(open)
+            .flat_map(|opened| match opened {
+                Ok(rows) => rows.boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            })
+            .boxed()
+    }
+}
+
+impl FileSource {
+    fn failed(&self, error: &std::io::Error) -> SourceError {
+        SourceError(format!("{}: {error}", self.0.display()))
+    }
+}
+
+impl Reading {
+    /// The next line that isn't empty.
+    async fn next(&mut self) -> std::io::Result<Option<Item>> {
+        loop {
+            self.buffer.clear();
+            let most = MAX_ROW_BYTES as u64 + 1;
+            let read = (&mut self.reader)
+                .take(most)
+                .read_until(b'\n', &mut self.buffer)
+                .await?;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.line += 1;
+            if read as u64 == most && self.buffer.last() != Some(&b'\n') {
+                self.skip_line().await?;
+                let told = format!("line {}: longer than {MAX_ROW_BYTES} bytes", self.line);
+                return Ok(Some(Item::Bad(told)));
+            }
+            let line = self.buffer.trim_ascii();
+            if line.is_empty() {
+                continue;
+            }
+            let row = serde_json::from_slice::<InputText>(line)
+                .map_err(|e| e.to_string())
+                .and_then(InputText::into_row);
+            return Ok(Some(match row {
+                Ok(row) => Item::Row(row),
+                Err(problem) => Item::Bad(format!("line {}: {problem}", self.line)),
+            }));
+        }
+    }
+
+    async fn skip_line(&mut self) -> std::io::Result<()> {
+        loop {
+            let bytes = self.reader.fill_buf().await?;
+            let (used, ended) = match bytes.iter().position(|b| *b == b'\n') {
+                Some(at) => (at + 1, true),
+                None => (bytes.len(), bytes.is_empty()),
+            };
+            self.reader.consume(used);
+            if ended {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_is_a_source() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rows.jsonl");
+        let lines = concat!(
+            r#"{"key":"a","group":"g","text":"one ☃ \"'; --"}"#,
+            "\n",
+            r#"{"text":"two","text_pair":"pair"}"#,
+            "\n",
+            r#"{"text":"two","textpair":"pair"}"#,
+            "\n\n",
+            r#"{"key":"c","features":[0.5,-2]}"#,
+            "\r\n",
+            r#"{"key":"d","group":"g","text":""}"#,
+        );
+        std::fs::write(&path, lines).expect("written");
+        let mut spec = FileSpec {
+            path: "rows.jsonl".into(),
+        };
+        spec.check(folder.path()).expect("a path");
+        let source = FileSource::new(&spec);
+        super::super::conformance::check(&source).await;
+
+        std::fs::write(
+            &path,
+            format!("{}\n{{\"text\":\"x\"}}", "y".repeat(3 * MAX_ROW_BYTES)),
+        )
+        .expect("written");
+        let items: Vec<_> = source.rows().collect().await;
+        assert!(
+            matches!(&items[0], Ok(Item::Bad(told)) if told.starts_with("line 1: longer")),
+            "{items:?}"
+        );
+        assert!(matches!(&items[1], Ok(Item::Row(_))) && items.len() == 2);
+        std::fs::remove_file(&path).expect("removed");
+        let items: Vec<_> = source.rows().collect().await;
+        assert!(
+            matches!(items.as_slice(), [Err(SourceError(told))] if told.contains("rows.jsonl")),
+            "{items:?}"
+        );
+    }
+}

@@ -1,0 +1,68 @@
+//! A list that stands in the schedule itself.
+
+use super::{InputText, Item, Row, Source, SourceError};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use serde::Deserialize;
+
+/// `kind = "static"`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ListSpec {
+    inputs: Vec<InputText>,
+}
+
+impl ListSpec {
+    pub(super) fn check(&self) -> Result<(), (String, String)> {
+        if self.inputs.is_empty() {
+            return Err(("inputs".into(), "expected at least one input".into()));
+        }
+        for (index, input) in self.inputs.iter().enumerate() {
+            if let Err(problem) = input.clone().into_row() {
+                return Err((format!("inputs[{index}]"), problem));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a list.
+pub struct ListSource(Vec<Result<Row, String>>);
+
+impl ListSource {
+    pub(super) fn new(spec: &ListSpec) -> Self {
+        Self(spec.inputs.iter().map(|i| i.clone().into_row()).collect())
+    }
+}
+
+impl Source for ListSource {
+    fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
+        stream::iter(self.0.iter().enumerate().map(|(index, row)| {
+            Ok(match row {
+                Ok(row) => Item::Row(row.clone()),
+                Err(problem) => Item::Bad(format!("input {}: {problem}", index + 1)),
+            })
+        }))
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_list_is_a_source() {
+        let spec: ListSpec = toml::from_str(
+            r#"inputs = [
+                { key = "a", group = "g", text = "one ☃ \"'; --" },
+                { text = "two", text_pair = "pair" },
+                { text_pair = "alone" },
+                { key = "c", features = [0.5, -2.0] },
+                { key = "d", group = "g", text = "" },
+            ]"#,
+        )
+        .expect("a list");
+        assert_eq!(spec.check().expect_err("one is bad").0, "inputs[2]");
+        super::super::conformance::check(&ListSource::new(&spec)).await;
+    }
+}

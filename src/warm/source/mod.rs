@@ -1,0 +1,178 @@
+//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, or what is hot.
+//!
+//! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; a row that is no
+//! input is told with its place and the others go on; a source that fails says so as its last item. Each kind passes the
+//! same tests (`conformance` below). Refuses to decide which rows are worth warming.
+
+mod file;
+mod heat;
+mod list;
+mod sql;
+
+use crate::{config::Settings, job};
+use futures_util::stream::BoxStream;
+use serde::Deserialize;
+use std::path::Path;
+
+pub use file::FileSource;
+pub use heat::{HeatSpec, HotInputs};
+pub use list::ListSource;
+pub use sql::SqlSource;
+
+/// Longest line of a file and largest row, in bytes.
+const MAX_ROW_BYTES: usize = 1 << 20;
+
+/// What an input holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    Text { text: String, pair: Option<String> },
+    Features(Vec<f32>),
+}
+
+/// One input of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub key: Option<String>,
+    /// Rows of one group become one ranking, under the group's name.
+    pub group: Option<String>,
+    pub content: Content,
+    /// Requests a second for it, where the source knows.
+    pub rate: Option<f64>,
+}
+
+/// What comes out of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Item {
+    Row(Row),
+    /// A row that is no input: where, and what is wrong.
+    Bad(String),
+}
+
+/// Why a source ended early.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SourceError(pub String);
+
+/// Rows to warm.
+pub trait Source: Send + Sync {
+    /// All rows, in order. After an error nothing follows.
+    fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>>;
+}
+
+/// A source as a schedule file has it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum SourceSpec {
+    Static(list::ListSpec),
+    File(file::FileSpec),
+    Sql(sql::SqlSpec),
+    Heat(HeatSpec),
+}
+
+impl SourceSpec {
+    /// Checks what needs no server; relative paths start at `folder`. An error is a field and what is wrong with it.
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+        match self {
+            Self::Static(spec) => spec.check(),
+            Self::File(spec) => spec.check(folder),
+            Self::Sql(spec) => spec.check(),
+            Self::Heat(spec) => spec.check(),
+        }
+    }
+
+    /// The source itself. Heat is asked of the worker, not here.
+    pub fn open(&self, settings: &Settings) -> Result<Option<Box<dyn Source>>, SourceError> {
+        Ok(Some(match self {
+            Self::Static(spec) => Box::new(ListSource::new(spec)),
+            Self::File(spec) => Box::new(FileSource::new(spec)),
+            Self::Sql(spec) => Box::new(SqlSource::new(spec, settings)?),
+            Self::Heat(_) => return Ok(None),
+        }))
+    }
+}
+
+/// An input as files write it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InputText {
+    key: Option<String>,
+    group: Option<String>,
+    text: Option<String>,
+    text_pair: Option<String>,
+    features: Option<Vec<f32>>,
+}
+
+impl InputText {
+    fn into_row(self) -> Result<Row, String> {
+        for (name, value) in [("key", &self.key), ("group", &self.group)] {
+            if let Some(problem) = value.as_deref().and_then(job::key_problem) {
+                return Err(format!("`{name}` {problem}"));
+            }
+        }
+        let content = match (self.text, self.text_pair, self.features) {
+            (Some(text), pair, None) => Content::Text { text, pair },
+            (None, None, Some(features)) => {
+                if let Some(at) = features.iter().position(|f| !f.is_finite()) {
+                    return Err(format!("`features[{at}]`: expected a finite number"));
+                }
+                Content::Features(features)
+            }
+            (None, Some(_), _) => return Err("`text_pair` without `text`".into()),
+            (None, None, None) => return Err("expected `text` or `features`".into()),
+            (Some(_), _, Some(_)) => return Err("expected `text` or `features`, not both".into()),
+        };
+        Ok(Row {
+            key: self.key,
+            group: self.group,
+            content,
+            rate: None,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod conformance {
+    use super::*;
+    use futures_util::StreamExt;
+
+    /// What each source must give for the same five rows, of which the third is bad.
+    pub async fn check(source: &dyn Source) {
+        let items: Vec<_> = source.rows().collect().await;
+        let rows: Vec<&Item> = items
+            .iter()
+            .map(|i| i.as_ref().expect("no failure"))
+            .collect();
+        let [one, two, bad, three, four] = rows.as_slice() else {
+            panic!("five items, not {items:?}");
+        };
+        let row = |key: Option<&str>, group: Option<&str>, content| {
+            Item::Row(Row {
+                key: key.map(str::to_owned),
+                group: group.map(str::to_owned),
+                content,
+                rate: None,
+            })
+        };
+        let text = |text: &str, pair: Option<&str>| Content::Text {
+            text: text.to_owned(),
+            pair: pair.map(str::to_owned),
+        };
+        assert_eq!(
+            **one,
+            row(Some("a"), Some("g"), text("one ☃ \"'; --", None))
+        );
+        assert_eq!(**two, row(None, None, text("two", Some("pair"))));
+        assert!(
+            matches!(bad, Item::Bad(told) if told.contains('3')),
+            "{bad:?}"
+        );
+        assert_eq!(
+            **three,
+            row(Some("c"), None, Content::Features(vec![0.5, -2.0]))
+        );
+        assert_eq!(**four, row(Some("d"), Some("g"), text("", None)));
+        // Asked again, it gives the same again.
+        let again: Vec<_> = source.rows().collect().await;
+        assert_eq!(items, again);
+    }
+}

@@ -1,0 +1,322 @@
+//! One statement on a named database.
+//!
+//! Promises that the statement can't write: it is the query of a cursor, which takes nothing but reading ones, in a
+//! read-only transaction. Promises that it ends: by the time limit, which the server keeps too, or by the row limit. Data
+//! never becomes part of a statement.
+
+use super::{Content, Item, Row, Source, SourceError};
+use crate::{
+    config::{self, Settings},
+    job,
+    secret::Secret,
+};
+use futures_util::{StreamExt, stream, stream::BoxStream};
+use serde::Deserialize;
+use sqlx::{
+    AssertSqlSafe, Column, Connection, Executor, PgConnection, Row as _, TypeInfo, ValueRef,
+    postgres::{PgConnectOptions, PgRow},
+};
+use std::{collections::VecDeque, time::Duration};
+use tokio::time::Instant;
+
+/// Rows fetched in one round trip.
+const FETCH: usize = 500;
+const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
+
+/// `kind = "sql"`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlSpec {
+    /// One of `[databases]`, or `kiln` for Kiln's own.
+    database: String,
+    statement: String,
+    #[serde(default = "thirty")]
+    limit_seconds: u64,
+    #[serde(default = "many")]
+    limit_rows: usize,
+}
+
+fn thirty() -> u64 {
+    30
+}
+
+fn many() -> usize {
+    100_000
+}
+
+impl SqlSpec {
+    pub(super) fn check(&mut self) -> Result<(), (String, String)> {
+        let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
+        self.statement = self
+            .statement
+            .trim()
+            .trim_end_matches(';')
+            .trim_end()
+            .to_owned();
+        if self.statement.is_empty() {
+            return wrong("statement", "expected a SELECT");
+        }
+        if !(1..=3_600).contains(&self.limit_seconds) {
+            return wrong("limit_seconds", "expected 1 to 3600");
+        }
+        if !(1..=10_000_000).contains(&self.limit_rows) {
+            return wrong("limit_rows", "expected 1 to 10000000");
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a statement.
+pub struct SqlSource {
+    url: Secret,
+    options: PgConnectOptions,
+    statement: String,
+    limit: Duration,
+    limit_rows: usize,
+    connect_limit: Duration,
+}
+
+impl SqlSource {
+    pub(super) fn new(spec: &SqlSpec, settings: &Settings) -> Result<Self, SourceError> {
+        let named = settings.databases.get(&spec.database).map(|d| &d.url);
+        let url = match (named, spec.database.as_str()) {
+            (Some(url), _) => Some(url),
+            (None, "kiln") => settings.database.url.as_ref(),
+            (None, _) => None,
+        };
+        let Some(url) = url else {
+            let known: Vec<&str> = settings
+                .databases
+                .keys()
+                .map(String::as_str)
+                .chain(["kiln"])
+                .collect();
+            return Err(SourceError(format!(
+                "database `{}` is not set under [databases]; known: {}",
+                spec.database,
+                known.join(", ")
+            )));
+        };
+        let options: PgConnectOptions = url
+            .expose()
+            .parse()
+            .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.to_string())))?;
+        Ok(Self {
+            url: url.clone(),
+            options: options.application_name("kiln warming"),
+            statement: spec.statement.clone(),
+            limit: Duration::from_secs(spec.limit_seconds),
+            limit_rows: spec.limit_rows,
+            connect_limit: config::ms(settings.database.timeout_ms),
+        })
+    }
+
+    fn told(&self, error: &sqlx::Error) -> SourceError {
+        SourceError(self.url.scrub(&error.to_string()))
+    }
+
+    /// A connection with the cursor declared.
+    async fn open(&self, until: Instant) -> Result<PgConnection, SourceError> {
+        let connect = PgConnection::connect_with(&self.options);
+        let mut connection = tokio::time::timeout(self.connect_limit, connect)
+            .await
+            .map_err(|_| SourceError("the database doesn't answer".into()))?
+            .map_err(|e| self.told(&e))?;
+        let declare = async {
+            let limit_ms = self.limit.as_millis();
+            for statement in [
+                "BEGIN READ ONLY".to_owned(),
+                format!("SET LOCAL statement_timeout = {limit_ms}"),
+                format!("SET LOCAL idle_in_transaction_session_timeout = {limit_ms}"),
+            ] {
+                connection.execute(AssertSqlSafe(statement)).await?;
+            }
+            // The statement is the operator's own, from the schedule; a prepared statement is one statement.
+            let cursor = format!("DECLARE warm NO SCROLL CURSOR FOR\n{}", self.statement);
+            sqlx::query(AssertSqlSafe(cursor))
+                .execute(&mut connection)
+                .await
+        };
+        self.within(until, declare).await?;
+        Ok(connection)
+    }
+
+    async fn within<T>(
+        &self,
+        until: Instant,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, SourceError> {
+        tokio::time::timeout_at(until, work)
+            .await
+            .map_err(|_| {
+                SourceError(format!(
+                    "the statement ran past its limit of {} s",
+                    self.limit.as_secs()
+                ))
+            })?
+            .map_err(|e| self.told(&e))
+    }
+}
+
+struct Cursor {
+    connection: PgConnection,
+    rows: VecDeque<PgRow>,
+    seen: usize,
+    ended: bool,
+    until: Instant,
+}
+
+impl SqlSource {
+    async fn next(&self, cursor: &mut Cursor) -> Result<Option<Item>, SourceError> {
+        if cursor.rows.is_empty() && !cursor.ended {
+            // One more than the limit, to tell a source that is larger from one that fits.
+            let wanted = FETCH.min(self.limit_rows + 1 - cursor.seen);
+            let fetch = format!("FETCH {wanted} FROM warm");
+            let work = sqlx::query(AssertSqlSafe(fetch)).fetch_all(&mut cursor.connection);
+            let rows = self.within(cursor.until, work).await?;
+            cursor.ended = rows.len() < wanted;
+            if let Some(first) = rows.first().filter(|_| cursor.seen == 0) {
+                check_columns(first)?;
+            }
+            cursor.rows = rows.into();
+        }
+        let Some(row) = cursor.rows.pop_front() else {
+            return Ok(None);
+        };
+        cursor.seen += 1;
+        if cursor.seen > self.limit_rows {
+            return Err(SourceError(format!(
+                "the statement gives more than limit_rows = {}",
+                self.limit_rows
+            )));
+        }
+        Ok(Some(match read(&row) {
+            Ok(row) => Item::Row(row),
+            Err(problem) => Item::Bad(format!("row {}: {problem}", cursor.seen)),
+        }))
+    }
+}
+
+impl Source for SqlSource {
+    fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
+        let open = async move {
+            let until = Instant::now() + self.limit;
+            let connection = self.open(until).await?;
+            let cursor = Cursor {
+                connection,
+                rows: VecDeque::new(),
+                seen: 0,
+                ended: false,
+                until,
+            };
+            Ok(stream::unfold(Some(cursor), move |state| async move {
+                let mut cursor = state?;
+                match self.next(&mut cursor).await {
+                    Ok(Some(item)) => Some((Ok(item), Some(cursor))),
+                    Ok(None) => {
+                        // The rows are here: how the server takes the goodbye changes nothing.
+                        let _closed =
+                            tokio::time::timeout(Duration::from_secs(1), cursor.connection.close())
+                                .await;
+                        None
+                    }
+                    Err(error) => Some((Err(error), None)),
+                }
+            }))
+        };
+        stream::once(open)
+            .flat_map(|opened| match opened {
+                Ok(rows) => rows.boxed(),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            })
+            .boxed()
+    }
+}
+
+fn check_columns(row: &PgRow) -> Result<(), SourceError> {
+    for column in row.columns() {
+        let name = column.name();
+        let kind = column.type_info().name();
+        let fits = match name {
+            "features" => matches!(kind, "FLOAT4[]" | "FLOAT8[]"),
+            "rate" => kind == "FLOAT8",
+            _ => matches!(kind, "TEXT" | "VARCHAR" | "CHAR" | "NAME"),
+        };
+        if !COLUMNS.contains(&name) {
+            return Err(SourceError(format!(
+                "column `{name}` is unknown; expected some of {}",
+                COLUMNS.join(", ")
+            )));
+        }
+        if !fits {
+            let wanted = match name {
+                "features" => "real[] or double precision[]: write (…)::real[]",
+                "rate" => "double precision: write (…)::float8",
+                _ => "text: write (…)::text",
+            };
+            return Err(SourceError(format!(
+                "column `{name}` is {kind}, expected {wanted}"
+            )));
+        }
+    }
+    let has = |name: &str| row.columns().iter().any(|c| c.name() == name);
+    if !has("text") && !has("features") {
+        return Err(SourceError("expected a column `text` or `features`".into()));
+    }
+    Ok(())
+}
+
+fn read(row: &PgRow) -> Result<Row, String> {
+    let text = |name: &str| -> Result<Option<String>, String> {
+        if row.columns().iter().all(|c| c.name() != name) {
+            return Ok(None);
+        }
+        row.try_get::<Option<String>, _>(name)
+            .map_err(|e| format!("`{name}`: {e}"))
+    };
+    for name in ["key", "group"] {
+        if let Some(problem) = text(name)?.as_deref().and_then(job::key_problem) {
+            return Err(format!("`{name}` {problem}"));
+        }
+    }
+    let content = match (text("text")?, text("text_pair")?, features(row)?) {
+        (Some(text), pair, None) => Content::Text { text, pair },
+        (None, None, Some(features)) => Content::Features(features),
+        (None, Some(_), _) => return Err("`text_pair` without `text`".into()),
+        (None, None, None) => return Err("expected `text` or `features`, found NULL".into()),
+        (Some(_), _, Some(_)) => return Err("expected `text` or `features`, not both".into()),
+    };
+    let rate = match row.try_get_raw("rate") {
+        Ok(value) if !value.is_null() => row
+            .try_get::<f64, _>("rate")
+            .ok()
+            .filter(|r| r.is_finite() && *r >= 0.0),
+        _ => None,
+    };
+    Ok(Row {
+        key: text("key")?,
+        group: text("group")?,
+        content,
+        rate,
+    })
+}
+
+fn features(row: &PgRow) -> Result<Option<Vec<f32>>, String> {
+    let Some(column) = row.columns().iter().find(|c| c.name() == "features") else {
+        return Ok(None);
+    };
+    let wrong = |e: sqlx::Error| format!("`features`: {e}");
+    let values: Option<Vec<f32>> = if column.type_info().name() == "FLOAT8[]" {
+        let wide: Option<Vec<f64>> = row.try_get("features").map_err(wrong)?;
+        wide.map(|values| values.into_iter().map(|v| v as f32).collect())
+    } else {
+        row.try_get("features").map_err(wrong)?
+    };
+    match values
+        .as_ref()
+        .and_then(|v| v.iter().position(|f| !f.is_finite()))
+    {
+        Some(at) => Err(format!("`features[{at}]`: expected a finite number")),
+        None => Ok(values),
+    }
+}
