@@ -19,9 +19,13 @@ use crate::{
     store::{PostgresStore, SqliteStore, Store},
     supervisor::{Stop, Supervisor},
     telemetry::metrics::{self, Metrics, QueueKind},
+    warm::{folder::Folder, run::Warmer},
 };
 use anyhow::{Context, anyhow, bail};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
@@ -127,6 +131,17 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
     let backoff_most = config::ms(settings.amqp.backoff_most_ms);
     let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
+    let warmer = Warmer {
+        store: store.clone(),
+        engine: engine.clone(),
+        publisher: publisher.clone(),
+        broker: broker.clone(),
+        topology: topology.clone(),
+        settings: settings.clone(),
+        metrics: metrics.clone(),
+        folder: Arc::new(Mutex::new(Folder::new(&settings.warm.dir))),
+        worker: worker_name(),
+    };
     let settler = Settler::new(publisher, topology.clone(), metrics.clone());
     let workshop = Workshop::new(
         engine.clone(),
@@ -166,6 +181,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "model choice",
         models::follow_choice(registry, store.clone(), metrics.clone()),
     );
+    if settings.warm.enabled {
+        tasks.start("warming", warm_when_migrated(warmer, health.clone()));
+    }
     let mut intake = tokio::spawn(consume(broker, topology, workshop, store, health, stop));
 
     let stopped_by = tokio::select! {
@@ -188,6 +206,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Names this worker among others: its host and process.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
+}
+
+/// Warms from when the tables are there.
+async fn warm_when_migrated(warmer: Warmer, health: Health) -> Result<(), String> {
+    let mut tick = tokio::time::interval(Duration::from_millis(200));
+    while !health.is_up(Part::Migrations) {
+        tick.tick().await;
+    }
+    warmer.run().await
 }
 
 async fn signal() -> anyhow::Result<&'static str> {

@@ -108,6 +108,25 @@ impl RedisCache {
         (found.len() == keys.len()).then_some(found)
     }
 
+    /// Milliseconds that each key has to live, none for one that isn't there; nothing where Redis fails.
+    pub async fn lives(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
+        if keys.is_empty() {
+            return Some(Vec::new());
+        }
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.cmd("PTTL").arg(key.as_slice());
+        }
+        let lives: Vec<i64> = self
+            .guarded(CacheOperation::Get, async {
+                let mut connection = self.connect().await?;
+                self.deadline(pipeline.query_async(&mut connection)).await
+            })
+            .await?;
+        // -2: not there; -1: without an end, which nothing of Kiln's is.
+        Some(lives.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
+    }
+
     /// Keeps values; `false` where Redis failed or refused any of them.
     pub async fn put(&self, values: &[Put]) -> bool {
         if values.is_empty() {

@@ -9,8 +9,10 @@ mod models;
 mod post;
 mod prune;
 mod run;
+mod schedules;
 mod score;
 mod submit;
+mod warm;
 
 use crate::{config as settings, telemetry::trace};
 use clap::{Parser, Subcommand};
@@ -64,6 +66,8 @@ enum Command {
     Dead(dead::Arguments),
     Doctor(doctor::Arguments),
     Models(models::Arguments),
+    Schedules(schedules::Arguments),
+    Warm(warm::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -104,6 +108,8 @@ pub fn main() -> ExitCode {
             Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
             Command::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Command::Models(arguments) => models::run(arguments, loaded.settings).await,
+            Command::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
+            Command::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

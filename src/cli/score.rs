@@ -298,6 +298,7 @@ async fn score(engine: &Engine, work: Work) -> (Work, Outcome, InputCounts) {
         message_id: None,
         received: Instant::now(),
         tries: u32::MAX - 1,
+        renews: false,
         given_up: None,
     };
     let (outcomes, counts) = engine.run(std::slice::from_ref(&source)).await;

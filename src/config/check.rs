@@ -31,6 +31,19 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             return Err(ConfigError::OutOfRange { name, problem });
         }
     }
+    within(
+        "warm.piece_inputs",
+        settings.warm.piece_inputs as u64,
+        1,
+        crate::job::MAX_INPUTS as u64,
+    )?;
+    within(
+        "warm.runs_at_once",
+        settings.warm.runs_at_once as u64,
+        1,
+        64,
+    )?;
+    within("warm.claim_seconds", settings.warm.claim_seconds, 1, 3_600)?;
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
     within(
         "intake.warm_prefetch",

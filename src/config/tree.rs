@@ -22,7 +22,18 @@ pub struct Settings {
     pub store: Store,
     pub embedded: Embedded,
     pub drain: Drain,
+    pub warm: Warm,
     pub log: Log,
+}
+
+impl Settings {
+    /// Life of an entry, in seconds: what was asked for, or else what its namespace, its model, or all entries have.
+    pub fn ttl_seconds(&self, asked: Option<u64>, namespace: &str, model: Option<u64>) -> u64 {
+        asked
+            .or_else(|| self.namespaces.get(namespace).and_then(|n| n.ttl_seconds))
+            .or(model)
+            .unwrap_or(self.cache.ttl_seconds)
+    }
 }
 
 /// The broker.
@@ -284,6 +295,40 @@ pub struct Drain {
 impl Default for Drain {
     fn default() -> Self {
         Self { limit_seconds: 25 }
+    }
+}
+
+/// Warming.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Warm {
+    /// Whether this worker plans and posts warming runs; it takes warming jobs either way.
+    pub enabled: bool,
+    /// The folder of schedule files.
+    pub dir: PathBuf,
+    /// Inputs of one posted job; a ranking is one job whatever its size.
+    pub piece_inputs: usize,
+    /// Runs that this worker plans and posts at once.
+    pub runs_at_once: usize,
+    /// Seconds without a sign of life after which another worker takes a run over.
+    pub claim_seconds: u64,
+    /// Producers' jobs waiting at which posting pauses.
+    pub backlog_most: u32,
+    /// Warming jobs waiting at which posting pauses.
+    pub queued_most: u32,
+}
+
+impl Default for Warm {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            dir: PathBuf::from("schedules"),
+            piece_inputs: 64,
+            runs_at_once: 4,
+            claim_seconds: 15,
+            backlog_most: 1_000,
+            queued_most: 1_000,
+        }
     }
 }
 

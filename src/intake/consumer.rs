@@ -105,6 +105,7 @@ impl Workshop {
                 message_id: d.message_id(),
                 received: d.received,
                 tries: d.tries(),
+                renews: d.origin == Origin::Warm,
                 given_up: given_up.clone().or_else(|| d.verdict()),
             })
             .collect();

@@ -61,6 +61,7 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
         },
         rules: manifest.text_rules(),
         residence: Residence::new(network, origin.clone(), identity),
+        cost: super::cost::Cost::default(),
     };
     for (i, golden) in manifest.golden.iter().enumerate() {
         check_golden(&model, golden, hardware.tolerance())

@@ -6,6 +6,7 @@
 //! Runs nothing on the async runtime's threads but passes that are shorter than a hand-over, and knows nothing of jobs,
 //! caches or servers.
 
+mod cost;
 mod dense;
 mod directory;
 mod encoder;
@@ -43,6 +44,7 @@ pub use settings::{Backend, ModelSettings};
 pub use text::{TextRules, UnicodeForm};
 pub use tokens::Tokens;
 
+use cost::Cost;
 use residence::Residence;
 use runner::Queue;
 use serde::{Deserialize, Serialize};
@@ -209,6 +211,7 @@ pub struct Model {
     info: ModelInfo,
     rules: TextRules,
     residence: Residence,
+    cost: Cost,
 }
 
 impl fmt::Debug for Model {
@@ -235,6 +238,7 @@ impl Model {
     /// One bad row fails the request: callers that want the others score them apart.
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
         self.fits(&rows)?;
+        let units = Cost::units(&rows);
         let network = self.residence.network().await?;
         let rows = match (rows, network.cutter()) {
             (Rows::Texts(texts), Some(cutter)) => {
@@ -248,8 +252,16 @@ impl Model {
             (rows, _) => rows,
         };
         let mut scored = self.queue().score(&network, rows).await?;
+        self.cost
+            .note(units, scored.calls.iter().map(|call| call.seconds).sum());
         self.round(&mut scored.outputs)?;
         Ok(scored)
+    }
+
+    /// Seconds of model time that a text, or with none a row of features, is expected to cost; nothing before the first call.
+    pub fn expected_seconds(&self, text: Option<(&str, Option<&str>)>) -> Option<f64> {
+        let units = text.map_or(1.0, |(text, pair)| cost::text_units(text, pair));
+        Some(self.cost.seconds_per_unit()? * units)
     }
 
     /// Rounds outputs as the manifest says, so that a fresh one is what the cache will give.

@@ -80,6 +80,8 @@ pub struct Slot<'a> {
     pub source: Source<'a>,
     /// Life of its entry: the longest that a job asks for.
     pub ttl_seconds: u64,
+    /// Whether its entry, if there is one, is to live anew.
+    pub renews: bool,
     /// The first job and input that ask for it.
     pub asked_by: (usize, usize),
     pub found: Found,
@@ -105,8 +107,9 @@ pub struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Adds a checked job that asks `model`; `ttl_seconds` is the life of its entries.
-    pub fn add(&mut self, job: &'a Job<'_>, model: &Arc<Model>, ttl_seconds: u64) {
+    /// Adds a checked job that asks `model`; `ttl_seconds` is the life of its entries,
+    /// and `renews` whether those that are there are to live anew.
+    pub fn add(&mut self, job: &'a Job<'_>, model: &Arc<Model>, ttl_seconds: u64, renews: bool) {
         let group = self.group(model);
         let number = self.jobs.len();
         let Some(entry) = self.groups.get_mut(group) else {
@@ -140,6 +143,7 @@ impl<'a> Plan<'a> {
                     self.coalesced += 1;
                     if let Some(slot) = self.slots.get_mut(*at.get()) {
                         slot.ttl_seconds = slot.ttl_seconds.max(ttl_seconds);
+                        slot.renews |= renews;
                     }
                     planned.slots.push(Some(*at.get()));
                 }
@@ -153,6 +157,7 @@ impl<'a> Plan<'a> {
                         input: hash,
                         source,
                         ttl_seconds,
+                        renews,
                         asked_by,
                         found,
                     });

@@ -87,12 +87,15 @@ pub(super) async fn batch(
     stored
 }
 
-/// Keeps the rows of what was scored now in the cache.
+/// Keeps the rows of what was scored now in the cache, and those that are to live anew.
 async fn keep_entries(engine: &Engine, plan: &Plan<'_>) {
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let scored = plan.slots.iter().filter_map(|slot| match slot.found {
             Found::Scored(place) => Some((slot, plan.groups.get(slot.group)?, place)),
+            Found::Cached(place) if slot.renews => {
+                Some((slot, plan.groups.get(slot.group)?, place))
+            }
             _ => None,
         });
         scored

@@ -41,6 +41,8 @@ pub struct JobSource<'a> {
     pub received: Instant,
     /// Tries made before this one.
     pub tries: u32,
+    /// Whether entries that are there are to live anew: a warming job's are.
+    pub renews: bool,
     /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
     pub given_up: Option<Rejection>,
 }
@@ -134,7 +136,9 @@ impl Engine {
         };
         let mut plan = Plan::default();
         for one in &accepted {
-            plan.add(&one.job, &one.model, self.ttl_seconds(&one.job, &one.model));
+            let renews = sources.get(one.place).is_some_and(|s| s.renews);
+            let ttl_seconds = self.ttl_seconds(&one.job, &one.model);
+            plan.add(&one.job, &one.model, ttl_seconds, renews);
         }
         self.parts.metrics.stage(Stage::Parse, begun.elapsed());
 
@@ -297,15 +301,8 @@ impl Engine {
     }
 
     fn ttl_seconds(&self, job: &Job<'_>, model: &Model) -> u64 {
-        job.ttl_seconds
-            .or_else(|| {
-                self.settings
-                    .namespaces
-                    .get(job.namespace())
-                    .and_then(|n| n.ttl_seconds)
-            })
-            .or(model.info().ttl_seconds)
-            .unwrap_or(self.settings.cache.ttl_seconds)
+        self.settings
+            .ttl_seconds(job.ttl_seconds, job.namespace(), model.info().ttl_seconds)
     }
 
     /// One look-up for every slot of the batch.

@@ -49,6 +49,19 @@ pub struct Message {
     pub is_reply: bool,
 }
 
+/// A job of Kiln's own.
+pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
+    Message {
+        queue: queue.into(),
+        body,
+        properties: BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_message_id(job_id.into())
+            .with_delivery_mode(PERSISTENT),
+        is_reply: false,
+    }
+}
+
 /// The reply to a delivery that asks for one.
 pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Message> {
     let queue = delivery

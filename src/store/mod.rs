@@ -9,6 +9,7 @@ mod active;
 mod inputs;
 mod insert;
 mod postgres;
+mod runs;
 mod sqlite;
 
 use crate::{failure::Rejection, key::InputHash, result::Finished};
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 pub use inputs::KnownInput;
 pub use postgres::{MIGRATIONS, PostgresStore};
+pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;
 
 /// Why a write or read failed.

@@ -77,6 +77,10 @@ label!(
     /// The tables that rows go into.
     Table { Jobs = "jobs", Scores = "scores" }
 );
+label!(
+    /// What became of a warming run.
+    WarmOutcome { Done = "done", Failed = "failed", Skipped = "skipped" }
+);
 
 fn each<L: Copy, M>(all: &[L], make: impl Fn(L) -> M) -> Vec<M> {
     all.iter().copied().map(make).collect()
@@ -104,6 +108,8 @@ pub struct Metrics {
     reconnects: Counter,
     model_problems: Gauge,
     activations_pending: Gauge,
+    warm_runs: Vec<Counter>,
+    schedule_problems: Gauge,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -192,6 +198,11 @@ impl Metrics {
             reconnects: counter!("kiln_broker_reconnects_total"),
             model_problems: gauge!("kiln_model_problems"),
             activations_pending: gauge!("kiln_model_activations_pending"),
+            warm_runs: each(
+                WarmOutcome::ALL,
+                |o| counter!("kiln_warm_runs_total", "outcome" => o.as_str()),
+            ),
+            schedule_problems: gauge!("kiln_schedule_problems"),
         }
     }
 
@@ -294,6 +305,16 @@ impl Metrics {
     /// Sets how many chosen model versions aren't loaded here.
     pub fn activations_pending(&self, count: usize) {
         self.activations_pending.set(count as f64);
+    }
+
+    /// Counts a warming run that ended.
+    pub fn warm_run(&self, outcome: WarmOutcome) {
+        add(&self.warm_runs, outcome as usize, 1);
+    }
+
+    /// Sets how many schedule files are refused.
+    pub fn schedule_problems(&self, count: usize) {
+        self.schedule_problems.set(count as f64);
     }
 
     /// Sets how many model versions are refused.
@@ -425,5 +446,10 @@ fn describe() {
         "kiln_model_problems",
         "Model versions on disk that are refused."
     );
+    describe_counter!(
+        "kiln_warm_runs_total",
+        "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way."
+    );
+    describe_gauge!("kiln_schedule_problems", "Schedule files that are refused.");
     describe_gauge!("kiln_build_info", "1, with the version of this worker.");
 }

@@ -48,7 +48,7 @@ impl Cron {
         };
         let fields: Vec<&str> = plain.split_whitespace().collect();
         let (seconds, rest, year) = match fields.as_slice() {
-            [rest @ ..] if rest.len() == 5 => ("0", rest, "*"),
+            rest if rest.len() == 5 => ("0", rest, "*"),
             [seconds, rest @ ..] if rest.len() == 5 => (*seconds, rest, "*"),
             [seconds, rest @ .., year] if rest.len() == 5 => (*seconds, rest, *year),
             _ => {

@@ -1,10 +1,13 @@
 //! Decides what to have ready, and posts jobs for it.
 //!
-//! Flow: the [`folder`] of [`schedule`] files says what may be warmed and when; [`due`] says which runs are due; a run
-//! reads its [`source`].
+//! Flow: the [`folder`] of [`schedule`] files says what may be warmed and when; [`due`] says which runs are due; a run ([`run`])
+//! reads its [`source`], skips what is fresh ([`gather`]), chooses by worth ([`plan`]), and posts.
 
 pub mod cron;
 pub mod due;
 pub mod folder;
+pub mod gather;
+pub mod plan;
+pub mod run;
 pub mod schedule;
 pub mod source;

@@ -17,3 +17,4 @@ mod postgres;
 mod redis;
 mod results;
 mod startup;
+mod warm;

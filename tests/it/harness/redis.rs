@@ -120,6 +120,17 @@ impl Redis {
     }
 
     /// A new connection, which lives on its own.
+    /// A value that is JSON.
+    pub async fn json(&self, key: &str) -> Option<serde_json::Value> {
+        let value: Option<String> = self.command(&["GET", key]).await;
+        value.and_then(|text| serde_json::from_str(&text).ok())
+    }
+
+    /// Seconds that a key has to live.
+    pub async fn life(&self, key: &str) -> i64 {
+        self.command(&["TTL", key]).await
+    }
+
     pub async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let limit = Some(Duration::from_secs(5));
         let config = AsyncConnectionConfig::new()

@@ -192,6 +192,30 @@ impl Stack {
         .await
     }
 
+    /// Runs a statement on the stack's database.
+    pub async fn execute(&self, statement: &'static str) {
+        sqlx::query(statement)
+            .execute(&self.pool)
+            .await
+            .expect("a statement that the database takes");
+    }
+
+    /// A whole number from the stack's database.
+    pub async fn count(&self, statement: &str) -> i64 {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(statement.to_owned()))
+            .fetch_one(&self.pool)
+            .await
+            .expect("one number")
+    }
+
+    /// A text from the stack's database.
+    pub async fn text(&self, statement: &str) -> String {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(statement.to_owned()))
+            .fetch_one(&self.pool)
+            .await
+            .expect("one text")
+    }
+
     /// How many rows `jobs` has; 0 while the table or the server is away.
     pub async fn row_count(&self) -> i64 {
         let count = sqlx::query_scalar("SELECT count(*) FROM jobs")

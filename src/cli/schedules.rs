@@ -1,0 +1,180 @@
+//! `kiln schedules`
+
+use super::Exit;
+use crate::{
+    app,
+    clock::rfc3339,
+    config::Settings,
+    store::{RunRow, RunState},
+    warm::{due, folder::Folder, schedule::Schedule},
+};
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Args, Subcommand};
+use comfy_table::{Table, presets};
+use serde_json::json;
+
+/// Lists the schedules with their next and last runs, or checks their files.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln schedules
+  kiln schedules check")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Print one JSON object a line.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Reads every schedule file and says what is wrong, and when each schedule would run next; needs no server.
+    #[command(after_help = "\
+Exits with 3 where a file is bad.
+
+Example:
+  kiln schedules check")]
+    Check,
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let mut folder = Folder::new(&settings.warm.dir);
+    folder.scan();
+    match arguments.action {
+        Some(Action::Check) => Ok(check(&folder, arguments.json)),
+        None => list(&folder, &settings, arguments.json).await,
+    }
+}
+
+/// How many next runs `check` shows.
+const SHOWN: usize = 3;
+
+fn check(folder: &Folder, json: bool) -> Exit {
+    let now = crate::clock::now();
+    let mut table = plain(["schedule", "cron", "time zone", "next runs"]);
+    for schedule in folder.schedules() {
+        let mut runs = Vec::new();
+        let mut last = now;
+        while let Some(next) = due::next(&schedule, last).filter(|_| runs.len() < SHOWN) {
+            runs.push(local(next, &schedule));
+            last = next;
+        }
+        if json {
+            println!(
+                "{}",
+                json!({"schedule": schedule.name, "file": schedule.file, "cron": schedule.cron.as_str(), "time_zone": schedule.zone.name(), "next": runs})
+            );
+        }
+        table.add_row([
+            schedule.name.clone(),
+            schedule.cron.as_str().to_owned(),
+            schedule.zone.name().to_owned(),
+            runs.join(", "),
+        ]);
+    }
+    if !json && table.row_iter().next().is_some() {
+        println!("{table}");
+    }
+    for problem in folder.problems() {
+        if json {
+            println!(
+                "{}",
+                json!({"problem": problem.to_string(), "file": problem.file, "line": problem.line, "field": problem.field})
+            );
+        } else {
+            eprintln!("{problem}");
+        }
+    }
+    if folder.problems().is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Partial
+    }
+}
+
+async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
+    let store = app::postgres(settings)?;
+    store.migrate().await?;
+    let now = store.clock().await?;
+    let runs = store.latest_runs(1).await?;
+    let mut table = plain([
+        "schedule", "next run", "last run", "outcome", "inputs", "scored", "seconds", "saves s",
+    ]);
+    for schedule in folder.schedules() {
+        let next = due::next(&schedule, now).filter(|_| schedule.enabled);
+        let last = runs.iter().find(|run| run.schedule == schedule.name);
+        if json {
+            let last = last.map(|run| {
+                json!({
+                    "due_at": rfc3339(run.due_at), "state": run.state.as_str(), "planned": run.planned, "skipped": run.skipped, "bad": run.bad,
+                    "posted": run.posted, "done": run.done, "failed": run.failed, "hits": run.hits, "misses": run.misses,
+                    "model_seconds": run.model_seconds, "saved_seconds": run.saved_seconds, "message": run.message,
+                    "started_at": rfc3339(run.started_at), "finished_at": run.finished_at.map(rfc3339),
+                })
+            });
+            println!(
+                "{}",
+                json!({"schedule": schedule.name, "enabled": schedule.enabled, "next": next.map(rfc3339), "last": last})
+            );
+        }
+        let mut row = vec![
+            schedule.name.clone(),
+            match next {
+                Some(next) => local(next, &schedule),
+                None if schedule.enabled => "never".to_owned(),
+                None => "off".to_owned(),
+            },
+        ];
+        row.extend(match last {
+            Some(run) => cells(run, &schedule),
+            None => ["never", "", "", "", "", ""].map(str::to_owned),
+        });
+        table.add_row(row);
+    }
+    if !json {
+        println!("{table}");
+    }
+    for problem in folder.problems() {
+        eprintln!("{problem}");
+    }
+    Ok(if folder.problems().is_empty() {
+        Exit::Ok
+    } else {
+        Exit::Partial
+    })
+}
+
+fn cells(run: &RunRow, schedule: &Schedule) -> [String; 6] {
+    let seconds = run
+        .finished_at
+        .map(|end| (end - run.started_at).as_seconds_f64());
+    let outcome = match &run.message {
+        Some(message) if run.state != RunState::Done || run.bad > 0 => {
+            format!("{}: {message}", run.state.as_str())
+        }
+        _ => run.state.as_str().to_owned(),
+    };
+    [
+        local(run.due_at, schedule),
+        outcome,
+        format!("{} of {}", run.done, run.planned),
+        run.misses.to_string(),
+        seconds.map_or_else(String::new, |s| format!("{s:.1}")),
+        run.saved_seconds
+            .map_or_else(String::new, |s| format!("{s:.1}")),
+    ]
+}
+
+/// An instant as clocks in the schedule's zone show it.
+fn local(at: DateTime<Utc>, schedule: &Schedule) -> String {
+    at.with_timezone(&schedule.zone)
+        .to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+fn plain<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(header);
+    table
+}

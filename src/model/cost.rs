@@ -1,0 +1,69 @@
+//! Owns what a model's inputs have cost of late: what warming weighs its work by.
+
+use super::Rows;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Share of the newest call in the running mean.
+const NEWEST: f64 = 0.05;
+
+/// Seconds of model time a unit, a running mean. A unit is a row of features, or a byte of text.
+#[derive(Debug, Default)]
+pub(super) struct Cost(AtomicU64);
+
+impl Cost {
+    /// The units that rows have.
+    pub fn units(rows: &Rows) -> f64 {
+        match rows {
+            Rows::Features { .. } | Rows::Tokens(_) => rows.len() as f64,
+            Rows::Texts(texts) => texts
+                .iter()
+                .map(|t| text_units(&t.text, t.text_pair.as_deref()))
+                .sum(),
+        }
+    }
+
+    /// Notes a call.
+    pub fn note(&self, units: f64, seconds: f64) {
+        if units <= 0.0 || !seconds.is_finite() {
+            return;
+        }
+        let newest = seconds / units;
+        let mean = match self.seconds_per_unit() {
+            Some(mean) => mean + NEWEST * (newest - mean),
+            None => newest,
+        };
+        // Two calls at once may lose one of their notes: the mean is as good.
+        self.0.store(mean.to_bits(), Ordering::Relaxed);
+    }
+
+    /// The mean, once there was a call.
+    pub fn seconds_per_unit(&self) -> Option<f64> {
+        let mean = f64::from_bits(self.0.load(Ordering::Relaxed));
+        (mean > 0.0).then_some(mean)
+    }
+}
+
+/// Units of one text. A short one costs its special tokens and its share of the call, too.
+pub(super) fn text_units(text: &str, pair: Option<&str>) -> f64 {
+    (8 + text.len() + pair.map_or(0, str::len)) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mean_follows_what_calls_cost() {
+        let cost = Cost::default();
+        assert_eq!(cost.seconds_per_unit(), None);
+        cost.note(10.0, 1.0);
+        assert_eq!(cost.seconds_per_unit(), Some(0.1));
+        for _ in 0..200 {
+            cost.note(10.0, 2.0);
+        }
+        let mean = cost.seconds_per_unit().expect("known");
+        assert!((mean - 0.2).abs() < 1e-3, "{mean}");
+        cost.note(0.0, 1.0);
+        assert_eq!(cost.seconds_per_unit(), Some(mean));
+    }
+}

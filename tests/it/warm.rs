@@ -1,0 +1,430 @@
+//! Warming: due runs happen once, whoever dies, and what they post is ready for readers.
+
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::harness::stack::Stack;
+use crate::harness::worker::Settings;
+use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
+
+/// A schedules folder of the test's own.
+struct Schedules(PathBuf);
+
+impl Schedules {
+    fn new() -> Self {
+        Self(sandbox::folder("schedules"))
+    }
+
+    fn put(&self, name: &str, text: &str) {
+        let path = self.0.join(format!("{name}.toml"));
+        fs::write(path, format!("name = \"{name}\"\n{text}")).expect("a file");
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a plain path")
+    }
+
+    fn worker(&self, stack: &Stack) -> Settings {
+        stack
+            .worker()
+            .models(&["sentiment"])
+            .set("KILN_WARM__DIR", self.path())
+            .set("KILN_WARM__CLAIM_SECONDS", "2")
+    }
+
+    /// Runs the command line on this folder and the stack's servers; returns the exit code and its output's lines as JSON.
+    fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+        let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
+            .args(arguments)
+            .env("KILN_WARM__DIR", &self.0)
+            .env(
+                "KILN_MODELS_DIR",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/models"),
+            )
+            .env("KILN_DATABASE_URL", stack.database_url())
+            .env("KILN_REDIS_URL", stack.redis.url())
+            .output()
+            .expect("the binary runs");
+        let out = String::from_utf8_lossy(&output.stdout);
+        let lines = out
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap_or(-1), lines, said)
+    }
+
+    async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
+        let (code, lines, said) =
+            tokio::task::block_in_place(|| self.kiln(stack, &["warm", name, "--wait", "--json"]));
+        let line = lines.into_iter().next();
+        (code, line.unwrap_or_else(|| panic!("no result: {said}")))
+    }
+}
+
+/// Runs only when asked; its next due time is half an hour away.
+fn on_request() -> String {
+    use chrono::Timelike;
+    let minute = (chrono::Utc::now().minute() + 30) % 60;
+    format!(
+        "enabled = false\ncron = \"{minute} * * * *\"\nmodel = \"sentiment\"\nnamespace = \"warmed\"\n"
+    )
+}
+
+fn words(count: usize) -> String {
+    let rows: Vec<String> = (0..count)
+        .map(|n| format!("{{ key = \"k{n}\", text = \"nice word {n}\" }}"))
+        .collect();
+    format!(
+        "[source]\nkind = \"static\"\ninputs = [{}]\n",
+        rows.join(", ")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_leaves_named_entries_and_the_next_one_skips_what_is_fresh() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put(
+        "words",
+        &format!("{}ttl_seconds = 86400\n{}", on_request(), words(150)),
+    );
+    let _worker = schedules.worker(&stack).start().await;
+    let (code, run) = schedules.run_now(&stack, "words").await;
+    assert_eq!((code, &run["state"]), (0, &json!("done")), "{run}");
+    assert_eq!(
+        (&run["planned"], &run["done"], &run["misses"]),
+        (&json!(150), &json!(150), &json!(150))
+    );
+    let entry = stack
+        .redis
+        .json("kiln:k:warmed:k149")
+        .await
+        .expect("a named entry");
+    assert_eq!(
+        (&entry["model"], &entry["version"]),
+        (&json!("sentiment"), &json!("1.0.0"))
+    );
+
+    // A named entry that is gone is made again; its score entry is still there, so that no model runs.
+    let _: i64 = stack.redis.command(&["DEL", "kiln:k:warmed:k7"]).await;
+    let _: i64 = stack
+        .redis
+        .command(&["EXPIRE", "kiln:k:warmed:k8", "100"])
+        .await;
+    let (_, plan, said) = tokio::task::block_in_place(|| {
+        schedules.kiln(&stack, &["warm", "words", "--dry-run", "--json"])
+    });
+    let plan = plan.first().unwrap_or_else(|| panic!("no plan: {said}"));
+    assert_eq!(
+        (&plan["inputs"], &plan["fresh"]),
+        (&json!(2), &json!(148)),
+        "{plan}"
+    );
+    assert_eq!(plan["first"][0]["why"], "not there");
+    assert!(
+        plan["first"][1]["why"]
+            .as_str()
+            .is_some_and(|why| why.starts_with("expires in "))
+    );
+    assert_eq!(plan["model_seconds"], 0.0);
+    let (_, run) = schedules.run_now(&stack, "words").await;
+    assert_eq!(
+        (&run["planned"], &run["skipped"]),
+        (&json!(2), &json!(148)),
+        "{run}"
+    );
+    assert_eq!(
+        (&run["hits"], &run["misses"]),
+        (&json!(2), &json!(0)),
+        "{run}"
+    );
+    assert!(stack.redis.json("kiln:k:warmed:k7").await.is_some());
+    assert!(stack.redis.life("kiln:k:warmed:k8").await > 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sql_rows_of_one_group_become_one_ranking() {
+    let stack = Stack::shared().await;
+    stack
+        .execute("CREATE TABLE items (id int, page int, said text)")
+        .await;
+    stack
+        .execute(
+            "INSERT INTO items SELECT n, n % 3, 'nice word ' || n FROM generate_series(1, 30) AS n",
+        )
+        .await;
+    stack
+        .execute("INSERT INTO items VALUES (31, 1, NULL)")
+        .await;
+    let schedules = Schedules::new();
+    let statement = |sql: &str| {
+        format!(
+            "{}keep = \"rank\"\n[rank]\ntop = 4\n[source]\nkind = \"sql\"\ndatabase = \"kiln\"\nlimit_seconds = 2\nlimit_rows = 1000\nstatement = \"\"\"{sql}\"\"\"\n",
+            on_request()
+        )
+    };
+    schedules.put("pages", &statement("SELECT 'item:' || id AS key, 'page:' || page AS \"group\", said AS text FROM items ORDER BY id;"));
+    let _worker = schedules
+        .worker(&stack)
+        .allow("a warming run failed")
+        .start()
+        .await;
+    let (code, run) = schedules.run_now(&stack, "pages").await;
+    assert_eq!(
+        (code, &run["planned"], &run["bad"]),
+        (3, &json!(30), &json!(1)),
+        "{run}"
+    );
+    assert!(
+        run["message"]
+            .as_str()
+            .is_some_and(|told| told.contains("row 31")),
+        "{run}"
+    );
+    for page in 0..3 {
+        let ranking = stack
+            .redis
+            .json(&format!("kiln:k:warmed:page:{page}"))
+            .await
+            .expect("a ranking");
+        assert_eq!(
+            ranking["items"].as_array().map(Vec::len),
+            Some(4),
+            "{ranking}"
+        );
+    }
+
+    for (name, sql, told) in [
+        (
+            "writes",
+            "DELETE FROM items RETURNING 'k' AS key, said AS text",
+            "syntax error",
+        ),
+        (
+            "cte",
+            "WITH gone AS (DELETE FROM items RETURNING said) SELECT 'k' AS key, said AS text FROM gone",
+            "data-modifying",
+        ),
+        (
+            "two",
+            "SELECT 'k' AS key, said AS text FROM items; DELETE FROM items",
+            "multiple commands",
+        ),
+        (
+            "calls",
+            "SELECT 'k' AS key, pg_notify('a', 'b')::text || nextval('warm_runs_id_seq') AS text",
+            "read-only",
+        ),
+        (
+            "escapes",
+            "SELECT set_config('transaction_read_only', 'off', false) AS text, 'k' AS key",
+            "read-write mode",
+        ),
+        (
+            "sleeps",
+            "SELECT 'k' AS key, pg_sleep(60)::text AS text",
+            "limit",
+        ),
+        (
+            "many",
+            "SELECT 'k' || n AS key, 'g' AS \"group\", 't' AS text FROM generate_series(1, 1001) AS n",
+            "limit_rows",
+        ),
+        (
+            "typed",
+            "SELECT id AS key, said AS text FROM items",
+            "write (…)::text",
+        ),
+        (
+            "named",
+            "SELECT 'k' AS key, said AS texts FROM items",
+            "`texts` is unknown",
+        ),
+    ] {
+        schedules.put(name, &statement(sql));
+        let (code, run) = schedules.run_now(&stack, name).await;
+        let message = run["message"].as_str().unwrap_or_default();
+        assert_eq!(
+            (code, &run["state"]),
+            (1, &json!("failed")),
+            "{name}: {run}"
+        );
+        assert!(
+            message.contains(told) || (name == "sleeps" && message.contains("timeout")),
+            "{name}: {message}"
+        );
+    }
+    assert_eq!(stack.count("SELECT count(*) FROM items").await, 31);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_cut_short_goes_on_where_it_stopped() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put("long", &format!("{}{}", on_request(), words(2_000)));
+    // Posting pauses at once: the first worker plans, posts a window, and dies.
+    let settings = schedules
+        .worker(&stack)
+        .set("KILN_WARM__PIECE_INPUTS", "10");
+    let first = settings
+        .clone()
+        .set("KILN_WARM__BACKLOG_MOST", "0")
+        .expect_trouble()
+        .start()
+        .await;
+    let (code, lines, _) =
+        tokio::task::block_in_place(|| schedules.kiln(&stack, &["warm", "long", "--json"]));
+    let run = lines[0]["run"].as_i64().expect("a run");
+    assert_eq!(code, 0);
+    eventually("the run is planned", PATIENCE, || async {
+        (stack
+            .count("SELECT count(*) FROM warm_runs WHERE state = 'posting'")
+            .await
+            == 1)
+            .then_some(())
+    })
+    .await;
+    first.kill();
+    let planned = stack.count("SELECT count(*) FROM warm_posts").await;
+    assert_eq!(planned, 200);
+    // Some were posted before the worker died, and their rows say so.
+    stack
+        .execute("DELETE FROM warm_posts WHERE piece < 50")
+        .await;
+    stack
+        .execute("UPDATE warm_runs SET posted = 500, pieces = 150")
+        .await;
+    let _second = settings.allow("taken over").start().await;
+    eventually_equals("the run is done", PATIENCE, "done".to_owned(), || async {
+        stack
+            .text(&format!("SELECT state FROM warm_runs WHERE id = {run}"))
+            .await
+    })
+    .await;
+    assert_eq!(
+        stack
+            .count("SELECT count(*) FROM jobs WHERE job_id LIKE 'warm-%'")
+            .await,
+        150
+    );
+    assert_eq!(
+        stack
+            .count("SELECT count(*) FROM jobs WHERE job_id LIKE 'warm-%-49'")
+            .await,
+        0
+    );
+    assert_eq!(
+        stack.count("SELECT token FROM warm_runs").await,
+        3,
+        "asked for, taken, taken over"
+    );
+    assert_eq!(stack.count("SELECT posted FROM warm_runs").await, 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_paused_past_its_claim_changes_nothing_any_more() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put("long", &format!("{}{}", on_request(), words(600)));
+    let settings = schedules
+        .worker(&stack)
+        .set("KILN_WARM__PIECE_INPUTS", "10")
+        .expect_trouble();
+    let first = settings
+        .clone()
+        .set("KILN_WARM__BACKLOG_MOST", "0")
+        .start()
+        .await;
+    tokio::task::block_in_place(|| schedules.kiln(&stack, &["warm", "long"]));
+    eventually("the run is planned", PATIENCE, || async {
+        (stack
+            .count("SELECT count(*) FROM warm_runs WHERE state = 'posting'")
+            .await
+            == 1)
+            .then_some(())
+    })
+    .await;
+    first.pause();
+    let _second = settings.start().await;
+    eventually_equals(
+        "the other worker finishes it",
+        PATIENCE,
+        "done".to_owned(),
+        || async { stack.text("SELECT state FROM warm_runs").await },
+    )
+    .await;
+    first.resume();
+    eventually(
+        "the first one sees that it is not its own",
+        PATIENCE,
+        || async {
+            first
+                .lines()
+                .iter()
+                .any(|line| line.contains("another worker took it over"))
+                .then_some(())
+        },
+    )
+    .await;
+    assert_eq!(stack.text("SELECT state FROM warm_runs").await, "done");
+    assert_eq!(stack.count("SELECT count(*) FROM jobs").await, 60);
+    assert_eq!(stack.count("SELECT misses FROM warm_runs").await, 600);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    let every = "cron = \"* * * * * *\"\nmodel = \"sentiment\"\n";
+    schedules.put("ticks", &format!("{every}{}", words(3)));
+    schedules.put(
+        "bad",
+        "cron = \"* * *\"\nmodel = \"sentiment\"\n[source]\nkind = \"static\"\ninputs = []\n",
+    );
+    let one = schedules
+        .worker(&stack)
+        .allow("a schedule file is refused")
+        .allow("left out")
+        .start()
+        .await;
+    let _other = schedules
+        .worker(&stack)
+        .allow("a schedule file is refused")
+        .allow("left out")
+        .start()
+        .await;
+    eventually("some runs are done", PATIENCE, || async {
+        (stack
+            .count("SELECT count(*) FROM warm_runs WHERE state = 'done'")
+            .await
+            >= 5)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(
+        stack
+            .count("SELECT count(*) - count(DISTINCT due_at) FROM warm_runs")
+            .await,
+        0
+    );
+    assert!(one.metric("kiln_schedule_problems", &[]).await == 1.0);
+    assert!(
+        one.lines()
+            .iter()
+            .any(|line| line.contains("bad.toml:2: `cron`: expected 5 fields"))
+    );
+    let (code, lines, said) =
+        tokio::task::block_in_place(|| schedules.kiln(&stack, &["schedules", "--json"]));
+    assert_eq!(
+        (code, &lines[0]["schedule"]),
+        (3, &json!("ticks")),
+        "{lines:?} {said}"
+    );
+    assert!(
+        lines[0]["next"].is_string() && said.contains("bad.toml:2"),
+        "{said}"
+    );
+}
