@@ -1,8 +1,13 @@
 //! Warming: due runs happen once, whoever dies, and what they post is ready for readers.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
+use kiln::store::PostgresStore;
+use kiln::warm::due;
+use kiln::warm::schedule::{self, Schedule};
 use serde_json::{Value, json};
 
 use crate::harness::stack::Stack;
@@ -67,7 +72,7 @@ impl Schedules {
 /// Runs only when asked; its next due time is half an hour away.
 fn on_request() -> String {
     use chrono::Timelike;
-    let minute = (chrono::Utc::now().minute() + 30) % 60;
+    let minute = (Utc::now().minute() + 30) % 60;
     format!(
         "enabled = false\ncron = \"{minute} * * * *\"\nmodel = \"sentiment\"\nnamespace = \"warmed\"\n"
     )
@@ -427,4 +432,96 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
         lines[0]["next"].is_string() && said.contains("bad.toml:2"),
         "{said}"
     );
+}
+
+/// Twelve workers over a month in which clocks go forward in New York and Berlin and back in Sydney. Their clocks
+/// differ, one is stepped back, one is away for days.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twelve_workers_claim_each_due_run_of_a_month_once() {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+    let stack = Stack::shared().await;
+    let url = kiln::secret::Secret::new(stack.database_url());
+    let store = PostgresStore::new(&url, &kiln::config::Database::default()).expect("a URL");
+    store.migrate().await.expect("an empty database");
+    let schedules: Vec<Schedule> = [
+        ("half-hours", "*/30 * * * *", "Europe/Berlin"),
+        ("nights", "30 2 * * *", "Europe/Berlin"),
+        ("sundays", "15 2 * * sun", "America/New_York"),
+        ("south", "30 2 * * *", "Australia/Sydney"),
+    ]
+    .into_iter()
+    .map(|(name, cron, zone)| {
+        let text = format!("name = \"{name}\"\ncron = \"{cron}\"\ntime_zone = \"{zone}\"\nmissed = \"all\"\nmissed_max_age_seconds = 14400\noverlap = \"allow\"\nmodel = \"m\"\n{}", words(1));
+        schedule::parse(Path::new("s.toml"), &text).expect("a schedule")
+    })
+    .collect();
+    let instant = |text: &str| text.parse::<DateTime<Utc>>().expect("an instant");
+    let (begin, end) = (
+        instant("2027-03-10T00:00:00Z"),
+        instant("2027-04-10T00:00:00Z"),
+    );
+    let tick = async |worker: i64, now: DateTime<Utc>| {
+        let away = worker == 5
+            && (instant("2027-03-12T00:00:00Z")..instant("2027-03-15T00:00:00Z")).contains(&now);
+        if away {
+            return;
+        }
+        let stepped = worker == 3 && now > instant("2027-03-28T01:10:00Z");
+        let shown = now + TimeDelta::seconds(worker * 3 - 18)
+            - TimeDelta::hours(if stepped { 5 } else { 0 });
+        let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
+        let last = store.last_due(&names).await.expect("an answer");
+        for schedule in &schedules {
+            for due_at in due::due(
+                schedule,
+                last.get(&schedule.name).copied(),
+                begin,
+                shown.min(end),
+                false,
+            ) {
+                let (life, limit) = (Duration::from_secs(15), Duration::from_secs(600));
+                let name = format!("worker {worker}");
+                store
+                    .claim_run(&schedule.name, due_at, "allow", &name, life, limit)
+                    .await
+                    .expect("an answer");
+            }
+        }
+    };
+    let mut random = StdRng::seed_from_u64(1);
+    let mut now = begin;
+    while now < end + TimeDelta::minutes(1) {
+        now += TimeDelta::seconds(random.random_range(300..6_000));
+        // Some are busy elsewhere; those who aren't come at the same moment.
+        let up: Vec<i64> = (0..12).filter(|_| random.random_bool(0.7)).collect();
+        futures_util::future::join_all(up.into_iter().map(|worker| tick(worker, now))).await;
+    }
+    for schedule in &schedules {
+        let mut expected = 0;
+        let mut last = begin - TimeDelta::nanoseconds(1);
+        while let Some(next) = due::next(schedule, last).filter(|next| *next <= end) {
+            expected += 1;
+            last = next;
+            let rows = stack
+                .count(&format!(
+                    "SELECT count(*) FROM warm_runs WHERE schedule = '{}' AND due_at = '{}'",
+                    schedule.name,
+                    next.to_rfc3339()
+                ))
+                .await;
+            assert_eq!(rows, 1, "{} at {next}", schedule.name);
+        }
+        let all = stack
+            .count(&format!(
+                "SELECT count(*) FROM warm_runs WHERE schedule = '{}'",
+                schedule.name
+            ))
+            .await;
+        assert_eq!(all, expected, "{}", schedule.name);
+        assert!(expected >= 4);
+    }
+    let workers = stack
+        .count("SELECT count(DISTINCT worker) FROM warm_runs")
+        .await;
+    assert_eq!(workers, 12, "each had its share");
 }
