@@ -10,4 +10,6 @@ pub mod gather;
 pub mod plan;
 pub mod run;
 pub mod schedule;
+pub mod simulate;
+pub mod sketch;
 pub mod source;

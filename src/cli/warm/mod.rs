@@ -1,5 +1,7 @@
 //! `kiln warm`
 
+mod simulate;
+
 use super::Exit;
 use crate::{
     app,
@@ -17,7 +19,7 @@ use crate::{
 };
 use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
-use clap::Args;
+use clap::{Args, Subcommand};
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -25,15 +27,23 @@ use std::time::Duration;
 
 /// Runs a schedule now, or shows what it would do.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Without --dry-run the run is handed to the workers of this database: one of them plans it and posts its jobs.
 
 Examples:
   kiln warm trending-queries --dry-run
-  kiln warm trending-queries --wait")]
+  kiln warm trending-queries --wait
+  kiln warm simulate --synthetic steady"
+)]
 pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
     /// The schedule's name.
-    name: String,
+    #[arg(required = true)]
+    name: Option<String>,
     /// Show what would be posted and why, and post nothing.
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -48,22 +58,31 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+#[derive(Debug, Subcommand)]
+enum Action {
+    Simulate(simulate::Arguments),
+}
+
 /// How often a run is looked at.
 const LOOK: Duration = Duration::from_millis(300);
 /// How long no worker may take a run before that is said.
 const UNTAKEN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    if let Some(Action::Simulate(arguments)) = &arguments.action {
+        return simulate::run(arguments);
+    }
+    let name = arguments.name.as_deref().unwrap_or_default();
     let mut folder = Folder::new(&settings.warm.dir);
     folder.scan();
-    let Some(schedule) = folder.get(&arguments.name) else {
+    let Some(schedule) = folder.get(name) else {
         for problem in folder.problems() {
             eprintln!("{problem}");
         }
         let names: Vec<String> = folder.schedules().iter().map(|s| s.name.clone()).collect();
         bail!(
             "there is no schedule `{}` in {}; there are: {}",
-            arguments.name,
+            name,
             settings.warm.dir.display(),
             if names.is_empty() {
                 "none".to_owned()
