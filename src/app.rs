@@ -5,8 +5,10 @@ mod models;
 use crate::{
     backoff::Backoff,
     cache::{Cache, MemoryCache, RedisCache},
+    clock,
     config::{self, Settings},
     health::{Health, Part},
+    heat::{Heat, SharedHeat},
     http::{self, Shown},
     intake::{
         connection::{Broker, ConnectError},
@@ -29,6 +31,8 @@ use std::{
 
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often workers tell each other what is hot.
+const TELL_HEAT: Duration = Duration::from_secs(5);
 /// How often queue depths are asked.
 const DEPTHS: Duration = Duration::from_secs(5);
 
@@ -52,6 +56,7 @@ pub async fn embedded_engine(settings: &Settings) -> anyhow::Result<Engine> {
             store: Store::Sqlite(file),
             health,
             metrics,
+            heat: None,
         },
         settings,
     ))
@@ -118,6 +123,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     } else {
         Cache::off(metrics.clone())
     };
+    let heat = Arc::new(Heat::default());
     let engine = Arc::new(Engine::new(
         EngineParts {
             registry: registry.clone(),
@@ -125,6 +131,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             store: Store::Postgres(store.clone()),
             health: health.clone(),
             metrics: metrics.clone(),
+            heat: Some(heat.clone()),
         },
         &settings,
     ));
@@ -181,6 +188,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "model choice",
         models::follow_choice(registry, store.clone(), metrics.clone()),
     );
+    tasks.start("heat", tell_heat(heat, engine.clone(), worker_name()));
     if settings.warm.enabled {
         tasks.start("warming", warm_when_migrated(warmer, health.clone()));
     }
@@ -212,6 +220,19 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())
+}
+
+/// Tells the other workers what is hot here.
+async fn tell_heat(heat: Arc<Heat>, engine: Arc<Engine>, worker: String) -> Result<(), String> {
+    let mut tick = tokio::time::interval(TELL_HEAT);
+    loop {
+        tick.tick().await;
+        if let Some(redis) = engine.cache().server() {
+            let now_ms = clock::now().timestamp_millis();
+            // That Redis is failing is told by its own check; the next time may do.
+            let _told = SharedHeat::new(redis).tell(&heat, &worker, now_ms).await;
+        }
+    }
 }
 
 /// Warms from when the tables are there.

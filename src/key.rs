@@ -74,6 +74,16 @@ pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
 }
 
+/// The set of namespaces of which workers tell what is hot.
+pub fn heat_index() -> String {
+    "kiln:h".to_owned()
+}
+
+/// What workers tell of one namespace and model: a hash with a field a worker.
+pub fn heat(namespace: &str, model: &str) -> String {
+    format!("kiln:h:{namespace}:{model}")
+}
+
 /// A key that lives for one trial of the server; `token` keeps two trials apart.
 pub fn trial(token: &str) -> String {
     format!("kiln:trial:{token}")

@@ -17,6 +17,7 @@
 //! | [`pipeline`] | a batch's way from bodies to stored results |
 //! | [`cache`], [`store`], [`model`] | Redis and memory; Postgres and SQLite; burn |
 //! | [`settle`] | replies, dead letters, acknowledgements |
+//! | [`heat`] | what jobs ask for most |
 //! | [`warm`] | decides what to have ready, and posts jobs for it |
 //! | [`http`] | metrics and health |
 
@@ -31,6 +32,7 @@ pub mod config;
 pub mod entry;
 pub mod failure;
 pub mod health;
+pub mod heat;
 pub mod http;
 pub mod intake;
 pub mod job;

@@ -9,9 +9,11 @@ use crate::{
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Pipeline, RedisError, Value, aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, Value,
+    aio::MultiplexedConnection,
 };
 use std::{
+    collections::HashMap,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -149,6 +151,59 @@ impl RedisCache {
         })
         .await
         .is_some()
+    }
+
+    /// Writes one field of a hash and notes it in an index; both live for `life` from now.
+    pub async fn tell(
+        &self,
+        index: &str,
+        member: &str,
+        hash: &str,
+        field: &str,
+        value: &[u8],
+        life: Duration,
+    ) -> bool {
+        let seconds = life.as_secs();
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("SADD").arg(index).arg(member).ignore();
+        pipeline.cmd("EXPIRE").arg(index).arg(seconds).ignore();
+        pipeline
+            .cmd("HSET")
+            .arg(hash)
+            .arg(field)
+            .arg(value)
+            .ignore();
+        pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
+        self.guarded(CacheOperation::Set, async {
+            let mut connection = self.connect().await?;
+            self.deadline(pipeline.query_async::<()>(&mut connection))
+                .await
+        })
+        .await
+        .is_some()
+    }
+
+    /// The members of a set; nothing where Redis fails.
+    pub async fn members(&self, set: &str) -> Option<Vec<String>> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(set);
+        self.asked(&command).await
+    }
+
+    /// The fields of a hash; nothing where Redis fails.
+    pub async fn fields(&self, hash: &str) -> Option<HashMap<String, Vec<u8>>> {
+        let mut command = redis::cmd("HGETALL");
+        command.arg(hash);
+        self.asked(&command).await
+    }
+
+    async fn asked<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
+        self.guarded(CacheOperation::Get, async {
+            let mut connection = self.connect().await?;
+            self.deadline(command.query_async::<T>(&mut connection))
+                .await
+        })
+        .await
     }
 
     /// Runs one round trip unless Redis is being left alone, and learns from how it went.

@@ -4,6 +4,7 @@ mod age;
 mod config;
 mod dead;
 mod doctor;
+mod hot;
 mod migrate;
 mod models;
 mod post;
@@ -68,6 +69,7 @@ enum Command {
     Models(models::Arguments),
     Schedules(schedules::Arguments),
     Warm(warm::Arguments),
+    Hot(hot::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -110,6 +112,7 @@ pub fn main() -> ExitCode {
             Command::Models(arguments) => models::run(arguments, loaded.settings).await,
             Command::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
             Command::Warm(arguments) => warm::run(arguments, loaded.settings).await,
+            Command::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

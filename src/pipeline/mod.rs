@@ -9,4 +9,4 @@ mod keep;
 pub mod run;
 mod score;
 
-pub use run::{Engine, EngineParts, JobSource, Outcome};
+pub use run::{Engine, EngineParts, JobSource, Outcome, ROUND_TRIP_SECONDS};

@@ -4,7 +4,7 @@
 //! its row is committed. Refuses to settle anything: that is the caller's.
 
 use super::{
-    coalesce::{Found, Plan},
+    coalesce::{Found, Plan, Source},
     flight::Flights,
     keep::{self, Stored},
     score,
@@ -15,8 +15,9 @@ use crate::{
     config::Settings,
     failure::{Code, Failure, Rejection, Verdict},
     health::Health,
+    heat::Heat,
     job::{self, Content, Job, Unparsable},
-    key,
+    key::{self, InputHash},
     model::{Model, Registry, Task},
     result::{Finished, Reading, ResultsWriter},
     store::{RejectedRow, Store},
@@ -24,13 +25,16 @@ use crate::{
 };
 use ahash::RandomState;
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
     time::Instant,
 };
 
 /// Bodies beyond this many bytes are parsed where they hold up no other task of the runtime.
 const BLOCKING_BYTES: usize = 1 << 18;
+
+/// What a job takes beside its model, in seconds: what a reader who misses an entry waits at least.
+pub const ROUND_TRIP_SECONDS: f64 = 0.003;
 
 /// One job as it comes in.
 #[derive(Debug, Clone)]
@@ -83,6 +87,8 @@ pub struct EngineParts {
     pub store: Store,
     pub health: Health,
     pub metrics: Metrics,
+    /// Where what is asked for is counted, if anywhere.
+    pub heat: Option<Arc<Heat>>,
 }
 
 /// Carries batches of jobs from their bodies to stored results.
@@ -140,6 +146,7 @@ impl Engine {
             let ttl_seconds = self.ttl_seconds(&one.job, &one.model);
             plan.add(&one.job, &one.model, ttl_seconds, renews);
         }
+        self.note_heat(sources, &accepted, &plan);
         self.parts.metrics.stage(Stage::Parse, begun.elapsed());
 
         self.look_up(&mut plan).await;
@@ -303,6 +310,31 @@ impl Engine {
     fn ttl_seconds(&self, job: &Job<'_>, model: &Model) -> u64 {
         self.settings
             .ttl_seconds(job.ttl_seconds, job.namespace(), model.info().ttl_seconds)
+    }
+
+    /// Counts what producers ask for; what warming asks for itself says nothing of readers.
+    fn note_heat(&self, sources: &[JobSource<'_>], accepted: &[Accepted<'_>], plan: &Plan<'_>) {
+        let Some(heat) = &self.parts.heat else {
+            return;
+        };
+        let mut asked: BTreeMap<(&str, &str), Vec<(InputHash, f32)>> = BTreeMap::new();
+        for (one, planned) in accepted.iter().zip(&plan.jobs) {
+            if sources.get(one.place).is_some_and(|source| source.renews) {
+                continue;
+            }
+            let slots = planned.slots.iter().flatten();
+            let inputs = slots.filter_map(|slot| {
+                let slot = plan.slots.get(*slot)?;
+                Some((slot.input, saving(&one.model, &slot.source)))
+            });
+            asked
+                .entry((one.job.namespace(), one.job.model_name()))
+                .or_default()
+                .extend(inputs);
+        }
+        for ((namespace, model), inputs) in asked {
+            heat.asked(namespace, model, &inputs);
+        }
     }
 
     /// One look-up for every slot of the batch.
@@ -536,6 +568,16 @@ pub(super) fn conflict() -> Rejection {
         "job_id",
         "this id was used before with another body; use a new one",
     )
+}
+
+/// What a hit on an input saves, in seconds of waiting for a second of model time.
+fn saving(model: &Model, source: &Source<'_>) -> f32 {
+    let text = match source {
+        Source::Features(_) => None,
+        Source::Text { text, pair } => Some((text.as_ref(), pair.as_deref())),
+    };
+    let cost = model.expected_seconds(text).unwrap_or(ROUND_TRIP_SECONDS);
+    (1.0 + ROUND_TRIP_SECONDS / cost.max(1e-6)) as f32
 }
 
 fn set(outcomes: &mut [Option<Outcome>], place: usize, outcome: Outcome) {

@@ -15,6 +15,7 @@ use crate::{
     job,
     key::{self, EntryPrefix},
     model::{Model, Registry},
+    pipeline::ROUND_TRIP_SECONDS,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
@@ -23,8 +24,6 @@ use std::{collections::HashMap, sync::Arc};
 
 /// Rows whose entries are looked at in one round trip.
 const CHUNK: usize = 512;
-/// What a reader who misses an entry waits beside the model, in seconds: the queue, the look-up and the row.
-const ROUND_TRIP: f64 = 0.003;
 /// What an input is taken to cost before the model has run, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
 /// How many bad rows are told apart; the rest are counted.
@@ -310,7 +309,7 @@ impl Gatherer<'_> {
                 cost: missing
                     .map(|(_, cost)| cost)
                     .fold(0.0, |all, cost| all + cost),
-                wait: ROUND_TRIP + costs.iter().sum::<f64>(),
+                wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
             };
             candidates.push(Planned {
                 key,

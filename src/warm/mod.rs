@@ -11,5 +11,4 @@ pub mod plan;
 pub mod run;
 pub mod schedule;
 pub mod simulate;
-pub mod sketch;
 pub mod source;

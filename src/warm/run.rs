@@ -9,10 +9,13 @@ use super::{
     folder::Folder,
     gather::Gatherer,
     schedule::{Overlap, Schedule},
-    source::{HotInputs, SourceError, SourceSpec},
+    source::{HotInputs, Source, SourceError, SourceSpec},
 };
 use crate::{
+    cache::RedisCache,
+    clock,
     config::Settings,
+    heat::{SharedHeat, Space},
     intake::{
         connection::Broker,
         topology::{self, Topology},
@@ -339,7 +342,13 @@ impl Warmer {
             random: rand::random,
         };
         let spread = self.usual_seconds(&schedule.name).await?;
-        let source = open(schedule, &self.settings, &self.store).await?;
+        let source = open(
+            schedule,
+            &self.settings,
+            &self.store,
+            self.engine.cache().server(),
+        )
+        .await?;
         let plan = gatherer.plan(schedule, source.as_ref(), spread).await?;
         let pieces = gatherer.pieces(schedule, &plan);
         for (part, first) in pieces.chunks(WRITE).zip((0i32..).step_by(WRITE)) {
@@ -446,24 +455,27 @@ fn job_id(run: i64, piece: i32) -> String {
     format!("warm-{run}-{piece}")
 }
 
-/// The source of a schedule.
+/// The source of a schedule. What is hot is asked of Redis, where workers tell each other.
 pub async fn open(
     schedule: &Schedule,
     settings: &Settings,
     store: &PostgresStore,
-) -> Result<Box<dyn super::source::Source>, SourceError> {
-    if let Some(source) = schedule.source.open(settings)? {
-        return Ok(source);
-    }
-    let hot = match &schedule.source {
-        SourceSpec::Heat(_) => Vec::new(),
-        SourceSpec::Static(_) | SourceSpec::File(_) | SourceSpec::Sql(_) => Vec::new(),
+    redis: Option<&RedisCache>,
+) -> Result<Box<dyn Source>, SourceError> {
+    let SourceSpec::Heat(spec) = &schedule.source else {
+        return schedule.source.open(settings);
     };
-    Ok(Box::new(HotInputs::new(
-        store.clone(),
-        schedule.model_name().to_owned(),
-        hot,
-    )))
+    let space = Space {
+        namespace: schedule.namespace().to_owned(),
+        model: schedule.model_name().to_owned(),
+    };
+    let unheard = || SourceError("redis, where workers tell what is hot, doesn't answer".into());
+    let redis = redis.ok_or_else(unheard)?;
+    let now_ms = clock::now().timestamp_millis();
+    let hot = SharedHeat::new(redis).hot(&space, now_ms).await;
+    let mut inputs = hot.ok_or_else(unheard)?.inputs;
+    inputs.truncate(spec.top);
+    Ok(Box::new(HotInputs::new(store.clone(), space.model, inputs)))
 }
 
 /// A connection on which the queues' depths are asked.

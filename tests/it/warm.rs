@@ -434,6 +434,68 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
     );
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_jobs_ask_for_most_is_seen_and_warmed() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    let heat = "keep = \"scores\"\nttl_seconds = 86400\n[source]\nkind = \"heat\"\ntop = 5\n";
+    schedules.put("hot", &format!("{}{heat}", on_request()));
+    let _one = schedules.worker(&stack).start().await;
+    let _other = schedules.worker(&stack).start().await;
+    let jobs: Vec<Value> = (0..200)
+        .map(|n| {
+            let inputs = json!([{"text": "the hot one"}, {"text": format!("the warm one {}", n % 3)}, {"text": format!("cold {n}")}]);
+            json!({"job_id": format!("j{n}"), "model": "sentiment", "namespace": "warmed", "inputs": inputs})
+        })
+        .collect();
+    stack.bus.publish_jobs(&jobs).await;
+    stack.wait_for_rows(200).await;
+    let hottest = || async {
+        let (_, lines, said) = tokio::task::block_in_place(|| {
+            schedules.kiln(&stack, &["hot", "--namespace", "warmed", "--json"])
+        });
+        assert_eq!(said, "");
+        let texts: Vec<String> = lines
+            .iter()
+            .filter_map(|line| line["text"].as_str().map(str::to_owned))
+            .collect();
+        (texts.first().map(String::as_str) == Some("the hot one")
+            && texts[1..4].iter().all(|t| t.starts_with("the warm one")))
+        .then_some(lines)
+    };
+    let lines = eventually("the workers have told each other", PATIENCE, hottest).await;
+    let share = lines[0]["share"].as_f64().expect("a share");
+    assert!(
+        share > 0.25 && share < 0.42,
+        "a third of what is asked for: {share}"
+    );
+    assert!(stack.redis.keys("kiln:h*").await.len() == 2);
+
+    // Its score expires before readers ask again: a run makes it anew, from the input in the table of scores.
+    for key in stack.redis.keys("kiln:s:*").await {
+        let _: i64 = stack.redis.at("DEL", &key, &[]).await;
+    }
+    let (code, run) = schedules.run_now(&stack, "hot").await;
+    assert_eq!(
+        (code, &run["planned"], &run["misses"]),
+        (0, &json!(5), &json!(5)),
+        "{run}"
+    );
+    assert!(
+        run["saved_seconds"]
+            .as_f64()
+            .is_some_and(|saved| saved > 0.0),
+        "{run}"
+    );
+    assert_eq!(stack.redis.keys("kiln:s:*").await.len(), 5);
+    let (_, run) = schedules.run_now(&stack, "hot").await;
+    assert_eq!(
+        (&run["planned"], &run["skipped"]),
+        (&json!(0), &json!(5)),
+        "{run}"
+    );
+}
+
 /// Twelve workers over a month in which clocks go forward in New York and Berlin and back in Sydney. Their clocks
 /// differ, one is stepped back, one is away for days.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -132,7 +132,7 @@ async fn dry_run(
         // No draw: what is shown is what is certain.
         random: || 1.0,
     };
-    let source = open(schedule, settings, store).await?;
+    let source = open(schedule, settings, store, redis.as_ref()).await?;
     let plan = gatherer.plan(schedule, source.as_ref(), 0.0).await?;
     if arguments.json {
         let shown: Vec<_> = plan

@@ -2,11 +2,9 @@
 
 use super::{World, candidate, cost, seconds, trace::Trace};
 use crate::{
+    heat::sketch::{PLACES, Sketch},
     key::{self, InputHash},
-    warm::{
-        plan,
-        sketch::{PLACES, Sketch},
-    },
+    warm::plan,
 };
 use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};

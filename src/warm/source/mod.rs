@@ -80,14 +80,14 @@ impl SourceSpec {
         }
     }
 
-    /// The source itself. Heat is asked of the worker, not here.
-    pub fn open(&self, settings: &Settings) -> Result<Option<Box<dyn Source>>, SourceError> {
-        Ok(Some(match self {
+    /// The source itself. Heat is asked of the workers, not here.
+    pub fn open(&self, settings: &Settings) -> Result<Box<dyn Source>, SourceError> {
+        Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
             Self::File(spec) => Box::new(FileSource::new(spec)),
             Self::Sql(spec) => Box::new(SqlSource::new(spec, settings)?),
-            Self::Heat(_) => return Ok(None),
-        }))
+            Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
+        })
     }
 }
 

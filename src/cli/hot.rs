@@ -1,0 +1,151 @@
+//! `kiln hot`
+
+use super::Exit;
+use crate::{
+    app,
+    cache::RedisCache,
+    clock,
+    config::Settings,
+    heat::{Hot, SharedHeat},
+    key::InputHash,
+    store::KnownInput,
+    telemetry::metrics::Metrics,
+};
+use anyhow::{Context, bail};
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+use std::collections::HashMap;
+
+/// Shows what jobs ask for most, over all workers.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Workers count the inputs of producers' jobs and tell each other every five seconds. Where a database is set, inputs are shown by
+their key or text.
+
+Examples:
+  kiln hot
+  kiln hot --namespace reviews --top 50")]
+pub(super) struct Arguments {
+    /// Only this namespace.
+    #[arg(long)]
+    namespace: Option<String>,
+    /// Inputs of each namespace.
+    #[arg(long, default_value_t = 10, value_name = "COUNT")]
+    top: usize,
+    /// Print one JSON object an input.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Longest text shown, in characters.
+const SHOWN: usize = 60;
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let url = settings
+        .redis
+        .url
+        .as_ref()
+        .context("no cache is set: give KILN_REDIS_URL")?;
+    let redis = RedisCache::new(url, &settings.redis, Metrics::new())?;
+    redis
+        .ping()
+        .await
+        .map_err(|reason| anyhow::anyhow!("redis at {}: {reason}", url.place()))?;
+    let heat = SharedHeat::new(&redis);
+    let Some(spaces) = heat.spaces().await else {
+        bail!("redis at {} doesn't answer", url.place());
+    };
+    let now_ms = clock::now().timestamp_millis();
+    let wanted = |namespace: &str| {
+        arguments
+            .namespace
+            .as_deref()
+            .is_none_or(|one| one == namespace)
+    };
+    let mut shown = 0;
+    for space in spaces.iter().filter(|space| wanted(&space.namespace)) {
+        let Some(hot) = heat.hot(space, now_ms).await else {
+            bail!("redis at {} doesn't answer", url.place());
+        };
+        if hot.inputs.is_empty() {
+            continue;
+        }
+        let known = known(&settings, &hot, arguments.top).await?;
+        show(&arguments, &hot, &known);
+        shown += 1;
+    }
+    if shown == 0 && !arguments.json {
+        println!("no worker has told of anything hot in the last minute");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn known(
+    settings: &Settings,
+    hot: &Hot,
+    top: usize,
+) -> anyhow::Result<HashMap<Vec<u8>, KnownInput>> {
+    if settings.database.url.is_none() {
+        return Ok(HashMap::new());
+    }
+    let hashes: Vec<&[u8]> = hot
+        .inputs
+        .iter()
+        .take(top)
+        .map(|(input, _)| input.as_slice())
+        .collect();
+    Ok(app::postgres(settings)?
+        .inputs(&hot.space.model, &hashes)
+        .await?)
+}
+
+fn show(arguments: &Arguments, hot: &Hot, known: &HashMap<Vec<u8>, KnownInput>) {
+    let all: f64 = hot.inputs.iter().map(|(_, rate)| rate).sum();
+    let space = &hot.space;
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["asked /s", "share", "input"]);
+    for (input, rate) in hot.inputs.iter().take(arguments.top) {
+        let known = known.get(input.as_slice());
+        if arguments.json {
+            println!(
+                "{}",
+                json!({
+                    "namespace": space.namespace, "model": space.model, "input_sha256": hex::encode(input), "rate": rate, "share": rate / all,
+                    "key": known.and_then(|k| k.key.as_ref()), "text": known.and_then(|k| k.text.as_ref()),
+                })
+            );
+        }
+        table.add_row([
+            format!("{rate:.3}"),
+            format!("{:.1} %", 100.0 * rate / all),
+            name(input, known),
+        ]);
+    }
+    if arguments.json {
+        return;
+    }
+    for column in table.column_iter_mut().take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!(
+        "{} by {}: {:.2} requests a second for the {} hottest inputs",
+        space.namespace,
+        space.model,
+        all,
+        hot.inputs.len()
+    );
+    println!("{table}\n");
+}
+
+fn name(input: &InputHash, known: Option<&KnownInput>) -> String {
+    let text = known.and_then(|k| k.key.as_deref().or(k.text.as_deref()));
+    match text {
+        Some(text) if text.chars().count() > SHOWN => {
+            format!("{}…", text.chars().take(SHOWN).collect::<String>())
+        }
+        Some(text) => text.to_owned(),
+        None => hex::encode(input.get(..8).unwrap_or_default()),
+    }
+}

@@ -1,0 +1,134 @@
+//! Owns what jobs ask for: which inputs of a namespace are hot, as this worker sees it and as all workers together do.
+//!
+//! Promises bounded memory whatever is asked for, and that counting costs a batch next to nothing. Refuses to decide what
+//! is done about it.
+
+mod share;
+pub mod sketch;
+
+use crate::key::InputHash;
+use rand::{SeedableRng, rngs::SmallRng};
+use sketch::{PLACES, Sketch};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+pub use share::{Hot, SharedHeat, merge};
+
+/// Namespaces that are watched; jobs of further ones aren't counted.
+const MOST_SPACES: usize = 32;
+/// Inputs of one batch that are counted; of more, a part stands for the rest.
+const COUNTED: usize = 128;
+
+/// What is counted apart: a namespace with the model that its jobs ask.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Space {
+    pub namespace: String,
+    pub model: String,
+}
+
+/// The heat that one worker sees.
+#[derive(Debug)]
+pub struct Heat {
+    began: Instant,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    spaces: BTreeMap<Space, Sketch>,
+    rng: SmallRng,
+}
+
+impl Default for Heat {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            inner: Mutex::new(Inner {
+                spaces: BTreeMap::new(),
+                rng: SmallRng::from_os_rng(),
+            }),
+        }
+    }
+}
+
+impl Heat {
+    /// Counts a job's inputs, each with what a hit on it saves for its cost, compared with others of the model.
+    pub fn asked(&self, namespace: &str, model: &str, inputs: &[(InputHash, f32)]) {
+        let now = self.began.elapsed().as_secs_f64();
+        // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { spaces, rng } = &mut *inner;
+        let space = Space {
+            namespace: namespace.to_owned(),
+            model: model.to_owned(),
+        };
+        if !spaces.contains_key(&space) && spaces.len() >= MOST_SPACES {
+            return;
+        }
+        let sketch = spaces.entry(space).or_insert_with(|| Sketch::new(PLACES));
+        let step = inputs.len().div_ceil(COUNTED).max(1);
+        let first = if step > 1 {
+            rand::Rng::random_range(rng, 0..step)
+        } else {
+            0
+        };
+        for (input, value) in inputs.iter().skip(first).step_by(step) {
+            sketch.add(input, step as f32, *value, now, rng);
+        }
+    }
+
+    /// The `top` hottest inputs of every namespace with their requests a second, the fastest first.
+    pub fn hottest(&self, top: usize) -> Vec<(Space, Vec<(InputHash, f64)>)> {
+        let now = self.began.elapsed().as_secs_f64();
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner
+            .spaces
+            .iter()
+            .map(|(space, sketch)| {
+                let mut hot = sketch.hot(now);
+                hot.truncate(top);
+                (space.clone(), hot)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::hash_text;
+
+    fn input(n: usize) -> InputHash {
+        hash_text(&n.to_string(), None)
+    }
+
+    #[test]
+    fn namespaces_and_models_are_counted_apart_and_are_bounded() {
+        let heat = Heat::default();
+        for n in 0..100 {
+            heat.asked(&format!("n{n}"), "m", &[(input(n), 1.0)]);
+        }
+        heat.asked("n0", "other", &[(input(1), 1.0)]);
+        let hot = heat.hottest(10);
+        assert_eq!(hot.len(), MOST_SPACES);
+        assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
+    }
+
+    #[test]
+    fn a_part_of_a_large_batch_stands_for_the_whole() {
+        let heat = Heat::default();
+        let mut inputs = vec![(input(0), 1.0); 3_000];
+        inputs.extend((1..=1_000).map(|n| (input(n), 1.0)));
+        for _ in 0..20 {
+            heat.asked("n", "m", &inputs);
+        }
+        let hot = heat.hottest(100);
+        let (_, hot) = hot.first().expect("a namespace");
+        assert_eq!(hot.first().map(|(key, _)| *key), Some(input(0)));
+        let all: f64 = hot.iter().map(|(_, rate)| rate).sum();
+        assert!(hot[0].1 / all > 0.7, "{} of {all}", hot[0].1);
+    }
+}
