@@ -45,6 +45,9 @@ pub fn hash_body(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
 }
 
+/// What every score entry's key starts with.
+const ENTRIES: &[u8] = b"kiln:s:";
+
 /// Start of the keys of one model version's score entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryPrefix(Vec<u8>);
@@ -52,7 +55,9 @@ pub struct EntryPrefix(Vec<u8>);
 impl EntryPrefix {
     /// The prefix for `model` at `version`.
     pub fn new(model: &str, version: &str) -> Self {
-        Self(format!("kiln:s:{model}:{version}:").into_bytes())
+        let mut prefix = ENTRIES.to_vec();
+        prefix.extend_from_slice(format!("{model}:{version}:").as_bytes());
+        Self(prefix)
     }
 
     /// The key of one score entry: the prefix and the raw bytes of the hash.
@@ -72,6 +77,14 @@ impl EntryPrefix {
 /// The key under which readers find a named entry or a ranking.
 pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
+}
+
+/// The lease on scoring an input: its entry's key under another head.
+pub fn lease(prefix: &EntryPrefix, input: &InputHash) -> Vec<u8> {
+    let entry = prefix.key(input);
+    let mut key = b"kiln:l:".to_vec();
+    key.extend_from_slice(entry.strip_prefix(ENTRIES).unwrap_or(&entry));
+    key
 }
 
 /// The set of namespaces of which workers tell what is hot.

@@ -4,10 +4,12 @@
 //! Promises never to decide correctness: whatever fails here is a miss. A bad entry is a miss that is counted
 //! and overwritten.
 
+mod lease;
 mod memory;
 mod redis;
 
 pub use self::redis::{BadUrl, Put, RedisCache};
+pub use lease::Leases;
 pub use memory::MemoryCache;
 
 use crate::{

@@ -153,6 +153,55 @@ impl RedisCache {
         .is_some()
     }
 
+    /// Sets keys that aren't there to `value`; says for each whether it wasn't. Nothing where Redis fails.
+    pub async fn set_new(
+        &self,
+        keys: &[Vec<u8>],
+        value: &str,
+        life: Duration,
+    ) -> Option<Vec<bool>> {
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline
+                .cmd("SET")
+                .arg(key.as_slice())
+                .arg(value)
+                .arg("NX")
+                .arg("PX")
+                .arg(life.as_millis() as u64);
+        }
+        let set: Vec<Option<String>> = self
+            .guarded(CacheOperation::Set, async {
+                let mut connection = self.connect().await?;
+                self.deadline(pipeline.query_async(&mut connection)).await
+            })
+            .await?;
+        Some(set.into_iter().map(|answer| answer.is_some()).collect())
+    }
+
+    /// Runs a script of Kiln's own on each key, with one argument.
+    pub async fn run_on_each(&self, script: &'static str, keys: &[Vec<u8>], argument: &str) {
+        if keys.is_empty() {
+            return;
+        }
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline
+                .cmd("EVAL")
+                .arg(script)
+                .arg(1)
+                .arg(key.as_slice())
+                .arg(argument)
+                .ignore();
+        }
+        self.guarded(CacheOperation::Set, async {
+            let mut connection = self.connect().await?;
+            self.deadline(pipeline.query_async::<()>(&mut connection))
+                .await
+        })
+        .await;
+    }
+
     /// Writes one field of a hash and notes it in an index; both live for `life` from now.
     pub async fn tell(
         &self,

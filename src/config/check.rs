@@ -43,6 +43,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         1,
         64,
     )?;
+    within("cache.lease_ms", settings.cache.lease_ms, 10, 600_000)?;
+    if settings.cache.lease_from_ms.is_nan() || settings.cache.lease_from_ms < 0.0 {
+        return Err(ConfigError::OutOfRange {
+            name: "cache.lease_from_ms",
+            problem: "expected 0 or more".into(),
+        });
+    }
     within("warm.claim_seconds", settings.warm.claim_seconds, 1, 3_600)?;
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
     within(

@@ -229,6 +229,10 @@ pub struct Cache {
     pub ttl_seconds: u64,
     /// Bound of the cache in the worker's memory, which serves while Redis doesn't, in MiB.
     pub memory_mib: u64,
+    /// Model time of an input from which workers that miss it at once agree on one to score it, in milliseconds; 0: always.
+    pub lease_from_ms: f64,
+    /// Life of such an agreement where its worker is gone, in milliseconds; nobody waits for more than two of them.
+    pub lease_ms: u64,
 }
 
 impl Default for Cache {
@@ -237,6 +241,8 @@ impl Default for Cache {
             enabled: true,
             ttl_seconds: 3_600,
             memory_mib: 64,
+            lease_from_ms: 5.0,
+            lease_ms: 5_000,
         }
     }
 }

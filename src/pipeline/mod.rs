@@ -8,5 +8,6 @@ pub mod flight;
 mod keep;
 pub mod run;
 mod score;
+mod stampede;
 
 pub use run::{Engine, EngineParts, JobSource, Outcome, ROUND_TRIP_SECONDS};

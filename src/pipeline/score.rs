@@ -7,6 +7,7 @@ use super::{
     coalesce::{Found, Group, Plan, Slot, Source},
     flight::{Claims, Waiting},
     run::Engine,
+    stampede,
 };
 use crate::model::{Model, ModelError, Rows, TextRow};
 use futures_util::future::join_all;
@@ -100,7 +101,26 @@ async fn score_group(
         .copied()
         .collect();
     let mut scores = GroupScores::default();
-    if !own.is_empty() {
+    if !own.is_empty() && stampede::is_worth_it(engine, group, slots, &own) {
+        match stampede::rows(engine, group, slots, &own).await {
+            Ok(guarded) => {
+                let all: HashMap<usize, &Vec<f32>> = guarded
+                    .scored
+                    .iter()
+                    .chain(&guarded.found)
+                    .map(|(index, row)| (*index, row))
+                    .collect();
+                let in_order = own.iter().filter_map(|index| all.get(index));
+                flight.land(in_order.flat_map(|row| row.iter().copied()).collect());
+                scores.own.extend(guarded.scored);
+                scores.shared.extend(guarded.found);
+            }
+            Err(error) => {
+                drop(flight);
+                blame(engine, group, slots, own, error, &mut scores).await;
+            }
+        }
+    } else if !own.is_empty() {
         match call(engine, &group.model, slots, &own).await {
             Ok(outputs) => scores.whole = Some((own, flight.land(outputs))),
             Err(error) => {
@@ -173,7 +193,7 @@ fn rows_of(indices: &[usize], outputs: &[f32], width: usize) -> Vec<(usize, Vec<
 }
 
 /// One model call; its outputs are as many rows as `indices`.
-async fn call(
+pub(super) async fn call(
     engine: &Engine,
     model: &Model,
     slots: &[Slot<'_>],

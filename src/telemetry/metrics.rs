@@ -81,6 +81,10 @@ label!(
     /// What became of a warming run.
     WarmOutcome { Done = "done", Failed = "failed", Skipped = "skipped" }
 );
+label!(
+    /// How an input that a lease guards got its score; late: after waiting in vain.
+    LeaseOutcome { Won = "won", Waited = "waited", Late = "late" }
+);
 
 fn each<L: Copy, M>(all: &[L], make: impl Fn(L) -> M) -> Vec<M> {
     all.iter().copied().map(make).collect()
@@ -109,6 +113,7 @@ pub struct Metrics {
     model_problems: Gauge,
     activations_pending: Gauge,
     warm_runs: Vec<Counter>,
+    leases: Vec<Counter>,
     schedule_problems: Gauge,
 }
 
@@ -201,6 +206,10 @@ impl Metrics {
             warm_runs: each(
                 WarmOutcome::ALL,
                 |o| counter!("kiln_warm_runs_total", "outcome" => o.as_str()),
+            ),
+            leases: each(
+                LeaseOutcome::ALL,
+                |o| counter!("kiln_leases_total", "outcome" => o.as_str()),
             ),
             schedule_problems: gauge!("kiln_schedule_problems"),
         }
@@ -305,6 +314,11 @@ impl Metrics {
     /// Sets how many chosen model versions aren't loaded here.
     pub fn activations_pending(&self, count: usize) {
         self.activations_pending.set(count as f64);
+    }
+
+    /// Counts inputs whose scoring a lease guarded.
+    pub fn leases(&self, outcome: LeaseOutcome, inputs: usize) {
+        add(&self.leases, outcome as usize, inputs as u64);
     }
 
     /// Counts a warming run that ended.
@@ -445,6 +459,10 @@ fn describe() {
     describe_gauge!(
         "kiln_model_problems",
         "Model versions on disk that are refused."
+    );
+    describe_counter!(
+        "kiln_leases_total",
+        "Inputs of dear models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late)."
     );
     describe_counter!(
         "kiln_warm_runs_total",

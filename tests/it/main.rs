@@ -16,5 +16,6 @@ mod poison;
 mod postgres;
 mod redis;
 mod results;
+mod stampede;
 mod startup;
 mod warm;
