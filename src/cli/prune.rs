@@ -36,16 +36,19 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     bar.set_style(ProgressStyle::with_template(
         "{spinner} {pos} rows deleted, {per_sec}",
     )?);
-    let (jobs, scores) = store
+    let (jobs, scores, runs) = store
         .prune(arguments.older_than, arguments.batch, |rows| {
             bar.set_position(rows)
         })
         .await?;
     bar.finish_and_clear();
     if arguments.json {
-        println!("{}", serde_json::json!({"jobs": jobs, "scores": scores}));
+        println!(
+            "{}",
+            serde_json::json!({"jobs": jobs, "scores": scores, "runs": runs})
+        );
     } else {
-        println!("deleted {jobs} jobs and {scores} scores");
+        println!("deleted {jobs} jobs, {scores} scores and {runs} warming runs");
     }
     Ok(Exit::Ok)
 }

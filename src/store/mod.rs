@@ -128,17 +128,17 @@ impl Store {
         }
     }
 
-    /// Deletes jobs and scores older than `age`, at most `batch` rows a statement, and calls `progress` with
-    /// the rows deleted so far. Returns (jobs, scores) deleted.
+    /// Deletes jobs, scores and warming runs older than `age`, at most `batch` rows a statement, and calls
+    /// `progress` with the rows deleted so far. Returns (jobs, scores, runs) deleted.
     pub async fn prune(
         &self,
         age: Duration,
         batch: u32,
         mut progress: impl FnMut(u64) + Send,
-    ) -> Result<(u64, u64), StoreError> {
+    ) -> Result<(u64, u64, u64), StoreError> {
         let before = crate::clock::now()
             - chrono::Duration::from_std(age).map_err(|e| StoreError::Refused(e.to_string()))?;
-        let mut deleted = [0u64; 2];
+        let mut deleted = [0u64; 3];
         for (table, total) in Table::ALL.into_iter().zip(0..) {
             loop {
                 let rows = match self {
@@ -154,7 +154,7 @@ impl Store {
                 }
             }
         }
-        Ok((deleted[0], deleted[1]))
+        Ok((deleted[0], deleted[1], deleted[2]))
     }
 }
 
@@ -163,10 +163,11 @@ impl Store {
 enum Table {
     Jobs,
     Scores,
+    Runs,
 }
 
 impl Table {
-    const ALL: [Self; 2] = [Self::Jobs, Self::Scores];
+    const ALL: [Self; 3] = [Self::Jobs, Self::Scores, Self::Runs];
 }
 
 /// 32-bit floats as little-endian bytes.

@@ -254,6 +254,8 @@ impl SqliteStore {
         let statement = match table {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
+            // Without servers nothing is warmed.
+            Table::Runs => return Ok(0),
         };
         let query = sqlx::query(statement)
             .bind(clock::rfc3339(before))

@@ -148,6 +148,15 @@ async fn a_run_leaves_named_entries_and_the_next_one_skips_what_is_fresh() {
     );
     assert!(stack.redis.json("kiln:k:warmed:k7").await.is_some());
     assert!(stack.redis.life("kiln:k:warmed:k8").await > 1_000);
+
+    let prune = ["prune", "--older-than", "0s", "--json"];
+    let (_, lines, said) = tokio::task::block_in_place(|| schedules.kiln(&stack, &prune));
+    let line = lines.first().unwrap_or_else(|| panic!("no result: {said}"));
+    assert_eq!(
+        (&line["runs"], &line["scores"]),
+        (&json!(2), &json!(150)),
+        "{line}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
