@@ -1,12 +1,20 @@
 //! Owns finding inputs again that were scored before.
 
 use super::{PostgresStore, StoreError};
+use crate::key::InputHash;
 use sqlx::Row;
 use std::collections::HashMap;
 
 const INPUTS: &str = "\
 SELECT DISTINCT ON (input_sha256) input_sha256, key, text, text_pair, features
 FROM scores WHERE input_sha256 = ANY($1) AND model = $2 ORDER BY input_sha256, scored_at DESC";
+
+const LAST_SCORED: &str = "\
+SELECT input_sha256 FROM (SELECT input_sha256, max(scored_at) AS last FROM scores WHERE model = $1 GROUP BY input_sha256) AS inputs
+ORDER BY last DESC LIMIT $2";
+const PAIRS: &str = "\
+SELECT old.score, new.score, old.label, new.label FROM scores AS old JOIN scores AS new USING (input_sha256, model)
+WHERE model = $1 AND old.version = $2 AND new.version = $3 AND input_sha256 = ANY($4) AND old.score IS NOT NULL AND new.score IS NOT NULL";
 
 /// An input as the table of scores holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +23,15 @@ pub struct KnownInput {
     pub text: Option<String>,
     pub text_pair: Option<String>,
     pub features: Option<Vec<f32>>,
+}
+
+/// One input's scores under two versions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ScorePair {
+    pub old: f32,
+    pub new: f32,
+    pub old_label: Option<String>,
+    pub new_label: Option<String>,
 }
 
 impl PostgresStore {
@@ -46,5 +63,44 @@ impl PostgresStore {
             found.insert(hash, input);
         }
         Ok(found)
+    }
+
+    /// The inputs of `model` that were scored last, at most `most`.
+    pub async fn last_scored(&self, model: &str, most: i64) -> Result<Vec<InputHash>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar::<_, Vec<u8>>(LAST_SCORED)
+            .bind(model)
+            .bind(most);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let rows = self.end(lease, answer)?;
+        Ok(rows
+            .into_iter()
+            .filter_map(|hash| hash.try_into().ok())
+            .collect())
+    }
+
+    /// What two versions of `model` said of these inputs, where both said something.
+    pub async fn score_pairs(
+        &self,
+        model: &str,
+        old: &str,
+        new: &str,
+        hashes: &[&[u8]],
+    ) -> Result<Vec<ScorePair>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as::<_, (f32, f32, Option<String>, Option<String>)>(PAIRS)
+            .bind(model)
+            .bind(old)
+            .bind(new)
+            .bind(hashes);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let rows = self.end(lease, answer)?;
+        let pair = |(old, new, old_label, new_label)| ScorePair {
+            old,
+            new,
+            old_label,
+            new_label,
+        };
+        Ok(rows.into_iter().map(pair).collect())
     }
 }

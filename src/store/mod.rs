@@ -16,7 +16,7 @@ use crate::{failure::Rejection, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
-pub use inputs::KnownInput;
+pub use inputs::{KnownInput, ScorePair};
 pub use postgres::{MIGRATIONS, PostgresStore};
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;

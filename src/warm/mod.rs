@@ -8,6 +8,7 @@ pub mod due;
 pub mod folder;
 pub mod gather;
 pub mod plan;
+pub mod rollover;
 pub mod run;
 pub mod schedule;
 pub mod simulate;

@@ -51,6 +51,8 @@ impl Shelf {
             .args(arguments)
             .env("KILN_MODELS_DIR", &self.0)
             .env("KILN_DATABASE_URL", stack.database_url())
+            .env("KILN_REDIS_URL", stack.redis.url())
+            .env("KILN_AMQP_URL", stack.amqp_url())
             .output()
             .expect("the binary runs");
         let said = [output.stdout, output.stderr].concat();
@@ -239,4 +241,85 @@ async fn a_hugging_face_folder_is_imported_and_served() {
         1.0
     );
     assert!(serving.metric("kiln_model_tokens_total", &labels).await > 10.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_is_warm_before_it_is_switched_to_and_a_limit_stops_the_switch() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0", "2.0.0"]);
+    let serving = worker(&stack, &shelf).await;
+    shelf.activate(&stack, &["sentiment@1.0.0"]);
+    settles_on(&stack, "1.0.0").await;
+    let texts: Vec<String> = (0..60)
+        .map(|n| format!("a nice word, and number {n}"))
+        .collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    stack
+        .bus
+        .answer(&text_job("asks", "sentiment", &texts))
+        .await;
+    let entries = async || stack.redis.keys("kiln:s:sentiment:2.0.0:*").await.len();
+    assert!(
+        entries().await <= 1,
+        "at most the text that tells the version"
+    );
+
+    let activate = |more: &[&str]| {
+        let arguments = [
+            &["activate", "sentiment@2.0.0", "--warm", "1", "--json"],
+            more,
+        ]
+        .concat();
+        tokio::task::block_in_place(|| shelf.kiln(&stack, &arguments))
+    };
+    let (code, said) = activate(&["--min-correlation", "1.01"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("was not made active: the rank correlation is less than 1.01"),
+        "{said}"
+    );
+    assert_eq!(
+        entries().await,
+        61,
+        "what was asked for, and the text that told the version"
+    );
+    assert_eq!(version_of(&stack, "sentiment").await, json!("1.0.0"));
+
+    let (code, said) = activate(&["--max-flips", "0", "--min-correlation", "0.999"]);
+    assert_eq!(code, 0, "{said}");
+    let found: Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(
+        (&found["share"], &found["hot_inputs"]),
+        (&json!(1.0), &json!(61)),
+        "{found}"
+    );
+    assert_eq!(
+        (&found["shift"]["flips"], &found["shift"]["mean_absolute"]),
+        (&json!(0.0), &json!(0.0)),
+        "{found}"
+    );
+    settles_on(&stack, "2.0.0").await;
+    let misses = async || {
+        serving
+            .metric("kiln_inputs_total", &[("result", "miss")])
+            .await
+    };
+    let before = misses().await;
+    stack
+        .bus
+        .answer(&text_job("asks again", "sentiment", &texts))
+        .await;
+    assert_eq!(
+        misses().await,
+        before,
+        "the new version serves from the cache at once"
+    );
+    // Back again needs nothing: the old entries are there.
+    shelf.activate(&stack, &["sentiment@1.0.0"]);
+    settles_on(&stack, "1.0.0").await;
+    stack
+        .bus
+        .answer(&text_job("asks once more", "sentiment", &texts))
+        .await;
+    assert_eq!(misses().await, before);
 }

@@ -1,10 +1,11 @@
 //! `kiln models activate`
 
-use super::open;
+use super::{open, rollover};
 use crate::{app, cli::Exit, config::Settings};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
+use std::time::Duration;
 
 /// Makes a version the one that a bare model name means, on every worker of this database, within a second.
 #[derive(Debug, Args)]
@@ -12,8 +13,13 @@ use serde_json::json;
 The version must be in the models folder here and pass its checks. A worker that doesn't have it goes on serving
 what it served, says so in its log and in kiln_model_activations_pending, and follows as soon as it has it.
 
+With --warm, what is hot is scored with the version first, in the background, until that share of the requests would find an
+entry or the time is up; then it is switched. How its scores differ from those of the version that serves is shown, and a limit on
+that stops the switch. Switching back needs none of it: the old entries are still there.
+
 Examples:
   kiln models activate sentiment@2
+  kiln models activate sentiment@2 --warm 0.95 --max-flips 0.02
   kiln models activate sentiment --default")]
 pub(super) struct Arguments {
     /// name@version; with --default, the name alone.
@@ -21,6 +27,23 @@ pub(super) struct Arguments {
     /// Take the choice back: workers serve what their settings name, or else the highest version.
     #[arg(long)]
     default: bool,
+    /// Share of requests that should find an entry of the version before it is switched to, such as 0.95.
+    #[arg(long, value_name = "SHARE", conflicts_with = "default")]
+    warm: Option<f64>,
+    /// How long that may take, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "warm")]
+    warm_limit: u64,
+    /// Don't switch where a larger share of hot inputs would get another label.
+    #[arg(long, value_name = "SHARE", requires = "warm")]
+    max_flips: Option<f64>,
+    /// Don't switch where scores are correlated less, by rank.
+    #[arg(
+        long,
+        value_name = "CORRELATION",
+        requires = "warm",
+        allow_negative_numbers = true
+    )]
+    min_correlation: Option<f64>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -34,12 +57,41 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         (None, false) => bail!("expected name@version, found {:?}", arguments.model),
         (Some(_), true) => bail!("--default takes a name without a version"),
     };
+    let mut serving = None;
     if version.is_some() {
         let registry = open(&settings).await?;
         super::resolve(&registry, &arguments.model)?;
+        let active = registry
+            .list()
+            .into_iter()
+            .find(|m| m.active && m.info.name == name);
+        serving = active.map(|model| model.info.version);
     }
     store.migrate().await.context("migrations")?;
     let before = store.chosen_models().await?.remove(name);
+    let mut warmed = None;
+    if let (Some(share), Some(new)) = (arguments.warm, version) {
+        if !(share > 0.0 && share <= 1.0) {
+            bail!("--warm: expected a share above 0 and at most 1, such as 0.95");
+        }
+        let wanted = rollover::Wanted {
+            name,
+            old: before
+                .as_deref()
+                .or(serving.as_deref())
+                .filter(|old| *old != new),
+            new,
+            share,
+            limit: Duration::from_secs(arguments.warm_limit),
+        };
+        let found = rollover::warm(&settings, &store, &wanted).await?;
+        show(&arguments, &found);
+        if let Some(reason) = objection(&arguments, &found) {
+            eprintln!("kiln: {name}@{new} was not made active: {reason}");
+            return Ok(Exit::Failed);
+        }
+        warmed = Some(found);
+    }
     match version {
         Some(version) => store.choose_model(name, version).await?,
         None => {
@@ -49,7 +101,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     if arguments.json {
         println!(
             "{}",
-            json!({"model": name, "version": version, "before": before})
+            json!({"model": name, "version": version, "before": before, "warm_share": warmed.map(|w| w.share)})
         );
         return Ok(Exit::Ok);
     }
@@ -62,4 +114,64 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         None => println!("{name} is as the workers' settings say; {was}"),
     }
     Ok(Exit::Ok)
+}
+
+fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
+    if arguments.json {
+        let shift = warmed.shift.map(|shift| {
+            json!({"inputs": shift.inputs, "mean": shift.mean, "mean_absolute": shift.mean_absolute, "rank_correlation": shift.rank_correlation, "flips": shift.flips})
+        });
+        println!(
+            "{}",
+            json!({"hot_inputs": warmed.inputs, "share": warmed.share, "shift": shift})
+        );
+        return;
+    }
+    println!("hot inputs         {}", warmed.inputs);
+    println!(
+        "would hit          {:.1} % of requests",
+        100.0 * warmed.share
+    );
+    let Some(shift) = warmed.shift else {
+        println!("nothing to compare the scores with");
+        return;
+    };
+    let percent = |share: f64| format!("{:.2} %", 100.0 * share);
+    println!("compared           {} inputs", shift.inputs);
+    println!(
+        "scores move by     {:+.4} on average, {:.4} either way",
+        shift.mean, shift.mean_absolute
+    );
+    println!(
+        "rank correlation   {}",
+        shift
+            .rank_correlation
+            .map_or_else(|| "none".to_owned(), |r| format!("{r:.4}"))
+    );
+    if let Some(flips) = shift.flips {
+        println!("other labels       {}", percent(flips));
+    }
+}
+
+/// What speaks against the switch.
+fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String> {
+    let limited = arguments.max_flips.is_some() || arguments.min_correlation.is_some();
+    let Some(shift) = warmed.shift else {
+        return limited.then(|| "no scores of both versions can be compared".to_owned());
+    };
+    if let (Some(most), Some(flips)) = (arguments.max_flips, shift.flips)
+        && flips > most
+    {
+        return Some(format!(
+            "{:.2} % of the inputs get another label, more than {:.2} %",
+            100.0 * flips,
+            100.0 * most
+        ));
+    }
+    if let Some(least) = arguments.min_correlation
+        && shift.rank_correlation.is_none_or(|found| found < least)
+    {
+        return Some(format!("the rank correlation is less than {least}"));
+    }
+    None
 }

@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod import;
 mod list;
+mod rollover;
 
 use super::Exit;
 use crate::{
@@ -24,7 +25,7 @@ Examples:
   kiln models import ./my-classifier --name sentiment --version 2
   kiln models check sentiment@2 --golden expected.jsonl
   kiln models bench sentiment
-  kiln models activate sentiment@2")]
+  kiln models activate sentiment@2 --warm 0.95")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Action,

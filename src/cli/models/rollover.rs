@@ -1,0 +1,214 @@
+//! Scores what is hot with a version before it is switched to.
+//!
+//! Promises that readers see nothing of it: the jobs pin the version and go to the warming queue. Refuses to switch: it says
+//! how warm the version is, and how its scores differ.
+
+use crate::{
+    app,
+    cache::RedisCache,
+    cli::post::{Fate, Post},
+    clock,
+    config::Settings,
+    heat::SharedHeat,
+    intake::topology::Topology,
+    key::{self, EntryPrefix, InputHash},
+    settle::message,
+    store::{KnownInput, PostgresStore},
+    telemetry::metrics::Metrics,
+    warm::rollover::{Shift, compare},
+};
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use std::{collections::HashMap, time::Duration};
+
+/// Inputs of one posted job.
+const PIECE: usize = 64;
+/// Inputs looked up in one statement or round trip.
+const CHUNK: usize = 500;
+/// How often the entries are looked at.
+const LOOK: Duration = Duration::from_millis(300);
+
+/// What is wanted before a switch.
+pub(super) struct Wanted<'a> {
+    pub name: &'a str,
+    /// The version that serves now, if it is known.
+    pub old: Option<&'a str>,
+    pub new: &'a str,
+    /// Share of requests that should find an entry, 0 to 1.
+    pub share: f64,
+    pub limit: Duration,
+}
+
+/// How it went.
+pub(super) struct Warmed {
+    /// Hot inputs.
+    pub inputs: usize,
+    /// Share of the requests for them that finds an entry now.
+    pub share: f64,
+    /// How the scores differ, where some can be compared.
+    pub shift: Option<Shift>,
+}
+
+/// Scores the hot inputs with the new version until enough are there or the time is up.
+pub(super) async fn warm(
+    settings: &Settings,
+    store: &PostgresStore,
+    wanted: &Wanted<'_>,
+) -> anyhow::Result<Warmed> {
+    let url = settings
+        .redis
+        .url
+        .as_ref()
+        .context("no cache is set: give KILN_REDIS_URL")?;
+    let redis = RedisCache::new(url, &settings.redis, Metrics::new())?;
+    redis
+        .ping()
+        .await
+        .map_err(|reason| anyhow::anyhow!("redis at {}: {reason}", url.place()))?;
+    let hot = hot(&redis, store, wanted).await?;
+    let bar = ProgressBar::new(1_000);
+    bar.set_style(ProgressStyle::with_template(
+        "{bar:40} {percent}% of requests would hit, {msg} inputs",
+    )?);
+    bar.set_message(hot.len().to_string());
+    let mut share = share(&redis, wanted, &hot).await?;
+    if share < wanted.share {
+        post(settings, store, wanted, &hot).await?;
+        let begun = tokio::time::Instant::now();
+        while share < wanted.share && begun.elapsed() < wanted.limit {
+            tokio::time::sleep(LOOK).await;
+            share = self::share(&redis, wanted, &hot).await?;
+            bar.set_position((share * 1_000.0) as u64);
+        }
+    }
+    bar.finish_and_clear();
+    Ok(Warmed {
+        inputs: hot.len(),
+        share,
+        shift: shift(store, wanted, &hot).await?,
+    })
+}
+
+/// The hot inputs of the model with their requests a second. Where workers tell of none, those that were scored last.
+async fn hot(
+    redis: &RedisCache,
+    store: &PostgresStore,
+    wanted: &Wanted<'_>,
+) -> anyhow::Result<Vec<(InputHash, f64)>> {
+    let heat = SharedHeat::new(redis);
+    let now_ms = clock::now().timestamp_millis();
+    let mut rates: HashMap<InputHash, f64> = HashMap::new();
+    for space in heat.spaces().await.unwrap_or_default() {
+        if space.model != wanted.name {
+            continue;
+        }
+        for (input, rate) in heat
+            .hot(&space, now_ms)
+            .await
+            .map(|hot| hot.inputs)
+            .unwrap_or_default()
+        {
+            *rates.entry(input).or_default() += rate;
+        }
+    }
+    if rates.is_empty() {
+        let last = store.last_scored(wanted.name, 2_000).await?;
+        rates.extend(last.into_iter().map(|input| (input, 1.0)));
+    }
+    let mut hot: Vec<(InputHash, f64)> = rates.into_iter().collect();
+    hot.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    Ok(hot)
+}
+
+/// Share of the requests for these inputs that finds an entry of the new version.
+async fn share(
+    redis: &RedisCache,
+    wanted: &Wanted<'_>,
+    hot: &[(InputHash, f64)],
+) -> anyhow::Result<f64> {
+    let prefix = EntryPrefix::new(wanted.name, wanted.new);
+    let (mut there, mut all) = (0.0, 0.0);
+    for chunk in hot.chunks(CHUNK) {
+        let keys: Vec<Vec<u8>> = chunk.iter().map(|(input, _)| prefix.key(input)).collect();
+        let Some(lives) = redis.lives(&keys).await else {
+            bail!("redis doesn't answer");
+        };
+        for ((_, rate), life) in chunk.iter().zip(lives) {
+            all += rate;
+            there += if life.is_some() { *rate } else { 0.0 };
+        }
+    }
+    Ok(if all > 0.0 { there / all } else { 1.0 })
+}
+
+/// Posts jobs that pin the new version, the hottest inputs first.
+async fn post(
+    settings: &Settings,
+    store: &PostgresStore,
+    wanted: &Wanted<'_>,
+    hot: &[(InputHash, f64)],
+) -> anyhow::Result<()> {
+    let post = Post::open(app::broker(settings)?, "activate").await?;
+    let topology = Topology::new(&settings.queues, &settings.retry);
+    if !post.knows(&topology.warm).await? {
+        bail!(
+            "there is no queue `{}`: is a worker running?",
+            topology.warm
+        );
+    }
+    let mut confirms = FuturesUnordered::new();
+    for chunk in hot.chunks(CHUNK) {
+        let hashes: Vec<&[u8]> = chunk.iter().map(|(input, _)| input.as_slice()).collect();
+        let mut known = store.inputs(wanted.name, &hashes).await?;
+        let inputs: Vec<Value> = chunk
+            .iter()
+            .filter_map(|(input, _)| text(known.remove(input.as_slice())?))
+            .collect();
+        for piece in inputs.chunks(PIECE) {
+            let job = json!({"model": format!("{}@{}", wanted.name, wanted.new), "namespace": wanted.name, "inputs": piece, "on_error": "skip"});
+            let body = serde_json::to_vec(&job)?;
+            let mut id = hex::encode(key::hash_body(&body));
+            id.truncate(32);
+            let message = message::job(&topology.warm, &format!("activate-{id}"), body);
+            confirms.push(post.send(&message).await?.settle());
+        }
+        while let Some(fate) = confirms.next().await {
+            if fate? != Fate::Confirmed {
+                bail!("the broker doesn't take jobs for `{}` now", topology.warm);
+            }
+        }
+    }
+    post.close().await;
+    Ok(())
+}
+
+fn text(known: KnownInput) -> Option<Value> {
+    match (known.text, known.text_pair, known.features) {
+        (Some(text), Some(pair), _) => Some(json!({"text": text, "text_pair": pair})),
+        (Some(text), None, _) => Some(json!({"text": text})),
+        (None, _, Some(features)) => Some(json!({"features": features})),
+        (None, _, None) => None,
+    }
+}
+
+async fn shift(
+    store: &PostgresStore,
+    wanted: &Wanted<'_>,
+    hot: &[(InputHash, f64)],
+) -> anyhow::Result<Option<Shift>> {
+    let Some(old) = wanted.old else {
+        return Ok(None);
+    };
+    let mut pairs = Vec::new();
+    for chunk in hot.chunks(CHUNK) {
+        let hashes: Vec<&[u8]> = chunk.iter().map(|(input, _)| input.as_slice()).collect();
+        pairs.extend(
+            store
+                .score_pairs(wanted.name, old, wanted.new, &hashes)
+                .await?,
+        );
+    }
+    Ok(compare(&pairs))
+}
