@@ -1,14 +1,14 @@
 //! The only place where parts are wired together: an engine with servers, an engine without, and the worker.
 
+mod heat;
 mod models;
 
 use crate::{
     backoff::Backoff,
     cache::{Cache, MemoryCache, RedisCache},
-    clock,
     config::{self, Settings},
     health::{Health, Part},
-    heat::{Heat, SharedHeat},
+    heat::Heat,
     http::{self, Shown},
     intake::{
         connection::{Broker, ConnectError},
@@ -31,8 +31,6 @@ use std::{
 
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
-/// How often workers tell each other what is hot.
-const TELL_HEAT: Duration = Duration::from_secs(5);
 /// How often queue depths are asked.
 const DEPTHS: Duration = Duration::from_secs(5);
 
@@ -188,7 +186,27 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         "model choice",
         models::follow_choice(registry, store.clone(), metrics.clone()),
     );
-    tasks.start("heat", tell_heat(heat, engine.clone(), worker_name()));
+    let known = settings.namespaces.keys().cloned().collect();
+    tasks.start(
+        "heat",
+        heat::tell(
+            heat.clone(),
+            engine.clone(),
+            metrics.clone(),
+            worker_name(),
+            known,
+        ),
+    );
+    tasks.start(
+        "hints",
+        heat::take_hints(
+            heat,
+            broker.clone(),
+            topology.clone(),
+            metrics.clone(),
+            health.clone(),
+        ),
+    );
     if settings.warm.enabled {
         tasks.start("warming", warm_when_migrated(warmer, health.clone()));
     }
@@ -220,19 +238,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())
-}
-
-/// Tells the other workers what is hot here.
-async fn tell_heat(heat: Arc<Heat>, engine: Arc<Engine>, worker: String) -> Result<(), String> {
-    let mut tick = tokio::time::interval(TELL_HEAT);
-    loop {
-        tick.tick().await;
-        if let Some(redis) = engine.cache().server() {
-            let now_ms = clock::now().timestamp_millis();
-            // That Redis is failing is told by its own check; the next time may do.
-            let _told = SharedHeat::new(redis).tell(&heat, &worker, now_ms).await;
-        }
-    }
 }
 
 /// Warms from when the tables are there.

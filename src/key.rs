@@ -97,6 +97,16 @@ pub fn heat(namespace: &str, model: &str) -> String {
     format!("kiln:h:{namespace}:{model}")
 }
 
+/// The set of namespaces of which workers tell what is read.
+pub fn reads_index() -> String {
+    "kiln:r".to_owned()
+}
+
+/// What workers tell of one namespace's readers: a hash with a field a worker.
+pub fn reads(namespace: &str) -> String {
+    format!("kiln:r:{namespace}")
+}
+
 /// A key that lives for one trial of the server; `token` keeps two trials apart.
 pub fn trial(token: &str) -> String {
     format!("kiln:trial:{token}")

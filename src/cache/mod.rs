@@ -6,11 +6,13 @@
 
 mod lease;
 mod memory;
+mod reads;
 mod redis;
 
 pub use self::redis::{BadUrl, Put, RedisCache};
 pub use lease::Leases;
 pub use memory::MemoryCache;
+pub use reads::Keeps;
 
 use crate::{
     entry::Codec,

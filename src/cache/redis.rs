@@ -78,7 +78,7 @@ impl RedisCache {
 
     /// A round trip, whatever the cooldown says. The error holds no credentials.
     pub async fn ping(&self) -> Result<(), String> {
-        let result = self.command(&redis::cmd("PING")).await;
+        let result = self.command::<Value>(&redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err()).await;
         result
             .map(|_| ())
@@ -95,7 +95,7 @@ impl RedisCache {
             command.arg(key.as_slice());
         }
         let answer = self
-            .guarded(CacheOperation::Get, async { self.command(&command).await })
+            .guarded(CacheOperation::Get, self.command(&command))
             .await?;
         let Value::Array(values) = answer else {
             return None;
@@ -119,12 +119,7 @@ impl RedisCache {
         for key in keys {
             pipeline.cmd("PTTL").arg(key.as_slice());
         }
-        let lives: Vec<i64> = self
-            .guarded(CacheOperation::Get, async {
-                let mut connection = self.connect().await?;
-                self.deadline(pipeline.query_async(&mut connection)).await
-            })
-            .await?;
+        let lives: Vec<i64> = self.piped(CacheOperation::Get, &pipeline).await?;
         // -2: not there; -1: without an end, which nothing of Kiln's is.
         Some(lives.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
     }
@@ -144,13 +139,9 @@ impl RedisCache {
                 .arg(put.ttl_ms)
                 .ignore();
         }
-        self.guarded(CacheOperation::Set, async {
-            let mut connection = self.connect().await?;
-            self.deadline(pipeline.query_async::<()>(&mut connection))
-                .await
-        })
-        .await
-        .is_some()
+        self.piped::<()>(CacheOperation::Set, &pipeline)
+            .await
+            .is_some()
     }
 
     /// Sets keys that aren't there to `value`; says for each whether it wasn't. Nothing where Redis fails.
@@ -170,12 +161,7 @@ impl RedisCache {
                 .arg("PX")
                 .arg(life.as_millis() as u64);
         }
-        let set: Vec<Option<String>> = self
-            .guarded(CacheOperation::Set, async {
-                let mut connection = self.connect().await?;
-                self.deadline(pipeline.query_async(&mut connection)).await
-            })
-            .await?;
+        let set: Vec<Option<String>> = self.piped(CacheOperation::Set, &pipeline).await?;
         Some(set.into_iter().map(|answer| answer.is_some()).collect())
     }
 
@@ -194,12 +180,7 @@ impl RedisCache {
                 .arg(argument)
                 .ignore();
         }
-        self.guarded(CacheOperation::Set, async {
-            let mut connection = self.connect().await?;
-            self.deadline(pipeline.query_async::<()>(&mut connection))
-                .await
-        })
-        .await;
+        self.piped::<()>(CacheOperation::Set, &pipeline).await;
     }
 
     /// Writes one field of a hash and notes it in an index; both live for `life` from now.
@@ -223,13 +204,9 @@ impl RedisCache {
             .arg(value)
             .ignore();
         pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
-        self.guarded(CacheOperation::Set, async {
-            let mut connection = self.connect().await?;
-            self.deadline(pipeline.query_async::<()>(&mut connection))
-                .await
-        })
-        .await
-        .is_some()
+        self.piped::<()>(CacheOperation::Set, &pipeline)
+            .await
+            .is_some()
     }
 
     /// The members of a set; nothing where Redis fails.
@@ -247,10 +224,19 @@ impl RedisCache {
     }
 
     async fn asked<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
-        self.guarded(CacheOperation::Get, async {
+        self.guarded(CacheOperation::Get, self.command(command))
+            .await
+    }
+
+    /// Runs a pipeline in one round trip.
+    pub(super) async fn piped<T: FromRedisValue>(
+        &self,
+        operation: CacheOperation,
+        pipeline: &Pipeline,
+    ) -> Option<T> {
+        self.guarded(operation, async {
             let mut connection = self.connect().await?;
-            self.deadline(command.query_async::<T>(&mut connection))
-                .await
+            self.deadline(pipeline.query_async(&mut connection)).await
         })
         .await
     }
@@ -307,10 +293,13 @@ impl RedisCache {
         }
     }
 
-    async fn command(&self, command: &redis::Cmd) -> Result<Value, RedisError> {
+    /// One command with its deadline, whatever the cooldown says; nothing is learnt from how it went.
+    pub(super) async fn command<T: FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisError> {
         let mut connection = self.connect().await?;
-        self.deadline(command.query_async::<Value>(&mut connection))
-            .await
+        self.deadline(command.query_async(&mut connection)).await
     }
 
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {

@@ -6,7 +6,7 @@ use crate::{
     cache::RedisCache,
     clock,
     config::Settings,
-    heat::{Hot, SharedHeat},
+    heat::{Hot, NamedRate, SharedHeat},
     key::InputHash,
     store::KnownInput,
     telemetry::metrics::Metrics,
@@ -17,11 +17,12 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::collections::HashMap;
 
-/// Shows what jobs ask for most, over all workers.
+/// Shows what jobs ask for and what readers read most, over all workers.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Workers count the inputs of producers' jobs and tell each other every five seconds. Where a database is set, inputs are shown by
-their key or text.
+their key or text. How often named entries and rankings are read comes from readers' hints (the queue kiln.hits), or else from
+Redis itself.
 
 Examples:
   kiln hot
@@ -75,6 +76,18 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         show(&arguments, &hot, &known);
         shown += 1;
     }
+    let Some(namespaces) = heat.read_namespaces().await else {
+        bail!("redis at {} doesn't answer", url.place());
+    };
+    for namespace in namespaces.iter().filter(|one| wanted(one)) {
+        let Some(names) = heat.read(namespace, now_ms).await else {
+            bail!("redis at {} doesn't answer", url.place());
+        };
+        if !names.is_empty() {
+            show_names(&arguments, namespace, &names);
+            shown += 1;
+        }
+    }
     if shown == 0 && !arguments.json {
         println!("no worker has told of anything hot in the last minute");
     }
@@ -126,9 +139,7 @@ fn show(arguments: &Arguments, hot: &Hot, known: &HashMap<Vec<u8>, KnownInput>) 
     if arguments.json {
         return;
     }
-    for column in table.column_iter_mut().take(2) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
+    align(&mut table);
     println!(
         "{} by {}: {:.2} requests a second for the {} hottest inputs",
         space.namespace,
@@ -139,13 +150,55 @@ fn show(arguments: &Arguments, hot: &Hot, known: &HashMap<Vec<u8>, KnownInput>) 
     println!("{table}\n");
 }
 
+fn show_names(arguments: &Arguments, namespace: &str, names: &[NamedRate]) {
+    let all: f64 = names.iter().map(|one| one.rate).sum();
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING);
+    table.set_header(["read /s", "share", "name"]);
+    for one in names.iter().take(arguments.top) {
+        let share = one.rate / all;
+        if arguments.json {
+            println!(
+                "{}",
+                json!({"namespace": namespace, "name": one.name, "rate": one.rate, "share": share, "counted": one.counted})
+            );
+        }
+        table.add_row([
+            format!("{:.3}", one.rate),
+            format!("{:.1} %", 100.0 * share),
+            shorten(&one.name),
+        ]);
+    }
+    if arguments.json {
+        return;
+    }
+    align(&mut table);
+    println!(
+        "readers of {namespace}: {all:.2} requests a second for the {} hottest names",
+        names.len()
+    );
+    println!("{table}\n");
+}
+
+/// Figures to the right.
+fn align(table: &mut Table) {
+    for column in table.column_iter_mut().take(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+fn shorten(text: &str) -> String {
+    if text.chars().count() > SHOWN {
+        format!("{}…", text.chars().take(SHOWN).collect::<String>())
+    } else {
+        text.to_owned()
+    }
+}
+
 fn name(input: &InputHash, known: Option<&KnownInput>) -> String {
     let text = known.and_then(|k| k.key.as_deref().or(k.text.as_deref()));
     match text {
-        Some(text) if text.chars().count() > SHOWN => {
-            format!("{}…", text.chars().take(SHOWN).collect::<String>())
-        }
-        Some(text) => text.to_owned(),
+        Some(text) => shorten(text),
         None => hex::encode(input.get(..8).unwrap_or_default()),
     }
 }

@@ -122,6 +122,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         1,
         crate::job::MAX_TTL_SECONDS,
     )?;
+    within(
+        "cache.grace_seconds",
+        settings.cache.grace_seconds,
+        0,
+        crate::job::MAX_TTL_SECONDS,
+    )?;
     within("cache.memory_mib", settings.cache.memory_mib, 1, 1 << 20)?;
     within(
         "database.connections",
@@ -154,6 +160,14 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
                 name: "namespaces",
                 problem: format!("`{name}` is no namespace: 1 to 64 of a-z, 0-9, _ and -"),
             });
+        }
+        if let Some(grace) = namespace.grace_seconds {
+            within(
+                "namespaces.*.grace_seconds",
+                grace,
+                0,
+                crate::job::MAX_TTL_SECONDS,
+            )?;
         }
         if let Some(ttl) = namespace.ttl_seconds {
             within(

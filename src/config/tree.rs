@@ -34,6 +34,12 @@ impl Settings {
             .or(model)
             .unwrap_or(self.cache.ttl_seconds)
     }
+
+    /// Time for which what readers of a namespace find is still there after its life, in seconds.
+    pub fn grace_seconds(&self, namespace: &str) -> u64 {
+        let own = self.namespaces.get(namespace).and_then(|n| n.grace_seconds);
+        own.unwrap_or(self.cache.grace_seconds)
+    }
 }
 
 /// The broker.
@@ -227,6 +233,8 @@ pub struct Cache {
     pub enabled: bool,
     /// Life of an entry where neither job, namespace nor model says otherwise, in seconds.
     pub ttl_seconds: u64,
+    /// Time for which named entries and rankings are still served after their life, while they are refreshed, in seconds.
+    pub grace_seconds: u64,
     /// Bound of the cache in the worker's memory, which serves while Redis doesn't, in MiB.
     pub memory_mib: u64,
     /// Model time of an input from which workers that miss it at once agree on one to score it, in milliseconds; 0: always.
@@ -240,6 +248,7 @@ impl Default for Cache {
         Self {
             enabled: true,
             ttl_seconds: 3_600,
+            grace_seconds: 0,
             memory_mib: 64,
             lease_from_ms: 5.0,
             lease_ms: 5_000,
@@ -253,6 +262,8 @@ impl Default for Cache {
 pub struct Namespace {
     /// Life of an entry of this namespace, in seconds.
     pub ttl_seconds: Option<u64>,
+    /// Time for which its named entries and rankings are still served after their life, in seconds.
+    pub grace_seconds: Option<u64>,
 }
 
 /// What is kept in the database.

@@ -1,8 +1,11 @@
-//! Owns what jobs ask for: which inputs of a namespace are hot, as this worker sees it and as all workers together do.
+//! Owns what is asked for: which inputs jobs ask for and which names readers read, as this worker sees it and as all
+//! workers together do.
 //!
 //! Promises bounded memory whatever is asked for, and that counting costs a batch next to nothing. Refuses to decide what
 //! is done about it.
 
+mod hint;
+mod readers;
 mod share;
 pub mod sketch;
 
@@ -15,6 +18,8 @@ use std::{
     time::Instant,
 };
 
+pub use hint::Hint;
+pub use readers::{NamedRate, Readers, Sign};
 pub use share::{Hot, SharedHeat, merge};
 
 /// Namespaces that are watched; jobs of further ones aren't counted.
@@ -34,6 +39,8 @@ pub struct Space {
 pub struct Heat {
     began: Instant,
     inner: Mutex<Inner>,
+    /// What readers ask for.
+    pub readers: Readers,
 }
 
 #[derive(Debug)]
@@ -50,6 +57,7 @@ impl Default for Heat {
                 spaces: BTreeMap::new(),
                 rng: SmallRng::from_os_rng(),
             }),
+            readers: Readers::default(),
         }
     }
 }

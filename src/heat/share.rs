@@ -1,7 +1,7 @@
 //! Owns how workers tell each other what is hot: each puts its own hottest inputs into Redis, and whoever needs the whole
 //! adds them up.
 
-use super::{Heat, Space};
+use super::{Heat, NamedRate, Space};
 use crate::{
     cache::RedisCache,
     key::{self, InputHash},
@@ -57,7 +57,32 @@ impl<'a> SharedHeat<'a> {
                 return false;
             }
         }
+        for (namespace, hot) in heat.readers.hottest(TOLD) {
+            let (index, hash) = (key::reads_index(), key::reads(&namespace));
+            let body = encode_names(&hot, now_ms);
+            if !self
+                .redis
+                .tell(&index, &namespace, &hash, worker, &body, KEPT)
+                .await
+            {
+                return false;
+            }
+        }
         true
+    }
+
+    /// Every namespace of whose readers some worker told of late.
+    pub async fn read_namespaces(&self) -> Option<Vec<String>> {
+        let mut namespaces = self.redis.members(&key::reads_index()).await?;
+        namespaces.sort();
+        Some(namespaces)
+    }
+
+    /// What readers of one namespace read most; nothing where Redis doesn't answer.
+    pub async fn read(&self, namespace: &str, now_ms: i64) -> Option<Vec<NamedRate>> {
+        let told = self.redis.fields(&key::reads(namespace)).await?;
+        let bodies: Vec<Vec<u8>> = told.into_values().collect();
+        Some(merge_names(&bodies, now_ms))
     }
 
     /// Every namespace of which some worker told of late.
@@ -101,17 +126,83 @@ fn encode(hot: &[(InputHash, f64)], now_ms: i64) -> Vec<u8> {
     bytes
 }
 
+/// A flag for a counted rate, whether there is an input, the input, the rate and the name's length.
+const NAME_HEAD: usize = 2 + 32 + 4 + 2;
+
+fn encode_names(hot: &[NamedRate], now_ms: i64) -> Vec<u8> {
+    let mut bytes = now_ms.to_le_bytes().to_vec();
+    for one in hot {
+        // A key has at most 256 bytes.
+        let Ok(length) = u16::try_from(one.name.len()) else {
+            continue;
+        };
+        bytes.extend([u8::from(one.counted), u8::from(one.input.is_some())]);
+        bytes.extend(one.input.unwrap_or_default());
+        bytes.extend((one.rate as f32).to_le_bytes());
+        bytes.extend(length.to_le_bytes());
+        bytes.extend(one.name.as_bytes());
+    }
+    bytes
+}
+
+fn decode_name(bytes: &[u8]) -> Option<(NamedRate, &[u8])> {
+    let (head, rest) = bytes.split_first_chunk::<NAME_HEAD>()?;
+    let ([counted, known], head) = head.split_first_chunk::<2>()?;
+    let (input, head) = head.split_first_chunk::<32>()?;
+    let (rate, head) = head.split_first_chunk::<4>()?;
+    let length = usize::from(u16::from_le_bytes(*head.first_chunk()?));
+    let (name, rest) = rest.split_at_checked(length)?;
+    let one = NamedRate {
+        name: std::str::from_utf8(name).ok()?.to_owned(),
+        input: (*known == 1).then_some(*input),
+        rate: f64::from(f32::from_le_bytes(*rate)),
+        counted: *counted == 1,
+    };
+    Some((one, rest))
+}
+
+/// What was told of late, without its header.
+fn told_of_late(body: &[u8], now_ms: i64) -> Option<&[u8]> {
+    let (header, told) = body.split_first_chunk::<HEADER_BYTES>()?;
+    let age = now_ms.saturating_sub(i64::from_le_bytes(*header));
+    (age.unsigned_abs() <= COUNTS.as_millis() as u64).then_some(told)
+}
+
+/// Puts together what workers told of names: hints add up, since each went to one worker; what Redis told is the same
+/// whoever asked, and the most counts.
+fn merge_names(told: &[Vec<u8>], now_ms: i64) -> Vec<NamedRate> {
+    let mut all: HashMap<String, NamedRate> = HashMap::new();
+    for body in told {
+        let mut rest = told_of_late(body, now_ms).unwrap_or_default();
+        while let Some((one, after)) = decode_name(rest) {
+            rest = after;
+            if !(one.rate.is_finite() && one.rate > 0.0) {
+                continue;
+            }
+            let Some(known) = all.get_mut(&one.name) else {
+                all.insert(one.name.clone(), one);
+                continue;
+            };
+            known.input = known.input.or(one.input);
+            known.rate = match (known.counted, one.counted) {
+                (true, true) => known.rate + one.rate,
+                (true, false) => known.rate,
+                (false, true) => one.rate,
+                (false, false) => known.rate.max(one.rate),
+            };
+            known.counted |= one.counted;
+        }
+    }
+    let mut all: Vec<NamedRate> = all.into_values().collect();
+    all.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.name.cmp(&b.name)));
+    all
+}
+
 /// Adds up what workers told. What is too old, or isn't what a worker tells, doesn't count.
 pub fn merge(told: &[Vec<u8>], now_ms: i64) -> Vec<(InputHash, f64)> {
     let mut rates: HashMap<InputHash, f64> = HashMap::new();
     for body in told {
-        let Some((header, entries)) = body.split_first_chunk::<HEADER_BYTES>() else {
-            continue;
-        };
-        let age = now_ms.saturating_sub(i64::from_le_bytes(*header));
-        if age.unsigned_abs() > COUNTS.as_millis() as u64 {
-            continue;
-        }
+        let entries = told_of_late(body, now_ms).unwrap_or_default();
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
         for entry in entries {
             let (Some(input), Some(rate)) = (entry.first_chunk::<32>(), entry.last_chunk::<4>())
@@ -140,5 +231,41 @@ mod tests {
         let old = encode(&[([1; 32], 100.0)], 1_010_000 - 61_000);
         let told = [one.clone(), other, old, vec![1, 2, 3], one[..50].to_vec()];
         assert_eq!(merge(&told, 1_010_000), [([2; 32], 5.0), ([1; 32], 4.0)]);
+    }
+
+    fn name(name: &str, rate: f64, counted: bool, input: Option<u8>) -> NamedRate {
+        NamedRate {
+            name: name.to_owned(),
+            input: input.map(|byte| [byte; 32]),
+            rate,
+            counted,
+        }
+    }
+
+    #[test]
+    fn hints_add_up_and_what_redis_told_does_not() {
+        let one = [
+            name("a", 2.0, true, None),
+            name("b", 3.0, false, Some(1)),
+            name("c", 9.0, false, None),
+        ];
+        let other = [
+            name("a", 1.0, true, Some(7)),
+            name("b", 4.0, false, None),
+            name("c", 1.0, true, None),
+        ];
+        let (one, other) = (
+            encode_names(&one, 1_000_000),
+            encode_names(&other, 1_000_500),
+        );
+        let old = encode_names(&[name("a", 50.0, true, None)], 900_000);
+        let told = [one.clone(), other, old, one[..60].to_vec(), vec![9; 100]];
+        let expected = [
+            name("a", 5.0, true, Some(7)),
+            name("b", 4.0, false, Some(1)),
+            name("c", 1.0, true, None),
+        ];
+        // The one that is cut short still tells of its first name.
+        assert_eq!(merge_names(&told, 1_001_000), expected);
     }
 }

@@ -35,7 +35,7 @@ pub const PLACES: usize = 5_500;
 
 /// How fast one key is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Pace {
+pub(super) struct Pace {
     /// Requests, fading with each half-life, as of `at`.
     sums: [f32; PACES],
     /// Logarithms of how far each estimate is trusted, as of `at`.
@@ -55,7 +55,7 @@ fn seen(half_life: f32, age: f64) -> f32 {
 }
 
 impl Pace {
-    fn new(now: f64) -> Self {
+    pub(super) fn new(now: f64) -> Self {
         Self {
             sums: [0.0; PACES],
             trust: TRUST.map(f32::ln),
@@ -88,7 +88,7 @@ impl Pace {
     }
 
     /// Notes `weight` requests at `now`.
-    fn asked(&self, now: f64, weight: f32) -> Self {
+    pub(super) fn asked(&self, now: f64, weight: f32) -> Self {
         let mut moved = self.at(now);
         let first = moved.sums.iter().all(|sum| *sum <= 0.0);
         for ((sum, trust), half_life) in moved.sums.iter_mut().zip(&mut moved.trust).zip(HALF_LIVES)
@@ -105,7 +105,7 @@ impl Pace {
     }
 
     /// Requests a second at `now`.
-    fn rate(&self, now: f64) -> f64 {
+    pub(super) fn rate(&self, now: f64) -> f64 {
         let moved = self.at(now);
         let most = moved.trust.iter().copied().fold(f32::MIN, f32::max);
         let (mut rate, mut all) = (0.0, 0.0);

@@ -4,4 +4,5 @@ pub mod connection;
 pub mod consumer;
 pub mod delivery;
 pub mod file;
+pub mod hits;
 pub mod topology;

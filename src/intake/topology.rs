@@ -21,6 +21,11 @@ const NOT_FOUND: u16 = 404;
 /// and RabbitMQ 4 sets one of 20 where none is given. -1 means none there, and on 3.10 the first return.
 const NEVER: i64 = i32::MAX as i64;
 
+/// Hints that wait at most; the oldest are dropped beyond.
+const MOST_HINTS: i64 = 10_000;
+/// Life of a hint, in milliseconds.
+const HINT_MS: i64 = 60_000;
+
 /// Where a job came from, and so where a retry returns it to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -72,6 +77,8 @@ pub struct Topology {
     pub dead: String,
     /// What the broker set aside from `jobs` and `warm`, until its rejection is written.
     pub expired: String,
+    /// What readers' services tell of their reads.
+    pub hits: String,
     prefix: String,
     delays_ms: Vec<u64>,
     delivery_limit: u32,
@@ -92,6 +99,7 @@ impl Topology {
             warm: named(&queues.warm, "warm"),
             dead: named(&queues.dead, "dead"),
             expired: format!("{}.expired", queues.prefix),
+            hits: format!("{}.hits", queues.prefix),
             prefix: queues.prefix.clone(),
             delays_ms: retry.delays_ms.clone(),
             delivery_limit: queues.delivery_limit,
@@ -137,6 +145,7 @@ impl Topology {
                 ));
             }
         }
+        queues.push(hints(&self.hits));
         queues
     }
 
@@ -167,6 +176,18 @@ fn spec(name: &str, arguments: impl Iterator<Item = (&'static str, AMQPValue)>) 
     QueueSpec {
         name: name.to_owned(),
         arguments: table,
+    }
+}
+
+/// A queue of hints: what nobody takes is of no use soon.
+fn hints(name: &str) -> QueueSpec {
+    let mut arguments = FieldTable::default();
+    arguments.insert(QUEUE_TYPE.into(), text("classic"));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_HINTS));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(HINT_MS));
+    QueueSpec {
+        name: name.to_owned(),
+        arguments,
     }
 }
 
@@ -323,7 +344,7 @@ mod tests {
         assert_eq!(topology.retry(Origin::Warm, 2), "k.retry.warm.5000ms");
         assert_eq!(topology.retry(Origin::Jobs, 7), "k.retry.jobs.5000ms");
         let names: Vec<String> = topology.queues().into_iter().map(|q| q.name).collect();
-        assert_eq!(names.len(), 8);
+        assert_eq!(names.len(), 9);
         assert!(names.contains(&topology.retry(Origin::Warm, 1)));
     }
 }

@@ -253,11 +253,12 @@ fn entries_for_readers(
         .or(ttl.map(|s| s.ttl_seconds))
         .unwrap_or(engine.settings.cache.ttl_seconds);
     let mut rng = rand::rng();
+    let grace_ms = 1_000 * engine.settings.grace_seconds(job.namespace());
     let mut put = |key: &str, value: Vec<u8>| {
         entries.push(Put {
             key: key::named(job.namespace(), key).into_bytes(),
             value,
-            ttl_ms: clock::random_ttl_ms(&mut rng, ttl_seconds),
+            ttl_ms: clock::random_ttl_ms(&mut rng, ttl_seconds) + grace_ms,
         });
     };
     let keyed = job
@@ -266,11 +267,13 @@ fn entries_for_readers(
         .zip(&planned.slots)
         .filter_map(|(input, slot)| {
             let (row, _) = plan.row((*slot)?)?;
-            Some((input.key.as_deref()?, row))
+            let hash = plan.slots.get((*slot)?)?.input;
+            Some((input.key.as_deref()?, row, hash))
         });
-    let mut ranked = Vec::new();
-    for (key, row) in keyed {
+    let (mut ranked, mut written) = (Vec::new(), Vec::new());
+    for (key, row, hash) in keyed {
         if job.named {
+            written.push((key, Some(hash)));
             put(key, result::named_entry(info, row, at));
         }
         if let Some(score) = Reading::of(info, row).score() {
@@ -278,11 +281,15 @@ fn entries_for_readers(
         }
     }
     if let Some(rank) = &job.rank {
+        written.push((&rank.key, None));
         let top = rank.top.unwrap_or(ranked.len());
         put(
             &rank.key,
             result::ranking(info, result::rank(ranked, top), at),
         );
+    }
+    if let Some(heat) = &engine.parts.heat {
+        heat.readers.written(job.namespace(), written.into_iter());
     }
 }
 

@@ -3,11 +3,10 @@
 //! Promises that label values are enumerations or come from manifests, never from a job. The help texts are
 //! what operators read on the metric.
 
+mod help;
+
 use crate::{failure::Code, model::ModelInfo};
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
-};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
 
@@ -78,6 +77,15 @@ label!(
     Table { Jobs = "jobs", Scores = "scores" }
 );
 label!(
+    /// What became of a hint of readers.
+    HintOutcome { Ok = "ok", Bad = "bad" }
+);
+label!(
+    /// What was asked for: inputs by jobs, or names by readers.
+    #[derive(PartialOrd, Ord)]
+    HeatOf { Jobs = "jobs", Reads = "reads" }
+);
+label!(
     /// What became of a warming run.
     WarmOutcome { Done = "done", Failed = "failed", Skipped = "skipped" }
 );
@@ -115,6 +123,7 @@ pub struct Metrics {
     warm_runs: Vec<Counter>,
     leases: Vec<Counter>,
     schedule_problems: Gauge,
+    hints: Vec<Counter>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -145,7 +154,7 @@ impl Default for Metrics {
 impl Metrics {
     /// Handles on the process's recorder; without one, recording does nothing.
     pub fn new() -> Self {
-        describe();
+        help::describe();
         gauge!("kiln_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let operations = each(CacheOperation::ALL, |o| {
             each(
@@ -212,6 +221,10 @@ impl Metrics {
                 |o| counter!("kiln_leases_total", "outcome" => o.as_str()),
             ),
             schedule_problems: gauge!("kiln_schedule_problems"),
+            hints: each(
+                HintOutcome::ALL,
+                |o| counter!("kiln_hints_total", "outcome" => o.as_str()),
+            ),
         }
     }
 
@@ -331,6 +344,22 @@ impl Metrics {
         self.schedule_problems.set(count as f64);
     }
 
+    /// Counts a hint of readers.
+    pub fn hint(&self, outcome: HintOutcome) {
+        add(&self.hints, outcome as usize, 1);
+    }
+
+    /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
+    /// namespaces to those that the settings or models name.
+    pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
+        let labels = [
+            ("of", of.as_str().to_owned()),
+            ("namespace", namespace.to_owned()),
+        ];
+        gauge!("kiln_heat_requests_per_second", &labels).set(rate);
+        gauge!("kiln_heat_top_share_ratio", &labels).set(top_share);
+    }
+
     /// Sets how many model versions are refused.
     pub fn model_problems(&self, count: usize) {
         self.model_problems.set(count as f64);
@@ -370,104 +399,4 @@ fn add(counters: &[Counter], index: usize, count: u64) {
     if let Some(counter) = counters.get(index) {
         counter.increment(count);
     }
-}
-
-fn describe() {
-    let seconds = Unit::Seconds;
-    describe_counter!("kiln_jobs_total", "Jobs by what became of them.");
-    describe_counter!(
-        "kiln_rejections_total",
-        "Rejected jobs by the code that their producers got."
-    );
-    describe_counter!("kiln_inputs_total", "Inputs by how they got their score.");
-    describe_histogram!(
-        "kiln_job_duration_seconds",
-        seconds,
-        "Time of a job from its delivery to its stored result."
-    );
-    describe_histogram!(
-        "kiln_stage_duration_seconds",
-        seconds,
-        "Time of a batch in each stage."
-    );
-    describe_counter!(
-        "kiln_cache_operations_total",
-        "Round trips to Redis; skipped: Redis was failing and left alone."
-    );
-    describe_histogram!(
-        "kiln_cache_operation_duration_seconds",
-        seconds,
-        "Time of a round trip to Redis."
-    );
-    describe_counter!(
-        "kiln_cache_bad_entries_total",
-        "Entries in Redis that didn't decode or weren't their key's."
-    );
-    describe_counter!(
-        "kiln_batches_total",
-        "Batches of jobs by why they were closed."
-    );
-    describe_histogram!("kiln_batch_jobs", "Jobs of a batch.");
-    describe_histogram!("kiln_model_batch_rows", "Rows of one forward pass.");
-    describe_counter!(
-        "kiln_model_tokens_total",
-        "Tokens that went through a model that reads tokens."
-    );
-    describe_counter!(
-        "kiln_texts_truncated_total",
-        "Texts that were cut short because they have more tokens than their model takes."
-    );
-    describe_histogram!(
-        "kiln_model_batch_duration_seconds",
-        seconds,
-        "Time of one forward pass."
-    );
-    describe_counter!(
-        "kiln_model_failures_total",
-        "Model calls that panicked or gave no finite number."
-    );
-    describe_counter!(
-        "kiln_predictions_total",
-        "Inputs by the label that their model gave them."
-    );
-    describe_counter!("kiln_store_rows_total", "Rows committed to the database.");
-    describe_counter!(
-        "kiln_store_errors_total",
-        "Attempts to store a batch that failed."
-    );
-    describe_counter!(
-        "kiln_replies_total",
-        "Replies by whether their queue was still there."
-    );
-    describe_gauge!(
-        "kiln_jobs_in_hand",
-        "Jobs delivered to this worker and not yet settled."
-    );
-    describe_gauge!(
-        "kiln_server_up",
-        "1 where the server answered when last asked."
-    );
-    describe_gauge!("kiln_queue_messages", "Messages ready in a queue.");
-    describe_counter!(
-        "kiln_broker_reconnects_total",
-        "Connections to the broker that had to be made again."
-    );
-    describe_gauge!(
-        "kiln_model_activations_pending",
-        "Chosen model versions that aren't loaded here."
-    );
-    describe_gauge!(
-        "kiln_model_problems",
-        "Model versions on disk that are refused."
-    );
-    describe_counter!(
-        "kiln_leases_total",
-        "Inputs of dear models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late)."
-    );
-    describe_counter!(
-        "kiln_warm_runs_total",
-        "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way."
-    );
-    describe_gauge!("kiln_schedule_problems", "Schedule files that are refused.");
-    describe_gauge!("kiln_build_info", "1, with the version of this worker.");
 }

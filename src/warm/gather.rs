@@ -12,6 +12,7 @@ use super::{
 use crate::{
     cache::RedisCache,
     config::Settings,
+    heat::SharedHeat,
     job,
     key::{self, EntryPrefix},
     model::{Model, Registry},
@@ -47,7 +48,7 @@ pub struct Planned {
     pub key: Option<String>,
     pub rows: Vec<Row>,
     pub candidate: Candidate,
-    /// Seconds that its entry has to live, where it is there.
+    /// Seconds that its entry has to live, where it is there; below 0 it is served in its grace time.
     pub left: Option<f64>,
 }
 
@@ -104,6 +105,17 @@ impl Plan {
     }
 }
 
+/// What one plan is made for.
+#[derive(Clone, Copy)]
+struct Aim<'a> {
+    schedule: &'a Schedule,
+    model: &'a Arc<Model>,
+    /// How long a run takes, in seconds.
+    spread: f64,
+    /// Reads a second by name.
+    reads: &'a HashMap<String, f64>,
+}
+
 /// A job as it is posted, without its id: that is the message's.
 #[derive(Serialize)]
 struct JobText<'a> {
@@ -149,6 +161,7 @@ impl Gatherer<'_> {
             .registry
             .resolve(&schedule.model)
             .map_err(|e| SourceError(e.to_string()))?;
+        let reads = self.reads(schedule).await;
         let mut plan = Plan::default();
         let mut candidates = Vec::new();
         let mut groups: Vec<(String, Vec<Row>)> = Vec::new();
@@ -201,9 +214,12 @@ impl Gatherer<'_> {
             chunk.push((row.key.clone(), vec![row]));
             if chunk.len() == CHUNK {
                 self.weigh(
-                    schedule,
-                    &model,
-                    spread,
+                    &Aim {
+                        schedule,
+                        model: &model,
+                        spread,
+                        reads: &reads,
+                    },
                     std::mem::take(&mut chunk),
                     &mut plan,
                     &mut candidates,
@@ -224,9 +240,12 @@ impl Gatherer<'_> {
             .collect();
         for part in rest.chunks(CHUNK) {
             self.weigh(
-                schedule,
-                &model,
-                spread,
+                &Aim {
+                    schedule,
+                    model: &model,
+                    spread,
+                    reads: &reads,
+                },
                 part.to_vec(),
                 &mut plan,
                 &mut candidates,
@@ -245,16 +264,32 @@ impl Gatherer<'_> {
         Ok(plan)
     }
 
+    /// How often the names of a schedule's namespace are read, in requests a second, as far as workers know.
+    async fn reads(&self, schedule: &Schedule) -> HashMap<String, f64> {
+        let Some(redis) = self.redis.filter(|_| schedule.keep != Keep::Scores) else {
+            return HashMap::new();
+        };
+        let read = SharedHeat::new(redis)
+            .read(schedule.namespace(), self.now.timestamp_millis())
+            .await;
+        let named = read.unwrap_or_default().into_iter();
+        named.map(|one| (one.name, one.rate)).collect()
+    }
+
     /// Looks at the entries of some rows or rankings; those that need a refresh become candidates.
     async fn weigh(
         &self,
-        schedule: &Schedule,
-        model: &Arc<Model>,
-        spread: f64,
+        aim: &Aim<'_>,
         rows: Vec<(Option<String>, Vec<Row>)>,
         plan: &mut Plan,
         candidates: &mut Vec<Planned>,
     ) {
+        let Aim {
+            schedule,
+            model,
+            spread,
+            reads,
+        } = *aim;
         let info = model.info();
         let prefix = EntryPrefix::new(&info.name, &info.version);
         let entry = |row: &Row| match &row.content {
@@ -286,10 +321,14 @@ impl Gatherer<'_> {
             self.settings
                 .ttl_seconds(schedule.ttl_seconds, schedule.namespace(), info.ttl_seconds)
                 as f64;
+        let grace = self.settings.grace_seconds(schedule.namespace()) as f64;
         let next = due::next(schedule, self.now)
             .map_or(f64::INFINITY, |next| (next - self.now).as_seconds_f64());
         for (key, rows) in rows {
-            let shown = shown(&key).is_some().then(|| lives.next().flatten());
+            let shown = shown(&key).is_some().then(|| {
+                let life = lives.next().flatten();
+                life.map(|left| left - grace)
+            });
             let scores: Vec<Option<f64>> = rows.iter().map(|_| lives.next().flatten()).collect();
             let left = match shown {
                 Some(left) => left,
@@ -302,9 +341,12 @@ impl Gatherer<'_> {
             let costs: Vec<f64> = rows.iter().map(|row| cost(model, row)).collect();
             let missing = scores.iter().zip(&costs).filter(|(left, _)| left.is_none());
             let rates: Vec<f64> = rows.iter().filter_map(|row| row.rate).collect();
+            let foretold = (!rates.is_empty()).then(|| rates.iter().sum::<f64>());
+            let read = key.as_ref().and_then(|key| reads.get(key)).copied();
             let candidate = Candidate {
                 inputs: rows.len(),
-                rate: (!rates.is_empty()).then(|| rates.iter().sum()),
+                // The source may not know of all readers, nor readers' hints of all requests.
+                rate: foretold.into_iter().chain(read).reduce(f64::max),
                 ttl,
                 cost: missing
                     .map(|(_, cost)| cost)

@@ -4,6 +4,7 @@
 //! reads its [`source`], skips what is fresh ([`gather`]), chooses by worth ([`plan`]), and posts.
 
 pub mod cron;
+mod depths;
 pub mod due;
 pub mod folder;
 pub mod gather;

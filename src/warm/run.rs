@@ -5,10 +5,11 @@
 //! ids and bodies, and its writes carry an older token. Refuses to score anything: that is for whoever takes the jobs.
 
 use super::{
+    depths::Depths,
     due,
     folder::Folder,
     gather::Gatherer,
-    schedule::{Overlap, Schedule},
+    schedule::{Keep, Overlap, Schedule},
     source::{HotInputs, Source, SourceError, SourceSpec},
 };
 use crate::{
@@ -16,10 +17,7 @@ use crate::{
     clock,
     config::Settings,
     heat::{SharedHeat, Space},
-    intake::{
-        connection::Broker,
-        topology::{self, Topology},
-    },
+    intake::{connection::Broker, topology::Topology},
     pipeline::Engine,
     settle::{
         message::{self, Message},
@@ -472,47 +470,19 @@ pub async fn open(
     let unheard = || SourceError("redis, where workers tell what is hot, doesn't answer".into());
     let redis = redis.ok_or_else(unheard)?;
     let now_ms = clock::now().timestamp_millis();
-    let hot = SharedHeat::new(redis).hot(&space, now_ms).await;
-    let mut inputs = hot.ok_or_else(unheard)?.inputs;
-    inputs.truncate(spec.top);
-    Ok(Box::new(HotInputs::new(store.clone(), space.model, inputs)))
-}
-
-/// A connection on which the queues' depths are asked.
-#[derive(Default)]
-struct Depths(Option<(lapin::Connection, lapin::Channel)>);
-
-impl Depths {
-    /// Whether both queues are short enough for more. A broker that doesn't answer has no room.
-    async fn have_room(&mut self, warmer: &Warmer) -> bool {
-        if self.0.is_none() {
-            let Ok(connection) = warmer.broker.connect("warm").await else {
-                return false;
-            };
-            let open =
-                tokio::time::timeout(warmer.broker.timeout(), connection.create_channel()).await;
-            let Ok(Ok(channel)) = open else { return false };
-            self.0 = Some((connection, channel));
-        }
-        let Some((_, channel)) = &self.0 else {
-            return false;
-        };
-        let most = [
-            (&warmer.topology.jobs, warmer.settings.warm.backlog_most),
-            (&warmer.topology.warm, warmer.settings.warm.queued_most),
-        ];
-        for (queue, most) in most {
-            match tokio::time::timeout(warmer.broker.timeout(), topology::depth(channel, queue))
-                .await
-            {
-                Ok(Ok(messages)) if messages < most => {}
-                Ok(Ok(_)) => return false,
-                Ok(Err(_)) | Err(_) => {
-                    self.0 = None;
-                    return false;
-                }
-            }
-        }
-        true
-    }
+    let heat = SharedHeat::new(redis);
+    let asked = heat.hot(&space, now_ms).await.ok_or_else(unheard)?.inputs;
+    let read = if schedule.keep == Keep::Named {
+        let read = heat.read(&space.namespace, now_ms).await;
+        read.ok_or_else(unheard)?
+    } else {
+        Vec::new()
+    };
+    Ok(Box::new(HotInputs::new(
+        store.clone(),
+        space.model,
+        asked,
+        read,
+        spec.top,
+    )))
 }

@@ -14,6 +14,7 @@ mod message;
 mod models;
 mod poison;
 mod postgres;
+mod readers;
 mod redis;
 mod results;
 mod stampede;

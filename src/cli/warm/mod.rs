@@ -206,6 +206,7 @@ fn why(planned: &Planned, schedule: &Schedule, now: DateTime<Utc>) -> String {
     let next = due::next(schedule, now).map(|next| (next - now).as_seconds_f64());
     match (planned.left, next) {
         (None, _) => "not there".to_owned(),
+        (Some(left), _) if left < 0.0 => format!("served in its grace time for {:.0} s", -left),
         (Some(left), Some(next)) => format!("expires in {left:.0} s, next run in {next:.0} s"),
         (Some(left), None) => format!("expires in {left:.0} s"),
     }

@@ -1,9 +1,10 @@
 //! What is hot: the inputs that jobs ask for most, looked up in the table of scores.
 
 use super::{Content, Item, Row, Source, SourceError};
-use crate::{key::InputHash, store::PostgresStore};
+use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
+use std::collections::{HashMap, HashSet};
 
 /// Inputs looked up in one round trip.
 const CHUNK: usize = 500;
@@ -31,34 +32,51 @@ impl HeatSpec {
     }
 }
 
+/// One hot input.
+#[derive(Debug, Clone, PartialEq)]
+struct HotInput {
+    hash: InputHash,
+    /// The name under which readers find it, where that is known.
+    name: Option<String>,
+    /// Requests a second.
+    rate: f64,
+}
+
 /// The hottest inputs of a namespace, hottest first.
 pub struct HotInputs {
     store: PostgresStore,
     model: String,
-    /// Inputs with their requests a second.
-    hot: Vec<(InputHash, f64)>,
+    hot: Vec<HotInput>,
 }
 
 impl HotInputs {
-    /// Of these inputs those whose text or features the table of scores holds for this model.
-    pub fn new(store: PostgresStore, model: String, hot: Vec<(InputHash, f64)>) -> Self {
+    /// The `top` hottest of what jobs ask for and of what readers read, as far as the table of scores holds their text or
+    /// features for this model.
+    pub fn new(
+        store: PostgresStore,
+        model: String,
+        asked: Vec<(InputHash, f64)>,
+        read: Vec<NamedRate>,
+        top: usize,
+    ) -> Self {
+        let hot = together(asked, read, top);
         Self { store, model, hot }
     }
 
     async fn look_up(
         &self,
-        hot: &[(InputHash, f64)],
+        hot: &[HotInput],
     ) -> Result<Vec<Result<Item, SourceError>>, SourceError> {
-        let hashes: Vec<&[u8]> = hot.iter().map(|(hash, _)| hash.as_slice()).collect();
-        let mut found = self
+        let hashes: Vec<&[u8]> = hot.iter().map(|one| one.hash.as_slice()).collect();
+        let found = self
             .store
             .inputs(&self.model, &hashes)
             .await
             .map_err(|e| SourceError(e.to_string()))?;
         Ok(hot
             .iter()
-            .filter_map(|(hash, rate)| {
-                let known = found.remove(hash.as_slice())?;
+            .filter_map(|one| {
+                let known = found.get(one.hash.as_slice())?.clone();
                 let content = match (known.text, known.features) {
                     (Some(text), _) => Content::Text {
                         text,
@@ -69,14 +87,40 @@ impl HotInputs {
                     (None, None) => return None,
                 };
                 Some(Ok(Item::Row(Row {
-                    key: known.key,
+                    key: one.name.clone().or(known.key),
                     group: None,
                     content,
-                    rate: Some(*rate),
+                    rate: Some(one.rate),
                 })))
             })
             .collect())
     }
+}
+
+/// An input that has names counts under each of them; what jobs ask of it is added to the name that is read most.
+fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> Vec<HotInput> {
+    let mut asked: HashMap<InputHash, f64> = asked.into_iter().collect();
+    let mut hot: Vec<HotInput> = Vec::with_capacity(read.len() + asked.len());
+    let mut named = HashSet::new();
+    for one in read {
+        let Some(hash) = one.input else { continue };
+        if named.insert(one.name.clone()) {
+            let rate = one.rate + asked.remove(&hash).unwrap_or(0.0);
+            hot.push(HotInput {
+                hash,
+                name: Some(one.name),
+                rate,
+            });
+        }
+    }
+    hot.extend(asked.into_iter().map(|(hash, rate)| HotInput {
+        hash,
+        name: None,
+        rate,
+    }));
+    hot.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.hash.cmp(&b.hash)));
+    hot.truncate(top);
+    hot
 }
 
 impl Source for HotInputs {
@@ -90,5 +134,35 @@ impl Source for HotInputs {
             })
             .flat_map(stream::iter)
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_jobs_ask_and_what_readers_read_come_together() {
+        let named = |name: &str, input: u8, rate: f64| NamedRate {
+            name: name.to_owned(),
+            input: (input > 0).then_some([input; 32]),
+            rate,
+            counted: true,
+        };
+        let asked = vec![([1; 32], 1.0), ([2; 32], 5.0)];
+        let read = vec![
+            named("a", 1, 3.0),
+            named("a again", 1, 2.0),
+            named("a ranking", 0, 9.0),
+        ];
+        let hot = together(asked, read, 3);
+        let told: Vec<(Option<&str>, f64)> = hot
+            .iter()
+            .map(|one| (one.name.as_deref(), one.rate))
+            .collect();
+        assert_eq!(
+            told,
+            [(None, 5.0), (Some("a"), 4.0), (Some("a again"), 2.0)]
+        );
     }
 }

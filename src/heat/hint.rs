@@ -1,0 +1,70 @@
+//! What a reader's service tells of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
+
+use crate::job;
+use serde::Deserialize;
+
+/// Keys of one hint.
+pub const MAX_KEYS: usize = 4_096;
+
+/// Reads of one namespace's names; a name that was read twice is there twice.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hint {
+    pub namespace: String,
+    pub keys: Vec<String>,
+}
+
+impl Hint {
+    /// Reads a hint. An error names the field and what was expected.
+    pub fn parse(body: &[u8]) -> Result<Self, String> {
+        let hint: Self = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        if !job::is_namespace(&hint.namespace) {
+            return Err("`namespace`: expected 1 to 64 of a-z, 0-9, _ and -".to_owned());
+        }
+        if hint.keys.is_empty() || hint.keys.len() > MAX_KEYS {
+            return Err(format!(
+                "`keys`: expected 1 to {MAX_KEYS}, found {}",
+                hint.keys.len()
+            ));
+        }
+        let fits = |key: &String| (1..=job::MAX_KEY_BYTES).contains(&key.len());
+        match hint.keys.iter().position(|key| !fits(key)) {
+            Some(at) => Err(format!(
+                "`keys[{at}]`: expected 1 to {} bytes",
+                job::MAX_KEY_BYTES
+            )),
+            None => Ok(hint),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_hint_is_told_by_its_field() {
+        let parse = |text: &str| Hint::parse(text.as_bytes());
+        let good = parse(r#"{"namespace": "feed", "keys": ["a", "a"]}"#).expect("a hint");
+        assert_eq!(good.keys, ["a", "a"]);
+        let long = format!(
+            r#"{{"namespace": "feed", "keys": ["{}"]}}"#,
+            "x".repeat(257)
+        );
+        for (text, field) in [
+            (r#"{"namespace": "Feed", "keys": ["a"]}"#, "`namespace`"),
+            (r#"{"namespace": "feed", "keys": []}"#, "`keys`"),
+            (r#"{"namespace": "feed", "keys": ["a", ""]}"#, "`keys[1]`"),
+            (long.as_str(), "`keys[0]`"),
+            (r#"{"namespace": "feed"}"#, "`keys`"),
+            (
+                r#"{"namespace": "feed", "key": "a", "keys": ["a"]}"#,
+                "`key`",
+            ),
+            ("[]", "invalid"),
+        ] {
+            let said = parse(text).expect_err("a bad hint");
+            assert!(said.contains(field), "{text}: {said}");
+        }
+    }
+}
