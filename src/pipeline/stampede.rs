@@ -98,13 +98,13 @@ pub(super) async fn rows(
             .collect();
         let mut outputs = Vec::new();
         let there = engine.parts.cache.look_up(&wanted, &mut outputs).await;
-        let mut rows = outputs.chunks_exact(group.width().max(1));
+        let rows = by_place(&there, &outputs, group.width());
         let (mut mine, mut waiting, mut held) = (Vec::new(), Vec::new(), Vec::new());
-        for (((index, key), had), there) in open.into_iter().zip(keys).zip(had).zip(there) {
+        for (((index, key), had), row) in open.into_iter().zip(keys).zip(had).zip(rows) {
             if had && !late {
                 held.push(key);
             }
-            match rows.next().filter(|_| there) {
+            match row {
                 Some(row) => guarded.found.push((index, row.to_vec())),
                 None if had => mine.push(index),
                 None => waiting.push(index),
@@ -170,4 +170,23 @@ async fn keep(
             .collect()
     };
     engine.parts.cache.keep(&fresh).await;
+}
+
+/// Gives each place its row. `outputs` holds, in order, the rows of those that were there and none of the others.
+fn by_place<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<&'a [f32]>> {
+    let mut rows = outputs.chunks_exact(width.max(1));
+    let place = |there: &bool| there.then(|| rows.next()).flatten();
+    there.iter().map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_takes_nobody_elses_row() {
+        let (there, outputs) = ([false, true, false, true], [1.0, 2.0, 3.0, 4.0]);
+        let rows = by_place(&there, &outputs, 2);
+        assert_eq!(rows, [None, Some(&outputs[..2]), None, Some(&outputs[2..])]);
+    }
 }

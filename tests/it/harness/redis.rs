@@ -131,6 +131,16 @@ impl Redis {
         self.command(&["TTL", key]).await
     }
 
+    /// One figure of the server's statistics.
+    pub async fn statistic(&self, name: &str) -> f64 {
+        let info: String = self.command(&["INFO", "stats"]).await;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("no statistic {name}"))
+    }
+
     pub async fn connection(&self) -> RedisResult<MultiplexedConnection> {
         let limit = Some(Duration::from_secs(5));
         let config = AsyncConnectionConfig::new()
