@@ -50,6 +50,19 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             problem: "expected 0 or more".into(),
         });
     }
+    let share = settings.intake.warm_share;
+    if !(share > 0.0 && share <= 1.0) {
+        return Err(ConfigError::OutOfRange {
+            name: "intake.warm_share",
+            problem: "expected above 0 and at most 1".into(),
+        });
+    }
+    within(
+        "intake.warm_idle_ms",
+        settings.intake.warm_idle_ms,
+        0,
+        3_600_000,
+    )?;
     within("warm.claim_seconds", settings.warm.claim_seconds, 1, 3_600)?;
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;
     within(

@@ -174,6 +174,10 @@ pub struct Intake {
     pub prefetch: u16,
     /// The same for warming jobs.
     pub warm_prefetch: u16,
+    /// Time without producers' jobs after which warming may use everything, in milliseconds.
+    pub warm_idle_ms: u64,
+    /// Share of the time that warming may have while jobs come, above 0 to 1.
+    pub warm_share: f64,
     /// Jobs of one batch.
     pub batch_jobs: usize,
     /// Tokens of one batch, estimated as a quarter of the bodies' bytes.
@@ -194,7 +198,9 @@ impl Default for Intake {
     fn default() -> Self {
         Self {
             prefetch: 1_000,
-            warm_prefetch: 32,
+            warm_prefetch: 64,
+            warm_idle_ms: 1_000,
+            warm_share: 0.1,
             batch_jobs: 64,
             batch_tokens: 1 << 20,
             batch_wait_ms: 3,

@@ -25,7 +25,7 @@ pub use share::{Hot, SharedHeat, merge};
 /// Namespaces that are watched; jobs of further ones aren't counted.
 const MOST_SPACES: usize = 32;
 /// Inputs of one batch that are counted; of more, a part stands for the rest.
-const COUNTED: usize = 128;
+const COUNTED: usize = 64;
 
 /// What is counted apart: a namespace with the model that its jobs ask.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,8 +63,15 @@ impl Default for Heat {
 }
 
 impl Heat {
-    /// Counts a job's inputs, each with what a hit on it saves for its cost, compared with others of the model.
-    pub fn asked(&self, namespace: &str, model: &str, inputs: &[(InputHash, f32)]) {
+    /// Counts what jobs ask for; `input` tells an input of `asked` and what a hit on it saves for its cost, compared with
+    /// others of the model.
+    pub fn asked<T>(
+        &self,
+        namespace: &str,
+        model: &str,
+        asked: &[T],
+        input: impl Fn(&T) -> Option<(InputHash, f32)>,
+    ) {
         let now = self.began.elapsed().as_secs_f64();
         // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
@@ -77,14 +84,14 @@ impl Heat {
             return;
         }
         let sketch = spaces.entry(space).or_insert_with(|| Sketch::new(PLACES));
-        let step = inputs.len().div_ceil(COUNTED).max(1);
+        let step = asked.len().div_ceil(COUNTED).max(1);
         let first = if step > 1 {
             rand::Rng::random_range(rng, 0..step)
         } else {
             0
         };
-        for (input, value) in inputs.iter().skip(first).step_by(step) {
-            sketch.add(input, step as f32, *value, now, rng);
+        for (input, value) in asked.iter().skip(first).step_by(step).filter_map(input) {
+            sketch.add(&input, step as f32, value, now, rng);
         }
     }
 
@@ -117,9 +124,9 @@ mod tests {
     fn namespaces_and_models_are_counted_apart_and_are_bounded() {
         let heat = Heat::default();
         for n in 0..100 {
-            heat.asked(&format!("n{n}"), "m", &[(input(n), 1.0)]);
+            heat.asked(&format!("n{n}"), "m", &[n], |n| Some((input(*n), 1.0)));
         }
-        heat.asked("n0", "other", &[(input(1), 1.0)]);
+        heat.asked("n0", "other", &[1], |n| Some((input(*n), 1.0)));
         let hot = heat.hottest(10);
         assert_eq!(hot.len(), MOST_SPACES);
         assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
@@ -128,10 +135,10 @@ mod tests {
     #[test]
     fn a_part_of_a_large_batch_stands_for_the_whole() {
         let heat = Heat::default();
-        let mut inputs = vec![(input(0), 1.0); 3_000];
-        inputs.extend((1..=1_000).map(|n| (input(n), 1.0)));
+        let mut inputs = vec![0; 3_000];
+        inputs.extend(1..=1_000);
         for _ in 0..20 {
-            heat.asked("n", "m", &inputs);
+            heat.asked("n", "m", &inputs, |n| Some((input(*n), 1.0)));
         }
         let hot = heat.hottest(100);
         let (_, hot) = hot.first().expect("a namespace");

@@ -190,7 +190,7 @@ impl Sketch {
             }
             return;
         }
-        let pace = Pace::new(now).asked(now, weight);
+        let pace = || Pace::new(now).asked(now, weight);
         if self.entries.len() < self.capacity {
             let index = self.entries.len() as u32;
             self.by_key.insert(short(key), index);
@@ -198,7 +198,7 @@ impl Sketch {
             self.entries.push(Entry {
                 key: *key,
                 count: grown,
-                pace,
+                pace: pace(),
                 place: index,
             });
             self.rise(index as usize);
@@ -219,7 +219,7 @@ impl Sketch {
         *entry = Entry {
             key: *key,
             count: entry.count + grown,
-            pace,
+            pace: pace(),
             place: entry.place,
         };
         self.sink(0);

@@ -6,31 +6,29 @@
 
 use super::{
     delivery::Delivery,
+    lane::Lane,
     topology::{Origin, Topology},
+    yielding::{Allowance, Yielding},
 };
 use crate::{
-    config::Settings,
+    config::{self, Settings},
     failure::{Code, Rejection},
     key,
     pipeline::{
         Engine, JobSource,
         batch::{Filling, Limits},
     },
-    settle::{Settler, ack::Acks},
+    settle::Settler,
     store::{PostgresStore, StoreError},
     supervisor::Stop,
     telemetry::metrics::{CloseReason, Metrics},
 };
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use lapin::{
-    Channel, Connection, Consumer,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
-    types::FieldTable,
-};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use lapin::Connection;
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -40,12 +38,12 @@ use tokio::{
     task::JoinSet,
 };
 
+/// Warming jobs of one batch: a job that comes meanwhile waits for no more than these.
+const WARM_JOBS: usize = 8;
 /// Unacknowledged messages that the broker set aside, taken at once.
 const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
-/// How long a stop waits for deliveries that may be under way.
-const LAST_ARRIVALS: Duration = Duration::from_millis(200);
 /// Kept from the drain limit for saying goodbye to the servers.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -114,99 +112,6 @@ impl Workshop {
     }
 }
 
-/// One queue's consumer and its channel.
-struct Lane {
-    channel: Channel,
-    consumer: Consumer,
-    acks: Arc<Acks>,
-    origin: Origin,
-    prefetch: u16,
-    ended: bool,
-}
-
-impl Lane {
-    async fn open(
-        connection: &Connection,
-        queue: &str,
-        origin: Origin,
-        prefetch: u16,
-    ) -> Result<Self, lapin::Error> {
-        let channel = connection.create_channel().await?;
-        channel
-            .basic_qos(prefetch, BasicQosOptions::default())
-            .await?;
-        let tag = format!("kiln-{}-{}", origin.as_str(), std::process::id());
-        let consumer = channel
-            .basic_consume(
-                queue.into(),
-                tag.into(),
-                BasicConsumeOptions::default(),
-                FieldTable::default(),
-            )
-            .await?;
-        Ok(Self {
-            acks: Acks::new(channel.clone()),
-            channel,
-            consumer,
-            origin,
-            prefetch,
-            ended: false,
-        })
-    }
-
-    /// The next delivery; nothing once the consumer was cancelled by us.
-    async fn next(&mut self) -> Result<Option<Delivery>, String> {
-        if self.ended {
-            return Ok(None);
-        }
-        match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(Some(Delivery {
-                ticket: self.acks.ticket(delivery.delivery_tag),
-                body: delivery.data,
-                properties: delivery.properties,
-                origin: self.origin,
-                received: Instant::now(),
-            })),
-            Some(Err(error)) => Err(error.to_string()),
-            None => {
-                self.ended = true;
-                Ok(None)
-            }
-        }
-    }
-
-    /// A delivery that is here already.
-    fn ready(&mut self) -> Result<Option<Delivery>, String> {
-        self.next().now_or_never().unwrap_or(Ok(None))
-    }
-
-    /// Cancels the consumer and returns what it was given and hasn't taken.
-    ///
-    /// A quorum queue marks as redelivered what it sends to a consumer whose cancellation is under way, and
-    /// every acknowledgement makes it send more. So acknowledgements wait until what the earlier ones called
-    /// for is here: the window is full, or nothing has come for a moment.
-    async fn end(&mut self) -> Vec<Delivery> {
-        let acks = self.acks.clone();
-        let held = acks.hold().await;
-        let mut arrived = Vec::new();
-        while acks.at_broker() < u64::from(self.prefetch) {
-            match tokio::time::timeout(LAST_ARRIVALS, self.next()).await {
-                Ok(Ok(Some(delivery))) => arrived.push(delivery),
-                Ok(Ok(None) | Err(_)) | Err(_) => break,
-            }
-        }
-        let _gone_counts_too = self
-            .channel
-            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
-            .await;
-        drop(held);
-        while let Ok(Some(delivery)) = self.next().await {
-            arrived.push(delivery);
-        }
-        arrived
-    }
-}
-
 /// The consumers of one connection and the batches that they filled.
 pub struct Session {
     workshop: Workshop,
@@ -214,6 +119,7 @@ pub struct Session {
     warm: Lane,
     expired: Lane,
     slots: Arc<Semaphore>,
+    yielding: Arc<Mutex<Yielding>>,
     batches: JoinSet<()>,
     filling: Filling<Delivery>,
     suspects: VecDeque<Delivery>,
@@ -228,6 +134,12 @@ impl Session {
     ) -> Result<Self, lapin::Error> {
         let intake = &workshop.settings.intake;
         let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
+        let yielding = Yielding::new(
+            config::ms(intake.warm_idle_ms),
+            intake.warm_share,
+            // Warming never takes the last slot.
+            intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
+        );
         let filling = Filling::new(Limits::from(intake));
         Ok(Self {
             expired: Lane::open(
@@ -247,6 +159,7 @@ impl Session {
             .await?,
             workshop,
             slots,
+            yielding: Arc::new(Mutex::new(yielding)),
             batches: JoinSet::new(),
             filling,
             suspects: VecDeque::new(),
@@ -289,7 +202,13 @@ impl Session {
             if due.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
                 due = Some(CloseReason::Wait);
             }
-            let wake = deadline.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let warm = self.allowance();
+            let rested = match warm {
+                Allowance::Nothing(until) => until,
+                Allowance::One | Allowance::Many => None,
+            };
+            let wake = deadline.or(rested);
+            let wake_at = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
@@ -305,31 +224,41 @@ impl Session {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
                     self.run_expired(delivery).await?;
                 }
-                delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && self.spare() => {
+                delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && !matches!(warm, Allowance::Nothing(_)) => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
-                    due = self.accept(delivery).or(Some(CloseReason::Wait));
+                    due = self.accept(delivery);
+                    if due.is_none() && !self.filling.is_empty() {
+                        self.fill_with_warm()?;
+                        due = Some(CloseReason::Wait);
+                    }
                 }
                 Some(ended) = self.batches.join_next() => note_panic(ended),
-                () = tokio::time::sleep_until(wake.into()), if due.is_none() && deadline.is_some() => {}
+                () = tokio::time::sleep_until(wake_at.into()), if due.is_none() && wake.is_some() => {}
                 _ = stragglers.tick() => self.flush_stragglers().await,
             }
         }
     }
 
-    /// Whether a batch is in flight.
-    fn busy(&self) -> bool {
-        self.slots.available_permits() < self.workshop.settings.intake.batches_in_flight
+    fn with_yielding<T>(&self, work: impl FnOnce(&mut Yielding) -> T) -> T {
+        work(&mut self.yielding.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether there is capacity that jobs leave over: warming never takes the last slot.
-    fn spare(&self) -> bool {
-        let all = self.workshop.settings.intake.batches_in_flight;
-        self.slots.available_permits() > usize::from(all > 1)
+    fn allowance(&self) -> Allowance {
+        self.with_yielding(|yielding| yielding.allowance(Instant::now()))
+    }
+
+    /// Whether a batch of jobs is in flight: warming is no reason to keep a lone one waiting for company.
+    fn busy(&self) -> bool {
+        let warming = self.with_yielding(|yielding| yielding.running());
+        self.slots.available_permits() + warming < self.workshop.settings.intake.batches_in_flight
     }
 
     /// Puts a delivery into the batch, or aside where it is suspected.
     fn accept(&mut self, delivery: Delivery) -> Option<CloseReason> {
         self.workshop.note_in_hand(1);
+        if delivery.origin == Origin::Jobs {
+            self.with_yielding(|yielding| yielding.job(delivery.received));
+        }
         if delivery.redeliveries() >= self.workshop.settings.intake.suspect_after {
             self.suspects.push_back(delivery);
             return None;
@@ -349,8 +278,14 @@ impl Session {
         Ok(None)
     }
 
+    /// Takes warming jobs that are here already, as far as they may go on their way now.
     fn fill_with_warm(&mut self) -> Result<(), String> {
-        while self.spare() {
+        let most = match self.allowance() {
+            Allowance::Nothing(_) => 0,
+            Allowance::One => 1,
+            Allowance::Many => WARM_JOBS,
+        };
+        while self.filling.len() < most {
             let Some(delivery) = self.warm.ready()? else {
                 break;
             };
@@ -375,7 +310,12 @@ impl Session {
         permit: OwnedSemaphorePermit,
     ) {
         self.workshop.metrics.batch(reason, deliveries.len());
-        let work = in_flight(self.workshop.clone(), deliveries, given_up, permit);
+        let warming = deliveries
+            .first()
+            .is_some_and(|delivery| delivery.origin == Origin::Warm)
+            .then(|| Warming::start(self.yielding.clone()));
+        let held = (permit, warming);
+        let work = in_flight(self.workshop.clone(), deliveries, given_up, held);
         self.batches.spawn(work);
     }
 
@@ -485,6 +425,26 @@ impl Session {
         };
         self.start(CloseReason::Drain, permit);
         true
+    }
+}
+
+/// A batch of warming in flight.
+struct Warming(Arc<Mutex<Yielding>>, Instant);
+
+impl Warming {
+    fn start(yielding: Arc<Mutex<Yielding>>) -> Self {
+        yielding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .start();
+        Self(yielding, Instant::now())
+    }
+}
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        let mut yielding = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        yielding.end(Instant::now(), self.1.elapsed());
     }
 }
 

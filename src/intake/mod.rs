@@ -5,4 +5,6 @@ pub mod consumer;
 pub mod delivery;
 pub mod file;
 pub mod hits;
+mod lane;
 pub mod topology;
+mod yielding;

@@ -17,7 +17,7 @@ use crate::{
     health::Health,
     heat::Heat,
     job::{self, Content, Job, Unparsable},
-    key::{self, InputHash},
+    key,
     model::{Model, Registry, Task},
     result::{Finished, Reading, ResultsWriter},
     store::{RejectedRow, Store},
@@ -317,23 +317,23 @@ impl Engine {
         let Some(heat) = &self.parts.heat else {
             return;
         };
-        let mut asked: BTreeMap<(&str, &str), Vec<(InputHash, f32)>> = BTreeMap::new();
+        type Asked<'a> = Vec<(&'a Arc<Model>, usize)>;
+        let mut asked: BTreeMap<(&str, &str), Asked<'_>> = BTreeMap::new();
         for (one, planned) in accepted.iter().zip(&plan.jobs) {
             if sources.get(one.place).is_some_and(|source| source.renews) {
                 continue;
             }
             let slots = planned.slots.iter().flatten();
-            let inputs = slots.filter_map(|slot| {
-                let slot = plan.slots.get(*slot)?;
-                Some((slot.input, saving(&one.model, &slot.source)))
-            });
             asked
                 .entry((one.job.namespace(), one.job.model_name()))
                 .or_default()
-                .extend(inputs);
+                .extend(slots.map(|slot| (&one.model, *slot)));
         }
-        for ((namespace, model), inputs) in asked {
-            heat.asked(namespace, model, &inputs);
+        for ((namespace, name), asked) in asked {
+            heat.asked(namespace, name, &asked, |(model, slot)| {
+                let slot = plan.slots.get(*slot)?;
+                Some((slot.input, saving(model, &slot.source)))
+            });
         }
     }
 

@@ -37,11 +37,11 @@ use tokio::task::JoinSet;
 /// How often due runs are looked for.
 const TICK: Duration = Duration::from_secs(1);
 /// Jobs of a run that are posted together.
-const WINDOW: i64 = 64;
+const WINDOW: i64 = 128;
 /// Jobs of a plan written in one statement.
 const WRITE: usize = 32;
 /// How often a paused or waiting run looks again.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(100);
 /// How often the folder of schedules is looked at, in ticks.
 const SCAN_TICKS: u64 = 2;
 /// What a run is taken to last before one has ended, in seconds.
