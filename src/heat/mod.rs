@@ -85,13 +85,16 @@ impl Heat {
         }
         let sketch = spaces.entry(space).or_insert_with(|| Sketch::new(PLACES));
         let step = asked.len().div_ceil(COUNTED).max(1);
-        let first = if step > 1 {
-            rand::Rng::random_range(rng, 0..step)
-        } else {
-            0
-        };
-        for (input, value) in asked.iter().skip(first).step_by(step).filter_map(input) {
-            sketch.add(&input, step as f32, value, now, rng);
+        // One drawn from each stretch: a fixed stride would meet the same places of jobs that are made alike.
+        for stretch in asked.chunks(step) {
+            let drawn = if step > 1 {
+                rand::Rng::random_range(rng, 0..step)
+            } else {
+                0
+            };
+            if let Some((input, value)) = stretch.get(drawn).and_then(&input) {
+                sketch.add(&input, step as f32, value, now, rng);
+            }
         }
     }
 
@@ -130,6 +133,23 @@ mod tests {
         let hot = heat.hottest(10);
         assert_eq!(hot.len(), MOST_SPACES);
         assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
+    }
+
+    #[test]
+    fn jobs_that_are_made_alike_are_counted_alike() {
+        let heat = Heat::default();
+        let inputs: Vec<usize> = (0..192).map(|n| n % 3).collect();
+        for _ in 0..50 {
+            heat.asked("n", "m", &inputs, |n| Some((input(*n), 1.0)));
+        }
+        let hot = heat.hottest(10);
+        let (_, hot) = hot.first().expect("a namespace");
+        let all: f64 = hot.iter().map(|(_, rate)| rate).sum();
+        assert!(
+            hot.iter()
+                .all(|(_, rate)| (0.25..0.42).contains(&(rate / all))),
+            "{hot:?}"
+        );
     }
 
     #[test]

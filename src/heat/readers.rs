@@ -25,8 +25,10 @@ const MOST_NAMES: usize = 4_096;
 const LOTS: usize = 8;
 /// Half-life of what Redis told, in seconds.
 const HALF_LIFE: f64 = 900.0;
-/// Redis counts idle time in whole seconds.
+/// Redis counts idle time in whole seconds, by a clock that is up to one behind.
 const IDLE_STEP: f64 = 0.5;
+/// What may so look idle for less than it is, in seconds.
+const IDLE_SLACK: f64 = 1.5;
 
 /// What Redis says of one key.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -112,6 +114,8 @@ impl Name {
             Sign::Rate(rate) => self.told = (self.told.0 * fade + rate, self.told.1 * fade + 1.0),
             Sign::Idle(idle) => {
                 let idle = idle + IDLE_STEP;
+                // What happened right after the last look can't be told from that look, or from a write.
+                let since = (since - IDLE_SLACK).max(0.0);
                 let read = idle < since;
                 self.seen = (
                     self.seen.0 * fade + f64::from(u8::from(read)),
