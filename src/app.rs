@@ -1,5 +1,6 @@
 //! The only place where parts are wired together: an engine with servers, an engine without, and the worker.
 
+mod controls;
 mod heat;
 mod models;
 
@@ -9,7 +10,7 @@ use crate::{
     config::{self, Settings},
     health::{Health, Part},
     heat::Heat,
-    http::{self, Shown},
+    http::{self, Desk, Port},
     intake::{
         connection::{Broker, ConnectError},
         consumer::{End, Session, Workshop},
@@ -102,13 +103,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let recorder = metrics::install().context("metrics")?;
     let metrics = Metrics::new();
     let health = Health::new(metrics.clone());
-    let mut served = http::serve(
-        settings.http.addr,
-        Shown {
-            health: health.clone(),
-            metrics: recorder,
-        },
-    )?;
+    let mut served = http::serve(Port {
+        health: health.clone(),
+        metrics: recorder,
+        settings: settings.http.clone(),
+        max_body_bytes: settings.intake.max_body_bytes,
+    })?;
     tracing::info!(addr = %served.addr, version = env!("CARGO_PKG_VERSION"), "kiln starts");
 
     let blocking_settings = settings.clone();
@@ -136,7 +136,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
     let backoff_most = config::ms(settings.amqp.backoff_most_ms);
     let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
+    let (controls, paused, pause) = controls::channels();
+    let folder = Arc::new(Mutex::new(Folder::new(&settings.warm.dir)));
+    served.open(Desk {
+        runtime: tokio::runtime::Handle::current(),
+        engine: engine.clone(),
+        store: store.clone(),
+        publisher: publisher.clone(),
+        topology: topology.clone(),
+        settings: settings.clone(),
+        folder: folder.clone(),
+        heat: heat.clone(),
+        paused: paused.clone(),
+    });
     let warmer = Warmer {
+        paused,
         store: store.clone(),
         engine: engine.clone(),
         publisher: publisher.clone(),
@@ -144,7 +158,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         topology: topology.clone(),
         settings: settings.clone(),
         metrics: metrics.clone(),
-        folder: Arc::new(Mutex::new(Folder::new(&settings.warm.dir))),
+        folder,
         worker: worker_name(),
     };
     let settler = Settler::new(publisher, topology.clone(), metrics.clone());
@@ -183,6 +197,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         ),
     );
     tasks.start(
+        "controls",
+        controls::follow(controls, store.clone(), metrics.clone(), health.clone()),
+    );
+    tasks.start(
         "model choice",
         models::follow_choice(registry, store.clone(), metrics.clone()),
     );
@@ -210,7 +228,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.warm.enabled {
         tasks.start("warming", warm_when_migrated(warmer, health.clone()));
     }
-    let mut intake = tokio::spawn(consume(broker, topology, workshop, store, health, stop));
+    let mut intake = tokio::spawn(consume(
+        broker, topology, workshop, store, health, stop, pause,
+    ));
 
     let stopped_by = tokio::select! {
         signal = signal() => signal?,
@@ -267,6 +287,7 @@ async fn consume(
     store: PostgresStore,
     health: Health,
     mut stop: Stop,
+    mut pause: Stop,
 ) -> anyhow::Result<()> {
     let most = config::ms(workshop.settings.database.backoff_most_ms);
     let migrated = store.migrate_when_up(most, |reason, _| {
@@ -293,6 +314,13 @@ async fn consume(
         config::ms(workshop.settings.amqp.backoff_most_ms),
     );
     loop {
+        if pause.is_given() {
+            tracing::info!("taking jobs is paused");
+            tokio::select! {
+                () = stop.wait() => return Ok(()),
+                () = pause.wait_off() => tracing::info!("taking jobs goes on"),
+            }
+        }
         let session = tokio::select! {
             () = stop.wait() => return Ok(()),
             session = open_session(&broker, &topology, &workshop, &store) => session,
@@ -302,12 +330,13 @@ async fn consume(
                 backoff.reset();
                 health.up(Part::Broker);
                 tracing::info!(queue = topology.jobs, "taking jobs");
-                let end = session.run(&mut stop).await;
+                let end = session.run(&mut stop, &mut pause).await;
                 let goodbye = Duration::from_millis(500);
                 let _gone_counts_too =
                     tokio::time::timeout(goodbye, connection.close(200, "stopped".into())).await;
                 match end {
-                    End::Stopped => return Ok(()),
+                    End::Stopped if stop.is_given() => return Ok(()),
+                    End::Stopped => continue,
                     End::Lost(reason) => {
                         workshop.metrics.reconnect();
                         health.down(Part::Broker, &reason);

@@ -38,8 +38,9 @@ const SHORT_NAMES: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Settings whose keys a user chooses.
-const FREE_TABLES: [&str; 4] = [
+const FREE_TABLES: [&str; 5] = [
     "databases",
+    "http.keys",
     "namespaces",
     "models.active",
     "models.backends",

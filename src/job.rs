@@ -14,6 +14,8 @@ use std::{borrow::Cow, ops::Range};
 
 /// Most inputs of one job.
 pub const MAX_INPUTS: usize = 4_096;
+/// Version of the contract: of jobs, results and readers' keys.
+pub const SCHEMA_VERSION: u32 = 1;
 /// Longest job id, in characters.
 pub const MAX_JOB_ID: usize = 128;
 /// Longest key of an input or a ranking, in bytes.

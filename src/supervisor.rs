@@ -22,6 +22,11 @@ impl Stop {
         let _gone_counts_too = self.0.wait_for(|stop| *stop).await;
     }
 
+    /// Waits until the signal was taken back.
+    pub async fn wait_off(&mut self) {
+        let _gone_counts_too = self.0.wait_for(|stop| !*stop).await;
+    }
+
     /// Whether the signal was given.
     pub fn is_given(&self) -> bool {
         *self.0.borrow()

@@ -4,9 +4,12 @@ mod age;
 mod config;
 mod dead;
 mod doctor;
+mod health;
 mod hot;
+mod key;
 mod migrate;
 mod models;
+mod pause;
 mod post;
 mod prune;
 mod run;
@@ -70,6 +73,10 @@ enum Command {
     Schedules(schedules::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
+    Pause(pause::Arguments),
+    Resume(pause::ResumeArguments),
+    Health(health::Arguments),
+    Key(key::Arguments),
     Migrate(migrate::Arguments),
     Prune(prune::Arguments),
     Config(config::Arguments),
@@ -113,6 +120,10 @@ pub fn main() -> ExitCode {
             Command::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
             Command::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Command::Hot(arguments) => hot::run(arguments, loaded.settings).await,
+            Command::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
+            Command::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
+            Command::Health(arguments) => health::run(&arguments, &loaded.settings),
+            Command::Key(arguments) => key::run(&arguments),
             Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
             Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
             Command::Config(arguments) => config::run(arguments, loaded),

@@ -5,7 +5,7 @@ use crate::{
     app,
     clock::rfc3339,
     config::Settings,
-    store::{RunRow, RunState},
+    store::{Paused, RunRow, RunState, SCHEDULE},
     warm::{due, folder::Folder, schedule::Schedule},
 };
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -98,11 +98,14 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     store.migrate().await?;
     let now = store.clock().await?;
     let runs = store.latest_runs(1).await?;
+    let paused = store.paused().await?;
     let mut table = plain([
         "schedule", "next run", "last run", "outcome", "inputs", "scored", "seconds", "saves s",
     ]);
     for schedule in folder.schedules() {
-        let next = due::next(&schedule, now).filter(|_| schedule.enabled);
+        let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
+        let paused = paused.iter().any(held);
+        let next = due::next(&schedule, now).filter(|_| schedule.enabled && !paused);
         let last = runs.iter().find(|run| run.schedule == schedule.name);
         if json {
             let last = last.map(|run| {
@@ -115,13 +118,14 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
             });
             println!(
                 "{}",
-                json!({"schedule": schedule.name, "enabled": schedule.enabled, "next": next.map(rfc3339), "last": last})
+                json!({"schedule": schedule.name, "enabled": schedule.enabled, "paused": paused, "next": next.map(rfc3339), "last": last})
             );
         }
         let mut row = vec![
             schedule.name.clone(),
             match next {
                 Some(next) => local(next, &schedule),
+                None if paused => "paused".to_owned(),
                 None if schedule.enabled => "never".to_owned(),
                 None => "off".to_owned(),
             },

@@ -1,6 +1,39 @@
 //! Owns what makes sense of a setting's value, beyond its type.
 
-use super::{ConfigError, Settings};
+use super::{ConfigError, Http, Settings};
+
+/// Nobody listens to the network without knowing who asks.
+fn http(http: &Http) -> Result<(), ConfigError> {
+    for (name, key) in &http.keys {
+        let wrong = |problem: &str| ConfigError::OutOfRange {
+            name: "http.keys",
+            problem: format!("`{name}`: {problem}"),
+        };
+        if !crate::job::is_namespace(name) {
+            return Err(wrong("expected a name of 1 to 64 of a-z, 0-9, _ and -"));
+        }
+        if key.sha256.len() != 64 || hex::decode(&key.sha256).is_err() {
+            return Err(wrong("`sha256`: expected 64 hexadecimal digits"));
+        }
+        if key.scopes.is_empty() {
+            return Err(wrong("`scopes`: expected some of read, score, admin"));
+        }
+        if key.requests_per_second == Some(0) {
+            return Err(wrong("`requests_per_second`: expected 1 or more"));
+        }
+    }
+    if http.api && http.keys.is_empty() && !http.addr.ip().is_loopback() {
+        return Err(ConfigError::OutOfRange {
+            name: "http.addr",
+            problem: format!(
+                "{} can be reached from other machines, and the API has no key: give one under [http.keys] (`kiln key` \
+                 makes one), or set http.api = false to serve only /metrics, /livez and /readyz",
+                http.addr
+            ),
+        });
+    }
+    Ok(())
+}
 
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     let within = |name: &'static str, value: u64, least: u64, most: u64| {
@@ -62,6 +95,14 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         settings.intake.warm_idle_ms,
         0,
         3_600_000,
+    )?;
+    http(&settings.http)?;
+    within("http.timeout_ms", settings.http.timeout_ms, 10, 3_600_000)?;
+    within(
+        "http.connections",
+        settings.http.connections as u64,
+        1,
+        65_536,
     )?;
     within("warm.claim_seconds", settings.warm.claim_seconds, 1, 3_600)?;
     within("intake.prefetch", settings.intake.prefetch.into(), 1, 2_000)?;

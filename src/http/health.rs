@@ -1,6 +1,6 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
-use super::Shown;
+use super::Shared;
 use axum::{
     extract::State,
     http::{StatusCode, header},
@@ -14,7 +14,7 @@ pub(super) async fn livez() -> &'static str {
 }
 
 /// 200 where every part works; 503 with a line for each that doesn't.
-pub(super) async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
+pub(super) async fn readyz(State(shown): State<Shared>) -> impl IntoResponse {
     let missing = shown.health.missing();
     if missing.is_empty() {
         return (StatusCode::OK, "ready\n".to_owned());
@@ -28,7 +28,7 @@ pub(super) async fn readyz(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 /// The metrics in Prometheus' text format.
-pub(super) async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+pub(super) async fn metrics(State(shown): State<Shared>) -> impl IntoResponse {
     (
         [(
             header::CONTENT_TYPE,

@@ -1,19 +1,49 @@
 //! The HTTP port: a thin face over what the other rooms know, on a thread and runtime of its own, so that
 //! health answers while the worker is busy.
+//!
+//! Promises that a slow client, a large body or many connections cost the worker nothing: each has its limit.
 
+mod auth;
+mod desk;
+mod extract;
 mod health;
+mod openapi;
+mod problem;
+mod score;
+mod show;
+mod steer;
 
-use crate::health::Health;
-use axum::{Router, routing::get};
+pub use desk::Desk;
+
+use crate::{config::Http, health::Health};
+use auth::Keys;
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use metrics_exporter_prometheus::PrometheusHandle;
+use problem::Problem;
 use std::{
     net::{SocketAddr, TcpListener},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 /// How often the recorder forgets what it need not keep.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Longest time for a request's headers to arrive.
+const HEADERS: Duration = Duration::from_secs(5);
+/// Largest request head, in bytes.
+const HEAD_BYTES: usize = 16 << 10;
 
 /// Why the port can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +57,32 @@ pub enum HttpError {
     Thread(std::io::Error),
 }
 
-/// What the routes show.
-#[derive(Clone)]
-pub struct Shown {
+/// What the port is made of.
+pub struct Port {
     pub health: Health,
     pub metrics: PrometheusHandle,
+    pub settings: Http,
+    /// Largest body of a request, in bytes.
+    pub max_body_bytes: usize,
+}
+
+/// What the routes share.
+#[derive(Clone)]
+struct Shared {
+    health: Health,
+    metrics: PrometheusHandle,
+    keys: Arc<Keys>,
+    /// There once the worker has its parts.
+    desk: Arc<OnceLock<Desk>>,
+    limit: Duration,
+}
+
+impl Shared {
+    fn desk(&self) -> Result<&Desk, Problem> {
+        self.desk
+            .get()
+            .ok_or_else(|| Problem::unavailable("the worker is starting"))
+    }
 }
 
 /// The port in service.
@@ -40,17 +91,36 @@ pub struct Served {
     pub addr: SocketAddr,
     /// Says why the thread ended, should it.
     pub ended: oneshot::Receiver<String>,
+    desk: Arc<OnceLock<Desk>>,
+}
+
+impl Served {
+    /// Opens the API over the worker's parts; until then it answers that the worker is starting.
+    pub fn open(&self, desk: Desk) {
+        // A second desk can't be: there is one worker a process.
+        let _first_stays = self.desk.set(desk);
+    }
 }
 
 /// Binds the address and serves it until the process ends.
-pub fn serve(addr: SocketAddr, shown: Shown) -> Result<Served, HttpError> {
+pub fn serve(port: Port) -> Result<Served, HttpError> {
+    let addr = port.settings.addr;
     let bind = |reason| HttpError::Bind { addr, reason };
     let listener = TcpListener::bind(addr).map_err(bind)?;
     listener.set_nonblocking(true).map_err(bind)?;
     let addr = listener.local_addr().map_err(bind)?;
     let (sender, ended) = oneshot::channel();
+    let desk = Arc::new(OnceLock::new());
+    let shared = Shared {
+        health: port.health,
+        metrics: port.metrics,
+        keys: Arc::new(Keys::new(&port.settings)),
+        desk: desk.clone(),
+        limit: Duration::from_millis(port.settings.timeout_ms),
+    };
+    let (settings, most) = (port.settings, port.max_body_bytes);
     let run = move || {
-        let reason = match blocking(listener, shown) {
+        let reason = match blocking(listener, shared, &settings, most) {
             Ok(()) => "it stopped serving".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -61,15 +131,20 @@ pub fn serve(addr: SocketAddr, shown: Shown) -> Result<Served, HttpError> {
         .name("kiln-http".into())
         .spawn(run)
         .map_err(HttpError::Thread)?;
-    Ok(Served { addr, ended })
+    Ok(Served { addr, ended, desk })
 }
 
-fn blocking(listener: TcpListener, shown: Shown) -> std::io::Result<()> {
+fn blocking(
+    listener: TcpListener,
+    shared: Shared,
+    settings: &Http,
+    max_body_bytes: usize,
+) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     runtime.block_on(async move {
-        let upkeep = shown.metrics.clone();
+        let upkeep = shared.metrics.clone();
         let upkeep = async move {
             let mut tick = tokio::time::interval(UPKEEP);
             loop {
@@ -78,17 +153,92 @@ fn blocking(listener: TcpListener, shown: Shown) -> std::io::Result<()> {
             }
         };
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let routes = routes(shared, settings.api, max_body_bytes);
         tokio::select! {
-            result = async { axum::serve(listener, routes(shown)).await } => result,
+            () = accept(listener, routes, settings.connections) => Ok(()),
             () = upkeep => Ok(()),
         }
     })
 }
 
-fn routes(shown: Shown) -> Router {
-    Router::new()
+/// Takes connections, each served by itself; further ones wait while there are too many.
+async fn accept(listener: tokio::net::TcpListener, routes: Router, most: usize) {
+    let seats = Arc::new(Semaphore::new(most));
+    loop {
+        let Ok(seat) = seats.clone().acquire_owned().await else {
+            return;
+        };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            // Out of file handles, or a client that was gone at once: neither is mended by haste.
+            Err(error) => {
+                tracing::debug!(%error, "a connection could not be taken");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(routes.clone());
+        let serving = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS)
+            .max_buf_size(HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        // The thread's own runtime ends them all with it.
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(seat);
+        });
+    }
+}
+
+fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
+    let mut routes = Router::new()
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
-        .route("/metrics", get(health::metrics))
-        .with_state(shown)
+        .route("/metrics", get(health::metrics));
+    if api {
+        routes = routes
+            .route("/health", get(show::health))
+            .route("/version", get(show::version))
+            .route("/openapi.json", get(openapi::document))
+            .route("/v1/score", post(score::score))
+            .route("/v1/score/batch", post(score::batch))
+            .route("/v1/jobs", post(score::enqueue))
+            .route("/v1/jobs/{id}", get(score::job))
+            .route("/v1/models", get(show::models))
+            .route("/v1/schedules", get(show::schedules))
+            .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
+            .route("/v1/schedules/{name}/resume", post(steer::resume_schedule))
+            .route("/v1/warm/runs", get(show::runs))
+            .route("/v1/warm/{name}", post(steer::warm))
+            .route("/v1/hits", post(steer::hits))
+            .route("/v1/intake/pause", post(steer::pause_intake))
+            .route("/v1/intake/resume", post(steer::resume_intake));
+    }
+    routes
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        .with_state(shared)
+}
+
+async fn no_such_route() -> Problem {
+    Problem::not_found("", "there is no such path; /openapi.json lists them")
+}
+
+async fn no_such_method() -> Problem {
+    Problem::bad_method()
+}
+
+/// Cuts a request that takes too long, such as one whose body comes slowly.
+async fn timed(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    // A handler's own limit comes first, and says more.
+    let limit = shared.limit + Duration::from_millis(500);
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::timeout(shared.limit).into_response(),
+    }
 }

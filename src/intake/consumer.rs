@@ -50,7 +50,7 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// Why a session ended.
 #[derive(Debug)]
 pub enum End {
-    /// The worker stops, and what was in hand is finished or returned.
+    /// The worker stops or pauses, and what was in hand is finished or returned.
     Stopped,
     /// The connection or a channel was lost.
     Lost(String),
@@ -166,9 +166,9 @@ impl Session {
         })
     }
 
-    /// Takes jobs until the connection is lost or the worker stops.
-    pub async fn run(mut self, stop: &mut Stop) -> End {
-        match self.take(stop).await {
+    /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
+    pub async fn run(mut self, stop: &mut Stop, pause: &mut Stop) -> End {
+        match self.take(stop, pause).await {
             Ok(()) => self.drain().await,
             Err(reason) => {
                 // Batches in flight go on to their rows; their acknowledgements find the channel gone, and the
@@ -180,7 +180,7 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, stop: &mut Stop) -> Result<(), String> {
+    async fn take(&mut self, stop: &mut Stop, pause: &mut Stop) -> Result<(), String> {
         let mut due = None;
         let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
         stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -212,6 +212,7 @@ impl Session {
             tokio::select! {
                 biased;
                 () = stop.wait() => return Ok(()),
+                () = pause.wait() => return Ok(()),
                 permit = self.slots.clone().acquire_owned(), if due.is_some() => {
                     let permit = permit.map_err(|e| e.to_string())?;
                     self.start(due.take().unwrap_or(CloseReason::Wait), permit);

@@ -27,7 +27,7 @@ use ahash::RandomState;
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Bodies beyond this many bytes are parsed where they hold up no other task of the runtime.
@@ -78,6 +78,10 @@ pub struct InputCounts {
     pub misses: u64,
     pub coalesced: u64,
     pub skipped: u64,
+    /// When it was known which inputs are cached, from the beginning of the batch.
+    pub looked_up: Duration,
+    /// When the others had their scores.
+    pub scored: Duration,
 }
 
 /// What an engine is made of.
@@ -130,7 +134,8 @@ impl Engine {
     /// Carries one batch through every stage. Waits for the database as long as it takes; dropping the
     /// future leaves nothing half done that a repeat doesn't mend.
     pub async fn run(&self, sources: &[JobSource<'_>]) -> (Vec<Outcome>, InputCounts) {
-        let begun = Instant::now();
+        let received = Instant::now();
+        let begun = received;
         let mut outcomes: Vec<Option<Outcome>> = vec![None; sources.len()];
         let mut followers: Vec<(usize, usize)> = Vec::new();
         let bytes: usize = sources.iter().map(|s| s.body.len()).sum();
@@ -150,11 +155,15 @@ impl Engine {
         self.parts.metrics.stage(Stage::Parse, begun.elapsed());
 
         self.look_up(&mut plan).await;
+        let looked_up = received.elapsed();
         let begun = Instant::now();
         let failures = score::misses(self, &mut plan).await;
+        let scored = received.elapsed();
         self.parts.metrics.stage(Stage::Score, begun.elapsed());
 
-        let (finished, counts) = self.render(sources, &accepted, &plan, &failures, &mut outcomes);
+        let (finished, mut counts) =
+            self.render(sources, &accepted, &plan, &failures, &mut outcomes);
+        (counts.looked_up, counts.scored) = (looked_up, scored);
         let begun = Instant::now();
         let jobs: Vec<keep::ToStore<'_>> = finished
             .into_iter()
@@ -206,6 +215,19 @@ impl Engine {
         self.parts.metrics.stage(Stage::Store, begun.elapsed());
         self.count(sources, &outcomes, counts);
         (outcomes, counts)
+    }
+
+    /// Checks a body as a job's is checked, without running it; an error is what would be replied.
+    pub fn examine(&self, body: &[u8], message_id: Option<&str>) -> Result<(), Rejection> {
+        let source = JobSource {
+            body,
+            message_id,
+            received: Instant::now(),
+            tries: 0,
+            renews: false,
+            given_up: None,
+        };
+        self.check(&source).map(|_| ()).map_err(|bad| bad.rejection)
     }
 
     /// Parses every body and checks it against its model. What fails here has its outcome already.

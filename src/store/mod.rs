@@ -6,8 +6,10 @@
 //! ([`StoreError::Contended`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
+mod controls;
 mod inputs;
 mod insert;
+mod jobs;
 mod postgres;
 mod runs;
 mod sqlite;
@@ -16,7 +18,9 @@ use crate::{failure::Rejection, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
 use std::time::Duration;
 
+pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
+pub use jobs::JobEnd;
 pub use postgres::{MIGRATIONS, PostgresStore};
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;

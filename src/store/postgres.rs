@@ -287,7 +287,7 @@ impl PostgresStore {
     }
 }
 
-fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
+pub(super) fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
     let text = |name: &str| {
         row.try_get::<Option<String>, _>(name)
             .map(Option::unwrap_or_default)

@@ -123,6 +123,8 @@ pub struct Metrics {
     warm_runs: Vec<Counter>,
     leases: Vec<Counter>,
     schedule_problems: Gauge,
+    intake_paused: Gauge,
+    schedules_paused: Gauge,
     hints: Vec<Counter>,
 }
 
@@ -221,6 +223,8 @@ impl Metrics {
                 |o| counter!("kiln_leases_total", "outcome" => o.as_str()),
             ),
             schedule_problems: gauge!("kiln_schedule_problems"),
+            intake_paused: gauge!("kiln_intake_paused"),
+            schedules_paused: gauge!("kiln_schedules_paused"),
             hints: each(
                 HintOutcome::ALL,
                 |o| counter!("kiln_hints_total", "outcome" => o.as_str()),
@@ -342,6 +346,13 @@ impl Metrics {
     /// Sets how many schedule files are refused.
     pub fn schedule_problems(&self, count: usize) {
         self.schedule_problems.set(count as f64);
+    }
+
+    /// Sets how much operators have paused, and whether that is taking jobs, too.
+    pub fn paused(&self, all: usize, intake: bool) {
+        self.intake_paused.set(f64::from(u8::from(intake)));
+        self.schedules_paused
+            .set((all - usize::from(intake)) as f64);
     }
 
     /// Counts a hint of readers.

@@ -23,7 +23,9 @@ use crate::{
         message::{self, Message},
         publisher::Publisher,
     },
-    store::{Claim, Claimed, PlanTotals, PostgresStore, Progress, RunState, StoreError},
+    store::{
+        Claim, Claimed, Paused, PlanTotals, PostgresStore, Progress, RunState, SCHEDULE, StoreError,
+    },
     telemetry::metrics::{Metrics, WarmOutcome},
 };
 use chrono::{DateTime, Utc};
@@ -32,7 +34,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::task::JoinSet;
+use tokio::{sync::watch, task::JoinSet};
 
 /// How often due runs are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -87,6 +89,8 @@ pub struct Warmer {
     pub settings: Arc<Settings>,
     pub metrics: Metrics,
     pub folder: Arc<Mutex<Folder>>,
+    /// What operators have paused.
+    pub paused: watch::Receiver<Vec<Paused>>,
     /// Names this worker in the rows of its runs.
     pub worker: String,
 }
@@ -163,7 +167,13 @@ impl Warmer {
         } else {
             self.store.last_due(&names).await?
         };
-        for schedule in schedules.iter().filter(|s| s.enabled) {
+        let paused = self.paused.borrow().clone();
+        let is_paused = |schedule: &Schedule| {
+            let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
+            paused.iter().any(held)
+        };
+        let runs_itself = |schedule: &&Arc<Schedule>| schedule.enabled && !is_paused(schedule);
+        for schedule in schedules.iter().filter(runs_itself) {
             let last = last.get(&schedule.name).copied();
             for due_at in due::due(schedule, last, since, now, starting) {
                 if runs.len() >= most {

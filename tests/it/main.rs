@@ -7,6 +7,7 @@ mod broker;
 mod cli_test;
 mod harness;
 mod harness_test;
+mod http;
 mod idempotency;
 mod kill;
 mod ledger;

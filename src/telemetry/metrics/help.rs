@@ -99,6 +99,14 @@ pub(super) fn describe() {
         "kiln_warm_runs_total",
         "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way."
     );
+    describe_gauge!(
+        "kiln_intake_paused",
+        "1 while operators have paused taking jobs."
+    );
+    describe_gauge!(
+        "kiln_schedules_paused",
+        "Schedules that operators have paused."
+    );
     describe_counter!(
         "kiln_hints_total",
         "Hints of readers' services by what became of them."

@@ -106,17 +106,22 @@ impl Bus {
 
     /// Messages that wait in `queue`, without those that a consumer holds; `None` while the broker or the queue is away.
     pub async fn waiting(&self, queue: &str) -> Option<u32> {
+        self.look(queue).await.map(|queue| queue.message_count())
+    }
+
+    /// Consumers of `queue`; `None` while the broker or the queue is away.
+    pub async fn consumers(&self, queue: &str) -> Option<u32> {
+        self.look(queue).await.map(|queue| queue.consumer_count())
+    }
+
+    async fn look(&self, queue: &str) -> Option<lapin::Queue> {
         let channel = self.channel().await?;
         let passive = QueueDeclareOptions {
             passive: true,
             ..QueueDeclareOptions::durable()
         };
         let asked = channel.queue_declare(queue.into(), passive, FieldTable::default());
-        Some(
-            self.checked(timeout(OPERATION_LIMIT, asked).await)
-                .await?
-                .message_count(),
-        )
+        self.checked(timeout(OPERATION_LIMIT, asked).await).await
     }
 
     /// Takes and acknowledges the next message of `queue`, where one waits and the broker is there.

@@ -119,6 +119,22 @@ pub struct Worker {
     settings: Settings,
 }
 
+/// An answer of the HTTP port.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    /// The status line and headers, in lower case.
+    pub head: String,
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON; null where it isn't.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
 impl Worker {
     /// Waits until `/readyz` answers 200; fails at once where the worker has ended.
     pub async fn wait_ready(&self) {
@@ -148,20 +164,41 @@ impl Worker {
 
     /// A GET on the worker's HTTP port: the status and the body, or `None` where nobody answers.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        let answer = self.ask("GET", path, &[], b"").await?;
+        Some((answer.status, answer.body))
+    }
+
+    /// One request on the worker's HTTP port, or `None` where nobody answers.
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Answer> {
         let port = self.http_port;
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
         let exchange = async {
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-            let request =
-                format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-            stream.write_all(request.as_bytes()).await.ok()?;
+            let request = [head.as_bytes(), b"\r\n", body].concat();
+            stream.write_all(&request).await.ok()?;
             let mut answer = Vec::new();
             stream.read_to_end(&mut answer).await.ok()?;
             let answer = String::from_utf8_lossy(&answer).into_owned();
             let (head, body) = answer.split_once("\r\n\r\n")?;
-            let status = head.split(' ').nth(1)?.parse().ok()?;
-            Some((status, body.to_owned()))
+            Some(Answer {
+                status: head.split(' ').nth(1)?.parse().ok()?,
+                head: head.to_lowercase(),
+                body: body.to_owned(),
+            })
         };
-        timeout(Duration::from_secs(5), exchange)
+        timeout(Duration::from_secs(15), exchange)
             .await
             .ok()
             .flatten()

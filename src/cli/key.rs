@@ -1,0 +1,68 @@
+//! `kiln key`
+
+use super::Exit;
+use crate::job;
+use anyhow::bail;
+use clap::{Args, ValueEnum};
+use rand::Rng;
+use sha2::{Digest, Sha256};
+
+/// Makes an API key: shows it once, and the lines for the settings that know only its hash.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  kiln key shop --scopes read,score --requests-per-second 200
+  kiln key grafana --scopes read")]
+pub(super) struct Arguments {
+    /// What the settings and logs call its owner.
+    name: String,
+    /// What it is good for.
+    #[arg(long, value_delimiter = ',', required = true)]
+    scopes: Vec<Scope>,
+    /// Requests a second that it may make.
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second: Option<u32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Scope {
+    /// Looking at anything.
+    Read,
+    /// Scoring, posting jobs, giving hints.
+    Score,
+    /// Pausing, warming, invalidating.
+    Admin,
+}
+
+impl Scope {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Score => "score",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
+    if !job::is_namespace(&arguments.name) {
+        bail!("expected a name of 1 to 64 of a-z, 0-9, _ and -");
+    }
+    let secret: [u8; 32] = rand::rng().random();
+    let key = format!("kiln_{}", hex::encode(secret));
+    let scopes: Vec<String> = arguments
+        .scopes
+        .iter()
+        .map(|scope| format!("\"{}\"", scope.as_str()))
+        .collect();
+    // The key goes to standard output by itself, so that a script can keep it.
+    println!("{key}");
+    eprintln!("\nIt is shown only now. For kiln.toml:\n");
+    eprintln!("[http.keys.{}]", arguments.name);
+    eprintln!("sha256 = \"{}\"", hex::encode(Sha256::digest(&key)));
+    eprintln!("scopes = [{}]", scopes.join(", "));
+    if let Some(count) = arguments.requests_per_second {
+        eprintln!("requests_per_second = {count}");
+    }
+    Ok(Exit::Ok)
+}

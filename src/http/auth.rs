@@ -1,0 +1,211 @@
+//! Decides who asks, and what they may do.
+//!
+//! Promises that keys are compared in constant time and never shown, and that a web page which someone on this machine has
+//! open can't steer the worker.
+
+use super::{Shared, problem::Problem};
+use crate::config::{Http, Scope};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, Method, header, request::Parts},
+};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter, clock::Clock};
+use sha2::{Digest, Sha256};
+use std::{num::NonZeroU32, sync::Arc};
+use subtle::ConstantTimeEq;
+
+/// One key that is known.
+struct Key {
+    name: Arc<str>,
+    sha256: [u8; 32],
+    scopes: Vec<Scope>,
+    limiter: Option<DefaultDirectRateLimiter>,
+}
+
+/// The keys of the settings.
+pub(super) struct Keys(Vec<Key>);
+
+impl Keys {
+    pub(super) fn new(settings: &Http) -> Self {
+        let keys = settings.keys.iter().filter_map(|(name, key)| {
+            let mut sha256 = [0; 32];
+            // The settings were checked: what isn't a hash can't get here, and would be nobody's.
+            hex::decode_to_slice(&key.sha256, &mut sha256).ok()?;
+            let limit = key.requests_per_second.and_then(NonZeroU32::new);
+            Some(Key {
+                name: name.as_str().into(),
+                sha256,
+                scopes: key.scopes.clone(),
+                limiter: limit.map(|n| RateLimiter::direct(Quota::per_second(n))),
+            })
+        });
+        Self(keys.collect())
+    }
+
+    /// Who asks; the name under which the settings know the key.
+    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
+        if self.0.is_empty() {
+            return Ok("local".into());
+        }
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.strip_prefix("Bearer "))
+            .ok_or_else(|| Problem::unauthorized("expected `Authorization: Bearer KEY`"))?;
+        let given: [u8; 32] = Sha256::digest(given.trim()).into();
+        let mut found = None;
+        // Every key is looked at, so that the time tells nothing of which one it is.
+        for key in &self.0 {
+            if bool::from(key.sha256.ct_eq(&given)) {
+                found = Some(key);
+            }
+        }
+        let key = found.ok_or_else(|| Problem::unauthorized("this key isn't known"))?;
+        if let Some(Err(until)) = key.limiter.as_ref().map(RateLimiter::check) {
+            let wait = until.wait_time_from(governor::clock::DefaultClock::default().now());
+            return Err(Problem::rate_limited(wait));
+        }
+        if !key.scopes.contains(&scope) {
+            let scope = match scope {
+                Scope::Read => "read",
+                Scope::Score => "score",
+                Scope::Admin => "admin",
+            };
+            return Err(Problem::forbidden(
+                "authorization",
+                format!("the key `{}` lacks the scope `{scope}`", key.name),
+            ));
+        }
+        Ok(key.name.clone())
+    }
+}
+
+/// A page of another site may make a browser send requests here; the browser then says whose page it is.
+fn same_origin(method: &Method, headers: &HeaderMap) -> bool {
+    if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return true;
+    }
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|v: &header::HeaderValue| v.to_str().ok())
+    };
+    match text(header::ORIGIN) {
+        None => true,
+        Some(origin) => {
+            let host = origin.split_once("://").map(|(_, host)| host);
+            host.is_some() && host == text(header::HOST)
+        }
+    }
+}
+
+fn admitted(parts: &Parts, shared: &Shared, scope: Scope) -> Result<Arc<str>, Problem> {
+    if !same_origin(&parts.method, &parts.headers) {
+        return Err(Problem::forbidden(
+            "origin",
+            "requests from other sites' pages aren't served",
+        ));
+    }
+    shared.keys.caller(&parts.headers, scope)
+}
+
+macro_rules! caller {
+    ($(#[$doc:meta])* $name:ident, $scope:expr) => {
+        $(#[$doc])*
+        pub(super) struct $name(#[allow(dead_code, reason = "not every route asks who")] pub(super) Arc<str>);
+
+        impl FromRequestParts<Shared> for $name {
+            type Rejection = Problem;
+
+            async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+                admitted(parts, shared, $scope).map(Self)
+            }
+        }
+    };
+}
+
+caller!(
+    /// A caller who may look.
+    Reader,
+    Scope::Read
+);
+caller!(
+    /// A caller who may score.
+    Scorer,
+    Scope::Score
+);
+caller!(
+    /// A caller who may change how workers run.
+    Admin,
+    Scope::Admin
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ApiKey;
+
+    fn keys() -> Keys {
+        let key = |secret: &str, scopes: &[Scope], limit| ApiKey {
+            sha256: hex::encode(Sha256::digest(secret)),
+            scopes: scopes.to_vec(),
+            requests_per_second: limit,
+        };
+        let mut settings = Http::default();
+        settings.keys.insert(
+            "team".into(),
+            key("one", &[Scope::Read, Scope::Score], None),
+        );
+        settings
+            .keys
+            .insert("ops".into(), key("two", &[Scope::Admin], Some(2)));
+        Keys::new(&settings)
+    }
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().expect("a header"));
+        headers.insert(header::HOST, "kiln:9464".parse().expect("a header"));
+        headers
+    }
+
+    #[test]
+    fn a_key_is_good_for_its_scopes_and_as_often_as_it_may() {
+        let keys = keys();
+        let status = |value: &str, scope| {
+            let answer = keys.caller(&headers("authorization", value), scope);
+            answer
+                .map(|name| name.to_string())
+                .map_err(|p| p.status_code())
+        };
+        assert_eq!(status("Bearer one", Scope::Score), Ok("team".into()));
+        assert_eq!(status("Bearer one", Scope::Admin), Err(403));
+        assert_eq!(status("Bearer three", Scope::Read), Err(401));
+        assert_eq!(status("Basic one", Scope::Read), Err(401));
+        assert_eq!(
+            keys.caller(&HeaderMap::new(), Scope::Read)
+                .map_err(|p| p.status_code())
+                .err(),
+            Some(401)
+        );
+        assert_eq!(status("Bearer two", Scope::Admin), Ok("ops".into()));
+        assert_eq!(status("Bearer two", Scope::Admin), Ok("ops".into()));
+        assert_eq!(status("Bearer two", Scope::Admin), Err(429));
+        assert_eq!(
+            status("Bearer one", Scope::Read),
+            Ok("team".into()),
+            "each has its own"
+        );
+    }
+
+    #[test]
+    fn pages_of_other_sites_change_nothing() {
+        let post = |origin| same_origin(&Method::POST, &headers("origin", origin));
+        assert!(post("http://kiln:9464") && !post("http://evil.example") && !post("null"));
+        assert!(same_origin(
+            &Method::GET,
+            &headers("origin", "http://evil.example")
+        ));
+        assert!(same_origin(&Method::POST, &headers("user-agent", "curl")));
+    }
+}

@@ -1,0 +1,80 @@
+//! What the API works with: the rooms of the running worker, and a way to have work done on the worker's own runtime.
+
+use super::problem::Problem;
+use crate::{
+    config::Settings,
+    heat::Heat,
+    intake::topology::Topology,
+    pipeline::Engine,
+    settle::publisher::Publisher,
+    store::{Paused, PostgresStore, StoreError},
+    warm::folder::Folder,
+};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+
+/// The rooms behind the API.
+#[derive(Clone)]
+pub struct Desk {
+    /// The worker's runtime: connections to servers belong to it.
+    pub runtime: Handle,
+    pub engine: Arc<Engine>,
+    pub store: PostgresStore,
+    pub publisher: Publisher,
+    pub topology: Arc<Topology>,
+    pub settings: Arc<Settings>,
+    pub folder: Arc<Mutex<Folder>>,
+    pub heat: Arc<Heat>,
+    /// What operators have paused, as this worker knows it.
+    pub paused: watch::Receiver<Vec<Paused>>,
+}
+
+/// Ends its task when it is dropped: nobody waits for the answer any more.
+struct Errand<T>(JoinHandle<T>);
+
+impl<T> Drop for Errand<T> {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Desk {
+    /// Longest time for one request.
+    pub(super) fn limit(&self) -> Duration {
+        Duration::from_millis(self.settings.http.timeout_ms)
+    }
+
+    /// Has work done on the worker's runtime, within the time limit.
+    pub(super) async fn errand<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let mut errand = Errand(self.runtime.spawn(work));
+        match tokio::time::timeout(self.limit(), &mut errand.0).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the work for a request panicked");
+                Err(Problem::unavailable("the work for this request failed"))
+            }
+            Err(_) => Err(Problem::timeout(self.limit())),
+        }
+    }
+
+    /// Asks the database something.
+    pub(super) async fn ask<T, W>(
+        &self,
+        question: impl FnOnce(PostgresStore) -> W + Send + 'static,
+    ) -> Result<T, Problem>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, StoreError>> + Send,
+    {
+        let store = self.store.clone();
+        let answer = self.errand(async move { question(store).await }).await?;
+        answer.map_err(|error| Problem::unavailable(format!("postgres: {error}")))
+    }
+}

@@ -1,0 +1,39 @@
+//! `/openapi.json`: the API as programs read it.
+
+use super::{problem, score, show, steer};
+use axum::Json;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        OpenApi as Document,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Kiln", description = "Scores that are kept hot. Where the settings name API keys, a request carries one: `Authorization: Bearer KEY`."),
+    paths(
+        score::score, score::batch, score::enqueue, score::job, show::health, show::version, show::models, show::schedules, show::runs,
+        steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits
+    ),
+    components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),
+    modifiers(&Keys)
+)]
+struct Api;
+
+/// Names the way in which a key is given.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut Document) {
+        if let Some(components) = document.components.as_mut() {
+            let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+            components.add_security_scheme("key", SecurityScheme::Http(bearer));
+        }
+    }
+}
+
+pub(super) async fn document() -> Json<Document> {
+    Json(Api::openapi())
+}

@@ -1,0 +1,159 @@
+//! What an answer says when a request can't be served: a code, the field at fault, and what was expected.
+
+use crate::failure::{Code, Rejection};
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+/// The body of every answer that isn't a success.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ErrorDetail {
+    /// One word for programs, such as `invalid` or `unavailable`.
+    pub code: String,
+    /// The field, header or parameter at fault; empty where there is none.
+    pub field: String,
+    /// What was expected, or what doesn't work, for people.
+    pub message: String,
+}
+
+/// A request that can't be served.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    detail: ErrorDetail,
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, code: &str, field: &str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: ErrorDetail {
+                code: code.to_owned(),
+                field: field.to_owned(),
+                message: message.into(),
+            },
+            retry_after: None,
+        }
+    }
+
+    /// The request itself is wrong.
+    pub fn invalid(field: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid", field, message)
+    }
+
+    /// The body is larger than this worker takes.
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "", message)
+    }
+
+    /// No key, or one that isn't known.
+    pub fn unauthorized(message: &str) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "authorization",
+            message,
+        )
+    }
+
+    /// The key isn't good for this.
+    pub fn forbidden(field: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", field, message)
+    }
+
+    /// There is no such thing.
+    pub fn not_found(field: &str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", field, message)
+    }
+
+    /// The key has asked too often.
+    pub fn rate_limited(wait: Duration) -> Self {
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            "",
+            "this key has used up its requests for now",
+        );
+        problem.retry_after = Some(wait);
+        problem
+    }
+
+    /// The path knows other methods.
+    pub fn bad_method() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "bad_method",
+            "",
+            "this path takes other methods; /openapi.json lists them",
+        )
+    }
+
+    /// Something that is needed doesn't work now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "", message);
+        problem.retry_after = Some(Duration::from_secs(1));
+        problem
+    }
+
+    #[cfg(test)]
+    pub(super) fn status_code(&self) -> u16 {
+        self.status.as_u16()
+    }
+
+    /// The request took too long.
+    pub fn timeout(limit: Duration) -> Self {
+        Self::unavailable(format!(
+            "not done within {} ms; the same request may be made again",
+            limit.as_millis()
+        ))
+    }
+}
+
+impl From<Rejection> for Problem {
+    fn from(rejection: Rejection) -> Self {
+        let status = match rejection.code {
+            Code::Malformed | Code::Invalid => StatusCode::BAD_REQUEST,
+            Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Code::UnknownModel => StatusCode::NOT_FOUND,
+            Code::Conflict => StatusCode::UNPROCESSABLE_ENTITY,
+            Code::Expired | Code::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(
+            status,
+            rejection.code.as_str(),
+            &rejection.field,
+            rejection.message,
+        )
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let retry_after = self
+            .retry_after
+            .and_then(|wait| HeaderValue::from_str(&wait.as_secs().max(1).to_string()).ok());
+        let body = ErrorBody { error: self.detail };
+        let mut response = (self.status, Json(body)).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

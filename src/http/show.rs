@@ -1,0 +1,274 @@
+//! What the worker is and does: `/health`, `/version`, `/v1/models`, `/v1/schedules`, `/v1/warm/runs`.
+
+use super::{
+    Shared,
+    auth::Reader,
+    extract::Asked,
+    problem::{ErrorBody, Problem},
+};
+use crate::{
+    clock::{self, rfc3339},
+    job::SCHEMA_VERSION,
+    model::{InputKind, Task},
+    store::{INTAKE, RunRow, SCHEDULE},
+    warm::due,
+};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::PoisonError};
+use utoipa::{IntoParams, ToSchema};
+
+/// One model version.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelShown {
+    name: String,
+    version: String,
+    /// Whether the bare name means it.
+    active: bool,
+    architecture: String,
+    /// `classification`, `scalar` or `embedding`.
+    task: &'static str,
+    /// `text` or `features`.
+    input: &'static str,
+    /// The labels of a classifier.
+    labels: Vec<String>,
+    parameters: usize,
+}
+
+/// How the worker is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct HealthShown {
+    /// `ready`, `paused` or `not ready`.
+    status: &'static str,
+    /// What doesn't work, with why.
+    missing: BTreeMap<&'static str, String>,
+    /// Active versions by model.
+    models: BTreeMap<String, String>,
+    /// Version of the contract: of jobs, results and keys.
+    schema_version: u32,
+    version: &'static str,
+}
+
+/// Which Kiln this is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct VersionShown {
+    version: &'static str,
+    schema_version: u32,
+}
+
+/// One schedule.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ScheduleShown {
+    name: String,
+    enabled: bool,
+    paused: bool,
+    cron: String,
+    time_zone: String,
+    model: String,
+    namespace: String,
+    /// When it runs next; nothing while it is switched off or paused.
+    next: Option<String>,
+    last: Option<RunShown>,
+}
+
+/// Schedules, and the files that are refused.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SchedulesShown {
+    schedules: Vec<ScheduleShown>,
+    problems: Vec<String>,
+}
+
+/// One run of a schedule.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RunShown {
+    run: i64,
+    schedule: String,
+    /// `queued`, `planning`, `posting`, `waiting`, `done`, `failed` or `skipped`.
+    state: &'static str,
+    due_at: String,
+    started_at: String,
+    finished_at: Option<String>,
+    planned: i64,
+    skipped: i64,
+    bad: i64,
+    posted: i64,
+    done: i64,
+    failed: i64,
+    hits: i64,
+    misses: i64,
+    model_seconds: f64,
+    saved_seconds: Option<f64>,
+    message: Option<String>,
+}
+
+impl From<&RunRow> for RunShown {
+    fn from(run: &RunRow) -> Self {
+        Self {
+            run: run.id,
+            schedule: run.schedule.clone(),
+            state: run.state.as_str(),
+            due_at: rfc3339(run.due_at),
+            started_at: rfc3339(run.started_at),
+            finished_at: run.finished_at.map(rfc3339),
+            planned: run.planned,
+            skipped: run.skipped,
+            bad: run.bad,
+            posted: run.posted,
+            done: run.done,
+            failed: run.failed,
+            hits: run.hits,
+            misses: run.misses,
+            model_seconds: run.model_seconds,
+            saved_seconds: run.saved_seconds,
+            message: run.message.clone(),
+        }
+    }
+}
+
+/// How many runs are shown.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct RunsWanted {
+    /// Latest runs of each schedule, 1 to 100.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
+}
+
+/// How this worker is: 200 where it is ready or paused, 503 where something doesn't work.
+#[utoipa::path(get, path = "/health", tag = "worker", responses((status = 200, body = HealthShown), (status = 503, body = HealthShown)))]
+pub(super) async fn health(State(shared): State<Shared>) -> Response {
+    let missing = shared.health.missing();
+    let desk = shared.desk().ok();
+    let paused = desk.is_some_and(|desk| desk.paused.borrow().iter().any(|p| p.name == INTAKE));
+    let models = desk.map(|desk| desk.engine.registry().list());
+    let active = models.unwrap_or_default().into_iter().filter(|m| m.active);
+    let (status, code) = match (missing.is_empty(), paused) {
+        (false, false) => ("not ready", StatusCode::SERVICE_UNAVAILABLE),
+        (_, true) => ("paused", StatusCode::OK),
+        (true, false) => ("ready", StatusCode::OK),
+    };
+    let shown = HealthShown {
+        status,
+        missing: missing
+            .into_iter()
+            .map(|(part, reason)| (part.as_str(), reason))
+            .collect(),
+        models: active.map(|m| (m.info.name, m.info.version)).collect(),
+        schema_version: SCHEMA_VERSION,
+        version: env!("CARGO_PKG_VERSION"),
+    };
+    (code, Json(shown)).into_response()
+}
+
+/// Which Kiln this is.
+#[utoipa::path(get, path = "/version", tag = "worker", responses((status = 200, body = VersionShown)))]
+pub(super) async fn version() -> Json<VersionShown> {
+    Json(VersionShown {
+        version: env!("CARGO_PKG_VERSION"),
+        schema_version: SCHEMA_VERSION,
+    })
+}
+
+/// Every model version that serves here.
+#[utoipa::path(get, path = "/v1/models", tag = "worker", security(("key" = [])),
+    responses((status = 200, body = Vec<ModelShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn models(
+    _reader: Reader,
+    State(shared): State<Shared>,
+) -> Result<Json<Vec<ModelShown>>, Problem> {
+    let listed = shared.desk()?.engine.registry().list();
+    let shown = listed.into_iter().map(|model| {
+        let info = model.info;
+        let (task, labels) = match info.task {
+            Task::Classification { labels } => ("classification", labels),
+            Task::Scalar => ("scalar", Vec::new()),
+            Task::Embedding => ("embedding", Vec::new()),
+        };
+        ModelShown {
+            name: info.name,
+            version: info.version,
+            active: model.active,
+            architecture: info.architecture,
+            task,
+            input: match info.input {
+                InputKind::Text { .. } => "text",
+                InputKind::Features { .. } => "features",
+            },
+            labels,
+            parameters: info.parameters,
+        }
+    });
+    Ok(Json(shown.collect()))
+}
+
+/// Every schedule of this worker's folder, with its next and last run.
+#[utoipa::path(get, path = "/v1/schedules", tag = "warming", security(("key" = [])),
+    responses((status = 200, body = SchedulesShown), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn schedules(
+    _reader: Reader,
+    State(shared): State<Shared>,
+) -> Result<Json<SchedulesShown>, Problem> {
+    let desk = shared.desk()?;
+    let runs = desk
+        .ask(|store| async move { store.latest_runs(1).await })
+        .await?;
+    let (schedules, problems) = {
+        let folder = desk.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let problems = folder.problems().iter().map(ToString::to_string).collect();
+        (folder.schedules(), problems)
+    };
+    let paused = desk.paused.borrow().clone();
+    let now = clock::now();
+    let shown = schedules.iter().map(|schedule| {
+        let held = |p: &crate::store::Paused| {
+            p.name.strip_prefix(SCHEDULE) == Some(schedule.name.as_str())
+        };
+        let paused = paused.iter().any(held);
+        ScheduleShown {
+            name: schedule.name.clone(),
+            enabled: schedule.enabled,
+            paused,
+            cron: schedule.cron.as_str().to_owned(),
+            time_zone: schedule.zone.name().to_owned(),
+            model: schedule.model.clone(),
+            namespace: schedule.namespace().to_owned(),
+            next: due::next(schedule, now)
+                .filter(|_| schedule.enabled && !paused)
+                .map(rfc3339),
+            last: runs
+                .iter()
+                .find(|run| run.schedule == schedule.name)
+                .map(RunShown::from),
+        }
+    });
+    Ok(Json(SchedulesShown {
+        schedules: shown.collect(),
+        problems,
+    }))
+}
+
+/// The latest runs of every schedule.
+#[utoipa::path(get, path = "/v1/warm/runs", tag = "warming", security(("key" = [])), params(RunsWanted),
+    responses((status = 200, body = Vec<RunShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn runs(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(wanted): Asked<RunsWanted>,
+) -> Result<Json<Vec<RunShown>>, Problem> {
+    let limit = wanted.limit.unwrap_or(10);
+    if !(1..=100).contains(&limit) {
+        return Err(Problem::invalid("limit", "expected 1 to 100"));
+    }
+    let runs = shared
+        .desk()?
+        .ask(move |store| async move { store.latest_runs(limit).await })
+        .await?;
+    Ok(Json(runs.iter().map(RunShown::from).collect()))
+}

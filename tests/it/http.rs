@@ -1,0 +1,395 @@
+//! The HTTP API: scoring while the caller waits, jobs, steering; and who may do what.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::harness::stack::Stack;
+use crate::harness::worker::{Answer, Worker};
+use crate::harness::{PATIENCE, eventually, sandbox};
+
+async fn post(worker: &Worker, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
+    let body = body.to_string();
+    let answer = worker.ask("POST", path, headers, body.as_bytes()).await;
+    answer.expect("an answer")
+}
+
+fn code(answer: &Answer) -> String {
+    answer.json()["error"]["code"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn text(text: &str) -> Value {
+    json!({"model": "sentiment", "key": "k", "text": text})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_scored_over_http_is_cached_stored_and_answered_again() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["sentiment"]).start().await;
+    let first = post(&worker, "/v1/score", &[], &text("I love this")).await;
+    let result = &first.json()["results"][0];
+    assert_eq!(
+        (first.status, &result["cached"], &result["key"]),
+        (200, &json!(false), &json!("k")),
+        "{}",
+        first.body
+    );
+    assert!(result["latency_ms"].as_f64().is_some_and(|ms| ms > 0.0));
+    let again = post(&worker, "/v1/score", &[], &text("I love this")).await;
+    assert_eq!(again.json()["results"][0]["cached"], true);
+    assert_eq!(again.json()["results"][0]["score"], result["score"]);
+
+    // A mix of hits and misses, some of them bad.
+    let inputs = json!([{"text": "I love this"}, {"text": "another one"}, {"features": [1.0]}]);
+    let batch = json!({"model": "sentiment", "inputs": inputs, "on_error": "skip"});
+    let batch = post(&worker, "/v1/score/batch", &[], &batch).await;
+    let said = batch.json();
+    assert_eq!(
+        (&said["hits"], &said["misses"]),
+        (&json!(1), &json!(1)),
+        "{said}"
+    );
+    assert_eq!(said["results"][2]["error"]["field"], "inputs[2].features");
+
+    // The same idempotency key: the first answer; with another body: refused.
+    let key = [("idempotency-key", "order-17")];
+    let one = post(&worker, "/v1/score", &key, &text("for the first time")).await;
+    let two = post(&worker, "/v1/score", &key, &text("for the first time")).await;
+    assert_eq!(one.json()["finished_at"], two.json()["finished_at"]);
+    assert!(two.head.contains("idempotency-replayed: true") && !one.head.contains("replayed"));
+    let other = post(&worker, "/v1/score", &key, &text("something else")).await;
+    assert_eq!(
+        (other.status, code(&other).as_str()),
+        (422, "conflict"),
+        "{}",
+        other.body
+    );
+    assert_eq!(
+        stack
+            .count("SELECT count(*) FROM jobs WHERE status = 'ok'")
+            .await,
+        4
+    );
+
+    // Through the queue.
+    let job = json!({"model": "sentiment", "inputs": [{"text": "through the queue"}]});
+    let queued = post(&worker, "/v1/jobs", &[], &job).await;
+    assert_eq!(
+        (queued.status, &queued.json()["status"]),
+        (202, &json!("queued"))
+    );
+    let id = queued.json()["job_id"].as_str().expect("an id").to_owned();
+    let done = eventually("the job is done", PATIENCE, || async {
+        let (status, body) = worker.get(&format!("/v1/jobs/{id}")).await?;
+        (status == 200).then_some(body)
+    })
+    .await;
+    let done: Value = serde_json::from_str(&done).expect("JSON");
+    assert_eq!((&done["job_id"], &done["misses"]), (&json!(id), &json!(1)));
+    assert_eq!(worker.get("/v1/jobs/nobody").await.map(|a| a.0), Some(404));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_request_is_told_by_its_field_and_leaves_nothing_behind() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["sentiment"]);
+    let worker = settings
+        .set("KILN_INTAKE__MAX_BODY_BYTES", "20000")
+        .start()
+        .await;
+    let job = |inputs: Value| json!({"model": "sentiment", "inputs": inputs});
+    for (path, body, status, code_, field) in [
+        (
+            "/v1/score",
+            json!({"model": "sentiment", "txt": "a"}),
+            400,
+            "invalid",
+            "",
+        ),
+        (
+            "/v1/score",
+            json!({"model": "nobody", "text": "a"}),
+            404,
+            "unknown_model",
+            "model",
+        ),
+        ("/v1/score", json!({"text": "a"}), 400, "invalid", "model"),
+        (
+            "/v1/score",
+            json!({"model": "sentiment", "text": "x".repeat(30_000)}),
+            413,
+            "too_large",
+            "",
+        ),
+        ("/v1/score/batch", job(json!([])), 400, "invalid", "inputs"),
+        (
+            "/v1/score/batch",
+            job(json!([{"text": 7}])),
+            400,
+            "invalid",
+            "inputs[0].text",
+        ),
+        (
+            "/v1/jobs",
+            job(json!([{"text": "a", "features": [1]}])),
+            400,
+            "invalid",
+            "inputs[0]",
+        ),
+        ("/v1/hits", json!({"namespace": "feed"}), 400, "invalid", ""),
+    ] {
+        let answer = post(&worker, path, &[], &body).await;
+        let error = answer.json()["error"].clone();
+        assert_eq!(
+            (answer.status, &error["code"], &error["field"]),
+            (status, &json!(code_), &json!(field)),
+            "{path} {}",
+            answer.body
+        );
+    }
+    let malformed = worker
+        .ask("POST", "/v1/score", &[], b"{")
+        .await
+        .expect("an answer");
+    assert_eq!(
+        (malformed.status, code(&malformed).as_str()),
+        (400, "malformed")
+    );
+    assert_eq!(worker.get("/nowhere").await.map(|a| a.0), Some(404));
+    assert_eq!(
+        worker
+            .ask("DELETE", "/v1/score", &[], b"")
+            .await
+            .map(|a| a.status),
+        Some(405)
+    );
+    assert_eq!(stack.count("SELECT count(*) FROM jobs").await, 0);
+    assert_eq!(stack.bus.waiting("kiln.dead").await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_decide_who_may_do_what() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["sentiment"]);
+    let hash = |key: &str| hex::encode(Sha256::digest(key));
+    let worker = settings
+        .set("KILN_HTTP__KEYS__SHOP__SHA256", &hash("shop's key"))
+        .set("KILN_HTTP__KEYS__SHOP__SCOPES", "[read, score]")
+        .set("KILN_HTTP__KEYS__OPS__SHA256", &hash("ops' key"))
+        .set("KILN_HTTP__KEYS__OPS__SCOPES", "[admin]")
+        .set("KILN_HTTP__KEYS__OPS__REQUESTS_PER_SECOND", "1")
+        .start()
+        .await;
+    let shop = ("authorization", "Bearer shop's key");
+    let ops = ("authorization", "Bearer ops' key");
+    let love = text("I love this");
+    assert_eq!(post(&worker, "/v1/score", &[], &love).await.status, 401);
+    assert_eq!(
+        post(
+            &worker,
+            "/v1/score",
+            &[("authorization", "Bearer guess")],
+            &love
+        )
+        .await
+        .status,
+        401
+    );
+    assert_eq!(post(&worker, "/v1/score", &[shop], &love).await.status, 200);
+    let pause = post(&worker, "/v1/intake/pause", &[shop], &json!({})).await;
+    assert_eq!((pause.status, code(&pause).as_str()), (403, "forbidden"));
+    assert_eq!(
+        post(&worker, "/v1/intake/resume", &[ops], &json!({}))
+            .await
+            .status,
+        200
+    );
+    let limited = post(&worker, "/v1/intake/resume", &[ops], &json!({})).await;
+    assert_eq!(limited.status, 429);
+    assert!(limited.head.contains("retry-after: 1"));
+    // A page of another site that has the key all the same.
+    let foreign = [shop, ("origin", "http://evil.example")];
+    assert_eq!(
+        post(&worker, "/v1/score", &foreign, &love).await.status,
+        403
+    );
+    for open in ["/livez", "/metrics", "/health", "/version", "/openapi.json"] {
+        assert_eq!(worker.get(open).await.map(|a| a.0), Some(200), "{open}");
+    }
+    assert!(
+        worker
+            .lines()
+            .iter()
+            .all(|line| !line.contains("shop's key"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_key_nobody_listens_to_the_network() {
+    let stack = Stack::shared().await;
+    let run = |settings: &[(&str, &str)]| {
+        let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
+            .arg("config")
+            .envs(settings.iter().copied())
+            .env("KILN_HTTP_ADDR", "0.0.0.0:9464")
+            .env("KILN_REDIS_URL", stack.redis.url())
+            .output()
+            .expect("the binary runs");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = run(&[]);
+    assert_eq!(code, Some(2));
+    assert!(
+        said.contains("setting `http.addr`: 0.0.0.0:9464 can be reached from other machines"),
+        "{said}"
+    );
+    assert_eq!(run(&[("KILN_HTTP__API", "false")]).0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn intake_and_schedules_pause_and_go_on_everywhere() {
+    let stack = Stack::shared().await;
+    let folder = sandbox::folder("schedules");
+    let schedule = "name = \"ticks\"\noverlap = \"allow\"\ncron = \"* * * * * *\"\nmodel = \"sentiment\"\n[source]\nkind = \"static\"\ninputs = [{ key = \"a\", text = \"a\" }]\n";
+    fs::write(folder.join("ticks.toml"), schedule).expect("a file");
+    let folder = folder.to_str().expect("a plain path");
+    let settings = stack
+        .worker()
+        .models(&["sentiment"])
+        .set("KILN_WARM__DIR", folder);
+    let one = settings.clone().start().await;
+    let other = settings.start().await;
+    assert_eq!(
+        post(&one, "/v1/schedules/nobody/pause", &[], &json!({}))
+            .await
+            .status,
+        404
+    );
+    for path in ["/v1/intake/pause", "/v1/schedules/ticks/pause"] {
+        let answer = post(&one, path, &[], &json!({})).await;
+        assert_eq!(
+            answer.json(),
+            json!({"paused": true, "changed": true}),
+            "{path}"
+        );
+    }
+    for worker in [&one, &other] {
+        eventually("every worker is paused", PATIENCE, || async {
+            let (status, health) = worker.get("/health").await?;
+            let schedules = worker.get("/v1/schedules").await?.1;
+            let health: Value = serde_json::from_str(&health).ok()?;
+            (status == 200 && health["status"] == "paused" && schedules.contains("\"paused\":true"))
+                .then_some(())
+        })
+        .await;
+        assert_eq!(worker.metric("kiln_schedules_paused", &[]).await, 1.0);
+    }
+    eventually("nobody takes jobs", PATIENCE, || async {
+        (stack.bus.consumers("kiln.jobs").await == Some(0)).then_some(())
+    })
+    .await;
+    let job = json!({"job_id": "waits", "model": "sentiment", "inputs": [{"text": "a while"}]});
+    stack.bus.publish_job(&job).await;
+    assert_eq!(stack.bus.waiting("kiln.jobs").await, Some(1));
+    // Scoring over HTTP goes on: it takes nothing from the queue.
+    assert_eq!(post(&one, "/v1/score", &[], &text("now")).await.status, 200);
+    let runs = stack.count("SELECT count(*) FROM warm_runs").await;
+
+    let said = tokio::task::block_in_place(|| {
+        sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
+            .args(["resume", "--json"])
+            .env("KILN_DATABASE_URL", stack.database_url())
+            .output()
+            .expect("the binary runs")
+    });
+    let said: Value = serde_json::from_slice(&said.stdout).expect("JSON");
+    assert_eq!(
+        said,
+        json!({"what": "intake", "paused": false, "changed": true})
+    );
+    assert_eq!(stack.bus.reply_within(PATIENCE).await.job_id(), "waits");
+    assert_eq!(
+        stack.count("SELECT count(*) FROM warm_runs").await,
+        runs,
+        "the schedule is still paused"
+    );
+    post(&other, "/v1/schedules/ticks/resume", &[], &json!({})).await;
+    eventually("the schedule runs again", PATIENCE, || async {
+        let now = stack.count("SELECT count(*) FROM warm_runs").await;
+        (now > runs).then_some(())
+    })
+    .await;
+    let asked = post(&one, "/v1/warm/ticks", &[], &json!({})).await;
+    assert_eq!(asked.status, 202);
+    let run = &asked.json()["run"];
+    eventually("the run is shown", PATIENCE, || async {
+        let (_, runs) = one.get("/v1/warm/runs?limit=100").await?;
+        let runs: Value = serde_json::from_str(&runs).ok()?;
+        runs.as_array()?
+            .iter()
+            .find(|one| one["run"] == *run && one["state"] == "done")
+            .map(|_| ())
+    })
+    .await;
+    assert_eq!(
+        one.get("/v1/warm/runs?limit=0").await.map(|a| a.0),
+        Some(400)
+    );
+    assert_eq!(
+        one.get("/v1/warm/runs?limt=1").await.map(|a| a.0),
+        Some(400)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_a_server_is_down_each_route_says_so_or_goes_on() {
+    let stack = Stack::private().await;
+    let settings = stack.worker().models(&["sentiment"]).expect_trouble();
+    let worker = settings.set("KILN_HTTP__TIMEOUT_MS", "1500").start().await;
+    stack.redis.kill();
+    assert_eq!(
+        post(&worker, "/v1/score", &[], &text("without redis"))
+            .await
+            .status,
+        200
+    );
+    stack.postgres.kill();
+    let late = post(&worker, "/v1/score", &[], &text("without postgres")).await;
+    assert_eq!(
+        (late.status, code(&late).as_str()),
+        (503, "unavailable"),
+        "{}",
+        late.body
+    );
+    for path in ["/v1/jobs/anything", "/v1/schedules", "/v1/warm/runs"] {
+        let (status, body) = worker.get(path).await.expect("an answer");
+        assert_eq!(status, 503, "{path}: {body}");
+        assert!(
+            body.contains("postgres") || body.contains("not done within"),
+            "{body}"
+        );
+    }
+    for path in ["/livez", "/metrics", "/version", "/v1/models"] {
+        assert_eq!(worker.get(path).await.map(|a| a.0), Some(200), "{path}");
+    }
+    eventually("health says what is missing", PATIENCE, || async {
+        let (status, body) = worker.get("/health").await?;
+        (status == 503 && body.contains("\"postgres\"") && body.contains("\"redis\"")).then_some(())
+    })
+    .await;
+    let readiness = std::process::Command::new(env!("CARGO_BIN_EXE_kiln"))
+        .args([
+            "health",
+            "--addr",
+            &format!("127.0.0.1:{}", worker.http_port),
+        ])
+        .output()
+        .expect("the binary runs");
+    assert_eq!(readiness.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&readiness.stdout).contains("postgres: "));
+}
