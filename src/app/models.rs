@@ -57,6 +57,9 @@ pub(super) async fn rescan(
 pub(super) fn note(registry: &Registry, health: &Health, metrics: &Metrics) {
     let problems = registry.problems();
     metrics.model_problems(problems.len());
+    for model in registry.list() {
+        metrics.model_serves(&model.info);
+    }
     if registry.list().is_empty() {
         let reason = problems
             .first()

@@ -123,6 +123,7 @@ pub struct Metrics {
     warm_runs: Vec<Counter>,
     leases: Vec<Counter>,
     schedule_problems: Gauge,
+    schedules_overdue: Gauge,
     intake_paused: Gauge,
     schedules_paused: Gauge,
     hints: Vec<Counter>,
@@ -223,6 +224,7 @@ impl Metrics {
                 |o| counter!("kiln_leases_total", "outcome" => o.as_str()),
             ),
             schedule_problems: gauge!("kiln_schedule_problems"),
+            schedules_overdue: gauge!("kiln_schedules_overdue"),
             intake_paused: gauge!("kiln_intake_paused"),
             schedules_paused: gauge!("kiln_schedules_paused"),
             hints: each(
@@ -348,6 +350,11 @@ impl Metrics {
         self.schedule_problems.set(count as f64);
     }
 
+    /// Sets how many schedules are due without a worker that runs them.
+    pub fn schedules_overdue(&self, count: usize) {
+        self.schedules_overdue.set(count as f64);
+    }
+
     /// Sets how much operators have paused, and whether that is taking jobs, too.
     pub fn paused(&self, all: usize, intake: bool) {
         self.intake_paused.set(f64::from(u8::from(intake)));
@@ -393,6 +400,11 @@ impl Metrics {
             counter!("kiln_texts_truncated_total", "model" => info.name.clone())
                 .increment(count as u64);
         }
+    }
+
+    /// Has a model's failures counted from nothing on: the first one is a change then.
+    pub fn model_serves(&self, info: &ModelInfo) {
+        counter!("kiln_model_failures_total", "model" => info.name.clone()).increment(0);
     }
 
     /// Counts a model call that failed.

@@ -173,17 +173,21 @@ impl Warmer {
             paused.iter().any(held)
         };
         let runs_itself = |schedule: &&Arc<Schedule>| schedule.enabled && !is_paused(schedule);
+        let mut overdue = 0;
         for schedule in schedules.iter().filter(runs_itself) {
             let last = last.get(&schedule.name).copied();
             for due_at in due::due(schedule, last, since, now, starting) {
                 if runs.len() >= most {
-                    return Ok(());
+                    // Another worker may have room.
+                    overdue += 1;
+                    break;
                 }
                 if let Some(claim) = self.claim(schedule, due_at).await? {
                     self.start(claim, Some(schedule.clone()), RunState::Planning, runs);
                 }
             }
         }
+        self.metrics.schedules_overdue(overdue);
         while runs.len() < most {
             let life = self.life();
             let Some(taken) = self.store.take_run_over(&self.worker, &names, life).await? else {

@@ -15,6 +15,7 @@ mod message;
 mod models;
 mod poison;
 mod postgres;
+mod prometheus;
 mod readers;
 mod redis;
 mod results;

@@ -100,6 +100,10 @@ pub(super) fn describe() {
         "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way."
     );
     describe_gauge!(
+        "kiln_schedules_overdue",
+        "Schedules that are due and that no worker has room to run."
+    );
+    describe_gauge!(
         "kiln_intake_paused",
         "1 while operators have paused taking jobs."
     );

@@ -176,32 +176,7 @@ impl Worker {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Option<Answer> {
-        let port = self.http_port;
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        let exchange = async {
-            let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
-            let request = [head.as_bytes(), b"\r\n", body].concat();
-            stream.write_all(&request).await.ok()?;
-            let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.ok()?;
-            let answer = String::from_utf8_lossy(&answer).into_owned();
-            let (head, body) = answer.split_once("\r\n\r\n")?;
-            Some(Answer {
-                status: head.split(' ').nth(1)?.parse().ok()?,
-                head: head.to_lowercase(),
-                body: body.to_owned(),
-            })
-        };
-        timeout(Duration::from_secs(15), exchange)
-            .await
-            .ok()
-            .flatten()
+        ask(self.http_port, method, path, headers, body).await
     }
 
     /// The sum of all series of `name` that carry `labels`, which may carry others too; 0 where there is none.
@@ -392,5 +367,59 @@ fn copy_folder(from: &Path, to: &Path) {
         } else {
             fs::copy(entry.path(), target).expect("a copy of a model's file");
         }
+    }
+}
+
+/// One request on a port of this machine, or `None` where nobody answers.
+pub async fn ask(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Answer> {
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    let exchange = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let request = [head.as_bytes(), b"\r\n", body].concat();
+        stream.write_all(&request).await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let (head, body) = (head.to_lowercase(), body.to_owned());
+        Some(Answer {
+            status: head.split(' ').nth(1)?.parse().ok()?,
+            body: if head.contains("transfer-encoding: chunked") {
+                unchunked(&body)?
+            } else {
+                body
+            },
+            head,
+        })
+    };
+    timeout(Duration::from_secs(15), exchange)
+        .await
+        .ok()
+        .flatten()
+}
+
+/// A body that came in chunks, each behind its length.
+fn unchunked(mut body: &str) -> Option<String> {
+    let mut whole = String::new();
+    loop {
+        let (length, rest) = body.split_once("\r\n")?;
+        let length = usize::from_str_radix(length.trim(), 16).ok()?;
+        if length == 0 {
+            return Some(whole);
+        }
+        whole.push_str(rest.get(..length)?);
+        body = rest.get(length..)?.strip_prefix("\r\n")?;
     }
 }
