@@ -17,7 +17,7 @@ use crate::{
         topology::{self, Topology, TopologyError},
     },
     model::Registry,
-    pipeline::{Engine, EngineParts},
+    pipeline::{Engine, EngineParts, insight::Insight},
     settle::{Settler, publisher},
     store::{PostgresStore, SqliteStore, Store},
     supervisor::{Stop, Supervisor},
@@ -56,6 +56,7 @@ pub async fn embedded_engine(settings: &Settings) -> anyhow::Result<Engine> {
             health,
             metrics,
             heat: None,
+            insight: None,
         },
         settings,
     ))
@@ -122,6 +123,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         Cache::off(metrics.clone())
     };
     let heat = Arc::new(Heat::default());
+    let insight = Arc::new(Insight::default());
     let engine = Arc::new(Engine::new(
         EngineParts {
             registry: registry.clone(),
@@ -130,6 +132,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             health: health.clone(),
             metrics: metrics.clone(),
             heat: Some(heat.clone()),
+            insight: Some(insight.clone()),
         },
         &settings,
     ));
@@ -147,6 +150,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         settings: settings.clone(),
         folder: folder.clone(),
         heat: heat.clone(),
+        insight,
         paused: paused.clone(),
     });
     let warmer = Warmer {

@@ -282,6 +282,29 @@ pub struct Cache {
     pub lease_from_ms: f64,
     /// Life of such an agreement where its worker is gone, in milliseconds; nobody waits for more than two of them.
     pub lease_ms: u64,
+    pub health: CacheThresholds,
+}
+
+/// What the cache is to hold to be called healthy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheThresholds {
+    /// Least share of the inputs that hit, 0 to 1.
+    pub hit_rate: f64,
+    /// Longest mean time of a job, in milliseconds.
+    pub mean_ms: f64,
+    /// Longest time of 95 jobs in a hundred, in milliseconds.
+    pub p95_ms: f64,
+}
+
+impl Default for CacheThresholds {
+    fn default() -> Self {
+        Self {
+            hit_rate: 0.5,
+            mean_ms: 50.0,
+            p95_ms: 100.0,
+        }
+    }
 }
 
 impl Default for Cache {
@@ -293,6 +316,7 @@ impl Default for Cache {
             memory_mib: 64,
             lease_from_ms: 5.0,
             lease_ms: 5_000,
+            health: CacheThresholds::default(),
         }
     }
 }

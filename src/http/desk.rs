@@ -5,7 +5,7 @@ use crate::{
     config::Settings,
     heat::Heat,
     intake::topology::Topology,
-    pipeline::Engine,
+    pipeline::{Engine, insight::Insight},
     settle::publisher::Publisher,
     store::{Paused, PostgresStore, StoreError},
     warm::folder::Folder,
@@ -29,6 +29,7 @@ pub struct Desk {
     pub settings: Arc<Settings>,
     pub folder: Arc<Mutex<Folder>>,
     pub heat: Arc<Heat>,
+    pub insight: Arc<Insight>,
     /// What operators have paused, as this worker knows it.
     pub paused: watch::Receiver<Vec<Paused>>,
 }

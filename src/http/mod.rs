@@ -3,7 +3,9 @@
 //!
 //! Promises that a slow client, a large body or many connections cost the worker nothing: each has its limit.
 
+mod advice;
 mod auth;
+mod cache;
 mod desk;
 mod extract;
 mod health;
@@ -213,6 +215,13 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/schedules/{name}/resume", post(steer::resume_schedule))
             .route("/v1/warm/runs", get(show::runs))
             .route("/v1/warm/{name}", post(steer::warm))
+            .route("/v1/cache/health", get(cache::health))
+            .route("/v1/cache/info", get(cache::info))
+            .route("/v1/cache/stats", get(cache::stats))
+            .route("/v1/cache/stats/patterns", get(cache::patterns))
+            .route("/v1/cache/stats/top-patterns", get(cache::top))
+            .route("/v1/cache/stats/low-performers", get(cache::low))
+            .route("/v1/cache/reset-stats", post(cache::reset))
             .route("/v1/hits", post(steer::hits))
             .route("/v1/intake/pause", post(steer::pause_intake))
             .route("/v1/intake/resume", post(steer::resume_intake));

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod coalesce;
 pub mod flight;
+pub mod insight;
 mod keep;
 pub mod run;
 mod score;

@@ -6,6 +6,7 @@
 use super::{
     coalesce::{Found, Plan, Source},
     flight::Flights,
+    insight::Insight,
     keep::{self, Stored},
     score,
 };
@@ -93,6 +94,8 @@ pub struct EngineParts {
     pub metrics: Metrics,
     /// Where what is asked for is counted, if anywhere.
     pub heat: Option<Arc<Heat>>,
+    /// Where what is learnt of namespaces is kept, if anywhere.
+    pub insight: Option<Arc<Insight>>,
 }
 
 /// Carries batches of jobs from their bodies to stored results.
@@ -211,6 +214,10 @@ impl Engine {
             .into_iter()
             .map(|o| o.unwrap_or(Outcome::Abandoned))
             .collect();
+        if let Some(insight) = &self.parts.insight {
+            let jobs = accepted.iter().map(|one| (one.place, &one.job));
+            insight.note(sources, jobs, &plan);
+        }
         self.keep_rejections(sources, &accepted, &outcomes).await;
         self.parts.metrics.stage(Stage::Store, begun.elapsed());
         self.count(sources, &outcomes, counts);

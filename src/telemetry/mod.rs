@@ -1,4 +1,6 @@
-//! What operators see: metrics and logs.
+//! What operators see: metrics, a day's figures, and logs.
 
+pub mod causes;
 pub mod metrics;
 pub mod trace;
+pub mod window;

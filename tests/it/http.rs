@@ -270,6 +270,11 @@ async fn intake_and_schedules_pause_and_go_on_everywhere() {
             .status,
         404
     );
+    eventually("the schedules were read", PATIENCE, || async {
+        let (_, body) = one.get("/v1/schedules").await?;
+        body.contains("\"ticks\"").then_some(())
+    })
+    .await;
     for path in ["/v1/intake/pause", "/v1/schedules/ticks/pause"] {
         let answer = post(&one, path, &[], &json!({})).await;
         assert_eq!(
@@ -392,4 +397,178 @@ async fn while_a_server_is_down_each_route_says_so_or_goes_on() {
         .expect("the binary runs");
     assert_eq!(readiness.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&readiness.stdout).contains("postgres: "));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn figures_are_told_by_namespace_and_kind_of_key_with_advice_from_them() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["sentiment"]);
+    let worker = settings
+        .set("KILN_CACHE__HEALTH__P95_MS", "10000")
+        .start()
+        .await;
+    let show = async |path: &str| {
+        let (status, body) = worker.get(path).await.expect("an answer");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        assert_eq!(status, 200, "{path}: {body}");
+        body
+    };
+    assert_eq!(show("/v1/cache/health").await["status"], "idle");
+    let ask = async |id: &str, namespace: &str, kind: &str, texts: std::ops::Range<usize>| {
+        let inputs: Vec<Value> = texts
+            .map(|n| json!({"key": format!("{kind}:{n}"), "text": format!("nice text {n}")}))
+            .collect();
+        let job =
+            json!({"job_id": id, "model": "sentiment", "namespace": namespace, "inputs": inputs});
+        stack.bus.answer(&job).await;
+    };
+    ask("cold", "feed", "page", 0..400).await;
+    for n in 0..3 {
+        ask(&format!("warm {n}"), "feed", "page", 0..400).await;
+    }
+    ask("other", "reviews", "review", 400..600).await;
+
+    let total = show("/v1/cache/stats?minutes=30").await;
+    assert_eq!(
+        (&total["hits"], &total["misses"], &total["requests"]),
+        (&json!(1_200), &json!(600), &json!(5)),
+        "{total}"
+    );
+    let patterns = show("/v1/cache/stats/patterns").await;
+    let names: Vec<&str> = patterns
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter_map(|p| p["pattern"].as_str())
+        .collect();
+    assert_eq!(
+        names,
+        ["feed", "reviews", "feed/page:*", "reviews/review:*"]
+    );
+    assert_eq!(
+        (&patterns[2]["hit_rate"], &patterns[3]["hit_rate"]),
+        (&json!(0.75), &json!(0.0))
+    );
+    let top = show("/v1/cache/stats/top-patterns?limit=1").await;
+    assert_eq!(
+        (top.as_array().map(Vec::len), &top[0]["hits"]),
+        (Some(1), &json!(1_200))
+    );
+    let low = show("/v1/cache/stats/low-performers?threshold=0.5").await;
+    assert_eq!(low.as_array().map(Vec::len), Some(2));
+    let advice = low[0]["recommendation"].as_str().unwrap_or_default();
+    assert!(
+        advice.starts_with("use coarser inputs") && advice.contains("100 % of the misses"),
+        "{low}"
+    );
+    assert_eq!(show("/v1/cache/health").await["status"], "healthy");
+    let info = show("/v1/cache/info").await;
+    assert_eq!(
+        (&info["redis_works"], &info["ttl_seconds"]),
+        (&json!(true), &json!(3_600))
+    );
+
+    // Redis loses what it should have: the next misses tell.
+    let _: String = stack.redis.command(&["FLUSHALL"]).await;
+    post(&worker, "/v1/cache/reset-stats", &[], &json!({})).await;
+    ask("lost", "feed", "page", 0..400).await;
+    let low = show("/v1/cache/stats/low-performers").await;
+    let advice = low[0]["recommendation"].as_str().unwrap_or_default();
+    assert!(advice.starts_with("give Redis more memory"), "{low}");
+    assert_eq!(show("/v1/cache/health").await["status"], "degraded");
+    for bad in [
+        "/v1/cache/stats?minutes=0",
+        "/v1/cache/stats/top-patterns?limit=-1",
+        "/v1/cache/stats/low-performers?threshold=2",
+    ] {
+        assert_eq!(worker.get(bad).await.map(|a| a.0), Some(400), "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_never_end_make_no_series_and_little_to_show() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["sentiment"]).start().await;
+    let ask = async |round: usize| {
+        let jobs: Vec<Value> = (0..100)
+            .map(|n| {
+                let inputs: Vec<Value> = (0..100)
+                    .map(|i| json!({"key": format!("k{round}-{n}-{i}:x"), "text": format!("nice text {i}")}))
+                    .collect();
+                json!({"job_id": format!("{round}-{n}"), "model": "sentiment", "namespace": format!("n{round}-{n}"), "inputs": inputs})
+            })
+            .collect();
+        stack.bus.publish_jobs(&jobs).await;
+        stack.bus.replies(100).await;
+    };
+    ask(0).await;
+    let before = worker.metrics().await.len();
+    for round in 1..10 {
+        ask(round).await;
+    }
+    // Gauges of what is hot come with the next look.
+    let hint = json!({"namespace": "somebody-elses", "keys": ["a"]});
+    post(&worker, "/v1/hits", &[], &hint).await;
+    let labels = [("of", "reads"), ("namespace", "other")];
+    eventually("the hint is shown", PATIENCE, || async {
+        (worker
+            .metric("kiln_heat_requests_per_second", &labels)
+            .await
+            > 0.0)
+            .then_some(())
+    })
+    .await;
+    let after = worker.metrics().await.len();
+    assert!(after <= before + 4, "{before} series became {after}");
+    let (_, body) = worker
+        .get("/v1/cache/stats/patterns")
+        .await
+        .expect("an answer");
+    let patterns: Value = serde_json::from_str(&body).expect("JSON");
+    assert!(
+        patterns.as_array().is_some_and(|all| all.len() <= 129),
+        "{}",
+        patterns.as_array().map_or(0, Vec::len)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fuzzer_that_reads_the_schema_finds_no_fault_and_no_undocumented_answer() {
+    let stack = Stack::shared().await;
+    let worker = stack
+        .worker()
+        .models(&["sentiment", "feed-ranker"])
+        .start()
+        .await;
+    let program = std::env::var("SCHEMATHESIS").unwrap_or_else(|_| "schemathesis".to_owned());
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    let schema = format!("http://127.0.0.1:{}/openapi.json", worker.http_port);
+    let folder = sandbox::folder("fuzz");
+    let output = tokio::task::block_in_place(|| {
+        std::process::Command::new(&program)
+            .args([
+                "run",
+                &schema,
+                "--checks",
+                checks,
+                "--max-examples",
+                "40",
+                "--no-color",
+            ])
+            .current_dir(&folder)
+            .output()
+            .expect(
+                "schemathesis is on the path, or SCHEMATHESIS names it: scripts/test installs it",
+            )
+    });
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    // It has paused whatever can be paused.
+    post(&worker, "/v1/intake/resume", &[], &json!({})).await;
+    stack
+        .bus
+        .answer(
+            &json!({"job_id": "after it all", "model": "sentiment", "inputs": [{"text": "fine"}]}),
+        )
+        .await;
 }

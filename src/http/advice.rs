@@ -1,0 +1,135 @@
+//! Decides what a pattern's figures say: whether the cache does well, and what would make it do better. Pure.
+
+use crate::{
+    config::CacheThresholds,
+    telemetry::{causes::SOON, window::Figures},
+};
+
+/// Watched misses below which nothing is said of their causes.
+const FEW: u64 = 5;
+
+/// The cache's state in a word, with what is wrong in words.
+pub(super) fn judge(figures: &Figures, wanted: &CacheThresholds) -> (&'static str, Vec<String>) {
+    let mut warnings = Vec::new();
+    let Some(rate) = figures.hit_rate() else {
+        return ("idle", warnings);
+    };
+    let mut status = "healthy";
+    if figures.p95_ms > wanted.p95_ms {
+        status = "warning";
+        warnings.push(format!(
+            "one job in twenty takes more than {:.0} ms, over the threshold of {} ms",
+            figures.p95_ms, wanted.p95_ms
+        ));
+    }
+    if rate < wanted.hit_rate {
+        status = "degraded";
+        warnings.push(format!(
+            "{:.1} % of the inputs hit, under the threshold of {:.1} %",
+            100.0 * rate,
+            100.0 * wanted.hit_rate
+        ));
+    }
+    if figures.mean_ms > wanted.mean_ms {
+        status = "degraded";
+        warnings.push(format!(
+            "a job takes {:.0} ms on average, over the threshold of {} ms",
+            figures.mean_ms, wanted.mean_ms
+        ));
+    }
+    (status, warnings)
+}
+
+/// What would spare a pattern most of its misses, by their causes.
+pub(super) fn recommend(figures: &Figures, ttl: u64) -> String {
+    let causes = figures.causes;
+    let all = causes.all();
+    if all < FEW {
+        return format!(
+            "too few of its {} misses were watched to say why; look again later",
+            figures.misses
+        );
+    }
+    let percent = |part: u64| 100.0 * part as f64 / all as f64;
+    let most = [causes.dropped, causes.soon_after, causes.late, causes.first]
+        .into_iter()
+        .max()
+        .unwrap_or_default();
+    if causes.dropped == most {
+        return format!(
+            "give Redis more memory, or look who else deletes there: {:.0} % of the misses were asked for again while their entry should have lived",
+            percent(causes.dropped)
+        );
+    }
+    if causes.soon_after == most {
+        return format!(
+            "raise its TTL from {ttl} s by {SOON} s, or warm it: {:.0} % of the misses were asked for again within {} minutes of the end of their entry's life",
+            percent(causes.soon_after),
+            SOON / 60
+        );
+    }
+    if causes.late == most {
+        return format!(
+            "warm what is asked for at known times: {:.0} % of the misses were asked for again more than {} minutes after the end of their entry's life",
+            percent(causes.late),
+            SOON / 60
+        );
+    }
+    format!(
+        "use coarser inputs, if readers can live with them: {:.0} % of the misses were asked for the first time, and neither a longer life nor warming by heat saves those",
+        percent(causes.first)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::window::Causes;
+
+    fn figures(hits: u64, mean_ms: f64, p95_ms: f64, causes: [u64; 4]) -> Figures {
+        let [first, soon_after, late, dropped] = causes;
+        Figures {
+            hits,
+            misses: 100,
+            mean_ms,
+            p95_ms,
+            causes: Causes {
+                first,
+                soon_after,
+                late,
+                dropped,
+            },
+            ..Figures::default()
+        }
+    }
+
+    #[test]
+    fn health_follows_the_thresholds_and_says_why() {
+        let wanted = CacheThresholds::default();
+        let judge = |figures: Figures| {
+            let (status, warnings) = judge(&figures, &wanted);
+            (status, warnings.len())
+        };
+        assert_eq!(judge(Figures::default()), ("idle", 0));
+        assert_eq!(judge(figures(100, 10.0, 90.0, [0; 4])), ("healthy", 0));
+        assert_eq!(judge(figures(100, 10.0, 110.0, [0; 4])), ("warning", 1));
+        assert_eq!(judge(figures(99, 10.0, 90.0, [0; 4])), ("degraded", 1));
+        assert_eq!(judge(figures(50, 60.0, 110.0, [0; 4])), ("degraded", 3));
+    }
+
+    #[test]
+    fn advice_comes_from_a_patterns_own_misses() {
+        let says = |causes| recommend(&figures(0, 0.0, 0.0, causes), 300);
+        assert!(says([1, 1, 1, 1]).starts_with("too few"));
+        assert!(
+            says([9, 1, 0, 0]).starts_with("use coarser inputs")
+                && says([9, 1, 0, 0]).contains("90 %")
+        );
+        assert!(says([2, 8, 0, 0]).starts_with("raise its TTL from 300 s by 1800 s"));
+        assert!(says([1, 1, 8, 0]).starts_with("warm what is asked for"));
+        assert!(
+            says([1, 1, 1, 7]).starts_with("give Redis more memory")
+                && says([1, 1, 1, 7]).contains("70 %")
+        );
+    }
+}

@@ -1,0 +1,272 @@
+//! `/v1/cache`: how the cache does, by namespace and kind of key, on this worker, and what to do about it.
+
+use super::{
+    Shared, advice,
+    auth::{Admin, Reader},
+    desk::Desk,
+    extract::Asked,
+    problem::{ErrorBody, Problem},
+};
+use crate::telemetry::window::{Figures, Pattern};
+use axum::{Json, extract::State, http::StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Over which time.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Period {
+    /// Minutes before now, 5 to 1440; 60 where it isn't given. Counted in steps of five.
+    #[param(minimum = 5, maximum = 1440)]
+    minutes: Option<u64>,
+}
+
+/// How many, over which time.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct TopWanted {
+    /// 1 to 128; 10 where it isn't given.
+    #[param(minimum = 1, maximum = 128)]
+    limit: Option<usize>,
+    #[param(minimum = 5, maximum = 1440)]
+    minutes: Option<u64>,
+}
+
+/// Below which hit rate, over which time.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct LowWanted {
+    /// Hit rate, 0 to 1; 0.5 where it isn't given.
+    #[param(minimum = 0.0, maximum = 1.0)]
+    threshold: Option<f64>,
+    #[param(minimum = 5, maximum = 1440)]
+    minutes: Option<u64>,
+}
+
+fn minutes(asked: Option<u64>) -> Result<u64, Problem> {
+    let minutes = asked.unwrap_or(60);
+    if (5..=1_440).contains(&minutes) {
+        Ok(minutes)
+    } else {
+        Err(Problem::invalid("minutes", "expected 5 to 1440"))
+    }
+}
+
+/// How one pattern does.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PatternShown {
+    /// A namespace, or a namespace and the keys of it that begin alike, such as `feed/page:*`.
+    pattern: String,
+    /// Inputs found.
+    hits: u64,
+    /// Inputs scored.
+    misses: u64,
+    hit_rate: Option<f64>,
+    /// Jobs, whose times these are, from their delivery to their stored result.
+    requests: u64,
+    mean_ms: f64,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+}
+
+impl PatternShown {
+    fn new(pattern: &str, figures: &Figures) -> Self {
+        let round = |ms: f64| (ms * 100.0).round() / 100.0;
+        Self {
+            pattern: pattern.to_owned(),
+            hits: figures.hits,
+            misses: figures.misses,
+            hit_rate: figures.hit_rate(),
+            requests: figures.requests,
+            mean_ms: round(figures.mean_ms),
+            p50_ms: round(figures.p50_ms),
+            p95_ms: round(figures.p95_ms),
+            p99_ms: round(figures.p99_ms),
+        }
+    }
+}
+
+/// A pattern that misses often, with what its own figures say to do.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LowPerformer {
+    #[serde(flatten)]
+    figures: PatternShown,
+    recommendation: String,
+}
+
+/// Whether the cache does what it is for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CacheHealth {
+    /// `healthy`, `warning` (the 95th percentile is over its threshold) or `degraded` (the hit rate or the mean is), or `idle`.
+    status: &'static str,
+    hit_rate: Option<f64>,
+    mean_ms: f64,
+    p95_ms: f64,
+    warnings: Vec<String>,
+}
+
+/// How the cache is set.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CacheInfo {
+    enabled: bool,
+    /// Whether Redis answered the last look-up and the last write.
+    redis_works: bool,
+    ttl_seconds: u64,
+    grace_seconds: u64,
+    memory_mib: u64,
+    /// How long figures go back, in seconds.
+    watched_seconds: u64,
+}
+
+/// How all patterns together do on this worker.
+#[utoipa::path(get, path = "/v1/cache/stats", tag = "cache", security(("key" = [])), params(Period),
+    responses((status = 200, body = PatternShown), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn stats(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(period): Asked<Period>,
+) -> Result<Json<PatternShown>, Problem> {
+    let figures = shared
+        .desk()?
+        .insight
+        .window
+        .total(minutes(period.minutes)?);
+    Ok(Json(PatternShown::new("*", &figures)))
+}
+
+/// How each namespace and kind of key does on this worker.
+#[utoipa::path(get, path = "/v1/cache/stats/patterns", tag = "cache", security(("key" = [])), params(Period),
+    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn patterns(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(period): Asked<Period>,
+) -> Result<Json<Vec<PatternShown>>, Problem> {
+    let all = shared
+        .desk()?
+        .insight
+        .window
+        .figures(minutes(period.minutes)?);
+    Ok(Json(shown(&all)))
+}
+
+fn shown(all: &[(Pattern, Figures)]) -> Vec<PatternShown> {
+    all.iter()
+        .map(|(pattern, figures)| PatternShown::new(&pattern.to_string(), figures))
+        .collect()
+}
+
+/// The patterns that are asked for most.
+#[utoipa::path(get, path = "/v1/cache/stats/top-patterns", tag = "cache", security(("key" = [])), params(TopWanted),
+    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn top(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(wanted): Asked<TopWanted>,
+) -> Result<Json<Vec<PatternShown>>, Problem> {
+    let limit = wanted.limit.unwrap_or(10);
+    if !(1..=128).contains(&limit) {
+        return Err(Problem::invalid("limit", "expected 1 to 128"));
+    }
+    let mut all = shared
+        .desk()?
+        .insight
+        .window
+        .figures(minutes(wanted.minutes)?);
+    all.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.hits + figures.misses));
+    all.truncate(limit);
+    Ok(Json(shown(&all)))
+}
+
+/// The patterns whose hit rate is below a threshold, the worst first, each with a recommendation from its own figures.
+#[utoipa::path(get, path = "/v1/cache/stats/low-performers", tag = "cache", security(("key" = [])), params(LowWanted),
+    responses((status = 200, body = Vec<LowPerformer>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn low(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(wanted): Asked<LowWanted>,
+) -> Result<Json<Vec<LowPerformer>>, Problem> {
+    let threshold = wanted.threshold.unwrap_or(0.5);
+    if !(0.0..=1.0).contains(&threshold) {
+        return Err(Problem::invalid("threshold", "expected 0 to 1"));
+    }
+    let desk = shared.desk()?;
+    let mut all = desk.insight.window.figures(minutes(wanted.minutes)?);
+    let rate = |figures: &Figures| figures.hit_rate().unwrap_or(1.0);
+    all.retain(|(_, figures)| rate(figures) < threshold);
+    all.sort_by(|a, b| rate(&a.1).total_cmp(&rate(&b.1)));
+    let low = all.iter().map(|(pattern, figures)| LowPerformer {
+        figures: PatternShown::new(&pattern.to_string(), figures),
+        recommendation: advice::recommend(figures, ttl(desk, pattern)),
+    });
+    Ok(Json(low.collect()))
+}
+
+/// What entries of a pattern live where jobs say nothing else, in seconds.
+fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
+    let namespace = match pattern {
+        Pattern::Namespace(namespace) | Pattern::Prefix(namespace, _) => namespace,
+        Pattern::Others => "",
+    };
+    desk.settings.ttl_seconds(None, namespace, None)
+}
+
+/// Whether the cache does what it is for, over the last hour, by the thresholds of the settings.
+#[utoipa::path(get, path = "/v1/cache/health", tag = "cache", security(("key" = [])), params(Period),
+    responses((status = 200, body = CacheHealth), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn health(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(period): Asked<Period>,
+) -> Result<Json<CacheHealth>, Problem> {
+    let desk = shared.desk()?;
+    let figures = desk.insight.window.total(minutes(period.minutes)?);
+    let (status, warnings) = advice::judge(&figures, &desk.settings.cache.health);
+    Ok(Json(CacheHealth {
+        status,
+        hit_rate: figures.hit_rate(),
+        mean_ms: figures.mean_ms,
+        p95_ms: figures.p95_ms,
+        warnings,
+    }))
+}
+
+/// How the cache is set.
+#[utoipa::path(get, path = "/v1/cache/info", tag = "cache", security(("key" = [])),
+    responses((status = 200, body = CacheInfo), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn info(
+    _reader: Reader,
+    State(shared): State<Shared>,
+) -> Result<Json<CacheInfo>, Problem> {
+    let desk = shared.desk()?;
+    let cache = &desk.settings.cache;
+    let server = desk.engine.cache().server();
+    Ok(Json(CacheInfo {
+        enabled: cache.enabled,
+        redis_works: server.is_some_and(|redis| !redis.is_failing()),
+        ttl_seconds: cache.ttl_seconds,
+        grace_seconds: cache.grace_seconds,
+        memory_mib: cache.memory_mib,
+        watched_seconds: desk.insight.window.age().as_secs(),
+    }))
+}
+
+/// Has this worker forget its figures.
+#[utoipa::path(post, path = "/v1/cache/reset-stats", tag = "cache", security(("key" = [])),
+    responses((status = 204), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn reset(
+    _admin: Admin,
+    State(shared): State<Shared>,
+) -> Result<StatusCode, Problem> {
+    shared.desk()?.insight.window.reset();
+    Ok(StatusCode::NO_CONTENT)
+}
