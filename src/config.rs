@@ -6,6 +6,7 @@
 //! environment wins over the file, the file over the defaults.
 
 mod check;
+mod files;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -62,6 +63,9 @@ pub enum ConfigError {
     /// A value that is of the right type and still makes no sense.
     #[error("setting `{name}`: {problem}")]
     OutOfRange { name: &'static str, problem: String },
+    /// A file that should hold a secret.
+    #[error("{variable}: {problem}")]
+    SecretFile { variable: String, problem: String },
     /// The file can't be read or isn't TOML.
     #[error("settings file {}: {problem}", .path.display())]
     File { path: PathBuf, problem: String },
@@ -170,6 +174,7 @@ pub fn load(
         figment = figment.merge(Toml::file_exact(path));
     }
     let mut variables: BTreeMap<String, String> = environment.into_iter().collect();
+    files::read(&mut variables)?;
     for (name, fallbacks, setting) in SHORT_NAMES {
         let found = std::iter::once(&name)
             .chain(fallbacks)

@@ -112,8 +112,10 @@ fn the_example_file_is_complete() {
     for line in example.lines() {
         let setting = line.strip_prefix("# ").filter(|l| {
             l.starts_with('[')
-                || l.split_once(" = ")
-                    .is_some_and(|(k, _)| k.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+                || l.split_once(" = ").is_some_and(|(k, _)| {
+                    k.chars()
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                })
         });
         active.push_str(setting.unwrap_or(if line.starts_with('[') { line } else { "" }));
         active.push('\n');
@@ -137,4 +139,45 @@ fn the_example_file_is_complete() {
             );
         }
     }
+}
+
+#[test]
+fn a_secret_may_lie_in_a_file_and_a_bad_one_is_told_without_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("amqp");
+    let named = path.display().to_string();
+    let load = |more: &[(&str, &str)]| {
+        let file = ("KILN_AMQP_URL_FILE", named.as_str());
+        let variables = [&[file], more].concat();
+        let owned = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(None, owned).map_err(|e| e.to_string())
+    };
+    let said = load(&[]).expect_err("no file");
+    assert!(
+        said.starts_with("KILN_AMQP_URL_FILE: ") && said.contains("amqp: No such file"),
+        "{said}"
+    );
+    std::fs::write(&path, " \n").expect("a file");
+    assert!(load(&[]).expect_err("empty").contains("is empty"));
+    std::fs::write(&path, "amqp://kiln:hunter2@broker/\n").expect("a file");
+    let settings = load(&[]).expect("settings").settings;
+    let url = settings.amqp.url.expect("a URL");
+    assert_eq!(url.expose(), "amqp://kiln:hunter2@broker/");
+    let said = load(&[("KILN_AMQP_URL", "amqp://other/")]).expect_err("both");
+    assert!(
+        said.contains("KILN_AMQP_URL is set, too") && !said.contains("hunter2"),
+        "{said}"
+    );
+    let database = folder.path().join("shop");
+    std::fs::write(&database, "postgres://reader:hunter2@shop/shop").expect("a file");
+    let database = database.display().to_string();
+    let settings = load(&[("KILN_DATABASES__SHOP__URL_FILE", &database)])
+        .expect("settings")
+        .settings;
+    assert_eq!(
+        settings.databases["shop"].url.expose(),
+        "postgres://reader:hunter2@shop/shop"
+    );
 }

@@ -156,6 +156,44 @@ pub(super) async fn patterns(
     Ok(Json(shown(&all)))
 }
 
+/// How one path of the API does.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EndpointShown {
+    endpoint: String,
+    requests: u64,
+    /// Answers of 500 and above.
+    faults: u64,
+    mean_ms: f64,
+    p50_ms: f64,
+    p95_ms: f64,
+    p99_ms: f64,
+}
+
+/// How each path of this worker's API does.
+#[utoipa::path(get, path = "/v1/cache/stats/endpoints", tag = "cache", security(("key" = [])), params(Period),
+    responses((status = 200, body = Vec<EndpointShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody)))]
+pub(super) async fn endpoints(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Asked(period): Asked<Period>,
+) -> Result<Json<Vec<EndpointShown>>, Problem> {
+    let all = shared.paths.figures(minutes(period.minutes)?);
+    let shown = all.iter().map(|(path, figures)| {
+        let shown = PatternShown::new(&path.to_string(), figures);
+        EndpointShown {
+            endpoint: shown.pattern,
+            requests: shown.requests,
+            faults: shown.misses,
+            mean_ms: shown.mean_ms,
+            p50_ms: shown.p50_ms,
+            p95_ms: shown.p95_ms,
+            p99_ms: shown.p99_ms,
+        }
+    });
+    Ok(Json(shown.collect()))
+}
+
 fn shown(all: &[(Pattern, Figures)]) -> Vec<PatternShown> {
     all.iter()
         .map(|(pattern, figures)| PatternShown::new(&pattern.to_string(), figures))

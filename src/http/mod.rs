@@ -17,11 +17,15 @@ mod steer;
 
 pub use desk::Desk;
 
-use crate::{config::Http, health::Health};
+use crate::{
+    config::Http,
+    health::Health,
+    telemetry::window::{Noted, Pattern, Window},
+};
 use auth::Keys;
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -36,7 +40,7 @@ use problem::Problem;
 use std::{
     net::{SocketAddr, TcpListener},
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Semaphore, oneshot};
 
@@ -77,6 +81,8 @@ struct Shared {
     /// There once the worker has its parts.
     desk: Arc<OnceLock<Desk>>,
     limit: Duration,
+    /// How each path does: its answers, those that were the worker's fault, and their times.
+    paths: Arc<Window>,
 }
 
 impl Shared {
@@ -119,6 +125,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         keys: Arc::new(Keys::new(&port.settings)),
         desk: desk.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
+        paths: Arc::default(),
     };
     let (settings, most) = (port.settings, port.max_body_bytes);
     let run = move || {
@@ -218,6 +225,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/cache/health", get(cache::health))
             .route("/v1/cache/info", get(cache::info))
             .route("/v1/cache/stats", get(cache::stats))
+            .route("/v1/cache/stats/endpoints", get(cache::endpoints))
             .route("/v1/cache/stats/patterns", get(cache::patterns))
             .route("/v1/cache/stats/top-patterns", get(cache::top))
             .route("/v1/cache/stats/low-performers", get(cache::low))
@@ -246,8 +254,23 @@ async fn no_such_method() -> Problem {
 async fn timed(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     // A handler's own limit comes first, and says more.
     let limit = shared.limit + Duration::from_millis(500);
-    match tokio::time::timeout(limit, next.run(request)).await {
+    let begun = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::timeout(shared.limit).into_response(),
+    };
+    // Only paths that there are: what a client makes up is nobody's figure.
+    if let Some(path) = path {
+        let fault = response.status().is_server_error();
+        let noted = Noted {
+            hits: u64::from(!fault),
+            misses: u64::from(fault),
+            latency: Some(begun.elapsed()),
+            ..Noted::default()
+        };
+        let pattern = Pattern::Namespace(path.as_str().to_owned());
+        shared.paths.note(std::iter::once((pattern, noted)));
     }
+    response
 }

@@ -15,7 +15,7 @@ use utoipa::{
     info(title = "Kiln", description = "Scores that are kept hot. Where the settings name API keys, a request carries one: `Authorization: Bearer KEY`."),
     paths(
         score::score, score::batch, score::enqueue, score::job, show::health, show::version, show::models, show::schedules, show::runs,
-        cache::health, cache::info, cache::stats, cache::patterns, cache::top, cache::low, cache::reset,
+        cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits
     ),
     components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),

@@ -344,6 +344,11 @@ pub(super) async fn enqueue(
             .into_owned(),
     };
     let message = message::job(&desk.topology.jobs, &id, body.to_vec());
+    let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let message = match trace {
+        Some(trace) => message::traced(message, trace),
+        None => message,
+    };
     let publisher = desk.publisher.clone();
     desk.errand(async move { publisher.publish(&[message]).await })
         .await?;

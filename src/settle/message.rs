@@ -62,6 +62,17 @@ pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
     }
 }
 
+/// The same message with a W3C trace context.
+pub fn traced(mut message: Message, traceparent: &str) -> Message {
+    let mut headers = FieldTable::default();
+    headers.insert(
+        "traceparent".into(),
+        AMQPValue::LongString(LongString::from(traceparent)),
+    );
+    message.properties = message.properties.with_headers(headers);
+    message
+}
+
 /// The reply to a delivery that asks for one.
 pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Message> {
     let queue = delivery

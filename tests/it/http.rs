@@ -468,6 +468,17 @@ async fn figures_are_told_by_namespace_and_kind_of_key_with_advice_from_them() {
         (&json!(true), &json!(3_600))
     );
 
+    let paths = show("/v1/cache/stats/endpoints").await;
+    let paths = paths.as_array().expect("a list");
+    let info = paths
+        .iter()
+        .find(|path| path["endpoint"] == "/v1/cache/info");
+    assert_eq!(
+        info.map(|path| (&path["requests"], &path["faults"])),
+        Some((&json!(1), &json!(0))),
+        "{paths:?}"
+    );
+
     // Redis loses what it should have: the next misses tell.
     let _: String = stack.redis.command(&["FLUSHALL"]).await;
     post(&worker, "/v1/cache/reset-stats", &[], &json!({})).await;

@@ -1,0 +1,42 @@
+//! Owns secrets that lie in files: `KILN_AMQP_URL_FILE=/run/secrets/amqp` instead of the URL itself.
+
+use super::ConfigError;
+use std::collections::BTreeMap;
+
+/// What the name of a variable ends with that names a file.
+const FILE: &str = "_URL_FILE";
+/// Largest such file, in bytes.
+const MOST: u64 = 64 << 10;
+
+/// Puts what the files hold in the place of the variables that name them.
+pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), ConfigError> {
+    let named: Vec<String> = variables
+        .keys()
+        .filter(|name| name.starts_with("KILN_") && name.ends_with(FILE))
+        .cloned()
+        .collect();
+    for variable in named {
+        let wrong = |problem: String| ConfigError::SecretFile {
+            variable: variable.clone(),
+            problem,
+        };
+        let Some(path) = variables.remove(&variable) else {
+            continue;
+        };
+        let setting = variable.trim_end_matches("_FILE").to_owned();
+        if variables.get(&setting).is_some_and(|v| !v.is_empty()) {
+            return Err(wrong(format!("{setting} is set, too; which one counts?")));
+        }
+        let size = std::fs::metadata(&path).map_err(|e| wrong(format!("{path}: {e}")))?;
+        if size.len() > MOST {
+            return Err(wrong(format!("{path} is larger than a URL can be")));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("{path}: {e}")))?;
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(wrong(format!("{path} is empty")));
+        }
+        variables.insert(setting, text.to_owned());
+    }
+    Ok(())
+}
