@@ -12,6 +12,8 @@ FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --home-dir /kiln --create-home --shell /usr/sbin/nologin kiln
 WORKDIR /kiln
 COPY --from=build /usr/local/bin/kiln /usr/local/bin/kiln
+# The authorities that encrypted connections trust where the settings name none.
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY models models
 USER kiln
 # Without keys the API would be open to the network: give some (`kiln key`), and set KILN_HTTP__API=true.

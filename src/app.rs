@@ -2,6 +2,7 @@
 
 mod controls;
 mod heat;
+mod invalidations;
 mod models;
 
 use crate::{
@@ -141,6 +142,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
     let (controls, paused, pause) = controls::channels();
     let folder = Arc::new(Mutex::new(Folder::new(&settings.warm.dir)));
+    let (invalid, invalidated) = invalidations::channel();
     served.open(Desk {
         runtime: tokio::runtime::Handle::current(),
         engine: engine.clone(),
@@ -152,6 +154,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         heat: heat.clone(),
         insight,
         paused: paused.clone(),
+        invalid,
     });
     let warmer = Warmer {
         paused,
@@ -207,6 +210,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tasks.start(
         "model choice",
         models::follow_choice(registry, store.clone(), metrics.clone()),
+    );
+    tasks.start(
+        "invalidations",
+        invalidations::remove(
+            invalidated,
+            engine.clone(),
+            metrics.clone(),
+            settings.redis.cooldown_ms,
+        ),
     );
     let known = settings.namespaces.keys().cloned().collect();
     tasks.start(

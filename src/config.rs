@@ -66,6 +66,9 @@ pub enum ConfigError {
     /// A file that should hold a secret.
     #[error("{variable}: {problem}")]
     SecretFile { variable: String, problem: String },
+    /// A certificate or key.
+    #[error(transparent)]
+    Tls(#[from] crate::tls::TlsError),
     /// The file can't be read or isn't TOML.
     #[error("settings file {}: {problem}", .path.display())]
     File { path: PathBuf, problem: String },
@@ -228,6 +231,7 @@ pub fn load(
         .extract()
         .map_err(|e| ConfigError::Invalid(describe(&e)))?;
     check(&settings)?;
+    crate::tls::check(&settings)?;
     Ok(Loaded {
         settings,
         file: file.map(Path::to_owned),

@@ -1,14 +1,20 @@
 //! Owns the bytes of a score entry in Redis.
 //!
-//! One byte of layout version, a 32-bit check over key and values, then the model's output row, little-endian: as 32-bit
-//! floats in layout 1 (nine bytes for a single score), as 16-bit floats in layout 2. Promises that bytes of another layout,
-//! of another key, cut short, or holding a value that no model may return don't decode. Nothing is compressed: a row's floats
-//! have no repetition to take out.
+//! One byte of layout version, a 32-bit check over key and the rest, a stamp in layouts that have one, then the model's output
+//! row, little-endian: as 32-bit floats in layouts 1 and 3 (nine bytes for a single score), as 16-bit floats in layouts 2 and
+//! 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Promises that bytes of another
+//! layout, of another key, cut short, or holding a value that no model may return don't decode. Nothing is compressed: a
+//! row's floats have no repetition to take out.
 
 use crate::key::{EntryPrefix, InputHash};
 use crate::model::Precision;
 
 const HEAD: usize = 5;
+const STAMP: usize = 8;
+/// Added to the layout of an entry with a stamp.
+const STAMPED: u8 = 2;
+/// Bytes from which [`stamp_of`] tells an entry's stamp.
+pub const TO_STAMP: usize = HEAD + STAMP;
 
 /// Entries of one model version: its prefix goes into the check, so that an entry copied to another model's
 /// key is refused.
@@ -42,12 +48,15 @@ impl Codec {
         self.width
     }
 
-    /// The entry of one output row.
-    pub fn encode(&self, input: &InputHash, row: &[f32]) -> Vec<u8> {
+    /// The entry of one output row; a stamp of 0 takes no place.
+    pub fn encode(&self, input: &InputHash, row: &[f32], stamp: u64) -> Vec<u8> {
         let (layout, size) = self.layout();
-        let mut bytes = Vec::with_capacity(HEAD + row.len() * size);
-        bytes.push(layout);
+        let mut bytes = Vec::with_capacity(TO_STAMP + row.len() * size);
+        bytes.push(if stamp > 0 { layout + STAMPED } else { layout });
         bytes.extend_from_slice(&[0; HEAD - 1]);
+        if stamp > 0 {
+            bytes.extend_from_slice(&stamp.to_le_bytes());
+        }
         for value in row {
             match self.precision {
                 Precision::Single => bytes.extend_from_slice(&value.to_le_bytes()),
@@ -63,18 +72,22 @@ impl Codec {
         bytes
     }
 
-    /// Appends the entry's row to `outputs`; `false`, and nothing appended, where the bytes are no entry of
-    /// this key.
-    pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> bool {
-        let Some((head, values)) = bytes.split_at_checked(HEAD) else {
-            return false;
-        };
+    /// Appends the entry's row to `outputs` and returns its stamp; nothing where the bytes are no entry of this key.
+    pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<u64> {
+        let (head, checked) = bytes.split_at_checked(HEAD)?;
         let (layout, size) = self.layout();
-        let sound = head.first() == Some(&layout)
-            && values.len() == self.width * size
-            && head.get(1..) == Some(self.check(input, values).as_slice());
+        let (stamp, values) = match *head.first()? {
+            found if found == layout => (0, checked),
+            found if found == layout + STAMPED => {
+                let (stamp, values) = checked.split_first_chunk::<STAMP>()?;
+                (u64::from_le_bytes(*stamp), values)
+            }
+            _ => return None,
+        };
+        let sound = values.len() == self.width * size
+            && head.get(1..) == Some(self.check(input, checked).as_slice());
         if !sound {
-            return false;
+            return None;
         }
         let before = outputs.len();
         match self.precision {
@@ -91,13 +104,26 @@ impl Codec {
         if !finite {
             outputs.truncate(before);
         }
-        finite
+        finite.then_some(stamp)
     }
 
     fn check(&self, input: &InputHash, values: &[u8]) -> [u8; 4] {
         let mixed = fold(fold(self.seed, input), values);
         ((mixed >> 32) as u32).to_le_bytes()
     }
+}
+
+/// Whether bytes begin as an entry of any model does.
+pub fn is_entry(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(1..=4))
+}
+
+/// The stamp of an entry of any model, from its first bytes; nothing where it has none.
+pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
+    let (head, rest) = bytes.split_at_checked(HEAD)?;
+    let stamped = matches!(head.first(), Some(3 | 4));
+    let stamp = rest.first_chunk::<STAMP>().filter(|_| stamped)?;
+    Some(u64::from_le_bytes(*stamp))
 }
 
 /// A 64-bit multiply-and-rotate hash over eight bytes at a time: a check against accidents, not attackers.
@@ -126,41 +152,43 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_survives_and_nothing_else_does(row in prop::collection::vec(-1e6f32..1e6, 1..40), input in any::<[u8; 32]>(), flip in any::<prop::sample::Index>(), bit in 0u8..8) {
+        fn a_row_survives_and_nothing_else_does(row in prop::collection::vec(-1e6f32..1e6, 1..40), input in any::<[u8; 32]>(), flip in any::<prop::sample::Index>(), bit in 0u8..8, stamp in prop_oneof![Just(0u64), any::<u64>()]) {
             let codec = codec(row.len());
-            let bytes = codec.encode(&input, &row);
+            let bytes = codec.encode(&input, &row, stamp);
             let mut out = Vec::new();
-            prop_assert!(codec.decode(&input, &bytes, &mut out));
+            prop_assert_eq!(codec.decode(&input, &bytes, &mut out), Some(stamp));
+            prop_assert_eq!(stamp_of(&bytes), Some(stamp).filter(|stamp| *stamp > 0));
             prop_assert_eq!(&out, &row);
             let mut bad = bytes.clone();
             let at = flip.index(bad.len());
             bad[at] ^= 1 << bit;
             out.clear();
-            prop_assert!(!codec.decode(&input, &bad, &mut out) && out.is_empty());
+            prop_assert!(codec.decode(&input, &bad, &mut out).is_none() && out.is_empty());
             for cut in 0..bytes.len() {
-                prop_assert!(!codec.decode(&input, &bytes[..cut], &mut out) && out.is_empty());
+                prop_assert!(codec.decode(&input, &bytes[..cut], &mut out).is_none() && out.is_empty());
             }
             let mut other = input;
             other[0] ^= 1;
-            prop_assert!(!codec.decode(&other, &bytes, &mut out));
+            prop_assert!(codec.decode(&other, &bytes, &mut out).is_none());
             let elsewhere = Codec::new(&EntryPrefix::new("m", "2"), row.len(), Precision::Single);
-            prop_assert!(!elsewhere.decode(&input, &bytes, &mut out));
+            prop_assert!(elsewhere.decode(&input, &bytes, &mut out).is_none());
             let halves = Codec::new(&EntryPrefix::new("m", "1"), row.len(), Precision::Half);
-            prop_assert!(!halves.decode(&input, &bytes, &mut out));
+            prop_assert!(halves.decode(&input, &bytes, &mut out).is_none());
         }
 
         #[test]
         fn garbage_never_decodes_or_panics(bytes in prop::collection::vec(any::<u8>(), 0..80), width in 1usize..16) {
             let mut out = Vec::new();
-            prop_assert!(!codec(width).decode(&[7; 32], &bytes, &mut out));
+            prop_assert!(codec(width).decode(&[7; 32], &bytes, &mut out).is_none());
+            let _any = stamp_of(&bytes);
         }
     }
 
     #[test]
     fn a_score_takes_nine_bytes_and_must_be_finite() {
         let codec = codec(1);
-        assert_eq!(codec.encode(&[1; 32], &[0.5]).len(), 9);
-        let nan = codec.encode(&[1; 32], &[f32::NAN]);
-        assert!(!codec.decode(&[1; 32], &nan, &mut Vec::new()));
+        assert_eq!(codec.encode(&[1; 32], &[0.5], 0).len(), 9);
+        let nan = codec.encode(&[1; 32], &[f32::NAN], 0);
+        assert!(codec.decode(&[1; 32], &nan, &mut Vec::new()).is_none());
     }
 }

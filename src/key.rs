@@ -79,6 +79,21 @@ pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
 }
 
+/// The pattern of every key under which readers find something of a namespace.
+pub fn all_named(namespace: &str) -> String {
+    format!("kiln:k:{namespace}:*")
+}
+
+/// The mark of the latest invalidation of any namespace.
+pub fn latest_mark() -> String {
+    "kiln:i".to_owned()
+}
+
+/// The mark of a namespace's latest invalidation.
+pub fn mark(namespace: &str) -> String {
+    format!("kiln:i:{namespace}")
+}
+
 /// The lease on scoring an input: its entry's key under another head.
 pub fn lease(prefix: &EntryPrefix, input: &InputHash) -> Vec<u8> {
     let entry = prefix.key(input);

@@ -45,4 +45,5 @@ pub mod settle;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tls;
 pub mod warm;

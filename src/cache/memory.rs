@@ -36,6 +36,11 @@ impl MemoryCache {
         self.rows.get(&(prefix.clone(), *input))
     }
 
+    /// Forgets everything.
+    pub fn clear(&self) {
+        self.rows.invalidate_all();
+    }
+
     /// Keeps a row.
     pub fn put(&self, prefix: &Arc<[u8]>, input: &InputHash, row: &[f32]) {
         self.rows.insert((prefix.clone(), *input), row.into());

@@ -4,24 +4,32 @@
 //! Promises never to decide correctness: whatever fails here is a miss. A bad entry is a miss that is counted
 //! and overwritten.
 
+mod invalidate;
 mod lease;
 mod memory;
 mod reads;
 mod redis;
 
-pub use self::redis::{BadUrl, Put, RedisCache};
+pub use self::redis::{BadUrl, Put, RedisCache, connect};
+pub use invalidate::Removal;
 pub use lease::Leases;
 pub use memory::MemoryCache;
 pub use reads::Keeps;
 
 use crate::{
     entry::Codec,
-    key::{EntryPrefix, InputHash},
+    key::{self, EntryPrefix, InputHash},
     model::ModelInfo,
     store::SqliteStore,
     telemetry::metrics::Metrics,
 };
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// One model version's entries.
 #[derive(Debug, Clone)]
@@ -62,6 +70,22 @@ pub struct Fresh<'a> {
     pub row: &'a [f32],
     /// Life in milliseconds.
     pub ttl_ms: u64,
+    /// The latest invalidation before the row was scored.
+    pub stamp: u64,
+}
+
+/// The stamp of a row that no invalidation reaches: it is in the process alone.
+const OWN: u64 = u64::MAX;
+
+/// What a look-up found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// The stamp of each wanted entry, in order; none where there is no entry.
+    pub stamps: Vec<Option<u64>>,
+    /// The stamp of each namespace's latest invalidation, in order: entries with a lesser one mean nothing to it.
+    pub marks: Vec<u64>,
+    /// The stamp of the latest invalidation of all: what is scored from now on bears it.
+    pub now: u64,
 }
 
 /// Where entries live.
@@ -78,6 +102,8 @@ enum Place {
 pub struct Cache {
     place: Place,
     memory: MemoryCache,
+    /// The latest invalidation that this process knows of.
+    known: AtomicU64,
     metrics: Metrics,
 }
 
@@ -87,6 +113,7 @@ impl Cache {
         Self {
             place: Place::Redis(Box::new(redis)),
             memory,
+            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -96,6 +123,7 @@ impl Cache {
         Self {
             place: Place::File(store),
             memory,
+            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -105,6 +133,7 @@ impl Cache {
         Self {
             place: Place::Off,
             memory: MemoryCache::new(1),
+            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -117,19 +146,62 @@ impl Cache {
         }
     }
 
-    /// Looks every input up; appends found rows to `outputs` in order, and says for each whether it was there.
-    pub async fn look_up(&self, wanted: &[Wanted<'_>], outputs: &mut Vec<f32>) -> Vec<bool> {
+    /// Looks every input up for these namespaces, in one round trip; appends found rows to `outputs` in order. Which of them
+    /// an invalidation has made worthless is for the caller to see.
+    pub async fn look_up(
+        &self,
+        wanted: &[Wanted<'_>],
+        namespaces: &[&str],
+        outputs: &mut Vec<f32>,
+    ) -> Looked {
         match &self.place {
-            Place::Off => vec![false; wanted.len()],
+            Place::Off => Looked {
+                stamps: vec![None; wanted.len()],
+                ..Looked::default()
+            },
             Place::Redis(redis) => {
-                let keys: Vec<Vec<u8>> =
-                    wanted.iter().map(|w| w.space.prefix.key(w.input)).collect();
+                let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
+                let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
+                let latest = std::iter::once(key::latest_mark().into_bytes());
+                let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
                 match redis.get(&keys).await {
-                    Some(values) => self.read(wanted, values, redis.is_failing(), outputs),
-                    None => wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
+                    Some(mut values) => {
+                        let marks = values.split_off(wanted.len().min(values.len()));
+                        let mut looked = self.marked(&marks);
+                        let failing = redis.is_failing();
+                        looked.stamps = self.read(wanted, values, failing, outputs);
+                        looked
+                    }
+                    None => Looked {
+                        stamps: wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
+                        marks: Vec::new(),
+                        now: self.known.load(Ordering::Relaxed),
+                    },
                 }
             }
-            Place::File(store) => self.look_up_in_file(store, wanted, outputs).await,
+            Place::File(store) => {
+                let there = self.look_up_in_file(store, wanted, outputs).await;
+                Looked {
+                    stamps: there.into_iter().map(|is| is.then_some(OWN)).collect(),
+                    ..Looked::default()
+                }
+            }
+        }
+    }
+
+    /// Reads the marks of namespaces and, last, the latest of all.
+    fn marked(&self, values: &[Option<Vec<u8>>]) -> Looked {
+        let mut marks: Vec<u64> = values.iter().map(invalidate::read).collect();
+        // Should the latest mark be gone before a namespace's own, that one is as late as any that is known.
+        let now = marks.iter().copied().max().unwrap_or_default();
+        marks.pop();
+        if now > self.known.fetch_max(now, Ordering::Relaxed) {
+            self.memory.clear();
+        }
+        Looked {
+            stamps: Vec::new(),
+            marks,
+            now,
         }
     }
 
@@ -139,18 +211,19 @@ impl Cache {
         values: Vec<Option<Vec<u8>>>,
         failing: bool,
         outputs: &mut Vec<f32>,
-    ) -> Vec<bool> {
+    ) -> Vec<Option<u64>> {
         let mut bad = 0;
         let found = wanted
             .iter()
             .zip(values)
             .map(|(wanted, value)| match value {
-                Some(bytes) if wanted.space.codec.decode(wanted.input, &bytes, outputs) => true,
-                Some(_) => {
-                    bad += 1;
-                    false
+                Some(bytes) => {
+                    let stamp = wanted.space.codec.decode(wanted.input, &bytes, outputs);
+                    bad += u64::from(stamp.is_none());
+                    stamp
                 }
-                None => failing && self.remembered(wanted, outputs),
+                None if failing => self.remembered(wanted, outputs),
+                None => None,
             })
             .collect();
         if bad > 0 {
@@ -159,9 +232,10 @@ impl Cache {
         found
     }
 
-    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> bool {
-        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input);
-        row.inspect(|row| outputs.extend_from_slice(row)).is_some()
+    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<u64> {
+        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
+        outputs.extend_from_slice(&row);
+        Some(OWN)
     }
 
     async fn look_up_in_file(
@@ -232,7 +306,7 @@ impl Cache {
                     .iter()
                     .map(|f| Put {
                         key: f.space.prefix.key(f.input),
-                        value: f.space.codec.encode(f.input, f.row),
+                        value: f.space.codec.encode(f.input, f.row, f.stamp),
                         ttl_ms: f.ttl_ms,
                     })
                     .collect();
@@ -249,10 +323,11 @@ impl Cache {
         }
     }
 
-    /// Writes what readers find: named entries and rankings. Only Redis holds them.
-    pub async fn publish(&self, entries: &[Put]) {
+    /// Writes what readers find, by namespace: named entries and rankings. Only Redis holds them. What was scored before an
+    /// invalidation, by its stamp, and comes after it is taken back.
+    pub async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
         if let Place::Redis(redis) = &self.place {
-            redis.put(entries).await;
+            redis.publish(entries, stamp).await;
         }
     }
 }

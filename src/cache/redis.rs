@@ -7,9 +7,10 @@ use crate::{
     config::{self, Redis},
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
+    tls::{self, Tls},
 };
 use redis::{
-    AsyncConnectionConfig, Client, FromRedisValue, Pipeline, RedisError, Value,
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, Value,
     aio::MultiplexedConnection,
 };
 use std::{
@@ -33,9 +34,44 @@ pub struct Put {
     pub ttl_ms: u64,
 }
 
+/// A client of the server at `url`; what is wrong is told without credentials.
+fn client(url: &Secret, settings: &config::Tls) -> Result<Client, String> {
+    let made = if url.expose().starts_with("rediss://") {
+        let tls = Tls::read("redis", settings).map_err(|e| e.to_string())?;
+        Client::build_with_tls(url.expose(), tls.redis())
+    } else {
+        Client::open(url.expose())
+    };
+    made.map_err(|e| url.scrub(&e.to_string()))
+}
+
+/// Connects to the server at `url`, within the time for one answer.
+pub async fn connect(url: &Secret, settings: &Redis) -> Result<MultiplexedConnection, RedisError> {
+    let wrong = |e| RedisError::from((ErrorKind::InvalidClientConfig, "settings", e));
+    let client = client(url, &settings.tls).map_err(wrong)?;
+    let timeout = config::ms(settings.timeout_ms);
+    let limits = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(timeout))
+        .set_response_timeout(Some(timeout));
+    let connected = client.get_multiplexed_async_connection_with_config(&limits);
+    match tokio::time::timeout(timeout, connected).await {
+        Ok(Err(error)) if !error.is_timeout() => Err(error),
+        Ok(Ok(connection)) => Ok(connection),
+        // It takes the first bytes of TLS for the beginning of a command, and waits for the rest.
+        Ok(Err(_)) | Err(_) if url.expose().starts_with("rediss://") => {
+            let silent = "no answer to a TLS handshake, as if the server speaks plaintext there";
+            Err(RedisError::from((ErrorKind::Io, silent)))
+        }
+        Ok(Err(_)) | Err(_) => Err(RedisError::from((ErrorKind::Io, LATE))),
+    }
+}
+
+/// What is said where an answer doesn't come.
+const LATE: &str = "no answer in time";
+
 /// One connection, made when it is first used and made again when it breaks.
 pub struct RedisCache {
-    client: Client,
+    settings: Redis,
     url: Secret,
     timeout: Duration,
     cooldown: Duration,
@@ -57,9 +93,9 @@ impl std::fmt::Debug for RedisCache {
 impl RedisCache {
     /// A cache that connects when it is first used.
     pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Result<Self, BadUrl> {
-        let client = Client::open(url.expose()).map_err(|e| BadUrl(url.scrub(&e.to_string())))?;
+        client(url, &settings.tls).map_err(BadUrl)?;
         Ok(Self {
-            client,
+            settings: settings.clone(),
             url: url.clone(),
             timeout: config::ms(settings.timeout_ms),
             cooldown: config::ms(settings.cooldown_ms),
@@ -80,9 +116,7 @@ impl RedisCache {
     pub async fn ping(&self) -> Result<(), String> {
         let result = self.command::<Value>(&redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err()).await;
-        result
-            .map(|_| ())
-            .map_err(|e| self.url.scrub(&e.to_string()))
+        result.map(|_| ()).map_err(|e| self.scrub(&e))
     }
 
     /// The values of `keys`, in order; all missing where Redis fails. Pays for at most one time-out.
@@ -242,7 +276,7 @@ impl RedisCache {
     }
 
     /// Runs one round trip unless Redis is being left alone, and learns from how it went.
-    async fn guarded<T>(
+    pub(super) async fn guarded<T>(
         &self,
         operation: CacheOperation,
         work: impl Future<Output = Result<T, RedisError>>,
@@ -285,7 +319,7 @@ impl RedisCache {
         let operation = operation.as_str();
         match (was, error) {
             (false, Some(error)) => {
-                let error = self.url.scrub(&error.to_string());
+                let error = self.scrub(error);
                 tracing::warn!(operation, %error, "redis is failing; jobs go on without it");
             }
             (true, None) => tracing::info!(operation, "redis works again"),
@@ -302,6 +336,11 @@ impl RedisCache {
         self.deadline(command.query_async(&mut connection)).await
     }
 
+    /// What a failure says, without credentials.
+    pub(super) fn scrub(&self, error: &RedisError) -> String {
+        tls::explain(self.url.scrub(&error.to_string()))
+    }
+
     async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
         let mut slot = self
             .deadline(async { Ok(self.connection.lock().await) })
@@ -309,15 +348,7 @@ impl RedisCache {
         if let Some(connection) = slot.as_ref() {
             return Ok(connection.clone());
         }
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
-        let made = self
-            .deadline(
-                self.client
-                    .get_multiplexed_async_connection_with_config(&settings),
-            )
-            .await?;
+        let made = connect(&self.url, &self.settings).await?;
         *slot = Some(made.clone());
         Ok(made)
     }
@@ -328,10 +359,7 @@ impl RedisCache {
     ) -> Result<T, RedisError> {
         match tokio::time::timeout(self.timeout, work).await {
             Ok(result) => result,
-            Err(_) => Err(RedisError::from((
-                redis::ErrorKind::Io,
-                "no answer in time",
-            ))),
+            Err(_) => Err(RedisError::from((ErrorKind::Io, LATE))),
         }
     }
 }

@@ -6,6 +6,7 @@ mod dead;
 mod doctor;
 mod health;
 mod hot;
+mod invalidate;
 mod key;
 mod migrate;
 mod models;
@@ -73,6 +74,7 @@ enum Command {
     Schedules(schedules::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
+    Invalidate(invalidate::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
     Health(health::Arguments),
@@ -120,6 +122,7 @@ pub fn main() -> ExitCode {
             Command::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
             Command::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Command::Hot(arguments) => hot::run(arguments, loaded.settings).await,
+            Command::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
             Command::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Command::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
             Command::Health(arguments) => health::run(&arguments, &loaded.settings),

@@ -237,16 +237,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         ("redis.url", &settings.redis.url, "redis://", "rediss://"),
     ] {
         let Some(url) = url else { continue };
-        if url.expose().starts_with(secure) {
+        if !url.expose().starts_with(scheme) && !url.expose().starts_with(secure) {
             return Err(ConfigError::OutOfRange {
                 name,
-                problem: "this build of Kiln has no TLS".into(),
-            });
-        }
-        if !url.expose().starts_with(scheme) {
-            return Err(ConfigError::OutOfRange {
-                name,
-                problem: format!("expected a URL that starts with {scheme}"),
+                problem: format!("expected a URL that starts with {scheme} or {secure}"),
             });
         }
     }

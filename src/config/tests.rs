@@ -114,7 +114,7 @@ fn the_example_file_is_complete() {
             l.starts_with('[')
                 || l.split_once(" = ").is_some_and(|(k, _)| {
                     k.chars()
-                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+                        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c))
                 })
         });
         active.push_str(setting.unwrap_or(if line.starts_with('[') { line } else { "" }));
@@ -179,5 +179,57 @@ fn a_secret_may_lie_in_a_file_and_a_bad_one_is_told_without_it() {
     assert_eq!(
         settings.databases["shop"].url.expose(),
         "postgres://reader:hunter2@shop/shop"
+    );
+}
+
+#[test]
+fn certificates_that_cannot_be_used_are_told_before_anything_connects() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let rubbish = file("rubbish.pem", "-----BEGIN RUBBISH-----\n");
+    for (variables, says) in [
+        (
+            vec![("KILN_REDIS__TLS__CA_FILE", "/no/such.pem")],
+            "setting `redis.tls.ca_file`: /no/such.pem: No such file",
+        ),
+        (
+            vec![("KILN_DATABASE__TLS__CA_FILE", rubbish.as_str())],
+            "rubbish.pem: expected certificates in PEM",
+        ),
+        (
+            vec![("KILN_AMQP__TLS__KEY_FILE", rubbish.as_str())],
+            "setting `amqp.tls.cert_file`: expected a file: a certificate and its key go together",
+        ),
+    ] {
+        let owned = variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let said = load(None, owned).expect_err(says).to_string();
+        assert!(said.contains(says), "{said}");
+    }
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let ca = file("ca.pem", &params.self_signed(&key).expect("it").pem());
+    let load = |url: &str| {
+        let pairs = [
+            ("KILN_REDIS__TLS__CA_FILE", ca.as_str()),
+            ("KILN_REDIS_URL", url),
+        ];
+        load(
+            None,
+            pairs.map(|(name, value)| (name.to_owned(), value.to_owned())),
+        )
+    };
+    assert!(load("rediss://redis/").is_ok());
+    let said = load("redis://:hunter2@redis/")
+        .expect_err("plaintext")
+        .to_string();
+    assert!(
+        said.contains("expected a URL that starts with rediss://") && !said.contains("hunter2"),
+        "{said}"
     );
 }

@@ -46,8 +46,9 @@ impl Settings {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Amqp {
-    /// `amqp://user:password@host:port/vhost`.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
     pub url: Option<Secret>,
+    pub tls: Tls,
     /// Seconds between heartbeats; two missed ones end the connection.
     pub heartbeat_seconds: u16,
     /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
@@ -60,6 +61,7 @@ impl Default for Amqp {
     fn default() -> Self {
         Self {
             url: None,
+            tls: Tls::default(),
             heartbeat_seconds: 5,
             timeout_ms: 10_000,
             backoff_most_ms: 5_000,
@@ -67,12 +69,25 @@ impl Default for Amqp {
     }
 }
 
+/// Whom an encrypted connection trusts, and who it is. The files may be replaced while workers run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// Authorities to trust, in PEM; without it, those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// This worker's certificate with its chain, in PEM, where the server asks for one.
+    pub cert_file: Option<PathBuf>,
+    /// Its key, in PEM, without a passphrase.
+    pub key_file: Option<PathBuf>,
+}
+
 /// The cache server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://user:password@host:port/database`.
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
     pub url: Option<Secret>,
+    pub tls: Tls,
     /// Longest wait for one answer, in milliseconds; later than that, the model is asked instead.
     pub timeout_ms: u64,
     /// Time for which Redis is left alone after a failure, in milliseconds.
@@ -83,6 +98,7 @@ impl Default for Redis {
     fn default() -> Self {
         Self {
             url: None,
+            tls: Tls::default(),
             timeout_ms: 500,
             cooldown_ms: 1_000,
         }
@@ -93,8 +109,9 @@ impl Default for Redis {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// `postgres://user:password@host:port/database`.
+    /// `postgres://user:password@host:port/database`; `?sslmode=verify-full` for TLS.
     pub url: Option<Secret>,
+    pub tls: Tls,
     /// Connections that one worker may open.
     pub connections: u32,
     /// Longest wait for one statement, in milliseconds.
@@ -107,6 +124,7 @@ impl Default for Database {
     fn default() -> Self {
         Self {
             url: None,
+            tls: Tls::default(),
             connections: 8,
             timeout_ms: 15_000,
             backoff_most_ms: 2_000,
@@ -120,6 +138,8 @@ impl Default for Database {
 pub struct NamedDatabase {
     /// `postgres://user:password@host:port/database`; a user that may only read is best.
     pub url: Secret,
+    #[serde(default)]
+    pub tls: Tls,
 }
 
 /// The HTTP port.

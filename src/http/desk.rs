@@ -15,7 +15,11 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::watch, task::JoinHandle};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
 
 /// The rooms behind the API.
 #[derive(Clone)]
@@ -32,6 +36,8 @@ pub struct Desk {
     pub insight: Arc<Insight>,
     /// What operators have paused, as this worker knows it.
     pub paused: watch::Receiver<Vec<Paused>>,
+    /// Where namespaces go whose readers' entries are to be removed.
+    pub invalid: mpsc::Sender<String>,
 }
 
 /// Ends its task when it is dropped: nobody waits for the answer any more.

@@ -229,6 +229,8 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/cache/stats/patterns", get(cache::patterns))
             .route("/v1/cache/stats/top-patterns", get(cache::top))
             .route("/v1/cache/stats/low-performers", get(cache::low))
+            .route("/v1/cache/warm", post(score::warm))
+            .route("/v1/cache/invalidate/{namespace}", post(steer::invalidate))
             .route("/v1/cache/reset-stats", post(cache::reset))
             .route("/v1/hits", post(steer::hits))
             .route("/v1/intake/pause", post(steer::pause_intake))

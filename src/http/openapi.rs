@@ -14,9 +14,9 @@ use utoipa::{
 #[openapi(
     info(title = "Kiln", description = "Scores that are kept hot. Where the settings name API keys, a request carries one: `Authorization: Bearer KEY`."),
     paths(
-        score::score, score::batch, score::enqueue, score::job, show::health, show::version, show::models, show::schedules, show::runs,
+        score::score, score::batch, score::enqueue, score::warm, score::job, show::health, show::version, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,
-        steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits
+        steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate
     ),
     components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),
     modifiers(&Keys)

@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    auth::{Reader, Scorer},
+    auth::{Admin, Reader, Scorer},
     desk::Desk,
     extract::{Named, Payload},
     problem::{ErrorBody, Problem},
@@ -335,15 +335,41 @@ pub(super) async fn enqueue(
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     let desk = shared.desk()?;
-    let id = name(desk, &scorer.0, &headers, &body)?;
+    post(desk, &desk.topology.jobs, &scorer.0, &headers, &body).await
+}
+
+/// Posts a job whose entries are to live anew, to be run when there is time.
+#[utoipa::path(post, path = "/v1/cache/warm", tag = "warming", request_body = JobRequest, security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id")),
+    responses((status = 202, body = Queued), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn warm(
+    admin: Admin,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Problem> {
+    let desk = shared.desk()?;
+    post(desk, &desk.topology.warm, &admin.0, &headers, &body).await
+}
+
+/// Posts a checked job to a queue.
+async fn post(
+    desk: &Desk,
+    queue: &str,
+    key: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let id = name(desk, key, headers, body)?;
     let id = match id {
         Some(id) => id,
-        None => job::Job::parse(&body, None)
+        None => job::Job::parse(body, None)
             .map_err(|bad| bad.rejection)?
             .job_id
             .into_owned(),
     };
-    let message = message::job(&desk.topology.jobs, &id, body.to_vec());
+    let message = message::job(queue, &id, body.to_vec());
     let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
     let message = match trace {
         Some(trace) => message::traced(message, trace),

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     heat::Hint,
+    job,
     store::{INTAKE, SCHEDULE},
     warm::schedule::Schedule,
 };
@@ -30,6 +31,12 @@ pub struct Steered {
 pub struct Asked {
     run: i64,
     schedule: String,
+}
+
+/// A namespace of which nothing older counts any more.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Invalidated {
+    namespace: String,
 }
 
 /// What a reader's service read.
@@ -136,6 +143,38 @@ pub(super) async fn warm(
         schedule: schedule.name.clone(),
     };
     Ok((StatusCode::ACCEPTED, Json(asked)))
+}
+
+/// Makes everything that was scored for a namespace until now worthless, on every worker at once; what readers find of it is
+/// removed in the background, a thousand entries at a time.
+#[utoipa::path(post, path = "/v1/cache/invalidate/{namespace}", tag = "cache", security(("key" = [])), params(("namespace" = String, Path)),
+    responses((status = 202, body = Invalidated), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn invalidate(
+    admin: Admin,
+    State(shared): State<Shared>,
+    Named(namespace): Named,
+) -> Result<(StatusCode, Json<Invalidated>), Problem> {
+    if !job::is_namespace(&namespace) {
+        let message = "expected 1 to 64 of a-z, 0-9, `_` and `-`";
+        return Err(Problem::invalid("namespace", message));
+    }
+    let desk = shared.desk()?;
+    // Its place comes first: a namespace that is marked is removed, too.
+    let place = desk.invalid.try_reserve();
+    let place = place.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
+    let (engine, marked) = (desk.engine.clone(), namespace.clone());
+    let mark = async move {
+        match engine.cache().server() {
+            Some(redis) => redis.invalidate(&marked).await,
+            None => Ok(()),
+        }
+    };
+    let marked = desk.errand(mark).await?;
+    marked.map_err(|reason| Problem::unavailable(format!("redis: {reason}")))?;
+    place.send(namespace.clone());
+    tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
+    Ok((StatusCode::ACCEPTED, Json(Invalidated { namespace })))
 }
 
 /// Tells which names were read, so that the hottest are warmed first.

@@ -3,8 +3,12 @@
 use crate::{
     config::{self, Amqp},
     secret::Secret,
+    tls::{self, Tls},
 };
-use lapin::{Connection, ConnectionProperties, uri::AMQPUri};
+use lapin::{
+    Connection, ConnectionProperties,
+    uri::{AMQPScheme, AMQPUri},
+};
 use std::time::Duration;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,6 +33,7 @@ pub enum ConnectError {
 #[derive(Debug, Clone)]
 pub struct Broker {
     url: Secret,
+    tls: config::Tls,
     heartbeat_seconds: u16,
     timeout: Duration,
 }
@@ -38,6 +43,7 @@ impl Broker {
     pub fn new(url: &Secret, settings: &Amqp) -> Self {
         Self {
             url: url.clone(),
+            tls: settings.tls.clone(),
             heartbeat_seconds: settings.heartbeat_seconds,
             timeout: config::ms(settings.timeout_ms),
         }
@@ -62,16 +68,26 @@ impl Broker {
         }
         let name = format!("kiln {purpose} {}", std::process::id());
         let properties = ConnectionProperties::default().with_connection_name(name.into());
-        match tokio::time::timeout(self.timeout, Connection::connect_uri(uri, properties)).await {
+        let tls = Tls::read("amqp", &self.tls);
+        let tls = tls
+            .map_err(|e| ConnectError::Refused(e.to_string()))?
+            .amqp();
+        let runtime = lapin::runtime::default_runtime();
+        let runtime = runtime.map_err(|e| ConnectError::Refused(e.to_string()))?;
+        let connect = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        match tokio::time::timeout(self.timeout, connect).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(ConnectError::Refused(self.scrub(&error))),
             Err(_) => Err(self.silent()),
         }
     }
 
-    /// The version that the broker tells before anybody logs in; `None` where it tells none.
+    /// The version that the broker tells before anybody logs in; `None` where it tells none, or tells it encrypted.
     pub async fn version(&self) -> Result<Option<String>, ConnectError> {
         let uri = self.uri()?;
+        if uri.scheme == AMQPScheme::AMQPS {
+            return Ok(None);
+        }
         let greeting = async {
             let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
             let mut stream = TcpStream::connect((host, port)).await?;
@@ -103,7 +119,7 @@ impl Broker {
 
     /// An error of the client library without credentials.
     pub fn scrub(&self, error: &lapin::Error) -> String {
-        self.url.scrub(&error.to_string())
+        tls::explain(self.url.scrub(&error.to_string()))
     }
 }
 

@@ -85,12 +85,18 @@ pub struct Slot<'a> {
     /// The first job and input that ask for it.
     pub asked_by: (usize, usize),
     pub found: Found,
+    /// The least stamp that an entry must bear: one that nobody who asks has invalidated.
+    pub least_stamp: u64,
+    /// The latest invalidation before its row was scored.
+    pub stamp: u64,
 }
 
 /// A job's place in the plan.
 #[derive(Debug, Default)]
 pub struct Planned {
     pub group: usize,
+    /// Its namespace's place in the plan.
+    pub namespace: usize,
     /// One a job's input, in order; none where the input is skipped.
     pub slots: Vec<Option<usize>>,
 }
@@ -102,6 +108,10 @@ pub struct Plan<'a> {
     pub slots: Vec<Slot<'a>>,
     /// One a job that was added, in order.
     pub jobs: Vec<Planned>,
+    /// The namespaces of these jobs, each once.
+    pub namespaces: Vec<&'a str>,
+    /// The latest invalidation of all when entries were looked up.
+    pub stamp: u64,
     /// Inputs that fell together with another of the batch.
     pub coalesced: u64,
 }
@@ -111,12 +121,14 @@ impl<'a> Plan<'a> {
     /// and `renews` whether those that are there are to live anew.
     pub fn add(&mut self, job: &'a Job<'_>, model: &Arc<Model>, ttl_seconds: u64, renews: bool) {
         let group = self.group(model);
+        let namespace = self.namespace(job.namespace());
         let number = self.jobs.len();
         let Some(entry) = self.groups.get_mut(group) else {
             return;
         };
         let mut planned = Planned {
             group,
+            namespace,
             slots: Vec::with_capacity(job.inputs.len()),
         };
         for (index, input) in job.inputs.iter().enumerate() {
@@ -160,11 +172,38 @@ impl<'a> Plan<'a> {
                         renews,
                         asked_by,
                         found,
+                        least_stamp: 0,
+                        stamp: 0,
                     });
                 }
             }
         }
         self.jobs.push(planned);
+    }
+
+    fn namespace(&mut self, name: &'a str) -> usize {
+        let known = self.namespaces.iter().position(|one| *one == name);
+        known.unwrap_or_else(|| {
+            self.namespaces.push(name);
+            self.namespaces.len() - 1
+        })
+    }
+
+    /// Notes what was invalidated when: a slot's entry must be new enough for everyone who asks for it.
+    pub fn mark(&mut self, marks: &[u64], now: u64) {
+        self.stamp = now;
+        self.slots.iter_mut().for_each(|slot| slot.stamp = now);
+        if marks.iter().all(|mark| *mark == 0) {
+            return;
+        }
+        for job in &self.jobs {
+            let mark = marks.get(job.namespace).copied().unwrap_or_default();
+            for slot in job.slots.iter().flatten() {
+                if let Some(slot) = self.slots.get_mut(*slot) {
+                    slot.least_stamp = slot.least_stamp.max(mark);
+                }
+            }
+        }
     }
 
     fn group(&mut self, model: &Arc<Model>) -> usize {

@@ -19,7 +19,7 @@ use crate::{
     store::{Batch, JobRow, Kept, RejectedRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// A finished job on its way to its row.
 pub(super) struct ToStore<'a> {
@@ -53,7 +53,7 @@ pub(super) async fn batch(
 ) -> Vec<(usize, Stored)> {
     let (_, kept) = tokio::join!(keep_entries(engine, plan), keep_rows(engine, plan, &jobs));
     let mut stored = Vec::with_capacity(jobs.len());
-    let mut shown = Vec::new();
+    let mut shown = BTreeMap::new();
     for (job, kept) in jobs.into_iter().zip(kept) {
         let job_id = job.job.job_id.to_string();
         if matches!(kept, Ok(Kept::New | Kept::Same(_))) {
@@ -82,7 +82,7 @@ pub(super) async fn batch(
         stored.push((job.place, outcome));
     }
     if !shown.is_empty() {
-        engine.parts.cache.publish(&shown).await;
+        engine.parts.cache.publish(&shown, plan.stamp).await;
     }
     stored
 }
@@ -104,6 +104,7 @@ async fn keep_entries(engine: &Engine, plan: &Plan<'_>) {
                 input: &slot.input,
                 row: group.row(place),
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
+                stamp: slot.stamp,
             })
             .collect()
     };
@@ -221,11 +222,11 @@ fn score_rows<'a>(
 }
 
 /// Named entries and the ranking of a job whose row is committed.
-fn entries_for_readers(
+fn entries_for_readers<'a>(
     engine: &Engine,
     plan: &Plan<'_>,
-    stored: &ToStore<'_>,
-    entries: &mut Vec<Put>,
+    stored: &ToStore<'a>,
+    entries: &mut BTreeMap<&'a str, Vec<Put>>,
 ) {
     let job = stored.job;
     if !job.named && job.rank.is_none() {
@@ -254,6 +255,7 @@ fn entries_for_readers(
         .unwrap_or(engine.settings.cache.ttl_seconds);
     let mut rng = rand::rng();
     let grace_ms = 1_000 * engine.settings.grace_seconds(job.namespace());
+    let entries = entries.entry(job.namespace()).or_default();
     let mut put = |key: &str, value: Vec<u8>| {
         entries.push(Put {
             key: key::named(job.namespace(), key).into_bytes(),

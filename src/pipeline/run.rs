@@ -372,7 +372,12 @@ impl Engine {
             return;
         }
         let begun = Instant::now();
-        let Plan { groups, slots, .. } = plan;
+        let Plan {
+            groups,
+            slots,
+            namespaces,
+            ..
+        } = &*plan;
         // Slots of one model version stand together, so that its rows do too.
         let mut order: Vec<usize> = (0..slots.len()).collect();
         if groups.len() > 1 {
@@ -389,10 +394,13 @@ impl Engine {
             })
             .collect();
         let mut outputs = Vec::new();
-        let found = self.parts.cache.look_up(&wanted, &mut outputs).await;
+        let cache = &self.parts.cache;
+        let looked = cache.look_up(&wanted, namespaces, &mut outputs).await;
+        plan.mark(&looked.marks, looked.now);
+        let Plan { groups, slots, .. } = plan;
         let mut rest = outputs.as_slice();
-        for (index, found) in order.into_iter().zip(found) {
-            let Some(slot) = slots.get_mut(index).filter(|_| found) else {
+        for (index, stamp) in order.into_iter().zip(looked.stamps) {
+            let (Some(slot), Some(stamp)) = (slots.get_mut(index), stamp) else {
                 continue;
             };
             let Some(group) = groups.get_mut(slot.group) else {
@@ -401,8 +409,11 @@ impl Engine {
             let Some((row, after)) = rest.split_at_checked(group.width()) else {
                 break;
             };
-            slot.found = Found::Cached(group.push_rows(row));
             rest = after;
+            if stamp >= slot.least_stamp {
+                slot.found = Found::Cached(group.push_rows(row));
+                slot.stamp = stamp;
+            }
         }
         self.parts.metrics.stage(Stage::LookUp, begun.elapsed());
     }

@@ -97,8 +97,20 @@ pub(super) async fn rows(
             })
             .collect();
         let mut outputs = Vec::new();
-        let there = engine.parts.cache.look_up(&wanted, &mut outputs).await;
+        let looked = engine.parts.cache.look_up(&wanted, &[], &mut outputs).await;
+        let there: Vec<bool> = looked.stamps.iter().map(Option::is_some).collect();
         let rows = by_place(&there, &outputs, group.width());
+        let least = |index: &usize| slots.get(*index).map_or(0, |slot| slot.least_stamp);
+        let good: Vec<bool> = open
+            .iter()
+            .zip(&looked.stamps)
+            .map(|(index, stamp)| stamp.is_some_and(|stamp| stamp >= least(index)))
+            .collect();
+        let rows: Vec<Option<&[f32]>> = rows
+            .into_iter()
+            .zip(good)
+            .map(|(row, good)| row.filter(|_| good))
+            .collect();
         let (mut mine, mut waiting, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for (((index, key), had), row) in open.into_iter().zip(keys).zip(had).zip(rows) {
             if had && !late {
@@ -166,6 +178,7 @@ async fn keep(
                 input: &slot.input,
                 row,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
+                stamp: slot.stamp,
             })
             .collect()
     };

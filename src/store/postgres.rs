@@ -8,6 +8,7 @@ use crate::{
     config::{self, Database},
     result::Finished,
     secret::Secret,
+    tls,
 };
 use chrono::{DateTime, Utc};
 use sqlx::{
@@ -62,6 +63,7 @@ impl PostgresStore {
             .expose()
             .parse()
             .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+        let options = tls::postgres(options, url.expose(), &settings.tls);
         let options = options.application_name("kiln");
         let timeout = config::ms(settings.timeout_ms);
         let pool = PgPoolOptions::new()
@@ -265,7 +267,7 @@ impl PostgresStore {
 
     /// Whether an error can pass. Only what Postgres says of the data itself can't.
     fn classify(&self, error: sqlx::Error) -> StoreError {
-        let text = self.url.scrub(&error.to_string());
+        let text = tls::explain(self.url.scrub(&error.to_string()));
         match &error {
             // 40: a transaction rolled back by the server, and nothing wrong with it or the server.
             sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("40")) => {

@@ -127,6 +127,7 @@ pub struct Metrics {
     intake_paused: Gauge,
     schedules_paused: Gauge,
     hints: Vec<Counter>,
+    invalidated: Counter,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -231,6 +232,7 @@ impl Metrics {
                 HintOutcome::ALL,
                 |o| counter!("kiln_hints_total", "outcome" => o.as_str()),
             ),
+            invalidated: counter!("kiln_invalidated_entries_total"),
         }
     }
 
@@ -360,6 +362,11 @@ impl Metrics {
         self.intake_paused.set(f64::from(u8::from(intake)));
         self.schedules_paused
             .set((all - usize::from(intake)) as f64);
+    }
+
+    /// Counts what readers found and an invalidation removed.
+    pub fn invalidated(&self, entries: u64) {
+        self.invalidated.increment(entries);
     }
 
     /// Counts a hint of readers.

@@ -310,7 +310,10 @@ impl Gatherer<'_> {
             .flat_map(|(key, rows)| shown(key).into_iter().chain(rows.iter().map(entry)))
             .collect();
         let lives = match self.redis {
-            Some(redis) => redis.lives(&keys).await,
+            Some(redis) => {
+                let mark = redis.mark(schedule.namespace()).await;
+                redis.lives_since(&keys, mark.unwrap_or_default()).await
+            }
             None => None,
         };
         let mut lives = lives

@@ -5,6 +5,7 @@ use crate::{
     config::{self, Settings},
     secret::Secret,
     store::MIGRATIONS,
+    tls,
 };
 use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
 use std::{collections::BTreeMap, time::Duration};
@@ -62,6 +63,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
             return unreachable(url.scrub(&error.to_string()));
         }
     };
+    let options = tls::postgres(options, url.expose(), &settings.database.tls);
     let options = options.application_name("kiln doctor");
     let connect = PgConnection::connect_with(&options);
     let mut connection = match within(url, timeout, connect).await {
@@ -105,7 +107,7 @@ async fn within<T>(
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|e| url.scrub(&e.to_string())),
+        Ok(answer) => answer.map_err(|e| tls::explain(url.scrub(&e.to_string()))),
         Err(_) => Err(format!("no answer within {timeout:?}")),
     }
 }

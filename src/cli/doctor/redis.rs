@@ -2,11 +2,13 @@
 
 use super::check::{self, Check};
 use crate::{
-    config::{self, Settings},
+    cache,
+    config::{self, Redis, Settings},
     key,
     secret::Secret,
+    tls,
 };
-use redis::{AsyncConnectionConfig, Client, RedisError, aio::MultiplexedConnection};
+use redis::{RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
 
 const NAME: &str = "redis";
@@ -27,8 +29,7 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
             "`kiln run` needs KILN_REDIS_URL",
         )];
     };
-    let timeout = config::ms(settings.redis.timeout_ms);
-    let mut server = match Server::connect(url, timeout).await {
+    let mut server = match Server::connect(url, &settings.redis).await {
         Ok(server) => server,
         Err(problem) => {
             let found = format!("{}: {problem}", url.place());
@@ -58,13 +59,10 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    async fn connect(url: &'a Secret, timeout: Duration) -> Result<Self, String> {
-        let client = Client::open(url.expose()).map_err(|e| url.scrub(&e.to_string()))?;
-        let settings = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(timeout))
-            .set_response_timeout(Some(timeout));
-        let connect = client.get_multiplexed_async_connection_with_config(&settings);
-        let connection = deadline(url, timeout, connect).await?;
+    async fn connect(url: &'a Secret, settings: &Redis) -> Result<Self, String> {
+        let timeout = config::ms(settings.timeout_ms);
+        let connected = cache::connect(url, settings).await;
+        let connection = connected.map_err(|e| tls::explain(url.scrub(&e.to_string())))?;
         let mut server = Self {
             url,
             connection,
@@ -168,7 +166,7 @@ async fn deadline<T>(
     work: impl Future<Output = Result<T, RedisError>>,
 ) -> Result<T, String> {
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|e| url.scrub(&e.to_string())),
+        Ok(answer) => answer.map_err(|e| tls::explain(url.scrub(&e.to_string()))),
         Err(_) => Err(format!("no answer within {timeout:?}")),
     }
 }

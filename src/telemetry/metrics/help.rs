@@ -25,6 +25,10 @@ pub(super) fn describe() {
         "kiln_cache_operations_total",
         "Round trips to Redis; skipped: Redis was failing and left alone."
     );
+    describe_counter!(
+        "kiln_invalidated_entries_total",
+        "Entries of readers that an invalidation removed."
+    );
     describe_histogram!(
         "kiln_cache_operation_duration_seconds",
         seconds,

@@ -9,6 +9,7 @@ use crate::{
     config::{self, Settings},
     job,
     secret::Secret,
+    tls,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
@@ -78,13 +79,14 @@ pub struct SqlSource {
 
 impl SqlSource {
     pub(super) fn new(spec: &SqlSpec, settings: &Settings) -> Result<Self, SourceError> {
-        let named = settings.databases.get(&spec.database).map(|d| &d.url);
-        let url = match (named, spec.database.as_str()) {
-            (Some(url), _) => Some(url),
-            (None, "kiln") => settings.database.url.as_ref(),
+        let named = settings.databases.get(&spec.database);
+        let own = &settings.database;
+        let found = match (named, spec.database.as_str()) {
+            (Some(named), _) => Some((&named.url, &named.tls)),
+            (None, "kiln") => own.url.as_ref().map(|url| (url, &own.tls)),
             (None, _) => None,
         };
-        let Some(url) = url else {
+        let Some((url, certificates)) = found else {
             let known: Vec<&str> = settings
                 .databases
                 .keys()
@@ -101,6 +103,7 @@ impl SqlSource {
             .expose()
             .parse()
             .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.to_string())))?;
+        let options = tls::postgres(options, url.expose(), certificates);
         Ok(Self {
             url: url.clone(),
             options: options.application_name("kiln warming"),
@@ -112,7 +115,7 @@ impl SqlSource {
     }
 
     fn told(&self, error: &sqlx::Error) -> SourceError {
-        SourceError(self.url.scrub(&error.to_string()))
+        SourceError(tls::explain(self.url.scrub(&error.to_string())))
     }
 
     /// A connection with the cursor declared.

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::certificates::Certificates;
 use super::sandbox;
 use super::{PATIENCE, eventually};
 
@@ -23,6 +24,8 @@ const LOOPBACK_ONLY: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
 /// One node; stopped until [`Broker::start`], and killed with its folder when dropped.
 pub struct Broker {
     pub port: u16,
+    /// Where it speaks TLS, once [`Broker::encrypt`] was called.
+    pub tls_port: Option<u16>,
     folder: PathBuf,
     epmd_port: u16,
     distribution_port: u16,
@@ -42,6 +45,7 @@ impl Broker {
         let folder = sandbox::folder("rabbitmq");
         let broker = Self {
             port: sandbox::free_port(),
+            tls_port: None,
             epmd_port: sandbox::free_port(),
             distribution_port: sandbox::free_port(),
             control_port: sandbox::free_port(),
@@ -61,6 +65,38 @@ impl Broker {
         let cookie = broker.folder.join(".erlang.cookie");
         fs::set_permissions(cookie, fs::Permissions::from_mode(0o400)).expect("the cookie's mode");
         broker
+    }
+
+    /// Has the node speak TLS on a port of its own, from its start on, and want a certificate of whoever connects there.
+    pub fn encrypt(&mut self, certificates: &Certificates) {
+        certificates.give("server", &self.folder);
+        let port = sandbox::free_port();
+        let file = self.folder.join("rabbitmq.conf");
+        let mut settings = fs::read_to_string(&file).expect("the node's settings");
+        settings.push_str(&format!("listeners.ssl.1 = 127.0.0.1:{port}\n"));
+        for (option, value) in [
+            (
+                "cacertfile",
+                self.folder.join("tls-ca.pem").display().to_string(),
+            ),
+            (
+                "certfile",
+                self.folder.join("tls.pem").display().to_string(),
+            ),
+            ("keyfile", self.folder.join("tls.key").display().to_string()),
+            ("verify", "verify_peer".to_owned()),
+            ("fail_if_no_peer_cert", "true".to_owned()),
+        ] {
+            settings.push_str(&format!("ssl_options.{option} = {value}\n"));
+        }
+        self.write("rabbitmq.conf", &settings);
+        self.tls_port = Some(port);
+    }
+
+    /// Shows another certificate to those who connect from now on.
+    pub async fn show(&self, certificates: &Certificates, name: &str) {
+        certificates.give(name, &self.folder);
+        self.ctl(&["eval", "ssl:clear_pem_cache()."]).await;
     }
 
     /// Starts the node on its port and data, and returns when it accepts AMQP.

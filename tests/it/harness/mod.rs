@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod bus;
+pub mod certificates;
 pub mod jobs;
 pub mod postgres;
 pub mod proxy;

@@ -5,7 +5,7 @@
 
 use std::ffi::CStr;
 use std::fs::{self, File};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use tokio::time::timeout;
 
+use super::certificates::Certificates;
 use super::sandbox;
 use super::{PATIENCE, eventually};
 
@@ -24,6 +25,7 @@ const USER: &str = "kiln";
 pub struct Postgres {
     pub port: u16,
     folder: PathBuf,
+    encrypted: bool,
     running: Mutex<Option<Child>>,
 }
 
@@ -35,8 +37,32 @@ impl Postgres {
         Self {
             port: sandbox::free_port(),
             folder,
+            encrypted: false,
             running: Mutex::default(),
         }
+    }
+
+    /// Has the cluster speak TLS, from its start on, and want a certificate of whoever connects with it.
+    pub fn encrypt(&mut self, certificates: &Certificates) {
+        self.show(certificates, "server");
+        self.encrypted = true;
+    }
+
+    /// Shows another certificate once [`Postgres::reload`] is called.
+    pub fn show(&self, certificates: &Certificates, name: &str) {
+        certificates.give(name, &self.folder);
+        let key = self.folder.join("tls.key");
+        give_to_server_user(&key);
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("the key's mode");
+    }
+
+    /// Has the cluster read its certificate again.
+    pub async fn reload(&self) {
+        let mut connection = self.connect("postgres").await.expect("the cluster is up");
+        connection
+            .execute("SELECT pg_reload_conf()")
+            .await
+            .expect("it reloads");
     }
 
     /// Starts the cluster on its port and data, and returns when it answers a query. After [`Postgres::kill`] this
@@ -49,7 +75,26 @@ impl Postgres {
                 .await
                 .expect("the template's copy");
         }
+        if self.encrypted {
+            let rules = data.join("pg_hba.conf");
+            let before = fs::read_to_string(&rules).expect("the cluster's rules");
+            let first = "hostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
+            fs::write(&rules, format!("{first}{before}")).expect("the cluster's rules");
+        }
         let mut command = server_command("postgres", &self.folder);
+        if self.encrypted {
+            command.args(["-c", "ssl=on"]);
+            for (setting, file) in [
+                ("cert", "tls.pem"),
+                ("key", "tls.key"),
+                ("ca", "tls-ca.pem"),
+            ] {
+                let path = self.folder.join(file);
+                command
+                    .arg("-c")
+                    .arg(format!("ssl_{setting}_file={}", path.display()));
+            }
+        }
         command
             .arg("-D")
             .arg(&data)

@@ -9,12 +9,15 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult};
 
+use super::certificates::Certificates;
 use super::sandbox;
 use super::{PATIENCE, eventually};
 
 /// One server; stopped until [`Redis::start`], and killed when dropped.
 pub struct Redis {
     pub port: u16,
+    /// Where it speaks TLS, once [`Redis::encrypt`] was called.
+    pub tls_port: Option<u16>,
     folder: PathBuf,
     running: Mutex<Option<Child>>,
 }
@@ -24,9 +27,31 @@ impl Redis {
     pub fn prepare() -> Self {
         Self {
             port: sandbox::free_port(),
+            tls_port: None,
             folder: sandbox::folder("redis"),
             running: Mutex::default(),
         }
+    }
+
+    /// Has the server speak TLS on a port of its own, from its start on, and want a certificate of whoever connects there.
+    pub fn encrypt(&mut self, certificates: &Certificates) {
+        certificates.give("server", &self.folder);
+        self.tls_port = Some(sandbox::free_port());
+    }
+
+    /// Shows another certificate to those who connect from now on.
+    pub async fn show(&self, certificates: &Certificates, name: &str) {
+        let (cert, key) = (format!("{name}.pem"), format!("{name}.key"));
+        let (cert, key) = (certificates.text(&cert), certificates.text(&key));
+        let change = [
+            "CONFIG",
+            "SET",
+            "tls-cert-file",
+            &cert,
+            "tls-key-file",
+            &key,
+        ];
+        self.command::<()>(&change).await;
     }
 
     /// Starts the server, empty, on its port and returns when it answers.
@@ -46,6 +71,17 @@ impl Redis {
             "1",
         ]);
         command.arg("--dir").arg(&self.folder);
+        if let Some(port) = self.tls_port {
+            command.arg("--tls-port").arg(port.to_string());
+            for (option, file) in [
+                ("cert", "tls.pem"),
+                ("key", "tls.key"),
+                ("ca-cert", "tls-ca.pem"),
+            ] {
+                let path = self.folder.join(file);
+                command.arg(format!("--tls-{option}-file")).arg(path);
+            }
+        }
         let child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -13,6 +13,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 
 use super::broker::Broker;
 use super::bus::Bus;
+use super::certificates::Certificates;
 use super::jobs::Row;
 use super::postgres::Postgres;
 use super::redis::Redis;
@@ -105,6 +106,38 @@ impl Stack {
         stack.bus = Bus::new(stack.amqp_url());
         stack.pool = lazy_pool(&stack.database_url());
         stack
+    }
+
+    /// Servers of its own that speak TLS beside plaintext, running.
+    pub async fn encrypted(certificates: &Certificates) -> Self {
+        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let (mut broker, mut postgres) = (Broker::prepare(), Postgres::prepare());
+        let mut redis = Redis::prepare();
+        broker.encrypt(certificates);
+        postgres.encrypt(certificates);
+        redis.encrypt(certificates);
+        tokio::join!(broker.start(), postgres.start(), redis.start());
+        let stack = Self::assemble(Arc::new(broker), Arc::new(postgres), redis, Some(turn));
+        tokio::join!(
+            stack.broker.add_vhost(&stack.vhost),
+            stack.postgres.add_database(&stack.database)
+        );
+        stack
+    }
+
+    /// The URLs of the three servers over TLS, by a host's name: broker, Redis and database.
+    pub fn encrypted_urls(&self, host: &str) -> [String; 3] {
+        let (broker, redis) = (self.broker.tls_port, self.redis.tls_port);
+        let (postgres, database) = (self.postgres.port, &self.database);
+        [
+            format!(
+                "amqps://guest:guest@{host}:{}/{}",
+                broker.unwrap_or(self.broker.port),
+                self.vhost
+            ),
+            format!("rediss://{host}:{}/0", redis.unwrap_or(self.redis.port)),
+            format!("postgres://kiln@{host}:{postgres}/{database}"),
+        ]
     }
 
     fn assemble(

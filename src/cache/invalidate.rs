@@ -1,0 +1,151 @@
+//! Owns invalidation: a namespace's mark, which makes every older entry worthless to it on every worker at once, and the
+//! removal of what its readers find.
+//!
+//! A mark is a stamp: milliseconds of Redis's clock, and always more than the latest one. An entry bears the latest mark that
+//! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
+//! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
+
+use super::{Put, RedisCache};
+use crate::{entry, job::MAX_TTL_SECONDS, key, telemetry::metrics::CacheOperation};
+use redis::{Pipeline, RedisError, Value};
+use std::collections::BTreeMap;
+
+/// Sets a namespace's mark and the latest one. They live as long as an entry can.
+const MARK: &str = "local t = redis.call('TIME')
+local mark = t[1] * 1000 + math.floor(t[2] / 1000)
+for _, key in ipairs(KEYS) do mark = math.max(mark, (tonumber(redis.call('GET', key)) or 0) + 1) end
+mark = string.format('%.0f', mark)
+for _, key in ipairs(KEYS) do redis.call('SET', key, mark, 'EX', ARGV[1]) end
+return mark";
+/// Keys that Redis looks at, or removes, at a time.
+const AT_A_TIME: usize = 1_000;
+
+/// A mark's value; 0 where there is none.
+pub(super) fn read(value: &Option<Vec<u8>>) -> u64 {
+    let text = value.as_deref().and_then(|v| std::str::from_utf8(v).ok());
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+/// The removal of what readers find of one namespace, a piece at a time.
+#[derive(Debug)]
+pub struct Removal<'a> {
+    redis: &'a RedisCache,
+    namespace: &'a str,
+    cursor: u64,
+    /// Keys removed so far.
+    pub removed: u64,
+    /// Whether all that was there is gone.
+    pub done: bool,
+}
+
+impl RedisCache {
+    /// Makes every entry that was scored for a namespace until now worthless to it. An error holds no credentials.
+    pub async fn invalidate(&self, namespace: &str) -> Result<(), String> {
+        let mut command = redis::cmd("EVAL");
+        command
+            .arg(MARK)
+            .arg(2)
+            .arg(key::latest_mark())
+            .arg(key::mark(namespace))
+            // Lives are spread downwards only; twice as long is safe.
+            .arg(2 * MAX_TTL_SECONDS);
+        let mark: Result<String, RedisError> = self.command(&command).await;
+        mark.map(|_| ()).map_err(|e| self.scrub(&e))
+    }
+
+    /// The stamp of a namespace's latest invalidation; nothing where Redis fails.
+    pub async fn mark(&self, namespace: &str) -> Option<u64> {
+        let values = self.get(&[key::mark(namespace).into_bytes()]).await?;
+        values.first().map(read)
+    }
+
+    /// As [`RedisCache::lives`], where entries that are older than `mark` count as gone.
+    pub async fn lives_since(&self, keys: &[Vec<u8>], mark: u64) -> Option<Vec<Option<u64>>> {
+        let mut lives = self.lives(keys).await?;
+        if mark == 0 || keys.is_empty() {
+            return Some(lives);
+        }
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            let last = entry::TO_STAMP.saturating_sub(1);
+            pipeline
+                .cmd("GETRANGE")
+                .arg(key.as_slice())
+                .arg(0)
+                .arg(last);
+        }
+        let heads: Vec<Vec<u8>> = self.piped(CacheOperation::Get, &pipeline).await?;
+        for (life, head) in lives.iter_mut().zip(heads) {
+            // What readers find bears no stamp: an invalidation removes it.
+            let is_entry = entry::is_entry(&head);
+            if is_entry && entry::stamp_of(&head).unwrap_or_default() < mark {
+                *life = None;
+            }
+        }
+        Some(lives)
+    }
+
+    /// Begins to remove what readers find of a namespace.
+    pub fn removal<'a>(&'a self, namespace: &'a str) -> Removal<'a> {
+        Removal {
+            redis: self,
+            namespace,
+            cursor: 0,
+            removed: 0,
+            done: false,
+        }
+    }
+
+    /// Writes what readers find; what an invalidation has overtaken is removed again, so that its own removal, which may
+    /// have passed by already, misses nothing.
+    pub(super) async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
+        let all = entries.values().flatten();
+        let mut pipeline = Pipeline::new();
+        for put in all {
+            pipeline
+                .cmd("SET")
+                .arg(put.key.as_slice())
+                .arg(put.value.as_slice())
+                .arg("PX")
+                .arg(put.ttl_ms)
+                .ignore();
+        }
+        for namespace in entries.keys() {
+            pipeline.cmd("GET").arg(key::mark(namespace));
+        }
+        let marks: Option<Vec<Option<Vec<u8>>>> = self.piped(CacheOperation::Set, &pipeline).await;
+        for (puts, mark) in entries.values().zip(marks.unwrap_or_default()) {
+            if read(&mark) > stamp {
+                let mut command = redis::cmd("UNLINK");
+                puts.iter().for_each(|put| {
+                    command.arg(put.key.as_slice());
+                });
+                self.guarded(CacheOperation::Set, self.command::<Value>(&command))
+                    .await;
+            }
+        }
+    }
+}
+
+impl Removal<'_> {
+    /// Removes the next piece. An error holds no credentials; the removal may go on after it.
+    pub async fn step(&mut self) -> Result<(), String> {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(self.cursor)
+            .arg("MATCH")
+            .arg(key::all_named(self.namespace))
+            .arg("COUNT")
+            .arg(AT_A_TIME);
+        let scrub = |e: RedisError| self.redis.scrub(&e);
+        let (cursor, keys): (u64, Vec<Vec<u8>>) = self.redis.command(&scan).await.map_err(scrub)?;
+        if !keys.is_empty() {
+            let mut unlink = redis::cmd("UNLINK");
+            unlink.arg(&keys);
+            let removed: u64 = self.redis.command(&unlink).await.map_err(scrub)?;
+            self.removed += removed;
+        }
+        self.cursor = cursor;
+        self.done = cursor == 0;
+        Ok(())
+    }
+}
