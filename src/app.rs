@@ -22,7 +22,12 @@ use crate::{
     settle::{Settler, publisher},
     store::{PostgresStore, SqliteStore, Store},
     supervisor::{Stop, Supervisor},
-    telemetry::metrics::{self, Metrics, QueueKind},
+    telemetry::{
+        metrics::{self, Metrics, QueueKind},
+        otlp,
+        trace::Tracer,
+        worker_name,
+    },
     warm::{folder::Folder, run::Warmer},
 };
 use anyhow::{Context, anyhow, bail};
@@ -141,6 +146,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let backoff_most = config::ms(settings.amqp.backoff_most_ms);
     let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
     let (controls, paused, pause) = controls::channels();
+    let (tracer, traces) = match settings.trace.endpoint.clone() {
+        Some(endpoint) => {
+            let (tracer, heard) = Tracer::new(settings.trace.share, metrics.clone());
+            (tracer, Some((endpoint, heard)))
+        }
+        None => (Tracer::off(metrics.clone()), None),
+    };
     let folder = Arc::new(Mutex::new(Folder::new(&settings.warm.dir)));
     let (invalid, invalidated) = invalidations::channel();
     served.open(Desk {
@@ -153,6 +165,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         folder: folder.clone(),
         heat: heat.clone(),
         insight,
+        tracer: tracer.clone(),
         paused: paused.clone(),
         invalid,
     });
@@ -175,11 +188,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         store.clone(),
         metrics.clone(),
         settings.clone(),
+        tracer,
     );
 
     let (switch, stop) = Stop::new();
     let mut tasks = Supervisor::default();
     tasks.start("publisher", publisher_task.run());
+    if let Some((endpoint, heard)) = traces {
+        let sending = otlp::send(endpoint, worker_name(), heard, metrics.clone());
+        tasks.start("traces", sending);
+    }
     tasks.start("redis check", check_redis(engine.clone(), health.clone()));
     tasks.start(
         "postgres check",
@@ -268,12 +286,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Names this worker among others: its host and process.
-fn worker_name() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}:{}", host.trim(), std::process::id())
 }
 
 /// Warms from when the tables are there.

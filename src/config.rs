@@ -29,13 +29,18 @@ use std::{
 pub const DEFAULT_FILE: &str = "kiln.toml";
 
 /// Short names of the environment, their fallbacks, and the setting that they stand for.
-const SHORT_NAMES: [(&str, &[&str], &str); 6] = [
+const SHORT_NAMES: [(&str, &[&str], &str); 7] = [
     ("KILN_AMQP_URL", &["AMQP_URL"], "amqp.url"),
     ("KILN_REDIS_URL", &["REDIS_URL"], "redis.url"),
     ("KILN_DATABASE_URL", &["DATABASE_URL"], "database.url"),
     ("KILN_HTTP_ADDR", &[], "http.addr"),
     ("KILN_MODELS_DIR", &[], "models.dir"),
     ("KILN_LOG", &[], "log.filter"),
+    (
+        "KILN_TRACE_ENDPOINT",
+        &["OTEL_EXPORTER_OTLP_ENDPOINT"],
+        "trace.endpoint",
+    ),
 ];
 
 /// Settings whose keys a user chooses.

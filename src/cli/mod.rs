@@ -19,7 +19,7 @@ mod score;
 mod submit;
 mod warm;
 
-use crate::{config as settings, telemetry::trace};
+use crate::{config as settings, telemetry::logs};
 use clap::{Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
 
@@ -96,7 +96,7 @@ pub fn main() -> ExitCode {
     };
     // Only the worker talks in log lines; the other commands show progress and results.
     let quiet = !matches!(arguments.command, Command::Run(_));
-    if let Err(error) = trace::start(&loaded.settings.log, quiet) {
+    if let Err(error) = logs::start(&loaded.settings.log, quiet) {
         eprintln!("kiln: {error}");
         return Exit::Usage.into();
     }

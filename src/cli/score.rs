@@ -372,7 +372,7 @@ fn take(
                 ))?;
             }
         }
-        Outcome::Retry { reason } => summary.bad(
+        Outcome::Retry { reason, .. } => summary.bad(
             bar,
             &BadLine {
                 line,

@@ -1,6 +1,7 @@
 //! Owns what makes sense of a setting's value, beyond its type.
 
 use super::{ConfigError, Http, Settings};
+use crate::telemetry::otlp;
 
 /// Nobody listens to the network without knowing who asks.
 fn http(http: &Http) -> Result<(), ConfigError> {
@@ -243,6 +244,18 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
                 problem: format!("expected a URL that starts with {scheme} or {secure}"),
             });
         }
+    }
+    if let Some(problem) = settings.trace.endpoint.as_deref().and_then(otlp::problem) {
+        return Err(ConfigError::OutOfRange {
+            name: "trace.endpoint",
+            problem: problem.into(),
+        });
+    }
+    if !(0.0..=1.0).contains(&settings.trace.share) {
+        return Err(ConfigError::OutOfRange {
+            name: "trace.share",
+            problem: "expected 0 to 1".into(),
+        });
     }
     if let Some(url) = &settings.database.url
         && !(url.expose().starts_with("postgres://") || url.expose().starts_with("postgresql://"))

@@ -23,6 +23,7 @@ pub struct Settings {
     pub embedded: Embedded,
     pub drain: Drain,
     pub warm: Warm,
+    pub trace: Trace,
     pub log: Log,
 }
 
@@ -442,6 +443,25 @@ pub enum LogFormat {
     Auto,
     Json,
     Text,
+}
+
+/// Traces of jobs, for an OpenTelemetry collector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trace {
+    /// Where a collector takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without it, nothing is traced.
+    pub endpoint: Option<String>,
+    /// Share of the jobs to trace, 0 to 1, where their producers don't say.
+    pub share: f64,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            share: 0.01,
+        }
+    }
 }
 
 /// Logging.

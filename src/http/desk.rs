@@ -8,6 +8,7 @@ use crate::{
     pipeline::{Engine, insight::Insight},
     settle::publisher::Publisher,
     store::{Paused, PostgresStore, StoreError},
+    telemetry::trace::Tracer,
     warm::folder::Folder,
 };
 use std::{
@@ -34,6 +35,7 @@ pub struct Desk {
     pub folder: Arc<Mutex<Folder>>,
     pub heat: Arc<Heat>,
     pub insight: Arc<Insight>,
+    pub tracer: Tracer,
     /// What operators have paused, as this worker knows it.
     pub paused: watch::Receiver<Vec<Paused>>,
     /// Where namespaces go whose readers' entries are to be removed.

@@ -9,6 +9,7 @@ mod cache;
 mod desk;
 mod extract;
 mod health;
+mod logs;
 mod openapi;
 mod problem;
 mod score;
@@ -232,6 +233,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/cache/warm", post(score::warm))
             .route("/v1/cache/invalidate/{namespace}", post(steer::invalidate))
             .route("/v1/cache/reset-stats", post(cache::reset))
+            .route("/v1/log", get(logs::levels).put(logs::set_levels))
             .route("/v1/hits", post(steer::hits))
             .route("/v1/intake/pause", post(steer::pause_intake))
             .route("/v1/intake/resume", post(steer::resume_intake));

@@ -1,6 +1,6 @@
 //! `/openapi.json`: the API as programs read it.
 
-use super::{cache, problem, score, show, steer};
+use super::{cache, logs, problem, score, show, steer};
 use axum::Json;
 use utoipa::{
     Modify, OpenApi,
@@ -16,7 +16,8 @@ use utoipa::{
     paths(
         score::score, score::batch, score::enqueue, score::warm, score::job, show::health, show::version, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,
-        steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate
+        steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
+        logs::levels, logs::set_levels
     ),
     components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),
     modifiers(&Keys)

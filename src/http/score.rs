@@ -14,6 +14,7 @@ use crate::{
     result::{self, Finished},
     settle::message,
     store::JobEnd,
+    telemetry::trace::{Kind, Trace},
 };
 use axum::{
     extract::State,
@@ -268,7 +269,14 @@ async fn run(
         };
         engine.run(&[source]).await
     };
+    let begun = Instant::now();
+    let header = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let mut trace = desk.tracer.begin("score", Kind::Server, begun, header);
     let (outcomes, counts) = desk.errand(work).await?;
+    if let Some(trace) = &mut trace {
+        told(trace, begun, outcomes.first(), &counts);
+    }
+    trace.into_iter().for_each(|trace| desk.tracer.end(trace));
     match outcomes.into_iter().next() {
         Some(Outcome::Done {
             job_id,
@@ -276,8 +284,20 @@ async fn run(
             repeated,
         }) => Ok(scored(&job_id, &result, (!repeated).then_some(counts))),
         Some(Outcome::Rejected { rejection, .. }) => Err(rejection.into()),
-        Some(Outcome::Retry { reason }) => Err(Problem::unavailable(reason)),
+        Some(Outcome::Retry { reason, .. }) => Err(Problem::unavailable(reason)),
         Some(Outcome::Abandoned) | None => Err(Problem::unavailable("the worker is stopping")),
+    }
+}
+
+/// Tells a trace what became of its request.
+fn told(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: &InputCounts) {
+    let (hits, misses) = match outcome {
+        Some(Outcome::Done { result, .. }) => (result.hits, result.misses),
+        _ => (0, 0),
+    };
+    trace.stages(begun, &counts.stages, hits, misses);
+    if let Some(outcome) = outcome {
+        outcome.tell(trace);
     }
 }
 
@@ -287,8 +307,8 @@ fn scored(job_id: &str, done: &Arc<Finished>, counts: Option<InputCounts>) -> Re
         let ms = (time.as_secs_f64() * 1e5).round() / 100.0;
         serde_json::value::to_raw_value(&ms).ok()
     };
-    let looked_up = counts.and_then(|c| milliseconds(c.looked_up));
-    let scored = counts.and_then(|c| milliseconds(c.scored));
+    let looked_up = counts.and_then(|c| milliseconds(c.stages.looked_up));
+    let scored = counts.and_then(|c| milliseconds(c.stages.scored));
     // The results are what the engine wrote.
     let mut results: Vec<BTreeMap<&str, &RawValue>> =
         serde_json::from_str(&done.results).unwrap_or_default();

@@ -15,13 +15,16 @@ use crate::{
     failure::{Code, Rejection},
     key,
     pipeline::{
-        Engine, JobSource,
+        Engine, JobSource, Outcome,
         batch::{Filling, Limits},
     },
     settle::Settler,
     store::{PostgresStore, StoreError},
     supervisor::Stop,
-    telemetry::metrics::{CloseReason, Metrics},
+    telemetry::{
+        metrics::{CloseReason, Metrics},
+        trace::{Kind, Stages, Trace, Tracer, Value},
+    },
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
@@ -64,6 +67,7 @@ pub struct Workshop {
     pub store: PostgresStore,
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
+    pub tracer: Tracer,
     in_hand: Arc<AtomicUsize>,
 }
 
@@ -75,6 +79,7 @@ impl Workshop {
         store: PostgresStore,
         metrics: Metrics,
         settings: Arc<Settings>,
+        tracer: Tracer,
     ) -> Self {
         Self {
             engine,
@@ -82,6 +87,7 @@ impl Workshop {
             store,
             metrics,
             settings,
+            tracer,
             in_hand: Arc::default(),
         }
     }
@@ -107,8 +113,50 @@ impl Workshop {
                 given_up: given_up.clone().or_else(|| d.verdict()),
             })
             .collect();
-        let (outcomes, _counts) = self.engine.run(&sources).await;
+        let begun = Instant::now();
+        let (outcomes, counts) = self.engine.run(&sources).await;
+        let traces = self.traces(&deliveries, &outcomes, begun, &counts.stages);
+        let stored = Instant::now();
         self.settler.settle(deliveries, outcomes).await;
+        for mut trace in traces {
+            trace.span("reply", stored, Instant::now(), Vec::new());
+            self.tracer.end(trace);
+        }
+    }
+
+    /// The traces of those jobs that are to have one, up to their rows.
+    fn traces(
+        &self,
+        deliveries: &[Delivery],
+        outcomes: &[Outcome],
+        begun: Instant,
+        stages: &Stages,
+    ) -> Vec<Trace> {
+        if !self.tracer.is_on() {
+            return Vec::new();
+        }
+        let trace = |(delivery, outcome): (&Delivery, &Outcome)| {
+            let (header, received) = (delivery.traceparent(), delivery.received);
+            let name = "process job";
+            let begin = self
+                .tracer
+                .begin(name, Kind::Consumer, received, header.as_deref());
+            let mut trace = begin?;
+            let text = |text: &str| Value::Text(text.to_owned());
+            trace.tell("messaging.system", text("rabbitmq"));
+            trace.tell("messaging.operation.type", text("process"));
+            trace.tell("kiln.queue", text(delivery.origin.as_str()));
+            if let Some(id) = delivery.correlation_id() {
+                trace.tell("messaging.message.conversation_id", text(id));
+            }
+            outcome.tell(&mut trace);
+            trace.span("intake", received, begun, Vec::new());
+            if let Outcome::Done { result, .. } = outcome {
+                trace.stages(begun, stages, result.hits, result.misses);
+            }
+            Some(trace)
+        };
+        deliveries.iter().zip(outcomes).filter_map(trace).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use super::topology::Origin;
 use crate::{
     failure::{Code, Rejection},
     settle::ack::Ticket,
+    telemetry::trace::TraceParent,
 };
 use lapin::{
     BasicProperties,
@@ -13,6 +14,9 @@ use std::time::Instant;
 
 /// Header that counts the tries behind a job.
 pub const TRIES: &str = "kiln-tries";
+
+/// Header with the W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
 
 /// A message in hand. Its ticket settles it; dropping it returns it to its queue.
 #[derive(Debug)]
@@ -28,6 +32,23 @@ impl Delivery {
     /// The message's own name for its job.
     pub fn message_id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(|id| id.as_str())
+    }
+
+    /// What its producer knows its reply by.
+    pub fn correlation_id(&self) -> Option<&str> {
+        let id = self.properties.correlation_id().as_ref()?;
+        Some(id.as_str())
+    }
+
+    /// The header of its trace.
+    pub fn traceparent(&self) -> Option<String> {
+        text(self.properties.headers().as_ref(), TRACEPARENT)
+    }
+
+    /// The trace that it belongs to.
+    pub fn trace_id(&self) -> Option<String> {
+        let parent = TraceParent::parse(&self.traceparent()?)?;
+        Some(hex::encode(parent.trace_id))
     }
 
     /// Tries made before this delivery.

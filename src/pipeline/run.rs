@@ -22,13 +22,16 @@ use crate::{
     model::{Model, Registry, Task},
     result::{Finished, Reading, ResultsWriter},
     store::{RejectedRow, Store},
-    telemetry::metrics::{InputResult, JobOutcome, Metrics, Stage},
+    telemetry::{
+        metrics::{InputResult, JobOutcome, Metrics, Stage},
+        trace::{Stages, Trace, Value},
+    },
 };
 use ahash::RandomState;
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Bodies beyond this many bytes are parsed where they hold up no other task of the runtime.
@@ -67,9 +70,52 @@ pub enum Outcome {
         rejection: Rejection,
     },
     /// It failed for a reason that may pass.
-    Retry { reason: String },
+    Retry {
+        job_id: Option<String>,
+        reason: String,
+    },
     /// The process can't go on with it: it must go back unharmed.
     Abandoned,
+}
+
+impl Outcome {
+    /// Tells a job's trace what became of it.
+    pub fn tell(&self, trace: &mut Trace) {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let outcome = match self {
+            Self::Done {
+                job_id,
+                result,
+                repeated,
+            } => {
+                trace.tell("kiln.job_id", text(job_id));
+                trace.tell("kiln.model", text(&result.model));
+                trace.tell("kiln.version", text(&result.version));
+                trace.tell("kiln.namespace", text(&result.namespace));
+                trace.tell("kiln.hits", Value::Number(i64::from(result.hits)));
+                trace.tell("kiln.misses", Value::Number(i64::from(result.misses)));
+                trace.tell("kiln.repeated", Value::Truth(*repeated));
+                JobOutcome::Ok
+            }
+            Self::Rejected { job_id, rejection } => {
+                if let Some(job_id) = job_id {
+                    trace.tell("kiln.job_id", text(job_id));
+                }
+                trace.tell("kiln.field", text(&rejection.field));
+                trace.failed(rejection.code.as_str());
+                JobOutcome::Rejected
+            }
+            Self::Retry { job_id, .. } => {
+                if let Some(job_id) = job_id {
+                    trace.tell("kiln.job_id", text(job_id));
+                }
+                trace.failed("it is tried again");
+                JobOutcome::Retried
+            }
+            Self::Abandoned => JobOutcome::Abandoned,
+        };
+        trace.tell("kiln.outcome", text(outcome.as_str()));
+    }
 }
 
 /// How a batch's inputs got their scores.
@@ -79,10 +125,7 @@ pub struct InputCounts {
     pub misses: u64,
     pub coalesced: u64,
     pub skipped: u64,
-    /// When it was known which inputs are cached, from the beginning of the batch.
-    pub looked_up: Duration,
-    /// When the others had their scores.
-    pub scored: Duration,
+    pub stages: Stages,
 }
 
 /// What an engine is made of.
@@ -166,7 +209,7 @@ impl Engine {
 
         let (finished, mut counts) =
             self.render(sources, &accepted, &plan, &failures, &mut outcomes);
-        (counts.looked_up, counts.scored) = (looked_up, scored);
+        (counts.stages.looked_up, counts.stages.scored) = (looked_up, scored);
         let begun = Instant::now();
         let jobs: Vec<keep::ToStore<'_>> = finished
             .into_iter()
@@ -198,6 +241,7 @@ impl Engine {
             };
             set(&mut outcomes, place, outcome);
         }
+        counts.stages.stored = received.elapsed();
         for (place, leader) in followers {
             let outcome = match outcomes.get(leader).cloned().flatten() {
                 Some(Outcome::Done { job_id, result, .. }) => Outcome::Done {
@@ -536,7 +580,7 @@ impl Engine {
                     rejection: Rejection::new(Code::Exhausted, "", message),
                 }
             }
-            Verdict::Retry(reason) => Outcome::Retry { reason },
+            Verdict::Retry(reason) => Outcome::Retry { job_id, reason },
             Verdict::Fatal(reason) => {
                 tracing::error!(reason, "the worker can't go on with a job");
                 Outcome::Abandoned

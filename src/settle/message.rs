@@ -3,7 +3,7 @@
 use crate::{
     failure::Rejection,
     intake::{
-        delivery::{Delivery, TRIES, text},
+        delivery::{Delivery, TRACEPARENT, TRIES, text},
         topology::{Origin, Topology},
     },
 };
@@ -66,7 +66,7 @@ pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
 pub fn traced(mut message: Message, traceparent: &str) -> Message {
     let mut headers = FieldTable::default();
     headers.insert(
-        "traceparent".into(),
+        TRACEPARENT.into(),
         AMQPValue::LongString(LongString::from(traceparent)),
     );
     message.properties = message.properties.with_headers(headers);
@@ -93,10 +93,10 @@ pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Mess
         .properties
         .headers()
         .as_ref()
-        .and_then(|h| h.inner().get("traceparent"))
+        .and_then(|h| h.inner().get(TRACEPARENT))
     {
         let mut headers = FieldTable::default();
-        headers.insert("traceparent".into(), trace.clone());
+        headers.insert(TRACEPARENT.into(), trace.clone());
         properties = properties.with_headers(headers);
     }
     Some(Message {

@@ -10,6 +10,7 @@ pub mod publisher;
 use crate::{
     intake::{delivery::Delivery, topology::Topology},
     pipeline::Outcome,
+    result::Finished,
     telemetry::metrics::{Metrics, ReplyOutcome, Stage},
 };
 use publisher::{Publisher, Sent};
@@ -44,6 +45,7 @@ impl Settler {
             let before = messages.len();
             match &outcome {
                 Outcome::Done { job_id, result, .. } => {
+                    told_done(&delivery, job_id, result);
                     messages.extend(message::reply(&delivery, || {
                         crate::result::ok_reply(job_id, result)
                     }));
@@ -55,6 +57,8 @@ impl Settler {
                         .unwrap_or_default();
                     tracing::info!(
                         job_id,
+                        correlation_id = delivery.correlation_id(),
+                        trace_id = delivery.trace_id(),
                         code = rejection.code.as_str(),
                         field = rejection.field,
                         origin = delivery.origin.as_str(),
@@ -69,8 +73,11 @@ impl Settler {
                     let body = || crate::result::rejected_reply(job_id, rejection);
                     messages.extend(message::reply(&delivery, body));
                 }
-                Outcome::Retry { reason } => {
+                Outcome::Retry { job_id, reason } => {
                     tracing::info!(
+                        job_id,
+                        correlation_id = delivery.correlation_id(),
+                        trace_id = delivery.trace_id(),
                         reason,
                         tries = delivery.tries() + 1,
                         "a job waits for its next try"
@@ -100,4 +107,19 @@ impl Settler {
         }
         self.metrics.stage(Stage::Settle, begun.elapsed());
     }
+}
+
+/// A line for each job that went well, for those who look for one.
+fn told_done(delivery: &Delivery, job_id: &str, result: &Finished) {
+    tracing::debug!(
+        job_id,
+        correlation_id = delivery.correlation_id(),
+        trace_id = delivery.trace_id(),
+        model = result.model,
+        version = result.version,
+        hits = result.hits,
+        misses = result.misses,
+        elapsed_ms = result.elapsed_ms,
+        "a job is done"
+    );
 }

@@ -94,6 +94,11 @@ label!(
     LeaseOutcome { Won = "won", Waited = "waited", Late = "late" }
 );
 
+label!(
+    /// What became of the spans of a traced job.
+    TraceOutcome { Sent = "sent", Dropped = "dropped" }
+);
+
 fn each<L: Copy, M>(all: &[L], make: impl Fn(L) -> M) -> Vec<M> {
     all.iter().copied().map(make).collect()
 }
@@ -128,6 +133,7 @@ pub struct Metrics {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    traces: Vec<Counter>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -233,6 +239,10 @@ impl Metrics {
                 |o| counter!("kiln_hints_total", "outcome" => o.as_str()),
             ),
             invalidated: counter!("kiln_invalidated_entries_total"),
+            traces: each(
+                TraceOutcome::ALL,
+                |o| counter!("kiln_traces_total", "outcome" => o.as_str()),
+            ),
         }
     }
 
@@ -367,6 +377,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.invalidated.increment(entries);
+    }
+
+    /// Counts traced jobs by what became of their spans.
+    pub fn traces(&self, outcome: TraceOutcome, count: u64) {
+        add(&self.traces, outcome as usize, count);
     }
 
     /// Counts a hint of readers.

@@ -23,4 +23,5 @@ mod results;
 mod stampede;
 mod startup;
 mod tls;
+mod traces;
 mod warm;

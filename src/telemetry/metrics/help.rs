@@ -26,6 +26,10 @@ pub(super) fn describe() {
         "Round trips to Redis; skipped: Redis was failing and left alone."
     );
     describe_counter!(
+        "kiln_traces_total",
+        "Traced jobs by what became of their spans."
+    );
+    describe_counter!(
         "kiln_invalidated_entries_total",
         "Entries of readers that an invalidation removed."
     );

@@ -58,6 +58,16 @@ impl Bus {
         self.publish(JOBS, vec![asking_reply(job)]).await;
     }
 
+    /// The same with a W3C trace context.
+    pub async fn publish_traced(&self, job: &Value, traceparent: &str) {
+        let (body, properties) = asking_reply(job);
+        let mut headers = FieldTable::default();
+        let value = lapin::types::AMQPValue::LongString(traceparent.into());
+        headers.insert("traceparent".into(), value);
+        self.publish(JOBS, vec![(body, properties.with_headers(headers))])
+            .await;
+    }
+
     /// Publishes to `queue` until every message is confirmed and was routed there, in windows of unconfirmed messages.
     pub async fn publish(&self, queue: &str, messages: Vec<Message>) {
         self.declare_replies().await;
@@ -306,6 +316,10 @@ fn reply(message: BasicGetMessage) -> Reply {
             .content_type()
             .as_ref()
             .map(ToString::to_string),
+        traceparent: message.properties.headers().as_ref().and_then(|headers| {
+            let value = headers.inner().get("traceparent")?;
+            Some(value.as_long_string()?.to_string())
+        }),
         body: body.unwrap_or_else(|error| panic!("a reply is not JSON: {error}")),
     }
 }

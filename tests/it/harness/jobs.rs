@@ -64,6 +64,8 @@ pub struct Row {
 pub struct Reply {
     pub correlation_id: Option<String>,
     pub content_type: Option<String>,
+    /// Its header `traceparent`.
+    pub traceparent: Option<String>,
     pub body: Value,
 }
 

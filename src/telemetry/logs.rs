@@ -1,0 +1,127 @@
+//! Owns how log lines look, and which are written. Lines go to standard error: standard output belongs to results.
+//!
+//! Promises that levels can be changed while the worker runs, and that no level, however talkative, lets the libraries that
+//! carry bodies and passwords tell more than what happened: below INFO only Kiln's own lines are written.
+
+use crate::config::{Log, LogFormat};
+use std::{
+    io::{IsTerminal, Write},
+    sync::OnceLock,
+};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter, Registry, filter::filter_fn, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
+    util::SubscriberInitExt,
+};
+
+/// Where the levels can be changed.
+static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// Starts logging. `quiet` raises the default level to warnings, for commands that show progress instead.
+/// A second call does nothing.
+pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
+    let default = Log::default().filter;
+    let wanted = if quiet && settings.filter == default {
+        // The client library reports as an error what a command handles, such as a queue that is missing.
+        "warn,lapin=off"
+    } else {
+        settings.filter.as_str()
+    };
+    let filter = parse(wanted).map_err(|e| format!("setting `log.filter`: {e}"))?;
+    let (filter, levels) = reload::Layer::new(filter);
+    let _already_set = LEVELS.set(levels);
+    let terminal = std::io::stderr().is_terminal();
+    let json = match settings.format {
+        LogFormat::Json => true,
+        LogFormat::Text => false,
+        LogFormat::Auto => !terminal && !quiet,
+    };
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(may_speak));
+    // An error here means that a subscriber is set already, which is what was asked for.
+    let _already_set = if json {
+        let worker = serde_json::Value::from(super::worker_name());
+        let first = format!("{{\"worker\":{worker},");
+        registry
+            .with(
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .with_writer(Named { first }),
+            )
+            .try_init()
+    } else {
+        registry
+            .with(
+                fmt::layer()
+                    .with_ansi(terminal)
+                    .with_target(false)
+                    .with_writer(std::io::stderr),
+            )
+            .try_init()
+    };
+    Ok(())
+}
+
+/// Levels in the syntax of tracing's `EnvFilter`, such as `info,kiln=debug`.
+fn parse(levels: &str) -> Result<EnvFilter, String> {
+    let parsed = EnvFilter::builder().parse(levels);
+    parsed.map_err(|e| format!("{e}; expected levels such as `info,kiln=debug`"))
+}
+
+/// The levels in force; nothing before logging has started.
+pub fn levels() -> Option<String> {
+    let levels = LEVELS.get()?;
+    levels.with_current(ToString::to_string).ok()
+}
+
+/// Changes the levels from now on. An error says what is wrong with them.
+pub fn set_levels(wanted: &str) -> Result<(), String> {
+    let filter = parse(wanted)?;
+    match LEVELS.get() {
+        Some(levels) => levels.reload(filter).map_err(|e| e.to_string()),
+        None => Err("logging hasn't started".to_owned()),
+    }
+}
+
+fn may_speak(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() <= Level::INFO || metadata.target().starts_with("kiln")
+}
+
+/// Standard error, with every JSON line beginning with the worker's name.
+struct Named {
+    first: String,
+}
+
+/// One line on its way.
+struct Line<'a>(&'a str);
+
+impl<'a> MakeWriter<'a> for Named {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        Line(&self.first)
+    }
+}
+
+impl Write for Line<'_> {
+    /// Takes a whole line: that is how the formatter writes one.
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        let mut out = std::io::stderr().lock();
+        match line.strip_prefix(b"{") {
+            Some(rest) => {
+                let mut named = Vec::with_capacity(self.0.len() + rest.len());
+                named.extend_from_slice(self.0.as_bytes());
+                named.extend_from_slice(rest);
+                out.write_all(&named)?;
+            }
+            None => out.write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}

@@ -1,0 +1,196 @@
+//! Owns sending spans to an OpenTelemetry collector: OTLP over HTTP, as protobuf.
+//!
+//! Promises that a collector that is away, slow or refuses costs jobs nothing: what can't be sent is dropped and counted.
+
+use super::{
+    metrics::{Metrics, TraceOutcome},
+    trace::{self, Kind, Tree},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Uri, body::Bytes, header};
+use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::ExportTraceServiceRequest,
+    common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value},
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
+};
+use prost::Message;
+use std::time::{Duration, SystemTime};
+use tokio::{net::TcpStream, sync::mpsc};
+
+/// Jobs of one request.
+const AT_A_TIME: usize = 256;
+/// How long the first of them waits for company.
+const COMPANY: Duration = Duration::from_millis(500);
+/// Longest time of one request.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The path that the standard adds to an endpoint.
+const PATH: &str = "/v1/traces";
+
+/// Why an address can't be that of a collector.
+pub fn problem(endpoint: &str) -> Option<&'static str> {
+    let uri: Option<Uri> = endpoint.parse().ok();
+    let good = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    (!good).then_some("expected a URL that starts with http://, such as http://127.0.0.1:4318")
+}
+
+/// Sends what it hears until nobody speaks any more.
+pub async fn send(
+    endpoint: String,
+    worker: String,
+    mut heard: mpsc::Receiver<Tree>,
+    metrics: Metrics,
+) -> Result<(), String> {
+    let uri = format!("{}{PATH}", endpoint.trim_end_matches('/'));
+    let uri: Uri = uri.parse().map_err(|e| format!("trace.endpoint: {e}"))?;
+    let mut works = true;
+    let mut trees = Vec::with_capacity(AT_A_TIME);
+    loop {
+        if heard.recv_many(&mut trees, AT_A_TIME).await == 0 {
+            return Err("nobody traces jobs any more".to_owned());
+        }
+        let company = async {
+            while trees.len() < AT_A_TIME {
+                let room = AT_A_TIME - trees.len();
+                if heard.recv_many(&mut trees, room).await == 0 {
+                    break;
+                }
+            }
+        };
+        // Whether it came by number or by time, it goes now.
+        let _by = tokio::time::timeout(COMPANY, company).await;
+        let count = trees.len() as u64;
+        let body = request(&worker, trees.drain(..)).encode_to_vec();
+        let sent = match tokio::time::timeout(LIMIT, post(&uri, body)).await {
+            Ok(sent) => sent,
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        let outcome = if sent.is_ok() {
+            TraceOutcome::Sent
+        } else {
+            TraceOutcome::Dropped
+        };
+        metrics.traces(outcome, count);
+        match (works, &sent) {
+            (true, Err(reason)) => {
+                tracing::warn!(
+                    reason,
+                    "traces can't be sent to the collector; they are dropped"
+                );
+            }
+            (false, Ok(())) => tracing::info!("the collector takes traces again"),
+            _ => {}
+        }
+        works = sent.is_ok();
+    }
+}
+
+async fn post(uri: &Uri, body: Vec<u8>) -> Result<(), String> {
+    let host = uri.host().unwrap_or_default();
+    let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
+        .await
+        .map_err(|e| e.to_string())?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|e| e.to_string())?;
+    let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
+    let request = Request::builder()
+        .method(Method::POST)
+        .uri(uri.path())
+        .header(header::HOST, authority)
+        .header(header::CONTENT_TYPE, "application/x-protobuf")
+        .header(header::CONNECTION, "close")
+        .body(Full::new(Bytes::from(body)))
+        .map_err(|e| e.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        // Its answer is of no use, and reading it ends the exchange in good order.
+        let _said = response.into_body().collect().await?;
+        Ok::<_, hyper::Error>(status)
+    };
+    let (status, _ended) = tokio::join!(exchange, connection);
+    let status = status.map_err(|e| e.to_string())?;
+    if status.is_success() {
+        Ok(())
+    } else {
+        Err(format!("the collector answered {status}"))
+    }
+}
+
+fn request(worker: &str, trees: impl Iterator<Item = Tree>) -> ExportTraceServiceRequest {
+    let text = |name: &'static str, value: &str| pair(name, &trace::Value::Text(value.to_owned()));
+    let resource = Resource {
+        attributes: vec![
+            text("service.name", "kiln"),
+            text("service.version", env!("CARGO_PKG_VERSION")),
+            text("service.instance.id", worker),
+        ],
+        ..Resource::default()
+    };
+    let scope = InstrumentationScope {
+        name: "kiln".to_owned(),
+        ..InstrumentationScope::default()
+    };
+    ExportTraceServiceRequest {
+        resource_spans: vec![ResourceSpans {
+            resource: Some(resource),
+            scope_spans: vec![ScopeSpans {
+                scope: Some(scope),
+                spans: trees.flat_map(spans).collect(),
+                ..ScopeSpans::default()
+            }],
+            ..ResourceSpans::default()
+        }],
+    }
+}
+
+fn spans(tree: Tree) -> Vec<Span> {
+    let trace_id = tree.trace_id;
+    let root = tree.root.id;
+    let span = |one: &trace::Span, parent: Vec<u8>, kind: SpanKind| Span {
+        trace_id: trace_id.to_vec(),
+        span_id: one.id.to_vec(),
+        parent_span_id: parent,
+        name: one.name.to_owned(),
+        kind: kind as i32,
+        start_time_unix_nano: nanos(one.begun),
+        end_time_unix_nano: nanos(one.ended),
+        attributes: one.attributes.iter().map(|(n, v)| pair(n, v)).collect(),
+        ..Span::default()
+    };
+    let kind = match tree.kind {
+        Kind::Consumer => SpanKind::Consumer,
+        Kind::Server => SpanKind::Server,
+    };
+    let parent = tree.parent.map(|id| id.to_vec()).unwrap_or_default();
+    let mut all = vec![Span {
+        status: tree.error.map(|message| Status {
+            message,
+            code: StatusCode::Error as i32,
+        }),
+        ..span(&tree.root, parent, kind)
+    }];
+    let inner = |one| span(one, root.to_vec(), SpanKind::Internal);
+    all.extend(tree.children.iter().map(inner));
+    all
+}
+
+fn nanos(moment: SystemTime) -> u64 {
+    let since = moment.duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn pair(name: &str, value: &trace::Value) -> KeyValue {
+    let value = match value {
+        trace::Value::Text(text) => any_value::Value::StringValue(text.clone()),
+        trace::Value::Number(number) => any_value::Value::IntValue(*number),
+        trace::Value::Truth(truth) => any_value::Value::BoolValue(*truth),
+    };
+    KeyValue {
+        key: name.to_owned(),
+        value: Some(AnyValue { value: Some(value) }),
+        ..KeyValue::default()
+    }
+}
