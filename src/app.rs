@@ -155,6 +155,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let folder = Arc::new(Mutex::new(Folder::new(&settings.warm.dir)));
     let (invalid, invalidated) = invalidations::channel();
+    let settler = Settler::new(publisher.clone(), topology.clone(), metrics.clone());
     served.open(Desk {
         runtime: tokio::runtime::Handle::current(),
         engine: engine.clone(),
@@ -166,6 +167,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         heat: heat.clone(),
         insight,
         tracer: tracer.clone(),
+        rejected: settler.rejected(),
         paused: paused.clone(),
         invalid,
     });
@@ -181,7 +183,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         folder,
         worker: worker_name(),
     };
-    let settler = Settler::new(publisher, topology.clone(), metrics.clone());
     let workshop = Workshop::new(
         engine.clone(),
         settler,

@@ -6,9 +6,9 @@ use crate::{
     heat::Heat,
     intake::topology::Topology,
     pipeline::{Engine, insight::Insight},
-    settle::publisher::Publisher,
+    settle::{Rejected, publisher::Publisher},
     store::{Paused, PostgresStore, StoreError},
-    telemetry::trace::Tracer,
+    telemetry::{recent::Recent, trace::Tracer},
     warm::folder::Folder,
 };
 use std::{
@@ -36,6 +36,8 @@ pub struct Desk {
     pub heat: Arc<Heat>,
     pub insight: Arc<Insight>,
     pub tracer: Tracer,
+    /// What this worker rejected last.
+    pub rejected: Arc<Recent<Rejected>>,
     /// What operators have paused, as this worker knows it.
     pub paused: watch::Receiver<Vec<Paused>>,
     /// Where namespaces go whose readers' entries are to be removed.

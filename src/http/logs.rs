@@ -6,9 +6,10 @@ use super::{
     extract::Payload,
     problem::{ErrorBody, Problem},
 };
-use crate::telemetry::logs;
+use crate::{clock::rfc3339, telemetry::logs};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// Which lines are logged.
@@ -26,6 +27,29 @@ pub struct Levels {
 pub(super) async fn levels(_reader: Reader) -> Result<Json<Levels>, Problem> {
     let levels = logs::levels().ok_or_else(|| Problem::unavailable("logging hasn't started"))?;
     Ok(Json(Levels { levels }))
+}
+
+/// A line that was logged.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct LineShown {
+    at: String,
+    /// `WARN` or `ERROR`.
+    level: &'static str,
+    message: String,
+    fields: BTreeMap<String, String>,
+}
+
+/// The last warnings and errors of this worker, the newest first.
+#[utoipa::path(get, path = "/v1/log/recent", tag = "worker", security(("key" = [])),
+    responses((status = 200, body = Vec<LineShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody)))]
+pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
+    let shown = logs::recent().into_iter().map(|line| LineShown {
+        at: rfc3339(line.at),
+        level: line.level,
+        message: line.message,
+        fields: line.fields,
+    });
+    Json(shown.collect())
 }
 
 /// Has this worker log other lines from now on, until it ends.

@@ -9,8 +9,10 @@ mod cache;
 mod desk;
 mod extract;
 mod health;
+mod live;
 mod logs;
 mod openapi;
+mod page;
 mod problem;
 mod score;
 mod show;
@@ -36,6 +38,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
+use live::Live;
 use metrics_exporter_prometheus::PrometheusHandle;
 use problem::Problem;
 use std::{
@@ -84,6 +87,7 @@ struct Shared {
     limit: Duration,
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
+    live: Live,
 }
 
 impl Shared {
@@ -127,6 +131,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         desk: desk.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
         paths: Arc::default(),
+        live: Live::new(),
     };
     let (settings, most) = (port.settings, port.max_body_bytes);
     let run = move || {
@@ -162,11 +167,19 @@ fn blocking(
                 upkeep.run_upkeep();
             }
         };
+        let (live, metrics) = (shared.live.clone(), shared.metrics.clone());
+        let sampling = async move {
+            if settings.api {
+                live.follow(metrics).await;
+            }
+            std::future::pending::<()>().await
+        };
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let routes = routes(shared, settings.api, max_body_bytes);
         tokio::select! {
             () = accept(listener, routes, settings.connections) => Ok(()),
             () = upkeep => Ok(()),
+            () = sampling => Ok(()),
         }
     })
 }
@@ -210,6 +223,12 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
         .route("/metrics", get(health::metrics));
     if api {
         routes = routes
+            .route("/", get(page::html))
+            .route("/page/page.css", get(page::style))
+            .route("/page/page.js", get(page::script))
+            .route("/page/uplot.css", get(page::chart_style))
+            .route("/page/uplot.js", get(page::chart_script))
+            .route("/v1/live", get(live::live))
             .route("/health", get(show::health))
             .route("/version", get(show::version))
             .route("/openapi.json", get(openapi::document))
@@ -233,6 +252,8 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/cache/warm", post(score::warm))
             .route("/v1/cache/invalidate/{namespace}", post(steer::invalidate))
             .route("/v1/cache/reset-stats", post(cache::reset))
+            .route("/v1/log/recent", get(logs::recent))
+            .route("/v1/rejections", get(show::rejections))
             .route("/v1/log", get(logs::levels).put(logs::set_levels))
             .route("/v1/hits", post(steer::hits))
             .route("/v1/intake/pause", post(steer::pause_intake))

@@ -1,6 +1,6 @@
 //! `/openapi.json`: the API as programs read it.
 
-use super::{cache, logs, problem, score, show, steer};
+use super::{cache, live, logs, problem, score, show, steer};
 use axum::Json;
 use utoipa::{
     Modify, OpenApi,
@@ -17,7 +17,7 @@ use utoipa::{
         score::score, score::batch, score::enqueue, score::warm, score::job, show::health, show::version, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
-        logs::levels, logs::set_levels
+        logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
     ),
     components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),
     modifiers(&Keys)

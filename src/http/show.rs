@@ -130,6 +130,38 @@ impl From<&RunRow> for RunShown {
     }
 }
 
+/// A job that was rejected.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RejectionShown {
+    at: String,
+    /// Empty where it had none.
+    job_id: String,
+    /// `jobs`, `warm` or `expired`: the queue that it came from.
+    queue: &'static str,
+    code: &'static str,
+    field: String,
+    message: String,
+}
+
+/// The jobs from queues that this worker rejected last, the newest first. `kiln dead list` shows what lies in the dead letters' queue.
+#[utoipa::path(get, path = "/v1/rejections", tag = "worker", security(("key" = [])),
+    responses((status = 200, body = Vec<RejectionShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn rejections(
+    _reader: Reader,
+    State(shared): State<Shared>,
+) -> Result<Json<Vec<RejectionShown>>, Problem> {
+    let rejected = shared.desk()?.rejected.list();
+    let shown = rejected.into_iter().map(|one| RejectionShown {
+        at: rfc3339(one.at),
+        job_id: one.job_id,
+        queue: one.queue,
+        code: one.rejection.code.as_str(),
+        field: one.rejection.field,
+        message: one.rejection.message,
+    });
+    Ok(Json(shown.collect()))
+}
+
 /// How many runs are shown.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

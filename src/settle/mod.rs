@@ -8,13 +8,28 @@ pub mod message;
 pub mod publisher;
 
 use crate::{
+    clock,
+    failure::Rejection,
     intake::{delivery::Delivery, topology::Topology},
     pipeline::Outcome,
     result::Finished,
-    telemetry::metrics::{Metrics, ReplyOutcome, Stage},
+    telemetry::{
+        metrics::{Metrics, ReplyOutcome, Stage},
+        recent::Recent,
+    },
 };
+use chrono::{DateTime, Utc};
 use publisher::{Publisher, Sent};
 use std::{sync::Arc, time::Instant};
+
+/// A job that was rejected.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub at: DateTime<Utc>,
+    pub job_id: String,
+    pub queue: &'static str,
+    pub rejection: Rejection,
+}
 
 /// Settles batches.
 #[derive(Debug, Clone)]
@@ -22,6 +37,7 @@ pub struct Settler {
     publisher: Publisher,
     topology: Arc<Topology>,
     metrics: Metrics,
+    rejected: Arc<Recent<Rejected>>,
 }
 
 impl Settler {
@@ -31,7 +47,13 @@ impl Settler {
             publisher,
             topology,
             metrics,
+            rejected: Arc::default(),
         }
+    }
+
+    /// What was rejected last.
+    pub fn rejected(&self) -> Arc<Recent<Rejected>> {
+        self.rejected.clone()
     }
 
     /// Publishes what follows from each outcome, waits for the broker's confirms, and acknowledges. Waits for
@@ -64,6 +86,12 @@ impl Settler {
                         origin = delivery.origin.as_str(),
                         "a job was rejected"
                     );
+                    self.rejected.push(Rejected {
+                        at: clock::now(),
+                        job_id: job_id.to_owned(),
+                        queue: delivery.origin.as_str(),
+                        rejection: rejection.clone(),
+                    });
                     messages.push(message::dead_letter(
                         &delivery,
                         job_id,

@@ -3,14 +3,26 @@
 //! Promises that levels can be changed while the worker runs, and that no level, however talkative, lets the libraries that
 //! carry bodies and passwords tell more than what happened: below INFO only Kiln's own lines are written.
 
+use super::recent::Recent;
 use crate::config::{Log, LogFormat};
+use chrono::{DateTime, Utc};
 use std::{
+    collections::BTreeMap,
+    fmt::Debug,
     io::{IsTerminal, Write},
     sync::OnceLock,
 };
-use tracing::{Level, Metadata};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
-    EnvFilter, Registry, filter::filter_fn, fmt, fmt::MakeWriter, layer::SubscriberExt, reload,
+    EnvFilter, Layer, Registry,
+    filter::filter_fn,
+    fmt,
+    fmt::MakeWriter,
+    layer::{Context, SubscriberExt},
+    reload,
     util::SubscriberInitExt,
 };
 
@@ -38,7 +50,8 @@ pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
     };
     let registry = tracing_subscriber::registry()
         .with(filter)
-        .with(filter_fn(may_speak));
+        .with(filter_fn(may_speak))
+        .with(Keep);
     // An error here means that a subscriber is set already, which is what was asked for.
     let _already_set = if json {
         let worker = serde_json::Value::from(super::worker_name());
@@ -82,6 +95,57 @@ pub fn set_levels(wanted: &str) -> Result<(), String> {
     match LEVELS.get() {
         Some(levels) => levels.reload(filter).map_err(|e| e.to_string()),
         None => Err("logging hasn't started".to_owned()),
+    }
+}
+
+/// A line that was logged.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    pub at: DateTime<Utc>,
+    pub level: &'static str,
+    pub message: String,
+    pub fields: BTreeMap<String, String>,
+}
+
+static RECENT: Recent<Logged> = Recent::new();
+
+/// The last warnings and errors, the newest first.
+pub fn recent() -> Vec<Logged> {
+    RECENT.list()
+}
+
+/// Keeps the last warnings and errors.
+struct Keep;
+
+impl<S: Subscriber> Layer<S> for Keep {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let level = *event.metadata().level();
+        if level > Level::WARN {
+            return;
+        }
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let message = fields.0.remove("message").unwrap_or_default();
+        RECENT.push(Logged {
+            at: crate::clock::now(),
+            level: level.as_str(),
+            message,
+            fields: fields.0,
+        });
+    }
+}
+
+/// The fields of a line, as text.
+#[derive(Default)]
+struct Fields(BTreeMap<String, String>);
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
     }
 }
 

@@ -4,6 +4,7 @@ pub mod causes;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;
+pub mod recent;
 pub mod trace;
 pub mod window;
 

@@ -14,6 +14,7 @@ mod kill;
 mod ledger;
 mod message;
 mod models;
+mod page;
 mod poison;
 mod postgres;
 mod prometheus;

@@ -6,6 +6,7 @@
 //! Refuses to touch any server that it did not start. Runs on Linux only, since it finds processes through `/proc`.
 
 pub mod broker;
+pub mod browser;
 pub mod bus;
 pub mod certificates;
 pub mod jobs;

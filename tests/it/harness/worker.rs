@@ -390,7 +390,8 @@ pub async fn ask(
         let request = [head.as_bytes(), b"\r\n", body].concat();
         stream.write_all(&request).await.ok()?;
         let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await.ok()?;
+        // Some servers leave the connection open though they were asked not to.
+        while !is_whole(&answer) && stream.read_buf(&mut answer).await.ok()? > 0 {}
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = answer.split_once("\r\n\r\n")?;
         let (head, body) = (head.to_lowercase(), body.to_owned());
@@ -408,6 +409,19 @@ pub async fn ask(
         .await
         .ok()
         .flatten()
+}
+
+/// Whether an answer has as long a body as it says.
+fn is_whole(answer: &[u8]) -> bool {
+    let Some(end) = answer.windows(4).position(|w| w == b"\r\n\r\n") else {
+        return false;
+    };
+    let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"))
+        .and_then(|text| text.trim().parse::<usize>().ok());
+    length.is_some_and(|length| answer.len() >= end + 4 + length)
 }
 
 /// A body that came in chunks, each behind its length.

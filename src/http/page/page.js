@@ -1,0 +1,448 @@
+"use strict";
+
+// The page draws what /v1/live tells, and asks the API for the rest. All text goes in as text, never as markup.
+
+const $ = (id) => document.getElementById(id);
+const STEP = 2; // Seconds between samples.
+const MINUTE = 60 / STEP;
+const SHOWN = 12; // Rows of what went wrong last.
+
+// --- Asking ---
+
+const key = () => sessionStorage.getItem("kiln-key");
+
+async function ask(path, options = {}) {
+  const headers = new Headers(options.headers);
+  if (key()) headers.set("Authorization", `Bearer ${key()}`);
+  const response = await fetch(path, { ...options, headers });
+  if (response.status === 401) $("key-form").hidden = false;
+  return response;
+}
+
+async function told(path, options) {
+  const response = await ask(path, options);
+  const body = await response.json();
+  // /health answers 503 with what is missing: that is what was asked for.
+  if (!response.ok && path !== "/health") throw new Error(body.error ? body.error.message : `${path}: ${response.status}`);
+  return body;
+}
+
+function say(text) {
+  $("said").textContent = text;
+  $("said").hidden = !text;
+}
+
+// --- Figures ---
+
+const figures = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const fine = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const number = (n) => (n == null || Number.isNaN(n) ? "–" : n >= 100 ? figures.format(n) : fine.format(n));
+const percent = (n) => (n == null || Number.isNaN(n) ? "–" : `${(100 * n).toFixed(1)} %`);
+const time = (ms) => (ms == null || Number.isNaN(ms) ? "–" : ms >= 1000 ? `${fine.format(ms / 1000)} s` : `${fine.format(ms)} ms`);
+
+let names = [];
+let samples = [];
+let columns = new Map();
+
+const column = (name) => columns.get(name);
+const family = (prefix) => names.filter((name) => name.startsWith(`${prefix}{`));
+const at = (sample, name) => {
+  const index = column(name);
+  return index === undefined ? null : sample[index];
+};
+
+/** Growth of counters between two samples; a worker that was started anew counts from nothing. */
+function growth(before, after, counters) {
+  let sum = 0;
+  for (const name of counters) {
+    const [a, b] = [at(before, name) ?? 0, at(after, name) ?? 0];
+    sum += b >= a ? b - a : b;
+  }
+  return sum;
+}
+
+const seconds = (before, after) => (after[0] - before[0]) / 1000;
+
+/** The time within which a share of the jobs between two samples was done, in milliseconds: interpolated within its bucket. */
+function percentile(before, after, share) {
+  const buckets = family("kiln_job_duration_seconds_bucket");
+  const counts = buckets.map((name) => growth(before, after, [name]));
+  const all = counts[counts.length - 1];
+  if (!all) return null;
+  const wanted = share * all;
+  const index = counts.findIndex((count) => count >= wanted);
+  const bound = (i) => Number(buckets[i].match(/le="([^"]+)"/)[1].replace("+Inf", "Infinity"));
+  if (index === counts.length - 1) return 1000 * bound(index - 1);
+  const [low, below] = index ? [bound(index - 1), counts[index - 1]] : [0, 0];
+  const inside = counts[index] - below;
+  return 1000 * (low + (bound(index) - low) * (inside ? (wanted - below) / inside : 1));
+}
+
+const HITS = ['kiln_inputs_total{result="hit"}'];
+const LOOKED_UP = [...HITS, 'kiln_inputs_total{result="miss"}'];
+const INPUTS = [...LOOKED_UP, 'kiln_inputs_total{result="coalesced"}'];
+const queue = (kind) => `kiln_queue_messages{queue="${kind}"}`;
+
+/** What a chart shows between two samples. */
+const CHARTS = {
+  jobs: {
+    series: [["jobs", "--one"], ["inputs", "--two"]],
+    step: (a, b) => [growth(a, b, family("kiln_jobs_total")) / seconds(a, b), growth(a, b, INPUTS) / seconds(a, b)],
+    show: number,
+  },
+  hits: {
+    series: [["hit rate", "--four"]],
+    step: (a, b) => { const all = growth(a, b, LOOKED_UP); return [all ? growth(a, b, HITS) / all : null]; },
+    show: percent, range: [0, 1],
+  },
+  times: {
+    series: [["p50", "--four"], ["p95", "--two"], ["p99", "--one"]],
+    step: (a, b) => [percentile(a, b, 0.5), percentile(a, b, 0.95), percentile(a, b, 0.99)],
+    show: time,
+  },
+  queues: {
+    series: [["jobs", "--one"], ["to warm", "--two"], ["dead", "--three"]],
+    step: (_, b) => [at(b, queue("jobs")), at(b, queue("warm")), at(b, queue("dead"))],
+    show: number,
+  },
+  batches: {
+    series: [["a second", "--two"], ["jobs in each", "--one"]],
+    step: (a, b) => {
+      const count = growth(a, b, ["kiln_batch_jobs_count"]);
+      return [count / seconds(a, b), count ? growth(a, b, ["kiln_batch_jobs_sum"]) / count : null];
+    },
+    show: number,
+  },
+  errors: {
+    series: [["Redis", "--one"], ["Postgres", "--two"], ["rejected", "--three"]],
+    step: (a, b) => [
+      growth(a, b, family("kiln_cache_operations_total")) / seconds(a, b),
+      growth(a, b, ["kiln_store_errors_total"]) / seconds(a, b),
+      growth(a, b, family("kiln_rejections_total")) / seconds(a, b),
+    ],
+    show: number,
+  },
+};
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const drawn = new Map();
+
+function build(name, chart) {
+  const place = $(`c-${name}`);
+  drawn.get(name)?.destroy();
+  const axis = (more) => ({ stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", ...more });
+  const options = {
+    width: Math.max(200, place.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
+    scales: { x: { time: true }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
+    axes: [axis({}), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
+    series: [{}, ...chart.series.map(([label, stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: false, points: { show: false } }))],
+  };
+  drawn.set(name, new uPlot(options, data(chart), place));
+}
+
+function data(chart) {
+  const rows = samples.slice(1).map((sample, i) => chart.step(samples[i], sample));
+  const times = samples.slice(1).map((sample) => sample[0] / 1000);
+  return [times, ...chart.series.map((_, i) => rows.map((row) => (Number.isFinite(row[i]) ? row[i] : null)))];
+}
+
+function draw() {
+  for (const [name, chart] of Object.entries(CHARTS)) {
+    const all = data(chart);
+    drawn.get(name)?.setData(all);
+    const now = $(`c-${name}-now`);
+    now.replaceChildren(...chart.series.flatMap(([label, stroke], i) => {
+      const mark = document.createElement("span");
+      mark.className = "key-mark";
+      mark.style.background = `var(${stroke})`;
+      const last = all[i + 1][all[i + 1].length - 1];
+      return [mark, `${label} ${chart.show(last)}${i + 1 < chart.series.length ? "   " : ""}`];
+    }));
+  }
+  tiles();
+}
+
+function tiles() {
+  const last = samples[samples.length - 1];
+  const first = samples[Math.max(0, samples.length - 1 - MINUTE)];
+  if (!last) return;
+  const put = (id, text) => { $(id).textContent = text; };
+  put("t-hand", number(at(last, "kiln_jobs_in_hand")));
+  put("t-waiting", number(at(last, queue("jobs"))));
+  put("t-warm", number(at(last, queue("warm"))));
+  put("t-dead", number(at(last, queue("dead"))));
+  const total = family("kiln_jobs_total").reduce((sum, name) => sum + (at(last, name) ?? 0), 0);
+  put("t-total", figures.format(total));
+  put("t-rejected", figures.format(at(last, 'kiln_jobs_total{outcome="rejected"}') ?? 0));
+  if (first === last) return;
+  const span = seconds(first, last);
+  put("t-jobs", number(growth(first, last, family("kiln_jobs_total")) / span));
+  put("t-inputs", number(growth(first, last, INPUTS) / span));
+  const looked = growth(first, last, LOOKED_UP);
+  put("t-hits", percent(looked ? growth(first, last, HITS) / looked : null));
+  for (const [id, share] of [["t-p50", 0.5], ["t-p95", 0.95], ["t-p99", 0.99]]) put(id, time(percentile(first, last, share)));
+  $("servers").replaceChildren(...family("kiln_server_up").map((name) => {
+    const item = document.createElement("li");
+    const up = at(last, name) === 1;
+    const server = name.match(/"(.+)"/)[1];
+    item.textContent = `${server} ${up ? "answers" : "doesn't answer"}`;
+    item.classList.toggle("down", !up);
+    return item;
+  }));
+}
+
+// --- Following ---
+
+function heard(event, text) {
+  if (event === "history") {
+    const history = JSON.parse(text);
+    names = history.names;
+    columns = new Map(names.map((name, i) => [name, i + 1]));
+    samples = history.samples;
+    for (const [name, chart] of Object.entries(CHARTS)) build(name, chart);
+  } else if (event === "sample") {
+    samples.push(JSON.parse(text));
+    samples = samples.slice(-450);
+  }
+  draw();
+}
+
+async function follow() {
+  for (let wait = 500; ; wait = Math.min(2 * wait, 10000)) {
+    try {
+      const response = await ask("/v1/live");
+      if (!response.ok) throw new Error(String(response.status));
+      wait = 500;
+      const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let rest = ""; ;) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const parts = (rest + value).split("\n\n");
+        rest = parts.pop();
+        for (const part of parts) {
+          const field = (name) => part.split("\n").filter((line) => line.startsWith(name)).map((line) => line.slice(name.length).trim()).join("\n");
+          if (field("data:")) heard(field("event:"), field("data:"));
+        }
+      }
+    } catch (error) {
+      state("bad", "no answer", key() || $("key-form").hidden ? "" : ": a key is needed");
+    }
+    await new Promise((done) => setTimeout(done, wait));
+  }
+}
+
+// --- Tables ---
+
+/** Columns are [title, cell of a row, kind]; a cell is text or an element. */
+function table(id, layout, rows, none) {
+  const head = document.createElement("tr");
+  for (const [title, , kind] of layout) {
+    const cell = document.createElement("th");
+    cell.scope = "col";
+    cell.className = kind ?? "";
+    cell.textContent = title;
+    head.append(cell);
+  }
+  const lines = rows.map((row) => {
+    const line = document.createElement("tr");
+    layout.forEach(([, show, kind], i) => {
+      const cell = document.createElement(i ? "td" : "th");
+      if (!i) cell.scope = "row";
+      cell.className = kind ?? "";
+      cell.append(show(row) ?? "–");
+      line.append(cell);
+    });
+    return line;
+  });
+  if (!rows.length) {
+    const line = document.createElement("tr");
+    const cell = document.createElement("td");
+    cell.colSpan = layout.length;
+    cell.className = "none";
+    cell.textContent = none;
+    line.append(cell);
+    lines.push(line);
+  }
+  const top = document.createElement("thead");
+  top.append(head);
+  const body = document.createElement("tbody");
+  body.append(...lines);
+  // A button that has the focus keeps it, though its row is made anew.
+  const focused = document.activeElement?.dataset?.does;
+  $(id).replaceChildren(top, body);
+  if (focused) document.querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus();
+}
+
+function when(text) {
+  if (!text) return null;
+  const element = document.createElement("time");
+  element.dateTime = text;
+  const date = new Date(text);
+  const today = date.toDateString() === new Date().toDateString();
+  element.textContent = today ? date.toLocaleTimeString() : date.toLocaleString();
+  return element;
+}
+
+function state(kind, word, why) {
+  $("state").className = `state ${kind}`;
+  // A status that is read aloud is written only where it changed.
+  if ($("state-word").textContent !== word) $("state-word").textContent = word;
+  if ($("state-why").textContent !== why) $("state-why").textContent = why;
+}
+
+const button = (text, does, act) => {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = text;
+  made.dataset.does = does;
+  made.addEventListener("click", act);
+  return made;
+};
+
+let paused = false;
+
+const LOOKS = {
+  async health() {
+    const health = await told("/health");
+    const missing = Object.entries(health.missing).map(([part, why]) => `${part}: ${why}`).join("; ");
+    const kind = { ready: "ready", paused: "" }[health.status] ?? "bad";
+    state(kind, health.status, missing ? ` – ${missing}` : "");
+    $("worker").textContent = `${location.host}, version ${health.version}`;
+    document.title = `${health.status} – Kiln`;
+    paused = health.status === "paused";
+    $("intake").textContent = paused ? "Take jobs again" : "Pause taking jobs";
+    $("intake").hidden = false;
+  },
+  async models() {
+    table("models-table", [
+      ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
+      ["gives", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
+      ["takes", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"],
+    ], await told("/v1/models"), "no models");
+  },
+  async schedules() {
+    const { schedules, problems } = await told("/v1/schedules");
+    table("schedules-table", [
+      ["schedule", (s) => s.name], ["when", (s) => `${s.cron} (${s.time_zone})`],
+      ["next", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
+      ["last", (s) => when(s.last?.started_at)], ["how", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
+      ["warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["fresh already", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
+      ["saves", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
+      ["", (s) => {
+        const place = document.createElement("div");
+        place.className = "buttons";
+        const path = `/v1/schedules/${encodeURIComponent(s.name)}`;
+        place.append(
+          button("Run now", `run ${s.name}`, () => act(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
+          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => act(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
+        );
+        for (const one of place.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
+        return place;
+      }],
+    ], schedules, "no schedules");
+    $("schedule-problems").textContent = problems.join("; ");
+  },
+  async cache() {
+    const health = await told("/v1/cache/health");
+    $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings].join(" ");
+    const layout = [
+      ["pattern", (p) => p.pattern], ["hits", (p) => figures.format(p.hits), "n"], ["misses", (p) => figures.format(p.misses), "n"],
+      ["hit rate", (p) => percent(p.hit_rate), "n"], ["jobs", (p) => figures.format(p.requests), "n"],
+      ["p50", (p) => time(p.p50_ms), "n"], ["p95", (p) => time(p.p95_ms), "n"], ["p99", (p) => time(p.p99_ms), "n"],
+    ];
+    table("hot-table", layout, await told("/v1/cache/stats/top-patterns?limit=10"), "nothing was asked for");
+    table("low-table", [layout[0], layout[3], layout[2], ["what would help", (p) => p.recommendation, "wide"]],
+      await told("/v1/cache/stats/low-performers"), "nothing misses more than half of the time");
+  },
+  async problems() {
+    table("rejected-table", [
+      ["job", (r) => r.job_id || "without an id"], ["when", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["why", (r) => r.message, "wide"],
+    ], (await told("/v1/rejections")).slice(0, SHOWN), "none");
+    table("lines-table", [
+      ["what", (l) => l.message], ["when", (l) => when(l.at)], ["level", (l) => l.level],
+      ["more", (l) => Object.entries(l.fields).map(([name, value]) => `${name} ${value}`).join(", ") || null, "wide"],
+    ], (await told("/v1/log/recent")).slice(0, SHOWN), "none");
+  },
+};
+
+async function look(name) {
+  try {
+    await LOOKS[name]();
+    if ($("said").dataset.of === name) say("");
+  } catch (error) {
+    // What is shown already stays; why it is old is said.
+    $("said").dataset.of = name;
+    say(`${name}: ${error.message}`);
+  }
+}
+
+async function lookAround() {
+  for (let turn = 0; ; turn++) {
+    const all = turn % 3 ? ["health", "problems"] : Object.keys(LOOKS);
+    if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(look));
+    await new Promise((done) => setTimeout(done, 2000));
+  }
+}
+
+// --- Steering ---
+
+async function act(path, then) {
+  try {
+    await told(path, { method: "POST" });
+    say("");
+  } catch (error) {
+    $("said").dataset.of = "act";
+    say(error.message);
+  }
+  await look(then);
+}
+
+function sure(title, more, yes) {
+  $("ask-title").textContent = title;
+  $("ask-more").textContent = more;
+  $("ask-yes").textContent = yes;
+  $("ask").returnValue = "";
+  $("ask").showModal();
+  return new Promise((done) => $("ask").addEventListener("close", () => done($("ask").returnValue === "yes"), { once: true }));
+}
+
+$("intake").addEventListener("click", async () => {
+  if (paused) return act("/v1/intake/resume", "health");
+  const more = "All workers on this database finish what they hold and take no more jobs, until somebody has them go on. Scoring over HTTP goes on.";
+  if (await sure("Stop taking jobs?", more, "Stop all workers")) await act("/v1/intake/pause", "health");
+});
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("kiln-key", $("key").value.trim());
+  $("key").value = "";
+  $("key-form").hidden = true;
+  location.reload();
+});
+
+function theme(dark) {
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("theme").setAttribute("aria-pressed", String(dark));
+  if (names.length) {
+    for (const [name, chart] of Object.entries(CHARTS)) build(name, chart);
+  }
+}
+
+const prefers = matchMedia("(prefers-color-scheme: dark)");
+const chosen = localStorage.getItem("kiln-theme");
+theme(chosen ? chosen === "dark" : prefers.matches);
+prefers.addEventListener("change", () => { if (!localStorage.getItem("kiln-theme")) theme(prefers.matches); });
+$("theme").addEventListener("click", () => {
+  const dark = document.documentElement.dataset.theme !== "dark";
+  localStorage.setItem("kiln-theme", dark ? "dark" : "light");
+  theme(dark);
+});
+
+let resized;
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => drawn.forEach((chart, name) => chart.setSize({ width: Math.max(200, $(`c-${name}`).clientWidth), height: 170 })), 150);
+});
+
+follow();
+lookAround();
