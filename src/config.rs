@@ -85,12 +85,21 @@ fn hint(nearest: &Option<String>) -> String {
         .map_or_else(String::new, |name| format!("; did you mean `{name}`?"))
 }
 /// The settings and where each came from.
-#[derive(Debug)]
 pub struct Loaded {
     pub settings: Settings,
     /// The file that was read.
     pub file: Option<PathBuf>,
     figment: Figment,
+}
+
+impl std::fmt::Debug for Loaded {
+    // What was read, before it became settings, holds the URLs as they were written.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("settings", &self.settings)
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
 }
 
 /// One line of `kiln config`.

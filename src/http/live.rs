@@ -32,6 +32,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use utoipa::ToSchema;
 
 /// How often the metrics are read.
 const STEP: Duration = Duration::from_secs(2);
@@ -172,6 +173,16 @@ struct History<'a> {
     samples: Vec<Sample>,
 }
 
+/// One event of the stream.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what the stream writes")]
+pub struct LiveEvent {
+    /// `history` or `sample`.
+    event: String,
+    /// JSON: of `history`, `names` of series and `samples`; of `sample`, one sample: milliseconds since 1970 and the series' values.
+    data: String,
+}
+
 /// One who watches.
 struct Watcher {
     live: Live,
@@ -207,7 +218,7 @@ impl Watcher {
 /// The last quarter of an hour at once (`history`: names of series and samples of their values), then each new sample, every two
 /// seconds, as server-sent events.
 #[utoipa::path(get, path = "/v1/live", tag = "worker", security(("key" = [])),
-    responses((status = 200, content_type = "text/event-stream", body = String), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+    responses((status = 200, content_type = "text/event-stream", body = LiveEvent), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(super) async fn live(
     _reader: Reader,

@@ -7,8 +7,10 @@ pub mod coalesce;
 pub mod flight;
 pub mod insight;
 mod keep;
+mod outcome;
 pub mod run;
 mod score;
 mod stampede;
 
-pub use run::{Engine, EngineParts, JobSource, Outcome, ROUND_TRIP_SECONDS};
+pub use outcome::Outcome;
+pub use run::{Engine, EngineParts, JobSource, ROUND_TRIP_SECONDS};

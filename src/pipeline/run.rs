@@ -8,6 +8,7 @@ use super::{
     flight::Flights,
     insight::Insight,
     keep::{self, Stored},
+    outcome::Outcome,
     score,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     store::{RejectedRow, Store},
     telemetry::{
         metrics::{InputResult, JobOutcome, Metrics, Stage},
-        trace::{Stages, Trace, Value},
+        trace::Stages,
     },
 };
 use ahash::RandomState;
@@ -53,69 +54,6 @@ pub struct JobSource<'a> {
     pub renews: bool,
     /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
     pub given_up: Option<Rejection>,
-}
-
-/// What became of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// Its row is committed.
-    Done {
-        job_id: String,
-        result: Arc<Finished>,
-        repeated: bool,
-    },
-    /// It can't succeed, and its row says so.
-    Rejected {
-        job_id: Option<String>,
-        rejection: Rejection,
-    },
-    /// It failed for a reason that may pass.
-    Retry {
-        job_id: Option<String>,
-        reason: String,
-    },
-    /// The process can't go on with it: it must go back unharmed.
-    Abandoned,
-}
-
-impl Outcome {
-    /// Tells a job's trace what became of it.
-    pub fn tell(&self, trace: &mut Trace) {
-        let text = |text: &str| Value::Text(text.to_owned());
-        let outcome = match self {
-            Self::Done {
-                job_id,
-                result,
-                repeated,
-            } => {
-                trace.tell("kiln.job_id", text(job_id));
-                trace.tell("kiln.model", text(&result.model));
-                trace.tell("kiln.version", text(&result.version));
-                trace.tell("kiln.namespace", text(&result.namespace));
-                trace.tell("kiln.hits", Value::Number(i64::from(result.hits)));
-                trace.tell("kiln.misses", Value::Number(i64::from(result.misses)));
-                trace.tell("kiln.repeated", Value::Truth(*repeated));
-                JobOutcome::Ok
-            }
-            Self::Rejected { job_id, rejection } => {
-                if let Some(job_id) = job_id {
-                    trace.tell("kiln.job_id", text(job_id));
-                }
-                trace.tell("kiln.field", text(&rejection.field));
-                trace.failed(rejection.code.as_str());
-                JobOutcome::Rejected
-            }
-            Self::Retry { job_id, .. } => {
-                if let Some(job_id) = job_id {
-                    trace.tell("kiln.job_id", text(job_id));
-                }
-                trace.failed("it is tried again");
-                JobOutcome::Retried
-            }
-            Self::Abandoned => JobOutcome::Abandoned,
-        };
-        trace.tell("kiln.outcome", text(outcome.as_str()));
-    }
 }
 
 /// How a batch's inputs got their scores.

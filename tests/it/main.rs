@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod broker;
+mod canary;
 mod cli_test;
+mod examples;
 mod harness;
 mod harness_test;
 mod http;

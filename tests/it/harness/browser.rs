@@ -152,9 +152,9 @@ impl Browser {
         told.map(str::to_owned).collect()
     }
 
-    /// Keeps a picture of the window where `KILN_SCREENSHOTS` names a folder.
+    /// Keeps a picture of the window where `SCREENSHOTS` names a folder.
     pub async fn picture(&self, name: &str) {
-        let Ok(folder) = std::env::var("KILN_SCREENSHOTS") else {
+        let Ok(folder) = std::env::var("SCREENSHOTS") else {
             return;
         };
         let picture = self.here("GET", "/screenshot", &Value::Null).await;

@@ -1,0 +1,79 @@
+//! The examples of clients in the README do what they say, against a real worker.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::harness::sandbox;
+use crate::harness::stack::Stack;
+
+const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/clients");
+
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see scripts/test"))
+}
+
+fn run(mut command: Command, variables: &BTreeMap<&str, String>) -> String {
+    let output = command.envs(variables).output();
+    let output = output.unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}{errors}");
+    said
+}
+
+/// An example's program, which cargo builds beside the tests.
+fn example(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the test's program");
+    let folder = own.parent().and_then(Path::parent).expect("target/release");
+    let program = folder.join("examples").join(name);
+    assert!(
+        program.exists(),
+        "cargo builds the examples with all tests, or alone: cargo build --release --example {name}"
+    );
+    program
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_in_python_node_and_rust_post_jobs_and_read_entries() {
+    let stack = Stack::shared().await;
+    let _worker = stack.worker().models(&["sentiment"]).start().await;
+    let variables = BTreeMap::from([
+        ("KILN_AMQP_URL", stack.amqp_url()),
+        ("KILN_REDIS_URL", stack.redis.url()),
+    ]);
+    let home = sandbox::folder("clients");
+    let python = |file: &str| {
+        let mut command = sandbox::clean_command(variable("CLIENTS_PYTHON"), &home);
+        command.arg(format!("{CLIENTS}/{file}"));
+        command
+    };
+    let node = |file: &str| {
+        // Packages are looked for beside the file.
+        std::fs::copy(format!("{CLIENTS}/{file}"), home.join(file)).expect("a copy");
+        let link = home.join("node_modules");
+        if !link.exists() {
+            std::os::unix::fs::symlink(variable("CLIENTS_NODE"), link).expect("a link");
+        }
+        let mut command = sandbox::clean_command("node", &home);
+        command.arg(file);
+        command
+    };
+    let rust = sandbox::clean_command(example("producer"), &home);
+    tokio::task::block_in_place(|| {
+        assert!(run(python("reader.py"), &variables).starts_with("not there"));
+        let said = run(python("producer.py"), &variables);
+        assert!(said.starts_with("review:42 positive 0.") && said.contains("review:43 negative"));
+        assert_eq!(run(python("reader.py"), &variables), "positive\n");
+        let said = run(node("producer.mjs"), &variables);
+        assert!(
+            said.starts_with("review:42 positive 0.") && said.contains(" cached"),
+            "{said}"
+        );
+        let said = run(rust, &variables);
+        assert!(
+            said.contains("\"label\":\"positive\"") && said.contains("\"cached\":true"),
+            "{said}"
+        );
+    });
+}
