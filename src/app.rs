@@ -97,18 +97,33 @@ pub fn broker(settings: &Settings) -> anyhow::Result<Broker> {
     Ok(Broker::new(url, &settings.amqp))
 }
 
+/// The cache server that the settings name.
+pub fn redis(settings: &Settings, metrics: Metrics) -> anyhow::Result<RedisCache> {
+    let url = settings
+        .redis
+        .url
+        .as_ref()
+        .context("no cache is set: give KILN_REDIS_URL")?;
+    Ok(RedisCache::new(url, &settings.redis, metrics)?)
+}
+
+/// The same for a command, which is of no use where it doesn't answer.
+pub async fn redis_at_hand(settings: &Settings) -> anyhow::Result<RedisCache> {
+    let redis = redis(settings, Metrics::new())?;
+    match redis.ping().await {
+        Ok(()) => Ok(redis),
+        Err(reason) => bail!("redis at {}: {reason}", redis.place()),
+    }
+}
+
 /// Runs the worker until a signal stops it. An error is why it can't go on.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let settings = Arc::new(settings);
     let broker = broker(&settings)?;
     let store = postgres(&settings)?;
-    let redis_url = settings
-        .redis
-        .url
-        .as_ref()
-        .context("no cache is set: give KILN_REDIS_URL")?;
     let recorder = metrics::install().context("metrics")?;
     let metrics = Metrics::new();
+    let redis = redis(&settings, metrics.clone())?;
     let health = Health::new(metrics.clone());
     let mut served = http::serve(Port {
         health: health.clone(),
@@ -122,7 +137,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let registry = tokio::task::spawn_blocking(move || open_registry(&blocking_settings)).await??;
     models::note(&registry, &health, &metrics);
     let memory = MemoryCache::new(settings.cache.memory_mib);
-    let redis = RedisCache::new(redis_url, &settings.redis, metrics.clone())?;
     let cache = if settings.cache.enabled {
         Cache::redis(redis, memory, metrics.clone())
     } else {

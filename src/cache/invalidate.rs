@@ -5,7 +5,7 @@
 //! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
 //! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
 
-use super::{Put, RedisCache};
+use super::{Put, RedisCache, redis::sets};
 use crate::{entry, job::MAX_TTL_SECONDS, key, telemetry::metrics::CacheOperation};
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
@@ -99,17 +99,7 @@ impl RedisCache {
     /// Writes what readers find; what an invalidation has overtaken is removed again, so that its own removal, which may
     /// have passed by already, misses nothing.
     pub(super) async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
-        let all = entries.values().flatten();
-        let mut pipeline = Pipeline::new();
-        for put in all {
-            pipeline
-                .cmd("SET")
-                .arg(put.key.as_slice())
-                .arg(put.value.as_slice())
-                .arg("PX")
-                .arg(put.ttl_ms)
-                .ignore();
-        }
+        let mut pipeline = sets(entries.values().flatten());
         for namespace in entries.keys() {
             pipeline.cmd("GET").arg(key::mark(namespace));
         }

@@ -66,6 +66,21 @@ pub async fn connect(url: &Secret, settings: &Redis) -> Result<MultiplexedConnec
     }
 }
 
+/// Commands that keep values.
+pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
+    let mut pipeline = Pipeline::new();
+    for put in values {
+        pipeline
+            .cmd("SET")
+            .arg(put.key.as_slice())
+            .arg(put.value.as_slice())
+            .arg("PX")
+            .arg(put.ttl_ms)
+            .ignore();
+    }
+    pipeline
+}
+
 /// What is said where an answer doesn't come.
 const LATE: &str = "no answer in time";
 
@@ -105,6 +120,11 @@ impl RedisCache {
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             metrics,
         })
+    }
+
+    /// Where it is, without credentials.
+    pub fn place(&self) -> String {
+        self.url.place()
     }
 
     /// Whether the last look-up or the last write failed.
@@ -163,16 +183,7 @@ impl RedisCache {
         if values.is_empty() {
             return true;
         }
-        let mut pipeline = Pipeline::with_capacity(values.len());
-        for put in values {
-            pipeline
-                .cmd("SET")
-                .arg(put.key.as_slice())
-                .arg(put.value.as_slice())
-                .arg("PX")
-                .arg(put.ttl_ms)
-                .ignore();
-        }
+        let pipeline = sets(values);
         self.piped::<()>(CacheOperation::Set, &pipeline)
             .await
             .is_some()

@@ -2,16 +2,13 @@
 
 use super::Exit;
 use crate::{
-    app,
-    cache::RedisCache,
-    clock,
+    app, clock,
     config::Settings,
     heat::{Hot, NamedRate, SharedHeat},
     key::InputHash,
     store::KnownInput,
-    telemetry::metrics::Metrics,
 };
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
@@ -43,19 +40,10 @@ pub(super) struct Arguments {
 const SHOWN: usize = 60;
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let url = settings
-        .redis
-        .url
-        .as_ref()
-        .context("no cache is set: give KILN_REDIS_URL")?;
-    let redis = RedisCache::new(url, &settings.redis, Metrics::new())?;
-    redis
-        .ping()
-        .await
-        .map_err(|reason| anyhow::anyhow!("redis at {}: {reason}", url.place()))?;
+    let redis = app::redis_at_hand(&settings).await?;
     let heat = SharedHeat::new(&redis);
     let Some(spaces) = heat.spaces().await else {
-        bail!("redis at {} doesn't answer", url.place());
+        bail!("redis at {} doesn't answer", redis.place());
     };
     let now_ms = clock::now().timestamp_millis();
     let wanted = |namespace: &str| {
@@ -67,7 +55,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let mut shown = 0;
     for space in spaces.iter().filter(|space| wanted(&space.namespace)) {
         let Some(hot) = heat.hot(space, now_ms).await else {
-            bail!("redis at {} doesn't answer", url.place());
+            bail!("redis at {} doesn't answer", redis.place());
         };
         if hot.inputs.is_empty() {
             continue;
@@ -77,11 +65,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         shown += 1;
     }
     let Some(namespaces) = heat.read_namespaces().await else {
-        bail!("redis at {} doesn't answer", url.place());
+        bail!("redis at {} doesn't answer", redis.place());
     };
     for namespace in namespaces.iter().filter(|one| wanted(one)) {
         let Some(names) = heat.read(namespace, now_ms).await else {
-            bail!("redis at {} doesn't answer", url.place());
+            bail!("redis at {} doesn't answer", redis.place());
         };
         if !names.is_empty() {
             show_names(&arguments, namespace, &names);

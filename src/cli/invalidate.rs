@@ -1,8 +1,8 @@
 //! `kiln invalidate`
 
 use super::Exit;
-use crate::{cache::RedisCache, config::Settings, job, telemetry::metrics::Metrics};
-use anyhow::{Context, anyhow, bail};
+use crate::{app, config::Settings, job};
+use anyhow::{anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -30,13 +30,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     if !job::is_namespace(&namespace) {
         bail!("namespace: expected 1 to 64 of a-z, 0-9, `_` and `-`");
     }
-    let url = settings
-        .redis
-        .url
-        .as_ref()
-        .context("no cache is set: give KILN_REDIS_URL")?;
-    let redis = RedisCache::new(url, &settings.redis, Metrics::new())?;
-    let failed = |reason: String| anyhow!("redis at {}: {reason}", url.place());
+    let redis = app::redis_at_hand(&settings).await?;
+    let failed = |reason: String| anyhow!("redis at {}: {reason}", redis.place());
     redis.invalidate(&namespace).await.map_err(failed)?;
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template(

@@ -44,12 +44,13 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     let browser = Browser::open(1300, 1000).await;
     let stop = AtomicBool::new(false);
     let load = async {
+        let mut pace = tokio::time::interval(std::time::Duration::from_millis(50));
         for round in 0.. {
             if stop.load(Ordering::Relaxed) {
                 break;
             }
+            pace.tick().await;
             stack.bus.publish_jobs(&jobs(round)).await;
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     };
     let watch = async {

@@ -14,10 +14,9 @@ use crate::{
     key::{self, EntryPrefix, InputHash},
     settle::message,
     store::{KnownInput, PostgresStore},
-    telemetry::metrics::Metrics,
     warm::rollover::{Shift, compare},
 };
-use anyhow::{Context, bail};
+use anyhow::bail;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -57,16 +56,7 @@ pub(super) async fn warm(
     store: &PostgresStore,
     wanted: &Wanted<'_>,
 ) -> anyhow::Result<Warmed> {
-    let url = settings
-        .redis
-        .url
-        .as_ref()
-        .context("no cache is set: give KILN_REDIS_URL")?;
-    let redis = RedisCache::new(url, &settings.redis, Metrics::new())?;
-    redis
-        .ping()
-        .await
-        .map_err(|reason| anyhow::anyhow!("redis at {}: {reason}", url.place()))?;
+    let redis = app::redis_at_hand(settings).await?;
     let hot = hot(&redis, store, wanted).await?;
     let bar = ProgressBar::new(1_000);
     bar.set_style(ProgressStyle::with_template(

@@ -5,7 +5,6 @@ mod simulate;
 use super::Exit;
 use crate::{
     app,
-    cache::RedisCache,
     config::Settings,
     store::{PostgresStore, RunRow, RunState},
     telemetry::metrics::Metrics,
@@ -120,7 +119,7 @@ async fn dry_run(
     let models = settings.clone();
     let registry = tokio::task::spawn_blocking(move || app::open_registry(&models)).await??;
     let redis = match &settings.redis.url {
-        Some(url) => Some(RedisCache::new(url, &settings.redis, Metrics::new())?),
+        Some(_) => Some(app::redis(settings, Metrics::new())?),
         None => None,
     };
     let now = store.clock().await?;
