@@ -89,6 +89,11 @@ pub fn latest_mark() -> String {
     "kiln:i".to_owned()
 }
 
+/// The set of namespaces whose readers' entries are still to be removed.
+pub fn unremoved() -> String {
+    "kiln:u".to_owned()
+}
+
 /// The mark of a namespace's latest invalidation.
 pub fn mark(namespace: &str) -> String {
     format!("kiln:i:{namespace}")

@@ -6,41 +6,70 @@ use tokio::sync::mpsc;
 
 /// Namespaces that may wait for their removal.
 const WAITING: usize = 64;
+/// How often left-over removals are looked for.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Where namespaces are named, and where they are heard.
 pub(super) fn channel() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
     mpsc::channel(WAITING)
 }
 
-/// Removes one namespace after the other. While Redis is out of reach, it waits.
+/// Removes one namespace after the other. While Redis is out of reach, it waits. Takes up what a worker that is gone has left.
 pub(super) async fn remove(
     mut namespaces: mpsc::Receiver<String>,
     engine: Arc<Engine>,
     metrics: Metrics,
     most_ms: u64,
 ) -> Result<(), String> {
-    while let Some(namespace) = namespaces.recv().await {
-        let Some(redis) = engine.cache().server() else {
-            continue;
-        };
-        let mut removal = redis.removal(&namespace);
-        let mut backoff = Backoff::new(Duration::from_millis(100), config::ms(most_ms));
-        while !removal.done {
-            let before = removal.removed;
-            match removal.step().await {
-                Ok(()) => {
-                    backoff.reset();
-                    metrics.invalidated(removal.removed - before);
-                }
-                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+    let mut look = tokio::time::interval(LOOK);
+    let mut seen: Vec<String> = Vec::new();
+    loop {
+        let due = tokio::select! {
+            named = namespaces.recv() => match named {
+                Some(namespace) => vec![namespace],
+                None => return Err("nobody can ask for invalidations any more".to_owned()),
+            },
+            _ = look.tick() => {
+                let left = left_over(&engine).await;
+                // One that is new to this worker is on its way elsewhere.
+                let (late, new) = left.into_iter().partition(|one| seen.contains(one));
+                seen = new;
+                late
             }
+        };
+        for namespace in due {
+            remove_one(&engine, &metrics, &namespace, most_ms).await;
         }
-        let removed = removal.removed;
-        tracing::info!(
-            namespace,
-            removed,
-            "what readers found of an invalidated namespace is removed"
-        );
     }
-    Err("nobody can ask for invalidations any more".to_owned())
+}
+
+async fn left_over(engine: &Engine) -> Vec<String> {
+    match engine.cache().server() {
+        Some(redis) => redis.unremoved().await.unwrap_or_default(),
+        None => Vec::new(),
+    }
+}
+
+async fn remove_one(engine: &Engine, metrics: &Metrics, namespace: &str, most_ms: u64) {
+    let Some(redis) = engine.cache().server() else {
+        return;
+    };
+    let mut removal = redis.removal(namespace);
+    let mut backoff = Backoff::new(Duration::from_millis(100), config::ms(most_ms));
+    while !removal.done {
+        let before = removal.removed;
+        match removal.step().await {
+            Ok(()) => {
+                backoff.reset();
+                metrics.invalidated(removal.removed - before);
+            }
+            Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+        }
+    }
+    let removed = removal.removed;
+    tracing::info!(
+        namespace,
+        removed,
+        "what readers found of an invalidated namespace is removed"
+    );
 }

@@ -10,12 +10,14 @@ use crate::{entry, job::MAX_TTL_SECONDS, key, telemetry::metrics::CacheOperation
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
 
-/// Sets a namespace's mark and the latest one. They live as long as an entry can.
+/// Sets a namespace's mark and the latest one, and notes what is to be removed. All live as long as an entry can.
 const MARK: &str = "local t = redis.call('TIME')
 local mark = t[1] * 1000 + math.floor(t[2] / 1000)
-for _, key in ipairs(KEYS) do mark = math.max(mark, (tonumber(redis.call('GET', key)) or 0) + 1) end
+for i = 1, 2 do mark = math.max(mark, (tonumber(redis.call('GET', KEYS[i])) or 0) + 1) end
 mark = string.format('%.0f', mark)
-for _, key in ipairs(KEYS) do redis.call('SET', key, mark, 'EX', ARGV[1]) end
+for i = 1, 2 do redis.call('SET', KEYS[i], mark, 'EX', ARGV[1]) end
+redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('EXPIRE', KEYS[3], ARGV[1])
 return mark";
 /// Keys that Redis looks at, or removes, at a time.
 const AT_A_TIME: usize = 1_000;
@@ -44,11 +46,13 @@ impl RedisCache {
         let mut command = redis::cmd("EVAL");
         command
             .arg(MARK)
-            .arg(2)
+            .arg(3)
             .arg(key::latest_mark())
             .arg(key::mark(namespace))
+            .arg(key::unremoved())
             // Lives are spread downwards only; twice as long is safe.
-            .arg(2 * MAX_TTL_SECONDS);
+            .arg(2 * MAX_TTL_SECONDS)
+            .arg(namespace);
         let mark: Result<String, RedisError> = self.command(&command).await;
         mark.map(|_| ()).map_err(|e| self.scrub(&e))
     }
@@ -83,6 +87,11 @@ impl RedisCache {
             }
         }
         Some(lives)
+    }
+
+    /// Namespaces whose removal nobody has brought to its end; nothing where Redis fails.
+    pub async fn unremoved(&self) -> Option<Vec<String>> {
+        self.members(&key::unremoved()).await
     }
 
     /// Begins to remove what readers find of a namespace.
@@ -134,8 +143,13 @@ impl Removal<'_> {
             let removed: u64 = self.redis.command(&unlink).await.map_err(scrub)?;
             self.removed += removed;
         }
+        if cursor == 0 {
+            let mut end = redis::cmd("SREM");
+            end.arg(key::unremoved()).arg(self.namespace);
+            self.redis.command::<Value>(&end).await.map_err(scrub)?;
+            self.done = true;
+        }
         self.cursor = cursor;
-        self.done = cursor == 0;
         Ok(())
     }
 }

@@ -111,3 +111,23 @@ async fn what_is_being_scored_meanwhile_counts_as_older() {
     assert_eq!(reply.body["results"][0]["cached"], false, "{reply:?}");
     assert!(stack.redis.json("kiln:k:fault:k").await.is_some());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_was_removing_another_one_removes() {
+    let stack = Stack::shared().await;
+    let one = stack.worker().models(&["sentiment"]).start().await;
+    let _other = stack.worker().models(&["sentiment"]).start().await;
+    let many = "for i = 1, 300000 do redis.call('SET', KEYS[1] .. i, 'x') end return 1";
+    let _: i64 = stack
+        .redis
+        .command(&["EVAL", many, "1", "kiln:k:feed:page:"])
+        .await;
+    assert_eq!(invalidate(&one, "feed").await, 202);
+    one.kill();
+    eventually("all are gone", PATIENCE, || async {
+        let left: i64 = stack.redis.command(&["DBSIZE"]).await;
+        let unremoved: i64 = stack.redis.command(&["SCARD", "kiln:u"]).await;
+        (left < 100 && unremoved == 0).then_some(())
+    })
+    .await;
+}
