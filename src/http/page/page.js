@@ -127,13 +127,19 @@ const CHARTS = {
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const drawn = new Map();
 
+/** From the first sample to the last, and at least the last minute. */
+function lately(_, low, high) {
+  const last = high ?? Date.now() / 1000;
+  return [Math.min(low ?? last, last - 60), last];
+}
+
 function build(name, chart) {
   const place = $(`c-${name}`);
   drawn.get(name)?.destroy();
   const axis = (more) => ({ stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", ...more });
   const options = {
     width: Math.max(200, place.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
-    scales: { x: { time: true }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
+    scales: { x: { time: true, range: lately }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
     axes: [axis({}), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
     series: [{}, ...chart.series.map(([label, stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: false, points: { show: false } }))],
   };
