@@ -4,6 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::harness::stack::Stack;
 use crate::harness::worker::{Answer, Worker};
@@ -349,6 +352,38 @@ async fn intake_and_schedules_pause_and_go_on_everywhere() {
         one.get("/v1/warm/runs?limt=1").await.map(|a| a.0),
         Some(400)
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_is_slow_or_says_too_much_is_cut_and_keeps_nobody_waiting() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["sentiment"]);
+    let worker = settings.set("KILN_HTTP__TIMEOUT_MS", "1000").start().await;
+    let half_a_head = b"GET /livez HTTP/1.1\r\nhost: ".to_vec();
+    let half_a_body =
+        b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n{\"model\"".to_vec();
+    let mut too_much = b"GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
+    too_much.resize(1 << 20, b'x');
+    let cut = async |request: &[u8]| {
+        let address = ("127.0.0.1", worker.http_port);
+        let mut stream = TcpStream::connect(address).await.expect("a connection");
+        // It may be cut while it still speaks.
+        let _sent = stream.write_all(request).await;
+        let mut said = Vec::new();
+        let end = timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+        assert!(end.is_ok(), "a slow client is still there");
+        String::from_utf8_lossy(&said).into_owned()
+    };
+    let slow = async { tokio::join!(cut(&half_a_head), cut(&half_a_body), cut(&too_much)) };
+    let others = async {
+        for _ in 0..20 {
+            assert_eq!(worker.get("/livez").await.map(|a| a.0), Some(200));
+        }
+    };
+    let ((head, body, much), ()) = tokio::join!(slow, others);
+    assert!(!head.contains(" 200 "), "{head}");
+    assert!(body.starts_with("HTTP/1.1 503 "), "{body}");
+    assert!(!much.contains(" 200 "), "{much}");
 }
 
 /// Asks every path that the document names, and holds each answer to it: a status that is documented, no fault of the worker's
