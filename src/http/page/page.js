@@ -128,9 +128,9 @@ const colour = (name) => getComputedStyle(document.documentElement).getPropertyV
 const drawn = new Map();
 
 /** From the first sample to the last, and at least the last minute. */
-function lately(_, low, high) {
-  const last = high ?? Date.now() / 1000;
-  return [Math.min(low ?? last, last - 60), last];
+function lately() {
+  const [first, last] = [samples[0], samples[samples.length - 1]].map((sample) => (sample ? sample[0] : Date.now()) / 1000);
+  return [Math.min(first, last - 60), last];
 }
 
 function build(name, chart) {
