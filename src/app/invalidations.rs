@@ -1,6 +1,6 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
-use crate::{backoff::Backoff, config, pipeline::Engine, telemetry::metrics::Metrics};
+use crate::{backoff::Backoff, config, job, pipeline::Engine, telemetry::metrics::Metrics};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
@@ -45,7 +45,12 @@ pub(super) async fn remove(
 
 async fn left_over(engine: &Engine) -> Vec<String> {
     match engine.cache().server() {
-        Some(redis) => redis.unremoved().await.unwrap_or_default(),
+        Some(redis) => {
+            let mut left = redis.unremoved().await.unwrap_or_default();
+            // Whatever else lies there is no name, and would be a pattern.
+            left.retain(|name| job::is_namespace(name));
+            left
+        }
         None => Vec::new(),
     }
 }

@@ -11,8 +11,9 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// A loaded model version's identity within the process and an input.
-type FlightKey = (usize, InputHash);
+/// A loaded model version's identity within the process, the latest invalidation known to who asks, and an input: what was
+/// begun before an invalidation is nothing to share with those who come after it.
+type FlightKey = (usize, u64, InputHash);
 
 /// Rows of one claim, in its order.
 type Rows = Arc<Vec<f32>>;
@@ -58,11 +59,11 @@ impl Flights {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those inputs of `model` that nobody scores yet.
+    /// Claims those inputs of `model`, each with its stamp, that nobody scores yet.
     pub fn claim(
         self: &Arc<Self>,
         model: usize,
-        inputs: impl IntoIterator<Item = InputHash>,
+        inputs: impl IntoIterator<Item = (u64, InputHash)>,
     ) -> Claims {
         let (sender, receiver) = watch::channel(None);
         let mut claims = Claims {
@@ -75,8 +76,8 @@ impl Flights {
             },
         };
         let mut seats = self.seats();
-        for (place, input) in inputs.into_iter().enumerate() {
-            match seats.entry((model, input)) {
+        for (place, (stamp, input)) in inputs.into_iter().enumerate() {
+            match seats.entry((model, stamp, input)) {
                 Entry::Occupied(seat) => claims.others.push((place, Waiting(seat.get().clone()))),
                 Entry::Vacant(slot) => {
                     slot.insert(Seat {
@@ -84,7 +85,7 @@ impl Flights {
                         index: claims.own.len(),
                     });
                     claims.own.push(place);
-                    claims.flight.keys.push((model, input));
+                    claims.flight.keys.push((model, stamp, input));
                 }
             }
         }
@@ -136,8 +137,18 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn hashes(range: std::ops::Range<u8>) -> Vec<InputHash> {
-        range.map(|i| [i; 32]).collect()
+    fn hashes(range: std::ops::Range<u8>) -> Vec<(u64, InputHash)> {
+        range.map(|i| (0, [i; 32])).collect()
+    }
+
+    #[test]
+    fn nobody_shares_what_was_begun_before_an_invalidation() {
+        let flights = Arc::new(Flights::default());
+        let before = flights.claim(1, hashes(0..1));
+        let after = flights.claim(1, [(7, [0; 32])]);
+        assert_eq!((before.own, after.own), (vec![0], vec![0]));
+        drop((before.flight, after.flight));
+        assert!(flights.is_empty());
     }
 
     #[tokio::test]

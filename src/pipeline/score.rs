@@ -89,7 +89,7 @@ async fn score_group(
     let hashes = missing
         .iter()
         .filter_map(|i| slots.get(*i))
-        .map(|slot| slot.input);
+        .map(|slot| (slot.stamp, slot.input));
     let Claims {
         own,
         others,

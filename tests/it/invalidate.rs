@@ -113,6 +113,34 @@ async fn what_is_being_scored_meanwhile_counts_as_older() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_after_an_invalidation_shares_no_score_that_was_begun_before() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["fault"]).start().await;
+    let job =
+        |id: &str| json!({"job_id": id, "model": "fault", "inputs": [{"text": "sleep:1500"}]});
+    let looked_up = async |times: f64| {
+        eventually_equals("it was looked up", PATIENCE, times, || async {
+            let stage = [("stage", "look_up")];
+            worker
+                .metric("kiln_stage_duration_seconds_count", &stage)
+                .await
+        })
+        .await;
+    };
+    stack.bus.publish_jobs(&[job("before")]).await;
+    looked_up(1.0).await;
+    assert_eq!(invalidate(&worker, "fault").await, 202);
+    stack.bus.publish_jobs(&[job("after")]).await;
+    stack.wait_for_rows(2).await;
+    eventually_equals("each was scored", PATIENCE, 2.0, || async {
+        worker
+            .metric("kiln_inputs_total", &[("result", "miss")])
+            .await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_worker_was_removing_another_one_removes() {
     let stack = Stack::shared().await;
     let one = stack.worker().models(&["sentiment"]).start().await;
