@@ -3,6 +3,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /kiln
 COPY Cargo.toml Cargo.lock ./
 COPY migrations migrations
+COPY crates crates
 COPY src src
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/kiln/target \

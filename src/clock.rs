@@ -1,12 +1,8 @@
 //! Owns the time of day and randomness that decisions use, so that a test can own them instead.
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Utc};
+pub use kiln_contract::time::rfc3339;
 use rand::Rng;
-
-/// The contract's way to write an instant: RFC 3339 in UTC with milliseconds.
-pub fn rfc3339(at: DateTime<Utc>) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Millis, true)
-}
 
 /// Now, cut to the milliseconds that the contract carries, so that a stored and a sent instant are equal.
 pub fn now() -> DateTime<Utc> {
@@ -34,7 +30,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_life_is_cut_by_a_tenth_at_most(ttl in 1u64..=crate::job::MAX_TTL_SECONDS, share in 0.0f64..=1.0) {
+        fn a_life_is_cut_by_a_tenth_at_most(ttl in 1u64..=kiln_contract::job::MAX_TTL_SECONDS, share in 0.0f64..=1.0) {
             let ms = spread_ttl_ms(ttl, share);
             prop_assert!(ms <= ttl * 1000);
             prop_assert!(ms >= ttl * 900);

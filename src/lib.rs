@@ -23,27 +23,23 @@
 
 #![forbid(unsafe_code)]
 
-pub mod app;
+pub mod amqp;
 pub mod backoff;
 pub mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod entry;
-pub mod failure;
 pub mod health;
 pub mod heat;
 pub mod http;
-pub mod intake;
-pub mod job;
-pub mod key;
-pub mod model;
+pub mod parts;
 pub mod pipeline;
-pub mod result;
 pub mod secret;
-pub mod settle;
 pub mod store;
-pub mod supervisor;
 pub mod telemetry;
 pub mod tls;
 pub mod warm;
+pub mod worker;
+
+pub use kiln_contract::{entry, failure, job, key, result};
+pub use kiln_model as model;

@@ -2,10 +2,11 @@
 
 use super::Exit;
 use crate::{
-    app, clock,
+    clock,
     config::Settings,
     heat::{Hot, NamedRate, SharedHeat},
     key::InputHash,
+    parts,
     store::KnownInput,
 };
 use anyhow::bail;
@@ -40,7 +41,7 @@ pub(super) struct Arguments {
 const SHOWN: usize = 60;
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let redis = app::redis_at_hand(&settings).await?;
+    let redis = parts::redis_at_hand(&settings).await?;
     let heat = SharedHeat::new(&redis);
     let Some(spaces) = heat.spaces().await else {
         bail!("redis at {} doesn't answer", redis.place());
@@ -96,7 +97,7 @@ async fn known(
         .take(top)
         .map(|(input, _)| input.as_slice())
         .collect();
-    Ok(app::postgres(settings)?
+    Ok(parts::postgres(settings)?
         .inputs(&hot.space.model, &hashes)
         .await?)
 }

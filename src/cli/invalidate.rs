@@ -1,7 +1,7 @@
 //! `kiln invalidate`
 
 use super::Exit;
-use crate::{app, config::Settings, job};
+use crate::{config::Settings, job, parts};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,7 +30,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     if !job::is_namespace(&namespace) {
         bail!("namespace: expected 1 to 64 of a-z, 0-9, `_` and `-`");
     }
-    let redis = app::redis_at_hand(&settings).await?;
+    let redis = parts::redis_at_hand(&settings).await?;
     let failed = |reason: String| anyhow!("redis at {}: {reason}", redis.place());
     redis.invalidate(&namespace).await.map_err(failed)?;
     let bar = ProgressBar::new_spinner();

@@ -1,7 +1,7 @@
 //! `kiln migrate`
 
 use super::Exit;
-use crate::{app, config::Settings};
+use crate::{config::Settings, parts};
 use clap::Args;
 
 /// Brings the database's tables up to date. `kiln run` does the same when it starts.
@@ -12,7 +12,7 @@ Example:
 pub(super) struct Arguments {}
 
 pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    app::postgres(&settings)?.migrate().await?;
+    parts::postgres(&settings)?.migrate().await?;
     println!("the database is up to date");
     Ok(Exit::Ok)
 }

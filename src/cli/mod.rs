@@ -4,6 +4,7 @@ mod age;
 mod config;
 mod dead;
 mod doctor;
+mod file;
 mod health;
 mod hot;
 mod invalidate;

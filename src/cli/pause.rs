@@ -2,8 +2,8 @@
 
 use super::Exit;
 use crate::{
-    app,
     config::Settings,
+    parts,
     store::{INTAKE, SCHEDULE},
     warm::folder::Folder,
 };
@@ -68,7 +68,7 @@ async fn steer(
             format!("{SCHEDULE}{schedule}")
         }
     };
-    let store = app::postgres(settings)?;
+    let store = parts::postgres(settings)?;
     store.migrate().await.context("migrations")?;
     let changed = if pause {
         let by = std::env::var("USER").unwrap_or_else(|_| "command line".to_owned());

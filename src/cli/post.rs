@@ -4,8 +4,8 @@
 //! command that fails says so, and is safe to run again.
 
 use crate::{
-    intake::{connection::Broker, topology::look},
-    settle::message::Message,
+    amqp::message::Message,
+    amqp::{connection::Broker, topology::look},
 };
 use anyhow::{Context, anyhow, bail};
 use lapin::{

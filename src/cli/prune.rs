@@ -2,8 +2,8 @@
 
 use super::{Exit, age::age};
 use crate::{
-    app,
     config::Settings,
+    parts,
     store::{SqliteStore, Store},
 };
 use clap::Args;
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let store = match settings.database.url {
-        Some(_) => Store::Postgres(app::postgres(&settings)?),
+        Some(_) => Store::Postgres(parts::postgres(&settings)?),
         None => Store::Sqlite(SqliteStore::open(&settings.embedded.path).await?),
     };
     let bar = ProgressBar::new_spinner();

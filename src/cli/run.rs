@@ -1,7 +1,7 @@
 //! `kiln run`
 
 use super::Exit;
-use crate::{app, config::Settings};
+use crate::{config::Settings, worker};
 use clap::Args;
 
 /// Runs the worker until SIGTERM or SIGINT.
@@ -27,7 +27,7 @@ pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit
         );
         return Ok(Exit::Usage);
     }
-    if let Err(error) = app::run(settings).await {
+    if let Err(error) = worker::run(settings).await {
         // The log is where operators look; the line on the terminal comes from `main`.
         tracing::error!(error = format!("{error:#}"), "the worker stops");
         return Err(error);

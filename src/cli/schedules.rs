@@ -2,9 +2,9 @@
 
 use super::Exit;
 use crate::{
-    app,
     clock::rfc3339,
     config::Settings,
+    parts,
     store::{Paused, RunRow, RunState, SCHEDULE},
     warm::{due, folder::Folder, schedule::Schedule},
 };
@@ -94,7 +94,7 @@ fn check(folder: &Folder, json: bool) -> Exit {
 }
 
 async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
-    let store = app::postgres(settings)?;
+    let store = parts::postgres(settings)?;
     store.migrate().await?;
     let now = store.clock().await?;
     let runs = store.latest_runs(1).await?;

@@ -4,10 +4,11 @@ mod output;
 
 use super::Exit;
 use crate::{
-    app, clock,
+    cli::file::{BadLine, Columns, Format, Piece, Pieces, job_body},
+    clock,
     config::Settings,
-    intake::file::{BadLine, Columns, Format, Piece, Pieces, job_body},
     model::{InputKind, Registry},
+    parts,
     pipeline::{Engine, JobSource, Outcome, run::InputCounts},
     result,
 };
@@ -95,7 +96,7 @@ enum Read {
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let begun = Instant::now();
-    let engine = Arc::new(app::embedded_engine(&settings).await?);
+    let engine = Arc::new(parts::embedded_engine(&settings).await?);
     let (pieces, bytes) = open(&arguments)?;
     let bar = progress(bytes);
     let reading = bar.clone();

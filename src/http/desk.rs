@@ -2,13 +2,16 @@
 
 use super::problem::Problem;
 use crate::{
+    amqp::publisher::Publisher,
+    amqp::topology::Topology,
     config::Settings,
     heat::Heat,
-    intake::topology::Topology,
     pipeline::{Engine, insight::Insight},
-    settle::{Rejected, publisher::Publisher},
     store::{Paused, PostgresStore, StoreError},
-    telemetry::{recent::Recent, trace::Tracer},
+    telemetry::{
+        recent::{Recent, Rejected},
+        trace::Tracer,
+    },
     warm::folder::Folder,
 };
 use std::{

@@ -8,11 +8,11 @@ use super::{
     problem::{ErrorBody, Problem},
 };
 use crate::{
+    amqp::message,
     failure::Rejection,
     job,
     pipeline::{JobSource, Outcome, run::InputCounts},
     result::{self, Finished},
-    settle::message,
     store::JobEnd,
     telemetry::trace::{Kind, Trace},
 };

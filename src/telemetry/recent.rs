@@ -1,5 +1,7 @@
 //! Owns what happened last: a bounded list, the newest first.
 
+use crate::failure::Rejection;
+use chrono::{DateTime, Utc};
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},
@@ -7,6 +9,15 @@ use std::{
 
 /// How many are kept.
 const KEPT: usize = 50;
+
+/// A job that was rejected.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    pub at: DateTime<Utc>,
+    pub job_id: String,
+    pub queue: &'static str,
+    pub rejection: Rejection,
+}
 
 /// The last few of something.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Owns knowing whether the queues have room for more warming.
 
 use super::run::Warmer;
-use crate::intake::topology;
+use crate::amqp::topology;
 
 /// A connection on which the queues' depths are asked.
 #[derive(Default)]

@@ -13,16 +13,16 @@ use super::{
     source::{HotInputs, Source, SourceError, SourceSpec},
 };
 use crate::{
+    amqp::{connection::Broker, topology::Topology},
+    amqp::{
+        message::{self, Message},
+        publisher::Publisher,
+    },
     cache::RedisCache,
     clock,
     config::Settings,
     heat::{SharedHeat, Space},
-    intake::{connection::Broker, topology::Topology},
     pipeline::Engine,
-    settle::{
-        message::{self, Message},
-        publisher::Publisher,
-    },
     store::{
         Claim, Claimed, Paused, PlanTotals, PostgresStore, Progress, RunState, SCHEDULE, StoreError,
     },

@@ -5,8 +5,8 @@
 //! start, so that a replayed letter that comes back isn't met again.
 
 use crate::{
+    amqp::{connection::Broker, topology::look},
     cli::post::{connect, within},
-    intake::{connection::Broker, topology::look},
 };
 use anyhow::bail;
 use lapin::{

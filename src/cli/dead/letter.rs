@@ -1,9 +1,9 @@
 //! Owns what a dead letter says of itself, and which letters a filter means.
 
 use crate::{
+    amqp::delivery::text,
+    amqp::message::{ERROR_CODE, ERROR_FIELD, ERROR_MESSAGE, FAILED_AT, JOB_ID, QUEUE},
     failure::Code,
-    intake::delivery::text,
-    settle::message::{ERROR_CODE, ERROR_FIELD, ERROR_MESSAGE, FAILED_AT, JOB_ID, QUEUE},
 };
 use chrono::{DateTime, Utc};
 use clap::Args;

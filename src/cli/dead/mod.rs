@@ -8,9 +8,9 @@ mod replay;
 
 use super::Exit;
 use crate::{
-    app,
+    amqp::{connection::Broker, topology::Topology},
     config::Settings,
-    intake::{connection::Broker, topology::Topology},
+    parts,
 };
 use clap::{Args, Subcommand};
 use desk::Desk;
@@ -124,7 +124,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         return Ok(Exit::Usage);
     }
     let office = Office {
-        broker: app::broker(&settings)?,
+        broker: parts::broker(&settings)?,
         queue: Topology::new(&settings.queues, &settings.retry).dead,
     };
     match arguments.action {

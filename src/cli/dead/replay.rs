@@ -2,12 +2,12 @@
 
 use super::{Office, ReplayArguments, desk::Hand, letter::Letter, progress, warn_of_unseen};
 use crate::{
+    amqp::message,
     cli::{
         Exit,
         post::{BLOCKED, Fate, Post},
     },
     clock,
-    settle::message,
 };
 use anyhow::bail;
 use futures_util::{StreamExt, stream::FuturesUnordered};

@@ -2,11 +2,11 @@
 
 use super::check::Check;
 use crate::{
-    config::Settings,
-    intake::{
+    amqp::{
         connection::{Broker, ConnectError},
         topology::{QueueSpec, Seen, Topology, TopologyError, look as look_at},
     },
+    config::Settings,
 };
 use futures_util::future::join_all;
 use lapin::{

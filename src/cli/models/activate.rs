@@ -1,7 +1,7 @@
 //! `kiln models activate`
 
 use super::{open, rollover};
-use crate::{app, cli::Exit, config::Settings};
+use crate::{cli::Exit, config::Settings, parts};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let store = app::postgres(&settings)?;
+    let store = parts::postgres(&settings)?;
     let (name, version) = match (arguments.model.split_once('@'), arguments.default) {
         (Some((name, version)), false) => (name, Some(version)),
         (None, true) => (arguments.model.as_str(), None),

@@ -9,9 +9,9 @@ mod rollover;
 
 use super::Exit;
 use crate::{
-    app,
     config::Settings,
     model::{InputKind, Model, PairRule, Registry, Task},
+    parts,
 };
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
@@ -55,7 +55,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 /// Loads the models folder off the runtime's threads.
 async fn open(settings: &Settings) -> anyhow::Result<Arc<Registry>> {
     let models = settings.clone();
-    tokio::task::spawn_blocking(move || app::open_registry(&models))
+    tokio::task::spawn_blocking(move || parts::open_registry(&models))
         .await
         .context("loading the models")?
 }

@@ -4,15 +4,15 @@
 //! how warm the version is, and how its scores differ.
 
 use crate::{
-    app,
+    amqp::message,
+    amqp::topology::Topology,
     cache::RedisCache,
     cli::post::{Fate, Post},
     clock,
     config::Settings,
     heat::SharedHeat,
-    intake::topology::Topology,
     key::{self, EntryPrefix, InputHash},
-    settle::message,
+    parts,
     store::{KnownInput, PostgresStore},
     warm::rollover::{Shift, compare},
 };
@@ -56,7 +56,7 @@ pub(super) async fn warm(
     store: &PostgresStore,
     wanted: &Wanted<'_>,
 ) -> anyhow::Result<Warmed> {
-    let redis = app::redis_at_hand(settings).await?;
+    let redis = parts::redis_at_hand(settings).await?;
     let hot = hot(&redis, store, wanted).await?;
     let bar = ProgressBar::new(1_000);
     bar.set_style(ProgressStyle::with_template(
@@ -140,7 +140,7 @@ async fn post(
     wanted: &Wanted<'_>,
     hot: &[(InputHash, f64)],
 ) -> anyhow::Result<()> {
-    let post = Post::open(app::broker(settings)?, "activate").await?;
+    let post = Post::open(parts::broker(settings)?, "activate").await?;
     let topology = Topology::new(&settings.queues, &settings.retry);
     if !post.knows(&topology.warm).await? {
         bail!(

@@ -1,6 +1,6 @@
 //! Owns how `kiln score` writes results: one JSON object a line, or CSV.
 
-use crate::intake::file::Format;
+use crate::cli::file::Format;
 use anyhow::Context;
 use serde_json::{Value, value::RawValue};
 use std::{

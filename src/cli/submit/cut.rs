@@ -5,7 +5,7 @@
 //! it twice scores it once.
 
 use crate::{
-    intake::file::{BadLine, Piece},
+    cli::file::{BadLine, Piece},
     job, key,
 };
 use serde_json::{Map, Value};
@@ -137,7 +137,7 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{intake::file::Pieces, job::Job};
+    use crate::{cli::file::Pieces, job::Job};
 
     fn cut(model: Option<&str>) -> Cut {
         Cut {

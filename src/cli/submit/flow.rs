@@ -5,8 +5,8 @@
 
 use super::{cut::Posting, replies::Replies, source::Read, tally::Tally};
 use crate::{
+    amqp::message::Message,
     cli::post::{BLOCKED, Fate, Post, WINDOW},
-    settle::message::Message,
 };
 use anyhow::{Context, anyhow, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};

@@ -7,7 +7,7 @@ mod source;
 mod tally;
 
 use super::{Exit, post::Post};
-use crate::{app, config::Settings, intake::topology::Topology, job};
+use crate::{amqp::topology::Topology, config::Settings, job, parts};
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use cut::Cut;
@@ -106,7 +106,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Queue::Jobs => &topology.jobs,
         Queue::Warm => &topology.warm,
     };
-    let post = Post::open(app::broker(&settings)?, "submit").await?;
+    let post = Post::open(parts::broker(&settings)?, "submit").await?;
     if !post.knows(queue).await? {
         // Before the first worker has started there are no queues: jobs may wait for it.
         topology

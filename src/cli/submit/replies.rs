@@ -1,8 +1,8 @@
 //! Owns collecting the replies of one submission: a queue that lives as long as this connection.
 
 use crate::{
+    amqp::connection::Broker,
     cli::post::{connect, within},
-    intake::connection::Broker,
 };
 use anyhow::{anyhow, bail};
 use futures_util::StreamExt;

@@ -1,7 +1,7 @@
 //! Owns reading the file: on a thread of its own, a few jobs ahead of posting, with its progress.
 
 use super::cut::{Cut, Posting, Unfit};
-use crate::intake::file::{BadLine, Pieces};
+use crate::cli::file::{BadLine, Pieces};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{

@@ -1,6 +1,6 @@
 //! Owns what a submission counts, and its closing summary.
 
-use crate::intake::file::BadLine;
+use crate::cli::file::BadLine;
 use indicatif::ProgressBar;
 use serde::Deserialize;
 use std::time::Duration;

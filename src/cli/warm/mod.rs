@@ -4,8 +4,8 @@ mod simulate;
 
 use super::Exit;
 use crate::{
-    app,
     config::Settings,
+    parts,
     store::{PostgresStore, RunRow, RunState},
     telemetry::metrics::Metrics,
     warm::{
@@ -90,7 +90,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             }
         );
     };
-    let store = app::postgres(&settings)?;
+    let store = parts::postgres(&settings)?;
     store.migrate().await.context("migrations")?;
     if arguments.dry_run {
         return dry_run(&arguments, &settings, &schedule, &store).await;
@@ -117,9 +117,9 @@ async fn dry_run(
     store: &PostgresStore,
 ) -> anyhow::Result<Exit> {
     let models = settings.clone();
-    let registry = tokio::task::spawn_blocking(move || app::open_registry(&models)).await??;
+    let registry = tokio::task::spawn_blocking(move || parts::open_registry(&models)).await??;
     let redis = match &settings.redis.url {
-        Some(_) => Some(app::redis(settings, Metrics::new())?),
+        Some(_) => Some(parts::redis(settings, Metrics::new())?),
         None => None,
     };
     let now = store.clock().await?;

@@ -1,0 +1,141 @@
+//! What a model is asked and what it gives, in the words that jobs, results and models share.
+//!
+//! Owns the shapes only: loading and running models is another crate's.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// What one loaded version is and takes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelInfo {
+    /// The model's name, `[a-z0-9_-]{1,64}`.
+    pub name: String,
+    /// The version, `[A-Za-z0-9._-]{1,32}`.
+    pub version: String,
+    /// The architecture's name in the manifest, for people.
+    pub architecture: String,
+    /// What the outputs mean.
+    pub task: Task,
+    /// What the model takes.
+    pub input: InputKind,
+    /// How many numbers the model gives per row.
+    pub output_width: usize,
+    /// How exact they are.
+    pub precision: Precision,
+    /// The longest text taken, in bytes before normalisation; 0 for models that take features.
+    pub max_text_bytes: usize,
+    /// How long this model's scores stay worth keeping, in seconds, where the manifest says so.
+    pub ttl_seconds: Option<u64>,
+    /// How many numbers the weights hold.
+    pub parameters: usize,
+    /// How many golden inputs were checked when it was loaded.
+    pub golden: usize,
+}
+
+/// What a model's outputs mean.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Task {
+    /// One probability per label, in this order.
+    Classification {
+        /// The labels in the manifest's order.
+        labels: Vec<String>,
+    },
+    /// One number.
+    Scalar,
+    /// A vector of `output_width` numbers.
+    Embedding,
+}
+
+/// How exact a model's outputs are, fresh or from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    #[default]
+    Single,
+    /// Rounded to 16-bit floats, and kept as such: half the memory for three decimal digits.
+    Half,
+}
+
+/// What a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum InputKind {
+    /// A text.
+    Text {
+        /// Whether a second text is taken too.
+        pair: PairRule,
+    },
+    /// A fixed number of finite numbers.
+    Features {
+        /// How many.
+        count: usize,
+    },
+}
+
+/// Whether a model takes a second text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairRule {
+    /// One text.
+    #[default]
+    None,
+    /// One text or two.
+    Optional,
+    /// Two texts.
+    Required,
+}
+
+impl PairRule {
+    /// Whether an input with or without a second text fits.
+    pub fn admits(self, has_pair: bool) -> bool {
+        match self {
+            Self::None => !has_pair,
+            Self::Optional => true,
+            Self::Required => has_pair,
+        }
+    }
+}
+
+/// Why rows could not be scored. Every variant concerns one request; the model threads live on.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum ModelError {
+    /// The model panicked on one of the rows of this request.
+    #[error("the model panicked: {message}")]
+    Panicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// The model answered NaN or an infinity.
+    #[error("the model's answer for row {row} is not a finite number")]
+    NotFinite {
+        /// The row's position in the request.
+        row: usize,
+    },
+    /// A text that can't be cut into tokens.
+    #[error("the text of row {row} can't be cut into tokens: {message}")]
+    Untokenised {
+        /// The row's position in the request.
+        row: usize,
+        /// Why not.
+        message: String,
+    },
+    /// A version whose memory was given back, and that can't be loaded again.
+    #[error("{model} can't be loaded again: {message}")]
+    Unloadable {
+        /// `name@version`.
+        model: String,
+        /// The file to blame and what is wrong.
+        message: String,
+    },
+    /// The rows are not what the model takes: the caller did not check them against [`ModelInfo`].
+    #[error("rows do not fit the model: {message}")]
+    Unfit {
+        /// What was expected and what came.
+        message: String,
+    },
+    /// The registry was dropped; its threads are gone.
+    #[error("the model threads have stopped")]
+    Stopped,
+}

@@ -1,0 +1,304 @@
+//! Owns the JSON that leaves Kiln: a job's results, replies, named entries and rankings.
+//!
+//! Promises the contract's field names, and that a score prints as the shortest decimal that reads back as
+//! the same 32-bit float.
+
+use crate::{
+    failure::Rejection,
+    model::{ModelInfo, Task},
+    time,
+};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+/// Place of the largest value in a row; the first of equals.
+pub fn best(row: &[f32]) -> usize {
+    let mut best = 0;
+    let mut most = f32::NEG_INFINITY;
+    for (index, value) in row.iter().enumerate() {
+        if *value > most {
+            (best, most) = (index, *value);
+        }
+    }
+    best
+}
+
+/// What a row says: a class with its probability, a scalar, or an embedding.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reading<'a> {
+    Label {
+        label: &'a str,
+        index: usize,
+        score: f32,
+    },
+    Score(f32),
+    Embedding(&'a [f32]),
+}
+
+impl<'a> Reading<'a> {
+    /// Reads one output row of a model.
+    pub fn of(info: &'a ModelInfo, row: &'a [f32]) -> Self {
+        match &info.task {
+            Task::Classification { labels } => {
+                let index = best(row);
+                let label = labels.get(index).map_or("", String::as_str);
+                Self::Label {
+                    label,
+                    index,
+                    score: row.get(index).copied().unwrap_or_default(),
+                }
+            }
+            Task::Scalar => Self::Score(row.first().copied().unwrap_or_default()),
+            Task::Embedding => Self::Embedding(row),
+        }
+    }
+
+    /// The score by which rankings order; none for embeddings.
+    pub fn score(&self) -> Option<f32> {
+        match self {
+            Self::Label { score, .. } | Self::Score(score) => Some(*score),
+            Self::Embedding(_) => None,
+        }
+    }
+
+    /// The label of a classifier's row.
+    pub fn label(&self) -> Option<&'a str> {
+        match self {
+            Self::Label { label, .. } => Some(label),
+            _ => None,
+        }
+    }
+}
+
+/// Appends any value as JSON. Writing to memory can't fail for the types used here.
+fn push(buffer: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // A failed write would leave invalid JSON behind: take back what it wrote.
+    let before = buffer.len();
+    if serde_json::to_writer(&mut *buffer, value).is_err() {
+        buffer.truncate(before);
+        buffer.extend_from_slice(b"null");
+    }
+}
+
+/// Writes the array of a job's results, one input after the other.
+#[derive(Debug, Default)]
+pub struct ResultsWriter {
+    buffer: Vec<u8>,
+}
+
+impl ResultsWriter {
+    /// An empty array with room for `inputs` results.
+    pub fn new(inputs: usize) -> Self {
+        let mut buffer = Vec::with_capacity(inputs * 64 + 2);
+        buffer.push(b'[');
+        Self { buffer }
+    }
+
+    fn open(&mut self, key: Option<&str>) {
+        if self.buffer.len() > 1 {
+            self.buffer.push(b',');
+        }
+        self.buffer.push(b'{');
+        if let Some(key) = key {
+            self.buffer.extend_from_slice(b"\"key\":");
+            push(&mut self.buffer, key);
+            self.buffer.push(b',');
+        }
+    }
+
+    /// One scored input. With `detail`, a classifier's result carries every label's probability.
+    pub fn scored(
+        &mut self,
+        key: Option<&str>,
+        info: &ModelInfo,
+        row: &[f32],
+        cached: bool,
+        detail: bool,
+    ) {
+        self.open(key);
+        match Reading::of(info, row) {
+            Reading::Label { label, score, .. } => {
+                self.buffer.extend_from_slice(b"\"label\":");
+                push(&mut self.buffer, label);
+                self.buffer.extend_from_slice(b",\"score\":");
+                push(&mut self.buffer, &score);
+                if let (true, Task::Classification { labels }) = (detail, &info.task) {
+                    self.buffer.extend_from_slice(b",\"scores\":{");
+                    for (index, (label, value)) in labels.iter().zip(row).enumerate() {
+                        if index > 0 {
+                            self.buffer.push(b',');
+                        }
+                        push(&mut self.buffer, label);
+                        self.buffer.push(b':');
+                        push(&mut self.buffer, value);
+                    }
+                    self.buffer.push(b'}');
+                }
+            }
+            Reading::Score(score) => {
+                self.buffer.extend_from_slice(b"\"score\":");
+                push(&mut self.buffer, &score);
+            }
+            Reading::Embedding(values) => {
+                self.buffer.extend_from_slice(b"\"embedding\":");
+                push(&mut self.buffer, values);
+            }
+        }
+        self.buffer.extend_from_slice(if cached {
+            b",\"cached\":true}"
+        } else {
+            b",\"cached\":false}"
+        });
+    }
+
+    /// One input that was skipped.
+    pub fn skipped(&mut self, key: Option<&str>, rejection: &Rejection) {
+        self.open(key);
+        self.buffer.extend_from_slice(b"\"error\":");
+        push(&mut self.buffer, rejection);
+        self.buffer.push(b'}');
+    }
+
+    /// The finished array.
+    pub fn finish(mut self) -> String {
+        self.buffer.push(b']');
+        String::from_utf8(self.buffer).unwrap_or_else(|_| "[]".into())
+    }
+}
+
+/// A finished job, as its reply and its row have it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    pub model: String,
+    pub version: String,
+    pub namespace: String,
+    /// The JSON array of results.
+    pub results: String,
+    pub hits: u32,
+    pub misses: u32,
+    pub elapsed_ms: f64,
+    pub finished_at: DateTime<Utc>,
+}
+
+impl Finished {
+    /// Whether both describe the same run of a job, not two runs of it.
+    pub fn is_the_run_of(&self, other: &Self) -> bool {
+        let run = |f: &Self| (f.finished_at, f.elapsed_ms.to_bits(), f.hits, f.misses);
+        run(self) == run(other)
+    }
+}
+
+/// The reply to a job that succeeded.
+pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
+    let mut out = Vec::with_capacity(done.results.len() + 320);
+    out.extend_from_slice(b"{\"job_id\":");
+    push(&mut out, job_id);
+    out.extend_from_slice(b",\"status\":\"ok\",\"model\":");
+    push(&mut out, &done.model);
+    out.extend_from_slice(b",\"version\":");
+    push(&mut out, &done.version);
+    out.extend_from_slice(b",\"namespace\":");
+    push(&mut out, &done.namespace);
+    out.extend_from_slice(b",\"results\":");
+    out.extend_from_slice(done.results.as_bytes());
+    out.extend_from_slice(
+        format!(
+            ",\"hits\":{},\"misses\":{},\"elapsed_ms\":",
+            done.hits, done.misses
+        )
+        .as_bytes(),
+    );
+    push(&mut out, &done.elapsed_ms);
+    out.extend_from_slice(b",\"finished_at\":");
+    push(&mut out, &time::rfc3339(done.finished_at));
+    out.push(b'}');
+    out
+}
+
+/// The reply to a job that was rejected.
+pub fn rejected_reply(job_id: &str, rejection: &Rejection) -> Vec<u8> {
+    let mut out = b"{\"job_id\":".to_vec();
+    push(&mut out, job_id);
+    out.extend_from_slice(b",\"status\":\"rejected\",\"error\":");
+    push(&mut out, rejection);
+    out.push(b'}');
+    out
+}
+
+/// A named entry, as readers find it.
+#[derive(Debug, Serialize)]
+struct Named<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    label: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    embedding: Option<&'a [f32]>,
+    model: &'a str,
+    version: &'a str,
+    scored_at: String,
+}
+
+/// The JSON of a named entry.
+pub fn named_entry(info: &ModelInfo, row: &[f32], scored_at: DateTime<Utc>) -> Vec<u8> {
+    let reading = Reading::of(info, row);
+    let embedding = if let Reading::Embedding(values) = reading {
+        Some(values)
+    } else {
+        None
+    };
+    let mut out = Vec::with_capacity(128);
+    push(
+        &mut out,
+        &Named {
+            score: reading.score(),
+            label: reading.label(),
+            embedding,
+            model: &info.name,
+            version: &info.version,
+            scored_at: time::rfc3339(scored_at),
+        },
+    );
+    out
+}
+
+/// A ranking, as readers find it.
+#[derive(Debug, Serialize)]
+struct Ranking<'a> {
+    items: Vec<RankedItem<'a>>,
+    model: &'a str,
+    version: &'a str,
+    scored_at: String,
+}
+
+/// One key of a ranking.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RankedItem<'a> {
+    pub key: &'a str,
+    pub score: f32,
+}
+
+/// The best `top` items by descending score; equal scores keep the job's order, and a key given twice keeps
+/// its better place.
+pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
+    items.sort_by(|a, b| b.score.total_cmp(&a.score));
+    let mut seen = std::collections::HashSet::new();
+    items.retain(|item| seen.insert(item.key));
+    items.truncate(top);
+    items
+}
+
+/// The JSON of a ranking.
+pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime<Utc>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(items.len() * 48 + 128);
+    push(
+        &mut out,
+        &Ranking {
+            items,
+            model: &info.name,
+            version: &info.version,
+            scored_at: time::rfc3339(scored_at),
+        },
+    );
+    out
+}

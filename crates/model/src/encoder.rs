@@ -1,0 +1,189 @@
+//! `encoder`: a transformer encoder of BERT's kind (Devlin et al., 2019) with a head that classifies, gives one number or embeds.
+//!
+//! On the processor it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
+//! is in its batch. Other backends run it as burn operations.
+
+mod graph;
+mod head;
+mod weights;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::LoadError;
+use super::hardware::Hardware;
+use super::manifest::{EncoderActivation, EncoderShape, Head, Manifest, Pooling, TaskName};
+use super::network::{Batch, Network};
+use super::tokens::Cutter;
+use super::weights::{Expected, Weights};
+use graph::GraphEncoder;
+use head::HeadLayers;
+use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Pool, Tables, Texts};
+use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
+
+pub(crate) struct Encoder {
+    cutter: Arc<Cutter>,
+    body: Body,
+    head: HeadLayers,
+}
+
+enum Body {
+    Kernels {
+        encoder: Box<kernels::Encoder>,
+        team: Arc<kernels::Team>,
+    },
+    Graph(Box<GraphEncoder>),
+}
+
+impl Encoder {
+    /// The tensors of such an encoder; `outputs` is the width of the last layer, where there is one.
+    pub fn tensors(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
+        weights::expected(shape, head, outputs)
+    }
+
+    /// The tensors of such a manifest.
+    pub fn expected(manifest: &Manifest) -> Result<Vec<Expected>, LoadError> {
+        let (shape, head) = tables(manifest)?;
+        Ok(weights::expected(shape, head, outputs(manifest)))
+    }
+
+    /// Builds the layers from weights that were checked against [`Encoder::expected`], and reads the tokenizer.
+    pub fn build(
+        manifest: &Manifest,
+        mut weights: Weights,
+        folder: &Path,
+        hardware: &Hardware,
+    ) -> Result<Self, LoadError> {
+        let (shape, head) = tables(manifest)?;
+        let tokenizer = manifest
+            .tokenizer
+            .as_ref()
+            .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
+        let cutter = Arc::new(Cutter::read(folder, tokenizer, shape)?);
+        let tables = TableWeights::take(&mut weights, shape);
+        let head = HeadLayers::take(
+            &mut weights,
+            shape.hidden,
+            head,
+            outputs(manifest),
+            manifest.output.activation,
+        );
+        let layers = (0..shape.layers).map(|layer| LayerWeights::take(&mut weights, shape, layer));
+        let body = if hardware.has_kernels() {
+            Body::Kernels {
+                encoder: Box::new(on_kernels(shape, tables, layers)),
+                team: Arc::clone(&hardware.team),
+            }
+        } else {
+            Body::Graph(Box::new(GraphEncoder::new(
+                shape,
+                tables,
+                layers,
+                &hardware.device,
+            )))
+        };
+        Ok(Self { cutter, body, head })
+    }
+}
+
+fn tables(manifest: &Manifest) -> Result<(&EncoderShape, &Head), LoadError> {
+    manifest
+        .encoder
+        .as_ref()
+        .zip(manifest.head.as_ref())
+        .ok_or_else(|| LoadError::manifest("has no [encoder] or no [head] table"))
+}
+
+fn outputs(manifest: &Manifest) -> Option<usize> {
+    (manifest.output.task != TaskName::Embedding).then(|| manifest.output_width())
+}
+
+impl Network for Encoder {
+    fn cutter(&self) -> Option<&Arc<Cutter>> {
+        Some(&self.cutter)
+    }
+
+    fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
+        let Batch::Tokens {
+            ids,
+            types,
+            lengths,
+        } = batch
+        else {
+            unreachable!("texts were cut into tokens")
+        };
+        let pooled = match &self.body {
+            Body::Kernels { encoder, team } => {
+                let texts = Texts {
+                    ids,
+                    types,
+                    lengths,
+                };
+                let pool = match self.head.pooling {
+                    Pooling::Mean => Pool::Mean,
+                    Pooling::Cls => Pool::First,
+                };
+                encoder.encode(texts, pool, team)
+            }
+            Body::Graph(encoder) => encoder.pooled(ids, types, lengths, self.head.pooling),
+        };
+        self.head.forward(pooled, lengths.len())
+    }
+
+    fn smallest_share(&self) -> usize {
+        usize::MAX
+    }
+}
+
+fn on_kernels(
+    shape: &EncoderShape,
+    tables: TableWeights,
+    layers: impl Iterator<Item = LayerWeights>,
+) -> kernels::Encoder {
+    let norm = |weights: NormWeights| Norm {
+        weight: weights.weight,
+        bias: weights.bias,
+        eps: shape.norm_eps,
+    };
+    let activation = match shape.activation {
+        EncoderActivation::Gelu => Finish::Gelu,
+        EncoderActivation::GeluTanh => Finish::GeluTanh,
+        EncoderActivation::Relu => Finish::Relu,
+    };
+    let layers = layers
+        .map(|layer| Layer {
+            query_key_value: stacked([layer.query, layer.key, layer.value]),
+            attended: layer.attended.packed(),
+            attended_norm: norm(layer.attended_norm),
+            up: layer.up.packed(),
+            down: layer.down.packed(),
+            norm: norm(layer.norm),
+        })
+        .collect();
+    let tables = Tables {
+        words: tables.words,
+        positions: tables.positions,
+        types: tables.types,
+        norm: norm(tables.norm),
+    };
+    kernels::Encoder::new(
+        shape.hidden,
+        shape.heads,
+        shape.position_offset,
+        activation,
+        tables,
+        layers,
+    )
+}
+
+/// Three layers over the same input as one.
+fn stacked(parts: [LinearWeights; 3]) -> PackedLinear {
+    let inputs = parts[0].inputs;
+    let outputs = parts.iter().map(|part| part.outputs).sum();
+    let (mut weight, mut bias) = (Vec::new(), Vec::new());
+    for part in parts {
+        weight.extend(part.weight);
+        bias.extend(part.bias.unwrap_or_else(|| vec![0.0; part.outputs]));
+    }
+    PackedLinear::new(&weight, Some(&bias), inputs, outputs)
+}

@@ -1,0 +1,82 @@
+//! From the tokens' vectors to the outputs: one vector a text, an optional layer on it, and what the task asks for.
+
+use super::weights::LinearWeights;
+use crate::manifest::{DenseActivation, Head, OutputActivation, Pooling};
+use crate::weights::Weights;
+use kiln_kernels::{self as kernels, Finish, PackedLinear};
+
+/// A head's layers.
+pub(super) struct HeadLayers {
+    pub pooling: Pooling,
+    dense: Option<(PackedLinear, Finish)>,
+    output: Option<PackedLinear>,
+    activation: OutputActivation,
+    normalise: bool,
+}
+
+impl HeadLayers {
+    /// Takes the head's tensors out of checked weights; `outputs` is the last layer's width, where there is one.
+    pub fn take(
+        weights: &mut Weights,
+        hidden: usize,
+        head: &Head,
+        outputs: Option<usize>,
+        activation: OutputActivation,
+    ) -> Self {
+        let mut packed = |name: &str, inputs, outputs, bias| {
+            LinearWeights::take(weights, name, inputs, outputs, bias).packed()
+        };
+        let dense = head.dense.map(|dense| {
+            let finish = match dense.activation {
+                DenseActivation::Identity => Finish::Plain,
+                DenseActivation::Relu => Finish::Relu,
+                DenseActivation::Tanh => Finish::Tanh,
+            };
+            (
+                packed("head.dense", hidden, dense.width, dense.bias),
+                finish,
+            )
+        });
+        let inputs = head.dense.map_or(hidden, |dense| dense.width);
+        Self {
+            pooling: head.pooling,
+            dense,
+            output: outputs.map(|outputs| packed("head.output", inputs, outputs, true)),
+            activation,
+            normalise: head.normalise,
+        }
+    }
+
+    /// The outputs of texts whose pooled vectors these are, row after row.
+    pub fn forward(&self, pooled: Vec<f32>, texts: usize) -> Vec<f32> {
+        let mut x = pooled;
+        if let Some((dense, finish)) = &self.dense {
+            x = dense.forward(&x, *finish);
+        }
+        if let Some(output) = &self.output {
+            x = output.forward(&x, Finish::Plain);
+        }
+        let width = (x.len() / texts.max(1)).max(1);
+        for row in x.chunks_exact_mut(width) {
+            match self.activation {
+                OutputActivation::Identity => {}
+                OutputActivation::Sigmoid => row.iter_mut().for_each(|x| *x = sigmoid(*x)),
+                OutputActivation::Softmax => kernels::softmax(row),
+            }
+            if self.normalise {
+                scale_to_one(row);
+            }
+        }
+        x
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// Scales a vector to length 1, as `torch.nn.functional.normalize` does: a vector of zeros stays one.
+fn scale_to_one(row: &mut [f32]) {
+    let length = row.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-12);
+    row.iter_mut().for_each(|x| *x /= length);
+}

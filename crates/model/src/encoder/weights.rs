@@ -1,0 +1,189 @@
+//! The encoder's tensors: their names and shapes, and the checked numbers in groups.
+
+use crate::manifest::{EncoderShape, Head};
+use crate::weights::{Expected, Weights};
+use kiln_kernels::PackedLinear;
+
+/// Every tensor of an encoder with this head; `outputs` is the width of the last layer, where there is one.
+pub(crate) fn expected(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
+    let hidden = shape.hidden;
+    let mut all = vec![
+        Expected::new("embeddings.word.weight", [shape.vocabulary, hidden]),
+        Expected::new("embeddings.position.weight", [shape.positions, hidden]),
+    ];
+    if shape.token_types > 0 {
+        all.push(Expected::new(
+            "embeddings.type.weight",
+            [shape.token_types, hidden],
+        ));
+    }
+    let norm = |all: &mut Vec<Expected>, name: &str| {
+        all.push(Expected::new(format!("{name}.weight"), [hidden]));
+        all.push(Expected::new(format!("{name}.bias"), [hidden]));
+    };
+    let linear =
+        |all: &mut Vec<Expected>, name: &str, inputs: usize, outputs: usize, bias: bool| {
+            all.push(Expected::new(format!("{name}.weight"), [outputs, inputs]));
+            if bias {
+                all.push(Expected::new(format!("{name}.bias"), [outputs]));
+            }
+        };
+    norm(&mut all, "embeddings.norm");
+    for layer in 0..shape.layers {
+        for part in ["query", "key", "value", "attended"] {
+            linear(
+                &mut all,
+                &format!("layers.{layer}.{part}"),
+                hidden,
+                hidden,
+                true,
+            );
+        }
+        norm(&mut all, &format!("layers.{layer}.attended_norm"));
+        linear(
+            &mut all,
+            &format!("layers.{layer}.up"),
+            hidden,
+            shape.intermediate,
+            true,
+        );
+        linear(
+            &mut all,
+            &format!("layers.{layer}.down"),
+            shape.intermediate,
+            hidden,
+            true,
+        );
+        norm(&mut all, &format!("layers.{layer}.norm"));
+    }
+    if let Some(dense) = head.dense {
+        linear(&mut all, "head.dense", hidden, dense.width, dense.bias);
+    }
+    if let Some(outputs) = outputs {
+        let inputs = head.dense.map_or(hidden, |dense| dense.width);
+        linear(&mut all, "head.output", inputs, outputs, true);
+    }
+    all
+}
+
+/// The three tables and their norm.
+pub(crate) struct TableWeights {
+    /// `[vocabulary, hidden]`.
+    pub words: Vec<f32>,
+    /// `[positions, hidden]`.
+    pub positions: Vec<f32>,
+    /// `[token_types, hidden]`.
+    pub types: Option<Vec<f32>>,
+    pub norm: NormWeights,
+}
+
+pub(crate) struct LayerWeights {
+    pub query: LinearWeights,
+    pub key: LinearWeights,
+    pub value: LinearWeights,
+    pub attended: LinearWeights,
+    pub attended_norm: NormWeights,
+    pub up: LinearWeights,
+    pub down: LinearWeights,
+    pub norm: NormWeights,
+}
+
+pub(crate) struct LinearWeights {
+    pub inputs: usize,
+    pub outputs: usize,
+    /// PyTorch's layout, `[outputs, inputs]`.
+    pub weight: Vec<f32>,
+    pub bias: Option<Vec<f32>>,
+}
+
+pub(crate) struct NormWeights {
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+impl TableWeights {
+    /// Takes them out of weights that were checked against [`expected`].
+    pub fn take(weights: &mut Weights, shape: &EncoderShape) -> Self {
+        Self {
+            words: weights.take("embeddings.word.weight"),
+            positions: weights.take("embeddings.position.weight"),
+            types: (shape.token_types > 0).then(|| weights.take("embeddings.type.weight")),
+            norm: NormWeights::take(weights, "embeddings.norm"),
+        }
+    }
+}
+
+impl LayerWeights {
+    /// Takes one layer's.
+    pub fn take(weights: &mut Weights, shape: &EncoderShape, layer: usize) -> Self {
+        let (hidden, between) = (shape.hidden, shape.intermediate);
+        let mut linear = |part: &str, inputs, outputs| {
+            LinearWeights::take(
+                weights,
+                &format!("layers.{layer}.{part}"),
+                inputs,
+                outputs,
+                true,
+            )
+        };
+        let (query, key) = (
+            linear("query", hidden, hidden),
+            linear("key", hidden, hidden),
+        );
+        let (value, attended) = (
+            linear("value", hidden, hidden),
+            linear("attended", hidden, hidden),
+        );
+        let (up, down) = (
+            linear("up", hidden, between),
+            linear("down", between, hidden),
+        );
+        Self {
+            query,
+            key,
+            value,
+            attended,
+            up,
+            down,
+            attended_norm: NormWeights::take(weights, &format!("layers.{layer}.attended_norm")),
+            norm: NormWeights::take(weights, &format!("layers.{layer}.norm")),
+        }
+    }
+}
+
+impl LinearWeights {
+    /// Packed for the processor's kernels.
+    pub fn packed(self) -> PackedLinear {
+        PackedLinear::new(
+            &self.weight,
+            self.bias.as_deref(),
+            self.inputs,
+            self.outputs,
+        )
+    }
+
+    /// Takes one layer's weight, and its bias where it has one.
+    pub fn take(
+        weights: &mut Weights,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+    ) -> Self {
+        Self {
+            inputs,
+            outputs,
+            weight: weights.take(&format!("{name}.weight")),
+            bias: bias.then(|| weights.take(&format!("{name}.bias"))),
+        }
+    }
+}
+
+impl NormWeights {
+    fn take(weights: &mut Weights, name: &str) -> Self {
+        Self {
+            weight: weights.take(&format!("{name}.weight")),
+            bias: weights.take(&format!("{name}.bias")),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What can go wrong with models: while scoring, while finding one by name, while loading one.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::manifest::MANIFEST_FILE;
+
+/// A reference that no loaded model answers to. Its text says what is known, or why the version was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{message}")]
+pub struct UnknownModel {
+    /// The reference as it was asked for.
+    pub reference: String,
+    /// What a producer can act on.
+    pub message: String,
+}
+
+/// Why a registry could not be opened at all. A broken model is a [`Problem`], not this.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// A setting has a value that cannot work.
+    #[error("models.{field}: {message}")]
+    Setting {
+        /// The field in the `[models]` table.
+        field: &'static str,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A model thread could not be started.
+    #[error("a model thread could not be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Something under the models folder that does not serve, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The model's name, where the trouble is one model's.
+    pub model: Option<String>,
+    /// The version, where the trouble is one version's.
+    pub version: Option<String>,
+    /// The folder concerned.
+    pub path: PathBuf,
+    /// The file in that folder, where there is one to blame.
+    pub file: Option<String>,
+    /// What is wrong, with what was expected and what was found.
+    pub message: String,
+    /// Whether an earlier, checked load of the same version goes on serving.
+    pub still_serving: bool,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{}: {}", self.path.join(file).display(), self.message)?,
+            None => write!(f, "{}: {}", self.path.display(), self.message)?,
+        }
+        if self.still_serving {
+            write!(f, " (the version loaded before keeps serving)")?;
+        }
+        Ok(())
+    }
+}
+
+/// Why one version was refused: the file to blame, in the version's folder, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{file}: {message}")]
+pub(crate) struct LoadError {
+    pub file: String,
+    pub message: String,
+}
+
+impl LoadError {
+    pub fn file(file: &str, message: impl Into<String>) -> Self {
+        Self {
+            file: file.to_owned(),
+            message: message.into(),
+        }
+    }
+
+    /// The manifest as a whole is wrong.
+    pub fn manifest(message: &str) -> Self {
+        Self::file(MANIFEST_FILE, message)
+    }
+
+    /// One field of the manifest is wrong.
+    pub fn field(field: &str, message: &str) -> Self {
+        Self::file(MANIFEST_FILE, format!("{field}: {message}"))
+    }
+}

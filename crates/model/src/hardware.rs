@@ -1,0 +1,148 @@
+//! What models run on: a backend's device, and the team of threads for Kiln's own kernels.
+//!
+//! Promises that a device which isn't there is an error with its reason, and that a graphics processor is only ever
+//! used from one thread: its tensors don't take well to being shared.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::network::{Batch, Network};
+use super::runner::panic_message;
+use super::settings::Backend;
+use super::tokens::Cutter;
+use kiln_kernels::Team;
+
+/// Everything a network needs to run.
+pub(crate) struct Hardware {
+    backend: Backend,
+    pub device: Device,
+    pub team: Arc<Team>,
+    /// The one thread of a graphics processor.
+    lane: Option<Arc<ThreadPool>>,
+}
+
+impl Hardware {
+    /// Opens a backend and tries it.
+    ///
+    /// # Errors
+    /// Where the build doesn't have the backend, or its device doesn't answer: says so in words.
+    pub fn open(backend: Backend, team: Arc<Team>) -> Result<Self, String> {
+        let lane = if backend.is_gpu() {
+            let lane = ThreadPoolBuilder::new()
+                .num_threads(1)
+                .thread_name(|_| "kiln-gpu".to_owned())
+                .build()
+                .map_err(|error| error.to_string())?;
+            Some(Arc::new(lane))
+        } else {
+            None
+        };
+        let open = || catch_unwind(AssertUnwindSafe(|| device(backend).map(tried)));
+        let opened = match &lane {
+            Some(lane) => lane.install(open),
+            None => open(),
+        };
+        let device = match opened {
+            Ok(device) => device?,
+            Err(panic) => {
+                return Err(format!(
+                    "the backend \"{}\" has no device that works: {}",
+                    backend.as_str(),
+                    panic_message(panic.as_ref())
+                ));
+            }
+        };
+        Ok(Self {
+            backend,
+            device,
+            team,
+            lane,
+        })
+    }
+
+    /// Burn's operations on the processor, where Kiln's own kernels would run: to hold one against the other.
+    #[cfg(test)]
+    pub fn without_kernels() -> Self {
+        Self {
+            backend: Backend::Ndarray,
+            device: Device::flex(),
+            team: Arc::new(Team::start("test", 1).unwrap()),
+            lane: None,
+        }
+    }
+
+    /// Whether the processor's kernels of Kiln's own are to be used.
+    pub fn has_kernels(&self) -> bool {
+        self.backend == Backend::Flex
+    }
+
+    /// How far a golden output may be from what is expected: absolute below 1, relative above. Graphics processors order
+    /// their sums as they like.
+    pub fn tolerance(&self) -> f32 {
+        if self.backend.is_gpu() { 1e-4 } else { 1e-5 }
+    }
+
+    /// Builds a network on the thread that may touch the device, and keeps it there.
+    pub fn place<E: Send>(
+        &self,
+        build: impl FnOnce() -> Result<Arc<dyn Network>, E> + Send,
+    ) -> Result<Arc<dyn Network>, E> {
+        match &self.lane {
+            None => build(),
+            Some(lane) => {
+                let network = lane.install(build)?;
+                let lane = Arc::clone(lane);
+                Ok(Arc::new(Placed { network, lane }))
+            }
+        }
+    }
+}
+
+/// A network that runs on one thread, whoever asks.
+struct Placed {
+    network: Arc<dyn Network>,
+    lane: Arc<ThreadPool>,
+}
+
+impl Network for Placed {
+    fn cutter(&self) -> Option<&Arc<Cutter>> {
+        self.network.cutter()
+    }
+
+    fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
+        self.lane.install(|| self.network.forward(batch))
+    }
+
+    fn smallest_share(&self) -> usize {
+        usize::MAX
+    }
+}
+
+/// A device that has answered: opening one is put off until its first use.
+fn tried(device: Device) -> Device {
+    let sum = Tensor::<1>::ones([8], &device).sum().into_data();
+    let sum = sum.as_slice::<f32>().map(<[f32]>::to_vec);
+    assert_eq!(sum.ok(), Some(vec![8.0]), "it doesn't add up");
+    device
+}
+
+fn device(backend: Backend) -> Result<Device, String> {
+    match backend {
+        Backend::Flex => Ok(Device::flex()),
+        #[cfg(feature = "ndarray")]
+        #[allow(deprecated, reason = "kept beside flex for those who compare the two")]
+        Backend::Ndarray => Ok(Device::ndarray()),
+        #[cfg(feature = "wgpu")]
+        Backend::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => Ok(Device::cuda(0)),
+        #[allow(unreachable_patterns, reason = "where every backend is compiled in")]
+        other => Err(format!(
+            "the backend \"{0}\" is not compiled in; build with `--features {0}` or use \"flex\"",
+            other.as_str()
+        )),
+    }
+}

@@ -1,0 +1,407 @@
+//! Against what the reference libraries answered: see `tests/parity/make.py`.
+
+use super::*;
+use crate::{ModelSettings, Registry, Scored};
+use serde::Deserialize;
+use std::sync::Arc;
+
+#[derive(Deserialize)]
+struct Expected {
+    inputs: Vec<Input>,
+    outputs: Vec<Vec<f32>>,
+    truncated: Vec<bool>,
+}
+
+#[derive(Deserialize)]
+struct Input {
+    text: String,
+    text_pair: Option<String>,
+}
+
+impl Input {
+    fn row(&self) -> TextRow {
+        TextRow {
+            text: self.text.clone(),
+            text_pair: self.text_pair.clone(),
+        }
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/parity/models")
+}
+
+fn options(name: &str, models_dir: &Path) -> ImportOptions {
+    ImportOptions {
+        folder: fixtures().join(name),
+        models_dir: models_dir.to_owned(),
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        pair: None,
+        pooling: None,
+        normalise: false,
+        activation: None,
+        max_tokens: None,
+        ttl_seconds: None,
+        precision: Precision::Single,
+    }
+}
+
+fn open(dir: &Path, backend: Backend, threads: usize) -> Arc<Registry> {
+    let registry = Registry::open(&ModelSettings {
+        dir: dir.to_owned(),
+        threads,
+        backend,
+        max_batch_tokens: 300,
+        ..ModelSettings::default()
+    })
+    .unwrap();
+    assert_eq!(registry.problems(), []);
+    registry
+}
+
+async fn score(registry: &Registry, name: &str, rows: Vec<TextRow>) -> Scored {
+    let model = registry.resolve(name).unwrap();
+    model.score(Rows::Texts(rows)).await.unwrap()
+}
+
+fn read_expected(name: &str) -> Expected {
+    serde_json::from_slice(&fs::read(fixtures().join(name).join("expected.json")).unwrap()).unwrap()
+}
+
+const MODELS: [&str; 16] = [
+    "bert-base",
+    "bert-classifier",
+    "bert-cross-encoder",
+    "bert-half",
+    "bert-left",
+    "bert-multi-label",
+    "bert-regression",
+    "bert-reranker",
+    "bert-sentence",
+    "bert-sentence-dense",
+    "bert-sharded",
+    "distilbert-base",
+    "distilbert-classifier",
+    "roberta-base",
+    "roberta-classifier",
+    "xlm-roberta-classifier",
+];
+
+/// The largest difference from the reference over every model.
+async fn compare(backend: Backend, most: f32) {
+    let dir = tempfile::tempdir().unwrap();
+    for name in MODELS {
+        import(&options(name, dir.path())).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let registry = open(dir.path(), backend, 2);
+    for name in MODELS {
+        let expected = read_expected(name);
+        let rows = expected.inputs.iter().map(Input::row).collect();
+        let scored = score(&registry, name, rows).await;
+        let cut = expected.truncated.iter().filter(|cut| **cut).count();
+        assert_eq!(scored.truncated, cut, "{name}");
+        assert_near(name, &scored.outputs, &expected, most);
+    }
+}
+
+fn assert_near(name: &str, outputs: &[f32], expected: &Expected, most: f32) {
+    let width = expected.outputs[0].len();
+    for (i, (found, expected)) in outputs.chunks(width).zip(&expected.outputs).enumerate() {
+        for (found, expected) in found.iter().zip(expected) {
+            let difference = (found - expected).abs();
+            assert!(
+                difference <= most * expected.abs().max(1.0),
+                "{name}, input {i}: expected {expected}, found {found}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_architecture_answers_as_its_reference_does() {
+    compare(Backend::Flex, 1e-5).await;
+}
+
+#[cfg(feature = "ndarray")]
+#[tokio::test]
+async fn burns_operations_answer_as_the_reference_does() {
+    compare(Backend::Ndarray, 1e-5).await;
+}
+
+#[test]
+fn burns_operations_and_the_kernels_answer_alike() {
+    let dir = tempfile::tempdir().unwrap();
+    let hardware = Arc::new(Hardware::without_kernels());
+    let runner = Runner::start(1, LIMITS).unwrap();
+    for name in MODELS {
+        let imported = import(&options(name, dir.path())).unwrap();
+        let origin = Origin {
+            name: name.to_owned(),
+            version: "1".to_owned(),
+            folder: imported.path,
+            hardware: Arc::clone(&hardware),
+            queue: Arc::clone(runner.queue()),
+        };
+        let model = load::load(&origin).unwrap().model;
+        let expected = read_expected(name);
+        let rows = expected.inputs.iter().map(Input::row).collect();
+        // All in one batch, the short ones padded to the longest.
+        let outputs = model.score_blocking(Rows::Texts(rows)).unwrap();
+        assert_near(name, &outputs, &expected, 1e-5);
+    }
+}
+
+#[cfg(feature = "wgpu")]
+#[tokio::test]
+async fn a_graphics_processor_answers_as_the_reference_does() {
+    compare(Backend::Wgpu, 1e-4).await;
+}
+
+#[tokio::test]
+async fn a_score_is_a_function_of_its_input_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["bert-classifier", "roberta-base"] {
+        import(&options(name, dir.path())).unwrap();
+    }
+    for name in ["bert-classifier", "roberta-base"] {
+        let rows: Vec<TextRow> = read_expected(name).inputs.iter().map(Input::row).collect();
+        let many = open(dir.path(), Backend::Flex, 3);
+        let one = open(dir.path(), Backend::Flex, 1);
+        let together = score(&many, name, rows.clone()).await.outputs;
+        let width = together.len() / rows.len();
+        let mut backwards: Vec<TextRow> = rows.iter().rev().cloned().collect();
+        backwards.extend(rows.clone());
+        let backwards = score(&one, name, backwards).await.outputs;
+        for (i, row) in rows.iter().enumerate() {
+            let here = &together[i * width..(i + 1) * width];
+            for registry in [&one, &many] {
+                let alone = score(registry, name, vec![row.clone()]).await.outputs;
+                assert_eq!(alone, here, "{name}, input {i} alone");
+            }
+            let turned = rows.len() - 1 - i;
+            assert_eq!(&backwards[turned * width..(turned + 1) * width], here);
+            let again = rows.len() + i;
+            assert_eq!(&backwards[again * width..(again + 1) * width], here);
+        }
+    }
+}
+
+/// A copy of a fixture in which one thing was changed.
+fn changed(name: &str, dir: &Path, change: impl FnOnce(&Path)) -> ImportError {
+    let copy = dir.join("source");
+    fs::create_dir_all(&copy).unwrap();
+    for entry in fs::read_dir(fixtures().join(name)).unwrap() {
+        let entry = entry.unwrap();
+        if entry.path().is_file() {
+            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+        }
+    }
+    change(&copy);
+    let models = dir.join("models");
+    let error = import(&ImportOptions {
+        folder: copy,
+        ..options(name, &models)
+    })
+    .expect_err("a refusal");
+    let left: Vec<_> = fs::read_dir(models.join(name)).map_or(Vec::new(), |entries| {
+        entries.map(|entry| entry.unwrap().file_name()).collect()
+    });
+    assert_eq!(
+        left,
+        Vec::<std::ffi::OsString>::new(),
+        "nothing stays behind"
+    );
+    error
+}
+
+fn edit_config(folder: &Path, field: &str, value: serde_json::Value) {
+    let path = folder.join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[field] = value;
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
+    let mut tensors: Tensors = source::read(folder)
+        .unwrap()
+        .into_iter()
+        .map(|(name, tensor)| (name, (tensor.shape, tensor.numbers)))
+        .collect();
+    edit(&mut tensors);
+    fs::write(folder.join(WEIGHTS_FILE), serialise(&tensors).unwrap()).unwrap();
+}
+
+#[test]
+fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
+    let refused = |change: &dyn Fn(&Path), file: &str, words: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let error = changed("bert-classifier", dir.path(), change);
+        assert!(error.path.ends_with(file), "{error}");
+        for word in words {
+            assert!(error.message.contains(word), "{error}\nlacks {word:?}");
+        }
+    };
+    let config = |field: &'static str, value: serde_json::Value| {
+        move |folder: &Path| edit_config(folder, field, value.clone())
+    };
+    refused(
+        &config("architectures", serde_json::json!(["GPT2LMHeadModel"])),
+        "config.json",
+        &[
+            "architectures",
+            "GPT2LMHeadModel",
+            "BertForSequenceClassification",
+        ],
+    );
+    refused(
+        &config("hidden_act", serde_json::json!("silu")),
+        "config.json",
+        &["hidden_act", "silu", "gelu"],
+    );
+    refused(
+        &config("position_embedding_type", serde_json::json!("relative_key")),
+        "config.json",
+        &["position_embedding_type", "absolute"],
+    );
+    refused(
+        &config("hidden_size", serde_json::json!("wide")),
+        "config.json",
+        &["hidden_size"],
+    );
+    refused(
+        &config("num_attention_heads", serde_json::json!(5)),
+        "manifest.toml",
+        &["encoder.heads", "divide"],
+    );
+    refused(
+        &config("num_hidden_layers", serde_json::json!(3)),
+        WEIGHTS_FILE,
+        &["bert.encoder.layer.2", "missing"],
+    );
+    refused(
+        &config("num_hidden_layers", serde_json::json!(1)),
+        WEIGHTS_FILE,
+        &["bert.encoder.layer.1", "not one that this architecture has"],
+    );
+    refused(
+        &config("vocab_size", serde_json::json!(17)),
+        WEIGHTS_FILE,
+        &["word_embeddings", "[17, 32]", "found"],
+    );
+    refused(
+        &|folder| {
+            edit_config(folder, "vocab_size", serde_json::json!(40));
+            edit_tensors(folder, |tensors| {
+                let (shape, numbers) = tensors
+                    .get_mut("bert.embeddings.word_embeddings.weight")
+                    .unwrap();
+                shape[0] = 40;
+                numbers.truncate(40 * 32);
+            });
+        },
+        "tokenizer.json",
+        &["below 40", "word table"],
+    );
+    refused(
+        &|folder| {
+            edit_tensors(folder, |tensors| {
+                tensors.get_mut("classifier.weight").unwrap().1[3] = f32::NAN;
+            });
+        },
+        WEIGHTS_FILE,
+        &["head.output.weight", "NaN", "finite"],
+    );
+    refused(
+        &|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(),
+        "tokenizer.json",
+        &["is missing", "save_pretrained"],
+    );
+    refused(
+        &|folder| fs::remove_file(folder.join(WEIGHTS_FILE)).unwrap(),
+        WEIGHTS_FILE,
+        &["is missing", "save_pretrained"],
+    );
+    refused(
+        &|folder| fs::write(folder.join("tokenizer.json"), "{}").unwrap(),
+        "tokenizer.json",
+        &["not a tokenizer.json"],
+    );
+    refused(
+        &|folder| {
+            let bytes = fs::read(folder.join(WEIGHTS_FILE)).unwrap();
+            fs::write(folder.join(WEIGHTS_FILE), &bytes[..bytes.len() / 2]).unwrap();
+        },
+        WEIGHTS_FILE,
+        &["not a whole safetensors file"],
+    );
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, version) in [("../x", "1"), ("x", ".."), ("x", "a/b"), ("X", "1")] {
+        let error = import(&ImportOptions {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            ..options("bert-base", dir.path())
+        });
+        assert!(error.is_err(), "{name}@{version}");
+    }
+    import(&options("bert-base", dir.path())).unwrap();
+    let again = import(&options("bert-base", dir.path())).expect_err("a refusal");
+    assert!(again.message.contains("is there already"));
+}
+
+#[tokio::test]
+async fn pairs_are_taken_as_the_folder_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let imported = import(&options("bert-cross-encoder", dir.path())).unwrap();
+    assert_eq!(
+        imported.info.input,
+        crate::InputKind::Text {
+            pair: PairRule::Required
+        }
+    );
+    let registry = open(dir.path(), Backend::Flex, 1);
+    let model = registry.resolve("bert-cross-encoder").unwrap();
+    let alone = TextRow {
+        text: "a".to_owned(),
+        text_pair: None,
+    };
+    let error = model
+        .score(Rows::Texts(vec![alone]))
+        .await
+        .expect_err("a refusal");
+    assert!(error.to_string().contains("no second text"), "{error}");
+}
+
+#[tokio::test]
+async fn halves_are_the_same_fresh_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let half = ImportOptions {
+        precision: Precision::Half,
+        ..options("bert-sentence", dir.path())
+    };
+    let imported = import(&half).unwrap();
+    assert_eq!(imported.info.precision, Precision::Half);
+    let registry = open(dir.path(), Backend::Flex, 1);
+    let expected = read_expected("bert-sentence");
+    let rows = expected.inputs.iter().map(Input::row).collect();
+    let outputs = score(&registry, "bert-sentence", rows).await.outputs;
+    assert_near("bert-sentence", &outputs, &expected, 5e-4);
+    let prefix = kiln_contract::key::EntryPrefix::new("bert-sentence", "1");
+    let codec = kiln_contract::entry::Codec::new(&prefix, 32, Precision::Half);
+    for row in outputs.chunks(32) {
+        let (bytes, mut back) = (codec.encode(&[7; 32], row, 0), Vec::new());
+        assert_eq!(bytes.len(), 5 + 64);
+        assert!(codec.decode(&[7; 32], &bytes, &mut back).is_some());
+        assert_eq!(back, row);
+    }
+    let classifier = ImportOptions {
+        precision: Precision::Half,
+        ..options("bert-classifier", dir.path())
+    };
+    let error = import(&classifier).expect_err("a refusal");
+    assert!(error.message.contains("output.precision"), "{error}");
+}

@@ -1,0 +1,213 @@
+//! `mlp`: dense features through fully connected layers.
+
+use burn::tensor::{Device, Tensor, activation};
+
+use super::dense::{Dense, finish, in_tiles};
+use super::error::LoadError;
+use super::hardware::Hardware;
+use super::manifest::{HiddenActivation, Manifest, OutputActivation};
+use super::network::{Batch, Network};
+use super::weights::{Expected, Weights};
+use kiln_kernels::{self as kernels, Finish, PackedLinear, Stack};
+
+/// Multiplications worth waking another thread for.
+const SHARE_WORK: usize = 4_000_000;
+/// Multiplications that take hardly more time than handing them to a thread: some sixty microseconds.
+const QUICK_WORK: usize = 7_000_000;
+
+pub(crate) struct Mlp {
+    width: usize,
+    output_width: usize,
+    scaling: Option<Scaling>,
+    body: Body,
+    output: OutputActivation,
+    work_per_row: usize,
+}
+
+enum Body {
+    /// On the processor's own kernels.
+    Kernels(Stack),
+    /// As burn operations.
+    Graph {
+        layers: Vec<Dense>,
+        hidden: HiddenActivation,
+        device: Device,
+    },
+}
+
+struct Scaling {
+    mean: Vec<f32>,
+    std: Vec<f32>,
+}
+
+impl Mlp {
+    /// The tensors of such a manifest: `layers.{i}.weight [out, in]` and `layers.{i}.bias [out]`.
+    pub fn expected(manifest: &Manifest) -> Vec<Expected> {
+        sizes(manifest)
+            .windows(2)
+            .enumerate()
+            .flat_map(|(i, pair)| {
+                [
+                    Expected::new(format!("layers.{i}.weight"), [pair[1], pair[0]]),
+                    Expected::new(format!("layers.{i}.bias"), [pair[1]]),
+                ]
+            })
+            .collect()
+    }
+
+    /// Builds the layers from weights that were checked against [`Mlp::expected`].
+    pub fn build(
+        manifest: &Manifest,
+        mut weights: Weights,
+        hardware: &Hardware,
+    ) -> Result<Self, LoadError> {
+        let (Some(shape), Some(input)) = (&manifest.mlp, &manifest.features) else {
+            return Err(LoadError::manifest("has no [mlp] or no [features] table"));
+        };
+        let pairs: Vec<(usize, usize)> = sizes(manifest)
+            .windows(2)
+            .map(|pair| (pair[0], pair[1]))
+            .collect();
+        let last = pairs.len() - 1;
+        let mut layer = |i: usize| {
+            (
+                weights.take(&format!("layers.{i}.weight")),
+                weights.take(&format!("layers.{i}.bias")),
+            )
+        };
+        let body = if hardware.has_kernels() {
+            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+                let (weight, bias) = layer(i);
+                let finish = match (shape.activation, manifest.output.activation) {
+                    (_, OutputActivation::Sigmoid) if i == last => Finish::Sigmoid,
+                    _ if i == last => Finish::Plain,
+                    (HiddenActivation::Relu, _) => Finish::Relu,
+                    (HiddenActivation::Gelu, _) => Finish::Gelu,
+                    (HiddenActivation::Tanh, _) => Finish::Tanh,
+                };
+                (PackedLinear::new(&weight, Some(&bias), from, to), finish)
+            });
+            Body::Kernels(Stack::new(input.count, layers.collect()))
+        } else {
+            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+                let (weight, bias) = layer(i);
+                Dense::new(&weight, bias, from, to, &hardware.device)
+            });
+            Body::Graph {
+                layers: layers.collect(),
+                hidden: shape.activation,
+                device: hardware.device.clone(),
+            }
+        };
+        let scaling = match (&input.mean, &input.std) {
+            (Some(mean), Some(std)) => Some(Scaling {
+                mean: mean.clone(),
+                std: std.clone(),
+            }),
+            _ => None,
+        };
+        Ok(Self {
+            width: input.count,
+            output_width: manifest.output_width(),
+            scaling,
+            body,
+            output: manifest.output.activation,
+            work_per_row: weights.parameters(),
+        })
+    }
+
+    /// Subtracts the means and divides by the deviations, where the manifest has them.
+    fn scale(&self, rows: &mut [f32]) {
+        let Some(Scaling { mean, std }) = &self.scaling else {
+            return;
+        };
+        for row in rows.chunks_exact_mut(self.width) {
+            for ((x, mean), std) in row.iter_mut().zip(mean).zip(std) {
+                *x = (*x - mean) / std;
+            }
+        }
+    }
+
+    fn on_kernels(&self, stack: &Stack, data: &[f32]) -> Vec<f32> {
+        let mut outputs = if self.scaling.is_some() {
+            let mut scaled = data.to_vec();
+            self.scale(&mut scaled);
+            stack.forward(&scaled)
+        } else {
+            stack.forward(data)
+        };
+        if self.output == OutputActivation::Softmax {
+            outputs
+                .chunks_exact_mut(self.output_width)
+                .for_each(kernels::softmax);
+        }
+        outputs
+    }
+}
+
+fn graph(
+    layers: &[Dense],
+    hidden: HiddenActivation,
+    output: OutputActivation,
+    mut x: Tensor<2>,
+) -> Tensor<2> {
+    let last = layers.len() - 1;
+    for (i, layer) in layers.iter().enumerate() {
+        x = layer.forward(x);
+        x = match hidden {
+            _ if i == last => finish(x, output),
+            HiddenActivation::Relu => activation::relu(x),
+            HiddenActivation::Gelu => activation::gelu(x),
+            HiddenActivation::Tanh => activation::tanh(x),
+        };
+    }
+    x
+}
+
+impl Network for Mlp {
+    fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
+        let Batch::Features(data) = batch else {
+            unreachable!("rows were checked to be features")
+        };
+        let width = self.width;
+        match &self.body {
+            Body::Kernels(stack) => self.on_kernels(stack, data),
+            Body::Graph {
+                layers,
+                hidden,
+                device,
+            } => in_tiles(
+                data.len() / width,
+                width,
+                self.output_width,
+                device,
+                |rows, tile| {
+                    tile.copy_from_slice(&data[rows.start * width..rows.end * width]);
+                    self.scale(tile);
+                },
+                |x| graph(layers, *hidden, self.output, x),
+            ),
+        }
+    }
+
+    fn smallest_share(&self) -> usize {
+        (SHARE_WORK / self.work_per_row.max(1)).max(1)
+    }
+
+    fn quick_rows(&self) -> usize {
+        match self.body {
+            Body::Kernels(_) => QUICK_WORK / self.work_per_row.max(1),
+            Body::Graph { .. } => 0,
+        }
+    }
+}
+
+fn sizes(manifest: &Manifest) -> Vec<usize> {
+    let mut sizes = vec![manifest.features.as_ref().map_or(0, |input| input.count)];
+    sizes.extend(manifest.mlp.iter().flat_map(|mlp| &mlp.hidden));
+    sizes.push(manifest.output_width());
+    sizes
+}
+
+#[cfg(test)]
+mod tests;

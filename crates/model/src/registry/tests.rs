@@ -1,0 +1,480 @@
+use std::fs;
+
+use super::*;
+use crate::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
+use crate::{InputKind, ModelError, Rows, Task, TextRow};
+
+const SIZES: [usize; 3] = [4, 8, 1];
+
+fn put(shop: &Shop, name: &str, version: &str, seed: u64) {
+    shop.put(name, version, &mlp_manifest(&SIZES), &layers(&SIZES, seed));
+}
+
+fn rows() -> Rows {
+    Rows::Features {
+        width: 4,
+        data: numbers(12, 1),
+    }
+}
+
+fn listed(registry: &Registry) -> Vec<String> {
+    let line = |l: &ListedModel| {
+        let mark = if l.active { "*" } else { "" };
+        format!("{}@{}{mark}", l.info.name, l.info.version)
+    };
+    registry.list().iter().map(line).collect()
+}
+
+fn refusal(registry: &Registry, reference: &str) -> String {
+    match registry.resolve(reference) {
+        Ok(_) => panic!("{reference} resolves"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn the_bare_name_means_the_highest_version() {
+    let shop = Shop::new();
+    for (name, version) in [
+        ("a", "1.9.0"),
+        ("a", "1.10.0"),
+        ("a", "1.10.0-rc1"),
+        ("b", "2"),
+    ] {
+        put(&shop, name, version, 1);
+    }
+    let registry = shop.open();
+    assert_eq!(
+        listed(&registry),
+        ["a@1.9.0", "a@1.10.0-rc1", "a@1.10.0*", "b@2*"]
+    );
+    assert_eq!(registry.resolve("a").unwrap().info().version, "1.10.0");
+    assert_eq!(registry.resolve("a@1.9.0").unwrap().info().version, "1.9.0");
+    let model = registry.resolve("b").unwrap();
+    assert_eq!(model.info().parameters, 4 * 8 + 8 + 8 + 1);
+    assert_eq!(score(&model, rows()).len(), 3);
+}
+
+#[test]
+fn a_pinned_version_is_the_active_one() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "a", "2", 2);
+    let mut settings = shop.settings();
+    settings.active = [("a".to_owned(), "1".to_owned())].into();
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(listed(&registry), ["a@1*", "a@2"]);
+
+    settings.active = [("a".to_owned(), "3".to_owned())].into();
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(listed(&registry), ["a@1", "a@2"]);
+    assert!(
+        registry.problems()[0]
+            .to_string()
+            .contains("models.active names version 3")
+    );
+    assert_eq!(
+        refusal(&registry, "a"),
+        "model \"a\" is not known; known versions of \"a\": 1, 2"
+    );
+}
+
+#[test]
+fn an_unknown_reference_says_what_is_known() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "b", "1", 1);
+    fs::write(shop.folder("b", "1").join("model.safetensors"), "x").unwrap();
+    let registry = shop.open();
+    assert_eq!(
+        refusal(&registry, "c"),
+        "model \"c\" is not known; known models: a"
+    );
+    assert_eq!(
+        refusal(&registry, "a@2"),
+        "model \"a@2\" is not known; known versions of \"a\": 1"
+    );
+    for reference in ["b", "b@1"] {
+        let refusal = refusal(&registry, reference);
+        assert!(
+            refusal.starts_with(
+                "version \"1\" of model \"b\" was refused: model.safetensors: has SHA-256"
+            ),
+            "{refusal}"
+        );
+    }
+    for reference in ["", "@", "a@", "A", "a@1@2", "a\n"] {
+        assert!(refusal(&registry, reference).starts_with("not a model reference"));
+    }
+}
+
+#[test]
+fn golden_inputs_are_checked() {
+    let shop = Shop::new();
+    let weights = layers(&SIZES, 1);
+    let answer = {
+        put(&shop, "a", "0", 1);
+        score(&shop.open().resolve("a").unwrap(), rows())[0]
+    };
+    let golden = |expected: f32| {
+        let features = &numbers(12, 1)[..4];
+        format!(
+            "{}[[golden]]\nfeatures = {features:?}\nexpect = [{expected:?}]\n",
+            mlp_manifest(&SIZES)
+        )
+    };
+    shop.put("a", "1", &golden(answer), &weights);
+    shop.put("a", "2", &golden(answer + 5e-6), &weights);
+    shop.put("a", "3", &golden(answer + 5e-5), &weights);
+    let registry = shop.open();
+    assert_eq!(listed(&registry), ["a@0", "a@1", "a@2*"]);
+    assert_eq!(registry.resolve("a@1").unwrap().info().golden, 1);
+    let problem = registry.problems().remove(0).to_string();
+    assert!(
+        problem.contains("a/3/manifest.toml: golden[0]: output 0: expected"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn a_half_written_version_serves_once_it_is_whole() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    let registry = shop.open();
+
+    let folder = shop.folder("a", "2");
+    fs::create_dir_all(&folder).unwrap();
+    let report = registry.rescan();
+    assert_eq!(report.new_problems.len(), 1);
+    assert!(
+        report.new_problems[0]
+            .to_string()
+            .ends_with("a/2/manifest.toml: is missing")
+    );
+    assert_eq!(registry.resolve("a").unwrap().info().version, "1");
+
+    put(&shop, "b", "2", 2);
+    let (ready, half) = (shop.folder("b", "2"), folder);
+    fs::copy(ready.join("manifest.toml"), half.join("manifest.toml")).unwrap();
+    let report = registry.rescan();
+    assert_eq!(report.added, ["b@2"]);
+    assert!(
+        report.new_problems[0]
+            .to_string()
+            .ends_with("a/2/model.safetensors: is missing")
+    );
+
+    let whole = fs::read(ready.join("model.safetensors")).unwrap();
+    fs::write(half.join("model.safetensors"), &whole[..whole.len() / 2]).unwrap();
+    let report = registry.rescan();
+    assert!(report.new_problems[0].message.contains("has SHA-256"));
+    assert_eq!(
+        registry.rescan().new_problems,
+        [],
+        "the same problem is new once"
+    );
+    assert_eq!(registry.resolve("a").unwrap().info().version, "1");
+
+    fs::write(half.join("model.safetensors"), &whole).unwrap();
+    let report = registry.rescan();
+    assert_eq!(report.added, ["a@2"]);
+    assert_eq!(registry.problems(), []);
+    assert_eq!(registry.resolve("a").unwrap().info().version, "2");
+    assert_eq!(registry.rescan(), RescanReport::default());
+}
+
+#[test]
+fn a_version_replaced_or_broken_while_it_serves() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    let registry = shop.open();
+    let old = registry.resolve("a").unwrap();
+    let before = score(&old, rows());
+
+    fs::write(shop.folder("a", "1").join("model.safetensors"), "half").unwrap();
+    let report = registry.rescan();
+    assert!(report.new_problems[0].still_serving);
+    assert_eq!(score(&registry.resolve("a").unwrap(), rows()), before);
+
+    put(&shop, "a", "1", 9);
+    assert_eq!(registry.rescan().replaced, ["a@1"]);
+    assert_ne!(score(&registry.resolve("a").unwrap(), rows()), before);
+    assert_eq!(
+        score(&old, rows()),
+        before,
+        "who holds the old one keeps it"
+    );
+    assert_eq!(registry.problems(), []);
+}
+
+#[test]
+fn a_rewrite_of_the_same_is_no_change() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    let registry = shop.open();
+    let model = registry.resolve("a").unwrap();
+    fs::write(shop.folder("a", "1").join("notes.txt"), "x").unwrap();
+    put(&shop, "a", "1", 1);
+    assert_eq!(registry.rescan(), RescanReport::default());
+    assert!(Arc::ptr_eq(&model, &registry.resolve("a").unwrap()));
+}
+
+#[test]
+fn a_folder_that_goes_is_missed_only_where_another_is_there() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "a", "2", 2);
+    let registry = shop.open();
+    fs::remove_dir_all(shop.folder("a", "2")).unwrap();
+    assert_eq!(registry.rescan().removed, ["a@2"]);
+    assert_eq!(listed(&registry), ["a@1*"]);
+
+    fs::remove_dir_all(shop.folder("a", "1")).unwrap();
+    let report = registry.rescan();
+    assert_eq!(report.removed, Vec::<String>::new());
+    assert!(report.new_problems[0].still_serving);
+    assert_eq!(listed(&registry), ["a@1*"]);
+
+    fs::remove_dir_all(shop.path()).unwrap();
+    registry.rescan();
+    assert_eq!(listed(&registry), ["a@1*"]);
+    assert!(
+        registry.problems()[0]
+            .to_string()
+            .contains("the models folder cannot be read")
+    );
+
+    put(&shop, "a", "3", 3);
+    let report = registry.rescan();
+    assert_eq!(
+        (report.added, report.removed),
+        (vec!["a@3".to_owned()], vec!["a@1".to_owned()])
+    );
+    assert_eq!(listed(&registry), ["a@3*"]);
+    assert_eq!(registry.problems(), []);
+}
+
+#[test]
+fn an_empty_or_missing_folder_opens() {
+    let shop = Shop::new();
+    assert_eq!(shop.open().problems(), []);
+    let mut settings = shop.settings();
+    settings.dir = shop.path().join("none");
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(registry.problems().len(), 1);
+    assert_eq!(
+        refusal(&registry, "a"),
+        "model \"a\" is not known; known models: none"
+    );
+}
+
+#[test]
+fn settings_that_cannot_work() {
+    let shop = Shop::new();
+    let field = |change: fn(&mut ModelSettings)| {
+        let mut settings = shop.settings();
+        change(&mut settings);
+        Registry::open(&settings).err().unwrap().to_string()
+    };
+    assert!(field(|s| s.max_batch_rows = 0).starts_with("models.max_batch_rows: must be"));
+    assert!(field(|s| s.max_queued_rows = 1).starts_with("models.max_queued_rows: must be"));
+    assert!(field(|s| s.threads = 5000).starts_with("models.threads: must be"));
+    #[cfg(not(feature = "ndarray"))]
+    assert_eq!(
+        field(|s| s.backend = Backend::Ndarray),
+        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"flex\""
+    );
+}
+
+/// A single model's backend that isn't there costs that model, or nothing where it may fall back.
+#[cfg(not(feature = "wgpu"))]
+#[test]
+fn a_missing_graphics_processor_costs_its_model_alone() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "b", "1", 2);
+    let mut settings = shop.settings();
+    settings.backends.insert("b".to_owned(), Backend::Wgpu);
+    let registry = Registry::open(&settings).unwrap();
+    assert!(registry.resolve("a").is_ok());
+    let unknown = registry.resolve("b").err().unwrap().to_string();
+    assert!(unknown.contains("\"wgpu\" is not compiled in"), "{unknown}");
+    settings.fall_back = true;
+    let registry = Registry::open(&settings).unwrap();
+    assert!(registry.resolve("b").is_ok());
+}
+
+/// What was given back is loaded and checked again for whoever asks, and not where the folder is another one now.
+#[test]
+fn memory_is_given_back_until_somebody_asks() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    put(&shop, "a", "2", 2);
+    let registry = shop.open();
+    let (old, new) = (
+        registry.resolve("a@1").unwrap(),
+        registry.resolve("a").unwrap(),
+    );
+    let before = score(&old, rows());
+    let weak = std::sync::Arc::downgrade(&old.residence.here().unwrap());
+    assert_eq!(
+        registry.give_back(Duration::from_secs(3600)),
+        Vec::<String>::new()
+    );
+    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
+    assert!(weak.upgrade().is_none(), "the network is gone");
+    assert!(new.residence.here().is_some(), "the active one stays");
+    assert_eq!(score(&old, rows()), before);
+    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
+    put(&shop, "a", "1", 3);
+    let error = wait(old.score(rows())).err().unwrap().to_string();
+    assert!(error.contains("a@1 can't be loaded again"), "{error}");
+}
+
+#[test]
+fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
+    let shop = Shop::new();
+    for version in ["1", "2", "3"] {
+        put(&shop, "a", version, version.parse().unwrap());
+    }
+    let mut settings = shop.settings();
+    settings.active.insert("a".to_owned(), "2".to_owned());
+    let registry = Registry::open(&settings).unwrap();
+    let serving = || registry.resolve("a").unwrap().info().version.clone();
+    let choose = |version: &str| registry.choose([("a".to_owned(), version.to_owned())].into());
+    assert_eq!(serving(), "2");
+    assert_eq!(choose("1").switched, ["a@1"]);
+    assert_eq!(choose("1"), crate::ChoiceReport::default());
+    assert_eq!(choose("4").pending, ["a@4"]);
+    assert_eq!(serving(), "1", "what served goes on");
+    put(&shop, "a", "4", 4);
+    registry.rescan();
+    assert_eq!(serving(), "4");
+    assert_eq!(registry.choose([].into()).switched, ["a@2"]);
+    assert_eq!(serving(), "2");
+}
+
+#[test]
+fn rows_that_do_not_fit_are_refused() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    let registry = shop.open();
+    let model = registry.resolve("a").unwrap();
+    let unfit = [
+        Rows::Features {
+            width: 3,
+            data: vec![0.0; 3],
+        },
+        Rows::Features {
+            width: 4,
+            data: vec![0.0; 5],
+        },
+        Rows::Texts(vec![TextRow {
+            text: "x".to_owned(),
+            text_pair: None,
+        }]),
+    ];
+    for rows in unfit {
+        assert!(matches!(
+            wait(model.score(rows)),
+            Err(ModelError::Unfit { .. })
+        ));
+    }
+    let none = Rows::Features {
+        width: 4,
+        data: Vec::new(),
+    };
+    assert!(wait(model.score(none)).unwrap().outputs.is_empty());
+}
+
+#[test]
+fn a_model_outlives_its_registry_without_threads() {
+    let shop = Shop::new();
+    put(&shop, "a", "1", 1);
+    let registry = shop.open();
+    let model = registry.resolve("a").unwrap();
+    drop(registry);
+    assert_eq!(wait(model.score(rows())), Err(ModelError::Stopped));
+}
+
+#[test]
+fn weights_of_other_programs_load_by_their_names() {
+    let shop = Shop::new();
+    let named = layers(&SIZES, 1)
+        .into_iter()
+        .map(|tensor| Named {
+            name: format!("net.{}", tensor.name),
+            ..tensor
+        })
+        .collect::<Vec<_>>();
+    shop.put_file("a", "1", &mlp_manifest(&SIZES), &file_of(&named));
+    assert!(
+        shop.open().problems()[0]
+            .message
+            .contains("\"layers.0.weight\" is missing")
+    );
+    let path = shop.folder("a", "1").join("manifest.toml");
+    let manifest = fs::read_to_string(&path).unwrap() + "prefix = \"net.\"\n";
+    fs::write(&path, manifest).unwrap();
+    assert_eq!(shop.open().problems(), []);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn the_fault_model_does_what_it_is_asked() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+    let settings = ModelSettings {
+        dir,
+        ..ModelSettings::default()
+    };
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(registry.problems(), []);
+    let model = registry.resolve("fault").unwrap();
+    let ask = |text: &str| {
+        wait(model.score(crate::fixtures::texts(&[text]))).map(|scored| scored.outputs)
+    };
+    assert!(matches!(
+        ask("please panic"),
+        Err(ModelError::Panicked { .. })
+    ));
+    assert_eq!(ask("nan"), Err(ModelError::NotFinite { row: 0 }));
+    let answer = ask("sleep:1 well").unwrap()[0];
+    assert!((0.0..1.0).contains(&answer));
+    assert_eq!(ask("sleep:1 well"), Ok(vec![answer]));
+    assert_ne!(ask("something else"), Ok(vec![answer]));
+}
+
+#[test]
+fn the_shipped_models_answer_as_anyone_would() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = ModelSettings {
+        dir: root.join("../../models"),
+        ..ModelSettings::default()
+    };
+    let registry = Registry::open(&settings).unwrap();
+    assert_eq!(registry.problems(), []);
+    assert_eq!(
+        listed(&registry),
+        ["feed-ranker@1.0.0*", "sentiment@1.0.0*"]
+    );
+
+    let model = registry.resolve("sentiment").unwrap();
+    let Task::Classification { labels } = &model.info().task else {
+        panic!("no classification")
+    };
+    for (text, expected) in [
+        ("I love this!", "positive"),
+        ("Terrible, it broke after a day", "negative"),
+        ("not good", "negative"),
+        ("The shop is next to the station.", "neutral"),
+    ] {
+        let text = model.normalise(text).into_owned();
+        let scores = score(&model, crate::fixtures::texts(&[text]));
+        assert!((scores.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+        let best = (0..labels.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+        assert_eq!(labels[best.unwrap()], expected);
+    }
+    let ranker = registry.resolve("feed-ranker").unwrap();
+    assert_eq!(ranker.info().input, InputKind::Features { count: 32 });
+    assert!(ranker.info().golden > 0);
+}

@@ -1,0 +1,192 @@
+//! Cuts texts into tokens, for the models that read tokens.
+//!
+//! Promises that no text has more tokens than its model takes, that cutting shortened is counted, and that a tokenizer that
+//! doesn't belong to its model is refused when it is loaded. The algorithms are those of the `tokenizers` crate.
+
+use std::fs;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use tokenizers::{
+    Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    truncate_encodings,
+};
+
+use super::error::LoadError;
+use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
+use super::{ModelError, TextRow};
+
+/// Texts as tokens, one after the other, unpadded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Every text's tokens, special ones included.
+    pub ids: Vec<u32>,
+    /// Which of the two texts a token belongs to, for every token.
+    pub types: Vec<u32>,
+    /// Where each text ends in `ids`.
+    ends: Vec<usize>,
+    /// Texts that were longer than the model takes.
+    pub truncated: usize,
+}
+
+impl Tokens {
+    /// How many texts there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of the texts of that range, which must lie within [`Tokens::len`].
+    pub fn span(&self, texts: &Range<usize>) -> Range<usize> {
+        self.end(texts.start)..self.end(texts.end)
+    }
+
+    /// Where the first `texts` texts end in `ids`.
+    fn end(&self, texts: usize) -> usize {
+        texts.checked_sub(1).map_or(0, |last| self.ends[last])
+    }
+
+    /// Tokens a text, for the texts of that range.
+    pub fn lengths(&self, texts: Range<usize>) -> Vec<usize> {
+        texts
+            .map(|text| self.end(text + 1) - self.end(text))
+            .collect()
+    }
+
+    /// Adds a text.
+    pub fn push(&mut self, ids: &[u32], types: &[u32]) {
+        self.ids.extend_from_slice(ids);
+        self.types.extend_from_slice(types);
+        self.ends.push(self.ids.len());
+    }
+}
+
+/// A loaded tokenizer.
+///
+/// It cuts texts whole, and what is too long is cut after: the crate's own way stops reading a text early, and then takes
+/// two long texts for equally long.
+pub(crate) struct Cutter {
+    tokenizer: Tokenizer,
+    max_tokens: usize,
+    direction: TruncationDirection,
+    /// Special tokens of a text, and of a pair.
+    special: [usize; 2],
+}
+
+impl Cutter {
+    /// Reads the tokenizer beside the manifest and checks it against what the model takes.
+    pub fn read(
+        folder: &Path,
+        declared: &TokenizerFile,
+        shape: &EncoderShape,
+    ) -> Result<Self, LoadError> {
+        let refuse = |message: String| LoadError::file(&declared.file, message);
+        let bytes = fs::read(folder.join(&declared.file)).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => refuse("is missing".to_owned()),
+            _ => refuse(format!("cannot be read: {error}")),
+        })?;
+        let found = hex::encode(Sha256::digest(&bytes));
+        if !found.eq_ignore_ascii_case(&declared.sha256) {
+            return Err(refuse(format!(
+                "has SHA-256 {found} ({} bytes), expected {} by the manifest's tokenizer.sha256",
+                bytes.len(),
+                declared.sha256.to_ascii_lowercase()
+            )));
+        }
+        Self::parse(&bytes, declared, shape.vocabulary).map_err(refuse)
+    }
+
+    /// The tokenizer of such a file, for a model with `vocabulary` words.
+    pub fn parse(
+        bytes: &[u8],
+        declared: &TokenizerFile,
+        vocabulary: usize,
+    ) -> Result<Self, String> {
+        let mut tokenizer = Tokenizer::from_bytes(bytes)
+            .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
+        let special = [false, true].map(|pair| {
+            tokenizer
+                .get_post_processor()
+                .map_or(0, |processor| processor.added_tokens(pair))
+        });
+        let max_tokens = declared.max_tokens;
+        if special.iter().any(|special| *special >= max_tokens) {
+            return Err(format!(
+                "adds {special:?} special tokens to a text and a pair, expected fewer than max_tokens ({max_tokens})"
+            ));
+        }
+        let highest = tokenizer
+            .get_vocab(true)
+            .into_iter()
+            .max_by_key(|(_, id)| *id);
+        if let Some((token, id)) = highest
+            && id as usize >= vocabulary
+        {
+            return Err(format!(
+                "the token {token:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table"
+            ));
+        }
+        tokenizer.with_padding(None);
+        tokenizer
+            .with_truncation(None)
+            .map_err(|error| error.to_string())?;
+        Ok(Self {
+            tokenizer,
+            max_tokens,
+            direction: match declared.truncate {
+                TruncationSide::Right => TruncationDirection::Right,
+                TruncationSide::Left => TruncationDirection::Left,
+            },
+            special,
+        })
+    }
+
+    /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
+    ///
+    /// # Errors
+    /// Where a text has no tokens at all, or the tokenizer can't take it.
+    pub fn cut(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
+        let mut tokens = Tokens::default();
+        for (row, text) in texts.iter().enumerate() {
+            let refuse = |message: String| ModelError::Untokenised { row, message };
+            let (encoding, truncated) = self
+                .encode(text)
+                .map_err(|error| refuse(error.to_string()))?;
+            if encoding.is_empty() {
+                return Err(refuse("the text has no tokens".to_owned()));
+            }
+            tokens.truncated += usize::from(truncated);
+            tokens.push(encoding.get_ids(), encoding.get_type_ids());
+        }
+        Ok(tokens)
+    }
+
+    /// A text's tokens, and whether it was cut short: the longer one of a pair first, token by token.
+    fn encode(&self, text: &TextRow) -> tokenizers::Result<(Encoding, bool)> {
+        let whole = |text: &str| self.tokenizer.encode_fast(text, false);
+        let first = whole(&text.text)?;
+        let second = text.text_pair.as_deref().map(whole).transpose()?;
+        let special = self.special[usize::from(second.is_some())];
+        let params = TruncationParams {
+            direction: self.direction,
+            max_length: self.max_tokens.saturating_sub(special),
+            strategy: TruncationStrategy::LongestFirst,
+            stride: 0,
+        };
+        let length = first.len() + second.as_ref().map_or(0, Encoding::len);
+        let truncated = length > params.max_length;
+        let (first, second) = if truncated {
+            truncate_encodings(first, second, &params)?
+        } else {
+            (first, second)
+        };
+        let encoding = self.tokenizer.post_process(first, second, true)?;
+        Ok((encoding, truncated))
+    }
+}

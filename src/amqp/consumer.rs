@@ -1,0 +1,111 @@
+//! Owns one queue's consumer: what is delivered, and an orderly end to it.
+
+use super::ack::Acks;
+use super::{delivery::Delivery, topology::Origin};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel, Connection, Consumer,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How long a stop waits for deliveries that may be under way.
+const LAST_ARRIVALS: Duration = Duration::from_millis(200);
+
+/// One queue's consumer and its channel.
+pub struct Lane {
+    pub channel: Channel,
+    consumer: Consumer,
+    pub acks: Arc<Acks>,
+    origin: Origin,
+    prefetch: u16,
+    ended: bool,
+}
+
+impl Lane {
+    /// Starts consuming `queue`, with at most `prefetch` messages unacknowledged.
+    pub async fn open(
+        connection: &Connection,
+        queue: &str,
+        origin: Origin,
+        prefetch: u16,
+    ) -> Result<Self, lapin::Error> {
+        let channel = connection.create_channel().await?;
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let tag = format!("kiln-{}-{}", origin.as_str(), std::process::id());
+        let consumer = channel
+            .basic_consume(
+                queue.into(),
+                tag.into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await?;
+        Ok(Self {
+            acks: Acks::new(channel.clone()),
+            channel,
+            consumer,
+            origin,
+            prefetch,
+            ended: false,
+        })
+    }
+
+    /// The next delivery; nothing once the consumer was cancelled by us.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, String> {
+        if self.ended {
+            return Ok(None);
+        }
+        match self.consumer.next().await {
+            Some(Ok(delivery)) => Ok(Some(Delivery {
+                ticket: self.acks.ticket(delivery.delivery_tag),
+                body: delivery.data,
+                properties: delivery.properties,
+                origin: self.origin,
+                received: Instant::now(),
+            })),
+            Some(Err(error)) => Err(error.to_string()),
+            None => {
+                self.ended = true;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A delivery that is here already.
+    pub fn ready(&mut self) -> Result<Option<Delivery>, String> {
+        self.next().now_or_never().unwrap_or(Ok(None))
+    }
+
+    /// Cancels the consumer and returns what it was given and hasn't taken.
+    ///
+    /// A quorum queue marks as redelivered what it sends to a consumer whose cancellation is under way, and
+    /// every acknowledgement makes it send more. So acknowledgements wait until what the earlier ones called
+    /// for is here: the window is full, or nothing has come for a moment.
+    pub async fn end(&mut self) -> Vec<Delivery> {
+        let acks = self.acks.clone();
+        let held = acks.hold().await;
+        let mut arrived = Vec::new();
+        while acks.at_broker() < u64::from(self.prefetch) {
+            match tokio::time::timeout(LAST_ARRIVALS, self.next()).await {
+                Ok(Ok(Some(delivery))) => arrived.push(delivery),
+                Ok(Ok(None) | Err(_)) | Err(_) => break,
+            }
+        }
+        let _gone_counts_too = self
+            .channel
+            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
+            .await;
+        drop(held);
+        while let Ok(Some(delivery)) = self.next().await {
+            arrived.push(delivery);
+        }
+        arrived
+    }
+}

@@ -1,0 +1,122 @@
+//! Owns one message taken from a queue: its body, what its properties say, and the right to settle it.
+
+use super::topology::Origin;
+use crate::{
+    amqp::ack::Ticket,
+    failure::{Code, Rejection},
+    telemetry::trace::TraceParent,
+};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable},
+};
+use std::time::Instant;
+
+/// Header that counts the tries behind a job.
+pub const TRIES: &str = "kiln-tries";
+
+/// Header with the W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// A message in hand. Its ticket settles it; dropping it returns it to its queue.
+#[derive(Debug)]
+pub struct Delivery {
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+    pub origin: Origin,
+    pub received: Instant,
+    pub ticket: Ticket,
+}
+
+impl Delivery {
+    /// The message's own name for its job.
+    pub fn message_id(&self) -> Option<&str> {
+        self.properties.message_id().as_ref().map(|id| id.as_str())
+    }
+
+    /// What its producer knows its reply by.
+    pub fn correlation_id(&self) -> Option<&str> {
+        let id = self.properties.correlation_id().as_ref()?;
+        Some(id.as_str())
+    }
+
+    /// The header of its trace.
+    pub fn traceparent(&self) -> Option<String> {
+        text(self.properties.headers().as_ref(), TRACEPARENT)
+    }
+
+    /// The trace that it belongs to.
+    pub fn trace_id(&self) -> Option<String> {
+        let parent = TraceParent::parse(&self.traceparent()?)?;
+        Some(hex::encode(parent.trace_id))
+    }
+
+    /// Tries made before this delivery.
+    pub fn tries(&self) -> u32 {
+        number(self.properties.headers().as_ref(), TRIES)
+    }
+
+    /// How often the broker had to deliver it before.
+    pub fn redeliveries(&self) -> u32 {
+        number(self.properties.headers().as_ref(), "x-delivery-count")
+    }
+
+    /// A verdict that stands before the body is read.
+    pub fn verdict(&self) -> Option<Rejection> {
+        self.broker_verdict()
+            .or_else(|| self.content_type_verdict())
+    }
+
+    /// The rejection of a message that says that it isn't JSON.
+    fn content_type_verdict(&self) -> Option<Rejection> {
+        let kind = self.properties.content_type().as_ref()?.as_str();
+        let essence = kind.split(';').next().unwrap_or_default().trim();
+        let json = essence.is_empty() || essence.eq_ignore_ascii_case("application/json");
+        (!json).then(|| Rejection::invalid("content_type", "expected application/json"))
+    }
+
+    /// The verdict on a message that the broker itself set aside, by its reason.
+    fn broker_verdict(&self) -> Option<Rejection> {
+        if self.origin != Origin::Expired {
+            return None;
+        }
+        let headers = self.properties.headers().as_ref();
+        Some(match text(headers, "x-first-death-reason").as_deref() {
+            Some("delivery_limit") => Rejection::new(
+                Code::Exhausted,
+                "",
+                "the broker gave it up after its limit of deliveries",
+            ),
+            _ => Rejection::new(
+                Code::Expired,
+                "",
+                "the message's expiration passed before a worker took it",
+            ),
+        })
+    }
+}
+
+fn number(headers: Option<&FieldTable>, name: &str) -> u32 {
+    let value = match headers.and_then(|h| h.inner().get(name)) {
+        Some(AMQPValue::LongLongInt(n)) => u64::try_from(*n).unwrap_or(0),
+        Some(AMQPValue::LongInt(n)) => u64::try_from(*n).unwrap_or(0),
+        Some(AMQPValue::LongUInt(n)) => u64::from(*n),
+        Some(AMQPValue::ShortInt(n)) => u64::try_from(*n).unwrap_or(0),
+        Some(AMQPValue::ShortUInt(n)) => u64::from(*n),
+        Some(AMQPValue::ShortShortInt(n)) => u64::try_from(*n).unwrap_or(0),
+        Some(AMQPValue::ShortShortUInt(n)) => u64::from(*n),
+        _ => 0,
+    };
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
+/// A header's text.
+pub fn text(headers: Option<&FieldTable>, name: &str) -> Option<String> {
+    match headers?.inner().get(name)? {
+        AMQPValue::LongString(value) => {
+            Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
+        }
+        AMQPValue::ShortString(value) => Some(value.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,242 @@
+//! Owns what Kiln publishes about a job: its reply, its dead letter, its next try.
+
+use crate::{
+    amqp::{
+        delivery::{Delivery, TRACEPARENT, TRIES, text},
+        topology::{Origin, Topology},
+    },
+    failure::Rejection,
+};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, LongString, ShortString},
+};
+
+/// Header of a dead letter: the rejection's code.
+pub const ERROR_CODE: &str = "kiln-error-code";
+/// Header of a dead letter: the field at fault.
+pub const ERROR_FIELD: &str = "kiln-error-field";
+/// Header of a dead letter: what was expected.
+pub const ERROR_MESSAGE: &str = "kiln-error-message";
+/// Header of a dead letter: the job's id.
+pub const JOB_ID: &str = "kiln-job-id";
+/// Header of a dead letter: when it was rejected, RFC 3339.
+pub const FAILED_AT: &str = "kiln-failed-at";
+/// Header of a dead letter: the queue to replay it to.
+pub const QUEUE: &str = "kiln-queue";
+
+/// What Kiln writes into a dead letter's headers, and takes out again when it is replayed.
+const OWN_HEADERS: [&str; 7] = [
+    ERROR_CODE,
+    ERROR_FIELD,
+    ERROR_MESSAGE,
+    JOB_ID,
+    FAILED_AT,
+    QUEUE,
+    TRIES,
+];
+
+/// AMQP's mark for a message that survives the broker's restart.
+const PERSISTENT: u8 = 2;
+
+/// A message for the broker's default exchange.
+#[derive(Debug, Clone)]
+pub struct Message {
+    pub queue: ShortString,
+    pub body: Vec<u8>,
+    pub properties: BasicProperties,
+    /// A reply's queue may be gone; any other message must arrive.
+    pub is_reply: bool,
+}
+
+/// A job of Kiln's own.
+pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
+    Message {
+        queue: queue.into(),
+        body,
+        properties: BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_message_id(job_id.into())
+            .with_delivery_mode(PERSISTENT),
+        is_reply: false,
+    }
+}
+
+/// The same message with a W3C trace context.
+pub fn traced(mut message: Message, traceparent: &str) -> Message {
+    let mut headers = FieldTable::default();
+    headers.insert(
+        TRACEPARENT.into(),
+        AMQPValue::LongString(LongString::from(traceparent)),
+    );
+    message.properties = message.properties.with_headers(headers);
+    message
+}
+
+/// The reply to a delivery that asks for one.
+pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Message> {
+    let queue = delivery
+        .properties
+        .reply_to()
+        .clone()
+        .filter(|q| !q.as_str().is_empty())?;
+    let mut properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_delivery_mode(PERSISTENT);
+    if let Some(id) = delivery.properties.correlation_id() {
+        properties = properties.with_correlation_id(id.clone());
+    }
+    if let Some(id) = delivery.properties.message_id() {
+        properties = properties.with_message_id(id.clone());
+    }
+    if let Some(trace) = delivery
+        .properties
+        .headers()
+        .as_ref()
+        .and_then(|h| h.inner().get(TRACEPARENT))
+    {
+        let mut headers = FieldTable::default();
+        headers.insert(TRACEPARENT.into(), trace.clone());
+        properties = properties.with_headers(headers);
+    }
+    Some(Message {
+        queue,
+        body: body(),
+        properties,
+        is_reply: true,
+    })
+}
+
+/// The dead letter of a rejected job: its body and properties, with headers that say why.
+pub fn dead_letter(
+    delivery: &Delivery,
+    job_id: &str,
+    rejection: &Rejection,
+    topology: &Topology,
+) -> Message {
+    let home = if delivery.origin == Origin::Warm {
+        &topology.warm
+    } else {
+        &topology.jobs
+    };
+    let mut headers = own_headers(&delivery.properties);
+    let mut put = |name: &str, value: &str| {
+        headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+    };
+    put(ERROR_CODE, rejection.code.as_str());
+    put(ERROR_FIELD, &rejection.field);
+    put(ERROR_MESSAGE, &rejection.message);
+    put(JOB_ID, job_id);
+    put(FAILED_AT, &crate::clock::rfc3339(crate::clock::now()));
+    put(QUEUE, home);
+    let queue = topology.dead.as_str().into();
+    forward(&delivery.properties, delivery.body.clone(), queue, headers)
+}
+
+/// The job on its way to its next try.
+pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
+    let tries = delivery.tries().saturating_add(1);
+    let mut headers = own_headers(&delivery.properties);
+    headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
+    let queue = topology.retry(delivery.origin, tries).into();
+    forward(&delivery.properties, delivery.body.clone(), queue, headers)
+}
+
+/// The job of a dead letter as its producer posted it, on its way back to the queue it came from; `None` where
+/// the letter doesn't name one.
+pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
+    let home = text(letter.headers().as_ref(), QUEUE)?;
+    let home = ShortString::try_new(home).ok()?;
+    if home.as_str().is_empty() {
+        return None;
+    }
+    let mut headers = FieldTable::default();
+    for (name, value) in own_headers(letter).inner() {
+        if !OWN_HEADERS.contains(&name.as_str()) {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    Some(forward(letter, body, home, headers))
+}
+
+/// A message's headers, without those that the broker writes.
+fn own_headers(properties: &BasicProperties) -> FieldTable {
+    let mut headers = FieldTable::default();
+    for (name, value) in properties.headers().iter().flat_map(|h| h.inner()) {
+        if !name.as_str().starts_with("x-") {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    headers
+}
+
+/// The message under other headers and without its expiration: it must not vanish where it goes.
+fn forward(
+    from: &BasicProperties,
+    body: Vec<u8>,
+    queue: ShortString,
+    headers: FieldTable,
+) -> Message {
+    let mut properties = BasicProperties::default()
+        .with_headers(headers)
+        .with_delivery_mode(PERSISTENT);
+    macro_rules! copy {
+        ($($get:ident => $with:ident),*) => { $(if let Some(v) = from.$get() { properties = properties.$with(v.clone()); })* };
+    }
+    copy!(
+        content_type => with_content_type, content_encoding => with_content_encoding, priority => with_priority,
+        correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
+        timestamp => with_timestamp, kind => with_type, app_id => with_app_id
+    );
+    Message {
+        queue,
+        body,
+        properties,
+        is_reply: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn letter(headers: &[(&str, &str)]) -> BasicProperties {
+        let mut table = FieldTable::default();
+        for (name, value) in headers {
+            table.insert((*name).into(), AMQPValue::LongString((*value).into()));
+        }
+        BasicProperties::default()
+            .with_headers(table)
+            .with_message_id("j1".into())
+            .with_expiration("60000".into())
+    }
+
+    #[test]
+    fn a_replay_is_what_the_producer_posted() {
+        let letter = letter(&[
+            (QUEUE, "kiln.jobs"),
+            (ERROR_CODE, "invalid"),
+            (JOB_ID, "j1"),
+            (TRIES, "5"),
+            ("x-delivery-count", "2"),
+            ("traceparent", "00-1-2-01"),
+        ]);
+        let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");
+        assert_eq!(message.queue.as_str(), "kiln.jobs");
+        assert_eq!(message.properties.delivery_mode(), &Some(PERSISTENT));
+        assert_eq!(message.properties.message_id(), letter.message_id());
+        // The time that it had has passed: it must not vanish once more.
+        assert_eq!(message.properties.expiration(), &None);
+        let headers = message.properties.headers().clone().unwrap_or_default();
+        let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
+        assert_eq!(names, ["traceparent"]);
+    }
+
+    #[test]
+    fn a_letter_without_a_home_is_not_replayed() {
+        assert!(replay(&letter(&[]), Vec::new()).is_none());
+        assert!(replay(&letter(&[(QUEUE, "")]), Vec::new()).is_none());
+        assert!(replay(&letter(&[(QUEUE, &"q".repeat(256))]), Vec::new()).is_none());
+        assert!(replay(&BasicProperties::default(), Vec::new()).is_none());
+    }
+}

@@ -1,0 +1,12 @@
+//! The AMQP client, for the worker and for the commands: connections, queues, deliveries and their acknowledgement, messages, and
+//! publishing with confirms.
+//!
+//! Promises that a delivery is settled once, and that a message counts as sent only when the broker has confirmed it.
+
+pub mod ack;
+pub mod connection;
+pub mod consumer;
+pub mod delivery;
+pub mod message;
+pub mod publisher;
+pub mod topology;

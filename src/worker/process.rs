@@ -1,0 +1,144 @@
+//! Carries a batch from its bodies to its acknowledgements, and traces those of its jobs that are to have one.
+
+use super::settle::Settler;
+use crate::{
+    amqp::delivery::Delivery,
+    amqp::topology::Origin,
+    config::Settings,
+    failure::Rejection,
+    pipeline::{Engine, JobSource, Outcome},
+    store::PostgresStore,
+    telemetry::{
+        metrics::Metrics,
+        trace::{Kind, Stages, Trace, Tracer, Value},
+    },
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+/// What a session works with; outlives it.
+#[derive(Clone)]
+pub struct Workshop {
+    pub engine: Arc<Engine>,
+    pub settler: Settler,
+    pub store: PostgresStore,
+    pub metrics: Metrics,
+    pub settings: Arc<Settings>,
+    pub tracer: Tracer,
+    in_hand: Arc<AtomicUsize>,
+}
+
+impl Workshop {
+    /// The tools of a worker.
+    pub fn new(
+        engine: Arc<Engine>,
+        settler: Settler,
+        store: PostgresStore,
+        metrics: Metrics,
+        settings: Arc<Settings>,
+        tracer: Tracer,
+    ) -> Self {
+        Self {
+            engine,
+            settler,
+            store,
+            metrics,
+            settings,
+            tracer,
+            in_hand: Arc::default(),
+        }
+    }
+
+    pub(super) fn note_in_hand(&self, change: isize) {
+        let jobs = self
+            .in_hand
+            .fetch_add(change as usize, Ordering::Relaxed)
+            .wrapping_add(change as usize);
+        self.metrics.in_hand(jobs);
+    }
+
+    /// Carries one batch from its bodies to its acknowledgements.
+    async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
+        let sources: Vec<JobSource<'_>> = deliveries
+            .iter()
+            .map(|d| JobSource {
+                body: &d.body,
+                message_id: d.message_id(),
+                received: d.received,
+                tries: d.tries(),
+                renews: d.origin == Origin::Warm,
+                given_up: given_up.clone().or_else(|| d.verdict()),
+            })
+            .collect();
+        let begun = Instant::now();
+        let (outcomes, counts) = self.engine.run(&sources).await;
+        let traces = self.traces(&deliveries, &outcomes, begun, &counts.stages);
+        let stored = Instant::now();
+        self.settler.settle(deliveries, outcomes).await;
+        for mut trace in traces {
+            trace.span("reply", stored, Instant::now(), Vec::new());
+            self.tracer.end(trace);
+        }
+    }
+
+    /// The traces of those jobs that are to have one, up to their rows.
+    fn traces(
+        &self,
+        deliveries: &[Delivery],
+        outcomes: &[Outcome],
+        begun: Instant,
+        stages: &Stages,
+    ) -> Vec<Trace> {
+        if !self.tracer.is_on() {
+            return Vec::new();
+        }
+        let trace = |(delivery, outcome): (&Delivery, &Outcome)| {
+            let (header, received) = (delivery.traceparent(), delivery.received);
+            let name = "process job";
+            let begin = self
+                .tracer
+                .begin(name, Kind::Consumer, received, header.as_deref());
+            let mut trace = begin?;
+            let text = |text: &str| Value::Text(text.to_owned());
+            trace.tell("messaging.system", text("rabbitmq"));
+            trace.tell("messaging.operation.type", text("process"));
+            trace.tell("kiln.queue", text(delivery.origin.as_str()));
+            if let Some(id) = delivery.correlation_id() {
+                trace.tell("messaging.message.conversation_id", text(id));
+            }
+            outcome.tell(&mut trace);
+            trace.span("intake", received, begun, Vec::new());
+            if let Outcome::Done { result, .. } = outcome {
+                trace.stages(begun, stages, result.hits, result.misses);
+            }
+            Some(trace)
+        };
+        deliveries.iter().zip(outcomes).filter_map(trace).collect()
+    }
+}
+
+/// A batch in flight; its permit is free when it is settled.
+pub(super) async fn in_flight(
+    workshop: Workshop,
+    deliveries: Vec<Delivery>,
+    given_up: Option<Rejection>,
+    permit: impl Send + 'static,
+) {
+    let jobs = InHand(workshop.clone(), deliveries.len() as isize);
+    workshop.work(deliveries, given_up).await;
+    drop((jobs, permit));
+}
+
+/// Counts jobs out of hand however their batch ends.
+struct InHand(Workshop, isize);
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        self.0.note_in_hand(-self.1);
+    }
+}

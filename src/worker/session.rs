@@ -1,0 +1,418 @@
+//! Owns taking jobs from the queues and handing them on in batches, for as long as one connection lasts.
+//!
+//! Promises that `kiln.warm` is served only while `kiln.jobs` has nothing ready, that the batches in flight
+//! are bounded, that a job suspected of killing workers runs alone, and that a stop finishes what was
+//! delivered. Refuses to reconnect: that is the caller's.
+
+use super::{
+    process::{Workshop, in_flight},
+    supervisor::Stop,
+    warm_throttle::{Allowance, Yielding},
+};
+use crate::{
+    amqp::{
+        consumer::Lane,
+        delivery::Delivery,
+        topology::{Origin, Topology},
+    },
+    config,
+    failure::{Code, Rejection},
+    key,
+    pipeline::batch::{Filling, Limits},
+    store::StoreError,
+    telemetry::metrics::CloseReason,
+};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use lapin::Connection;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+
+/// Warming jobs of one batch: a job that comes meanwhile waits for no more than these.
+const WARM_JOBS: usize = 8;
+/// Unacknowledged messages that the broker set aside, taken at once.
+const EXPIRED_PREFETCH: u16 = 32;
+/// How long a settled delivery waits behind an open one before it is acknowledged by itself.
+const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
+/// Kept from the drain limit for saying goodbye to the servers.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// The worker stops or pauses, and what was in hand is finished or returned.
+    Stopped,
+    /// The connection or a channel was lost.
+    Lost(String),
+}
+
+/// The consumers of one connection and the batches that they filled.
+pub struct Session {
+    workshop: Workshop,
+    jobs: Lane,
+    warm: Lane,
+    expired: Lane,
+    slots: Arc<Semaphore>,
+    yielding: Arc<Mutex<Yielding>>,
+    batches: JoinSet<()>,
+    filling: Filling<Delivery>,
+    suspects: VecDeque<Delivery>,
+}
+
+impl Session {
+    /// Starts consuming.
+    pub async fn open(
+        connection: &Connection,
+        topology: &Topology,
+        workshop: Workshop,
+    ) -> Result<Self, lapin::Error> {
+        let intake = &workshop.settings.intake;
+        let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
+        let yielding = Yielding::new(
+            config::ms(intake.warm_idle_ms),
+            intake.warm_share,
+            // Warming never takes the last slot.
+            intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
+        );
+        let filling = Filling::new(Limits::from(intake));
+        Ok(Self {
+            expired: Lane::open(
+                connection,
+                &topology.expired,
+                Origin::Expired,
+                EXPIRED_PREFETCH,
+            )
+            .await?,
+            jobs: Lane::open(connection, &topology.jobs, Origin::Jobs, intake.prefetch).await?,
+            warm: Lane::open(
+                connection,
+                &topology.warm,
+                Origin::Warm,
+                intake.warm_prefetch,
+            )
+            .await?,
+            workshop,
+            slots,
+            yielding: Arc::new(Mutex::new(yielding)),
+            batches: JoinSet::new(),
+            filling,
+            suspects: VecDeque::new(),
+        })
+    }
+
+    /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
+    pub async fn run(mut self, stop: &mut Stop, pause: &mut Stop) -> End {
+        match self.take(stop, pause).await {
+            Ok(()) => self.drain().await,
+            Err(reason) => {
+                // Batches in flight go on to their rows; their acknowledgements find the channel gone, and the
+                // redelivered jobs find the rows.
+                let mut rest = std::mem::take(&mut self.batches);
+                rest.detach_all();
+                End::Lost(reason)
+            }
+        }
+    }
+
+    async fn take(&mut self, stop: &mut Stop, pause: &mut Stop) -> Result<(), String> {
+        let mut due = None;
+        let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
+        stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            if due.is_none() {
+                due = self.fill()?;
+            }
+            if due.is_none() && self.filling.is_empty() {
+                self.fill_with_warm()?;
+                if !self.filling.is_empty() {
+                    due = Some(CloseReason::Wait);
+                }
+            }
+            if due.is_none() && self.filling.is_empty() && !self.suspects.is_empty() {
+                self.run_suspects(stop).await;
+                continue;
+            }
+            let deadline = self.filling.deadline(self.busy());
+            if due.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
+                due = Some(CloseReason::Wait);
+            }
+            let warm = self.allowance();
+            let rested = match warm {
+                Allowance::Nothing(until) => until,
+                Allowance::One | Allowance::Many => None,
+            };
+            let wake = deadline.or(rested);
+            let wake_at = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            tokio::select! {
+                biased;
+                () = stop.wait() => return Ok(()),
+                () = pause.wait() => return Ok(()),
+                permit = self.slots.clone().acquire_owned(), if due.is_some() => {
+                    let permit = permit.map_err(|e| e.to_string())?;
+                    self.start(due.take().unwrap_or(CloseReason::Wait), permit);
+                }
+                delivery = self.jobs.next(), if due.is_none() => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
+                    due = self.accept(delivery);
+                }
+                delivery = self.expired.next() => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
+                    self.run_expired(delivery).await?;
+                }
+                delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && !matches!(warm, Allowance::Nothing(_)) => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
+                    due = self.accept(delivery);
+                    if due.is_none() && !self.filling.is_empty() {
+                        self.fill_with_warm()?;
+                        due = Some(CloseReason::Wait);
+                    }
+                }
+                Some(ended) = self.batches.join_next() => note_panic(ended),
+                () = tokio::time::sleep_until(wake_at.into()), if due.is_none() && wake.is_some() => {}
+                _ = stragglers.tick() => self.flush_stragglers().await,
+            }
+        }
+    }
+
+    fn with_yielding<T>(&self, work: impl FnOnce(&mut Yielding) -> T) -> T {
+        work(&mut self.yielding.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn allowance(&self) -> Allowance {
+        self.with_yielding(|yielding| yielding.allowance(Instant::now()))
+    }
+
+    /// Whether a batch of jobs is in flight: warming is no reason to keep a lone one waiting for company.
+    fn busy(&self) -> bool {
+        let warming = self.with_yielding(|yielding| yielding.running());
+        self.slots.available_permits() + warming < self.workshop.settings.intake.batches_in_flight
+    }
+
+    /// Puts a delivery into the batch, or aside where it is suspected.
+    fn accept(&mut self, delivery: Delivery) -> Option<CloseReason> {
+        self.workshop.note_in_hand(1);
+        if delivery.origin == Origin::Jobs {
+            self.with_yielding(|yielding| yielding.job(delivery.received));
+        }
+        if delivery.redeliveries() >= self.workshop.settings.intake.suspect_after {
+            self.suspects.push_back(delivery);
+            return None;
+        }
+        let bytes = delivery.body.len();
+        let now = delivery.received;
+        self.filling.push(delivery, bytes, now)
+    }
+
+    /// Takes every job that is here already.
+    fn fill(&mut self) -> Result<Option<CloseReason>, String> {
+        while let Some(delivery) = self.jobs.ready()? {
+            if let Some(reason) = self.accept(delivery) {
+                return Ok(Some(reason));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes warming jobs that are here already, as far as they may go on their way now.
+    fn fill_with_warm(&mut self) -> Result<(), String> {
+        let most = match self.allowance() {
+            Allowance::Nothing(_) => 0,
+            Allowance::One => 1,
+            Allowance::Many => WARM_JOBS,
+        };
+        while self.filling.len() < most {
+            let Some(delivery) = self.warm.ready()? else {
+                break;
+            };
+            if self.accept(delivery).is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the filled batch on its way.
+    fn start(&mut self, reason: CloseReason, permit: OwnedSemaphorePermit) {
+        let deliveries = self.filling.take();
+        self.spawn(deliveries, reason, None, permit);
+    }
+
+    fn spawn(
+        &mut self,
+        deliveries: Vec<Delivery>,
+        reason: CloseReason,
+        given_up: Option<Rejection>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        self.workshop.metrics.batch(reason, deliveries.len());
+        let warming = deliveries
+            .first()
+            .is_some_and(|delivery| delivery.origin == Origin::Warm)
+            .then(|| Warming::start(self.yielding.clone()));
+        let held = (permit, warming);
+        let work = in_flight(self.workshop.clone(), deliveries, given_up, held);
+        self.batches.spawn(work);
+    }
+
+    async fn run_expired(&mut self, delivery: Delivery) -> Result<(), String> {
+        let mut deliveries = vec![delivery];
+        while let Some(more) = self.expired.ready()? {
+            deliveries.push(more);
+        }
+        self.workshop.note_in_hand(deliveries.len() as isize);
+        let permit = self
+            .slots
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|e| e.to_string())?;
+        self.spawn(deliveries, CloseReason::Wait, None, permit);
+        Ok(())
+    }
+
+    /// Runs suspected jobs, each with nothing else in flight: if the worker dies now, it was this one. The run
+    /// is counted durably first, so that the next worker knows.
+    async fn run_suspects(&mut self, stop: &mut Stop) {
+        let all = u32::try_from(self.workshop.settings.intake.batches_in_flight).unwrap_or(1);
+        while let Some(delivery) = self.suspects.pop_front() {
+            if stop.is_given() {
+                self.workshop.note_in_hand(-1);
+                continue;
+            }
+            let Ok(permits) = self.slots.clone().acquire_many_owned(all).await else {
+                return;
+            };
+            self.workshop.metrics.batch(CloseReason::Alone, 1);
+            let body = key::hash_body(&delivery.body);
+            let runs = patiently(|| self.workshop.store.suspect_started(&body)).await;
+            let most = self.workshop.settings.intake.suspect_runs;
+            let given_up = (runs > most).then(|| {
+                tracing::warn!(
+                    runs = runs - 1,
+                    "a job is given up: workers died each time it ran alone"
+                );
+                let message = format!(
+                    "workers died each of the {} times that this job ran alone",
+                    runs - 1
+                );
+                Rejection::new(Code::Exhausted, "", message)
+            });
+            let work = in_flight(self.workshop.clone(), vec![delivery], given_up, permits);
+            match tokio::spawn(work).await {
+                Ok(()) => patiently(|| self.workshop.store.suspect_cleared(&body)).await,
+                Err(error) => note_panic(Err(error)),
+            }
+        }
+    }
+
+    async fn flush_stragglers(&self) {
+        for lane in [&self.jobs, &self.warm, &self.expired] {
+            if lane.acks.has_stragglers() {
+                lane.acks.flush(true).await;
+            }
+        }
+    }
+
+    /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
+    async fn drain(mut self) -> End {
+        let limit = Duration::from_secs(self.workshop.settings.drain.limit_seconds);
+        let limit = limit.saturating_sub(GOODBYE).max(GOODBYE);
+        if tokio::time::timeout(limit, self.finish()).await.is_err() {
+            tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
+            self.batches.shutdown().await;
+        }
+        drop(self.filling.take());
+        self.suspects.clear();
+        let _goodbye = tokio::time::timeout(GOODBYE, async {
+            for lane in [&self.jobs, &self.warm, &self.expired] {
+                lane.acks.flush(true).await;
+                let _gone_counts_too = lane.channel.close(200, "stopped".into()).await;
+            }
+        })
+        .await;
+        End::Stopped
+    }
+
+    async fn finish(&mut self) {
+        let arrived = [&mut self.jobs, &mut self.warm, &mut self.expired]
+            .map(Lane::end)
+            .into_iter()
+            .collect::<FuturesUnordered<_>>()
+            .concat()
+            .await;
+        for delivery in arrived {
+            if self.accept(delivery).is_some() && !self.start_drained().await {
+                return;
+            }
+        }
+        if !self.filling.is_empty() && !self.start_drained().await {
+            return;
+        }
+        while let Some(ended) = self.batches.join_next().await {
+            note_panic(ended);
+        }
+    }
+
+    /// Sends the filled batch on its way, as one of the last.
+    async fn start_drained(&mut self) -> bool {
+        let Ok(permit) = self.slots.clone().acquire_owned().await else {
+            return false;
+        };
+        self.start(CloseReason::Drain, permit);
+        true
+    }
+}
+
+/// A batch of warming in flight.
+struct Warming(Arc<Mutex<Yielding>>, Instant);
+
+impl Warming {
+    fn start(yielding: Arc<Mutex<Yielding>>) -> Self {
+        yielding
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .start();
+        Self(yielding, Instant::now())
+    }
+}
+
+impl Drop for Warming {
+    fn drop(&mut self) {
+        let mut yielding = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        yielding.end(Instant::now(), self.1.elapsed());
+    }
+}
+
+fn note_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a batch panicked; its jobs go back to their queue");
+    }
+}
+
+/// Repeats a small write until the database has answered.
+async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
+    write: impl Fn() -> W,
+) -> T {
+    let mut backoff =
+        crate::backoff::Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    loop {
+        match write().await {
+            Ok(value) => return value,
+            Err(StoreError::Unavailable(_) | StoreError::Contended(_)) => {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            Err(StoreError::Refused(error)) => {
+                tracing::error!(error, "the database refuses the mark of a suspected job");
+                return T::default();
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Owns the end of a job: replies and dead letters, confirmed by the broker, and then the acknowledgement.
+//!
+//! Promises that nothing is acknowledged before what follows from it is durable, and that a message is
+//! settled once. The only caller of ack and reject.
+
+use crate::{
+    amqp::{
+        ack,
+        delivery::Delivery,
+        message,
+        publisher::{Publisher, Sent},
+        topology::Topology,
+    },
+    clock,
+    pipeline::Outcome,
+    result::Finished,
+    telemetry::{
+        metrics::{Metrics, ReplyOutcome, Stage},
+        recent::{Recent, Rejected},
+    },
+};
+use std::{sync::Arc, time::Instant};
+
+/// Settles batches.
+#[derive(Debug, Clone)]
+pub struct Settler {
+    publisher: Publisher,
+    topology: Arc<Topology>,
+    metrics: Metrics,
+    rejected: Arc<Recent<Rejected>>,
+}
+
+impl Settler {
+    /// A settler that publishes through `publisher`.
+    pub fn new(publisher: Publisher, topology: Arc<Topology>, metrics: Metrics) -> Self {
+        Self {
+            publisher,
+            topology,
+            metrics,
+            rejected: Arc::default(),
+        }
+    }
+
+    /// What was rejected last.
+    pub fn rejected(&self) -> Arc<Recent<Rejected>> {
+        self.rejected.clone()
+    }
+
+    /// Publishes what follows from each outcome, waits for the broker's confirms, and acknowledges. Waits for
+    /// the broker as long as it takes; what is dropped before returns to its queue.
+    pub async fn settle(&self, deliveries: Vec<Delivery>, outcomes: Vec<Outcome>) {
+        let begun = Instant::now();
+        let mut at_once = Vec::with_capacity(deliveries.len());
+        let mut after = Vec::new();
+        let mut messages = Vec::new();
+        for (delivery, outcome) in deliveries.into_iter().zip(outcomes) {
+            let before = messages.len();
+            match &outcome {
+                Outcome::Done { job_id, result, .. } => {
+                    told_done(&delivery, job_id, result);
+                    messages.extend(message::reply(&delivery, || {
+                        crate::result::ok_reply(job_id, result)
+                    }));
+                }
+                Outcome::Rejected { job_id, rejection } => {
+                    let job_id = job_id
+                        .as_deref()
+                        .or(delivery.message_id())
+                        .unwrap_or_default();
+                    tracing::info!(
+                        job_id,
+                        correlation_id = delivery.correlation_id(),
+                        trace_id = delivery.trace_id(),
+                        code = rejection.code.as_str(),
+                        field = rejection.field,
+                        origin = delivery.origin.as_str(),
+                        "a job was rejected"
+                    );
+                    self.rejected.push(Rejected {
+                        at: clock::now(),
+                        job_id: job_id.to_owned(),
+                        queue: delivery.origin.as_str(),
+                        rejection: rejection.clone(),
+                    });
+                    messages.push(message::dead_letter(
+                        &delivery,
+                        job_id,
+                        rejection,
+                        &self.topology,
+                    ));
+                    let body = || crate::result::rejected_reply(job_id, rejection);
+                    messages.extend(message::reply(&delivery, body));
+                }
+                Outcome::Retry { job_id, reason } => {
+                    tracing::info!(
+                        job_id,
+                        correlation_id = delivery.correlation_id(),
+                        trace_id = delivery.trace_id(),
+                        reason,
+                        tries = delivery.tries() + 1,
+                        "a job waits for its next try"
+                    );
+                    messages.push(message::retry(&delivery, &self.topology));
+                }
+                Outcome::Abandoned => continue,
+            }
+            let tickets = if messages.len() > before {
+                &mut after
+            } else {
+                &mut at_once
+            };
+            tickets.push(delivery.ticket);
+        }
+        ack::acknowledge(at_once).await;
+        if !messages.is_empty() {
+            for (message, sent) in messages.iter().zip(self.publisher.publish(&messages).await) {
+                if message.is_reply {
+                    self.metrics.reply(match sent {
+                        Sent::Confirmed => ReplyOutcome::Sent,
+                        Sent::Unroutable => ReplyOutcome::Unroutable,
+                    });
+                }
+            }
+            ack::acknowledge(after).await;
+        }
+        self.metrics.stage(Stage::Settle, begun.elapsed());
+    }
+}
+
+/// A line for each job that went well, for those who look for one.
+fn told_done(delivery: &Delivery, job_id: &str, result: &Finished) {
+    tracing::debug!(
+        job_id,
+        correlation_id = delivery.correlation_id(),
+        trace_id = delivery.trace_id(),
+        model = result.model,
+        version = result.version,
+        hits = result.hits,
+        misses = result.misses,
+        elapsed_ms = result.elapsed_ms,
+        "a job is done"
+    );
+}

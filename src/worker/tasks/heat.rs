@@ -1,0 +1,94 @@
+//! Keeps what this worker knows of heat fresh, and tells the other workers.
+
+use crate::{
+    cache::RedisCache,
+    clock,
+    heat::{Heat, SharedHeat},
+    key,
+    pipeline::Engine,
+    telemetry::metrics::{HeatOf, Metrics},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+/// How often workers tell each other what is hot.
+const TELL: Duration = Duration::from_secs(5);
+/// Names of which Redis is asked each time how often they are read.
+const LOOKED_AT: usize = 1_000;
+/// What counts as the top of a namespace.
+const TOP: usize = 100;
+/// Stands for every namespace that nobody has named in the settings.
+const OTHERS: &str = "other";
+
+/// Tells the other workers what is hot here. `known` are the namespaces that metrics may name.
+pub(in crate::worker) async fn tell(
+    heat: Arc<Heat>,
+    engine: Arc<Engine>,
+    metrics: Metrics,
+    worker: String,
+    known: BTreeSet<String>,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(TELL);
+    loop {
+        tick.tick().await;
+        show(&heat, &engine, &metrics, &known);
+        if let Some(redis) = engine.cache().server() {
+            look(&heat, redis).await;
+            let now_ms = clock::now().timestamp_millis();
+            // That Redis is failing is told by its own check; the next time may do.
+            let _told = SharedHeat::new(redis).tell(&heat, &worker, now_ms).await;
+        }
+    }
+}
+
+/// Asks Redis about some of the names that were written here.
+async fn look(heat: &Heat, redis: &RedisCache) {
+    let names = heat.readers.next(LOOKED_AT);
+    if names.is_empty() {
+        return;
+    }
+    let Some(keeps) = redis.keeps().await else {
+        return;
+    };
+    let keys: Vec<Vec<u8>> = names
+        .iter()
+        .map(|(namespace, name)| key::named(namespace, name).into_bytes())
+        .collect();
+    if let Some(signs) = redis.reads(&keys, keeps).await {
+        heat.readers.found(&names, &signs);
+    }
+}
+
+/// Sets what share of the requests goes to the hottest few.
+fn show(heat: &Heat, engine: &Engine, metrics: &Metrics, known: &BTreeSet<String>) {
+    let models: BTreeSet<String> = engine
+        .registry()
+        .list()
+        .into_iter()
+        .map(|model| model.info.name)
+        .collect();
+    let label = |namespace: &str| {
+        let named = known.contains(namespace) || models.contains(namespace);
+        if named { namespace } else { OTHERS }.to_owned()
+    };
+    let mut rates: BTreeMap<(HeatOf, String), (f64, f64)> = BTreeMap::new();
+    let mut add = |of: HeatOf, namespace: &str, hot: &[f64]| {
+        let (top, all) = rates.entry((of, label(namespace))).or_default();
+        *top += hot.iter().take(TOP).sum::<f64>();
+        *all += hot.iter().sum::<f64>();
+    };
+    for (space, hot) in heat.hottest(usize::MAX) {
+        let hot: Vec<f64> = hot.into_iter().map(|(_, rate)| rate).collect();
+        add(HeatOf::Jobs, &space.namespace, &hot);
+    }
+    for (namespace, hot) in heat.readers.hottest(usize::MAX) {
+        let hot: Vec<f64> = hot.into_iter().map(|name| name.rate).collect();
+        add(HeatOf::Reads, &namespace, &hot);
+    }
+    for ((of, namespace), (top, all)) in rates {
+        metrics.heat(of, &namespace, all, if all > 0.0 { top / all } else { 0.0 });
+    }
+}

@@ -1,0 +1,122 @@
+//! Owns the queue on which readers' services tell what they read.
+//!
+//! Promises that hints never get in the way of jobs: they have a connection of their own, and the broker drops the oldest
+//! where workers can't follow. A bad one is counted and told, and dropped.
+
+use crate::{
+    amqp::{
+        ack::{self, Acks},
+        connection::Broker,
+        topology::Topology,
+    },
+    backoff::Backoff,
+    health::{Health, Part},
+    heat::{Heat, Hint},
+    telemetry::metrics::{HintOutcome, Metrics},
+};
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Consumer,
+    options::{BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Hints that the broker may hand over at once.
+const PREFETCH: u16 = 256;
+/// How often a bad hint is told of.
+const TELL: Duration = Duration::from_secs(60);
+
+/// Takes hints until the connection is lost. An error says why.
+async fn take(
+    broker: &Broker,
+    topology: &Topology,
+    heat: &Heat,
+    metrics: &Metrics,
+) -> Result<(), String> {
+    let connection = broker.connect("hits").await.map_err(|e| e.to_string())?;
+    let open = async {
+        let channel = connection.create_channel().await?;
+        channel
+            .basic_qos(PREFETCH, BasicQosOptions::default())
+            .await?;
+        let tag = format!("kiln-hits-{}", std::process::id());
+        let options = BasicConsumeOptions::default();
+        let consumer = channel
+            .basic_consume(
+                topology.hits.as_str().into(),
+                tag.into(),
+                options,
+                FieldTable::default(),
+            )
+            .await?;
+        Ok::<_, lapin::Error>((channel, consumer))
+    };
+    let (channel, mut consumer) = match tokio::time::timeout(broker.timeout(), open).await {
+        Ok(open) => open.map_err(|e| broker.scrub(&e))?,
+        Err(_) => return Err("no answer to starting a consumer".to_owned()),
+    };
+    let acks = Acks::new(channel);
+    let mut told: Option<Instant> = None;
+    loop {
+        let Some(first) = next(&mut consumer).await? else {
+            return Err("the broker cancelled the consumer of the hints".to_owned());
+        };
+        let mut deliveries = vec![first];
+        while deliveries.len() < usize::from(PREFETCH)
+            && let Some(Ok(Some(more))) = next(&mut consumer).now_or_never()
+        {
+            deliveries.push(more);
+        }
+        let mut tickets = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            tickets.push(acks.ticket(delivery.delivery_tag));
+            match Hint::parse(&delivery.data) {
+                Ok(hint) => {
+                    heat.readers
+                        .hinted(&hint.namespace, hint.keys.iter().map(String::as_str));
+                    metrics.hint(HintOutcome::Ok);
+                }
+                Err(reason) => {
+                    metrics.hint(HintOutcome::Bad);
+                    if told.is_none_or(|at| at.elapsed() > TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(queue = topology.hits, reason, "a hint is dropped");
+                    }
+                }
+            }
+        }
+        ack::acknowledge(tickets).await;
+    }
+}
+
+async fn next(consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, String> {
+    consumer.next().await.transpose().map_err(|e| e.to_string())
+}
+
+/// Takes readers' hints, on a connection that is made again when it is lost.
+pub(in crate::worker) async fn follow(
+    heat: Arc<Heat>,
+    broker: Broker,
+    topology: Arc<Topology>,
+    metrics: Metrics,
+    health: Health,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    loop {
+        tick.tick().await;
+        // Before the first session the queue may not be declared.
+        if !health.is_up(Part::Broker) {
+            backoff.reset();
+            continue;
+        }
+        if let Err(reason) = take(&broker, &topology, &heat, &metrics).await {
+            tracing::debug!(reason, "no hints for now");
+        }
+        tokio::time::sleep(backoff.next_wait()).await;
+    }
+}

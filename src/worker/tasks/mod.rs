@@ -1,0 +1,10 @@
+//! What a worker does beside its jobs, a file each.
+
+pub(super) mod controls;
+pub(super) mod depths;
+pub(super) mod health;
+pub(super) mod heat;
+pub(super) mod hints;
+pub(super) mod invalidations;
+pub(super) mod models;
+pub(super) mod warming;

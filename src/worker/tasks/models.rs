@@ -1,0 +1,114 @@
+//! Keeps a worker's models as the folder and the database want them.
+
+use crate::{
+    health::{Health, Part},
+    model::{ChoiceReport, Registry},
+    store::{PostgresStore, StoreError},
+    telemetry::metrics::Metrics,
+};
+use std::{sync::Arc, time::Duration};
+
+/// How often the models' folder is looked at.
+const RESCAN: Duration = Duration::from_secs(2);
+/// How often the chosen versions are asked for: a worker follows within a second.
+const CHOICE: Duration = Duration::from_millis(500);
+
+/// Loads what is new in the folder, and gives back the memory of what nobody asks for.
+pub(in crate::worker) async fn rescan(
+    registry: Arc<Registry>,
+    health: Health,
+    metrics: Metrics,
+    unused_for: Duration,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(RESCAN);
+    tick.tick().await;
+    loop {
+        tick.tick().await;
+        let scanned = registry.clone();
+        let (report, given_back) = tokio::task::spawn_blocking(move || {
+            let report = scanned.rescan();
+            (report, scanned.give_back(unused_for))
+        })
+        .await
+        .map_err(|e| e.to_string())?;
+        for model in &report.added {
+            tracing::info!(model, "a model version was loaded");
+        }
+        for model in &report.replaced {
+            tracing::warn!(
+                model,
+                "a model version was loaded anew; scores cached before stay as they are"
+            );
+        }
+        for model in &report.removed {
+            tracing::info!(model, "a model version is gone");
+        }
+        for model in &given_back {
+            tracing::info!(model, "an unused model version gave its memory back");
+        }
+        for problem in &report.new_problems {
+            tracing::error!(%problem, "a model version is refused");
+        }
+        note(&registry, &health, &metrics);
+    }
+}
+
+/// Tells health and metrics what is loaded.
+pub(in crate::worker) fn note(registry: &Registry, health: &Health, metrics: &Metrics) {
+    let problems = registry.problems();
+    metrics.model_problems(problems.len());
+    for model in registry.list() {
+        metrics.model_serves(&model.info);
+    }
+    if registry.list().is_empty() {
+        let reason = problems
+            .first()
+            .map_or_else(|| "no model is loaded".to_owned(), ToString::to_string);
+        health.down(Part::Models, &reason);
+    } else {
+        health.up(Part::Models);
+    }
+}
+
+/// Serves the versions that the database names, within a second of their being chosen. A database that doesn't answer
+/// changes nothing.
+pub(in crate::worker) async fn follow_choice(
+    registry: Arc<Registry>,
+    store: PostgresStore,
+    metrics: Metrics,
+) -> Result<(), String> {
+    let mut tick = tokio::time::interval(CHOICE);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = ChoiceReport::default();
+    loop {
+        tick.tick().await;
+        // That the database is out of reach is told by its own check.
+        let Ok(report) = choose(&registry, &store).await else {
+            continue;
+        };
+        for model in &report.switched {
+            tracing::info!(model, "another model version is active");
+        }
+        for model in &report.pending {
+            if !before.pending.contains(model) {
+                tracing::error!(
+                    model,
+                    "the chosen model version isn't loaded here; what served goes on serving"
+                );
+            }
+        }
+        metrics.activations_pending(report.pending.len());
+        before = report;
+    }
+}
+
+/// Asks once.
+pub(in crate::worker) async fn choose(
+    registry: &Registry,
+    store: &PostgresStore,
+) -> Result<ChoiceReport, StoreError> {
+    store
+        .chosen_models()
+        .await
+        .map(|chosen| registry.choose(chosen))
+}
