@@ -1,4 +1,4 @@
-//! The examples of clients in the README do what they say, against a real worker.
+//! The examples of clients in docs/contract.md do what they say, against a real worker.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
