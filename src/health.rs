@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What must work before a worker is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
+    /// The worker itself: it has started and doesn't stop.
+    Worker,
     Models,
     Postgres,
     Migrations,
@@ -16,7 +18,8 @@ pub enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
+        Self::Worker,
         Self::Models,
         Self::Postgres,
         Self::Migrations,
@@ -27,6 +30,7 @@ impl Part {
     /// As it stands in logs and in `/readyz`.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Worker => "worker",
             Self::Models => "models",
             Self::Postgres => "postgres",
             Self::Migrations => "migrations",
@@ -40,7 +44,7 @@ impl Part {
             Self::Postgres => Some(Server::Postgres),
             Self::Broker => Some(Server::Broker),
             Self::Redis => Some(Server::Redis),
-            Self::Models | Self::Migrations => None,
+            Self::Worker | Self::Models | Self::Migrations => None,
         }
     }
 }
@@ -55,7 +59,7 @@ enum State {
 /// The parts of one worker.
 #[derive(Debug, Clone)]
 pub struct Health {
-    parts: Arc<Mutex<[State; 5]>>,
+    parts: Arc<Mutex<[State; 6]>>,
     metrics: Metrics,
 }
 
@@ -90,6 +94,11 @@ impl Health {
         }
     }
 
+    /// Notes that the worker stops, as it was asked to: from now on it isn't ready, and no log line calls that a fault.
+    pub fn stopping(&self) {
+        self.change(Part::Worker, State::Down("it is stopping".to_owned()));
+    }
+
     fn change(&self, part: Part, state: State) -> State {
         if let Some(server) = part.server() {
             self.metrics.server(server, state == State::Up);
@@ -108,6 +117,7 @@ impl Health {
             .zip(parts.iter())
             .filter_map(|(part, state)| match state {
                 State::Up => None,
+                State::Unknown if part == Part::Worker => Some((part, "it is starting".to_owned())),
                 State::Unknown => Some((part, "not tried yet".to_owned())),
                 State::Down(reason) => Some((part, reason.clone())),
             })

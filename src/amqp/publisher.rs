@@ -18,7 +18,8 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 /// Messages of one call that wait for their confirms together.
 const WINDOW: usize = 256;
@@ -47,12 +48,12 @@ pub struct Publisher {
     timeout: Duration,
 }
 
-/// Keeps the publishing connection up. Runs until its task is dropped.
+/// Keeps the publishing connection up.
 #[derive(Debug)]
 pub struct PublisherTask {
     broker: Broker,
     links: watch::Sender<Option<Link>>,
-    broken: mpsc::Receiver<()>,
+    broken: Mutex<mpsc::Receiver<()>>,
     backoff_most: Duration,
     metrics: Metrics,
 }
@@ -71,7 +72,7 @@ pub fn new(broker: Broker, backoff_most: Duration, metrics: Metrics) -> (Publish
         PublisherTask {
             broker,
             links: sender,
-            broken: reports,
+            broken: Mutex::new(reports),
             backoff_most,
             metrics,
         },
@@ -79,18 +80,22 @@ pub fn new(broker: Broker, backoff_most: Duration, metrics: Metrics) -> (Publish
 }
 
 impl PublisherTask {
-    /// Connects, and connects again whenever the connection is lost or reported broken.
-    pub async fn run(mut self) -> Result<(), String> {
+    /// Connects, and connects again whenever the connection is lost or reported broken, until it is asked to stop.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut broken = self.broken.lock().await;
         let mut backoff = Backoff::new(Duration::from_millis(100), self.backoff_most);
-        loop {
-            match self.link().await {
-                Ok((connection, link)) => {
+        while !stop.is_cancelled() {
+            match stop.run_until_cancelled(self.link()).await {
+                None => break,
+                Some(Ok((connection, link))) => {
                     backoff.reset();
-                    while self.broken.try_recv().is_ok() {}
+                    while broken.try_recv().is_ok() {}
                     self.links.send_replace(Some(link.clone()));
-                    self.watch(&connection, &link).await;
+                    let watching = self.watch(&connection, &link, &mut broken);
+                    if stop.run_until_cancelled(watching).await.is_some() {
+                        self.metrics.reconnect();
+                    }
                     self.links.send_replace(None);
-                    self.metrics.reconnect();
                     // The broker may hang: closing must not hold the next connection up.
                     let _closed = tokio::time::timeout(
                         Duration::from_secs(1),
@@ -98,10 +103,12 @@ impl PublisherTask {
                     )
                     .await;
                 }
-                Err(reason) => tracing::debug!(reason, "no publishing connection yet"),
+                Some(Err(reason)) => tracing::debug!(reason, "no publishing connection yet"),
             }
-            tokio::time::sleep(backoff.next_wait()).await;
+            let rest = tokio::time::sleep(backoff.next_wait());
+            stop.run_until_cancelled(rest).await;
         }
+        Ok(())
     }
 
     async fn link(&self) -> Result<(Connection, Link), String> {
@@ -131,7 +138,7 @@ impl PublisherTask {
     }
 
     /// Returns when the connection is lost, or reported broken while it isn't blocked.
-    async fn watch(&mut self, connection: &Connection, link: &Link) {
+    async fn watch(&self, connection: &Connection, link: &Link, broken: &mut mpsc::Receiver<()>) {
         let mut events = connection.events_listener();
         loop {
             tokio::select! {
@@ -151,7 +158,7 @@ impl PublisherTask {
                     Some(_) => {}
                     None => return,
                 },
-                report = self.broken.recv() => if report.is_none() || !link.blocked.load(Ordering::Relaxed) {
+                report = broken.recv() => if report.is_none() || !link.blocked.load(Ordering::Relaxed) {
                     return;
                 },
             }

@@ -32,6 +32,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 /// How often the metrics are read.
@@ -188,13 +189,16 @@ struct Watcher {
     live: Live,
     newest: watch::Receiver<Option<Sample>>,
     begun: bool,
+    /// The worker stops: the stream ends, and the page looks for another worker.
+    stopping: CancellationToken,
     _seat: OwnedSemaphorePermit,
 }
 
 impl Watcher {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         let event = if self.begun {
-            self.newest.changed().await.ok()?;
+            let changed = self.newest.changed();
+            self.stopping.run_until_cancelled(changed).await?.ok()?;
             let newest = self.newest.borrow_and_update().clone();
             Event::default().event("sample").json_data(newest)
         } else {
@@ -231,6 +235,7 @@ pub(super) async fn live(
         newest: live.newest.subscribe(),
         live,
         begun: false,
+        stopping: shared.stopping.refusing.clone(),
         _seat: seat,
     };
     let events = stream::unfold(watcher, Watcher::next);

@@ -17,6 +17,7 @@ mod problem;
 mod score;
 mod show;
 mod steer;
+mod stopping;
 
 pub use desk::Desk;
 
@@ -46,7 +47,9 @@ use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
+use stopping::Stopping;
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often the recorder forgets what it need not keep.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -88,6 +91,7 @@ struct Shared {
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
     live: Live,
+    stopping: Stopping,
 }
 
 impl Shared {
@@ -102,9 +106,9 @@ impl Shared {
 pub struct Served {
     /// Where it listens.
     pub addr: SocketAddr,
-    /// Says why the thread ended, should it.
-    pub ended: oneshot::Receiver<String>,
+    ended: oneshot::Receiver<String>,
     desk: Arc<OnceLock<Desk>>,
+    stopping: Stopping,
 }
 
 impl Served {
@@ -113,9 +117,33 @@ impl Served {
         // A second desk can't be: there is one worker a process.
         let _first_stays = self.desk.set(desk);
     }
+
+    /// Waits until the thread has ended, and says why.
+    pub async fn ended(&mut self) -> String {
+        let reason = (&mut self.ended).await;
+        reason.unwrap_or_else(|_| "it panicked".into())
+    }
+
+    /// Refuses new work from now on, and ends the streams of those who watch. Health and metrics go on.
+    pub fn refuse(&self) {
+        self.stopping.refusing.cancel();
+    }
+
+    /// Waits until every request in hand has its answer.
+    pub async fn idle(&self) {
+        self.stopping.idle().await;
+    }
+
+    /// Takes no further connections, lets those that are open send what they have, and waits for the thread's end; after `limit` they
+    /// are cut.
+    pub async fn close(&mut self, limit: Duration) {
+        self.stopping.closing.cancel();
+        // What isn't sent by then is cut with the process.
+        let _cut = tokio::time::timeout(limit, self.ended()).await;
+    }
 }
 
-/// Binds the address and serves it until the process ends.
+/// Binds the address and serves it until [`Served::close`].
 pub fn serve(port: Port) -> Result<Served, HttpError> {
     let addr = port.settings.addr;
     let bind = |reason| HttpError::Bind { addr, reason };
@@ -132,7 +160,9 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         limit: Duration::from_millis(port.settings.timeout_ms),
         paths: Arc::default(),
         live: Live::new(),
+        stopping: Stopping::default(),
     };
+    let stopping = shared.stopping.clone();
     let (settings, most) = (port.settings, port.max_body_bytes);
     let run = move || {
         let reason = match blocking(listener, shared, &settings, most) {
@@ -146,7 +176,12 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         .name("kiln-http".into())
         .spawn(run)
         .map_err(HttpError::Thread)?;
-    Ok(Served { addr, ended, desk })
+    Ok(Served {
+        addr,
+        ended,
+        desk,
+        stopping,
+    })
 }
 
 fn blocking(
@@ -175,23 +210,32 @@ fn blocking(
             std::future::pending::<()>().await
         };
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let closing = shared.stopping.closing.clone();
         let routes = routes(shared, settings.api, max_body_bytes);
         tokio::select! {
-            () = accept(listener, routes, settings.connections) => Ok(()),
+            () = accept(listener, routes, settings.connections, closing) => Ok(()),
             () = upkeep => Ok(()),
             () = sampling => Ok(()),
         }
     })
 }
 
-/// Takes connections, each served by itself; further ones wait while there are too many.
-async fn accept(listener: tokio::net::TcpListener, routes: Router, most: usize) {
+/// Takes connections, each served by itself, until the port closes; further ones wait while there are too many. Returns when all have
+/// ended.
+async fn accept(
+    listener: tokio::net::TcpListener,
+    routes: Router,
+    most: usize,
+    closing: CancellationToken,
+) {
     let seats = Arc::new(Semaphore::new(most));
-    loop {
-        let Ok(seat) = seats.clone().acquire_owned().await else {
-            return;
-        };
-        let stream = match listener.accept().await {
+    let connections = TaskTracker::new();
+    let next = async || {
+        let seat = seats.clone().acquire_owned().await;
+        (seat, listener.accept().await)
+    };
+    while let Some((seat, accepted)) = closing.run_until_cancelled(next()).await {
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             // Out of file handles, or a client that was gone at once: neither is mended by haste.
             Err(error) => {
@@ -206,14 +250,24 @@ async fn accept(listener: tokio::net::TcpListener, routes: Router, most: usize) 
             .header_read_timeout(HEADERS)
             .max_buf_size(HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
-        // The thread's own runtime ends them all with it.
-        tokio::spawn(async move {
-            if let Err(error) = serving.await {
+        let closing = closing.clone();
+        connections.spawn(async move {
+            let mut serving = std::pin::pin!(serving);
+            let ended = tokio::select! {
+                ended = serving.as_mut() => ended,
+                () = closing.cancelled() => {
+                    serving.as_mut().graceful_shutdown();
+                    serving.await
+                }
+            };
+            if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
             drop(seat);
         });
     }
+    connections.close();
+    connections.wait().await;
 }
 
 fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
@@ -262,6 +316,10 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
     routes
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
+        .layer(axum::middleware::from_fn_with_state(
+            shared.clone(),
+            stopping::guard,
+        ))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .with_state(shared)

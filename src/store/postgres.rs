@@ -117,6 +117,11 @@ impl PostgresStore {
         self.end(lease, answer).map(|_| ())
     }
 
+    /// Closes the connections, each when it is idle.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
     /// The pool, for what `kiln doctor` asks of the server.
     pub fn pool(&self) -> &PgPool {
         &self.pool

@@ -42,6 +42,8 @@ RETURNING id, token, schedule, due_at, state, ends_at < now() AS is_over";
 const RENEW: &str = "\
 UPDATE warm_runs SET lease_until = now() + make_interval(secs => $3) WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
 RETURNING ends_at < now()";
+const RELEASE: &str = "\
+UPDATE warm_runs SET lease_until = now() WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
 const CLEAR_POSTS: &str = "\
 DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'planning' FOR UPDATE)";
 const ADD_POSTS: &str = "\
@@ -344,6 +346,13 @@ impl PostgresStore {
             .bind(life.as_secs_f64());
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         self.end(lease, answer)
+    }
+
+    /// Gives a claim up: any worker may take the run over at once.
+    pub async fn release_run(&self, claim: Claim) -> Result<(), StoreError> {
+        self.execute(sqlx::query(RELEASE).bind(claim.id).bind(claim.token))
+            .await?;
+        Ok(())
     }
 
     /// Forgets what an interrupted planning wrote.

@@ -4,8 +4,9 @@
 
 use super::{
     metrics::{Metrics, TraceOutcome},
-    trace::{self, Kind, Tree},
+    trace::{self, Kind, Traced, Tree},
 };
+use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Uri, body::Bytes, header};
 use hyper_util::rt::TokioIo;
@@ -16,8 +17,12 @@ use opentelemetry_proto::tonic::{
     trace::v1::{ResourceSpans, ScopeSpans, Span, Status, span::SpanKind, status::StatusCode},
 };
 use prost::Message;
-use std::time::{Duration, SystemTime};
-use tokio::{net::TcpStream, sync::mpsc};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 /// Jobs of one request.
 const AT_A_TIME: usize = 256;
@@ -35,20 +40,35 @@ pub fn problem(endpoint: &str) -> Option<&'static str> {
     (!good).then_some("expected a URL that starts with http://, such as http://127.0.0.1:4318")
 }
 
-/// Sends what it hears until nobody speaks any more.
+/// Sends what it is given until it is asked to stop, and then what is left.
 pub async fn send(
     endpoint: String,
     worker: String,
-    mut heard: mpsc::Receiver<Tree>,
+    traced: Arc<Traced>,
     metrics: Metrics,
-) -> Result<(), String> {
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut heard = traced.0.lock().await;
     let uri = format!("{}{PATH}", endpoint.trim_end_matches('/'));
-    let uri: Uri = uri.parse().map_err(|e| format!("trace.endpoint: {e}"))?;
+    let uri: Uri = uri.parse().context("trace.endpoint")?;
     let mut works = true;
     let mut trees = Vec::with_capacity(AT_A_TIME);
     loop {
-        if heard.recv_many(&mut trees, AT_A_TIME).await == 0 {
-            return Err("nobody traces jobs any more".to_owned());
+        let first = heard.recv_many(&mut trees, AT_A_TIME);
+        match stop.run_until_cancelled(first).await {
+            Some(0) => bail!("nobody traces jobs any more"),
+            Some(_) => {}
+            None => {
+                // Whatever was traced before the stop is here by now.
+                while trees.len() < AT_A_TIME
+                    && let Ok(tree) = heard.try_recv()
+                {
+                    trees.push(tree);
+                }
+                if trees.is_empty() {
+                    return Ok(());
+                }
+            }
         }
         let company = async {
             while trees.len() < AT_A_TIME {
@@ -59,7 +79,8 @@ pub async fn send(
             }
         };
         // Whether it came by number or by time, it goes now.
-        let _by = tokio::time::timeout(COMPANY, company).await;
+        let company = tokio::time::timeout(COMPANY, company);
+        let _by = stop.run_until_cancelled(company).await;
         let count = trees.len() as u64;
         let body = request(&worker, trees.drain(..)).encode_to_vec();
         let sent = match tokio::time::timeout(LIMIT, post(&uri, body)).await {

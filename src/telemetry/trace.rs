@@ -8,7 +8,7 @@
 use super::metrics::{Metrics, TraceOutcome};
 use rand::Rng;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 /// Jobs whose spans may wait to be sent.
 const WAITING: usize = 2_048;
@@ -171,6 +171,10 @@ pub struct Stages {
     pub stored: Duration,
 }
 
+/// Traced jobs, on their way to the collector; one task at a time takes them.
+#[derive(Debug)]
+pub struct Traced(pub(super) Mutex<mpsc::Receiver<Tree>>);
+
 /// Draws jobs to trace, and hands their spans on.
 #[derive(Clone)]
 pub struct Tracer {
@@ -190,14 +194,14 @@ impl Tracer {
     }
 
     /// Traces a share of the jobs, from 0 to 1; what it hands on is heard at the receiver.
-    pub fn new(share: f64, metrics: Metrics) -> (Self, mpsc::Receiver<Tree>) {
+    pub fn new(share: f64, metrics: Metrics) -> (Self, Traced) {
         let (queue, heard) = mpsc::channel(WAITING);
         let tracer = Self {
             queue: Some(queue),
             share,
             metrics,
         };
-        (tracer, heard)
+        (tracer, Traced(Mutex::new(heard)))
     }
 
     /// Whether any job may be traced.
@@ -315,7 +319,8 @@ mod tests {
 
     #[test]
     fn spans_lie_within_their_job() {
-        let (tracer, mut heard) = Tracer::new(1.0, Metrics::new());
+        let (tracer, traced) = Tracer::new(1.0, Metrics::new());
+        let mut heard = traced.0.into_inner();
         let begun = Instant::now();
         let mut trace = tracer
             .begin("job", Kind::Server, begun, None)

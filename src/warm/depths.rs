@@ -1,7 +1,12 @@
 //! Owns knowing whether the queues have room for more warming.
 
-use super::run::Warmer;
-use crate::amqp::topology;
+use crate::{
+    amqp::{
+        connection::Broker,
+        topology::{self, Topology},
+    },
+    config::Warm,
+};
 
 /// A connection on which the queues' depths are asked.
 #[derive(Default)]
@@ -9,13 +14,17 @@ pub(super) struct Depths(Option<(lapin::Connection, lapin::Channel)>);
 
 impl Depths {
     /// Whether both queues are short enough for more. A broker that doesn't answer has no room.
-    pub(super) async fn have_room(&mut self, warmer: &Warmer) -> bool {
+    pub(super) async fn have_room(
+        &mut self,
+        broker: &Broker,
+        topology: &Topology,
+        settings: &Warm,
+    ) -> bool {
         if self.0.is_none() {
-            let Ok(connection) = warmer.broker.connect("warm").await else {
+            let Ok(connection) = broker.connect("warm").await else {
                 return false;
             };
-            let open =
-                tokio::time::timeout(warmer.broker.timeout(), connection.create_channel()).await;
+            let open = tokio::time::timeout(broker.timeout(), connection.create_channel()).await;
             let Ok(Ok(channel)) = open else { return false };
             self.0 = Some((connection, channel));
         }
@@ -23,13 +32,11 @@ impl Depths {
             return false;
         };
         let most = [
-            (&warmer.topology.jobs, warmer.settings.warm.backlog_most),
-            (&warmer.topology.warm, warmer.settings.warm.queued_most),
+            (&topology.jobs, settings.backlog_most),
+            (&topology.warm, settings.queued_most),
         ];
         for (queue, most) in most {
-            match tokio::time::timeout(warmer.broker.timeout(), topology::depth(channel, queue))
-                .await
-            {
+            match tokio::time::timeout(broker.timeout(), topology::depth(channel, queue)).await {
                 Ok(Ok(messages)) if messages < most => {}
                 Ok(Ok(_)) => return false,
                 Ok(Err(_)) | Err(_) => {

@@ -3,11 +3,13 @@
 //! Flow: the [`folder`] of [`schedule`] files says what may be warmed and when; [`due`] says which runs are due; a run ([`run`])
 //! reads its [`source`], skips what is fresh ([`gather`]), chooses by worth ([`plan`]), and posts.
 
+pub mod carry;
 pub mod cron;
 mod depths;
 pub mod due;
 pub mod folder;
 pub mod gather;
+pub mod hot_source;
 pub mod plan;
 pub mod rollover;
 pub mod run;

@@ -1,66 +1,98 @@
-//! The only place where the worker's parts are wired together.
+//! The only place where the worker's parts are wired together: what there is, what the HTTP port is given, which tasks run.
+//!
+//! Nothing runs yet when this is done, and no server has been asked anything.
 
 use super::{
     intake,
     process::Workshop,
     settle::Settler,
-    supervisor::{Stop, Supervisor},
-    tasks,
+    supervisor::{Stage, Supervisor},
+    switch::Switch,
+    tasks::{self, controls::Controls},
 };
 use crate::{
-    amqp::{publisher, topology::Topology},
-    cache::{Cache, MemoryCache},
+    amqp::{
+        connection::Broker,
+        publisher::{self, Publisher, PublisherTask},
+        topology::Topology,
+    },
+    cache::{Cache, MemoryCache, RedisCache},
     config::{self, Settings},
     health::Health,
     heat::Heat,
-    http::{self, Desk, Port},
-    parts::{broker, open_registry, postgres, redis},
+    http::Desk,
+    model::Registry,
     pipeline::{Engine, EngineParts, insight::Insight},
-    store::Store,
+    store::{Paused, PostgresStore, Store},
     telemetry::{
-        metrics::{self, Metrics},
+        metrics::Metrics,
         otlp,
-        trace::Tracer,
+        trace::{Traced, Tracer},
         worker_name,
     },
-    warm::{folder::Folder, run::Warmer},
+    warm::{carry::Carrier, folder::Folder, run::Warmer},
 };
-use anyhow::{Context, anyhow, bail};
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
+use tokio::sync::{mpsc, watch};
 
-/// Runs the worker until a signal stops it. An error is why it can't go on.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
-    let settings = Arc::new(settings);
-    let broker = broker(&settings)?;
-    let store = postgres(&settings)?;
-    let recorder = metrics::install().context("metrics")?;
-    let metrics = Metrics::new();
-    let redis = redis(&settings, metrics.clone())?;
-    let health = Health::new(metrics.clone());
-    let mut served = http::serve(Port {
-        health: health.clone(),
-        metrics: recorder,
-        settings: settings.http.clone(),
-        max_body_bytes: settings.intake.max_body_bytes,
-    })?;
-    tracing::info!(addr = %served.addr, version = env!("CARGO_PKG_VERSION"), "kiln starts");
+/// What the settings name, opened: connections are made when they are first used.
+pub(super) struct Servers {
+    pub broker: Broker,
+    pub store: PostgresStore,
+    pub redis: RedisCache,
+}
 
-    let blocking_settings = settings.clone();
-    let registry = tokio::task::spawn_blocking(move || open_registry(&blocking_settings)).await??;
-    tasks::models::note(&registry, &health, &metrics);
-    let memory = MemoryCache::new(settings.cache.memory_mib);
-    let cache = if settings.cache.enabled {
-        Cache::redis(redis, memory, metrics.clone())
-    } else {
-        Cache::off(metrics.clone())
-    };
-    let heat = Arc::new(Heat::default());
-    let insight = Arc::new(Insight::default());
-    let engine = Arc::new(Engine::new(
-        EngineParts {
+/// A worker's parts. What a task alone needs is held by the closure that runs it.
+pub(super) struct Worker {
+    settings: Arc<Settings>,
+    broker: Broker,
+    pub store: PostgresStore,
+    registry: Arc<Registry>,
+    engine: Arc<Engine>,
+    health: Health,
+    metrics: Metrics,
+    topology: Arc<Topology>,
+    publisher: Publisher,
+    publisher_task: Arc<PublisherTask>,
+    settler: Settler,
+    heat: Arc<Heat>,
+    insight: Arc<Insight>,
+    folder: Arc<Mutex<Folder>>,
+    tracer: Tracer,
+    traced: Option<Arc<Traced>>,
+    controls: Arc<Controls>,
+    paused: watch::Receiver<Vec<Paused>>,
+    pause: Switch,
+    invalid: mpsc::Sender<String>,
+    invalidated: tasks::invalidations::Named,
+}
+
+impl Worker {
+    /// Wires a worker.
+    pub(super) fn build(
+        settings: Arc<Settings>,
+        servers: Servers,
+        registry: Arc<Registry>,
+        health: Health,
+        metrics: Metrics,
+    ) -> Self {
+        let Servers {
+            broker,
+            store,
+            redis,
+        } = servers;
+        let memory = MemoryCache::new(settings.cache.memory_mib);
+        let cache = if settings.cache.enabled {
+            Cache::redis(redis, memory, metrics.clone())
+        } else {
+            Cache::off(metrics.clone())
+        };
+        let (heat, insight) = (Arc::new(Heat::default()), Arc::new(Insight::default()));
+        let parts = EngineParts {
             registry: registry.clone(),
             cache,
             store: Store::Postgres(store.clone()),
@@ -68,165 +100,203 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
             metrics: metrics.clone(),
             heat: Some(heat.clone()),
             insight: Some(insight.clone()),
-        },
-        &settings,
-    ));
-    let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
-    let backoff_most = config::ms(settings.amqp.backoff_most_ms);
-    let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
-    let (controls, paused, pause) = tasks::controls::channels();
-    let (tracer, traces) = match settings.trace.endpoint.clone() {
-        Some(endpoint) => {
-            let (tracer, heard) = Tracer::new(settings.trace.share, metrics.clone());
-            (tracer, Some((endpoint, heard)))
-        }
-        None => (Tracer::off(metrics.clone()), None),
-    };
-    let folder = Arc::new(Mutex::new(Folder::new(&settings.warm.dir)));
-    let (invalid, invalidated) = tasks::invalidations::channel();
-    let settler = Settler::new(publisher.clone(), topology.clone(), metrics.clone());
-    served.open(Desk {
-        runtime: tokio::runtime::Handle::current(),
-        engine: engine.clone(),
-        store: store.clone(),
-        publisher: publisher.clone(),
-        topology: topology.clone(),
-        settings: settings.clone(),
-        folder: folder.clone(),
-        heat: heat.clone(),
-        insight,
-        tracer: tracer.clone(),
-        rejected: settler.rejected(),
-        paused: paused.clone(),
-        invalid,
-    });
-    let warmer = Warmer {
-        paused,
-        store: store.clone(),
-        engine: engine.clone(),
-        publisher: publisher.clone(),
-        broker: broker.clone(),
-        topology: topology.clone(),
-        settings: settings.clone(),
-        metrics: metrics.clone(),
-        folder,
-        worker: worker_name(),
-    };
-    let workshop = Workshop::new(
-        engine.clone(),
-        settler,
-        store.clone(),
-        metrics.clone(),
-        settings.clone(),
-        tracer,
-    );
-
-    let (switch, stop) = Stop::new();
-    let mut tasks = Supervisor::default();
-    tasks.start("publisher", publisher_task.run());
-    if let Some((endpoint, heard)) = traces {
-        let sending = otlp::send(endpoint, worker_name(), heard, metrics.clone());
-        tasks.start("traces", sending);
-    }
-    tasks.start(
-        "redis check",
-        tasks::health::check_redis(engine.clone(), health.clone()),
-    );
-    tasks.start(
-        "postgres check",
-        tasks::health::check_postgres(store.clone(), health.clone()),
-    );
-    tasks.start(
-        "queue depths",
-        tasks::depths::watch(
-            broker.clone(),
-            topology.clone(),
-            metrics.clone(),
-            health.clone(),
-        ),
-    );
-    tasks.start(
-        "models folder",
-        tasks::models::rescan(
-            registry.clone(),
-            health.clone(),
-            metrics.clone(),
-            Duration::from_secs(settings.models.unload_after_seconds),
-        ),
-    );
-    tasks.start(
-        "controls",
-        tasks::controls::follow(controls, store.clone(), metrics.clone(), health.clone()),
-    );
-    tasks.start(
-        "model choice",
-        tasks::models::follow_choice(registry, store.clone(), metrics.clone()),
-    );
-    tasks.start(
-        "invalidations",
-        tasks::invalidations::remove(
-            invalidated,
-            engine.clone(),
-            metrics.clone(),
-            settings.redis.cooldown_ms,
-        ),
-    );
-    let known = settings.namespaces.keys().cloned().collect();
-    tasks.start(
-        "heat",
-        tasks::heat::tell(
-            heat.clone(),
-            engine.clone(),
-            metrics.clone(),
-            worker_name(),
-            known,
-        ),
-    );
-    tasks.start(
-        "hints",
-        tasks::hints::follow(
+        };
+        let engine = Arc::new(Engine::new(parts, &settings));
+        let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
+        let most = config::ms(settings.amqp.backoff_most_ms);
+        let (publisher, publisher_task) = publisher::new(broker.clone(), most, metrics.clone());
+        let (controls, paused, pause) = tasks::controls::channels();
+        let (tracer, traced) = if settings.trace.endpoint.is_some() {
+            let (tracer, traced) = Tracer::new(settings.trace.share, metrics.clone());
+            (tracer, Some(Arc::new(traced)))
+        } else {
+            (Tracer::off(metrics.clone()), None)
+        };
+        let (invalid, invalidated) = tasks::invalidations::channel();
+        Self {
+            settler: Settler::new(publisher.clone(), topology.clone(), metrics.clone()),
+            folder: Arc::new(Mutex::new(Folder::new(&settings.warm.dir))),
+            publisher_task: Arc::new(publisher_task),
+            controls: Arc::new(controls),
+            settings,
+            broker,
+            store,
+            registry,
+            engine,
+            health,
+            metrics,
+            topology,
+            publisher,
             heat,
-            broker.clone(),
-            topology.clone(),
-            metrics.clone(),
-            health.clone(),
-        ),
-    );
-    if settings.warm.enabled {
-        tasks.start("warming", tasks::warming::follow(warmer, health.clone()));
-    }
-    let mut intake = tokio::spawn(intake::consume(
-        broker, topology, workshop, store, health, stop, pause,
-    ));
-
-    let stopped_by = tokio::select! {
-        signal = signal() => signal?,
-        end = &mut intake => return end.context("the intake panicked")?.and_then(|()| Err(anyhow!("the intake ended before the worker did"))),
-        reason = tasks.first_end() => bail!(reason),
-        reason = &mut served.ended => bail!("the HTTP thread ended: {}", reason.unwrap_or_else(|_| "it panicked".into())),
-    };
-    tracing::info!(
-        signal = stopped_by,
-        "stopping: no new jobs, finishing those in hand"
-    );
-    switch.send_replace(true);
-    let limit = Duration::from_secs(settings.drain.limit_seconds);
-    match tokio::time::timeout(limit, intake).await {
-        Ok(end) => end.context("the intake panicked")??,
-        Err(_) => {
-            tracing::warn!("the drain limit passed; what is unfinished goes back to its queue")
+            insight,
+            tracer,
+            traced,
+            paused,
+            pause,
+            invalid,
+            invalidated,
         }
     }
-    tracing::info!("stopped");
-    Ok(())
-}
 
-async fn signal() -> anyhow::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate())?;
-    let mut int = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = term.recv() => "SIGTERM",
-        _ = int.recv() => "SIGINT",
-    })
+    /// What the HTTP port works with.
+    pub(super) fn desk(&self) -> Desk {
+        Desk {
+            runtime: tokio::runtime::Handle::current(),
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            publisher: self.publisher.clone(),
+            topology: self.topology.clone(),
+            settings: self.settings.clone(),
+            folder: self.folder.clone(),
+            heat: self.heat.clone(),
+            insight: self.insight.clone(),
+            tracer: self.tracer.clone(),
+            rejected: self.settler.rejected(),
+            paused: self.paused.clone(),
+            invalid: self.invalid.clone(),
+        }
+    }
+
+    /// Every background task, by the order in which they are stopped. None runs yet.
+    pub(super) fn tasks(&self) -> Supervisor {
+        let mut tasks = Supervisor::default();
+        self.add_intake(&mut tasks);
+        self.add_checks(&mut tasks);
+        self.add_followers(&mut tasks);
+        self.add_heat(&mut tasks);
+        let publisher = self.publisher_task.clone();
+        tasks.add(Stage::Output, "publisher", move |stop| {
+            publisher.clone().run(stop)
+        });
+        if let (Some(traced), Some(endpoint)) = (&self.traced, &self.settings.trace.endpoint) {
+            let (traced, endpoint, metrics) =
+                (traced.clone(), endpoint.clone(), self.metrics.clone());
+            tasks.add(Stage::Output, "traces", move |stop| {
+                let (traced, endpoint) = (traced.clone(), endpoint.clone());
+                otlp::send(endpoint, worker_name(), traced, metrics.clone(), stop)
+            });
+        }
+        tasks
+    }
+
+    /// What takes jobs, and what posts them.
+    fn add_intake(&self, tasks: &mut Supervisor) {
+        let workshop = Workshop::new(
+            self.engine.clone(),
+            self.settler.clone(),
+            self.store.clone(),
+            self.metrics.clone(),
+            self.settings.clone(),
+            self.tracer.clone(),
+        );
+        let intake = intake::Intake {
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            workshop,
+            store: self.store.clone(),
+            health: self.health.clone(),
+            pause: self.pause.clone(),
+        };
+        tasks.add(Stage::Intake, "intake", move |stop| {
+            intake.clone().run(stop)
+        });
+        if self.settings.warm.enabled {
+            let carrier = Carrier {
+                store: self.store.clone(),
+                engine: self.engine.clone(),
+                publisher: self.publisher.clone(),
+                broker: self.broker.clone(),
+                topology: self.topology.clone(),
+                settings: self.settings.clone(),
+                metrics: self.metrics.clone(),
+            };
+            let warmer = Warmer {
+                carrier,
+                folder: self.folder.clone(),
+                paused: self.paused.clone(),
+                worker: worker_name(),
+            };
+            let health = self.health.clone();
+            tasks.add(Stage::Intake, "warming", move |stop| {
+                tasks::warming::follow(warmer.clone(), health.clone(), stop)
+            });
+        }
+    }
+
+    /// What asks the servers how they are.
+    fn add_checks(&self, tasks: &mut Supervisor) {
+        let (engine, health) = (self.engine.clone(), self.health.clone());
+        tasks.add_droppable("redis check", move || {
+            tasks::health::check_redis(engine.clone(), health.clone())
+        });
+        let (store, health) = (self.store.clone(), self.health.clone());
+        tasks.add_droppable("postgres check", move || {
+            tasks::health::check_postgres(store.clone(), health.clone())
+        });
+        let (broker, topology) = (self.broker.clone(), self.topology.clone());
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        tasks.add_droppable("queue depths", move || {
+            tasks::depths::watch(
+                broker.clone(),
+                topology.clone(),
+                metrics.clone(),
+                health.clone(),
+            )
+        });
+    }
+
+    /// What keeps the worker as the models' folder and the database want it.
+    fn add_followers(&self, tasks: &mut Supervisor) {
+        let unused_for = Duration::from_secs(self.settings.models.unload_after_seconds);
+        let (registry, health, metrics) = (
+            self.registry.clone(),
+            self.health.clone(),
+            self.metrics.clone(),
+        );
+        tasks.add_droppable("models folder", move || {
+            let (registry, health) = (registry.clone(), health.clone());
+            tasks::models::rescan(registry, health, metrics.clone(), unused_for)
+        });
+        let (registry, store, metrics) = (
+            self.registry.clone(),
+            self.store.clone(),
+            self.metrics.clone(),
+        );
+        tasks.add_droppable("model choice", move || {
+            tasks::models::follow_choice(registry.clone(), store.clone(), metrics.clone())
+        });
+        let (controls, store) = (self.controls.clone(), self.store.clone());
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        tasks.add_droppable("controls", move || {
+            let (controls, store) = (controls.clone(), store.clone());
+            tasks::controls::follow(controls, store, metrics.clone(), health.clone())
+        });
+        let (named, engine) = (self.invalidated.clone(), self.engine.clone());
+        let (metrics, most_ms) = (self.metrics.clone(), self.settings.redis.cooldown_ms);
+        tasks.add_droppable("invalidations", move || {
+            let (named, engine) = (named.clone(), engine.clone());
+            tasks::invalidations::remove(named, engine, metrics.clone(), most_ms)
+        });
+    }
+
+    /// What knows and learns what is asked for.
+    fn add_heat(&self, tasks: &mut Supervisor) {
+        let known: BTreeSet<String> = self.settings.namespaces.keys().cloned().collect();
+        let (heat, engine, metrics) =
+            (self.heat.clone(), self.engine.clone(), self.metrics.clone());
+        tasks.add_droppable("heat", move || {
+            let (heat, engine) = (heat.clone(), engine.clone());
+            tasks::heat::tell(heat, engine, metrics.clone(), worker_name(), known.clone())
+        });
+        let (heat, broker, topology) = (
+            self.heat.clone(),
+            self.broker.clone(),
+            self.topology.clone(),
+        );
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        tasks.add_droppable("hints", move || {
+            let (heat, broker, topology) = (heat.clone(), broker.clone(), topology.clone());
+            tasks::hints::follow(heat, broker, topology, metrics.clone(), health.clone())
+        });
+    }
 }

@@ -3,7 +3,7 @@
 use super::{
     process::Workshop,
     session::{End, Session},
-    supervisor::Stop,
+    switch::Switch,
     tasks,
 };
 use crate::{
@@ -14,82 +14,106 @@ use crate::{
     backoff::Backoff,
     config,
     health::{Health, Part},
-    store::PostgresStore,
+    store::{PostgresStore, StoreError},
 };
 use anyhow::{Context, bail};
 use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
-/// Migrates, connects, consumes, and connects again, until the worker stops.
-pub(super) async fn consume(
-    broker: Broker,
-    topology: Arc<Topology>,
-    workshop: Workshop,
-    store: PostgresStore,
-    health: Health,
-    mut stop: Stop,
-    mut pause: Stop,
-) -> anyhow::Result<()> {
-    let most = config::ms(workshop.settings.database.backoff_most_ms);
-    let migrated = store.migrate_when_up(most, |reason, _| {
-        health.down(Part::Migrations, &reason.to_string())
-    });
-    tokio::select! {
-        () = stop.wait() => return Ok(()),
-        result = migrated => result.context("migrations")?,
+/// Longest goodbye to the broker.
+const GOODBYE: Duration = Duration::from_millis(200);
+
+/// What takes jobs.
+#[derive(Clone)]
+pub(super) struct Intake {
+    pub broker: Broker,
+    pub topology: Arc<Topology>,
+    pub workshop: Workshop,
+    pub store: PostgresStore,
+    pub health: Health,
+    pub pause: Switch,
+}
+
+impl Intake {
+    /// Migrates, connects, consumes, and connects again, until it is asked to stop. An error is what waiting doesn't mend.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.take_jobs(&stop).await?;
+        // Those of sessions that were lost: their jobs come again elsewhere, and find their rows.
+        self.workshop.batches.close();
+        self.workshop.batches.wait().await;
+        Ok(())
     }
-    health.up(Part::Migrations);
-    // The first job is to meet the chosen versions already.
-    let mut backoff = Backoff::new(Duration::from_millis(100), most);
-    while tasks::models::choose(workshop.engine.registry(), &store)
-        .await
-        .is_err()
-    {
-        tokio::select! {
-            () = stop.wait() => return Ok(()),
-            () = tokio::time::sleep(backoff.next_wait()) => {}
-        }
-    }
-    let mut backoff = Backoff::new(
-        Duration::from_millis(100),
-        config::ms(workshop.settings.amqp.backoff_most_ms),
-    );
-    loop {
-        if pause.is_given() {
-            tracing::info!("taking jobs is paused");
-            tokio::select! {
-                () = stop.wait() => return Ok(()),
-                () = pause.wait_off() => tracing::info!("taking jobs goes on"),
-            }
-        }
-        let session = tokio::select! {
-            () = stop.wait() => return Ok(()),
-            session = open_session(&broker, &topology, &workshop, &store) => session,
+
+    async fn take_jobs(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let settings = self.workshop.settings.clone();
+        let Some(begun) = stop.run_until_cancelled(self.begin()).await else {
+            return Ok(());
         };
-        match session {
-            Ok((connection, session)) => {
-                backoff.reset();
-                health.up(Part::Broker);
-                tracing::info!(queue = topology.jobs, "taking jobs");
-                let end = session.run(&mut stop, &mut pause).await;
-                let goodbye = Duration::from_millis(500);
-                let _gone_counts_too =
-                    tokio::time::timeout(goodbye, connection.close(200, "stopped".into())).await;
-                match end {
-                    End::Stopped if stop.is_given() => return Ok(()),
-                    End::Stopped => continue,
-                    End::Lost(reason) => {
-                        workshop.metrics.reconnect();
-                        health.down(Part::Broker, &reason);
-                    }
+        begun?;
+        let mut backoff = Backoff::new(
+            Duration::from_millis(100),
+            config::ms(settings.amqp.backoff_most_ms),
+        );
+        while !stop.is_cancelled() {
+            if self.pause.is_on() {
+                tracing::info!("taking jobs is paused");
+                match stop.run_until_cancelled(self.pause.wait_off()).await {
+                    None => return Ok(()),
+                    Some(()) => tracing::info!("taking jobs goes on"),
                 }
             }
-            Err(Unopened::Hopeless(reason)) => bail!(reason),
-            Err(Unopened::Later(reason)) => health.down(Part::Broker, &reason),
+            let opened = stop.run_until_cancelled(self.open_session()).await;
+            match opened {
+                None => return Ok(()),
+                Some(Ok((connection, session))) => {
+                    backoff.reset();
+                    match self.take(connection, session, stop).await {
+                        End::Stopped => continue,
+                        End::Lost(reason) => {
+                            self.workshop.metrics.reconnect();
+                            self.health.down(Part::Broker, &reason);
+                        }
+                    }
+                }
+                Some(Err(Unopened::Hopeless(reason))) => bail!(reason),
+                Some(Err(Unopened::Later(reason))) => self.health.down(Part::Broker, &reason),
+            }
+            let rest = tokio::time::sleep(backoff.next_wait());
+            stop.run_until_cancelled(rest).await;
         }
-        tokio::select! {
-            () = stop.wait() => return Ok(()),
-            () = tokio::time::sleep(backoff.next_wait()) => {}
+        Ok(())
+    }
+
+    /// Migrates, and learns which versions are chosen: the first job is to meet them already.
+    async fn begin(&self) -> anyhow::Result<()> {
+        let most = config::ms(self.workshop.settings.database.backoff_most_ms);
+        let waiting = |reason: &StoreError, _| {
+            self.health.down(Part::Migrations, &reason.to_string());
+        };
+        let migrated = self.store.migrate_when_up(most, waiting).await;
+        migrated.context("migrations")?;
+        self.health.up(Part::Migrations);
+        let mut backoff = Backoff::new(Duration::from_millis(100), most);
+        let registry = self.workshop.engine.registry();
+        while tasks::models::choose(registry, &self.store).await.is_err() {
+            tokio::time::sleep(backoff.next_wait()).await;
         }
+        Ok(())
+    }
+
+    /// Takes jobs for as long as the session lasts.
+    async fn take(
+        &mut self,
+        connection: lapin::Connection,
+        session: Session,
+        stop: &CancellationToken,
+    ) -> End {
+        self.health.up(Part::Broker);
+        tracing::info!(queue = self.topology.jobs, "taking jobs");
+        let end = session.run(stop, &mut self.pause).await;
+        let closing = connection.close(200, "stopped".into());
+        let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
+        end
     }
 }
 
@@ -100,35 +124,29 @@ enum Unopened {
     Later(String),
 }
 
-/// A connection with its queues declared and its consumers started. The database comes first: jobs taken
-/// without it would only be held.
-async fn open_session(
-    broker: &Broker,
-    topology: &Topology,
-    workshop: &Workshop,
-    store: &PostgresStore,
-) -> Result<(lapin::Connection, Session), Unopened> {
-    store
-        .ping()
-        .await
-        .map_err(|e| Unopened::Later(format!("postgres comes first: {e}")))?;
-    let connection = broker.connect("consume").await.map_err(|e| match e {
-        ConnectError::Url(_) => Unopened::Hopeless(e.to_string()),
-        ConnectError::Refused(_) => Unopened::Later(e.to_string()),
-    })?;
-    topology
-        .declare(&connection, broker.timeout())
-        .await
-        .map_err(|e| match e {
+impl Intake {
+    /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
+    /// held.
+    async fn open_session(&self) -> Result<(lapin::Connection, Session), Unopened> {
+        let later = |reason: String| Unopened::Later(reason);
+        let ping = self.store.ping().await;
+        ping.map_err(|e| later(format!("postgres comes first: {e}")))?;
+        let connection = self.broker.connect("consume").await;
+        let connection = connection.map_err(|e| match e {
+            ConnectError::Url(_) => Unopened::Hopeless(e.to_string()),
+            ConnectError::Refused(_) => Unopened::Later(e.to_string()),
+        })?;
+        let limit = self.broker.timeout();
+        let declared = self.topology.declare(&connection, limit).await;
+        declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
-    let open = Session::open(&connection, topology, workshop.clone());
-    match tokio::time::timeout(broker.timeout(), open).await {
-        Ok(Ok(session)) => Ok((connection, session)),
-        Ok(Err(error)) => Err(Unopened::Later(broker.scrub(&error))),
-        Err(_) => Err(Unopened::Later(
-            "no answer to starting the consumers".into(),
-        )),
+        let open = Session::open(&connection, &self.topology, self.workshop.clone());
+        match tokio::time::timeout(limit, open).await {
+            Ok(Ok(session)) => Ok((connection, session)),
+            Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),
+            Err(_) => Err(later("no answer to starting the consumers".into())),
+        }
     }
 }

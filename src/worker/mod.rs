@@ -1,12 +1,17 @@
 //! The worker: how its parts are wired, how it takes jobs, and the tasks that run beside that.
 
 mod build;
+mod drain;
+#[cfg(test)]
+mod hammer;
 mod intake;
 mod process;
+mod run;
 mod session;
 mod settle;
 mod supervisor;
+mod switch;
 mod tasks;
 mod warm_throttle;
 
-pub use build::run;
+pub use run::run;

@@ -20,6 +20,7 @@ use std::{
     },
     time::Instant,
 };
+use tokio_util::task::TaskTracker;
 
 /// What a session works with; outlives it.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct Workshop {
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
     pub tracer: Tracer,
+    /// Batches in flight, whichever session took them: a session whose connection is lost leaves its own behind.
+    pub batches: TaskTracker,
     in_hand: Arc<AtomicUsize>,
 }
 
@@ -50,6 +53,7 @@ impl Workshop {
             metrics,
             settings,
             tracer,
+            batches: TaskTracker::new(),
             in_hand: Arc::default(),
         }
     }

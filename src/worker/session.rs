@@ -5,8 +5,9 @@
 //! delivered. Refuses to reconnect: that is the caller's.
 
 use super::{
+    drain::DrainLimits,
     process::{Workshop, in_flight},
-    supervisor::Stop,
+    switch::Switch,
     warm_throttle::{Allowance, Yielding},
 };
 use crate::{
@@ -33,6 +34,7 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 /// Warming jobs of one batch: a job that comes meanwhile waits for no more than these.
 const WARM_JOBS: usize = 8;
@@ -40,8 +42,6 @@ const WARM_JOBS: usize = 8;
 const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
-/// Kept from the drain limit for saying goodbye to the servers.
-const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -107,7 +107,7 @@ impl Session {
     }
 
     /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
-    pub async fn run(mut self, stop: &mut Stop, pause: &mut Stop) -> End {
+    pub async fn run(mut self, stop: &CancellationToken, pause: &mut Switch) -> End {
         match self.take(stop, pause).await {
             Ok(()) => self.drain().await,
             Err(reason) => {
@@ -120,7 +120,7 @@ impl Session {
         }
     }
 
-    async fn take(&mut self, stop: &mut Stop, pause: &mut Stop) -> Result<(), String> {
+    async fn take(&mut self, stop: &CancellationToken, pause: &mut Switch) -> Result<(), String> {
         let mut due = None;
         let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
         stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
@@ -151,8 +151,8 @@ impl Session {
             let wake_at = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
             tokio::select! {
                 biased;
-                () = stop.wait() => return Ok(()),
-                () = pause.wait() => return Ok(()),
+                () = stop.cancelled() => return Ok(()),
+                () = pause.wait_on() => return Ok(()),
                 permit = self.slots.clone().acquire_owned(), if due.is_some() => {
                     let permit = permit.map_err(|e| e.to_string())?;
                     self.start(due.take().unwrap_or(CloseReason::Wait), permit);
@@ -257,7 +257,7 @@ impl Session {
             .then(|| Warming::start(self.yielding.clone()));
         let held = (permit, warming);
         let work = in_flight(self.workshop.clone(), deliveries, given_up, held);
-        self.batches.spawn(work);
+        self.batches.spawn(self.workshop.batches.track_future(work));
     }
 
     async fn run_expired(&mut self, delivery: Delivery) -> Result<(), String> {
@@ -278,10 +278,10 @@ impl Session {
 
     /// Runs suspected jobs, each with nothing else in flight: if the worker dies now, it was this one. The run
     /// is counted durably first, so that the next worker knows.
-    async fn run_suspects(&mut self, stop: &mut Stop) {
+    async fn run_suspects(&mut self, stop: &CancellationToken) {
         let all = u32::try_from(self.workshop.settings.intake.batches_in_flight).unwrap_or(1);
         while let Some(delivery) = self.suspects.pop_front() {
-            if stop.is_given() {
+            if stop.is_cancelled() {
                 self.workshop.note_in_hand(-1);
                 continue;
             }
@@ -321,15 +321,17 @@ impl Session {
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
     async fn drain(mut self) -> End {
-        let limit = Duration::from_secs(self.workshop.settings.drain.limit_seconds);
-        let limit = limit.saturating_sub(GOODBYE).max(GOODBYE);
-        if tokio::time::timeout(limit, self.finish()).await.is_err() {
+        let limits = DrainLimits::new(&self.workshop.settings.drain);
+        if tokio::time::timeout(limits.jobs, self.finish())
+            .await
+            .is_err()
+        {
             tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
             self.batches.shutdown().await;
         }
         drop(self.filling.take());
         self.suspects.clear();
-        let _goodbye = tokio::time::timeout(GOODBYE, async {
+        let _goodbye = tokio::time::timeout((limits.in_hand - limits.jobs) / 2, async {
             for lane in [&self.jobs, &self.warm, &self.expired] {
                 lane.acks.flush(true).await;
                 let _gone_counts_too = lane.channel.close(200, "stopped".into()).await;

@@ -1,102 +1,281 @@
-//! Owns the tasks that a worker consists of: named, watched, joined.
+//! Owns the background tasks that a worker consists of: named, watched, stopped stage by stage, their ends awaited.
 //!
-//! Promises that a task which ends before it should, or panics, stops the worker with a message that names
-//! it: nothing dies silently.
+//! Each follows the contract of River's `startstop`: it starts once, however often it is asked to; it is asked to stop once; the stop
+//! is awaited, and is safe before the start, twice, and from several sides at once; a task that was stopped may be started again.
+//! Promises that a task which ends before it was asked to, or panics, is reported with its name: nothing dies silently.
 
-use std::future::Future;
-use tokio::{sync::watch, task::JoinSet};
+use anyhow::anyhow;
+use futures_util::future::{BoxFuture, join_all};
+use std::{
+    future::Future,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
+use tokio_util::sync::CancellationToken;
 
-/// Tells every task that the worker stops.
+/// When a task is stopped: those of a stage together, one stage after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// What takes new work: no more is taken, and what is in hand ends.
+    Intake,
+    /// What no job in hand needs.
+    Background,
+    /// What jobs in hand need to their very end.
+    Output,
+}
+
+/// Starts one run of a task.
+type Work = Box<dyn Fn(CancellationToken) -> BoxFuture<'static, anyhow::Result<()>> + Send + Sync>;
+
+/// A background task.
+pub(super) struct Task {
+    name: &'static str,
+    stage: Stage,
+    work: Work,
+    /// The latest run; none before the first.
+    run: Mutex<Option<Run>>,
+    failures: mpsc::Sender<String>,
+}
+
+/// One run of a task.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<bool>);
+struct Run {
+    stop: CancellationToken,
+    /// Turns true when nothing of it runs any more.
+    ended: watch::Receiver<bool>,
+    abort: AbortHandle,
+}
 
-impl Stop {
-    /// A signal and the switch that gives it.
-    pub fn new() -> (watch::Sender<bool>, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (sender, Self(receiver))
+impl Task {
+    fn run(&self) -> MutexGuard<'_, Option<Run>> {
+        self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the signal. A switch that is gone counts as given.
-    pub async fn wait(&mut self) {
-        let _gone_counts_too = self.0.wait_for(|stop| *stop).await;
+    /// Starts the task, unless it runs.
+    pub(super) fn start(&self) {
+        let mut latest = self.run();
+        if latest.as_ref().is_some_and(|run| !*run.ended.borrow()) {
+            return;
+        }
+        let stop = CancellationToken::new();
+        let (sender, ended) = watch::channel(false);
+        let work = tokio::spawn((self.work)(stop.clone()));
+        let abort = work.abort_handle();
+        let (name, asked, failures) = (self.name, stop.clone(), self.failures.clone());
+        tokio::spawn(async move {
+            let result = work
+                .await
+                .unwrap_or_else(|lost| Err(anyhow!("panicked: {lost}")));
+            if !asked.is_cancelled() {
+                let reason = match result {
+                    Ok(()) => format!("the task `{name}` ended before the worker did"),
+                    Err(reason) => format!("the task `{name}` failed: {reason:#}"),
+                };
+                // A full channel means that a failure is on its way already, and one is enough.
+                let _first_counts = failures.try_send(reason);
+            }
+            sender.send_replace(true);
+        });
+        *latest = Some(Run { stop, ended, abort });
     }
 
-    /// Waits until the signal was taken back.
-    pub async fn wait_off(&mut self) {
-        let _gone_counts_too = self.0.wait_for(|stop| !*stop).await;
-    }
-
-    /// Whether the signal was given.
-    pub fn is_given(&self) -> bool {
-        *self.0.borrow()
+    /// Asks the task to stop and waits for its end; one that takes longer than `limit` is dropped where it stands. Returns whether it
+    /// ended by itself.
+    pub(super) async fn stop(&self, limit: Duration) -> bool {
+        let Some(mut run) = self.run().clone() else {
+            return true;
+        };
+        run.stop.cancel();
+        let ended = run.ended.wait_for(|ended| *ended);
+        if tokio::time::timeout(limit, ended).await.is_ok() {
+            return true;
+        }
+        run.abort.abort();
+        // The watcher outlives the work: its word can't stay out.
+        let _gone_counts_too = run.ended.wait_for(|ended| *ended).await;
+        false
     }
 }
 
-/// The worker's background tasks.
-#[derive(Debug, Default)]
-pub struct Supervisor {
-    tasks: JoinSet<(&'static str, Result<(), String>)>,
+/// The background tasks of one worker.
+pub(super) struct Supervisor {
+    tasks: Vec<Task>,
+    failures: mpsc::Sender<String>,
+    failed: mpsc::Receiver<String>,
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        let (failures, failed) = mpsc::channel(1);
+        Self {
+            tasks: Vec::new(),
+            failures,
+            failed,
+        }
+    }
 }
 
 impl Supervisor {
-    /// Starts a task that is meant to run until the worker stops.
-    pub fn start(
+    /// Adds a task, which starts with the others. Its work runs until its token is cancelled, and then ends by itself.
+    pub(super) fn add<W>(
         &mut self,
+        stage: Stage,
         name: &'static str,
-        task: impl Future<Output = Result<(), String>> + Send + 'static,
-    ) {
-        self.tasks.spawn(async move {
-            // A task of its own, so that a panic comes with its name.
-            let result = tokio::spawn(task)
-                .await
-                .unwrap_or_else(|e| Err(format!("panicked: {e}")));
-            (name, result)
+        work: impl Fn(CancellationToken) -> W + Send + Sync + 'static,
+    ) where
+        W: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.tasks.push(Task {
+            name,
+            stage,
+            work: Box::new(move |stop| Box::pin(work(stop))),
+            run: Mutex::default(),
+            failures: self.failures.clone(),
         });
     }
 
-    /// Waits until a task ends, and says which and why.
-    pub async fn first_end(&mut self) -> String {
-        match self.tasks.join_next().await {
-            Some(Ok((name, Ok(())))) => format!("the task `{name}` ended before the worker did"),
-            Some(Ok((name, Err(reason)))) => format!("the task `{name}` failed: {reason}"),
-            Some(Err(error)) => format!("a task was lost: {error}"),
+    /// Adds a task whose work may be dropped wherever it stands, and is when it is asked to stop.
+    pub(super) fn add_droppable<W>(
+        &mut self,
+        name: &'static str,
+        work: impl Fn() -> W + Send + Sync + 'static,
+    ) where
+        W: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        self.add(Stage::Background, name, move |stop| {
+            let work = work();
+            async move {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => Ok(()),
+                    result = work => result,
+                }
+            }
+        });
+    }
+
+    /// Starts every task.
+    pub(super) fn start(&self) {
+        self.tasks.iter().for_each(Task::start);
+    }
+
+    /// Waits until a task has ended that wasn't asked to, and says which and why.
+    pub(super) async fn failure(&mut self) -> String {
+        match self.failed.recv().await {
+            Some(reason) => reason,
             None => std::future::pending().await,
         }
+    }
+
+    /// Stops the tasks of a stage, together. Returns the names of those that had to be dropped after `limit`.
+    pub(super) async fn stop(&self, stage: Stage, limit: Duration) -> Vec<&'static str> {
+        let tasks = self.tasks.iter().filter(|task| task.stage == stage);
+        let stops = tasks.map(|task| async move { (task.name, task.stop(limit).await) });
+        let ends = join_all(stops).await;
+        ends.into_iter()
+            .filter_map(|(name, in_time)| (!in_time).then_some(name))
+            .collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// What [`Supervisor::failure`] would say at once.
+    #[cfg(test)]
+    pub(super) fn failure_so_far(&mut self) -> Option<String> {
+        self.failed.try_recv().ok()
+    }
+}
+
+#[cfg(test)]
+impl Task {
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether nothing of it runs.
+    pub(super) fn has_ended(&self) -> bool {
+        self.run().as_ref().is_none_or(|run| *run.ended.borrow())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    const LONG: Duration = Duration::from_secs(30);
+    const SHORT: Duration = Duration::from_millis(20);
 
     #[tokio::test]
     async fn an_end_and_a_panic_are_named() {
         let mut supervisor = Supervisor::default();
-        supervisor.start("idle", std::future::pending());
-        supervisor.start("broken", async { Err("no luck".into()) });
+        supervisor.add_droppable("idle", std::future::pending);
+        supervisor.add_droppable("broken", async || Err(anyhow!("no luck")));
+        supervisor.start();
         assert_eq!(
-            supervisor.first_end().await,
+            supervisor.failure().await,
             "the task `broken` failed: no luck"
         );
-        supervisor.start("shaky", async { panic!("a panic on purpose") });
-        assert!(
-            supervisor
-                .first_end()
-                .await
-                .starts_with("the task `shaky` failed: panicked")
-        );
-        supervisor.start("short", async { Ok(()) });
-        assert!(supervisor.first_end().await.contains("`short` ended"));
+        let mut supervisor = Supervisor::default();
+        supervisor.add_droppable("shaky", async || panic!("a panic on purpose"));
+        supervisor.start();
+        let failure = supervisor.failure().await;
+        assert!(failure.starts_with("the task `shaky` failed: panicked"));
+        let mut supervisor = Supervisor::default();
+        supervisor.add_droppable("short", async || Ok(()));
+        supervisor.start();
+        assert!(supervisor.failure().await.contains("`short` ended"));
     }
 
     #[tokio::test]
-    async fn everybody_hears_the_stop() {
-        let (switch, stop) = Stop::new();
-        let (mut a, mut b) = (stop.clone(), stop.clone());
-        assert!(!stop.is_given());
-        switch.send_replace(true);
-        tokio::join!(a.wait(), b.wait());
-        assert!(stop.is_given());
+    async fn a_task_runs_once_and_its_end_is_awaited() {
+        let runs = Arc::new(AtomicUsize::new(0));
+        let mut supervisor = Supervisor::default();
+        let counted = runs.clone();
+        supervisor.add(Stage::Intake, "slow to end", move |stop| {
+            let runs = counted.clone();
+            async move {
+                runs.fetch_add(1, Ordering::SeqCst);
+                stop.cancelled().await;
+                tokio::task::yield_now().await;
+                runs.fetch_add(100, Ordering::SeqCst);
+                Ok(())
+            }
+        });
+        let idle: Vec<&str> = supervisor.stop(Stage::Intake, LONG).await;
+        assert!(idle.is_empty(), "a stop before the start changes nothing");
+        supervisor.start();
+        supervisor.start();
+        assert!(supervisor.stop(Stage::Background, LONG).await.is_empty());
+        assert!(!supervisor.tasks()[0].has_ended(), "another stage");
+        let (first, second) = tokio::join!(
+            supervisor.stop(Stage::Intake, LONG),
+            supervisor.stop(Stage::Intake, LONG)
+        );
+        assert!(first.is_empty() && second.is_empty());
+        assert_eq!(runs.load(Ordering::SeqCst), 101);
+        assert!(supervisor.stop(Stage::Intake, LONG).await.is_empty());
+        supervisor.start();
+        assert!(supervisor.stop(Stage::Intake, LONG).await.is_empty());
+        assert_eq!(runs.load(Ordering::SeqCst), 202, "it may start again");
+    }
+
+    #[tokio::test]
+    async fn one_that_does_not_end_is_dropped_and_named() {
+        let mut supervisor = Supervisor::default();
+        supervisor.add(Stage::Output, "deaf", |_| std::future::pending());
+        supervisor.start();
+        assert_eq!(supervisor.stop(Stage::Output, SHORT).await, ["deaf"]);
+        assert!(supervisor.tasks()[0].has_ended());
     }
 }

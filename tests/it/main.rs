@@ -25,6 +25,7 @@ mod redis;
 mod results;
 mod stampede;
 mod startup;
+mod stop;
 mod tls;
 mod traces;
 mod warm;

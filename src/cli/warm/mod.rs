@@ -12,7 +12,7 @@ use crate::{
         due,
         folder::Folder,
         gather::{Gatherer, Plan, Planned},
-        run::open,
+        hot_source::open,
         schedule::Schedule,
     },
 };

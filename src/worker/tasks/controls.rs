@@ -4,9 +4,9 @@ use crate::{
     health::{Health, Part},
     store::{INTAKE, Paused, PostgresStore},
     telemetry::metrics::Metrics,
-    worker::supervisor::Stop,
+    worker::switch::Switch,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How often the database is asked: a worker follows within a second.
@@ -19,19 +19,19 @@ pub(in crate::worker) struct Controls {
 }
 
 /// Where it is told, and where it is heard: everything, and taking jobs by itself.
-pub(in crate::worker) fn channels() -> (Controls, watch::Receiver<Vec<Paused>>, Stop) {
+pub(in crate::worker) fn channels() -> (Controls, watch::Receiver<Vec<Paused>>, Switch) {
     let (paused, heard) = watch::channel(Vec::new());
-    let (intake, pause) = Stop::new();
+    let (intake, pause) = Switch::new();
     (Controls { paused, intake }, heard, pause)
 }
 
 /// Follows the database. While it is out of reach, what was asked last goes on.
 pub(in crate::worker) async fn follow(
-    controls: Controls,
+    controls: Arc<Controls>,
     store: PostgresStore,
     metrics: Metrics,
     health: Health,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(LOOK);
     loop {
         tick.tick().await;

@@ -18,7 +18,7 @@ pub(in crate::worker) async fn watch(
     topology: Arc<Topology>,
     metrics: Metrics,
     health: Health,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(DEPTHS);
     let queues = [
         (QueueKind::Jobs, &topology.jobs),

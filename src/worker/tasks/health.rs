@@ -13,7 +13,7 @@ const CHECK: Duration = Duration::from_secs(1);
 pub(in crate::worker) async fn check_redis(
     engine: Arc<Engine>,
     health: Health,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(CHECK);
     loop {
         tick.tick().await;
@@ -30,7 +30,7 @@ pub(in crate::worker) async fn check_redis(
 pub(in crate::worker) async fn check_postgres(
     store: PostgresStore,
     health: Health,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(CHECK);
     loop {
         tick.tick().await;

@@ -30,7 +30,7 @@ pub(in crate::worker) async fn tell(
     metrics: Metrics,
     worker: String,
     known: BTreeSet<String>,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(TELL);
     loop {
         tick.tick().await;

@@ -104,7 +104,7 @@ pub(in crate::worker) async fn follow(
     topology: Arc<Topology>,
     metrics: Metrics,
     health: Health,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {

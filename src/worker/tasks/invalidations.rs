@@ -1,8 +1,9 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
 use crate::{backoff::Backoff, config, job, pipeline::Engine, telemetry::metrics::Metrics};
+use anyhow::bail;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 
 /// Namespaces that may wait for their removal.
 const WAITING: usize = 64;
@@ -10,24 +11,29 @@ const WAITING: usize = 64;
 const LOOK: Duration = Duration::from_secs(10);
 
 /// Where namespaces are named, and where they are heard.
-pub(in crate::worker) fn channel() -> (mpsc::Sender<String>, mpsc::Receiver<String>) {
-    mpsc::channel(WAITING)
+pub(in crate::worker) fn channel() -> (mpsc::Sender<String>, Named) {
+    let (sender, named) = mpsc::channel(WAITING);
+    (sender, Arc::new(Mutex::new(named)))
 }
+
+/// Namespaces whose readers' entries are to be removed; one task at a time hears of them.
+pub(in crate::worker) type Named = Arc<Mutex<mpsc::Receiver<String>>>;
 
 /// Removes one namespace after the other. While Redis is out of reach, it waits. Takes up what a worker that is gone has left.
 pub(in crate::worker) async fn remove(
-    mut namespaces: mpsc::Receiver<String>,
+    namespaces: Named,
     engine: Arc<Engine>,
     metrics: Metrics,
     most_ms: u64,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
+    let mut namespaces = namespaces.lock().await;
     let mut look = tokio::time::interval(LOOK);
     let mut seen: Vec<String> = Vec::new();
     loop {
         let due = tokio::select! {
             named = namespaces.recv() => match named {
                 Some(namespace) => vec![namespace],
-                None => return Err("nobody can ask for invalidations any more".to_owned()),
+                None => bail!("nobody can ask for invalidations any more"),
             },
             _ = look.tick() => {
                 let left = left_over(&engine).await;

@@ -19,7 +19,7 @@ pub(in crate::worker) async fn rescan(
     health: Health,
     metrics: Metrics,
     unused_for: Duration,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(RESCAN);
     tick.tick().await;
     loop {
@@ -29,8 +29,7 @@ pub(in crate::worker) async fn rescan(
             let report = scanned.rescan();
             (report, scanned.give_back(unused_for))
         })
-        .await
-        .map_err(|e| e.to_string())?;
+        .await?;
         for model in &report.added {
             tracing::info!(model, "a model version was loaded");
         }
@@ -76,7 +75,7 @@ pub(in crate::worker) async fn follow_choice(
     registry: Arc<Registry>,
     store: PostgresStore,
     metrics: Metrics,
-) -> Result<(), String> {
+) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(CHOICE);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = ChoiceReport::default();

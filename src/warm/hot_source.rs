@@ -1,0 +1,47 @@
+//! Opens the source of a schedule. What is hot is asked of Redis, where workers tell each other.
+
+use super::{
+    schedule::{Keep, Schedule},
+    source::{HotInputs, Source, SourceError, SourceSpec},
+};
+use crate::{
+    cache::RedisCache,
+    clock,
+    config::Settings,
+    heat::{SharedHeat, Space},
+    store::PostgresStore,
+};
+
+/// The source of a schedule.
+pub async fn open(
+    schedule: &Schedule,
+    settings: &Settings,
+    store: &PostgresStore,
+    redis: Option<&RedisCache>,
+) -> Result<Box<dyn Source>, SourceError> {
+    let SourceSpec::Heat(spec) = &schedule.source else {
+        return schedule.source.open(settings);
+    };
+    let space = Space {
+        namespace: schedule.namespace().to_owned(),
+        model: schedule.model_name().to_owned(),
+    };
+    let unheard = || SourceError("redis, where workers tell what is hot, doesn't answer".into());
+    let redis = redis.ok_or_else(unheard)?;
+    let now_ms = clock::now().timestamp_millis();
+    let heat = SharedHeat::new(redis);
+    let asked = heat.hot(&space, now_ms).await.ok_or_else(unheard)?.inputs;
+    let read = if schedule.keep == Keep::Named {
+        let read = heat.read(&space.namespace, now_ms).await;
+        read.ok_or_else(unheard)?
+    } else {
+        Vec::new()
+    };
+    Ok(Box::new(HotInputs::new(
+        store.clone(),
+        space.model,
+        asked,
+        read,
+        spec.top,
+    )))
+}
