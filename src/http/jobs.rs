@@ -1,0 +1,124 @@
+//! `/v1/jobs` and `/v1/cache/warm`: jobs for the queues, and how one ended.
+//!
+//! Promises that a job which would be rejected is refused here, and that one which was accepted lies in its queue.
+
+use super::{
+    Shared,
+    auth::{Admin, Reader, Scorer},
+    desk::Desk,
+    extract::{Named, Payload},
+    job_id,
+    problem::{ErrorBody, Problem},
+    requests::JobRequest,
+    score::ScoreResponse,
+};
+use crate::{amqp::message, job, result, store::JobEnd};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A job that waits in the queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Queued {
+    job_id: String,
+    /// `queued`.
+    status: &'static str,
+}
+
+/// Posts a job to the queue.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id: the same job again has the same result")),
+    responses((status = 202, body = Queued), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn enqueue(
+    scorer: Scorer,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Problem> {
+    let desk = shared.desk()?;
+    post(desk, &desk.topology.jobs, &scorer.0, &headers, &body).await
+}
+
+/// Posts a job whose entries are to live anew, to be run when there is time.
+#[utoipa::path(post, path = "/v1/cache/warm", tag = "warming", request_body = JobRequest, security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id")),
+    responses((status = 202, body = Queued), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn warm(
+    admin: Admin,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Problem> {
+    let desk = shared.desk()?;
+    post(desk, &desk.topology.warm, &admin.0, &headers, &body).await
+}
+
+/// Posts a checked job to a queue.
+async fn post(
+    desk: &Desk,
+    queue: &str,
+    key: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let id = job_id::choose(desk, key, headers, body)?;
+    let id = match id {
+        Some(id) => id,
+        None => job::Job::parse(body, None)
+            .map_err(|bad| bad.rejection)?
+            .job_id
+            .into_owned(),
+    };
+    let message = message::job(queue, &id, body.to_vec());
+    let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let message = match trace {
+        Some(trace) => message::traced(message, trace),
+        None => message,
+    };
+    let publisher = desk.publisher.clone();
+    desk.errand(async move { publisher.publish(&[message]).await })
+        .await?;
+    let queued = Queued {
+        job_id: id,
+        status: "queued",
+    };
+    Ok((StatusCode::ACCEPTED, axum::Json(queued)).into_response())
+}
+
+/// How a job ended: the reply that its producer got.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("key" = [])), params(("id" = String, Path)),
+    responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, description = "no result (yet)", body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+pub(super) async fn job(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Named(id): Named,
+) -> Result<Response, Problem> {
+    if !job::is_job_id(&id) {
+        let message = "expected 1 to 128 printable ASCII characters";
+        return Err(Problem::invalid("id", message));
+    }
+    let asked = id.clone();
+    let end = shared
+        .desk()?
+        .ask(move |store| async move { store.job(&asked).await })
+        .await?;
+    let body = match end {
+        Some(JobEnd::Done(done)) => result::ok_reply(&id, &done),
+        Some(JobEnd::Rejected(error)) => {
+            let id = serde_json::Value::from(id);
+            format!("{{\"job_id\":{id},\"status\":\"rejected\",\"error\":{error}}}").into_bytes()
+        }
+        None => {
+            let message = "no result: the job isn't known, or it is still in its queue";
+            return Err(Problem::not_found("id", message));
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}

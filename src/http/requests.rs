@@ -1,0 +1,137 @@
+//! What scoring requests carry: one input, or a job.
+//!
+//! Owns only the request's frame. What its values may be is decided by the job's own parser, so that HTTP and the queue take
+//! and refuse the same.
+
+use super::problem::Problem;
+use crate::failure::{Code, Rejection};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// One input to score.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScoreRequest<'a> {
+    /// A model's name, or `name@version`.
+    #[serde(borrow)]
+    #[schema(value_type = String, example = "sentiment")]
+    model: Option<&'a RawValue>,
+    /// Groups entries for life and statistics; the model's name where it isn't given.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, example = "reviews")]
+    namespace: Option<&'a RawValue>,
+    /// Echoed in the result.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, example = "review:42")]
+    key: Option<&'a RawValue>,
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, example = "I love this!")]
+    text: Option<&'a RawValue>,
+    /// The second text of models that take two.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>)]
+    text_pair: Option<&'a RawValue>,
+    /// Numbers, for models that take features instead of text.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Vec<f32>>)]
+    features: Option<&'a RawValue>,
+    #[serde(borrow)]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    ttl_seconds: Option<&'a RawValue>,
+    /// Every label's probability, not only the best one's.
+    #[serde(borrow)]
+    #[schema(value_type = Option<bool>)]
+    detail: Option<&'a RawValue>,
+}
+
+impl<'a> ScoreRequest<'a> {
+    /// Reads a body.
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Problem> {
+        serde_json::from_slice(body).map_err(|error| {
+            if error.is_data() {
+                Problem::invalid("", error.to_string())
+            } else {
+                Rejection::new(Code::Malformed, "", error.to_string()).into()
+            }
+        })
+    }
+
+    /// The job of this one input, as a producer would post it: its values stand there as they were sent, so that the job's own
+    /// parser judges them.
+    pub(super) fn into_job(self) -> Result<Vec<u8>, Problem> {
+        let input = [
+            ("key", self.key),
+            ("text", self.text),
+            ("text_pair", self.text_pair),
+            ("features", self.features),
+        ];
+        let job = JobBody {
+            model: self.model,
+            namespace: self.namespace,
+            inputs: [input
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?)))
+                .collect()],
+            ttl_seconds: self.ttl_seconds,
+            detail: self.detail,
+        };
+        serde_json::to_vec(&job).map_err(|e| Problem::invalid("", e.to_string()))
+    }
+}
+
+/// A job as a producer would post it.
+#[derive(Debug, Serialize)]
+struct JobBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a RawValue>,
+    inputs: [BTreeMap<&'static str, &'a RawValue>; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl_seconds: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a RawValue>,
+}
+
+/// Several inputs to score: a job, whose id may be left out.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what the job's own parser takes")]
+pub struct JobRequest {
+    /// 1 to 128 printable ASCII characters.
+    job_id: Option<String>,
+    #[schema(example = "sentiment")]
+    model: String,
+    namespace: Option<String>,
+    #[schema(min_items = 1, max_items = 4096)]
+    inputs: Vec<InputRequest>,
+    /// Also keep a named entry for every input that has a key.
+    named: Option<bool>,
+    rank: Option<RankRequest>,
+    #[schema(minimum = 1)]
+    ttl_seconds: Option<u64>,
+    #[schema(pattern = "^(fail|skip)$")]
+    on_error: Option<String>,
+    detail: Option<bool>,
+}
+
+/// One input: a text, or features.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what the job's own parser takes")]
+pub struct InputRequest {
+    key: Option<String>,
+    #[schema(example = "I love this!")]
+    text: Option<String>,
+    text_pair: Option<String>,
+    features: Option<Vec<f32>>,
+}
+
+/// A ranking to keep.
+#[derive(Debug, ToSchema)]
+#[allow(dead_code, reason = "describes what the job's own parser takes")]
+pub struct RankRequest {
+    key: String,
+    #[schema(minimum = 1)]
+    top: Option<usize>,
+}
