@@ -5,7 +5,8 @@ use super::{
     auth::{Admin, Reader},
     desk::Desk,
     extract::Asked,
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, Unavailable},
 };
 use crate::telemetry::window::{Figures, Pattern};
 use axum::{Json, extract::State, http::StatusCode};
@@ -124,8 +125,7 @@ pub struct CacheInfo {
 
 /// How all patterns together do on this worker.
 #[utoipa::path(get, path = "/v1/cache/stats", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = PatternShown), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = PatternShown), Guarded, BadRequest, Unavailable))]
 pub(super) async fn stats(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -141,8 +141,7 @@ pub(super) async fn stats(
 
 /// How each namespace and kind of key does on this worker.
 #[utoipa::path(get, path = "/v1/cache/stats/patterns", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<PatternShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn patterns(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -171,8 +170,7 @@ pub struct EndpointShown {
 
 /// How each path of this worker's API does.
 #[utoipa::path(get, path = "/v1/cache/stats/endpoints", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = Vec<EndpointShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Vec<EndpointShown>), Guarded, BadRequest))]
 pub(super) async fn endpoints(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -202,8 +200,7 @@ fn shown(all: &[(Pattern, Figures)]) -> Vec<PatternShown> {
 
 /// The patterns that are asked for most.
 #[utoipa::path(get, path = "/v1/cache/stats/top-patterns", tag = "cache", security(("key" = [])), params(TopWanted),
-    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<PatternShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn top(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -225,8 +222,7 @@ pub(super) async fn top(
 
 /// The patterns whose hit rate is below a threshold, the worst first, each with a recommendation from its own figures.
 #[utoipa::path(get, path = "/v1/cache/stats/low-performers", tag = "cache", security(("key" = [])), params(LowWanted),
-    responses((status = 200, body = Vec<LowPerformer>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<LowPerformer>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn low(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -259,8 +255,7 @@ fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
 
 /// Whether the cache does what it is for, over the last hour, by the thresholds of the settings.
 #[utoipa::path(get, path = "/v1/cache/health", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = CacheHealth), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = CacheHealth), Guarded, BadRequest, Unavailable))]
 pub(super) async fn health(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -280,7 +275,7 @@ pub(super) async fn health(
 
 /// How the cache is set.
 #[utoipa::path(get, path = "/v1/cache/info", tag = "cache", security(("key" = [])),
-    responses((status = 200, body = CacheInfo), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = CacheInfo), Guarded, Unavailable))]
 pub(super) async fn info(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -300,7 +295,7 @@ pub(super) async fn info(
 
 /// Has this worker forget its figures.
 #[utoipa::path(post, path = "/v1/cache/reset-stats", tag = "cache", security(("key" = [])),
-    responses((status = 204), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 204), Guarded, Unavailable))]
 pub(super) async fn reset(
     _admin: Admin,
     State(shared): State<Shared>,

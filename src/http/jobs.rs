@@ -10,6 +10,7 @@ use super::{
     job_id,
     problem::{ErrorBody, Problem},
     requests::JobRequest,
+    responses::{BadJob, BadRequest, Guarded, Unavailable},
     score::ScoreResponse,
 };
 use crate::{amqp::message, job, result, store::JobEnd};
@@ -32,8 +33,7 @@ pub struct Queued {
 /// Posts a job to the queue.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id: the same job again has the same result")),
-    responses((status = 202, body = Queued), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
 pub(super) async fn enqueue(
     scorer: Scorer,
     State(shared): State<Shared>,
@@ -47,8 +47,7 @@ pub(super) async fn enqueue(
 /// Posts a job whose entries are to live anew, to be run when there is time.
 #[utoipa::path(post, path = "/v1/cache/warm", tag = "warming", request_body = JobRequest, security(("key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id")),
-    responses((status = 202, body = Queued), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
 pub(super) async fn warm(
     admin: Admin,
     State(shared): State<Shared>,
@@ -93,8 +92,8 @@ async fn post(
 
 /// How a job ended: the reply that its producer got.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("key" = [])), params(("id" = String, Path)),
-    responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody), (status = 404, description = "no result (yet)", body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), Guarded, BadRequest, Unavailable,
+        (status = 404, description = "no result (yet)", body = ErrorBody)))]
 pub(super) async fn job(
     _reader: Reader,
     State(shared): State<Shared>,

@@ -4,7 +4,8 @@ use super::{
     Shared,
     auth::{Admin, Reader},
     extract::Payload,
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, TooLarge, Unavailable},
 };
 use crate::{clock::rfc3339, telemetry::logs};
 use axum::{Json, extract::State};
@@ -23,7 +24,7 @@ pub struct Levels {
 
 /// Which lines this worker logs.
 #[utoipa::path(get, path = "/v1/log", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Levels), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Levels), Guarded, Unavailable))]
 pub(super) async fn levels(_reader: Reader) -> Result<Json<Levels>, Problem> {
     let levels = logs::levels().ok_or_else(|| Problem::unavailable("logging hasn't started"))?;
     Ok(Json(Levels { levels }))
@@ -41,7 +42,7 @@ pub struct LineShown {
 
 /// The last warnings and errors of this worker, the newest first.
 #[utoipa::path(get, path = "/v1/log/recent", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<LineShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Vec<LineShown>), Guarded))]
 pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
     let shown = logs::recent().into_iter().map(|line| LineShown {
         at: rfc3339(line.at),
@@ -54,8 +55,7 @@ pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
 
 /// Has this worker log other lines from now on, until it ends.
 #[utoipa::path(put, path = "/v1/log", tag = "steering", security(("key" = [])), request_body = Levels,
-    responses((status = 200, body = Levels), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 413, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Levels), Guarded, BadRequest, TooLarge))]
 pub(super) async fn set_levels(
     admin: Admin,
     State(_shared): State<Shared>,

@@ -17,6 +17,7 @@ mod openapi;
 mod page;
 mod problem;
 mod requests;
+mod responses;
 mod score;
 mod show;
 mod steer;

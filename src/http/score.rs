@@ -10,6 +10,7 @@ use super::{
     job_id,
     problem::{ErrorBody, Problem},
     requests::{JobRequest, ScoreRequest},
+    responses::{BadJob, Guarded, Unavailable},
 };
 use crate::{
     pipeline::{JobSource, Outcome, run::InputCounts},
@@ -54,9 +55,8 @@ pub struct ScoreResponse<'a> {
 /// Scores one input while the caller waits.
 #[utoipa::path(post, path = "/v1/score", tag = "scoring", request_body = ScoreRequest, security(("key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body again: the first answer again")),
-    responses((status = 200, body = ScoreResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 422, description = "the idempotency key was used with another body", body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = ScoreResponse), Guarded, BadJob, Unavailable,
+        (status = 422, description = "the idempotency key was used with another body", body = ErrorBody)))]
 pub(super) async fn score(
     scorer: Scorer,
     State(shared): State<Shared>,
@@ -71,9 +71,8 @@ pub(super) async fn score(
 /// Scores the inputs of a job while the caller waits.
 #[utoipa::path(post, path = "/v1/score/batch", tag = "scoring", request_body = JobRequest, security(("key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body again: the first answer again")),
-    responses((status = 200, body = ScoreResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, description = "no such model", body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 422, description = "the id or idempotency key was used with another body", body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = ScoreResponse), Guarded, BadJob, Unavailable,
+        (status = 422, description = "the id or idempotency key was used with another body", body = ErrorBody)))]
 pub(super) async fn batch(
     scorer: Scorer,
     State(shared): State<Shared>,

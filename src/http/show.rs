@@ -4,7 +4,8 @@ use super::{
     Shared,
     auth::Reader,
     extract::Asked,
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, Unavailable},
 };
 use crate::{
     clock::{self, rfc3339},
@@ -145,7 +146,7 @@ pub struct RejectionShown {
 
 /// The jobs from queues that this worker rejected last, the newest first. `kiln dead list` shows what lies in the dead letters' queue.
 #[utoipa::path(get, path = "/v1/rejections", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<RejectionShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<RejectionShown>), Guarded, Unavailable))]
 pub(super) async fn rejections(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -209,7 +210,7 @@ pub(super) async fn version() -> Json<VersionShown> {
 
 /// Every model version that serves here.
 #[utoipa::path(get, path = "/v1/models", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<ModelShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<ModelShown>), Guarded, Unavailable))]
 pub(super) async fn models(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -241,7 +242,7 @@ pub(super) async fn models(
 
 /// Every schedule of this worker's folder, with its next and last run.
 #[utoipa::path(get, path = "/v1/schedules", tag = "warming", security(("key" = [])),
-    responses((status = 200, body = SchedulesShown), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = SchedulesShown), Guarded, Unavailable))]
 pub(super) async fn schedules(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -287,8 +288,7 @@ pub(super) async fn schedules(
 
 /// The latest runs of every schedule.
 #[utoipa::path(get, path = "/v1/warm/runs", tag = "warming", security(("key" = [])), params(RunsWanted),
-    responses((status = 200, body = Vec<RunShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<RunShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn runs(
     _reader: Reader,
     State(shared): State<Shared>,

@@ -5,7 +5,8 @@ use super::{
     auth::{Admin, Scorer},
     desk::Desk,
     extract::{Named, Payload},
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
 };
 use crate::{
     heat::Hint,
@@ -76,7 +77,7 @@ fn schedule(desk: &Desk, name: &str) -> Result<Arc<Schedule>, Problem> {
 
 /// Stops every worker from taking jobs, once it has finished what it holds.
 #[utoipa::path(post, path = "/v1/intake/pause", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, Unavailable))]
 pub(super) async fn pause_intake(
     admin: Admin,
     State(shared): State<Shared>,
@@ -86,7 +87,7 @@ pub(super) async fn pause_intake(
 
 /// Has workers take jobs again.
 #[utoipa::path(post, path = "/v1/intake/resume", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, Unavailable))]
 pub(super) async fn resume_intake(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -96,8 +97,7 @@ pub(super) async fn resume_intake(
 
 /// Keeps a schedule from running by itself.
 #[utoipa::path(post, path = "/v1/schedules/{name}/pause", tag = "steering", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, NotFound, Unavailable))]
 pub(super) async fn pause_schedule(
     admin: Admin,
     State(shared): State<Shared>,
@@ -111,8 +111,7 @@ pub(super) async fn pause_schedule(
 
 /// Has a schedule run by itself again.
 #[utoipa::path(post, path = "/v1/schedules/{name}/resume", tag = "steering", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, NotFound, Unavailable))]
 pub(super) async fn resume_schedule(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -125,8 +124,7 @@ pub(super) async fn resume_schedule(
 
 /// Asks for a run of a schedule now.
 #[utoipa::path(post, path = "/v1/warm/{name}", tag = "warming", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 202, body = Asked), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Asked), Guarded, NotFound, Unavailable))]
 pub(super) async fn warm(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -148,8 +146,7 @@ pub(super) async fn warm(
 /// Makes everything that was scored for a namespace until now worthless, on every worker at once; what readers find of it is
 /// removed in the background, a thousand entries at a time.
 #[utoipa::path(post, path = "/v1/cache/invalidate/{namespace}", tag = "cache", security(("key" = [])), params(("namespace" = String, Path)),
-    responses((status = 202, body = Invalidated), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Invalidated), Guarded, BadRequest, Unavailable))]
 pub(super) async fn invalidate(
     admin: Admin,
     State(shared): State<Shared>,
@@ -179,8 +176,7 @@ pub(super) async fn invalidate(
 
 /// Tells which names were read, so that the hottest are warmed first.
 #[utoipa::path(post, path = "/v1/hits", tag = "warming", security(("key" = [])), request_body = HintRequest,
-    responses((status = 204), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 204), Guarded, BadRequest, TooLarge, Unavailable))]
 pub(super) async fn hits(
     _scorer: Scorer,
     State(shared): State<Shared>,
