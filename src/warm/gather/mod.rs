@@ -1,0 +1,89 @@
+//! Owns a run's way from its source to the jobs that it will post: rows are put together into entries ([`group`]), what is fresh
+//! is left alone ([`weigh`]), what is left is chosen by worth and budget ([`plan`]), and cut into jobs ([`pieces`]).
+//!
+//! Promises that the same plan is made whether it is to be posted or only shown. Refuses to write anything.
+
+mod group;
+mod pieces;
+mod plan;
+mod weigh;
+
+pub use plan::{Plan, Planned};
+
+use super::{
+    schedule::Schedule,
+    source::{Item, Source, SourceError},
+};
+use crate::{cache::RedisCache, config::Settings, model::Registry};
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
+use group::{Group, Grouping};
+use weigh::Aim;
+
+/// Entries that are looked at in one round trip.
+const CHUNK: usize = 512;
+
+/// What a plan needs to know of the world.
+pub struct Gatherer<'a> {
+    pub settings: &'a Settings,
+    pub registry: &'a Registry,
+    /// Nothing is fresh where there is none.
+    pub redis: Option<&'a RedisCache>,
+    pub now: DateTime<Utc>,
+    /// A number within 0 to 1, anew for each call.
+    pub random: fn() -> f64,
+}
+
+impl Gatherer<'_> {
+    /// Reads the source and chooses. `spread` is how long a run takes, in seconds.
+    pub async fn plan(
+        &self,
+        schedule: &Schedule,
+        source: &dyn Source,
+        spread: f64,
+    ) -> Result<Plan, SourceError> {
+        let model = self
+            .registry
+            .resolve(&schedule.model)
+            .map_err(|e| SourceError(e.to_string()))?;
+        let aim = Aim::new(self, schedule, model, spread).await;
+        let mut plan = Plan::default();
+        let mut candidates: Vec<Planned> = Vec::new();
+        let mut grouping = Grouping::new(&schedule.keep);
+        let mut rows = source.rows();
+        while let Some(item) = rows.next().await {
+            let taken = match item? {
+                Item::Bad(problem) => Err(problem),
+                Item::Row(row) => grouping.push(row),
+            };
+            if let Err(problem) = taken {
+                plan.leave_out(problem);
+            }
+            let Some(groups) = grouping.take(CHUNK) else {
+                continue;
+            };
+            candidates.append(&mut self.weigh(&aim, groups, &mut plan).await);
+            // Without rates the source's own order counts: what is beyond the budget needn't be read.
+            let rated = candidates.iter().any(|p| p.candidate.rate.is_some());
+            if !rated && candidates.len() >= schedule.budget.inputs {
+                break;
+            }
+        }
+        let mut rest = grouping.finish();
+        loop {
+            let groups: Vec<Group> = rest.by_ref().take(CHUNK).collect();
+            if groups.is_empty() {
+                break;
+            }
+            candidates.append(&mut self.weigh(&aim, groups, &mut plan).await);
+        }
+        plan.choose(candidates, &schedule.budget);
+        Ok(plan)
+    }
+
+    /// Life of a schedule's entries, in seconds, where its model's own is `model`.
+    fn ttl_seconds(&self, schedule: &Schedule, model: Option<u64>) -> u64 {
+        self.settings
+            .ttl_seconds(schedule.ttl_seconds, schedule.namespace(), model)
+    }
+}

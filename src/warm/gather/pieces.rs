@@ -1,0 +1,98 @@
+//! Cuts a plan into jobs.
+
+use super::{Gatherer, Plan};
+use crate::warm::{
+    schedule::{Keep, Schedule},
+    source::{Content, Row},
+};
+use serde::Serialize;
+
+/// A job as it is posted, without its id: that is the message's.
+#[derive(Serialize)]
+struct JobText<'a> {
+    model: &'a str,
+    namespace: &'a str,
+    inputs: Vec<InputText<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    named: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rank: Option<RankText<'a>>,
+    ttl_seconds: u64,
+    on_error: &'static str,
+}
+
+#[derive(Serialize)]
+struct RankText<'a> {
+    key: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct InputText<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    features: Option<&'a [f32]>,
+}
+
+impl Gatherer<'_> {
+    /// The bodies of the jobs that a plan posts, each with how many inputs it has.
+    pub fn pieces(&self, schedule: &Schedule, plan: &Plan) -> Vec<(i32, Vec<u8>)> {
+        let model = self.registry.resolve(&schedule.model).ok();
+        let ttl_seconds =
+            self.ttl_seconds(schedule, model.and_then(|model| model.info().ttl_seconds));
+        let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<RankText<'_>>| {
+            let inputs: Vec<InputText<'_>> = rows.map(input_text).collect();
+            let count = inputs.len() as i32;
+            let job = JobText {
+                model: &schedule.model,
+                namespace: schedule.namespace(),
+                inputs,
+                named: schedule.keep == Keep::Named,
+                rank,
+                ttl_seconds,
+                on_error: "skip",
+            };
+            // Strings and finite numbers always have a JSON text.
+            (count, serde_json::to_vec(&job).unwrap_or_default())
+        };
+        match &schedule.keep {
+            Keep::Rank { top, .. } => plan
+                .chosen
+                .iter()
+                .filter_map(|ranking| {
+                    let key = ranking.key.as_deref();
+                    debug_assert!(key.is_some(), "a ranking has its group's name");
+                    let rank = RankText {
+                        key: key?,
+                        top: *top,
+                    };
+                    Some(body(&mut ranking.rows.iter(), Some(rank)))
+                })
+                .collect(),
+            Keep::Named | Keep::Scores => plan
+                .chosen
+                .chunks(self.settings.warm.piece_inputs)
+                .map(|piece| body(&mut piece.iter().flat_map(|p| &p.rows), None))
+                .collect(),
+        }
+    }
+}
+
+fn input_text(row: &Row) -> InputText<'_> {
+    let (text, text_pair, features) = match &row.content {
+        Content::Text { text, pair } => (Some(text.as_str()), pair.as_deref(), None),
+        Content::Features(features) => (None, None, Some(features.as_slice())),
+    };
+    InputText {
+        key: row.key.as_deref(),
+        text,
+        text_pair,
+        features,
+    }
+}

@@ -1,0 +1,195 @@
+//! Holds rows against what Redis has: entries that outlive the next run are left alone, the others become candidates with what
+//! their refresh costs and saves.
+
+use super::{Gatherer, Plan, Planned, group::Group};
+use crate::{
+    cache::RedisCache,
+    heat::SharedHeat,
+    key::{self, EntryPrefix},
+    model::Model,
+    pipeline::ROUND_TRIP_SECONDS,
+    warm::{
+        due,
+        plan::{self, Candidate},
+        schedule::{Keep, Schedule},
+        source::{Content, Row},
+    },
+};
+use std::{collections::HashMap, sync::Arc};
+
+/// What an input is taken to cost before the model has run, in seconds.
+const UNKNOWN_COST: f64 = 0.001;
+
+/// What one plan is made for.
+pub(super) struct Aim<'a> {
+    schedule: &'a Schedule,
+    model: Arc<Model>,
+    entries: EntryPrefix,
+    /// Reads a second by name.
+    reads: HashMap<String, f64>,
+    /// How long a run takes, in seconds.
+    spread: f64,
+    /// Seconds until the next run.
+    next: f64,
+    /// Life of an entry, and how long readers are served it after that, in seconds.
+    ttl: f64,
+    grace: f64,
+}
+
+/// What Redis has of a group, in seconds to live.
+struct Lives {
+    /// What readers find, or else the first input's score.
+    left: Option<f64>,
+    /// Each input's score.
+    scores: Vec<Option<f64>>,
+}
+
+impl<'a> Aim<'a> {
+    pub async fn new(
+        gatherer: &Gatherer<'_>,
+        schedule: &'a Schedule,
+        model: Arc<Model>,
+        spread: f64,
+    ) -> Self {
+        let info = model.info();
+        let next = due::next(schedule, gatherer.now);
+        Self {
+            schedule,
+            entries: EntryPrefix::new(&info.name, &info.version),
+            reads: reads(gatherer, schedule).await,
+            spread,
+            next: next.map_or(f64::INFINITY, |next| (next - gatherer.now).as_seconds_f64()),
+            ttl: gatherer.ttl_seconds(schedule, info.ttl_seconds) as f64,
+            grace: gatherer.settings.grace_seconds(schedule.namespace()) as f64,
+            model,
+        }
+    }
+
+    /// Where readers find an entry, if they do.
+    fn reader_key(&self, key: Option<&str>) -> Option<Vec<u8>> {
+        let key = key.filter(|_| self.schedule.keep != Keep::Scores)?;
+        Some(key::named(self.schedule.namespace(), key).into_bytes())
+    }
+
+    fn score_key(&self, row: &Row) -> Vec<u8> {
+        let hash = match &row.content {
+            Content::Features(features) => key::hash_features(features),
+            Content::Text { text, pair } => {
+                let pair = pair.as_deref().map(|p| self.model.normalise(p));
+                key::hash_text(&self.model.normalise(text), pair.as_deref())
+            }
+        };
+        self.entries.key(&hash)
+    }
+
+    /// What readers find first, then the score entries, one an input.
+    fn keys(&self, group: &Group) -> impl Iterator<Item = Vec<u8>> {
+        let scores = group.rows.iter().map(|row| self.score_key(row));
+        self.reader_key(group.key.as_deref())
+            .into_iter()
+            .chain(scores)
+    }
+
+    /// Takes the lives of a group's keys, in their order.
+    fn lives(&self, group: &Group, lives: &mut impl Iterator<Item = Option<f64>>) -> Lives {
+        let shown = self
+            .reader_key(group.key.as_deref())
+            .map(|_| lives.next().flatten().map(|left| left - self.grace));
+        let scores: Vec<Option<f64>> = lives.take(group.rows.len()).collect();
+        debug_assert_eq!(scores.len(), group.rows.len(), "a life for each key");
+        let first = scores.first().copied().flatten();
+        Lives {
+            left: shown.unwrap_or(first),
+            scores,
+        }
+    }
+
+    fn candidate(&self, group: Group, lives: &Lives) -> Planned {
+        let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
+        let missing = lives.scores.iter().zip(&costs);
+        let missing = missing.filter(|(left, _)| left.is_none());
+        let rates: Vec<f64> = group.rows.iter().filter_map(|row| row.rate).collect();
+        let foretold = (!rates.is_empty()).then(|| rates.iter().sum::<f64>());
+        let read = group.key.as_ref().and_then(|key| self.reads.get(key));
+        let candidate = Candidate {
+            inputs: group.rows.len(),
+            // The source may not know of all readers, nor readers' hints of all requests.
+            rate: foretold.into_iter().chain(read.copied()).reduce(f64::max),
+            ttl: self.ttl,
+            cost: missing
+                .map(|(_, cost)| cost)
+                .fold(0.0, |all, cost| all + cost),
+            wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
+        };
+        Planned {
+            key: group.key,
+            rows: group.rows,
+            candidate,
+            left: lives.left,
+        }
+    }
+
+    fn cost(&self, row: &Row) -> f64 {
+        let text = match &row.content {
+            Content::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
+            Content::Features(_) => None,
+        };
+        self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
+    }
+}
+
+impl Gatherer<'_> {
+    /// Looks at the entries of some groups; those that need a refresh become candidates.
+    pub(super) async fn weigh(
+        &self,
+        aim: &Aim<'_>,
+        groups: Vec<Group>,
+        plan: &mut Plan,
+    ) -> Vec<Planned> {
+        let keys: Vec<Vec<u8>> = groups.iter().flat_map(|group| aim.keys(group)).collect();
+        let mut lives = self.lives(aim.schedule, &keys).await.into_iter();
+        let mut candidates = Vec::new();
+        for group in groups {
+            let lives = aim.lives(&group, &mut lives);
+            if plan::is_fresh(lives.left, aim.next, aim.spread, (self.random)()) {
+                plan.fresh += group.rows.len();
+            } else {
+                candidates.push(aim.candidate(group, &lives));
+            }
+        }
+        candidates
+    }
+
+    /// Seconds that keys have to live. Without Redis nothing lives.
+    async fn lives(&self, schedule: &Schedule, keys: &[Vec<u8>]) -> Vec<Option<f64>> {
+        let known = match self.redis {
+            Some(redis) => lives_since_mark(redis, schedule.namespace(), keys).await,
+            None => None,
+        };
+        let known = known.unwrap_or_else(|| vec![None; keys.len()]);
+        let seconds = known.into_iter().map(|ms| ms.map(|ms| ms as f64 / 1e3));
+        seconds.collect()
+    }
+}
+
+async fn lives_since_mark(
+    redis: &RedisCache,
+    namespace: &str,
+    keys: &[Vec<u8>],
+) -> Option<Vec<Option<u64>>> {
+    let mark = redis.mark(namespace).await;
+    redis.lives_since(keys, mark.unwrap_or_default()).await
+}
+
+/// How often the names of a schedule's namespace are read, in requests a second, as far as workers know.
+async fn reads(gatherer: &Gatherer<'_>, schedule: &Schedule) -> HashMap<String, f64> {
+    let redis = gatherer.redis.filter(|_| schedule.keep != Keep::Scores);
+    let Some(redis) = redis else {
+        return HashMap::new();
+    };
+    let read = SharedHeat::new(redis)
+        .read(schedule.namespace(), gatherer.now.timestamp_millis())
+        .await;
+    let named = read.unwrap_or_default().into_iter();
+    named.map(|one| (one.name, one.rate)).collect()
+}
