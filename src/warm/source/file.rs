@@ -1,6 +1,6 @@
 //! A file of inputs, one JSON object a line.
 
-use super::{InputText, Item, MAX_ROW_BYTES, Source, SourceError};
+use super::{BadSource, InputText, Item, MAX_ROW_BYTES, Source, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -14,9 +14,9 @@ pub struct FileSpec {
 }
 
 impl FileSpec {
-    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), BadSource> {
         if self.path.as_os_str().is_empty() {
-            return Err(("path".into(), "expected the path of a JSONL file".into()));
+            return Err(BadSource::new("path", "expected the path of a JSONL file"));
         }
         // A file that isn't there yet is no reason to refuse the schedule: its runs say so.
         self.path = folder.join(&self.path);

@@ -1,6 +1,6 @@
 //! What is hot: the inputs that jobs ask for most, looked up in the table of scores.
 
-use super::{Content, Item, Row, Source, SourceError};
+use super::{BadSource, Content, Item, Row, Source, SourceError};
 use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
@@ -23,11 +23,11 @@ fn some_thousand() -> usize {
 }
 
 impl HeatSpec {
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), BadSource> {
         if (1..=100_000).contains(&self.top) {
             Ok(())
         } else {
-            Err(("top".into(), "expected 1 to 100000".into()))
+            Err(BadSource::new("top", "expected 1 to 100000"))
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A list that stands in the schedule itself.
 
-use super::{InputText, Item, Row, Source, SourceError};
+use super::{BadSource, InputText, Item, Row, Source, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 
@@ -12,13 +12,13 @@ pub struct ListSpec {
 }
 
 impl ListSpec {
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), BadSource> {
         if self.inputs.is_empty() {
-            return Err(("inputs".into(), "expected at least one input".into()));
+            return Err(BadSource::new("inputs", "expected at least one input"));
         }
         for (index, input) in self.inputs.iter().enumerate() {
             if let Err(problem) = input.clone().into_row() {
-                return Err((format!("inputs[{index}]"), problem));
+                return Err(BadSource::new(format!("inputs[{index}]"), problem));
             }
         }
         Ok(())
@@ -62,7 +62,7 @@ mod tests {
             ]"#,
         )
         .expect("a list");
-        assert_eq!(spec.check().expect_err("one is bad").0, "inputs[2]");
+        assert_eq!(spec.check().expect_err("one is bad").field, "inputs[2]");
         super::super::conformance::check(&ListSource::new(&spec)).await;
     }
 }

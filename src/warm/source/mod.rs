@@ -29,6 +29,27 @@ pub enum Content {
     Features(Vec<f32>),
 }
 
+impl Content {
+    /// A text, alone or with its pair, or features; `absent` is what is said where there is neither.
+    fn new(
+        text: Option<String>,
+        pair: Option<String>,
+        features: Option<Vec<f32>>,
+        absent: &str,
+    ) -> Result<Self, String> {
+        match (text, pair, features) {
+            (Some(text), pair, None) => Ok(Self::Text { text, pair }),
+            (None, None, Some(features)) => match features.iter().position(|f| !f.is_finite()) {
+                Some(index) => Err(format!("`features[{index}]`: expected a finite number")),
+                None => Ok(Self::Features(features)),
+            },
+            (None, Some(_), _) => Err("`text_pair` without `text`".into()),
+            (None, None, None) => Err(absent.into()),
+            (Some(_), _, Some(_)) => Err("expected `text` or `features`, not both".into()),
+        }
+    }
+}
+
 /// One input of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
@@ -53,6 +74,23 @@ pub enum Item {
 #[error("{0}")]
 pub struct SourceError(pub String);
 
+/// What is wrong with a source's table in a schedule file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: {message}")]
+pub struct BadSource {
+    pub field: String,
+    pub message: String,
+}
+
+impl BadSource {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Rows to warm.
 pub trait Source: Send + Sync {
     /// All rows, in order. After an error nothing follows.
@@ -70,8 +108,8 @@ pub enum SourceSpec {
 }
 
 impl SourceSpec {
-    /// Checks what needs no server; relative paths start at `folder`. An error is a field and what is wrong with it.
-    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+    /// Checks what needs no server; relative paths start at `folder`.
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), BadSource> {
         match self {
             Self::Static(spec) => spec.check(),
             Self::File(spec) => spec.check(folder),
@@ -85,7 +123,11 @@ impl SourceSpec {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
             Self::File(spec) => Box::new(FileSource::new(spec)),
-            Self::Sql(spec) => Box::new(SqlSource::new(spec, settings)?),
+            Self::Sql(spec) => Box::new(SqlSource::new(
+                spec,
+                &settings.databases,
+                &settings.database,
+            )?),
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }
@@ -109,18 +151,8 @@ impl InputText {
                 return Err(format!("`{name}` {problem}"));
             }
         }
-        let content = match (self.text, self.text_pair, self.features) {
-            (Some(text), pair, None) => Content::Text { text, pair },
-            (None, None, Some(features)) => {
-                if let Some(at) = features.iter().position(|f| !f.is_finite()) {
-                    return Err(format!("`features[{at}]`: expected a finite number"));
-                }
-                Content::Features(features)
-            }
-            (None, Some(_), _) => return Err("`text_pair` without `text`".into()),
-            (None, None, None) => return Err("expected `text` or `features`".into()),
-            (Some(_), _, Some(_)) => return Err("expected `text` or `features`, not both".into()),
-        };
+        let absent = "expected `text` or `features`";
+        let content = Content::new(self.text, self.text_pair, self.features, absent)?;
         Ok(Row {
             key: self.key,
             group: self.group,
