@@ -32,59 +32,18 @@ impl Cron {
     /// Days of the week are 0 or 7 (Sunday) to 6, or names, whatever the number of fields. Where both a day of the month
     /// and a day of the week are given, either will do.
     pub fn parse(expression: &str) -> Result<Self, String> {
-        let plain = match expression.trim() {
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
-            name if name.starts_with('@') => {
-                return Err(format!(
-                    "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
-                ));
-            }
-            other => other,
-        };
+        let plain = spelled_out(expression.trim())?;
         let fields: Vec<&str> = plain.split_whitespace().collect();
-        let (seconds, rest, year) = match fields.as_slice() {
-            rest if rest.len() == 5 => ("0", rest, "*"),
-            [seconds, rest @ ..] if rest.len() == 5 => (*seconds, rest, "*"),
-            [seconds, rest @ .., year] if rest.len() == 5 => (*seconds, rest, *year),
-            _ => {
-                return Err(format!(
-                    "expected 5 fields (minute hour day month weekday), 6 with seconds first or 7 with a year last, found {}",
-                    fields.len()
-                ));
-            }
-        };
-        let [minute, hour, day, month, weekday] = rest else {
-            return Err("expected five fields between seconds and year".into());
-        };
+        let [seconds, minute, hour, day, month, weekday, year] = seven(&fields)?;
         let minute = numbers("minute", minute, 0, 59)?;
         let seconds = numbers("second", seconds, 0, 59)?;
         let hours = parse_field("hour", hour, 0, 23, |_| None)?;
-        let every_hour = hours.len() == 24;
         let hour = listed(&hours);
         // As crontab has it: a field that starts with a star restricts nothing by itself.
         let either = !day.starts_with(['*', '?']) && !weekday.starts_with(['*', '?']);
         let day = numbers("day of the month", &day.replace('?', "*"), 1, 31)?;
-        let month = parse_field("month", month, 1, 12, month_by_name)?;
-        let month = listed(&month);
-        let weekdays = parse_field(
-            "day of the week",
-            &weekday.replace('?', "*"),
-            0,
-            7,
-            |name| {
-                DAYS.iter()
-                    .position(|d| name.eq_ignore_ascii_case(d))
-                    .map(|i| i as u32)
-            },
-        )?;
-        // The crate counts from 1, Sunday.
-        let weekdays: BTreeSet<u32> = weekdays.into_iter().map(|d| d % 7 + 1).collect();
-        let weekday = listed(&weekdays);
+        let month = listed(&parse_field("month", month, 1, 12, month_by_name)?);
+        let weekday = weekdays(&weekday.replace('?', "*"))?;
         let schedule = |day: &str, weekday: &str| {
             Schedule::from_str(&format!(
                 "{seconds} {minute} {hour} {day} {month} {weekday} {year}"
@@ -99,7 +58,7 @@ impl Cron {
         Ok(Self {
             expression: expression.trim().to_owned(),
             schedules,
-            every_hour,
+            every_hour: hours.len() == 24,
         })
     }
 
@@ -235,6 +194,51 @@ fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
         }
         _ => None,
     }
+}
+
+/// The fields of a name such as `@hourly`; anything else is passed on.
+fn spelled_out(expression: &str) -> Result<&str, String> {
+    Ok(match expression {
+        "@yearly" | "@annually" => "0 0 1 1 *",
+        "@monthly" => "0 0 1 * *",
+        "@weekly" => "0 0 * * 0",
+        "@daily" | "@midnight" => "0 0 * * *",
+        "@hourly" => "0 * * * *",
+        "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
+        name if name.starts_with('@') => {
+            return Err(format!(
+                "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
+            ));
+        }
+        other => other,
+    })
+}
+
+/// Seconds first and the year last, with what stands for those that aren't given.
+fn seven<'a>(fields: &[&'a str]) -> Result<[&'a str; 7], String> {
+    match *fields {
+        [minute, hour, day, month, weekday] => Ok(["0", minute, hour, day, month, weekday, "*"]),
+        [seconds, minute, hour, day, month, weekday] => {
+            Ok([seconds, minute, hour, day, month, weekday, "*"])
+        }
+        [seconds, minute, hour, day, month, weekday, year] => {
+            Ok([seconds, minute, hour, day, month, weekday, year])
+        }
+        _ => Err(format!(
+            "expected 5 fields (minute hour day month weekday), 6 with seconds first or 7 with a year last, found {}",
+            fields.len()
+        )),
+    }
+}
+
+/// The days of a week, counted from 1, Sunday, as the crate has them.
+fn weekdays(field: &str) -> Result<String, String> {
+    let by_name = |name: &str| {
+        let day = DAYS.iter().position(|d| name.eq_ignore_ascii_case(d));
+        day.map(|day| day as u32)
+    };
+    let days = parse_field("day of the week", field, 0, 7, by_name)?;
+    Ok(listed(&days.into_iter().map(|d| d % 7 + 1).collect()))
 }
 
 fn numbers(name: &str, field: &str, least: u32, most: u32) -> Result<String, String> {
