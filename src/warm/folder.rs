@@ -25,12 +25,14 @@ pub struct Changes {
     pub problems: Vec<BadSchedule>,
 }
 
+/// The schedule that a file last held, with the file's text.
+type Held = (String, Arc<Schedule>);
+
 /// The schedules of a folder.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
-    /// By file, the schedule that it last held, with its text.
-    files: BTreeMap<PathBuf, (String, Arc<Schedule>)>,
+    files: BTreeMap<PathBuf, Held>,
     problems: Vec<BadSchedule>,
 }
 
@@ -66,75 +68,91 @@ impl Folder {
 
     /// Looks at the folder again.
     pub fn scan(&mut self) -> Changes {
-        let before: BTreeMap<String, Arc<Schedule>> = self
-            .schedules()
-            .into_iter()
-            .map(|s| (s.name.clone(), s))
-            .collect();
-        let mut old = std::mem::take(&mut self.files);
-        let mut problems = Vec::new();
-        let mut files: BTreeMap<PathBuf, (String, Arc<Schedule>)> = BTreeMap::new();
-        let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let before = self.schedules();
+        let mut known = std::mem::take(&mut self.files);
+        let mut found = Found::default();
         match list(&self.dir) {
-            Err(error) => problems.push(whole(&self.dir, format!("can't be read: {error}"))),
+            Err(error) => found
+                .problems
+                .push(whole(&self.dir, format!("can't be read: {error}"))),
             Ok(paths) => {
                 for path in paths {
-                    let known = old.remove(&path);
-                    let kept = match read(&path) {
-                        Err(error) => {
-                            problems.push(whole(&path, format!("can't be read: {error}")));
-                            known
-                        }
-                        Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
-                        Ok(text) => match schedule::parse(&path, &text) {
-                            Ok(schedule) => Some((text, Arc::new(schedule))),
-                            Err(bad) => {
-                                problems.push(bad);
-                                known
-                            }
-                        },
-                    };
-                    let Some((text, schedule)) = kept else {
-                        continue;
-                    };
-                    match names.get(&schedule.name) {
-                        Some(first) => problems.push(BadSchedule {
-                            file: path,
-                            line: None,
-                            field: "name".into(),
-                            message: format!("`{}` is taken by {}", schedule.name, first.display()),
-                        }),
-                        None => {
-                            names.insert(schedule.name.clone(), path.clone());
-                            files.insert(path, (text, schedule));
-                        }
-                    }
+                    let known = known.remove(&path);
+                    found.look_at(path, known);
                 }
             }
         }
-        let new_problems = problems
+        let new_problems = found
+            .problems
             .iter()
             .filter(|p| !self.problems.contains(p))
             .cloned()
             .collect();
-        self.files = files;
-        self.problems = problems;
-        let after = self.schedules();
-        let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
+        self.files = found.files;
+        self.problems = found.problems;
+        let (read, gone) = compare(&before, &self.schedules());
         Changes {
-            read: after
-                .iter()
-                .filter(|s| before.get(&s.name).is_none_or(|old| !Arc::ptr_eq(old, s)))
-                .map(|s| s.name.clone())
-                .collect(),
-            gone: before
-                .keys()
-                .filter(|name| !held.contains(name.as_str()))
-                .cloned()
-                .collect(),
+            read,
+            gone,
             problems: new_problems,
         }
     }
+}
+
+/// What a look at the folder found so far.
+#[derive(Default)]
+struct Found {
+    files: BTreeMap<PathBuf, Held>,
+    /// The file of each schedule.
+    names: BTreeMap<String, PathBuf>,
+    problems: Vec<BadSchedule>,
+}
+
+impl Found {
+    /// Reads a file; `known` is what it last held.
+    fn look_at(&mut self, path: PathBuf, known: Option<Held>) {
+        let kept = match read(&path) {
+            Err(error) => {
+                self.problems
+                    .push(whole(&path, format!("can't be read: {error}")));
+                known
+            }
+            Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
+            Ok(text) => match schedule::parse(&path, &text) {
+                Ok(schedule) => Some((text, Arc::new(schedule))),
+                Err(bad) => {
+                    self.problems.push(bad);
+                    known
+                }
+            },
+        };
+        let Some((text, schedule)) = kept else {
+            return;
+        };
+        if let Some(first) = self.names.get(&schedule.name) {
+            self.problems.push(BadSchedule {
+                file: path,
+                line: None,
+                field: "name".into(),
+                message: format!("`{}` is taken by {}", schedule.name, first.display()),
+            });
+            return;
+        }
+        self.names.insert(schedule.name.clone(), path.clone());
+        self.files.insert(path, (text, schedule));
+    }
+}
+
+/// Names of the schedules that came or changed, and of those that went.
+fn compare(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> (Vec<String>, Vec<String>) {
+    let is_as_before = |new: &Arc<Schedule>| before.iter().any(|old| Arc::ptr_eq(old, new));
+    let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
+    let read = after.iter().filter(|s| !is_as_before(s));
+    let gone = before.iter().filter(|s| !held.contains(s.name.as_str()));
+    (
+        read.map(|s| s.name.clone()).collect(),
+        gone.map(|s| s.name.clone()).collect(),
+    )
 }
 
 /// The schedule files of a folder, in order.
