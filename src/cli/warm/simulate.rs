@@ -4,7 +4,8 @@ use crate::{
     cli::Exit,
     warm::simulate::{
         Outcome, Policy, World, replay,
-        trace::{self, Make, Shape, Trace},
+        synthetic::{Make, Shape},
+        trace::{self, Trace},
     },
 };
 use anyhow::{Context, bail};

@@ -5,6 +5,8 @@
 //! which is then kept. A policy may score entries beforehand, for a share of what scoring every request would cost.
 
 mod policy;
+mod rates;
+pub mod synthetic;
 pub mod trace;
 
 use crate::warm::{plan::Candidate, schedule::Budget};
@@ -74,83 +76,158 @@ pub fn replay(
     policy: Policy,
     mut progress: impl FnMut(f64),
 ) -> Outcome {
-    let mut mind = Mind::new(policy, trace, world);
-    let mut expires = vec![f64::NEG_INFINITY; trace.keys];
-    let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
-    let income = world.budget * mean_cost;
-    let most = income * trace.requests.len() as f64 / trace.length * SAVED_UP;
-    let mut purse = 0.0f64;
+    let mut state = State::new(trace, world, policy);
     let mut next_tick = TICK;
-    let mut outcome = Outcome {
-        policy,
-        requests: trace.requests.len() as u64,
-        waited: 0,
-        waiting: 0.0,
-        warmed: 0,
-        warming: 0.0,
-        model_seconds: 0.0,
-        parts: Vec::new(),
-    };
-    let mut parts = vec![(0u64, 0u64); PARTS];
     for (number, &(at, key)) in trace.requests.iter().enumerate() {
         while at >= next_tick {
-            let view = View {
-                now: next_tick,
-                horizon: TICK,
-                world,
-                expires: &expires,
-            };
-            for chosen in mind.tick(&view, purse) {
-                let cost = cost(world, chosen);
-                if cost > purse {
-                    continue;
-                }
-                purse -= cost;
-                outcome.warmed += 1;
-                outcome.warming += cost;
-                if let Some(expires) = expires.get_mut(chosen as usize) {
-                    *expires = next_tick + world.ttl;
-                }
-                mind.scored(chosen, next_tick + world.ttl);
-            }
+            state.warm(next_tick);
             next_tick += TICK;
             progress(number as f64 / trace.requests.len() as f64);
         }
-        purse = (purse + income).min(most);
-        let value = 1.0 + world.round_trip / cost(world, key).max(1e-6);
-        mind.asked(key, at, value as f32);
-        let Some(expires) = expires.get_mut(key as usize) else {
-            continue;
+        state.ask(at, key);
+    }
+    state.outcome()
+}
+
+/// A replay under way.
+struct State<'a> {
+    trace: &'a Trace,
+    world: &'a World,
+    mind: Mind<'a>,
+    /// Until when each key's entry lives.
+    expires: Vec<f64>,
+    budget: Purse,
+    outcome: Outcome,
+    /// Requests, and those that waited, in each part of the trace.
+    parts: Vec<(u64, u64)>,
+}
+
+/// Model time that warming may still spend, in seconds.
+struct Purse {
+    left: f64,
+    /// What each request adds.
+    income: f64,
+    /// What can be saved up.
+    most: f64,
+}
+
+impl Purse {
+    fn new(trace: &Trace, world: &World) -> Self {
+        let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
+        let income = world.budget * mean_cost;
+        Self {
+            left: 0.0,
+            income,
+            most: income * trace.requests.len() as f64 / trace.length * SAVED_UP,
+        }
+    }
+
+    fn earn(&mut self) {
+        self.left = (self.left + self.income).min(self.most);
+    }
+
+    /// Spends, if there is enough.
+    fn spend(&mut self, cost: f64) -> bool {
+        let enough = cost <= self.left;
+        if enough {
+            self.left -= cost;
+        }
+        enough
+    }
+}
+
+impl<'a> State<'a> {
+    fn new(trace: &'a Trace, world: &'a World, policy: Policy) -> Self {
+        Self {
+            trace,
+            world,
+            mind: Mind::new(policy, trace),
+            expires: vec![f64::NEG_INFINITY; trace.keys],
+            budget: Purse::new(trace, world),
+            outcome: Outcome {
+                policy,
+                requests: trace.requests.len() as u64,
+                waited: 0,
+                waiting: 0.0,
+                warmed: 0,
+                warming: 0.0,
+                model_seconds: 0.0,
+                parts: Vec::new(),
+            },
+            parts: vec![(0, 0); PARTS],
+        }
+    }
+
+    /// Lets the policy score entries beforehand.
+    fn warm(&mut self, now: f64) {
+        let view = View {
+            now,
+            horizon: TICK,
+            world: self.world,
+            expires: &self.expires,
         };
-        let part = ((at / trace.length * PARTS as f64) as usize).min(PARTS - 1);
-        let mut waited = *expires <= at;
-        if waited {
-            let cost = cost(world, key);
-            *expires = at + world.ttl;
-            mind.scored(key, *expires);
-            if policy == Policy::Clairvoyant && cost <= purse {
-                // It knew, and scored it the moment before.
-                purse -= cost;
-                outcome.warmed += 1;
-                outcome.warming += cost;
-                waited = false;
-            } else {
-                outcome.waited += 1;
-                outcome.waiting += world.round_trip + cost;
-                outcome.model_seconds += cost;
+        for key in self.mind.tick(&view, self.budget.left) {
+            if self.spend(cost(self.world, key)) {
+                self.scored(key, now);
             }
         }
-        if let Some((all, waits)) = parts.get_mut(part) {
+    }
+
+    /// Serves a request.
+    fn ask(&mut self, at: f64, key: u32) {
+        self.budget.earn();
+        let cost = cost(self.world, key);
+        let value = 1.0 + self.world.round_trip / cost.max(1e-6);
+        self.mind.asked(key, at, value as f32);
+        let expires = self.expires.get(key as usize).copied();
+        debug_assert!(expires.is_some(), "a trace knows how many keys it names");
+        let mut waited = expires.is_none_or(|expires| expires <= at);
+        if waited {
+            self.scored(key, at);
+            // It knew, and scored it the moment before.
+            if self.outcome.policy == Policy::Clairvoyant && self.spend(cost) {
+                waited = false;
+            } else {
+                self.outcome.waited += 1;
+                self.outcome.waiting += self.world.round_trip + cost;
+                self.outcome.model_seconds += cost;
+            }
+        }
+        let part = ((at / self.trace.length * PARTS as f64) as usize).min(PARTS - 1);
+        if let Some((all, waits)) = self.parts.get_mut(part) {
             *all += 1;
             *waits += u64::from(waited);
         }
     }
-    outcome.model_seconds += outcome.warming;
-    outcome.parts = parts
-        .into_iter()
-        .map(|(all, waits)| waits as f64 / all.max(1) as f64)
-        .collect();
-    outcome
+
+    /// Spends model time on warming, if the budget has it.
+    fn spend(&mut self, cost: f64) -> bool {
+        let enough = self.budget.spend(cost);
+        if enough {
+            self.outcome.warmed += 1;
+            self.outcome.warming += cost;
+        }
+        enough
+    }
+
+    fn scored(&mut self, key: u32, at: f64) {
+        let until = at + self.world.ttl;
+        if let Some(expires) = self.expires.get_mut(key as usize) {
+            *expires = until;
+        }
+        self.mind.scored(key, until);
+    }
+
+    fn outcome(self) -> Outcome {
+        let mut outcome = self.outcome;
+        outcome.model_seconds += outcome.warming;
+        outcome.parts = self
+            .parts
+            .into_iter()
+            .map(|(all, waits)| waits as f64 / all.max(1) as f64)
+            .collect();
+        outcome
+    }
 }
 
 fn cost(world: &World, key: u32) -> f64 {

@@ -94,7 +94,7 @@ pub(super) struct Hot {
 }
 
 impl<'a> Mind<'a> {
-    pub fn new(policy: Policy, trace: &'a Trace, _world: &World) -> Self {
+    pub fn new(policy: Policy, trace: &'a Trace) -> Self {
         match policy {
             Policy::Nothing | Policy::Clairvoyant => Self::Idle,
             Policy::Fixed => Self::Fixed {

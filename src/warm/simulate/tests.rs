@@ -1,4 +1,4 @@
-use super::trace::{Make, Shape};
+use super::synthetic::{Make, Shape};
 use super::*;
 
 const KEYS: usize = 5_000;
