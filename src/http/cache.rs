@@ -4,7 +4,7 @@ use super::{
     Shared, advice,
     auth::{Admin, Reader},
     desk::Desk,
-    extract::Asked,
+    extract::Params,
     problem::Problem,
     responses::{BadRequest, Guarded, Unavailable},
 };
@@ -129,7 +129,7 @@ pub struct CacheInfo {
 pub(super) async fn stats(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<PatternShown>, Problem> {
     let figures = shared
         .desk()?
@@ -145,7 +145,7 @@ pub(super) async fn stats(
 pub(super) async fn patterns(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<Vec<PatternShown>>, Problem> {
     let all = shared
         .desk()?
@@ -174,7 +174,7 @@ pub struct EndpointShown {
 pub(super) async fn endpoints(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<Vec<EndpointShown>>, Problem> {
     let all = shared.paths.figures(minutes(period.minutes)?);
     let shown = all.iter().map(|(path, figures)| {
@@ -204,7 +204,7 @@ fn shown(all: &[(Pattern, Figures)]) -> Vec<PatternShown> {
 pub(super) async fn top(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<TopWanted>,
+    Params(wanted): Params<TopWanted>,
 ) -> Result<Json<Vec<PatternShown>>, Problem> {
     let limit = wanted.limit.unwrap_or(10);
     if !(1..=128).contains(&limit) {
@@ -226,7 +226,7 @@ pub(super) async fn top(
 pub(super) async fn low(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<LowWanted>,
+    Params(wanted): Params<LowWanted>,
 ) -> Result<Json<Vec<LowPerformer>>, Problem> {
     let threshold = wanted.threshold.unwrap_or(0.5);
     if !(0.0..=1.0).contains(&threshold) {
@@ -259,7 +259,7 @@ fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
 pub(super) async fn health(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<CacheHealth>, Problem> {
     let desk = shared.desk()?;
     let figures = desk.insight.window.total(minutes(period.minutes)?);

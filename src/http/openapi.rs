@@ -20,14 +20,14 @@ use utoipa::{
         logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
     ),
     components(schemas(problem::ErrorBody, requests::InputRequest, requests::RankRequest)),
-    modifiers(&Keys)
+    modifiers(&KeyScheme)
 )]
 struct Api;
 
 /// Names the way in which a key is given.
-struct Keys;
+struct KeyScheme;
 
-impl Modify for Keys {
+impl Modify for KeyScheme {
     fn modify(&self, document: &mut Document) {
         if let Some(components) = document.components.as_mut() {
             let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     auth::Reader,
-    extract::Asked,
+    extract::Params,
     problem::Problem,
     responses::{BadRequest, Guarded, Unavailable},
 };
@@ -292,7 +292,7 @@ pub(super) async fn schedules(
 pub(super) async fn runs(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<RunsWanted>,
+    Params(wanted): Params<RunsWanted>,
 ) -> Result<Json<Vec<RunShown>>, Problem> {
     let limit = wanted.limit.unwrap_or(10);
     if !(1..=100).contains(&limit) {

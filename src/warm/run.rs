@@ -10,7 +10,7 @@ use super::{
     folder::Folder,
     gather::Gatherer,
     schedule::{Keep, Overlap, Schedule},
-    source::{HotInputs, Source, SourceError, SourceSpec},
+    source::{HotInputs, RowSource, SourceError, SourceSpec},
 };
 use crate::{
     amqp::{connection::Broker, topology::Topology},
@@ -473,7 +473,7 @@ pub async fn open(
     settings: &Settings,
     store: &PostgresStore,
     redis: Option<&RedisCache>,
-) -> Result<Box<dyn Source>, SourceError> {
+) -> Result<Box<dyn RowSource>, SourceError> {
     let SourceSpec::Heat(spec) = &schedule.source else {
         return schedule.source.open(settings);
     };

@@ -99,13 +99,13 @@ impl<'a> Grouping<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::warm::source::Content;
+    use crate::warm::source::RowContent;
 
     fn row(key: Option<&str>, group: Option<&str>) -> Row {
         Row {
             key: key.map(str::to_owned),
             group: group.map(str::to_owned),
-            content: Content::Features(vec![1.0]),
+            content: RowContent::Features(vec![1.0]),
             rate: None,
         }
     }

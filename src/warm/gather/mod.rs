@@ -1,18 +1,18 @@
 //! Owns a run's way from its source to the jobs that it will post: rows are put together into entries ([`group`]), what is fresh
-//! is left alone ([`weigh`]), what is left is chosen by worth and budget ([`plan`]), and cut into jobs ([`pieces`]).
+//! is left alone ([`weigh`]), what is left is chosen by worth and budget ([`run_plan`]), and cut into jobs ([`pieces`]).
 //!
 //! Promises that the same plan is made whether it is to be posted or only shown. Refuses to write anything.
 
 mod group;
 mod pieces;
-mod plan;
+mod run_plan;
 mod weigh;
 
-pub use plan::{Plan, Planned};
+pub use run_plan::{PlannedEntry, RunPlan};
 
 use super::{
     schedule::Schedule,
-    source::{Item, Source, SourceError},
+    source::{Item, RowSource, SourceError},
 };
 use crate::{cache::RedisCache, config::Settings, model::Registry};
 use chrono::{DateTime, Utc};
@@ -39,16 +39,16 @@ impl Gatherer<'_> {
     pub async fn plan(
         &self,
         schedule: &Schedule,
-        source: &dyn Source,
+        source: &dyn RowSource,
         spread: f64,
-    ) -> Result<Plan, SourceError> {
+    ) -> Result<RunPlan, SourceError> {
         let model = self
             .registry
             .resolve(&schedule.model)
             .map_err(|e| SourceError(e.to_string()))?;
         let aim = Aim::new(self, schedule, model, spread).await;
-        let mut plan = Plan::default();
-        let mut candidates: Vec<Planned> = Vec::new();
+        let mut plan = RunPlan::default();
+        let mut candidates: Vec<PlannedEntry> = Vec::new();
         let mut grouping = Grouping::new(&schedule.keep);
         let mut rows = source.rows();
         while let Some(item) = rows.next().await {

@@ -1,9 +1,9 @@
 //! Cuts a plan into jobs.
 
-use super::{Gatherer, Plan};
+use super::{Gatherer, RunPlan};
 use crate::warm::{
     schedule::{Keep, Schedule},
-    source::{Content, Row},
+    source::{Row, RowContent},
 };
 use serde::Serialize;
 
@@ -42,7 +42,7 @@ struct InputText<'a> {
 
 impl Gatherer<'_> {
     /// The bodies of the jobs that a plan posts, each with how many inputs it has.
-    pub fn pieces(&self, schedule: &Schedule, plan: &Plan) -> Vec<(i32, Vec<u8>)> {
+    pub fn pieces(&self, schedule: &Schedule, plan: &RunPlan) -> Vec<(i32, Vec<u8>)> {
         let model = self.registry.resolve(&schedule.model).ok();
         let ttl_seconds =
             self.ttl_seconds(schedule, model.and_then(|model| model.info().ttl_seconds));
@@ -86,8 +86,8 @@ impl Gatherer<'_> {
 
 fn input_text(row: &Row) -> InputText<'_> {
     let (text, text_pair, features) = match &row.content {
-        Content::Text { text, pair } => (Some(text.as_str()), pair.as_deref(), None),
-        Content::Features(features) => (None, None, Some(features.as_slice())),
+        RowContent::Text { text, pair } => (Some(text.as_str()), pair.as_deref(), None),
+        RowContent::Features(features) => (None, None, Some(features.as_slice())),
     };
     InputText {
         key: row.key.as_deref(),

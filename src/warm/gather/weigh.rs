@@ -1,7 +1,7 @@
 //! Holds rows against what Redis has: entries that outlive the next run are left alone, the others become candidates with what
 //! their refresh costs and saves.
 
-use super::{Gatherer, Plan, Planned, group::Group};
+use super::{Gatherer, PlannedEntry, RunPlan, group::Group};
 use crate::{
     cache::RedisCache,
     heat::SharedHeat,
@@ -12,7 +12,7 @@ use crate::{
         due,
         plan::{self, Candidate},
         schedule::{Keep, Schedule},
-        source::{Content, Row},
+        source::{Row, RowContent},
     },
 };
 use std::{collections::HashMap, sync::Arc};
@@ -73,8 +73,8 @@ impl<'a> Aim<'a> {
 
     fn score_key(&self, row: &Row) -> Vec<u8> {
         let hash = match &row.content {
-            Content::Features(features) => key::hash_features(features),
-            Content::Text { text, pair } => {
+            RowContent::Features(features) => key::hash_features(features),
+            RowContent::Text { text, pair } => {
                 let pair = pair.as_deref().map(|p| self.model.normalise(p));
                 key::hash_text(&self.model.normalise(text), pair.as_deref())
             }
@@ -104,7 +104,7 @@ impl<'a> Aim<'a> {
         }
     }
 
-    fn candidate(&self, group: Group, lives: &Lives) -> Planned {
+    fn candidate(&self, group: Group, lives: &Lives) -> PlannedEntry {
         let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
         let missing = lives.scores.iter().zip(&costs);
         let missing = missing.filter(|(left, _)| left.is_none());
@@ -121,7 +121,7 @@ impl<'a> Aim<'a> {
                 .fold(0.0, |all, cost| all + cost),
             wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
         };
-        Planned {
+        PlannedEntry {
             key: group.key,
             rows: group.rows,
             candidate,
@@ -131,8 +131,8 @@ impl<'a> Aim<'a> {
 
     fn cost(&self, row: &Row) -> f64 {
         let text = match &row.content {
-            Content::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
-            Content::Features(_) => None,
+            RowContent::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
+            RowContent::Features(_) => None,
         };
         self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
     }
@@ -144,8 +144,8 @@ impl Gatherer<'_> {
         &self,
         aim: &Aim<'_>,
         groups: Vec<Group>,
-        plan: &mut Plan,
-    ) -> Vec<Planned> {
+        plan: &mut RunPlan,
+    ) -> Vec<PlannedEntry> {
         let keys: Vec<Vec<u8>> = groups.iter().flat_map(|group| aim.keys(group)).collect();
         let mut lives = self.lives(aim.schedule, &keys).await.into_iter();
         let mut candidates = Vec::new();

@@ -12,7 +12,7 @@ pub mod trace;
 use crate::warm::{plan::Candidate, schedule::Budget};
 pub use policy::Policy;
 use policy::{Mind, View};
-use trace::Trace;
+use trace::RequestTrace;
 
 /// How often a policy acts, in seconds.
 const TICK: f64 = 5.0;
@@ -36,7 +36,7 @@ pub struct World {
 
 /// How a policy did.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct Replay {
     pub policy: Policy,
     pub requests: u64,
     /// Requests whose entry wasn't there.
@@ -53,7 +53,7 @@ pub struct Outcome {
     pub parts: Vec<f64>,
 }
 
-impl Outcome {
+impl Replay {
     /// Share of requests that waited.
     pub fn waited_share(&self) -> f64 {
         self.waited as f64 / (self.requests.max(1)) as f64
@@ -71,11 +71,11 @@ impl Outcome {
 
 /// Replays a trace under a policy. `progress` hears of the share that is through.
 pub fn replay(
-    trace: &Trace,
+    trace: &RequestTrace,
     world: &World,
     policy: Policy,
     mut progress: impl FnMut(f64),
-) -> Outcome {
+) -> Replay {
     let mut state = State::new(trace, world, policy);
     let mut next_tick = TICK;
     for (number, &(at, key)) in trace.requests.iter().enumerate() {
@@ -91,13 +91,13 @@ pub fn replay(
 
 /// A replay under way.
 struct State<'a> {
-    trace: &'a Trace,
+    trace: &'a RequestTrace,
     world: &'a World,
     mind: Mind<'a>,
     /// Until when each key's entry lives.
     expires: Vec<f64>,
     budget: Purse,
-    outcome: Outcome,
+    outcome: Replay,
     /// Requests, and those that waited, in each part of the trace.
     parts: Vec<(u64, u64)>,
 }
@@ -112,7 +112,7 @@ struct Purse {
 }
 
 impl Purse {
-    fn new(trace: &Trace, world: &World) -> Self {
+    fn new(trace: &RequestTrace, world: &World) -> Self {
         let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
         let income = world.budget * mean_cost;
         Self {
@@ -137,14 +137,14 @@ impl Purse {
 }
 
 impl<'a> State<'a> {
-    fn new(trace: &'a Trace, world: &'a World, policy: Policy) -> Self {
+    fn new(trace: &'a RequestTrace, world: &'a World, policy: Policy) -> Self {
         Self {
             trace,
             world,
             mind: Mind::new(policy, trace),
             expires: vec![f64::NEG_INFINITY; trace.keys],
             budget: Purse::new(trace, world),
-            outcome: Outcome {
+            outcome: Replay {
                 policy,
                 requests: trace.requests.len() as u64,
                 waited: 0,
@@ -218,7 +218,7 @@ impl<'a> State<'a> {
         self.mind.scored(key, until);
     }
 
-    fn outcome(self) -> Outcome {
+    fn outcome(self) -> Replay {
         let mut outcome = self.outcome;
         outcome.model_seconds += outcome.warming;
         outcome.parts = self

@@ -1,6 +1,6 @@
 //! Owns what each policy knows and what it would score next.
 
-use super::{World, candidate, cost, seconds, trace::Trace};
+use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
     heat::sketch::{PLACES, Sketch},
     key::{self, InputHash},
@@ -81,7 +81,7 @@ pub(super) enum Mind<'a> {
         hot: Hot,
     },
     Oracle {
-        trace: &'a Trace,
+        trace: &'a RequestTrace,
         hot: Hot,
     },
 }
@@ -94,7 +94,7 @@ pub(super) struct Hot {
 }
 
 impl<'a> Mind<'a> {
-    pub fn new(policy: Policy, trace: &'a Trace) -> Self {
+    pub fn new(policy: Policy, trace: &'a RequestTrace) -> Self {
         match policy {
             Policy::Nothing | Policy::Clairvoyant => Self::Idle,
             Policy::Fixed => Self::Fixed {

@@ -2,7 +2,7 @@
 
 use super::{
     rates::{Burst, TrueRates},
-    trace::{Request, Trace},
+    trace::{Request, RequestTrace},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -36,10 +36,10 @@ const STEP: f64 = 1.0;
 
 impl Make {
     /// Draws a trace. Keys are asked for in proportion to 1 over their rank.
-    pub fn draw(&self) -> Trace {
+    pub fn draw(&self) -> RequestTrace {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let truth = self.truth(&mut rng);
-        Trace {
+        RequestTrace {
             requests: self.requests(&truth, &mut rng),
             keys: self.keys,
             length: self.length,

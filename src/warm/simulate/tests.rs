@@ -3,7 +3,7 @@ use super::*;
 
 const KEYS: usize = 5_000;
 
-fn made(shape: Shape) -> Trace {
+fn made(shape: Shape) -> RequestTrace {
     Make {
         shape,
         keys: KEYS,
@@ -64,7 +64,7 @@ fn no_policy_spends_more_than_its_budget() {
 #[test]
 fn without_warming_a_key_waits_once_in_every_life() {
     let requests = (0..1_000).map(|n| (f64::from(n), 0)).collect();
-    let trace = Trace {
+    let trace = RequestTrace {
         requests,
         keys: 1,
         length: 1_000.0,

@@ -8,7 +8,7 @@ pub type Request = (f64, u32);
 
 /// Requests with how many keys they name.
 #[derive(Debug, Clone)]
-pub struct Trace {
+pub struct RequestTrace {
     pub requests: Vec<Request>,
     pub keys: usize,
     /// Seconds.
@@ -17,7 +17,7 @@ pub struct Trace {
     pub truth: Option<TrueRates>,
 }
 
-impl Trace {
+impl RequestTrace {
     /// Requests in any order, at times from any start.
     fn new(mut requests: Vec<Request>, keys: usize) -> Result<Self, BadTrace> {
         requests.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -50,7 +50,7 @@ pub enum BadTrace {
 }
 
 /// Reads lines of time (seconds, or RFC 3339) and key; a first line `time,key` is passed over. Returns the keys by number, too.
-pub fn read(input: impl io::Read) -> Result<(Trace, Vec<String>), BadTrace> {
+pub fn read(input: impl io::Read) -> Result<(RequestTrace, Vec<String>), BadTrace> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
@@ -87,7 +87,7 @@ pub fn read(input: impl io::Read) -> Result<(Trace, Vec<String>), BadTrace> {
         });
         requests.push((seconds, number));
     }
-    Ok((Trace::new(requests, names.len())?, names))
+    Ok((RequestTrace::new(requests, names.len())?, names))
 }
 
 /// Seconds, as a number or a time.

@@ -1,6 +1,6 @@
 //! A file of inputs, one JSON object a line.
 
-use super::{BadSource, InputText, Item, MAX_ROW_BYTES, Source, SourceError};
+use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ struct Reading {
     buffer: Vec<u8>,
 }
 
-impl Source for FileSource {
+impl RowSource for FileSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let open = async move {
             let file = tokio::fs::File::open(&self.0)
@@ -97,9 +97,9 @@ impl Reading {
             if line.is_empty() {
                 continue;
             }
-            let row = serde_json::from_slice::<InputText>(line)
+            let row = serde_json::from_slice::<InputSpec>(line)
                 .map_err(|e| e.to_string())
-                .and_then(InputText::into_row);
+                .and_then(InputSpec::into_row);
             return Ok(Some(match row {
                 Ok(row) => Item::Row(row),
                 Err(problem) => Item::Bad(format!("line {}: {problem}", self.line)),

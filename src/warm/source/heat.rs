@@ -1,6 +1,6 @@
 //! What is hot: the inputs that jobs ask for most, looked up in the table of scores.
 
-use super::{BadSource, Content, Item, Row, Source, SourceError};
+use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
@@ -78,11 +78,11 @@ impl HotInputs {
             .filter_map(|one| {
                 let known = found.get(one.hash.as_slice())?.clone();
                 let content = match (known.text, known.features) {
-                    (Some(text), _) => Content::Text {
+                    (Some(text), _) => RowContent::Text {
                         text,
                         pair: known.text_pair,
                     },
-                    (None, Some(features)) => Content::Features(features),
+                    (None, Some(features)) => RowContent::Features(features),
                     // Scored while inputs weren't stored.
                     (None, None) => return None,
                 };
@@ -123,7 +123,7 @@ fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> V
     hot
 }
 
-impl Source for HotInputs {
+impl RowSource for HotInputs {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         stream::iter(self.hot.chunks(CHUNK))
             .then(move |chunk| async move {

@@ -1,6 +1,6 @@
 //! A list that stands in the schedule itself.
 
-use super::{BadSource, InputText, Item, Row, Source, SourceError};
+use super::{BadSource, InputSpec, Item, Row, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSpec {
-    inputs: Vec<InputText>,
+    inputs: Vec<InputSpec>,
 }
 
 impl ListSpec {
@@ -34,7 +34,7 @@ impl ListSource {
     }
 }
 
-impl Source for ListSource {
+impl RowSource for ListSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         stream::iter(self.0.iter().enumerate().map(|(index, row)| {
             Ok(match row {

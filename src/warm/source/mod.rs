@@ -24,12 +24,12 @@ const MAX_ROW_BYTES: usize = 1 << 20;
 
 /// What an input holds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub enum RowContent {
     Text { text: String, pair: Option<String> },
     Features(Vec<f32>),
 }
 
-impl Content {
+impl RowContent {
     /// A text, alone or with its pair, or features; `absent` is what is said where there is neither.
     fn new(
         text: Option<String>,
@@ -56,7 +56,7 @@ pub struct Row {
     pub key: Option<String>,
     /// Rows of one group become one ranking, under the group's name.
     pub group: Option<String>,
-    pub content: Content,
+    pub content: RowContent,
     /// Requests a second for it, where the source knows.
     pub rate: Option<f64>,
 }
@@ -92,7 +92,7 @@ impl BadSource {
 }
 
 /// Rows to warm.
-pub trait Source: Send + Sync {
+pub trait RowSource: Send + Sync {
     /// All rows, in order. After an error nothing follows.
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>>;
 }
@@ -119,7 +119,7 @@ impl SourceSpec {
     }
 
     /// The source itself. Heat is asked of the workers, not here.
-    pub fn open(&self, settings: &Settings) -> Result<Box<dyn Source>, SourceError> {
+    pub fn open(&self, settings: &Settings) -> Result<Box<dyn RowSource>, SourceError> {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
             Self::File(spec) => Box::new(FileSource::new(spec)),
@@ -136,7 +136,7 @@ impl SourceSpec {
 /// An input as files write it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct InputText {
+pub struct InputSpec {
     key: Option<String>,
     group: Option<String>,
     text: Option<String>,
@@ -144,7 +144,7 @@ pub struct InputText {
     features: Option<Vec<f32>>,
 }
 
-impl InputText {
+impl InputSpec {
     fn into_row(self) -> Result<Row, String> {
         for (name, value) in [("key", &self.key), ("group", &self.group)] {
             if let Some(problem) = value.as_deref().and_then(job::key_problem) {
@@ -152,7 +152,7 @@ impl InputText {
             }
         }
         let absent = "expected `text` or `features`";
-        let content = Content::new(self.text, self.text_pair, self.features, absent)?;
+        let content = RowContent::new(self.text, self.text_pair, self.features, absent)?;
         Ok(Row {
             key: self.key,
             group: self.group,
@@ -168,7 +168,7 @@ pub(crate) mod conformance {
     use futures_util::StreamExt;
 
     /// What each source must give for the same five rows, of which the third is bad.
-    pub async fn check(source: &dyn Source) {
+    pub async fn check(source: &dyn RowSource) {
         let items: Vec<_> = source.rows().collect().await;
         let rows: Vec<&Item> = items
             .iter()
@@ -185,7 +185,7 @@ pub(crate) mod conformance {
                 rate: None,
             })
         };
-        let text = |text: &str, pair: Option<&str>| Content::Text {
+        let text = |text: &str, pair: Option<&str>| RowContent::Text {
             text: text.to_owned(),
             pair: pair.map(str::to_owned),
         };
@@ -200,7 +200,7 @@ pub(crate) mod conformance {
         );
         assert_eq!(
             **three,
-            row(Some("c"), None, Content::Features(vec![0.5, -2.0]))
+            row(Some("c"), None, RowContent::Features(vec![0.5, -2.0]))
         );
         assert_eq!(**four, row(Some("d"), Some("g"), text("", None)));
         // Asked again, it gives the same again.

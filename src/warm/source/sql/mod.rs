@@ -6,7 +6,7 @@
 
 mod row;
 
-use super::{BadSource, Item, Source, SourceError};
+use super::{BadSource, Item, RowSource, SourceError};
 use crate::{
     config::{self, Database, NamedDatabase},
     secret::Secret,
@@ -206,7 +206,7 @@ impl SqlSource {
     }
 }
 
-impl Source for SqlSource {
+impl RowSource for SqlSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let open = async move {
             let until = Instant::now() + self.limit;

@@ -2,7 +2,7 @@
 
 use crate::{
     job,
-    warm::source::{Content, Row, SourceError},
+    warm::source::{Row, RowContent, SourceError},
 };
 use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
 
@@ -57,7 +57,7 @@ pub(super) fn read(row: &PgRow) -> Result<Row, String> {
         }
     }
     let absent = "expected `text` or `features`, found NULL";
-    let content = Content::new(text("text")?, text("text_pair")?, features(row)?, absent)?;
+    let content = RowContent::new(text("text")?, text("text_pair")?, features(row)?, absent)?;
     let rate = match row.try_get_raw("rate") {
         Ok(value) if !value.is_null() => row
             .try_get::<f64, _>("rate")

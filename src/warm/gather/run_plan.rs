@@ -11,7 +11,7 @@ const TOLD: usize = 3;
 
 /// One entry of the plan: an input, or a ranking with all its inputs.
 #[derive(Debug, Clone)]
-pub struct Planned {
+pub struct PlannedEntry {
     /// What readers ask for; nothing for an input without a key.
     pub key: Option<String>,
     pub rows: Vec<Row>,
@@ -22,9 +22,9 @@ pub struct Planned {
 
 /// What a run will do.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub struct RunPlan {
     /// In the order in which they are posted.
-    pub chosen: Vec<Planned>,
+    pub chosen: Vec<PlannedEntry>,
     /// Inputs whose entries outlive the next run.
     pub fresh: usize,
     /// Inputs beyond the budget.
@@ -34,7 +34,7 @@ pub struct Plan {
     pub told: Vec<String>,
 }
 
-impl Plan {
+impl RunPlan {
     /// Inputs to post.
     pub fn inputs(&self) -> usize {
         self.chosen.iter().map(|p| p.rows.len()).sum()
@@ -81,11 +81,11 @@ impl Plan {
     }
 
     /// Takes what is worth its cost, within the budget.
-    pub(super) fn choose(&mut self, candidates: Vec<Planned>, budget: &Budget) {
+    pub(super) fn choose(&mut self, candidates: Vec<PlannedEntry>, budget: &Budget) {
         let weights: Vec<Candidate> = candidates.iter().map(|p| p.candidate).collect();
         let order = plan::choose(&weights, budget);
         let all: usize = weights.iter().map(|c| c.inputs).sum();
-        let mut slots: Vec<Option<Planned>> = candidates.into_iter().map(Some).collect();
+        let mut slots: Vec<Option<PlannedEntry>> = candidates.into_iter().map(Some).collect();
         self.chosen = order
             .into_iter()
             .filter_map(|index| slots.get_mut(index).and_then(Option::take))
