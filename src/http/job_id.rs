@@ -1,7 +1,6 @@
-//! Under which id the job of a request is known.
+//! Chooses the id of a request's job.
 //!
-//! Promises that a caller who repeats an idempotency key means the same job, and that the same key of another caller is another
-//! one.
+//! Promises that a repeated idempotency key gives the same id, and that the same key from another caller gives another one.
 
 use super::{desk::Desk, problem::Problem};
 use crate::job;
@@ -9,10 +8,11 @@ use axum::http::HeaderMap;
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
-/// Header under which a repeated request is known.
+/// Header that identifies a repeated request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// The id by which a body's job will be known: its own, the idempotency key's, or a new one.
+/// The id for a body's job: the idempotency key's, nothing where the body has its own, or else a new one. Refuses a job that
+/// would be rejected.
 pub(super) fn choose(
     desk: &Desk,
     caller: &str,
@@ -38,7 +38,7 @@ fn random_id() -> String {
     format!("http-{}", hex::encode(bytes))
 }
 
-/// The id of a caller's idempotency key; another caller's same key is another job.
+/// The id that belongs to a caller's idempotency key.
 fn idempotent_id(caller: &str, headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
         return Ok(None);

@@ -1,6 +1,7 @@
-//! `/v1/jobs` and `/v1/cache/warm`: jobs for the queues, and how one ended.
+//! `/v1/jobs` and `/v1/cache/warm`: queue jobs, and look up results.
 //!
-//! Promises that a job which would be rejected is refused here, and that one which was accepted lies in its queue.
+//! Promises that a job which the worker would reject is refused here, and that an accepted one is in its queue: the broker has
+//! confirmed it.
 
 use super::{
     Shared,
@@ -22,7 +23,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// A job that waits in the queue.
+/// A queued job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Queued {
     job_id: String,
@@ -30,9 +31,9 @@ pub struct Queued {
     status: &'static str,
 }
 
-/// Posts a job to the queue.
+/// Queues a job.
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("key" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id: the same job again has the same result")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id; a repeated job gets the same result")),
     responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
 pub(super) async fn enqueue(
     scorer: Scorer,
@@ -44,7 +45,7 @@ pub(super) async fn enqueue(
     post(desk, &desk.topology.jobs, &scorer.0, &headers, &body).await
 }
 
-/// Posts a job whose entries are to live anew, to be run when there is time.
+/// Queues a job that scores its inputs and refreshes the TTL of their entries, at low priority.
 #[utoipa::path(post, path = "/v1/cache/warm", tag = "warming", request_body = JobRequest, security(("key" = [])),
     params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id")),
     responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
@@ -90,10 +91,10 @@ async fn post(
     Ok((StatusCode::ACCEPTED, axum::Json(queued)).into_response())
 }
 
-/// How a job ended: the reply that its producer got.
+/// Shows a job's result: the reply that its producer got.
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("key" = [])), params(("id" = String, Path)),
     responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), Guarded, BadRequest, Unavailable,
-        (status = 404, description = "no result (yet)", body = ErrorBody)))]
+        (status = 404, description = "no result, or none yet", body = ErrorBody)))]
 pub(super) async fn job(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -115,7 +116,7 @@ pub(super) async fn job(
             format!("{{\"job_id\":{id},\"status\":\"rejected\",\"error\":{error}}}").into_bytes()
         }
         None => {
-            let message = "no result: the job isn't known, or it is still in its queue";
+            let message = "no result: the job is unknown or still queued";
             return Err(Problem::not_found("id", message));
         }
     };

@@ -1,4 +1,4 @@
-//! `/v1/log`: which lines this worker logs.
+//! `/v1/log`: this worker's log levels, and its recent warnings and errors.
 
 use super::{
     Shared,
@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// Which lines are logged.
+/// Log levels.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Levels {
-    /// In the syntax of `log.filter`. Below `info` only Kiln's own lines are written, whatever it says.
+    /// In the syntax of the setting `log.filter`. Levels below `info` apply to Kiln's own modules only.
     #[schema(example = "info,kiln=debug")]
     levels: String,
 }
 
-/// Which lines this worker logs.
+/// Shows this worker's log levels.
 #[utoipa::path(get, path = "/v1/log", tag = "steering", security(("key" = [])),
     responses((status = 200, body = Levels), Guarded, Unavailable))]
 pub(super) async fn levels(_reader: Reader) -> Result<Json<Levels>, Problem> {
@@ -30,7 +30,7 @@ pub(super) async fn levels(_reader: Reader) -> Result<Json<Levels>, Problem> {
     Ok(Json(Levels { levels }))
 }
 
-/// A line that was logged.
+/// A log line.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LineShown {
     at: String,
@@ -40,7 +40,7 @@ pub struct LineShown {
     fields: BTreeMap<String, String>,
 }
 
-/// The last warnings and errors of this worker, the newest first.
+/// Lists the last warnings and errors of this worker, newest first.
 #[utoipa::path(get, path = "/v1/log/recent", tag = "worker", security(("key" = [])),
     responses((status = 200, body = Vec<LineShown>), Guarded))]
 pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
@@ -53,7 +53,7 @@ pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
     Json(shown.collect())
 }
 
-/// Has this worker log other lines from now on, until it ends.
+/// Changes this worker's log levels until it restarts.
 #[utoipa::path(put, path = "/v1/log", tag = "steering", security(("key" = [])), request_body = Levels,
     responses((status = 200, body = Levels), Guarded, BadRequest, TooLarge))]
 pub(super) async fn set_levels(

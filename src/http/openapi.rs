@@ -12,7 +12,7 @@ use utoipa::{
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Kiln", description = "Scores that are kept hot. Where the settings name API keys, a request carries one: `Authorization: Bearer KEY`."),
+    info(title = "Kiln", description = "Cached scores of machine-learning models, kept warm. If the settings name API keys, every request needs one: `Authorization: Bearer KEY`."),
     paths(
         score::score, score::batch, jobs::enqueue, jobs::warm, jobs::job, show::health, show::version, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,

@@ -1,7 +1,6 @@
-//! What scoring requests carry: one input, or a job.
+//! The bodies of scoring requests: one input, or a job.
 //!
-//! Owns only the request's frame. What its values may be is decided by the job's own parser, so that HTTP and the queue take
-//! and refuse the same.
+//! Owns only their outline. The job's own parser checks the values, so that HTTP and the queue accept and refuse the same.
 
 use super::problem::Problem;
 use crate::failure::{Code, Rejection};
@@ -18,11 +17,11 @@ pub struct ScoreRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = String, example = "sentiment")]
     model: Option<&'a RawValue>,
-    /// Groups entries for life and statistics; the model's name where it isn't given.
+    /// Groups entries for TTLs and statistics; default: the model's name.
     #[serde(borrow)]
     #[schema(value_type = Option<String>, example = "reviews")]
     namespace: Option<&'a RawValue>,
-    /// Echoed in the result.
+    /// Returned with the result.
     #[serde(borrow)]
     #[schema(value_type = Option<String>, example = "review:42")]
     key: Option<&'a RawValue>,
@@ -33,14 +32,14 @@ pub struct ScoreRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     text_pair: Option<&'a RawValue>,
-    /// Numbers, for models that take features instead of text.
+    /// For models that take features instead of text.
     #[serde(borrow)]
     #[schema(value_type = Option<Vec<f32>>)]
     features: Option<&'a RawValue>,
     #[serde(borrow)]
     #[schema(value_type = Option<u64>, minimum = 1)]
     ttl_seconds: Option<&'a RawValue>,
-    /// Every label's probability, not only the best one's.
+    /// Return the probability of every label, not only of the best.
     #[serde(borrow)]
     #[schema(value_type = Option<bool>)]
     detail: Option<&'a RawValue>,
@@ -58,8 +57,7 @@ impl<'a> ScoreRequest<'a> {
         })
     }
 
-    /// The job of this one input, as a producer would post it: its values stand there as they were sent, so that the job's own
-    /// parser judges them.
+    /// The job with this one input, as a producer would post it, with all values as they were sent.
     pub(super) fn into_job(self) -> Result<Vec<u8>, Problem> {
         let input = [
             ("key", self.key),
@@ -95,7 +93,7 @@ struct JobBody<'a> {
     detail: Option<&'a RawValue>,
 }
 
-/// Several inputs to score: a job, whose id may be left out.
+/// Several inputs to score: a job. Its id is optional.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes what the job's own parser takes")]
 pub struct JobRequest {
@@ -106,7 +104,7 @@ pub struct JobRequest {
     namespace: Option<String>,
     #[schema(min_items = 1, max_items = 4096)]
     inputs: Vec<InputRequest>,
-    /// Also keep a named entry for every input that has a key.
+    /// Also write a named entry for every input that has a key.
     named: Option<bool>,
     rank: Option<RankRequest>,
     #[schema(minimum = 1)]
@@ -127,7 +125,7 @@ pub struct InputRequest {
     features: Option<Vec<f32>>,
 }
 
-/// A ranking to keep.
+/// A ranking to write.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes what the job's own parser takes")]
 pub struct RankRequest {

@@ -1,6 +1,6 @@
-//! The answers that many routes share, as `/openapi.json` describes them.
+//! The error responses that many routes share, as `/openapi.json` describes them.
 //!
-//! Owns the description alone: [`Problem`](super::problem::Problem) writes the answers themselves.
+//! Owns the description only: [`Problem`](super::problem::Problem) writes the responses themselves.
 
 use super::problem::ErrorBody;
 use std::collections::BTreeMap;
@@ -13,8 +13,8 @@ use utoipa::{
     },
 };
 
-/// Each set says which statuses a route may answer beside its own, and what is said of them.
-macro_rules! answers {
+/// Each type stands for some statuses, with a description of each.
+macro_rules! responses {
     ($($(#[$doc:meta])* $name:ident: $($status:literal $description:literal),+;)+) => {$(
         $(#[$doc])*
         pub(super) enum $name {}
@@ -27,16 +27,16 @@ macro_rules! answers {
     )+};
 }
 
-answers! {
-    /// What any route that asks for a key may say: no key, the wrong one, or too many requests.
+responses! {
+    /// Of every route that takes a key: no or an unknown key, a missing scope, or too many requests.
     Guarded: "401" "", "403" "", "429" "";
-    /// A parameter or a body that can't be taken.
+    /// An invalid parameter or body.
     BadRequest: "400" "";
-    /// There is no such thing.
+    /// No such resource.
     NotFound: "404" "";
     /// A body over the limit.
     TooLarge: "413" "";
-    /// A part of the worker that the route needs doesn't work now.
+    /// A part of the worker that the route needs doesn't work at the moment.
     Unavailable: "503" "";
     /// A job that would be rejected.
     BadJob: "400" "", "404" "no such model", "413" "";

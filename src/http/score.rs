@@ -1,6 +1,6 @@
 //! `/v1/score` and `/v1/score/batch`: scoring while the caller waits.
 //!
-//! Promises the results that the same job would have from its queue, stored in the same way.
+//! Promises the same results, stored in the same way, as for a job from the queue.
 
 use super::{
     Shared,
@@ -31,10 +31,10 @@ use std::{
 };
 use utoipa::ToSchema;
 
-/// Says that an answer is that of an earlier request.
+/// Marks a response as that of an earlier request.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// A job that was scored.
+/// A scored job.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ScoreResponse<'a> {
     job_id: &'a str,
@@ -43,7 +43,7 @@ pub struct ScoreResponse<'a> {
     model: &'a str,
     version: &'a str,
     namespace: &'a str,
-    /// One for each input, in order: `label` and `score`, or `embedding`; `cached`; and `latency_ms`, when it was known.
+    /// One per input, in order: `label` and `score`, or `embedding`; `cached`; and `latency_ms` if known.
     #[schema(value_type = Vec<Object>)]
     results: Vec<BTreeMap<&'a str, &'a RawValue>>,
     hits: u32,
@@ -52,9 +52,9 @@ pub struct ScoreResponse<'a> {
     finished_at: String,
 }
 
-/// Scores one input while the caller waits.
+/// Scores one input and returns the result.
 #[utoipa::path(post, path = "/v1/score", tag = "scoring", request_body = ScoreRequest, security(("key" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body again: the first answer again")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "a repeated request with the same key and body gets the first response")),
     responses((status = 200, body = ScoreResponse), Guarded, BadJob, Unavailable,
         (status = 422, description = "the idempotency key was used with another body", body = ErrorBody)))]
 pub(super) async fn score(
@@ -68,9 +68,9 @@ pub(super) async fn score(
     run(desk, &scorer.0, &headers, job).await
 }
 
-/// Scores the inputs of a job while the caller waits.
+/// Scores the inputs of a job and returns the results.
 #[utoipa::path(post, path = "/v1/score/batch", tag = "scoring", request_body = JobRequest, security(("key" = [])),
-    params(("Idempotency-Key" = Option<String>, Header, description = "the same key and body again: the first answer again")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "a repeated request with the same key and body gets the first response")),
     responses((status = 200, body = ScoreResponse), Guarded, BadJob, Unavailable,
         (status = 422, description = "the id or idempotency key was used with another body", body = ErrorBody)))]
 pub(super) async fn batch(
