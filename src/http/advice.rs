@@ -51,24 +51,24 @@ pub(super) fn recommend(figures: &Figures, ttl: u64) -> String {
         );
     }
     let percent = |part: u64| 100.0 * part as f64 / all as f64;
-    let most = [causes.dropped, causes.soon_after, causes.late, causes.first]
+    let max = [causes.dropped, causes.soon_after, causes.late, causes.first]
         .into_iter()
         .max()
         .unwrap_or_default();
-    if causes.dropped == most {
+    if causes.dropped == max {
         return format!(
             "give Redis more memory, or find out what else deletes keys there: {:.0} % of the misses were requested before their entry's TTL was over",
             percent(causes.dropped)
         );
     }
-    if causes.soon_after == most {
+    if causes.soon_after == max {
         return format!(
             "raise its TTL from {ttl} s by {SOON} s, or warm it: {:.0} % of the misses were requested within {} minutes after their entry expired",
             percent(causes.soon_after),
             SOON / 60
         );
     }
-    if causes.late == most {
+    if causes.late == max {
         return format!(
             "warm what is asked for at known times: {:.0} % of the misses were requested more than {} minutes after their entry expired",
             percent(causes.late),

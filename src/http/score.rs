@@ -106,7 +106,7 @@ async fn run(
     let mut trace = desk.tracer.begin("score", Kind::Server, begun, header);
     let (outcomes, counts) = desk.errand(work).await?;
     if let Some(trace) = &mut trace {
-        told(trace, begun, outcomes.first(), &counts);
+        record(trace, begun, outcomes.first(), &counts);
     }
     trace.into_iter().for_each(|trace| desk.tracer.end(trace));
     match outcomes.into_iter().next() {
@@ -121,8 +121,8 @@ async fn run(
     }
 }
 
-/// Tells a trace what became of its request.
-fn told(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: &InputCounts) {
+/// Records in a trace what became of its request.
+fn record(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: &InputCounts) {
     let (hits, misses) = match outcome {
         Some(Outcome::Done { result, .. }) => (result.hits, result.misses),
         _ => (0, 0),

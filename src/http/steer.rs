@@ -53,7 +53,7 @@ pub struct HintRequest {
 
 async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<Steered>, Problem> {
     let paused = by.is_some();
-    let told = name.clone();
+    let what = name.clone();
     let changed = desk
         .ask(move |store| async move {
             match by {
@@ -63,7 +63,7 @@ async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<S
         })
         .await?;
     if changed {
-        tracing::info!(what = told, paused, "requested over HTTP");
+        tracing::info!(what, paused, "requested over HTTP");
     }
     Ok(Json(Steered { paused, changed }))
 }
@@ -157,9 +157,10 @@ pub(super) async fn invalidate(
         return Err(Problem::invalid("namespace", message));
     }
     let desk = shared.desk()?;
-    // Its place comes first: a namespace that is marked is removed, too.
-    let place = desk.invalid.try_reserve();
-    let place = place.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
+    // Reserved first, so that the entries of a marked namespace are surely removed, too.
+    let permit = desk.invalid.try_reserve();
+    let permit =
+        permit.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
     let (engine, marked) = (desk.engine.clone(), namespace.clone());
     let mark = async move {
         match engine.cache().server() {
@@ -169,7 +170,7 @@ pub(super) async fn invalidate(
     };
     let marked = desk.errand(mark).await?;
     marked.map_err(|reason| Problem::unavailable(format!("redis: {reason}")))?;
-    place.send(namespace.clone());
+    permit.send(namespace.clone());
     tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
     Ok((StatusCode::ACCEPTED, Json(Invalidated { namespace })))
 }

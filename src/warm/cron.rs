@@ -241,8 +241,8 @@ fn weekdays(field: &str) -> Result<String, String> {
     Ok(listed(&days.into_iter().map(|d| d % 7 + 1).collect()))
 }
 
-fn numbers(name: &str, field: &str, least: u32, most: u32) -> Result<String, String> {
-    parse_field(name, field, least, most, |_| None).map(|values| listed(&values))
+fn numbers(name: &str, field: &str, min: u32, max: u32) -> Result<String, String> {
+    parse_field(name, field, min, max, |_| None).map(|values| listed(&values))
 }
 
 fn month_by_name(name: &str) -> Option<u32> {
@@ -264,13 +264,12 @@ fn listed(values: &BTreeSet<u32>) -> String {
 fn parse_field(
     name: &str,
     field: &str,
-    least: u32,
-    most: u32,
+    min: u32,
+    max: u32,
     by_name: impl Fn(&str) -> Option<u32>,
 ) -> Result<BTreeSet<u32>, String> {
-    let wrong = |part: &str| {
-        format!("{name} `{part}`: expected {least} to {most}, a range, a list or a step")
-    };
+    let wrong =
+        |part: &str| format!("{name} `{part}`: expected {min} to {max}, a range, a list or a step");
     let value = |text: &str| {
         by_name(text)
             .or_else(|| {
@@ -278,7 +277,7 @@ fn parse_field(
                     .all(|b| b.is_ascii_digit())
                     .then(|| text.parse().ok())?
             })
-            .filter(|v| (least..=most).contains(v))
+            .filter(|v| (min..=max).contains(v))
     };
     let mut values = BTreeSet::new();
     for part in field.split(',') {
@@ -293,7 +292,7 @@ fn parse_field(
             None => (part, 1u32),
         };
         let (low, high) = match range.split_once('-') {
-            _ if range == "*" => (least, most),
+            _ if range == "*" => (min, max),
             Some((low, high)) => (
                 value(low).ok_or_else(|| wrong(part))?,
                 value(high).ok_or_else(|| wrong(part))?,
@@ -301,7 +300,7 @@ fn parse_field(
             None => {
                 let low = value(range).ok_or_else(|| wrong(part))?;
                 // `5/10` is from 5 on.
-                (low, if part.contains('/') { most } else { low })
+                (low, if part.contains('/') { max } else { low })
             }
         };
         if low > high {

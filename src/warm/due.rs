@@ -6,8 +6,8 @@ use sha2::{Digest, Sha256};
 
 /// A run that starts later than this was missed while nobody was up.
 const ON_TIME: Duration = Duration::seconds(60);
-/// Most runs that are found due at once.
-const MOST: usize = 1_000;
+/// Maximum number of runs that are found due at once.
+const MAX_RUNS: usize = 1_000;
 /// How far back a worker that starts looks for the last due time.
 const START_REACH: Duration = Duration::days(366);
 
@@ -48,7 +48,7 @@ pub fn due(
         } else {
             late.push(at);
         }
-        if on_time.len() + late.len() >= MOST {
+        if on_time.len() + late.len() >= MAX_RUNS {
             break;
         }
     }
@@ -76,8 +76,8 @@ pub fn next(schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
 /// How much later than its due time a run starts: the same on every worker and for every run, so that runs keep their
 /// order, and spread over schedules.
 fn jitter_of(schedule: &Schedule) -> Duration {
-    let most = schedule.jitter.as_millis() as u64;
-    if most == 0 {
+    let max = schedule.jitter.as_millis() as u64;
+    if max == 0 {
         return Duration::zero();
     }
     let digest = Sha256::digest(schedule.name.as_bytes());
@@ -85,7 +85,7 @@ fn jitter_of(schedule: &Schedule) -> Duration {
         .iter()
         .take(8)
         .fold(0u64, |all, byte| all << 8 | u64::from(*byte));
-    Duration::milliseconds((random % most) as i64)
+    Duration::milliseconds((random % max) as i64)
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Folder {
             Ok(paths) => {
                 for path in paths {
                     let known = known.remove(&path);
-                    found.look_at(path, known);
+                    found.read_file(path, known);
                 }
             }
         }
@@ -110,8 +110,8 @@ struct Found {
 
 impl Found {
     /// Reads a file; `known` is what it last held.
-    fn look_at(&mut self, path: PathBuf, known: Option<Held>) {
-        let kept = match read(&path) {
+    fn read_file(&mut self, path: PathBuf, known: Option<Held>) {
+        let held = match read(&path) {
             Err(error) => {
                 self.problems
                     .push(whole(&path, format!("can't be read: {error}")));
@@ -126,7 +126,7 @@ impl Found {
                 }
             },
         };
-        let Some((text, schedule)) = kept else {
+        let Some((text, schedule)) = held else {
             return;
         };
         if let Some(first) = self.names.get(&schedule.name) {
@@ -217,14 +217,14 @@ mod tests {
         put("notes.md", "not a schedule".into());
         let changes = folder.scan();
         assert_eq!(changes.read, ["one"]);
-        let told: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
+        let found: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
         assert!(
-            told[0].contains("b.toml:2: `cron`: expected 5 fields"),
-            "{told:?}"
+            found[0].contains("b.toml:2: `cron`: expected 5 fields"),
+            "{found:?}"
         );
         assert!(
-            told[1].contains("c.toml: `name`: `one` is taken by") && told.len() == 2,
-            "{told:?}"
+            found[1].contains("c.toml: `name`: `one` is taken by") && found.len() == 2,
+            "{found:?}"
         );
 
         put("b.toml", text("two", "0 * * * *"));
@@ -252,7 +252,11 @@ mod tests {
                 .as_deref(),
             Some("0 * * * *")
         );
-        assert_eq!(folder.scan(), Changes::default(), "the same is told once");
+        assert_eq!(
+            folder.scan(),
+            Changes::default(),
+            "the same is reported once"
+        );
         fs::remove_file(dir.path().join("b.toml")).expect("removed");
         assert_eq!(folder.scan().gone, ["two"]);
     }

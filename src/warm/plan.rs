@@ -72,7 +72,7 @@ pub fn choose(candidates: &[Candidate], budget: &Budget) -> Vec<usize> {
         let fits = inputs + one.inputs <= budget.inputs
             && budget
                 .model_seconds
-                .is_none_or(|most| seconds + one.cost <= most);
+                .is_none_or(|max| seconds + one.cost <= max);
         if fits {
             inputs += one.inputs;
             seconds += one.cost;

@@ -7,11 +7,11 @@ const STEP = 2; // Seconds between samples.
 const MINUTE = 60 / STEP;
 const SHOWN = 12; // Rows of the tables of recent problems.
 
-// --- Asking ---
+// --- Requests ---
 
 const key = () => sessionStorage.getItem("kiln-key");
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const headers = new Headers(options.headers);
   if (key()) headers.set("Authorization", `Bearer ${key()}`);
   const response = await fetch(path, { ...options, headers });
@@ -19,15 +19,15 @@ async function ask(path, options = {}) {
   return response;
 }
 
-async function told(path, options) {
-  const response = await ask(path, options);
+async function fetchJson(path, options) {
+  const response = await request(path, options);
   const body = await response.json();
   // /health answers 503 with a body that says what is missing: no failure.
   if (!response.ok && path !== "/health") throw new Error(body.error ? body.error.message : `${path}: ${response.status}`);
   return body;
 }
 
-function say(text) {
+function showError(text) {
   $("said").textContent = text;
   $("said").hidden = !text;
 }
@@ -134,16 +134,16 @@ function lately() {
 }
 
 function build(name, chart) {
-  const place = $(`c-${name}`);
+  const container = $(`c-${name}`);
   drawn.get(name)?.destroy();
   const axis = (more) => ({ stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", ...more });
   const options = {
-    width: Math.max(200, place.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
+    width: Math.max(200, container.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
     scales: { x: { time: true, range: lately }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
     axes: [axis({}), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
     series: [{}, ...chart.series.map(([label, stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: false, points: { show: false } }))],
   };
-  drawn.set(name, new uPlot(options, data(chart), place));
+  drawn.set(name, new uPlot(options, data(chart), container));
 }
 
 function data(chart) {
@@ -197,9 +197,9 @@ function tiles() {
   }));
 }
 
-// --- Following ---
+// --- Live samples ---
 
-function heard(event, text) {
+function onEvent(event, text) {
   if (event === "history") {
     const history = JSON.parse(text);
     names = history.names;
@@ -216,7 +216,7 @@ function heard(event, text) {
 async function follow() {
   for (let wait = 500; ; wait = Math.min(2 * wait, 10000)) {
     try {
-      const response = await ask("/v1/live");
+      const response = await request("/v1/live");
       if (!response.ok) throw new Error(String(response.status));
       wait = 500;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -227,7 +227,7 @@ async function follow() {
         rest = parts.pop();
         for (const part of parts) {
           const field = (name) => part.split("\n").filter((line) => line.startsWith(name)).map((line) => line.slice(name.length).trim()).join("\n");
-          if (field("data:")) heard(field("event:"), field("data:"));
+          if (field("data:")) onEvent(field("event:"), field("data:"));
         }
       }
     } catch (error) {
@@ -307,9 +307,9 @@ const button = (text, does, act) => {
 
 let paused = false;
 
-const LOOKS = {
+const SECTIONS = {
   async health() {
-    const health = await told("/health");
+    const health = await fetchJson("/health");
     const missing = Object.entries(health.missing).map(([part, why]) => `${part}: ${why}`).join("; ");
     const kind = { ready: "ready", paused: "" }[health.status] ?? "bad";
     state(kind, health.status, missing ? ` – ${missing}` : "");
@@ -324,10 +324,10 @@ const LOOKS = {
       ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
       ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
       ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"],
-    ], await told("/v1/models"), "no models");
+    ], await fetchJson("/v1/models"), "no models");
   },
   async schedules() {
-    const { schedules, problems } = await told("/v1/schedules");
+    const { schedules, problems } = await fetchJson("/v1/schedules");
     table("schedules-table", [
       ["schedule", (s) => s.name], ["cron", (s) => `${s.cron} (${s.time_zone})`],
       ["next run", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
@@ -335,75 +335,75 @@ const LOOKS = {
       ["inputs warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
       ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
       ["", (s) => {
-        const place = document.createElement("div");
-        place.className = "buttons";
+        const container = document.createElement("div");
+        container.className = "buttons";
         const path = `/v1/schedules/${encodeURIComponent(s.name)}`;
-        place.append(
-          button("Run now", `run ${s.name}`, () => act(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
-          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => act(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
+        container.append(
+          button("Run now", `run ${s.name}`, () => post(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
+          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => post(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
         );
-        for (const one of place.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
-        return place;
+        for (const one of container.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
+        return container;
       }],
     ], schedules, "no schedules");
     $("schedule-problems").textContent = problems.join("; ");
   },
   async cache() {
-    const health = await told("/v1/cache/health");
+    const health = await fetchJson("/v1/cache/health");
     $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings].join(" ");
     const layout = [
       ["pattern", (p) => p.pattern], ["hits", (p) => figures.format(p.hits), "n"], ["misses", (p) => figures.format(p.misses), "n"],
       ["hit rate", (p) => percent(p.hit_rate), "n"], ["jobs", (p) => figures.format(p.requests), "n"],
       ["p50", (p) => time(p.p50_ms), "n"], ["p95", (p) => time(p.p95_ms), "n"], ["p99", (p) => time(p.p99_ms), "n"],
     ];
-    table("hot-table", layout, await told("/v1/cache/stats/top-patterns?limit=10"), "no requests yet");
+    table("hot-table", layout, await fetchJson("/v1/cache/stats/top-patterns?limit=10"), "no requests yet");
     table("low-table", [layout[0], layout[3], layout[2], ["recommendation", (p) => p.recommendation, "wide"]],
-      await told("/v1/cache/stats/low-performers"), "no pattern has a hit rate below 50 %");
+      await fetchJson("/v1/cache/stats/low-performers"), "no pattern has a hit rate below 50 %");
   },
   async problems() {
     table("rejected-table", [
       ["job", (r) => r.job_id || "no id"], ["time", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["reason", (r) => r.message, "wide"],
-    ], (await told("/v1/rejections")).slice(0, SHOWN), "none");
+    ], (await fetchJson("/v1/rejections")).slice(0, SHOWN), "none");
     table("lines-table", [
       ["message", (l) => l.message], ["time", (l) => when(l.at)], ["level", (l) => l.level],
       ["fields", (l) => Object.entries(l.fields).map(([name, value]) => `${name} ${value}`).join(", ") || null, "wide"],
-    ], (await told("/v1/log/recent")).slice(0, SHOWN), "none");
+    ], (await fetchJson("/v1/log/recent")).slice(0, SHOWN), "none");
   },
 };
 
-async function look(name) {
+async function refresh(name) {
   try {
-    await LOOKS[name]();
-    if ($("said").dataset.of === name) say("");
+    await SECTIONS[name]();
+    if ($("said").dataset.of === name) showError("");
   } catch (error) {
     // Keep what is shown, and say why it is out of date.
     $("said").dataset.of = name;
-    say(`${name}: ${error.message}`);
+    showError(`${name}: ${error.message}`);
   }
 }
 
-async function lookAround() {
+async function refreshForever() {
   for (let turn = 0; ; turn++) {
-    const all = turn % 3 ? ["health", "problems"] : Object.keys(LOOKS);
-    if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(look));
+    const all = turn % 3 ? ["health", "problems"] : Object.keys(SECTIONS);
+    if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(refresh));
     await new Promise((done) => setTimeout(done, 2000));
   }
 }
 
-// --- Steering ---
+// --- Controls ---
 
-async function act(path, then) {
+async function post(path, then) {
   try {
-    await told(path, { method: "POST" });
-    say("");
+    await fetchJson(path, { method: "POST" });
+    showError("");
   } catch (error) {
     $("said").dataset.of = "act";
-    say(error.message);
+    showError(error.message);
   }
-  await look(then);
+  await refresh(then);
 }
 
-function sure(title, more, yes) {
+function confirmAction(title, more, yes) {
   $("ask-title").textContent = title;
   $("ask-more").textContent = more;
   $("ask-yes").textContent = yes;
@@ -413,9 +413,9 @@ function sure(title, more, yes) {
 }
 
 $("intake").addEventListener("click", async () => {
-  if (paused) return act("/v1/intake/resume", "health");
+  if (paused) return post("/v1/intake/resume", "health");
   const more = "All workers on this database will finish the jobs that they hold and take no new ones until intake is resumed. Scoring over HTTP continues.";
-  if (await sure("Pause intake?", more, "Pause all workers")) await act("/v1/intake/pause", "health");
+  if (await confirmAction("Pause intake?", more, "Pause all workers")) await post("/v1/intake/pause", "health");
 });
 
 $("key-form").addEventListener("submit", (event) => {
@@ -451,4 +451,4 @@ addEventListener("resize", () => {
 });
 
 follow();
-lookAround();
+refreshForever();

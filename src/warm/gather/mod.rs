@@ -18,7 +18,7 @@ use crate::{cache::RedisCache, config::Settings, model::Registry};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use group::{Group, Grouping};
-use weigh::Aim;
+use weigh::PlanContext;
 
 /// Entries that are looked at in one round trip.
 const CHUNK: usize = 512;
@@ -46,7 +46,7 @@ impl Gatherer<'_> {
             .registry
             .resolve(&schedule.model)
             .map_err(|e| SourceError(e.to_string()))?;
-        let aim = Aim::new(self, schedule, model, spread).await;
+        let context = PlanContext::new(self, schedule, model, spread).await;
         let mut plan = RunPlan::default();
         let mut candidates: Vec<PlannedEntry> = Vec::new();
         let mut grouping = Grouping::new(&schedule.keep);
@@ -62,7 +62,7 @@ impl Gatherer<'_> {
             let Some(groups) = grouping.take(CHUNK) else {
                 continue;
             };
-            candidates.append(&mut self.weigh(&aim, groups, &mut plan).await);
+            candidates.append(&mut self.weigh(&context, groups, &mut plan).await);
             // Without rates the source's own order counts: what is beyond the budget needn't be read.
             let rated = candidates.iter().any(|p| p.candidate.rate.is_some());
             if !rated && candidates.len() >= schedule.budget.inputs {
@@ -75,7 +75,7 @@ impl Gatherer<'_> {
             if groups.is_empty() {
                 break;
             }
-            candidates.append(&mut self.weigh(&aim, groups, &mut plan).await);
+            candidates.append(&mut self.weigh(&context, groups, &mut plan).await);
         }
         plan.choose(candidates, &schedule.budget);
         Ok(plan)

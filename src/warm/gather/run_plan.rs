@@ -6,8 +6,8 @@ use crate::warm::{
     source::Row,
 };
 
-/// How many bad rows are told apart; the rest are counted.
-const TOLD: usize = 3;
+/// How many bad rows are reported; the rest are only counted.
+const MAX_REPORTED: usize = 3;
 
 /// One entry of the plan: an input, or a ranking with all its inputs.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct RunPlan {
     pub over_budget: usize,
     pub bad: usize,
     /// The first bad rows.
-    pub told: Vec<String>,
+    pub reported: Vec<String>,
 }
 
 impl RunPlan {
@@ -63,20 +63,20 @@ impl RunPlan {
         if self.bad == 0 {
             return None;
         }
-        let more = self.bad.saturating_sub(self.told.len());
+        let more = self.bad.saturating_sub(self.reported.len());
         let more = if more > 0 {
             format!("; and {more} more")
         } else {
             String::new()
         };
-        Some(format!("bad rows: {}{more}", self.told.join("; ")))
+        Some(format!("bad rows: {}{more}", self.reported.join("; ")))
     }
 
     /// Counts a row that is no input.
     pub(super) fn leave_out(&mut self, problem: String) {
         self.bad += 1;
-        if self.told.len() < TOLD {
-            self.told.push(problem);
+        if self.reported.len() < MAX_REPORTED {
+            self.reported.push(problem);
         }
     }
 

@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 const UNKNOWN_COST: f64 = 0.001;
 
 /// What one plan is made for.
-pub(super) struct Aim<'a> {
+pub(super) struct PlanContext<'a> {
     schedule: &'a Schedule,
     model: Arc<Model>,
     entries: EntryPrefix,
@@ -44,7 +44,7 @@ struct Lives {
     scores: Vec<Option<f64>>,
 }
 
-impl<'a> Aim<'a> {
+impl<'a> PlanContext<'a> {
     pub async fn new(
         gatherer: &Gatherer<'_>,
         schedule: &'a Schedule,
@@ -142,19 +142,22 @@ impl Gatherer<'_> {
     /// Looks at the entries of some groups; those that need a refresh become candidates.
     pub(super) async fn weigh(
         &self,
-        aim: &Aim<'_>,
+        context: &PlanContext<'_>,
         groups: Vec<Group>,
         plan: &mut RunPlan,
     ) -> Vec<PlannedEntry> {
-        let keys: Vec<Vec<u8>> = groups.iter().flat_map(|group| aim.keys(group)).collect();
-        let mut lives = self.lives(aim.schedule, &keys).await.into_iter();
+        let keys: Vec<Vec<u8>> = groups
+            .iter()
+            .flat_map(|group| context.keys(group))
+            .collect();
+        let mut lives = self.lives(context.schedule, &keys).await.into_iter();
         let mut candidates = Vec::new();
         for group in groups {
-            let lives = aim.lives(&group, &mut lives);
-            if plan::is_fresh(lives.left, aim.next, aim.spread, (self.random)()) {
+            let lives = context.lives(&group, &mut lives);
+            if plan::is_fresh(lives.left, context.next, context.spread, (self.random)()) {
                 plan.fresh += group.rows.len();
             } else {
-                candidates.push(aim.candidate(group, &lives));
+                candidates.push(context.candidate(group, &lives));
             }
         }
         candidates

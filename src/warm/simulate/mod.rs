@@ -11,7 +11,7 @@ pub mod trace;
 
 use crate::warm::{plan::Candidate, schedule::Budget};
 pub use policy::Policy;
-use policy::{Mind, View};
+use policy::{PolicyState, View};
 use trace::RequestTrace;
 
 /// How often a policy acts, in seconds.
@@ -93,37 +93,37 @@ pub fn replay(
 struct State<'a> {
     trace: &'a RequestTrace,
     world: &'a World,
-    mind: Mind<'a>,
+    policy: PolicyState<'a>,
     /// Until when each key's entry lives.
     expires: Vec<f64>,
-    budget: Purse,
+    allowance: Allowance,
     outcome: Replay,
     /// Requests, and those that waited, in each part of the trace.
     parts: Vec<(u64, u64)>,
 }
 
 /// Model time that warming may still spend, in seconds.
-struct Purse {
+struct Allowance {
     left: f64,
     /// What each request adds.
     income: f64,
     /// What can be saved up.
-    most: f64,
+    max: f64,
 }
 
-impl Purse {
+impl Allowance {
     fn new(trace: &RequestTrace, world: &World) -> Self {
         let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
         let income = world.budget * mean_cost;
         Self {
             left: 0.0,
             income,
-            most: income * trace.requests.len() as f64 / trace.length * SAVED_UP,
+            max: income * trace.requests.len() as f64 / trace.length * SAVED_UP,
         }
     }
 
     fn earn(&mut self) {
-        self.left = (self.left + self.income).min(self.most);
+        self.left = (self.left + self.income).min(self.max);
     }
 
     /// Spends, if there is enough.
@@ -141,9 +141,9 @@ impl<'a> State<'a> {
         Self {
             trace,
             world,
-            mind: Mind::new(policy, trace),
+            policy: PolicyState::new(policy, trace),
             expires: vec![f64::NEG_INFINITY; trace.keys],
-            budget: Purse::new(trace, world),
+            allowance: Allowance::new(trace, world),
             outcome: Replay {
                 policy,
                 requests: trace.requests.len() as u64,
@@ -166,7 +166,7 @@ impl<'a> State<'a> {
             world: self.world,
             expires: &self.expires,
         };
-        for key in self.mind.tick(&view, self.budget.left) {
+        for key in self.policy.tick(&view, self.allowance.left) {
             if self.spend(cost(self.world, key)) {
                 self.scored(key, now);
             }
@@ -175,10 +175,10 @@ impl<'a> State<'a> {
 
     /// Serves a request.
     fn ask(&mut self, at: f64, key: u32) {
-        self.budget.earn();
+        self.allowance.earn();
         let cost = cost(self.world, key);
         let value = 1.0 + self.world.round_trip / cost.max(1e-6);
-        self.mind.asked(key, at, value as f32);
+        self.policy.asked(key, at, value as f32);
         let expires = self.expires.get(key as usize).copied();
         debug_assert!(expires.is_some(), "a trace knows how many keys it names");
         let mut waited = expires.is_none_or(|expires| expires <= at);
@@ -202,7 +202,7 @@ impl<'a> State<'a> {
 
     /// Spends model time on warming, if the budget has it.
     fn spend(&mut self, cost: f64) -> bool {
-        let enough = self.budget.spend(cost);
+        let enough = self.allowance.spend(cost);
         if enough {
             self.outcome.warmed += 1;
             self.outcome.warming += cost;
@@ -215,7 +215,7 @@ impl<'a> State<'a> {
         if let Some(expires) = self.expires.get_mut(key as usize) {
             *expires = until;
         }
-        self.mind.scored(key, until);
+        self.policy.scored(key, until);
     }
 
     fn outcome(self) -> Replay {
@@ -247,10 +247,10 @@ fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
 }
 
 /// The planner's budget where only model time counts.
-fn seconds(purse: f64) -> Budget {
+fn seconds(allowance: f64) -> Budget {
     Budget {
         inputs: usize::MAX,
-        model_seconds: Some(purse),
+        model_seconds: Some(allowance),
     }
 }
 

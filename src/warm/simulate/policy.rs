@@ -9,10 +9,10 @@ use crate::{
 use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};
 
-/// How long a look at all rates is good for, in seconds.
-const LOOK: f64 = 10.0;
-/// Keys of which a policy looks at the rate.
-const LOOKED_AT: usize = 20_000;
+/// How long rates that were read are used, in seconds.
+const REFRESH_SECONDS: f64 = 10.0;
+/// How many keys a policy considers.
+const MAX_KEYS: usize = 20_000;
 /// What a fixed list is made of, in seconds.
 const FIRST_HOUR: f64 = 3_600.0;
 
@@ -67,7 +67,7 @@ pub(super) struct View<'a> {
 }
 
 /// What a policy knows.
-pub(super) enum Mind<'a> {
+pub(super) enum PolicyState<'a> {
     Idle,
     Fixed {
         counts: HashMap<u32, u32>,
@@ -93,7 +93,7 @@ pub(super) struct Hot {
     good_until: f64,
 }
 
-impl<'a> Mind<'a> {
+impl<'a> PolicyState<'a> {
     pub fn new(policy: Policy, trace: &'a RequestTrace) -> Self {
         match policy {
             Policy::Nothing | Policy::Clairvoyant => Self::Idle,
@@ -131,7 +131,7 @@ impl<'a> Mind<'a> {
     }
 
     /// What it would score now, in order.
-    pub fn tick(&mut self, view: &View<'_>, purse: f64) -> Vec<u32> {
+    pub fn tick(&mut self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         match self {
             Self::Idle => Vec::new(),
             Self::Fixed { counts, list } => {
@@ -141,12 +141,12 @@ impl<'a> Mind<'a> {
                     *list = Some(
                         keys.into_iter()
                             .map(|(key, _)| key)
-                            .take(LOOKED_AT)
+                            .take(MAX_KEYS)
                             .collect(),
                     );
                 }
                 let keys = list.iter().flatten().copied();
-                let mut left = purse;
+                let mut left = allowance;
                 keys.filter(|key| view.is_due(*key))
                     .take_while(|key| {
                         left -= cost(view.world, *key);
@@ -170,7 +170,7 @@ impl<'a> Mind<'a> {
                         .map(|(key, rate)| (number(&key), rate))
                         .collect()
                 });
-                hot.choose(view, purse)
+                hot.choose(view, allowance)
             }
             Self::Oracle { trace, hot } => {
                 hot.refresh(view.now, || {
@@ -184,25 +184,25 @@ impl<'a> Mind<'a> {
                         candidate(view.world, *key, *rate).worth().unwrap_or(0.0)
                     };
                     keys.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
-                    keys.truncate(LOOKED_AT);
+                    keys.truncate(MAX_KEYS);
                     keys
                 });
-                hot.choose(view, purse)
+                hot.choose(view, allowance)
             }
         }
     }
 }
 
 impl Hot {
-    fn refresh(&mut self, now: f64, look: impl FnOnce() -> Vec<(u32, f64)>) {
+    fn refresh(&mut self, now: f64, rates: impl FnOnce() -> Vec<(u32, f64)>) {
         if now >= self.good_until - 1e-6 {
-            self.keys = look();
-            self.good_until = now + LOOK;
+            self.keys = rates();
+            self.good_until = now + REFRESH_SECONDS;
         }
     }
 
     /// By the planner that runs use.
-    fn choose(&self, view: &View<'_>, purse: f64) -> Vec<u32> {
+    fn choose(&self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         let due: Vec<(u32, f64)> = self
             .keys
             .iter()
@@ -213,7 +213,7 @@ impl Hot {
             .iter()
             .map(|(key, rate)| candidate(view.world, *key, *rate))
             .collect();
-        plan::choose(&candidates, &seconds(purse))
+        plan::choose(&candidates, &seconds(allowance))
             .into_iter()
             .filter_map(|index| due.get(index).map(|(key, _)| *key))
             .collect()

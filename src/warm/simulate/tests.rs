@@ -42,11 +42,11 @@ fn heat_comes_close_to_the_oracle_and_beats_a_fixed_list_wherever_things_change(
 #[test]
 fn no_policy_spends_more_than_its_budget() {
     let (trace, world) = (made(Shape::Trends), world());
-    let most = world.budget * 0.001 * trace.requests.len() as f64;
+    let max = world.budget * 0.001 * trace.requests.len() as f64;
     for policy in Policy::ALL {
         let outcome = replay(&trace, &world, policy, |_| {});
         assert!(
-            outcome.warming <= most + 1e-9,
+            outcome.warming <= max + 1e-9,
             "{policy:?}: {}",
             outcome.warming
         );

@@ -111,9 +111,9 @@ mod tests {
         let (trace, _) =
             read("2026-11-20T12:00:00Z,a\n2026-11-20T12:00:01.5Z,a".as_bytes()).expect("a trace");
         assert_eq!(trace.requests, [(0.0, 0), (1.5, 0)]);
-        let told = |text: &str| read(text.as_bytes()).expect_err(text).to_string();
-        assert!(told("1,a\nsoon,b").starts_with("line 2: `time`"));
-        assert!(told("1,a\n2").contains("line 2: expected time,key"));
-        assert!(told("time,key").contains("no request"));
+        let problem = |text: &str| read(text.as_bytes()).expect_err(text).to_string();
+        assert!(problem("1,a\nsoon,b").starts_with("line 2: `time`"));
+        assert!(problem("1,a\n2").contains("line 2: expected time,key"));
+        assert!(problem("time,key").contains("no request"));
     }
 }

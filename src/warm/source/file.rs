@@ -79,19 +79,19 @@ impl Reading {
     async fn next(&mut self) -> std::io::Result<Option<Item>> {
         loop {
             self.buffer.clear();
-            let most = MAX_ROW_BYTES as u64 + 1;
+            let max = MAX_ROW_BYTES as u64 + 1;
             let read = (&mut self.reader)
-                .take(most)
+                .take(max)
                 .read_until(b'\n', &mut self.buffer)
                 .await?;
             if read == 0 {
                 return Ok(None);
             }
             self.line += 1;
-            if read as u64 == most && self.buffer.last() != Some(&b'\n') {
+            if read as u64 == max && self.buffer.last() != Some(&b'\n') {
                 self.skip_line().await?;
-                let told = format!("line {}: longer than {MAX_ROW_BYTES} bytes", self.line);
-                return Ok(Some(Item::Bad(told)));
+                let problem = format!("line {}: longer than {MAX_ROW_BYTES} bytes", self.line);
+                return Ok(Some(Item::Bad(problem)));
             }
             let line = self.buffer.trim_ascii();
             if line.is_empty() {
@@ -156,14 +156,14 @@ mod tests {
         .expect("written");
         let items: Vec<_> = source.rows().collect().await;
         assert!(
-            matches!(&items[0], Ok(Item::Bad(told)) if told.starts_with("line 1: longer")),
+            matches!(&items[0], Ok(Item::Bad(problem)) if problem.starts_with("line 1: longer")),
             "{items:?}"
         );
         assert!(matches!(&items[1], Ok(Item::Row(_))) && items.len() == 2);
         std::fs::remove_file(&path).expect("removed");
         let items: Vec<_> = source.rows().collect().await;
         assert!(
-            matches!(items.as_slice(), [Err(SourceError(told))] if told.contains("rows.jsonl")),
+            matches!(items.as_slice(), [Err(SourceError(problem))] if problem.contains("rows.jsonl")),
             "{items:?}"
         );
     }

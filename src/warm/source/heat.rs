@@ -156,12 +156,12 @@ mod tests {
             named("a ranking", 0, 9.0),
         ];
         let hot = together(asked, read, 3);
-        let told: Vec<(Option<&str>, f64)> = hot
+        let found: Vec<(Option<&str>, f64)> = hot
             .iter()
             .map(|one| (one.name.as_deref(), one.rate))
             .collect();
         assert_eq!(
-            told,
+            found,
             [(None, 5.0), (Some("a"), 4.0), (Some("a again"), 2.0)]
         );
     }

@@ -195,7 +195,7 @@ pub(crate) mod conformance {
         );
         assert_eq!(**two, row(None, None, text("two", Some("pair"))));
         assert!(
-            matches!(bad, Item::Bad(told) if told.contains('3')),
+            matches!(bad, Item::Bad(problem) if problem.contains('3')),
             "{bad:?}"
         );
         assert_eq!(

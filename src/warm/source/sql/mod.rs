@@ -120,7 +120,7 @@ impl SqlSource {
         })
     }
 
-    fn told(&self, error: &sqlx::Error) -> SourceError {
+    fn explain(&self, error: &sqlx::Error) -> SourceError {
         SourceError(tls::explain(self.url.scrub(&error.to_string())))
     }
 
@@ -130,7 +130,7 @@ impl SqlSource {
         let mut connection = tokio::time::timeout(self.connect_limit, connect)
             .await
             .map_err(|_| SourceError("the database doesn't answer".into()))?
-            .map_err(|e| self.told(&e))?;
+            .map_err(|e| self.explain(&e))?;
         let declare = async {
             let limit_ms = self.limit.as_millis();
             for statement in [
@@ -163,7 +163,7 @@ impl SqlSource {
                     self.limit.as_secs()
                 ))
             })?
-            .map_err(|e| self.told(&e))
+            .map_err(|e| self.explain(&e))
     }
 }
 
