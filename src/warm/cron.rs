@@ -1,26 +1,26 @@
-//! Owns when a schedule is due: cron expressions with crontab's meaning, in a time zone with its clock changes.
+//! Owns when a schedule is due: cron expressions as crontab defines them, in a time zone with its clock changes.
 //!
-//! Promises that a clock change loses no run and doubles none. A run at a time of day that a change skips is due when the
-//! clock has jumped; one at a time that comes twice is due the first time; a schedule for every hour goes on by elapsed
-//! time through either. These are the rules of Debian's cron.
+//! Promises that a clock change neither skips nor repeats a run. A run at a time of day that the change skips is due right after
+//! the change; one at a time that occurs twice is due the first time; a schedule for every hour follows elapsed time. These are
+//! the rules of Debian's cron.
 
 use chrono::{DateTime, Duration, MappedLocalTime, NaiveDateTime, Offset, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use cron::Schedule;
 use std::{collections::BTreeSet, str::FromStr};
 
-/// How far ahead a run is looked for: a leap day may be eight years away.
+/// How far ahead to search for a run: a leap day may be eight years away.
 const HORIZON_DAYS: i64 = 9 * 366;
 /// No zone changes its offset twice within this time.
 const PROBE_HOURS: i64 = 12;
 
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
-/// Times of day and days on which something is due, as clocks on the wall show them.
+/// Days and times of day at which something is due, in local time.
 #[derive(Debug, Clone)]
 pub struct Cron {
     expression: String,
-    /// One, or two where a day of the month or a day of the week will do.
+    /// One, or two where either a day of the month or a day of the week matches.
     schedules: Vec<Schedule>,
     /// Whether it is due in each hour of the day: then it follows elapsed time, not the clock.
     every_hour: bool,
@@ -30,7 +30,7 @@ impl Cron {
     /// Reads five fields as crontab has them, six with seconds first, seven with a year last, or a name such as `@hourly`.
     ///
     /// Days of the week are 0 or 7 (Sunday) to 6, or names, whatever the number of fields. Where both a day of the month
-    /// and a day of the week are given, either will do.
+    /// and a day of the week are given, a day that matches either one counts.
     pub fn parse(expression: &str) -> Result<Self, String> {
         let plain = spelled_out(expression.trim())?;
         let fields: Vec<&str> = plain.split_whitespace().collect();
@@ -39,7 +39,7 @@ impl Cron {
         let seconds = numbers("second", seconds, 0, 59)?;
         let hours = parse_field("hour", hour, 0, 23, |_| None)?;
         let hour = listed(&hours);
-        // As crontab has it: a field that starts with a star restricts nothing by itself.
+        // As in crontab, a field that starts with a star restricts nothing by itself.
         let either = !day.starts_with(['*', '?']) && !weekday.starts_with(['*', '?']);
         let day = numbers("day of the month", &day.replace('?', "*"), 1, 31)?;
         let month = listed(&parse_field("month", month, 1, 12, month_by_name)?);
@@ -67,12 +67,12 @@ impl Cron {
         &self.expression
     }
 
-    /// The first instant later than `after` at which it is due in `zone`, if there is one within nine years.
+    /// The first instant after `after` at which it is due in `zone`, if there is one within nine years.
     pub fn next_after(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
         let horizon = after + Duration::days(HORIZON_DAYS);
         let mut offset = offset(after, zone);
         let mut since = after;
-        // The wall clock's time from which, exclusively, the next match is looked for.
+        // Local time after which to search for the next match.
         let mut wall = after.naive_utc() + offset;
         if !self.every_hour {
             wall = wall.max(repeated_until(after, zone).unwrap_or(wall));
@@ -108,7 +108,7 @@ impl Cron {
         from: DateTime<Utc>,
         zone: Tz,
     ) -> Option<DateTime<Utc>> {
-        // Halves the time in which it must be, until one step forward crosses `until`.
+        // Searches back in growing steps for a due time, then forward to the last one.
         let (mut low, mut span) = (until, Duration::minutes(1));
         while low > from {
             low = (until - span).max(from);
@@ -126,7 +126,7 @@ impl Cron {
     }
 
     fn next_on_the_wall(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
-        // The wall clock is taken for UTC, which has no changes; the crate looks at whole seconds.
+        // Local time is passed off as UTC, which has no changes; the crate ignores fractions of seconds.
         let from = after.and_utc();
         self.schedules
             .iter()
@@ -182,8 +182,7 @@ fn change_between(low: DateTime<Utc>, high: DateTime<Utc>, zone: Tz) -> (DateTim
     (high, offset(high, zone))
 }
 
-/// Where `at` lies in an hour that the wall clock shows for the second time: when, on the wall, that ends (less a
-/// nanosecond).
+/// If `at` lies in an hour that local time repeats: the local time at which the repetition ends, less a nanosecond.
 fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
     let wall = at.naive_utc() + offset(at, zone);
     match zone.from_local_datetime(&wall) {
@@ -196,7 +195,7 @@ fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
     }
 }
 
-/// The fields of a name such as `@hourly`; anything else is passed on.
+/// Replaces a name such as `@hourly` by its fields.
 fn spelled_out(expression: &str) -> Result<&str, String> {
     Ok(match expression {
         "@yearly" | "@annually" => "0 0 1 1 *",
@@ -214,7 +213,7 @@ fn spelled_out(expression: &str) -> Result<&str, String> {
     })
 }
 
-/// Seconds first and the year last, with what stands for those that aren't given.
+/// Seven fields, from seconds to the year, with defaults for those that are left out.
 fn seven<'a>(fields: &[&'a str]) -> Result<[&'a str; 7], String> {
     match *fields {
         [minute, hour, day, month, weekday] => Ok(["0", minute, hour, day, month, weekday, "*"]),
@@ -231,7 +230,7 @@ fn seven<'a>(fields: &[&'a str]) -> Result<[&'a str; 7], String> {
     }
 }
 
-/// The days of a week, counted from 1, Sunday, as the crate has them.
+/// Days of the week as the crate counts them: from 1, Sunday.
 fn weekdays(field: &str) -> Result<String, String> {
     let by_name = |name: &str| {
         let day = DAYS.iter().position(|d| name.eq_ignore_ascii_case(d));

@@ -1,7 +1,7 @@
 //! Owns the folder of schedules: what is in it, and what is wrong there.
 //!
-//! Promises that a bad file takes no other one down, and that a file which was good goes on as it was until it is good
-//! again or gone.
+//! Promises that an invalid file affects no other one, and that its last valid version stays in use until the file is fixed or
+//! removed.
 
 use super::schedule::{self, BadSchedule, Schedule};
 use std::{
@@ -11,17 +11,17 @@ use std::{
     sync::Arc,
 };
 
-/// A schedule file has no reason to be larger, in bytes.
+/// Largest schedule file, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// What a look at the folder found new.
+/// What a scan found new.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
-    /// Names of schedules that came or changed.
+    /// Names of new and changed schedules.
     pub read: Vec<String>,
-    /// Names of schedules that went.
+    /// Names of removed schedules.
     pub gone: Vec<String>,
-    /// What wasn't wrong before.
+    /// Problems that the last scan didn't find.
     pub problems: Vec<BadSchedule>,
 }
 
@@ -37,7 +37,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder that wasn't looked at yet. One that doesn't exist is empty.
+    /// A folder before its first scan. One that doesn't exist is empty.
     pub fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -46,7 +46,7 @@ impl Folder {
         }
     }
 
-    /// Every good schedule, by name.
+    /// Every valid schedule, by name.
     pub fn schedules(&self) -> Vec<Arc<Schedule>> {
         let mut all: Vec<Arc<Schedule>> = self.files.values().map(|(_, s)| s.clone()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -61,12 +61,12 @@ impl Folder {
             .map(|(_, s)| s.clone())
     }
 
-    /// What is wrong now.
+    /// What the last scan found wrong.
     pub fn problems(&self) -> &[BadSchedule] {
         &self.problems
     }
 
-    /// Looks at the folder again.
+    /// Reads the folder again.
     pub fn scan(&mut self) -> Changes {
         let before = self.schedules();
         let mut known = std::mem::take(&mut self.files);
@@ -99,7 +99,7 @@ impl Folder {
     }
 }
 
-/// What a look at the folder found so far.
+/// What a scan has found so far.
 #[derive(Default)]
 struct Found {
     files: BTreeMap<PathBuf, Held>,
@@ -143,7 +143,7 @@ impl Found {
     }
 }
 
-/// Names of the schedules that came or changed, and of those that went.
+/// Names of new and changed schedules, and of removed ones.
 fn compare(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> (Vec<String>, Vec<String>) {
     let is_as_before = |new: &Arc<Schedule>| before.iter().any(|old| Arc::ptr_eq(old, new));
     let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
@@ -234,7 +234,7 @@ mod tests {
             (changes.read, folder.problems().len()),
             (vec!["three".into(), "two".into()], 0)
         );
-        // What was good goes on while its file is bad.
+        // The last valid version stays in use.
         put("b.toml", "name = ".into());
         let changes = folder.scan();
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Puts a source's rows together into what becomes one entry: an input by itself, or all rows of a ranking.
+//! Groups a source's rows into entries: single inputs, or rankings.
 //!
-//! Refuses rows that the schedule can't keep: without the key or the group that its entries need, or too many for one job.
+//! Refuses rows without the key or the group that the schedule's entries need, and more rows of a ranking than a job may have.
 
 use crate::{
     job,
@@ -15,12 +15,12 @@ pub(super) struct Group {
     pub rows: Vec<Row>,
 }
 
-/// Rows on their way.
+/// Groups rows as they come.
 pub(super) struct Grouping<'a> {
     keep: &'a Keep,
     singles: Vec<Group>,
     rankings: HashMap<String, Vec<Row>>,
-    /// Names of the rankings, as they came.
+    /// Names of the rankings, in order of appearance.
     order: Vec<String>,
 }
 
@@ -35,7 +35,7 @@ impl<'a> Grouping<'a> {
         }
     }
 
-    /// Takes a row. An error says why it can't be kept.
+    /// Adds a row. An error says why it is refused.
     pub fn push(&mut self, row: Row) -> Result<(), String> {
         match self.keep {
             Keep::Rank { key, .. } => return self.rank(row, key.as_deref()),
@@ -76,12 +76,12 @@ impl<'a> Grouping<'a> {
         Ok(())
     }
 
-    /// The inputs by themselves that have come, once there are `enough` of them.
+    /// The single inputs so far, once there are `enough` of them.
     pub fn take(&mut self, enough: usize) -> Option<Vec<Group>> {
         (self.singles.len() >= enough).then(|| std::mem::take(&mut self.singles))
     }
 
-    /// What is left at the source's end: inputs by themselves, then rankings, as they came.
+    /// The rest at the source's end: single inputs, then rankings, in order of appearance.
     pub fn finish(self) -> impl Iterator<Item = Group> {
         let mut rankings = self.rankings;
         let ranked = self.order.into_iter().filter_map(move |name| {

@@ -1,7 +1,7 @@
-//! Owns a run's way from its source to the jobs that it will post: rows are put together into entries ([`group`]), what is fresh
-//! is left alone ([`weigh`]), what is left is chosen by worth and budget ([`run_plan`]), and cut into jobs ([`pieces`]).
+//! Owns the steps from a run's source to its jobs: group rows into entries (`group`), skip what is fresh (`weigh`), choose by worth
+//! and budget (`run_plan`), and divide into jobs (`pieces`).
 //!
-//! Promises that the same plan is made whether it is to be posted or only shown. Refuses to write anything.
+//! Promises the same plan for a run and a dry run. Refuses to write anything.
 
 mod group;
 mod pieces;
@@ -20,17 +20,17 @@ use futures_util::StreamExt;
 use group::{Group, Grouping};
 use weigh::PlanContext;
 
-/// Entries that are looked at in one round trip.
+/// Entries that are looked up in one round trip.
 const CHUNK: usize = 512;
 
-/// What a plan needs to know of the world.
+/// What planning needs.
 pub struct Gatherer<'a> {
     pub settings: &'a Settings,
     pub registry: &'a Registry,
-    /// Nothing is fresh where there is none.
+    /// Without it nothing is fresh.
     pub redis: Option<&'a RedisCache>,
     pub now: DateTime<Utc>,
-    /// A number within 0 to 1, anew for each call.
+    /// A random number from 0 to 1.
     pub random: fn() -> f64,
 }
 
@@ -63,7 +63,7 @@ impl Gatherer<'_> {
                 continue;
             };
             candidates.append(&mut self.weigh(&context, groups, &mut plan).await);
-            // Without rates the source's own order counts: what is beyond the budget needn't be read.
+            // Without rates the source's order decides, so rows beyond the budget needn't be read.
             let rated = candidates.iter().any(|p| p.candidate.rate.is_some());
             if !rated && candidates.len() >= schedule.budget.inputs {
                 break;
@@ -81,7 +81,7 @@ impl Gatherer<'_> {
         Ok(plan)
     }
 
-    /// Life of a schedule's entries, in seconds, where its model's own is `model`.
+    /// TTL of a schedule's entries, in seconds; `model` is the model's own.
     fn ttl_seconds(&self, schedule: &Schedule, model: Option<u64>) -> u64 {
         self.settings
             .ttl_seconds(schedule.ttl_seconds, schedule.namespace(), model)

@@ -1,4 +1,4 @@
-//! Cuts a plan into jobs.
+//! Divides a plan into jobs.
 
 use super::{Gatherer, RunPlan};
 use crate::warm::{
@@ -7,7 +7,7 @@ use crate::warm::{
 };
 use serde::Serialize;
 
-/// A job as it is posted, without its id: that is the message's.
+/// A job without its id, which is the message's.
 #[derive(Serialize)]
 struct JobText<'a> {
     model: &'a str,
@@ -58,7 +58,7 @@ impl Gatherer<'_> {
                 ttl_seconds,
                 on_error: "skip",
             };
-            // Strings and finite numbers always have a JSON text.
+            // Strings and finite numbers can always be written as JSON.
             (count, serde_json::to_vec(&job).unwrap_or_default())
         };
         match &schedule.keep {

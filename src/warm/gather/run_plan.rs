@@ -12,11 +12,11 @@ const MAX_REPORTED: usize = 3;
 /// One entry of the plan: an input, or a ranking with all its inputs.
 #[derive(Debug, Clone)]
 pub struct PlannedEntry {
-    /// What readers ask for; nothing for an input without a key.
+    /// The key that readers use; none for an input without one.
     pub key: Option<String>,
     pub rows: Vec<Row>,
     pub candidate: Candidate,
-    /// Seconds that its entry has to live, where it is there; below 0 it is served in its grace time.
+    /// Remaining TTL of its entry in seconds, if it exists; below 0 it is served in its grace time.
     pub left: Option<f64>,
 }
 
@@ -40,14 +40,14 @@ impl RunPlan {
         self.chosen.iter().map(|p| p.rows.len()).sum()
     }
 
-    /// Model time that it is expected to cost, in seconds.
+    /// Expected model time, in seconds.
     pub fn model_seconds(&self) -> f64 {
         self.chosen
             .iter()
             .fold(0.0, |all, p| all + p.candidate.cost)
     }
 
-    /// Waiting that it is expected to save, in seconds, where any rate is known.
+    /// Expected saving of waiting time, in seconds, if any rate is known.
     pub fn saved_seconds(&self) -> Option<f64> {
         let mut known = self
             .chosen
@@ -72,7 +72,7 @@ impl RunPlan {
         Some(format!("bad rows: {}{more}", self.reported.join("; ")))
     }
 
-    /// Counts a row that is no input.
+    /// Counts an invalid row.
     pub(super) fn leave_out(&mut self, problem: String) {
         self.bad += 1;
         if self.reported.len() < MAX_REPORTED {
@@ -80,7 +80,7 @@ impl RunPlan {
         }
     }
 
-    /// Takes what is worth its cost, within the budget.
+    /// Chooses the most worthwhile candidates within the budget.
     pub(super) fn choose(&mut self, candidates: Vec<PlannedEntry>, budget: &Budget) {
         let weights: Vec<Candidate> = candidates.iter().map(|p| p.candidate).collect();
         let order = plan::choose(&weights, budget);

@@ -1,4 +1,4 @@
-//! Holds rows against what Redis has: entries that outlive the next run are left alone, the others become candidates with what
+//! Compares rows with what Redis holds: entries that outlive the next run are skipped, the others become candidates with what
 //! their refresh costs and saves.
 
 use super::{Gatherer, PlannedEntry, RunPlan, group::Group};
@@ -17,30 +17,30 @@ use crate::{
 };
 use std::{collections::HashMap, sync::Arc};
 
-/// What an input is taken to cost before the model has run, in seconds.
+/// Assumed cost of an input before the model has run, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
 
-/// What one plan is made for.
+/// What all candidates of one plan share.
 pub(super) struct PlanContext<'a> {
     schedule: &'a Schedule,
     model: Arc<Model>,
     entries: EntryPrefix,
-    /// Reads a second by name.
+    /// Reads per second, by name.
     reads: HashMap<String, f64>,
     /// How long a run takes, in seconds.
     spread: f64,
     /// Seconds until the next run.
     next: f64,
-    /// Life of an entry, and how long readers are served it after that, in seconds.
+    /// TTL of an entry, and how long readers are served it after that, in seconds.
     ttl: f64,
     grace: f64,
 }
 
-/// What Redis has of a group, in seconds to live.
+/// Remaining TTLs of a group's entries, in seconds.
 struct Lives {
-    /// What readers find, or else the first input's score.
+    /// Of what readers find, or else of the first input's score.
     left: Option<f64>,
-    /// Each input's score.
+    /// Of each input's score.
     scores: Vec<Option<f64>>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> PlanContext<'a> {
         self.entries.key(&hash)
     }
 
-    /// What readers find first, then the score entries, one an input.
+    /// The key that readers use first, if any, then one score entry per input.
     fn keys(&self, group: &Group) -> impl Iterator<Item = Vec<u8>> {
         let scores = group.rows.iter().map(|row| self.score_key(row));
         self.reader_key(group.key.as_deref())
@@ -90,7 +90,7 @@ impl<'a> PlanContext<'a> {
             .chain(scores)
     }
 
-    /// Takes the lives of a group's keys, in their order.
+    /// Takes the remaining TTLs of a group's keys, in their order.
     fn lives(&self, group: &Group, lives: &mut impl Iterator<Item = Option<f64>>) -> Lives {
         let shown = self
             .reader_key(group.key.as_deref())
@@ -113,7 +113,7 @@ impl<'a> PlanContext<'a> {
         let read = group.key.as_ref().and_then(|key| self.reads.get(key));
         let candidate = Candidate {
             inputs: group.rows.len(),
-            // The source may not know of all readers, nor readers' hints of all requests.
+            // Neither the source nor readers' hints need know of all requests.
             rate: foretold.into_iter().chain(read.copied()).reduce(f64::max),
             ttl: self.ttl,
             cost: missing
@@ -139,7 +139,7 @@ impl<'a> PlanContext<'a> {
 }
 
 impl Gatherer<'_> {
-    /// Looks at the entries of some groups; those that need a refresh become candidates.
+    /// Looks up the entries of some groups; those that need a refresh become candidates.
     pub(super) async fn weigh(
         &self,
         context: &PlanContext<'_>,
@@ -163,7 +163,7 @@ impl Gatherer<'_> {
         candidates
     }
 
-    /// Seconds that keys have to live. Without Redis nothing lives.
+    /// Remaining TTLs of keys, in seconds. Without Redis there are none.
     async fn lives(&self, schedule: &Schedule, keys: &[Vec<u8>]) -> Vec<Option<f64>> {
         let known = match self.redis {
             Some(redis) => lives_since_mark(redis, schedule.namespace(), keys).await,
@@ -184,7 +184,7 @@ async fn lives_since_mark(
     redis.lives_since(keys, mark.unwrap_or_default()).await
 }
 
-/// How often the names of a schedule's namespace are read, in requests a second, as far as workers know.
+/// How often the names of a schedule's namespace are read, per second, as far as the workers know.
 async fn reads(gatherer: &Gatherer<'_>, schedule: &Schedule) -> HashMap<String, f64> {
     let redis = gatherer.redis.filter(|_| schedule.keep != Keep::Scores);
     let Some(redis) = redis else {

@@ -1,6 +1,6 @@
 //! Owns what a schedule file may say, and reads it.
 //!
-//! Promises that a file is checked whole before it counts, and that an error names the file, the line, the field and what
+//! Promises that a file is checked completely before it is used, and that an error names the file, the line, the field and what
 //! was expected there.
 
 use super::{BadSchedule, Budget, Keep, Missed, Overlap, Schedule};
@@ -61,7 +61,7 @@ fn yes() -> bool {
     true
 }
 
-/// What a value that knows its place adds to its path.
+/// What a spanned value adds to its path.
 const SPAN: &str = ".$__serde_spanned_private_value";
 
 /// Reads the text of a schedule file; `file` is its name in errors, and where its relative paths start.
@@ -117,7 +117,7 @@ fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
     })
 }
 
-/// Where in which text an error lies.
+/// Locates errors in the file's text.
 struct Reader<'a> {
     file: &'a Path,
     text: &'a str,

@@ -1,4 +1,4 @@
-//! Owns what a schedule is, and what is wrong with a file that is none. [`parse`] reads one.
+//! Owns what a schedule is, and what can be wrong with its file. [`parse`] reads one.
 
 mod file;
 
@@ -9,24 +9,24 @@ use chrono_tz::Tz;
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, time::Duration};
 
-/// What happens to runs that were due while nobody was up.
+/// What happens to runs that came due while no worker was up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Missed {
-    /// They are left out.
+    /// They are skipped.
     Skip,
-    /// The latest one is made up for.
+    /// The latest one runs late.
     #[default]
     Once,
-    /// Each is made up for, the oldest first.
+    /// Each runs late, the oldest first.
     All,
 }
 
-/// What happens to a run that is due while an earlier one of the same schedule is under way.
+/// What happens to a run that comes due while an earlier one of the same schedule is in progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum Overlap {
-    /// It is left out, and its row says so.
+    /// It is skipped, and its row says so.
     #[default]
     Skip,
     /// It starts when the earlier one has ended.
@@ -35,7 +35,7 @@ pub enum Overlap {
     Allow,
 }
 
-/// What a run leaves in Redis beside the score entries.
+/// What a run writes to Redis besides the score entries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Keep {
     /// Nothing.
@@ -55,7 +55,7 @@ pub enum Keep {
 pub struct Budget {
     /// Inputs posted.
     pub inputs: usize,
-    /// Seconds of model time, by what the model's inputs cost so far.
+    /// Seconds of model time, estimated from what the model's inputs have cost so far.
     pub model_seconds: Option<f64>,
 }
 
@@ -68,7 +68,7 @@ impl Default for Budget {
     }
 }
 
-/// One schedule, checked.
+/// A valid schedule.
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pub name: String,
@@ -76,7 +76,7 @@ pub struct Schedule {
     pub enabled: bool,
     pub cron: Cron,
     pub zone: Tz,
-    /// Whether a worker that starts makes up for the last due time, however long ago.
+    /// Whether a worker that starts runs the last due time late, however long ago that was.
     pub at_start: bool,
     pub jitter: Duration,
     pub limit: Duration,
@@ -110,9 +110,9 @@ impl Schedule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSchedule {
     pub file: PathBuf,
-    /// Counted from 1; absent where the file as a whole is meant.
+    /// Counted from 1; none for the file as a whole.
     pub line: Option<usize>,
-    /// Empty where the file as a whole is meant.
+    /// Empty for the file as a whole.
     pub field: String,
     pub message: String,
 }

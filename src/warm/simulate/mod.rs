@@ -1,8 +1,8 @@
-//! Replays requests against policies of warming, at the same budget: how a user chooses a life and a budget before going
-//! live, and how the planner is held against what is possible.
+//! Replays requests against warming policies with the same budget: to choose a TTL and a budget before going live, and to compare
+//! the planner with what is possible.
 //!
-//! The world: an entry lives `ttl` seconds from when it was scored; a request for one that isn't there waits for its score,
-//! which is then kept. A policy may score entries beforehand, for a share of what scoring every request would cost.
+//! The model: an entry expires `ttl` seconds after it was scored; a request for a missing one waits for its score, which is then
+//! cached. A policy may score entries in advance, for a share of what scoring every request would cost.
 
 mod policy;
 mod rates;
@@ -16,15 +16,15 @@ use trace::RequestTrace;
 
 /// How often a policy acts, in seconds.
 const TICK: f64 = 5.0;
-/// How long a budget that isn't spent may be saved up, in seconds.
+/// How much unspent budget may be saved up, in seconds' worth.
 const SAVED_UP: f64 = 60.0;
-/// Parts of a trace in which shares are counted, for plots.
+/// Equal parts of a trace for which shares are counted, for plots.
 const PARTS: usize = 96;
 
-/// What one replay is about.
+/// What a replay simulates.
 #[derive(Debug, Clone)]
 pub struct World {
-    /// Life of an entry, in seconds.
+    /// TTL of an entry, in seconds.
     pub ttl: f64,
     /// Scoring that warming may do, as a share of what scoring each request would take.
     pub budget: f64,
@@ -34,20 +34,20 @@ pub struct World {
     pub round_trip: f64,
 }
 
-/// How a policy did.
+/// The result of a policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replay {
     pub policy: Policy,
     pub requests: u64,
     /// Requests whose entry wasn't there.
     pub waited: u64,
-    /// How long they waited together, in seconds.
+    /// How long they waited in total, in seconds.
     pub waiting: f64,
-    /// Entries scored beforehand.
+    /// Entries scored in advance.
     pub warmed: u64,
-    /// Model time of that, in seconds.
+    /// Model time of these, in seconds.
     pub warming: f64,
-    /// Model time of all, in seconds.
+    /// Model time of all scoring, in seconds.
     pub model_seconds: f64,
     /// Share of requests that waited, in equal parts of the trace.
     pub parts: Vec<f64>,
@@ -69,7 +69,7 @@ impl Replay {
     }
 }
 
-/// Replays a trace under a policy. `progress` hears of the share that is through.
+/// Replays a trace under a policy. `progress` gets the share that is done.
 pub fn replay(
     trace: &RequestTrace,
     world: &World,
@@ -89,12 +89,12 @@ pub fn replay(
     state.outcome()
 }
 
-/// A replay under way.
+/// A replay in progress.
 struct State<'a> {
     trace: &'a RequestTrace,
     world: &'a World,
     policy: PolicyState<'a>,
-    /// Until when each key's entry lives.
+    /// When each key's entry expires.
     expires: Vec<f64>,
     allowance: Allowance,
     outcome: Replay,
@@ -158,7 +158,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Lets the policy score entries beforehand.
+    /// Lets the policy score entries in advance.
     fn warm(&mut self, now: f64) {
         let view = View {
             now,
@@ -184,7 +184,7 @@ impl<'a> State<'a> {
         let mut waited = expires.is_none_or(|expires| expires <= at);
         if waited {
             self.scored(key, at);
-            // It knew, and scored it the moment before.
+            // It knew, and scored the entry just before.
             if self.outcome.policy == Policy::Clairvoyant && self.spend(cost) {
                 waited = false;
             } else {
@@ -234,7 +234,7 @@ fn cost(world: &World, key: u32) -> f64 {
     world.costs.get(key as usize).copied().unwrap_or_default()
 }
 
-/// What the planner is given of a key.
+/// A key as the planner sees it.
 fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
     let cost = cost(world, key);
     Candidate {
@@ -246,7 +246,7 @@ fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
     }
 }
 
-/// The planner's budget where only model time counts.
+/// The planner's budget, by model time alone.
 fn seconds(allowance: f64) -> Budget {
     Budget {
         inputs: usize::MAX,

@@ -1,4 +1,4 @@
-//! Owns what each policy knows and what it would score next.
+//! Owns what each policy knows, and what it scores next.
 
 use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
@@ -9,27 +9,27 @@ use crate::{
 use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};
 
-/// How long rates that were read are used, in seconds.
+/// How long rates are used before they are read again, in seconds.
 const REFRESH_SECONDS: f64 = 10.0;
 /// How many keys a policy considers.
 const MAX_KEYS: usize = 20_000;
-/// What a fixed list is made of, in seconds.
+/// The period from which a fixed list is made, in seconds.
 const FIRST_HOUR: f64 = 3_600.0;
 
-/// Ways to choose what to have ready.
+/// Ways to choose what to warm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// No warming.
     Nothing,
-    /// What was asked for most in the first hour, refreshed whenever it expires.
+    /// The most requested keys of the first hour, refreshed whenever they expire.
     Fixed,
     /// Whatever expires is refreshed, as long as the budget lasts.
     Everything,
-    /// Kiln's: by how fast keys are asked for, as its own sketch tells.
+    /// Kiln's: by request rates as its own sketch estimates them.
     Heat,
-    /// Kiln's planner, told the true rates.
+    /// Kiln's planner with the true rates.
     Oracle,
-    /// Knows every request beforehand.
+    /// Knows every request in advance.
     Clairvoyant,
 }
 
@@ -44,7 +44,7 @@ impl Policy {
         Self::Clairvoyant,
     ];
 
-    /// As people and scripts read it.
+    /// Its name in output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -86,7 +86,7 @@ pub(super) enum PolicyState<'a> {
     },
 }
 
-/// Keys with their rates, as of a moment ago.
+/// Keys with their rates, as last read.
 #[derive(Default)]
 pub(super) struct Hot {
     keys: Vec<(u32, f64)>,
@@ -114,7 +114,7 @@ impl<'a> PolicyState<'a> {
         }
     }
 
-    /// Hears of a request.
+    /// Notes a request.
     pub fn asked(&mut self, key: u32, at: f64, value: f32) {
         match self {
             Self::Fixed { counts, list: None } => *counts.entry(key).or_default() += 1,
@@ -123,14 +123,14 @@ impl<'a> PolicyState<'a> {
         }
     }
 
-    /// Hears that an entry was made, and until when it lives.
+    /// Notes that an entry was scored, and when it expires.
     pub fn scored(&mut self, key: u32, expires: f64) {
         if let Self::Everything(due) = self {
             due.entry(expires as u64).or_default().push(key);
         }
     }
 
-    /// What it would score now, in order.
+    /// What to score now, in order.
     pub fn tick(&mut self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         match self {
             Self::Idle => Vec::new(),
@@ -201,7 +201,7 @@ impl Hot {
         }
     }
 
-    /// By the planner that runs use.
+    /// Chooses with the planner that real runs use.
     fn choose(&self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         let due: Vec<(u32, f64)> = self
             .keys
@@ -221,7 +221,7 @@ impl Hot {
 }
 
 impl View<'_> {
-    /// Whether a key's entry doesn't outlive the next time to act.
+    /// Whether a key's entry expires before the policy acts again.
     fn is_due(&self, key: u32) -> bool {
         let left = self
             .expires

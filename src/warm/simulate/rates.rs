@@ -1,32 +1,32 @@
-//! How fast each key of a made-up trace is asked for: what the oracle is told.
+//! The true request rates of a generated trace, which the oracle policy knows.
 
-/// How fast each key of a made-up trace is truly asked for.
+/// The true request rate of each key of a generated trace.
 #[derive(Debug, Clone, Default)]
 pub struct TrueRates {
     /// Share of each key in the steady part.
     pub(super) steady: Vec<f64>,
-    /// Keys that are asked for more for a while.
+    /// Keys that are requested more for a while.
     pub(super) bursts: Vec<Burst>,
-    /// Requests a second of the steady part, and how far that swings over the trace.
+    /// Requests per second of the steady part, and how far that swings over the trace.
     pub(super) base: f64,
     pub(super) swing: f64,
     pub(super) length: f64,
 }
 
-/// A key that is asked for more for a while.
+/// A key that is requested more for a while.
 #[derive(Debug, Clone)]
 pub(super) struct Burst {
     pub key: u32,
     pub from: f64,
     pub to: f64,
-    /// Requests a second at the top.
+    /// Requests per second at the peak.
     pub top: f64,
-    /// Whether it rises and falls, or comes and goes at once.
+    /// Whether it rises and falls gradually, or starts and stops at once.
     pub gradual: bool,
 }
 
 impl Burst {
-    /// Requests a second at `at`.
+    /// Requests per second at `at`.
     pub fn rate(&self, at: f64) -> f64 {
         if at < self.from || at >= self.to {
             return 0.0;
@@ -40,12 +40,12 @@ impl Burst {
 }
 
 impl TrueRates {
-    /// Requests a second of the steady part at `at`.
+    /// Requests per second of the steady part at `at`.
     pub(super) fn level(&self, at: f64) -> f64 {
         self.base * (1.0 + self.swing * (std::f64::consts::TAU * at / self.length).sin())
     }
 
-    /// Requests a second for every key at `at`.
+    /// Requests per second for every key at `at`.
     pub fn rates(&self, at: f64) -> Vec<f64> {
         let level = self.level(at);
         let mut rates: Vec<f64> = self.steady.iter().map(|share| share * level).collect();

@@ -1,4 +1,4 @@
-//! Makes requests up, with known rates. The same seed makes the same trace.
+//! Generates requests with known rates. The same seed gives the same trace.
 
 use super::{
     rates::{Burst, TrueRates},
@@ -6,7 +6,7 @@ use super::{
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// The kinds of made-up traces.
+/// The kinds of generated traces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Shape {
     /// Each key is asked for at its own, constant rate.
@@ -17,12 +17,12 @@ pub enum Shape {
     Flash,
 }
 
-/// What a made-up trace looks like.
+/// Parameters of a generated trace.
 #[derive(Debug, Clone, Copy)]
 pub struct Make {
     pub shape: Shape,
     pub keys: usize,
-    /// Requests a second.
+    /// Requests per second.
     pub rate: f64,
     /// Seconds.
     pub length: f64,
@@ -31,11 +31,11 @@ pub struct Make {
     pub seed: u64,
 }
 
-/// Steps in which a made-up trace is drawn, in seconds.
+/// Steps in which a trace is drawn, in seconds.
 const STEP: f64 = 1.0;
 
 impl Make {
-    /// Draws a trace. Keys are asked for in proportion to 1 over their rank.
+    /// Draws a trace. Keys are requested in proportion to 1 over their rank.
     pub fn draw(&self) -> RequestTrace {
         let mut rng = StdRng::seed_from_u64(self.seed);
         let truth = self.truth(&mut rng);
@@ -47,7 +47,7 @@ impl Make {
         }
     }
 
-    /// The rates, with bursts by their start.
+    /// The rates, with bursts ordered by their start.
     fn truth(&self, rng: &mut StdRng) -> TrueRates {
         let all: f64 = (1..=self.keys).map(|rank| 1.0 / rank as f64).sum();
         let mut truth = TrueRates {

@@ -1,4 +1,4 @@
-//! Owns requests to replay, and reads them from a file. [`synthetic`](super::synthetic) makes them up.
+//! Owns requests to replay, and reads them from a file. [`synthetic`](super::synthetic) generates them.
 
 use super::rates::TrueRates;
 use std::{collections::HashMap, io};
@@ -6,14 +6,14 @@ use std::{collections::HashMap, io};
 /// A request: seconds since the trace began, and the key's number.
 pub type Request = (f64, u32);
 
-/// Requests with how many keys they name.
+/// Requests, with the number of keys that they name.
 #[derive(Debug, Clone)]
 pub struct RequestTrace {
     pub requests: Vec<Request>,
     pub keys: usize,
     /// Seconds.
     pub length: f64,
-    /// Where it was made up.
+    /// The true rates, if it was generated.
     pub truth: Option<TrueRates>,
 }
 
@@ -49,7 +49,7 @@ pub enum BadTrace {
     Empty,
 }
 
-/// Reads lines of time (seconds, or RFC 3339) and key; a first line `time,key` is passed over. Returns the keys by number, too.
+/// Reads lines of time (seconds, or RFC 3339) and key; a first line `time,key` is skipped. Also returns the keys by number.
 pub fn read(input: impl io::Read) -> Result<(RequestTrace, Vec<String>), BadTrace> {
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
@@ -73,7 +73,7 @@ pub fn read(input: impl io::Read) -> Result<(RequestTrace, Vec<String>), BadTrac
         };
         let seconds = match seconds(time) {
             Some(seconds) => seconds,
-            // The line of titles.
+            // The header.
             None if index == 0 => continue,
             None => {
                 return Err(wrong(

@@ -1,4 +1,4 @@
-//! A file of inputs, one JSON object a line.
+//! A file of inputs, one JSON object per line.
 
 use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
@@ -18,13 +18,13 @@ impl FileSpec {
         if self.path.as_os_str().is_empty() {
             return Err(BadSource::new("path", "expected the path of a JSONL file"));
         }
-        // A file that isn't there yet is no reason to refuse the schedule: its runs say so.
+        // A file that doesn't exist yet fails its runs, not the schedule.
         self.path = folder.join(&self.path);
         Ok(())
     }
 }
 
-/// The rows of a file, read anew for each run.
+/// The rows of a file, read again for each run.
 pub struct FileSource(PathBuf);
 
 impl FileSource {

@@ -1,4 +1,4 @@
-//! What is hot: the inputs that jobs ask for most, looked up in the table of scores.
+//! What is hot: the most requested inputs, looked up in the table of scores.
 
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
@@ -13,7 +13,7 @@ const CHUNK: usize = 500;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeatSpec {
-    /// How many of the hottest inputs of the schedule's namespace are looked at.
+    /// How many of the hottest inputs of the schedule's namespace to consider.
     #[serde(default = "some_thousand")]
     pub top: usize,
 }
@@ -36,9 +36,9 @@ impl HeatSpec {
 #[derive(Debug, Clone, PartialEq)]
 struct HotInput {
     hash: InputHash,
-    /// The name under which readers find it, where that is known.
+    /// The name under which readers find it, if known.
     name: Option<String>,
-    /// Requests a second.
+    /// Requests per second.
     rate: f64,
 }
 
@@ -50,8 +50,8 @@ pub struct HotInputs {
 }
 
 impl HotInputs {
-    /// The `top` hottest of what jobs ask for and of what readers read, as far as the table of scores holds their text or
-    /// features for this model.
+    /// The `top` hottest of what jobs ask for and readers read. Inputs whose text or features the table of scores doesn't hold for
+    /// this model are left out.
     pub fn new(
         store: PostgresStore,
         model: String,
@@ -97,7 +97,7 @@ impl HotInputs {
     }
 }
 
-/// An input that has names counts under each of them; what jobs ask of it is added to the name that is read most.
+/// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one.
 fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> Vec<HotInput> {
     let mut asked: HashMap<InputHash, f64> = asked.into_iter().collect();
     let mut hot: Vec<HotInput> = Vec::with_capacity(read.len() + asked.len());

@@ -1,4 +1,4 @@
-//! A list that stands in the schedule itself.
+//! A list in the schedule itself.
 
 use super::{BadSource, InputSpec, Item, Row, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};

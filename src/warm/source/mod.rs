@@ -1,7 +1,7 @@
 //! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, or what is hot.
 //!
-//! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; a row that is no
-//! input is told with its place and the others go on; a source that fails says so as its last item. Each kind passes the
+//! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; an invalid row is
+//! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
 //! same tests (`conformance` below). Refuses to decide which rows are worth warming.
 
 mod file;
@@ -30,7 +30,7 @@ pub enum RowContent {
 }
 
 impl RowContent {
-    /// A text, alone or with its pair, or features; `absent` is what is said where there is neither.
+    /// A text, with or without a pair, or features; `absent` is the error if there is neither.
     fn new(
         text: Option<String>,
         pair: Option<String>,
@@ -57,15 +57,15 @@ pub struct Row {
     /// Rows of one group become one ranking, under the group's name.
     pub group: Option<String>,
     pub content: RowContent,
-    /// Requests a second for it, where the source knows.
+    /// Requests per second for it, if the source knows.
     pub rate: Option<f64>,
 }
 
-/// What comes out of a source.
+/// An item of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
-    /// A row that is no input: where, and what is wrong.
+    /// An invalid row: where it is, and what is wrong.
     Bad(String),
 }
 
@@ -118,7 +118,7 @@ impl SourceSpec {
         }
     }
 
-    /// The source itself. Heat is asked of the workers, not here.
+    /// Opens the source. [`HotInputs`] is opened elsewhere: it needs what the workers share in Redis.
     pub fn open(&self, settings: &Settings) -> Result<Box<dyn RowSource>, SourceError> {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
@@ -133,7 +133,7 @@ impl SourceSpec {
     }
 }
 
-/// An input as files write it.
+/// An input as a file or a schedule has it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputSpec {
@@ -203,7 +203,7 @@ pub(crate) mod conformance {
             row(Some("c"), None, RowContent::Features(vec![0.5, -2.0]))
         );
         assert_eq!(**four, row(Some("d"), Some("g"), text("", None)));
-        // Asked again, it gives the same again.
+        // A second reading gives the same.
         let again: Vec<_> = source.rows().collect().await;
         assert_eq!(items, again);
     }

@@ -1,8 +1,8 @@
 //! One statement on a named database.
 //!
-//! Promises that the statement can't write: it is the query of a cursor, which takes nothing but reading ones, in a
-//! read-only transaction. Promises that it ends: by the time limit, which the server keeps too, or by the row limit. Data
-//! never becomes part of a statement.
+//! Promises that the statement can't write: it is a cursor's query, which must be a reading one, in a read-only transaction.
+//! Promises that it ends: at the time limit, which the server enforces too, or at the row limit. Data never becomes part of a
+//! statement.
 
 mod row;
 
@@ -223,7 +223,7 @@ impl RowSource for SqlSource {
                 match self.next(&mut cursor).await {
                     Ok(Some(item)) => Some((Ok(item), Some(cursor))),
                     Ok(None) => {
-                        // The rows are here: how the server takes the goodbye changes nothing.
+                        // All rows have arrived; a failed close changes nothing.
                         let _closed =
                             tokio::time::timeout(Duration::from_secs(1), cursor.connection.close())
                                 .await;

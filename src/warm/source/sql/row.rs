@@ -1,4 +1,4 @@
-//! Owns what a statement's columns may be, and makes rows of them.
+//! Owns which columns a statement may have, and converts its rows.
 
 use crate::{
     job,
@@ -8,7 +8,7 @@ use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
 
 const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
 
-/// Refuses columns of other names or types. Those of the first row are those of all.
+/// Refuses columns with other names or types. All rows have the columns of the first.
 pub(super) fn check_columns(row: &PgRow) -> Result<(), SourceError> {
     for column in row.columns() {
         let name = column.name();
