@@ -56,27 +56,28 @@ impl<'a> ScoreRequest<'a> {
             }
         })
     }
+}
 
-    /// The job with this one input, as a producer would post it, with all values as they were sent.
-    pub(super) fn into_job(self) -> Result<Vec<u8>, Problem> {
-        let input = [
-            ("key", self.key),
-            ("text", self.text),
-            ("text_pair", self.text_pair),
-            ("features", self.features),
-        ];
-        let job = JobBody {
-            model: self.model,
-            namespace: self.namespace,
-            inputs: [input
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value?)))
-                .collect()],
-            ttl_seconds: self.ttl_seconds,
-            detail: self.detail,
-        };
-        serde_json::to_vec(&job).map_err(|e| Problem::invalid("", e.to_string()))
-    }
+/// The job with a request's one input, as a producer would post it, with all values as they were sent.
+pub(super) fn job_of(request: &ScoreRequest<'_>) -> Vec<u8> {
+    let input = [
+        ("key", request.key),
+        ("text", request.text),
+        ("text_pair", request.text_pair),
+        ("features", request.features),
+    ];
+    let job = JobBody {
+        model: request.model,
+        namespace: request.namespace,
+        inputs: [input
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)))
+            .collect()],
+        ttl_seconds: request.ttl_seconds,
+        detail: request.detail,
+    };
+    // What was read as JSON can always be written as JSON.
+    serde_json::to_vec(&job).unwrap_or_default()
 }
 
 /// A job as a producer would post it.

@@ -9,7 +9,7 @@ use super::{
     extract::Payload,
     job_id,
     problem::{ErrorBody, Problem},
-    requests::{JobRequest, ScoreRequest},
+    requests::{JobRequest, ScoreRequest, job_of},
     responses::{BadJob, Guarded, Unavailable},
 };
 use crate::{
@@ -64,7 +64,7 @@ pub(super) async fn score(
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     let desk = shared.desk()?;
-    let job = ScoreRequest::parse(&body)?.into_job()?;
+    let job = job_of(&ScoreRequest::parse(&body)?);
     run(desk, &scorer.0, &headers, job).await
 }
 
