@@ -1,3 +1,5 @@
+//! What a schedule file may say, and what its errors name.
+
 use super::*;
 use std::path::Path;
 

@@ -1,3 +1,5 @@
+//! Policies held against each other, their budget and the oracle.
+
 use super::synthetic::{Make, Shape};
 use super::*;
 
