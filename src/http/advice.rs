@@ -1,14 +1,14 @@
-//! Decides what a pattern's figures say: whether the cache does well, and what would make it do better. Pure.
+//! Judges a pattern's statistics: whether the cache is healthy, and what would raise its hit rate. Pure.
 
 use crate::{
     config::CacheThresholds,
     telemetry::{causes::SOON, window::Figures},
 };
 
-/// Watched misses below which nothing is said of their causes.
+/// Fewest watched misses from which a cause is named.
 const FEW: u64 = 5;
 
-/// The cache's state in a word, with what is wrong in words.
+/// The cache's status, with a warning for each threshold that it misses.
 pub(super) fn judge(figures: &Figures, wanted: &CacheThresholds) -> (&'static str, Vec<String>) {
     let mut warnings = Vec::new();
     let Some(rate) = figures.hit_rate() else {
@@ -18,14 +18,14 @@ pub(super) fn judge(figures: &Figures, wanted: &CacheThresholds) -> (&'static st
     if figures.p95_ms > wanted.p95_ms {
         status = "warning";
         warnings.push(format!(
-            "one job in twenty takes more than {:.0} ms, over the threshold of {} ms",
+            "p95 job latency is {:.0} ms, above the threshold of {} ms",
             figures.p95_ms, wanted.p95_ms
         ));
     }
     if rate < wanted.hit_rate {
         status = "degraded";
         warnings.push(format!(
-            "{:.1} % of the inputs hit, under the threshold of {:.1} %",
+            "hit rate is {:.1} %, below the threshold of {:.1} %",
             100.0 * rate,
             100.0 * wanted.hit_rate
         ));
@@ -33,50 +33,50 @@ pub(super) fn judge(figures: &Figures, wanted: &CacheThresholds) -> (&'static st
     if figures.mean_ms > wanted.mean_ms {
         status = "degraded";
         warnings.push(format!(
-            "a job takes {:.0} ms on average, over the threshold of {} ms",
+            "mean job latency is {:.0} ms, above the threshold of {} ms",
             figures.mean_ms, wanted.mean_ms
         ));
     }
     (status, warnings)
 }
 
-/// What would spare a pattern most of its misses, by their causes.
+/// What would avoid most of a pattern's misses, judging by their causes.
 pub(super) fn recommend(figures: &Figures, ttl: u64) -> String {
     let causes = figures.causes;
     let all = causes.all();
     if all < FEW {
         return format!(
-            "too few of its {} misses were watched to say why; look again later",
+            "too few of its {} misses were sampled to tell why; check again later",
             figures.misses
         );
     }
     let percent = |part: u64| 100.0 * part as f64 / all as f64;
-    let most = [causes.dropped, causes.soon_after, causes.late, causes.first]
+    let max = [causes.dropped, causes.soon_after, causes.late, causes.first]
         .into_iter()
         .max()
         .unwrap_or_default();
-    if causes.dropped == most {
+    if causes.dropped == max {
         return format!(
-            "give Redis more memory, or look who else deletes there: {:.0} % of the misses were asked for again while their entry should have lived",
+            "give Redis more memory, or find out what else deletes keys there: {:.0} % of the misses were requested before their entry's TTL was over",
             percent(causes.dropped)
         );
     }
-    if causes.soon_after == most {
+    if causes.soon_after == max {
         return format!(
-            "raise its TTL from {ttl} s by {SOON} s, or warm it: {:.0} % of the misses were asked for again within {} minutes of the end of their entry's life",
+            "raise its TTL from {ttl} s by {SOON} s, or warm it: {:.0} % of the misses were requested within {} minutes after their entry expired",
             percent(causes.soon_after),
             SOON / 60
         );
     }
-    if causes.late == most {
+    if causes.late == max {
         return format!(
-            "warm what is asked for at known times: {:.0} % of the misses were asked for again more than {} minutes after the end of their entry's life",
+            "warm what is asked for at known times: {:.0} % of the misses were requested more than {} minutes after their entry expired",
             percent(causes.late),
             SOON / 60
         );
     }
     format!(
-        "use coarser inputs, if readers can live with them: {:.0} % of the misses were asked for the first time, and neither a longer life nor warming by heat saves those",
+        "use coarser inputs, if your use allows it: {:.0} % of the misses were requested for the first time, which neither a longer TTL nor warming by heat avoids",
         percent(causes.first)
     )
 }

@@ -1,4 +1,4 @@
-//! Decides who asks, and what they may do.
+//! Decides who calls, and what they may do.
 //!
 //! Promises that keys are compared in constant time and never shown, and that a web page which someone on this machine has
 //! open can't steer the worker.
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use std::{num::NonZeroU32, sync::Arc};
 use subtle::ConstantTimeEq;
 
-/// One key that is known.
+/// A key of the settings.
 struct Key {
     name: Arc<str>,
     sha256: [u8; 32],
@@ -29,7 +29,7 @@ impl Keys {
     pub(super) fn new(settings: &Http) -> Self {
         let keys = settings.keys.iter().filter_map(|(name, key)| {
             let mut sha256 = [0; 32];
-            // The settings were checked: what isn't a hash can't get here, and would be nobody's.
+            // The settings were checked; a key whose hash can't be read would match nobody.
             hex::decode_to_slice(&key.sha256, &mut sha256).ok()?;
             let limit = key.requests_per_second.and_then(NonZeroU32::new);
             Some(Key {
@@ -42,7 +42,7 @@ impl Keys {
         Self(keys.collect())
     }
 
-    /// Who asks; the name under which the settings know the key.
+    /// The caller: the key's name in the settings.
     fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
         if self.0.is_empty() {
             return Ok("local".into());
@@ -54,13 +54,13 @@ impl Keys {
             .ok_or_else(|| Problem::unauthorized("expected `Authorization: Bearer KEY`"))?;
         let given: [u8; 32] = Sha256::digest(given.trim()).into();
         let mut found = None;
-        // Every key is looked at, so that the time tells nothing of which one it is.
+        // Compare with every key, so that the time taken doesn't depend on which one matches.
         for key in &self.0 {
             if bool::from(key.sha256.ct_eq(&given)) {
                 found = Some(key);
             }
         }
-        let key = found.ok_or_else(|| Problem::unauthorized("this key isn't known"))?;
+        let key = found.ok_or_else(|| Problem::unauthorized("unknown API key"))?;
         if let Some(Err(until)) = key.limiter.as_ref().map(RateLimiter::check) {
             let wait = until.wait_time_from(governor::clock::DefaultClock::default().now());
             return Err(Problem::rate_limited(wait));
@@ -80,7 +80,7 @@ impl Keys {
     }
 }
 
-/// A page of another site may make a browser send requests here; the browser then says whose page it is.
+/// A page of another site can make a browser send requests here; the browser then names that site in `Origin`.
 fn same_origin(method: &Method, headers: &HeaderMap) -> bool {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return true;
@@ -103,7 +103,7 @@ fn admitted(parts: &Parts, shared: &Shared, scope: Scope) -> Result<Arc<str>, Pr
     if !same_origin(&parts.method, &parts.headers) {
         return Err(Problem::forbidden(
             "origin",
-            "requests from other sites' pages aren't served",
+            "cross-origin requests are refused",
         ));
     }
     shared.keys.caller(&parts.headers, scope)
@@ -125,17 +125,17 @@ macro_rules! caller {
 }
 
 caller!(
-    /// A caller who may look.
+    /// A caller with the scope `read`.
     Reader,
     Scope::Read
 );
 caller!(
-    /// A caller who may score.
+    /// A caller with the scope `score`.
     Scorer,
     Scope::Score
 );
 caller!(
-    /// A caller who may change how workers run.
+    /// A caller with the scope `admin`.
     Admin,
     Scope::Admin
 );

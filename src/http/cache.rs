@@ -1,45 +1,46 @@
-//! `/v1/cache`: how the cache does, by namespace and kind of key, on this worker, and what to do about it.
+//! `/v1/cache`: hit rates and latency of this worker by namespace and kind of key, with recommendations.
 
 use super::{
     Shared, advice,
     auth::{Admin, Reader},
     desk::Desk,
-    extract::Asked,
-    problem::{ErrorBody, Problem},
+    extract::Params,
+    problem::Problem,
+    responses::{BadRequest, Guarded, Unavailable},
 };
 use crate::telemetry::window::{Figures, Pattern};
 use axum::{Json, extract::State, http::StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-/// Over which time.
+/// The period that statistics cover.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Period {
-    /// Minutes before now, 5 to 1440; 60 where it isn't given. Counted in steps of five.
+    /// Length of the period up to now, in minutes: 5 to 1440, default 60, in steps of five.
     #[param(minimum = 5, maximum = 1440)]
     minutes: Option<u64>,
 }
 
-/// How many, over which time.
+/// How many patterns to list, over which period.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct TopWanted {
-    /// 1 to 128; 10 where it isn't given.
+    /// 1 to 128, default 10.
     #[param(minimum = 1, maximum = 128)]
     limit: Option<usize>,
     #[param(minimum = 5, maximum = 1440)]
     minutes: Option<u64>,
 }
 
-/// Below which hit rate, over which time.
+/// Below which hit rate, over which period.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct LowWanted {
-    /// Hit rate, 0 to 1; 0.5 where it isn't given.
+    /// Hit rate, 0 to 1, default 0.5.
     #[param(minimum = 0.0, maximum = 1.0)]
     threshold: Option<f64>,
     #[param(minimum = 5, maximum = 1440)]
@@ -55,17 +56,17 @@ fn minutes(asked: Option<u64>) -> Result<u64, Problem> {
     }
 }
 
-/// How one pattern does.
+/// Statistics of one pattern.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct PatternShown {
-    /// A namespace, or a namespace and the keys of it that begin alike, such as `feed/page:*`.
+    /// A namespace, or the keys in a namespace that share a prefix, such as `feed/page:*`.
     pattern: String,
-    /// Inputs found.
+    /// Inputs found in the cache.
     hits: u64,
-    /// Inputs scored.
+    /// Inputs that a model scored.
     misses: u64,
     hit_rate: Option<f64>,
-    /// Jobs, whose times these are, from their delivery to their stored result.
+    /// Jobs. Their latency is measured from delivery to stored result.
     requests: u64,
     mean_ms: f64,
     p50_ms: f64,
@@ -90,7 +91,7 @@ impl PatternShown {
     }
 }
 
-/// A pattern that misses often, with what its own figures say to do.
+/// A pattern with a low hit rate, and a recommendation.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LowPerformer {
     #[serde(flatten)]
@@ -98,10 +99,10 @@ pub struct LowPerformer {
     recommendation: String,
 }
 
-/// Whether the cache does what it is for.
+/// Cache health against the thresholds in the settings.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CacheHealth {
-    /// `healthy`, `warning` (the 95th percentile is over its threshold) or `degraded` (the hit rate or the mean is), or `idle`.
+    /// `healthy`; `warning` if p95 latency is over its threshold; `degraded` if the hit rate or the mean latency misses its own; `idle` without requests.
     status: &'static str,
     hit_rate: Option<f64>,
     mean_ms: f64,
@@ -109,27 +110,26 @@ pub struct CacheHealth {
     warnings: Vec<String>,
 }
 
-/// How the cache is set.
+/// Cache configuration.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CacheInfo {
     enabled: bool,
-    /// Whether Redis answered the last look-up and the last write.
+    /// Whether the last read from Redis and the last write to it succeeded.
     redis_works: bool,
     ttl_seconds: u64,
     grace_seconds: u64,
     memory_mib: u64,
-    /// How long figures go back, in seconds.
+    /// How far statistics go back, in seconds.
     watched_seconds: u64,
 }
 
-/// How all patterns together do on this worker.
+/// Statistics of all patterns together, on this worker.
 #[utoipa::path(get, path = "/v1/cache/stats", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = PatternShown), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = PatternShown), Guarded, BadRequest, Unavailable))]
 pub(super) async fn stats(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<PatternShown>, Problem> {
     let figures = shared
         .desk()?
@@ -139,14 +139,13 @@ pub(super) async fn stats(
     Ok(Json(PatternShown::new("*", &figures)))
 }
 
-/// How each namespace and kind of key does on this worker.
+/// Statistics of each pattern on this worker.
 #[utoipa::path(get, path = "/v1/cache/stats/patterns", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<PatternShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn patterns(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<Vec<PatternShown>>, Problem> {
     let all = shared
         .desk()?
@@ -156,12 +155,12 @@ pub(super) async fn patterns(
     Ok(Json(shown(&all)))
 }
 
-/// How one path of the API does.
+/// Statistics of one API path.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EndpointShown {
     endpoint: String,
     requests: u64,
-    /// Answers of 500 and above.
+    /// Responses with a status of 500 or above.
     faults: u64,
     mean_ms: f64,
     p50_ms: f64,
@@ -169,14 +168,13 @@ pub struct EndpointShown {
     p99_ms: f64,
 }
 
-/// How each path of this worker's API does.
+/// Statistics of each path of this worker's API.
 #[utoipa::path(get, path = "/v1/cache/stats/endpoints", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = Vec<EndpointShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Vec<EndpointShown>), Guarded, BadRequest))]
 pub(super) async fn endpoints(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<Vec<EndpointShown>>, Problem> {
     let all = shared.paths.figures(minutes(period.minutes)?);
     let shown = all.iter().map(|(path, figures)| {
@@ -200,14 +198,13 @@ fn shown(all: &[(Pattern, Figures)]) -> Vec<PatternShown> {
         .collect()
 }
 
-/// The patterns that are asked for most.
+/// Lists the most requested patterns.
 #[utoipa::path(get, path = "/v1/cache/stats/top-patterns", tag = "cache", security(("key" = [])), params(TopWanted),
-    responses((status = 200, body = Vec<PatternShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<PatternShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn top(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<TopWanted>,
+    Params(wanted): Params<TopWanted>,
 ) -> Result<Json<Vec<PatternShown>>, Problem> {
     let limit = wanted.limit.unwrap_or(10);
     if !(1..=128).contains(&limit) {
@@ -223,14 +220,13 @@ pub(super) async fn top(
     Ok(Json(shown(&all)))
 }
 
-/// The patterns whose hit rate is below a threshold, the worst first, each with a recommendation from its own figures.
+/// Lists patterns with a hit rate below a threshold, lowest first, each with a recommendation based on its own misses.
 #[utoipa::path(get, path = "/v1/cache/stats/low-performers", tag = "cache", security(("key" = [])), params(LowWanted),
-    responses((status = 200, body = Vec<LowPerformer>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<LowPerformer>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn low(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<LowWanted>,
+    Params(wanted): Params<LowWanted>,
 ) -> Result<Json<Vec<LowPerformer>>, Problem> {
     let threshold = wanted.threshold.unwrap_or(0.5);
     if !(0.0..=1.0).contains(&threshold) {
@@ -248,7 +244,7 @@ pub(super) async fn low(
     Ok(Json(low.collect()))
 }
 
-/// What entries of a pattern live where jobs say nothing else, in seconds.
+/// The TTL of a pattern's entries where jobs name no other, in seconds.
 fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
     let namespace = match pattern {
         Pattern::Namespace(namespace) | Pattern::Prefix(namespace, _) => namespace,
@@ -257,14 +253,13 @@ fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
     desk.settings.ttl_seconds(None, namespace, None)
 }
 
-/// Whether the cache does what it is for, over the last hour, by the thresholds of the settings.
+/// Judges the cache by the thresholds in the settings.
 #[utoipa::path(get, path = "/v1/cache/health", tag = "cache", security(("key" = [])), params(Period),
-    responses((status = 200, body = CacheHealth), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = CacheHealth), Guarded, BadRequest, Unavailable))]
 pub(super) async fn health(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(period): Asked<Period>,
+    Params(period): Params<Period>,
 ) -> Result<Json<CacheHealth>, Problem> {
     let desk = shared.desk()?;
     let figures = desk.insight.window.total(minutes(period.minutes)?);
@@ -278,9 +273,9 @@ pub(super) async fn health(
     }))
 }
 
-/// How the cache is set.
+/// Shows the cache configuration.
 #[utoipa::path(get, path = "/v1/cache/info", tag = "cache", security(("key" = [])),
-    responses((status = 200, body = CacheInfo), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = CacheInfo), Guarded, Unavailable))]
 pub(super) async fn info(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -298,9 +293,9 @@ pub(super) async fn info(
     }))
 }
 
-/// Has this worker forget its figures.
+/// Resets this worker's statistics.
 #[utoipa::path(post, path = "/v1/cache/reset-stats", tag = "cache", security(("key" = [])),
-    responses((status = 204), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 204), Guarded, Unavailable))]
 pub(super) async fn reset(
     _admin: Admin,
     State(shared): State<Shared>,

@@ -1,4 +1,4 @@
-//! What a request carries, with refusals in the API's own words.
+//! Extractors for bodies, path segments and query parameters, whose rejections are [`Problem`]s.
 
 use super::{Shared, problem::Problem};
 use axum::{
@@ -25,7 +25,7 @@ impl FromRequest<Shared> for Payload {
     }
 }
 
-/// What the path names.
+/// The name in the path.
 pub(super) struct Named(pub(super) String);
 
 impl FromRequestParts<Shared> for Named {
@@ -39,10 +39,10 @@ impl FromRequestParts<Shared> for Named {
     }
 }
 
-/// What stands behind the question mark.
-pub(super) struct Asked<T>(pub(super) T);
+/// Query parameters.
+pub(super) struct Params<T>(pub(super) T);
 
-impl<T: DeserializeOwned> FromRequestParts<Shared> for Asked<T> {
+impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {

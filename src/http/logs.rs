@@ -1,10 +1,11 @@
-//! `/v1/log`: which lines this worker logs.
+//! `/v1/log`: this worker's log levels, and its recent warnings and errors.
 
 use super::{
     Shared,
     auth::{Admin, Reader},
     extract::Payload,
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, TooLarge, Unavailable},
 };
 use crate::{clock::rfc3339, telemetry::logs};
 use axum::{Json, extract::State};
@@ -12,24 +13,24 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
-/// Which lines are logged.
+/// Log levels.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Levels {
-    /// In the syntax of `log.filter`. Below `info` only Kiln's own lines are written, whatever it says.
+    /// In the syntax of the setting `log.filter`. Levels below `info` apply to Kiln's own modules only.
     #[schema(example = "info,kiln=debug")]
     levels: String,
 }
 
-/// Which lines this worker logs.
+/// Shows this worker's log levels.
 #[utoipa::path(get, path = "/v1/log", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Levels), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Levels), Guarded, Unavailable))]
 pub(super) async fn levels(_reader: Reader) -> Result<Json<Levels>, Problem> {
     let levels = logs::levels().ok_or_else(|| Problem::unavailable("logging hasn't started"))?;
     Ok(Json(Levels { levels }))
 }
 
-/// A line that was logged.
+/// A log line.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LineShown {
     at: String,
@@ -39,9 +40,9 @@ pub struct LineShown {
     fields: BTreeMap<String, String>,
 }
 
-/// The last warnings and errors of this worker, the newest first.
+/// Lists the last warnings and errors of this worker, newest first.
 #[utoipa::path(get, path = "/v1/log/recent", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<LineShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Vec<LineShown>), Guarded))]
 pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
     let shown = logs::recent().into_iter().map(|line| LineShown {
         at: rfc3339(line.at),
@@ -52,10 +53,9 @@ pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
     Json(shown.collect())
 }
 
-/// Has this worker log other lines from now on, until it ends.
+/// Changes this worker's log levels until it restarts.
 #[utoipa::path(put, path = "/v1/log", tag = "steering", security(("key" = [])), request_body = Levels,
-    responses((status = 200, body = Levels), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 413, body = ErrorBody), (status = 429, body = ErrorBody)))]
+    responses((status = 200, body = Levels), Guarded, BadRequest, TooLarge))]
 pub(super) async fn set_levels(
     admin: Admin,
     State(_shared): State<Shared>,

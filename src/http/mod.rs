@@ -9,11 +9,15 @@ mod cache;
 mod desk;
 mod extract;
 mod health;
+mod job_id;
+mod jobs;
 mod live;
 mod logs;
 mod openapi;
 mod page;
 mod problem;
+mod requests;
+mod responses;
 mod score;
 mod show;
 mod steer;
@@ -288,8 +292,8 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/openapi.json", get(openapi::document))
             .route("/v1/score", post(score::score))
             .route("/v1/score/batch", post(score::batch))
-            .route("/v1/jobs", post(score::enqueue))
-            .route("/v1/jobs/{id}", get(score::job))
+            .route("/v1/jobs", post(jobs::enqueue))
+            .route("/v1/jobs/{id}", get(jobs::job))
             .route("/v1/models", get(show::models))
             .route("/v1/schedules", get(show::schedules))
             .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
@@ -303,7 +307,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/cache/stats/patterns", get(cache::patterns))
             .route("/v1/cache/stats/top-patterns", get(cache::top))
             .route("/v1/cache/stats/low-performers", get(cache::low))
-            .route("/v1/cache/warm", post(score::warm))
+            .route("/v1/cache/warm", post(jobs::warm))
             .route("/v1/cache/invalidate/{namespace}", post(steer::invalidate))
             .route("/v1/cache/reset-stats", post(cache::reset))
             .route("/v1/log/recent", get(logs::recent))

@@ -1,6 +1,6 @@
 //! `/openapi.json`: the API as programs read it.
 
-use super::{cache, live, logs, problem, score, show, steer};
+use super::{cache, jobs, live, logs, problem, requests, score, show, steer};
 use axum::Json;
 use utoipa::{
     Modify, OpenApi,
@@ -12,22 +12,22 @@ use utoipa::{
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Kiln", description = "Scores that are kept hot. Where the settings name API keys, a request carries one: `Authorization: Bearer KEY`."),
+    info(title = "Kiln", description = "Cached scores of machine-learning models, kept warm. If the settings name API keys, every request needs one: `Authorization: Bearer KEY`."),
     paths(
-        score::score, score::batch, score::enqueue, score::warm, score::job, show::health, show::version, show::models, show::schedules, show::runs,
+        score::score, score::batch, jobs::enqueue, jobs::warm, jobs::job, show::health, show::version, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset,
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
         logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
     ),
-    components(schemas(problem::ErrorBody, score::InputRequest, score::RankRequest)),
-    modifiers(&Keys)
+    components(schemas(problem::ErrorBody, requests::InputRequest, requests::RankRequest)),
+    modifiers(&KeyScheme)
 )]
 struct Api;
 
 /// Names the way in which a key is given.
-struct Keys;
+struct KeyScheme;
 
-impl Modify for Keys {
+impl Modify for KeyScheme {
     fn modify(&self, document: &mut Document) {
         if let Some(components) = document.components.as_mut() {
             let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();

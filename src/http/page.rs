@@ -1,13 +1,13 @@
-//! `/`: the page that shows this worker. It holds no figures: it asks the API for them, with the caller's key.
+//! `/`: the dashboard of this worker. The page itself holds no data: it gets all of it from the API, with the caller's key.
 //!
-//! Promises to need nothing from elsewhere, and that the browser lets nothing from elsewhere in.
+//! Promises to load nothing from other sites, and to have the browser block everything that comes from there.
 
 use axum::{
     http::{HeaderName, HeaderValue, header},
     response::IntoResponse,
 };
 
-/// Everything comes from here, and no other site may show the page within its own.
+/// Only this origin's scripts, styles and requests, and no framing by other sites.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -35,7 +35,7 @@ fn served(kind: &'static str, text: &'static str) -> impl IntoResponse {
         (header::CONTENT_SECURITY_POLICY, value(POLICY)),
         (header::X_CONTENT_TYPE_OPTIONS, value("nosniff")),
         (header::REFERRER_POLICY, value("no-referrer")),
-        // A worker of another version is to show its own page.
+        // After an upgrade, the browser must load the new page.
         (header::CACHE_CONTROL, value("no-cache")),
     ];
     (headers, text)

@@ -1,4 +1,4 @@
-//! What an answer says when a request can't be served: a code, the field at fault, and what was expected.
+//! Error responses: a code, the field at fault, and what was expected.
 
 use crate::failure::{Code, Rejection};
 use axum::{
@@ -10,7 +10,7 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-/// The body of every answer that isn't a success.
+/// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     pub error: ErrorDetail,
@@ -19,11 +19,11 @@ pub struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// One word for programs, such as `invalid` or `unavailable`.
+    /// For programs, such as `invalid` or `unavailable`.
     pub code: String,
-    /// The field, header or parameter at fault; empty where there is none.
+    /// The field, header or parameter at fault; empty if there is none.
     pub field: String,
-    /// What was expected, or what doesn't work, for people.
+    /// For people: what was expected, or what doesn't work.
     pub message: String,
 }
 
@@ -53,12 +53,12 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid", field, message)
     }
 
-    /// The body is larger than this worker takes.
+    /// The body is larger than this worker accepts.
     pub fn too_large(message: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "", message)
     }
 
-    /// No key, or one that isn't known.
+    /// No key, or an unknown one.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
@@ -68,39 +68,39 @@ impl Problem {
         )
     }
 
-    /// The key isn't good for this.
+    /// The key lacks the scope.
     pub fn forbidden(field: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", field, message)
     }
 
-    /// There is no such thing.
+    /// There is no such resource.
     pub fn not_found(field: &str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", field, message)
     }
 
-    /// The key has asked too often.
+    /// The key is over its rate limit.
     pub fn rate_limited(wait: Duration) -> Self {
         let mut problem = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
             "",
-            "this key has used up its requests for now",
+            "this key is over its rate limit",
         );
         problem.retry_after = Some(wait);
         problem
     }
 
-    /// The path knows other methods.
+    /// The path has no such method.
     pub fn bad_method() -> Self {
         Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "bad_method",
             "",
-            "this path takes other methods; /openapi.json lists them",
+            "method not allowed; /openapi.json lists the methods of each path",
         )
     }
 
-    /// Something that is needed doesn't work now.
+    /// Something that the request needs doesn't work at the moment.
     pub fn unavailable(message: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "", message);
         problem.retry_after = Some(Duration::from_secs(1));
@@ -115,7 +115,7 @@ impl Problem {
     /// The request took too long.
     pub fn timeout(limit: Duration) -> Self {
         Self::unavailable(format!(
-            "not done within {} ms; the same request may be made again",
+            "not done within {} ms; the request may be retried",
             limit.as_millis()
         ))
     }

@@ -1,10 +1,11 @@
-//! What the worker is and does: `/health`, `/version`, `/v1/models`, `/v1/schedules`, `/v1/warm/runs`.
+//! The worker's state: `/health`, `/version`, `/v1/models`, `/v1/schedules`, `/v1/warm/runs`.
 
 use super::{
     Shared,
     auth::Reader,
-    extract::Asked,
-    problem::{ErrorBody, Problem},
+    extract::Params,
+    problem::Problem,
+    responses::{BadRequest, Guarded, Unavailable},
 };
 use crate::{
     clock::{self, rfc3339},
@@ -28,7 +29,7 @@ use utoipa::{IntoParams, ToSchema};
 pub struct ModelShown {
     name: String,
     version: String,
-    /// Whether the bare name means it.
+    /// Whether the name without a version means this one.
     active: bool,
     architecture: String,
     /// `classification`, `scalar` or `embedding`.
@@ -40,21 +41,21 @@ pub struct ModelShown {
     parameters: usize,
 }
 
-/// How the worker is.
+/// The worker's health.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HealthShown {
     /// `ready`, `paused` or `not ready`.
     status: &'static str,
-    /// What doesn't work, with why.
+    /// What doesn't work, and why.
     missing: BTreeMap<&'static str, String>,
     /// Active versions by model.
     models: BTreeMap<String, String>,
-    /// Version of the contract: of jobs, results and keys.
+    /// Version of the formats of jobs, results and keys.
     schema_version: u32,
     version: &'static str,
 }
 
-/// Which Kiln this is.
+/// Version of Kiln.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct VersionShown {
     version: &'static str,
@@ -71,12 +72,12 @@ pub struct ScheduleShown {
     time_zone: String,
     model: String,
     namespace: String,
-    /// When it runs next; nothing while it is switched off or paused.
+    /// When it runs next; null while it is disabled or paused.
     next: Option<String>,
     last: Option<RunShown>,
 }
 
-/// Schedules, and the files that are refused.
+/// Schedules, and what is wrong with rejected files.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct SchedulesShown {
     schedules: Vec<ScheduleShown>,
@@ -134,18 +135,18 @@ impl From<&RunRow> for RunShown {
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RejectionShown {
     at: String,
-    /// Empty where it had none.
+    /// Empty if it had none.
     job_id: String,
-    /// `jobs`, `warm` or `expired`: the queue that it came from.
+    /// The queue that it came from: `jobs`, `warm` or `expired`.
     queue: &'static str,
     code: &'static str,
     field: String,
     message: String,
 }
 
-/// The jobs from queues that this worker rejected last, the newest first. `kiln dead list` shows what lies in the dead letters' queue.
+/// Lists the jobs that this worker rejected most recently, newest first. `kiln dead list` shows the dead-letter queue.
 #[utoipa::path(get, path = "/v1/rejections", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<RejectionShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<RejectionShown>), Guarded, Unavailable))]
 pub(super) async fn rejections(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -162,17 +163,17 @@ pub(super) async fn rejections(
     Ok(Json(shown.collect()))
 }
 
-/// How many runs are shown.
+/// How many runs to list.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RunsWanted {
-    /// Latest runs of each schedule, 1 to 100.
+    /// Latest runs per schedule, 1 to 100, default 10.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<i64>,
 }
 
-/// How this worker is: 200 where it is ready or paused, 503 where something doesn't work.
+/// Shows this worker's health: 200 if it is ready or paused, 503 if something doesn't work.
 #[utoipa::path(get, path = "/health", tag = "worker", responses((status = 200, body = HealthShown), (status = 503, body = HealthShown)))]
 pub(super) async fn health(State(shared): State<Shared>) -> Response {
     let missing = shared.health.missing();
@@ -198,7 +199,7 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
     (code, Json(shown)).into_response()
 }
 
-/// Which Kiln this is.
+/// Shows the version of Kiln.
 #[utoipa::path(get, path = "/version", tag = "worker", responses((status = 200, body = VersionShown)))]
 pub(super) async fn version() -> Json<VersionShown> {
     Json(VersionShown {
@@ -207,9 +208,9 @@ pub(super) async fn version() -> Json<VersionShown> {
     })
 }
 
-/// Every model version that serves here.
+/// Lists the model versions that this worker serves.
 #[utoipa::path(get, path = "/v1/models", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<ModelShown>), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<ModelShown>), Guarded, Unavailable))]
 pub(super) async fn models(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -239,9 +240,9 @@ pub(super) async fn models(
     Ok(Json(shown.collect()))
 }
 
-/// Every schedule of this worker's folder, with its next and last run.
+/// Lists the schedules in this worker's folder, with their next and last runs.
 #[utoipa::path(get, path = "/v1/schedules", tag = "warming", security(("key" = [])),
-    responses((status = 200, body = SchedulesShown), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = SchedulesShown), Guarded, Unavailable))]
 pub(super) async fn schedules(
     _reader: Reader,
     State(shared): State<Shared>,
@@ -285,14 +286,13 @@ pub(super) async fn schedules(
     }))
 }
 
-/// The latest runs of every schedule.
+/// Lists the latest runs of every schedule.
 #[utoipa::path(get, path = "/v1/warm/runs", tag = "warming", security(("key" = [])), params(RunsWanted),
-    responses((status = 200, body = Vec<RunShown>), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Vec<RunShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn runs(
     _reader: Reader,
     State(shared): State<Shared>,
-    Asked(wanted): Asked<RunsWanted>,
+    Params(wanted): Params<RunsWanted>,
 ) -> Result<Json<Vec<RunShown>>, Problem> {
     let limit = wanted.limit.unwrap_or(10);
     if !(1..=100).contains(&limit) {

@@ -1,11 +1,12 @@
-//! What changes how workers run: pausing, warming on request; and readers' hints.
+//! Routes that change how workers run: pausing and resuming, warming on request, invalidation, and readers' hints.
 
 use super::{
     Shared,
     auth::{Admin, Scorer},
     desk::Desk,
     extract::{Named, Payload},
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
 };
 use crate::{
     heat::Hint,
@@ -18,7 +19,7 @@ use serde::Serialize;
 use std::sync::{Arc, PoisonError};
 use utoipa::ToSchema;
 
-/// What is paused or goes on.
+/// Whether it is paused now.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Steered {
     paused: bool,
@@ -26,33 +27,33 @@ pub struct Steered {
     changed: bool,
 }
 
-/// A run that was asked for.
+/// A requested run.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Asked {
     run: i64,
     schedule: String,
 }
 
-/// A namespace of which nothing older counts any more.
+/// The invalidated namespace.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Invalidated {
     namespace: String,
 }
 
-/// What a reader's service read.
+/// Keys that a service read from Redis.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes what the hint's own parser takes")]
 pub struct HintRequest {
     #[schema(example = "feed", pattern = "^[a-z0-9_-]{1,64}$")]
     namespace: String,
-    /// Names that were read, each as often as it was.
+    /// The keys that were read, each as often as it was read.
     #[schema(min_items = 1, max_items = 4096)]
     keys: Vec<String>,
 }
 
 async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<Steered>, Problem> {
     let paused = by.is_some();
-    let told = name.clone();
+    let what = name.clone();
     let changed = desk
         .ask(move |store| async move {
             match by {
@@ -62,7 +63,7 @@ async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<S
         })
         .await?;
     if changed {
-        tracing::info!(what = told, paused, "asked over HTTP");
+        tracing::info!(what, paused, "requested over HTTP");
     }
     Ok(Json(Steered { paused, changed }))
 }
@@ -74,9 +75,9 @@ fn schedule(desk: &Desk, name: &str) -> Result<Arc<Schedule>, Problem> {
         .ok_or_else(|| Problem::not_found("name", "there is no such schedule"))
 }
 
-/// Stops every worker from taking jobs, once it has finished what it holds.
+/// Pauses intake on every worker: each finishes the jobs that it holds and takes no new ones.
 #[utoipa::path(post, path = "/v1/intake/pause", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, Unavailable))]
 pub(super) async fn pause_intake(
     admin: Admin,
     State(shared): State<Shared>,
@@ -84,9 +85,9 @@ pub(super) async fn pause_intake(
     steer(shared.desk()?, INTAKE.to_owned(), Some(admin.0)).await
 }
 
-/// Has workers take jobs again.
+/// Resumes intake on every worker.
 #[utoipa::path(post, path = "/v1/intake/resume", tag = "steering", security(("key" = [])),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, Unavailable))]
 pub(super) async fn resume_intake(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -94,10 +95,9 @@ pub(super) async fn resume_intake(
     steer(shared.desk()?, INTAKE.to_owned(), None).await
 }
 
-/// Keeps a schedule from running by itself.
+/// Pauses a schedule: it no longer starts by itself.
 #[utoipa::path(post, path = "/v1/schedules/{name}/pause", tag = "steering", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, NotFound, Unavailable))]
 pub(super) async fn pause_schedule(
     admin: Admin,
     State(shared): State<Shared>,
@@ -109,10 +109,9 @@ pub(super) async fn pause_schedule(
     steer(desk, name, Some(admin.0)).await
 }
 
-/// Has a schedule run by itself again.
+/// Resumes a schedule.
 #[utoipa::path(post, path = "/v1/schedules/{name}/resume", tag = "steering", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 200, body = Steered), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, body = Steered), Guarded, NotFound, Unavailable))]
 pub(super) async fn resume_schedule(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -123,10 +122,9 @@ pub(super) async fn resume_schedule(
     steer(desk, format!("{SCHEDULE}{}", schedule.name), None).await
 }
 
-/// Asks for a run of a schedule now.
+/// Requests a run of a schedule now.
 #[utoipa::path(post, path = "/v1/warm/{name}", tag = "warming", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 202, body = Asked), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Asked), Guarded, NotFound, Unavailable))]
 pub(super) async fn warm(
     _admin: Admin,
     State(shared): State<Shared>,
@@ -145,11 +143,10 @@ pub(super) async fn warm(
     Ok((StatusCode::ACCEPTED, Json(asked)))
 }
 
-/// Makes everything that was scored for a namespace until now worthless, on every worker at once; what readers find of it is
-/// removed in the background, a thousand entries at a time.
+/// Invalidates a namespace's cached scores on every worker at once. The entries that readers see are removed in the background, a
+/// thousand at a time.
 #[utoipa::path(post, path = "/v1/cache/invalidate/{namespace}", tag = "cache", security(("key" = [])), params(("namespace" = String, Path)),
-    responses((status = 202, body = Invalidated), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 202, body = Invalidated), Guarded, BadRequest, Unavailable))]
 pub(super) async fn invalidate(
     admin: Admin,
     State(shared): State<Shared>,
@@ -160,9 +157,10 @@ pub(super) async fn invalidate(
         return Err(Problem::invalid("namespace", message));
     }
     let desk = shared.desk()?;
-    // Its place comes first: a namespace that is marked is removed, too.
-    let place = desk.invalid.try_reserve();
-    let place = place.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
+    // Reserved first, so that the entries of a marked namespace are surely removed, too.
+    let permit = desk.invalid.try_reserve();
+    let permit =
+        permit.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
     let (engine, marked) = (desk.engine.clone(), namespace.clone());
     let mark = async move {
         match engine.cache().server() {
@@ -172,15 +170,14 @@ pub(super) async fn invalidate(
     };
     let marked = desk.errand(mark).await?;
     marked.map_err(|reason| Problem::unavailable(format!("redis: {reason}")))?;
-    place.send(namespace.clone());
+    permit.send(namespace.clone());
     tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
     Ok((StatusCode::ACCEPTED, Json(Invalidated { namespace })))
 }
 
-/// Tells which names were read, so that the hottest are warmed first.
+/// Reports which keys were read, so that the most read are warmed first.
 #[utoipa::path(post, path = "/v1/hits", tag = "warming", security(("key" = [])), request_body = HintRequest,
-    responses((status = 204), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 204), Guarded, BadRequest, TooLarge, Unavailable))]
 pub(super) async fn hits(
     _scorer: Scorer,
     State(shared): State<Shared>,

@@ -1,26 +1,26 @@
-//! Owns when a schedule is due: cron expressions with crontab's meaning, in a time zone with its clock changes.
+//! Owns when a schedule is due: cron expressions as crontab defines them, in a time zone with its clock changes.
 //!
-//! Promises that a clock change loses no run and doubles none. A run at a time of day that a change skips is due when the
-//! clock has jumped; one at a time that comes twice is due the first time; a schedule for every hour goes on by elapsed
-//! time through either. These are the rules of Debian's cron.
+//! Promises that a clock change neither skips nor repeats a run. A run at a time of day that the change skips is due right after
+//! the change; one at a time that occurs twice is due the first time; a schedule for every hour follows elapsed time. These are
+//! the rules of Debian's cron.
 
 use chrono::{DateTime, Duration, MappedLocalTime, NaiveDateTime, Offset, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use cron::Schedule;
 use std::{collections::BTreeSet, str::FromStr};
 
-/// How far ahead a run is looked for: a leap day may be eight years away.
+/// How far ahead to search for a run: a leap day may be eight years away.
 const HORIZON_DAYS: i64 = 9 * 366;
 /// No zone changes its offset twice within this time.
 const PROBE_HOURS: i64 = 12;
 
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
-/// Times of day and days on which something is due, as clocks on the wall show them.
+/// Days and times of day at which something is due, in local time.
 #[derive(Debug, Clone)]
 pub struct Cron {
     expression: String,
-    /// One, or two where a day of the month or a day of the week will do.
+    /// One, or two where either a day of the month or a day of the week matches.
     schedules: Vec<Schedule>,
     /// Whether it is due in each hour of the day: then it follows elapsed time, not the clock.
     every_hour: bool,
@@ -30,61 +30,20 @@ impl Cron {
     /// Reads five fields as crontab has them, six with seconds first, seven with a year last, or a name such as `@hourly`.
     ///
     /// Days of the week are 0 or 7 (Sunday) to 6, or names, whatever the number of fields. Where both a day of the month
-    /// and a day of the week are given, either will do.
+    /// and a day of the week are given, a day that matches either one counts.
     pub fn parse(expression: &str) -> Result<Self, String> {
-        let plain = match expression.trim() {
-            "@yearly" | "@annually" => "0 0 1 1 *",
-            "@monthly" => "0 0 1 * *",
-            "@weekly" => "0 0 * * 0",
-            "@daily" | "@midnight" => "0 0 * * *",
-            "@hourly" => "0 * * * *",
-            "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
-            name if name.starts_with('@') => {
-                return Err(format!(
-                    "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
-                ));
-            }
-            other => other,
-        };
+        let plain = spelled_out(expression.trim())?;
         let fields: Vec<&str> = plain.split_whitespace().collect();
-        let (seconds, rest, year) = match fields.as_slice() {
-            rest if rest.len() == 5 => ("0", rest, "*"),
-            [seconds, rest @ ..] if rest.len() == 5 => (*seconds, rest, "*"),
-            [seconds, rest @ .., year] if rest.len() == 5 => (*seconds, rest, *year),
-            _ => {
-                return Err(format!(
-                    "expected 5 fields (minute hour day month weekday), 6 with seconds first or 7 with a year last, found {}",
-                    fields.len()
-                ));
-            }
-        };
-        let [minute, hour, day, month, weekday] = rest else {
-            return Err("expected five fields between seconds and year".into());
-        };
+        let [seconds, minute, hour, day, month, weekday, year] = seven(&fields)?;
         let minute = numbers("minute", minute, 0, 59)?;
         let seconds = numbers("second", seconds, 0, 59)?;
         let hours = parse_field("hour", hour, 0, 23, |_| None)?;
-        let every_hour = hours.len() == 24;
         let hour = listed(&hours);
-        // As crontab has it: a field that starts with a star restricts nothing by itself.
+        // As in crontab, a field that starts with a star restricts nothing by itself.
         let either = !day.starts_with(['*', '?']) && !weekday.starts_with(['*', '?']);
         let day = numbers("day of the month", &day.replace('?', "*"), 1, 31)?;
-        let month = parse_field("month", month, 1, 12, month_by_name)?;
-        let month = listed(&month);
-        let weekdays = parse_field(
-            "day of the week",
-            &weekday.replace('?', "*"),
-            0,
-            7,
-            |name| {
-                DAYS.iter()
-                    .position(|d| name.eq_ignore_ascii_case(d))
-                    .map(|i| i as u32)
-            },
-        )?;
-        // The crate counts from 1, Sunday.
-        let weekdays: BTreeSet<u32> = weekdays.into_iter().map(|d| d % 7 + 1).collect();
-        let weekday = listed(&weekdays);
+        let month = listed(&parse_field("month", month, 1, 12, month_by_name)?);
+        let weekday = weekdays(&weekday.replace('?', "*"))?;
         let schedule = |day: &str, weekday: &str| {
             Schedule::from_str(&format!(
                 "{seconds} {minute} {hour} {day} {month} {weekday} {year}"
@@ -99,7 +58,7 @@ impl Cron {
         Ok(Self {
             expression: expression.trim().to_owned(),
             schedules,
-            every_hour,
+            every_hour: hours.len() == 24,
         })
     }
 
@@ -108,12 +67,12 @@ impl Cron {
         &self.expression
     }
 
-    /// The first instant later than `after` at which it is due in `zone`, if there is one within nine years.
+    /// The first instant after `after` at which it is due in `zone`, if there is one within nine years.
     pub fn next_after(&self, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
         let horizon = after + Duration::days(HORIZON_DAYS);
         let mut offset = offset(after, zone);
         let mut since = after;
-        // The wall clock's time from which, exclusively, the next match is looked for.
+        // Local time after which to search for the next match.
         let mut wall = after.naive_utc() + offset;
         if !self.every_hour {
             wall = wall.max(repeated_until(after, zone).unwrap_or(wall));
@@ -149,7 +108,7 @@ impl Cron {
         from: DateTime<Utc>,
         zone: Tz,
     ) -> Option<DateTime<Utc>> {
-        // Halves the time in which it must be, until one step forward crosses `until`.
+        // Searches back in growing steps for a due time, then forward to the last one.
         let (mut low, mut span) = (until, Duration::minutes(1));
         while low > from {
             low = (until - span).max(from);
@@ -167,7 +126,7 @@ impl Cron {
     }
 
     fn next_on_the_wall(&self, after: NaiveDateTime) -> Option<NaiveDateTime> {
-        // The wall clock is taken for UTC, which has no changes; the crate looks at whole seconds.
+        // Local time is passed off as UTC, which has no changes; the crate ignores fractions of seconds.
         let from = after.and_utc();
         self.schedules
             .iter()
@@ -223,8 +182,7 @@ fn change_between(low: DateTime<Utc>, high: DateTime<Utc>, zone: Tz) -> (DateTim
     (high, offset(high, zone))
 }
 
-/// Where `at` lies in an hour that the wall clock shows for the second time: when, on the wall, that ends (less a
-/// nanosecond).
+/// If `at` lies in an hour that local time repeats: the local time at which the repetition ends, less a nanosecond.
 fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
     let wall = at.naive_utc() + offset(at, zone);
     match zone.from_local_datetime(&wall) {
@@ -237,8 +195,53 @@ fn repeated_until(at: DateTime<Utc>, zone: Tz) -> Option<NaiveDateTime> {
     }
 }
 
-fn numbers(name: &str, field: &str, least: u32, most: u32) -> Result<String, String> {
-    parse_field(name, field, least, most, |_| None).map(|values| listed(&values))
+/// Replaces a name such as `@hourly` by its fields.
+fn spelled_out(expression: &str) -> Result<&str, String> {
+    Ok(match expression {
+        "@yearly" | "@annually" => "0 0 1 1 *",
+        "@monthly" => "0 0 1 * *",
+        "@weekly" => "0 0 * * 0",
+        "@daily" | "@midnight" => "0 0 * * *",
+        "@hourly" => "0 * * * *",
+        "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
+        name if name.starts_with('@') => {
+            return Err(format!(
+                "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
+            ));
+        }
+        other => other,
+    })
+}
+
+/// Seven fields, from seconds to the year, with defaults for those that are left out.
+fn seven<'a>(fields: &[&'a str]) -> Result<[&'a str; 7], String> {
+    match *fields {
+        [minute, hour, day, month, weekday] => Ok(["0", minute, hour, day, month, weekday, "*"]),
+        [seconds, minute, hour, day, month, weekday] => {
+            Ok([seconds, minute, hour, day, month, weekday, "*"])
+        }
+        [seconds, minute, hour, day, month, weekday, year] => {
+            Ok([seconds, minute, hour, day, month, weekday, year])
+        }
+        _ => Err(format!(
+            "expected 5 fields (minute hour day month weekday), 6 with seconds first or 7 with a year last, found {}",
+            fields.len()
+        )),
+    }
+}
+
+/// Days of the week as the crate counts them: from 1, Sunday.
+fn weekdays(field: &str) -> Result<String, String> {
+    let by_name = |name: &str| {
+        let day = DAYS.iter().position(|d| name.eq_ignore_ascii_case(d));
+        day.map(|day| day as u32)
+    };
+    let days = parse_field("day of the week", field, 0, 7, by_name)?;
+    Ok(listed(&days.into_iter().map(|d| d % 7 + 1).collect()))
+}
+
+fn numbers(name: &str, field: &str, min: u32, max: u32) -> Result<String, String> {
+    parse_field(name, field, min, max, |_| None).map(|values| listed(&values))
 }
 
 fn month_by_name(name: &str) -> Option<u32> {
@@ -260,13 +263,12 @@ fn listed(values: &BTreeSet<u32>) -> String {
 fn parse_field(
     name: &str,
     field: &str,
-    least: u32,
-    most: u32,
+    min: u32,
+    max: u32,
     by_name: impl Fn(&str) -> Option<u32>,
 ) -> Result<BTreeSet<u32>, String> {
-    let wrong = |part: &str| {
-        format!("{name} `{part}`: expected {least} to {most}, a range, a list or a step")
-    };
+    let wrong =
+        |part: &str| format!("{name} `{part}`: expected {min} to {max}, a range, a list or a step");
     let value = |text: &str| {
         by_name(text)
             .or_else(|| {
@@ -274,7 +276,7 @@ fn parse_field(
                     .all(|b| b.is_ascii_digit())
                     .then(|| text.parse().ok())?
             })
-            .filter(|v| (least..=most).contains(v))
+            .filter(|v| (min..=max).contains(v))
     };
     let mut values = BTreeSet::new();
     for part in field.split(',') {
@@ -289,7 +291,7 @@ fn parse_field(
             None => (part, 1u32),
         };
         let (low, high) = match range.split_once('-') {
-            _ if range == "*" => (least, most),
+            _ if range == "*" => (min, max),
             Some((low, high)) => (
                 value(low).ok_or_else(|| wrong(part))?,
                 value(high).ok_or_else(|| wrong(part))?,
@@ -297,7 +299,7 @@ fn parse_field(
             None => {
                 let low = value(range).ok_or_else(|| wrong(part))?;
                 // `5/10` is from 5 on.
-                (low, if part.contains('/') { most } else { low })
+                (low, if part.contains('/') { max } else { low })
             }
         };
         if low > high {

@@ -1,20 +1,20 @@
-//! Decides which runs of a schedule are due. Pure: the time and what ran before are given.
+//! Decides which runs of a schedule are due. Pure: takes the time and the last run.
 
 use super::schedule::{Missed, Schedule};
 use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
-/// A run that starts later than this was missed while nobody was up.
+/// A run that would start later than this counts as missed.
 const ON_TIME: Duration = Duration::seconds(60);
-/// Most runs that are found due at once.
-const MOST: usize = 1_000;
-/// How far back a worker that starts looks for the last due time.
+/// Maximum number of runs that are found due at once.
+const MAX_RUNS: usize = 1_000;
+/// How far back to search for the last due time at a worker's start.
 const START_REACH: Duration = Duration::days(366);
 
-/// The due times at which runs are to be started now, the oldest first.
+/// The due times of the runs to start now, the oldest first.
 ///
-/// `last` is the latest due time that has been dealt with by any worker; where there is none, runs count from `since` on.
-/// `starting` says whether the worker has only just come up.
+/// `last` is the latest due time that has been dealt with by any worker; without one, runs count from `since` on.
+/// `starting` says whether the worker has just started.
 pub fn due(
     schedule: &Schedule,
     last: Option<DateTime<Utc>>,
@@ -48,7 +48,7 @@ pub fn due(
         } else {
             late.push(at);
         }
-        if on_time.len() + late.len() >= MOST {
+        if on_time.len() + late.len() >= MAX_RUNS {
             break;
         }
     }
@@ -73,11 +73,11 @@ pub fn next(schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     schedule.cron.next_after(now, schedule.zone)
 }
 
-/// How much later than its due time a run starts: the same on every worker and for every run, so that runs keep their
-/// order, and spread over schedules.
+/// How much later than its due time a run starts: the same on every worker and for every run, so that runs stay in order, and
+/// different between schedules.
 fn jitter_of(schedule: &Schedule) -> Duration {
-    let most = schedule.jitter.as_millis() as u64;
-    if most == 0 {
+    let max = schedule.jitter.as_millis() as u64;
+    if max == 0 {
         return Duration::zero();
     }
     let digest = Sha256::digest(schedule.name.as_bytes());
@@ -85,7 +85,7 @@ fn jitter_of(schedule: &Schedule) -> Duration {
         .iter()
         .take(8)
         .fold(0u64, |all, byte| all << 8 | u64::from(*byte));
-    Duration::milliseconds((random % most) as i64)
+    Duration::milliseconds((random % max) as i64)
 }
 
 #[cfg(test)]

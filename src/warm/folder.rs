@@ -1,7 +1,7 @@
 //! Owns the folder of schedules: what is in it, and what is wrong there.
 //!
-//! Promises that a bad file takes no other one down, and that a file which was good goes on as it was until it is good
-//! again or gone.
+//! Promises that an invalid file affects no other one, and that its last valid version stays in use until the file is fixed or
+//! removed.
 
 use super::schedule::{self, BadSchedule, Schedule};
 use std::{
@@ -11,31 +11,33 @@ use std::{
     sync::Arc,
 };
 
-/// A schedule file has no reason to be larger, in bytes.
+/// Largest schedule file, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// What a look at the folder found new.
+/// What a scan found new.
 #[derive(Debug, Default, PartialEq)]
 pub struct Changes {
-    /// Names of schedules that came or changed.
+    /// Names of new and changed schedules.
     pub read: Vec<String>,
-    /// Names of schedules that went.
+    /// Names of removed schedules.
     pub gone: Vec<String>,
-    /// What wasn't wrong before.
+    /// Problems that the last scan didn't find.
     pub problems: Vec<BadSchedule>,
 }
+
+/// The schedule that a file last held, with the file's text.
+type Held = (String, Arc<Schedule>);
 
 /// The schedules of a folder.
 #[derive(Debug)]
 pub struct Folder {
     dir: PathBuf,
-    /// By file, the schedule that it last held, with its text.
-    files: BTreeMap<PathBuf, (String, Arc<Schedule>)>,
+    files: BTreeMap<PathBuf, Held>,
     problems: Vec<BadSchedule>,
 }
 
 impl Folder {
-    /// A folder that wasn't looked at yet. One that doesn't exist is empty.
+    /// A folder before its first scan. One that doesn't exist is empty.
     pub fn new(dir: &Path) -> Self {
         Self {
             dir: dir.to_owned(),
@@ -44,7 +46,7 @@ impl Folder {
         }
     }
 
-    /// Every good schedule, by name.
+    /// Every valid schedule, by name.
     pub fn schedules(&self) -> Vec<Arc<Schedule>> {
         let mut all: Vec<Arc<Schedule>> = self.files.values().map(|(_, s)| s.clone()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -59,82 +61,98 @@ impl Folder {
             .map(|(_, s)| s.clone())
     }
 
-    /// What is wrong now.
+    /// What the last scan found wrong.
     pub fn problems(&self) -> &[BadSchedule] {
         &self.problems
     }
 
-    /// Looks at the folder again.
+    /// Reads the folder again.
     pub fn scan(&mut self) -> Changes {
-        let before: BTreeMap<String, Arc<Schedule>> = self
-            .schedules()
-            .into_iter()
-            .map(|s| (s.name.clone(), s))
-            .collect();
-        let mut old = std::mem::take(&mut self.files);
-        let mut problems = Vec::new();
-        let mut files: BTreeMap<PathBuf, (String, Arc<Schedule>)> = BTreeMap::new();
-        let mut names: BTreeMap<String, PathBuf> = BTreeMap::new();
+        let before = self.schedules();
+        let mut known = std::mem::take(&mut self.files);
+        let mut found = Found::default();
         match list(&self.dir) {
-            Err(error) => problems.push(whole(&self.dir, format!("can't be read: {error}"))),
+            Err(error) => found
+                .problems
+                .push(whole(&self.dir, format!("can't be read: {error}"))),
             Ok(paths) => {
                 for path in paths {
-                    let known = old.remove(&path);
-                    let kept = match read(&path) {
-                        Err(error) => {
-                            problems.push(whole(&path, format!("can't be read: {error}")));
-                            known
-                        }
-                        Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
-                        Ok(text) => match schedule::parse(&path, &text) {
-                            Ok(schedule) => Some((text, Arc::new(schedule))),
-                            Err(bad) => {
-                                problems.push(bad);
-                                known
-                            }
-                        },
-                    };
-                    let Some((text, schedule)) = kept else {
-                        continue;
-                    };
-                    match names.get(&schedule.name) {
-                        Some(first) => problems.push(BadSchedule {
-                            file: path,
-                            line: None,
-                            field: "name".into(),
-                            message: format!("`{}` is taken by {}", schedule.name, first.display()),
-                        }),
-                        None => {
-                            names.insert(schedule.name.clone(), path.clone());
-                            files.insert(path, (text, schedule));
-                        }
-                    }
+                    let known = known.remove(&path);
+                    found.read_file(path, known);
                 }
             }
         }
-        let new_problems = problems
+        let new_problems = found
+            .problems
             .iter()
             .filter(|p| !self.problems.contains(p))
             .cloned()
             .collect();
-        self.files = files;
-        self.problems = problems;
-        let after = self.schedules();
-        let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
+        self.files = found.files;
+        self.problems = found.problems;
+        let (read, gone) = compare(&before, &self.schedules());
         Changes {
-            read: after
-                .iter()
-                .filter(|s| before.get(&s.name).is_none_or(|old| !Arc::ptr_eq(old, s)))
-                .map(|s| s.name.clone())
-                .collect(),
-            gone: before
-                .keys()
-                .filter(|name| !held.contains(name.as_str()))
-                .cloned()
-                .collect(),
+            read,
+            gone,
             problems: new_problems,
         }
     }
+}
+
+/// What a scan has found so far.
+#[derive(Default)]
+struct Found {
+    files: BTreeMap<PathBuf, Held>,
+    /// The file of each schedule.
+    names: BTreeMap<String, PathBuf>,
+    problems: Vec<BadSchedule>,
+}
+
+impl Found {
+    /// Reads a file; `known` is what it last held.
+    fn read_file(&mut self, path: PathBuf, known: Option<Held>) {
+        let held = match read(&path) {
+            Err(error) => {
+                self.problems
+                    .push(whole(&path, format!("can't be read: {error}")));
+                known
+            }
+            Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
+            Ok(text) => match schedule::parse(&path, &text) {
+                Ok(schedule) => Some((text, Arc::new(schedule))),
+                Err(bad) => {
+                    self.problems.push(bad);
+                    known
+                }
+            },
+        };
+        let Some((text, schedule)) = held else {
+            return;
+        };
+        if let Some(first) = self.names.get(&schedule.name) {
+            self.problems.push(BadSchedule {
+                file: path,
+                line: None,
+                field: "name".into(),
+                message: format!("`{}` is taken by {}", schedule.name, first.display()),
+            });
+            return;
+        }
+        self.names.insert(schedule.name.clone(), path.clone());
+        self.files.insert(path, (text, schedule));
+    }
+}
+
+/// Names of new and changed schedules, and of removed ones.
+fn compare(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> (Vec<String>, Vec<String>) {
+    let is_as_before = |new: &Arc<Schedule>| before.iter().any(|old| Arc::ptr_eq(old, new));
+    let held: BTreeSet<&str> = after.iter().map(|s| s.name.as_str()).collect();
+    let read = after.iter().filter(|s| !is_as_before(s));
+    let gone = before.iter().filter(|s| !held.contains(s.name.as_str()));
+    (
+        read.map(|s| s.name.clone()).collect(),
+        gone.map(|s| s.name.clone()).collect(),
+    )
 }
 
 /// The schedule files of a folder, in order.
@@ -199,14 +217,14 @@ mod tests {
         put("notes.md", "not a schedule".into());
         let changes = folder.scan();
         assert_eq!(changes.read, ["one"]);
-        let told: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
+        let found: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
         assert!(
-            told[0].contains("b.toml:2: `cron`: expected 5 fields"),
-            "{told:?}"
+            found[0].contains("b.toml:2: `cron`: expected 5 fields"),
+            "{found:?}"
         );
         assert!(
-            told[1].contains("c.toml: `name`: `one` is taken by") && told.len() == 2,
-            "{told:?}"
+            found[1].contains("c.toml: `name`: `one` is taken by") && found.len() == 2,
+            "{found:?}"
         );
 
         put("b.toml", text("two", "0 * * * *"));
@@ -216,7 +234,7 @@ mod tests {
             (changes.read, folder.problems().len()),
             (vec!["three".into(), "two".into()], 0)
         );
-        // What was good goes on while its file is bad.
+        // The last valid version stays in use.
         put("b.toml", "name = ".into());
         let changes = folder.scan();
         assert_eq!(
@@ -234,7 +252,11 @@ mod tests {
                 .as_deref(),
             Some("0 * * * *")
         );
-        assert_eq!(folder.scan(), Changes::default(), "the same is told once");
+        assert_eq!(
+            folder.scan(),
+            Changes::default(),
+            "the same is reported once"
+        );
         fs::remove_file(dir.path().join("b.toml")).expect("removed");
         assert_eq!(folder.scan().gone, ["two"]);
     }

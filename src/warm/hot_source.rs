@@ -2,7 +2,7 @@
 
 use super::{
     schedule::{Keep, Schedule},
-    source::{HotInputs, Source, SourceError, SourceSpec},
+    source::{HotInputs, RowSource, SourceError, SourceSpec},
 };
 use crate::{
     cache::RedisCache,
@@ -18,7 +18,7 @@ pub async fn open(
     settings: &Settings,
     store: &PostgresStore,
     redis: Option<&RedisCache>,
-) -> Result<Box<dyn Source>, SourceError> {
+) -> Result<Box<dyn RowSource>, SourceError> {
     let SourceSpec::Heat(spec) = &schedule.source else {
         return schedule.source.open(settings);
     };

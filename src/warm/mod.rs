@@ -1,7 +1,7 @@
-//! Decides what to have ready, and posts jobs for it.
+//! Decides what to warm, and posts jobs for it.
 //!
-//! Flow: the [`folder`] of [`schedule`] files says what may be warmed and when; [`due`] says which runs are due; a run ([`run`])
-//! reads its [`source`], skips what is fresh ([`gather`]), chooses by worth ([`plan`]), and posts.
+//! Flow: the [`folder`] of [`schedule`] files says what to warm and when; [`due`] says which runs are due; a run ([`run`]) reads
+//! its [`source`], skips what is fresh ([`gather`]), chooses by benefit and cost ([`plan`]), and posts.
 
 pub mod carry;
 pub mod cron;

@@ -1,16 +1,16 @@
-//! Decides what of a run's candidates is worth its cost, and in which order. Pure.
+//! Decides which of a run's candidates are worth their cost, and in which order. Pure.
 //!
-//! Order: by the waiting that a refresh is expected to save for each second of model time that it costs. An entry that lives
-//! `T` seconds and is asked for at `λ` requests a second is missed once in every `T + 1/λ` seconds where nobody refreshes
-//! it; refreshed in time, never. A refresh every `T` seconds so saves `λT / (1 + λT)` misses each.
+//! Order: by the waiting time that a refresh is expected to save per second of model time. An entry with a TTL of `T` seconds and
+//! `λ` requests per second is missed once every `T + 1/λ` seconds if nobody refreshes it, and never if it is refreshed in time.
+//! So each refresh, one every `T` seconds, saves `λT / (1 + λT)` misses.
 //!
 //! When: an entry that outlives the next run can wait for it. Those that expire soon after are refreshed early with a
-//! probability that rises towards the end, so that nothing expires in a crowd (XFetch: Vattani, Chierichetti, Lowenstein:
+//! probability that rises towards the end, so that entries don't expire all at once (XFetch: Vattani, Chierichetti, Lowenstein:
 //! "Optimal probabilistic cache stampede prevention", PVLDB 8, 2015).
 
 use super::schedule::Budget;
 
-/// Misses that one refresh saves, of an entry that lives `ttl` seconds and is asked for `rate` times a second.
+/// Misses that one refresh saves, for an entry with a TTL of `ttl` seconds and `rate` requests per second.
 pub fn misses_saved(rate: f64, ttl: f64) -> f64 {
     let asked = rate.max(0.0) * ttl.max(0.0);
     asked / (1.0 + asked)
@@ -27,32 +27,32 @@ pub fn is_fresh(left: Option<f64>, next: f64, spread: f64, random: f64) -> bool 
 /// One input, or one ranking, that a run may refresh.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
-    /// Inputs that it consists of.
+    /// How many inputs it has.
     pub inputs: usize,
-    /// Requests a second, where known.
+    /// Requests per second, if known.
     pub rate: Option<f64>,
-    /// Life of its entry, in seconds.
+    /// TTL of its entry, in seconds.
     pub ttl: f64,
-    /// Model time that it costs, in seconds; 0 where its score is cached.
+    /// Model time that it costs, in seconds; 0 if its score is cached.
     pub cost: f64,
-    /// Waiting of one reader who misses it, in seconds.
+    /// How long one reader who misses it waits, in seconds.
     pub wait: f64,
 }
 
 impl Candidate {
-    /// Waiting that its refresh saves readers, in seconds.
+    /// Waiting time that its refresh saves, in seconds.
     pub fn saves(&self) -> Option<f64> {
         Some(misses_saved(self.rate?, self.ttl) * self.wait)
     }
 
-    /// What orders candidates: seconds of waiting saved for a second of model time.
+    /// What candidates are ordered by: seconds of waiting saved per second of model time.
     pub fn worth(&self) -> Option<f64> {
-        // What costs no model time still costs a round trip: a floor keeps the order sound.
+        // Without model time there is still a round trip; the floor avoids a division by zero.
         Some(self.saves()? / self.cost.max(1e-6))
     }
 }
 
-/// The candidates to refresh, in order, within the budget. Those whose rate is known come first, by what they are worth;
+/// The candidates to refresh, in order, within the budget. Those with a known rate come first, by their worth;
 /// the others keep their order. One that doesn't fit is left out, and smaller ones after it may still fit.
 pub fn choose(candidates: &[Candidate], budget: &Budget) -> Vec<usize> {
     let mut order: Vec<usize> = (0..candidates.len()).collect();
@@ -72,7 +72,7 @@ pub fn choose(candidates: &[Candidate], budget: &Budget) -> Vec<usize> {
         let fits = inputs + one.inputs <= budget.inputs
             && budget
                 .model_seconds
-                .is_none_or(|most| seconds + one.cost <= most);
+                .is_none_or(|max| seconds + one.cost <= max);
         if fits {
             inputs += one.inputs;
             seconds += one.cost;

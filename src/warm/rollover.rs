@@ -1,23 +1,23 @@
-//! Decides what a change of versions would mean: how far the new scores are from the old ones. Pure.
+//! Compares a model version's scores with another's, to judge a change of versions. Pure.
 
 use crate::store::ScorePair;
 
-/// How far new scores are from old ones.
+/// How far new scores differ from old ones.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shift {
     /// Inputs compared.
     pub inputs: usize,
-    /// Mean of new less old.
+    /// Mean of new minus old.
     pub mean: f64,
     /// Mean of the absolute difference.
     pub mean_absolute: f64,
-    /// Spearman's rank correlation, within -1 to 1; nothing where either side is constant.
+    /// Spearman's rank correlation, within -1 to 1; none if either side is constant.
     pub rank_correlation: Option<f64>,
-    /// Share of inputs whose label is another one; nothing where there are no labels.
+    /// Share of inputs whose label changed; none if there are no labels.
     pub flips: Option<f64>,
 }
 
-/// Compares; nothing where there is nothing to compare.
+/// Compares; none without pairs.
 pub fn compare(pairs: &[ScorePair]) -> Option<Shift> {
     if pairs.is_empty() {
         return None;

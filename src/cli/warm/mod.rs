@@ -11,7 +11,7 @@ use crate::{
     warm::{
         due,
         folder::Folder,
-        gather::{Gatherer, Plan, Planned},
+        gather::{Gatherer, PlannedEntry, RunPlan},
         hot_source::open,
         schedule::Schedule,
     },
@@ -159,7 +159,7 @@ async fn dry_run(
     })
 }
 
-fn show(arguments: &Arguments, schedule: &Schedule, now: DateTime<Utc>, plan: &Plan) {
+fn show(arguments: &Arguments, schedule: &Schedule, now: DateTime<Utc>, plan: &RunPlan) {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["entry", "inputs", "asked /s", "cost ms", "why"]);
@@ -201,7 +201,7 @@ fn show(arguments: &Arguments, schedule: &Schedule, now: DateTime<Utc>, plan: &P
     }
 }
 
-fn why(planned: &Planned, schedule: &Schedule, now: DateTime<Utc>) -> String {
+fn why(planned: &PlannedEntry, schedule: &Schedule, now: DateTime<Utc>) -> String {
     let next = due::next(schedule, now).map(|next| (next - now).as_seconds_f64());
     match (planned.left, next) {
         (None, _) => "not there".to_owned(),

@@ -3,8 +3,9 @@
 use crate::{
     cli::Exit,
     warm::simulate::{
-        Outcome, Policy, World, replay,
-        trace::{self, Make, Shape, Trace},
+        Policy, Replay, World, replay,
+        synthetic::{Make, Shape},
+        trace::{self, RequestTrace},
     },
 };
 use anyhow::{Context, bail};
@@ -105,7 +106,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         .collect();
     let bar = ProgressBar::new(1_000 * policies.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:40} {percent}% {msg}")?);
-    let outcomes: Vec<Outcome> = (0u64..)
+    let outcomes: Vec<Replay> = (0u64..)
         .zip(&policies)
         .map(|(number, policy)| {
             bar.set_message(policy.as_str());
@@ -125,7 +126,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     Ok(Exit::Ok)
 }
 
-fn load(arguments: &Arguments) -> anyhow::Result<Trace> {
+fn load(arguments: &Arguments) -> anyhow::Result<RequestTrace> {
     if let Some(shape) = arguments.synthetic {
         return Ok(Make {
             shape,
@@ -145,11 +146,11 @@ fn load(arguments: &Arguments) -> anyhow::Result<Trace> {
     Ok(trace)
 }
 
-fn show(arguments: &Arguments, trace: &Trace, outcomes: &[Outcome]) {
+fn show(arguments: &Arguments, trace: &RequestTrace, outcomes: &[Replay]) {
     let Some(nothing) = outcomes.first() else {
         return;
     };
-    let avoided = |outcome: &Outcome| nothing.waited as f64 - outcome.waited as f64;
+    let avoided = |outcome: &Replay| nothing.waited as f64 - outcome.waited as f64;
     let oracle = outcomes
         .iter()
         .find(|o| o.policy == Policy::Oracle)
@@ -209,7 +210,7 @@ fn show(arguments: &Arguments, trace: &Trace, outcomes: &[Outcome]) {
     );
 }
 
-fn plot(file: &std::path::Path, trace: &Trace, outcomes: &[Outcome]) -> anyhow::Result<()> {
+fn plot(file: &std::path::Path, trace: &RequestTrace, outcomes: &[Replay]) -> anyhow::Result<()> {
     const COLOURS: [RGBColor; 6] = [
         RGBColor(120, 120, 120),
         RGBColor(230, 159, 0),

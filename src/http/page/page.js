@@ -1,17 +1,17 @@
 "use strict";
 
-// The page draws what /v1/live tells, and asks the API for the rest. All text goes in as text, never as markup.
+// The page draws the samples of /v1/live, and gets the rest from the API. All text is inserted as text, never as markup.
 
 const $ = (id) => document.getElementById(id);
 const STEP = 2; // Seconds between samples.
 const MINUTE = 60 / STEP;
-const SHOWN = 12; // Rows of what went wrong last.
+const SHOWN = 12; // Rows of the tables of recent problems.
 
-// --- Asking ---
+// --- Requests ---
 
 const key = () => sessionStorage.getItem("kiln-key");
 
-async function ask(path, options = {}) {
+async function request(path, options = {}) {
   const headers = new Headers(options.headers);
   if (key()) headers.set("Authorization", `Bearer ${key()}`);
   const response = await fetch(path, { ...options, headers });
@@ -19,15 +19,15 @@ async function ask(path, options = {}) {
   return response;
 }
 
-async function told(path, options) {
-  const response = await ask(path, options);
+async function fetchJson(path, options) {
+  const response = await request(path, options);
   const body = await response.json();
-  // /health answers 503 with what is missing: that is what was asked for.
+  // /health answers 503 with a body that says what is missing: no failure.
   if (!response.ok && path !== "/health") throw new Error(body.error ? body.error.message : `${path}: ${response.status}`);
   return body;
 }
 
-function say(text) {
+function showError(text) {
   $("said").textContent = text;
   $("said").hidden = !text;
 }
@@ -51,7 +51,7 @@ const at = (sample, name) => {
   return index === undefined ? null : sample[index];
 };
 
-/** Growth of counters between two samples; a worker that was started anew counts from nothing. */
+/** Growth of counters between two samples; a restarted worker counts from zero. */
 function growth(before, after, counters) {
   let sum = 0;
   for (const name of counters) {
@@ -63,7 +63,7 @@ function growth(before, after, counters) {
 
 const seconds = (before, after) => (after[0] - before[0]) / 1000;
 
-/** The time within which a share of the jobs between two samples was done, in milliseconds: interpolated within its bucket. */
+/** A percentile of job latency between two samples, in milliseconds, interpolated within its bucket. */
 function percentile(before, after, share) {
   const buckets = family("kiln_job_duration_seconds_bucket");
   const counts = buckets.map((name) => growth(before, after, [name]));
@@ -101,12 +101,12 @@ const CHARTS = {
     show: time,
   },
   queues: {
-    series: [["jobs", "--one"], ["to warm", "--two"], ["dead", "--three"]],
+    series: [["jobs", "--one"], ["warming", "--two"], ["dead letters", "--three"]],
     step: (_, b) => [at(b, queue("jobs")), at(b, queue("warm")), at(b, queue("dead"))],
     show: number,
   },
   batches: {
-    series: [["a second", "--two"], ["jobs in each", "--one"]],
+    series: [["batches per second", "--two"], ["jobs per batch", "--one"]],
     step: (a, b) => {
       const count = growth(a, b, ["kiln_batch_jobs_count"]);
       return [count / seconds(a, b), count ? growth(a, b, ["kiln_batch_jobs_sum"]) / count : null];
@@ -134,16 +134,16 @@ function lately() {
 }
 
 function build(name, chart) {
-  const place = $(`c-${name}`);
+  const container = $(`c-${name}`);
   drawn.get(name)?.destroy();
   const axis = (more) => ({ stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", ...more });
   const options = {
-    width: Math.max(200, place.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
+    width: Math.max(200, container.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
     scales: { x: { time: true, range: lately }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
     axes: [axis({}), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
     series: [{}, ...chart.series.map(([label, stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: false, points: { show: false } }))],
   };
-  drawn.set(name, new uPlot(options, data(chart), place));
+  drawn.set(name, new uPlot(options, data(chart), container));
 }
 
 function data(chart) {
@@ -197,9 +197,9 @@ function tiles() {
   }));
 }
 
-// --- Following ---
+// --- Live samples ---
 
-function heard(event, text) {
+function onEvent(event, text) {
   if (event === "history") {
     const history = JSON.parse(text);
     names = history.names;
@@ -216,7 +216,7 @@ function heard(event, text) {
 async function follow() {
   for (let wait = 500; ; wait = Math.min(2 * wait, 10000)) {
     try {
-      const response = await ask("/v1/live");
+      const response = await request("/v1/live");
       if (!response.ok) throw new Error(String(response.status));
       wait = 500;
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -227,11 +227,11 @@ async function follow() {
         rest = parts.pop();
         for (const part of parts) {
           const field = (name) => part.split("\n").filter((line) => line.startsWith(name)).map((line) => line.slice(name.length).trim()).join("\n");
-          if (field("data:")) heard(field("event:"), field("data:"));
+          if (field("data:")) onEvent(field("event:"), field("data:"));
         }
       }
     } catch (error) {
-      state("bad", "no answer", key() || $("key-form").hidden ? "" : ": a key is needed");
+      state("bad", "no answer", key() || $("key-form").hidden ? "" : ": an API key is required");
     }
     await new Promise((done) => setTimeout(done, wait));
   }
@@ -273,7 +273,7 @@ function table(id, layout, rows, none) {
   top.append(head);
   const body = document.createElement("tbody");
   body.append(...lines);
-  // A button that has the focus keeps it, though its row is made anew.
+  // A focused button keeps the focus although its row is replaced.
   const focused = document.activeElement?.dataset?.does;
   $(id).replaceChildren(top, body);
   if (focused) document.querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus();
@@ -291,7 +291,7 @@ function when(text) {
 
 function state(kind, word, why) {
   $("state").className = `state ${kind}`;
-  // A status that is read aloud is written only where it changed.
+  // Screen readers announce every write: write only what changed.
   if ($("state-word").textContent !== word) $("state-word").textContent = word;
   if ($("state-why").textContent !== why) $("state-why").textContent = why;
 }
@@ -307,103 +307,103 @@ const button = (text, does, act) => {
 
 let paused = false;
 
-const LOOKS = {
+const SECTIONS = {
   async health() {
-    const health = await told("/health");
+    const health = await fetchJson("/health");
     const missing = Object.entries(health.missing).map(([part, why]) => `${part}: ${why}`).join("; ");
     const kind = { ready: "ready", paused: "" }[health.status] ?? "bad";
     state(kind, health.status, missing ? ` – ${missing}` : "");
     $("worker").textContent = `${location.host}, version ${health.version}`;
     document.title = `${health.status} – Kiln`;
     paused = health.status === "paused";
-    $("intake").textContent = paused ? "Take jobs again" : "Pause taking jobs";
+    $("intake").textContent = paused ? "Resume intake" : "Pause intake";
     $("intake").hidden = false;
   },
   async models() {
     table("models-table", [
       ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
-      ["gives", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
-      ["takes", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"],
-    ], await told("/v1/models"), "no models");
+      ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
+      ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"],
+    ], await fetchJson("/v1/models"), "no models");
   },
   async schedules() {
-    const { schedules, problems } = await told("/v1/schedules");
+    const { schedules, problems } = await fetchJson("/v1/schedules");
     table("schedules-table", [
-      ["schedule", (s) => s.name], ["when", (s) => `${s.cron} (${s.time_zone})`],
-      ["next", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
-      ["last", (s) => when(s.last?.started_at)], ["how", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
-      ["warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["fresh already", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
-      ["saves", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
+      ["schedule", (s) => s.name], ["cron", (s) => `${s.cron} (${s.time_zone})`],
+      ["next run", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
+      ["last run", (s) => when(s.last?.started_at)], ["result", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
+      ["inputs warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
+      ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
       ["", (s) => {
-        const place = document.createElement("div");
-        place.className = "buttons";
+        const container = document.createElement("div");
+        container.className = "buttons";
         const path = `/v1/schedules/${encodeURIComponent(s.name)}`;
-        place.append(
-          button("Run now", `run ${s.name}`, () => act(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
-          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => act(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
+        container.append(
+          button("Run now", `run ${s.name}`, () => post(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
+          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => post(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
         );
-        for (const one of place.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
-        return place;
+        for (const one of container.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
+        return container;
       }],
     ], schedules, "no schedules");
     $("schedule-problems").textContent = problems.join("; ");
   },
   async cache() {
-    const health = await told("/v1/cache/health");
+    const health = await fetchJson("/v1/cache/health");
     $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings].join(" ");
     const layout = [
       ["pattern", (p) => p.pattern], ["hits", (p) => figures.format(p.hits), "n"], ["misses", (p) => figures.format(p.misses), "n"],
       ["hit rate", (p) => percent(p.hit_rate), "n"], ["jobs", (p) => figures.format(p.requests), "n"],
       ["p50", (p) => time(p.p50_ms), "n"], ["p95", (p) => time(p.p95_ms), "n"], ["p99", (p) => time(p.p99_ms), "n"],
     ];
-    table("hot-table", layout, await told("/v1/cache/stats/top-patterns?limit=10"), "nothing was asked for");
-    table("low-table", [layout[0], layout[3], layout[2], ["what would help", (p) => p.recommendation, "wide"]],
-      await told("/v1/cache/stats/low-performers"), "nothing misses more than half of the time");
+    table("hot-table", layout, await fetchJson("/v1/cache/stats/top-patterns?limit=10"), "no requests yet");
+    table("low-table", [layout[0], layout[3], layout[2], ["recommendation", (p) => p.recommendation, "wide"]],
+      await fetchJson("/v1/cache/stats/low-performers"), "no pattern has a hit rate below 50 %");
   },
   async problems() {
     table("rejected-table", [
-      ["job", (r) => r.job_id || "without an id"], ["when", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["why", (r) => r.message, "wide"],
-    ], (await told("/v1/rejections")).slice(0, SHOWN), "none");
+      ["job", (r) => r.job_id || "no id"], ["time", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["reason", (r) => r.message, "wide"],
+    ], (await fetchJson("/v1/rejections")).slice(0, SHOWN), "none");
     table("lines-table", [
-      ["what", (l) => l.message], ["when", (l) => when(l.at)], ["level", (l) => l.level],
-      ["more", (l) => Object.entries(l.fields).map(([name, value]) => `${name} ${value}`).join(", ") || null, "wide"],
-    ], (await told("/v1/log/recent")).slice(0, SHOWN), "none");
+      ["message", (l) => l.message], ["time", (l) => when(l.at)], ["level", (l) => l.level],
+      ["fields", (l) => Object.entries(l.fields).map(([name, value]) => `${name} ${value}`).join(", ") || null, "wide"],
+    ], (await fetchJson("/v1/log/recent")).slice(0, SHOWN), "none");
   },
 };
 
-async function look(name) {
+async function refresh(name) {
   try {
-    await LOOKS[name]();
-    if ($("said").dataset.of === name) say("");
+    await SECTIONS[name]();
+    if ($("said").dataset.of === name) showError("");
   } catch (error) {
-    // What is shown already stays; why it is old is said.
+    // Keep what is shown, and say why it is out of date.
     $("said").dataset.of = name;
-    say(`${name}: ${error.message}`);
+    showError(`${name}: ${error.message}`);
   }
 }
 
-async function lookAround() {
+async function refreshForever() {
   for (let turn = 0; ; turn++) {
-    const all = turn % 3 ? ["health", "problems"] : Object.keys(LOOKS);
-    if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(look));
+    const all = turn % 3 ? ["health", "problems"] : Object.keys(SECTIONS);
+    if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(refresh));
     await new Promise((done) => setTimeout(done, 2000));
   }
 }
 
-// --- Steering ---
+// --- Controls ---
 
-async function act(path, then) {
+async function post(path, then) {
   try {
-    await told(path, { method: "POST" });
-    say("");
+    await fetchJson(path, { method: "POST" });
+    showError("");
   } catch (error) {
     $("said").dataset.of = "act";
-    say(error.message);
+    showError(error.message);
   }
-  await look(then);
+  await refresh(then);
 }
 
-function sure(title, more, yes) {
+function confirmAction(title, more, yes) {
   $("ask-title").textContent = title;
   $("ask-more").textContent = more;
   $("ask-yes").textContent = yes;
@@ -413,9 +413,9 @@ function sure(title, more, yes) {
 }
 
 $("intake").addEventListener("click", async () => {
-  if (paused) return act("/v1/intake/resume", "health");
-  const more = "All workers on this database finish what they hold and take no more jobs, until somebody has them go on. Scoring over HTTP goes on.";
-  if (await sure("Stop taking jobs?", more, "Stop all workers")) await act("/v1/intake/pause", "health");
+  if (paused) return post("/v1/intake/resume", "health");
+  const more = "All workers on this database will finish the jobs that they hold and take no new ones until intake is resumed. Scoring over HTTP continues.";
+  if (await confirmAction("Pause intake?", more, "Pause all workers")) await post("/v1/intake/pause", "health");
 });
 
 $("key-form").addEventListener("submit", (event) => {
@@ -451,4 +451,4 @@ addEventListener("resize", () => {
 });
 
 follow();
-lookAround();
+refreshForever();

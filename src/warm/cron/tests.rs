@@ -1,3 +1,5 @@
+//! Cron expressions against crontab's rules, clock changes, and a year of runs of another implementation.
+
 use super::*;
 use chrono_tz::{America, Asia, Australia, Europe, UTC};
 use serde::Deserialize;

@@ -1,28 +1,30 @@
-//! Replays requests against policies of warming, at the same budget: how a user chooses a life and a budget before going
-//! live, and how the planner is held against what is possible.
+//! Replays requests against warming policies with the same budget: to choose a TTL and a budget before going live, and to compare
+//! the planner with what is possible.
 //!
-//! The world: an entry lives `ttl` seconds from when it was scored; a request for one that isn't there waits for its score,
-//! which is then kept. A policy may score entries beforehand, for a share of what scoring every request would cost.
+//! The model: an entry expires `ttl` seconds after it was scored; a request for a missing one waits for its score, which is then
+//! cached. A policy may score entries in advance, for a share of what scoring every request would cost.
 
 mod policy;
+mod rates;
+pub mod synthetic;
 pub mod trace;
 
 use crate::warm::{plan::Candidate, schedule::Budget};
 pub use policy::Policy;
-use policy::{Mind, View};
-use trace::Trace;
+use policy::{PolicyState, View};
+use trace::RequestTrace;
 
 /// How often a policy acts, in seconds.
 const TICK: f64 = 5.0;
-/// How long a budget that isn't spent may be saved up, in seconds.
+/// How much unspent budget may be saved up, in seconds' worth.
 const SAVED_UP: f64 = 60.0;
-/// Parts of a trace in which shares are counted, for plots.
+/// Equal parts of a trace for which shares are counted, for plots.
 const PARTS: usize = 96;
 
-/// What one replay is about.
+/// What a replay simulates.
 #[derive(Debug, Clone)]
 pub struct World {
-    /// Life of an entry, in seconds.
+    /// TTL of an entry, in seconds.
     pub ttl: f64,
     /// Scoring that warming may do, as a share of what scoring each request would take.
     pub budget: f64,
@@ -32,26 +34,26 @@ pub struct World {
     pub round_trip: f64,
 }
 
-/// How a policy did.
+/// The result of a policy.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Outcome {
+pub struct Replay {
     pub policy: Policy,
     pub requests: u64,
     /// Requests whose entry wasn't there.
     pub waited: u64,
-    /// How long they waited together, in seconds.
+    /// How long they waited in total, in seconds.
     pub waiting: f64,
-    /// Entries scored beforehand.
+    /// Entries scored in advance.
     pub warmed: u64,
-    /// Model time of that, in seconds.
+    /// Model time of these, in seconds.
     pub warming: f64,
-    /// Model time of all, in seconds.
+    /// Model time of all scoring, in seconds.
     pub model_seconds: f64,
     /// Share of requests that waited, in equal parts of the trace.
     pub parts: Vec<f64>,
 }
 
-impl Outcome {
+impl Replay {
     /// Share of requests that waited.
     pub fn waited_share(&self) -> f64 {
         self.waited as f64 / (self.requests.max(1)) as f64
@@ -67,97 +69,172 @@ impl Outcome {
     }
 }
 
-/// Replays a trace under a policy. `progress` hears of the share that is through.
+/// Replays a trace under a policy. `progress` gets the share that is done.
 pub fn replay(
-    trace: &Trace,
+    trace: &RequestTrace,
     world: &World,
     policy: Policy,
     mut progress: impl FnMut(f64),
-) -> Outcome {
-    let mut mind = Mind::new(policy, trace, world);
-    let mut expires = vec![f64::NEG_INFINITY; trace.keys];
-    let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
-    let income = world.budget * mean_cost;
-    let most = income * trace.requests.len() as f64 / trace.length * SAVED_UP;
-    let mut purse = 0.0f64;
+) -> Replay {
+    let mut state = State::new(trace, world, policy);
     let mut next_tick = TICK;
-    let mut outcome = Outcome {
-        policy,
-        requests: trace.requests.len() as u64,
-        waited: 0,
-        waiting: 0.0,
-        warmed: 0,
-        warming: 0.0,
-        model_seconds: 0.0,
-        parts: Vec::new(),
-    };
-    let mut parts = vec![(0u64, 0u64); PARTS];
     for (number, &(at, key)) in trace.requests.iter().enumerate() {
         while at >= next_tick {
-            let view = View {
-                now: next_tick,
-                horizon: TICK,
-                world,
-                expires: &expires,
-            };
-            for chosen in mind.tick(&view, purse) {
-                let cost = cost(world, chosen);
-                if cost > purse {
-                    continue;
-                }
-                purse -= cost;
-                outcome.warmed += 1;
-                outcome.warming += cost;
-                if let Some(expires) = expires.get_mut(chosen as usize) {
-                    *expires = next_tick + world.ttl;
-                }
-                mind.scored(chosen, next_tick + world.ttl);
-            }
+            state.warm(next_tick);
             next_tick += TICK;
             progress(number as f64 / trace.requests.len() as f64);
         }
-        purse = (purse + income).min(most);
-        let value = 1.0 + world.round_trip / cost(world, key).max(1e-6);
-        mind.asked(key, at, value as f32);
-        let Some(expires) = expires.get_mut(key as usize) else {
-            continue;
+        state.ask(at, key);
+    }
+    state.outcome()
+}
+
+/// A replay in progress.
+struct State<'a> {
+    trace: &'a RequestTrace,
+    world: &'a World,
+    policy: PolicyState<'a>,
+    /// When each key's entry expires.
+    expires: Vec<f64>,
+    allowance: Allowance,
+    outcome: Replay,
+    /// Requests, and those that waited, in each part of the trace.
+    parts: Vec<(u64, u64)>,
+}
+
+/// Model time that warming may still spend, in seconds.
+struct Allowance {
+    left: f64,
+    /// What each request adds.
+    income: f64,
+    /// What can be saved up.
+    max: f64,
+}
+
+impl Allowance {
+    fn new(trace: &RequestTrace, world: &World) -> Self {
+        let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
+        let income = world.budget * mean_cost;
+        Self {
+            left: 0.0,
+            income,
+            max: income * trace.requests.len() as f64 / trace.length * SAVED_UP,
+        }
+    }
+
+    fn earn(&mut self) {
+        self.left = (self.left + self.income).min(self.max);
+    }
+
+    /// Spends, if there is enough.
+    fn spend(&mut self, cost: f64) -> bool {
+        let enough = cost <= self.left;
+        if enough {
+            self.left -= cost;
+        }
+        enough
+    }
+}
+
+impl<'a> State<'a> {
+    fn new(trace: &'a RequestTrace, world: &'a World, policy: Policy) -> Self {
+        Self {
+            trace,
+            world,
+            policy: PolicyState::new(policy, trace),
+            expires: vec![f64::NEG_INFINITY; trace.keys],
+            allowance: Allowance::new(trace, world),
+            outcome: Replay {
+                policy,
+                requests: trace.requests.len() as u64,
+                waited: 0,
+                waiting: 0.0,
+                warmed: 0,
+                warming: 0.0,
+                model_seconds: 0.0,
+                parts: Vec::new(),
+            },
+            parts: vec![(0, 0); PARTS],
+        }
+    }
+
+    /// Lets the policy score entries in advance.
+    fn warm(&mut self, now: f64) {
+        let view = View {
+            now,
+            horizon: TICK,
+            world: self.world,
+            expires: &self.expires,
         };
-        let part = ((at / trace.length * PARTS as f64) as usize).min(PARTS - 1);
-        let mut waited = *expires <= at;
-        if waited {
-            let cost = cost(world, key);
-            *expires = at + world.ttl;
-            mind.scored(key, *expires);
-            if policy == Policy::Clairvoyant && cost <= purse {
-                // It knew, and scored it the moment before.
-                purse -= cost;
-                outcome.warmed += 1;
-                outcome.warming += cost;
-                waited = false;
-            } else {
-                outcome.waited += 1;
-                outcome.waiting += world.round_trip + cost;
-                outcome.model_seconds += cost;
+        for key in self.policy.tick(&view, self.allowance.left) {
+            if self.spend(cost(self.world, key)) {
+                self.scored(key, now);
             }
         }
-        if let Some((all, waits)) = parts.get_mut(part) {
+    }
+
+    /// Serves a request.
+    fn ask(&mut self, at: f64, key: u32) {
+        self.allowance.earn();
+        let cost = cost(self.world, key);
+        let value = 1.0 + self.world.round_trip / cost.max(1e-6);
+        self.policy.asked(key, at, value as f32);
+        let expires = self.expires.get(key as usize).copied();
+        debug_assert!(expires.is_some(), "a trace knows how many keys it names");
+        let mut waited = expires.is_none_or(|expires| expires <= at);
+        if waited {
+            self.scored(key, at);
+            // It knew, and scored the entry just before.
+            if self.outcome.policy == Policy::Clairvoyant && self.spend(cost) {
+                waited = false;
+            } else {
+                self.outcome.waited += 1;
+                self.outcome.waiting += self.world.round_trip + cost;
+                self.outcome.model_seconds += cost;
+            }
+        }
+        let part = ((at / self.trace.length * PARTS as f64) as usize).min(PARTS - 1);
+        if let Some((all, waits)) = self.parts.get_mut(part) {
             *all += 1;
             *waits += u64::from(waited);
         }
     }
-    outcome.model_seconds += outcome.warming;
-    outcome.parts = parts
-        .into_iter()
-        .map(|(all, waits)| waits as f64 / all.max(1) as f64)
-        .collect();
-    outcome
+
+    /// Spends model time on warming, if the budget has it.
+    fn spend(&mut self, cost: f64) -> bool {
+        let enough = self.allowance.spend(cost);
+        if enough {
+            self.outcome.warmed += 1;
+            self.outcome.warming += cost;
+        }
+        enough
+    }
+
+    fn scored(&mut self, key: u32, at: f64) {
+        let until = at + self.world.ttl;
+        if let Some(expires) = self.expires.get_mut(key as usize) {
+            *expires = until;
+        }
+        self.policy.scored(key, until);
+    }
+
+    fn outcome(self) -> Replay {
+        let mut outcome = self.outcome;
+        outcome.model_seconds += outcome.warming;
+        outcome.parts = self
+            .parts
+            .into_iter()
+            .map(|(all, waits)| waits as f64 / all.max(1) as f64)
+            .collect();
+        outcome
+    }
 }
 
 fn cost(world: &World, key: u32) -> f64 {
     world.costs.get(key as usize).copied().unwrap_or_default()
 }
 
-/// What the planner is given of a key.
+/// A key as the planner sees it.
 fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
     let cost = cost(world, key);
     Candidate {
@@ -169,11 +246,11 @@ fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
     }
 }
 
-/// The planner's budget where only model time counts.
-fn seconds(purse: f64) -> Budget {
+/// The planner's budget, by model time alone.
+fn seconds(allowance: f64) -> Budget {
     Budget {
         inputs: usize::MAX,
-        model_seconds: Some(purse),
+        model_seconds: Some(allowance),
     }
 }
 

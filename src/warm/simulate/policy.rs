@@ -1,6 +1,6 @@
-//! Owns what each policy knows and what it would score next.
+//! Owns what each policy knows, and what it scores next.
 
-use super::{World, candidate, cost, seconds, trace::Trace};
+use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
     heat::sketch::{PLACES, Sketch},
     key::{self, InputHash},
@@ -9,27 +9,27 @@ use crate::{
 use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};
 
-/// How long a look at all rates is good for, in seconds.
-const LOOK: f64 = 10.0;
-/// Keys of which a policy looks at the rate.
-const LOOKED_AT: usize = 20_000;
-/// What a fixed list is made of, in seconds.
+/// How long rates are used before they are read again, in seconds.
+const REFRESH_SECONDS: f64 = 10.0;
+/// How many keys a policy considers.
+const MAX_KEYS: usize = 20_000;
+/// The period from which a fixed list is made, in seconds.
 const FIRST_HOUR: f64 = 3_600.0;
 
-/// Ways to choose what to have ready.
+/// Ways to choose what to warm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
     /// No warming.
     Nothing,
-    /// What was asked for most in the first hour, refreshed whenever it expires.
+    /// The most requested keys of the first hour, refreshed whenever they expire.
     Fixed,
     /// Whatever expires is refreshed, as long as the budget lasts.
     Everything,
-    /// Kiln's: by how fast keys are asked for, as its own sketch tells.
+    /// Kiln's: by request rates as its own sketch estimates them.
     Heat,
-    /// Kiln's planner, told the true rates.
+    /// Kiln's planner with the true rates.
     Oracle,
-    /// Knows every request beforehand.
+    /// Knows every request in advance.
     Clairvoyant,
 }
 
@@ -44,7 +44,7 @@ impl Policy {
         Self::Clairvoyant,
     ];
 
-    /// As people and scripts read it.
+    /// Its name in output.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -67,7 +67,7 @@ pub(super) struct View<'a> {
 }
 
 /// What a policy knows.
-pub(super) enum Mind<'a> {
+pub(super) enum PolicyState<'a> {
     Idle,
     Fixed {
         counts: HashMap<u32, u32>,
@@ -81,20 +81,20 @@ pub(super) enum Mind<'a> {
         hot: Hot,
     },
     Oracle {
-        trace: &'a Trace,
+        trace: &'a RequestTrace,
         hot: Hot,
     },
 }
 
-/// Keys with their rates, as of a moment ago.
+/// Keys with their rates, as last read.
 #[derive(Default)]
 pub(super) struct Hot {
     keys: Vec<(u32, f64)>,
     good_until: f64,
 }
 
-impl<'a> Mind<'a> {
-    pub fn new(policy: Policy, trace: &'a Trace, _world: &World) -> Self {
+impl<'a> PolicyState<'a> {
+    pub fn new(policy: Policy, trace: &'a RequestTrace) -> Self {
         match policy {
             Policy::Nothing | Policy::Clairvoyant => Self::Idle,
             Policy::Fixed => Self::Fixed {
@@ -114,7 +114,7 @@ impl<'a> Mind<'a> {
         }
     }
 
-    /// Hears of a request.
+    /// Notes a request.
     pub fn asked(&mut self, key: u32, at: f64, value: f32) {
         match self {
             Self::Fixed { counts, list: None } => *counts.entry(key).or_default() += 1,
@@ -123,15 +123,15 @@ impl<'a> Mind<'a> {
         }
     }
 
-    /// Hears that an entry was made, and until when it lives.
+    /// Notes that an entry was scored, and when it expires.
     pub fn scored(&mut self, key: u32, expires: f64) {
         if let Self::Everything(due) = self {
             due.entry(expires as u64).or_default().push(key);
         }
     }
 
-    /// What it would score now, in order.
-    pub fn tick(&mut self, view: &View<'_>, purse: f64) -> Vec<u32> {
+    /// What to score now, in order.
+    pub fn tick(&mut self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         match self {
             Self::Idle => Vec::new(),
             Self::Fixed { counts, list } => {
@@ -141,12 +141,12 @@ impl<'a> Mind<'a> {
                     *list = Some(
                         keys.into_iter()
                             .map(|(key, _)| key)
-                            .take(LOOKED_AT)
+                            .take(MAX_KEYS)
                             .collect(),
                     );
                 }
                 let keys = list.iter().flatten().copied();
-                let mut left = purse;
+                let mut left = allowance;
                 keys.filter(|key| view.is_due(*key))
                     .take_while(|key| {
                         left -= cost(view.world, *key);
@@ -170,7 +170,7 @@ impl<'a> Mind<'a> {
                         .map(|(key, rate)| (number(&key), rate))
                         .collect()
                 });
-                hot.choose(view, purse)
+                hot.choose(view, allowance)
             }
             Self::Oracle { trace, hot } => {
                 hot.refresh(view.now, || {
@@ -184,25 +184,25 @@ impl<'a> Mind<'a> {
                         candidate(view.world, *key, *rate).worth().unwrap_or(0.0)
                     };
                     keys.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
-                    keys.truncate(LOOKED_AT);
+                    keys.truncate(MAX_KEYS);
                     keys
                 });
-                hot.choose(view, purse)
+                hot.choose(view, allowance)
             }
         }
     }
 }
 
 impl Hot {
-    fn refresh(&mut self, now: f64, look: impl FnOnce() -> Vec<(u32, f64)>) {
+    fn refresh(&mut self, now: f64, rates: impl FnOnce() -> Vec<(u32, f64)>) {
         if now >= self.good_until - 1e-6 {
-            self.keys = look();
-            self.good_until = now + LOOK;
+            self.keys = rates();
+            self.good_until = now + REFRESH_SECONDS;
         }
     }
 
-    /// By the planner that runs use.
-    fn choose(&self, view: &View<'_>, purse: f64) -> Vec<u32> {
+    /// Chooses with the planner that real runs use.
+    fn choose(&self, view: &View<'_>, allowance: f64) -> Vec<u32> {
         let due: Vec<(u32, f64)> = self
             .keys
             .iter()
@@ -213,7 +213,7 @@ impl Hot {
             .iter()
             .map(|(key, rate)| candidate(view.world, *key, *rate))
             .collect();
-        plan::choose(&candidates, &seconds(purse))
+        plan::choose(&candidates, &seconds(allowance))
             .into_iter()
             .filter_map(|index| due.get(index).map(|(key, _)| *key))
             .collect()
@@ -221,7 +221,7 @@ impl Hot {
 }
 
 impl View<'_> {
-    /// Whether a key's entry doesn't outlive the next time to act.
+    /// Whether a key's entry expires before the policy acts again.
     fn is_due(&self, key: u32) -> bool {
         let left = self
             .expires

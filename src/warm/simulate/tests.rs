@@ -1,9 +1,11 @@
-use super::trace::{Make, Shape};
+//! Policies held against each other, their budget and the oracle.
+
+use super::synthetic::{Make, Shape};
 use super::*;
 
 const KEYS: usize = 5_000;
 
-fn made(shape: Shape) -> Trace {
+fn made(shape: Shape) -> RequestTrace {
     Make {
         shape,
         keys: KEYS,
@@ -42,11 +44,11 @@ fn heat_comes_close_to_the_oracle_and_beats_a_fixed_list_wherever_things_change(
 #[test]
 fn no_policy_spends_more_than_its_budget() {
     let (trace, world) = (made(Shape::Trends), world());
-    let most = world.budget * 0.001 * trace.requests.len() as f64;
+    let max = world.budget * 0.001 * trace.requests.len() as f64;
     for policy in Policy::ALL {
         let outcome = replay(&trace, &world, policy, |_| {});
         assert!(
-            outcome.warming <= most + 1e-9,
+            outcome.warming <= max + 1e-9,
             "{policy:?}: {}",
             outcome.warming
         );
@@ -64,7 +66,7 @@ fn no_policy_spends_more_than_its_budget() {
 #[test]
 fn without_warming_a_key_waits_once_in_every_life() {
     let requests = (0..1_000).map(|n| (f64::from(n), 0)).collect();
-    let trace = Trace {
+    let trace = RequestTrace {
         requests,
         keys: 1,
         length: 1_000.0,

@@ -1,6 +1,6 @@
-//! A file of inputs, one JSON object a line.
+//! A file of inputs, one JSON object per line.
 
-use super::{InputText, Item, MAX_ROW_BYTES, Source, SourceError};
+use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ pub struct FileSpec {
 }
 
 impl FileSpec {
-    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), BadSource> {
         if self.path.as_os_str().is_empty() {
-            return Err(("path".into(), "expected the path of a JSONL file".into()));
+            return Err(BadSource::new("path", "expected the path of a JSONL file"));
         }
-        // A file that isn't there yet is no reason to refuse the schedule: its runs say so.
+        // A file that doesn't exist yet fails its runs, not the schedule.
         self.path = folder.join(&self.path);
         Ok(())
     }
 }
 
-/// The rows of a file, read anew for each run.
+/// The rows of a file, read again for each run.
 pub struct FileSource(PathBuf);
 
 impl FileSource {
@@ -39,7 +39,7 @@ struct Reading {
     buffer: Vec<u8>,
 }
 
-impl Source for FileSource {
+impl RowSource for FileSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let open = async move {
             let file = tokio::fs::File::open(&self.0)
@@ -79,27 +79,27 @@ impl Reading {
     async fn next(&mut self) -> std::io::Result<Option<Item>> {
         loop {
             self.buffer.clear();
-            let most = MAX_ROW_BYTES as u64 + 1;
+            let max = MAX_ROW_BYTES as u64 + 1;
             let read = (&mut self.reader)
-                .take(most)
+                .take(max)
                 .read_until(b'\n', &mut self.buffer)
                 .await?;
             if read == 0 {
                 return Ok(None);
             }
             self.line += 1;
-            if read as u64 == most && self.buffer.last() != Some(&b'\n') {
+            if read as u64 == max && self.buffer.last() != Some(&b'\n') {
                 self.skip_line().await?;
-                let told = format!("line {}: longer than {MAX_ROW_BYTES} bytes", self.line);
-                return Ok(Some(Item::Bad(told)));
+                let problem = format!("line {}: longer than {MAX_ROW_BYTES} bytes", self.line);
+                return Ok(Some(Item::Bad(problem)));
             }
             let line = self.buffer.trim_ascii();
             if line.is_empty() {
                 continue;
             }
-            let row = serde_json::from_slice::<InputText>(line)
+            let row = serde_json::from_slice::<InputSpec>(line)
                 .map_err(|e| e.to_string())
-                .and_then(InputText::into_row);
+                .and_then(InputSpec::into_row);
             return Ok(Some(match row {
                 Ok(row) => Item::Row(row),
                 Err(problem) => Item::Bad(format!("line {}: {problem}", self.line)),
@@ -156,14 +156,14 @@ mod tests {
         .expect("written");
         let items: Vec<_> = source.rows().collect().await;
         assert!(
-            matches!(&items[0], Ok(Item::Bad(told)) if told.starts_with("line 1: longer")),
+            matches!(&items[0], Ok(Item::Bad(problem)) if problem.starts_with("line 1: longer")),
             "{items:?}"
         );
         assert!(matches!(&items[1], Ok(Item::Row(_))) && items.len() == 2);
         std::fs::remove_file(&path).expect("removed");
         let items: Vec<_> = source.rows().collect().await;
         assert!(
-            matches!(items.as_slice(), [Err(SourceError(told))] if told.contains("rows.jsonl")),
+            matches!(items.as_slice(), [Err(SourceError(problem))] if problem.contains("rows.jsonl")),
             "{items:?}"
         );
     }

@@ -1,6 +1,6 @@
-//! What is hot: the inputs that jobs ask for most, looked up in the table of scores.
+//! What is hot: the most requested inputs, looked up in the table of scores.
 
-use super::{Content, Item, Row, Source, SourceError};
+use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
@@ -13,7 +13,7 @@ const CHUNK: usize = 500;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeatSpec {
-    /// How many of the hottest inputs of the schedule's namespace are looked at.
+    /// How many of the hottest inputs of the schedule's namespace to consider.
     #[serde(default = "some_thousand")]
     pub top: usize,
 }
@@ -23,11 +23,11 @@ fn some_thousand() -> usize {
 }
 
 impl HeatSpec {
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), BadSource> {
         if (1..=100_000).contains(&self.top) {
             Ok(())
         } else {
-            Err(("top".into(), "expected 1 to 100000".into()))
+            Err(BadSource::new("top", "expected 1 to 100000"))
         }
     }
 }
@@ -36,9 +36,9 @@ impl HeatSpec {
 #[derive(Debug, Clone, PartialEq)]
 struct HotInput {
     hash: InputHash,
-    /// The name under which readers find it, where that is known.
+    /// The name under which readers find it, if known.
     name: Option<String>,
-    /// Requests a second.
+    /// Requests per second.
     rate: f64,
 }
 
@@ -50,8 +50,8 @@ pub struct HotInputs {
 }
 
 impl HotInputs {
-    /// The `top` hottest of what jobs ask for and of what readers read, as far as the table of scores holds their text or
-    /// features for this model.
+    /// The `top` hottest of what jobs ask for and readers read. Inputs whose text or features the table of scores doesn't hold for
+    /// this model are left out.
     pub fn new(
         store: PostgresStore,
         model: String,
@@ -78,11 +78,11 @@ impl HotInputs {
             .filter_map(|one| {
                 let known = found.get(one.hash.as_slice())?.clone();
                 let content = match (known.text, known.features) {
-                    (Some(text), _) => Content::Text {
+                    (Some(text), _) => RowContent::Text {
                         text,
                         pair: known.text_pair,
                     },
-                    (None, Some(features)) => Content::Features(features),
+                    (None, Some(features)) => RowContent::Features(features),
                     // Scored while inputs weren't stored.
                     (None, None) => return None,
                 };
@@ -97,7 +97,7 @@ impl HotInputs {
     }
 }
 
-/// An input that has names counts under each of them; what jobs ask of it is added to the name that is read most.
+/// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one.
 fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> Vec<HotInput> {
     let mut asked: HashMap<InputHash, f64> = asked.into_iter().collect();
     let mut hot: Vec<HotInput> = Vec::with_capacity(read.len() + asked.len());
@@ -123,7 +123,7 @@ fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> V
     hot
 }
 
-impl Source for HotInputs {
+impl RowSource for HotInputs {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         stream::iter(self.hot.chunks(CHUNK))
             .then(move |chunk| async move {
@@ -156,12 +156,12 @@ mod tests {
             named("a ranking", 0, 9.0),
         ];
         let hot = together(asked, read, 3);
-        let told: Vec<(Option<&str>, f64)> = hot
+        let found: Vec<(Option<&str>, f64)> = hot
             .iter()
             .map(|one| (one.name.as_deref(), one.rate))
             .collect();
         assert_eq!(
-            told,
+            found,
             [(None, 5.0), (Some("a"), 4.0), (Some("a again"), 2.0)]
         );
     }

@@ -1,6 +1,6 @@
-//! A list that stands in the schedule itself.
+//! A list in the schedule itself.
 
-use super::{InputText, Item, Row, Source, SourceError};
+use super::{BadSource, InputSpec, Item, Row, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 
@@ -8,17 +8,17 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ListSpec {
-    inputs: Vec<InputText>,
+    inputs: Vec<InputSpec>,
 }
 
 impl ListSpec {
-    pub(super) fn check(&self) -> Result<(), (String, String)> {
+    pub(super) fn check(&self) -> Result<(), BadSource> {
         if self.inputs.is_empty() {
-            return Err(("inputs".into(), "expected at least one input".into()));
+            return Err(BadSource::new("inputs", "expected at least one input"));
         }
         for (index, input) in self.inputs.iter().enumerate() {
             if let Err(problem) = input.clone().into_row() {
-                return Err((format!("inputs[{index}]"), problem));
+                return Err(BadSource::new(format!("inputs[{index}]"), problem));
             }
         }
         Ok(())
@@ -34,7 +34,7 @@ impl ListSource {
     }
 }
 
-impl Source for ListSource {
+impl RowSource for ListSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         stream::iter(self.0.iter().enumerate().map(|(index, row)| {
             Ok(match row {
@@ -62,7 +62,7 @@ mod tests {
             ]"#,
         )
         .expect("a list");
-        assert_eq!(spec.check().expect_err("one is bad").0, "inputs[2]");
+        assert_eq!(spec.check().expect_err("one is bad").field, "inputs[2]");
         super::super::conformance::check(&ListSource::new(&spec)).await;
     }
 }

@@ -1,7 +1,7 @@
 //! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, or what is hot.
 //!
-//! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; a row that is no
-//! input is told with its place and the others go on; a source that fails says so as its last item. Each kind passes the
+//! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; an invalid row is
+//! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
 //! same tests (`conformance` below). Refuses to decide which rows are worth warming.
 
 mod file;
@@ -24,9 +24,30 @@ const MAX_ROW_BYTES: usize = 1 << 20;
 
 /// What an input holds.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Content {
+pub enum RowContent {
     Text { text: String, pair: Option<String> },
     Features(Vec<f32>),
+}
+
+impl RowContent {
+    /// A text, with or without a pair, or features; `absent` is the error if there is neither.
+    fn new(
+        text: Option<String>,
+        pair: Option<String>,
+        features: Option<Vec<f32>>,
+        absent: &str,
+    ) -> Result<Self, String> {
+        match (text, pair, features) {
+            (Some(text), pair, None) => Ok(Self::Text { text, pair }),
+            (None, None, Some(features)) => match features.iter().position(|f| !f.is_finite()) {
+                Some(index) => Err(format!("`features[{index}]`: expected a finite number")),
+                None => Ok(Self::Features(features)),
+            },
+            (None, Some(_), _) => Err("`text_pair` without `text`".into()),
+            (None, None, None) => Err(absent.into()),
+            (Some(_), _, Some(_)) => Err("expected `text` or `features`, not both".into()),
+        }
+    }
 }
 
 /// One input of a source.
@@ -35,16 +56,16 @@ pub struct Row {
     pub key: Option<String>,
     /// Rows of one group become one ranking, under the group's name.
     pub group: Option<String>,
-    pub content: Content,
-    /// Requests a second for it, where the source knows.
+    pub content: RowContent,
+    /// Requests per second for it, if the source knows.
     pub rate: Option<f64>,
 }
 
-/// What comes out of a source.
+/// An item of a source.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
-    /// A row that is no input: where, and what is wrong.
+    /// An invalid row: where it is, and what is wrong.
     Bad(String),
 }
 
@@ -53,8 +74,25 @@ pub enum Item {
 #[error("{0}")]
 pub struct SourceError(pub String);
 
+/// What is wrong with a source's table in a schedule file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: {message}")]
+pub struct BadSource {
+    pub field: String,
+    pub message: String,
+}
+
+impl BadSource {
+    fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
 /// Rows to warm.
-pub trait Source: Send + Sync {
+pub trait RowSource: Send + Sync {
     /// All rows, in order. After an error nothing follows.
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>>;
 }
@@ -70,8 +108,8 @@ pub enum SourceSpec {
 }
 
 impl SourceSpec {
-    /// Checks what needs no server; relative paths start at `folder`. An error is a field and what is wrong with it.
-    pub(super) fn check(&mut self, folder: &Path) -> Result<(), (String, String)> {
+    /// Checks what needs no server; relative paths start at `folder`.
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), BadSource> {
         match self {
             Self::Static(spec) => spec.check(),
             Self::File(spec) => spec.check(folder),
@@ -80,21 +118,25 @@ impl SourceSpec {
         }
     }
 
-    /// The source itself. Heat is asked of the workers, not here.
-    pub fn open(&self, settings: &Settings) -> Result<Box<dyn Source>, SourceError> {
+    /// Opens the source. [`HotInputs`] is opened elsewhere: it needs what the workers share in Redis.
+    pub fn open(&self, settings: &Settings) -> Result<Box<dyn RowSource>, SourceError> {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
             Self::File(spec) => Box::new(FileSource::new(spec)),
-            Self::Sql(spec) => Box::new(SqlSource::new(spec, settings)?),
+            Self::Sql(spec) => Box::new(SqlSource::new(
+                spec,
+                &settings.databases,
+                &settings.database,
+            )?),
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }
 }
 
-/// An input as files write it.
+/// An input as a file or a schedule has it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct InputText {
+pub struct InputSpec {
     key: Option<String>,
     group: Option<String>,
     text: Option<String>,
@@ -102,25 +144,15 @@ pub struct InputText {
     features: Option<Vec<f32>>,
 }
 
-impl InputText {
+impl InputSpec {
     fn into_row(self) -> Result<Row, String> {
         for (name, value) in [("key", &self.key), ("group", &self.group)] {
             if let Some(problem) = value.as_deref().and_then(job::key_problem) {
                 return Err(format!("`{name}` {problem}"));
             }
         }
-        let content = match (self.text, self.text_pair, self.features) {
-            (Some(text), pair, None) => Content::Text { text, pair },
-            (None, None, Some(features)) => {
-                if let Some(at) = features.iter().position(|f| !f.is_finite()) {
-                    return Err(format!("`features[{at}]`: expected a finite number"));
-                }
-                Content::Features(features)
-            }
-            (None, Some(_), _) => return Err("`text_pair` without `text`".into()),
-            (None, None, None) => return Err("expected `text` or `features`".into()),
-            (Some(_), _, Some(_)) => return Err("expected `text` or `features`, not both".into()),
-        };
+        let absent = "expected `text` or `features`";
+        let content = RowContent::new(self.text, self.text_pair, self.features, absent)?;
         Ok(Row {
             key: self.key,
             group: self.group,
@@ -136,7 +168,7 @@ pub(crate) mod conformance {
     use futures_util::StreamExt;
 
     /// What each source must give for the same five rows, of which the third is bad.
-    pub async fn check(source: &dyn Source) {
+    pub async fn check(source: &dyn RowSource) {
         let items: Vec<_> = source.rows().collect().await;
         let rows: Vec<&Item> = items
             .iter()
@@ -153,7 +185,7 @@ pub(crate) mod conformance {
                 rate: None,
             })
         };
-        let text = |text: &str, pair: Option<&str>| Content::Text {
+        let text = |text: &str, pair: Option<&str>| RowContent::Text {
             text: text.to_owned(),
             pair: pair.map(str::to_owned),
         };
@@ -163,15 +195,15 @@ pub(crate) mod conformance {
         );
         assert_eq!(**two, row(None, None, text("two", Some("pair"))));
         assert!(
-            matches!(bad, Item::Bad(told) if told.contains('3')),
+            matches!(bad, Item::Bad(problem) if problem.contains('3')),
             "{bad:?}"
         );
         assert_eq!(
             **three,
-            row(Some("c"), None, Content::Features(vec![0.5, -2.0]))
+            row(Some("c"), None, RowContent::Features(vec![0.5, -2.0]))
         );
         assert_eq!(**four, row(Some("d"), Some("g"), text("", None)));
-        // Asked again, it gives the same again.
+        // A second reading gives the same.
         let again: Vec<_> = source.rows().collect().await;
         assert_eq!(items, again);
     }

@@ -1,28 +1,31 @@
 //! One statement on a named database.
 //!
-//! Promises that the statement can't write: it is the query of a cursor, which takes nothing but reading ones, in a
-//! read-only transaction. Promises that it ends: by the time limit, which the server keeps too, or by the row limit. Data
-//! never becomes part of a statement.
+//! Promises that the statement can't write: it is a cursor's query, which must be a reading one, in a read-only transaction.
+//! Promises that it ends: at the time limit, which the server enforces too, or at the row limit. Data never becomes part of a
+//! statement.
 
-use super::{Content, Item, Row, Source, SourceError};
+mod row;
+
+use super::{BadSource, Item, RowSource, SourceError};
 use crate::{
-    config::{self, Settings},
-    job,
+    config::{self, Database, NamedDatabase},
     secret::Secret,
     tls,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 use sqlx::{
-    AssertSqlSafe, Column, Connection, Executor, PgConnection, Row as _, TypeInfo, ValueRef,
+    AssertSqlSafe, Connection, Executor, PgConnection,
     postgres::{PgConnectOptions, PgRow},
 };
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// Rows fetched in one round trip.
 const FETCH: usize = 500;
-const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
 
 /// `kind = "sql"`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -46,8 +49,8 @@ fn many() -> usize {
 }
 
 impl SqlSpec {
-    pub(super) fn check(&mut self) -> Result<(), (String, String)> {
-        let wrong = |field: &str, message: &str| Err((field.to_owned(), message.to_owned()));
+    pub(super) fn check(&mut self) -> Result<(), BadSource> {
+        let wrong = |field: &str, message: &str| Err(BadSource::new(field, message));
         self.statement = self
             .statement
             .trim()
@@ -78,17 +81,20 @@ pub struct SqlSource {
 }
 
 impl SqlSource {
-    pub(super) fn new(spec: &SqlSpec, settings: &Settings) -> Result<Self, SourceError> {
-        let named = settings.databases.get(&spec.database);
-        let own = &settings.database;
+    /// `own` is Kiln's own database, under the name `kiln`.
+    pub(super) fn new(
+        spec: &SqlSpec,
+        databases: &BTreeMap<String, NamedDatabase>,
+        own: &Database,
+    ) -> Result<Self, SourceError> {
+        let named = databases.get(&spec.database);
         let found = match (named, spec.database.as_str()) {
             (Some(named), _) => Some((&named.url, &named.tls)),
             (None, "kiln") => own.url.as_ref().map(|url| (url, &own.tls)),
             (None, _) => None,
         };
         let Some((url, certificates)) = found else {
-            let known: Vec<&str> = settings
-                .databases
+            let known: Vec<&str> = databases
                 .keys()
                 .map(String::as_str)
                 .chain(["kiln"])
@@ -110,11 +116,11 @@ impl SqlSource {
             statement: spec.statement.clone(),
             limit: Duration::from_secs(spec.limit_seconds),
             limit_rows: spec.limit_rows,
-            connect_limit: config::ms(settings.database.timeout_ms),
+            connect_limit: config::ms(own.timeout_ms),
         })
     }
 
-    fn told(&self, error: &sqlx::Error) -> SourceError {
+    fn explain(&self, error: &sqlx::Error) -> SourceError {
         SourceError(tls::explain(self.url.scrub(&error.to_string())))
     }
 
@@ -124,7 +130,7 @@ impl SqlSource {
         let mut connection = tokio::time::timeout(self.connect_limit, connect)
             .await
             .map_err(|_| SourceError("the database doesn't answer".into()))?
-            .map_err(|e| self.told(&e))?;
+            .map_err(|e| self.explain(&e))?;
         let declare = async {
             let limit_ms = self.limit.as_millis();
             for statement in [
@@ -157,7 +163,7 @@ impl SqlSource {
                     self.limit.as_secs()
                 ))
             })?
-            .map_err(|e| self.told(&e))
+            .map_err(|e| self.explain(&e))
     }
 }
 
@@ -179,7 +185,7 @@ impl SqlSource {
             let rows = self.within(cursor.until, work).await?;
             cursor.ended = rows.len() < wanted;
             if let Some(first) = rows.first().filter(|_| cursor.seen == 0) {
-                check_columns(first)?;
+                row::check_columns(first)?;
             }
             cursor.rows = rows.into();
         }
@@ -193,14 +199,14 @@ impl SqlSource {
                 self.limit_rows
             )));
         }
-        Ok(Some(match read(&row) {
+        Ok(Some(match row::read(&row) {
             Ok(row) => Item::Row(row),
             Err(problem) => Item::Bad(format!("row {}: {problem}", cursor.seen)),
         }))
     }
 }
 
-impl Source for SqlSource {
+impl RowSource for SqlSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let open = async move {
             let until = Instant::now() + self.limit;
@@ -217,7 +223,7 @@ impl Source for SqlSource {
                 match self.next(&mut cursor).await {
                     Ok(Some(item)) => Some((Ok(item), Some(cursor))),
                     Ok(None) => {
-                        // The rows are here: how the server takes the goodbye changes nothing.
+                        // All rows have arrived; a failed close changes nothing.
                         let _closed =
                             tokio::time::timeout(Duration::from_secs(1), cursor.connection.close())
                                 .await;
@@ -233,93 +239,5 @@ impl Source for SqlSource {
                 Err(error) => stream::iter([Err(error)]).boxed(),
             })
             .boxed()
-    }
-}
-
-fn check_columns(row: &PgRow) -> Result<(), SourceError> {
-    for column in row.columns() {
-        let name = column.name();
-        let kind = column.type_info().name();
-        let fits = match name {
-            "features" => matches!(kind, "FLOAT4[]" | "FLOAT8[]"),
-            "rate" => kind == "FLOAT8",
-            _ => matches!(kind, "TEXT" | "VARCHAR" | "CHAR" | "NAME"),
-        };
-        if !COLUMNS.contains(&name) {
-            return Err(SourceError(format!(
-                "column `{name}` is unknown; expected some of {}",
-                COLUMNS.join(", ")
-            )));
-        }
-        if !fits {
-            let wanted = match name {
-                "features" => "real[] or double precision[]: write (…)::real[]",
-                "rate" => "double precision: write (…)::float8",
-                _ => "text: write (…)::text",
-            };
-            return Err(SourceError(format!(
-                "column `{name}` is {kind}, expected {wanted}"
-            )));
-        }
-    }
-    let has = |name: &str| row.columns().iter().any(|c| c.name() == name);
-    if !has("text") && !has("features") {
-        return Err(SourceError("expected a column `text` or `features`".into()));
-    }
-    Ok(())
-}
-
-fn read(row: &PgRow) -> Result<Row, String> {
-    let text = |name: &str| -> Result<Option<String>, String> {
-        if row.columns().iter().all(|c| c.name() != name) {
-            return Ok(None);
-        }
-        row.try_get::<Option<String>, _>(name)
-            .map_err(|e| format!("`{name}`: {e}"))
-    };
-    for name in ["key", "group"] {
-        if let Some(problem) = text(name)?.as_deref().and_then(job::key_problem) {
-            return Err(format!("`{name}` {problem}"));
-        }
-    }
-    let content = match (text("text")?, text("text_pair")?, features(row)?) {
-        (Some(text), pair, None) => Content::Text { text, pair },
-        (None, None, Some(features)) => Content::Features(features),
-        (None, Some(_), _) => return Err("`text_pair` without `text`".into()),
-        (None, None, None) => return Err("expected `text` or `features`, found NULL".into()),
-        (Some(_), _, Some(_)) => return Err("expected `text` or `features`, not both".into()),
-    };
-    let rate = match row.try_get_raw("rate") {
-        Ok(value) if !value.is_null() => row
-            .try_get::<f64, _>("rate")
-            .ok()
-            .filter(|r| r.is_finite() && *r >= 0.0),
-        _ => None,
-    };
-    Ok(Row {
-        key: text("key")?,
-        group: text("group")?,
-        content,
-        rate,
-    })
-}
-
-fn features(row: &PgRow) -> Result<Option<Vec<f32>>, String> {
-    let Some(column) = row.columns().iter().find(|c| c.name() == "features") else {
-        return Ok(None);
-    };
-    let wrong = |e: sqlx::Error| format!("`features`: {e}");
-    let values: Option<Vec<f32>> = if column.type_info().name() == "FLOAT8[]" {
-        let wide: Option<Vec<f64>> = row.try_get("features").map_err(wrong)?;
-        wide.map(|values| values.into_iter().map(|v| v as f32).collect())
-    } else {
-        row.try_get("features").map_err(wrong)?
-    };
-    match values
-        .as_ref()
-        .and_then(|v| v.iter().position(|f| !f.is_finite()))
-    {
-        Some(at) => Err(format!("`features[{at}]`: expected a finite number")),
-        None => Ok(values),
     }
 }

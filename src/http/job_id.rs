@@ -1,0 +1,58 @@
+//! Chooses the id of a request's job.
+//!
+//! Promises that a repeated idempotency key gives the same id, and that the same key from another caller gives another one.
+
+use super::{desk::Desk, problem::Problem};
+use crate::job;
+use axum::http::HeaderMap;
+use rand::Rng;
+use sha2::{Digest, Sha256};
+
+/// Header that identifies a repeated request.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// The id for a body's job: the idempotency key's, nothing where the body has its own, or else a new one. Refuses a job that
+/// would be rejected.
+pub(super) fn choose(
+    desk: &Desk,
+    caller: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Option<String>, Problem> {
+    let id = match idempotent_id(caller, headers)? {
+        Some(id) => Some(id),
+        None => {
+            let own = match job::Job::parse(body, None) {
+                Ok(_) => true,
+                Err(bad) => bad.job_id.is_some(),
+            };
+            (!own).then(random_id)
+        }
+    };
+    desk.engine.examine(body, id.as_deref())?;
+    Ok(id)
+}
+
+fn random_id() -> String {
+    let bytes: [u8; 16] = rand::rng().random();
+    format!("http-{}", hex::encode(bytes))
+}
+
+/// The id that belongs to a caller's idempotency key.
+fn idempotent_id(caller: &str, headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    if value.is_empty() || value.len() > 255 {
+        return Err(Problem::invalid(
+            IDEMPOTENCY_KEY,
+            "expected 1 to 255 characters",
+        ));
+    }
+    let digest = Sha256::new()
+        .chain_update(caller)
+        .chain_update([0])
+        .chain_update(value.as_bytes())
+        .finalize();
+    Ok(Some(format!("http-{}", hex::encode(digest))))
+}

@@ -1,0 +1,124 @@
+//! `/v1/jobs` and `/v1/cache/warm`: queue jobs, and look up results.
+//!
+//! Promises that a job which the worker would reject is refused here, and that an accepted one is in its queue: the broker has
+//! confirmed it.
+
+use super::{
+    Shared,
+    auth::{Admin, Reader, Scorer},
+    desk::Desk,
+    extract::{Named, Payload},
+    job_id,
+    problem::{ErrorBody, Problem},
+    requests::JobRequest,
+    responses::{BadJob, BadRequest, Guarded, Unavailable},
+    score::ScoreResponse,
+};
+use crate::{amqp::message, job, result, store::JobEnd};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// A queued job.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Queued {
+    job_id: String,
+    /// `queued`.
+    status: &'static str,
+}
+
+/// Queues a job.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs", request_body = JobRequest, security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id; a repeated job gets the same result")),
+    responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
+pub(super) async fn enqueue(
+    scorer: Scorer,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Problem> {
+    let desk = shared.desk()?;
+    post(desk, &desk.topology.jobs, &scorer.0, &headers, &body).await
+}
+
+/// Queues a job that scores its inputs and refreshes the TTL of their entries, at low priority.
+#[utoipa::path(post, path = "/v1/cache/warm", tag = "warming", request_body = JobRequest, security(("key" = [])),
+    params(("Idempotency-Key" = Option<String>, Header, description = "becomes the job's id")),
+    responses((status = 202, body = Queued), Guarded, BadJob, Unavailable))]
+pub(super) async fn warm(
+    admin: Admin,
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Payload(body): Payload,
+) -> Result<Response, Problem> {
+    let desk = shared.desk()?;
+    post(desk, &desk.topology.warm, &admin.0, &headers, &body).await
+}
+
+/// Posts a checked job to a queue.
+async fn post(
+    desk: &Desk,
+    queue: &str,
+    key: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Problem> {
+    let id = job_id::choose(desk, key, headers, body)?;
+    let id = match id {
+        Some(id) => id,
+        None => job::Job::parse(body, None)
+            .map_err(|bad| bad.rejection)?
+            .job_id
+            .into_owned(),
+    };
+    let message = message::job(queue, &id, body.to_vec());
+    let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let message = match trace {
+        Some(trace) => message::traced(message, trace),
+        None => message,
+    };
+    let publisher = desk.publisher.clone();
+    desk.errand(async move { publisher.publish(&[message]).await })
+        .await?;
+    let queued = Queued {
+        job_id: id,
+        status: "queued",
+    };
+    Ok((StatusCode::ACCEPTED, axum::Json(queued)).into_response())
+}
+
+/// Shows a job's result: the reply that its producer got.
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("key" = [])), params(("id" = String, Path)),
+    responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), Guarded, BadRequest, Unavailable,
+        (status = 404, description = "no result, or none yet", body = ErrorBody)))]
+pub(super) async fn job(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Named(id): Named,
+) -> Result<Response, Problem> {
+    if !job::is_job_id(&id) {
+        let message = "expected 1 to 128 printable ASCII characters";
+        return Err(Problem::invalid("id", message));
+    }
+    let asked = id.clone();
+    let end = shared
+        .desk()?
+        .ask(move |store| async move { store.job(&asked).await })
+        .await?;
+    let body = match end {
+        Some(JobEnd::Done(done)) => result::ok_reply(&id, &done),
+        Some(JobEnd::Rejected(error)) => {
+            let id = serde_json::Value::from(id);
+            format!("{{\"job_id\":{id},\"status\":\"rejected\",\"error\":{error}}}").into_bytes()
+        }
+        None => {
+            let message = "no result: the job is unknown or still queued";
+            return Err(Problem::not_found("id", message));
+        }
+    };
+    Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response())
+}

@@ -1,0 +1,134 @@
+//! Owns what a schedule is, and what can be wrong with its file. [`parse`] reads one.
+
+mod file;
+
+pub use file::parse;
+
+use super::{cron::Cron, source::SourceSpec};
+use chrono_tz::Tz;
+use serde::Deserialize;
+use std::{fmt, path::PathBuf, time::Duration};
+
+/// What happens to runs that came due while no worker was up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Missed {
+    /// They are skipped.
+    Skip,
+    /// The latest one runs late.
+    #[default]
+    Once,
+    /// Each runs late, the oldest first.
+    All,
+}
+
+/// What happens to a run that comes due while an earlier one of the same schedule is in progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlap {
+    /// It is skipped, and its row says so.
+    #[default]
+    Skip,
+    /// It starts when the earlier one has ended.
+    Wait,
+    /// Both run.
+    Allow,
+}
+
+/// What a run writes to Redis besides the score entries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Scores,
+    /// A named entry for each input with a key.
+    Named,
+    /// A ranking of each group, or of all rows under `key`.
+    Rank {
+        key: Option<String>,
+        top: Option<usize>,
+    },
+}
+
+/// What one run may cost.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Budget {
+    /// Inputs posted.
+    pub inputs: usize,
+    /// Seconds of model time, estimated from what the model's inputs have cost so far.
+    pub model_seconds: Option<f64>,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            inputs: 100_000,
+            model_seconds: None,
+        }
+    }
+}
+
+/// A valid schedule.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    pub name: String,
+    pub file: PathBuf,
+    pub enabled: bool,
+    pub cron: Cron,
+    pub zone: Tz,
+    /// Whether a worker that starts runs the last due time late, however long ago that was.
+    pub at_start: bool,
+    pub jitter: Duration,
+    pub limit: Duration,
+    pub missed: Missed,
+    pub missed_max_age: Duration,
+    pub overlap: Overlap,
+    /// `name` or `name@version`.
+    pub model: String,
+    pub namespace: Option<String>,
+    pub ttl_seconds: Option<u64>,
+    pub keep: Keep,
+    pub budget: Budget,
+    pub source: SourceSpec,
+}
+
+impl Schedule {
+    /// The namespace of its entries: its own, or its model's name.
+    pub fn namespace(&self) -> &str {
+        self.namespace
+            .as_deref()
+            .unwrap_or_else(|| self.model.split('@').next().unwrap_or_default())
+    }
+
+    /// The model's name without a version.
+    pub fn model_name(&self) -> &str {
+        self.model.split('@').next().unwrap_or_default()
+    }
+}
+
+/// What is wrong with a schedule file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadSchedule {
+    pub file: PathBuf,
+    /// Counted from 1; none for the file as a whole.
+    pub line: Option<usize>,
+    /// Empty for the file as a whole.
+    pub field: String,
+    pub message: String,
+}
+
+impl fmt::Display for BadSchedule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if !self.field.is_empty() {
+            write!(f, ": `{}`", self.field)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! Owns which columns a statement may have, and converts its rows.
+
+use crate::{
+    job,
+    warm::source::{Row, RowContent, SourceError},
+};
+use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
+
+const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
+
+/// Refuses columns with other names or types. All rows have the columns of the first.
+pub(super) fn check_columns(row: &PgRow) -> Result<(), SourceError> {
+    for column in row.columns() {
+        let name = column.name();
+        let kind = column.type_info().name();
+        let fits = match name {
+            "features" => matches!(kind, "FLOAT4[]" | "FLOAT8[]"),
+            "rate" => kind == "FLOAT8",
+            _ => matches!(kind, "TEXT" | "VARCHAR" | "CHAR" | "NAME"),
+        };
+        if !COLUMNS.contains(&name) {
+            return Err(SourceError(format!(
+                "column `{name}` is unknown; expected some of {}",
+                COLUMNS.join(", ")
+            )));
+        }
+        if !fits {
+            let wanted = match name {
+                "features" => "real[] or double precision[]: write (…)::real[]",
+                "rate" => "double precision: write (…)::float8",
+                _ => "text: write (…)::text",
+            };
+            return Err(SourceError(format!(
+                "column `{name}` is {kind}, expected {wanted}"
+            )));
+        }
+    }
+    let has = |name: &str| row.columns().iter().any(|c| c.name() == name);
+    if !has("text") && !has("features") {
+        return Err(SourceError("expected a column `text` or `features`".into()));
+    }
+    Ok(())
+}
+
+/// Reads one row; an error says what is wrong with it.
+pub(super) fn read(row: &PgRow) -> Result<Row, String> {
+    let text = |name: &str| -> Result<Option<String>, String> {
+        if row.columns().iter().all(|c| c.name() != name) {
+            return Ok(None);
+        }
+        row.try_get::<Option<String>, _>(name)
+            .map_err(|e| format!("`{name}`: {e}"))
+    };
+    for name in ["key", "group"] {
+        if let Some(problem) = text(name)?.as_deref().and_then(job::key_problem) {
+            return Err(format!("`{name}` {problem}"));
+        }
+    }
+    let absent = "expected `text` or `features`, found NULL";
+    let content = RowContent::new(text("text")?, text("text_pair")?, features(row)?, absent)?;
+    let rate = match row.try_get_raw("rate") {
+        Ok(value) if !value.is_null() => row
+            .try_get::<f64, _>("rate")
+            .ok()
+            .filter(|r| r.is_finite() && *r >= 0.0),
+        _ => None,
+    };
+    Ok(Row {
+        key: text("key")?,
+        group: text("group")?,
+        content,
+        rate,
+    })
+}
+
+fn features(row: &PgRow) -> Result<Option<Vec<f32>>, String> {
+    let Some(column) = row.columns().iter().find(|c| c.name() == "features") else {
+        return Ok(None);
+    };
+    let wrong = |e: sqlx::Error| format!("`features`: {e}");
+    if column.type_info().name() == "FLOAT8[]" {
+        let wide: Option<Vec<f64>> = row.try_get("features").map_err(wrong)?;
+        return Ok(wide.map(|values| values.into_iter().map(|v| v as f32).collect()));
+    }
+    row.try_get("features").map_err(wrong)
+}
