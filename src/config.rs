@@ -14,10 +14,7 @@ mod tree;
 pub use tree::*;
 
 use check::check;
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
+use figment::{Figment, providers::Serialized};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -188,7 +185,7 @@ pub fn load(
                 problem: e.to_string(),
             })?;
         check_table("", &table, &known, &path.display().to_string())?;
-        figment = figment.merge(Toml::file_exact(path));
+        figment = figment.merge(File(path, table));
     }
     let mut variables: BTreeMap<String, String> = environment.into_iter().collect();
     files::read(&mut variables)?;
@@ -261,6 +258,20 @@ pub fn load_from_process(file: Option<&Path>) -> Result<Loaded, ConfigError> {
         std::env::vars_os()
             .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))),
     )
+}
+
+/// A file's settings, so that an error and `kiln config` name the file.
+struct File<'a>(&'a Path, toml::Table);
+
+impl figment::Provider for File<'_> {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::from("TOML file", self.0)
+    }
+    fn data(
+        &self,
+    ) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, figment::Error> {
+        Serialized::defaults(&self.1).data()
+    }
 }
 
 /// A provider under another name, so that an error and `kiln config` say where a value came from.

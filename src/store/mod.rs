@@ -10,6 +10,7 @@ mod controls;
 mod inputs;
 mod insert;
 mod jobs;
+mod migrations;
 mod postgres;
 mod runs;
 mod sqlite;
@@ -21,7 +22,8 @@ use std::time::Duration;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
 pub use jobs::JobEnd;
-pub use postgres::{MIGRATIONS, PostgresStore};
+pub use migrations::POSTGRES as MIGRATIONS;
+pub use postgres::PostgresStore;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;
 

@@ -2,7 +2,7 @@
 //!
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
-use super::{Batch, Kept, RejectedRow, StoreError, Table, insert};
+use super::{Batch, Kept, RejectedRow, StoreError, Table, insert, migrations};
 use crate::{
     backoff::Backoff,
     config::{self, Database},
@@ -13,15 +13,11 @@ use crate::{
 use chrono::{DateTime, Utc};
 use sqlx::{
     Connection, PgConnection, PgPool, Postgres, Row,
-    migrate::Migrator,
     pool::PoolConnection,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
 };
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
-
-/// The migrations that this binary carries.
-pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
@@ -83,7 +79,8 @@ impl PostgresStore {
     /// Runs the embedded migrations under the database's advisory lock.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.probe().await?;
-        MIGRATIONS.run(&self.pool).await.map_err(|e| match e {
+        let migrated = migrations::POSTGRES.run(&self.pool).await;
+        migrated.map_err(|e| match e {
             sqlx::migrate::MigrateError::Execute(e) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
         })

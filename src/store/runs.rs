@@ -5,7 +5,7 @@
 
 use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, postgres::PgRow};
+use sqlx::{FromRow, Row, postgres::PgRow};
 use std::{collections::BTreeMap, time::Duration};
 
 const CLOCK: &str = "SELECT now()";
@@ -152,7 +152,7 @@ pub struct TakenOver {
 }
 
 /// A job of a run that isn't posted yet.
-#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Post {
     pub piece: i32,
     pub body: Vec<u8>,
@@ -171,7 +171,7 @@ pub struct PlanTotals {
 }
 
 /// How many of a run's jobs are through.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, FromRow)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Progress {
     pub jobs: i64,
     pub rejected: i64,
@@ -202,9 +202,17 @@ pub struct RunRow {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+impl FromRow<'_, PgRow> for Post {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            piece: row.try_get("piece")?,
+            body: row.try_get("body")?,
+        })
+    }
+}
+
 impl FromRow<'_, PgRow> for RunRow {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
-        use sqlx::Row;
         Ok(Self {
             id: row.try_get("id")?,
             schedule: row.try_get("schedule")?,

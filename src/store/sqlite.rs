@@ -3,18 +3,15 @@
 //! The same tables as in Postgres. A batch goes in as one JSON
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
-use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes};
+use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes, migrations};
 use crate::{clock, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
 use serde_json::json;
 use sqlx::{
     Row, SqlitePool,
-    migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{collections::HashMap, path::Path, time::Duration};
-
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 const KEEP_JOBS: &str = "\
 INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
@@ -79,7 +76,10 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|e| problem(&e))?;
-        MIGRATIONS.run(&pool).await.map_err(|e| problem(&e))?;
+        migrations::SQLITE
+            .run(&pool)
+            .await
+            .map_err(|e| problem(&e))?;
         Ok(Self { pool })
     }
 

@@ -5,7 +5,7 @@
 //! Tiles of 2 to 64 rows stay on one path, so that a row's result is the same bits in every batch; they are also
 //! the fastest size, since a tile's activations stay in the processor's nearest caches.
 
-use burn::tensor::{Device, Tensor, TensorData, activation};
+use burn_tensor::{Device, Tensor, TensorData, activation};
 
 use super::manifest::OutputActivation;
 

@@ -6,7 +6,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn_tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::network::{Batch, Network};
@@ -136,7 +136,7 @@ fn device(backend: Backend) -> Result<Device, String> {
         #[allow(deprecated, reason = "kept beside flex for those who compare the two")]
         Backend::Ndarray => Ok(Device::ndarray()),
         #[cfg(feature = "wgpu")]
-        Backend::Wgpu => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),
+        Backend::Wgpu => Ok(Device::wgpu(burn_tensor::DeviceKind::DefaultDevice)),
         #[cfg(feature = "cuda")]
         Backend::Cuda => Ok(Device::cuda(0)),
         #[allow(unreachable_patterns, reason = "where every backend is compiled in")]

@@ -1,6 +1,6 @@
 //! `mlp`: dense features through fully connected layers.
 
-use burn::tensor::{Device, Tensor, activation};
+use burn_tensor::{Device, Tensor, activation};
 
 use super::dense::{Dense, finish, in_tiles};
 use super::error::LoadError;

@@ -3,7 +3,7 @@
 //!
 //! The featuriser is public, so that what trains a model and what serves it cut texts the same way.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn_tensor::{Device, Int, Tensor, TensorData};
 
 use super::dense::{Dense, finish, in_tiles};
 use super::error::LoadError;

@@ -229,6 +229,7 @@ impl Broker {
         command
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("ERL_CRASH_DUMP", "/dev/null")
             .env("RABBITMQ_NODENAME", NODE)
             .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
             .env("RABBITMQ_CTL_DIST_PORT_MIN", self.control_port.to_string())

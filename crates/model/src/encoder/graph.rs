@@ -4,7 +4,7 @@
 //! otherwise than over a bare one: a text's vector can differ in the last bits between batches (see the bound in the
 //! tests), unlike on the processor.
 
-use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use burn_tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 use crate::manifest::{EncoderActivation, EncoderShape, Pooling};

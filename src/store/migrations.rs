@@ -1,0 +1,137 @@
+//! Owns the migrations that this binary carries, a list for each kind of database.
+//!
+//! Promises that every file under `migrations/` is in its list, and that its number, description and checksum are those
+//! under which databases already have it: what has run once is never changed. Refuses sqlx's `migrate!`, whose macros
+//! would compile the database clients, tokio and TLS a second time, for the compiler's own use.
+
+use sqlx::{
+    SqlSafeStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
+use std::sync::LazyLock;
+
+/// A file's number, description and text.
+type File = (i64, &'static str, &'static str);
+
+/// Postgres's migrations.
+pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[
+        (
+            1,
+            "jobs and scores",
+            include_str!("../../migrations/postgres/0001_jobs_and_scores.sql"),
+        ),
+        (
+            2,
+            "active models",
+            include_str!("../../migrations/postgres/0002_active_models.sql"),
+        ),
+        (
+            3,
+            "warm runs",
+            include_str!("../../migrations/postgres/0003_warm_runs.sql"),
+        ),
+        (
+            4,
+            "controls",
+            include_str!("../../migrations/postgres/0004_controls.sql"),
+        ),
+    ])
+});
+
+/// SQLite's migrations.
+pub static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
+    migrator(&[(
+        1,
+        "jobs and scores",
+        include_str!("../../migrations/sqlite/0001_jobs_and_scores.sql"),
+    )])
+});
+
+fn migrator(files: &[File]) -> Migrator {
+    let migrations = files.iter().map(|&(number, description, sql)| {
+        Migration::new(
+            number,
+            description.into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            sql.starts_with("-- no-transaction"),
+        )
+    });
+    Migrator::with_migrations(migrations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn listed(migrator: &Migrator) -> Vec<(i64, String, String, bool, MigrationType, String)> {
+        let migrations = migrator.iter().map(|m| {
+            (
+                m.version,
+                m.description.to_string(),
+                hex::encode(&m.checksum),
+                m.no_tx,
+                m.migration_type,
+                m.sql.as_str().to_owned(),
+            )
+        });
+        migrations.collect()
+    }
+
+    /// sqlx's reading of a folder is the one that `migrate!` takes.
+    #[tokio::test]
+    async fn every_file_is_listed_as_sqlx_reads_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        for (folder, ours) in [("postgres", &*POSTGRES), ("sqlite", &*SQLITE)] {
+            let read = Migrator::new(root.join(folder)).await.expect(folder);
+            assert_eq!(listed(ours), listed(&read), "migrations/{folder}");
+        }
+        let folders = std::fs::read_dir(root).expect("migrations").count();
+        assert_eq!(folders, 2, "a folder of migrations that no list is for");
+    }
+
+    #[test]
+    fn databases_that_are_migrated_stay_valid() {
+        let known = |migrator: &Migrator| -> Vec<_> {
+            let all = listed(migrator).into_iter();
+            all.map(|(number, words, sum, ..)| (number, words, sum))
+                .collect()
+        };
+        let sums = |all: &[(i64, &str, &str)]| -> Vec<_> {
+            let all = all.iter();
+            all.map(|(number, words, sum)| (*number, (*words).to_owned(), (*sum).to_owned()))
+                .collect()
+        };
+        let postgres = sums(&[
+            (
+                1,
+                "jobs and scores",
+                "45eaf946f95f6fa99fc42858b02b98fdc541c7ace7f5806134402cad5062d4d7562db8de7b137f584a34149016f5da9f",
+            ),
+            (
+                2,
+                "active models",
+                "1159d607eb834b287d896aa174568311437e1a834caa537b93381eb5d4f9c819a1959f7d05ae460aeaa91f134fdf61c6",
+            ),
+            (
+                3,
+                "warm runs",
+                "0c50167571edb02bca41137fa391390e7f9a4b7006c8d4054453562967c85c284e6fbc24db0dd62414d8e8da9ed59a60",
+            ),
+            (
+                4,
+                "controls",
+                "ebeaa36c31a4ae5f22308b3bb6e45318e14633fba80e62fd130b3e1e4e910f6aca8a9d3031334c4f2c8fa03dd2343e25",
+            ),
+        ]);
+        let sqlite = sums(&[(
+            1,
+            "jobs and scores",
+            "9489f76b378c44d52d4ff449583d59b7370e715310d166d236b84fc0247c82491ac045556f39e2fd8884b88151a8f803",
+        )]);
+        assert_eq!(known(&POSTGRES)[..postgres.len()], postgres);
+        assert_eq!(known(&SQLITE)[..sqlite.len()], sqlite);
+    }
+}
