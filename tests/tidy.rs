@@ -1,0 +1,329 @@
+//! The house's rules, held by reading its sources: who may import whom, no circles, a header in every file, nothing too long, and the
+//! field's own names.
+
+#[path = "tidy/source.rs"]
+mod source;
+
+use source::{File, Tree};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The rooms of the root package, the lower ones first: a room imports only those before it.
+const ROOMS: [&str; 18] = [
+    "backoff",
+    "clock",
+    "secret",
+    "tls",
+    "config",
+    "telemetry",
+    "health",
+    "amqp",
+    "cache",
+    "heat",
+    "store",
+    "pipeline",
+    "warm",
+    "http",
+    "parts",
+    "worker",
+    "cli",
+    "main",
+];
+
+/// Rooms that import fewer than those before them: leaves, which the worker and the commands share.
+const LEAVES: [(&str, &[&str]); 4] = [
+    (
+        "amqp",
+        &["backoff", "clock", "secret", "tls", "config", "telemetry"],
+    ),
+    (
+        "cache",
+        &["backoff", "clock", "secret", "tls", "config", "telemetry"],
+    ),
+    ("heat", &["cache", "clock", "config", "telemetry"]),
+    (
+        "store",
+        &[
+            "backoff",
+            "clock",
+            "secret",
+            "tls",
+            "config",
+            "telemetry",
+            "health",
+        ],
+    ),
+];
+
+/// The crates beside the root package, and the ones of them that each may use.
+const CRATES: [(&str, &[&str]); 3] = [
+    ("contract", &[]),
+    ("kernels", &[]),
+    ("model", &["contract", "kernels"]),
+];
+
+/// Longest file, in lines.
+const FILE_LINES: usize = 400;
+/// Longest function, in lines that aren't empty or a comment.
+const FUNCTION_LINES: usize = 70;
+
+/// Tests and declarative tables, which may be longer.
+const LONG_FILES: [&str; 0] = [];
+const LONG_FUNCTIONS: [(&str, &str); 0] = [];
+
+/// Names that only this project used, and what to say instead.
+const BANNED: [(&str, &str); 18] = [
+    ("Desk", "ApiState"),
+    ("errand", "run_on_worker"),
+    ("Errand", "run_on_worker"),
+    ("Office", "DeadLetterQueue"),
+    ("Hand", "HeldDelivery"),
+    ("Workshop", "BatchProcessor"),
+    ("Ticket", "AckGuard"),
+    ("Yielding", "WarmThrottle"),
+    ("renews", "refresh_ttl"),
+    ("Keeps", "AccessCounter"),
+    ("Residence", "LazyNetwork"),
+    ("Shelf", "Snapshot"),
+    ("Cutter", "Tokenizer"),
+    ("Team", "ThreadPool"),
+    ("Fate", "PublishOutcome"),
+    ("Sent", "PublishOutcome"),
+    ("most", "max"),
+    ("least", "min"),
+];
+
+fn report(problems: Vec<String>) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn rooms_import_only_what_is_below_them() {
+    let tree = Tree::read("src", "kiln");
+    let floor = |room: &str| ROOMS.iter().position(|known| *known == room);
+    let mut problems = Vec::new();
+    for file in &tree.files {
+        let room = file.room();
+        // The map of the rooms.
+        if room == "lib" {
+            continue;
+        }
+        let Some(own) = floor(room) else {
+            problems.push(format!("{}: a room that ROOMS doesn't list", file.path));
+            continue;
+        };
+        for used in file.rooms_used() {
+            let allowed = LEAVES.iter().find(|(leaf, _)| *leaf == room);
+            let fits = match (floor(&used), allowed) {
+                (Some(_), Some((_, allowed))) => allowed.contains(&used.as_str()),
+                (Some(other), None) => other < own,
+                (None, _) => false,
+            };
+            if used != room && !fits {
+                problems.push(format!("{}: `{room}` may not import `{used}`", file.path));
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn crates_use_only_what_they_may() {
+    let mut problems = Vec::new();
+    for (name, allowed) in CRATES {
+        let tree = Tree::read(&format!("crates/{name}/src"), &format!("kiln_{name}"));
+        for file in &tree.files {
+            for used in file.crates_used() {
+                let own = used == name;
+                if !own && !allowed.contains(&used.as_str()) {
+                    problems.push(format!("{}: `{name}` may not use kiln_{used}", file.path));
+                }
+            }
+        }
+        let purity = [
+            "tokio::net",
+            "std::net",
+            "std::fs",
+            "SystemTime::now",
+            "Utc::now",
+        ];
+        for file in tree.files.iter().filter(|_| name != "model") {
+            for banned in purity.iter().filter(|banned| file.code.contains(**banned)) {
+                problems.push(format!("{}: no I/O and no clock here: {banned}", file.path));
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        let tree = Tree::read(&folder, &name);
+        let edges = tree.imports();
+        for circle in circles(&edges) {
+            problems.push(format!("a circle: {}", circle.join(" -> ")));
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn every_file_says_what_it_owns_and_none_is_too_long() {
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        for file in Tree::read(&folder, &name).files {
+            if !file.text.starts_with("//! ") {
+                problems.push(format!("{}: no header", file.path));
+            }
+            let lines = file.text.lines().count();
+            let listed = LONG_FILES.contains(&file.path.as_str());
+            if lines > FILE_LINES && !listed && !file.is_test() {
+                problems.push(format!("{}: {lines} lines", file.path));
+            }
+            if listed && lines <= FILE_LINES {
+                problems.push(format!("{}: no longer long: LONG_FILES", file.path));
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn no_function_is_too_long() {
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        for file in Tree::read(&folder, &name).files {
+            for function in file.functions() {
+                let listed = LONG_FUNCTIONS.contains(&(file.path.as_str(), &function.name));
+                if function.lines > FUNCTION_LINES && !listed && !file.is_test() {
+                    problems.push(format!(
+                        "{}:{}: `{}` has {} lines",
+                        file.path, function.at, function.name, function.lines
+                    ));
+                }
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn names_are_the_fields_own() {
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        for file in Tree::read(&folder, &name).files {
+            for (number, line) in file.code.lines().enumerate() {
+                for word in words(line) {
+                    if let Some((_, say)) = BANNED.iter().find(|(banned, _)| *banned == word) {
+                        let at = number + 1;
+                        problems.push(format!("{}:{at}: `{word}`: say {say}", file.path));
+                    }
+                }
+            }
+        }
+    }
+    report(problems);
+}
+
+#[test]
+fn only_its_owner_names_a_key_a_metric_or_settles() {
+    let owners = [
+        ("\"kiln:k", "crates/contract/src/key.rs"),
+        ("\"kiln:s", "crates/contract/src/key.rs"),
+        ("\"kiln:i", "crates/contract/src/key.rs"),
+        ("\"kiln_", "src/telemetry/metrics"),
+        (".basic_ack(", "src/amqp/ack.rs"),
+        (".basic_reject(", "src/amqp/ack.rs"),
+        (".basic_nack(", "src/amqp/ack.rs"),
+    ];
+    // Reads the names that the metrics room gave.
+    let readers = ["src/http/live.rs", "src/cli/key.rs"];
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        for file in Tree::read(&folder, &name).files {
+            for (what, owner) in owners {
+                let exempt = readers.contains(&file.path.as_str()) || file.is_test();
+                if !exempt && !file.path.starts_with(owner) && file.without_tests().contains(what) {
+                    problems.push(format!("{}: {what} belongs to {owner}", file.path));
+                }
+            }
+        }
+    }
+    report(problems);
+}
+
+fn roots() -> Vec<(String, String)> {
+    let crates = CRATES.iter().map(|(name, _)| {
+        let folder = format!("crates/{name}/src");
+        (folder, format!("kiln_{name}"))
+    });
+    crates
+        .chain([("src".to_owned(), "kiln".to_owned())])
+        .collect()
+}
+
+/// The words of a line that are identifiers.
+fn words(line: &str) -> impl Iterator<Item = &str> {
+    line.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
+}
+
+/// The circles among files, each once, as the paths along it (after Tarjan's strongly connected components, by reachability).
+fn circles(edges: &BTreeMap<String, BTreeSet<String>>) -> Vec<Vec<String>> {
+    let reach = |from: &String| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(at) = open.pop() {
+            for next in edges.get(&at).into_iter().flatten() {
+                if seen.insert(next.clone()) {
+                    open.push(next.clone());
+                }
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> =
+        edges.keys().map(|file| (file, reach(file))).collect();
+    let mut done: BTreeSet<&String> = BTreeSet::new();
+    let mut circles = Vec::new();
+    for (file, reaches) in &reached {
+        if !reaches.contains(*file) || done.contains(file) {
+            continue;
+        }
+        let members: Vec<&&String> = reached
+            .iter()
+            .filter(|(other, back)| reaches.contains(**other) && back.contains(*file))
+            .map(|(other, _)| other)
+            .collect();
+        done.extend(members.iter().map(|member| **member));
+        circles.push(
+            members
+                .into_iter()
+                .map(|member| (*member).clone())
+                .collect(),
+        );
+    }
+    circles
+}
+
+#[test]
+fn the_reader_of_sources_sees_what_it_should() {
+    let file = File::of(
+        "src/warm/gather/pieces.rs",
+        "//! Head.\nuse super::plan::{self, Plan};\nuse crate::{\n    amqp::{message, topology::Topology},\n    job,\n};\n\
+         fn long() {\n    // a comment\n    let text = \"use crate::http::x\"; // crate::cli\n    crate::store::go();\n}\n",
+    );
+    let used: Vec<String> = file.rooms_used().into_iter().collect();
+    assert_eq!(used, ["amqp", "job", "store", "warm"]);
+    let functions = file.functions();
+    assert_eq!(
+        (functions[0].name.as_str(), functions[0].lines),
+        ("long", 4)
+    );
+    let edges = BTreeMap::from([
+        ("a".to_owned(), BTreeSet::from(["b".to_owned()])),
+        ("b".to_owned(), BTreeSet::from(["c".to_owned()])),
+        ("c".to_owned(), BTreeSet::from(["b".to_owned()])),
+    ]);
+    assert_eq!(circles(&edges), [["b", "c"]]);
+}
