@@ -2,8 +2,8 @@
 
 use super::{
     Shared, advice,
+    api_state::ApiState,
     auth::{Admin, Reader},
-    desk::Desk,
     extract::Params,
     problem::Problem,
     responses::{BadRequest, Guarded, Unavailable},
@@ -132,7 +132,7 @@ pub(super) async fn stats(
     Params(period): Params<Period>,
 ) -> Result<Json<PatternShown>, Problem> {
     let figures = shared
-        .desk()?
+        .state()?
         .insight
         .window
         .total(minutes(period.minutes)?);
@@ -148,7 +148,7 @@ pub(super) async fn patterns(
     Params(period): Params<Period>,
 ) -> Result<Json<Vec<PatternShown>>, Problem> {
     let all = shared
-        .desk()?
+        .state()?
         .insight
         .window
         .figures(minutes(period.minutes)?);
@@ -211,7 +211,7 @@ pub(super) async fn top(
         return Err(Problem::invalid("limit", "expected 1 to 128"));
     }
     let mut all = shared
-        .desk()?
+        .state()?
         .insight
         .window
         .figures(minutes(wanted.minutes)?);
@@ -232,25 +232,25 @@ pub(super) async fn low(
     if !(0.0..=1.0).contains(&threshold) {
         return Err(Problem::invalid("threshold", "expected 0 to 1"));
     }
-    let desk = shared.desk()?;
-    let mut all = desk.insight.window.figures(minutes(wanted.minutes)?);
+    let state = shared.state()?;
+    let mut all = state.insight.window.figures(minutes(wanted.minutes)?);
     let rate = |figures: &Figures| figures.hit_rate().unwrap_or(1.0);
     all.retain(|(_, figures)| rate(figures) < threshold);
     all.sort_by(|a, b| rate(&a.1).total_cmp(&rate(&b.1)));
     let low = all.iter().map(|(pattern, figures)| LowPerformer {
         figures: PatternShown::new(&pattern.to_string(), figures),
-        recommendation: advice::recommend(figures, ttl(desk, pattern)),
+        recommendation: advice::recommend(figures, ttl(state, pattern)),
     });
     Ok(Json(low.collect()))
 }
 
 /// The TTL of a pattern's entries where jobs name no other, in seconds.
-fn ttl(desk: &Desk, pattern: &Pattern) -> u64 {
+fn ttl(state: &ApiState, pattern: &Pattern) -> u64 {
     let namespace = match pattern {
         Pattern::Namespace(namespace) | Pattern::Prefix(namespace, _) => namespace,
         Pattern::Others => "",
     };
-    desk.settings.ttl_seconds(None, namespace, None)
+    state.settings.ttl_seconds(None, namespace, None)
 }
 
 /// Judges the cache by the thresholds in the settings.
@@ -261,9 +261,9 @@ pub(super) async fn health(
     State(shared): State<Shared>,
     Params(period): Params<Period>,
 ) -> Result<Json<CacheHealth>, Problem> {
-    let desk = shared.desk()?;
-    let figures = desk.insight.window.total(minutes(period.minutes)?);
-    let (status, warnings) = advice::judge(&figures, &desk.settings.cache.health);
+    let state = shared.state()?;
+    let figures = state.insight.window.total(minutes(period.minutes)?);
+    let (status, warnings) = advice::judge(&figures, &state.settings.cache.health);
     Ok(Json(CacheHealth {
         status,
         hit_rate: figures.hit_rate(),
@@ -280,16 +280,16 @@ pub(super) async fn info(
     _reader: Reader,
     State(shared): State<Shared>,
 ) -> Result<Json<CacheInfo>, Problem> {
-    let desk = shared.desk()?;
-    let cache = &desk.settings.cache;
-    let server = desk.engine.cache().server();
+    let state = shared.state()?;
+    let cache = &state.settings.cache;
+    let server = state.engine.cache().server();
     Ok(Json(CacheInfo {
         enabled: cache.enabled,
         redis_works: server.is_some_and(|redis| !redis.is_failing()),
         ttl_seconds: cache.ttl_seconds,
         grace_seconds: cache.grace_seconds,
         memory_mib: cache.memory_mib,
-        watched_seconds: desk.insight.window.age().as_secs(),
+        watched_seconds: state.insight.window.age().as_secs(),
     }))
 }
 
@@ -300,6 +300,6 @@ pub(super) async fn reset(
     _admin: Admin,
     State(shared): State<Shared>,
 ) -> Result<StatusCode, Problem> {
-    shared.desk()?.insight.window.reset();
+    shared.state()?.insight.window.reset();
     Ok(StatusCode::NO_CONTENT)
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises that a repeated idempotency key gives the same id, and that the same key from another caller gives another one.
 
-use super::{desk::Desk, problem::Problem};
+use super::{api_state::ApiState, problem::Problem};
 use crate::job;
 use axum::http::HeaderMap;
 use rand::Rng;
@@ -14,7 +14,7 @@ const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The id for a body's job: the idempotency key's, nothing where the body has its own, or else a new one. Refuses a job that
 /// would be rejected.
 pub(super) fn choose(
-    desk: &Desk,
+    state: &ApiState,
     caller: &str,
     headers: &HeaderMap,
     body: &[u8],
@@ -29,7 +29,7 @@ pub(super) fn choose(
             (!own).then(random_id)
         }
     };
-    desk.engine.examine(body, id.as_deref())?;
+    state.engine.examine(body, id.as_deref())?;
     Ok(id)
 }
 

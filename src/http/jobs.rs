@@ -5,8 +5,8 @@
 
 use super::{
     Shared,
+    api_state::ApiState,
     auth::{Admin, Reader, Scorer},
-    desk::Desk,
     extract::{Named, Payload},
     job_id,
     problem::{ErrorBody, Problem},
@@ -41,8 +41,8 @@ pub(super) async fn enqueue(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
-    let desk = shared.desk()?;
-    post(desk, &desk.topology.jobs, &scorer.0, &headers, &body).await
+    let state = shared.state()?;
+    post(state, &state.topology.jobs, &scorer.0, &headers, &body).await
 }
 
 /// Queues a job that scores its inputs and refreshes the TTL of their entries, at low priority.
@@ -55,19 +55,19 @@ pub(super) async fn warm(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
-    let desk = shared.desk()?;
-    post(desk, &desk.topology.warm, &admin.0, &headers, &body).await
+    let state = shared.state()?;
+    post(state, &state.topology.warm, &admin.0, &headers, &body).await
 }
 
 /// Posts a checked job to a queue.
 async fn post(
-    desk: &Desk,
+    state: &ApiState,
     queue: &str,
     key: &str,
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response, Problem> {
-    let id = job_id::choose(desk, key, headers, body)?;
+    let id = job_id::choose(state, key, headers, body)?;
     let id = match id {
         Some(id) => id,
         None => job::Job::parse(body, None)
@@ -81,8 +81,9 @@ async fn post(
         Some(trace) => message::traced(message, trace),
         None => message,
     };
-    let publisher = desk.publisher.clone();
-    desk.errand(async move { publisher.publish(&[message]).await })
+    let publisher = state.publisher.clone();
+    state
+        .run_on_worker(async move { publisher.publish(&[message]).await })
         .await?;
     let queued = Queued {
         job_id: id,
@@ -106,7 +107,7 @@ pub(super) async fn job(
     }
     let asked = id.clone();
     let end = shared
-        .desk()?
+        .state()?
         .ask(move |store| async move { store.job(&asked).await })
         .await?;
     let body = match end {

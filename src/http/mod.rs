@@ -4,9 +4,9 @@
 //! Promises that a slow client, a large body or many connections cost the worker nothing: each has its limit.
 
 mod advice;
+mod api_state;
 mod auth;
 mod cache;
-mod desk;
 mod extract;
 mod health;
 mod job_id;
@@ -23,7 +23,7 @@ mod show;
 mod steer;
 mod stopping;
 
-pub use desk::Desk;
+pub use api_state::ApiState;
 
 use crate::{
     config::Http,
@@ -90,7 +90,7 @@ struct Shared {
     metrics: PrometheusHandle,
     keys: Arc<Keys>,
     /// There once the worker has its parts.
-    desk: Arc<OnceLock<Desk>>,
+    state: Arc<OnceLock<ApiState>>,
     limit: Duration,
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
@@ -99,8 +99,8 @@ struct Shared {
 }
 
 impl Shared {
-    fn desk(&self) -> Result<&Desk, Problem> {
-        self.desk
+    fn state(&self) -> Result<&ApiState, Problem> {
+        self.state
             .get()
             .ok_or_else(|| Problem::unavailable("the worker is starting"))
     }
@@ -111,15 +111,15 @@ pub struct Served {
     /// Where it listens.
     pub addr: SocketAddr,
     ended: oneshot::Receiver<String>,
-    desk: Arc<OnceLock<Desk>>,
+    state: Arc<OnceLock<ApiState>>,
     stopping: Stopping,
 }
 
 impl Served {
     /// Opens the API over the worker's parts; until then it answers that the worker is starting.
-    pub fn open(&self, desk: Desk) {
-        // A second desk can't be: there is one worker a process.
-        let _first_stays = self.desk.set(desk);
+    pub fn open(&self, state: ApiState) {
+        // It is set once: there is one worker a process.
+        let _first_stays = self.state.set(state);
     }
 
     /// Waits until the thread has ended, and says why.
@@ -155,21 +155,21 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     listener.set_nonblocking(true).map_err(bind)?;
     let addr = listener.local_addr().map_err(bind)?;
     let (sender, ended) = oneshot::channel();
-    let desk = Arc::new(OnceLock::new());
+    let state = Arc::new(OnceLock::new());
     let shared = Shared {
         health: port.health,
         metrics: port.metrics,
         keys: Arc::new(Keys::new(&port.settings)),
-        desk: desk.clone(),
+        state: state.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
         paths: Arc::default(),
         live: Live::new(),
         stopping: Stopping::default(),
     };
     let stopping = shared.stopping.clone();
-    let (settings, most) = (port.settings, port.max_body_bytes);
+    let (settings, max) = (port.settings, port.max_body_bytes);
     let run = move || {
-        let reason = match blocking(listener, shared, &settings, most) {
+        let reason = match blocking(listener, shared, &settings, max) {
             Ok(()) => "it stopped serving".to_owned(),
             Err(error) => error.to_string(),
         };
@@ -183,7 +183,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     Ok(Served {
         addr,
         ended,
-        desk,
+        state,
         stopping,
     })
 }
@@ -229,10 +229,10 @@ fn blocking(
 async fn accept(
     listener: tokio::net::TcpListener,
     routes: Router,
-    most: usize,
+    max: usize,
     closing: CancellationToken,
 ) {
-    let seats = Arc::new(Semaphore::new(most));
+    let seats = Arc::new(Semaphore::new(max));
     let connections = TaskTracker::new();
     let next = async || {
         let seat = seats.clone().acquire_owned().await;

@@ -4,8 +4,8 @@
 
 use super::{
     Shared,
+    api_state::ApiState,
     auth::Scorer,
-    desk::Desk,
     extract::Payload,
     job_id,
     problem::{ErrorBody, Problem},
@@ -63,9 +63,9 @@ pub(super) async fn score(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
-    let desk = shared.desk()?;
+    let state = shared.state()?;
     let job = job_of(&ScoreRequest::parse(&body)?);
-    run(desk, &scorer.0, &headers, job).await
+    run(state, &scorer.0, &headers, job).await
 }
 
 /// Scores the inputs of a job and returns the results.
@@ -79,17 +79,17 @@ pub(super) async fn batch(
     headers: HeaderMap,
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
-    run(shared.desk()?, &scorer.0, &headers, body.to_vec()).await
+    run(shared.state()?, &scorer.0, &headers, body.to_vec()).await
 }
 
 async fn run(
-    desk: &Desk,
+    state: &ApiState,
     caller: &str,
     headers: &HeaderMap,
     body: Vec<u8>,
 ) -> Result<Response, Problem> {
-    let id = job_id::choose(desk, caller, headers, &body)?;
-    let engine = desk.engine.clone();
+    let id = job_id::choose(state, caller, headers, &body)?;
+    let engine = state.engine.clone();
     let work = async move {
         let source = JobSource {
             body: &body,
@@ -103,12 +103,12 @@ async fn run(
     };
     let begun = Instant::now();
     let header = headers.get("traceparent").and_then(|v| v.to_str().ok());
-    let mut trace = desk.tracer.begin("score", Kind::Server, begun, header);
-    let (outcomes, counts) = desk.errand(work).await?;
+    let mut trace = state.tracer.begin("score", Kind::Server, begun, header);
+    let (outcomes, counts) = state.run_on_worker(work).await?;
     if let Some(trace) = &mut trace {
         record(trace, begun, outcomes.first(), &counts);
     }
-    trace.into_iter().for_each(|trace| desk.tracer.end(trace));
+    trace.into_iter().for_each(|trace| state.tracer.end(trace));
     match outcomes.into_iter().next() {
         Some(Outcome::Done {
             job_id,

@@ -151,7 +151,7 @@ pub(super) async fn rejections(
     _reader: Reader,
     State(shared): State<Shared>,
 ) -> Result<Json<Vec<RejectionShown>>, Problem> {
-    let rejected = shared.desk()?.rejected.list();
+    let rejected = shared.state()?.rejected.list();
     let shown = rejected.into_iter().map(|one| RejectionShown {
         at: rfc3339(one.at),
         job_id: one.job_id,
@@ -177,9 +177,9 @@ pub struct RunsWanted {
 #[utoipa::path(get, path = "/health", tag = "worker", responses((status = 200, body = HealthShown), (status = 503, body = HealthShown)))]
 pub(super) async fn health(State(shared): State<Shared>) -> Response {
     let missing = shared.health.missing();
-    let desk = shared.desk().ok();
-    let paused = desk.is_some_and(|desk| desk.paused.borrow().iter().any(|p| p.name == INTAKE));
-    let models = desk.map(|desk| desk.engine.registry().list());
+    let state = shared.state().ok();
+    let paused = state.is_some_and(|state| state.paused.borrow().iter().any(|p| p.name == INTAKE));
+    let models = state.map(|state| state.engine.registry().list());
     let active = models.unwrap_or_default().into_iter().filter(|m| m.active);
     let (status, code) = match (missing.is_empty(), paused) {
         (false, false) => ("not ready", StatusCode::SERVICE_UNAVAILABLE),
@@ -215,7 +215,7 @@ pub(super) async fn models(
     _reader: Reader,
     State(shared): State<Shared>,
 ) -> Result<Json<Vec<ModelShown>>, Problem> {
-    let listed = shared.desk()?.engine.registry().list();
+    let listed = shared.state()?.engine.registry().list();
     let shown = listed.into_iter().map(|model| {
         let info = model.info;
         let (task, labels) = match info.task {
@@ -247,16 +247,16 @@ pub(super) async fn schedules(
     _reader: Reader,
     State(shared): State<Shared>,
 ) -> Result<Json<SchedulesShown>, Problem> {
-    let desk = shared.desk()?;
-    let runs = desk
+    let state = shared.state()?;
+    let runs = state
         .ask(|store| async move { store.latest_runs(1).await })
         .await?;
     let (schedules, problems) = {
-        let folder = desk.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let folder = state.folder.lock().unwrap_or_else(PoisonError::into_inner);
         let problems = folder.problems().iter().map(ToString::to_string).collect();
         (folder.schedules(), problems)
     };
-    let paused = desk.paused.borrow().clone();
+    let paused = state.paused.borrow().clone();
     let now = clock::now();
     let shown = schedules.iter().map(|schedule| {
         let held = |p: &crate::store::Paused| {
@@ -299,7 +299,7 @@ pub(super) async fn runs(
         return Err(Problem::invalid("limit", "expected 1 to 100"));
     }
     let runs = shared
-        .desk()?
+        .state()?
         .ask(move |store| async move { store.latest_runs(limit).await })
         .await?;
     Ok(Json(runs.iter().map(RunShown::from).collect()))

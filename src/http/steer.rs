@@ -2,8 +2,8 @@
 
 use super::{
     Shared,
+    api_state::ApiState,
     auth::{Admin, Scorer},
-    desk::Desk,
     extract::{Named, Payload},
     problem::Problem,
     responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
@@ -51,10 +51,14 @@ pub struct HintRequest {
     keys: Vec<String>,
 }
 
-async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<Steered>, Problem> {
+async fn steer(
+    state: &ApiState,
+    name: String,
+    by: Option<Arc<str>>,
+) -> Result<Json<Steered>, Problem> {
     let paused = by.is_some();
     let what = name.clone();
-    let changed = desk
+    let changed = state
         .ask(move |store| async move {
             match by {
                 Some(by) => store.pause(&name, &by).await,
@@ -68,8 +72,8 @@ async fn steer(desk: &Desk, name: String, by: Option<Arc<str>>) -> Result<Json<S
     Ok(Json(Steered { paused, changed }))
 }
 
-fn schedule(desk: &Desk, name: &str) -> Result<Arc<Schedule>, Problem> {
-    let folder = desk.folder.lock().unwrap_or_else(PoisonError::into_inner);
+fn schedule(state: &ApiState, name: &str) -> Result<Arc<Schedule>, Problem> {
+    let folder = state.folder.lock().unwrap_or_else(PoisonError::into_inner);
     folder
         .get(name)
         .ok_or_else(|| Problem::not_found("name", "there is no such schedule"))
@@ -82,7 +86,7 @@ pub(super) async fn pause_intake(
     admin: Admin,
     State(shared): State<Shared>,
 ) -> Result<Json<Steered>, Problem> {
-    steer(shared.desk()?, INTAKE.to_owned(), Some(admin.0)).await
+    steer(shared.state()?, INTAKE.to_owned(), Some(admin.0)).await
 }
 
 /// Resumes intake on every worker.
@@ -92,7 +96,7 @@ pub(super) async fn resume_intake(
     _admin: Admin,
     State(shared): State<Shared>,
 ) -> Result<Json<Steered>, Problem> {
-    steer(shared.desk()?, INTAKE.to_owned(), None).await
+    steer(shared.state()?, INTAKE.to_owned(), None).await
 }
 
 /// Pauses a schedule: it no longer starts by itself.
@@ -103,10 +107,10 @@ pub(super) async fn pause_schedule(
     State(shared): State<Shared>,
     Named(name): Named,
 ) -> Result<Json<Steered>, Problem> {
-    let desk = shared.desk()?;
-    let schedule = schedule(desk, &name)?;
+    let state = shared.state()?;
+    let schedule = schedule(state, &name)?;
     let name = format!("{SCHEDULE}{}", schedule.name);
-    steer(desk, name, Some(admin.0)).await
+    steer(state, name, Some(admin.0)).await
 }
 
 /// Resumes a schedule.
@@ -117,9 +121,9 @@ pub(super) async fn resume_schedule(
     State(shared): State<Shared>,
     Named(name): Named,
 ) -> Result<Json<Steered>, Problem> {
-    let desk = shared.desk()?;
-    let schedule = schedule(desk, &name)?;
-    steer(desk, format!("{SCHEDULE}{}", schedule.name), None).await
+    let state = shared.state()?;
+    let schedule = schedule(state, &name)?;
+    steer(state, format!("{SCHEDULE}{}", schedule.name), None).await
 }
 
 /// Requests a run of a schedule now.
@@ -130,10 +134,10 @@ pub(super) async fn warm(
     State(shared): State<Shared>,
     Named(name): Named,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
-    let desk = shared.desk()?;
-    let schedule = schedule(desk, &name)?;
+    let state = shared.state()?;
+    let schedule = schedule(state, &name)?;
     let asked = schedule.clone();
-    let run = desk
+    let run = state
         .ask(move |store| async move { store.ask_run(&asked.name, asked.limit).await })
         .await?;
     let asked = Asked {
@@ -156,19 +160,19 @@ pub(super) async fn invalidate(
         let message = "expected 1 to 64 of a-z, 0-9, `_` and `-`";
         return Err(Problem::invalid("namespace", message));
     }
-    let desk = shared.desk()?;
+    let state = shared.state()?;
     // Reserved first, so that the entries of a marked namespace are surely removed, too.
-    let permit = desk.invalid.try_reserve();
+    let permit = state.invalid.try_reserve();
     let permit =
         permit.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
-    let (engine, marked) = (desk.engine.clone(), namespace.clone());
+    let (engine, marked) = (state.engine.clone(), namespace.clone());
     let mark = async move {
         match engine.cache().server() {
             Some(redis) => redis.invalidate(&marked).await,
             None => Ok(()),
         }
     };
-    let marked = desk.errand(mark).await?;
+    let marked = state.run_on_worker(mark).await?;
     marked.map_err(|reason| Problem::unavailable(format!("redis: {reason}")))?;
     permit.send(namespace.clone());
     tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
@@ -183,9 +187,9 @@ pub(super) async fn hits(
     State(shared): State<Shared>,
     Payload(body): Payload,
 ) -> Result<StatusCode, Problem> {
-    let desk = shared.desk()?;
+    let state = shared.state()?;
     let hint = Hint::parse(&body).map_err(|reason| Problem::invalid("", reason))?;
     let keys = hint.keys.iter().map(String::as_str);
-    desk.heat.readers.hinted(&hint.namespace, keys);
+    state.heat.readers.hinted(&hint.namespace, keys);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -66,11 +66,11 @@ impl PostgresStore {
     }
 
     /// The inputs of `model` that were scored last, at most `most`.
-    pub async fn last_scored(&self, model: &str, most: i64) -> Result<Vec<InputHash>, StoreError> {
+    pub async fn last_scored(&self, model: &str, max: i64) -> Result<Vec<InputHash>, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar::<_, Vec<u8>>(LAST_SCORED)
             .bind(model)
-            .bind(most);
+            .bind(max);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         let rows = self.end(lease, answer)?;
         Ok(rows

@@ -89,10 +89,10 @@ impl PostgresStore {
     /// Migrates, waiting for the database as long as it takes; `waiting` hears of each failed attempt.
     pub async fn migrate_when_up(
         &self,
-        most: Duration,
+        max: Duration,
         mut waiting: impl FnMut(&StoreError, u32),
     ) -> Result<(), StoreError> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), most);
+        let mut backoff = Backoff::new(Duration::from_millis(100), max);
         loop {
             match self.migrate().await {
                 Err(StoreError::Unavailable(reason)) => {

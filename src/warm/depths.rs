@@ -31,13 +31,13 @@ impl Depths {
         let Some((_, channel)) = &self.0 else {
             return false;
         };
-        let most = [
+        let max = [
             (&topology.jobs, settings.backlog_most),
             (&topology.warm, settings.queued_most),
         ];
-        for (queue, most) in most {
+        for (queue, max) in max {
             match tokio::time::timeout(broker.timeout(), topology::depth(channel, queue)).await {
-                Ok(Ok(messages)) if messages < most => {}
+                Ok(Ok(messages)) if messages < max => {}
                 Ok(Ok(_)) => return false,
                 Ok(Err(_)) | Err(_) => {
                     self.0 = None;

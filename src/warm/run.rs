@@ -142,7 +142,7 @@ impl Warmer {
         starting: bool,
         runs: &mut Runs,
     ) -> Result<(), StoreError> {
-        let most = self.carrier.settings.warm.runs_at_once;
+        let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
         let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
         let last = if names.is_empty() {
@@ -163,7 +163,7 @@ impl Warmer {
                 if runs.stop.is_cancelled() {
                     return Ok(());
                 }
-                if runs.tasks.len() >= most {
+                if runs.tasks.len() >= max {
                     // Another worker may have room.
                     overdue += 1;
                     break;
@@ -179,7 +179,7 @@ impl Warmer {
             }
         }
         self.carrier.metrics.schedules_overdue(overdue);
-        while runs.tasks.len() < most && !runs.stop.is_cancelled() {
+        while runs.tasks.len() < max && !runs.stop.is_cancelled() {
             let life = self.carrier.life();
             let Some(taken) = self
                 .carrier

@@ -4,7 +4,7 @@
 
 use super::{
     intake,
-    process::Workshop,
+    process::BatchProcessor,
     settle::Settler,
     supervisor::{Stage, Supervisor},
     switch::Switch,
@@ -20,7 +20,7 @@ use crate::{
     config::{self, Settings},
     health::Health,
     heat::Heat,
-    http::Desk,
+    http::ApiState,
     model::Registry,
     pipeline::{Engine, EngineParts, insight::Insight},
     store::{Paused, PostgresStore, Store},
@@ -103,8 +103,8 @@ impl Worker {
         };
         let engine = Arc::new(Engine::new(parts, &settings));
         let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
-        let most = config::ms(settings.amqp.backoff_most_ms);
-        let (publisher, publisher_task) = publisher::new(broker.clone(), most, metrics.clone());
+        let max = config::ms(settings.amqp.backoff_most_ms);
+        let (publisher, publisher_task) = publisher::new(broker.clone(), max, metrics.clone());
         let (controls, paused, pause) = tasks::controls::channels();
         let (tracer, traced) = if settings.trace.endpoint.is_some() {
             let (tracer, traced) = Tracer::new(settings.trace.share, metrics.clone());
@@ -139,8 +139,8 @@ impl Worker {
     }
 
     /// What the HTTP port works with.
-    pub(super) fn desk(&self) -> Desk {
-        Desk {
+    pub(super) fn state(&self) -> ApiState {
+        ApiState {
             runtime: tokio::runtime::Handle::current(),
             engine: self.engine.clone(),
             store: self.store.clone(),
@@ -181,7 +181,7 @@ impl Worker {
 
     /// What takes jobs, and what posts them.
     fn add_intake(&self, tasks: &mut Supervisor) {
-        let workshop = Workshop::new(
+        let processor = BatchProcessor::new(
             self.engine.clone(),
             self.settler.clone(),
             self.store.clone(),
@@ -192,7 +192,7 @@ impl Worker {
         let intake = intake::Intake {
             broker: self.broker.clone(),
             topology: self.topology.clone(),
-            workshop,
+            processor,
             store: self.store.clone(),
             health: self.health.clone(),
             pause: self.pause.clone(),

@@ -1,7 +1,7 @@
 //! Keeps a session open: migrates, connects, declares the queues, takes jobs, and connects again when the connection is lost.
 
 use super::{
-    process::Workshop,
+    process::BatchProcessor,
     session::{End, Session},
     switch::Switch,
     tasks,
@@ -28,7 +28,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub(super) struct Intake {
     pub broker: Broker,
     pub topology: Arc<Topology>,
-    pub workshop: Workshop,
+    pub processor: BatchProcessor,
     pub store: PostgresStore,
     pub health: Health,
     pub pause: Switch,
@@ -39,13 +39,13 @@ impl Intake {
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         self.take_jobs(&stop).await?;
         // Those of sessions that were lost: their jobs come again elsewhere, and find their rows.
-        self.workshop.batches.close();
-        self.workshop.batches.wait().await;
+        self.processor.batches.close();
+        self.processor.batches.wait().await;
         Ok(())
     }
 
     async fn take_jobs(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let settings = self.workshop.settings.clone();
+        let settings = self.processor.settings.clone();
         let Some(begun) = stop.run_until_cancelled(self.begin()).await else {
             return Ok(());
         };
@@ -70,7 +70,7 @@ impl Intake {
                     match self.take(connection, session, stop).await {
                         End::Stopped => continue,
                         End::Lost(reason) => {
-                            self.workshop.metrics.reconnect();
+                            self.processor.metrics.reconnect();
                             self.health.down(Part::Broker, &reason);
                         }
                     }
@@ -86,15 +86,15 @@ impl Intake {
 
     /// Migrates, and learns which versions are chosen: the first job is to meet them already.
     async fn begin(&self) -> anyhow::Result<()> {
-        let most = config::ms(self.workshop.settings.database.backoff_most_ms);
+        let max = config::ms(self.processor.settings.database.backoff_most_ms);
         let waiting = |reason: &StoreError, _| {
             self.health.down(Part::Migrations, &reason.to_string());
         };
-        let migrated = self.store.migrate_when_up(most, waiting).await;
+        let migrated = self.store.migrate_when_up(max, waiting).await;
         migrated.context("migrations")?;
         self.health.up(Part::Migrations);
-        let mut backoff = Backoff::new(Duration::from_millis(100), most);
-        let registry = self.workshop.engine.registry();
+        let mut backoff = Backoff::new(Duration::from_millis(100), max);
+        let registry = self.processor.engine.registry();
         while tasks::models::choose(registry, &self.store).await.is_err() {
             tokio::time::sleep(backoff.next_wait()).await;
         }
@@ -142,7 +142,7 @@ impl Intake {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
-        let open = Session::open(&connection, &self.topology, self.workshop.clone());
+        let open = Session::open(&connection, &self.topology, self.processor.clone());
         match tokio::time::timeout(limit, open).await {
             Ok(Ok(session)) => Ok((connection, session)),
             Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 
 /// What a session works with; outlives it.
 #[derive(Clone)]
-pub struct Workshop {
+pub struct BatchProcessor {
     pub engine: Arc<Engine>,
     pub settler: Settler,
     pub store: PostgresStore,
@@ -36,7 +36,7 @@ pub struct Workshop {
     in_hand: Arc<AtomicUsize>,
 }
 
-impl Workshop {
+impl BatchProcessor {
     /// The tools of a worker.
     pub fn new(
         engine: Arc<Engine>,
@@ -128,18 +128,18 @@ impl Workshop {
 
 /// A batch in flight; its permit is free when it is settled.
 pub(super) async fn in_flight(
-    workshop: Workshop,
+    processor: BatchProcessor,
     deliveries: Vec<Delivery>,
     given_up: Option<Rejection>,
     permit: impl Send + 'static,
 ) {
-    let jobs = InHand(workshop.clone(), deliveries.len() as isize);
-    workshop.work(deliveries, given_up).await;
+    let jobs = InHand(processor.clone(), deliveries.len() as isize);
+    processor.work(deliveries, given_up).await;
     drop((jobs, permit));
 }
 
 /// Counts jobs out of hand however their batch ends.
-struct InHand(Workshop, isize);
+struct InHand(BatchProcessor, isize);
 
 impl Drop for InHand {
     fn drop(&mut self) {

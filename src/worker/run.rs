@@ -61,7 +61,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let worker = Worker::build(settings, servers, registry, health.clone(), metrics);
     let mut tasks = worker.tasks();
     tasks.start();
-    served.open(worker.desk());
+    served.open(worker.state());
     health.up(Part::Worker);
 
     let signal = tokio::select! {

@@ -6,9 +6,9 @@
 
 use super::{
     drain::DrainLimits,
-    process::{Workshop, in_flight},
+    process::{BatchProcessor, in_flight},
     switch::Switch,
-    warm_throttle::{Allowance, Yielding},
+    warm_throttle::{Allowance, WarmThrottle},
 };
 use crate::{
     amqp::{
@@ -54,12 +54,12 @@ pub enum End {
 
 /// The consumers of one connection and the batches that they filled.
 pub struct Session {
-    workshop: Workshop,
+    processor: BatchProcessor,
     jobs: Lane,
     warm: Lane,
     expired: Lane,
     slots: Arc<Semaphore>,
-    yielding: Arc<Mutex<Yielding>>,
+    throttle: Arc<Mutex<WarmThrottle>>,
     batches: JoinSet<()>,
     filling: Filling<Delivery>,
     suspects: VecDeque<Delivery>,
@@ -70,11 +70,11 @@ impl Session {
     pub async fn open(
         connection: &Connection,
         topology: &Topology,
-        workshop: Workshop,
+        processor: BatchProcessor,
     ) -> Result<Self, lapin::Error> {
-        let intake = &workshop.settings.intake;
+        let intake = &processor.settings.intake;
         let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
-        let yielding = Yielding::new(
+        let throttle = WarmThrottle::new(
             config::ms(intake.warm_idle_ms),
             intake.warm_share,
             // Warming never takes the last slot.
@@ -97,9 +97,9 @@ impl Session {
                 intake.warm_prefetch,
             )
             .await?,
-            workshop,
+            processor,
             slots,
-            yielding: Arc::new(Mutex::new(yielding)),
+            throttle: Arc::new(Mutex::new(throttle)),
             batches: JoinSet::new(),
             filling,
             suspects: VecDeque::new(),
@@ -180,27 +180,27 @@ impl Session {
         }
     }
 
-    fn with_yielding<T>(&self, work: impl FnOnce(&mut Yielding) -> T) -> T {
-        work(&mut self.yielding.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with_throttle<T>(&self, work: impl FnOnce(&mut WarmThrottle) -> T) -> T {
+        work(&mut self.throttle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn allowance(&self) -> Allowance {
-        self.with_yielding(|yielding| yielding.allowance(Instant::now()))
+        self.with_throttle(|throttle| throttle.allowance(Instant::now()))
     }
 
     /// Whether a batch of jobs is in flight: warming is no reason to keep a lone one waiting for company.
     fn busy(&self) -> bool {
-        let warming = self.with_yielding(|yielding| yielding.running());
-        self.slots.available_permits() + warming < self.workshop.settings.intake.batches_in_flight
+        let warming = self.with_throttle(|throttle| throttle.running());
+        self.slots.available_permits() + warming < self.processor.settings.intake.batches_in_flight
     }
 
     /// Puts a delivery into the batch, or aside where it is suspected.
     fn accept(&mut self, delivery: Delivery) -> Option<CloseReason> {
-        self.workshop.note_in_hand(1);
+        self.processor.note_in_hand(1);
         if delivery.origin == Origin::Jobs {
-            self.with_yielding(|yielding| yielding.job(delivery.received));
+            self.with_throttle(|throttle| throttle.job(delivery.received));
         }
-        if delivery.redeliveries() >= self.workshop.settings.intake.suspect_after {
+        if delivery.redeliveries() >= self.processor.settings.intake.suspect_after {
             self.suspects.push_back(delivery);
             return None;
         }
@@ -221,12 +221,12 @@ impl Session {
 
     /// Takes warming jobs that are here already, as far as they may go on their way now.
     fn fill_with_warm(&mut self) -> Result<(), String> {
-        let most = match self.allowance() {
+        let max = match self.allowance() {
             Allowance::Nothing(_) => 0,
             Allowance::One => 1,
             Allowance::Many => WARM_JOBS,
         };
-        while self.filling.len() < most {
+        while self.filling.len() < max {
             let Some(delivery) = self.warm.ready()? else {
                 break;
             };
@@ -250,14 +250,15 @@ impl Session {
         given_up: Option<Rejection>,
         permit: OwnedSemaphorePermit,
     ) {
-        self.workshop.metrics.batch(reason, deliveries.len());
+        self.processor.metrics.batch(reason, deliveries.len());
         let warming = deliveries
             .first()
             .is_some_and(|delivery| delivery.origin == Origin::Warm)
-            .then(|| Warming::start(self.yielding.clone()));
+            .then(|| WarmBatch::start(self.throttle.clone()));
         let held = (permit, warming);
-        let work = in_flight(self.workshop.clone(), deliveries, given_up, held);
-        self.batches.spawn(self.workshop.batches.track_future(work));
+        let work = in_flight(self.processor.clone(), deliveries, given_up, held);
+        self.batches
+            .spawn(self.processor.batches.track_future(work));
     }
 
     async fn run_expired(&mut self, delivery: Delivery) -> Result<(), String> {
@@ -265,7 +266,7 @@ impl Session {
         while let Some(more) = self.expired.ready()? {
             deliveries.push(more);
         }
-        self.workshop.note_in_hand(deliveries.len() as isize);
+        self.processor.note_in_hand(deliveries.len() as isize);
         let permit = self
             .slots
             .clone()
@@ -279,20 +280,20 @@ impl Session {
     /// Runs suspected jobs, each with nothing else in flight: if the worker dies now, it was this one. The run
     /// is counted durably first, so that the next worker knows.
     async fn run_suspects(&mut self, stop: &CancellationToken) {
-        let all = u32::try_from(self.workshop.settings.intake.batches_in_flight).unwrap_or(1);
+        let all = u32::try_from(self.processor.settings.intake.batches_in_flight).unwrap_or(1);
         while let Some(delivery) = self.suspects.pop_front() {
             if stop.is_cancelled() {
-                self.workshop.note_in_hand(-1);
+                self.processor.note_in_hand(-1);
                 continue;
             }
             let Ok(permits) = self.slots.clone().acquire_many_owned(all).await else {
                 return;
             };
-            self.workshop.metrics.batch(CloseReason::Alone, 1);
+            self.processor.metrics.batch(CloseReason::Alone, 1);
             let body = key::hash_body(&delivery.body);
-            let runs = patiently(|| self.workshop.store.suspect_started(&body)).await;
-            let most = self.workshop.settings.intake.suspect_runs;
-            let given_up = (runs > most).then(|| {
+            let runs = patiently(|| self.processor.store.suspect_started(&body)).await;
+            let max = self.processor.settings.intake.suspect_runs;
+            let given_up = (runs > max).then(|| {
                 tracing::warn!(
                     runs = runs - 1,
                     "a job is given up: workers died each time it ran alone"
@@ -303,9 +304,9 @@ impl Session {
                 );
                 Rejection::new(Code::Exhausted, "", message)
             });
-            let work = in_flight(self.workshop.clone(), vec![delivery], given_up, permits);
+            let work = in_flight(self.processor.clone(), vec![delivery], given_up, permits);
             match tokio::spawn(work).await {
-                Ok(()) => patiently(|| self.workshop.store.suspect_cleared(&body)).await,
+                Ok(()) => patiently(|| self.processor.store.suspect_cleared(&body)).await,
                 Err(error) => note_panic(Err(error)),
             }
         }
@@ -321,7 +322,7 @@ impl Session {
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
     async fn drain(mut self) -> End {
-        let limits = DrainLimits::new(&self.workshop.settings.drain);
+        let limits = DrainLimits::new(&self.processor.settings.drain);
         if tokio::time::timeout(limits.jobs, self.finish())
             .await
             .is_err()
@@ -372,22 +373,22 @@ impl Session {
 }
 
 /// A batch of warming in flight.
-struct Warming(Arc<Mutex<Yielding>>, Instant);
+struct WarmBatch(Arc<Mutex<WarmThrottle>>, Instant);
 
-impl Warming {
-    fn start(yielding: Arc<Mutex<Yielding>>) -> Self {
-        yielding
+impl WarmBatch {
+    fn start(throttle: Arc<Mutex<WarmThrottle>>) -> Self {
+        throttle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .start();
-        Self(yielding, Instant::now())
+        Self(throttle, Instant::now())
     }
 }
 
-impl Drop for Warming {
+impl Drop for WarmBatch {
     fn drop(&mut self) {
-        let mut yielding = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        yielding.end(Instant::now(), self.1.elapsed());
+        let mut throttle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.end(Instant::now(), self.1.elapsed());
     }
 }
 

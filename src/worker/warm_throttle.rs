@@ -19,25 +19,25 @@ pub enum Allowance {
 
 /// How far warming stands back.
 #[derive(Debug)]
-pub struct Yielding {
+pub struct WarmThrottle {
     /// Time without jobs after which warming may use everything.
     idle: Duration,
     /// Share of the time that warming may have while jobs come, 0 to 1.
     share: f64,
     /// Batches of warming that may be in flight while no jobs come.
-    most: usize,
+    max: usize,
     last_job: Option<Instant>,
     running: usize,
     rest_until: Option<Instant>,
 }
 
-impl Yielding {
+impl WarmThrottle {
     /// Nothing has come yet.
-    pub fn new(idle: Duration, share: f64, most: usize) -> Self {
+    pub fn new(idle: Duration, share: f64, max: usize) -> Self {
         Self {
             idle,
             share: share.clamp(0.001, 1.0),
-            most: most.max(1),
+            max: max.max(1),
             last_job: None,
             running: 0,
             rest_until: None,
@@ -69,7 +69,7 @@ impl Yielding {
     pub fn allowance(&self, now: Instant) -> Allowance {
         let idle_from = self.last_job.map(|at| at + self.idle);
         if idle_from.is_none_or(|from| from <= now) {
-            return if self.running < self.most {
+            return if self.running < self.max {
                 Allowance::Many
             } else {
                 Allowance::Nothing(None)
@@ -95,32 +95,32 @@ mod tests {
     fn warming_has_its_share_while_jobs_come_and_everything_once_they_do_not() {
         let ms = Duration::from_millis;
         let start = Instant::now();
-        let mut yielding = Yielding::new(ms(1_000), 0.1, 2);
-        assert_eq!(yielding.allowance(start), Allowance::Many);
-        yielding.start();
-        assert_eq!(yielding.allowance(start), Allowance::Many);
-        yielding.start();
-        assert_eq!(yielding.allowance(start), Allowance::Nothing(None));
+        let mut throttle = WarmThrottle::new(ms(1_000), 0.1, 2);
+        assert_eq!(throttle.allowance(start), Allowance::Many);
+        throttle.start();
+        assert_eq!(throttle.allowance(start), Allowance::Many);
+        throttle.start();
+        assert_eq!(throttle.allowance(start), Allowance::Nothing(None));
 
         // A job comes: the two that are in flight are let go on, and no third starts.
-        yielding.job(start + ms(5));
-        yielding.end(start + ms(10), ms(10));
-        assert_eq!(yielding.allowance(start + ms(10)), Allowance::Nothing(None));
-        yielding.end(start + ms(12), ms(10));
+        throttle.job(start + ms(5));
+        throttle.end(start + ms(10), ms(10));
+        assert_eq!(throttle.allowance(start + ms(10)), Allowance::Nothing(None));
+        throttle.end(start + ms(12), ms(10));
         let rest = start + ms(102);
         assert_eq!(
-            yielding.allowance(start + ms(12)),
+            throttle.allowance(start + ms(12)),
             Allowance::Nothing(Some(rest))
         );
-        assert_eq!(yielding.allowance(rest), Allowance::One);
-        yielding.start();
-        assert_eq!(yielding.allowance(rest), Allowance::Nothing(None));
+        assert_eq!(throttle.allowance(rest), Allowance::One);
+        throttle.start();
+        assert_eq!(throttle.allowance(rest), Allowance::Nothing(None));
         // It took so long that jobs have stopped before its rest is over.
-        yielding.end(start + ms(900), ms(798));
+        throttle.end(start + ms(900), ms(798));
         assert_eq!(
-            yielding.allowance(start + ms(900)),
+            throttle.allowance(start + ms(900)),
             Allowance::Nothing(Some(start + ms(1_005)))
         );
-        assert_eq!(yielding.allowance(start + ms(1_005)), Allowance::Many);
+        assert_eq!(throttle.allowance(start + ms(1_005)), Allowance::Many);
     }
 }

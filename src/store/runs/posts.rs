@@ -95,9 +95,9 @@ impl PostgresStore {
     }
 
     /// The next jobs of a run to post.
-    pub async fn next_posts(&self, run: i64, most: i64) -> Result<Vec<Post>, StoreError> {
+    pub async fn next_posts(&self, run: i64, max: i64) -> Result<Vec<Post>, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as(NEXT_POSTS).bind(run).bind(most);
+        let query = sqlx::query_as(NEXT_POSTS).bind(run).bind(max);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer)
     }

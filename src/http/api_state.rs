@@ -1,4 +1,4 @@
-//! What the API works with: the rooms of the running worker, and a way to have work done on the worker's own runtime.
+//! What the API works with: the parts of the running worker, and a way to have work done on the worker's own runtime.
 
 use super::problem::Problem;
 use crate::{
@@ -25,9 +25,9 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// The rooms behind the API.
+/// The parts behind the API.
 #[derive(Clone)]
-pub struct Desk {
+pub struct ApiState {
     /// The worker's runtime: connections to servers belong to it.
     pub runtime: Handle,
     pub engine: Arc<Engine>,
@@ -48,27 +48,27 @@ pub struct Desk {
 }
 
 /// Ends its task when it is dropped: nobody waits for the answer any more.
-struct Errand<T>(JoinHandle<T>);
+struct WorkerTask<T>(JoinHandle<T>);
 
-impl<T> Drop for Errand<T> {
+impl<T> Drop for WorkerTask<T> {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Desk {
+impl ApiState {
     /// Longest time for one request.
     pub(super) fn limit(&self) -> Duration {
         Duration::from_millis(self.settings.http.timeout_ms)
     }
 
     /// Has work done on the worker's runtime, within the time limit.
-    pub(super) async fn errand<T: Send + 'static>(
+    pub(super) async fn run_on_worker<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let mut errand = Errand(self.runtime.spawn(work));
-        match tokio::time::timeout(self.limit(), &mut errand.0).await {
+        let mut run_on_worker = WorkerTask(self.runtime.spawn(work));
+        match tokio::time::timeout(self.limit(), &mut run_on_worker.0).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {
                 tracing::error!(%error, "the work for a request panicked");
@@ -88,7 +88,9 @@ impl Desk {
         W: Future<Output = Result<T, StoreError>> + Send,
     {
         let store = self.store.clone();
-        let answer = self.errand(async move { question(store).await }).await?;
+        let answer = self
+            .run_on_worker(async move { question(store).await })
+            .await?;
         answer.map_err(|error| Problem::unavailable(format!("postgres: {error}")))
     }
 }
