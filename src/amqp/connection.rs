@@ -1,4 +1,6 @@
 //! Owns making one connection to the broker, with a deadline and a name that operators recognise.
+//!
+//! Promises that no error that leaves it shows credentials. Refuses to connect again: a connection that is lost stays lost.
 
 use crate::{
     config::{self, Amqp},
@@ -29,6 +31,17 @@ pub enum ConnectError {
     Refused(String),
 }
 
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// Nothing came in time.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// The connection or channel failed, or the broker refused.
+    #[error("{0}")]
+    Failed(String),
+}
+
 /// How to reach the broker.
 #[derive(Debug, Clone)]
 pub struct Broker {
@@ -52,6 +65,17 @@ impl Broker {
     /// Longest wait for one answer of the broker.
     pub fn timeout(&self) -> Duration {
         self.timeout
+    }
+
+    /// Runs one conversation with the broker under its deadline.
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, lapin::Error>>,
+    ) -> Result<T, NoAnswer> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(answer) => answer.map_err(|e| NoAnswer::Failed(self.scrub(&e))),
+            Err(_) => Err(NoAnswer::Silent(self.timeout)),
+        }
     }
 
     /// Where it is, without credentials.

@@ -6,9 +6,9 @@
 
 use crate::{
     amqp::{connection::Broker, topology::look},
-    cli::post::{connect, within},
+    cli::post::{close, connect},
 };
-use anyhow::bail;
+use anyhow::{Context, bail};
 use lapin::{
     Acker, Channel, Connection,
     message::Delivery,
@@ -59,7 +59,10 @@ impl Desk {
         let Some(seen) = look(&connection, queue, broker.timeout()).await? else {
             bail!("there is no queue `{queue}`: `kiln run` declares it when it starts");
         };
-        let channel = within(broker, "opening a channel", connection.create_channel()).await?;
+        let channel = broker
+            .within(connection.create_channel())
+            .await
+            .context("opening a channel")?;
         Ok(Self {
             broker: broker.clone(),
             connection,
@@ -81,7 +84,11 @@ impl Desk {
         let get = self
             .channel
             .basic_get(self.queue.as_str().into(), BasicGetOptions::default());
-        let got = within(&self.broker, "taking a dead letter", get).await?;
+        let got = self
+            .broker
+            .within(get)
+            .await
+            .context("taking a dead letter")?;
         self.seen += u32::from(got.is_some());
         Ok(got.map(|got| got.delivery))
     }
@@ -105,7 +112,12 @@ impl Desk {
     /// Removes a letter from the queue for good; certain only once [`Desk::close`] has succeeded.
     pub(super) async fn remove(&self, letter: &Hand) -> anyhow::Result<()> {
         let ack = letter.acker.ack(BasicAckOptions::default());
-        if !within(&self.broker, "removing a dead letter", ack).await? {
+        let taken = self
+            .broker
+            .within(ack)
+            .await
+            .context("removing a dead letter")?;
+        if !taken {
             bail!("the connection to the broker was lost");
         }
         Ok(())
@@ -124,15 +136,14 @@ impl Desk {
             // Answered only after everything before it on this channel was taken in.
             self.channel.close(200, "done".into()).await
         };
-        within(&self.broker, "putting the letters back", goodbye).await?;
+        self.broker
+            .within(goodbye)
+            .await
+            .context("putting the letters back")?;
         // The queue takes them back a moment later; whoever looks next should see them. That others take or
         // bring letters meanwhile must not hold this up.
         let _others_may_have_them = tokio::time::timeout(RETURN, self.returned()).await;
-        let _gone_too = tokio::time::timeout(
-            Duration::from_secs(1),
-            self.connection.close(200, "done".into()),
-        )
-        .await;
+        close(&self.connection).await;
         Ok(())
     }
 

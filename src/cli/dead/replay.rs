@@ -2,10 +2,10 @@
 
 use super::{Office, ReplayArguments, desk::Hand, letter::Letter, progress, warn_of_unseen};
 use crate::{
-    amqp::message,
+    amqp::{confirm::PublishOutcome, message},
     cli::{
         Exit,
-        post::{BLOCKED, Fate, Post},
+        post::{BLOCKED, Pending, Post},
     },
     clock,
 };
@@ -69,19 +69,19 @@ pub(super) async fn run(office: &Office, arguments: ReplayArguments) -> anyhow::
             }
             continue;
         }
-        let Some((id, hand, fate)) = confirms.next().await else {
+        let Some((id, hand, outcome)) = confirms.next().await else {
             continue;
         };
-        let why = match fate {
-            Ok(Fate::Confirmed) => {
+        let why = match outcome {
+            Ok(PublishOutcome::Confirmed) => {
                 desk.remove(&hand).await?;
                 tally.replayed += 1;
                 bar.set_position(desk.seen.into());
                 bar.set_message(format!("{} replayed", tally.replayed));
                 continue;
             }
-            Ok(Fate::Unroutable) => UNROUTABLE,
-            Ok(Fate::Refused) => REFUSED,
+            Ok(PublishOutcome::Unroutable) => UNROUTABLE,
+            Ok(PublishOutcome::Refused) => REFUSED,
             Err(_) if post.is_blocked() => bail!("{BLOCKED}; {} were replayed", tally.replayed),
             Err(error) => return Err(error.context(format!("{} were replayed", tally.replayed))),
         };
@@ -113,10 +113,7 @@ pub(super) async fn run(office: &Office, arguments: ReplayArguments) -> anyhow::
 }
 
 /// Writes the job of a letter; nothing is pending where the letter doesn't say where to.
-async fn send(
-    post: &Post,
-    mut letter: Delivery,
-) -> anyhow::Result<(Hand, Option<crate::cli::post::Pending>)> {
+async fn send(post: &Post, mut letter: Delivery) -> anyhow::Result<(Hand, Option<Pending>)> {
     let body = std::mem::take(&mut letter.data);
     let pending = match message::replay(&letter.properties, body) {
         Some(job) => Some(post.send(&job).await?),

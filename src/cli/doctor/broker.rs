@@ -3,18 +3,18 @@
 use super::check::Check;
 use crate::{
     amqp::{
-        connection::{Broker, ConnectError},
+        confirm::{ConfirmChannel, PublishOutcome},
+        connection::{Broker, ConnectError, NoAnswer},
+        message::Message,
         topology::{QueueSpec, Seen, Topology, TopologyError, look as look_at},
     },
+    cli::post::close,
     config::Settings,
 };
 use futures_util::future::join_all;
 use lapin::{
-    BasicProperties, Confirmation, Connection,
-    options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
-    },
+    BasicProperties, Connection,
+    options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
 use std::time::Duration;
@@ -61,9 +61,7 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
         checks.push(Check::warn(QUEUES, found, advice));
     }
     checks.extend(there);
-    // Everything was answered: a slow goodbye changes nothing.
-    let _gone_too =
-        tokio::time::timeout(Duration::from_secs(1), connection.close(200, "done".into())).await;
+    close(&connection).await;
     checks
 }
 
@@ -110,11 +108,36 @@ fn is_older(version: &str, least: [u64; 2]) -> bool {
 
 /// Tries what a worker does, on a queue that goes with this connection.
 async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check {
+    match try_rights(broker, connection, queue).await {
+        Ok(true) => Check::ok(RIGHTS, "may declare, publish, read and delete"),
+        Ok(false) => Check::fail(
+            RIGHTS,
+            "a message published to a queue did not come out of it",
+            "look into the broker's log",
+        ),
+        Err(NoAnswer::Failed(problem)) => Check::fail(
+            RIGHTS,
+            problem,
+            "grant them: `rabbitmqctl set_permissions -p VHOST USER '^kiln' '.*' '.*'`",
+        ),
+        Err(NoAnswer::Silent(_)) if connection.status().blocked() => Check::fail(
+            RIGHTS,
+            "the broker takes no messages",
+            "its memory or disk alarm is on: see `rabbitmq-diagnostics alarms`",
+        ),
+        Err(silent) => Check::fail(RIGHTS, silent.to_string(), "look into the broker's log"),
+    }
+}
+
+/// Whether a message that is published to a queue of our own comes out of it.
+async fn try_rights(
+    broker: &Broker,
+    connection: &Connection,
+    queue: &str,
+) -> Result<bool, NoAnswer> {
+    let confirm = ConfirmChannel::open(broker, connection).await?;
+    let channel = confirm.channel();
     let trial = async {
-        let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
         let exclusive = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
@@ -123,47 +146,22 @@ async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check 
         channel
             .queue_declare(queue.into(), exclusive, FieldTable::default())
             .await?;
-        let publish = channel.basic_publish(
-            "".into(),
-            queue.into(),
-            BasicPublishOptions::default(),
-            b"trial",
-            BasicProperties::default(),
-        );
-        let confirmation = publish.await?.await?;
+        let message = Message {
+            queue: queue.into(),
+            body: b"trial".to_vec(),
+            properties: BasicProperties::default(),
+            is_reply: false,
+        };
+        let outcome = confirm.write(&message).await?.outcome().await?;
         let got = channel
             .basic_get(queue.into(), BasicGetOptions { no_ack: true })
             .await?;
         channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await?;
-        Ok::<_, lapin::Error>((confirmation, got.is_some()))
+        Ok(outcome == PublishOutcome::Confirmed && got.is_some())
     };
-    match tokio::time::timeout(broker.timeout(), trial).await {
-        Ok(Ok((Confirmation::Ack(None), true))) => {
-            Check::ok(RIGHTS, "may declare, publish, read and delete")
-        }
-        Ok(Ok(_)) => Check::fail(
-            RIGHTS,
-            "a message published to a queue did not come out of it",
-            "look into the broker's log",
-        ),
-        Ok(Err(error)) => Check::fail(
-            RIGHTS,
-            broker.scrub(&error),
-            "grant them: `rabbitmqctl set_permissions -p VHOST USER '^kiln' '.*' '.*'`",
-        ),
-        Err(_) if connection.status().blocked() => Check::fail(
-            RIGHTS,
-            "the broker takes no messages",
-            "its memory or disk alarm is on: see `rabbitmq-diagnostics alarms`",
-        ),
-        Err(_) => Check::fail(
-            RIGHTS,
-            format!("no answer within {:?}", broker.timeout()),
-            "look into the broker's log",
-        ),
-    }
+    broker.within(trial).await
 }
 
 /// Whether a queue has Kiln's arguments; `None` where there is none of its name, and that stays so.

@@ -4,10 +4,9 @@
 //! how warm the version is, and how its scores differ.
 
 use crate::{
-    amqp::message,
-    amqp::topology::Topology,
+    amqp::{confirm::PublishOutcome, message, topology::Topology},
     cache::RedisCache,
-    cli::post::{Fate, Post},
+    cli::post::Post,
     clock,
     config::Settings,
     heat::SharedHeat,
@@ -164,8 +163,8 @@ async fn post(
             let message = message::job(&topology.warm, &format!("activate-{id}"), body);
             confirms.push(post.send(&message).await?.settle());
         }
-        while let Some(fate) = confirms.next().await {
-            if fate? != Fate::Confirmed {
+        while let Some(outcome) = confirms.next().await {
+            if outcome? != PublishOutcome::Confirmed {
                 bail!("the broker doesn't take jobs for `{}` now", topology.warm);
             }
         }
