@@ -13,6 +13,7 @@ mod migrate;
 mod models;
 mod pause;
 mod post;
+mod progress;
 mod prune;
 mod run;
 mod schedules;

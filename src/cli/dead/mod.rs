@@ -6,7 +6,7 @@ mod list;
 mod purge;
 mod replay;
 
-use super::Exit;
+use super::{Exit, progress::on_terminal};
 use crate::{
     amqp::{connection::Broker, topology::Topology},
     config::Settings,
@@ -14,9 +14,8 @@ use crate::{
 };
 use clap::{Args, Subcommand};
 use desk::Desk;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use letter::Filter;
-use std::io::{self, IsTerminal};
 
 /// Lists, shows, replays or purges the jobs that were rejected.
 #[derive(Debug, Args)]
@@ -150,13 +149,7 @@ impl Office {
 /// A bar over the letters that were there at the start, on a terminal.
 fn progress(desk: &Desk) -> ProgressBar {
     let bar = ProgressBar::new(desk.waiting.into());
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    match ProgressStyle::with_template("{bar:40} {pos}/{len} letters  {msg}  {eta} left") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    on_terminal(bar, "{bar:40} {pos}/{len} letters  {msg}  {eta} left")
 }
 
 /// Says on standard error when letters were left unseen.
