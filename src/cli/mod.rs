@@ -20,6 +20,8 @@ mod pause;
 mod post;
 mod progress;
 mod prune;
+#[cfg(test)]
+mod reference;
 mod run;
 mod schedules;
 mod score;
