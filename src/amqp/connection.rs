@@ -8,7 +8,7 @@ use crate::{
     tls::{self, Tls},
 };
 use lapin::{
-    Connection, ConnectionProperties,
+    Connection, ConnectionProperties, ErrorKind,
     uri::{AMQPScheme, AMQPUri},
 };
 use std::time::Duration;
@@ -17,6 +17,10 @@ use tokio::{
     net::TcpStream,
 };
 
+/// AMQP's reply code for a login that is refused.
+const ACCESS_REFUSED: u16 = 403;
+/// AMQP's reply code for a virtual host that is refused.
+const NOT_ALLOWED: u16 = 530;
 /// Longest first frame that is read: the broker's own is under 1 KiB.
 const GREETING: usize = 16 << 10;
 
@@ -26,7 +30,13 @@ pub enum ConnectError {
     /// The URL isn't one.
     #[error("setting `amqp.url`: {0}")]
     Url(String),
-    /// The broker doesn't answer, or refuses.
+    /// The broker knows no such user, or not with that password.
+    #[error("{0}")]
+    Credentials(String),
+    /// There is no such virtual host, or it isn't for this user.
+    #[error("{0}")]
+    VirtualHost(String),
+    /// The broker doesn't answer, or refuses for another reason.
     #[error("{0}")]
     Refused(String),
 }
@@ -101,7 +111,7 @@ impl Broker {
         let connect = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         match tokio::time::timeout(self.timeout, connect).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(ConnectError::Refused(self.scrub(&error))),
+            Ok(Err(error)) => Err(self.refused(&error)),
             Err(_) => Err(self.silent()),
         }
     }
@@ -135,6 +145,19 @@ impl Broker {
             .expose()
             .parse()
             .map_err(|e: String| ConnectError::Url(self.url.scrub(&e)))
+    }
+
+    fn refused(&self, error: &lapin::Error) -> ConnectError {
+        let code = match error.kind() {
+            ErrorKind::ProtocolError(error) => Some(error.get_id()),
+            _ => None,
+        };
+        let text = self.scrub(error);
+        match code {
+            Some(ACCESS_REFUSED) => ConnectError::Credentials(text),
+            Some(NOT_ALLOWED) => ConnectError::VirtualHost(text),
+            _ => ConnectError::Refused(text),
+        }
     }
 
     fn silent(&self) -> ConnectError {

@@ -114,7 +114,9 @@ async fn open_session(
         .map_err(|e| Unopened::Later(format!("postgres comes first: {e}")))?;
     let connection = broker.connect("consume").await.map_err(|e| match e {
         ConnectError::Url(_) => Unopened::Hopeless(e.to_string()),
-        ConnectError::Refused(_) => Unopened::Later(e.to_string()),
+        ConnectError::Credentials(_) | ConnectError::VirtualHost(_) | ConnectError::Refused(_) => {
+            Unopened::Later(e.to_string())
+        }
     })?;
     topology
         .declare(&connection, broker.timeout())

@@ -66,16 +66,18 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
 }
 
 fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
+    let advice = match error {
+        ConnectError::Credentials(_) => "check the user and password in KILN_AMQP_URL",
+        ConnectError::VirtualHost(_) => {
+            "check the virtual host in KILN_AMQP_URL, and that the user may use it: `rabbitmqctl list_permissions`"
+        }
+        ConnectError::Url(_) | ConnectError::Refused(_) => {
+            "start RabbitMQ, or correct KILN_AMQP_URL"
+        }
+    };
     let found = match error {
         ConnectError::Url(_) => error.to_string(),
-        ConnectError::Refused(_) => format!("{}: {error}", broker.place()),
-    };
-    let advice = if found.contains("ACCESS_REFUSED") {
-        "check the user and password in KILN_AMQP_URL"
-    } else if found.contains("NOT_ALLOWED") || found.contains("access to vhost") {
-        "check the virtual host in KILN_AMQP_URL, and that the user may use it: `rabbitmqctl list_permissions`"
-    } else {
-        "start RabbitMQ, or correct KILN_AMQP_URL"
+        _ => format!("{}: {error}", broker.place()),
     };
     Check::fail(NAME, found, advice)
 }

@@ -4,6 +4,7 @@ mod broker;
 mod check;
 mod local;
 mod postgres;
+mod problem;
 mod redis;
 
 use super::Exit;

@@ -1,12 +1,14 @@
 //! What `kiln doctor` asks of Redis.
 
-use super::check::{self, Check};
+use super::{
+    check::{self, Check},
+    problem::{Cause, Problem},
+};
 use crate::{
     cache,
     config::{self, Redis, Settings},
     key,
     secret::Secret,
-    tls,
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
@@ -33,13 +35,9 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
         Ok(server) => server,
         Err(problem) => {
             let found = format!("{}: {problem}", url.place());
-            let advice = if ["WRONGPASS", "NOAUTH", "uthentication"]
-                .iter()
-                .any(|said| problem.contains(said))
-            {
-                "check the user and password in KILN_REDIS_URL"
-            } else {
-                "start Redis, or correct KILN_REDIS_URL"
+            let advice = match problem.cause {
+                Cause::Login => "check the user and password in KILN_REDIS_URL",
+                _ => "start Redis, or correct KILN_REDIS_URL",
             };
             return vec![Check::fail(NAME, found, advice)];
         }
@@ -59,10 +57,10 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    async fn connect(url: &'a Secret, settings: &Redis) -> Result<Self, String> {
+    async fn connect(url: &'a Secret, settings: &Redis) -> Result<Self, Problem> {
         let timeout = config::ms(settings.timeout_ms);
         let connected = cache::connect(url, settings).await;
-        let connection = connected.map_err(|e| tls::explain(url.scrub(&e.to_string())))?;
+        let connection = connected.map_err(|e| Problem::redis(url, &e))?;
         let mut server = Self {
             url,
             connection,
@@ -73,7 +71,7 @@ impl<'a> Server<'a> {
         Ok(server)
     }
 
-    async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T, String> {
+    async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T, Problem> {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(*word);
@@ -120,7 +118,7 @@ impl<'a> Server<'a> {
             ),
             Err(problem) => Check::warn(
                 MEMORY,
-                problem,
+                problem.to_string(),
                 "allow the user INFO, or make sure of a maxmemory and an eviction policy",
             ),
         }
@@ -134,7 +132,7 @@ impl<'a> Server<'a> {
                 .await?;
             let read: Option<String> = self.ask(&["GET", &key]).await?;
             let deleted: u64 = self.ask(&["DEL", &key]).await?;
-            Ok::<_, String>(read.as_deref() == Some(token) && deleted == 1)
+            Ok::<_, Problem>(read.as_deref() == Some(token) && deleted == 1)
         };
         match trial.await {
             Ok(true) => Check::ok(WRITES, "a key was written, read and deleted"),
@@ -143,7 +141,7 @@ impl<'a> Server<'a> {
                 "a key that was just written was not there",
                 "its memory may be far too small: raise maxmemory",
             ),
-            Err(problem) => Check::fail(WRITES, &problem, write_advice(&problem)),
+            Err(problem) => Check::fail(WRITES, problem.to_string(), write_advice(&problem)),
         }
     }
 
@@ -155,7 +153,7 @@ impl<'a> Server<'a> {
                 let server = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
                 check::clock(CLOCK, check::ahead_ms(server, asked, answered))
             }
-            Err(problem) => Check::warn(CLOCK, problem, "allow the user TIME"),
+            Err(problem) => Check::warn(CLOCK, problem.to_string(), "allow the user TIME"),
         }
     }
 }
@@ -164,10 +162,10 @@ async fn deadline<T>(
     url: &Secret,
     timeout: Duration,
     work: impl Future<Output = Result<T, RedisError>>,
-) -> Result<T, String> {
+) -> Result<T, Problem> {
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|e| tls::explain(url.scrub(&e.to_string()))),
-        Err(_) => Err(format!("no answer within {timeout:?}")),
+        Ok(answer) => answer.map_err(|e| Problem::redis(url, &e)),
+        Err(_) => Err(Problem::silent(timeout)),
     }
 }
 
@@ -205,15 +203,16 @@ fn judge_memory(most: Option<u64>, policy: Option<&str>) -> Check {
     }
 }
 
-fn write_advice(problem: &str) -> &'static str {
-    if problem.contains("OOM") || problem.contains("maxmemory") {
-        "it is full: raise maxmemory, or `redis-cli CONFIG SET maxmemory-policy allkeys-lfu`"
-    } else if problem.contains("READONLY") || problem.contains("read only") {
-        "KILN_REDIS_URL names a replica: name the primary"
-    } else if problem.contains("NOPERM") || problem.contains("permission") {
-        "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
-    } else {
-        "look into Redis' log"
+fn write_advice(problem: &Problem) -> &'static str {
+    match problem.cause {
+        Cause::Full => {
+            "it is full: raise maxmemory, or `redis-cli CONFIG SET maxmemory-policy allkeys-lfu`"
+        }
+        Cause::Replica => "KILN_REDIS_URL names a replica: name the primary",
+        Cause::Forbidden => {
+            "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
+        }
+        Cause::Login | Cause::NoDatabase | Cause::Other => "look into Redis' log",
     }
 }
 
