@@ -1,4 +1,6 @@
 //! Owns one queue's consumer: what is delivered, and an orderly end to it.
+//!
+//! Promises that an end loses nothing and makes the broker mark nothing as redelivered that nobody has seen.
 
 use super::ack::Acks;
 use super::{delivery::Delivery, topology::Origin};

@@ -1,4 +1,6 @@
 //! Owns one message taken from a queue: its body, what its properties say, and the right to settle it.
+//!
+//! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
 use super::topology::Origin;
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln health`
+//! `kiln health`: whether the worker on this machine is ready, for containers' health checks.
+//!
+//! Promises an answer within seconds. Refuses to load more than it needs: it runs every few seconds in every container.
 
 use super::Exit;
 use crate::config::Settings;

@@ -1,4 +1,6 @@
-//! `kiln score`
+//! `kiln score`: scores a file on this machine, with no servers, through the same pipeline as the worker.
+//!
+//! Promises results in the file's order, a bounded number of jobs in memory, and that a bad line costs only itself.
 
 mod output;
 mod source;

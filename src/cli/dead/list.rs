@@ -1,4 +1,6 @@
-//! `kiln dead list` and `kiln dead show`
+//! `kiln dead list` and `kiln dead show`: what dead letters say.
+//!
+//! Promises to leave them in their queue, and that nothing in them moves a terminal's cursor.
 
 use super::{
     ListArguments, Office, ShowArguments,

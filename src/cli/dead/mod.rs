@@ -1,4 +1,4 @@
-//! `kiln dead`
+//! `kiln dead`: the commands about dead letters, and what they share: which queue, how many letters at most, the progress.
 
 mod desk;
 mod letter;

@@ -1,4 +1,6 @@
-//! `kiln dead purge`
+//! `kiln dead purge`: deletes dead letters for good.
+//!
+//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal.
 
 use super::{Office, PurgeArguments, desk::Hand, letter::Letter, progress, warn_of_unseen};
 use crate::{cli::Exit, clock};

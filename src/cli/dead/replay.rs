@@ -1,4 +1,6 @@
-//! `kiln dead replay`
+//! `kiln dead replay`: posts dead letters' jobs to the queues that they came from.
+//!
+//! Promises that a letter is removed only once the broker has confirmed its job.
 
 use super::{
     Office, ReplayArguments,

@@ -1,4 +1,6 @@
-//! What `kiln doctor` asks of RabbitMQ.
+//! What `kiln doctor` asks of RabbitMQ: version, rights, and each of Kiln's queues.
+//!
+//! Promises to create no queue that stays: it tries on one that goes with its connection.
 
 use super::check::Check;
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln doctor`
+//! `kiln doctor`: settings, servers and models, and what to do about what isn't well.
+//!
+//! Promises to look at everything, whatever else fails, and to change nothing.
 
 mod broker;
 mod check;

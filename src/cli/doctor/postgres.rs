@@ -1,4 +1,6 @@
-//! What `kiln doctor` asks of Postgres.
+//! What `kiln doctor` asks of Postgres: version, rights, pending migrations and the clock.
+//!
+//! Only reads.
 
 use super::{
     check::{self, Check},

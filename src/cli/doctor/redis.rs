@@ -1,4 +1,6 @@
-//! What `kiln doctor` asks of Redis.
+//! What `kiln doctor` asks of Redis: version, memory, whether it takes writes, and the clock.
+//!
+//! Promises that the key that it tries with is gone, by its deletion or within seconds by its TTL.
 
 use super::{
     check::{self, Check},

@@ -1,4 +1,6 @@
-//! `kiln models activate`
+//! `kiln models activate`: chooses the version that a model's bare name means.
+//!
+//! Promises that with `--warm` nothing is switched where a limit speaks against it. Refuses a version that fails its checks here.
 
 use super::{open, rollover};
 use crate::{cli::Exit, config::Settings, parts};

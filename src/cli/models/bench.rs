@@ -1,4 +1,6 @@
-//! `kiln models bench`
+//! `kiln models bench`: how fast a model scores, by sizes of requests and texts.
+//!
+//! Measures the way of a request through tokenizer and model threads, without caches or servers.
 
 use super::{open, resolve};
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln submit`
+//! `kiln submit`: posts a file of jobs or inputs, and collects the replies where they are wanted.
+//!
+//! Promises that each job is confirmed by the broker, and that submitting a file twice scores it once.
 
 mod cut;
 mod flow;

@@ -1,4 +1,6 @@
-//! `kiln warm`
+//! `kiln warm`: runs a schedule now, or shows what it would post.
+//!
+//! Promises that a dry run posts nothing; a run is carried out by a worker, never by this process.
 
 mod simulate;
 

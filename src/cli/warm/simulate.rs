@@ -1,4 +1,4 @@
-//! `kiln warm simulate`
+//! `kiln warm simulate`: replays requests against ways of warming, all at the same budget. Needs no server.
 
 use crate::{
     cli::Exit,
