@@ -89,7 +89,7 @@ impl Broker {
     }
 
     /// Where it is, without credentials.
-    pub fn place(&self) -> String {
+    pub fn host(&self) -> String {
         self.url.place()
     }
 

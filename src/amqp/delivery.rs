@@ -4,7 +4,7 @@
 
 use super::topology::Origin;
 use crate::{
-    amqp::ack::Ticket,
+    amqp::ack::AckGuard,
     failure::{Code, Rejection},
     telemetry::trace::TraceParent,
 };
@@ -20,14 +20,14 @@ pub const TRIES: &str = "kiln-tries";
 /// Header with the W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A message in hand. Its ticket settles it; dropping it returns it to its queue.
+/// A message in hand. Its guard settles it; dropping it returns it to its queue.
 #[derive(Debug)]
 pub struct Delivery {
     pub body: Vec<u8>,
     pub properties: BasicProperties,
     pub origin: Origin,
     pub received: Instant,
-    pub ticket: Ticket,
+    pub guard: AckGuard,
 }
 
 impl Delivery {

@@ -78,7 +78,7 @@ pub enum Piece {
 pub struct Pieces<R> {
     lines: Lines<R>,
     /// Inputs of one piece at most.
-    most: usize,
+    max_inputs: usize,
     inputs: Vec<(u64, String)>,
     bytes: usize,
     next: Option<Piece>,
@@ -91,19 +91,22 @@ enum Lines<R> {
 
 impl<R: BufRead> Pieces<R> {
     /// JSONL: every line an input, or a whole job (an object with `inputs`).
-    pub fn jsonl(reader: R, most: usize) -> Self {
-        Self::new(Lines::Jsonl { reader, line: 0 }, most)
+    pub fn jsonl(reader: R, max_inputs: usize) -> Self {
+        Self::new(Lines::Jsonl { reader, line: 0 }, max_inputs)
     }
 
     /// CSV with a header.
-    pub fn csv(reader: R, most: usize, columns: &Columns) -> Result<Self, HeaderError> {
-        Ok(Self::new(Lines::Csv(CsvLines::new(reader, columns)?), most))
+    pub fn csv(reader: R, max_inputs: usize, columns: &Columns) -> Result<Self, HeaderError> {
+        Ok(Self::new(
+            Lines::Csv(CsvLines::new(reader, columns)?),
+            max_inputs,
+        ))
     }
 
-    fn new(lines: Lines<R>, most: usize) -> Self {
+    fn new(lines: Lines<R>, max_inputs: usize) -> Self {
         Self {
             lines,
-            most,
+            max_inputs,
             inputs: Vec::new(),
             bytes: 0,
             next: None,
@@ -135,7 +138,7 @@ impl<R: BufRead> Iterator for Pieces<R> {
                 Some(Piece::Inputs(inputs)) => {
                     self.bytes += inputs.iter().map(|(_, input)| input.len()).sum::<usize>();
                     self.inputs.extend(inputs);
-                    if self.inputs.len() >= self.most || self.bytes >= PIECE_BYTES {
+                    if self.inputs.len() >= self.max_inputs || self.bytes >= PIECE_BYTES {
                         return self.cut(None);
                     }
                 }

@@ -7,7 +7,7 @@ use crate::amqp::{
     confirm::{ConfirmChannel, PublishOutcome, Unconfirmed},
     connection::{Broker, NoAnswer},
     message::Message,
-    topology::look,
+    topology::inspect,
 };
 use anyhow::{Context, anyhow};
 use lapin::Connection;
@@ -38,7 +38,7 @@ pub(super) async fn connect(broker: &Broker, purpose: &str) -> anyhow::Result<Co
     broker
         .connect(purpose)
         .await
-        .with_context(|| format!("the broker at {} can't be reached", broker.place()))
+        .with_context(|| format!("the broker at {} can't be reached", broker.host()))
 }
 
 /// Closes a connection whose work is done: a broker that doesn't answer any more changes nothing.
@@ -63,7 +63,7 @@ impl Post {
 
     /// Whether there is such a queue.
     pub(super) async fn knows(&self, queue: &str) -> anyhow::Result<bool> {
-        Ok(look(&self.connection, queue, self.broker.timeout())
+        Ok(inspect(&self.connection, queue, self.broker.timeout())
             .await?
             .is_some())
     }

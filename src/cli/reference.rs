@@ -157,7 +157,7 @@ fn options<'a>(text: &mut String, options: impl Iterator<Item = &'a Arg>) {
 /// What an argument means, with the values that it may have, and its default.
 fn meaning(arg: &Arg) -> (String, String) {
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    let (help, told) = match help.split_once(" [default: ") {
+    let (help, stated) = match help.split_once(" [default: ") {
         Some((before, rest)) => {
             let (default, after) = rest.split_once(']').expect("a bracket that closes");
             (format!("{before}{after}"), default.to_owned())
@@ -188,7 +188,7 @@ fn meaning(arg: &Arg) -> (String, String) {
         .map(|value| value.to_string_lossy())
         .collect();
     let default = if set.is_empty() || !arg.get_action().takes_values() {
-        told
+        stated
     } else {
         format!("`{}`", set.join(","))
     };

@@ -102,12 +102,12 @@ impl Settler {
                 }
                 Outcome::Abandoned => continue,
             }
-            let tickets = if messages.len() > before {
+            let guards = if messages.len() > before {
                 &mut after
             } else {
                 &mut at_once
             };
-            tickets.push(delivery.ticket);
+            guards.push(delivery.guard);
         }
         ack::acknowledge(at_once).await;
         if !messages.is_empty() {

@@ -3,10 +3,11 @@
 //! Promises that a letter is removed only once the broker has confirmed its job.
 
 use super::{
-    Office, ReplayArguments,
-    desk::{Desk, Hand},
+    DeadLetterQueue, ReplayArguments,
     letter::{Filter, Letter},
-    progress, warn_of_unseen,
+    progress,
+    scan::{DeadLetterScan, HeldDelivery},
+    warn_of_unseen,
 };
 use crate::{
     amqp::{confirm::PublishOutcome, message},
@@ -40,7 +41,7 @@ struct Tally {
 
 /// One replay on its way through the letters.
 struct Replay<'a> {
-    desk: Desk,
+    scan: DeadLetterScan,
     post: Post,
     bar: ProgressBar,
     filter: &'a Filter,
@@ -59,17 +60,20 @@ enum Next {
     /// Its job was written.
     Written {
         id: String,
-        hand: Hand,
+        held: HeldDelivery,
         pending: Pending,
     },
 }
 
-pub(super) async fn run(office: &Office, arguments: ReplayArguments) -> anyhow::Result<Exit> {
-    let desk = office.open(arguments.scan).await?;
+pub(super) async fn run(
+    queue: &DeadLetterQueue,
+    arguments: ReplayArguments,
+) -> anyhow::Result<Exit> {
+    let scan = queue.open(arguments.scan).await?;
     let mut replay = Replay {
-        post: Post::open(office.broker.clone(), "dead replay").await?,
-        bar: progress(&desk),
-        desk,
+        post: Post::open(queue.broker.clone(), "dead replay").await?,
+        bar: progress(&scan),
+        scan,
         filter: &arguments.filter,
         now: clock::now(),
         taken: 0,
@@ -82,12 +86,12 @@ pub(super) async fn run(office: &Office, arguments: ReplayArguments) -> anyhow::
             match replay.next().await? {
                 Next::End => more = false,
                 Next::Stays => {}
-                Next::Written { id, hand, pending } => {
-                    confirms.push(async move { (id, hand, pending.settle().await) });
+                Next::Written { id, held, pending } => {
+                    confirms.push(async move { (id, held, pending.settle().await) });
                 }
             }
-        } else if let Some((id, hand, outcome)) = confirms.next().await {
-            replay.settle(&id, hand, outcome).await?;
+        } else if let Some((id, held, outcome)) = confirms.next().await {
+            replay.settle(&id, held, outcome).await?;
         }
     }
     replay.finish(&arguments).await
@@ -103,26 +107,26 @@ impl Replay<'_> {
         if self.is_at_limit() {
             return Ok(Next::End);
         }
-        let Some(mut delivery) = self.desk.next().await? else {
+        let Some(mut delivery) = self.scan.next().await? else {
             return Ok(Next::End);
         };
         let letter = Letter::read(&delivery.properties, delivery.data.len());
         if !self.filter.means(&letter, self.now) {
-            self.desk.keep(delivery);
+            self.scan.hold(delivery);
             return Ok(Next::Stays);
         }
         self.taken += 1;
         let id = letter.job_id.unwrap_or_else(|| "?".into());
         let body = std::mem::take(&mut delivery.data);
         let Some(job) = message::replay(&delivery.properties, body) else {
-            self.desk.keep(delivery);
+            self.scan.hold(delivery);
             self.bar.suspend(|| self.tally.leave(&id, HOMELESS));
             return Ok(Next::Stays);
         };
         let pending = self.post.send(&job).await?;
         Ok(Next::Written {
             id,
-            hand: Hand::from(delivery),
+            held: HeldDelivery::from(delivery),
             pending,
         })
     }
@@ -131,15 +135,15 @@ impl Replay<'_> {
     async fn settle(
         &mut self,
         id: &str,
-        hand: Hand,
+        held: HeldDelivery,
         outcome: anyhow::Result<PublishOutcome>,
     ) -> anyhow::Result<()> {
         let replayed = self.tally.replayed;
         let why = match outcome {
             Ok(PublishOutcome::Confirmed) => {
-                self.desk.remove(&hand).await?;
+                self.scan.remove(&held).await?;
                 self.tally.replayed += 1;
-                self.bar.set_position(self.desk.seen.into());
+                self.bar.set_position(self.scan.seen.into());
                 self.bar
                     .set_message(format!("{} replayed", self.tally.replayed));
                 return Ok(());
@@ -149,7 +153,7 @@ impl Replay<'_> {
             Err(_) if self.post.is_blocked() => bail!("{BLOCKED}; {replayed} were replayed"),
             Err(error) => return Err(error.context(format!("{replayed} were replayed"))),
         };
-        self.desk.keep(hand);
+        self.scan.hold(held);
         self.bar.suspend(|| self.tally.leave(id, why));
         Ok(())
     }
@@ -157,8 +161,8 @@ impl Replay<'_> {
     /// Puts back what stays, and says how it went.
     async fn finish(self, arguments: &ReplayArguments) -> anyhow::Result<Exit> {
         let at_limit = self.is_at_limit();
-        let (seen, waiting) = (self.desk.seen, self.desk.waiting);
-        self.desk.close().await?;
+        let (seen, waiting) = (self.scan.seen, self.scan.waiting);
+        self.scan.close().await?;
         self.post.close().await;
         self.bar.finish_and_clear();
         if !at_limit {

@@ -8,7 +8,7 @@ use crate::{
         confirm::{ConfirmChannel, PublishOutcome},
         connection::{Broker, ConnectError, NoAnswer},
         message::Message,
-        topology::{QueueSpec, Seen, Topology, TopologyError, look as look_at},
+        topology::{QueueSpec, Seen, Topology, TopologyError, inspect},
     },
     cli::post::close,
     config::Settings,
@@ -28,7 +28,7 @@ const QUEUES: &str = "queues";
 const OLDEST: [u64; 2] = [3, 10];
 
 /// Reachable, version, rights, and each of Kiln's queues.
-pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let Some(url) = &settings.amqp.url else {
         return vec![Check::off(
             NAME,
@@ -79,33 +79,33 @@ fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
     };
     let found = match error {
         ConnectError::Url(_) => error.to_string(),
-        _ => format!("{}: {error}", broker.place()),
+        _ => format!("{}: {error}", broker.host()),
     };
     Check::fail(NAME, found, advice)
 }
 
 fn greeted(broker: &Broker, version: Option<&str>) -> Check {
-    let place = broker.place();
+    let host = broker.host();
     match version {
         None => Check::warn(
             NAME,
-            format!("{place} answers and tells no version"),
+            format!("{host} answers and tells no version"),
             "Kiln is made for RabbitMQ 3.10 to 4.x",
         ),
         Some(version) if is_older(version, OLDEST) => Check::fail(
             NAME,
-            format!("{place}, version {version}"),
+            format!("{host}, version {version}"),
             "upgrade to RabbitMQ 3.10 or newer",
         ),
-        Some(version) => Check::ok(NAME, format!("{place}, version {version}")),
+        Some(version) => Check::ok(NAME, format!("{host}, version {version}")),
     }
 }
 
-/// Whether a version such as `3.9.27` is older than `least`; what can't be read is not.
-fn is_older(version: &str, least: [u64; 2]) -> bool {
+/// Whether a version such as `3.9.27` is older than `min`; what can't be read is not.
+fn is_older(version: &str, min: [u64; 2]) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
     match (parts.next().flatten(), parts.next().flatten()) {
-        (Some(major), Some(minor)) => [major, minor] < least,
+        (Some(major), Some(minor)) => [major, minor] < min,
         _ => false,
     }
 }
@@ -176,7 +176,7 @@ async fn queue(
     timeout: Duration,
 ) -> Option<Check> {
     let name = format!("queue {}", spec.name);
-    let seen = match look_at(connection, &spec.name, timeout).await {
+    let seen = match inspect(connection, &spec.name, timeout).await {
         Ok(seen) => seen?,
         Err(error) => {
             let found = error.to_string();

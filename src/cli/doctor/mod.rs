@@ -35,9 +35,9 @@ pub(super) async fn run(arguments: Arguments, loaded: Loaded) -> anyhow::Result<
     // Two doctors at once must not meet in each other's queue or key.
     let token = format!("{:016x}", rand::random::<u64>());
     let (broker, redis, postgres, models, http) = tokio::join!(
-        broker::look(settings, &token),
-        redis::look(settings, &token),
-        postgres::look(settings),
+        broker::check(settings, &token),
+        redis::check(settings, &token),
+        postgres::check(settings),
         local::models(settings),
         local::http(settings),
     );

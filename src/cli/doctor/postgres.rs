@@ -41,7 +41,7 @@ WHERE to_regclass(t.name) IS NOT NULL
 const APPLIED: &str = "SELECT version, success, checksum FROM _sqlx_migrations";
 
 /// Reachable, version, rights, pending migrations and the clock.
-pub(super) async fn look(settings: &Settings) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     let Some(url) = &settings.database.url else {
         return vec![Check::off(
             NAME,
@@ -145,8 +145,8 @@ impl About {
         })
     }
 
-    fn version(&self, place: &str) -> Check {
-        let found = format!("{place}, version {}", self.version);
+    fn version(&self, host: &str) -> Check {
+        let found = format!("{host}, version {}", self.version);
         if self.number < OLDEST {
             Check::fail(NAME, found, "upgrade to Postgres 15 or newer")
         } else {

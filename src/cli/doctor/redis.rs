@@ -25,7 +25,7 @@ const OLDEST: u64 = 7;
 const TRIAL_MS: u64 = 10_000;
 
 /// Reachable, version, eviction policy, a key written, read and deleted, and the clock.
-pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let Some(url) = &settings.redis.url else {
         return vec![Check::off(
             NAME,
@@ -83,22 +83,22 @@ impl<'a> Server<'a> {
     }
 
     async fn version(&mut self) -> Check {
-        let place = self.url.place();
-        let told = match self.ask::<String>(&["INFO", "server"]).await {
-            Ok(told) => told,
+        let host = self.url.place();
+        let info_text = match self.ask::<String>(&["INFO", "server"]).await {
+            Ok(info_text) => info_text,
             Err(problem) => {
                 return Check::warn(
                     NAME,
-                    format!("{place} tells no version: {problem}"),
+                    format!("{host} tells no version: {problem}"),
                     "allow the user INFO, or make sure that it is Redis 7 or newer",
                 );
             }
         };
-        let version = info(&told, "redis_version").unwrap_or("?");
+        let version = info(&info_text, "redis_version").unwrap_or("?");
         // Valkey tells the version of Redis that it is compatible with, and its own.
-        let found = match info(&told, "valkey_version") {
-            Some(valkey) => format!("{place}, Valkey {valkey}"),
-            None => format!("{place}, version {version}"),
+        let found = match info(&info_text, "valkey_version") {
+            Some(valkey) => format!("{host}, Valkey {valkey}"),
+            None => format!("{host}, version {version}"),
         };
         let major = version
             .split('.')
@@ -114,9 +114,9 @@ impl<'a> Server<'a> {
 
     async fn memory(&mut self) -> Check {
         match self.ask::<String>(&["INFO", "memory"]).await {
-            Ok(told) => judge_memory(
-                info(&told, "maxmemory").and_then(|m| m.parse().ok()),
-                info(&told, "maxmemory_policy"),
+            Ok(info_text) => judge_memory(
+                info(&info_text, "maxmemory").and_then(|m| m.parse().ok()),
+                info(&info_text, "maxmemory_policy"),
             ),
             Err(problem) => Check::warn(
                 MEMORY,
@@ -172,36 +172,37 @@ async fn deadline<T>(
 }
 
 /// A field of an answer to INFO.
-fn info<'a>(told: &'a str, field: &str) -> Option<&'a str> {
-    told.lines()
+fn info<'a>(info_text: &'a str, field: &str) -> Option<&'a str> {
+    info_text
+        .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .map(str::trim)
 }
 
-fn judge_memory(most: Option<u64>, policy: Option<&str>) -> Check {
+fn judge_memory(max_bytes: Option<u64>, policy: Option<&str>) -> Check {
     const EVICT: &str = "`redis-cli CONFIG SET maxmemory-policy allkeys-lfu`";
-    let (Some(most), Some(policy)) = (most, policy) else {
+    let (Some(max_bytes), Some(policy)) = (max_bytes, policy) else {
         return Check::warn(
             MEMORY,
             "not told",
             "make sure of a maxmemory and an eviction policy",
         );
     };
-    match (most, policy) {
+    match (max_bytes, policy) {
         (0, policy) => Check::warn(
             MEMORY,
             format!("no maxmemory, {policy}"),
             format!("set a bound: `redis-cli CONFIG SET maxmemory 1gb` and {EVICT}"),
         ),
-        (most, "noeviction") => Check::warn(
+        (max_bytes, "noeviction") => Check::warn(
             MEMORY,
             format!(
                 "{} MiB, noeviction: a full Redis refuses writes",
-                most >> 20
+                max_bytes >> 20
             ),
             EVICT,
         ),
-        (most, policy) => Check::ok(MEMORY, format!("{} MiB, {policy}", most >> 20)),
+        (max_bytes, policy) => Check::ok(MEMORY, format!("{} MiB, {policy}", max_bytes >> 20)),
     }
 }
 
@@ -225,7 +226,7 @@ mod tests {
 
     #[test]
     fn memory_wants_a_bound_and_an_eviction_policy() {
-        let judged = |most, policy| judge_memory(most, policy).status;
+        let judged = |max_bytes, policy| judge_memory(max_bytes, policy).status;
         assert_eq!(judged(Some(1 << 30), Some("allkeys-lfu")), Status::Ok);
         assert_eq!(judged(Some(1 << 30), Some("volatile-ttl")), Status::Ok);
         assert_eq!(judged(Some(1 << 30), Some("noeviction")), Status::Warn);
@@ -237,9 +238,9 @@ mod tests {
 
     #[test]
     fn info_is_read_by_whole_fields() {
-        let told = "# Memory\r\nmaxmemory_human:1G\r\nmaxmemory:1073741824\r\nmaxmemory_policy:allkeys-lfu\r\n";
-        assert_eq!(info(told, "maxmemory"), Some("1073741824"));
-        assert_eq!(info(told, "maxmemory_policy"), Some("allkeys-lfu"));
-        assert_eq!(info(told, "redis_version"), None);
+        let info_text = "# Memory\r\nmaxmemory_human:1G\r\nmaxmemory:1073741824\r\nmaxmemory_policy:allkeys-lfu\r\n";
+        assert_eq!(info(info_text, "maxmemory"), Some("1073741824"));
+        assert_eq!(info(info_text, "maxmemory_policy"), Some("allkeys-lfu"));
+        assert_eq!(info(info_text, "redis_version"), None);
     }
 }

@@ -211,9 +211,9 @@ async fn measure(model: &Model, load: &Load, limit: Duration) -> anyhow::Result<
     }
     seconds.sort_by(f64::total_cmp);
     let at = |share: f64| {
-        let place = (seconds.len() as f64 * share) as usize;
+        let index = (seconds.len() as f64 * share) as usize;
         seconds
-            .get(place.min(seconds.len().saturating_sub(1)))
+            .get(index.min(seconds.len().saturating_sub(1)))
             .copied()
             .unwrap_or_default()
     };

@@ -26,7 +26,7 @@ const PIECE: usize = 64;
 /// Inputs looked up in one statement or round trip.
 const CHUNK: usize = 500;
 /// How often the entries are looked at.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// What is wanted before a switch.
 pub(super) struct Wanted<'a> {
@@ -67,7 +67,7 @@ pub(super) async fn warm(
         post(settings, store, wanted, &hot).await?;
         let begun = tokio::time::Instant::now();
         while share < wanted.share && begun.elapsed() < wanted.limit {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             share = self::share(&redis, wanted, &hot).await?;
             bar.set_position((share * 1_000.0) as u64);
         }

@@ -110,14 +110,15 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     };
     let bar = progress(bytes);
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (reading, most) = (bar.clone(), usize::from(arguments.inputs_per_job));
+    let (reading, max_inputs) = (bar.clone(), usize::from(arguments.inputs_per_job));
     let cut = Cut {
         model: arguments.model,
         namespace: arguments.namespace,
         named: arguments.named,
         prefix: arguments.id_prefix,
     };
-    let reader = tokio::task::spawn_blocking(move || read(file(reading), most, &cut, &sender));
+    let reader =
+        tokio::task::spawn_blocking(move || read(file(reading), max_inputs, &cut, &sender));
     let mut submission = Submission {
         post: &post,
         queue: ShortString::try_new(queue.as_str())?,

@@ -65,11 +65,11 @@ pub(super) enum Read {
 /// Cuts the file into jobs. Ends early where nobody takes them any more.
 pub(super) fn read(
     source: Box<dyn BufRead>,
-    most: usize,
+    max_inputs: usize,
     cut: &Cut,
     sender: &mpsc::Sender<Read>,
 ) -> anyhow::Result<()> {
-    for piece in Pieces::jsonl(source, most) {
+    for piece in Pieces::jsonl(source, max_inputs) {
         let item = match cut.posting(piece) {
             Ok(posting) => Read::Job(posting),
             Err(Unfit::Line(bad)) => Read::Bad(bad),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What the summary counts of a reply.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-struct Told {
+struct Reported {
     #[serde(default)]
     status: String,
     #[serde(default)]
@@ -29,11 +29,11 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn reply(&mut self, body: &[u8]) {
-        let told: Told = serde_json::from_slice(body).unwrap_or_default();
-        if told.status == "ok" {
+        let reported: Reported = serde_json::from_slice(body).unwrap_or_default();
+        if reported.status == "ok" {
             self.ok += 1;
-            self.hits += told.hits;
-            self.misses += told.misses;
+            self.hits += reported.hits;
+            self.misses += reported.misses;
         } else {
             self.rejected += 1;
         }

@@ -71,7 +71,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    for (name, value, most) in [
+    for (name, value, max) in [
         ("--rate", arguments.rate, 1e6),
         ("--hours", arguments.hours, 10_000.0),
         ("--ttl", arguments.ttl, 1e9),
@@ -79,8 +79,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         ("--cost", arguments.cost, 1e6),
         ("--round-trip", arguments.round_trip, 1e6),
     ] {
-        if !(value > 0.0 && value <= most) {
-            bail!("{name}: expected more than 0 and at most {most}");
+        if !(value > 0.0 && value <= max) {
+            bail!("{name}: expected more than 0 and at most {max}");
         }
     }
     if !(1.0..=1e6).contains(&arguments.cost_spread) {
