@@ -1,7 +1,7 @@
 //! Owns acknowledgements: which tags of a channel are settled, and the fewest frames that say so.
 //!
 //! Promises that a delivery is settled once, that an acknowledgement of many never covers one that isn't
-//! settled, and that a ticket which is dropped returns its message. [`Window`] is pure.
+//! settled, and that a guard which is dropped returns its message. [`Window`] is pure.
 
 use lapin::{
     Channel,
@@ -38,7 +38,7 @@ pub struct Window {
     lowest: u64,
     /// The highest tag that was delivered.
     highest: u64,
-    /// Settled tags from `lowest` on; none where the broker was told already.
+    /// Settled tags from `lowest` on; none where the broker knows already.
     settled: BTreeMap<u64, Option<Settlement>>,
 }
 
@@ -58,12 +58,12 @@ impl Window {
         self.highest = self.highest.max(tag);
     }
 
-    /// Deliveries whose end the broker hasn't been told.
+    /// Deliveries whose end the broker doesn't know.
     pub fn at_broker(&self) -> u64 {
-        let told = self.settled.values().filter(|how| how.is_none()).count();
+        let sent = self.settled.values().filter(|how| how.is_none()).count();
         (self.highest + 1)
             .saturating_sub(self.lowest)
-            .saturating_sub(told as u64)
+            .saturating_sub(sent as u64)
     }
 
     /// Notes a tag's end. A second end of the same tag changes nothing.
@@ -131,9 +131,9 @@ impl Acks {
     }
 
     /// The right to settle one delivery.
-    pub fn ticket(self: &Arc<Self>, tag: u64) -> Ticket {
+    pub fn guard(self: &Arc<Self>, tag: u64) -> AckGuard {
         self.with_window(|w| w.open(tag));
-        Ticket {
+        AckGuard {
             acks: self.clone(),
             tag,
             how: Settlement::Return,
@@ -145,7 +145,7 @@ impl Acks {
     }
 
     /// Tells the broker what is settled. On a channel that is gone the broker has returned everything, and
-    /// the next delivery finds the job's row: there is nothing to mend here.
+    /// the next delivery finds the job's row: there is nothing to repair here.
     pub async fn flush(&self, stragglers: bool) {
         let _one_at_a_time = self.sending.lock().await;
         for frame in self.with_window(|w| w.frames(stragglers)) {
@@ -178,7 +178,7 @@ impl Acks {
         self.sending.lock().await
     }
 
-    /// Deliveries whose end the broker hasn't been told.
+    /// Deliveries whose end the broker doesn't know.
     pub fn at_broker(&self) -> u64 {
         self.with_window(|w| w.at_broker())
     }
@@ -191,25 +191,25 @@ impl Acks {
 
 /// The right to settle one delivery, once: dropped as it is, the message returns to its queue.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct AckGuard {
     acks: Arc<Acks>,
     tag: u64,
     how: Settlement,
 }
 
-impl Drop for Ticket {
+impl Drop for AckGuard {
     fn drop(&mut self) {
         self.acks.with_window(|w| w.settle(self.tag, self.how));
     }
 }
 
 /// Acknowledges deliveries, whichever channels they came by.
-pub async fn acknowledge(tickets: Vec<Ticket>) {
+pub async fn acknowledge(guards: Vec<AckGuard>) {
     let mut channels: Vec<Arc<Acks>> = Vec::new();
-    for mut ticket in tickets {
-        ticket.how = Settlement::Acknowledge;
-        if !channels.iter().any(|acks| Arc::ptr_eq(acks, &ticket.acks)) {
-            channels.push(ticket.acks.clone());
+    for mut guard in guards {
+        guard.how = Settlement::Acknowledge;
+        if !channels.iter().any(|acks| Arc::ptr_eq(acks, &guard.acks)) {
+            channels.push(guard.acks.clone());
         }
     }
     for acks in channels {
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(
             window.frames(false),
             [Frame::Return(4)],
-            "5 is not told twice"
+            "5 is not acknowledged twice"
         );
         window.settle(6, Settlement::Acknowledge);
         assert_eq!(window.frames(false), [Frame::AckUpTo(6)]);

@@ -1,4 +1,6 @@
 //! Owns making one connection to the broker, with a deadline and a name that operators recognise.
+//!
+//! Promises that no error that leaves it shows credentials. Refuses to connect again: a connection that is lost stays lost.
 
 use crate::{
     config::{self, Amqp},
@@ -6,7 +8,7 @@ use crate::{
     tls::{self, Tls},
 };
 use lapin::{
-    Connection, ConnectionProperties,
+    Connection, ConnectionProperties, ErrorKind,
     uri::{AMQPScheme, AMQPUri},
 };
 use std::time::Duration;
@@ -15,6 +17,10 @@ use tokio::{
     net::TcpStream,
 };
 
+/// AMQP's reply code for a login that is refused.
+const ACCESS_REFUSED: u16 = 403;
+/// AMQP's reply code for a virtual host that is refused.
+const NOT_ALLOWED: u16 = 530;
 /// Longest first frame that is read: the broker's own is under 1 KiB.
 const GREETING: usize = 16 << 10;
 
@@ -24,9 +30,26 @@ pub enum ConnectError {
     /// The URL isn't one.
     #[error("setting `amqp.url`: {0}")]
     Url(String),
-    /// The broker doesn't answer, or refuses.
+    /// The broker knows no such user, or not with that password.
+    #[error("{0}")]
+    Credentials(String),
+    /// There is no such virtual host, or it isn't for this user.
+    #[error("{0}")]
+    VirtualHost(String),
+    /// The broker doesn't answer, or refuses for another reason.
     #[error("{0}")]
     Refused(String),
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NoAnswer {
+    /// Nothing came in time.
+    #[error("no answer within {0:?}")]
+    Silent(Duration),
+    /// The connection or channel failed, or the broker refused.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// How to reach the broker.
@@ -54,8 +77,19 @@ impl Broker {
         self.timeout
     }
 
+    /// Runs one conversation with the broker under its deadline.
+    pub async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, lapin::Error>>,
+    ) -> Result<T, NoAnswer> {
+        match tokio::time::timeout(self.timeout, work).await {
+            Ok(answer) => answer.map_err(|e| NoAnswer::Failed(self.scrub(&e))),
+            Err(_) => Err(NoAnswer::Silent(self.timeout)),
+        }
+    }
+
     /// Where it is, without credentials.
-    pub fn place(&self) -> String {
+    pub fn host(&self) -> String {
         self.url.place()
     }
 
@@ -77,7 +111,7 @@ impl Broker {
         let connect = Connection::connect_uri_with_config(uri, properties, tls, runtime);
         match tokio::time::timeout(self.timeout, connect).await {
             Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(ConnectError::Refused(self.scrub(&error))),
+            Ok(Err(error)) => Err(self.refused(&error)),
             Err(_) => Err(self.silent()),
         }
     }
@@ -111,6 +145,19 @@ impl Broker {
             .expose()
             .parse()
             .map_err(|e: String| ConnectError::Url(self.url.scrub(&e)))
+    }
+
+    fn refused(&self, error: &lapin::Error) -> ConnectError {
+        let code = match error.kind() {
+            ErrorKind::ProtocolError(error) => Some(error.get_id()),
+            _ => None,
+        };
+        let text = self.scrub(error);
+        match code {
+            Some(ACCESS_REFUSED) => ConnectError::Credentials(text),
+            Some(NOT_ALLOWED) => ConnectError::VirtualHost(text),
+            _ => ConnectError::Refused(text),
+        }
     }
 
     fn silent(&self) -> ConnectError {

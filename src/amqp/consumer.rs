@@ -1,4 +1,6 @@
 //! Owns one queue's consumer: what is delivered, and an orderly end to it.
+//!
+//! Promises that an end loses nothing and makes the broker mark nothing as redelivered that nobody has seen.
 
 use super::ack::Acks;
 use super::{delivery::Delivery, topology::Origin};
@@ -17,7 +19,7 @@ use std::{
 const LAST_ARRIVALS: Duration = Duration::from_millis(200);
 
 /// One queue's consumer and its channel.
-pub struct Lane {
+pub struct QueueConsumer {
     pub channel: Channel,
     consumer: Consumer,
     pub acks: Arc<Acks>,
@@ -26,7 +28,7 @@ pub struct Lane {
     ended: bool,
 }
 
-impl Lane {
+impl QueueConsumer {
     /// Starts consuming `queue`, with at most `prefetch` messages unacknowledged.
     pub async fn open(
         connection: &Connection,
@@ -64,7 +66,7 @@ impl Lane {
         }
         match self.consumer.next().await {
             Some(Ok(delivery)) => Ok(Some(Delivery {
-                ticket: self.acks.ticket(delivery.delivery_tag),
+                guard: self.acks.guard(delivery.delivery_tag),
                 body: delivery.data,
                 properties: delivery.properties,
                 origin: self.origin,

@@ -1,8 +1,10 @@
 //! Owns one message taken from a queue: its body, what its properties say, and the right to settle it.
+//!
+//! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
 use super::topology::Origin;
 use crate::{
-    amqp::ack::Ticket,
+    amqp::ack::AckGuard,
     failure::{Code, Rejection},
     telemetry::trace::TraceParent,
 };
@@ -18,14 +20,14 @@ pub const TRIES: &str = "kiln-tries";
 /// Header with the W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A message in hand. Its ticket settles it; dropping it returns it to its queue.
+/// A message in hand. Its guard settles it; dropping it returns it to its queue.
 #[derive(Debug)]
 pub struct Delivery {
     pub body: Vec<u8>,
     pub properties: BasicProperties,
     pub origin: Origin,
     pub received: Instant,
-    pub ticket: Ticket,
+    pub guard: AckGuard,
 }
 
 impl Delivery {

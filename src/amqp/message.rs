@@ -1,4 +1,6 @@
 //! Owns what Kiln publishes about a job: its reply, its dead letter, its next try.
+//!
+//! Promises that what goes to another queue keeps its body, its properties and its producer's headers, and can't expire there.
 
 use crate::{
     amqp::{
@@ -107,11 +109,12 @@ pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Mess
     })
 }
 
-/// The dead letter of a rejected job: its body and properties, with headers that say why.
+/// The dead letter of a rejected job: its body and properties, with headers that say why and when.
 pub fn dead_letter(
     delivery: &Delivery,
     job_id: &str,
     rejection: &Rejection,
+    failed_at: &str,
     topology: &Topology,
 ) -> Message {
     let home = if delivery.origin == Origin::Warm {
@@ -127,7 +130,7 @@ pub fn dead_letter(
     put(ERROR_FIELD, &rejection.field);
     put(ERROR_MESSAGE, &rejection.message);
     put(JOB_ID, job_id);
-    put(FAILED_AT, &crate::clock::rfc3339(crate::clock::now()));
+    put(FAILED_AT, failed_at);
     put(QUEUE, home);
     let queue = topology.dead.as_str().into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)

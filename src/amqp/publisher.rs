@@ -1,16 +1,17 @@
-//! Owns publishing with confirms, on a connection of its own: while the broker blocks publishers, consuming
+//! Owns the worker's publishing, on a connection of its own: while the broker blocks publishers, consuming
 //! and acknowledging go on.
 //!
-//! Promises to return only when the broker has confirmed every message, through reconnects and blocks; the
+//! Promises to return only when every message has ended, through reconnects and blocks; the
 //! messages of one call are in flight together. Refuses to hold messages beyond those calls.
 
-use super::message::Message;
-use crate::{amqp::connection::Broker, backoff::Backoff, telemetry::metrics::Metrics};
-use futures_util::{StreamExt, future::join_all};
-use lapin::{
-    Channel, Confirmation, Connection, Event,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
+use super::{
+    confirm::{ConfirmChannel, PublishOutcome},
+    connection::Broker,
+    message::Message,
 };
+use crate::{backoff::Backoff, telemetry::metrics::Metrics};
+use futures_util::{StreamExt, future::join_all};
+use lapin::{Connection, Event};
 use std::{
     sync::{
         Arc,
@@ -24,18 +25,10 @@ use tokio_util::sync::CancellationToken;
 /// Messages of one call that wait for their confirms together.
 const WINDOW: usize = 256;
 
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
-    Confirmed,
-    /// No queue of that name: only replies may end so.
-    Unroutable,
-}
-
-/// A channel in confirm mode.
+/// The channel of the connection that is up.
 #[derive(Debug, Clone)]
 struct Link {
-    channel: Channel,
+    channel: ConfirmChannel,
     /// Set while the broker blocks the connection.
     blocked: Arc<AtomicBool>,
 }
@@ -117,17 +110,9 @@ impl PublisherTask {
             .connect("publish")
             .await
             .map_err(|e| e.to_string())?;
-        let open = async {
-            let channel = connection.create_channel().await?;
-            channel
-                .confirm_select(ConfirmSelectOptions::default())
-                .await?;
-            Ok::<_, lapin::Error>(channel)
-        };
-        let channel = tokio::time::timeout(self.broker.timeout(), open)
+        let channel = ConfirmChannel::open(&self.broker, &connection)
             .await
-            .map_err(|_| "no answer to opening a channel".to_owned())?
-            .map_err(|e| self.broker.scrub(&e))?;
+            .map_err(|e| format!("opening a channel: {e}"))?;
         Ok((
             connection,
             Link {
@@ -167,13 +152,13 @@ impl PublisherTask {
 }
 
 impl Publisher {
-    /// Publishes every message and waits until each is confirmed, whatever it takes. The answers stand in the
+    /// Publishes every message and waits until each has ended, whatever it takes. The outcomes stand in the
     /// order of the messages.
-    pub async fn publish(&self, messages: &[Message]) -> Vec<Sent> {
-        let mut sent: Vec<Option<Sent>> = vec![None; messages.len()];
+    pub async fn publish(&self, messages: &[Message]) -> Vec<PublishOutcome> {
+        let mut ended: Vec<Option<PublishOutcome>> = vec![None; messages.len()];
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let mut links = self.links.clone();
-        while sent.contains(&None) {
+        while ended.contains(&None) {
             let link = links
                 .wait_for(Option::is_some)
                 .await
@@ -183,65 +168,44 @@ impl Publisher {
                 // The task is gone, and the worker with it: the caller is about to be dropped.
                 return std::future::pending().await;
             };
-            let open: Vec<usize> = (0..messages.len())
-                .filter(|i| matches!(sent.get(*i), Some(None)))
+            let mut open: Vec<_> = messages
+                .iter()
+                .zip(&mut ended)
+                .filter(|(_, end)| end.is_none())
                 .collect();
-            for window in open.chunks(WINDOW) {
-                let mut publishes = Vec::with_capacity(window.len());
-                for message in window.iter().filter_map(|i| messages.get(*i)) {
-                    publishes.push(self.one(&link, message));
-                }
-                let results = join_all(publishes).await;
-                for (index, result) in window.iter().zip(results) {
-                    if let Some(slot) = sent.get_mut(*index) {
-                        *slot = result;
-                    }
+            for window in open.chunks_mut(WINDOW) {
+                let publishes = window.iter().map(|(message, _)| self.one(&link, message));
+                let outcomes = join_all(publishes).await;
+                for ((_, end), outcome) in window.iter_mut().zip(outcomes) {
+                    **end = outcome;
                 }
             }
-            if sent.contains(&None) {
+            if ended.contains(&None) {
                 // A full channel means that the report is there already.
                 let _reported = self.broken.try_send(());
                 tokio::time::sleep(backoff.next_wait()).await;
             }
         }
-        sent.into_iter()
-            .map(|s| s.unwrap_or(Sent::Unroutable))
-            .collect()
+        ended.into_iter().flatten().collect()
     }
 
-    async fn one(&self, link: &Link, message: &Message) -> Option<Sent> {
-        let work = async {
-            let options = BasicPublishOptions {
-                mandatory: true,
-                ..BasicPublishOptions::default()
-            };
-            let publish = link.channel.basic_publish(
-                "".into(),
-                message.queue.clone(),
-                options,
-                &message.body,
-                message.properties.clone(),
-            );
-            publish.await?.await
-        };
+    /// Publishes one message; nothing where it is to be tried again.
+    async fn one(&self, link: &Link, message: &Message) -> Option<PublishOutcome> {
+        let work = async { link.channel.write(message).await?.outcome().await };
         tokio::pin!(work);
-        let confirmation = loop {
+        let outcome = loop {
             match tokio::time::timeout(self.timeout, &mut work).await {
                 Ok(result) => break result,
                 Err(_) if link.blocked.load(Ordering::Relaxed) => {}
                 Err(_) => return None,
             }
         };
-        match confirmation {
-            Ok(Confirmation::Ack(None)) => Some(Sent::Confirmed),
-            Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_))) if message.is_reply => {
-                Some(Sent::Unroutable)
-            }
-            Ok(other) => {
-                let unroutable = other.take_message().is_some();
+        match outcome {
+            Ok(outcome) if is_final(outcome, message) => Some(outcome),
+            Ok(outcome) => {
                 tracing::warn!(
                     queue = message.queue.as_str(),
-                    unroutable,
+                    unroutable = outcome == PublishOutcome::Unroutable,
                     "the broker didn't take a message; trying again"
                 );
                 None
@@ -251,5 +215,39 @@ impl Publisher {
                 None
             }
         }
+    }
+}
+
+/// Whether a message has ended: anything else is tried again.
+fn is_final(outcome: PublishOutcome, message: &Message) -> bool {
+    match outcome {
+        PublishOutcome::Confirmed => true,
+        // Whoever asked for the reply is gone, and its queue with it. Any other queue is declared again.
+        PublishOutcome::Unroutable => message.is_reply,
+        // A full queue may be emptied; that holds for a reply's, too, and its job waits as long.
+        PublishOutcome::Refused => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::BasicProperties;
+
+    #[test]
+    fn only_a_reply_may_end_without_a_queue_and_none_ends_refused() {
+        let message = |is_reply| Message {
+            queue: "q".into(),
+            body: Vec::new(),
+            properties: BasicProperties::default(),
+            is_reply,
+        };
+        let (reply, other) = (message(true), message(false));
+        assert!(is_final(PublishOutcome::Confirmed, &reply));
+        assert!(is_final(PublishOutcome::Confirmed, &other));
+        assert!(is_final(PublishOutcome::Unroutable, &reply));
+        assert!(!is_final(PublishOutcome::Unroutable, &other));
+        assert!(!is_final(PublishOutcome::Refused, &reply));
+        assert!(!is_final(PublishOutcome::Refused, &other));
     }
 }

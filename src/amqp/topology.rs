@@ -22,7 +22,7 @@ const NOT_FOUND: u16 = 404;
 const NEVER: i64 = i32::MAX as i64;
 
 /// Hints that wait at most; the oldest are dropped beyond.
-const MOST_HINTS: i64 = 10_000;
+const MAX_HINTS: i64 = 10_000;
 /// Life of a hint, in milliseconds.
 const HINT_MS: i64 = 60_000;
 
@@ -183,7 +183,7 @@ fn spec(name: &str, arguments: impl Iterator<Item = (&'static str, AMQPValue)>) 
 fn hints(name: &str) -> QueueSpec {
     let mut arguments = FieldTable::default();
     arguments.insert(QUEUE_TYPE.into(), text("classic"));
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MOST_HINTS));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MAX_HINTS));
     arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(HINT_MS));
     QueueSpec {
         name: name.to_owned(),
@@ -241,7 +241,7 @@ pub struct Seen {
 }
 
 /// Looks at a queue without changing it; `None` where there is none.
-pub async fn look(
+pub async fn inspect(
     connection: &Connection,
     queue: &str,
     timeout: Duration,

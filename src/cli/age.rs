@@ -1,4 +1,6 @@
-//! Owns how an age is written on the command line.
+//! Owns how an age is written on the command line: a number and a unit.
+//!
+//! Refuses what has no unit, so that nobody deletes thirty seconds for thirty days.
 
 use std::time::Duration;
 

@@ -1,4 +1,6 @@
-//! `kiln config`
+//! `kiln config`: the effective settings, each with where it came from.
+//!
+//! Promises to show no credentials.
 
 use super::Exit;
 use crate::config::Loaded;

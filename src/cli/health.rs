@@ -1,4 +1,6 @@
-//! `kiln health`
+//! `kiln health`: whether the worker on this machine is ready, for containers' health checks.
+//!
+//! Promises an answer within seconds. Refuses to load more than it needs: it runs every few seconds in every container.
 
 use super::Exit;
 use crate::config::Settings;
@@ -26,7 +28,7 @@ pub(super) struct Arguments {
 /// Longest time for the answer.
 const LIMIT: Duration = Duration::from_secs(2);
 /// Longest answer that is read, in bytes.
-const MOST: u64 = 64 << 10;
+const MAX_ANSWER: u64 = 64 << 10;
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings) -> anyhow::Result<Exit> {
     let addr = here(arguments.addr.unwrap_or(settings.http.addr));
@@ -59,7 +61,7 @@ fn ask(addr: SocketAddr) -> anyhow::Result<(u16, String)> {
         "GET /readyz HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n"
     )?;
     let mut answer = String::new();
-    stream.take(MOST).read_to_string(&mut answer)?;
+    stream.take(MAX_ANSWER).read_to_string(&mut answer)?;
     let status = answer
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.get(..3)?.parse().ok());

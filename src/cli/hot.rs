@@ -1,4 +1,6 @@
-//! `kiln hot`
+//! `kiln hot`: what jobs ask for and what readers read most, over all workers.
+//!
+//! Only reads: what workers have counted in Redis, and the inputs' texts in Postgres where one is set.
 
 use super::Exit;
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln invalidate`
+//! `kiln invalidate`: invalidates a namespace's cached scores on every worker, then removes its named entries and rankings.
+//!
+//! Promises that workers use no score from before, even where the removal is cut short.
 
 use super::Exit;
 use crate::{config::Settings, job, parts};

@@ -1,4 +1,6 @@
-//! `kiln key`
+//! `kiln key`: an API key, and the settings that know only its hash.
+//!
+//! Promises to write the key nowhere: standard output is the only place that has it.
 
 use super::Exit;
 use crate::job;

@@ -1,4 +1,4 @@
-//! `kiln migrate`
+//! `kiln migrate`: brings the database's tables up to date, as `kiln run` does.
 
 use super::Exit;
 use crate::{config::Settings, parts};

@@ -1,6 +1,10 @@
-//! The commands: parse arguments, load the settings, start logging, run, and map the end to an exit code.
+//! Owns the command line: parse arguments, load the settings, start logging, run, and map the end to an exit code.
+//!
+//! Promises that scripts can rely on the exit codes and on `--json`: results go to standard output, everything else to standard
+//! error. Refuses to start a command whose settings can't be used.
 
 mod age;
+mod completions;
 mod config;
 mod dead;
 mod doctor;
@@ -9,20 +13,31 @@ mod health;
 mod hot;
 mod invalidate;
 mod key;
+mod man;
 mod migrate;
 mod models;
 mod pause;
 mod post;
+mod progress;
 mod prune;
+#[cfg(test)]
+mod reference;
 mod run;
 mod schedules;
 mod score;
 mod submit;
 mod warm;
 
-use crate::{config as settings, telemetry::logs};
-use clap::{Parser, Subcommand};
-use std::{path::PathBuf, process::ExitCode};
+use crate::{
+    config::{self as settings, ConfigError, Loaded},
+    telemetry::logs,
+};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tokio::runtime::Runtime;
 
 /// How a command ended; scripts rely on the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +81,15 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Work(Work),
+    Completions(completions::Arguments),
+    Man(man::Arguments),
+}
+
+/// The commands that want the settings.
+#[derive(Debug, Subcommand)]
+enum Work {
     Run(run::Arguments),
     Score(score::Arguments),
     Submit(submit::Arguments),
@@ -85,61 +109,92 @@ enum Command {
     Config(config::Arguments),
 }
 
+/// All of the command line, for what is generated from it.
+fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let loaded = match settings::load_from_process(arguments.config.as_deref()) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            eprintln!("kiln: {error}");
-            return Exit::Usage.into();
-        }
+    let result = match arguments.command {
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
+        Command::Work(work) => match prepare(arguments.config.as_deref(), &work) {
+            Ok((loaded, runtime)) => {
+                let result = runtime.block_on(work.run(loaded));
+                // Work that hangs on a server must not keep the process: everything that matters was awaited.
+                runtime.shutdown_background();
+                result
+            }
+            Err(unusable) => {
+                eprintln!("kiln: {unusable}");
+                return unusable.exit().into();
+            }
+        },
     };
-    // Only the worker talks in log lines; the other commands show progress and results.
-    let quiet = !matches!(arguments.command, Command::Run(_));
-    if let Err(error) = logs::start(&loaded.settings.log, quiet) {
-        eprintln!("kiln: {error}");
-        return Exit::Usage.into();
-    }
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_name("kiln")
-        .build()
-    {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("kiln: the runtime could not be started: {error}");
-            return Exit::Failed.into();
-        }
-    };
-    let result = runtime.block_on(async {
-        match arguments.command {
-            Command::Run(arguments) => run::run(arguments, loaded.settings).await,
-            Command::Score(arguments) => score::run(arguments, loaded.settings).await,
-            Command::Submit(arguments) => submit::run(arguments, loaded.settings).await,
-            Command::Dead(arguments) => dead::run(arguments, loaded.settings).await,
-            Command::Doctor(arguments) => doctor::run(arguments, loaded).await,
-            Command::Models(arguments) => models::run(arguments, loaded.settings).await,
-            Command::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
-            Command::Warm(arguments) => warm::run(arguments, loaded.settings).await,
-            Command::Hot(arguments) => hot::run(arguments, loaded.settings).await,
-            Command::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
-            Command::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
-            Command::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
-            Command::Health(arguments) => health::run(&arguments, &loaded.settings),
-            Command::Key(arguments) => key::run(&arguments),
-            Command::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
-            Command::Prune(arguments) => prune::run(arguments, loaded.settings).await,
-            Command::Config(arguments) => config::run(arguments, loaded),
-        }
-    });
-    // Work that hangs on a server must not keep the process: everything that matters is awaited above.
-    runtime.shutdown_background();
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("kiln: {error:#}");
             Exit::Failed.into()
+        }
+    }
+}
+
+/// Why no command can be started.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("{0}")]
+    Settings(#[from] ConfigError),
+    #[error("{0}")]
+    Log(String),
+    #[error("the runtime could not be started: {0}")]
+    Runtime(#[from] std::io::Error),
+}
+
+impl Unusable {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Settings(_) | Self::Log(_) => Exit::Usage,
+            Self::Runtime(_) => Exit::Failed,
+        }
+    }
+}
+
+/// The settings and the runtime; logging is on.
+fn prepare(config: Option<&Path>, work: &Work) -> Result<(Loaded, Runtime), Unusable> {
+    let loaded = settings::load_from_process(config)?;
+    // Only the worker talks in log lines; the other commands show progress and results.
+    let quiet = !matches!(work, Work::Run(_));
+    logs::start(&loaded.settings.log, quiet).map_err(Unusable::Log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("kiln")
+        .build()?;
+    Ok((loaded, runtime))
+}
+
+impl Work {
+    async fn run(self, loaded: Loaded) -> anyhow::Result<Exit> {
+        match self {
+            Self::Run(arguments) => run::run(arguments, loaded.settings).await,
+            Self::Score(arguments) => score::run(arguments, loaded.settings).await,
+            Self::Submit(arguments) => submit::run(arguments, loaded.settings).await,
+            Self::Dead(arguments) => dead::run(arguments, loaded.settings).await,
+            Self::Doctor(arguments) => doctor::run(arguments, loaded).await,
+            Self::Models(arguments) => models::run(arguments, loaded.settings).await,
+            Self::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
+            Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
+            Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
+            Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
+            Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
+            Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
+            Self::Health(arguments) => health::run(&arguments, &loaded.settings),
+            Self::Key(arguments) => key::run(&arguments),
+            Self::Migrate(arguments) => migrate::run(arguments, loaded.settings).await,
+            Self::Prune(arguments) => prune::run(arguments, loaded.settings).await,
+            Self::Config(arguments) => config::run(arguments, loaded),
         }
     }
 }

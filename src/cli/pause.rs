@@ -1,4 +1,6 @@
-//! `kiln pause` and `kiln resume`
+//! `kiln pause` and `kiln resume`: whether workers take jobs, and whether a schedule runs by itself.
+//!
+//! Promises that it holds for every worker of the database, also for one that starts later.
 
 use super::Exit;
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln prune`
+//! `kiln prune`: deletes old jobs, scores and warming runs.
+//!
+//! Promises small statements, so that workers aren't held up, and that a second run goes on where one was cut short.
 
 use super::{Exit, age::age};
 use crate::{

@@ -1,4 +1,6 @@
-//! `kiln run`
+//! `kiln run`: the worker, until it is told to stop.
+//!
+//! Refuses to start without all three servers' URLs.
 
 use super::Exit;
 use crate::{config::Settings, worker};

@@ -1,4 +1,4 @@
-//! `kiln schedules`
+//! `kiln schedules`: the schedules with their next and last runs, and what is wrong with their files.
 
 use super::Exit;
 use crate::{

@@ -134,7 +134,9 @@ impl Intake {
         let connection = self.broker.connect("consume").await;
         let connection = connection.map_err(|e| match e {
             ConnectError::Url(_) => Unopened::Hopeless(e.to_string()),
-            ConnectError::Refused(_) => Unopened::Later(e.to_string()),
+            ConnectError::Credentials(_)
+            | ConnectError::VirtualHost(_)
+            | ConnectError::Refused(_) => Unopened::Later(e.to_string()),
         })?;
         let limit = self.broker.timeout();
         let declared = self.topology.declare(&connection, limit).await;

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     amqp::{
-        consumer::Lane,
+        consumer::QueueConsumer,
         delivery::Delivery,
         topology::{Origin, Topology},
     },
@@ -55,9 +55,9 @@ pub enum End {
 /// The consumers of one connection and the batches that they filled.
 pub struct Session {
     processor: BatchProcessor,
-    jobs: Lane,
-    warm: Lane,
-    expired: Lane,
+    jobs: QueueConsumer,
+    warm: QueueConsumer,
+    expired: QueueConsumer,
     slots: Arc<Semaphore>,
     throttle: Arc<Mutex<WarmThrottle>>,
     batches: JoinSet<()>,
@@ -82,15 +82,16 @@ impl Session {
         );
         let filling = Filling::new(Limits::from(intake));
         Ok(Self {
-            expired: Lane::open(
+            expired: QueueConsumer::open(
                 connection,
                 &topology.expired,
                 Origin::Expired,
                 EXPIRED_PREFETCH,
             )
             .await?,
-            jobs: Lane::open(connection, &topology.jobs, Origin::Jobs, intake.prefetch).await?,
-            warm: Lane::open(
+            jobs: QueueConsumer::open(connection, &topology.jobs, Origin::Jobs, intake.prefetch)
+                .await?,
+            warm: QueueConsumer::open(
                 connection,
                 &topology.warm,
                 Origin::Warm,
@@ -344,7 +345,7 @@ impl Session {
 
     async fn finish(&mut self) {
         let arrived = [&mut self.jobs, &mut self.warm, &mut self.expired]
-            .map(Lane::end)
+            .map(QueueConsumer::end)
             .into_iter()
             .collect::<FuturesUnordered<_>>()
             .concat()

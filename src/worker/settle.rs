@@ -5,10 +5,7 @@
 
 use crate::{
     amqp::{
-        ack,
-        delivery::Delivery,
-        message,
-        publisher::{Publisher, Sent},
+        ack, confirm::PublishOutcome, delivery::Delivery, message, publisher::Publisher,
         topology::Topology,
     },
     clock,
@@ -86,6 +83,7 @@ impl Settler {
                         &delivery,
                         job_id,
                         rejection,
+                        &clock::rfc3339(clock::now()),
                         &self.topology,
                     ));
                     let body = || crate::result::rejected_reply(job_id, rejection);
@@ -104,20 +102,22 @@ impl Settler {
                 }
                 Outcome::Abandoned => continue,
             }
-            let tickets = if messages.len() > before {
+            let guards = if messages.len() > before {
                 &mut after
             } else {
                 &mut at_once
             };
-            tickets.push(delivery.ticket);
+            guards.push(delivery.guard);
         }
         ack::acknowledge(at_once).await;
         if !messages.is_empty() {
             for (message, sent) in messages.iter().zip(self.publisher.publish(&messages).await) {
                 if message.is_reply {
                     self.metrics.reply(match sent {
-                        Sent::Confirmed => ReplyOutcome::Sent,
-                        Sent::Unroutable => ReplyOutcome::Unroutable,
+                        PublishOutcome::Confirmed => ReplyOutcome::Sent,
+                        PublishOutcome::Unroutable | PublishOutcome::Refused => {
+                            ReplyOutcome::Unroutable
+                        }
                     });
                 }
             }

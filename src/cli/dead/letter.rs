@@ -1,4 +1,4 @@
-//! Owns what a dead letter says of itself, and which letters a filter means.
+//! Owns what a dead letter says of itself, and which letters a filter means. Pure.
 
 use crate::{
     amqp::delivery::text,

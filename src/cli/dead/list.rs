@@ -1,7 +1,9 @@
-//! `kiln dead list` and `kiln dead show`
+//! `kiln dead list` and `kiln dead show`: what dead letters say.
+//!
+//! Promises to leave them in their queue, and that nothing in them moves a terminal's cursor.
 
 use super::{
-    ListArguments, Office, ShowArguments,
+    DeadLetterQueue, ListArguments, ShowArguments,
     letter::{Letter, headers_json, plain},
     progress, warn_of_unseen,
 };
@@ -15,21 +17,24 @@ use std::io::{self, Write};
 /// Characters of a field or message that the table shows.
 const SHOWN: usize = 80;
 
-pub(super) async fn list(office: &Office, arguments: ListArguments) -> anyhow::Result<Exit> {
-    let mut desk = office.open(arguments.scan).await?;
-    let bar = progress(&desk);
+pub(super) async fn list(
+    queue: &DeadLetterQueue,
+    arguments: ListArguments,
+) -> anyhow::Result<Exit> {
+    let mut scan = queue.open(arguments.scan).await?;
+    let bar = progress(&scan);
     let now = clock::now();
     let mut letters = Vec::new();
-    while let Some(delivery) = desk.next().await? {
+    while let Some(delivery) = scan.next().await? {
         let letter = Letter::read(&delivery.properties, delivery.data.len());
         if arguments.filter.means(&letter, now) {
             letters.push(letter);
         }
-        desk.keep(delivery);
-        bar.set_position(desk.seen.into());
+        scan.hold(delivery);
+        bar.set_position(scan.seen.into());
     }
-    let (seen, waiting) = (desk.seen, desk.waiting);
-    desk.close().await?;
+    let (seen, waiting) = (scan.seen, scan.waiting);
+    scan.close().await?;
     bar.finish_and_clear();
     // What was put back earlier comes first and in any order: the queue's own order says nothing.
     letters.sort_by(|a, b| (&a.failed_at, &a.job_id).cmp(&(&b.failed_at, &b.job_id)));
@@ -38,7 +43,7 @@ pub(super) async fn list(office: &Office, arguments: ListArguments) -> anyhow::R
         arguments
             .filter
             .limit
-            .and_then(|most| most.try_into().ok())
+            .and_then(|limit| limit.try_into().ok())
             .unwrap_or(usize::MAX),
     );
     let mut out = io::stdout().lock();
@@ -51,7 +56,7 @@ pub(super) async fn list(office: &Office, arguments: ListArguments) -> anyhow::R
     }
     warn_of_unseen(seen, waiting, arguments.scan);
     if !arguments.json {
-        eprintln!("{found} of {waiting} letters in `{}`", office.queue);
+        eprintln!("{found} of {waiting} letters in `{}`", queue.name);
     }
     Ok(Exit::Ok)
 }
@@ -92,11 +97,14 @@ fn shortened(text: &str) -> String {
     cut
 }
 
-pub(super) async fn show(office: &Office, arguments: ShowArguments) -> anyhow::Result<Exit> {
-    let mut desk = office.open(arguments.scan).await?;
-    let bar = progress(&desk);
+pub(super) async fn show(
+    queue: &DeadLetterQueue,
+    arguments: ShowArguments,
+) -> anyhow::Result<Exit> {
+    let mut scan = queue.open(arguments.scan).await?;
+    let bar = progress(&scan);
     let mut found = 0;
-    while let Some(delivery) = desk.next().await? {
+    while let Some(delivery) = scan.next().await? {
         let letter = Letter::read(&delivery.properties, delivery.data.len());
         if letter.job_id.as_deref() == Some(arguments.id.as_str()) {
             found += 1;
@@ -108,17 +116,17 @@ pub(super) async fn show(office: &Office, arguments: ShowArguments) -> anyhow::R
             bar.suspend(|| writeln!(io::stdout().lock(), "{shown}"))
                 .context("standard output")?;
         }
-        desk.keep(delivery);
-        bar.set_position(desk.seen.into());
+        scan.hold(delivery);
+        bar.set_position(scan.seen.into());
     }
-    let (seen, waiting) = (desk.seen, desk.waiting);
-    desk.close().await?;
+    let (seen, waiting) = (scan.seen, scan.waiting);
+    scan.close().await?;
     bar.finish_and_clear();
     warn_of_unseen(seen, waiting, arguments.scan);
     if found == 0 {
         eprintln!(
             "kiln: no dead letter of job `{}` among {seen} in `{}`",
-            arguments.id, office.queue
+            arguments.id, queue.name
         );
         return Ok(Exit::Failed);
     }

@@ -1,22 +1,21 @@
-//! `kiln dead`
+//! `kiln dead`: the commands about dead letters, and what they share: which queue, how many letters at most, the progress.
 
-mod desk;
 mod letter;
 mod list;
 mod purge;
 mod replay;
+mod scan;
 
-use super::Exit;
+use super::{Exit, progress::on_terminal};
 use crate::{
     amqp::{connection::Broker, topology::Topology},
     config::Settings,
     parts,
 };
 use clap::{Args, Subcommand};
-use desk::Desk;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use letter::Filter;
-use std::io::{self, IsTerminal};
+use scan::DeadLetterScan;
 
 /// Lists, shows, replays or purges the jobs that were rejected.
 #[derive(Debug, Args)]
@@ -115,7 +114,7 @@ struct PurgeArguments {
 struct Scan {
     /// Most letters that are looked at and left; they are kept from others meanwhile.
     #[arg(long = "scan", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    most: u32,
+    max: u32,
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
@@ -123,40 +122,34 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         eprintln!("kiln: no broker is set: give KILN_AMQP_URL");
         return Ok(Exit::Usage);
     }
-    let office = Office {
+    let queue = DeadLetterQueue {
         broker: parts::broker(&settings)?,
-        queue: Topology::new(&settings.queues, &settings.retry).dead,
+        name: Topology::new(&settings.queues, &settings.retry).dead,
     };
     match arguments.action {
-        Action::List(arguments) => list::list(&office, arguments).await,
-        Action::Show(arguments) => list::show(&office, arguments).await,
-        Action::Replay(arguments) => replay::run(&office, arguments).await,
-        Action::Purge(arguments) => purge::run(&office, arguments).await,
+        Action::List(arguments) => list::list(&queue, arguments).await,
+        Action::Show(arguments) => list::show(&queue, arguments).await,
+        Action::Replay(arguments) => replay::run(&queue, arguments).await,
+        Action::Purge(arguments) => purge::run(&queue, arguments).await,
     }
 }
 
 /// Where the dead letters are.
-struct Office {
+struct DeadLetterQueue {
     broker: Broker,
-    queue: String,
+    name: String,
 }
 
-impl Office {
-    async fn open(&self, scan: Scan) -> anyhow::Result<Desk> {
-        Desk::open(&self.broker, &self.queue, scan.most).await
+impl DeadLetterQueue {
+    async fn open(&self, scan: Scan) -> anyhow::Result<DeadLetterScan> {
+        DeadLetterScan::open(&self.broker, &self.name, scan.max).await
     }
 }
 
 /// A bar over the letters that were there at the start, on a terminal.
-fn progress(desk: &Desk) -> ProgressBar {
-    let bar = ProgressBar::new(desk.waiting.into());
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    match ProgressStyle::with_template("{bar:40} {pos}/{len} letters  {msg}  {eta} left") {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+fn progress(scan: &DeadLetterScan) -> ProgressBar {
+    let bar = ProgressBar::new(scan.waiting.into());
+    on_terminal(bar, "{bar:40} {pos}/{len} letters  {msg}  {eta} left")
 }
 
 /// Says on standard error when letters were left unseen.
@@ -164,7 +157,7 @@ fn warn_of_unseen(seen: u32, waiting: u32, scan: Scan) {
     if seen < waiting {
         eprintln!(
             "looked at {seen} of {waiting} letters: at most {} are kept in hand, see --scan",
-            scan.most
+            scan.max
         );
     }
 }

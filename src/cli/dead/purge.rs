@@ -1,11 +1,18 @@
-//! `kiln dead purge`
+//! `kiln dead purge`: deletes dead letters for good.
+//!
+//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal.
 
-use super::{Office, PurgeArguments, desk::Hand, letter::Letter, progress, warn_of_unseen};
+use super::{
+    DeadLetterQueue, PurgeArguments, letter::Letter, progress, scan::HeldDelivery, warn_of_unseen,
+};
 use crate::{cli::Exit, clock};
 use anyhow::Context;
 use std::io::{self, BufRead, IsTerminal, Write};
 
-pub(super) async fn run(office: &Office, arguments: PurgeArguments) -> anyhow::Result<Exit> {
+pub(super) async fn run(
+    queue: &DeadLetterQueue,
+    arguments: PurgeArguments,
+) -> anyhow::Result<Exit> {
     let asks = !arguments.yes;
     if asks && arguments.filter.is_any() {
         eprintln!("kiln: this deletes every dead letter: give --yes, or a filter");
@@ -15,45 +22,45 @@ pub(super) async fn run(office: &Office, arguments: PurgeArguments) -> anyhow::R
         eprintln!("kiln: there is no terminal to ask on: give --yes");
         return Ok(Exit::Usage);
     }
-    let mut desk = office.open(arguments.scan).await?;
-    let bar = progress(&desk);
+    let mut scan = queue.open(arguments.scan).await?;
+    let bar = progress(&scan);
     let now = clock::now();
     let limit = arguments.filter.limit.unwrap_or(u64::MAX);
     let mut meant = 0u64;
-    let mut in_hand: Vec<Hand> = Vec::new();
+    let mut held: Vec<HeldDelivery> = Vec::new();
     // What is to be asked about is in hand until then, and counts against the same bound.
     while meant < limit
-        && (in_hand.len() as u64) < u64::from(arguments.scan.most)
-        && let Some(delivery) = desk.next().await?
+        && (held.len() as u64) < u64::from(arguments.scan.max)
+        && let Some(delivery) = scan.next().await?
     {
         let letter = Letter::read(&delivery.properties, delivery.data.len());
-        bar.set_position(desk.seen.into());
+        bar.set_position(scan.seen.into());
         if !arguments.filter.means(&letter, now) {
-            desk.keep(delivery);
+            scan.hold(delivery);
             continue;
         }
         meant += 1;
         if asks {
-            in_hand.push(delivery.into());
+            held.push(delivery.into());
         } else {
-            desk.remove(&delivery.into()).await?;
+            scan.remove(&delivery.into()).await?;
         }
     }
     bar.finish_and_clear();
     if asks && meant > 0 {
-        if confirmed(meant, &office.queue).await? {
-            for letter in &in_hand {
-                desk.remove(letter).await?;
+        if confirmed(meant, &queue.name).await? {
+            for letter in &held {
+                scan.remove(letter).await?;
             }
         } else {
             meant = 0;
-            for letter in in_hand {
-                desk.keep(letter);
+            for letter in held {
+                scan.hold(letter);
             }
         }
     }
-    let (seen, waiting) = (desk.seen, desk.waiting);
-    desk.close().await?;
+    let (seen, waiting) = (scan.seen, scan.waiting);
+    scan.close().await?;
     if meant < limit {
         warn_of_unseen(seen, waiting, arguments.scan);
     }

@@ -1,17 +1,26 @@
-//! `kiln dead replay`
+//! `kiln dead replay`: posts dead letters' jobs to the queues that they came from.
+//!
+//! Promises that a letter is removed only once the broker has confirmed its job.
 
-use super::{Office, ReplayArguments, desk::Hand, letter::Letter, progress, warn_of_unseen};
+use super::{
+    DeadLetterQueue, ReplayArguments,
+    letter::{Filter, Letter},
+    progress,
+    scan::{DeadLetterScan, HeldDelivery},
+    warn_of_unseen,
+};
 use crate::{
-    amqp::message,
+    amqp::{confirm::PublishOutcome, message},
     cli::{
         Exit,
-        post::{BLOCKED, Fate, Post},
+        post::{BLOCKED, Pending, Post},
     },
     clock,
 };
 use anyhow::bail;
+use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use lapin::message::Delivery;
+use indicatif::ProgressBar;
 
 /// Letters that wait for the confirms of their jobs together.
 const WINDOW: usize = 64;
@@ -30,99 +39,148 @@ struct Tally {
     left: u64,
 }
 
-pub(super) async fn run(office: &Office, arguments: ReplayArguments) -> anyhow::Result<Exit> {
-    let mut desk = office.open(arguments.scan).await?;
-    let post = Post::open(office.broker.clone(), "dead replay").await?;
-    let bar = progress(&desk);
-    let now = clock::now();
-    let limit = arguments.filter.limit.unwrap_or(u64::MAX);
-    let mut tally = Tally::default();
+/// One replay on its way through the letters.
+struct Replay<'a> {
+    scan: DeadLetterScan,
+    post: Post,
+    bar: ProgressBar,
+    filter: &'a Filter,
+    now: DateTime<Utc>,
+    /// Letters taken to be replayed.
+    taken: u64,
+    tally: Tally,
+}
+
+/// What became of the next letter.
+enum Next {
+    /// There is none.
+    End,
+    /// It stays a dead letter.
+    Stays,
+    /// Its job was written.
+    Written {
+        id: String,
+        held: HeldDelivery,
+        pending: Pending,
+    },
+}
+
+pub(super) async fn run(
+    queue: &DeadLetterQueue,
+    arguments: ReplayArguments,
+) -> anyhow::Result<Exit> {
+    let scan = queue.open(arguments.scan).await?;
+    let mut replay = Replay {
+        post: Post::open(queue.broker.clone(), "dead replay").await?,
+        bar: progress(&scan),
+        scan,
+        filter: &arguments.filter,
+        now: clock::now(),
+        taken: 0,
+        tally: Tally::default(),
+    };
     let mut confirms = FuturesUnordered::new();
-    let mut taken = 0u64;
     let mut more = true;
     while more || !confirms.is_empty() {
         if more && confirms.len() < WINDOW {
-            let next = if taken < limit {
-                desk.next().await?
-            } else {
-                None
-            };
-            let Some(delivery) = next else {
-                more = false;
-                continue;
-            };
-            let letter = Letter::read(&delivery.properties, delivery.data.len());
-            if !arguments.filter.means(&letter, now) {
-                desk.keep(delivery);
-                continue;
-            }
-            taken += 1;
-            let id = letter.job_id.unwrap_or_else(|| "?".into());
-            match send(&post, delivery).await? {
-                (hand, Some(pending)) => {
-                    confirms.push(async move { (id, hand, pending.settle().await) });
-                }
-                (hand, None) => {
-                    desk.keep(hand);
-                    bar.suspend(|| tally.leave(&id, HOMELESS));
+            match replay.next().await? {
+                Next::End => more = false,
+                Next::Stays => {}
+                Next::Written { id, held, pending } => {
+                    confirms.push(async move { (id, held, pending.settle().await) });
                 }
             }
-            continue;
-        }
-        let Some((id, hand, fate)) = confirms.next().await else {
-            continue;
-        };
-        let why = match fate {
-            Ok(Fate::Confirmed) => {
-                desk.remove(&hand).await?;
-                tally.replayed += 1;
-                bar.set_position(desk.seen.into());
-                bar.set_message(format!("{} replayed", tally.replayed));
-                continue;
-            }
-            Ok(Fate::Unroutable) => UNROUTABLE,
-            Ok(Fate::Refused) => REFUSED,
-            Err(_) if post.is_blocked() => bail!("{BLOCKED}; {} were replayed", tally.replayed),
-            Err(error) => return Err(error.context(format!("{} were replayed", tally.replayed))),
-        };
-        desk.keep(hand);
-        bar.suspend(|| tally.leave(&id, why));
-    }
-    let (seen, waiting) = (desk.seen, desk.waiting);
-    desk.close().await?;
-    post.close().await;
-    bar.finish_and_clear();
-    if taken < limit {
-        warn_of_unseen(seen, waiting, arguments.scan);
-    }
-    if arguments.json {
-        let summary =
-            serde_json::json!({"replayed": tally.replayed, "left": tally.left, "looked_at": seen});
-        println!("{summary}");
-    } else {
-        println!("replayed {} of {waiting} letters", tally.replayed);
-        if tally.left > 0 {
-            println!("{} could not be replayed and stay", tally.left);
+        } else if let Some((id, held, outcome)) = confirms.next().await {
+            replay.settle(&id, held, outcome).await?;
         }
     }
-    Ok(if tally.left > 0 {
-        Exit::Partial
-    } else {
-        Exit::Ok
-    })
+    replay.finish(&arguments).await
 }
 
-/// Writes the job of a letter; nothing is pending where the letter doesn't say where to.
-async fn send(
-    post: &Post,
-    mut letter: Delivery,
-) -> anyhow::Result<(Hand, Option<crate::cli::post::Pending>)> {
-    let body = std::mem::take(&mut letter.data);
-    let pending = match message::replay(&letter.properties, body) {
-        Some(job) => Some(post.send(&job).await?),
-        None => None,
-    };
-    Ok((Hand::from(letter), pending))
+impl Replay<'_> {
+    fn is_at_limit(&self) -> bool {
+        self.filter.limit.is_some_and(|limit| self.taken >= limit)
+    }
+
+    /// Takes a letter, and writes its job where it is meant and says where to.
+    async fn next(&mut self) -> anyhow::Result<Next> {
+        if self.is_at_limit() {
+            return Ok(Next::End);
+        }
+        let Some(mut delivery) = self.scan.next().await? else {
+            return Ok(Next::End);
+        };
+        let letter = Letter::read(&delivery.properties, delivery.data.len());
+        if !self.filter.means(&letter, self.now) {
+            self.scan.hold(delivery);
+            return Ok(Next::Stays);
+        }
+        self.taken += 1;
+        let id = letter.job_id.unwrap_or_else(|| "?".into());
+        let body = std::mem::take(&mut delivery.data);
+        let Some(job) = message::replay(&delivery.properties, body) else {
+            self.scan.hold(delivery);
+            self.bar.suspend(|| self.tally.leave(&id, HOMELESS));
+            return Ok(Next::Stays);
+        };
+        let pending = self.post.send(&job).await?;
+        Ok(Next::Written {
+            id,
+            held: HeldDelivery::from(delivery),
+            pending,
+        })
+    }
+
+    /// Removes a letter whose job is confirmed; any other stays.
+    async fn settle(
+        &mut self,
+        id: &str,
+        held: HeldDelivery,
+        outcome: anyhow::Result<PublishOutcome>,
+    ) -> anyhow::Result<()> {
+        let replayed = self.tally.replayed;
+        let why = match outcome {
+            Ok(PublishOutcome::Confirmed) => {
+                self.scan.remove(&held).await?;
+                self.tally.replayed += 1;
+                self.bar.set_position(self.scan.seen.into());
+                self.bar
+                    .set_message(format!("{} replayed", self.tally.replayed));
+                return Ok(());
+            }
+            Ok(PublishOutcome::Unroutable) => UNROUTABLE,
+            Ok(PublishOutcome::Refused) => REFUSED,
+            Err(_) if self.post.is_blocked() => bail!("{BLOCKED}; {replayed} were replayed"),
+            Err(error) => return Err(error.context(format!("{replayed} were replayed"))),
+        };
+        self.scan.hold(held);
+        self.bar.suspend(|| self.tally.leave(id, why));
+        Ok(())
+    }
+
+    /// Puts back what stays, and says how it went.
+    async fn finish(self, arguments: &ReplayArguments) -> anyhow::Result<Exit> {
+        let at_limit = self.is_at_limit();
+        let (seen, waiting) = (self.scan.seen, self.scan.waiting);
+        self.scan.close().await?;
+        self.post.close().await;
+        self.bar.finish_and_clear();
+        if !at_limit {
+            warn_of_unseen(seen, waiting, arguments.scan);
+        }
+        let Tally { replayed, left } = self.tally;
+        if arguments.json {
+            let summary =
+                serde_json::json!({"replayed": replayed, "left": left, "looked_at": seen});
+            println!("{summary}");
+        } else {
+            println!("replayed {replayed} of {waiting} letters");
+            if left > 0 {
+                println!("{left} could not be replayed and stay");
+            }
+        }
+        Ok(if left > 0 { Exit::Partial } else { Exit::Ok })
+    }
 }
 
 impl Tally {

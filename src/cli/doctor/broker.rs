@@ -1,20 +1,22 @@
-//! What `kiln doctor` asks of RabbitMQ.
+//! What `kiln doctor` asks of RabbitMQ: version, rights, and each of Kiln's queues.
+//!
+//! Promises to create no queue that stays: it tries on one that goes with its connection.
 
 use super::check::Check;
 use crate::{
     amqp::{
-        connection::{Broker, ConnectError},
-        topology::{QueueSpec, Seen, Topology, TopologyError, look as look_at},
+        confirm::{ConfirmChannel, PublishOutcome},
+        connection::{Broker, ConnectError, NoAnswer},
+        message::Message,
+        topology::{QueueSpec, Seen, Topology, TopologyError, inspect},
     },
+    cli::post::close,
     config::Settings,
 };
 use futures_util::future::join_all;
 use lapin::{
-    BasicProperties, Confirmation, Connection,
-    options::{
-        BasicGetOptions, BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
-    },
+    BasicProperties, Connection,
+    options::{BasicGetOptions, QueueDeclareOptions, QueueDeleteOptions},
     types::FieldTable,
 };
 use std::time::Duration;
@@ -26,7 +28,7 @@ const QUEUES: &str = "queues";
 const OLDEST: [u64; 2] = [3, 10];
 
 /// Reachable, version, rights, and each of Kiln's queues.
-pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let Some(url) = &settings.amqp.url else {
         return vec![Check::off(
             NAME,
@@ -61,60 +63,85 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
         checks.push(Check::warn(QUEUES, found, advice));
     }
     checks.extend(there);
-    // Everything was answered: a slow goodbye changes nothing.
-    let _gone_too =
-        tokio::time::timeout(Duration::from_secs(1), connection.close(200, "done".into())).await;
+    close(&connection).await;
     checks
 }
 
 fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
+    let advice = match error {
+        ConnectError::Credentials(_) => "check the user and password in KILN_AMQP_URL",
+        ConnectError::VirtualHost(_) => {
+            "check the virtual host in KILN_AMQP_URL, and that the user may use it: `rabbitmqctl list_permissions`"
+        }
+        ConnectError::Url(_) | ConnectError::Refused(_) => {
+            "start RabbitMQ, or correct KILN_AMQP_URL"
+        }
+    };
     let found = match error {
         ConnectError::Url(_) => error.to_string(),
-        ConnectError::Refused(_) => format!("{}: {error}", broker.place()),
-    };
-    let advice = if found.contains("ACCESS_REFUSED") {
-        "check the user and password in KILN_AMQP_URL"
-    } else if found.contains("NOT_ALLOWED") || found.contains("access to vhost") {
-        "check the virtual host in KILN_AMQP_URL, and that the user may use it: `rabbitmqctl list_permissions`"
-    } else {
-        "start RabbitMQ, or correct KILN_AMQP_URL"
+        _ => format!("{}: {error}", broker.host()),
     };
     Check::fail(NAME, found, advice)
 }
 
 fn greeted(broker: &Broker, version: Option<&str>) -> Check {
-    let place = broker.place();
+    let host = broker.host();
     match version {
         None => Check::warn(
             NAME,
-            format!("{place} answers and tells no version"),
+            format!("{host} answers and tells no version"),
             "Kiln is made for RabbitMQ 3.10 to 4.x",
         ),
         Some(version) if is_older(version, OLDEST) => Check::fail(
             NAME,
-            format!("{place}, version {version}"),
+            format!("{host}, version {version}"),
             "upgrade to RabbitMQ 3.10 or newer",
         ),
-        Some(version) => Check::ok(NAME, format!("{place}, version {version}")),
+        Some(version) => Check::ok(NAME, format!("{host}, version {version}")),
     }
 }
 
-/// Whether a version such as `3.9.27` is older than `least`; what can't be read is not.
-fn is_older(version: &str, least: [u64; 2]) -> bool {
+/// Whether a version such as `3.9.27` is older than `min`; what can't be read is not.
+fn is_older(version: &str, min: [u64; 2]) -> bool {
     let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
     match (parts.next().flatten(), parts.next().flatten()) {
-        (Some(major), Some(minor)) => [major, minor] < least,
+        (Some(major), Some(minor)) => [major, minor] < min,
         _ => false,
     }
 }
 
 /// Tries what a worker does, on a queue that goes with this connection.
 async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check {
+    match try_rights(broker, connection, queue).await {
+        Ok(true) => Check::ok(RIGHTS, "may declare, publish, read and delete"),
+        Ok(false) => Check::fail(
+            RIGHTS,
+            "a message published to a queue did not come out of it",
+            "look into the broker's log",
+        ),
+        Err(NoAnswer::Failed(problem)) => Check::fail(
+            RIGHTS,
+            problem,
+            "grant them: `rabbitmqctl set_permissions -p VHOST USER '^kiln' '.*' '.*'`",
+        ),
+        Err(NoAnswer::Silent(_)) if connection.status().blocked() => Check::fail(
+            RIGHTS,
+            "the broker takes no messages",
+            "its memory or disk alarm is on: see `rabbitmq-diagnostics alarms`",
+        ),
+        Err(silent) => Check::fail(RIGHTS, silent.to_string(), "look into the broker's log"),
+    }
+}
+
+/// Whether a message that is published to a queue of our own comes out of it.
+async fn try_rights(
+    broker: &Broker,
+    connection: &Connection,
+    queue: &str,
+) -> Result<bool, NoAnswer> {
+    let confirm = ConfirmChannel::open(broker, connection).await?;
+    let channel = confirm.channel();
     let trial = async {
-        let channel = connection.create_channel().await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
         let exclusive = QueueDeclareOptions {
             exclusive: true,
             auto_delete: true,
@@ -123,47 +150,22 @@ async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check 
         channel
             .queue_declare(queue.into(), exclusive, FieldTable::default())
             .await?;
-        let publish = channel.basic_publish(
-            "".into(),
-            queue.into(),
-            BasicPublishOptions::default(),
-            b"trial",
-            BasicProperties::default(),
-        );
-        let confirmation = publish.await?.await?;
+        let message = Message {
+            queue: queue.into(),
+            body: b"trial".to_vec(),
+            properties: BasicProperties::default(),
+            is_reply: false,
+        };
+        let outcome = confirm.write(&message).await?.outcome().await?;
         let got = channel
             .basic_get(queue.into(), BasicGetOptions { no_ack: true })
             .await?;
         channel
             .queue_delete(queue.into(), QueueDeleteOptions::default())
             .await?;
-        Ok::<_, lapin::Error>((confirmation, got.is_some()))
+        Ok(outcome == PublishOutcome::Confirmed && got.is_some())
     };
-    match tokio::time::timeout(broker.timeout(), trial).await {
-        Ok(Ok((Confirmation::Ack(None), true))) => {
-            Check::ok(RIGHTS, "may declare, publish, read and delete")
-        }
-        Ok(Ok(_)) => Check::fail(
-            RIGHTS,
-            "a message published to a queue did not come out of it",
-            "look into the broker's log",
-        ),
-        Ok(Err(error)) => Check::fail(
-            RIGHTS,
-            broker.scrub(&error),
-            "grant them: `rabbitmqctl set_permissions -p VHOST USER '^kiln' '.*' '.*'`",
-        ),
-        Err(_) if connection.status().blocked() => Check::fail(
-            RIGHTS,
-            "the broker takes no messages",
-            "its memory or disk alarm is on: see `rabbitmq-diagnostics alarms`",
-        ),
-        Err(_) => Check::fail(
-            RIGHTS,
-            format!("no answer within {:?}", broker.timeout()),
-            "look into the broker's log",
-        ),
-    }
+    broker.within(trial).await
 }
 
 /// Whether a queue has Kiln's arguments; `None` where there is none of its name, and that stays so.
@@ -174,7 +176,7 @@ async fn queue(
     timeout: Duration,
 ) -> Option<Check> {
     let name = format!("queue {}", spec.name);
-    let seen = match look_at(connection, &spec.name, timeout).await {
+    let seen = match inspect(connection, &spec.name, timeout).await {
         Ok(seen) => seen?,
         Err(error) => {
             let found = error.to_string();

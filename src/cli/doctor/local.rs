@@ -1,4 +1,6 @@
 //! What `kiln doctor` looks at on this machine: settings, models, the HTTP address and the embedded database.
+//!
+//! Promises to create nothing: a file that isn't there isn't made by looking.
 
 use super::check::Check;
 use crate::{

@@ -1,9 +1,12 @@
-//! `kiln doctor`
+//! `kiln doctor`: settings, servers and models, and what to do about what isn't well.
+//!
+//! Promises to look at everything, whatever else fails, and to change nothing.
 
 mod broker;
 mod check;
 mod local;
 mod postgres;
+mod problem;
 mod redis;
 
 use super::Exit;
@@ -32,9 +35,9 @@ pub(super) async fn run(arguments: Arguments, loaded: Loaded) -> anyhow::Result<
     // Two doctors at once must not meet in each other's queue or key.
     let token = format!("{:016x}", rand::random::<u64>());
     let (broker, redis, postgres, models, http) = tokio::join!(
-        broker::look(settings, &token),
-        redis::look(settings, &token),
-        postgres::look(settings),
+        broker::check(settings, &token),
+        redis::check(settings, &token),
+        postgres::check(settings),
         local::models(settings),
         local::http(settings),
     );

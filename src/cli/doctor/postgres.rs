@@ -1,6 +1,11 @@
-//! What `kiln doctor` asks of Postgres.
+//! What `kiln doctor` asks of Postgres: version, rights, pending migrations and the clock.
+//!
+//! Only reads.
 
-use super::check::{self, Check};
+use super::{
+    check::{self, Check},
+    problem::{Cause, Problem},
+};
 use crate::{
     config::{self, Settings},
     secret::Secret,
@@ -36,7 +41,7 @@ WHERE to_regclass(t.name) IS NOT NULL
 const APPLIED: &str = "SELECT version, success, checksum FROM _sqlx_migrations";
 
 /// Reachable, version, rights, pending migrations and the clock.
-pub(super) async fn look(settings: &Settings) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings) -> Vec<Check> {
     let Some(url) = &settings.database.url else {
         return vec![Check::off(
             NAME,
@@ -45,13 +50,11 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
         )];
     };
     let timeout = config::ms(settings.database.timeout_ms);
-    let unreachable = |problem: String| {
-        let advice = if problem.contains("password") || problem.contains("role") {
-            "check the user and password in KILN_DATABASE_URL"
-        } else if problem.contains("does not exist") {
-            "create the database, or correct KILN_DATABASE_URL"
-        } else {
-            "start Postgres, or correct KILN_DATABASE_URL"
+    let unreachable = |problem: Problem| {
+        let advice = match problem.cause {
+            Cause::Login => "check the user and password in KILN_DATABASE_URL",
+            Cause::NoDatabase => "create the database, or correct KILN_DATABASE_URL",
+            _ => "start Postgres, or correct KILN_DATABASE_URL",
         };
         let found = format!("{}: {problem}", url.place());
         vec![Check::fail(NAME, found, advice)]
@@ -59,8 +62,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
     let options: PgConnectOptions = match url.expose().parse() {
         Ok(options) => options,
         Err(error) => {
-            let error: sqlx::Error = error;
-            return unreachable(url.scrub(&error.to_string()));
+            return unreachable(Problem::postgres(url, &error));
         }
     };
     let options = tls::postgres(options, url.expose(), &settings.database.tls);
@@ -105,10 +107,10 @@ async fn within<T>(
     url: &Secret,
     timeout: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, String> {
+) -> Result<T, Problem> {
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|e| tls::explain(url.scrub(&e.to_string()))),
-        Err(_) => Err(format!("no answer within {timeout:?}")),
+        Ok(answer) => answer.map_err(|e| Problem::postgres(url, &e)),
+        Err(_) => Err(Problem::silent(timeout)),
     }
 }
 
@@ -143,8 +145,8 @@ impl About {
         })
     }
 
-    fn version(&self, place: &str) -> Check {
-        let found = format!("{place}, version {}", self.version);
+    fn version(&self, host: &str) -> Check {
+        let found = format!("{host}, version {}", self.version);
         if self.number < OLDEST {
             Check::fail(NAME, found, "upgrade to Postgres 15 or newer")
         } else {
@@ -153,7 +155,7 @@ impl About {
     }
 
     /// `lacking` names the tables that can't be used; creating some is needed only before all migrations ran.
-    fn rights(&self, lacking: Result<Vec<String>, String>, complete: bool) -> Check {
+    fn rights(&self, lacking: Result<Vec<String>, Problem>, complete: bool) -> Check {
         let login = &self.login;
         let Some(schema) = &self.schema else {
             return Check::fail(
@@ -177,7 +179,7 @@ impl About {
             );
         }
         match lacking {
-            Err(problem) => Check::fail(RIGHTS, problem, "look into Postgres' log"),
+            Err(problem) => Check::fail(RIGHTS, problem.to_string(), "look into Postgres' log"),
             Ok(tables) if tables.is_empty() => {
                 Check::ok(RIGHTS, format!("`{login}` in schema {schema}"))
             }
@@ -204,13 +206,13 @@ async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> 
         .collect()
 }
 
-fn judge_migrations(applied: Result<Applied, String>) -> Check {
+fn judge_migrations(applied: Result<Applied, Problem>) -> Check {
     let mut applied = match applied {
         Ok(applied) => applied,
         Err(problem) => {
             return Check::fail(
                 SCHEMA,
-                problem,
+                problem.to_string(),
                 "grant SELECT on the table _sqlx_migrations",
             );
         }
@@ -286,7 +288,10 @@ mod tests {
         };
         assert_eq!(judged(Ok(with((false, Vec::new())))), Status::Fail);
         assert_eq!(judged(Ok(with((true, b"other".to_vec())))), Status::Fail);
-        assert_eq!(judged(Err("denied".into())), Status::Fail);
+        assert_eq!(
+            judged(Err(Problem::silent(Duration::from_secs(1)))),
+            Status::Fail
+        );
     }
 
     #[test]

@@ -1,12 +1,16 @@
-//! What `kiln doctor` asks of Redis.
+//! What `kiln doctor` asks of Redis: version, memory, whether it takes writes, and the clock.
+//!
+//! Promises that the key that it tries with is gone, by its deletion or within seconds by its TTL.
 
-use super::check::{self, Check};
+use super::{
+    check::{self, Check},
+    problem::{Cause, Problem},
+};
 use crate::{
     cache,
     config::{self, Redis, Settings},
     key,
     secret::Secret,
-    tls,
 };
 use redis::{RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
@@ -21,7 +25,7 @@ const OLDEST: u64 = 7;
 const TRIAL_MS: u64 = 10_000;
 
 /// Reachable, version, eviction policy, a key written, read and deleted, and the clock.
-pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
+pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let Some(url) = &settings.redis.url else {
         return vec![Check::off(
             NAME,
@@ -33,13 +37,9 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
         Ok(server) => server,
         Err(problem) => {
             let found = format!("{}: {problem}", url.place());
-            let advice = if ["WRONGPASS", "NOAUTH", "uthentication"]
-                .iter()
-                .any(|said| problem.contains(said))
-            {
-                "check the user and password in KILN_REDIS_URL"
-            } else {
-                "start Redis, or correct KILN_REDIS_URL"
+            let advice = match problem.cause {
+                Cause::Login => "check the user and password in KILN_REDIS_URL",
+                _ => "start Redis, or correct KILN_REDIS_URL",
             };
             return vec![Check::fail(NAME, found, advice)];
         }
@@ -59,10 +59,10 @@ struct Server<'a> {
 }
 
 impl<'a> Server<'a> {
-    async fn connect(url: &'a Secret, settings: &Redis) -> Result<Self, String> {
+    async fn connect(url: &'a Secret, settings: &Redis) -> Result<Self, Problem> {
         let timeout = config::ms(settings.timeout_ms);
         let connected = cache::connect(url, settings).await;
-        let connection = connected.map_err(|e| tls::explain(url.scrub(&e.to_string())))?;
+        let connection = connected.map_err(|e| Problem::redis(url, &e))?;
         let mut server = Self {
             url,
             connection,
@@ -73,7 +73,7 @@ impl<'a> Server<'a> {
         Ok(server)
     }
 
-    async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T, String> {
+    async fn ask<T: redis::FromRedisValue>(&mut self, words: &[&str]) -> Result<T, Problem> {
         let mut command = redis::Cmd::new();
         for word in words {
             command.arg(*word);
@@ -83,22 +83,22 @@ impl<'a> Server<'a> {
     }
 
     async fn version(&mut self) -> Check {
-        let place = self.url.place();
-        let told = match self.ask::<String>(&["INFO", "server"]).await {
-            Ok(told) => told,
+        let host = self.url.place();
+        let info_text = match self.ask::<String>(&["INFO", "server"]).await {
+            Ok(info_text) => info_text,
             Err(problem) => {
                 return Check::warn(
                     NAME,
-                    format!("{place} tells no version: {problem}"),
+                    format!("{host} tells no version: {problem}"),
                     "allow the user INFO, or make sure that it is Redis 7 or newer",
                 );
             }
         };
-        let version = info(&told, "redis_version").unwrap_or("?");
+        let version = info(&info_text, "redis_version").unwrap_or("?");
         // Valkey tells the version of Redis that it is compatible with, and its own.
-        let found = match info(&told, "valkey_version") {
-            Some(valkey) => format!("{place}, Valkey {valkey}"),
-            None => format!("{place}, version {version}"),
+        let found = match info(&info_text, "valkey_version") {
+            Some(valkey) => format!("{host}, Valkey {valkey}"),
+            None => format!("{host}, version {version}"),
         };
         let major = version
             .split('.')
@@ -114,13 +114,13 @@ impl<'a> Server<'a> {
 
     async fn memory(&mut self) -> Check {
         match self.ask::<String>(&["INFO", "memory"]).await {
-            Ok(told) => judge_memory(
-                info(&told, "maxmemory").and_then(|m| m.parse().ok()),
-                info(&told, "maxmemory_policy"),
+            Ok(info_text) => judge_memory(
+                info(&info_text, "maxmemory").and_then(|m| m.parse().ok()),
+                info(&info_text, "maxmemory_policy"),
             ),
             Err(problem) => Check::warn(
                 MEMORY,
-                problem,
+                problem.to_string(),
                 "allow the user INFO, or make sure of a maxmemory and an eviction policy",
             ),
         }
@@ -134,7 +134,7 @@ impl<'a> Server<'a> {
                 .await?;
             let read: Option<String> = self.ask(&["GET", &key]).await?;
             let deleted: u64 = self.ask(&["DEL", &key]).await?;
-            Ok::<_, String>(read.as_deref() == Some(token) && deleted == 1)
+            Ok::<_, Problem>(read.as_deref() == Some(token) && deleted == 1)
         };
         match trial.await {
             Ok(true) => Check::ok(WRITES, "a key was written, read and deleted"),
@@ -143,7 +143,7 @@ impl<'a> Server<'a> {
                 "a key that was just written was not there",
                 "its memory may be far too small: raise maxmemory",
             ),
-            Err(problem) => Check::fail(WRITES, &problem, write_advice(&problem)),
+            Err(problem) => Check::fail(WRITES, problem.to_string(), write_advice(&problem)),
         }
     }
 
@@ -155,7 +155,7 @@ impl<'a> Server<'a> {
                 let server = seconds.saturating_mul(1_000).saturating_add(micros / 1_000);
                 check::clock(CLOCK, check::ahead_ms(server, asked, answered))
             }
-            Err(problem) => Check::warn(CLOCK, problem, "allow the user TIME"),
+            Err(problem) => Check::warn(CLOCK, problem.to_string(), "allow the user TIME"),
         }
     }
 }
@@ -164,56 +164,58 @@ async fn deadline<T>(
     url: &Secret,
     timeout: Duration,
     work: impl Future<Output = Result<T, RedisError>>,
-) -> Result<T, String> {
+) -> Result<T, Problem> {
     match tokio::time::timeout(timeout, work).await {
-        Ok(answer) => answer.map_err(|e| tls::explain(url.scrub(&e.to_string()))),
-        Err(_) => Err(format!("no answer within {timeout:?}")),
+        Ok(answer) => answer.map_err(|e| Problem::redis(url, &e)),
+        Err(_) => Err(Problem::silent(timeout)),
     }
 }
 
 /// A field of an answer to INFO.
-fn info<'a>(told: &'a str, field: &str) -> Option<&'a str> {
-    told.lines()
+fn info<'a>(info_text: &'a str, field: &str) -> Option<&'a str> {
+    info_text
+        .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))
         .map(str::trim)
 }
 
-fn judge_memory(most: Option<u64>, policy: Option<&str>) -> Check {
+fn judge_memory(max_bytes: Option<u64>, policy: Option<&str>) -> Check {
     const EVICT: &str = "`redis-cli CONFIG SET maxmemory-policy allkeys-lfu`";
-    let (Some(most), Some(policy)) = (most, policy) else {
+    let (Some(max_bytes), Some(policy)) = (max_bytes, policy) else {
         return Check::warn(
             MEMORY,
             "not told",
             "make sure of a maxmemory and an eviction policy",
         );
     };
-    match (most, policy) {
+    match (max_bytes, policy) {
         (0, policy) => Check::warn(
             MEMORY,
             format!("no maxmemory, {policy}"),
             format!("set a bound: `redis-cli CONFIG SET maxmemory 1gb` and {EVICT}"),
         ),
-        (most, "noeviction") => Check::warn(
+        (max_bytes, "noeviction") => Check::warn(
             MEMORY,
             format!(
                 "{} MiB, noeviction: a full Redis refuses writes",
-                most >> 20
+                max_bytes >> 20
             ),
             EVICT,
         ),
-        (most, policy) => Check::ok(MEMORY, format!("{} MiB, {policy}", most >> 20)),
+        (max_bytes, policy) => Check::ok(MEMORY, format!("{} MiB, {policy}", max_bytes >> 20)),
     }
 }
 
-fn write_advice(problem: &str) -> &'static str {
-    if problem.contains("OOM") || problem.contains("maxmemory") {
-        "it is full: raise maxmemory, or `redis-cli CONFIG SET maxmemory-policy allkeys-lfu`"
-    } else if problem.contains("READONLY") || problem.contains("read only") {
-        "KILN_REDIS_URL names a replica: name the primary"
-    } else if problem.contains("NOPERM") || problem.contains("permission") {
-        "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
-    } else {
-        "look into Redis' log"
+fn write_advice(problem: &Problem) -> &'static str {
+    match problem.cause {
+        Cause::Full => {
+            "it is full: raise maxmemory, or `redis-cli CONFIG SET maxmemory-policy allkeys-lfu`"
+        }
+        Cause::Replica => "KILN_REDIS_URL names a replica: name the primary",
+        Cause::Forbidden => {
+            "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
+        }
+        Cause::Login | Cause::NoDatabase | Cause::Other => "look into Redis' log",
     }
 }
 
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn memory_wants_a_bound_and_an_eviction_policy() {
-        let judged = |most, policy| judge_memory(most, policy).status;
+        let judged = |max_bytes, policy| judge_memory(max_bytes, policy).status;
         assert_eq!(judged(Some(1 << 30), Some("allkeys-lfu")), Status::Ok);
         assert_eq!(judged(Some(1 << 30), Some("volatile-ttl")), Status::Ok);
         assert_eq!(judged(Some(1 << 30), Some("noeviction")), Status::Warn);
@@ -236,9 +238,9 @@ mod tests {
 
     #[test]
     fn info_is_read_by_whole_fields() {
-        let told = "# Memory\r\nmaxmemory_human:1G\r\nmaxmemory:1073741824\r\nmaxmemory_policy:allkeys-lfu\r\n";
-        assert_eq!(info(told, "maxmemory"), Some("1073741824"));
-        assert_eq!(info(told, "maxmemory_policy"), Some("allkeys-lfu"));
-        assert_eq!(info(told, "redis_version"), None);
+        let info_text = "# Memory\r\nmaxmemory_human:1G\r\nmaxmemory:1073741824\r\nmaxmemory_policy:allkeys-lfu\r\n";
+        assert_eq!(info(info_text, "maxmemory"), Some("1073741824"));
+        assert_eq!(info(info_text, "maxmemory_policy"), Some("allkeys-lfu"));
+        assert_eq!(info(info_text, "redis_version"), None);
     }
 }

@@ -1,4 +1,6 @@
-//! `kiln models activate`
+//! `kiln models activate`: chooses the version that a model's bare name means.
+//!
+//! Promises that with `--warm` nothing is switched where a limit speaks against it. Refuses a version that fails its checks here.
 
 use super::{open, rollover};
 use crate::{cli::Exit, config::Settings, parts};
@@ -159,19 +161,19 @@ fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String>
     let Some(shift) = warmed.shift else {
         return limited.then(|| "no scores of both versions can be compared".to_owned());
     };
-    if let (Some(most), Some(flips)) = (arguments.max_flips, shift.flips)
-        && flips > most
+    if let (Some(max), Some(flips)) = (arguments.max_flips, shift.flips)
+        && flips > max
     {
         return Some(format!(
             "{:.2} % of the inputs get another label, more than {:.2} %",
             100.0 * flips,
-            100.0 * most
+            100.0 * max
         ));
     }
-    if let Some(least) = arguments.min_correlation
-        && shift.rank_correlation.is_none_or(|found| found < least)
+    if let Some(min) = arguments.min_correlation
+        && shift.rank_correlation.is_none_or(|found| found < min)
     {
-        return Some(format!("the rank correlation is less than {least}"));
+        return Some(format!("the rank correlation is less than {min}"));
     }
     None
 }

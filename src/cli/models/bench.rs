@@ -1,4 +1,6 @@
-//! `kiln models bench`
+//! `kiln models bench`: how fast a model scores, by sizes of requests and texts.
+//!
+//! Measures the way of a request through tokenizer and model threads, without caches or servers.
 
 use super::{open, resolve};
 use crate::{
@@ -209,9 +211,9 @@ async fn measure(model: &Model, load: &Load, limit: Duration) -> anyhow::Result<
     }
     seconds.sort_by(f64::total_cmp);
     let at = |share: f64| {
-        let place = (seconds.len() as f64 * share) as usize;
+        let index = (seconds.len() as f64 * share) as usize;
         seconds
-            .get(place.min(seconds.len().saturating_sub(1)))
+            .get(index.min(seconds.len().saturating_sub(1)))
             .copied()
             .unwrap_or_default()
     };

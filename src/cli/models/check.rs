@@ -1,4 +1,4 @@
-//! `kiln models check`
+//! `kiln models check`: how far a model's scores are from scores that are known from elsewhere.
 
 use super::{open, resolve};
 use crate::{

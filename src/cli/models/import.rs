@@ -1,4 +1,4 @@
-//! `kiln models import`
+//! `kiln models import`: a Hugging Face folder becomes a version in the models folder.
 
 use crate::{
     cli::Exit,

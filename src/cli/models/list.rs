@@ -1,4 +1,4 @@
-//! `kiln models list` and `kiln models inspect`
+//! `kiln models list` and `kiln models inspect`: which versions serve, which are refused and why, and all of one version.
 
 use super::{gives, open, resolve, takes};
 use crate::{

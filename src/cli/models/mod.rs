@@ -1,4 +1,4 @@
-//! `kiln models`
+//! `kiln models`: the commands about models, and what they share: loading the folder, naming what a model takes and gives.
 
 mod activate;
 mod bench;

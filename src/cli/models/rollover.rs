@@ -4,10 +4,9 @@
 //! how warm the version is, and how its scores differ.
 
 use crate::{
-    amqp::message,
-    amqp::topology::Topology,
+    amqp::{confirm::PublishOutcome, message, topology::Topology},
     cache::RedisCache,
-    cli::post::{Fate, Post},
+    cli::post::Post,
     clock,
     config::Settings,
     heat::SharedHeat,
@@ -27,7 +26,7 @@ const PIECE: usize = 64;
 /// Inputs looked up in one statement or round trip.
 const CHUNK: usize = 500;
 /// How often the entries are looked at.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
 /// What is wanted before a switch.
 pub(super) struct Wanted<'a> {
@@ -68,7 +67,7 @@ pub(super) async fn warm(
         post(settings, store, wanted, &hot).await?;
         let begun = tokio::time::Instant::now();
         while share < wanted.share && begun.elapsed() < wanted.limit {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
             share = self::share(&redis, wanted, &hot).await?;
             bar.set_position((share * 1_000.0) as u64);
         }
@@ -164,8 +163,8 @@ async fn post(
             let message = message::job(&topology.warm, &format!("activate-{id}"), body);
             confirms.push(post.send(&message).await?.settle());
         }
-        while let Some(fate) = confirms.next().await {
-            if fate? != Fate::Confirmed {
+        while let Some(outcome) = confirms.next().await {
+            if outcome? != PublishOutcome::Confirmed {
                 bail!("the broker doesn't take jobs for `{}` now", topology.warm);
             }
         }

@@ -67,9 +67,9 @@ impl Cut {
             None => self.id_of(&body),
             Some(Value::String(id)) if job::is_job_id(id) => id.clone(),
             Some(_) => {
-                let most = job::MAX_JOB_ID;
+                let max = job::MAX_JOB_ID;
                 return Err(format!(
-                    "`job_id`: expected 1 to {most} printable ASCII characters"
+                    "`job_id`: expected 1 to {max} printable ASCII characters"
                 ));
             }
         };
@@ -124,13 +124,11 @@ const HASH_DIGITS: usize = 32;
 
 /// Reads the prefix of ids: with the hash behind it, it must still be an id.
 pub(super) fn prefix(text: &str) -> Result<String, String> {
-    let most = job::MAX_JOB_ID - HASH_DIGITS;
-    if text.len() <= most && (text.is_empty() || job::is_job_id(text)) {
+    let max = job::MAX_JOB_ID - HASH_DIGITS;
+    if text.len() <= max && (text.is_empty() || job::is_job_id(text)) {
         Ok(text.to_owned())
     } else {
-        Err(format!(
-            "expected at most {most} printable ASCII characters"
-        ))
+        Err(format!("expected at most {max} printable ASCII characters"))
     }
 }
 

@@ -5,8 +5,8 @@
 
 use super::{cut::Posting, replies::Replies, source::Read, tally::Tally};
 use crate::{
-    amqp::message::Message,
-    cli::post::{BLOCKED, Fate, Post, WINDOW},
+    amqp::{confirm::PublishOutcome, message::Message},
+    cli::post::{BLOCKED, Post, WINDOW},
 };
 use anyhow::{Context, anyhow, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -65,10 +65,10 @@ impl Submission<'_> {
                         let pending = self.post.send(&message).await?;
                         confirms.push(async move { pending.settle().await });
                     }
-                    Some(Read::Bad(bad)) => self.tally.bad(self.bar, &bad),
+                    Some(Read::Bad(bad)) => self.tally.bad_lines.report(self.bar, &bad),
                     None => reading = false,
                 },
-                Some(fate) = confirms.next(), if !confirms.is_empty() => self.confirmed(fate)?,
+                Some(outcome) = confirms.next(), if !confirms.is_empty() => self.confirmed(outcome)?,
                 reply = next(&mut replies), if self.wait => {
                     let reply = reply?;
                     if let Some(replies) = &replies {
@@ -108,20 +108,20 @@ impl Submission<'_> {
         }
     }
 
-    fn confirmed(&mut self, fate: anyhow::Result<Fate>) -> anyhow::Result<()> {
+    fn confirmed(&mut self, outcome: anyhow::Result<PublishOutcome>) -> anyhow::Result<()> {
         let queue = &self.queue;
-        let fate = match fate {
+        let outcome = match outcome {
             Err(_) if self.post.is_blocked() => bail!("{BLOCKED}"),
             other => other?,
         };
-        match fate {
-            Fate::Confirmed => {
+        match outcome {
+            PublishOutcome::Confirmed => {
                 self.tally.posted += 1;
                 self.show();
                 Ok(())
             }
-            Fate::Unroutable => Err(anyhow!("queue `{queue}` was deleted meanwhile")),
-            Fate::Refused => Err(anyhow!(
+            PublishOutcome::Unroutable => Err(anyhow!("queue `{queue}` was deleted meanwhile")),
+            PublishOutcome::Refused => Err(anyhow!(
                 "the broker refuses messages to `{queue}`: a policy may limit its length; let workers empty it first"
             )),
         }

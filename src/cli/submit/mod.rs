@@ -1,4 +1,6 @@
-//! `kiln submit`
+//! `kiln submit`: posts a file of jobs or inputs, and collects the replies where they are wanted.
+//!
+//! Promises that each job is confirmed by the broker, and that submitting a file twice scores it once.
 
 mod cut;
 mod flow;
@@ -8,7 +10,7 @@ mod tally;
 
 use super::{Exit, post::Post};
 use crate::{amqp::topology::Topology, config::Settings, job, parts};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use cut::Cut;
 use flow::Submission;
@@ -101,32 +103,22 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
     let begun = Instant::now();
     let (file, bytes) = open(&arguments.file)?;
-    let topology = Topology::new(&settings.queues, &settings.retry);
-    let queue = match arguments.queue {
-        Queue::Jobs => &topology.jobs,
-        Queue::Warm => &topology.warm,
-    };
-    let post = Post::open(parts::broker(&settings)?, "submit").await?;
-    if !post.knows(queue).await? {
-        // Before the first worker has started there are no queues: jobs may wait for it.
-        topology
-            .declare(&post.connection, post.broker.timeout())
-            .await?;
-    }
+    let (post, queue) = connect(&settings, arguments.queue).await?;
     let replies = match arguments.wait {
         true => Some(Replies::open(&post.broker).await?),
         false => None,
     };
     let bar = progress(bytes);
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (reading, most) = (bar.clone(), usize::from(arguments.inputs_per_job));
+    let (reading, max_inputs) = (bar.clone(), usize::from(arguments.inputs_per_job));
     let cut = Cut {
         model: arguments.model,
         namespace: arguments.namespace,
         named: arguments.named,
         prefix: arguments.id_prefix,
     };
-    let reader = tokio::task::spawn_blocking(move || read(file(reading), most, &cut, &sender));
+    let reader =
+        tokio::task::spawn_blocking(move || read(file(reading), max_inputs, &cut, &sender));
     let mut submission = Submission {
         post: &post,
         queue: ShortString::try_new(queue.as_str())?,
@@ -146,35 +138,69 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Err(error) => Err(error),
     };
     tally.missing = missing.len() as u64;
-    tally.print(begun.elapsed(), arguments.wait, arguments.json, queue);
+    tally.print(begun.elapsed(), arguments.wait, arguments.json, &queue);
     if let Err(error) = ended {
-        if error.is::<NoModel>() {
-            eprintln!("kiln: {error}");
-            return Ok(Exit::Usage);
-        }
-        return Err(error.context(format!(
-            "{} jobs are confirmed; submitting the same file again is safe",
-            tally.posted
-        )));
+        return failed(error, tally.posted);
     }
     post.close().await;
     if !missing.is_empty() {
-        let mut ids: Vec<&str> = missing.values().map(String::as_str).collect();
-        ids.sort_unstable();
-        let more = if ids.len() > NAMED { ", …" } else { "" };
-        ids.truncate(NAMED);
-        bail!(
-            "{} of {} replies are missing after {} s without any ({}{more}); the jobs are in `{queue}` or in work: \
-             is a worker running?",
-            missing.len(),
+        return Err(unanswered(
+            &missing,
             tally.posted,
             arguments.timeout,
-            ids.join(", ")
-        );
+            &queue,
+        ));
     }
-    Ok(if tally.bad_lines > 0 || tally.rejected > 0 {
+    Ok(if tally.bad_lines.count() > 0 || tally.rejected > 0 {
         Exit::Partial
     } else {
         Exit::Ok
     })
+}
+
+/// A connection for posting, and the name of the queue, which is there from now on.
+async fn connect(settings: &Settings, queue: Queue) -> anyhow::Result<(Post, String)> {
+    let topology = Topology::new(&settings.queues, &settings.retry);
+    let post = Post::open(parts::broker(settings)?, "submit").await?;
+    let queue = match queue {
+        Queue::Jobs => topology.jobs.clone(),
+        Queue::Warm => topology.warm.clone(),
+    };
+    if !post.knows(&queue).await? {
+        // Before the first worker has started there are no queues: jobs may wait for it.
+        topology
+            .declare(&post.connection, post.broker.timeout())
+            .await?;
+    }
+    Ok((post, queue))
+}
+
+/// How the command ends when reading or posting failed.
+fn failed(error: anyhow::Error, posted: u64) -> anyhow::Result<Exit> {
+    if error.is::<NoModel>() {
+        eprintln!("kiln: {error}");
+        return Ok(Exit::Usage);
+    }
+    Err(error.context(format!(
+        "{posted} jobs are confirmed; submitting the same file again is safe"
+    )))
+}
+
+/// Says which replies didn't come.
+fn unanswered(
+    missing: &HashMap<u64, String>,
+    posted: u64,
+    seconds: u64,
+    queue: &str,
+) -> anyhow::Error {
+    let mut ids: Vec<&str> = missing.values().map(String::as_str).collect();
+    ids.sort_unstable();
+    let more = if ids.len() > NAMED { ", …" } else { "" };
+    ids.truncate(NAMED);
+    anyhow!(
+        "{} of {posted} replies are missing after {seconds} s without any ({}{more}); the jobs are in `{queue}` or in work: \
+         is a worker running?",
+        missing.len(),
+        ids.join(", ")
+    )
 }

@@ -2,9 +2,9 @@
 
 use crate::{
     amqp::connection::Broker,
-    cli::post::{connect, within},
+    cli::post::{close, connect},
 };
-use anyhow::{anyhow, bail};
+use anyhow::{Context, anyhow, bail};
 use futures_util::StreamExt;
 use lapin::{
     Connection, Consumer,
@@ -54,7 +54,10 @@ impl Replies {
                 .await?;
             Ok::<_, lapin::Error>((queue, consumer))
         };
-        let (queue, consumer) = within(broker, "declaring a queue for replies", open).await?;
+        let (queue, consumer) = broker
+            .within(open)
+            .await
+            .context("declaring a queue for replies")?;
         Ok(Self {
             broker: broker.clone(),
             connection,
@@ -77,18 +80,14 @@ impl Replies {
     /// Makes room for a further reply.
     pub(super) async fn taken(&self, reply: &Delivery) -> anyhow::Result<()> {
         let ack = reply.acker.ack(BasicAckOptions::default());
-        within(&self.broker, "taking a reply", ack).await?;
+        self.broker.within(ack).await.context("taking a reply")?;
         Ok(())
     }
 
     /// Says goodbye, and takes the queue along.
     pub(super) async fn close(self) {
         // Nothing depends on it: the broker drops the queue when the process is gone.
-        let _gone_too = tokio::time::timeout(
-            std::time::Duration::from_secs(1),
-            self.connection.close(200, "done".into()),
-        )
-        .await;
+        close(&self.connection).await;
     }
 }
 

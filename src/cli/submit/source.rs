@@ -1,12 +1,15 @@
 //! Owns reading the file: on a thread of its own, a few jobs ahead of posting, with its progress.
 
 use super::cut::{Cut, Posting, Unfit};
-use crate::cli::file::{BadLine, Pieces};
+use crate::cli::{
+    file::{BadLine, Pieces},
+    progress::on_terminal,
+};
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, IsTerminal},
+    io::{self, BufRead, BufReader},
     path::Path,
 };
 use tokio::sync::mpsc;
@@ -50,13 +53,7 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
         ),
         None => (ProgressBar::new_spinner(), "{spinner} {bytes} read  {msg}"),
     };
-    if !io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    on_terminal(bar, template)
 }
 
 /// What the reading thread hands over.
@@ -68,11 +65,11 @@ pub(super) enum Read {
 /// Cuts the file into jobs. Ends early where nobody takes them any more.
 pub(super) fn read(
     source: Box<dyn BufRead>,
-    most: usize,
+    max_inputs: usize,
     cut: &Cut,
     sender: &mpsc::Sender<Read>,
 ) -> anyhow::Result<()> {
-    for piece in Pieces::jsonl(source, most) {
+    for piece in Pieces::jsonl(source, max_inputs) {
         let item = match cut.posting(piece) {
             Ok(posting) => Read::Job(posting),
             Err(Unfit::Line(bad)) => Read::Bad(bad),

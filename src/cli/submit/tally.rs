@@ -1,16 +1,12 @@
 //! Owns what a submission counts, and its closing summary.
 
-use crate::cli::file::BadLine;
-use indicatif::ProgressBar;
+use crate::cli::file::BadLines;
 use serde::Deserialize;
 use std::time::Duration;
 
-/// Bad lines that are printed; the rest is counted.
-const SHOWN: u64 = 20;
-
 /// What the summary counts of a reply.
 #[derive(Debug, Default, Deserialize, PartialEq, Eq)]
-struct Told {
+struct Reported {
     #[serde(default)]
     status: String,
     #[serde(default)]
@@ -28,23 +24,16 @@ pub(super) struct Tally {
     pub(super) missing: u64,
     hits: u64,
     misses: u64,
-    pub(super) bad_lines: u64,
+    pub(super) bad_lines: BadLines,
 }
 
 impl Tally {
-    pub(super) fn bad(&mut self, bar: &ProgressBar, bad: &BadLine) {
-        self.bad_lines += 1;
-        if self.bad_lines <= SHOWN {
-            bar.suspend(|| eprintln!("line {}: {}", bad.line, bad.problem));
-        }
-    }
-
     pub(super) fn reply(&mut self, body: &[u8]) {
-        let told: Told = serde_json::from_slice(body).unwrap_or_default();
-        if told.status == "ok" {
+        let reported: Reported = serde_json::from_slice(body).unwrap_or_default();
+        if reported.status == "ok" {
             self.ok += 1;
-            self.hits += told.hits;
-            self.misses += told.misses;
+            self.hits += reported.hits;
+            self.misses += reported.misses;
         } else {
             self.rejected += 1;
         }
@@ -60,7 +49,7 @@ impl Tally {
         let per_second = (done as f64 / seconds.max(1e-9)).round();
         if json {
             let mut summary = serde_json::json!({
-                "queue": queue, "posted": self.posted, "bad_lines": self.bad_lines,
+                "queue": queue, "posted": self.posted, "bad_lines": self.bad_lines.count(),
                 "seconds": (seconds * 1e3).round() / 1e3, "jobs_per_s": per_second,
             });
             if let (true, Some(fields)) = (waited, summary.as_object_mut()) {
@@ -71,9 +60,7 @@ impl Tally {
             eprintln!("{summary}");
             return;
         }
-        if self.bad_lines > SHOWN {
-            eprintln!("… and {} more bad lines", self.bad_lines - SHOWN);
-        }
+        self.bad_lines.print_rest();
         let line = |name: &str, value: String| eprintln!("{name:<12}{value:>12}");
         line("jobs posted", self.posted.to_string());
         if waited {
@@ -81,7 +68,7 @@ impl Tally {
                 line(name, count.to_string());
             }
         }
-        line("bad lines", self.bad_lines.to_string());
+        line("bad lines", self.bad_lines.count().to_string());
         line("seconds", format!("{seconds:.3}"));
         line("jobs/s", per_second.to_string());
     }

@@ -1,4 +1,6 @@
-//! `kiln warm`
+//! `kiln warm`: runs a schedule now, or shows what it would post.
+//!
+//! Promises that a dry run posts nothing; a run is carried out by a worker, never by this process.
 
 mod simulate;
 
@@ -63,7 +65,7 @@ enum Action {
 }
 
 /// How often a run is looked at.
-const LOOK: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// How long no worker may take a run before that is said.
 const UNTAKEN: Duration = Duration::from_secs(10);
 
@@ -217,7 +219,7 @@ async fn wait(arguments: &Arguments, store: &PostgresStore, id: i64) -> anyhow::
         "{msg:10} {bar:40} {pos}/{len} inputs",
     )?);
     let asked = tokio::time::Instant::now();
-    let mut told = false;
+    let mut reported = false;
     let run = loop {
         let Some(run) = store.run_row(id).await? else {
             bail!("run {id} is gone from the table");
@@ -225,15 +227,15 @@ async fn wait(arguments: &Arguments, store: &PostgresStore, id: i64) -> anyhow::
         if run.state.is_over() {
             break run;
         }
-        if run.state == RunState::Queued && !told && asked.elapsed() > UNTAKEN {
-            told = true;
+        if run.state == RunState::Queued && !reported && asked.elapsed() > UNTAKEN {
+            reported = true;
             bar.suspend(|| eprintln!("no worker has taken it yet: is one running, with `warm.enabled` and this schedule?"));
         }
         let progress = store.run_progress(id).await?;
         bar.set_message(run.state.as_str());
         bar.set_length(run.planned.max(0).unsigned_abs());
         bar.set_position((progress.hits + progress.misses).max(0).unsigned_abs());
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     };
     bar.finish_and_clear();
     end(arguments, &run);

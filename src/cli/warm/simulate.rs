@@ -1,4 +1,4 @@
-//! `kiln warm simulate`
+//! `kiln warm simulate`: replays requests against ways of warming, all at the same budget. Needs no server.
 
 use crate::{
     cli::Exit,
@@ -72,7 +72,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    for (name, value, most) in [
+    for (name, value, max) in [
         ("--rate", arguments.rate, 1e6),
         ("--hours", arguments.hours, 10_000.0),
         ("--ttl", arguments.ttl, 1e9),
@@ -80,8 +80,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         ("--cost", arguments.cost, 1e6),
         ("--round-trip", arguments.round_trip, 1e6),
     ] {
-        if !(value > 0.0 && value <= most) {
-            bail!("{name}: expected more than 0 and at most {most}");
+        if !(value > 0.0 && value <= max) {
+            bail!("{name}: expected more than 0 and at most {max}");
         }
     }
     if !(1.0..=1e6).contains(&arguments.cost_spread) {

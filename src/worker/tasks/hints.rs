@@ -71,9 +71,9 @@ async fn take(
         {
             deliveries.push(more);
         }
-        let mut tickets = Vec::with_capacity(deliveries.len());
+        let mut guards = Vec::with_capacity(deliveries.len());
         for delivery in deliveries {
-            tickets.push(acks.ticket(delivery.delivery_tag));
+            guards.push(acks.guard(delivery.delivery_tag));
             match Hint::parse(&delivery.data) {
                 Ok(hint) => {
                     heat.readers
@@ -89,7 +89,7 @@ async fn take(
                 }
             }
         }
-        ack::acknowledge(tickets).await;
+        ack::acknowledge(guards).await;
     }
 }
 

@@ -1,14 +1,14 @@
 //! Owns looking through the dead letters one by one.
 //!
-//! Promises that a letter leaves the queue only by [`Desk::remove`]: whatever else happens, to this process
+//! Promises that a letter leaves the queue only by [`DeadLetterScan::remove`]: whatever else happens, to this process
 //! or its connection, the broker puts the letters back. Looks at no more letters than there were at the
 //! start, so that a replayed letter that comes back isn't met again.
 
 use crate::{
-    amqp::{connection::Broker, topology::look},
-    cli::post::{connect, within},
+    amqp::{connection::Broker, topology::inspect},
+    cli::post::{close, connect},
 };
-use anyhow::bail;
+use anyhow::{Context, bail};
 use lapin::{
     Acker, Channel, Connection,
     message::Delivery,
@@ -18,11 +18,11 @@ use std::time::Duration;
 
 /// Longest wait for letters that were put back to be seen in their queue.
 const RETURN: Duration = Duration::from_secs(2);
-/// Time between two looks at the queue.
-const LOOK: Duration = Duration::from_millis(10);
+/// Time between two questions how many letters wait.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The queue of dead letters, and the letters of it that are in hand.
-pub(super) struct Desk {
+/// The queue of dead letters, and the letters of it that are held.
+pub(super) struct DeadLetterScan {
     broker: Broker,
     connection: Connection,
     channel: Channel,
@@ -32,18 +32,18 @@ pub(super) struct Desk {
     /// Letters taken since.
     pub(super) seen: u32,
     /// The last letter that goes back, and how many there are.
-    kept: Option<Hand>,
+    last_held: Option<HeldDelivery>,
     held: u32,
-    most: u32,
+    max_held: u32,
 }
 
-/// A letter in hand.
-pub(super) struct Hand {
+/// A letter that was taken and is neither removed nor put back yet.
+pub(super) struct HeldDelivery {
     tag: u64,
     acker: Acker,
 }
 
-impl From<Delivery> for Hand {
+impl From<Delivery> for HeldDelivery {
     fn from(letter: Delivery) -> Self {
         Self {
             tag: letter.delivery_tag,
@@ -52,14 +52,17 @@ impl From<Delivery> for Hand {
     }
 }
 
-impl Desk {
-    /// Opens the queue; at most `most` letters are kept in hand, to go back.
-    pub(super) async fn open(broker: &Broker, queue: &str, most: u32) -> anyhow::Result<Self> {
+impl DeadLetterScan {
+    /// Opens the queue; at most `max_held` letters are held, to go back.
+    pub(super) async fn open(broker: &Broker, queue: &str, max_held: u32) -> anyhow::Result<Self> {
         let connection = connect(broker, "dead").await?;
-        let Some(seen) = look(&connection, queue, broker.timeout()).await? else {
+        let Some(seen) = inspect(&connection, queue, broker.timeout()).await? else {
             bail!("there is no queue `{queue}`: `kiln run` declares it when it starts");
         };
-        let channel = within(broker, "opening a channel", connection.create_channel()).await?;
+        let channel = broker
+            .within(connection.create_channel())
+            .await
+            .context("opening a channel")?;
         Ok(Self {
             broker: broker.clone(),
             connection,
@@ -67,13 +70,13 @@ impl Desk {
             queue: queue.to_owned(),
             waiting: seen.messages,
             seen: 0,
-            kept: None,
+            last_held: None,
             held: 0,
-            most,
+            max_held,
         })
     }
 
-    /// The next letter; `None` where all were seen or as many are kept as may be.
+    /// The next letter; `None` where all were seen or as many are held as may be.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
         if self.seen >= self.waiting || self.is_full() {
             return Ok(None);
@@ -81,40 +84,49 @@ impl Desk {
         let get = self
             .channel
             .basic_get(self.queue.as_str().into(), BasicGetOptions::default());
-        let got = within(&self.broker, "taking a dead letter", get).await?;
+        let got = self
+            .broker
+            .within(get)
+            .await
+            .context("taking a dead letter")?;
         self.seen += u32::from(got.is_some());
         Ok(got.map(|got| got.delivery))
     }
 
-    /// Whether no more letters may be kept.
+    /// Whether no more letters may be held.
     pub(super) fn is_full(&self) -> bool {
-        self.held >= self.most
+        self.held >= self.max_held
     }
 
-    /// Keeps a letter in hand; it goes back in [`Desk::close`].
-    pub(super) fn keep(&mut self, letter: impl Into<Hand>) {
+    /// Holds a letter until the end; it goes back in [`DeadLetterScan::close`].
+    pub(super) fn hold(&mut self, letter: impl Into<HeldDelivery>) {
         let letter = letter.into();
         self.held += 1;
         // Acknowledgements that say "and all before" go by the order of delivery.
-        self.kept = Some(match self.kept.take() {
-            Some(kept) if kept.tag > letter.tag => kept,
+        self.last_held = Some(match self.last_held.take() {
+            Some(last) if last.tag > letter.tag => last,
             _ => letter,
         });
     }
 
-    /// Removes a letter from the queue for good; certain only once [`Desk::close`] has succeeded.
-    pub(super) async fn remove(&self, letter: &Hand) -> anyhow::Result<()> {
+    /// Removes a letter from the queue for good; certain only once [`DeadLetterScan::close`] has succeeded.
+    pub(super) async fn remove(&self, letter: &HeldDelivery) -> anyhow::Result<()> {
         let ack = letter.acker.ack(BasicAckOptions::default());
-        if !within(&self.broker, "removing a dead letter", ack).await? {
+        let taken = self
+            .broker
+            .within(ack)
+            .await
+            .context("removing a dead letter")?;
+        if !taken {
             bail!("the connection to the broker was lost");
         }
         Ok(())
     }
 
-    /// Puts back what was kept. When it succeeds, the broker has heard of every removal.
+    /// Puts back what was held. When it succeeds, the broker has heard of every removal.
     pub(super) async fn close(self) -> anyhow::Result<()> {
         let goodbye = async {
-            if let Some(last) = &self.kept {
+            if let Some(last) = &self.last_held {
                 let options = BasicNackOptions {
                     multiple: true,
                     requeue: true,
@@ -124,25 +136,25 @@ impl Desk {
             // Answered only after everything before it on this channel was taken in.
             self.channel.close(200, "done".into()).await
         };
-        within(&self.broker, "putting the letters back", goodbye).await?;
+        self.broker
+            .within(goodbye)
+            .await
+            .context("putting the letters back")?;
         // The queue takes them back a moment later; whoever looks next should see them. That others take or
         // bring letters meanwhile must not hold this up.
         let _others_may_have_them = tokio::time::timeout(RETURN, self.returned()).await;
-        let _gone_too = tokio::time::timeout(
-            Duration::from_secs(1),
-            self.connection.close(200, "done".into()),
-        )
-        .await;
+        close(&self.connection).await;
         Ok(())
     }
 
-    /// Returns when as many letters wait as were kept or not reached.
+    /// Returns when as many letters wait as were held or not reached.
     async fn returned(&self) {
         let expected = self.held + (self.waiting - self.seen);
-        while let Ok(Some(seen)) = look(&self.connection, &self.queue, self.broker.timeout()).await
+        while let Ok(Some(seen)) =
+            inspect(&self.connection, &self.queue, self.broker.timeout()).await
             && seen.messages < expected
         {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }
