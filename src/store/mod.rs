@@ -11,6 +11,7 @@ mod inputs;
 mod insert;
 mod jobs;
 mod postgres;
+mod retry;
 mod runs;
 mod sqlite;
 
@@ -22,6 +23,7 @@ pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
 pub use jobs::JobEnd;
 pub use postgres::{MIGRATIONS, PostgresStore};
+pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;
 
@@ -37,6 +39,16 @@ pub enum StoreError {
     /// The database refuses this data: the same call fails again.
     #[error("{0}")]
     Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Contended(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
 }
 
 /// A finished job on its way into the database.
