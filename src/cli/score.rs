@@ -134,14 +134,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 
 /// Runs one job through the engine.
 async fn score(engine: &Engine, work: Work) -> (Work, Outcome, InputCounts) {
-    let source = JobSource {
-        body: &work.body,
-        message_id: None,
-        received: Instant::now(),
-        tries: u32::MAX - 1,
-        renews: false,
-        given_up: None,
-    };
+    let source = JobSource::new(&work.body).without_retry();
     let (outcomes, counts) = engine.run(std::slice::from_ref(&source)).await;
     (
         work,

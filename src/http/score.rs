@@ -91,14 +91,7 @@ async fn run(
     let id = job_id::choose(state, caller, headers, &body)?;
     let engine = state.engine.clone();
     let work = async move {
-        let source = JobSource {
-            body: &body,
-            message_id: id.as_deref(),
-            received: Instant::now(),
-            tries: 0,
-            renews: false,
-            given_up: None,
-        };
+        let source = JobSource::new(&body).with_message_id(id.as_deref());
         engine.run(&[source]).await
     };
     let begun = Instant::now();

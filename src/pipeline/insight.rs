@@ -2,7 +2,7 @@
 
 use super::{
     coalesce::{Found, Plan},
-    run::JobSource,
+    source::JobSource,
 };
 use crate::{
     job::Job,

@@ -16,7 +16,7 @@ use crate::{
     job::Job,
     key,
     result::{self, Finished, RankedItem, Reading},
-    store::{Batch, JobRow, Kept, RejectedRow, ScoreRow, StoreError},
+    store::{self, Batch, JobRow, Kept, RejectedRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -316,27 +316,19 @@ async fn until_available<T, W: Future<Output = Result<T, StoreError>>>(
     write: impl Fn() -> W,
 ) -> Result<T, String> {
     let most = config::ms(engine.settings.database.backoff_most_ms);
-    let mut backoff = Backoff::new(Duration::from_millis(50), most);
-    loop {
-        match write().await {
-            Ok(value) => {
-                engine.parts.health.up(Part::Postgres);
-                return Ok(value);
-            }
-            Err(StoreError::Refused(reason)) => {
-                engine.parts.metrics.store_error();
-                return Err(reason);
-            }
-            Err(StoreError::Contended(reason)) => {
-                engine.parts.metrics.store_error();
+    let backoff = Backoff::new(Duration::from_millis(50), most);
+    let answer = store::until_answered(backoff, write, |error, _| {
+        engine.parts.metrics.store_error();
+        match error {
+            StoreError::Refused(_) => {}
+            StoreError::Contended(reason) => {
                 tracing::info!(reason, "the database undid a write; repeating it");
-                tokio::time::sleep(backoff.next_wait()).await;
             }
-            Err(StoreError::Unavailable(reason)) => {
-                engine.parts.metrics.store_error();
-                engine.parts.health.down(Part::Postgres, &reason);
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
+            StoreError::Unavailable(reason) => engine.parts.health.down(Part::Postgres, reason),
         }
-    }
+        error.may_pass()
+    });
+    let value = answer.await.map_err(|refusal| refusal.to_string())?;
+    engine.parts.health.up(Part::Postgres);
+    Ok(value)
 }

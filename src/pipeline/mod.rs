@@ -10,7 +10,9 @@ mod keep;
 mod outcome;
 pub mod run;
 mod score;
+mod source;
 mod stampede;
 
 pub use outcome::Outcome;
-pub use run::{Engine, EngineParts, JobSource, ROUND_TRIP_SECONDS};
+pub use run::{Engine, EngineParts, ROUND_TRIP_SECONDS};
+pub use source::JobSource;

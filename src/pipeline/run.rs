@@ -10,6 +10,7 @@ use super::{
     keep::{self, Stored},
     outcome::Outcome,
     score,
+    source::JobSource,
 };
 use crate::{
     cache::{Cache, Wanted},
@@ -40,21 +41,6 @@ const BLOCKING_BYTES: usize = 1 << 18;
 
 /// What a job takes beside its model, in seconds: what a reader who misses an entry waits at least.
 pub const ROUND_TRIP_SECONDS: f64 = 0.003;
-
-/// One job as it comes in.
-#[derive(Debug, Clone)]
-pub struct JobSource<'a> {
-    pub body: &'a [u8],
-    /// The message's own name for the job.
-    pub message_id: Option<&'a str>,
-    pub received: Instant,
-    /// Tries made before this one.
-    pub tries: u32,
-    /// Whether entries that are there are to live anew: a warming job's are.
-    pub renews: bool,
-    /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
-    pub given_up: Option<Rejection>,
-}
 
 /// How a batch's inputs got their scores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -208,14 +194,7 @@ impl Engine {
 
     /// Checks a body as a job's is checked, without running it; an error is what would be replied.
     pub fn examine(&self, body: &[u8], message_id: Option<&str>) -> Result<(), Rejection> {
-        let source = JobSource {
-            body,
-            message_id,
-            received: Instant::now(),
-            tries: 0,
-            renews: false,
-            given_up: None,
-        };
+        let source = JobSource::new(body).with_message_id(message_id);
         self.check(&source).map(|_| ()).map_err(|bad| bad.rejection)
     }
 
@@ -509,9 +488,10 @@ impl Engine {
         source: Option<&JobSource<'_>>,
     ) -> Outcome {
         let tries = source.map_or(0, |s| s.tries) + 1;
+        let last = source.is_some_and(|s| !s.may_retry) || tries >= self.settings.retry.max_tries;
         match failure.verdict() {
             Verdict::Reject(rejection) => Outcome::Rejected { job_id, rejection },
-            Verdict::Retry(reason) if tries >= self.settings.retry.max_tries => {
+            Verdict::Retry(reason) if last => {
                 let message = format!("given up after {tries} tries; the last one: {reason}");
                 Outcome::Rejected {
                     job_id,

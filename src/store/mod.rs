@@ -12,6 +12,7 @@ mod insert;
 mod jobs;
 mod migrations;
 mod postgres;
+mod retry;
 mod runs;
 mod sqlite;
 
@@ -24,6 +25,7 @@ pub use inputs::{KnownInput, ScorePair};
 pub use jobs::JobEnd;
 pub use migrations::POSTGRES as MIGRATIONS;
 pub use postgres::PostgresStore;
+pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use sqlite::SqliteStore;
 
@@ -39,6 +41,16 @@ pub enum StoreError {
     /// The database refuses this data: the same call fails again.
     #[error("{0}")]
     Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Contended(_) => true,
+            Self::Refused(_) => false,
+        }
+    }
 }
 
 /// A finished job on its way into the database.

@@ -2,7 +2,9 @@
 //!
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
-use super::{Batch, Kept, RejectedRow, StoreError, Table, insert, migrations};
+use super::{
+    Batch, Kept, RejectedRow, StoreError, Table, insert, migrations, retry::until_answered,
+};
 use crate::{
     backoff::Backoff,
     config::{self, Database},
@@ -92,17 +94,19 @@ impl PostgresStore {
         max: Duration,
         mut waiting: impl FnMut(&StoreError, u32),
     ) -> Result<(), StoreError> {
-        let mut backoff = Backoff::new(Duration::from_millis(100), max);
-        loop {
-            match self.migrate().await {
-                Err(StoreError::Unavailable(reason)) => {
-                    let wait = backoff.next_wait();
-                    waiting(&StoreError::Unavailable(reason), backoff.attempts());
-                    tokio::time::sleep(wait).await;
+        let backoff = Backoff::new(Duration::from_millis(100), max);
+        until_answered(
+            backoff,
+            || self.migrate(),
+            |error, attempts| {
+                let down = matches!(error, StoreError::Unavailable(_));
+                if down {
+                    waiting(error, attempts);
                 }
-                other => return other,
-            }
-        }
+                down
+            },
+        )
+        .await
     }
 
     /// A round trip.

@@ -70,13 +70,13 @@ impl BatchProcessor {
     async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
         let sources: Vec<JobSource<'_>> = deliveries
             .iter()
-            .map(|d| JobSource {
-                body: &d.body,
-                message_id: d.message_id(),
-                received: d.received,
-                tries: d.tries(),
-                renews: d.origin == Origin::Warm,
-                given_up: given_up.clone().or_else(|| d.verdict()),
+            .map(|d| {
+                JobSource::new(&d.body)
+                    .with_message_id(d.message_id())
+                    .received_at(d.received)
+                    .with_tries(d.tries())
+                    .with_renewal(d.origin == Origin::Warm)
+                    .given_up(given_up.clone().or_else(|| d.verdict()))
             })
             .collect();
         let begun = Instant::now();

@@ -20,7 +20,7 @@ use crate::{
     failure::{Code, Rejection},
     key,
     pipeline::batch::{Filling, Limits},
-    store::StoreError,
+    store::{self, StoreError},
     telemetry::metrics::CloseReason,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
@@ -405,18 +405,12 @@ fn note_panic(ended: Result<(), tokio::task::JoinError>) {
 async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
     write: impl Fn() -> W,
 ) -> T {
-    let mut backoff =
-        crate::backoff::Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    loop {
-        match write().await {
-            Ok(value) => return value,
-            Err(StoreError::Unavailable(_) | StoreError::Contended(_)) => {
-                tokio::time::sleep(backoff.next_wait()).await;
-            }
-            Err(StoreError::Refused(error)) => {
-                tracing::error!(error, "the database refuses the mark of a suspected job");
-                return T::default();
-            }
+    let backoff = crate::backoff::Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    match store::until_answered(backoff, write, |error, _| error.may_pass()).await {
+        Ok(value) => value,
+        Err(error) => {
+            tracing::error!(%error, "the database refuses the mark of a suspected job");
+            T::default()
         }
     }
 }
