@@ -10,6 +10,7 @@ mod run;
 mod session;
 mod settle;
 mod supervisor;
+mod suspects;
 mod switch;
 mod tasks;
 mod warm_throttle;

@@ -146,3 +146,12 @@ impl Drop for InHand {
         self.0.note_in_hand(-self.1);
     }
 }
+
+/// Reports a batch that panicked.
+pub(super) fn note_panic(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(%error, "a batch panicked; its jobs go back to their queue");
+    }
+}

@@ -6,9 +6,10 @@
 
 use super::{
     drain::DrainLimits,
-    process::{BatchProcessor, in_flight},
+    process::{BatchProcessor, in_flight, note_panic},
+    suspects::Suspects,
     switch::Switch,
-    warm_throttle::{Allowance, WarmThrottle},
+    warm_throttle::{Allowance, WarmBatch, WarmThrottle},
 };
 use crate::{
     amqp::{
@@ -17,16 +18,13 @@ use crate::{
         topology::{Origin, Topology},
     },
     config,
-    failure::{Code, Rejection},
-    key,
+    failure::Rejection,
     pipeline::batch::{Filling, Limits},
-    store::{self, StoreError},
     telemetry::metrics::CloseReason,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
 use std::{
-    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -62,7 +60,7 @@ pub struct Session {
     throttle: Arc<Mutex<WarmThrottle>>,
     batches: JoinSet<()>,
     filling: Filling<Delivery>,
-    suspects: VecDeque<Delivery>,
+    suspects: Suspects,
 }
 
 impl Session {
@@ -103,7 +101,7 @@ impl Session {
             throttle: Arc::new(Mutex::new(throttle)),
             batches: JoinSet::new(),
             filling,
-            suspects: VecDeque::new(),
+            suspects: Suspects::default(),
         })
     }
 
@@ -136,7 +134,7 @@ impl Session {
                 }
             }
             if due.is_none() && self.filling.is_empty() && !self.suspects.is_empty() {
-                self.run_suspects(stop).await;
+                self.suspects.run(&self.processor, &self.slots, stop).await;
                 continue;
             }
             let deadline = self.filling.deadline(self.busy());
@@ -202,7 +200,7 @@ impl Session {
             self.with_throttle(|throttle| throttle.job(delivery.received));
         }
         if delivery.redeliveries() >= self.processor.settings.intake.suspect_after {
-            self.suspects.push_back(delivery);
+            self.suspects.push(delivery);
             return None;
         }
         let bytes = delivery.body.len();
@@ -278,45 +276,10 @@ impl Session {
         Ok(())
     }
 
-    /// Runs suspected jobs, each with nothing else in flight: if the worker dies now, it was this one. The run
-    /// is counted durably first, so that the next worker knows.
-    async fn run_suspects(&mut self, stop: &CancellationToken) {
-        let all = u32::try_from(self.processor.settings.intake.batches_in_flight).unwrap_or(1);
-        while let Some(delivery) = self.suspects.pop_front() {
-            if stop.is_cancelled() {
-                self.processor.note_in_hand(-1);
-                continue;
-            }
-            let Ok(permits) = self.slots.clone().acquire_many_owned(all).await else {
-                return;
-            };
-            self.processor.metrics.batch(CloseReason::Alone, 1);
-            let body = key::hash_body(&delivery.body);
-            let runs = patiently(|| self.processor.store.suspect_started(&body)).await;
-            let max = self.processor.settings.intake.suspect_runs;
-            let given_up = (runs > max).then(|| {
-                tracing::warn!(
-                    runs = runs - 1,
-                    "a job is given up: workers died each time it ran alone"
-                );
-                let message = format!(
-                    "workers died each of the {} times that this job ran alone",
-                    runs - 1
-                );
-                Rejection::new(Code::Exhausted, "", message)
-            });
-            let work = in_flight(self.processor.clone(), vec![delivery], given_up, permits);
-            match tokio::spawn(work).await {
-                Ok(()) => patiently(|| self.processor.store.suspect_cleared(&body)).await,
-                Err(error) => note_panic(Err(error)),
-            }
-        }
-    }
-
     async fn flush_stragglers(&self) {
-        for lane in [&self.jobs, &self.warm, &self.expired] {
-            if lane.acks.has_stragglers() {
-                lane.acks.flush(true).await;
+        for consumer in [&self.jobs, &self.warm, &self.expired] {
+            if consumer.acks.has_stragglers() {
+                consumer.acks.flush(true).await;
             }
         }
     }
@@ -331,12 +294,11 @@ impl Session {
             tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
             self.batches.shutdown().await;
         }
-        drop(self.filling.take());
-        self.suspects.clear();
+        self.give_back();
         let _goodbye = tokio::time::timeout((limits.in_hand - limits.jobs) / 2, async {
-            for lane in [&self.jobs, &self.warm, &self.expired] {
-                lane.acks.flush(true).await;
-                let _gone_counts_too = lane.channel.close(200, "stopped".into()).await;
+            for consumer in [&self.jobs, &self.warm, &self.expired] {
+                consumer.acks.flush(true).await;
+                let _gone_counts_too = consumer.channel.close(200, "stopped".into()).await;
             }
         })
         .await;
@@ -363,6 +325,12 @@ impl Session {
         }
     }
 
+    /// Returns what no batch has begun to carry.
+    fn give_back(&mut self) {
+        let waiting = self.filling.take().len() + self.suspects.take().len();
+        self.processor.note_in_hand(-(waiting as isize));
+    }
+
     /// Sends the filled batch on its way, as one of the last.
     async fn start_drained(&mut self) -> bool {
         let Ok(permit) = self.slots.clone().acquire_owned().await else {
@@ -373,44 +341,8 @@ impl Session {
     }
 }
 
-/// A batch of warming in flight.
-struct WarmBatch(Arc<Mutex<WarmThrottle>>, Instant);
-
-impl WarmBatch {
-    fn start(throttle: Arc<Mutex<WarmThrottle>>) -> Self {
-        throttle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .start();
-        Self(throttle, Instant::now())
-    }
-}
-
-impl Drop for WarmBatch {
+impl Drop for Session {
     fn drop(&mut self) {
-        let mut throttle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.end(Instant::now(), self.1.elapsed());
-    }
-}
-
-fn note_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a batch panicked; its jobs go back to their queue");
-    }
-}
-
-/// Repeats a small write until the database has answered.
-async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
-    write: impl Fn() -> W,
-) -> T {
-    let backoff = crate::backoff::Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-    match store::until_answered(backoff, write, |error, _| error.may_pass()).await {
-        Ok(value) => value,
-        Err(error) => {
-            tracing::error!(%error, "the database refuses the mark of a suspected job");
-            T::default()
-        }
+        self.give_back();
     }
 }

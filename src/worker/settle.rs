@@ -9,6 +9,7 @@ use crate::{
         topology::Topology,
     },
     clock,
+    failure::Rejection,
     pipeline::Outcome,
     result::Finished,
     telemetry::{
@@ -60,34 +61,7 @@ impl Settler {
                     }));
                 }
                 Outcome::Rejected { job_id, rejection } => {
-                    let job_id = job_id
-                        .as_deref()
-                        .or(delivery.message_id())
-                        .unwrap_or_default();
-                    tracing::info!(
-                        job_id,
-                        correlation_id = delivery.correlation_id(),
-                        trace_id = delivery.trace_id(),
-                        code = rejection.code.as_str(),
-                        field = rejection.field,
-                        origin = delivery.origin.as_str(),
-                        "a job was rejected"
-                    );
-                    self.rejected.push(Rejected {
-                        at: clock::now(),
-                        job_id: job_id.to_owned(),
-                        queue: delivery.origin.as_str(),
-                        rejection: rejection.clone(),
-                    });
-                    messages.push(message::dead_letter(
-                        &delivery,
-                        job_id,
-                        rejection,
-                        &clock::rfc3339(clock::now()),
-                        &self.topology,
-                    ));
-                    let body = || crate::result::rejected_reply(job_id, rejection);
-                    messages.extend(message::reply(&delivery, body));
+                    messages.extend(self.reject(&delivery, job_id.as_deref(), rejection));
                 }
                 Outcome::Retry { job_id, reason } => {
                     tracing::info!(
@@ -124,6 +98,36 @@ impl Settler {
             ack::acknowledge(after).await;
         }
         self.metrics.stage(Stage::Settle, begun.elapsed());
+    }
+
+    /// Records a rejection, and gives its dead letter and its reply.
+    fn reject(
+        &self,
+        delivery: &Delivery,
+        job_id: Option<&str>,
+        rejection: &Rejection,
+    ) -> impl Iterator<Item = Message> {
+        let job_id = job_id.or(delivery.message_id()).unwrap_or_default();
+        tracing::info!(
+            job_id,
+            correlation_id = delivery.correlation_id(),
+            trace_id = delivery.trace_id(),
+            code = rejection.code.as_str(),
+            field = rejection.field,
+            origin = delivery.origin.as_str(),
+            "a job was rejected"
+        );
+        self.rejected.push(Rejected {
+            at: clock::now(),
+            job_id: job_id.to_owned(),
+            queue: delivery.origin.as_str(),
+            rejection: rejection.clone(),
+        });
+        let letter = message::dead_letter(delivery, job_id, rejection, &self.topology);
+        let reply = message::reply(delivery, || {
+            crate::result::rejected_reply(job_id, rejection)
+        });
+        std::iter::once(letter).chain(reply)
     }
 }
 

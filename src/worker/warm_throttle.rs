@@ -4,7 +4,10 @@
 //! share of the time: a job that comes meanwhile finds the servers and the model all but idle. Once no job has come for a
 //! while, warming may use whatever there is.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// What may be sent on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +87,27 @@ impl WarmThrottle {
             }
             _ => Allowance::One,
         }
+    }
+}
+
+/// A batch of warming in flight.
+pub(super) struct WarmBatch(Arc<Mutex<WarmThrottle>>, Instant);
+
+impl WarmBatch {
+    /// It goes on its way now, and has ended when this is dropped.
+    pub(super) fn start(throttle: Arc<Mutex<WarmThrottle>>) -> Self {
+        throttle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .start();
+        Self(throttle, Instant::now())
+    }
+}
+
+impl Drop for WarmBatch {
+    fn drop(&mut self) {
+        let mut throttle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.end(Instant::now(), self.1.elapsed());
     }
 }
 

@@ -1,0 +1,87 @@
+//! Owns jobs that are suspected of killing workers: they were redelivered more often than chance explains.
+//!
+//! Promises that each runs with nothing else in flight, and that its run is counted durably before it begins: if the worker dies now, it
+//! was this one, and the next worker knows.
+
+use super::process::{BatchProcessor, in_flight, note_panic};
+use crate::{
+    amqp::delivery::Delivery,
+    backoff::Backoff,
+    failure::{Code, Rejection},
+    key,
+    store::{self, StoreError},
+    telemetry::metrics::CloseReason,
+};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// Suspected jobs in hand. Bounded by the prefetch.
+#[derive(Default)]
+pub(super) struct Suspects(VecDeque<Delivery>);
+
+impl Suspects {
+    pub(super) fn push(&mut self, delivery: Delivery) {
+        self.0.push_back(delivery);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Hands over those that haven't run.
+    pub(super) fn take(&mut self) -> VecDeque<Delivery> {
+        std::mem::take(&mut self.0)
+    }
+
+    /// Runs them, one after the other, until it is asked to stop. `slots` are those of all batches: a suspect holds every one.
+    pub(super) async fn run(
+        &mut self,
+        processor: &BatchProcessor,
+        slots: &Arc<Semaphore>,
+        stop: &CancellationToken,
+    ) {
+        let intake = &processor.settings.intake;
+        let all = u32::try_from(intake.batches_in_flight).unwrap_or(1);
+        while !stop.is_cancelled()
+            && let Some(delivery) = self.0.pop_front()
+        {
+            let Ok(permits) = slots.clone().acquire_many_owned(all).await else {
+                return;
+            };
+            processor.metrics.batch(CloseReason::Alone, 1);
+            let body = key::hash_body(&delivery.body);
+            let runs = patiently(|| processor.store.suspect_started(&body)).await;
+            let given_up = (runs > intake.suspect_runs).then(|| give_up(runs - 1));
+            let work = in_flight(processor.clone(), vec![delivery], given_up, permits);
+            match processor.batches.spawn(work).await {
+                Ok(()) => patiently(|| processor.store.suspect_cleared(&body)).await,
+                Err(error) => note_panic(Err(error)),
+            }
+        }
+    }
+}
+
+/// The rejection of a job that killed every worker that ran it alone.
+fn give_up(runs: u32) -> Rejection {
+    tracing::warn!(
+        runs,
+        "a job is given up: workers died each time it ran alone"
+    );
+    let message = format!("workers died each of the {runs} times that this job ran alone");
+    Rejection::new(Code::Exhausted, "", message)
+}
+
+/// Repeats a small write until the database has answered.
+async fn patiently<T: Default, W: Future<Output = Result<T, StoreError>>>(
+    write: impl Fn() -> W,
+) -> T {
+    let backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    match store::until_answered(backoff, write, |error, _| error.may_pass()).await {
+        Ok(value) => value,
+        Err(error) => {
+            tracing::error!(%error, "the database refuses the mark of a suspected job");
+            T::default()
+        }
+    }
+}
