@@ -5,7 +5,11 @@
 
 use crate::{
     amqp::{
-        ack, confirm::PublishOutcome, delivery::Delivery, message, publisher::Publisher,
+        ack,
+        confirm::PublishOutcome,
+        delivery::Delivery,
+        message::{self, Message},
+        publisher::Publisher,
         topology::Topology,
     },
     clock,
@@ -55,7 +59,7 @@ impl Settler {
             let before = messages.len();
             match &outcome {
                 Outcome::Done { job_id, result, .. } => {
-                    told_done(&delivery, job_id, result);
+                    record_done(&delivery, job_id, result);
                     messages.extend(message::reply(&delivery, || {
                         crate::result::ok_reply(job_id, result)
                     }));
@@ -132,7 +136,7 @@ impl Settler {
 }
 
 /// A line for each job that went well, for those who look for one.
-fn told_done(delivery: &Delivery, job_id: &str, result: &Finished) {
+fn record_done(delivery: &Delivery, job_id: &str, result: &Finished) {
     tracing::debug!(
         job_id,
         correlation_id = delivery.correlation_id(),
