@@ -407,6 +407,12 @@ mod tests {
             (2, r#"{"text":"y"}"#.to_owned()),
         ];
         let body = job_body("id \"1\"", "m@1", &inputs, true);
+        assert_eq!(
+            std::str::from_utf8(&body),
+            Ok(
+                r#"{"job_id":"id \"1\"","model":"m@1","on_error":"skip","detail":true,"inputs":[{"key":"a","text":"x"},{"text":"y"}]}"#
+            )
+        );
         let job = crate::job::Job::parse(&body, None).expect("parses");
         assert_eq!(
             (job.job_id.as_ref(), job.inputs.len(), job.detail),

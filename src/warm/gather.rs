@@ -375,39 +375,52 @@ impl Gatherer<'_> {
                 .ok()
                 .and_then(|m| m.info().ttl_seconds),
         );
-        let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<RankText<'_>>| {
-            let inputs: Vec<InputText<'_>> = rows.map(input_text).collect();
-            let count = inputs.len() as i32;
-            let job = JobText {
-                model: &schedule.model,
-                namespace: schedule.namespace(),
-                inputs,
-                named: schedule.keep == Keep::Named,
-                rank,
-                ttl_seconds,
-                on_error: "skip",
-            };
-            // Strings and finite numbers always have a JSON text.
-            (count, serde_json::to_vec(&job).unwrap_or_default())
+        pieces(
+            schedule,
+            &plan.chosen,
+            ttl_seconds,
+            self.settings.warm.piece_inputs,
+        )
+    }
+}
+
+/// Cuts what was chosen into jobs of `size` entries, or one job a ranking.
+fn pieces(
+    schedule: &Schedule,
+    chosen: &[Planned],
+    ttl_seconds: u64,
+    size: usize,
+) -> Vec<(i32, Vec<u8>)> {
+    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<RankText<'_>>| {
+        let inputs: Vec<InputText<'_>> = rows.map(input_text).collect();
+        let count = inputs.len() as i32;
+        let job = JobText {
+            model: &schedule.model,
+            namespace: schedule.namespace(),
+            inputs,
+            named: schedule.keep == Keep::Named,
+            rank,
+            ttl_seconds,
+            on_error: "skip",
         };
-        match &schedule.keep {
-            Keep::Rank { top, .. } => plan
-                .chosen
-                .iter()
-                .filter_map(|ranking| {
-                    let key = ranking.key.as_deref()?;
-                    Some(body(
-                        &mut ranking.rows.iter(),
-                        Some(RankText { key, top: *top }),
-                    ))
-                })
-                .collect(),
-            Keep::Named | Keep::Scores => plan
-                .chosen
-                .chunks(self.settings.warm.piece_inputs)
-                .map(|piece| body(&mut piece.iter().flat_map(|p| &p.rows), None))
-                .collect(),
-        }
+        // Strings and finite numbers always have a JSON text.
+        (count, serde_json::to_vec(&job).unwrap_or_default())
+    };
+    match &schedule.keep {
+        Keep::Rank { top, .. } => chosen
+            .iter()
+            .filter_map(|ranking| {
+                let key = ranking.key.as_deref()?;
+                Some(body(
+                    &mut ranking.rows.iter(),
+                    Some(RankText { key, top: *top }),
+                ))
+            })
+            .collect(),
+        Keep::Named | Keep::Scores => chosen
+            .chunks(size)
+            .map(|piece| body(&mut piece.iter().flat_map(|p| &p.rows), None))
+            .collect(),
     }
 }
 
@@ -431,3 +444,6 @@ fn cost(model: &Model, row: &Row) -> f64 {
     };
     model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,8 +157,7 @@ async fn post(
             .filter_map(|(input, _)| text(known.remove(input.as_slice())?))
             .collect();
         for piece in inputs.chunks(PIECE) {
-            let job = json!({"model": format!("{}@{}", wanted.name, wanted.new), "namespace": wanted.name, "inputs": piece, "on_error": "skip"});
-            let body = serde_json::to_vec(&job)?;
+            let body = body(wanted.name, wanted.new, piece)?;
             let mut id = hex::encode(key::hash_body(&body));
             id.truncate(32);
             let message = message::job(&topology.warm, &format!("activate-{id}"), body);
@@ -172,6 +171,12 @@ async fn post(
     }
     post.close().await;
     Ok(())
+}
+
+/// A job that pins the version.
+fn body(model: &str, version: &str, inputs: &[Value]) -> serde_json::Result<Vec<u8>> {
+    let job = json!({"model": format!("{model}@{version}"), "namespace": model, "inputs": inputs, "on_error": "skip"});
+    serde_json::to_vec(&job)
 }
 
 fn text(known: KnownInput) -> Option<Value> {
@@ -201,4 +206,34 @@ async fn shift(
         );
     }
     Ok(compare(&pairs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_job_never_change() {
+        let known =
+            |text: Option<&str>, pair: Option<&str>, features: Option<Vec<f32>>| KnownInput {
+                key: None,
+                text: text.map(str::to_owned),
+                text_pair: pair.map(str::to_owned),
+                features,
+            };
+        let inputs: Vec<Value> = [
+            known(Some("a \"b\" ☃"), None, None),
+            known(Some("q"), Some("p"), None),
+            known(None, None, Some(vec![0.1, 2.0, 1e20])),
+            known(None, None, None),
+        ]
+        .into_iter()
+        .filter_map(text)
+        .collect();
+        let body = body("m", "2", &inputs).expect("JSON");
+        assert_eq!(
+            String::from_utf8(body).expect("UTF-8"),
+            r#"{"inputs":[{"text":"a \"b\" ☃"},{"text":"q","text_pair":"p"},{"features":[0.10000000149011612,2.0,1.0000000200408773e+20]}],"model":"m@2","namespace":"m","on_error":"skip"}"#
+        );
+    }
 }

@@ -137,7 +137,10 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::file::Pieces, job::Job};
+    use crate::{
+        cli::file::{Columns, Pieces},
+        job::Job,
+    };
 
     fn cut(model: Option<&str>) -> Cut {
         Cut {
@@ -176,6 +179,53 @@ mod tests {
         // What is appended changes no job that was whole before.
         let longer = postings(&cut(Some("m@1")), &format!("{file}{{\"text\":\"d\"}}\n"), 2);
         assert_eq!(longer[0], first[0]);
+    }
+
+    #[test]
+    fn the_bytes_and_the_ids_of_jobs_never_change() {
+        let file = "{\"text\": \"a ☃\", \"key\":\"k\"}\n{\"features\":[1,0.5]}\n";
+        let posted = postings(&cut(Some("m@\"1\"")), file, 2);
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-e9893ce6e1c18bd887ae05c4df621f08".into(),
+                body: r#"{"model":"m@\"1\"","namespace":"reviews","named":true,"on_error":"skip","inputs":[{"text": "a ☃", "key":"k"},{"features":[1,0.5]}]}"#.into()
+            })]
+        );
+        let plain = Cut {
+            namespace: None,
+            named: false,
+            ..cut(Some("m"))
+        };
+        let csv = "key,a,b\ni1,1,0.1\n";
+        let pieces = Pieces::csv(csv.as_bytes(), 2, &Columns::default()).expect("a header");
+        let posted: Vec<_> = pieces.map(|piece| plain.posting(piece)).collect();
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-91a6f5c010af4ae0fad2c9276cd4e9fc".into(),
+                body: r#"{"model":"m","on_error":"skip","inputs":[{"features":[1.0,0.1],"key":"i1"}]}"#.into()
+            })]
+        );
+        let csv = "text_pair,key,text\np,i1,t \"\"\n";
+        let pieces = Pieces::csv(csv.as_bytes(), 2, &Columns::default()).expect("a header");
+        let posted: Vec<_> = pieces.map(|piece| plain.posting(piece)).collect();
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-6ce3fd360728643596b198820b4fc4e6".into(),
+                body: r#"{"model":"m","on_error":"skip","inputs":[{"key":"i1","text":"t \"\"","text_pair":"p"}]}"#.into()
+            })]
+        );
+        let bare = postings(&cut(Some("m")), r#"{"inputs":[{"text":"a"}]}"#, 2);
+        assert_eq!(
+            bare,
+            [Ok(Posting {
+                id: "p-367375bbd1a4eadb208342e6c16d18c2".into(),
+                body: r#"{"model":"m","namespace":"reviews","named":true,"inputs":[{"text":"a"}]}"#
+                    .into()
+            })]
+        );
     }
 
     #[test]
