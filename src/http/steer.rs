@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     heat::Hint,
-    job,
+    name,
     store::{INTAKE, SCHEDULE},
     warm::schedule::Schedule,
 };
@@ -155,9 +155,8 @@ pub(super) async fn invalidate(
     State(shared): State<Shared>,
     Named(namespace): Named,
 ) -> Result<(StatusCode, Json<Invalidated>), Problem> {
-    if !job::is_namespace(&namespace) {
-        let message = "expected 1 to 64 of a-z, 0-9, `_` and `-`";
-        return Err(Problem::invalid("namespace", message));
+    if !name::is_name(&namespace) {
+        return Err(Problem::invalid("namespace", name::EXPECTED_NAME));
     }
     let desk = shared.desk()?;
     // Its place comes first: a namespace that is marked is removed, too.

@@ -4,7 +4,10 @@
 //! was expected there.
 
 use super::{cron::Cron, source::SourceSpec};
-use crate::job;
+use crate::{
+    job,
+    name::{EXPECTED_NAME, is_name},
+};
 use chrono_tz::Tz;
 use serde::Deserialize;
 use std::{
@@ -202,8 +205,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Schedule, BadSchedule> {
 
 fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
     let name = read.name.get_ref();
-    if !job::is_namespace(name) {
-        return Err(reader.field(&read.name, "name", "expected 1 to 64 of a-z, 0-9, _ and -"));
+    if !is_name(name) {
+        return Err(reader.field(&read.name, "name", EXPECTED_NAME));
     }
     let cron =
         Cron::parse(read.cron.get_ref()).map_err(|e| reader.field(&read.cron, "cron", &e))?;
@@ -228,13 +231,9 @@ fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
         return Err(reader.field(&read.model, "model", "expected a name or name@version"));
     }
     if let Some(namespace) = &read.namespace
-        && !job::is_namespace(namespace.get_ref())
+        && !is_name(namespace.get_ref())
     {
-        return Err(reader.field(
-            namespace,
-            "namespace",
-            "expected 1 to 64 of a-z, 0-9, _ and -",
-        ));
+        return Err(reader.field(namespace, "namespace", EXPECTED_NAME));
     }
     if let Some(ttl) = &read.ttl_seconds
         && !(1..=job::MAX_TTL_SECONDS).contains(ttl.get_ref())

@@ -203,14 +203,6 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
     }
 }
 
-/// Whether a text may name a namespace: `[a-z0-9_-]{1,64}`.
-pub fn is_namespace(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-}
-
 /// Whether a text may be a job's id: 1 to 128 printable ASCII characters.
 pub fn is_job_id(id: &str) -> bool {
     (1..=MAX_JOB_ID).contains(&id.len()) && id.bytes().all(|b| (0x20..0x7f).contains(&b))

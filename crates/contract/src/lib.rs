@@ -10,5 +10,6 @@ pub mod failure;
 pub mod job;
 pub mod key;
 pub mod model;
+pub mod name;
 pub mod result;
 pub mod time;

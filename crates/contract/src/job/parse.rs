@@ -3,7 +3,10 @@
 use super::{
     Content, Input, InputError, Job, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank, Unparsable,
 };
-use crate::failure::{Code, Rejection};
+use crate::{
+    failure::{Code, Rejection},
+    name,
+};
 use serde::de::{
     self, Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
@@ -419,8 +422,8 @@ text_seed!(ModelName, "a model's name, or name@version", |name| {
     (name.is_empty() || name.len() > 128 || name.contains(char::is_control))
         .then(|| "expected a model's name, or name@version".to_owned())
 });
-text_seed!(Namespace, "a namespace", |name| {
-    (!super::is_namespace(name)).then(|| "expected 1 to 64 of a-z, 0-9, _ and -".to_owned())
+text_seed!(Namespace, "a namespace", |text| {
+    (!name::is_name(text)).then(|| name::EXPECTED_NAME.to_owned())
 });
 
 struct OnErrorSeed;
