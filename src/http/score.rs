@@ -419,8 +419,7 @@ pub(super) async fn job(
     Named(id): Named,
 ) -> Result<Response, Problem> {
     if !job::is_job_id(&id) {
-        let message = "expected 1 to 128 printable ASCII characters";
-        return Err(Problem::invalid("id", message));
+        return Err(Problem::invalid("id", job::EXPECTED_JOB_ID));
     }
     let asked = id.clone();
     let end = shared

@@ -67,10 +67,7 @@ impl Cut {
             None => self.id_of(&body),
             Some(Value::String(id)) if job::is_job_id(id) => id.clone(),
             Some(_) => {
-                let most = job::MAX_JOB_ID;
-                return Err(format!(
-                    "`job_id`: expected 1 to {most} printable ASCII characters"
-                ));
+                return Err(format!("`job_id`: {}", job::EXPECTED_JOB_ID));
             }
         };
         Ok(Posting { id, body })
