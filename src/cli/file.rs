@@ -3,7 +3,8 @@
 //! Promises to hold no more than one piece of the file at a time, and that a bad line is reported with its
 //! number while the rest goes on. Lines are counted from 1.
 
-use serde_json::{Map, Value, json};
+use crate::job::{JobWriter, OnError, write};
+use serde_json::Value;
 use std::io::{BufRead, Read};
 
 /// Bytes of inputs after which a job is cut, whatever their number.
@@ -266,6 +267,7 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, String> 
     })
 }
 
+/// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
 fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, String> {
     let cell = |at: usize| {
         let name = columns.headers.get(at).map_or("?", String::as_str);
@@ -274,16 +276,8 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Str
             .ok_or_else(|| format!("column `{name}` is missing"))?;
         std::str::from_utf8(bytes).map_err(|_| format!("column `{name}` is not UTF-8"))
     };
-    let mut input = Map::new();
-    if let Some(at) = columns.key {
-        input.insert("key".into(), json!(cell(at)?));
-    }
-    if let Some(at) = columns.text {
-        input.insert("text".into(), json!(cell(at)?));
-        if let Some(at) = columns.text_pair {
-            input.insert("text_pair".into(), json!(cell(at)?));
-        }
-    } else {
+    let key = columns.key.map(cell).transpose()?;
+    let Some(at) = columns.text else {
         let mut values = Vec::with_capacity(columns.features.len());
         for at in &columns.features {
             let name = columns.headers.get(*at).map_or("?", String::as_str);
@@ -294,28 +288,35 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Str
             if !value.is_finite() {
                 return Err(format!("column `{name}`: expected a finite number"));
             }
-            values.push(json!(value));
+            values.push(value);
         }
-        input.insert("features".into(), Value::Array(values));
-    }
-    Ok(Value::Object(input).to_string())
+        return Ok(write::input(|input| {
+            input.features(&values);
+            if let Some(key) = key {
+                input.key(key);
+            }
+        }));
+    };
+    let text = cell(at)?;
+    let pair = columns.text_pair.map(cell).transpose()?;
+    Ok(write::input(|input| {
+        if let Some(key) = key {
+            input.key(key);
+        }
+        input.text(text);
+        if let Some(pair) = pair {
+            input.text_pair(pair);
+        }
+    }))
 }
 
 /// The body of a job over inputs that were cut from a file. Bad inputs are skipped, not the job.
 pub fn job_body(job_id: &str, model: &str, inputs: &[(u64, String)], detail: bool) -> Vec<u8> {
-    let mut body = format!(
-        "{{\"job_id\":{},\"model\":{},\"on_error\":\"skip\",\"detail\":{detail},\"inputs\":[",
-        Value::from(job_id),
-        Value::from(model)
-    );
-    for (index, (_, input)) in inputs.iter().enumerate() {
-        if index > 0 {
-            body.push(',');
-        }
-        body.push_str(input);
-    }
-    body.push_str("]}");
-    body.into_bytes()
+    let mut job = JobWriter::new();
+    job.job_id(job_id).model(model).on_error(OnError::Skip);
+    job.detail(detail);
+    job.json_inputs(inputs.iter().map(|(_, input)| input.as_str()));
+    job.finish()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     amqp::message,
     failure::Rejection,
-    job,
+    job::{self, InputField, JobField, JobWriter},
     pipeline::{JobSource, Outcome, run::InputCounts},
     result::{self, Finished},
     store::JobEnd,
@@ -66,20 +66,6 @@ pub struct ScoreRequest<'a> {
     /// Every label's probability, not only the best one's.
     #[serde(borrow)]
     #[schema(value_type = Option<bool>)]
-    detail: Option<&'a RawValue>,
-}
-
-/// A job as a producer would post it.
-#[derive(Debug, Serialize)]
-struct JobBody<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a RawValue>,
-    inputs: [BTreeMap<&'static str, &'a RawValue>; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_seconds: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a RawValue>,
 }
 
@@ -199,23 +185,39 @@ pub(super) async fn score(
 
 /// The job over the one input of a request, with its values as they stand: the job's own parser checks them.
 fn job_of(request: &ScoreRequest<'_>) -> Vec<u8> {
-    let input = [
-        ("key", request.key),
-        ("text", request.text),
-        ("text_pair", request.text_pair),
-        ("features", request.features),
+    let mut job = JobWriter::new();
+    let fields = [
+        (JobField::Model, request.model),
+        (JobField::Namespace, request.namespace),
     ];
-    let job = JobBody {
-        model: request.model,
-        namespace: request.namespace,
-        inputs: [input
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()],
-        ttl_seconds: request.ttl_seconds,
-        detail: request.detail,
-    };
-    serde_json::to_vec(&job).unwrap_or_default()
+    write_fields(&mut job, fields);
+    job.inputs([request], |input, request| {
+        let fields = [
+            (InputField::Features, request.features),
+            (InputField::Key, request.key),
+            (InputField::Text, request.text),
+            (InputField::TextPair, request.text_pair),
+        ];
+        for (field, value) in fields {
+            if let Some(value) = value {
+                input.json(field, value.get());
+            }
+        }
+    });
+    let fields = [
+        (JobField::TtlSeconds, request.ttl_seconds),
+        (JobField::Detail, request.detail),
+    ];
+    write_fields(&mut job, fields);
+    job.finish()
+}
+
+fn write_fields(job: &mut JobWriter, fields: [(JobField, Option<&RawValue>); 2]) {
+    for (field, value) in fields {
+        if let Some(value) = value {
+            job.json(field, value.get());
+        }
+    }
 }
 
 /// Scores the inputs of a job while the caller waits.

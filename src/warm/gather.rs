@@ -13,14 +13,13 @@ use crate::{
     cache::RedisCache,
     config::Settings,
     heat::SharedHeat,
-    job,
+    job::{self, JobWriter, OnError, write::InputWriter},
     key::{self, EntryPrefix},
     model::{Model, Registry},
     pipeline::ROUND_TRIP_SECONDS,
 };
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
-use serde::Serialize;
 use std::{collections::HashMap, sync::Arc};
 
 /// Rows whose entries are looked at in one round trip.
@@ -114,39 +113,6 @@ struct Aim<'a> {
     spread: f64,
     /// Reads a second by name.
     reads: &'a HashMap<String, f64>,
-}
-
-/// A job as it is posted, without its id: that is the message's.
-#[derive(Serialize)]
-struct JobText<'a> {
-    model: &'a str,
-    namespace: &'a str,
-    inputs: Vec<InputText<'a>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    named: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rank: Option<RankText<'a>>,
-    ttl_seconds: u64,
-    on_error: &'static str,
-}
-
-#[derive(Serialize)]
-struct RankText<'a> {
-    key: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct InputText<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text_pair: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    features: Option<&'a [f32]>,
 }
 
 impl Gatherer<'_> {
@@ -391,30 +357,30 @@ fn pieces(
     ttl_seconds: u64,
     size: usize,
 ) -> Vec<(i32, Vec<u8>)> {
-    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<RankText<'_>>| {
-        let inputs: Vec<InputText<'_>> = rows.map(input_text).collect();
-        let count = inputs.len() as i32;
-        let job = JobText {
-            model: &schedule.model,
-            namespace: schedule.namespace(),
-            inputs,
-            named: schedule.keep == Keep::Named,
-            rank,
-            ttl_seconds,
-            on_error: "skip",
-        };
-        // Strings and finite numbers always have a JSON text.
-        (count, serde_json::to_vec(&job).unwrap_or_default())
+    // The message carries the job's id.
+    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<(&str, Option<usize>)>| {
+        let mut job = JobWriter::new();
+        job.model(&schedule.model).namespace(schedule.namespace());
+        let mut count = 0;
+        job.inputs(rows, |input, row| {
+            count += 1;
+            write_input(input, row);
+        });
+        if schedule.keep == Keep::Named {
+            job.named(true);
+        }
+        if let Some((key, top)) = rank {
+            job.rank(key, top);
+        }
+        job.ttl_seconds(ttl_seconds).on_error(OnError::Skip);
+        (count, job.finish())
     };
     match &schedule.keep {
         Keep::Rank { top, .. } => chosen
             .iter()
             .filter_map(|ranking| {
                 let key = ranking.key.as_deref()?;
-                Some(body(
-                    &mut ranking.rows.iter(),
-                    Some(RankText { key, top: *top }),
-                ))
+                Some(body(&mut ranking.rows.iter(), Some((key, *top))))
             })
             .collect(),
         Keep::Named | Keep::Scores => chosen
@@ -424,16 +390,20 @@ fn pieces(
     }
 }
 
-fn input_text(row: &Row) -> InputText<'_> {
-    let (text, text_pair, features) = match &row.content {
-        Content::Text { text, pair } => (Some(text.as_str()), pair.as_deref(), None),
-        Content::Features(features) => (None, None, Some(features.as_slice())),
-    };
-    InputText {
-        key: row.key.as_deref(),
-        text,
-        text_pair,
-        features,
+fn write_input(input: &mut InputWriter<'_>, row: &Row) {
+    if let Some(key) = &row.key {
+        input.key(key);
+    }
+    match &row.content {
+        Content::Text { text, pair } => {
+            input.text(text);
+            if let Some(pair) = pair {
+                input.text_pair(pair);
+            }
+        }
+        Content::Features(features) => {
+            input.features(features);
+        }
     }
 }
 

@@ -7,11 +7,14 @@
 mod fields;
 mod limits;
 mod parse;
+pub mod write;
 
+pub use fields::{InputField, JobField};
 pub use limits::{
     EXPECTED_JOB_ID, MAX_INPUTS, MAX_JOB_ID, MAX_KEY_BYTES, MAX_TTL_SECONDS, is_job_id,
     key_problem, too_large,
 };
+pub use write::JobWriter;
 
 use crate::{
     failure::Rejection,

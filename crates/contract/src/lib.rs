@@ -8,6 +8,7 @@
 pub mod entry;
 pub mod failure;
 pub mod job;
+mod json;
 pub mod key;
 pub mod model;
 pub mod name;

@@ -5,6 +5,7 @@
 
 use crate::{
     failure::Rejection,
+    json::push,
     model::{ModelInfo, Task},
     time,
 };
@@ -67,16 +68,6 @@ impl<'a> Reading<'a> {
             Self::Label { label, .. } => Some(label),
             _ => None,
         }
-    }
-}
-
-/// Appends any value as JSON. Writing to memory can't fail for the types used here.
-fn push(buffer: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    // A failed write would leave invalid JSON behind: take back what it wrote.
-    let before = buffer.len();
-    if serde_json::to_writer(&mut *buffer, value).is_err() {
-        buffer.truncate(before);
-        buffer.extend_from_slice(b"null");
     }
 }
 

@@ -6,7 +6,8 @@
 
 use crate::{
     cli::file::{BadLine, Piece},
-    job, key,
+    job::{self, JobWriter, OnError},
+    key,
 };
 use serde_json::{Map, Value};
 
@@ -51,18 +52,9 @@ impl Cut {
     fn job(&self, text: String) -> Result<Posting, String> {
         let fields: Map<String, Value> =
             serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
-        let lacks = |name: &str| !fields.contains_key(name);
-        let mut given = String::new();
-        for (name, value) in self.fields() {
-            if lacks(name) {
-                given.push_str(&format!("\"{name}\":{value},"));
-            }
-        }
-        let body = match text.strip_prefix('{') {
-            Some(rest) if !given.is_empty() => format!("{{{given}{rest}"),
-            _ => text,
-        }
-        .into_bytes();
+        let body = self
+            .head(|field| !fields.contains_key(field))
+            .finish_before(&text);
         let id = match fields.get("job_id") {
             None => self.id_of(&body),
             Some(Value::String(id)) if job::is_job_id(id) => id.clone(),
@@ -78,34 +70,29 @@ impl Cut {
         if self.model.is_none() {
             return Err(Unfit::NoModel(inputs.first().map_or(0, |(line, _)| *line)));
         }
-        let mut body = String::from("{");
-        for (name, value) in self.fields() {
-            body.push_str(&format!("\"{name}\":{value},"));
-        }
-        body.push_str("\"on_error\":\"skip\",\"inputs\":[");
-        for (index, (_, input)) in inputs.iter().enumerate() {
-            if index > 0 {
-                body.push(',');
-            }
-            body.push_str(input);
-        }
-        body.push_str("]}");
-        let body = body.into_bytes();
+        let mut job = self.head(|_| true);
+        job.on_error(OnError::Skip);
+        job.json_inputs(inputs.iter().map(|(_, input)| input.as_str()));
+        let body = job.finish();
         Ok(Posting {
             id: self.id_of(&body),
             body,
         })
     }
 
-    /// The fields that the command line gives, as JSON.
-    fn fields(&self) -> impl Iterator<Item = (&'static str, Value)> {
-        let model = self.model.as_deref().map(|m| ("model", Value::from(m)));
-        let namespace = self
-            .namespace
-            .as_deref()
-            .map(|n| ("namespace", Value::from(n)));
-        let named = self.named.then_some(("named", Value::Bool(true)));
-        model.into_iter().chain(namespace).chain(named)
+    /// A job with the fields that the command line gives, as far as they are `wanted`.
+    fn head(&self, wanted: impl Fn(&str) -> bool) -> JobWriter {
+        let mut job = JobWriter::new();
+        if let Some(model) = self.model.as_deref().filter(|_| wanted("model")) {
+            job.model(model);
+        }
+        if let Some(namespace) = self.namespace.as_deref().filter(|_| wanted("namespace")) {
+            job.namespace(namespace);
+        }
+        if self.named && wanted("named") {
+            job.named(true);
+        }
+        job
     }
 
     /// The prefix and 128 bits of the body's hash.
