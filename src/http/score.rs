@@ -430,10 +430,7 @@ pub(super) async fn job(
         .await?;
     let body = match end {
         Some(JobEnd::Done(done)) => result::ok_reply(&id, &done),
-        Some(JobEnd::Rejected(error)) => {
-            let id = serde_json::Value::from(id);
-            format!("{{\"job_id\":{id},\"status\":\"rejected\",\"error\":{error}}}").into_bytes()
-        }
+        Some(JobEnd::Rejected(error)) => result::stored_rejected_reply(&id, &error),
         None => {
             let message = "no result: the job isn't known, or it is still in its queue";
             return Err(Problem::not_found("id", message));

@@ -208,10 +208,19 @@ pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
 
 /// The reply to a job that was rejected.
 pub fn rejected_reply(job_id: &str, rejection: &Rejection) -> Vec<u8> {
+    rejected(job_id, |out| push(out, rejection))
+}
+
+/// The same from a stored row: `error` is the rejection's JSON, as it was written by this version or another.
+pub fn stored_rejected_reply(job_id: &str, error: &str) -> Vec<u8> {
+    rejected(job_id, |out| out.extend_from_slice(error.as_bytes()))
+}
+
+fn rejected(job_id: &str, error: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = b"{\"job_id\":".to_vec();
     push(&mut out, job_id);
     out.extend_from_slice(b",\"status\":\"rejected\",\"error\":");
-    push(&mut out, rejection);
+    error(&mut out);
     out.push(b'}');
     out
 }
@@ -293,3 +302,6 @@ pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime
     );
     out
 }
+
+#[cfg(test)]
+mod tests;
