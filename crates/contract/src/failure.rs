@@ -61,6 +61,7 @@ impl fmt::Display for Code {
 /// What a producer is told about a job that was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
+    /// Why, for a program.
     pub code: Code,
     /// The field at fault, as a path such as `inputs[3].text`; empty where the whole body is.
     pub field: String,
@@ -115,6 +116,8 @@ impl fmt::Display for Rejection {
     }
 }
 
+impl std::error::Error for Rejection {}
+
 /// What happens to a job after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -129,8 +132,10 @@ pub enum Verdict {
 /// Everything that can go wrong with one job between intake and store.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// The job breaks the contract, or a rule that producers know.
     #[error("{0}")]
     Rejected(Rejection),
+    /// The model did not score its inputs.
     #[error("model: {0}")]
     Model(#[from] ModelError),
     /// The database refuses the job's row itself, not the connection.

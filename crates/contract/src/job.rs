@@ -121,7 +121,8 @@ pub struct Job<'a> {
 }
 
 /// A body that is no job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rejection}")]
 pub struct Unparsable {
     /// The job's id, where it could still be found.
     pub job_id: Option<String>,

@@ -27,12 +27,18 @@ pub fn best(row: &[f32]) -> usize {
 /// What a row says: a class with its probability, a scalar, or an embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading<'a> {
+    /// A classifier's row.
     Label {
+        /// The label with the largest probability.
         label: &'a str,
+        /// Its index among the model's labels.
         index: usize,
+        /// Its probability, 0 to 1.
         score: f32,
     },
+    /// One number, on the model's own scale.
     Score(f32),
+    /// A vector.
     Embedding(&'a [f32]),
 }
 
@@ -160,14 +166,21 @@ impl ResultsWriter {
 /// A finished job, as its reply and its row have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
+    /// The model's name.
     pub model: String,
+    /// The version that scored.
     pub version: String,
+    /// The job's namespace.
     pub namespace: String,
     /// The JSON array of results.
     pub results: String,
+    /// Inputs whose scores were there.
     pub hits: u32,
+    /// Inputs that the model scored.
     pub misses: u32,
+    /// From the job's arrival to its result, in milliseconds.
     pub elapsed_ms: f64,
+    /// When the result stood, to the millisecond.
     pub finished_at: DateTime<Utc>,
 }
 
@@ -274,7 +287,9 @@ struct Ranking<'a> {
 /// One key of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RankedItem<'a> {
+    /// The input's key.
     pub key: &'a str,
+    /// Its score.
     pub score: f32,
 }
 
