@@ -36,6 +36,7 @@ impl Codec {
     }
 
     /// The layout version, and the bytes of one value.
+    #[inline]
     fn layout(&self) -> (u8, usize) {
         match self.precision {
             Precision::Single => (1, 4),
@@ -44,11 +45,13 @@ impl Codec {
     }
 
     /// Values of a row.
+    #[inline]
     pub fn width(&self) -> usize {
         self.width
     }
 
     /// The entry of one output row; a stamp of 0 takes no place.
+    #[inline]
     pub fn encode(&self, input: &InputHash, row: &[f32], stamp: u64) -> Vec<u8> {
         let (layout, size) = self.layout();
         let mut bytes = Vec::with_capacity(TO_STAMP + row.len() * size);
@@ -73,6 +76,7 @@ impl Codec {
     }
 
     /// Appends the entry's row to `outputs` and returns its stamp; nothing where the bytes are no entry of this key.
+    #[inline]
     pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<u64> {
         let (head, checked) = bytes.split_at_checked(HEAD)?;
         let (layout, size) = self.layout();
@@ -107,6 +111,7 @@ impl Codec {
         finite.then_some(stamp)
     }
 
+    #[inline]
     fn check(&self, input: &InputHash, values: &[u8]) -> [u8; 4] {
         let mixed = fold(fold(self.seed, input), values);
         ((mixed >> 32) as u32).to_le_bytes()
@@ -114,11 +119,13 @@ impl Codec {
 }
 
 /// Whether bytes begin as an entry of any model does.
+#[inline]
 pub fn is_entry(bytes: &[u8]) -> bool {
     matches!(bytes.first(), Some(1..=4))
 }
 
 /// The stamp of an entry of any model, from its first bytes; nothing where it has none.
+#[inline]
 pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
     let (head, rest) = bytes.split_at_checked(HEAD)?;
     let stamped = matches!(head.first(), Some(3 | 4));
@@ -127,6 +134,7 @@ pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
 }
 
 /// A 64-bit multiply-and-rotate hash over eight bytes at a time: a check against accidents, not attackers.
+#[inline]
 fn fold(seed: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut state = seed ^ (bytes.len() as u64);

@@ -138,6 +138,7 @@ impl<'a> Job<'a> {
     }
 
     /// The namespace: the job's own, or its model's name.
+    #[inline]
     pub fn namespace(&self) -> &str {
         self.namespace
             .as_deref()
@@ -145,11 +146,13 @@ impl<'a> Job<'a> {
     }
 
     /// The model's name without the version.
+    #[inline]
     pub fn model_name(&self) -> &str {
         self.model.split('@').next().unwrap_or_default()
     }
 
     /// The features of a [`Content::Features`].
+    #[inline]
     pub fn features_of(&self, range: &Range<usize>) -> &[f32] {
         self.features.get(range.clone()).unwrap_or_default()
     }

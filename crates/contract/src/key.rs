@@ -14,6 +14,7 @@ const TEXT: &[u8] = b"t";
 const PAIR: &[u8] = b"p";
 
 /// Hash of dense features: their 32-bit floats, little-endian, in order.
+#[inline]
 pub fn hash_features(features: &[f32]) -> InputHash {
     const CHUNK: usize = 64;
     let mut hasher = Sha256::new_with_prefix(FEATURES);
@@ -28,6 +29,7 @@ pub fn hash_features(features: &[f32]) -> InputHash {
 }
 
 /// Hash of a normalised text, or of a pair of them.
+#[inline]
 pub fn hash_text(text: &str, pair: Option<&str>) -> InputHash {
     let hasher = match pair {
         None => Sha256::new_with_prefix(TEXT).chain_update(text),
@@ -41,6 +43,7 @@ pub fn hash_text(text: &str, pair: Option<&str>) -> InputHash {
 }
 
 /// SHA-256 of a body, which tells a repeated job from another one under the same id.
+#[inline]
 pub fn hash_body(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
 }
@@ -61,6 +64,7 @@ impl EntryPrefix {
     }
 
     /// The key of one score entry: the prefix and the raw bytes of the hash.
+    #[inline]
     pub fn key(&self, input: &InputHash) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.0.len() + input.len());
         key.extend_from_slice(&self.0);
@@ -69,6 +73,7 @@ impl EntryPrefix {
     }
 
     /// The prefix itself.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -89,6 +89,7 @@ pub enum PairRule {
 
 impl PairRule {
     /// Whether an input with or without a second text fits.
+    #[inline]
     pub fn admits(self, has_pair: bool) -> bool {
         match self {
             Self::None => !has_pair,

@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 /// Place of the largest value in a row; the first of equals.
+#[inline]
 pub fn best(row: &[f32]) -> usize {
     let mut best = 0;
     let mut most = f32::NEG_INFINITY;
@@ -44,6 +45,7 @@ pub enum Reading<'a> {
 
 impl<'a> Reading<'a> {
     /// Reads one output row of a model.
+    #[inline]
     pub fn of(info: &'a ModelInfo, row: &'a [f32]) -> Self {
         match &info.task {
             Task::Classification { labels } => {
@@ -61,6 +63,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The score by which rankings order; none for embeddings.
+    #[inline]
     pub fn score(&self) -> Option<f32> {
         match self {
             Self::Label { score, .. } | Self::Score(score) => Some(*score),
@@ -69,6 +72,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The label of a classifier's row.
+    #[inline]
     pub fn label(&self) -> Option<&'a str> {
         match self {
             Self::Label { label, .. } => Some(label),
@@ -91,6 +95,7 @@ impl ResultsWriter {
         Self { buffer }
     }
 
+    #[inline]
     fn open(&mut self, key: Option<&str>) {
         if self.buffer.len() > 1 {
             self.buffer.push(b',');
