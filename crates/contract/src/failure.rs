@@ -87,11 +87,11 @@ impl Rejection {
 }
 
 /// Longest field or message of a rejection, in bytes.
-const LONGEST: usize = 600;
+const MAX_TEXT_BYTES: usize = 600;
 
 fn shortened(mut text: String) -> String {
-    if text.len() > LONGEST {
-        let cut = (0..=LONGEST)
+    if text.len() > MAX_TEXT_BYTES {
+        let cut = (0..=MAX_TEXT_BYTES)
             .rev()
             .find(|at| text.is_char_boundary(*at))
             .unwrap_or(0);

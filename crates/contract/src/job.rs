@@ -229,10 +229,10 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
                     return wrong(field, "must not contain U+0000".into());
                 }
                 if text.len() > info.max_text_bytes {
-                    let (most, found) = (info.max_text_bytes, text.len());
+                    let (max, found) = (info.max_text_bytes, text.len());
                     return wrong(
                         field,
-                        format!("expected at most {most} bytes for this model, found {found}"),
+                        format!("expected at most {max} bytes for this model, found {found}"),
                     );
                 }
             }

@@ -12,14 +12,14 @@ use crate::{
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// Place of the largest value in a row; the first of equals.
+/// Index of the largest value in a row; the first of equals.
 #[inline]
 pub fn best(row: &[f32]) -> usize {
     let mut best = 0;
-    let mut most = f32::NEG_INFINITY;
+    let mut max = f32::NEG_INFINITY;
     for (index, value) in row.iter().enumerate() {
-        if *value > most {
-            (best, most) = (index, *value);
+        if *value > max {
+            (best, max) = (index, *value);
         }
     }
     best

@@ -36,11 +36,11 @@ pub fn key_problem(key: &str) -> Option<String> {
     }
 }
 
-/// The rejection of a body that is larger than `most` bytes.
-pub fn too_large(bytes: usize, most: usize) -> Rejection {
+/// The rejection of a body of `bytes` bytes, where at most `max` are taken.
+pub fn too_large(bytes: usize, max: usize) -> Rejection {
     Rejection::new(
         Code::TooLarge,
         "",
-        format!("the body has {bytes} bytes; this worker takes {most} at most"),
+        format!("the body has {bytes} bytes; this worker takes at most {max}"),
     )
 }

@@ -63,8 +63,8 @@ impl<'de> Visitor<'de> for JobSeed {
                 JobField::Rank => job.rank = Some(map.next_value_seed(RankSeed)?),
                 JobField::TtlSeconds => {
                     job.ttl_seconds = Some(map.next_value_seed(Whole {
-                        least: 1,
-                        most: MAX_TTL_SECONDS,
+                        min: 1,
+                        max: MAX_TTL_SECONDS,
                     })?);
                 }
                 JobField::OnError => job.on_error = map.next_value_seed(OnErrorSeed)?,
@@ -100,8 +100,8 @@ impl<'de> Visitor<'de> for RankSeed {
                 RankField::Key => key = Some(map.next_value_seed(Key)?),
                 RankField::Top => {
                     top = Some(map.next_value_seed(Whole {
-                        least: 1,
-                        most: MAX_INPUTS as u64,
+                        min: 1,
+                        max: MAX_INPUTS as u64,
                     })? as usize);
                 }
             }

@@ -133,8 +133,8 @@ impl<'de> DeserializeSeed<'de> for OnErrorSeed {
 
 /// A whole number within bounds.
 pub(super) struct Whole {
-    pub(super) least: u64,
-    pub(super) most: u64,
+    pub(super) min: u64,
+    pub(super) max: u64,
 }
 
 impl<'de> DeserializeSeed<'de> for Whole {
@@ -149,11 +149,11 @@ impl Visitor<'_> for Whole {
     type Value = u64;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "a whole number from {} to {}", self.least, self.most)
+        write!(f, "a whole number from {} to {}", self.min, self.max)
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
-        if (self.least..=self.most).contains(&value) {
+        if (self.min..=self.max).contains(&value) {
             Ok(value)
         } else {
             Err(E::invalid_value(de::Unexpected::Unsigned(value), &self))
