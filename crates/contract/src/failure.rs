@@ -1,4 +1,4 @@
-//! Owns the words for what went wrong with a job, and what follows from each: retry, reject or fatal.
+//! Owns what can go wrong with a job, and what follows from it: retry, reject or fatal.
 //!
 //! Promises that every failure maps to exactly one [`Verdict`], in one exhaustive match.
 
@@ -22,12 +22,12 @@ pub enum Code {
     Conflict,
     /// The message's `expiration` passed before a worker took it.
     Expired,
-    /// The job failed as often as it may be tried.
+    /// The job failed on its last try.
     Exhausted,
 }
 
 impl Code {
-    /// Every code, for metrics that must exist before they happen.
+    /// Every code: their metrics must exist before the first rejection.
     pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::Invalid,
@@ -58,7 +58,7 @@ impl fmt::Display for Code {
     }
 }
 
-/// What a producer is told about a job that was rejected.
+/// The error that the producer of a rejected job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// Why, for a program.
@@ -98,7 +98,7 @@ fn shortened(mut text: String) -> String {
         text.truncate(cut);
         text.push('…');
     }
-    // A header and a database row can't hold it.
+    // Neither a header nor a database row can hold U+0000.
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
     } else {
@@ -121,7 +121,7 @@ impl std::error::Error for Rejection {}
 /// What happens to a job after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The reason may pass: the job waits in a retry queue, and is `exhausted` after its last try.
+    /// The cause may pass: the job waits in a retry queue, and is `exhausted` after its last try.
     Retry(String),
     /// The job can never succeed.
     Reject(Rejection),
@@ -129,7 +129,7 @@ pub enum Verdict {
     Fatal(String),
 }
 
-/// Everything that can go wrong with one job between intake and store.
+/// Everything that can go wrong with one job between its arrival and its stored result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The job breaks the contract, or a rule that producers know.

@@ -1,8 +1,8 @@
-//! Owns the job as the contract has it: how a body becomes a [`Job`], and what is said where it doesn't.
+//! Owns the job: how a body becomes a [`Job`], how a body is written, and how a bad body is rejected.
 //!
 //! Promises that no body makes it panic, that an unknown or repeated field is an error, and that every
-//! rejection names the field and what was expected. Refuses to know models, queues or stores: whether an
-//! input fits its model is [`Job::check_inputs`], given that model's shape.
+//! rejection names the field and what was expected. Knows no models, queues or stores: [`Job::check_inputs`] is given the
+//! shape of the model that the inputs must fit.
 
 mod fields;
 mod limits;
@@ -36,7 +36,7 @@ pub enum OnError {
 }
 
 impl OnError {
-    /// As it stands in a job.
+    /// Its name in a job.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Fail => "fail",
@@ -44,7 +44,7 @@ impl OnError {
         }
     }
 
-    /// What stands in a job.
+    /// The value of this name.
     pub fn find(text: &str) -> Option<Self> {
         [Self::Fail, Self::Skip]
             .into_iter()
@@ -157,7 +157,7 @@ impl<'a> Job<'a> {
         self.features.get(range.clone()).unwrap_or_default()
     }
 
-    /// Holds every input against what its model takes. A bad input rejects the job or, under
+    /// Checks every input against what the model takes. A bad input rejects the job or, under
     /// [`OnError::Skip`], becomes [`Content::Bad`].
     pub fn check_inputs(&mut self, info: &ModelInfo) -> Result<(), Rejection> {
         for (index, input) in self.inputs.iter_mut().enumerate() {

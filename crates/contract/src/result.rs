@@ -25,7 +25,7 @@ pub fn best(row: &[f32]) -> usize {
     best
 }
 
-/// What a row says: a class with its probability, a scalar, or an embedding.
+/// What an output row means: a class with its probability, a number, or an embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading<'a> {
     /// A classifier's row.
@@ -62,7 +62,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The score by which rankings order; none for embeddings.
+    /// The score that rankings sort by; `None` for embeddings.
     #[inline]
     pub fn score(&self) -> Option<f32> {
         match self {
@@ -71,7 +71,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The label of a classifier's row.
+    /// The label of a classifier's row; `None` for other models.
     #[inline]
     pub fn label(&self) -> Option<&'a str> {
         match self {
@@ -179,13 +179,13 @@ pub struct Finished {
     pub namespace: String,
     /// The JSON array of results.
     pub results: String,
-    /// Inputs whose scores were there.
+    /// Inputs whose scores were cached.
     pub hits: u32,
     /// Inputs that the model scored.
     pub misses: u32,
     /// From the job's arrival to its result, in milliseconds.
     pub elapsed_ms: f64,
-    /// When the result stood, to the millisecond.
+    /// When the job was finished, to the millisecond.
     pub finished_at: DateTime<Utc>,
 }
 
@@ -298,8 +298,8 @@ pub struct RankedItem<'a> {
     pub score: f32,
 }
 
-/// The best `top` items by descending score; equal scores keep the job's order, and a key given twice keeps
-/// its better place.
+/// The best `top` items by descending score. Equal scores keep the job's order, and of a repeated key only the best item
+/// counts.
 pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
     items.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut seen = std::collections::HashSet::new();

@@ -1,4 +1,4 @@
-//! Owns how large the parts of a job may be, and what is said where one is larger.
+//! Owns how large the parts of a job may be, and the messages for what is too large.
 
 use crate::failure::{Code, Rejection};
 
@@ -20,7 +20,7 @@ pub fn is_job_id(id: &str) -> bool {
     (1..=MAX_JOB_ID).contains(&id.len()) && id.bytes().all(|b| (0x20..0x7f).contains(&b))
 }
 
-/// A key of an input or a ranking that can't be kept.
+/// What is wrong with the key of an input or a ranking; `None` if it is good.
 pub fn key_problem(key: &str) -> Option<String> {
     if key.is_empty() {
         Some("must not be empty".into())
