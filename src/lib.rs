@@ -41,5 +41,5 @@ pub mod tls;
 pub mod warm;
 pub mod worker;
 
-pub use kiln_contract::{entry, failure, job, key, result};
+pub use kiln_contract::{entry, failure, job, key, name, result};
 pub use kiln_model as model;

@@ -5,6 +5,7 @@
 
 mod csv;
 
+use crate::job::{JobWriter, OnError};
 use indicatif::ProgressBar;
 use serde_json::Value;
 use std::io::{BufRead, Read};
@@ -208,19 +209,11 @@ fn json_line(line: u64, bytes: &[u8]) -> Piece {
 
 /// The body of a job over inputs that were cut from a file. Bad inputs are skipped, not the job.
 pub fn job_body(job_id: &str, model: &str, inputs: &[(u64, String)], detail: bool) -> Vec<u8> {
-    let mut body = format!(
-        "{{\"job_id\":{},\"model\":{},\"on_error\":\"skip\",\"detail\":{detail},\"inputs\":[",
-        Value::from(job_id),
-        Value::from(model)
-    );
-    for (index, (_, input)) in inputs.iter().enumerate() {
-        if index > 0 {
-            body.push(',');
-        }
-        body.push_str(input);
-    }
-    body.push_str("]}");
-    body.into_bytes()
+    let mut job = JobWriter::new();
+    job.job_id(job_id).model(model).on_error(OnError::Skip);
+    job.detail(detail);
+    job.json_inputs(inputs.iter().map(|(_, input)| input.as_str()));
+    job.finish()
 }
 
 #[cfg(test)]
@@ -312,6 +305,12 @@ mod tests {
             (2, r#"{"text":"y"}"#.to_owned()),
         ];
         let body = job_body("id \"1\"", "m@1", &inputs, true);
+        assert_eq!(
+            std::str::from_utf8(&body),
+            Ok(
+                r#"{"job_id":"id \"1\"","model":"m@1","on_error":"skip","detail":true,"inputs":[{"key":"a","text":"x"},{"text":"y"}]}"#
+            )
+        );
         let job = crate::job::Job::parse(&body, None).expect("parses");
         assert_eq!(
             (job.job_id.as_ref(), job.inputs.len(), job.detail),

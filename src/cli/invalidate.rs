@@ -3,7 +3,7 @@
 //! Promises that workers use no score from before, even where the removal is cut short.
 
 use super::Exit;
-use crate::{config::Settings, job, parts};
+use crate::{config::Settings, name, parts};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -29,8 +29,8 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let namespace = arguments.namespace;
-    if !job::is_namespace(&namespace) {
-        bail!("namespace: expected 1 to 64 of a-z, 0-9, `_` and `-`");
+    if !name::is_name(&namespace) {
+        bail!("namespace: {}", name::EXPECTED_NAME);
     }
     let redis = parts::redis_at_hand(&settings).await?;
     let failed = |reason: String| anyhow!("redis at {}: {reason}", redis.place());

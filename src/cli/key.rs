@@ -3,7 +3,7 @@
 //! Promises to write the key nowhere: standard output is the only place that has it.
 
 use super::Exit;
-use crate::job;
+use crate::name::{NAME_RULE, is_name};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
 use rand::Rng;
@@ -47,8 +47,8 @@ impl Scope {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
-    if !job::is_namespace(&arguments.name) {
-        bail!("expected a name of 1 to 64 of a-z, 0-9, _ and -");
+    if !is_name(&arguments.name) {
+        bail!("expected a name of {NAME_RULE}");
     }
     let secret: [u8; 32] = rand::rng().random();
     let key = format!("kiln_{}", hex::encode(secret));

@@ -1,7 +1,10 @@
 //! Owns what makes sense of a setting's value, beyond its type.
 
 use super::{ConfigError, Http, Settings};
-use crate::telemetry::otlp;
+use crate::{
+    name::{NAME_RULE, is_name},
+    telemetry::otlp,
+};
 
 /// Nobody listens to the network without knowing who asks.
 fn http(http: &Http) -> Result<(), ConfigError> {
@@ -10,8 +13,8 @@ fn http(http: &Http) -> Result<(), ConfigError> {
             name: "http.keys",
             problem: format!("`{name}`: {problem}"),
         };
-        if !crate::job::is_namespace(name) {
-            return Err(wrong("expected a name of 1 to 64 of a-z, 0-9, _ and -"));
+        if !is_name(name) {
+            return Err(wrong(&format!("expected a name of {NAME_RULE}")));
         }
         if key.sha256.len() != 64 || hex::decode(&key.sha256).is_err() {
             return Err(wrong("`sha256`: expected 64 hexadecimal digits"));
@@ -210,10 +213,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         within(name, ms, 1, 3_600_000)?;
     }
     for (name, namespace) in &settings.namespaces {
-        if !crate::job::is_namespace(name) {
+        if !is_name(name) {
             return Err(ConfigError::OutOfRange {
                 name: "namespaces",
-                problem: format!("`{name}` is no namespace: 1 to 64 of a-z, 0-9, _ and -"),
+                problem: format!("`{name}` is no namespace: {NAME_RULE}"),
             });
         }
         if let Some(grace) = namespace.grace_seconds {

@@ -1,6 +1,6 @@
 //! What a reader's service tells of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
 
-use crate::job;
+use crate::{job, name};
 use serde::Deserialize;
 
 /// Keys of one hint.
@@ -18,8 +18,8 @@ impl Hint {
     /// Reads a hint. An error names the field and what was expected.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
         let hint: Self = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-        if !job::is_namespace(&hint.namespace) {
-            return Err("`namespace`: expected 1 to 64 of a-z, 0-9, _ and -".to_owned());
+        if !name::is_name(&hint.namespace) {
+            return Err(format!("`namespace`: {}", name::EXPECTED_NAME));
         }
         if hint.keys.is_empty() || hint.keys.len() > MAX_KEYS {
             return Err(format!(

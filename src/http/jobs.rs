@@ -102,8 +102,7 @@ pub(super) async fn job(
     Named(id): Named,
 ) -> Result<Response, Problem> {
     if !job::is_job_id(&id) {
-        let message = "expected 1 to 128 printable ASCII characters";
-        return Err(Problem::invalid("id", message));
+        return Err(Problem::invalid("id", job::EXPECTED_JOB_ID));
     }
     let asked = id.clone();
     let end = shared
@@ -112,10 +111,7 @@ pub(super) async fn job(
         .await?;
     let body = match end {
         Some(JobEnd::Done(done)) => result::ok_reply(&id, &done),
-        Some(JobEnd::Rejected(error)) => {
-            let id = serde_json::Value::from(id);
-            format!("{{\"job_id\":{id},\"status\":\"rejected\",\"error\":{error}}}").into_bytes()
-        }
+        Some(JobEnd::Rejected(error)) => result::stored_rejected_reply(&id, &error),
         None => {
             let message = "no result: the job is unknown or still queued";
             return Err(Problem::not_found("id", message));

@@ -3,10 +3,12 @@
 //! Owns only their outline. The job's own parser checks the values, so that HTTP and the queue accept and refuse the same.
 
 use super::problem::Problem;
-use crate::failure::{Code, Rejection};
-use serde::{Deserialize, Serialize};
+use crate::{
+    failure::{Code, Rejection},
+    job::{InputField, JobField, JobWriter},
+};
+use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// One input to score.
@@ -58,40 +60,41 @@ impl<'a> ScoreRequest<'a> {
     }
 }
 
-/// The job with a request's one input, as a producer would post it, with all values as they were sent.
+/// The job with a request's one input, as a producer would post it, with all values as they were sent: the job's own parser checks them.
 pub(super) fn job_of(request: &ScoreRequest<'_>) -> Vec<u8> {
-    let input = [
-        ("key", request.key),
-        ("text", request.text),
-        ("text_pair", request.text_pair),
-        ("features", request.features),
+    let mut job = JobWriter::new();
+    let fields = [
+        (JobField::Model, request.model),
+        (JobField::Namespace, request.namespace),
     ];
-    let job = JobBody {
-        model: request.model,
-        namespace: request.namespace,
-        inputs: [input
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value?)))
-            .collect()],
-        ttl_seconds: request.ttl_seconds,
-        detail: request.detail,
-    };
-    // What was read as JSON can always be written as JSON.
-    serde_json::to_vec(&job).unwrap_or_default()
+    write_fields(&mut job, fields);
+    job.inputs([request], |input, request| {
+        let fields = [
+            (InputField::Features, request.features),
+            (InputField::Key, request.key),
+            (InputField::Text, request.text),
+            (InputField::TextPair, request.text_pair),
+        ];
+        for (field, value) in fields {
+            if let Some(value) = value {
+                input.json(field, value.get());
+            }
+        }
+    });
+    let fields = [
+        (JobField::TtlSeconds, request.ttl_seconds),
+        (JobField::Detail, request.detail),
+    ];
+    write_fields(&mut job, fields);
+    job.finish()
 }
 
-/// A job as a producer would post it.
-#[derive(Debug, Serialize)]
-struct JobBody<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    model: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    namespace: Option<&'a RawValue>,
-    inputs: [BTreeMap<&'static str, &'a RawValue>; 1],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    ttl_seconds: Option<&'a RawValue>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<&'a RawValue>,
+fn write_fields(job: &mut JobWriter, fields: [(JobField, Option<&RawValue>); 2]) {
+    for (field, value) in fields {
+        if let Some(value) = value {
+            job.json(field, value.get());
+        }
+    }
 }
 
 /// Several inputs to score: a job. Its id is optional.
@@ -134,3 +137,6 @@ pub struct RankRequest {
     #[schema(minimum = 1)]
     top: Option<usize>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     heat::Hint,
-    job,
+    name,
     store::{INTAKE, SCHEDULE},
     warm::schedule::Schedule,
 };
@@ -156,9 +156,8 @@ pub(super) async fn invalidate(
     State(shared): State<Shared>,
     Named(namespace): Named,
 ) -> Result<(StatusCode, Json<Invalidated>), Problem> {
-    if !job::is_namespace(&namespace) {
-        let message = "expected 1 to 64 of a-z, 0-9, `_` and `-`";
-        return Err(Problem::invalid("namespace", message));
+    if !name::is_name(&namespace) {
+        return Err(Problem::invalid("namespace", name::EXPECTED_NAME));
     }
     let state = shared.state()?;
     // Reserved first, so that the entries of a marked namespace are surely removed, too.

@@ -121,13 +121,20 @@ impl Settler {
             origin = delivery.origin.as_str(),
             "a job was rejected"
         );
+        let now = clock::now();
         self.rejected.push(Rejected {
-            at: clock::now(),
+            at: now,
             job_id: job_id.to_owned(),
             queue: delivery.origin.as_str(),
             rejection: rejection.clone(),
         });
-        let letter = message::dead_letter(delivery, job_id, rejection, &self.topology);
+        let letter = message::dead_letter(
+            delivery,
+            job_id,
+            rejection,
+            &clock::rfc3339(now),
+            &self.topology,
+        );
         let reply = message::reply(delivery, || {
             crate::result::rejected_reply(job_id, rejection)
         });

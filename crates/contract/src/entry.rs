@@ -1,10 +1,10 @@
 //! Owns the bytes of a score entry in Redis.
 //!
-//! One byte of layout version, a 32-bit check over key and the rest, a stamp in layouts that have one, then the model's output
-//! row, little-endian: as 32-bit floats in layouts 1 and 3 (nine bytes for a single score), as 16-bit floats in layouts 2 and
-//! 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Promises that bytes of another
-//! layout, of another key, cut short, or holding a value that no model may return don't decode. Nothing is compressed: a
-//! row's floats have no repetition to take out.
+//! One byte of layout version, a 32-bit checksum over the key and the rest, a stamp in layouts that have one, then the model's
+//! output row, little-endian: as 32-bit floats in layouts 1 and 3 (nine bytes for a single score), as 16-bit floats in layouts
+//! 2 and 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Promises that bytes of another
+//! layout, bytes of another key, truncated bytes and values that no model may return don't decode. Nothing is compressed: a
+//! row's floats have no redundancy to remove.
 
 use crate::key::{EntryPrefix, InputHash};
 use crate::model::Precision;
@@ -13,11 +13,11 @@ const HEAD: usize = 5;
 const STAMP: usize = 8;
 /// Added to the layout of an entry with a stamp.
 const STAMPED: u8 = 2;
-/// Bytes from which [`stamp_of`] tells an entry's stamp.
+/// How many of an entry's first bytes [`stamp_of`] needs.
 pub const TO_STAMP: usize = HEAD + STAMP;
 
-/// Entries of one model version: its prefix goes into the check, so that an entry copied to another model's
-/// key is refused.
+/// Encodes and decodes the entries of one model version. Its prefix goes into the checksum, so that an entry that was copied
+/// to another model's key is refused.
 #[derive(Debug, Clone, Copy)]
 pub struct Codec {
     seed: u64,
@@ -26,7 +26,7 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// For rows of `width` values under `prefix`.
+    /// A codec for rows of `width` values under `prefix`.
     pub fn new(prefix: &EntryPrefix, width: usize, precision: Precision) -> Self {
         Self {
             seed: fold(0x6b69_6c6e, prefix.as_bytes()),
@@ -36,6 +36,7 @@ impl Codec {
     }
 
     /// The layout version, and the bytes of one value.
+    #[inline]
     fn layout(&self) -> (u8, usize) {
         match self.precision {
             Precision::Single => (1, 4),
@@ -43,12 +44,14 @@ impl Codec {
         }
     }
 
-    /// Values of a row.
+    /// Number of values in a row.
+    #[inline]
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The entry of one output row; a stamp of 0 takes no place.
+    /// The entry of one output row; a stamp of 0 takes no bytes.
+    #[inline]
     pub fn encode(&self, input: &InputHash, row: &[f32], stamp: u64) -> Vec<u8> {
         let (layout, size) = self.layout();
         let mut bytes = Vec::with_capacity(TO_STAMP + row.len() * size);
@@ -72,7 +75,8 @@ impl Codec {
         bytes
     }
 
-    /// Appends the entry's row to `outputs` and returns its stamp; nothing where the bytes are no entry of this key.
+    /// Appends the entry's row to `outputs` and returns its stamp, or `None` if the bytes are no entry of this key.
+    #[inline]
     pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<u64> {
         let (head, checked) = bytes.split_at_checked(HEAD)?;
         let (layout, size) = self.layout();
@@ -107,18 +111,21 @@ impl Codec {
         finite.then_some(stamp)
     }
 
+    #[inline]
     fn check(&self, input: &InputHash, values: &[u8]) -> [u8; 4] {
         let mixed = fold(fold(self.seed, input), values);
         ((mixed >> 32) as u32).to_le_bytes()
     }
 }
 
-/// Whether bytes begin as an entry of any model does.
+/// Whether bytes begin like an entry of any model.
+#[inline]
 pub fn is_entry(bytes: &[u8]) -> bool {
     matches!(bytes.first(), Some(1..=4))
 }
 
-/// The stamp of an entry of any model, from its first bytes; nothing where it has none.
+/// The stamp of an entry of any model, from its first [`TO_STAMP`] bytes; `None` if it has none.
+#[inline]
 pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
     let (head, rest) = bytes.split_at_checked(HEAD)?;
     let stamped = matches!(head.first(), Some(3 | 4));
@@ -126,7 +133,8 @@ pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*stamp))
 }
 
-/// A 64-bit multiply-and-rotate hash over eight bytes at a time: a check against accidents, not attackers.
+/// A 64-bit multiply-and-rotate hash over eight bytes at a time: it detects accidents, not attackers.
+#[inline]
 fn fold(seed: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut state = seed ^ (bytes.len() as u64);

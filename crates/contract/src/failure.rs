@@ -1,4 +1,4 @@
-//! Owns the words for what went wrong with a job, and what follows from each: retry, reject or fatal.
+//! Owns what can go wrong with a job, and what follows from it: retry, reject or fatal.
 //!
 //! Promises that every failure maps to exactly one [`Verdict`], in one exhaustive match.
 
@@ -22,12 +22,12 @@ pub enum Code {
     Conflict,
     /// The message's `expiration` passed before a worker took it.
     Expired,
-    /// The job failed as often as it may be tried.
+    /// The job failed on its last try.
     Exhausted,
 }
 
 impl Code {
-    /// Every code, for metrics that must exist before they happen.
+    /// Every code: their metrics must exist before the first rejection.
     pub const ALL: [Self; 7] = [
         Self::Malformed,
         Self::Invalid,
@@ -58,9 +58,10 @@ impl fmt::Display for Code {
     }
 }
 
-/// What a producer is told about a job that was rejected.
+/// The error that the producer of a rejected job gets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
+    /// Why, for a program.
     pub code: Code,
     /// The field at fault, as a path such as `inputs[3].text`; empty where the whole body is.
     pub field: String,
@@ -86,18 +87,18 @@ impl Rejection {
 }
 
 /// Longest field or message of a rejection, in bytes.
-const LONGEST: usize = 600;
+const MAX_TEXT_BYTES: usize = 600;
 
 fn shortened(mut text: String) -> String {
-    if text.len() > LONGEST {
-        let cut = (0..=LONGEST)
+    if text.len() > MAX_TEXT_BYTES {
+        let cut = (0..=MAX_TEXT_BYTES)
             .rev()
             .find(|at| text.is_char_boundary(*at))
             .unwrap_or(0);
         text.truncate(cut);
         text.push('…');
     }
-    // A header and a database row can't hold it.
+    // Neither a header nor a database row can hold U+0000.
     if text.contains('\0') {
         text.replace('\0', "\u{fffd}")
     } else {
@@ -115,10 +116,12 @@ impl fmt::Display for Rejection {
     }
 }
 
+impl std::error::Error for Rejection {}
+
 /// What happens to a job after a failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// The reason may pass: the job waits in a retry queue, and is `exhausted` after its last try.
+    /// The cause may pass: the job waits in a retry queue, and is `exhausted` after its last try.
     Retry(String),
     /// The job can never succeed.
     Reject(Rejection),
@@ -126,11 +129,13 @@ pub enum Verdict {
     Fatal(String),
 }
 
-/// Everything that can go wrong with one job between intake and store.
+/// Everything that can go wrong with one job between its arrival and its stored result.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
+    /// The job breaks the contract, or a rule that producers know.
     #[error("{0}")]
     Rejected(Rejection),
+    /// The model did not score its inputs.
     #[error("model: {0}")]
     Model(#[from] ModelError),
     /// The database refuses the job's row itself, not the connection.

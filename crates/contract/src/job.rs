@@ -1,27 +1,29 @@
-//! Owns the job as the contract has it: how a body becomes a [`Job`], and what is said where it doesn't.
+//! Owns the job: how a body becomes a [`Job`], how a body is written, and how a bad body is rejected.
 //!
 //! Promises that no body makes it panic, that an unknown or repeated field is an error, and that every
-//! rejection names the field and what was expected. Refuses to know models, queues or stores: whether an
-//! input fits its model is [`Job::check_inputs`], given that model's shape.
+//! rejection names the field and what was expected. Knows no models, queues or stores: [`Job::check_inputs`] is given the
+//! shape of the model that the inputs must fit.
 
+mod fields;
+mod limits;
 mod parse;
+pub mod write;
+
+pub use fields::{InputField, JobField};
+pub use limits::{
+    EXPECTED_JOB_ID, MAX_INPUTS, MAX_JOB_ID, MAX_KEY_BYTES, MAX_TTL_SECONDS, is_job_id,
+    key_problem, too_large,
+};
+pub use write::JobWriter;
 
 use crate::{
-    failure::{Code, Rejection},
+    failure::Rejection,
     model::{InputKind, ModelInfo, PairRule},
 };
 use std::{borrow::Cow, ops::Range};
 
-/// Most inputs of one job.
-pub const MAX_INPUTS: usize = 4_096;
 /// Version of the contract: of jobs, results and readers' keys.
 pub const SCHEMA_VERSION: u32 = 1;
-/// Longest job id, in characters.
-pub const MAX_JOB_ID: usize = 128;
-/// Longest key of an input or a ranking, in bytes.
-pub const MAX_KEY_BYTES: usize = 256;
-/// Longest life of an entry that a job may ask for, in seconds: a year.
-pub const MAX_TTL_SECONDS: u64 = 31_536_000;
 
 /// What one bad input does to its job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,6 +33,23 @@ pub enum OnError {
     Fail,
     /// Its result carries an error, and the others are scored.
     Skip,
+}
+
+impl OnError {
+    /// Its name in a job.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Skip => "skip",
+        }
+    }
+
+    /// The value of this name.
+    pub fn find(text: &str) -> Option<Self> {
+        [Self::Fail, Self::Skip]
+            .into_iter()
+            .find(|known| known.as_str() == text)
+    }
 }
 
 /// A ranking to keep.
@@ -47,14 +66,18 @@ pub struct Rank<'a> {
 pub struct InputError {
     /// The field within the input, such as `text`; empty where it is the input itself.
     pub field: String,
+    /// What was expected.
     pub message: String,
 }
 
 /// What an input holds.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content<'a> {
+    /// One text, or two for models that take a pair.
     Text {
+        /// The text, as the job has it.
         text: Cow<'a, str>,
+        /// The second text.
         pair: Option<Cow<'a, str>>,
     },
     /// A range of [`Job::features`].
@@ -66,32 +89,44 @@ pub enum Content<'a> {
 /// One input of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Input<'a> {
+    /// Echoed in the result, and the name of the named entry; at most [`MAX_KEY_BYTES`].
     pub key: Option<Cow<'a, str>>,
+    /// What is scored.
     pub content: Content<'a>,
 }
 
 /// A job, borrowing from the body where the body's JSON needed no unescaping.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job<'a> {
+    /// The idempotency key, see [`is_job_id`].
     pub job_id: Cow<'a, str>,
     /// `name` or `name@version`.
     pub model: Cow<'a, str>,
+    /// The job's own namespace; see [`Job::namespace`] for the one that holds.
     pub namespace: Option<Cow<'a, str>>,
+    /// 1 to [`MAX_INPUTS`] inputs, in the job's order.
     pub inputs: Vec<Input<'a>>,
     /// The features of all inputs, one after the other.
     pub features: Vec<f32>,
+    /// Whether a named entry is kept for every input that has a key.
     pub named: bool,
+    /// The ranking to keep.
     pub rank: Option<Rank<'a>>,
+    /// How long the entries live, in seconds: 1 to [`MAX_TTL_SECONDS`].
     pub ttl_seconds: Option<u64>,
+    /// What one bad input does to the job.
     pub on_error: OnError,
+    /// Whether results carry every label's probability.
     pub detail: bool,
 }
 
 /// A body that is no job.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{rejection}")]
 pub struct Unparsable {
     /// The job's id, where it could still be found.
     pub job_id: Option<String>,
+    /// What is wrong with it.
     pub rejection: Rejection,
 }
 
@@ -103,6 +138,7 @@ impl<'a> Job<'a> {
     }
 
     /// The namespace: the job's own, or its model's name.
+    #[inline]
     pub fn namespace(&self) -> &str {
         self.namespace
             .as_deref()
@@ -110,16 +146,18 @@ impl<'a> Job<'a> {
     }
 
     /// The model's name without the version.
+    #[inline]
     pub fn model_name(&self) -> &str {
         self.model.split('@').next().unwrap_or_default()
     }
 
     /// The features of a [`Content::Features`].
+    #[inline]
     pub fn features_of(&self, range: &Range<usize>) -> &[f32] {
         self.features.get(range.clone()).unwrap_or_default()
     }
 
-    /// Holds every input against what its model takes. A bad input rejects the job or, under
+    /// Checks every input against what the model takes. A bad input rejects the job or, under
     /// [`OnError::Skip`], becomes [`Content::Bad`].
     pub fn check_inputs(&mut self, info: &ModelInfo) -> Result<(), Rejection> {
         for (index, input) in self.inputs.iter_mut().enumerate() {
@@ -191,52 +229,14 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
                     return wrong(field, "must not contain U+0000".into());
                 }
                 if text.len() > info.max_text_bytes {
-                    let (most, found) = (info.max_text_bytes, text.len());
+                    let (max, found) = (info.max_text_bytes, text.len());
                     return wrong(
                         field,
-                        format!("expected at most {most} bytes for this model, found {found}"),
+                        format!("expected at most {max} bytes for this model, found {found}"),
                     );
                 }
             }
             None
         }
     }
-}
-
-/// Whether a text may name a namespace: `[a-z0-9_-]{1,64}`.
-pub fn is_namespace(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-}
-
-/// Whether a text may be a job's id: 1 to 128 printable ASCII characters.
-pub fn is_job_id(id: &str) -> bool {
-    (1..=MAX_JOB_ID).contains(&id.len()) && id.bytes().all(|b| (0x20..0x7f).contains(&b))
-}
-
-/// A key of an input or a ranking that can't be kept.
-pub fn key_problem(key: &str) -> Option<String> {
-    if key.is_empty() {
-        Some("must not be empty".into())
-    } else if key.len() > MAX_KEY_BYTES {
-        Some(format!(
-            "expected at most {MAX_KEY_BYTES} bytes, found {}",
-            key.len()
-        ))
-    } else if key.contains('\0') {
-        Some("must not contain U+0000".into())
-    } else {
-        None
-    }
-}
-
-/// The rejection of a body that is larger than `most` bytes.
-pub fn too_large(bytes: usize, most: usize) -> Rejection {
-    Rejection::new(
-        Code::TooLarge,
-        "",
-        format!("the body has {bytes} bytes; this worker takes {most} at most"),
-    )
 }

@@ -1,19 +1,20 @@
 //! Owns every key that Kiln writes to Redis, and the hash that names an input.
 //!
-//! Promises that two inputs have the same hash exactly where they are the same after normalisation. Refuses
-//! to let any other module build a Redis key.
+//! Promises that two inputs have the same hash exactly if they are equal after normalisation. No other module builds a
+//! Redis key.
 
 use sha2::{Digest, Sha256};
 
 /// SHA-256 of a normalised input.
 pub type InputHash = [u8; 32];
 
-/// What tells the kinds of input apart before they are hashed.
+/// Tags that keep the kinds of input apart: the first byte that is hashed.
 const FEATURES: &[u8] = b"f";
 const TEXT: &[u8] = b"t";
 const PAIR: &[u8] = b"p";
 
 /// Hash of dense features: their 32-bit floats, little-endian, in order.
+#[inline]
 pub fn hash_features(features: &[f32]) -> InputHash {
     const CHUNK: usize = 64;
     let mut hasher = Sha256::new_with_prefix(FEATURES);
@@ -28,6 +29,7 @@ pub fn hash_features(features: &[f32]) -> InputHash {
 }
 
 /// Hash of a normalised text, or of a pair of them.
+#[inline]
 pub fn hash_text(text: &str, pair: Option<&str>) -> InputHash {
     let hasher = match pair {
         None => Sha256::new_with_prefix(TEXT).chain_update(text),
@@ -40,7 +42,8 @@ pub fn hash_text(text: &str, pair: Option<&str>) -> InputHash {
     hasher.finalize().into()
 }
 
-/// SHA-256 of a body, which tells a repeated job from another one under the same id.
+/// SHA-256 of a body: under the same id, the same hash is a repeated job, and another hash is a conflict.
+#[inline]
 pub fn hash_body(body: &[u8]) -> [u8; 32] {
     Sha256::digest(body).into()
 }
@@ -61,6 +64,7 @@ impl EntryPrefix {
     }
 
     /// The key of one score entry: the prefix and the raw bytes of the hash.
+    #[inline]
     pub fn key(&self, input: &InputHash) -> Vec<u8> {
         let mut key = Vec::with_capacity(self.0.len() + input.len());
         key.extend_from_slice(&self.0);
@@ -69,17 +73,18 @@ impl EntryPrefix {
     }
 
     /// The prefix itself.
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 }
 
-/// The key under which readers find a named entry or a ranking.
+/// The key under which readers find a named entry or a ranking of a namespace.
 pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
 }
 
-/// The pattern of every key under which readers find something of a namespace.
+/// The pattern that matches all of a namespace's named entries and rankings.
 pub fn all_named(namespace: &str) -> String {
     format!("kiln:k:{namespace}:*")
 }
@@ -89,7 +94,7 @@ pub fn latest_mark() -> String {
     "kiln:i".to_owned()
 }
 
-/// The set of namespaces whose readers' entries are still to be removed.
+/// The set of invalidated namespaces whose named entries still have to be removed.
 pub fn unremoved() -> String {
     "kiln:u".to_owned()
 }
@@ -99,7 +104,7 @@ pub fn mark(namespace: &str) -> String {
     format!("kiln:i:{namespace}")
 }
 
-/// The lease on scoring an input: its entry's key under another head.
+/// The lease on scoring an input: its entry's key with another prefix.
 pub fn lease(prefix: &EntryPrefix, input: &InputHash) -> Vec<u8> {
     let entry = prefix.key(input);
     let mut key = b"kiln:l:".to_vec();
@@ -107,27 +112,27 @@ pub fn lease(prefix: &EntryPrefix, input: &InputHash) -> Vec<u8> {
     key
 }
 
-/// The set of namespaces of which workers tell what is hot.
+/// The set of namespaces for which workers share what is hot.
 pub fn heat_index() -> String {
     "kiln:h".to_owned()
 }
 
-/// What workers tell of one namespace and model: a hash with a field a worker.
+/// What is hot in one namespace for one model: a hash with one field per worker.
 pub fn heat(namespace: &str, model: &str) -> String {
     format!("kiln:h:{namespace}:{model}")
 }
 
-/// The set of namespaces of which workers tell what is read.
+/// The set of namespaces for which workers share what is read.
 pub fn reads_index() -> String {
     "kiln:r".to_owned()
 }
 
-/// What workers tell of one namespace's readers: a hash with a field a worker.
+/// What is read in one namespace: a hash with one field per worker.
 pub fn reads(namespace: &str) -> String {
     format!("kiln:r:{namespace}")
 }
 
-/// A key that lives for one trial of the server; `token` keeps two trials apart.
+/// A key that exists only while the server is being checked; `token` keeps two checks apart.
 pub fn trial(token: &str) -> String {
     format!("kiln:trial:{token}")
 }

@@ -1,6 +1,6 @@
-//! What a model is asked and what it gives, in the words that jobs, results and models share.
+//! What a model takes and what it gives: the types that jobs, results and models share.
 //!
-//! Owns the shapes only: loading and running models is another crate's.
+//! Owns these types only: another crate loads and runs models.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -20,11 +20,11 @@ pub struct ModelInfo {
     pub input: InputKind,
     /// How many numbers the model gives per row.
     pub output_width: usize,
-    /// How exact they are.
+    /// The precision of these numbers.
     pub precision: Precision,
     /// The longest text taken, in bytes before normalisation; 0 for models that take features.
     pub max_text_bytes: usize,
-    /// How long this model's scores stay worth keeping, in seconds, where the manifest says so.
+    /// How long this model's scores are kept, in seconds, if the manifest says so.
     pub ttl_seconds: Option<u64>,
     /// How many numbers the weights hold.
     pub parameters: usize,
@@ -47,14 +47,14 @@ pub enum Task {
     Embedding,
 }
 
-/// How exact a model's outputs are, fresh or from the cache.
+/// The precision of a model's outputs, the same whether fresh or from the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32-bit floats.
     #[default]
     Single,
-    /// Rounded to 16-bit floats, and kept as such: half the memory for three decimal digits.
+    /// Rounded to 16-bit floats and cached as such: half the memory, three decimal digits.
     Half,
 }
 
@@ -89,6 +89,7 @@ pub enum PairRule {
 
 impl PairRule {
     /// Whether an input with or without a second text fits.
+    #[inline]
     pub fn admits(self, has_pair: bool) -> bool {
         match self {
             Self::None => !has_pair,
@@ -98,7 +99,7 @@ impl PairRule {
     }
 }
 
-/// Why rows could not be scored. Every variant concerns one request; the model threads live on.
+/// Why rows could not be scored. All variants but [`Stopped`](Self::Stopped) concern one request: the model threads go on.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum ModelError {
     /// The model panicked on one of the rows of this request.
@@ -121,7 +122,7 @@ pub enum ModelError {
         /// Why not.
         message: String,
     },
-    /// A version whose memory was given back, and that can't be loaded again.
+    /// The version was unloaded to free memory, and can't be loaded again.
     #[error("{model} can't be loaded again: {message}")]
     Unloadable {
         /// `name@version`.

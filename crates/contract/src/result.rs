@@ -5,38 +5,47 @@
 
 use crate::{
     failure::Rejection,
+    json::push,
     model::{ModelInfo, Task},
     time,
 };
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-/// Place of the largest value in a row; the first of equals.
+/// Index of the largest value in a row; the first of equals.
+#[inline]
 pub fn best(row: &[f32]) -> usize {
     let mut best = 0;
-    let mut most = f32::NEG_INFINITY;
+    let mut max = f32::NEG_INFINITY;
     for (index, value) in row.iter().enumerate() {
-        if *value > most {
-            (best, most) = (index, *value);
+        if *value > max {
+            (best, max) = (index, *value);
         }
     }
     best
 }
 
-/// What a row says: a class with its probability, a scalar, or an embedding.
+/// What an output row means: a class with its probability, a number, or an embedding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Reading<'a> {
+    /// A classifier's row.
     Label {
+        /// The label with the largest probability.
         label: &'a str,
+        /// Its index among the model's labels.
         index: usize,
+        /// Its probability, 0 to 1.
         score: f32,
     },
+    /// One number, on the model's own scale.
     Score(f32),
+    /// A vector.
     Embedding(&'a [f32]),
 }
 
 impl<'a> Reading<'a> {
     /// Reads one output row of a model.
+    #[inline]
     pub fn of(info: &'a ModelInfo, row: &'a [f32]) -> Self {
         match &info.task {
             Task::Classification { labels } => {
@@ -53,7 +62,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The score by which rankings order; none for embeddings.
+    /// The score that rankings sort by; `None` for embeddings.
+    #[inline]
     pub fn score(&self) -> Option<f32> {
         match self {
             Self::Label { score, .. } | Self::Score(score) => Some(*score),
@@ -61,22 +71,13 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// The label of a classifier's row.
+    /// The label of a classifier's row; `None` for other models.
+    #[inline]
     pub fn label(&self) -> Option<&'a str> {
         match self {
             Self::Label { label, .. } => Some(label),
             _ => None,
         }
-    }
-}
-
-/// Appends any value as JSON. Writing to memory can't fail for the types used here.
-fn push(buffer: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    // A failed write would leave invalid JSON behind: take back what it wrote.
-    let before = buffer.len();
-    if serde_json::to_writer(&mut *buffer, value).is_err() {
-        buffer.truncate(before);
-        buffer.extend_from_slice(b"null");
     }
 }
 
@@ -94,6 +95,7 @@ impl ResultsWriter {
         Self { buffer }
     }
 
+    #[inline]
     fn open(&mut self, key: Option<&str>) {
         if self.buffer.len() > 1 {
             self.buffer.push(b',');
@@ -169,14 +171,21 @@ impl ResultsWriter {
 /// A finished job, as its reply and its row have it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
+    /// The model's name.
     pub model: String,
+    /// The version that scored.
     pub version: String,
+    /// The job's namespace.
     pub namespace: String,
     /// The JSON array of results.
     pub results: String,
+    /// Inputs whose scores were cached.
     pub hits: u32,
+    /// Inputs that the model scored.
     pub misses: u32,
+    /// From the job's arrival to its result, in milliseconds.
     pub elapsed_ms: f64,
+    /// When the job was finished, to the millisecond.
     pub finished_at: DateTime<Utc>,
 }
 
@@ -217,10 +226,19 @@ pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
 
 /// The reply to a job that was rejected.
 pub fn rejected_reply(job_id: &str, rejection: &Rejection) -> Vec<u8> {
+    rejected(job_id, |out| push(out, rejection))
+}
+
+/// The same from a stored row: `error` is the rejection's JSON, as it was written by this version or another.
+pub fn stored_rejected_reply(job_id: &str, error: &str) -> Vec<u8> {
+    rejected(job_id, |out| out.extend_from_slice(error.as_bytes()))
+}
+
+fn rejected(job_id: &str, error: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = b"{\"job_id\":".to_vec();
     push(&mut out, job_id);
     out.extend_from_slice(b",\"status\":\"rejected\",\"error\":");
-    push(&mut out, rejection);
+    error(&mut out);
     out.push(b'}');
     out
 }
@@ -274,12 +292,14 @@ struct Ranking<'a> {
 /// One key of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RankedItem<'a> {
+    /// The input's key.
     pub key: &'a str,
+    /// Its score.
     pub score: f32,
 }
 
-/// The best `top` items by descending score; equal scores keep the job's order, and a key given twice keeps
-/// its better place.
+/// The best `top` items by descending score. Equal scores keep the job's order, and of a repeated key only the best item
+/// counts.
 pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
     items.sort_by(|a, b| b.score.total_cmp(&a.score));
     let mut seen = std::collections::HashSet::new();
@@ -302,3 +322,6 @@ pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime
     );
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,18 +152,12 @@ fn folders(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 
 /// Whether this can be a model's name: `[a-z0-9_-]{1,64}`.
 pub(crate) fn is_model_name(name: &str) -> bool {
-    (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-'))
+    kiln_contract::name::is_name(name)
 }
 
 /// Whether this can be a version: `[A-Za-z0-9._-]{1,32}`.
 pub(crate) fn is_version(version: &str) -> bool {
-    (1..=32).contains(&version.len())
-        && version
-            .bytes()
-            .all(|b| matches!(b, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-'))
+    kiln_contract::name::is_version(version)
 }
 
 /// Orders versions as people do: part by part between the dots, numbers by their value, a number above a part

@@ -4,7 +4,7 @@
 //! reported with its line.
 
 use super::{BadLine, Piece};
-use serde_json::{Map, Value, json};
+use crate::job::write;
 use std::io::BufRead;
 
 /// Which columns of a CSV file are what.
@@ -120,6 +120,7 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
     })
 }
 
+/// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
 fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, String> {
     let cell = |at: usize| {
         let name = columns.headers.get(at).map_or("?", String::as_str);
@@ -128,16 +129,8 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Str
             .ok_or_else(|| format!("column `{name}` is missing"))?;
         std::str::from_utf8(bytes).map_err(|_| format!("column `{name}` is not UTF-8"))
     };
-    let mut input = Map::new();
-    if let Some(at) = columns.key {
-        input.insert("key".into(), json!(cell(at)?));
-    }
-    if let Some(at) = columns.text {
-        input.insert("text".into(), json!(cell(at)?));
-        if let Some(at) = columns.text_pair {
-            input.insert("text_pair".into(), json!(cell(at)?));
-        }
-    } else {
+    let key = columns.key.map(cell).transpose()?;
+    let Some(at) = columns.text else {
         let mut values = Vec::with_capacity(columns.features.len());
         for at in &columns.features {
             let name = columns.headers.get(*at).map_or("?", String::as_str);
@@ -148,9 +141,24 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Str
             if !value.is_finite() {
                 return Err(format!("column `{name}`: expected a finite number"));
             }
-            values.push(json!(value));
+            values.push(value);
         }
-        input.insert("features".into(), Value::Array(values));
-    }
-    Ok(Value::Object(input).to_string())
+        return Ok(write::input(|input| {
+            input.features(&values);
+            if let Some(key) = key {
+                input.key(key);
+            }
+        }));
+    };
+    let text = cell(at)?;
+    let pair = columns.text_pair.map(cell).transpose()?;
+    Ok(write::input(|input| {
+        if let Some(key) = key {
+            input.key(key);
+        }
+        input.text(text);
+        if let Some(pair) = pair {
+            input.text_pair(pair);
+        }
+    }))
 }

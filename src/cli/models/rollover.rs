@@ -10,6 +10,7 @@ use crate::{
     clock,
     config::Settings,
     heat::SharedHeat,
+    job::{JobWriter, OnError, write},
     key::{self, EntryPrefix, InputHash},
     parts,
     store::{KnownInput, PostgresStore},
@@ -18,7 +19,6 @@ use crate::{
 use anyhow::bail;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 use std::{collections::HashMap, time::Duration};
 
 /// Inputs of one posted job.
@@ -151,13 +151,12 @@ async fn post(
     for chunk in hot.chunks(CHUNK) {
         let hashes: Vec<&[u8]> = chunk.iter().map(|(input, _)| input.as_slice()).collect();
         let mut known = store.inputs(wanted.name, &hashes).await?;
-        let inputs: Vec<Value> = chunk
+        let inputs: Vec<String> = chunk
             .iter()
-            .filter_map(|(input, _)| text(known.remove(input.as_slice())?))
+            .filter_map(|(input, _)| input_text(known.remove(input.as_slice())?))
             .collect();
         for piece in inputs.chunks(PIECE) {
-            let job = json!({"model": format!("{}@{}", wanted.name, wanted.new), "namespace": wanted.name, "inputs": piece, "on_error": "skip"});
-            let body = serde_json::to_vec(&job)?;
+            let body = body(wanted.name, wanted.new, piece);
             let mut id = hex::encode(key::hash_body(&body));
             id.truncate(32);
             let message = message::job(&topology.warm, &format!("activate-{id}"), body);
@@ -173,12 +172,31 @@ async fn post(
     Ok(())
 }
 
-fn text(known: KnownInput) -> Option<Value> {
-    match (known.text, known.text_pair, known.features) {
-        (Some(text), Some(pair), _) => Some(json!({"text": text, "text_pair": pair})),
-        (Some(text), None, _) => Some(json!({"text": text})),
-        (None, _, Some(features)) => Some(json!({"features": features})),
-        (None, _, None) => None,
+/// A job that pins the version. Its id follows from its bytes: the order of its fields never changes.
+fn body(model: &str, version: &str, inputs: &[String]) -> Vec<u8> {
+    let mut job = JobWriter::new();
+    job.json_inputs(inputs.iter().map(String::as_str));
+    job.model(&format!("{model}@{version}")).namespace(model);
+    job.on_error(OnError::Skip);
+    job.finish()
+}
+
+fn input_text(known: KnownInput) -> Option<String> {
+    match (known.text, known.features) {
+        (Some(text), _) => Some(write::input(|input| {
+            input.text(&text);
+            if let Some(pair) = &known.text_pair {
+                input.text_pair(pair);
+            }
+        })),
+        (None, Some(features)) => {
+            // Ids follow from the digits, too: they are those of 64-bit floats.
+            let wide: Vec<f64> = features.into_iter().map(f64::from).collect();
+            Some(write::input(|input| {
+                input.features(&wide);
+            }))
+        }
+        (None, None) => None,
     }
 }
 
@@ -200,4 +218,34 @@ async fn shift(
         );
     }
     Ok(compare(&pairs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_job_never_change() {
+        let known =
+            |text: Option<&str>, pair: Option<&str>, features: Option<Vec<f32>>| KnownInput {
+                key: None,
+                text: text.map(str::to_owned),
+                text_pair: pair.map(str::to_owned),
+                features,
+            };
+        let inputs: Vec<String> = [
+            known(Some("a \"b\" ☃"), None, None),
+            known(Some("q"), Some("p"), None),
+            known(None, None, Some(vec![0.1, 2.0, 1e20])),
+            known(None, None, None),
+        ]
+        .into_iter()
+        .filter_map(input_text)
+        .collect();
+        let body = body("m", "2", &inputs);
+        assert_eq!(
+            String::from_utf8(body).expect("UTF-8"),
+            r#"{"inputs":[{"text":"a \"b\" ☃"},{"text":"q","text_pair":"p"},{"features":[0.10000000149011612,2.0,1.0000000200408773e+20]}],"model":"m@2","namespace":"m","on_error":"skip"}"#
+        );
+    }
 }

@@ -6,7 +6,8 @@
 
 use crate::{
     cli::file::{BadLine, Piece},
-    job, key,
+    job::{self, JobWriter, OnError},
+    key,
 };
 use serde_json::{Map, Value};
 
@@ -51,26 +52,14 @@ impl Cut {
     fn job(&self, text: String) -> Result<Posting, String> {
         let fields: Map<String, Value> =
             serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
-        let lacks = |name: &str| !fields.contains_key(name);
-        let mut given = String::new();
-        for (name, value) in self.fields() {
-            if lacks(name) {
-                given.push_str(&format!("\"{name}\":{value},"));
-            }
-        }
-        let body = match text.strip_prefix('{') {
-            Some(rest) if !given.is_empty() => format!("{{{given}{rest}"),
-            _ => text,
-        }
-        .into_bytes();
+        let body = self
+            .head(|field| !fields.contains_key(field))
+            .finish_before(&text);
         let id = match fields.get("job_id") {
             None => self.id_of(&body),
             Some(Value::String(id)) if job::is_job_id(id) => id.clone(),
             Some(_) => {
-                let max = job::MAX_JOB_ID;
-                return Err(format!(
-                    "`job_id`: expected 1 to {max} printable ASCII characters"
-                ));
+                return Err(format!("`job_id`: {}", job::EXPECTED_JOB_ID));
             }
         };
         Ok(Posting { id, body })
@@ -81,34 +70,29 @@ impl Cut {
         if self.model.is_none() {
             return Err(Unfit::NoModel(inputs.first().map_or(0, |(line, _)| *line)));
         }
-        let mut body = String::from("{");
-        for (name, value) in self.fields() {
-            body.push_str(&format!("\"{name}\":{value},"));
-        }
-        body.push_str("\"on_error\":\"skip\",\"inputs\":[");
-        for (index, (_, input)) in inputs.iter().enumerate() {
-            if index > 0 {
-                body.push(',');
-            }
-            body.push_str(input);
-        }
-        body.push_str("]}");
-        let body = body.into_bytes();
+        let mut job = self.head(|_| true);
+        job.on_error(OnError::Skip);
+        job.json_inputs(inputs.iter().map(|(_, input)| input.as_str()));
+        let body = job.finish();
         Ok(Posting {
             id: self.id_of(&body),
             body,
         })
     }
 
-    /// The fields that the command line gives, as JSON.
-    fn fields(&self) -> impl Iterator<Item = (&'static str, Value)> {
-        let model = self.model.as_deref().map(|m| ("model", Value::from(m)));
-        let namespace = self
-            .namespace
-            .as_deref()
-            .map(|n| ("namespace", Value::from(n)));
-        let named = self.named.then_some(("named", Value::Bool(true)));
-        model.into_iter().chain(namespace).chain(named)
+    /// A job with the fields that the command line gives, as far as they are `wanted`.
+    fn head(&self, wanted: impl Fn(&str) -> bool) -> JobWriter {
+        let mut job = JobWriter::new();
+        if let Some(model) = self.model.as_deref().filter(|_| wanted("model")) {
+            job.model(model);
+        }
+        if let Some(namespace) = self.namespace.as_deref().filter(|_| wanted("namespace")) {
+            job.namespace(namespace);
+        }
+        if self.named && wanted("named") {
+            job.named(true);
+        }
+        job
     }
 
     /// The prefix and 128 bits of the body's hash.
@@ -135,7 +119,10 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cli::file::Pieces, job::Job};
+    use crate::{
+        cli::file::{Columns, Pieces},
+        job::Job,
+    };
 
     fn cut(model: Option<&str>) -> Cut {
         Cut {
@@ -174,6 +161,53 @@ mod tests {
         // What is appended changes no job that was whole before.
         let longer = postings(&cut(Some("m@1")), &format!("{file}{{\"text\":\"d\"}}\n"), 2);
         assert_eq!(longer[0], first[0]);
+    }
+
+    #[test]
+    fn the_bytes_and_the_ids_of_jobs_never_change() {
+        let file = "{\"text\": \"a ☃\", \"key\":\"k\"}\n{\"features\":[1,0.5]}\n";
+        let posted = postings(&cut(Some("m@\"1\"")), file, 2);
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-e9893ce6e1c18bd887ae05c4df621f08".into(),
+                body: r#"{"model":"m@\"1\"","namespace":"reviews","named":true,"on_error":"skip","inputs":[{"text": "a ☃", "key":"k"},{"features":[1,0.5]}]}"#.into()
+            })]
+        );
+        let plain = Cut {
+            namespace: None,
+            named: false,
+            ..cut(Some("m"))
+        };
+        let csv = "key,a,b\ni1,1,0.1\n";
+        let pieces = Pieces::csv(csv.as_bytes(), 2, &Columns::default()).expect("a header");
+        let posted: Vec<_> = pieces.map(|piece| plain.posting(piece)).collect();
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-91a6f5c010af4ae0fad2c9276cd4e9fc".into(),
+                body: r#"{"model":"m","on_error":"skip","inputs":[{"features":[1.0,0.1],"key":"i1"}]}"#.into()
+            })]
+        );
+        let csv = "text_pair,key,text\np,i1,t \"\"\n";
+        let pieces = Pieces::csv(csv.as_bytes(), 2, &Columns::default()).expect("a header");
+        let posted: Vec<_> = pieces.map(|piece| plain.posting(piece)).collect();
+        assert_eq!(
+            posted,
+            [Ok(Posting {
+                id: "p-6ce3fd360728643596b198820b4fc4e6".into(),
+                body: r#"{"model":"m","on_error":"skip","inputs":[{"key":"i1","text":"t \"\"","text_pair":"p"}]}"#.into()
+            })]
+        );
+        let bare = postings(&cut(Some("m")), r#"{"inputs":[{"text":"a"}]}"#, 2);
+        assert_eq!(
+            bare,
+            [Ok(Posting {
+                id: "p-367375bbd1a4eadb208342e6c16d18c2".into(),
+                body: r#"{"model":"m","namespace":"reviews","named":true,"inputs":[{"text":"a"}]}"#
+                    .into()
+            })]
+        );
     }
 
     #[test]

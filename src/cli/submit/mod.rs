@@ -9,7 +9,7 @@ mod source;
 mod tally;
 
 use super::{Exit, post::Post};
-use crate::{amqp::topology::Topology, config::Settings, job, parts};
+use crate::{amqp::topology::Topology, config::Settings, job, name, parts};
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use cut::Cut;
@@ -89,10 +89,10 @@ enum Queue {
 }
 
 fn namespace(text: &str) -> Result<String, String> {
-    if job::is_namespace(text) {
+    if name::is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("expected 1 to 64 of a-z, 0-9, _ and -".into())
+        Err(name::EXPECTED_NAME.into())
     }
 }
 

@@ -21,10 +21,6 @@ WITH gone AS (
 UPDATE warm_runs SET posted = posted + (SELECT coalesce(sum(inputs), 0) FROM gone) WHERE id = $1 AND token = $2 AND state = 'posting'";
 const ALL_POSTED: &str =
     "UPDATE warm_runs SET state = 'waiting' WHERE id = $1 AND token = $2 AND state = 'posting'";
-// A job's row lies under warm-<run>-<piece>; '-' comes right before '.'.
-const PROGRESS: &str = "\
-SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0)
-FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
 
 /// A job of a run that isn't posted yet.
 #[derive(Debug, Clone, PartialEq, Eq)]

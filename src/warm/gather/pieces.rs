@@ -1,44 +1,13 @@
 //! Divides a plan into jobs.
 
 use super::{Gatherer, PlannedEntry, RunPlan};
-use crate::warm::{
-    schedule::{Keep, Schedule},
-    source::{Row, RowContent},
+use crate::{
+    job::{JobWriter, OnError, write::InputWriter},
+    warm::{
+        schedule::{Keep, Schedule},
+        source::{Row, RowContent},
+    },
 };
-use serde::Serialize;
-
-/// A job without its id, which is the message's.
-#[derive(Serialize)]
-struct JobText<'a> {
-    model: &'a str,
-    namespace: &'a str,
-    inputs: Vec<InputText<'a>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    named: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rank: Option<RankText<'a>>,
-    ttl_seconds: u64,
-    on_error: &'static str,
-}
-
-#[derive(Serialize)]
-struct RankText<'a> {
-    key: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    top: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct InputText<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text_pair: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    features: Option<&'a [f32]>,
-}
 
 impl Gatherer<'_> {
     /// The bodies of the jobs that a plan posts, each with how many inputs it has.
@@ -61,20 +30,23 @@ fn pieces(
     ttl_seconds: u64,
     size: usize,
 ) -> Vec<(i32, Vec<u8>)> {
-    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<RankText<'_>>| {
-        let inputs: Vec<InputText<'_>> = rows.map(input_text).collect();
-        let count = inputs.len() as i32;
-        let job = JobText {
-            model: &schedule.model,
-            namespace: schedule.namespace(),
-            inputs,
-            named: schedule.keep == Keep::Named,
-            rank,
-            ttl_seconds,
-            on_error: "skip",
-        };
-        // Strings and finite numbers can always be written as JSON.
-        (count, serde_json::to_vec(&job).unwrap_or_default())
+    // The message carries the job's id.
+    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<(&str, Option<usize>)>| {
+        let mut job = JobWriter::new();
+        job.model(&schedule.model).namespace(schedule.namespace());
+        let mut count = 0;
+        job.inputs(rows, |input, row| {
+            count += 1;
+            write_input(input, row);
+        });
+        if schedule.keep == Keep::Named {
+            job.named(true);
+        }
+        if let Some((key, top)) = rank {
+            job.rank(key, top);
+        }
+        job.ttl_seconds(ttl_seconds).on_error(OnError::Skip);
+        (count, job.finish())
     };
     match &schedule.keep {
         Keep::Rank { top, .. } => chosen
@@ -82,11 +54,7 @@ fn pieces(
             .filter_map(|ranking| {
                 let key = ranking.key.as_deref();
                 debug_assert!(key.is_some(), "a ranking has its group's name");
-                let rank = RankText {
-                    key: key?,
-                    top: *top,
-                };
-                Some(body(&mut ranking.rows.iter(), Some(rank)))
+                Some(body(&mut ranking.rows.iter(), Some((key?, *top))))
             })
             .collect(),
         Keep::Named | Keep::Scores => chosen
@@ -96,15 +64,22 @@ fn pieces(
     }
 }
 
-fn input_text(row: &Row) -> InputText<'_> {
-    let (text, text_pair, features) = match &row.content {
-        RowContent::Text { text, pair } => (Some(text.as_str()), pair.as_deref(), None),
-        RowContent::Features(features) => (None, None, Some(features.as_slice())),
-    };
-    InputText {
-        key: row.key.as_deref(),
-        text,
-        text_pair,
-        features,
+fn write_input(input: &mut InputWriter<'_>, row: &Row) {
+    if let Some(key) = &row.key {
+        input.key(key);
+    }
+    match &row.content {
+        RowContent::Text { text, pair } => {
+            input.text(text);
+            if let Some(pair) = pair {
+                input.text_pair(pair);
+            }
+        }
+        RowContent::Features(features) => {
+            input.features(features);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 use super::{BadSchedule, Budget, Keep, Missed, Overlap, Schedule};
 use crate::{
     job,
+    name::{EXPECTED_NAME, is_name},
     warm::{cron::Cron, source::SourceSpec},
 };
 use chrono_tz::Tz;
@@ -143,8 +144,8 @@ impl Reader<'_> {
 
     fn namespace(&self, value: Option<&Spanned<String>>, field: &str) -> Result<(), BadSchedule> {
         match value {
-            Some(value) if !job::is_namespace(value.get_ref()) => {
-                Err(self.field(value, field, "expected 1 to 64 of a-z, 0-9, _ and -"))
+            Some(value) if !is_name(value.get_ref()) => {
+                Err(self.field(value, field, EXPECTED_NAME))
             }
             _ => Ok(()),
         }

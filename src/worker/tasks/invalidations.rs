@@ -1,6 +1,8 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
-use crate::{backoff::Backoff, config, job, pipeline::Engine, telemetry::metrics::Metrics};
+use crate::{
+    backoff::Backoff, config, name::is_name, pipeline::Engine, telemetry::metrics::Metrics,
+};
 use anyhow::bail;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc};
@@ -54,7 +56,7 @@ async fn left_over(engine: &Engine) -> Vec<String> {
         Some(redis) => {
             let mut left = redis.unremoved().await.unwrap_or_default();
             // Whatever else lies there is no name, and would be a pattern.
-            left.retain(|name| job::is_namespace(name));
+            left.retain(|name| is_name(name));
             left
         }
         None => Vec::new(),

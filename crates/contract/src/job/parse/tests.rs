@@ -1,5 +1,8 @@
 use super::*;
-use crate::job::{MAX_INPUTS, MAX_KEY_BYTES};
+use crate::{
+    failure::Code,
+    job::{Content, MAX_KEY_BYTES, MAX_TTL_SECONDS},
+};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -238,6 +241,37 @@ fn skip_keeps_the_good_inputs_of_a_job_with_bad_ones() {
     assert_eq!(bad.field, "features[1]");
     assert!(matches!(&job.inputs[2].content, Content::Bad(bad) if bad.field == "text"));
     assert_eq!(job.inputs[2].key.as_deref(), Some("c"));
+}
+
+#[test]
+fn skip_marks_an_input_with_a_repeated_field() {
+    let body = br#"{"job_id":"j","model":"m","on_error":"skip","inputs":[{"key":"a","text":"x","text":"y"},{"text":"z"}]}"#;
+    let job = job(body, None).expect("parses");
+    let Content::Bad(bad) = &job.inputs[0].content else {
+        panic!("{:?}", job.inputs[0])
+    };
+    assert_eq!(
+        (bad.field.as_str(), bad.message.as_str()),
+        ("text", "duplicate field `text`")
+    );
+    assert_eq!(job.inputs[0].key.as_deref(), Some("a"));
+    assert!(matches!(
+        &job.inputs[1].content,
+        Content::Text {
+            text: Cow::Borrowed("z"),
+            ..
+        }
+    ));
+    // Behind the inputs, too.
+    let body =
+        br#"{"job_id":"j","on_error":"skip","inputs":[{},{"text":"z"}],"model":"m","model":"n"}"#;
+    assert_eq!(
+        super::job(body, None)
+            .expect_err("repeated")
+            .rejection
+            .field,
+        "inputs[0]"
+    );
 }
 
 proptest! {

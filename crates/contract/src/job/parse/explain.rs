@@ -1,0 +1,142 @@
+//! Owns what is said about a body that the fast pass refused.
+//!
+//! Promises a rejection that names the field at fault or, where only single inputs are bad and the job says `skip`, a job that
+//! carries their errors.
+
+use super::{
+    RawJob,
+    pass::{InputSeed, JobSeed},
+};
+use crate::{
+    failure::{Code, Rejection},
+    job::{Content, Input, InputError, OnError, is_job_id, key_problem},
+};
+use serde::de::DeserializeSeed;
+use serde_json::{Value, error::Category};
+use std::borrow::Cow;
+
+/// Reads a body that the fast pass refused.
+pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
+    if let Err(error) = std::str::from_utf8(body) {
+        let message = format!("the body is not UTF-8 at byte {}", error.valid_up_to());
+        return Err(Rejection::new(Code::Malformed, "", message));
+    }
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let error = match serde_path_to_error::deserialize::<_, RawJob<'_>>(&mut reader) {
+        Err(error) => error,
+        Ok(_) => {
+            let message = match reader.end() {
+                Err(error) => format!("expected one JSON object and nothing after it: {error}"),
+                Ok(()) => "the body could not be read".to_owned(),
+            };
+            return Err(Rejection::new(Code::Malformed, "", message));
+        }
+    };
+    let field = without_dot(error.path());
+    let inner = error.into_inner();
+    if inner.classify() != Category::Data {
+        return Err(not_json(field, &inner));
+    }
+    if field.starts_with("inputs[")
+        && let Some(job) = skip_bad_inputs(body)
+    {
+        return Ok(job);
+    }
+    Err(Rejection::invalid(
+        blame(field, &inner),
+        without_position(&inner),
+    ))
+}
+
+/// The rejection of what the JSON reader itself refuses.
+fn not_json(field: String, error: &serde_json::Error) -> Rejection {
+    // A number beyond any float is well-formed JSON that no field can hold. The reader tells it apart by its message only.
+    if error.to_string().starts_with("number out of range") {
+        Rejection::invalid(field, "expected a finite 32-bit float")
+    } else {
+        let message = format!("the body is not JSON: {error}");
+        Rejection::new(Code::Malformed, field, message)
+    }
+}
+
+/// The job with its bad inputs marked, if it asks for that and is good otherwise.
+fn skip_bad_inputs(body: &[u8]) -> Option<RawJob<'_>> {
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let job = JobSeed { skip_bad: true }.deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    (job.on_error == OnError::Skip).then_some(job)
+}
+
+/// The input of a JSON text, marked where it breaks the contract; an error where the reader itself refuses it.
+pub(super) fn any_input<'a>(
+    text: &'a str,
+    features: &mut Vec<f32>,
+) -> serde_json::Result<Input<'a>> {
+    let before = features.len();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let seed = InputSeed {
+        features: &mut *features,
+    };
+    match seed.deserialize(tracked) {
+        Ok(input) => Ok(input),
+        Err(error) if error.is_data() => {
+            features.truncate(before);
+            let tree: Value = serde_json::from_str(text)?;
+            let key = tree.get("key").and_then(Value::as_str);
+            let key = key.filter(|key| key_problem(key).is_none());
+            let content = Content::Bad(InputError {
+                field: blame(without_dot(&track.path()), &error),
+                message: without_position(&error),
+            });
+            Ok(Input {
+                key: key.map(|key| Cow::Owned(key.to_owned())),
+                content,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// A path as rejections write it: empty for the whole.
+fn without_dot(path: &serde_path_to_error::Path) -> String {
+    let path = path.to_string();
+    if path == "." { String::new() } else { path }
+}
+
+/// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
+fn blame(path: String, error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let named = ["unknown field `", "duplicate field `", "missing field `"]
+        .iter()
+        .find_map(|start| message.strip_prefix(start)?.split('`').next());
+    match named {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => {
+            format!("{path}.{name}")
+        }
+        _ => path,
+    }
+}
+
+/// The reader's message without the line and column: a path says it better.
+fn without_position(error: &serde_json::Error) -> String {
+    let mut message = error.to_string();
+    if let Some(at) = message.rfind(" at line ") {
+        message.truncate(at);
+    }
+    message
+}
+
+/// The id of a body that is no job, for its rejection's row.
+pub(super) fn find_id(body: &[u8], message_id: Option<&str>) -> Option<String> {
+    let tree: Option<Value> = serde_json::from_slice(body).ok();
+    let own = tree
+        .as_ref()
+        .and_then(|tree| tree.get("job_id"))
+        .and_then(Value::as_str);
+    own.or(message_id)
+        .filter(|id| is_job_id(id))
+        .map(str::to_owned)
+}

@@ -1,0 +1,199 @@
+//! Reading the single values of a job: a field's name, a text of some kind, a number within bounds.
+//!
+//! Promises to borrow a text from the body wherever nothing in it is escaped.
+
+use crate::{
+    job::{OnError, fields::Field, key_problem, limits::MAX_MODEL_BYTES},
+    name,
+};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+/// The fields of one object that were read.
+#[derive(Default)]
+pub(super) struct Seen(u32);
+
+impl Seen {
+    /// The next field of the object; an error where it is unknown or was there before.
+    pub(super) fn next<'de, F: Field, M: MapAccess<'de>>(
+        &mut self,
+        map: &mut M,
+    ) -> Result<Option<F>, M::Error> {
+        let Some(field) = map.next_key_seed(Name::<F>(PhantomData))? else {
+            return Ok(None);
+        };
+        if self.0 & field.bit() != 0 {
+            return Err(de::Error::duplicate_field(field.as_str()));
+        }
+        self.0 |= field.bit();
+        Ok(Some(field))
+    }
+}
+
+/// A field's name.
+struct Name<F>(PhantomData<F>);
+
+impl<'de, F: Field> DeserializeSeed<'de> for Name<F> {
+    type Value = F;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<F, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl<F: Field> Visitor<'_> for Name<F> {
+    type Value = F;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> Result<F, E> {
+        F::find(name).ok_or_else(|| E::unknown_field(name, F::NAMES))
+    }
+}
+
+macro_rules! text_seed {
+    ($(#[$about:meta])* $name:ident, $expected:literal, $check:expr) => {
+        $(#[$about])*
+        pub(super) struct $name;
+
+        impl<'de> DeserializeSeed<'de> for $name {
+            type Value = Cow<'de, str>;
+
+            fn deserialize<D: Deserializer<'de>>(
+                self,
+                deserializer: D,
+            ) -> Result<Cow<'de, str>, D::Error> {
+                deserializer.deserialize_str(self)
+            }
+        }
+
+        impl<'de> Visitor<'de> for $name {
+            type Value = Cow<'de, str>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($expected)
+            }
+
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Cow<'de, str>, E> {
+                let check: fn(&str) -> Option<String> = $check;
+                check(text).map_or(Ok(Cow::Borrowed(text)), |problem| Err(E::custom(problem)))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cow<'de, str>, E> {
+                let check: fn(&str) -> Option<String> = $check;
+                check(text).map_or(Ok(Cow::Owned(text.to_owned())), |problem| {
+                    Err(E::custom(problem))
+                })
+            }
+        }
+    };
+}
+
+text_seed!(
+    /// Any text.
+    Text,
+    "a string",
+    |_| None
+);
+text_seed!(
+    /// The key of an input or a ranking.
+    Key,
+    "a string",
+    key_problem
+);
+text_seed!(
+    /// What a job says of its model: whether there is such a model is the registry's to say.
+    ModelName,
+    "a model's name, or name@version",
+    |name| {
+        (name.is_empty() || name.len() > MAX_MODEL_BYTES || name.contains(char::is_control))
+            .then(|| "expected a model's name, or name@version".to_owned())
+    }
+);
+text_seed!(
+    /// A namespace.
+    Namespace,
+    "a namespace",
+    |text| (!name::is_name(text)).then(|| name::EXPECTED_NAME.to_owned())
+);
+
+/// `fail` or `skip`.
+pub(super) struct OnErrorSeed;
+
+impl<'de> DeserializeSeed<'de> for OnErrorSeed {
+    type Value = OnError;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<OnError, D::Error> {
+        let text = Text.deserialize(deserializer)?;
+        OnError::find(&text).ok_or_else(|| de::Error::custom("expected \"fail\" or \"skip\""))
+    }
+}
+
+/// A whole number within bounds.
+pub(super) struct Whole {
+    pub(super) min: u64,
+    pub(super) max: u64,
+}
+
+impl<'de> DeserializeSeed<'de> for Whole {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<u64, D::Error> {
+        deserializer.deserialize_u64(self)
+    }
+}
+
+impl Visitor<'_> for Whole {
+    type Value = u64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a whole number from {} to {}", self.min, self.max)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<u64, E> {
+        if (self.min..=self.max).contains(&value) {
+            Ok(value)
+        } else {
+            Err(E::invalid_value(de::Unexpected::Unsigned(value), &self))
+        }
+    }
+}
+
+/// A number that a 32-bit float can hold.
+pub(super) struct Number;
+
+impl<'de> DeserializeSeed<'de> for Number {
+    type Value = f32;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<f32, D::Error> {
+        deserializer.deserialize_f64(self)
+    }
+}
+
+impl Visitor<'_> for Number {
+    type Value = f32;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a finite 32-bit float")
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<f32, E> {
+        let narrow = value as f32;
+        // Adding zero makes -0 and 0 one input.
+        if narrow.is_finite() {
+            Ok(narrow + 0.0)
+        } else {
+            Err(E::custom("expected a finite 32-bit float"))
+        }
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<f32, E> {
+        Ok(value as f32)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<f32, E> {
+        Ok(value as f32)
+    }
+}

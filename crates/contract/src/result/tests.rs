@@ -1,0 +1,80 @@
+use super::*;
+use crate::{
+    failure::Code,
+    model::{InputKind, PairRule, Precision},
+};
+
+fn info(task: Task) -> ModelInfo {
+    ModelInfo {
+        name: "m".into(),
+        version: "1".into(),
+        architecture: "mlp".into(),
+        task,
+        input: InputKind::Text {
+            pair: PairRule::None,
+        },
+        output_width: 2,
+        precision: Precision::Single,
+        max_text_bytes: 100,
+        ttl_seconds: None,
+        parameters: 1,
+        golden: 0,
+    }
+}
+
+fn text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+#[test]
+fn results_have_the_contracts_bytes() {
+    let labels = vec!["no".to_owned(), "\"yes\"".to_owned()];
+    let classes = info(Task::Classification { labels });
+    let mut results = ResultsWriter::new(4);
+    results.scored(Some("k\n"), &classes, &[0.1, 0.9], true, false);
+    results.scored(None, &classes, &[0.5, 0.5], false, true);
+    results.scored(None, &info(Task::Scalar), &[1e20, 0.0], false, true);
+    results.scored(None, &info(Task::Embedding), &[1.0, -0.5], false, false);
+    results.skipped(Some("b"), &Rejection::invalid("inputs[4].text", "expected"));
+    assert_eq!(
+        results.finish(),
+        [
+            r#"[{"key":"k\n","label":"\"yes\"","score":0.9,"cached":true}"#,
+            r#"{"label":"no","score":0.5,"scores":{"no":0.5,"\"yes\"":0.5},"cached":false}"#,
+            r#"{"score":1e+20,"cached":false}"#,
+            r#"{"embedding":[1.0,-0.5],"cached":false}"#,
+            r#"{"key":"b","error":{"code":"invalid","field":"inputs[4].text","message":"expected"}}]"#,
+        ]
+        .join(",")
+    );
+}
+
+#[test]
+fn a_reply_has_the_contracts_bytes() {
+    let done = Finished {
+        model: "m".into(),
+        version: "1".into(),
+        namespace: "n".into(),
+        results: "[]".into(),
+        hits: 1,
+        misses: 2,
+        elapsed_ms: 1.25,
+        finished_at: DateTime::from_timestamp_millis(1_700_000_000_123).expect("an instant"),
+    };
+    assert_eq!(
+        text(ok_reply("j", &done)),
+        r#"{"job_id":"j","status":"ok","model":"m","version":"1","namespace":"n","results":[],"hits":1,"misses":2,"elapsed_ms":1.25,"finished_at":"2023-11-14T22:13:20.123Z"}"#
+    );
+}
+
+#[test]
+fn a_rejected_reply_is_the_same_from_its_row() {
+    let rejection = Rejection::new(Code::Expired, "", "too late");
+    let reply = text(rejected_reply("j \"1\"", &rejection));
+    assert_eq!(
+        reply,
+        r#"{"job_id":"j \"1\"","status":"rejected","error":{"code":"expired","field":"","message":"too late"}}"#
+    );
+    let stored = serde_json::to_string(&rejection).expect("JSON");
+    assert_eq!(text(stored_rejected_reply("j \"1\"", &stored)), reply);
+}
