@@ -12,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-/// Asks the worker on this machine whether it is ready: for health checks of containers.
+/// Checks whether the worker on this machine is ready, for container health checks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits with 0 where it is ready, and with 1 where it isn't or doesn't answer; says what is missing.
+Exits with 0 if it is ready, and with 1 if it isn't or doesn't answer; prints what is missing.
 
 Example:
   kiln health")]
@@ -66,7 +66,7 @@ fn ask(addr: SocketAddr) -> anyhow::Result<(u16, String)> {
         .strip_prefix("HTTP/1.1 ")
         .and_then(|rest| rest.get(..3)?.parse().ok());
     let (Some(status), Some((_, body))) = (status, answer.split_once("\r\n\r\n")) else {
-        bail!("what it answers isn't HTTP");
+        bail!("its answer isn't HTTP");
     };
     Ok((status, body.to_owned()))
 }

@@ -17,10 +17,10 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde_json::json;
 use std::collections::HashMap;
 
-/// Shows what jobs ask for and what readers read most, over all workers.
+/// Shows what jobs request and what readers read most, over all workers.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workers count the inputs of producers' jobs and tell each other every five seconds. Where a database is set, inputs are shown by
+Workers count the inputs of producers' jobs and exchange their counts every five seconds. Where a database is set, inputs are shown by
 their key or text. How often named entries and rankings are read comes from readers' hints (the queue kiln.hits), or else from
 Redis itself.
 
@@ -34,7 +34,7 @@ pub(super) struct Arguments {
     /// Inputs of each namespace.
     #[arg(long, default_value_t = 10, value_name = "COUNT")]
     top: usize,
-    /// Print one JSON object an input.
+    /// Print one JSON object per input.
     #[arg(long)]
     json: bool,
 }
@@ -80,7 +80,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         }
     }
     if shown == 0 && !arguments.json {
-        println!("no worker has told of anything hot in the last minute");
+        println!("no worker has reported anything hot in the last minute");
     }
     Ok(Exit::Ok)
 }

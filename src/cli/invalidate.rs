@@ -9,12 +9,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-/// Makes everything that was scored for a namespace until now worthless, on every worker at once.
+/// Invalidates a namespace's cached scores, on every worker at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The next jobs of the namespace are scored anew; named entries and rankings are removed from Redis, a thousand at a time, before the
-command ends. Scores never go stale by themselves: this is for a model that was replaced under its old version, or entries that a
-fault has spoilt.
+The next jobs of the namespace are scored again; its named entries and rankings are removed from Redis, a thousand at a time,
+before the command ends. Scores don't go stale by themselves: use it if a model was replaced under its old version, or if a bug
+wrote wrong entries.
 
 Examples:
   kiln invalidate feed
@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         );
     } else {
         println!(
-            "{namespace} is invalid: its next jobs are scored anew; {} entries of its readers removed",
+            "{namespace} is invalidated: its next jobs are scored again; {} named entries and rankings are removed",
             removal.removed
         );
     }

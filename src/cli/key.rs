@@ -9,30 +9,30 @@ use clap::{Args, ValueEnum};
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
-/// Makes an API key: shows it once, and the lines for the settings that know only its hash.
+/// Creates an API key: prints it once, with the settings that hold only its hash.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kiln key shop --scopes read,score --requests-per-second 200
   kiln key grafana --scopes read")]
 pub(super) struct Arguments {
-    /// What the settings and logs call its owner.
+    /// Name of its owner in settings and logs.
     name: String,
-    /// What it is good for.
+    /// What it may do.
     #[arg(long, value_delimiter = ',', required = true)]
     scopes: Vec<Scope>,
-    /// Requests a second that it may make.
+    /// Requests per second that it may make.
     #[arg(long, value_name = "COUNT")]
     requests_per_second: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scope {
-    /// Looking at anything.
+    /// Read everything.
     Read,
-    /// Scoring, posting jobs, giving hints.
+    /// Score, post jobs, send hints.
     Score,
-    /// Pausing, warming, invalidating.
+    /// Pause, warm, invalidate.
     Admin,
 }
 

@@ -16,27 +16,27 @@ use serde_json::json;
 /// Stops all workers of this database from taking jobs, or a schedule from running by itself.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Workers follow within a second; they finish what they hold. It lasts until `kiln resume`, whoever is restarted.
+Workers follow within a second and finish the jobs in hand. The pause lasts until `kiln resume`, also across restarts.
 
 Examples:
   kiln pause
   kiln pause trending-queries")]
 pub(super) struct Arguments {
-    /// The schedule; without it, taking jobs.
+    /// The schedule's name [default: taking jobs].
     schedule: Option<String>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Has workers take jobs again, or a schedule run by itself.
+/// Lets workers take jobs again, or a schedule run by itself again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kiln resume
   kiln resume trending-queries")]
 pub(super) struct ResumeArguments {
-    /// The schedule; without it, taking jobs.
+    /// The schedule's name [default: taking jobs].
     schedule: Option<String>,
     /// Print the result as JSON.
     #[arg(long)]
@@ -93,7 +93,7 @@ async fn steer(
     let state = match (pause, changed) {
         (true, true) => "is paused, on every worker within a second",
         (true, false) => "was paused already",
-        (false, true) => "goes on, on every worker within a second",
+        (false, true) => "is resumed, on every worker within a second",
         (false, false) => "wasn't paused",
     };
     println!("{what} {state}");

@@ -18,10 +18,10 @@ use std::time::Duration;
 Example:
   kiln prune --older-than 30d")]
 pub(super) struct Arguments {
-    /// Age from which rows go: a number with s, m, h or d.
+    /// Minimum age of the rows to delete: a number with s, m, h or d.
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Duration,
-    /// Rows deleted by one statement.
+    /// Rows per statement.
     #[arg(long, default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     batch: u32,
     /// Print the result as JSON.

@@ -100,8 +100,12 @@ fn section(text: &mut String, command: &Command) {
     if !arguments.is_empty() {
         text.push_str("\n| argument | meaning |\n| --- | --- |\n");
         for argument in arguments {
-            let (meaning, _) = meaning(argument);
-            writeln!(text, "| `{argument}` | {meaning} |").expect("text");
+            let (meaning, default) = meaning(argument);
+            let default = match default.as_str() {
+                "" => default,
+                default => format!(" Default: {default}."),
+            };
+            writeln!(text, "| `{argument}` | {meaning}{default} |").expect("text");
         }
     }
     if own_options(command).next().is_some() {

@@ -1,4 +1,4 @@
-//! `kiln run`: the worker, until it is told to stop.
+//! `kiln run`: the worker, until a signal stops it.
 //!
 //! Refuses to start without all three servers' URLs.
 

@@ -22,16 +22,16 @@ Examples:
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
-    /// Print one JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long, global = true)]
     json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Reads every schedule file and says what is wrong, and when each schedule would run next; needs no server.
+    /// Checks every schedule file, and shows when each schedule would run next. Needs no server.
     #[command(after_help = "\
-Exits with 3 where a file is bad.
+Exits with 3 if a file is bad.
 
 Example:
   kiln schedules check")]

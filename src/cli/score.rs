@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 /// Jobs that are worked on at once.
 const IN_FLIGHT: usize = 3;
 
-/// Scores a file on this machine, with no servers. Results are kept in a SQLite file (setting
+/// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
 /// `embedded.path`), so that what was scored before is found, not scored again.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -56,10 +56,10 @@ pub(super) struct Filter {
     /// Only letters with this code.
     #[arg(long, value_parser = code)]
     pub(super) code: Option<Code>,
-    /// Only letters of these jobs: a pattern with * and ?, or else the start of the id.
+    /// Only letters of these jobs: a pattern with * and ?, or else a prefix of the id.
     #[arg(long, value_name = "PATTERN")]
     pub(super) job_id: Option<String>,
-    /// Only letters that are older than this: a number with s, m, h or d.
+    /// Only letters older than this: a number with s, m, h or d.
     #[arg(long, value_name = "AGE", value_parser = crate::cli::age::age)]
     pub(super) older_than: Option<Duration>,
     /// At most this many letters.

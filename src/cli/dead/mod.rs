@@ -17,7 +17,7 @@ use indicatif::ProgressBar;
 use letter::Filter;
 use scan::DeadLetterScan;
 
-/// Lists, shows, replays or purges the jobs that were rejected.
+/// Lists, shows, replays or purges dead letters: the jobs that were rejected.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,7 +41,7 @@ enum Action {
 /// Lists dead letters, the oldest first, and leaves them where they are.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Letters that another `kiln dead` has in hand are not seen.
+Letters that another `kiln dead` holds are not listed.
 
 Example:
   kiln dead list --code unknown_model --older-than 1h")]
@@ -50,7 +50,7 @@ struct ListArguments {
     filter: Filter,
     #[command(flatten)]
     scan: Scan,
-    /// Print one JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -65,7 +65,7 @@ struct ShowArguments {
     id: String,
     #[command(flatten)]
     scan: Scan,
-    /// Print one JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
@@ -73,9 +73,9 @@ struct ShowArguments {
 /// Posts dead letters to the queue that they came from, as their producer posted them, and then removes them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A letter is removed only after the broker has confirmed the job that was posted from it. Where
-that goes wrong in between, the job is there twice, under one id, and is scored once. A job that
-is rejected again comes back as a new letter, which the same command doesn't meet. Exit code 3:
+A letter is removed only after the broker has confirmed the job that was posted from it. If
+that fails in between, the job is there twice, under one id, and is scored once. A job that
+is rejected again comes back as a new letter, which the same command doesn't see. Exit code 3:
 some letters could not be posted and stay.
 
 Example:
@@ -93,7 +93,7 @@ struct ReplayArguments {
 /// Deletes dead letters for good.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --yes it takes a filter, and asks before it deletes.
+Without --yes it wants a filter, and asks before it deletes.
 
 Example:
   kiln dead purge --older-than 30d --yes")]
@@ -102,7 +102,7 @@ struct PurgeArguments {
     filter: Filter,
     #[command(flatten)]
     scan: Scan,
-    /// Don't ask.
+    /// Delete without asking.
     #[arg(long)]
     yes: bool,
     /// Print the summary as JSON.
@@ -112,7 +112,7 @@ struct PurgeArguments {
 
 #[derive(Debug, Clone, Copy, Args)]
 struct Scan {
-    /// Most letters that are looked at and left; they are kept from others meanwhile.
+    /// Maximum number of letters to look at and leave; nobody else gets them meanwhile.
     #[arg(long = "scan", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     max: u32,
 }
@@ -156,7 +156,7 @@ fn progress(scan: &DeadLetterScan) -> ProgressBar {
 fn warn_of_unseen(seen: u32, waiting: u32, scan: Scan) {
     if seen < waiting {
         eprintln!(
-            "looked at {seen} of {waiting} letters: at most {} are kept in hand, see --scan",
+            "looked at {seen} of {waiting} letters: at most {} are held, see --scan",
             scan.max
         );
     }

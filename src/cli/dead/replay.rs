@@ -29,7 +29,7 @@ const WINDOW: usize = 64;
 const HOMELESS: &str = "no usable header `kiln-queue`: Kiln didn't write it";
 const UNROUTABLE: &str = "the queue that it came from is gone";
 const REFUSED: &str = "the broker refuses it: its queue may be full";
-/// Letters that stay and are told one by one; the rest is counted.
+/// Letters that stay and are named one by one; the rest is counted.
 const SHOWN: u64 = 20;
 
 /// What happened so far.

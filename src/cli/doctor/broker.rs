@@ -89,7 +89,7 @@ fn greeted(broker: &Broker, version: Option<&str>) -> Check {
     match version {
         None => Check::warn(
             NAME,
-            format!("{host} answers and tells no version"),
+            format!("{host} answers without its version"),
             "Kiln is made for RabbitMQ 3.10 to 4.x",
         ),
         Some(version) if is_older(version, OLDEST) => Check::fail(
@@ -117,7 +117,7 @@ async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check 
         Ok(false) => Check::fail(
             RIGHTS,
             "a message published to a queue did not come out of it",
-            "look into the broker's log",
+            "see the broker's log",
         ),
         Err(NoAnswer::Failed(problem)) => Check::fail(
             RIGHTS,
@@ -129,7 +129,7 @@ async fn rights(broker: &Broker, connection: &Connection, queue: &str) -> Check 
             "the broker takes no messages",
             "its memory or disk alarm is on: see `rabbitmq-diagnostics alarms`",
         ),
-        Err(silent) => Check::fail(RIGHTS, silent.to_string(), "look into the broker's log"),
+        Err(silent) => Check::fail(RIGHTS, silent.to_string(), "see the broker's log"),
     }
 }
 
@@ -180,7 +180,7 @@ async fn queue(
         Ok(seen) => seen?,
         Err(error) => {
             let found = error.to_string();
-            return Some(Check::fail(name, found, "look into the broker's log"));
+            return Some(Check::fail(name, found, "see the broker's log"));
         }
     };
     // To declare what exists compares the arguments and changes nothing.

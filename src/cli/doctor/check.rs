@@ -113,7 +113,7 @@ pub(super) fn clock(name: &str, ahead_ms: i64) -> Check {
         Check::warn(
             name,
             found,
-            "set both clocks by NTP: ages and expirations are told by them",
+            "synchronise both clocks by NTP: ages and expirations depend on them",
         )
     }
 }

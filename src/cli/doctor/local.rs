@@ -51,14 +51,20 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
                 "correct the setting",
             )];
         }
-        Err(error) => return vec![Check::fail(MODELS, error.to_string(), "report this")],
+        Err(error) => {
+            return vec![Check::fail(
+                MODELS,
+                error.to_string(),
+                "report this as a bug",
+            )];
+        }
     };
     let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
     for problem in registry.problems() {
-        let mend = "mend or remove it; a running worker looks again every 10 s";
+        let repair = "fix or remove it; a running worker checks again every 10 s";
         let (name, advice) = match (&problem.model, &problem.version) {
-            (Some(model), Some(version)) => (format!("model {model}@{version}"), mend),
-            (Some(model), None) => (format!("model {model}"), mend),
+            (Some(model), Some(version)) => (format!("model {model}@{version}"), repair),
+            (Some(model), None) => (format!("model {model}"), repair),
             _ => (
                 MODELS.to_owned(),
                 "name the models' folder with KILN_MODELS_DIR",

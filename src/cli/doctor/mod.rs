@@ -15,11 +15,11 @@ use check::{Check, Status, table};
 use clap::Args;
 use std::io::{self, IsTerminal};
 
-/// Looks at the settings, every server and every model, and says what to do about what isn't well.
+/// Checks the settings, every server and every model, and says what to do about each problem.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Nothing is created or changed: what is needed to try a server (a queue, a key) is gone when it
-ends. Servers that aren't configured are named, and what is left is checked. Exit code 1: at
+Nothing is created or changed: what it needs to test a server (a queue, a key) is gone when it
+ends. Servers that aren't configured are listed, and the rest is checked. Exit code 1: at
 least one check failed; warnings don't count.
 
 Example:
@@ -67,9 +67,9 @@ fn count(checks: &[Check], status: Status) -> usize {
 fn verdict(checks: &[Check]) -> String {
     let (failed, warned) = (count(checks, Status::Fail), count(checks, Status::Warn));
     match (failed, warned) {
-        (0, 0) => "all is well".into(),
-        (0, _) => format!("it works, with {warned} to look at"),
+        (0, 0) => "all checks passed".into(),
+        (0, _) => format!("it works; warnings: {warned}"),
         (_, 0) => format!("{failed} failed"),
-        _ => format!("{failed} failed, and {warned} to look at"),
+        _ => format!("{failed} failed; warnings: {warned}"),
     }
 }

@@ -95,7 +95,7 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
         Err(problem) => vec![Check::fail(
             NAME,
             format!("{}: {problem}", url.place()),
-            "look into Postgres' log",
+            "see Postgres' log",
         )],
     };
     // Everything was answered: a slow goodbye changes nothing.
@@ -167,7 +167,7 @@ impl About {
         if self.read_only {
             return Check::fail(
                 RIGHTS,
-                "the server only reads",
+                "the server is read-only",
                 "KILN_DATABASE_URL names a standby: name the primary",
             );
         }
@@ -179,7 +179,7 @@ impl About {
             );
         }
         match lacking {
-            Err(problem) => Check::fail(RIGHTS, problem.to_string(), "look into Postgres' log"),
+            Err(problem) => Check::fail(RIGHTS, problem.to_string(), "see Postgres' log"),
             Ok(tables) if tables.is_empty() => {
                 Check::ok(RIGHTS, format!("`{login}` in schema {schema}"))
             }
@@ -228,7 +228,7 @@ fn judge_migrations(applied: Result<Applied, Problem>) -> Check {
             Some((false, _)) => {
                 return Check::fail(
                     SCHEMA,
-                    format!("migration {version} was left half done"),
+                    format!("migration {version} was left incomplete"),
                     "undo what it did, delete its row in _sqlx_migrations, and run `kiln migrate`",
                 );
             }

@@ -1,6 +1,6 @@
 //! Owns what went wrong when a server was asked, as far as the advice depends on it.
 //!
-//! Promises that the text shows no credentials, and that causes are told apart by the servers' own codes.
+//! Promises that the text shows no credentials, and that causes are distinguished by the servers' own codes.
 
 use crate::{secret::Secret, tls};
 use redis::{ErrorKind, RedisError};

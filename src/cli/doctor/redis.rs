@@ -89,7 +89,7 @@ impl<'a> Server<'a> {
             Err(problem) => {
                 return Check::warn(
                     NAME,
-                    format!("{host} tells no version: {problem}"),
+                    format!("{host} doesn't report its version: {problem}"),
                     "allow the user INFO, or make sure that it is Redis 7 or newer",
                 );
             }
@@ -121,7 +121,7 @@ impl<'a> Server<'a> {
             Err(problem) => Check::warn(
                 MEMORY,
                 problem.to_string(),
-                "allow the user INFO, or make sure of a maxmemory and an eviction policy",
+                "allow the user INFO, or check maxmemory and the eviction policy yourself",
             ),
         }
     }
@@ -184,8 +184,8 @@ fn judge_memory(max_bytes: Option<u64>, policy: Option<&str>) -> Check {
     let (Some(max_bytes), Some(policy)) = (max_bytes, policy) else {
         return Check::warn(
             MEMORY,
-            "not told",
-            "make sure of a maxmemory and an eviction policy",
+            "not reported",
+            "set maxmemory and an eviction policy",
         );
     };
     match (max_bytes, policy) {
@@ -215,7 +215,7 @@ fn write_advice(problem: &Problem) -> &'static str {
         Cause::Forbidden => {
             "allow the user to use kiln:*: `redis-cli ACL SETUSER USER ~kiln:* +@all`"
         }
-        Cause::Login | Cause::NoDatabase | Cause::Other => "look into Redis' log",
+        Cause::Login | Cause::NoDatabase | Cause::Other => "see Redis' log",
     }
 }
 

@@ -12,12 +12,12 @@ use std::time::Duration;
 /// Makes a version the one that a bare model name means, on every worker of this database, within a second.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The version must be in the models folder here and pass its checks. A worker that doesn't have it goes on serving
-what it served, says so in its log and in kiln_model_activations_pending, and follows as soon as it has it.
+The version must be in the models folder here and pass its checks. A worker that doesn't have it keeps serving
+its version, says so in its log and in kiln_model_activations_pending, and follows as soon as it has it.
 
-With --warm, what is hot is scored with the version first, in the background, until that share of the requests would find an
-entry or the time is up; then it is switched. How its scores differ from those of the version that serves is shown, and a limit on
-that stops the switch. Switching back needs none of it: the old entries are still there.
+With --warm, hot inputs are scored with the version first, in the background, until that share of the requests would find an
+entry or the time is up; then it is switched. The command shows how its scores differ from those of the serving version; a limit on
+that stops the switch. Switching back needs no warming: the old entries are still there.
 
 Examples:
   kiln models activate sentiment@2
@@ -26,7 +26,7 @@ Examples:
 pub(super) struct Arguments {
     /// name@version; with --default, the name alone.
     model: String,
-    /// Take the choice back: workers serve what their settings name, or else the highest version.
+    /// Undo the choice: workers serve the version that their settings name, or else the highest.
     #[arg(long)]
     default: bool,
     /// Share of requests that should find an entry of the version before it is switched to, such as 0.95.
@@ -35,10 +35,10 @@ pub(super) struct Arguments {
     /// How long that may take, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "warm")]
     warm_limit: u64,
-    /// Don't switch where a larger share of hot inputs would get another label.
+    /// Don't switch if a larger share of hot inputs would get another label.
     #[arg(long, value_name = "SHARE", requires = "warm")]
     max_flips: Option<f64>,
-    /// Don't switch where scores are correlated less, by rank.
+    /// Don't switch if the scores' rank correlation is lower.
     #[arg(
         long,
         value_name = "CORRELATION",
@@ -109,11 +109,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
     let was = before.map_or_else(
         || "no version was chosen before".to_owned(),
-        |version| format!("{version} was before"),
+        |version| format!("before it was {version}"),
     );
     match version {
         Some(version) => println!("{name}@{version} is active; {was}"),
-        None => println!("{name} is as the workers' settings say; {was}"),
+        None => println!("{name} follows the workers' settings; {was}"),
     }
     Ok(Exit::Ok)
 }

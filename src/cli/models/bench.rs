@@ -22,7 +22,7 @@ use std::{
 /// Words that every tokenizer for a natural language knows.
 const WORDS: [&str; 8] = ["the", "of", "and", "in", "to", "a", "is", "for"];
 
-/// Measures how fast a model scores, from texts or features to outputs, for sizes of requests and texts.
+/// Measures how fast a model scores, from texts or features to outputs, by size of request and text.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -32,25 +32,25 @@ Examples:
 pub(super) struct Arguments {
     /// The model's name, or name@version.
     model: String,
-    /// Inputs of a request.
+    /// Inputs per request.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 32, 256, 1024], value_parser = clap::value_parser!(u64).range(1..=65_536))]
     batch: Vec<u64>,
-    /// Words of a text.
+    /// Words per text.
     #[arg(long, value_delimiter = ',', default_values_t = [8, 32, 128], value_parser = clap::value_parser!(u64).range(1..=100_000))]
     words: Vec<u64>,
-    /// Texts to use instead, one a line, cut into requests as they come.
+    /// Texts to use instead, one per line, cut into requests in their order.
     #[arg(long, value_name = "FILE", conflicts_with = "words")]
     file: Option<PathBuf>,
     /// Threads that run the model [default: the settings'].
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1_024))]
     threads: Option<u64>,
-    /// What does the arithmetic [default: the settings'].
+    /// Backend that runs the model [default: the settings'].
     #[arg(long, value_parser = backend)]
     backend: Option<Backend>,
-    /// Time for each size.
+    /// Seconds per size.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Print one JSON object a size.
+    /// Print one JSON object per size.
     #[arg(long)]
     json: bool,
 }

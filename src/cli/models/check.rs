@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use std::{fs, path::PathBuf};
 
-/// Scores inputs whose scores are known from elsewhere, and prints how far the model is from them.
+/// Compares a model's scores with expected ones, and prints the differences.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The file is JSON, {\"inputs\": [{\"text\": \"...\"}], \"outputs\": [[0.1, 0.9]]}, or JSONL with one
@@ -24,7 +24,7 @@ Example:
 pub(super) struct Arguments {
     /// The model's name, or name@version.
     model: String,
-    /// The inputs with the scores that are expected.
+    /// The inputs with their expected scores.
     #[arg(long, value_name = "FILE")]
     golden: PathBuf,
     /// The largest difference that passes.

@@ -12,7 +12,7 @@ use std::{path::PathBuf, time::Duration};
 /// Copies a Hugging Face folder into the models folder, in Kiln's layout, and checks it there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Taken are BERT,
+FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Supported are BERT,
 DistilBERT, RoBERTa and XLM-RoBERTa: classifiers, regressions, cross-encoders and embeddings.
 
 Examples:
@@ -31,22 +31,22 @@ pub(super) struct Arguments {
     /// Whether inputs have a second text [default: by the task].
     #[arg(long, value_enum)]
     pair: Option<PairChoice>,
-    /// How tokens become one vector, where the folder doesn't say.
+    /// How token vectors become one vector, if the folder doesn't say.
     #[arg(long, value_enum)]
     pooling: Option<PoolingChoice>,
-    /// Scale embeddings to length 1, where the folder doesn't say.
+    /// Scale embeddings to length 1, if the folder doesn't say.
     #[arg(long)]
     normalise: bool,
-    /// What scores go through [default: by the folder's config.json].
+    /// Activation of the output [default: by the folder's config.json].
     #[arg(long, value_enum)]
     activation: Option<ActivationChoice>,
-    /// Tokens that a text is cut to [default: by the folder].
+    /// Tokens after which a text is truncated [default: by the folder].
     #[arg(long, value_name = "TOKENS")]
     max_tokens: Option<usize>,
-    /// How long this model's scores stay worth keeping.
+    /// TTL of this model's scores.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     ttl_seconds: Option<u64>,
-    /// Give and keep embeddings as 16-bit floats: half the memory in Redis for three decimal digits.
+    /// Return and store embeddings as 16-bit floats: half the memory in Redis, three decimal digits.
     #[arg(long)]
     half: bool,
     /// Print the result as JSON.

@@ -12,18 +12,18 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};
 
-/// Lists the versions in the models folder: those that serve, and those that are refused with why.
+/// Lists the versions in the models folder: those that serve, and those that are refused, with the reason.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
   kiln models list --json")]
 pub(super) struct ListArguments {
-    /// Print one JSON object a line.
+    /// Print one JSON object per line.
     #[arg(long)]
     json: bool,
 }
 
-/// Shows all of one version.
+/// Shows one version in full.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:

@@ -17,7 +17,7 @@ use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use std::sync::Arc;
 
-/// Brings models in, looks at them, checks, measures and activates them.
+/// Imports, lists, checks, measures and activates models.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

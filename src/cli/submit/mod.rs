@@ -33,7 +33,7 @@ const NAMED: usize = 5;
 /// Posts a file of jobs or inputs, each message confirmed by the broker.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILE is JSONL. A line with `inputs` is a whole job and goes as it stands; any other object is
+FILE is JSONL. A line with `inputs` is a whole job and is posted as it is; any other object is
 an input, and inputs are cut into jobs of --inputs-per-job. A job that has no `job_id` of its own
 gets one that follows from its content: the prefix and a hash. So the same file with the same
 options gives the same ids, and submitting it again (after a failure, or twice by mistake) scores
@@ -59,13 +59,13 @@ pub(super) struct Arguments {
     /// The namespace for inputs, and for jobs that name none.
     #[arg(long, value_parser = namespace)]
     namespace: Option<String>,
-    /// Keep named entries of inputs with a key, also for jobs that don't say.
+    /// Store named entries for inputs with a key, also for jobs that don't say.
     #[arg(long)]
     named: bool,
-    /// Inputs of one job; a job is also cut at 1 MiB.
+    /// Inputs per job; a job is also cut at 1 MiB.
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=job::MAX_INPUTS as i64))]
     inputs_per_job: u16,
-    /// Start of the ids that are made from content.
+    /// Prefix of the ids that are derived from content.
     #[arg(long, value_name = "PREFIX", default_value = "submit-", value_parser = cut::prefix)]
     id_prefix: String,
     /// The queue.
@@ -74,7 +74,7 @@ pub(super) struct Arguments {
     /// Print the closing summary as JSON.
     #[arg(long)]
     json: bool,
-    /// With --wait: give up when nothing has come for so many seconds.
+    /// With --wait: give up after so many seconds without a reply.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
 }
@@ -198,7 +198,7 @@ fn unanswered(
     let more = if ids.len() > NAMED { ", …" } else { "" };
     ids.truncate(NAMED);
     anyhow!(
-        "{} of {posted} replies are missing after {seconds} s without any ({}{more}); the jobs are in `{queue}` or in work: \
+        "{} of {posted} replies are missing after {seconds} s without any ({}{more}); the jobs are in `{queue}` or in progress: \
          is a worker running?",
         missing.len(),
         ids.join(", ")

@@ -91,4 +91,4 @@ impl Replies {
     }
 }
 
-const LOST: &str = "the connection that replies come on was lost";
+const LOST: &str = "the connection for replies was lost";

@@ -105,7 +105,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         println!("{}", json!({"run": id, "schedule": schedule.name}));
     } else {
         println!(
-            "run {id} of {} is asked for; `kiln schedules` shows how it went",
+            "run {id} of {} is requested; `kiln schedules` shows how it went",
             schedule.name
         );
     }

@@ -17,10 +17,10 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use std::{fs::File, path::PathBuf};
 
-/// Replays requests against ways of warming, all at the same budget: what share of requests waits, and what it costs.
+/// Replays requests against warming policies, all at the same budget: what share of requests waits, and at what cost.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The trace is a CSV file of time (seconds or RFC 3339) and key, such as a reader's access log gives; --synthetic makes one up, for
+The trace is a CSV file of time (seconds or RFC 3339) and key, such as a reader's access log gives; --synthetic generates one, for
 which the oracle knows the true rates. Needs no server.
 
 Examples:
@@ -30,25 +30,25 @@ pub(super) struct Arguments {
     /// The requests.
     #[arg(value_name = "CSV", required_unless_present = "synthetic")]
     trace: Option<PathBuf>,
-    /// Make requests up.
+    /// Generate the requests.
     #[arg(long, value_enum, conflicts_with = "trace")]
     synthetic: Option<Shape>,
-    /// Keys of a made-up trace.
+    /// Keys of a generated trace.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), value_name = "COUNT")]
     keys: u32,
-    /// Requests a second of a made-up trace.
+    /// Requests per second of a generated trace.
     #[arg(long, default_value_t = 200.0, value_name = "PER_SECOND")]
     rate: f64,
-    /// Length of a made-up trace, in hours.
+    /// Length of a generated trace, in hours.
     #[arg(long, default_value_t = 8.0, value_name = "HOURS")]
     hours: f64,
-    /// Keys of one crowd of a made-up flash trace.
+    /// Keys of one crowd of a generated flash trace.
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "COUNT")]
     crowd: u32,
-    /// What a made-up trace is drawn from.
+    /// Random seed of a generated trace.
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     seed: u64,
-    /// Life of an entry, in seconds.
+    /// TTL of an entry, in seconds.
     #[arg(long, default_value_t = 300.0, value_name = "SECONDS")]
     ttl: f64,
     /// What warming may score, in percent of what scoring each request would take.
@@ -57,16 +57,16 @@ pub(super) struct Arguments {
     /// Model time of an input, in milliseconds; the cheapest one's, with --cost-spread.
     #[arg(long, default_value_t = 1.0, value_name = "MS")]
     cost: f64,
-    /// How many times the dearest input costs what the cheapest does; the others lie between.
+    /// How many times as much the most expensive input costs as the cheapest; the others lie between.
     #[arg(long, default_value_t = 1.0, value_name = "TIMES")]
     cost_spread: f64,
-    /// What a reader waits beside the model, in milliseconds.
+    /// What a reader waits in addition to the model, in milliseconds.
     #[arg(long, default_value_t = 3.0, value_name = "MS")]
     round_trip: f64,
     /// Draw the share of requests that waited over time, as SVG.
     #[arg(long, value_name = "FILE")]
     plot: Option<PathBuf>,
-    /// Print one JSON object a policy.
+    /// Print one JSON object per policy.
     #[arg(long)]
     json: bool,
 }
@@ -206,7 +206,7 @@ fn show(arguments: &Arguments, trace: &RequestTrace, outcomes: &[Replay]) {
         trace.length / 3_600.0
     );
     println!(
-        "`of oracle` is the share of the waits that the oracle avoids; `waited` is what to keep low at a cost you can pay"
+        "`of oracle` is the share of the waits that the oracle avoids; `waited` is what to keep low at an affordable cost"
     );
 }
 
