@@ -9,7 +9,7 @@ use crate::{
     config::Settings,
     model::{InputKind, Registry},
     parts,
-    pipeline::{Engine, JobSource, Outcome, run::InputCounts},
+    pipeline::{Engine, InputCounts, JobSource, Outcome},
     result,
 };
 use anyhow::{Context, bail};

@@ -11,7 +11,7 @@ use crate::{
     amqp::message,
     failure::Rejection,
     job,
-    pipeline::{JobSource, Outcome, run::InputCounts},
+    pipeline::{InputCounts, JobSource, Outcome},
     result::{self, Finished},
     store::JobEnd,
     telemetry::trace::{Kind, Trace},

@@ -32,11 +32,11 @@ pub struct Flights {
 
 /// What a batch must do about its misses.
 #[derive(Debug)]
-pub struct Claims {
-    /// Places (in the list given to [`Flights::claim`]) that this batch scores.
-    pub own: Vec<usize>,
-    /// Places that another batch is scoring, with where to wait.
-    pub others: Vec<(usize, Waiting)>,
+pub struct Claims<T> {
+    /// Those that this batch scores.
+    pub own: Vec<T>,
+    /// Those that another batch is scoring, with where to wait.
+    pub others: Vec<(T, Waiting)>,
     /// Holds the claim on `own`.
     pub flight: Flight,
 }
@@ -59,12 +59,12 @@ impl Flights {
         self.seats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those inputs of `model`, each with its stamp, that nobody scores yet.
-    pub fn claim(
+    /// Claims those inputs of `model`, each with its stamp and what the caller knows it by, that nobody scores yet.
+    pub fn claim<T>(
         self: &Arc<Self>,
         model: usize,
-        inputs: impl IntoIterator<Item = (u64, InputHash)>,
-    ) -> Claims {
+        inputs: impl IntoIterator<Item = (T, u64, InputHash)>,
+    ) -> Claims<T> {
         let (sender, receiver) = watch::channel(None);
         let mut claims = Claims {
             own: Vec::new(),
@@ -76,15 +76,15 @@ impl Flights {
             },
         };
         let mut seats = self.seats();
-        for (place, (stamp, input)) in inputs.into_iter().enumerate() {
+        for (item, stamp, input) in inputs {
             match seats.entry((model, stamp, input)) {
-                Entry::Occupied(seat) => claims.others.push((place, Waiting(seat.get().clone()))),
+                Entry::Occupied(seat) => claims.others.push((item, Waiting(seat.get().clone()))),
                 Entry::Vacant(slot) => {
                     slot.insert(Seat {
                         rows: receiver.clone(),
                         index: claims.own.len(),
                     });
-                    claims.own.push(place);
+                    claims.own.push(item);
                     claims.flight.keys.push((model, stamp, input));
                 }
             }
@@ -92,14 +92,10 @@ impl Flights {
         claims
     }
 
-    /// Inputs in flight.
-    pub fn len(&self) -> usize {
-        self.seats().len()
-    }
-
     /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.seats().is_empty()
     }
 }
 
@@ -137,15 +133,15 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn hashes(range: std::ops::Range<u8>) -> Vec<(u64, InputHash)> {
-        range.map(|i| (0, [i; 32])).collect()
+    fn hashes(range: std::ops::Range<u8>) -> impl Iterator<Item = (usize, u64, InputHash)> {
+        range.enumerate().map(|(place, i)| (place, 0, [i; 32]))
     }
 
     #[test]
     fn nobody_shares_what_was_begun_before_an_invalidation() {
         let flights = Arc::new(Flights::default());
         let before = flights.claim(1, hashes(0..1));
-        let after = flights.claim(1, [(7, [0; 32])]);
+        let after = flights.claim(1, [(0, 7, [0; 32])]);
         assert_eq!((before.own, after.own), (vec![0], vec![0]));
         drop((before.flight, after.flight));
         assert!(flights.is_empty());

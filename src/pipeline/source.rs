@@ -1,10 +1,11 @@
-//! Owns a job as it comes to the pipeline: its body, and what its carrier knows of it.
+//! Owns a job on its way into the pipeline: its body with what its carrier knows of it, and then what it was admitted as.
 //!
 //! Promises that whatever a caller doesn't say has one meaning: a first try, arrived now, that may be tried again. Refuses
-//! to look into the body.
+//! to judge: that is for admission.
 
-use crate::failure::Rejection;
-use std::time::Instant;
+use super::index::SourceIndex;
+use crate::{failure::Rejection, job::Job, model::Model};
+use std::{sync::Arc, time::Instant};
 
 /// One job as it comes in.
 #[derive(Debug, Clone)]
@@ -72,4 +73,17 @@ impl<'a> JobSource<'a> {
         self.given_up = rejection;
         self
     }
+}
+
+/// A job that passed every check that needs no server.
+#[derive(Debug)]
+pub(super) struct AdmittedJob<'a> {
+    /// Which job of the batch it is.
+    pub index: SourceIndex,
+    pub source: &'a JobSource<'a>,
+    pub job: Job<'a>,
+    pub model: Arc<Model>,
+    pub body_sha256: [u8; 32],
+    /// Life of its entries.
+    pub ttl_seconds: u64,
 }
