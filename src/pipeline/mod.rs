@@ -25,6 +25,8 @@ mod score;
 mod source;
 mod stampede;
 mod store;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use context::EngineParts;
