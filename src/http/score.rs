@@ -290,7 +290,7 @@ fn told(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: &I
     };
     trace.stages(begun, &counts.stages, hits, misses);
     if let Some(outcome) = outcome {
-        outcome.tell(trace);
+        outcome.record(trace);
     }
 }
 

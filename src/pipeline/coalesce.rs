@@ -5,7 +5,7 @@
 
 use super::{
     index::{GroupIndex, IndexVec, NamespaceIndex, SlotIndex},
-    plan::{Found, Group, Plan, PlannedInput, PlannedJob, Slot, Source},
+    plan::{Found, Group, InputValue, Plan, PlannedInput, PlannedJob, Slot},
     source::AdmittedJob,
 };
 use crate::{
@@ -47,27 +47,27 @@ impl<'a> Coalescing<'a> {
         };
         let mut inputs = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
-            let planned = match source(job, input, &admitted.model) {
+            let planned = match value(job, input, &admitted.model) {
                 Err(bad) => PlannedInput::Bad(bad),
-                Ok((hash, source)) => {
+                Ok((hash, value)) => {
                     let slot = match by_input.entry(hash) {
                         Entry::Occupied(known) => {
                             self.plan.coalesced += 1;
                             if let Some(slot) = self.plan.slots.get_mut(*known.get()) {
                                 slot.ttl_seconds = slot.ttl_seconds.max(admitted.ttl_seconds);
-                                slot.renews |= admitted.source.renews;
+                                slot.refresh_ttl |= admitted.source.refresh_ttl;
                             }
                             *known.get()
                         }
                         Entry::Vacant(new) => *new.insert(self.plan.slots.push(Slot {
                             group,
                             input: hash,
-                            source,
+                            value,
                             ttl_seconds: admitted.ttl_seconds,
-                            renews: admitted.source.renews,
+                            refresh_ttl: admitted.source.refresh_ttl,
                             asked_by: (index, input),
                             found: Found::Not,
-                            least_stamp: 0,
+                            min_stamp: 0,
                             stamp: 0,
                         })),
                     };
@@ -101,22 +101,22 @@ impl<'a> Coalescing<'a> {
 }
 
 /// What is scored of an input, with its hash.
-fn source<'a>(
+fn value<'a>(
     job: &'a Job<'_>,
     input: &'a Input<'_>,
     model: &Model,
-) -> Result<(InputHash, Source<'a>), &'a InputError> {
+) -> Result<(InputHash, InputValue<'a>), &'a InputError> {
     match &input.content {
         Content::Bad(bad) => Err(bad),
         Content::Features(range) => {
             let features = job.features_of(range);
-            Ok((key::hash_features(features), Source::Features(features)))
+            Ok((key::hash_features(features), InputValue::Features(features)))
         }
         Content::Text { text, pair } => {
             let text = model.normalise(text);
             let pair = pair.as_deref().map(|pair| model.normalise(pair));
             let hash = key::hash_text(&text, pair.as_deref());
-            Ok((hash, Source::Text { text, pair }))
+            Ok((hash, InputValue::Text { text, pair }))
         }
     }
 }

@@ -16,18 +16,19 @@ use tokio::sync::watch;
 type FlightKey = (usize, u64, InputHash);
 
 /// Rows of one claim, in its order.
-type Rows = Arc<Vec<f32>>;
+type LandedRows = Arc<Vec<f32>>;
 
+/// Where a row will be: which of a claim's rows, and how to hear of them.
 #[derive(Debug, Clone)]
-struct Seat {
-    rows: watch::Receiver<Option<Rows>>,
+struct Pending {
+    rows: watch::Receiver<Option<LandedRows>>,
     index: usize,
 }
 
 /// Every input in flight. Bounded by the batches in flight.
 #[derive(Debug, Default)]
 pub struct Flights {
-    seats: Mutex<HashMap<FlightKey, Seat, RandomState>>,
+    pending: Mutex<HashMap<FlightKey, Pending, RandomState>>,
 }
 
 /// What a batch must do about its misses.
@@ -46,17 +47,17 @@ pub struct Claims<T> {
 pub struct Flight {
     flights: Arc<Flights>,
     keys: Vec<FlightKey>,
-    rows: watch::Sender<Option<Rows>>,
+    rows: watch::Sender<Option<LandedRows>>,
 }
 
 /// A wait for another batch's row.
 #[derive(Debug)]
-pub struct Waiting(Seat);
+pub struct Waiting(Pending);
 
 impl Flights {
-    fn seats(&self) -> MutexGuard<'_, HashMap<FlightKey, Seat, RandomState>> {
+    fn pending(&self) -> MutexGuard<'_, HashMap<FlightKey, Pending, RandomState>> {
         // The map is sound after a panic elsewhere: every change to it is one call.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Claims those inputs of `model`, each with its stamp and what the caller knows it by, that nobody scores yet.
@@ -75,12 +76,12 @@ impl Flights {
                 rows: sender,
             },
         };
-        let mut seats = self.seats();
+        let mut pending = self.pending();
         for (item, stamp, input) in inputs {
-            match seats.entry((model, stamp, input)) {
-                Entry::Occupied(seat) => claims.others.push((item, Waiting(seat.get().clone()))),
-                Entry::Vacant(slot) => {
-                    slot.insert(Seat {
+            match pending.entry((model, stamp, input)) {
+                Entry::Occupied(entry) => claims.others.push((item, Waiting(entry.get().clone()))),
+                Entry::Vacant(entry) => {
+                    entry.insert(Pending {
                         rows: receiver.clone(),
                         index: claims.own.len(),
                     });
@@ -95,13 +96,13 @@ impl Flights {
     /// Whether nothing is in flight.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
-        self.seats().is_empty()
+        self.pending().is_empty()
     }
 }
 
 impl Flight {
     /// Hands the rows of the claimed inputs, in the order of [`Claims::own`], to those who wait.
-    pub fn land(self, rows: Vec<f32>) -> Rows {
+    pub fn land(self, rows: Vec<f32>) -> LandedRows {
         let rows = Arc::new(rows);
         self.rows.send_replace(Some(rows.clone()));
         rows
@@ -110,9 +111,9 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut seats = self.flights.seats();
+        let mut pending = self.flights.pending();
         for key in &self.keys {
-            seats.remove(key);
+            pending.remove(key);
         }
     }
 }
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     fn hashes(range: std::ops::Range<u8>) -> impl Iterator<Item = (usize, u64, InputHash)> {
-        range.enumerate().map(|(place, i)| (place, 0, [i; 32]))
+        range.enumerate().map(|(index, i)| (index, 0, [i; 32]))
     }
 
     #[test]

@@ -39,7 +39,7 @@ impl Insight {
         let causes = self.causes(plan);
         let mut noted: Vec<(Pattern, Noted)> = Vec::new();
         for planned in plan.jobs.iter() {
-            if !planned.admitted.source.renews {
+            if !planned.admitted.source.refresh_ttl {
                 note_job(plan, planned, &causes, &mut noted);
             }
         }

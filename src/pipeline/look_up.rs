@@ -66,7 +66,7 @@ fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Looked, outputs: &[f3
             return;
         };
         rest = after;
-        if stamp >= slot.least_stamp {
+        if stamp >= slot.min_stamp {
             slot.found = Found::Cached(group.push_row(row));
             slot.stamp = stamp;
         }

@@ -3,7 +3,7 @@
 use super::{
     context::Context,
     index::bug,
-    plan::{Miss, Source},
+    plan::{InputValue, Miss},
 };
 use crate::model::{Model, ModelError, Rows, TextRow};
 
@@ -43,28 +43,28 @@ pub(super) async fn call(
 
 /// The rows that a model is given. All are of one kind, the one that it takes: admission has checked that.
 fn rows(misses: &[Miss<'_>]) -> Rows {
-    let sources = misses.iter().map(|miss| &miss.slot.source);
-    match misses.first().map(|miss| &miss.slot.source) {
-        Some(Source::Features(first)) => {
+    let values = misses.iter().map(|miss| &miss.slot.value);
+    match misses.first().map(|miss| &miss.slot.value) {
+        Some(InputValue::Features(first)) => {
             let width = first.len();
             let mut data = Vec::with_capacity(width * misses.len());
-            for source in sources {
-                match source {
-                    Source::Features(values) => data.extend_from_slice(values),
-                    Source::Text { .. } => bug("a text among the features of one model"),
+            for value in values {
+                match value {
+                    InputValue::Features(numbers) => data.extend_from_slice(numbers),
+                    InputValue::Text { .. } => bug("a text among the features of one model"),
                 }
             }
             Rows::Features { width, data }
         }
-        Some(Source::Text { .. }) | None => {
+        Some(InputValue::Text { .. }) | None => {
             let mut texts = Vec::with_capacity(misses.len());
-            for source in sources {
-                match source {
-                    Source::Text { text, pair } => texts.push(TextRow {
+            for value in values {
+                match value {
+                    InputValue::Text { text, pair } => texts.push(TextRow {
                         text: text.clone().into_owned(),
                         text_pair: pair.as_ref().map(|pair| pair.clone().into_owned()),
                     }),
-                    Source::Features(_) => bug("features among the texts of one model"),
+                    InputValue::Features(_) => bug("features among the texts of one model"),
                 }
             }
             Rows::Texts(texts)

@@ -1,4 +1,4 @@
-//! Owns what became of each job of a batch, and what its trace is told of it.
+//! Owns what became of each job of a batch, and what its trace records of it.
 //!
 //! Promises one outcome a job: a job that no stage gave one is abandoned, and that is reported as a bug.
 
@@ -37,8 +37,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Tells a job's trace what became of it.
-    pub fn tell(&self, trace: &mut Trace) {
+    /// Records in a job's trace what became of it.
+    pub fn record(&self, trace: &mut Trace) {
         let text = |text: &str| Value::Text(text.to_owned());
         let outcome = match self {
             Self::Done {
@@ -79,7 +79,7 @@ impl Outcome {
 /// What became of the jobs of a batch, as far as that is known.
 pub(super) struct Outcomes {
     known: IndexVec<SourceIndex, Option<Outcome>>,
-    /// Jobs that are another of the batch come twice, with that one.
+    /// Jobs that repeat another job of the batch, with that one.
     repeats: Vec<(SourceIndex, SourceIndex)>,
 }
 
@@ -105,7 +105,7 @@ impl Outcomes {
         }
     }
 
-    /// Says that a job is another of the batch come twice: it shares that one's outcome.
+    /// Says that a job repeats another job of the batch: it shares that one's outcome.
     pub fn repeats(&mut self, index: SourceIndex, first: SourceIndex) {
         self.repeats.push((index, first));
     }

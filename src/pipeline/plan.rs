@@ -77,7 +77,7 @@ impl Group {
 
 /// What is scored: features borrowed from their job, or normalised text.
 #[derive(Debug)]
-pub enum Source<'a> {
+pub enum InputValue<'a> {
     Features(&'a [f32]),
     Text {
         text: Cow<'a, str>,
@@ -85,7 +85,7 @@ pub enum Source<'a> {
     },
 }
 
-impl Source<'_> {
+impl InputValue<'_> {
     /// Seconds that `model` takes for it, once that is known.
     pub fn expected_seconds(&self, model: &Model) -> Option<f64> {
         model.expected_seconds(match self {
@@ -110,16 +110,16 @@ pub enum Found {
 pub struct Slot<'a> {
     pub group: GroupIndex,
     pub input: InputHash,
-    pub source: Source<'a>,
+    pub value: InputValue<'a>,
     /// Life of its entry: the longest that a job asks for.
     pub ttl_seconds: u64,
     /// Whether its entry, if there is one, is to live anew.
-    pub renews: bool,
+    pub refresh_ttl: bool,
     /// The first job that asks for it, and with which input.
     pub asked_by: (JobIndex, &'a Input<'a>),
     pub found: Found,
     /// The least stamp that an entry must bear: one that nobody who asks has invalidated.
-    pub least_stamp: u64,
+    pub min_stamp: u64,
     /// The latest invalidation before its row was scored.
     pub stamp: u64,
 }
@@ -201,7 +201,7 @@ impl Plan<'_> {
             let mark = mark.unwrap_or_default();
             for index in job.slots() {
                 if let Some(slot) = self.slots.get_mut(index) {
-                    slot.least_stamp = slot.least_stamp.max(mark);
+                    slot.min_stamp = slot.min_stamp.max(mark);
                 }
             }
         }

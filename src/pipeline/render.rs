@@ -102,7 +102,7 @@ fn render(plan: &Plan<'_>, planned: &PlannedJob<'_>, labels: &mut LabelCounts) -
     let labels = labels.get_mut(planned.group)?;
     let mut writer = ResultsWriter::new(planned.inputs.len());
     let (mut hits, mut misses, mut skipped) = (0u32, 0u32, 0u64);
-    for (place, (input, became)) in planned.with_inputs().enumerate() {
+    for (number, (input, became)) in planned.with_inputs().enumerate() {
         let key = input.key.as_deref();
         match became {
             PlannedInput::Slot(index) => {
@@ -124,7 +124,7 @@ fn render(plan: &Plan<'_>, planned: &PlannedJob<'_>, labels: &mut LabelCounts) -
             }
             PlannedInput::Bad(bad) => {
                 skipped += 1;
-                let field = job::input_path(place, &bad.field);
+                let field = job::input_path(number, &bad.field);
                 writer.skipped(key, &Rejection::invalid(field, bad.message.as_str()));
             }
         }

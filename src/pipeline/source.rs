@@ -19,7 +19,7 @@ pub struct JobSource<'a> {
     /// Whether a failure that may pass leads to another try.
     pub(super) may_retry: bool,
     /// Whether entries that are there are to live anew: a warming job's are.
-    pub(super) renews: bool,
+    pub(super) refresh_ttl: bool,
     /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
     pub(super) given_up: Option<Rejection>,
 }
@@ -33,7 +33,7 @@ impl<'a> JobSource<'a> {
             received: Instant::now(),
             tries: 0,
             may_retry: true,
-            renews: false,
+            refresh_ttl: false,
             given_up: None,
         }
     }
@@ -63,8 +63,8 @@ impl<'a> JobSource<'a> {
     }
 
     /// Says whether entries that are there are to live anew, as a warming job's are.
-    pub fn with_renewal(mut self, renews: bool) -> Self {
-        self.renews = renews;
+    pub fn with_ttl_refresh(mut self, refresh_ttl: bool) -> Self {
+        self.refresh_ttl = refresh_ttl;
         self
     }
 

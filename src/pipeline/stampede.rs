@@ -17,19 +17,19 @@ use crate::{
 };
 use std::time::{Duration, Instant};
 
-/// How often those who wait look for the entry.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often those who wait look the entry up.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Rows by slot.
-type Rows = Vec<(SlotIndex, Vec<f32>)>;
+type SlotRows = Vec<(SlotIndex, Vec<f32>)>;
 
 /// What became of some slots.
 #[derive(Default)]
 pub(super) struct Guarded {
     /// Scored here.
-    pub scored: Rows,
+    pub scored: SlotRows,
     /// Scored by another worker meanwhile.
-    pub found: Rows,
+    pub found: SlotRows,
 }
 
 /// What one round of asking for leases came to.
@@ -50,12 +50,12 @@ pub(super) fn leases<'c>(
     own: &[Miss<'_>],
 ) -> Option<Leases<'c>> {
     let redis = context.cache.server()?;
-    let least = context.settings.cache.lease_from_ms / 1e3;
+    let min_seconds = context.settings.cache.lease_from_ms / 1e3;
     let is_worth_it = |miss: &Miss<'_>| {
-        let cost = miss.slot.source.expected_seconds(&group.model);
-        cost.is_some_and(|cost| cost >= least.max(ROUND_TRIP_SECONDS))
+        let cost = miss.slot.value.expected_seconds(&group.model);
+        cost.is_some_and(|cost| cost >= min_seconds.max(ROUND_TRIP_SECONDS))
     };
-    (least <= 0.0 || own.iter().any(is_worth_it))
+    (min_seconds <= 0.0 || own.iter().any(is_worth_it))
         .then(|| Leases::new(redis, config::ms(context.settings.cache.lease_ms)))
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn rows(
         }
         called?;
         if !round.waiting.is_empty() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         open = round.waiting;
     }
@@ -102,7 +102,7 @@ pub(super) async fn rows(
     Ok(guarded)
 }
 
-/// Asks for the leases of what is open, and for its entries: one may have come since the last look. Without leases, what
+/// Asks for the leases of what is open, and for its entries: one may have come since the last look-up. Without leases, what
 /// has no entry is this worker's.
 async fn ask<'a>(
     context: &Context,
@@ -151,10 +151,10 @@ fn valid_rows<'o>(
     width: usize,
 ) -> Vec<Option<&'o [f32]>> {
     let there: Vec<bool> = looked.stamps.iter().map(Option::is_some).collect();
-    let rows = by_place(&there, outputs, width).into_iter();
+    let rows = by_input(&there, outputs, width).into_iter();
     let stamped = rows.zip(&looked.stamps).zip(open);
     stamped
-        .map(|((row, stamp), miss)| row.filter(|_| *stamp >= Some(miss.slot.least_stamp)))
+        .map(|((row, stamp), miss)| row.filter(|_| *stamp >= Some(miss.slot.min_stamp)))
         .collect()
 }
 
@@ -169,15 +169,15 @@ async fn score(
         return Ok(());
     }
     let outputs = call(context, &group.model, own).await?;
-    keep(context, group, own, &outputs).await;
+    put_entries(context, group, own, &outputs).await;
     let scored = own.iter().zip(group.rows(&outputs));
     let scored = scored.map(|(miss, row)| (miss.index, row.to_vec()));
     guarded.scored.extend(scored);
     Ok(())
 }
 
-/// Keeps rows at once: others wait for them.
-async fn keep(context: &Context, group: &Group, misses: &[Miss<'_>], outputs: &[f32]) {
+/// Puts rows into the cache at once: others wait for them.
+async fn put_entries(context: &Context, group: &Group, misses: &[Miss<'_>], outputs: &[f32]) {
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let rows = misses.iter().zip(group.rows(outputs));
@@ -193,11 +193,11 @@ async fn keep(context: &Context, group: &Group, misses: &[Miss<'_>], outputs: &[
     context.cache.keep(&fresh).await;
 }
 
-/// Gives each place its row. `outputs` holds, in order, the rows of those that were there and none of the others.
-fn by_place<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<&'a [f32]>> {
+/// Gives each input its row. `outputs` holds, in order, the rows of those that were there and none of the others.
+fn by_input<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<&'a [f32]>> {
     let mut rows = outputs.chunks_exact(width.max(1));
-    let place = |there: &bool| there.then(|| rows.next()).flatten();
-    there.iter().map(place).collect()
+    let next = |there: &bool| there.then(|| rows.next()).flatten();
+    there.iter().map(next).collect()
 }
 
 #[cfg(test)]
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_missing_takes_nobody_elses_row() {
         let (there, outputs) = ([false, true, false, true], [1.0, 2.0, 3.0, 4.0]);
-        let rows = by_place(&there, &outputs, 2);
+        let rows = by_input(&there, &outputs, 2);
         assert_eq!(rows, [None, Some(&outputs[..2]), None, Some(&outputs[2..])]);
     }
 }

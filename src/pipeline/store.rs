@@ -7,7 +7,7 @@ use super::{
     context::Context,
     index::bug,
     outcome::{Outcome, Outcomes},
-    plan::{Found, Plan, Source},
+    plan::{Found, InputValue, Plan},
     publish,
     render::FinishedJob,
     verdict,
@@ -30,7 +30,10 @@ pub(super) async fn batch(
     jobs: Vec<FinishedJob<'_>>,
     outcomes: &mut Outcomes,
 ) {
-    let (_, kept) = tokio::join!(keep_entries(context, plan), keep_rows(context, plan, &jobs));
+    let (_, kept) = tokio::join!(
+        put_entries(context, plan),
+        insert_rows(context, plan, &jobs)
+    );
     let mut shown = BTreeMap::new();
     for (job, kept) in jobs.into_iter().zip(kept) {
         if matches!(kept, Ok(Kept::New | Kept::Same(_))) {
@@ -60,12 +63,12 @@ pub(super) async fn batch(
 }
 
 /// Keeps the rows of what was scored now in the cache, and those that are to live anew.
-async fn keep_entries(context: &Context, plan: &Plan<'_>) {
+async fn put_entries(context: &Context, plan: &Plan<'_>) {
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let due = plan.slots.iter().filter(|slot| match slot.found {
             Found::Scored(_) => true,
-            Found::Cached(_) => slot.renews,
+            Found::Cached(_) => slot.refresh_ttl,
             Found::Shared(_) | Found::Not => false,
         });
         due.filter_map(|slot| {
@@ -86,7 +89,7 @@ async fn keep_entries(context: &Context, plan: &Plan<'_>) {
 }
 
 /// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
-async fn keep_rows(
+async fn insert_rows(
     context: &Context,
     plan: &Plan<'_>,
     jobs: &[FinishedJob<'_>],
@@ -170,9 +173,9 @@ fn score_rows<'a>(
             let (group, row) = plan.row_of(slot)?;
             let info = group.model.info();
             let reading = Reading::of(info, row);
-            let (text, pair, features) = match &slot.source {
-                Source::Features(values) => (None, None, Some(*values)),
-                Source::Text { text, pair } => (Some(text.as_ref()), pair.as_deref(), None),
+            let (text, pair, features) = match &slot.value {
+                InputValue::Features(values) => (None, None, Some(*values)),
+                InputValue::Text { text, pair } => (Some(text.as_ref()), pair.as_deref(), None),
             };
             Some(ScoreRow {
                 input: slot.input,
