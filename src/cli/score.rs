@@ -12,7 +12,7 @@ use crate::{
     clock,
     config::Settings,
     parts,
-    pipeline::{Engine, JobSource, Outcome, run::InputCounts},
+    pipeline::{Engine, InputCounts, JobSource, Outcome},
 };
 use anyhow::Context;
 use clap::Args;

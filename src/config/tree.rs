@@ -30,16 +30,13 @@ pub struct Settings {
 impl Settings {
     /// Life of an entry, in seconds: what was asked for, or else what its namespace, its model, or all entries have.
     pub fn ttl_seconds(&self, asked: Option<u64>, namespace: &str, model: Option<u64>) -> u64 {
-        asked
-            .or_else(|| self.namespaces.get(namespace).and_then(|n| n.ttl_seconds))
-            .or(model)
-            .unwrap_or(self.cache.ttl_seconds)
+        let own = self.namespaces.get(namespace);
+        self.cache.life_seconds(asked, own, model)
     }
 
     /// Time for which what readers of a namespace find is still there after its life, in seconds.
     pub fn grace_seconds(&self, namespace: &str) -> u64 {
-        let own = self.namespaces.get(namespace).and_then(|n| n.grace_seconds);
-        own.unwrap_or(self.cache.grace_seconds)
+        self.cache.grace_of(self.namespaces.get(namespace))
     }
 }
 
@@ -325,6 +322,28 @@ impl Default for CacheThresholds {
             mean_ms: 50.0,
             p95_ms: 100.0,
         }
+    }
+}
+
+impl Cache {
+    /// Life of an entry, in seconds: what was asked for, or else what its namespace, its model, or all entries have.
+    pub fn life_seconds(
+        &self,
+        asked: Option<u64>,
+        namespace: Option<&Namespace>,
+        model: Option<u64>,
+    ) -> u64 {
+        asked
+            .or_else(|| namespace?.ttl_seconds)
+            .or(model)
+            .unwrap_or(self.ttl_seconds)
+    }
+
+    /// Time for which what readers of a namespace find is still there after its life, in seconds.
+    pub fn grace_of(&self, namespace: Option<&Namespace>) -> u64 {
+        namespace
+            .and_then(|own| own.grace_seconds)
+            .unwrap_or(self.grace_seconds)
     }
 }
 

@@ -13,7 +13,7 @@ use super::{
     responses::{BadJob, Guarded, Unavailable},
 };
 use crate::{
-    pipeline::{JobSource, Outcome, run::InputCounts},
+    pipeline::{InputCounts, JobSource, Outcome},
     result::Finished,
     telemetry::trace::{Kind, Trace},
 };
@@ -122,7 +122,7 @@ fn record(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: 
     };
     trace.stages(begun, &counts.stages, hits, misses);
     if let Some(outcome) = outcome {
-        outcome.tell(trace);
+        outcome.record(trace);
     }
 }
 

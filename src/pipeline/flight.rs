@@ -16,27 +16,28 @@ use tokio::sync::watch;
 type FlightKey = (usize, u64, InputHash);
 
 /// Rows of one claim, in its order.
-type Rows = Arc<Vec<f32>>;
+type LandedRows = Arc<Vec<f32>>;
 
+/// Where a row will be: which of a claim's rows, and how to hear of them.
 #[derive(Debug, Clone)]
-struct Seat {
-    rows: watch::Receiver<Option<Rows>>,
+struct Pending {
+    rows: watch::Receiver<Option<LandedRows>>,
     index: usize,
 }
 
 /// Every input in flight. Bounded by the batches in flight.
 #[derive(Debug, Default)]
 pub struct Flights {
-    seats: Mutex<HashMap<FlightKey, Seat, RandomState>>,
+    pending: Mutex<HashMap<FlightKey, Pending, RandomState>>,
 }
 
 /// What a batch must do about its misses.
 #[derive(Debug)]
-pub struct Claims {
-    /// Places (in the list given to [`Flights::claim`]) that this batch scores.
-    pub own: Vec<usize>,
-    /// Places that another batch is scoring, with where to wait.
-    pub others: Vec<(usize, Waiting)>,
+pub struct Claims<T> {
+    /// Those that this batch scores.
+    pub own: Vec<T>,
+    /// Those that another batch is scoring, with where to wait.
+    pub others: Vec<(T, Waiting)>,
     /// Holds the claim on `own`.
     pub flight: Flight,
 }
@@ -46,25 +47,25 @@ pub struct Claims {
 pub struct Flight {
     flights: Arc<Flights>,
     keys: Vec<FlightKey>,
-    rows: watch::Sender<Option<Rows>>,
+    rows: watch::Sender<Option<LandedRows>>,
 }
 
 /// A wait for another batch's row.
 #[derive(Debug)]
-pub struct Waiting(Seat);
+pub struct Waiting(Pending);
 
 impl Flights {
-    fn seats(&self) -> MutexGuard<'_, HashMap<FlightKey, Seat, RandomState>> {
+    fn pending(&self) -> MutexGuard<'_, HashMap<FlightKey, Pending, RandomState>> {
         // The map is sound after a panic elsewhere: every change to it is one call.
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Claims those inputs of `model`, each with its stamp, that nobody scores yet.
-    pub fn claim(
+    /// Claims those inputs of `model`, each with its stamp and what the caller knows it by, that nobody scores yet.
+    pub fn claim<T>(
         self: &Arc<Self>,
         model: usize,
-        inputs: impl IntoIterator<Item = (u64, InputHash)>,
-    ) -> Claims {
+        inputs: impl IntoIterator<Item = (T, u64, InputHash)>,
+    ) -> Claims<T> {
         let (sender, receiver) = watch::channel(None);
         let mut claims = Claims {
             own: Vec::new(),
@@ -75,16 +76,16 @@ impl Flights {
                 rows: sender,
             },
         };
-        let mut seats = self.seats();
-        for (place, (stamp, input)) in inputs.into_iter().enumerate() {
-            match seats.entry((model, stamp, input)) {
-                Entry::Occupied(seat) => claims.others.push((place, Waiting(seat.get().clone()))),
-                Entry::Vacant(slot) => {
-                    slot.insert(Seat {
+        let mut pending = self.pending();
+        for (item, stamp, input) in inputs {
+            match pending.entry((model, stamp, input)) {
+                Entry::Occupied(entry) => claims.others.push((item, Waiting(entry.get().clone()))),
+                Entry::Vacant(entry) => {
+                    entry.insert(Pending {
                         rows: receiver.clone(),
                         index: claims.own.len(),
                     });
-                    claims.own.push(place);
+                    claims.own.push(item);
                     claims.flight.keys.push((model, stamp, input));
                 }
             }
@@ -92,20 +93,16 @@ impl Flights {
         claims
     }
 
-    /// Inputs in flight.
-    pub fn len(&self) -> usize {
-        self.seats().len()
-    }
-
     /// Whether nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.pending().is_empty()
     }
 }
 
 impl Flight {
     /// Hands the rows of the claimed inputs, in the order of [`Claims::own`], to those who wait.
-    pub fn land(self, rows: Vec<f32>) -> Rows {
+    pub fn land(self, rows: Vec<f32>) -> LandedRows {
         let rows = Arc::new(rows);
         self.rows.send_replace(Some(rows.clone()));
         rows
@@ -114,9 +111,9 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let mut seats = self.flights.seats();
+        let mut pending = self.flights.pending();
         for key in &self.keys {
-            seats.remove(key);
+            pending.remove(key);
         }
     }
 }
@@ -137,15 +134,15 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn hashes(range: std::ops::Range<u8>) -> Vec<(u64, InputHash)> {
-        range.map(|i| (0, [i; 32])).collect()
+    fn hashes(range: std::ops::Range<u8>) -> impl Iterator<Item = (usize, u64, InputHash)> {
+        range.enumerate().map(|(index, i)| (index, 0, [i; 32]))
     }
 
     #[test]
     fn nobody_shares_what_was_begun_before_an_invalidation() {
         let flights = Arc::new(Flights::default());
         let before = flights.claim(1, hashes(0..1));
-        let after = flights.claim(1, [(7, [0; 32])]);
+        let after = flights.claim(1, [(0, 7, [0; 32])]);
         assert_eq!((before.own, after.own), (vec![0], vec![0]));
         drop((before.flight, after.flight));
         assert!(flights.is_empty());

@@ -1,15 +1,14 @@
 //! Owns what is learnt from a batch about its namespaces and kinds of keys, for people.
+//!
+//! Promises bounded memory whatever is asked for. Refuses to decide anything by it.
 
 use super::{
-    coalesce::{Found, Plan},
-    source::JobSource,
+    index::{IndexVec, SlotIndex},
+    plan::{Found, Plan, PlannedInput, PlannedJob},
 };
-use crate::{
-    job::Job,
-    telemetry::{
-        causes::Watched,
-        window::{Causes, Noted, Pattern, Window, prefix},
-    },
+use crate::telemetry::{
+    causes::Watched,
+    window::{Causes, Noted, Pattern, Window, prefix},
 };
 use std::{
     sync::{Mutex, PoisonError},
@@ -35,68 +34,74 @@ impl Default for Insight {
 }
 
 impl Insight {
-    /// Notes a batch: every job with its place in the batch. What warming asks for itself says nothing of those who ask.
-    pub(super) fn note<'a>(
-        &self,
-        sources: &[JobSource<'_>],
-        jobs: impl Iterator<Item = (usize, &'a Job<'a>)>,
-        plan: &Plan<'_>,
-    ) {
+    /// Notes a batch. What warming asks for itself says nothing of those who ask.
+    pub(super) fn note(&self, plan: &Plan<'_>) {
         let causes = self.causes(plan);
         let mut noted: Vec<(Pattern, Noted)> = Vec::new();
-        for ((place, job), planned) in jobs.zip(&plan.jobs) {
-            let Some(source) = sources.get(place).filter(|source| !source.renews) else {
-                continue;
-            };
-            let latency = Some(source.received.elapsed());
-            let mut whole = Noted {
-                latency,
-                ..Noted::default()
-            };
-            // Keys of one job mostly begin alike: few kinds, found by walking.
-            let mut kinds: Vec<(&str, Noted)> = Vec::new();
-            for (input, slot) in job.inputs.iter().zip(&planned.slots) {
-                let Some((slot, (_, cached))) = slot.and_then(|slot| Some((slot, plan.row(slot)?)))
-                else {
-                    continue;
-                };
-                let one = Noted {
-                    hits: u64::from(cached),
-                    misses: u64::from(!cached),
-                    causes: causes.get(slot).copied().unwrap_or_default(),
-                    latency: None,
-                };
-                add(&mut whole, &one);
-                let Some(kind) = input.key.as_deref().and_then(prefix) else {
-                    continue;
-                };
-                match kinds.iter_mut().find(|(known, _)| *known == kind) {
-                    Some((_, sum)) => add(sum, &one),
-                    None => kinds.push((kind, Noted { latency, ..one })),
-                }
+        for planned in plan.jobs.iter() {
+            if !planned.admitted.source.refresh_ttl {
+                note_job(plan, planned, &causes, &mut noted);
             }
-            let namespace = job.namespace();
-            noted.extend(kinds.into_iter().map(|(kind, sum)| {
-                let pattern = Pattern::Prefix(namespace.to_owned(), kind.to_owned());
-                (pattern, sum)
-            }));
-            noted.push((Pattern::Namespace(namespace.to_owned()), whole));
         }
         self.window.note(noted.into_iter());
     }
 
     /// Why each slot missed, where it did and is watched.
-    fn causes(&self, plan: &Plan<'_>) -> Vec<Causes> {
+    fn causes(&self, plan: &Plan<'_>) -> IndexVec<SlotIndex, Causes> {
         let now = self.began.elapsed().as_secs();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let why = plan.slots.iter().map(|slot| match slot.found {
+        plan.slots.map(|slot| match slot.found {
             Found::Scored(_) => watched
                 .missed(&slot.input, now, slot.ttl_seconds)
                 .unwrap_or_default(),
             _ => Causes::default(),
-        });
-        why.collect()
+        })
     }
+}
+
+/// Notes one job: its namespace, and the kinds of its keys.
+fn note_job(
+    plan: &Plan<'_>,
+    planned: &PlannedJob<'_>,
+    causes: &IndexVec<SlotIndex, Causes>,
+    noted: &mut Vec<(Pattern, Noted)>,
+) {
+    let latency = Some(planned.admitted.source.received.elapsed());
+    let mut whole = Noted {
+        latency,
+        ..Noted::default()
+    };
+    // Keys of one job mostly begin alike: few kinds, found by walking.
+    let mut kinds: Vec<(&str, Noted)> = Vec::new();
+    for (input, became) in planned.with_inputs() {
+        let PlannedInput::Slot(index) = became else {
+            continue;
+        };
+        let Some((slot, _)) = plan.row(index) else {
+            continue;
+        };
+        let cached = slot.is_cached();
+        let one = Noted {
+            hits: u64::from(cached),
+            misses: u64::from(!cached),
+            causes: causes.get(index).copied().unwrap_or_default(),
+            latency: None,
+        };
+        add(&mut whole, &one);
+        let Some(kind) = input.key.as_deref().and_then(prefix) else {
+            continue;
+        };
+        match kinds.iter_mut().find(|(known, _)| *known == kind) {
+            Some((_, sum)) => add(sum, &one),
+            None => kinds.push((kind, Noted { latency, ..one })),
+        }
+    }
+    let namespace = planned.admitted.job.namespace();
+    noted.extend(kinds.into_iter().map(|(kind, sum)| {
+        let pattern = Pattern::Prefix(namespace.to_owned(), kind.to_owned());
+        (pattern, sum)
+    }));
+    noted.push((Pattern::Namespace(namespace.to_owned()), whole));
 }
 
 fn add(sum: &mut Noted, one: &Noted) {

@@ -1,18 +1,37 @@
-//! The path from a batch of bodies to stored results: parse, coalesce, look up, score, store.
+//! The path from a batch of bodies to stored results.
 //!
-//! The same for a worker's queue and for `kiln score`: only the edges differ.
+//! The same for a worker's queue and for `kiln score`: only the edges differ. [`engine`] is the order of the stages. A
+//! stage is a file with a function that takes the shared [`context`] and the [`plan`] of the batch; it knows the files
+//! below it and never the engine.
 
+mod admit;
 pub mod batch;
-pub mod coalesce;
-pub mod flight;
+mod coalesce;
+mod context;
+mod count;
+mod engine;
+mod flight;
+mod index;
 pub mod insight;
-mod keep;
+mod look_up;
+mod model_call;
+mod note_heat;
 mod outcome;
-pub mod run;
+mod plan;
+mod publish;
+mod rejections;
+mod render;
 mod score;
 mod source;
 mod stampede;
+mod store;
+#[cfg(test)]
+mod tests;
+mod verdict;
 
+pub use context::EngineParts;
+pub use count::InputCounts;
+pub use engine::Engine;
+pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::Outcome;
-pub use run::{Engine, EngineParts, ROUND_TRIP_SECONDS};
 pub use source::JobSource;

@@ -1,5 +1,8 @@
-//! Owns what became of a job, and what its trace is told of it.
+//! Owns what became of each job of a batch, and what its trace records of it.
+//!
+//! Promises one outcome a job: a job that no stage gave one is abandoned, and that is reported as a bug.
 
+use super::index::{IndexVec, SourceIndex, bug};
 use crate::{
     failure::Rejection,
     result::Finished,
@@ -34,8 +37,8 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Tells a job's trace what became of it.
-    pub fn tell(&self, trace: &mut Trace) {
+    /// Records in a job's trace what became of it.
+    pub fn record(&self, trace: &mut Trace) {
         let text = |text: &str| Value::Text(text.to_owned());
         let outcome = match self {
             Self::Done {
@@ -70,5 +73,61 @@ impl Outcome {
             Self::Abandoned => JobOutcome::Abandoned,
         };
         trace.tell("kiln.outcome", text(outcome.as_str()));
+    }
+}
+
+/// What became of the jobs of a batch, as far as that is known.
+pub(super) struct Outcomes {
+    known: IndexVec<SourceIndex, Option<Outcome>>,
+    /// Jobs that repeat another job of the batch, with that one.
+    repeats: Vec<(SourceIndex, SourceIndex)>,
+}
+
+impl Outcomes {
+    /// Nothing is known of so many jobs yet.
+    pub fn new(jobs: usize) -> Self {
+        Self {
+            known: IndexVec::from_fn(jobs, |_| None),
+            repeats: Vec::new(),
+        }
+    }
+
+    /// The jobs, in order.
+    pub fn indices(&self) -> impl Iterator<Item = SourceIndex> + use<> {
+        self.known.indices()
+    }
+
+    /// Says what became of a job.
+    pub fn set(&mut self, index: SourceIndex, outcome: Outcome) {
+        if let Some(known) = self.known.get_mut(index) {
+            debug_assert!(known.is_none(), "{index:?} has an outcome already");
+            *known = Some(outcome);
+        }
+    }
+
+    /// Says that a job repeats another job of the batch: it shares that one's outcome.
+    pub fn repeats(&mut self, index: SourceIndex, first: SourceIndex) {
+        self.repeats.push((index, first));
+    }
+
+    /// The outcome of every job, in order.
+    pub fn finish(mut self) -> IndexVec<SourceIndex, Outcome> {
+        for (index, first) in std::mem::take(&mut self.repeats) {
+            let outcome = match self.known.get(first).cloned().flatten() {
+                Some(Outcome::Done { job_id, result, .. }) => Some(Outcome::Done {
+                    job_id,
+                    result,
+                    repeated: true,
+                }),
+                other => other,
+            };
+            self.set(index, outcome.unwrap_or(Outcome::Abandoned));
+        }
+        self.known.map_into(|known| {
+            known.unwrap_or_else(|| {
+                bug("no stage said what became of a job");
+                Outcome::Abandoned
+            })
+        })
     }
 }

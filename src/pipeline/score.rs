@@ -4,45 +4,56 @@
 //! of their own.
 
 use super::{
-    coalesce::{Found, Group, Plan, Slot, Source},
-    flight::{Claims, Waiting},
-    run::Engine,
-    stampede,
+    context::Context,
+    flight::{Claims, Flight, Waiting},
+    index::{GroupIndex, IndexVec, JobIndex, SlotIndex, bug},
+    model_call::call,
+    plan::{Found, Group, Miss, Plan},
+    stampede::{self, Guarded},
 };
-use crate::model::{Model, ModelError, Rows, TextRow};
+use crate::model::ModelError;
 use futures_util::future::join_all;
-use std::{collections::BTreeMap, collections::HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Slots that couldn't be scored, with why.
-pub(super) type Failures = HashMap<usize, ModelError>;
+pub(super) type Failures = HashMap<SlotIndex, ModelError>;
 
 /// What one model version said.
-#[derive(Default)]
 struct GroupScores {
+    group: GroupIndex,
     /// Slots with the rows that this batch had scored.
-    own: Vec<(usize, Vec<f32>)>,
+    own: Vec<(SlotIndex, Vec<f32>)>,
     /// The same in one piece, where one call scored them all.
-    whole: Option<(Vec<usize>, std::sync::Arc<Vec<f32>>)>,
+    whole: Option<(Vec<SlotIndex>, Arc<Vec<f32>>)>,
     /// Slots with rows that another batch had scored.
-    shared: Vec<(usize, Vec<f32>)>,
-    failures: Vec<(usize, ModelError)>,
+    shared: Vec<(SlotIndex, Vec<f32>)>,
+    failures: Vec<(SlotIndex, ModelError)>,
+}
+
+impl GroupScores {
+    fn fail(&mut self, misses: &[Miss<'_>], error: &ModelError) {
+        let failures = misses.iter().map(|miss| (miss.index, error.clone()));
+        self.failures.extend(failures);
+    }
 }
 
 /// Scores every slot that wasn't found, all model versions at once.
-pub(super) async fn misses(engine: &Engine, plan: &mut Plan<'_>) -> Failures {
-    let mut missing: Vec<Vec<usize>> = vec![Vec::new(); plan.groups.len()];
-    for (index, slot) in plan.slots.iter().enumerate() {
-        if let (Found::Not, Some(list)) = (slot.found, missing.get_mut(slot.group)) {
-            list.push(index);
+pub(super) async fn misses(context: &Context, plan: &mut Plan<'_>) -> Failures {
+    let mut missing: IndexVec<GroupIndex, Vec<Miss<'_>>> = plan.groups.map(|_| Vec::new());
+    for (index, slot) in plan.slots.enumerate() {
+        if slot.found == Found::Not
+            && let Some(list) = missing.get_mut(slot.group)
+        {
+            list.push(Miss { index, slot });
         }
     }
-    let mut work = Vec::with_capacity(plan.groups.len());
-    for (group, slots) in plan.groups.iter().zip(missing) {
-        if !slots.is_empty() {
-            work.push(score_group(engine, group, &plan.slots, slots));
-        }
-    }
-    let scores = join_all(work).await;
+    let work = plan.groups.enumerate().zip(missing.into_vec());
+    let work = work.filter(|(_, misses)| !misses.is_empty());
+    let scores = work.map(|((index, group), misses)| score_group(context, index, group, misses));
+    let scores = join_all(scores).await;
     let mut failures = Failures::new();
     for score in scores {
         apply(plan, score, &mut failures);
@@ -50,203 +61,149 @@ pub(super) async fn misses(engine: &Engine, plan: &mut Plan<'_>) -> Failures {
     failures
 }
 
-fn apply(plan: &mut Plan<'_>, score: GroupScores, failures: &mut Failures) {
-    let Plan { groups, slots, .. } = plan;
-    if let Some((indices, rows)) = score.whole {
-        let first = indices
-            .first()
-            .and_then(|i| slots.get(*i))
-            .and_then(|slot| groups.get_mut(slot.group));
-        if let Some(start) = first.map(|group| group.push_rows(&rows)) {
-            for (offset, index) in indices.into_iter().enumerate() {
-                if let Some(slot) = slots.get_mut(index) {
-                    slot.found = Found::Scored(start + offset);
-                }
-            }
-        }
-    }
-    let mut put = |rows: Vec<(usize, Vec<f32>)>, found: fn(usize) -> Found| {
-        for (index, row) in rows {
-            let Some(slot) = slots.get_mut(index) else {
-                continue;
-            };
-            if let Some(group) = groups.get_mut(slot.group) {
-                slot.found = found(group.push_rows(&row));
-            }
+/// Gives slots their rows.
+fn apply(plan: &mut Plan<'_>, scores: GroupScores, failures: &mut Failures) {
+    failures.extend(scores.failures);
+    let Some(group) = plan.groups.get_mut(scores.group) else {
+        return;
+    };
+    let mut give = |index: SlotIndex, found: Found| {
+        if let Some(slot) = plan.slots.get_mut(index) {
+            slot.found = found;
         }
     };
-    put(score.own, Found::Scored);
-    put(score.shared, Found::Shared);
-    failures.extend(score.failures);
+    if let Some((slots, rows)) = scores.whole {
+        for (index, row) in slots.into_iter().zip(group.push_rows(&rows)) {
+            give(index, Found::Scored(row));
+        }
+    }
+    for (index, row) in scores.own {
+        give(index, Found::Scored(group.push_row(&row)));
+    }
+    for (index, row) in scores.shared {
+        give(index, Found::Shared(group.push_row(&row)));
+    }
 }
 
+/// Scores the misses of one model version: those that nobody scores yet, and then, where another batch failed, its too.
 async fn score_group(
-    engine: &Engine,
+    context: &Context,
+    index: GroupIndex,
     group: &Group,
-    slots: &[Slot<'_>],
-    missing: Vec<usize>,
+    misses: Vec<Miss<'_>>,
 ) -> GroupScores {
-    let hashes = missing
-        .iter()
-        .filter_map(|i| slots.get(*i))
-        .map(|slot| (slot.stamp, slot.input));
+    let mut scores = GroupScores {
+        group: index,
+        own: Vec::new(),
+        whole: None,
+        shared: Vec::new(),
+        failures: Vec::new(),
+    };
+    let inputs = misses.into_iter();
+    let inputs = inputs.map(|miss| (miss, miss.slot.stamp, miss.slot.input));
     let Claims {
         own,
         others,
         flight,
-    } = engine.flights.claim(group.id(), hashes);
-    let own: Vec<usize> = own
-        .iter()
-        .filter_map(|place| missing.get(*place))
-        .copied()
-        .collect();
-    let mut scores = GroupScores::default();
-    if !own.is_empty() && stampede::is_worth_it(engine, group, slots, &own) {
-        match stampede::rows(engine, group, slots, &own).await {
-            Ok(guarded) => {
-                let all: HashMap<usize, &Vec<f32>> = guarded
-                    .scored
-                    .iter()
-                    .chain(&guarded.found)
-                    .map(|(index, row)| (*index, row))
-                    .collect();
-                let in_order = own.iter().filter_map(|index| all.get(index));
-                flight.land(in_order.flat_map(|row| row.iter().copied()).collect());
-                scores.own.extend(guarded.scored);
-                scores.shared.extend(guarded.found);
-            }
-            Err(error) => {
-                drop(flight);
-                blame(engine, group, slots, own, error, &mut scores).await;
-            }
-        }
-    } else if !own.is_empty() {
-        match call(engine, &group.model, slots, &own).await {
-            Ok(outputs) => scores.whole = Some((own, flight.land(outputs))),
-            Err(error) => {
-                drop(flight);
-                blame(engine, group, slots, own, error, &mut scores).await;
-            }
-        }
+    } = context.flights.claim(group.id(), inputs);
+    if !own.is_empty() {
+        score_own(context, group, own, flight, &mut scores).await;
     }
     let mut orphans = Vec::new();
-    for (place, waiting) in others {
-        let Some(index) = missing.get(place).copied() else {
-            continue;
-        };
+    for (miss, waiting) in others {
         match Waiting::row(waiting, group.width()).await {
-            Some(row) => scores.shared.push((index, row)),
-            None => orphans.push(index),
+            Some(row) => scores.shared.push((miss.index, row)),
+            None => orphans.push(miss),
         }
     }
     if !orphans.is_empty() {
-        match call(engine, &group.model, slots, &orphans).await {
-            Ok(outputs) => scores
-                .own
-                .extend(rows_of(&orphans, &outputs, group.width())),
-            Err(error) => blame(engine, group, slots, orphans, error, &mut scores).await,
+        match call(context, &group.model, &orphans).await {
+            Ok(outputs) => scores.own.extend(rows_of(group, &orphans, &outputs)),
+            Err(error) => blame(context, group, orphans, error, &mut scores).await,
         }
     }
     scores
 }
 
+/// Scores what this batch has claimed, under leases where that is worth it.
+async fn score_own(
+    context: &Context,
+    group: &Group,
+    own: Vec<Miss<'_>>,
+    flight: Flight,
+    scores: &mut GroupScores,
+) {
+    let failed = match stampede::leases(context, group, &own) {
+        Some(leases) => match stampede::rows(context, group, &leases, &own).await {
+            Ok(guarded) => {
+                if let Some(rows) = in_order(&own, &guarded) {
+                    flight.land(rows);
+                }
+                scores.own.extend(guarded.scored);
+                scores.shared.extend(guarded.found);
+                return;
+            }
+            Err(error) => error,
+        },
+        None => match call(context, &group.model, &own).await {
+            Ok(outputs) => {
+                let slots = own.iter().map(|miss| miss.index).collect();
+                scores.whole = Some((slots, flight.land(outputs)));
+                return;
+            }
+            Err(error) => error,
+        },
+    };
+    drop(flight);
+    blame(context, group, own, failed, scores).await;
+}
+
+/// The rows of all that was claimed, one after the other; nothing where one is missing, lest others take a wrong one.
+fn in_order(own: &[Miss<'_>], guarded: &Guarded) -> Option<Vec<f32>> {
+    let rows = guarded.scored.iter().chain(&guarded.found);
+    let rows: HashMap<SlotIndex, &Vec<f32>> = rows.map(|(index, row)| (*index, row)).collect();
+    let mut all = Vec::new();
+    for miss in own {
+        let Some(row) = rows.get(&miss.index) else {
+            bug("an input has neither a row nor a failure after its lease");
+            return None;
+        };
+        all.extend_from_slice(row);
+    }
+    Some(all)
+}
+
 /// Scores the slots of each job alone after a call over all of them failed.
 async fn blame(
-    engine: &Engine,
+    context: &Context,
     group: &Group,
-    slots: &[Slot<'_>],
-    failed: Vec<usize>,
+    failed: Vec<Miss<'_>>,
     error: ModelError,
     scores: &mut GroupScores,
 ) {
-    let mut by_job: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    for index in failed {
-        if let Some(slot) = slots.get(index) {
-            by_job.entry(slot.asked_by.0).or_default().push(index);
-        }
+    let mut by_job: BTreeMap<JobIndex, Vec<Miss<'_>>> = BTreeMap::new();
+    for miss in &failed {
+        by_job.entry(miss.slot.asked_by.0).or_default().push(*miss);
     }
     if by_job.len() == 1 || error == ModelError::Stopped {
-        let all = by_job.into_values().flatten();
-        scores
-            .failures
-            .extend(all.map(|index| (index, error.clone())));
+        scores.fail(&failed, &error);
         return;
     }
-    for indices in by_job.into_values() {
-        match call(engine, &group.model, slots, &indices).await {
-            Ok(outputs) => scores
-                .own
-                .extend(rows_of(&indices, &outputs, group.width())),
-            Err(error) => scores
-                .failures
-                .extend(indices.into_iter().map(|index| (index, error.clone()))),
+    for misses in by_job.into_values() {
+        match call(context, &group.model, &misses).await {
+            Ok(outputs) => scores.own.extend(rows_of(group, &misses, &outputs)),
+            Err(error) => scores.fail(&misses, &error),
         }
     }
 }
 
-fn rows_of(indices: &[usize], outputs: &[f32], width: usize) -> Vec<(usize, Vec<f32>)> {
-    indices
+fn rows_of(
+    group: &Group,
+    misses: &[Miss<'_>],
+    outputs: &[f32],
+) -> impl Iterator<Item = (SlotIndex, Vec<f32>)> {
+    misses
         .iter()
-        .copied()
-        .zip(outputs.chunks(width.max(1)).map(<[f32]>::to_vec))
-        .collect()
-}
-
-/// One model call; its outputs are as many rows as `indices`.
-pub(super) async fn call(
-    engine: &Engine,
-    model: &Model,
-    slots: &[Slot<'_>],
-    indices: &[usize],
-) -> Result<Vec<f32>, ModelError> {
-    let info = model.info();
-    let sources = indices
-        .iter()
-        .filter_map(|i| slots.get(*i))
-        .map(|slot| &slot.source);
-    let mut rows = Rows::Texts(Vec::new());
-    for source in sources {
-        match (source, &mut rows) {
-            (Source::Features(values), Rows::Features { data, .. }) => {
-                data.extend_from_slice(values)
-            }
-            (Source::Features(values), _) => {
-                let mut data = Vec::with_capacity(values.len() * indices.len());
-                data.extend_from_slice(values);
-                rows = Rows::Features {
-                    width: values.len(),
-                    data,
-                };
-            }
-            (Source::Text { text, pair }, Rows::Texts(texts)) => texts.push(TextRow {
-                text: text.clone().into_owned(),
-                text_pair: pair.as_ref().map(|p| p.clone().into_owned()),
-            }),
-            (Source::Text { .. }, Rows::Features { .. } | Rows::Tokens(_)) => {}
-        }
-    }
-    let result = model.score(rows).await;
-    match &result {
-        Ok(scored) => {
-            for call in &scored.calls {
-                engine
-                    .parts
-                    .metrics
-                    .model_call(info, call.rows, call.tokens, call.seconds);
-            }
-            engine.parts.metrics.truncated_texts(info, scored.truncated);
-        }
-        Err(error) => {
-            engine.parts.metrics.model_failure(info);
-            tracing::warn!(model = info.name, version = info.version, %error, rows = indices.len(), "a model call failed");
-        }
-    }
-    let outputs = result?.outputs;
-    if outputs.len() == indices.len() * info.output_width {
-        Ok(outputs)
-    } else {
-        Err(ModelError::Unfit {
-            message: format!("{} values for {} rows", outputs.len(), indices.len()),
-        })
-    }
+        .zip(group.rows(outputs))
+        .map(|(miss, row)| (miss.index, row.to_vec()))
 }

@@ -1,10 +1,11 @@
-//! Owns a job as it comes to the pipeline: its body, and what its carrier knows of it.
+//! Owns a job on its way into the pipeline: its body with what its carrier knows of it, and then what it was admitted as.
 //!
 //! Promises that whatever a caller doesn't say has one meaning: a first try, arrived now, that may be tried again. Refuses
-//! to look into the body.
+//! to judge: that is for admission.
 
-use crate::failure::Rejection;
-use std::time::Instant;
+use super::index::SourceIndex;
+use crate::{failure::Rejection, job::Job, model::Model};
+use std::{sync::Arc, time::Instant};
 
 /// One job as it comes in.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub struct JobSource<'a> {
     /// Whether a failure that may pass leads to another try.
     pub(super) may_retry: bool,
     /// Whether entries that are there are to live anew: a warming job's are.
-    pub(super) renews: bool,
+    pub(super) refresh_ttl: bool,
     /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
     pub(super) given_up: Option<Rejection>,
 }
@@ -32,7 +33,7 @@ impl<'a> JobSource<'a> {
             received: Instant::now(),
             tries: 0,
             may_retry: true,
-            renews: false,
+            refresh_ttl: false,
             given_up: None,
         }
     }
@@ -62,8 +63,8 @@ impl<'a> JobSource<'a> {
     }
 
     /// Says whether entries that are there are to live anew, as a warming job's are.
-    pub fn with_renewal(mut self, renews: bool) -> Self {
-        self.renews = renews;
+    pub fn with_ttl_refresh(mut self, refresh_ttl: bool) -> Self {
+        self.refresh_ttl = refresh_ttl;
         self
     }
 
@@ -72,4 +73,17 @@ impl<'a> JobSource<'a> {
         self.given_up = rejection;
         self
     }
+}
+
+/// A job that passed every check that needs no server.
+#[derive(Debug)]
+pub(super) struct AdmittedJob<'a> {
+    /// Which job of the batch it is.
+    pub index: SourceIndex,
+    pub source: &'a JobSource<'a>,
+    pub job: Job<'a>,
+    pub model: Arc<Model>,
+    pub body_sha256: [u8; 32],
+    /// Life of its entries.
+    pub ttl_seconds: u64,
 }

@@ -4,192 +4,200 @@
 //! and nobody waits for more than two of them before scoring for themselves.
 
 use super::{
-    coalesce::{Group, Slot, Source},
-    run::{Engine, ROUND_TRIP_SECONDS},
-    score::call,
+    context::Context,
+    index::SlotIndex,
+    model_call::{ROUND_TRIP_SECONDS, call},
+    plan::{Group, Miss},
 };
 use crate::{
-    cache::{Fresh, Leases, Wanted},
+    cache::{Fresh, Leases, Looked, Wanted},
     clock, config, key,
     model::ModelError,
     telemetry::metrics::LeaseOutcome,
 };
 use std::time::{Duration, Instant};
 
-/// How often those who wait look for the entry.
-const LOOK: Duration = Duration::from_millis(5);
+/// How often those who wait look the entry up.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Rows by slot.
-type Rows = Vec<(usize, Vec<f32>)>;
+type SlotRows = Vec<(SlotIndex, Vec<f32>)>;
 
 /// What became of some slots.
+#[derive(Default)]
 pub(super) struct Guarded {
     /// Scored here.
-    pub scored: Rows,
+    pub scored: SlotRows,
     /// Scored by another worker meanwhile.
-    pub found: Rows,
+    pub found: SlotRows,
 }
 
-/// Whether a lease costs less than scoring some of these twice.
-pub(super) fn is_worth_it(
-    engine: &Engine,
+/// What one round of asking for leases came to.
+#[derive(Default)]
+struct Round<'a> {
+    /// To be scored here.
+    own: Vec<Miss<'a>>,
+    /// Scored by another worker, which isn't done.
+    waiting: Vec<Miss<'a>>,
+    /// The keys of the leases that are held.
+    held: Vec<Vec<u8>>,
+}
+
+/// Leases on these slots, where they cost less than scoring some of them twice.
+pub(super) fn leases<'c>(
+    context: &'c Context,
     group: &Group,
-    slots: &[Slot<'_>],
-    own: &[usize],
-) -> bool {
-    if engine.parts.cache.server().is_none() {
-        return false;
-    }
-    let least = engine.settings.cache.lease_from_ms / 1e3;
-    if least <= 0.0 {
-        return true;
-    }
-    own.iter()
-        .filter_map(|index| slots.get(*index))
-        .any(|slot| {
-            let text = match &slot.source {
-                Source::Features(_) => None,
-                Source::Text { text, pair } => Some((text.as_ref(), pair.as_deref())),
-            };
-            let cost = group.model.expected_seconds(text);
-            cost.is_some_and(|cost| cost >= least.max(ROUND_TRIP_SECONDS))
-        })
+    own: &[Miss<'_>],
+) -> Option<Leases<'c>> {
+    let redis = context.cache.server()?;
+    let min_seconds = context.settings.cache.lease_from_ms / 1e3;
+    let is_worth_it = |miss: &Miss<'_>| {
+        let cost = miss.slot.value.expected_seconds(&group.model);
+        cost.is_some_and(|cost| cost >= min_seconds.max(ROUND_TRIP_SECONDS))
+    };
+    (min_seconds <= 0.0 || own.iter().any(is_worth_it))
+        .then(|| Leases::new(redis, config::ms(context.settings.cache.lease_ms)))
 }
 
 /// Rows for these slots, each scored here or found once another worker has scored it.
 pub(super) async fn rows(
-    engine: &Engine,
+    context: &Context,
     group: &Group,
-    slots: &[Slot<'_>],
-    own: &[usize],
+    leases: &Leases<'_>,
+    own: &[Miss<'_>],
 ) -> Result<Guarded, ModelError> {
-    let mut guarded = Guarded {
-        scored: Vec::new(),
-        found: Vec::new(),
-    };
-    let Some(redis) = engine.parts.cache.server() else {
-        return Ok(guarded);
-    };
-    let life = config::ms(engine.settings.cache.lease_ms);
-    let leases = Leases::new(redis, life);
+    let life = config::ms(context.settings.cache.lease_ms);
+    let mut guarded = Guarded::default();
     let begun = Instant::now();
-    let mut open: Vec<usize> = own.to_vec();
+    let mut open = own.to_vec();
     while !open.is_empty() {
-        let keys: Vec<Vec<u8>> = open
-            .iter()
-            .filter_map(|index| slots.get(*index))
-            .map(|slot| key::lease(&group.space.prefix, &slot.input))
-            .collect();
         // The first holder may have died, and the next one needs its time, too.
         let late = begun.elapsed() >= 2 * life;
-        let had = if late {
-            vec![true; keys.len()]
+        let round = ask(
+            context,
+            group,
+            (!late).then_some(leases),
+            open,
+            &mut guarded,
+        )
+        .await;
+        let outcome = if late {
+            LeaseOutcome::Late
         } else {
-            leases.ask(&keys).await
+            LeaseOutcome::Won
         };
-        // An entry may have come between the look-up and the lease.
-        let wanted: Vec<Wanted<'_>> = open
-            .iter()
-            .filter_map(|index| slots.get(*index))
-            .map(|slot| Wanted {
-                space: &group.space,
-                input: &slot.input,
-            })
-            .collect();
-        let mut outputs = Vec::new();
-        let looked = engine.parts.cache.look_up(&wanted, &[], &mut outputs).await;
-        let there: Vec<bool> = looked.stamps.iter().map(Option::is_some).collect();
-        let rows = by_place(&there, &outputs, group.width());
-        let least = |index: &usize| slots.get(*index).map_or(0, |slot| slot.least_stamp);
-        let good: Vec<bool> = open
-            .iter()
-            .zip(&looked.stamps)
-            .map(|(index, stamp)| stamp.is_some_and(|stamp| stamp >= least(index)))
-            .collect();
-        let rows: Vec<Option<&[f32]>> = rows
-            .into_iter()
-            .zip(good)
-            .map(|(row, good)| row.filter(|_| good))
-            .collect();
-        let (mut mine, mut waiting, mut held) = (Vec::new(), Vec::new(), Vec::new());
-        for (((index, key), had), row) in open.into_iter().zip(keys).zip(had).zip(rows) {
-            if had && !late {
-                held.push(key);
-            }
-            match row {
-                Some(row) => guarded.found.push((index, row.to_vec())),
-                None if had => mine.push(index),
-                None => waiting.push(index),
-            }
+        context.metrics.leases(outcome, round.own.len());
+        let called = score(context, group, &round.own, &mut guarded).await;
+        if !round.held.is_empty() {
+            leases.give_back(&round.held).await;
         }
-        engine
-            .parts
-            .metrics
-            .leases(LeaseOutcome::Late, if late { mine.len() } else { 0 });
-        engine
-            .parts
-            .metrics
-            .leases(LeaseOutcome::Won, if late { 0 } else { mine.len() });
-        if !mine.is_empty() {
-            let called = call(engine, &group.model, slots, &mine).await;
-            if let Ok(outputs) = &called {
-                keep(engine, group, slots, &mine, outputs).await;
-                let scored = mine
-                    .iter()
-                    .copied()
-                    .zip(outputs.chunks(group.width().max(1)));
-                guarded
-                    .scored
-                    .extend(scored.map(|(index, row)| (index, row.to_vec())));
-            }
-            leases.give_back(&held).await;
-            called?;
-        } else if !held.is_empty() {
-            leases.give_back(&held).await;
+        called?;
+        if !round.waiting.is_empty() {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
-        if !waiting.is_empty() {
-            tokio::time::sleep(LOOK).await;
-        }
-        open = waiting;
+        open = round.waiting;
     }
-    engine
-        .parts
-        .metrics
-        .leases(LeaseOutcome::Waited, guarded.found.len());
+    let found = guarded.found.len();
+    context.metrics.leases(LeaseOutcome::Waited, found);
     Ok(guarded)
 }
 
-/// Keeps rows at once: others wait for them.
-async fn keep(
-    engine: &Engine,
+/// Asks for the leases of what is open, and for its entries: one may have come since the last look-up. Without leases, what
+/// has no entry is this worker's.
+async fn ask<'a>(
+    context: &Context,
     group: &Group,
-    slots: &[Slot<'_>],
-    indices: &[usize],
-    outputs: &[f32],
-) {
-    let fresh: Vec<Fresh<'_>> = {
-        let mut rng = rand::rng();
-        indices
-            .iter()
-            .filter_map(|index| slots.get(*index))
-            .zip(outputs.chunks(group.width().max(1)))
-            .map(|(slot, row)| Fresh {
-                space: &group.space,
-                input: &slot.input,
-                row,
-                ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
-                stamp: slot.stamp,
-            })
-            .collect()
+    leases: Option<&Leases<'_>>,
+    open: Vec<Miss<'a>>,
+    guarded: &mut Guarded,
+) -> Round<'a> {
+    let (keys, had) = match leases {
+        Some(leases) => {
+            let inputs = open.iter().map(|miss| &miss.slot.input);
+            let keys = inputs.map(|input| key::lease(&group.space.prefix, input));
+            let keys: Vec<Vec<u8>> = keys.collect();
+            let had = leases.ask(&keys).await;
+            (keys, had)
+        }
+        None => (vec![Vec::new(); open.len()], vec![true; open.len()]),
     };
-    engine.parts.cache.keep(&fresh).await;
+    let wanted = open.iter().map(|miss| Wanted {
+        space: &group.space,
+        input: &miss.slot.input,
+    });
+    let wanted: Vec<Wanted<'_>> = wanted.collect();
+    let mut outputs = Vec::new();
+    let looked = context.cache.look_up(&wanted, &[], &mut outputs).await;
+    let rows = valid_rows(&open, &looked, &outputs, group.width());
+    let mut round = Round::default();
+    for (((miss, key), had), row) in open.iter().zip(keys).zip(had).zip(rows) {
+        if had && leases.is_some() {
+            round.held.push(key);
+        }
+        match row {
+            Some(row) => guarded.found.push((miss.index, row.to_vec())),
+            None if had => round.own.push(*miss),
+            None => round.waiting.push(*miss),
+        }
+    }
+    round
 }
 
-/// Gives each place its row. `outputs` holds, in order, the rows of those that were there and none of the others.
-fn by_place<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<&'a [f32]>> {
+/// The row of each slot that was found, where nobody who asks has invalidated it.
+fn valid_rows<'o>(
+    open: &[Miss<'_>],
+    looked: &Looked,
+    outputs: &'o [f32],
+    width: usize,
+) -> Vec<Option<&'o [f32]>> {
+    let there: Vec<bool> = looked.stamps.iter().map(Option::is_some).collect();
+    let rows = by_input(&there, outputs, width).into_iter();
+    let stamped = rows.zip(&looked.stamps).zip(open);
+    stamped
+        .map(|((row, stamp), miss)| row.filter(|_| *stamp >= Some(miss.slot.min_stamp)))
+        .collect()
+}
+
+/// Scores what is this worker's to score.
+async fn score(
+    context: &Context,
+    group: &Group,
+    own: &[Miss<'_>],
+    guarded: &mut Guarded,
+) -> Result<(), ModelError> {
+    if own.is_empty() {
+        return Ok(());
+    }
+    let outputs = call(context, &group.model, own).await?;
+    put_entries(context, group, own, &outputs).await;
+    let scored = own.iter().zip(group.rows(&outputs));
+    let scored = scored.map(|(miss, row)| (miss.index, row.to_vec()));
+    guarded.scored.extend(scored);
+    Ok(())
+}
+
+/// Puts rows into the cache at once: others wait for them.
+async fn put_entries(context: &Context, group: &Group, misses: &[Miss<'_>], outputs: &[f32]) {
+    let fresh: Vec<Fresh<'_>> = {
+        let mut rng = rand::rng();
+        let rows = misses.iter().zip(group.rows(outputs));
+        rows.map(|(miss, row)| Fresh {
+            space: &group.space,
+            input: &miss.slot.input,
+            row,
+            ttl_ms: clock::random_ttl_ms(&mut rng, miss.slot.ttl_seconds),
+            stamp: miss.slot.stamp,
+        })
+        .collect()
+    };
+    context.cache.keep(&fresh).await;
+}
+
+/// Gives each input its row. `outputs` holds, in order, the rows of those that were there and none of the others.
+fn by_input<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<&'a [f32]>> {
     let mut rows = outputs.chunks_exact(width.max(1));
-    let place = |there: &bool| there.then(|| rows.next()).flatten();
-    there.iter().map(place).collect()
+    let next = |there: &bool| there.then(|| rows.next()).flatten();
+    there.iter().map(next).collect()
 }
 
 #[cfg(test)]
@@ -199,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_missing_takes_nobody_elses_row() {
         let (there, outputs) = ([false, true, false, true], [1.0, 2.0, 3.0, 4.0]);
-        let rows = by_place(&there, &outputs, 2);
+        let rows = by_input(&there, &outputs, 2);
         assert_eq!(rows, [None, Some(&outputs[..2]), None, Some(&outputs[2..])]);
     }
 }

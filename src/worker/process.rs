@@ -75,7 +75,7 @@ impl BatchProcessor {
                     .with_message_id(d.message_id())
                     .received_at(d.received)
                     .with_tries(d.tries())
-                    .with_renewal(d.origin == Origin::Warm)
+                    .with_ttl_refresh(d.origin == Origin::Warm)
                     .given_up(given_up.clone().or_else(|| d.verdict()))
             })
             .collect();
@@ -115,7 +115,7 @@ impl BatchProcessor {
             if let Some(id) = delivery.correlation_id() {
                 trace.tell("messaging.message.conversation_id", text(id));
             }
-            outcome.tell(&mut trace);
+            outcome.record(&mut trace);
             trace.span("intake", received, begun, Vec::new());
             if let Outcome::Done { result, .. } = outcome {
                 trace.stages(begun, stages, result.hits, result.misses);

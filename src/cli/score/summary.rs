@@ -4,7 +4,7 @@
 use super::{output::Output, source::Work};
 use crate::{
     cli::file::{BadLine, BadLines, Format},
-    pipeline::{Outcome, run::InputCounts},
+    pipeline::{InputCounts, Outcome},
     result,
 };
 use anyhow::bail;

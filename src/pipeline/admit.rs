@@ -1,0 +1,129 @@
+//! Owns the first stage: bodies are parsed and checked against their models, and a job that comes twice in one batch goes
+//! on once.
+//!
+//! Promises that whatever isn't admitted has its outcome already. Refuses to ask any server.
+
+use super::{
+    context::Context,
+    index::SourceIndex,
+    outcome::{Outcome, Outcomes},
+    source::{AdmittedJob, JobSource},
+    verdict,
+};
+use crate::{
+    failure::{Code, Rejection},
+    job::{self, Job, Unparsable},
+    key,
+    model::{Model, Task},
+};
+use ahash::RandomState;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+/// Bodies beyond this many bytes are parsed where they hold up no other task of the runtime.
+const BLOCKING_BYTES: usize = 1 << 18;
+
+/// Admits the jobs of a batch.
+pub(super) fn batch<'a>(
+    context: &Context,
+    sources: &'a [JobSource<'a>],
+    outcomes: &mut Outcomes,
+) -> Vec<AdmittedJob<'a>> {
+    let bytes: usize = sources.iter().map(|source| source.body.len()).sum();
+    if bytes > BLOCKING_BYTES {
+        tokio::task::block_in_place(|| all(context, sources, outcomes))
+    } else {
+        all(context, sources, outcomes)
+    }
+}
+
+fn all<'a>(
+    context: &Context,
+    sources: &'a [JobSource<'a>],
+    outcomes: &mut Outcomes,
+) -> Vec<AdmittedJob<'a>> {
+    let mut admitted = Vec::with_capacity(sources.len());
+    let mut by_id: HashMap<String, (SourceIndex, [u8; 32]), RandomState> = HashMap::default();
+    for (index, source) in outcomes.indices().zip(sources) {
+        let (job, model) = match check(context, source) {
+            Ok(checked) => checked,
+            Err(Unparsable { job_id, rejection }) => {
+                outcomes.set(index, Outcome::Rejected { job_id, rejection });
+                continue;
+            }
+        };
+        let body_sha256 = key::hash_body(source.body);
+        match by_id.entry(job.job_id.to_string()) {
+            Entry::Vacant(id) => {
+                id.insert((index, body_sha256));
+                let settings = &context.settings;
+                let own = settings.namespaces.get(job.namespace());
+                let of_model = model.info().ttl_seconds;
+                let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
+                admitted.push(AdmittedJob {
+                    index,
+                    source,
+                    job,
+                    model,
+                    body_sha256,
+                    ttl_seconds,
+                });
+            }
+            Entry::Occupied(id) => match *id.get() {
+                (first, sha256) if sha256 == body_sha256 => outcomes.repeats(index, first),
+                _ => {
+                    let job_id = Some(id.key().clone());
+                    let rejection = verdict::conflict();
+                    outcomes.set(index, Outcome::Rejected { job_id, rejection });
+                }
+            },
+        }
+    }
+    admitted
+}
+
+/// Checks a job without running it.
+pub(super) fn check<'a>(
+    context: &Context,
+    source: &JobSource<'a>,
+) -> Result<(Job<'a>, Arc<Model>), Unparsable> {
+    let max = context.settings.max_body_bytes;
+    if source.body.len() > max {
+        let id = source.message_id.filter(|id| job::is_job_id(id));
+        return Err(Unparsable {
+            job_id: id.map(str::to_owned),
+            rejection: job::too_large(source.body.len(), max),
+        });
+    }
+    let parsed = Job::parse(source.body, source.message_id);
+    if let Some(rejection) = source.given_up.clone() {
+        let job_id = match parsed {
+            Ok(job) => Some(job.job_id.into_owned()),
+            Err(bad) => bad.job_id,
+        };
+        return Err(Unparsable { job_id, rejection });
+    }
+    let mut job = parsed?;
+    match fit(context, &mut job) {
+        Ok(model) => Ok((job, model)),
+        Err(rejection) => Err(Unparsable {
+            job_id: Some(job.job_id.into_owned()),
+            rejection,
+        }),
+    }
+}
+
+/// Finds a job's model, and holds the job against it.
+fn fit(context: &Context, job: &mut Job<'_>) -> Result<Arc<Model>, Rejection> {
+    let found = context.registry.resolve(&job.model);
+    let model = found
+        .map_err(|unknown| Rejection::new(Code::UnknownModel, "model", unknown.to_string()))?;
+    if job.rank.is_some() && model.info().task == Task::Embedding {
+        let message = "an embedding model gives no score to rank by";
+        return Err(Rejection::invalid("rank", message));
+    }
+    job.check_inputs(model.info())?;
+    Ok(model)
+}

@@ -1,0 +1,195 @@
+//! Owns storing a batch: entries to the cache and rows to the database together, then what readers find.
+//!
+//! Promises to wait for a database that is out of reach, and that a row which the database refuses costs only
+//! its own job.
+
+use super::{
+    context::Context,
+    index::bug,
+    outcome::{Outcome, Outcomes},
+    plan::{Found, InputValue, Plan},
+    publish,
+    render::FinishedJob,
+    verdict,
+};
+use crate::{
+    cache::Fresh,
+    clock,
+    failure::Failure,
+    job::Job,
+    result::Reading,
+    store::{Batch, JobRow, Kept, ScoreRow},
+    telemetry::metrics::Table,
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Stores a batch, and says of each of its jobs what became of it.
+pub(super) async fn batch(
+    context: &Context,
+    plan: &Plan<'_>,
+    jobs: Vec<FinishedJob<'_>>,
+    outcomes: &mut Outcomes,
+) {
+    let (_, kept) = tokio::join!(
+        put_entries(context, plan),
+        insert_rows(context, plan, &jobs)
+    );
+    let mut shown = BTreeMap::new();
+    for (job, kept) in jobs.into_iter().zip(kept) {
+        if matches!(kept, Ok(Kept::New | Kept::Same(_))) {
+            publish::job(context, plan, &job, &mut shown);
+        }
+        let admitted = job.planned.admitted;
+        let fail = |failure: Failure| verdict::outcome(context, failure, admitted);
+        let outcome = match kept {
+            Ok(Kept::New) => Outcome::Done {
+                job_id: admitted.job.job_id.to_string(),
+                result: Arc::new(job.result),
+                repeated: false,
+            },
+            Ok(Kept::Same(first)) => Outcome::Done {
+                job_id: admitted.job.job_id.to_string(),
+                result: Arc::from(first),
+                repeated: true,
+            },
+            Ok(Kept::Conflict) => fail(verdict::conflict().into()),
+            Err(reason) => fail(Failure::Unstorable(reason)),
+        };
+        outcomes.set(admitted.index, outcome);
+    }
+    if !shown.is_empty() {
+        context.cache.publish(&shown, plan.stamp).await;
+    }
+}
+
+/// Keeps the rows of what was scored now in the cache, and those that are to live anew.
+async fn put_entries(context: &Context, plan: &Plan<'_>) {
+    let fresh: Vec<Fresh<'_>> = {
+        let mut rng = rand::rng();
+        let due = plan.slots.iter().filter(|slot| match slot.found {
+            Found::Scored(_) => true,
+            Found::Cached(_) => slot.refresh_ttl,
+            Found::Shared(_) | Found::Not => false,
+        });
+        due.filter_map(|slot| {
+            let (group, row) = plan.row_of(slot)?;
+            Some(Fresh {
+                space: &group.space,
+                input: &slot.input,
+                row,
+                ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
+                stamp: slot.stamp,
+            })
+        })
+        .collect()
+    };
+    if !fresh.is_empty() {
+        context.cache.keep(&fresh).await;
+    }
+}
+
+/// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
+async fn insert_rows(
+    context: &Context,
+    plan: &Plan<'_>,
+    jobs: &[FinishedJob<'_>],
+) -> Vec<Result<Kept, String>> {
+    if jobs.is_empty() {
+        return Vec::new();
+    }
+    match attempt(context, plan, jobs).await {
+        Ok(kept) => kept.into_iter().map(Ok).collect(),
+        Err(reason) if jobs.len() == 1 => {
+            tracing::warn!(reason, "the database refuses a job's row");
+            vec![Err(reason)]
+        }
+        Err(_) => {
+            let mut kept = Vec::with_capacity(jobs.len());
+            for job in jobs {
+                let one = attempt(context, plan, std::slice::from_ref(job)).await;
+                let one = one.and_then(|mut one| {
+                    let only = one.pop();
+                    only.ok_or_else(|| "no row came back".to_owned())
+                });
+                kept.push(one);
+            }
+            kept
+        }
+    }
+}
+
+/// One transaction, repeated until the database has answered. An error is the database's refusal.
+async fn attempt(
+    context: &Context,
+    plan: &Plan<'_>,
+    jobs: &[FinishedJob<'_>],
+) -> Result<Vec<Kept>, String> {
+    let rows = jobs.iter().map(|job| JobRow {
+        job_id: &job.planned.admitted.job.job_id,
+        body_sha256: job.planned.admitted.body_sha256,
+        done: &job.result,
+    });
+    let batch = Batch {
+        jobs: rows.collect(),
+        scores: score_rows(context, plan, jobs),
+        finished_at: jobs
+            .first()
+            .map(|job| job.result.finished_at)
+            .unwrap_or_default(),
+    };
+    let kept = context.write(|| context.store.keep(&batch)).await?;
+    if kept.len() != jobs.len() {
+        bug("the store answered for more or fewer jobs than it was given");
+    }
+    let new = kept.iter().filter(|kept| **kept == Kept::New).count();
+    context.metrics.rows(Table::Jobs, new);
+    context.metrics.rows(Table::Scores, batch.scores.len());
+    Ok(kept)
+}
+
+/// The misses that these jobs were the first to ask for.
+fn score_rows<'a>(
+    context: &Context,
+    plan: &'a Plan<'_>,
+    jobs: &'a [FinishedJob<'_>],
+) -> Vec<ScoreRow<'a>> {
+    if !context.settings.store.scores {
+        return Vec::new();
+    }
+    let mut stored = plan.jobs.map(|_| None::<&Job<'_>>);
+    for job in jobs {
+        if let Some(stored) = stored.get_mut(job.index) {
+            *stored = Some(&job.planned.admitted.job);
+        }
+    }
+    let inputs = context.settings.store.inputs;
+    let scored = plan.slots.iter();
+    let scored = scored.filter(|slot| matches!(slot.found, Found::Scored(_)));
+    scored
+        .filter_map(|slot| {
+            let (first, input) = slot.asked_by;
+            // Nobody's where its job failed.
+            let job = (*stored.get(first)?)?;
+            let (group, row) = plan.row_of(slot)?;
+            let info = group.model.info();
+            let reading = Reading::of(info, row);
+            let (text, pair, features) = match &slot.value {
+                InputValue::Features(values) => (None, None, Some(*values)),
+                InputValue::Text { text, pair } => (Some(text.as_ref()), pair.as_deref(), None),
+            };
+            Some(ScoreRow {
+                input: slot.input,
+                model: &info.name,
+                version: &info.version,
+                namespace: job.namespace(),
+                key: input.key.as_deref(),
+                label: reading.label(),
+                score: reading.score(),
+                outputs: row,
+                text: text.filter(|_| inputs),
+                text_pair: pair.filter(|_| inputs),
+                features: features.filter(|_| inputs),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,166 @@
+//! Batches through a whole engine that needs no server: a SQLite file and memory.
+
+use super::*;
+use crate::{
+    cache::{Cache, MemoryCache},
+    config::Settings,
+    failure::Code,
+    health::Health,
+    heat::Heat,
+    model::Registry,
+    store::{SqliteStore, Store},
+    telemetry::metrics::Metrics,
+};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+
+async fn engine(models: &str) -> (Engine, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut settings = Settings::default();
+    settings.models.dir = models.into();
+    settings.models.threads = 1;
+    let metrics = Metrics::new();
+    let path = folder.path().join("kiln.db");
+    let file = SqliteStore::open(&path).await.expect("a file");
+    let parts = EngineParts {
+        registry: Registry::open(&settings.models).expect("models"),
+        cache: Cache::file(file.clone(), MemoryCache::new(8), metrics.clone()),
+        store: Store::Sqlite(file),
+        health: Health::new(metrics.clone()),
+        metrics,
+        heat: Some(Arc::new(Heat::default())),
+        insight: Some(Arc::new(insight::Insight::default())),
+    };
+    (Engine::new(parts, &settings), folder)
+}
+
+fn job(id: &str, model: &str, texts: &[&str], more: &str) -> String {
+    let inputs: Vec<_> = texts
+        .iter()
+        .map(|text| serde_json::json!({"key": text, "text": text}))
+        .collect();
+    let inputs = serde_json::Value::from(inputs);
+    format!(r#"{{"job_id":"{id}","model":"{model}","inputs":{inputs}{more}}}"#)
+}
+
+async fn run(engine: &Engine, bodies: &[String]) -> (Vec<Outcome>, InputCounts) {
+    let sources: Vec<_> = bodies
+        .iter()
+        .map(|body| JobSource::new(body.as_bytes()))
+        .collect();
+    engine.run(&sources).await
+}
+
+fn results(outcome: &Outcome) -> Vec<serde_json::Value> {
+    let Outcome::Done { result, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    serde_json::from_str(&result.results).expect("results")
+}
+
+fn code(outcome: &Outcome) -> Code {
+    let Outcome::Rejected { rejection, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    rejection.code
+}
+
+fn counted(counts: InputCounts) -> [u64; 4] {
+    [counts.hits, counts.misses, counts.coalesced, counts.skipped]
+}
+
+#[tokio::test]
+async fn every_job_of_a_batch_gets_its_own_outcome_and_its_own_rows() {
+    let (engine, _folder) = engine(SHIPPED).await;
+    let features: Vec<f32> = (0..32u8).map(|n| f32::from(n) / 32.0).collect();
+    let features = serde_json::json!(features);
+    let bodies = [
+        job("a", "sentiment", &["awful", "great"], ""),
+        format!(r#"{{"job_id":"b","model":"feed-ranker","inputs":[{{"features":{features}}}]}}"#),
+        job("c", "sentiment", &["great", "fine"], r#","named":true"#),
+        "{".to_owned(),
+        job("a", "sentiment", &["awful", "great"], ""),
+        job("a", "sentiment", &["other"], ""),
+        job("d", "nobody", &["x"], ""),
+        r#"{"job_id":"e","model":"sentiment","on_error":"skip","inputs":[{"features":[1]},{"text":"fine"}]}"#.to_owned(),
+    ];
+    let (outcomes, counts) = run(&engine, &bodies).await;
+    let [a, b, c, malformed, repeat, conflict, unknown, skip] = outcomes.as_slice() else {
+        panic!("{outcomes:?}");
+    };
+    let (first, third) = (results(a), results(c));
+    assert!(first.iter().all(|one| one["label"].is_string()));
+    assert_ne!(first[0]["score"], first[1]["score"]);
+    assert_eq!(first[1]["score"], third[0]["score"], "one input, one row");
+    assert!(results(b)[0]["score"].is_number());
+    assert_eq!(code(malformed), Code::Malformed);
+    assert_eq!(results(repeat), first);
+    assert!(matches!(repeat, Outcome::Done { repeated: true, .. }));
+    assert_eq!(code(conflict), Code::Conflict);
+    assert_eq!(code(unknown), Code::UnknownModel);
+    let skipped = results(skip);
+    assert_eq!(skipped[0]["error"]["field"], "inputs[0].features");
+    assert_eq!(skipped[1]["score"], third[1]["score"]);
+    assert_eq!(counted(counts), [0, 4, 2, 1]);
+
+    let again = [
+        job("f", "sentiment", &["great", "new"], ""),
+        job("a", "sentiment", &["awful", "great"], ""),
+    ];
+    let (outcomes, counts) = run(&engine, &again).await;
+    assert_eq!(results(&outcomes[0])[0]["score"], first[1]["score"]);
+    assert_eq!(results(&outcomes[0])[0]["cached"], true);
+    assert_eq!(results(&outcomes[0])[1]["cached"], false);
+    assert_eq!(results(&outcomes[1]), first, "the first run's answer");
+    assert_eq!(counted(counts), [2, 1, 1, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_at_once_agree_bit_for_bit() {
+    let (engine, _folder) = engine(SHIPPED).await;
+    let engine = Arc::new(engine);
+    let texts: Vec<String> = (0..64).map(|n| format!("a good one of {n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let bodies: Vec<String> = (0..4)
+        .map(|n| job(&n.to_string(), "sentiment", &texts, ""))
+        .collect();
+    let runs = bodies.into_iter().map(|body| {
+        let engine = engine.clone();
+        tokio::spawn(async move { run(&engine, &[body]).await })
+    });
+    let mut all = Vec::new();
+    for run in futures_util::future::join_all(runs).await {
+        let (outcomes, _) = run.expect("a batch");
+        let scores = results(&outcomes[0]).into_iter();
+        all.push(scores.map(|one| one["score"].clone()).collect::<Vec<_>>());
+    }
+    assert!(all.iter().all(|scores| scores.len() == 64));
+    assert!(all.windows(2).all(|two| two[0] == two[1]), "bit for bit");
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn a_job_that_its_model_fails_on_costs_only_itself() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+    let (engine, _folder) = engine(models).await;
+    let bodies = [
+        job("good", "fault", &["one", "two"], ""),
+        job("bad", "fault", &["three", "nan"], ""),
+        job("last", "fault", &["nan too"], ""),
+    ];
+    let sources = [
+        JobSource::new(bodies[0].as_bytes()),
+        JobSource::new(bodies[1].as_bytes()),
+        JobSource::new(bodies[2].as_bytes()).without_retry(),
+    ];
+    let (outcomes, counts) = engine.run(&sources).await;
+    assert_eq!(results(&outcomes[0]).len(), 2);
+    let Outcome::Retry { job_id, .. } = &outcomes[1] else {
+        panic!("{outcomes:?}");
+    };
+    assert_eq!(job_id.as_deref(), Some("bad"));
+    assert_eq!(code(&outcomes[2]), Code::Exhausted);
+    assert_eq!(counted(counts), [0, 2, 0, 0]);
+}
