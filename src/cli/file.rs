@@ -4,14 +4,17 @@
 //! number while the rest goes on. Lines are counted from 1.
 
 mod csv;
+mod piece;
 
 use crate::job::{JobWriter, OnError};
-use indicatif::ProgressBar;
 use serde_json::Value;
 use std::io::{BufRead, Read};
 
 use self::csv::CsvLines;
-pub use self::csv::{Columns, HeaderError};
+pub use self::{
+    csv::{Columns, HeaderError},
+    piece::{BadLine, BadLines, Piece},
+};
 
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
@@ -24,55 +27,6 @@ const LINE_BYTES: u64 = 16 << 20;
 pub enum Format {
     Jsonl,
     Csv,
-}
-
-/// A line that can't be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadLine {
-    pub line: u64,
-    pub problem: String,
-}
-
-/// Bad lines so far: the first few are printed, all are counted.
-#[derive(Debug, Default)]
-pub struct BadLines(u64);
-
-impl BadLines {
-    /// Bad lines that are printed.
-    const SHOWN: u64 = 20;
-
-    /// Counts one, and prints it above the progress.
-    pub fn report(&mut self, bar: &ProgressBar, bad: &BadLine) {
-        self.0 += 1;
-        if self.0 <= Self::SHOWN {
-            bar.suspend(|| eprintln!("line {}: {}", bad.line, bad.problem));
-        }
-    }
-
-    /// How many there were.
-    pub fn count(&self) -> u64 {
-        self.0
-    }
-
-    /// Says how many were not printed.
-    pub fn print_rest(&self) {
-        if self.0 > Self::SHOWN {
-            eprintln!("… and {} more bad lines", self.0 - Self::SHOWN);
-        }
-    }
-}
-
-/// What a file holds, piece by piece.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Piece {
-    /// Inputs as JSON objects, each with its line.
-    Inputs(Vec<(u64, String)>),
-    /// A whole job, as it stands.
-    Job {
-        line: u64,
-        body: String,
-    },
-    Bad(BadLine),
 }
 
 /// Reads a file piece by piece, with the bytes read so far.

@@ -3,7 +3,7 @@
 //! Promises that a column that isn't there is an error before the first record is read, and that a record that can't be used is
 //! reported with its line.
 
-use super::{BadLine, Piece};
+use super::piece::{BadLine, Piece};
 use crate::job::write;
 use std::io::BufRead;
 

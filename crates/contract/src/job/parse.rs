@@ -1,7 +1,9 @@
 //! Owns reading a job's JSON: one borrowing pass for good bodies (`pass`, with the single values in `values`), a slower one
 //! that explains bad ones (`explain`), and the checks that need more than one field, here.
 
+mod blame;
 mod explain;
+mod input;
 mod pass;
 mod values;
 

@@ -5,15 +5,15 @@
 
 use super::{
     RawJob,
-    pass::{InputSeed, JobSeed},
+    blame::{blame, without_dot, without_position},
+    pass::JobSeed,
 };
 use crate::{
     failure::{Code, Rejection},
-    job::{Content, Input, InputError, OnError, is_job_id, key_problem},
+    job::{OnError, is_job_id},
 };
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
-use std::borrow::Cow;
 
 /// Reads a body that the fast pass refused.
 pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
@@ -65,68 +65,6 @@ fn skip_bad_inputs(body: &[u8]) -> Option<RawJob<'_>> {
     let job = JobSeed { skip_bad: true }.deserialize(&mut reader).ok()?;
     reader.end().ok()?;
     (job.on_error == OnError::Skip).then_some(job)
-}
-
-/// The input of a JSON text, marked where it breaks the contract; an error where the reader itself refuses it.
-pub(super) fn any_input<'a>(
-    text: &'a str,
-    features: &mut Vec<f32>,
-) -> serde_json::Result<Input<'a>> {
-    let before = features.len();
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let mut track = serde_path_to_error::Track::new();
-    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
-    let seed = InputSeed {
-        features: &mut *features,
-    };
-    match seed.deserialize(tracked) {
-        Ok(input) => Ok(input),
-        Err(error) if error.is_data() => {
-            features.truncate(before);
-            let tree: Value = serde_json::from_str(text)?;
-            let key = tree.get("key").and_then(Value::as_str);
-            let key = key.filter(|key| key_problem(key).is_none());
-            let content = Content::Bad(InputError {
-                field: blame(without_dot(&track.path()), &error),
-                message: without_position(&error),
-            });
-            Ok(Input {
-                key: key.map(|key| Cow::Owned(key.to_owned())),
-                content,
-            })
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// A path as rejections write it: empty for the whole.
-fn without_dot(path: &serde_path_to_error::Path) -> String {
-    let path = path.to_string();
-    if path == "." { String::new() } else { path }
-}
-
-/// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
-fn blame(path: String, error: &serde_json::Error) -> String {
-    let message = error.to_string();
-    let named = ["unknown field `", "duplicate field `", "missing field `"]
-        .iter()
-        .find_map(|start| message.strip_prefix(start)?.split('`').next());
-    match named {
-        Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => {
-            format!("{path}.{name}")
-        }
-        _ => path,
-    }
-}
-
-/// The reader's message without the line and column: a path says it better.
-fn without_position(error: &serde_json::Error) -> String {
-    let mut message = error.to_string();
-    if let Some(at) = message.rfind(" at line ") {
-        message.truncate(at);
-    }
-    message
 }
 
 /// The id of a body that is no job, for its rejection's row.

@@ -1,18 +1,18 @@
 //! The pass over a body: a job, its ranking and its inputs, object by object.
 //!
 //! Promises one allocation for the features of all inputs, and that texts are borrowed. With `skip_bad` an input that breaks
-//! the contract becomes [`Content::Bad`] instead of an error.
+//! the contract becomes [`Content::Bad`](crate::job::Content::Bad) instead of an error.
 
 use super::{
-    Inputs, RawJob, explain,
-    values::{Key, ModelName, Namespace, Number, OnErrorSeed, Seen, Text, Whole},
+    Inputs, RawJob,
+    input::{AnyInput, InputSeed},
+    values::{Key, ModelName, Namespace, OnErrorSeed, Seen, Text, Whole},
 };
 use crate::job::{
-    Content, Input, MAX_INPUTS, MAX_TTL_SECONDS, Rank,
-    fields::{InputField, JobField, RankField},
+    MAX_INPUTS, MAX_TTL_SECONDS, Rank,
+    fields::{JobField, RankField},
 };
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
 use std::fmt;
 
 /// Inputs for which there is room before the body says how many there are.
@@ -158,100 +158,5 @@ impl<'de> Visitor<'de> for InputsSeed {
             )));
         }
         Ok(inputs)
-    }
-}
-
-/// An input that may break the contract, but not JSON.
-struct AnyInput<'f> {
-    features: &'f mut Vec<f32>,
-}
-
-impl<'de> DeserializeSeed<'de> for AnyInput<'_> {
-    type Value = Input<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input<'de>, D::Error> {
-        let text = <&RawValue>::deserialize(deserializer)?.get();
-        explain::any_input(text, self.features).map_err(de::Error::custom)
-    }
-}
-
-/// One input; its numbers go behind those of the inputs before it.
-pub(super) struct InputSeed<'f> {
-    pub(super) features: &'f mut Vec<f32>,
-}
-
-impl<'de> DeserializeSeed<'de> for InputSeed<'_> {
-    type Value = Input<'de>;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input<'de>, D::Error> {
-        deserializer.deserialize_map(self)
-    }
-}
-
-impl<'de> Visitor<'de> for InputSeed<'_> {
-    type Value = Input<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an input: an object with `text` or `features`")
-    }
-
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Input<'de>, M::Error> {
-        let (mut key, mut text, mut pair, mut range) = (None, None, None, None);
-        let mut seen = Seen::default();
-        while let Some(field) = seen.next(&mut map)? {
-            match field {
-                InputField::Key => key = Some(map.next_value_seed(Key)?),
-                InputField::Text => text = Some(map.next_value_seed(Text)?),
-                InputField::TextPair => pair = Some(map.next_value_seed(Text)?),
-                InputField::Features => {
-                    let from = self.features.len();
-                    map.next_value_seed(FeaturesSeed(&mut *self.features))?;
-                    range = Some(from..self.features.len());
-                }
-            }
-        }
-        let content = match (text, pair, range) {
-            (Some(text), pair, None) => Content::Text { text, pair },
-            (None, None, Some(range)) => Content::Features(range),
-            (Some(_), _, Some(_)) => {
-                return Err(de::Error::custom(
-                    "expected `text` or `features`, found both",
-                ));
-            }
-            (None, Some(_), _) => {
-                return Err(de::Error::custom("expected `text` beside `text_pair`"));
-            }
-            (None, None, None) => {
-                return Err(de::Error::custom(
-                    "expected `text` or `features`, found neither",
-                ));
-            }
-        };
-        Ok(Input { key, content })
-    }
-}
-
-struct FeaturesSeed<'f>(&'f mut Vec<f32>);
-
-impl<'de> DeserializeSeed<'de> for FeaturesSeed<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
-    }
-}
-
-impl<'de> Visitor<'de> for FeaturesSeed<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of numbers")
-    }
-
-    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
-        while let Some(value) = seq.next_element_seed(Number)? {
-            self.0.push(value);
-        }
-        Ok(())
     }
 }

@@ -1,0 +1,31 @@
+//! The words in which a reader's error is told: which field, and what was expected there.
+
+/// A path as rejections write it: empty for the whole.
+pub(super) fn without_dot(path: &serde_path_to_error::Path) -> String {
+    let path = path.to_string();
+    if path == "." { String::new() } else { path }
+}
+
+/// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
+pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
+    let message = error.to_string();
+    let named = ["unknown field `", "duplicate field `", "missing field `"]
+        .iter()
+        .find_map(|start| message.strip_prefix(start)?.split('`').next());
+    match named {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => {
+            format!("{path}.{name}")
+        }
+        _ => path,
+    }
+}
+
+/// The reader's message without the line and column: a path says it better.
+pub(super) fn without_position(error: &serde_json::Error) -> String {
+    let mut message = error.to_string();
+    if let Some(at) = message.rfind(" at line ") {
+        message.truncate(at);
+    }
+    message
+}

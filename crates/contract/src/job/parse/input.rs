@@ -1,0 +1,134 @@
+//! One input of a job, by itself: as the contract has it, or marked where it breaks the contract.
+
+use super::{
+    blame::{blame, without_dot, without_position},
+    values::{Key, Number, Seen, Text},
+};
+use crate::job::{Content, Input, InputError, fields::InputField, key_problem};
+use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Value, value::RawValue};
+use std::{borrow::Cow, fmt};
+
+/// An input that may break the contract, but not JSON.
+pub(super) struct AnyInput<'f> {
+    pub(super) features: &'f mut Vec<f32>,
+}
+
+impl<'de> DeserializeSeed<'de> for AnyInput<'_> {
+    type Value = Input<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input<'de>, D::Error> {
+        let text = <&RawValue>::deserialize(deserializer)?.get();
+        any_input(text, self.features).map_err(de::Error::custom)
+    }
+}
+
+/// The input of a JSON text, marked where it breaks the contract; an error where the reader itself refuses it.
+fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> serde_json::Result<Input<'a>> {
+    let before = features.len();
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let seed = InputSeed {
+        features: &mut *features,
+    };
+    match seed.deserialize(tracked) {
+        Ok(input) => Ok(input),
+        Err(error) if error.is_data() => {
+            features.truncate(before);
+            let tree: Value = serde_json::from_str(text)?;
+            let key = tree.get("key").and_then(Value::as_str);
+            let key = key.filter(|key| key_problem(key).is_none());
+            let content = Content::Bad(InputError {
+                field: blame(without_dot(&track.path()), &error),
+                message: without_position(&error),
+            });
+            Ok(Input {
+                key: key.map(|key| Cow::Owned(key.to_owned())),
+                content,
+            })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// One input; its numbers go behind those of the inputs before it.
+pub(super) struct InputSeed<'f> {
+    pub(super) features: &'f mut Vec<f32>,
+}
+
+impl<'de> DeserializeSeed<'de> for InputSeed<'_> {
+    type Value = Input<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input<'de>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for InputSeed<'_> {
+    type Value = Input<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an input: an object with `text` or `features`")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Input<'de>, M::Error> {
+        let (mut key, mut text, mut pair, mut range) = (None, None, None, None);
+        let mut seen = Seen::default();
+        while let Some(field) = seen.next(&mut map)? {
+            match field {
+                InputField::Key => key = Some(map.next_value_seed(Key)?),
+                InputField::Text => text = Some(map.next_value_seed(Text)?),
+                InputField::TextPair => pair = Some(map.next_value_seed(Text)?),
+                InputField::Features => {
+                    let from = self.features.len();
+                    map.next_value_seed(FeaturesSeed(&mut *self.features))?;
+                    range = Some(from..self.features.len());
+                }
+            }
+        }
+        let content = match (text, pair, range) {
+            (Some(text), pair, None) => Content::Text { text, pair },
+            (None, None, Some(range)) => Content::Features(range),
+            (Some(_), _, Some(_)) => {
+                return Err(de::Error::custom(
+                    "expected `text` or `features`, found both",
+                ));
+            }
+            (None, Some(_), _) => {
+                return Err(de::Error::custom("expected `text` beside `text_pair`"));
+            }
+            (None, None, None) => {
+                return Err(de::Error::custom(
+                    "expected `text` or `features`, found neither",
+                ));
+            }
+        };
+        Ok(Input { key, content })
+    }
+}
+
+struct FeaturesSeed<'f>(&'f mut Vec<f32>);
+
+impl<'de> DeserializeSeed<'de> for FeaturesSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for FeaturesSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of numbers")
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
+        while let Some(value) = seq.next_element_seed(Number)? {
+            self.0.push(value);
+        }
+        Ok(())
+    }
+}
