@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::model::Rows;
+use kiln_model::Rows;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use writing::{Input, Tensor};

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln::model::{Featuriser, NgramShape, TextRules, UnicodeForm};
+use kiln_model::{Featuriser, NgramShape, TextRules, UnicodeForm};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};

@@ -1,45 +1,46 @@
-//! Kiln keeps scores hot.
+//! Kiln keeps scores hot: it takes scoring jobs from RabbitMQ, looks every input up in Redis, runs a model on the misses in batches,
+//! stores what came out, replies and acknowledges.
 //!
-//! The flow, and where each step lives:
+//! A job's way, and where each step lives:
 //!
 //! ```text
-//! kiln.jobs ─▶ intake ─▶ job ─▶ pipeline::coalesce ─▶ cache ─▶ model ─▶ cache + store ─▶ settle
-//! kiln.warm ─▶   ▲      (parse)  (same input once)   (look up) (misses)  (together)     (reply, acknowledge)
-//! a file    ─▶   │
+//! kiln.jobs ─▶ amqp ─▶ worker::session ─▶ pipeline::Engine: admit, coalesce, look up, score, render, store ─▶ worker::settle
+//! kiln.warm ─▶            (batches)             │                  (cache)  (kiln-model)      (store)        (reply, acknowledge)
+//! HTTP, a file ─────────────────────────────────┘
+//! warm: due schedules ─▶ sources ─▶ plan ─▶ kiln.warm
 //! ```
 //!
-//! | room | what lives there |
+//! A module imports only those below it in this table; `tests/tidy.rs` holds that, and `ARCHITECTURE.md` tells more.
+//!
+//! | module | what lives there |
 //! | --- | --- |
-//! | [`cli`], [`app`] | the commands, and the one place where parts are wired together |
-//! | [`config`], [`secret`], [`telemetry`], [`health`], [`backoff`], [`clock`], [`supervisor`] | known by all, knows nobody |
-//! | [`job`], [`result`], [`key`], [`entry`], [`failure`] | the words: pure, no I/O |
-//! | [`intake`] | queues, deliveries, files |
-//! | [`pipeline`] | a batch's way from bodies to stored results |
-//! | [`cache`], [`store`], [`model`] | Redis and memory; Postgres and SQLite; burn |
-//! | [`settle`] | replies, dead letters, acknowledgements |
-//! | [`heat`] | what jobs ask for most |
-//! | [`warm`] | decides what to have ready, and posts jobs for it |
-//! | [`http`] | metrics and health |
+//! | [`cli`] | the commands, a file each |
+//! | `worker` | the worker: its wiring, its session with the broker, the tasks that run beside it, and how it stops |
+//! | `parts` | opens what the settings name |
+//! | `http` | health, metrics, the API and the page |
+//! | [`warm`] | decides what to warm, and posts jobs for it |
+//! | `pipeline` | carries a batch from bodies to stored results |
+//! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
+//! | `health`, `telemetry` | what works; metrics, logs, traces |
+//! | [`config`], `tls`, [`secret`], [`clock`], `backoff` | settings, and what everybody needs |
+//! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
 #![forbid(unsafe_code)]
 
-pub mod amqp;
-pub mod backoff;
-pub mod cache;
+mod amqp;
+mod backoff;
+mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod health;
-pub mod heat;
-pub mod http;
-pub mod parts;
-pub mod pipeline;
+mod health;
+mod heat;
+mod http;
+mod parts;
+mod pipeline;
 pub mod secret;
 pub mod store;
-pub mod telemetry;
-pub mod tls;
+mod telemetry;
+mod tls;
 pub mod warm;
-pub mod worker;
-
-pub use kiln_contract::{entry, failure, job, key, name, result};
-pub use kiln_model as model;
+mod worker;

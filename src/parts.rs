@@ -5,12 +5,12 @@ use crate::{
     cache::{Cache, MemoryCache, RedisCache},
     config::Settings,
     health::{Health, Part},
-    model::Registry,
     pipeline::{Engine, EngineParts},
     store::{PostgresStore, SqliteStore, Store},
     telemetry::metrics::Metrics,
 };
 use anyhow::{Context, bail};
+use kiln_model::Registry;
 use std::sync::Arc;
 
 /// An engine without servers: a SQLite file and memory.

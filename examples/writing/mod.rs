@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use kiln::model::{ModelSettings, Registry, Rows, TextRow};
+use kiln_model::{ModelSettings, Registry, Rows, TextRow};
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use sha2::{Digest, Sha256};
 

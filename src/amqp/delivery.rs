@@ -3,11 +3,8 @@
 //! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
 use super::topology::Origin;
-use crate::{
-    amqp::ack::AckGuard,
-    failure::{Code, Rejection},
-    telemetry::trace::TraceParent,
-};
+use crate::{amqp::ack::AckGuard, telemetry::trace::TraceParent};
+use kiln_contract::failure::{Code, Rejection};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},

@@ -2,13 +2,11 @@
 //!
 //! Promises that what goes to another queue keeps its body, its properties and its producer's headers, and can't expire there.
 
-use crate::{
-    amqp::{
-        delivery::{Delivery, TRACEPARENT, TRIES, text},
-        topology::{Origin, Topology},
-    },
-    failure::Rejection,
+use crate::amqp::{
+    delivery::{Delivery, TRACEPARENT, TRIES, text},
+    topology::{Origin, Topology},
 };
+use kiln_contract::failure::Rejection;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},

@@ -6,7 +6,10 @@
 //! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
 
 use super::{Put, RedisCache, redis::sets};
-use crate::{entry, job::MAX_TTL_SECONDS, key, telemetry::metrics::CacheOperation};
+use crate::telemetry::metrics::CacheOperation;
+use kiln_contract::entry;
+use kiln_contract::job::MAX_TTL_SECONDS;
+use kiln_contract::key;
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
 

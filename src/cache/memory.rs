@@ -1,6 +1,6 @@
 //! Owns the cache in the worker's own memory: bounded by bytes, used while Redis fails and without servers.
 
-use crate::key::InputHash;
+use kiln_contract::key::InputHash;
 use std::sync::Arc;
 
 /// Bytes that an entry takes beside its values: key, map and bookkeeping.

@@ -10,19 +10,14 @@ mod memory;
 mod reads;
 mod redis;
 
-pub use self::redis::{BadUrl, Put, RedisCache, connect};
-pub use invalidate::Removal;
+pub use self::redis::{Put, RedisCache, connect};
 pub use lease::Leases;
 pub use memory::MemoryCache;
-pub use reads::Keeps;
 
-use crate::{
-    entry::Codec,
-    key::{self, EntryPrefix, InputHash},
-    model::ModelInfo,
-    store::SqliteStore,
-    telemetry::metrics::Metrics,
-};
+use crate::{store::SqliteStore, telemetry::metrics::Metrics};
+use kiln_contract::entry::Codec;
+use kiln_contract::key::{self, EntryPrefix, InputHash};
+use kiln_model::ModelInfo;
 use std::{
     collections::BTreeMap,
     sync::{

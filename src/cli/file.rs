@@ -6,7 +6,7 @@
 mod csv;
 mod piece;
 
-use crate::job::{JobWriter, OnError};
+use kiln_contract::job::{JobWriter, OnError};
 use serde_json::Value;
 use std::io::{BufRead, Read};
 
@@ -265,7 +265,7 @@ mod tests {
                 r#"{"job_id":"id \"1\"","model":"m@1","on_error":"skip","detail":true,"inputs":[{"key":"a","text":"x"},{"text":"y"}]}"#
             )
         );
-        let job = crate::job::Job::parse(&body, None).expect("parses");
+        let job = kiln_contract::job::Job::parse(&body, None).expect("parses");
         assert_eq!(
             (job.job_id.as_ref(), job.inputs.len(), job.detail),
             ("id \"1\"", 2, true)

@@ -7,13 +7,13 @@ use crate::{
     clock,
     config::Settings,
     heat::{Hot, NamedRate, SharedHeat},
-    key::InputHash,
     parts,
     store::KnownInput,
 };
 use anyhow::bail;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
+use kiln_contract::key::InputHash;
 use serde_json::json;
 use std::collections::HashMap;
 

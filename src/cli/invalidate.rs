@@ -3,10 +3,11 @@
 //! Promises that workers use no score from before, even where the removal is cut short.
 
 use super::Exit;
-use crate::{config::Settings, name, parts};
+use crate::{config::Settings, parts};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
+use kiln_contract::name;
 use serde_json::json;
 
 /// Invalidates a namespace's cached scores, on every worker at once.

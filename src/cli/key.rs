@@ -3,9 +3,9 @@
 //! Promises to write the key nowhere: standard output is the only place that has it.
 
 use super::Exit;
-use crate::name::{NAME_RULE, is_name};
 use anyhow::bail;
 use clap::{Args, ValueEnum};
+use kiln_contract::name::{NAME_RULE, is_name};
 use rand::Rng;
 use sha2::{Digest, Sha256};
 

@@ -1,10 +1,8 @@
 //! Owns what makes sense of a setting's value, beyond its type.
 
 use super::{ConfigError, Http, Settings};
-use crate::{
-    name::{NAME_RULE, is_name},
-    telemetry::otlp,
-};
+use crate::telemetry::otlp;
+use kiln_contract::name::{NAME_RULE, is_name};
 
 /// Nobody listens to the network without knowing who asks.
 fn http(http: &Http) -> Result<(), ConfigError> {
@@ -72,7 +70,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         "warm.piece_inputs",
         settings.warm.piece_inputs as u64,
         1,
-        crate::job::MAX_INPUTS as u64,
+        kiln_contract::job::MAX_INPUTS as u64,
     )?;
     within(
         "warm.runs_at_once",
@@ -178,13 +176,13 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
         "cache.ttl_seconds",
         settings.cache.ttl_seconds,
         1,
-        crate::job::MAX_TTL_SECONDS,
+        kiln_contract::job::MAX_TTL_SECONDS,
     )?;
     within(
         "cache.grace_seconds",
         settings.cache.grace_seconds,
         0,
-        crate::job::MAX_TTL_SECONDS,
+        kiln_contract::job::MAX_TTL_SECONDS,
     )?;
     within("cache.memory_mib", settings.cache.memory_mib, 1, 1 << 20)?;
     within(
@@ -224,7 +222,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
                 "namespaces.*.grace_seconds",
                 grace,
                 0,
-                crate::job::MAX_TTL_SECONDS,
+                kiln_contract::job::MAX_TTL_SECONDS,
             )?;
         }
         if let Some(ttl) = namespace.ttl_seconds {
@@ -232,7 +230,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
                 "namespaces.*.ttl_seconds",
                 ttl,
                 1,
-                crate::job::MAX_TTL_SECONDS,
+                kiln_contract::job::MAX_TTL_SECONDS,
             )?;
         }
     }

@@ -1,6 +1,7 @@
 //! Owns the tree of settings: every name, meaning and default.
 
-use crate::{model::ModelSettings, secret::Secret};
+use crate::secret::Secret;
+use kiln_model::ModelSettings;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 

@@ -1,6 +1,7 @@
 //! What a reader's service tells of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
 
-use crate::{job, name};
+use kiln_contract::job;
+use kiln_contract::name;
 use serde::Deserialize;
 
 /// Keys of one hint.

@@ -9,7 +9,7 @@ mod readers;
 mod share;
 pub mod sketch;
 
-use crate::key::InputHash;
+use kiln_contract::key::InputHash;
 use rand::{SeedableRng, rngs::SmallRng};
 use sketch::{PLACES, Sketch};
 use std::{
@@ -20,7 +20,7 @@ use std::{
 
 pub use hint::Hint;
 pub use readers::{NamedRate, Readers, Sign};
-pub use share::{Hot, SharedHeat, merge};
+pub use share::{Hot, SharedHeat};
 
 /// Namespaces that are watched; jobs of further ones aren't counted.
 const MOST_SPACES: usize = 32;
@@ -117,7 +117,7 @@ impl Heat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::hash_text;
+    use kiln_contract::key::hash_text;
 
     fn input(n: usize) -> InputHash {
         hash_text(&n.to_string(), None)

@@ -9,7 +9,7 @@
 //! Promises bounded memory: names that are asked for least make room. Refuses to talk to Redis.
 
 use super::sketch::Pace;
-use crate::key::InputHash;
+use kiln_contract::key::InputHash;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, HashMap},

@@ -2,10 +2,8 @@
 //! adds them up.
 
 use super::{Heat, NamedRate, Space};
-use crate::{
-    cache::RedisCache,
-    key::{self, InputHash},
-};
+use crate::cache::RedisCache;
+use kiln_contract::key::{self, InputHash};
 use std::{collections::HashMap, time::Duration};
 
 /// Inputs of one namespace that a worker tells of.

@@ -10,8 +10,8 @@
 //! uncertainty via dynamic model averaging", Technometrics 52, 2010). So a steady key is read over hours and a trend over
 //! minutes, with nothing to tune.
 
-use crate::key::InputHash;
 use ahash::RandomState;
+use kiln_contract::key::InputHash;
 use rand::Rng;
 use std::collections::HashMap;
 
@@ -162,6 +162,7 @@ impl Sketch {
     }
 
     /// Bytes that it takes.
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         // The map keeps an eighth of its places empty, and a byte beside each.
         let map = self.by_key.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
@@ -237,13 +238,9 @@ impl Sketch {
     }
 
     /// Keys held.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.len()
-    }
-
-    /// Whether nothing was asked for yet.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 
     fn unit(&self, now: f64) -> f64 {

@@ -3,8 +3,8 @@
 //! Promises that a repeated idempotency key gives the same id, and that the same key from another caller gives another one.
 
 use super::{api_state::ApiState, problem::Problem};
-use crate::job;
 use axum::http::HeaderMap;
+use kiln_contract::job;
 use rand::Rng;
 use sha2::{Digest, Sha256};
 

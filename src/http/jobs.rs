@@ -14,12 +14,14 @@ use super::{
     responses::{BadJob, BadRequest, Guarded, Unavailable},
     score::ScoreResponse,
 };
-use crate::{amqp::message, job, result, store::JobEnd};
+use crate::{amqp::message, store::JobEnd};
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use kiln_contract::job;
+use kiln_contract::result;
 use serde::Serialize;
 use utoipa::ToSchema;
 

@@ -9,11 +9,8 @@ use super::{
     auth::Reader,
     problem::{ErrorBody, Problem},
 };
-use crate::{
-    failure::Code,
-    telemetry::metrics::{
-        CacheOperation, CacheOutcome, CloseReason, InputResult, JobOutcome, QueueKind, Server,
-    },
+use crate::telemetry::metrics::{
+    CacheOperation, CacheOutcome, CloseReason, InputResult, JobOutcome, QueueKind, Server,
 };
 use axum::{
     extract::State,
@@ -23,6 +20,7 @@ use axum::{
     },
 };
 use futures_util::stream;
+use kiln_contract::failure::Code;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use std::{

@@ -1,11 +1,11 @@
 //! Error responses: a code, the field at fault, and what was expected.
 
-use crate::failure::{Code, Rejection};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use kiln_contract::failure::{Code, Rejection};
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;

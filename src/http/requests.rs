@@ -3,10 +3,8 @@
 //! Owns only their outline. The job's own parser checks the values, so that HTTP and the queue accept and refuse the same.
 
 use super::problem::Problem;
-use crate::{
-    failure::{Code, Rejection},
-    job::{InputField, JobField, JobWriter},
-};
+use kiln_contract::failure::{Code, Rejection};
+use kiln_contract::job::{InputField, JobField, JobWriter};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;

@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     pipeline::{InputCounts, JobSource, Outcome},
-    result::Finished,
     telemetry::trace::{Kind, Trace},
 };
 use axum::{
@@ -22,6 +21,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue},
     response::{IntoResponse, Response},
 };
+use kiln_contract::result::Finished;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{

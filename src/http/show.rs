@@ -9,8 +9,6 @@ use super::{
 };
 use crate::{
     clock::{self, rfc3339},
-    job::SCHEMA_VERSION,
-    model::{InputKind, Task},
     store::{INTAKE, RunRow, SCHEDULE},
     warm::due,
 };
@@ -20,6 +18,8 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
+use kiln_contract::job::SCHEMA_VERSION;
+use kiln_model::{InputKind, Task};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::PoisonError};
 use utoipa::{IntoParams, ToSchema};

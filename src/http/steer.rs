@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     heat::Hint,
-    name,
     store::{INTAKE, SCHEDULE},
     warm::schedule::Schedule,
 };
 use axum::{Json, extract::State, http::StatusCode};
+use kiln_contract::name;
 use serde::Serialize;
 use std::sync::{Arc, PoisonError};
 use utoipa::ToSchema;

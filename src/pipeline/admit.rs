@@ -10,13 +10,11 @@ use super::{
     source::{AdmittedJob, JobSource},
     verdict,
 };
-use crate::{
-    failure::{Code, Rejection},
-    job::{self, Job, Unparsable},
-    key,
-    model::{Model, Task},
-};
 use ahash::RandomState;
+use kiln_contract::failure::{Code, Rejection};
+use kiln_contract::job::{self, Job, Unparsable};
+use kiln_contract::key;
+use kiln_model::{Model, Task};
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,

@@ -8,12 +8,10 @@ use super::{
     plan::{Found, Group, InputValue, Plan, PlannedInput, PlannedJob, Slot},
     source::AdmittedJob,
 };
-use crate::{
-    job::{Content, Input, InputError, Job},
-    key::{self, InputHash},
-    model::Model,
-};
 use ahash::RandomState;
+use kiln_contract::job::{Content, Input, InputError, Job};
+use kiln_contract::key::{self, InputHash};
+use kiln_model::Model;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,

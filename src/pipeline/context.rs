@@ -9,10 +9,10 @@ use crate::{
     config::{self, Namespace, Settings},
     health::{Health, Part},
     heat::Heat,
-    model::Registry,
     store::{self, Store, StoreError},
     telemetry::metrics::Metrics,
 };
+use kiln_model::Registry;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// First wait of a write that is repeated.

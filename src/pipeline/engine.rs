@@ -16,10 +16,10 @@ use super::{
 use crate::{
     cache::Cache,
     config::Settings,
-    failure::Rejection,
-    model::Registry,
     telemetry::{metrics::Stage, trace::Stages},
 };
+use kiln_contract::failure::Rejection;
+use kiln_model::Registry;
 use std::{sync::Arc, time::Instant};
 
 /// Carries batches of jobs from their bodies to stored results.

@@ -3,8 +3,8 @@
 //!
 //! Promises that a claim ends: with its rows, or by being dropped, and that those who wait hear of either.
 
-use crate::key::InputHash;
 use ahash::RandomState;
+use kiln_contract::key::InputHash;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},

@@ -5,7 +5,7 @@ use super::{
     index::bug,
     plan::{InputValue, Miss},
 };
-use crate::model::{Model, ModelError, Rows, TextRow};
+use kiln_model::{Model, ModelError, Rows, TextRow};
 
 /// What a job takes beside its model, in seconds: what a reader who misses an entry waits at least.
 pub const ROUND_TRIP_SECONDS: f64 = 0.003;

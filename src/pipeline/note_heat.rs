@@ -8,7 +8,7 @@ use super::{
     model_call::ROUND_TRIP_SECONDS,
     plan::{InputValue, Plan},
 };
-use crate::model::Model;
+use kiln_model::Model;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The slots that jobs of one namespace and model ask for.

@@ -3,14 +3,12 @@
 //! Promises one outcome a job: a job that no stage gave one is abandoned, and that is reported as a bug.
 
 use super::index::{IndexVec, SourceIndex, bug};
-use crate::{
-    failure::Rejection,
-    result::Finished,
-    telemetry::{
-        metrics::JobOutcome,
-        trace::{Trace, Value},
-    },
+use crate::telemetry::{
+    metrics::JobOutcome,
+    trace::{Trace, Value},
 };
+use kiln_contract::failure::Rejection;
+use kiln_contract::result::Finished;
 use std::sync::Arc;
 
 /// What became of a job.

@@ -6,12 +6,10 @@ use super::{
     index::{GroupIndex, Index, IndexVec, JobIndex, NamespaceIndex, RowIndex, SlotIndex, lost},
     source::AdmittedJob,
 };
-use crate::{
-    cache::Space,
-    job::{Input, InputError},
-    key::InputHash,
-    model::Model,
-};
+use crate::cache::Space;
+use kiln_contract::job::{Input, InputError};
+use kiln_contract::key::InputHash;
+use kiln_model::Model;
 use std::{borrow::Cow, sync::Arc};
 
 /// A model version that a batch asks.

@@ -7,12 +7,9 @@ use super::{
     plan::{Plan, PlannedInput, PlannedJob},
     render::FinishedJob,
 };
-use crate::{
-    cache::Put,
-    clock,
-    key::{self, InputHash},
-    result::{self, RankedItem, Reading},
-};
+use crate::{cache::Put, clock};
+use kiln_contract::key::{self, InputHash};
+use kiln_contract::result::{self, RankedItem, Reading};
 use std::collections::BTreeMap;
 
 /// Adds the named entries and the ranking of a job, by namespace.

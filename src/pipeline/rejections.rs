@@ -9,7 +9,8 @@ use super::{
     outcome::Outcome,
     source::{AdmittedJob, JobSource},
 };
-use crate::{clock, key, store::RejectedRow};
+use crate::{clock, store::RejectedRow};
+use kiln_contract::key;
 
 /// Writes the rows of the batch's rejected jobs.
 pub(super) async fn batch(

@@ -12,13 +12,11 @@ use super::{
     score::Failures,
     verdict,
 };
-use crate::{
-    clock,
-    failure::Rejection,
-    job,
-    model::Task,
-    result::{Finished, Reading, ResultsWriter},
-};
+use crate::clock;
+use kiln_contract::failure::Rejection;
+use kiln_contract::job;
+use kiln_contract::result::{Finished, Reading, ResultsWriter};
+use kiln_model::Task;
 
 /// A job with its results, which have no row yet.
 pub(super) struct FinishedJob<'p> {

@@ -11,8 +11,8 @@ use super::{
     plan::{Found, Group, Miss, Plan},
     stampede::{self, Guarded},
 };
-use crate::model::ModelError;
 use futures_util::future::join_all;
+use kiln_model::ModelError;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,

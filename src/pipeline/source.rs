@@ -4,7 +4,9 @@
 //! to judge: that is for admission.
 
 use super::index::SourceIndex;
-use crate::{failure::Rejection, job::Job, model::Model};
+use kiln_contract::failure::Rejection;
+use kiln_contract::job::Job;
+use kiln_model::Model;
 use std::{sync::Arc, time::Instant};
 
 /// One job as it comes in.

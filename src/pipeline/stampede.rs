@@ -11,10 +11,11 @@ use super::{
 };
 use crate::{
     cache::{Fresh, Leases, Looked, Wanted},
-    clock, config, key,
-    model::ModelError,
+    clock, config,
     telemetry::metrics::LeaseOutcome,
 };
+use kiln_contract::key;
+use kiln_model::ModelError;
 use std::time::{Duration, Instant};
 
 /// How often those who wait look the entry up.

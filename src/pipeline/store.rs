@@ -15,12 +15,12 @@ use super::{
 use crate::{
     cache::Fresh,
     clock,
-    failure::Failure,
-    job::Job,
-    result::Reading,
     store::{Batch, JobRow, Kept, ScoreRow},
     telemetry::metrics::Table,
 };
+use kiln_contract::failure::Failure;
+use kiln_contract::job::Job;
+use kiln_contract::result::Reading;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Stores a batch, and says of each of its jobs what became of it.

@@ -4,13 +4,13 @@ use super::*;
 use crate::{
     cache::{Cache, MemoryCache},
     config::Settings,
-    failure::Code,
     health::Health,
     heat::Heat,
-    model::Registry,
     store::{SqliteStore, Store},
     telemetry::metrics::Metrics,
 };
+use kiln_contract::failure::Code;
+use kiln_model::Registry;
 use std::sync::Arc;
 use tempfile::TempDir;
 

@@ -4,7 +4,7 @@
 //! [`Failure::verdict`].
 
 use super::{context::Context, outcome::Outcome, source::AdmittedJob};
-use crate::failure::{Code, Failure, Rejection, Verdict};
+use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 
 /// What a failure means for a job with so many tries behind it.
 pub(super) fn outcome(context: &Context, failure: Failure, admitted: &AdmittedJob<'_>) -> Outcome {

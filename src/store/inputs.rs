@@ -1,7 +1,7 @@
 //! Owns finding inputs again that were scored before.
 
 use super::{PostgresStore, StoreError};
-use crate::key::InputHash;
+use kiln_contract::key::InputHash;
 use sqlx::Row;
 use std::collections::HashMap;
 

@@ -201,7 +201,7 @@ impl<'a> Columns<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::result::Finished;
+    use kiln_contract::result::Finished;
     use sqlx::Execute;
 
     fn done(model: &str) -> Finished {

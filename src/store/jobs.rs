@@ -1,7 +1,7 @@
 //! Owns finding one job's row.
 
 use super::{PostgresStore, StoreError};
-use crate::result::Finished;
+use kiln_contract::result::Finished;
 use sqlx::{Row, postgres::PgRow};
 
 const FIND_JOB: &str = "\

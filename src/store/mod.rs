@@ -16,8 +16,10 @@ mod retry;
 mod runs;
 mod sqlite;
 
-use crate::{failure::Rejection, key::InputHash, result::Finished};
 use chrono::{DateTime, Utc};
+use kiln_contract::failure::Rejection;
+use kiln_contract::key::InputHash;
+use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};

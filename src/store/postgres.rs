@@ -8,11 +8,11 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::{self, Database},
-    result::Finished,
     secret::Secret,
     tls,
 };
 use chrono::{DateTime, Utc};
+use kiln_contract::result::Finished;
 use sqlx::{
     Connection, PgConnection, PgPool, Postgres, Row,
     pool::PoolConnection,

@@ -4,8 +4,10 @@
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
 use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes, migrations};
-use crate::{clock, key::InputHash, result::Finished};
+use crate::clock;
 use chrono::{DateTime, Utc};
+use kiln_contract::key::InputHash;
+use kiln_contract::result::Finished;
 use serde_json::json;
 use sqlx::{
     Row, SqlitePool,

@@ -3,7 +3,7 @@
 //! Promises a bounded table and next to no cost: only one input in sixteen is watched, the same ones always. Pure but for the clock.
 
 use super::window::Causes;
-use crate::key::InputHash;
+use kiln_contract::key::InputHash;
 use std::collections::HashMap;
 
 /// Inputs that are watched at once.

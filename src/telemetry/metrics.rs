@@ -5,7 +5,8 @@
 
 mod help;
 
-use crate::{failure::Code, model::ModelInfo};
+use kiln_contract::failure::Code;
+use kiln_model::ModelInfo;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;

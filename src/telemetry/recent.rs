@@ -1,7 +1,7 @@
 //! Owns what happened last: a bounded list, the newest first.
 
-use crate::failure::Rejection;
 use chrono::{DateTime, Utc};
+use kiln_contract::failure::Rejection;
 use std::{
     collections::VecDeque,
     sync::{Mutex, PoisonError},

@@ -21,7 +21,6 @@ use crate::{
     health::Health,
     heat::Heat,
     http::ApiState,
-    model::Registry,
     pipeline::{Engine, EngineParts, insight::Insight},
     store::{Paused, PostgresStore, Store},
     telemetry::{
@@ -32,6 +31,7 @@ use crate::{
     },
     warm::{carry::Carrier, folder::Folder, run::Warmer},
 };
+use kiln_model::Registry;
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},

@@ -5,7 +5,6 @@ use crate::{
     amqp::delivery::Delivery,
     amqp::topology::Origin,
     config::Settings,
-    failure::Rejection,
     pipeline::{Engine, JobSource, Outcome},
     store::PostgresStore,
     telemetry::{
@@ -13,6 +12,7 @@ use crate::{
         trace::{Kind, Stages, Trace, Tracer, Value},
     },
 };
+use kiln_contract::failure::Rejection;
 use std::{
     sync::{
         Arc,

@@ -18,11 +18,11 @@ use crate::{
         topology::{Origin, Topology},
     },
     config,
-    failure::Rejection,
     pipeline::batch::{Filling, Limits},
     telemetry::metrics::CloseReason,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use kiln_contract::failure::Rejection;
 use lapin::Connection;
 use std::{
     sync::{Arc, Mutex, PoisonError},

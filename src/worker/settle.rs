@@ -13,14 +13,14 @@ use crate::{
         topology::Topology,
     },
     clock,
-    failure::Rejection,
     pipeline::Outcome,
-    result::Finished,
     telemetry::{
         metrics::{Metrics, ReplyOutcome, Stage},
         recent::{Recent, Rejected},
     },
 };
+use kiln_contract::failure::Rejection;
+use kiln_contract::result::Finished;
 use std::{sync::Arc, time::Instant};
 
 /// Settles batches.
@@ -61,7 +61,7 @@ impl Settler {
                 Outcome::Done { job_id, result, .. } => {
                     record_done(&delivery, job_id, result);
                     messages.extend(message::reply(&delivery, || {
-                        crate::result::ok_reply(job_id, result)
+                        kiln_contract::result::ok_reply(job_id, result)
                     }));
                 }
                 Outcome::Rejected { job_id, rejection } => {
@@ -136,7 +136,7 @@ impl Settler {
             &self.topology,
         );
         let reply = message::reply(delivery, || {
-            crate::result::rejected_reply(job_id, rejection)
+            kiln_contract::result::rejected_reply(job_id, rejection)
         });
         std::iter::once(letter).chain(reply)
     }

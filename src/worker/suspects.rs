@@ -7,11 +7,11 @@ use super::process::{BatchProcessor, in_flight, note_panic};
 use crate::{
     amqp::delivery::Delivery,
     backoff::Backoff,
-    failure::{Code, Rejection},
-    key,
     store::{self, StoreError},
     telemetry::metrics::CloseReason,
 };
+use kiln_contract::failure::{Code, Rejection};
+use kiln_contract::key;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;

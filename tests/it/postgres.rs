@@ -6,8 +6,8 @@ use crate::harness::proxy::Proxy;
 use crate::harness::stack::{Own, Stack};
 use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually_equals};
-use kiln::result::Finished;
 use kiln::store::{Batch, JobRow, PostgresStore, ScoreRow, Store};
+use kiln_contract::result::Finished;
 
 const PREFETCH: u32 = 32;
 const JOBS_POSTED: u32 = 300;
@@ -98,7 +98,7 @@ fn batch<'a>(ids: impl Iterator<Item = &'a String>, done: &'a Finished) -> Batch
         ..Batch::default()
     };
     for id in ids {
-        let body_sha256 = kiln::key::hash_body(id.as_bytes());
+        let body_sha256 = kiln_contract::key::hash_body(id.as_bytes());
         batch.jobs.push(JobRow {
             job_id: id,
             body_sha256,

@@ -3,10 +3,10 @@
 use crate::{
     amqp::delivery::text,
     amqp::message::{ERROR_CODE, ERROR_FIELD, ERROR_MESSAGE, FAILED_AT, JOB_ID, QUEUE},
-    failure::Code,
 };
 use chrono::{DateTime, Utc};
 use clap::Args;
+use kiln_contract::failure::Code;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},

@@ -3,10 +3,8 @@
 //! Promises to create nothing: a file that isn't there isn't made by looking.
 
 use super::check::Check;
-use crate::{
-    config::{Loaded, Settings},
-    model::{InputKind, ListedModel, PairRule, Registry},
-};
+use crate::config::{Loaded, Settings};
+use kiln_model::{InputKind, ListedModel, PairRule, Registry};
 use std::{fs, io::ErrorKind, net::TcpListener, path::Path, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -9,9 +9,9 @@ use super::{
 use crate::{
     cache,
     config::{self, Redis, Settings},
-    key,
     secret::Secret,
 };
+use kiln_contract::key;
 use redis::{RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
 

@@ -4,7 +4,7 @@
 //! reported with its line.
 
 use super::piece::{BadLine, Piece};
-use crate::job::write;
+use kiln_contract::job::write;
 use std::io::BufRead;
 
 /// Which columns of a CSV file are what.

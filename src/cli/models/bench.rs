@@ -3,15 +3,12 @@
 //! Measures the way of a request through tokenizer and model threads, without caches or servers.
 
 use super::{open, resolve};
-use crate::{
-    cli::Exit,
-    config::Settings,
-    model::{Backend, InputKind, Model, PairRule, Rows, TextRow},
-};
+use crate::{cli::Exit, config::Settings};
 use anyhow::{Context, bail};
 use clap::Args;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use kiln_model::{Backend, InputKind, Model, PairRule, Rows, TextRow};
 use serde_json::json;
 use std::{
     fs,

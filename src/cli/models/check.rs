@@ -1,13 +1,10 @@
 //! `kiln models check`: how far a model's scores are from scores that are known from elsewhere.
 
 use super::{open, resolve};
-use crate::{
-    cli::Exit,
-    config::Settings,
-    model::{InputKind, Model, Rows, TextRow},
-};
+use crate::{cli::Exit, config::Settings};
 use anyhow::{Context, bail};
 use clap::Args;
+use kiln_model::{InputKind, Model, Rows, TextRow};
 use serde::Deserialize;
 use serde_json::json;
 use std::{fs, path::PathBuf};

@@ -1,12 +1,9 @@
 //! `kiln models import`: a Hugging Face folder becomes a version in the models folder.
 
-use crate::{
-    cli::Exit,
-    config::Settings,
-    model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import},
-};
+use crate::{cli::Exit, config::Settings};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
+use kiln_model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import};
 use std::{path::PathBuf, time::Duration};
 
 /// Copies a Hugging Face folder into the models folder, in Kiln's layout, and checks it there.

@@ -1,13 +1,10 @@
 //! `kiln models list` and `kiln models inspect`: which versions serve, which are refused and why, and all of one version.
 
 use super::{gives, open, resolve, takes};
-use crate::{
-    cli::Exit,
-    config::Settings,
-    model::{ListedModel, Problem, Task},
-};
+use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
+use kiln_model::{ListedModel, Problem, Task};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};

@@ -8,13 +8,10 @@ mod list;
 mod rollover;
 
 use super::Exit;
-use crate::{
-    config::Settings,
-    model::{InputKind, Model, PairRule, Registry, Task},
-    parts,
-};
+use crate::{config::Settings, parts};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
+use kiln_model::{InputKind, Model, PairRule, Registry, Task};
 use std::sync::Arc;
 
 /// Imports, lists, checks, measures and activates models.

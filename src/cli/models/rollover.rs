@@ -10,8 +10,6 @@ use crate::{
     clock,
     config::Settings,
     heat::SharedHeat,
-    job::{JobWriter, OnError, write},
-    key::{self, EntryPrefix, InputHash},
     parts,
     store::{KnownInput, PostgresStore},
     warm::rollover::{Shift, compare},
@@ -19,6 +17,8 @@ use crate::{
 use anyhow::bail;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
+use kiln_contract::job::{JobWriter, OnError, write};
+use kiln_contract::key::{self, EntryPrefix, InputHash};
 use std::{collections::HashMap, time::Duration};
 
 /// Inputs of one posted job.

@@ -3,15 +3,13 @@
 //! Promises to hold a few jobs of the file at a time. Refuses inputs for which no model, or more than one, could be meant.
 
 use super::Arguments;
-use crate::{
-    cli::{
-        file::{BadLine, Columns, Format, Piece, Pieces, job_body},
-        progress::on_terminal,
-    },
-    model::{InputKind, Registry},
+use crate::cli::{
+    file::{BadLine, Columns, Format, Piece, Pieces, job_body},
+    progress::on_terminal,
 };
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
+use kiln_model::{InputKind, Registry};
 use std::{
     fs::File,
     io::{self, BufRead, BufReader},

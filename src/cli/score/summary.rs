@@ -5,10 +5,10 @@ use super::{output::Output, source::Work};
 use crate::{
     cli::file::{BadLine, BadLines, Format},
     pipeline::{InputCounts, Outcome},
-    result,
 };
 use anyhow::bail;
 use indicatif::ProgressBar;
+use kiln_contract::result;
 use serde_json::{Value, value::RawValue};
 use std::{collections::BTreeMap, time::Duration};
 

@@ -4,11 +4,9 @@
 //! Promises that the same file with the same options gives the same ids and the same bodies, so that posting
 //! it twice scores it once.
 
-use crate::{
-    cli::file::{BadLine, Piece},
-    job::{self, JobWriter, OnError},
-    key,
-};
+use crate::cli::file::{BadLine, Piece};
+use kiln_contract::job::{self, JobWriter, OnError};
+use kiln_contract::key;
 use serde_json::{Map, Value};
 
 /// What the command line says about jobs.
@@ -119,10 +117,8 @@ pub(super) fn prefix(text: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cli::file::{Columns, Pieces},
-        job::Job,
-    };
+    use crate::cli::file::{Columns, Pieces};
+    use kiln_contract::job::Job;
 
     fn cut(model: Option<&str>) -> Cut {
         Cut {

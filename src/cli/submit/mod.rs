@@ -9,11 +9,13 @@ mod source;
 mod tally;
 
 use super::{Exit, post::Post};
-use crate::{amqp::topology::Topology, config::Settings, job, name, parts};
+use crate::{amqp::topology::Topology, config::Settings, parts};
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use cut::Cut;
 use flow::Submission;
+use kiln_contract::job;
+use kiln_contract::name;
 use lapin::types::ShortString;
 use replies::Replies;
 use source::{NoModel, open, progress, read};

@@ -1,6 +1,6 @@
 use super::*;
-use crate::key::hash_text;
 use drawing::Zipf;
+use kiln_contract::key::hash_text;
 use rand::{SeedableRng, rngs::StdRng};
 
 /// Keys by rank, each drawn with a probability of 1 over its rank.

@@ -2,10 +2,8 @@
 //!
 //! Refuses rows without the key or the group that the schedule's entries need, and more rows of a ranking than a job may have.
 
-use crate::{
-    job,
-    warm::{schedule::Keep, source::Row},
-};
+use crate::warm::{schedule::Keep, source::Row};
+use kiln_contract::job;
 use std::collections::{HashMap, hash_map};
 
 /// The rows of one entry.

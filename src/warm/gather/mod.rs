@@ -14,10 +14,11 @@ use super::{
     schedule::Schedule,
     source::{Item, RowSource, SourceError},
 };
-use crate::{cache::RedisCache, config::Settings, model::Registry};
+use crate::{cache::RedisCache, config::Settings};
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use group::{Group, Grouping};
+use kiln_model::Registry;
 use weigh::PlanContext;
 
 /// Entries that are looked up in one round trip.

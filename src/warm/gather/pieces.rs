@@ -1,13 +1,11 @@
 //! Divides a plan into jobs.
 
 use super::{Gatherer, PlannedEntry, RunPlan};
-use crate::{
-    job::{JobWriter, OnError, write::InputWriter},
-    warm::{
-        schedule::{Keep, Schedule},
-        source::{Row, RowContent},
-    },
+use crate::warm::{
+    schedule::{Keep, Schedule},
+    source::{Row, RowContent},
 };
+use kiln_contract::job::{JobWriter, OnError, write::InputWriter};
 
 impl Gatherer<'_> {
     /// The bodies of the jobs that a plan posts, each with how many inputs it has.

@@ -5,8 +5,6 @@ use super::{Gatherer, PlannedEntry, RunPlan, group::Group};
 use crate::{
     cache::RedisCache,
     heat::SharedHeat,
-    key::{self, EntryPrefix},
-    model::Model,
     pipeline::ROUND_TRIP_SECONDS,
     warm::{
         due,
@@ -15,6 +13,8 @@ use crate::{
         source::{Row, RowContent},
     },
 };
+use kiln_contract::key::{self, EntryPrefix};
+use kiln_model::Model;
 use std::{collections::HashMap, sync::Arc};
 
 /// Assumed cost of an input before the model has run, in seconds.

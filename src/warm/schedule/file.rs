@@ -4,12 +4,10 @@
 //! was expected there.
 
 use super::{BadSchedule, Budget, Keep, Missed, Overlap, Schedule};
-use crate::{
-    job,
-    name::{EXPECTED_NAME, is_name},
-    warm::{cron::Cron, source::SourceSpec},
-};
+use crate::warm::{cron::Cron, source::SourceSpec};
 use chrono_tz::Tz;
+use kiln_contract::job;
+use kiln_contract::name::{EXPECTED_NAME, is_name};
 use serde::Deserialize;
 use std::{fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
 use toml::Spanned;

@@ -3,9 +3,9 @@
 use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
     heat::sketch::{PLACES, Sketch},
-    key::{self, InputHash},
     warm::plan,
 };
+use kiln_contract::key::{self, InputHash};
 use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,8 +1,9 @@
 //! What is hot: the most requested inputs, looked up in the table of scores.
 
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
-use crate::{heat::NamedRate, key::InputHash, store::PostgresStore};
+use crate::{heat::NamedRate, store::PostgresStore};
 use futures_util::{StreamExt, stream, stream::BoxStream};
+use kiln_contract::key::InputHash;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 

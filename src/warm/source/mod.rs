@@ -9,8 +9,9 @@ mod heat;
 mod list;
 mod sql;
 
-use crate::{config::Settings, job};
+use crate::config::Settings;
 use futures_util::stream::BoxStream;
+use kiln_contract::job;
 use serde::Deserialize;
 use std::path::Path;
 

@@ -4,10 +4,10 @@ use crate::{
     cache::RedisCache,
     clock,
     heat::{Heat, SharedHeat},
-    key,
     pipeline::Engine,
     telemetry::metrics::{HeatOf, Metrics},
 };
+use kiln_contract::key;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,

@@ -1,9 +1,8 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
-use crate::{
-    backoff::Backoff, config, name::is_name, pipeline::Engine, telemetry::metrics::Metrics,
-};
+use crate::{backoff::Backoff, config, pipeline::Engine, telemetry::metrics::Metrics};
 use anyhow::bail;
+use kiln_contract::name::is_name;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc};
 

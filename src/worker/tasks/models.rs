@@ -2,10 +2,10 @@
 
 use crate::{
     health::{Health, Part},
-    model::{ChoiceReport, Registry},
     store::{PostgresStore, StoreError},
     telemetry::metrics::Metrics,
 };
+use kiln_model::{ChoiceReport, Registry};
 use std::{sync::Arc, time::Duration};
 
 /// How often the models' folder is looked at.

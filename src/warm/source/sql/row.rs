@@ -1,9 +1,7 @@
 //! Owns which columns a statement may have, and converts its rows.
 
-use crate::{
-    job,
-    warm::source::{Row, RowContent, SourceError},
-};
+use crate::warm::source::{Row, RowContent, SourceError};
+use kiln_contract::job;
 use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
 
 const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
