@@ -1,9 +1,9 @@
 //! Attention of one text, head by head (Vaswani et al., 2017): two products and a softmax, unmasked, since nothing is padded.
 
-use super::pointwise;
+use super::panels::{PANEL, Panels, arch};
+use super::pointwise::{self, Finish};
 use super::product::PanelProduct;
 use super::team::Sharing;
-use super::{Finish, PANEL, Panels, arch};
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 use std::ops::Range;

@@ -2,26 +2,29 @@
 
 use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
 
-/// A pool of threads for kernels. A pass holds all of them.
+/// A pool of threads that share a pass. Passes that are asked for at the same time share the pool.
+#[derive(Debug)]
 pub struct Team {
     pool: ThreadPool,
-    threads: usize,
 }
 
 impl Team {
-    /// Starts the threads; `name` tells them from others of the process.
+    /// Starts the threads, called `name-0` and so on; 0 starts as many as the machine grants this process.
+    ///
+    /// # Errors
+    /// If a thread can't be started.
     pub fn start(name: &'static str, threads: usize) -> std::io::Result<Self> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("{name}-{i}"))
             .build()
             .map_err(std::io::Error::other)?;
-        Ok(Self { pool, threads })
+        Ok(Self { pool })
     }
 
     /// How many threads there are.
     pub fn threads(&self) -> usize {
-        self.threads
+        self.pool.current_num_threads()
     }
 
     /// Runs `work` on one of the threads, from where it may share itself out.

@@ -1,8 +1,11 @@
 //! Every kernel against the same arithmetic in 64 bits, over sizes that don't fit its blocks.
 
 use super::attention::{self, Heads};
+use super::panels::{PANEL, Panels};
 use super::team::Sharing;
 use super::*;
+
+mod shapes;
 
 /// What an activation is in 64 bits.
 type Exact = fn(f64) -> f64;
@@ -363,4 +366,16 @@ fn a_texts_vector_doesnt_know_its_batch_or_the_threads() {
         }
         from += length;
     }
+}
+
+#[test]
+fn no_texts_have_no_vectors() {
+    let team = Team::start("kernel", 2).unwrap();
+    let none = Texts {
+        ids: &[],
+        types: &[],
+        lengths: &[],
+    };
+    assert_eq!(encoder().encode(none, Pool::Mean, &team), []);
+    assert!(Team::start("kernel", 0).unwrap().threads() > 0);
 }
