@@ -222,7 +222,7 @@ pub(super) async fn call(
                 text: text.clone().into_owned(),
                 text_pair: pair.as_ref().map(|p| p.clone().into_owned()),
             }),
-            (Source::Text { .. }, Rows::Features { .. } | Rows::Tokens(_)) => {}
+            (Source::Text { .. }, Rows::Features { .. }) => {}
         }
     }
     let result = model.score(rows).await;

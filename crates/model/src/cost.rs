@@ -1,6 +1,6 @@
 //! Owns what a model's inputs have cost of late: what warming weighs its work by.
 
-use super::Rows;
+use super::rows::Rows;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Share of the newest call in the running mean.
@@ -14,7 +14,7 @@ impl Cost {
     /// The units that rows have.
     pub fn units(rows: &Rows) -> f64 {
         match rows {
-            Rows::Features { .. } | Rows::Tokens(_) => rows.len() as f64,
+            Rows::Features { .. } => rows.len() as f64,
             Rows::Texts(texts) => texts
                 .iter()
                 .map(|t| text_units(&t.text, t.text_pair.as_deref()))

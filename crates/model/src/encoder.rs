@@ -178,7 +178,7 @@ fn on_kernels(
 
 /// Three layers over the same input as one.
 fn stacked(parts: [LinearWeights; 3]) -> PackedLinear {
-    let inputs = parts[0].inputs;
+    let [LinearWeights { inputs, .. }, ..] = parts;
     let outputs = parts.iter().map(|part| part.outputs).sum();
     let (mut weight, mut bias) = (Vec::new(), Vec::new());
     for part in parts {

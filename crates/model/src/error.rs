@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::manifest::MANIFEST_FILE;
+use super::naming::MANIFEST_FILE;
 
 /// A reference that no loaded model answers to. Its text says what is known, or why the version was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -1,4 +1,4 @@
-//! Versions made on the spot, for this room's tests.
+//! Versions made on the spot, for this crate's tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -8,12 +8,27 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
+use thiserror::Error;
 
 use super::network::{Batch, Network};
 use super::runner::panic_message;
 use super::settings::Backend;
 use super::tokens::Cutter;
 use kiln_kernels::Team;
+
+/// Why a backend can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum HardwareError {
+    #[error(
+        "the backend \"{0}\" is not compiled in; build with `--features {0}` or use \"{1}\"",
+        backend.as_str(), Backend::default().as_str()
+    )]
+    NotCompiledIn { backend: Backend },
+    #[error("the backend \"{}\" has no device that works: {reason}", backend.as_str())]
+    NoDevice { backend: Backend, reason: String },
+    #[error("the thread of a graphics processor could not be started: {reason}")]
+    Thread { reason: String },
+}
 
 /// Everything a network needs to run.
 pub(crate) struct Hardware {
@@ -28,14 +43,16 @@ impl Hardware {
     /// Opens a backend and tries it.
     ///
     /// # Errors
-    /// Where the build doesn't have the backend, or its device doesn't answer: says so in words.
-    pub fn open(backend: Backend, team: Arc<Team>) -> Result<Self, String> {
+    /// If the build doesn't have the backend, or its device doesn't answer.
+    pub fn open(backend: Backend, team: Arc<Team>) -> Result<Self, HardwareError> {
         let lane = if backend.is_gpu() {
             let lane = ThreadPoolBuilder::new()
                 .num_threads(1)
                 .thread_name(|_| "kiln-gpu".to_owned())
                 .build()
-                .map_err(|error| error.to_string())?;
+                .map_err(|error| HardwareError::Thread {
+                    reason: error.to_string(),
+                })?;
             Some(Arc::new(lane))
         } else {
             None
@@ -48,11 +65,10 @@ impl Hardware {
         let device = match opened {
             Ok(device) => device?,
             Err(panic) => {
-                return Err(format!(
-                    "the backend \"{}\" has no device that works: {}",
-                    backend.as_str(),
-                    panic_message(panic.as_ref())
-                ));
+                return Err(HardwareError::NoDevice {
+                    backend,
+                    reason: panic_message(panic.as_ref()),
+                });
             }
         };
         Ok(Self {
@@ -129,7 +145,7 @@ fn tried(device: Device) -> Device {
     device
 }
 
-fn device(backend: Backend) -> Result<Device, String> {
+fn device(backend: Backend) -> Result<Device, HardwareError> {
     match backend {
         Backend::Flex => Ok(Device::flex()),
         #[cfg(feature = "ndarray")]
@@ -140,9 +156,6 @@ fn device(backend: Backend) -> Result<Device, String> {
         #[cfg(feature = "cuda")]
         Backend::Cuda => Ok(Device::cuda(0)),
         #[allow(unreachable_patterns, reason = "where every backend is compiled in")]
-        other => Err(format!(
-            "the backend \"{0}\" is not compiled in; build with `--features {0}` or use \"flex\"",
-            other.as_str()
-        )),
+        other => Err(HardwareError::NotCompiledIn { backend: other }),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::TextRow;
+use super::rows::TextRow;
 use super::tokens::Cutter;
 
 /// The part of a request that one forward pass scores. Its kind and width were checked before.
@@ -25,8 +25,10 @@ pub(crate) enum Batch<'a> {
 
 /// A built architecture with its weights.
 ///
-/// An implementation promises that a row's outputs are the same bits whatever other rows are in the batch: the cache
-/// hands one caller's scores to another.
+/// A row's outputs don't depend on the other rows of its batch: the cache hands one caller's scores to another. On Kiln's own
+/// kernels (the backend `cpu`), and wherever rows go through `dense::in_tiles`, they are the same bits in any batch. A graph that
+/// pads its rows to one length, as the encoder's does on the other backends, may round the last digits of its sums otherwise
+/// beside longer rows; a test bounds by how much.
 pub(crate) trait Network: Send + Sync {
     /// What cuts texts into tokens before they come here, where the network reads tokens.
     fn cutter(&self) -> Option<&Arc<Cutter>> {

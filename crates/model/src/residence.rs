@@ -1,58 +1,44 @@
 //! Where a version's network is: in memory, or given back until somebody asks for it.
 //!
-//! Promises that many who ask at once cause one load, that what is loaded again is what was there before, and that a load
-//! which fails costs those who asked and nothing else.
+//! Promises that many who ask at once cause one load, and that a load which fails costs those who asked and nothing else.
+//! How to load, and that what is loaded again is what was there before, is the business of the loader that it is given.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::ModelError;
-use super::hardware::Hardware;
-use super::load;
-use super::network::Network;
-use super::runner::Queue;
+use kiln_contract::model::ModelError;
 
-/// What it takes to load a version, again and again.
-#[derive(Clone)]
-pub(crate) struct Origin {
-    pub name: String,
-    pub version: String,
-    pub folder: PathBuf,
-    pub hardware: Arc<Hardware>,
-    pub queue: Arc<Queue>,
-}
+use super::error::LoadError;
+use super::network::Network;
+
+/// Loads and checks a version's network again. Blocks on the disk and on a model thread.
+pub(crate) type Loader = dyn Fn() -> Result<Arc<dyn Network>, LoadError> + Send + Sync;
 
 /// A version's network.
 pub(crate) struct Residence {
+    /// `name@version`, for errors.
+    reference: String,
     network: Mutex<Option<Arc<dyn Network>>>,
     /// One load at a time.
     loading: tokio::sync::Mutex<()>,
-    origin: Origin,
-    /// What the version was when it was first loaded.
-    identity: [u8; 32],
+    loader: Arc<Loader>,
     born: Instant,
     /// Milliseconds from `born` to the last use.
     used: AtomicU64,
 }
 
 impl Residence {
-    /// A network that is in memory.
-    pub fn new(network: Arc<dyn Network>, origin: Origin, identity: [u8; 32]) -> Self {
+    /// A network that is in memory, and how to load it again.
+    pub fn new(reference: String, network: Arc<dyn Network>, loader: Arc<Loader>) -> Self {
         Self {
+            reference,
             network: Mutex::new(Some(network)),
             loading: tokio::sync::Mutex::default(),
-            origin,
-            identity,
+            loader,
             born: Instant::now(),
             used: AtomicU64::new(0),
         }
-    }
-
-    /// Where the version comes from.
-    pub fn origin(&self) -> &Origin {
-        &self.origin
     }
 
     /// The network, if it is in memory. Counts as a use.
@@ -71,23 +57,15 @@ impl Residence {
         if let Some(network) = self.here() {
             return Ok(network);
         }
-        let origin = self.origin.clone();
         let unloadable = |message: String| ModelError::Unloadable {
-            model: format!("{}@{}", self.origin.name, self.origin.version),
+            model: self.reference.clone(),
             message,
         };
-        let loaded = tokio::task::spawn_blocking(move || load::load(&origin))
+        let loader = Arc::clone(&self.loader);
+        let network = tokio::task::spawn_blocking(move || loader())
             .await
             .map_err(|failed| unloadable(failed.to_string()))?
             .map_err(|error| unloadable(error.to_string()))?;
-        if loaded.identity != self.identity {
-            return Err(unloadable("its manifest is another one now".to_owned()));
-        }
-        let network = loaded
-            .model
-            .residence
-            .here()
-            .ok_or_else(|| unloadable("it was given back at once".to_owned()))?;
         *self.lock() = Some(Arc::clone(&network));
         Ok(network)
     }

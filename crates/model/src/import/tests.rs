@@ -1,9 +1,14 @@
 //! Against what the reference libraries answered: see `tests/parity/make.py`.
 
-use super::*;
-use crate::{ModelSettings, Registry, Scored};
-use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::tensors::Tensors;
+use super::*;
+use crate::{ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -233,6 +238,7 @@ fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of refusals")]
 fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
     let refused = |change: &dyn Fn(&Path), file: &str, words: &[&str]| {
         let dir = tempfile::tempdir().unwrap();

@@ -2,7 +2,7 @@ use std::fs;
 
 use super::*;
 use crate::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
-use crate::{InputKind, ModelError, Rows, Task, TextRow};
+use crate::{Backend, InputKind, ModelError, Rows, Task, TextRow};
 
 const SIZES: [usize; 3] = [4, 8, 1];
 
@@ -316,14 +316,14 @@ fn memory_is_given_back_until_somebody_asks() {
         registry.resolve("a").unwrap(),
     );
     let before = score(&old, rows());
-    let weak = std::sync::Arc::downgrade(&old.residence.here().unwrap());
+    let weak = std::sync::Arc::downgrade(&old.residence().here().unwrap());
     assert_eq!(
         registry.give_back(Duration::from_secs(3600)),
         Vec::<String>::new()
     );
     assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
     assert!(weak.upgrade().is_none(), "the network is gone");
-    assert!(new.residence.here().is_some(), "the active one stays");
+    assert!(new.residence().here().is_some(), "the active one stays");
     assert_eq!(score(&old, rows()), before);
     assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
     put(&shop, "a", "1", 3);

@@ -1,10 +1,8 @@
 //! Whether an encoder's sizes, tokenizer and head fit each other.
 
-use super::{WIDEST_LAYER, check_file};
-use crate::{
-    error::LoadError,
-    manifest::{EncoderShape, Head, Output, TaskName, TokenizerFile},
-};
+use super::rules::{WIDEST_LAYER, check_file};
+use crate::error::LoadError;
+use crate::manifest::tables::{EncoderShape, Head, Output, TaskName, TokenizerFile};
 
 /// The fewest tokens that leave room for a pair's special ones and a token each.
 const FEWEST_TOKENS: usize = 8;

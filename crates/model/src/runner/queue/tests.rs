@@ -3,6 +3,9 @@ use std::task::Poll;
 
 use super::*;
 use crate::fixtures::wait;
+use crate::network::Batch;
+use crate::runner::Runner;
+use crate::tokens::Tokens;
 
 /// Answers each feature with itself plus one; misbehaves for some numbers.
 #[derive(Default)]
@@ -61,8 +64,8 @@ fn start(threads: usize, batch_rows: usize, queued_rows: usize) -> std::io::Resu
     Runner::start(threads, limits)
 }
 
-fn rows(data: Vec<f32>) -> Rows {
-    Rows::Features { width: 1, data }
+fn rows(data: Vec<f32>) -> Inputs {
+    Inputs::Features { width: 1, data }
 }
 
 fn odd() -> (Arc<Odd>, Arc<dyn Network>) {
@@ -207,20 +210,20 @@ fn stopping_answers_everybody_and_joins() {
     );
 }
 
-fn tokens(lengths: &[usize]) -> Rows {
-    let mut tokens = crate::Tokens::default();
+fn tokens(lengths: &[usize]) -> Inputs {
+    let mut tokens = Tokens::default();
     for &length in lengths {
         tokens.push(&vec![1; length], &vec![0; length]);
     }
-    Rows::Tokens(tokens)
+    Inputs::Tokens(tokens)
 }
 
-fn work(rows: Rows, waited: Duration) -> Work {
+fn work(inputs: Inputs, waited: Duration) -> Work {
     let (sender, _) = mpsc::sync_channel(1);
     Work {
         network: odd().1,
-        range: 0..rows.len(),
-        rows: Arc::new(rows),
+        range: 0..inputs.len(),
+        inputs: Arc::new(inputs),
         since: Instant::now().checked_sub(waited).unwrap(),
         reply: Reply::Blocking(sender),
         room: None,
