@@ -1,7 +1,7 @@
 //! `encoder`: a transformer encoder of BERT's kind (Devlin et al., 2019) with a head that classifies, gives one number or embeds.
 //!
-//! On the processor it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
-//! is in its batch. Other backends run it as burn operations.
+//! On the backend `cpu` it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
+//! is in its batch. Other backends run its graph of burn operations.
 
 mod graph;
 mod head;
@@ -131,7 +131,11 @@ impl Network for Encoder {
     }
 
     fn smallest_share(&self) -> usize {
-        usize::MAX
+        match self.body {
+            Body::Kernels { .. } => usize::MAX,
+            // A graph stays on its thread.
+            Body::Graph(_) => 1,
+        }
     }
 }
 

@@ -79,20 +79,9 @@ impl Hardware {
         })
     }
 
-    /// Burn's operations on the processor, where Kiln's own kernels would run: to hold one against the other.
-    #[cfg(test)]
-    pub fn without_kernels() -> Self {
-        Self {
-            backend: Backend::Ndarray,
-            device: Device::flex(),
-            team: Arc::new(Team::start("test", 1).unwrap()),
-            lane: None,
-        }
-    }
-
     /// Whether the processor's kernels of Kiln's own are to be used.
     pub fn has_kernels(&self) -> bool {
-        self.backend == Backend::Flex
+        self.backend.has_kernels()
     }
 
     /// How far a golden output may be from what is expected: absolute below 1, relative above. Graphics processors order
@@ -147,7 +136,7 @@ fn tried(device: Device) -> Device {
 
 fn device(backend: Backend) -> Result<Device, HardwareError> {
     match backend {
-        Backend::Flex => Ok(Device::flex()),
+        Backend::Cpu | Backend::Flex => Ok(Device::flex()),
         #[cfg(feature = "ndarray")]
         #[allow(deprecated, reason = "kept beside flex for those who compare the two")]
         Backend::Ndarray => Ok(Device::ndarray()),

@@ -100,7 +100,7 @@ impl Trial {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
         let team = Team::start("kiln-kernel", threads).map_err(|error| failed(&error))?;
         let hardware =
-            Hardware::open(Backend::Flex, Arc::new(team)).map_err(|error| failed(&error))?;
+            Hardware::open(Backend::Cpu, Arc::new(team)).map_err(|error| failed(&error))?;
         let runner = Runner::start(1, LIMITS).map_err(|error| failed(&error))?;
         Ok(Self {
             origin: Origin {

@@ -1,8 +1,8 @@
-//! The encoder as burn operations, for every backend that has no kernels of Kiln's own.
+//! The encoder as a graph of burn operations: what every backend but `cpu` runs, and the reference for the kernels.
 //!
 //! A batch is padded to its longest text, and padding is masked out of the attention. Sums over a padded row may round
 //! otherwise than over a bare one: a text's vector can differ in the last bits between batches (see the bound in the
-//! tests), unlike on the processor.
+//! tests), unlike on the kernels.
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::fixtures::{Named, Shop, ngram, same_bits, score, texts};
+use crate::fixtures::{Named, PROCESSORS, Shop, furthest, ngram, same_bits, score, texts};
 use crate::{Model, Registry};
 
 fn featuriser(word_ngrams: usize, min_chars: usize, max_chars: usize) -> Featuriser {
@@ -168,16 +168,15 @@ fn a_text_without_words_has_a_score() {
     }
 }
 
-#[cfg(feature = "ndarray")]
 #[test]
-fn both_backends_agree() {
+fn every_backend_agrees() {
     let all = some_texts(200);
     let (shop, _registry, model) = shop(2);
-    let flex = score(&model, texts(&all));
-    let mut settings = shop.settings();
-    settings.backend = crate::Backend::Ndarray;
-    let registry = Registry::open(&settings).unwrap();
-    let ndarray = score(&registry.resolve("m").unwrap(), texts(&all));
-    let differ = |(a, b): (&f32, &f32)| (a - b).abs();
-    assert!(flex.iter().zip(&ndarray).map(differ).fold(0.0, f32::max) < 1e-5);
+    let here = score(&model, texts(&all));
+    for backend in PROCESSORS {
+        let registry = shop.open_on(*backend, 2);
+        let there = score(&registry.resolve("m").unwrap(), texts(&all));
+        let furthest = furthest(&here, &there);
+        assert!(furthest < 1e-5, "{backend:?}: {furthest}");
+    }
 }

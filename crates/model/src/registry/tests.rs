@@ -282,7 +282,7 @@ fn settings_that_cannot_work() {
     #[cfg(not(feature = "ndarray"))]
     assert_eq!(
         field(|s| s.backend = Backend::Ndarray),
-        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"flex\""
+        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"cpu\""
     );
 }
 
@@ -423,12 +423,17 @@ fn weights_of_other_programs_load_by_their_names() {
 #[test]
 fn the_fault_model_does_what_it_is_asked() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
-    let settings = ModelSettings {
-        dir,
-        ..ModelSettings::default()
+    let open = |backend| {
+        let settings = ModelSettings {
+            dir: dir.clone(),
+            backend,
+            ..ModelSettings::default()
+        };
+        let registry = Registry::open(&settings).unwrap();
+        assert_eq!(registry.problems(), []);
+        registry
     };
-    let registry = Registry::open(&settings).unwrap();
-    assert_eq!(registry.problems(), []);
+    let registry = open(Backend::Cpu);
     let model = registry.resolve("fault").unwrap();
     let ask = |text: &str| {
         wait(model.score(crate::fixtures::texts(&[text]))).map(|scored| scored.outputs)
@@ -441,6 +446,13 @@ fn the_fault_model_does_what_it_is_asked() {
     let answer = ask("sleep:1 well").unwrap()[0];
     assert!((0.0..1.0).contains(&answer));
     assert_eq!(ask("sleep:1 well"), Ok(vec![answer]));
+    let graphs = open(Backend::Flex);
+    let there = graphs.resolve("fault").unwrap();
+    assert_eq!(
+        score(&there, crate::fixtures::texts(&["sleep:1 well"])),
+        [answer],
+        "the same on every backend"
+    );
     assert_ne!(ask("something else"), Ok(vec![answer]));
 }
 
