@@ -3,7 +3,7 @@
 use super::attention::{self, Heads};
 use super::panels::{Panels, arch};
 use super::pointwise::{self, Finish};
-use super::team::{Sharing, Team};
+use super::threads::{Sharing, ThreadPool};
 use super::weights::{Layer, Norm, Tables};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -15,7 +15,7 @@ const PIECE_TOKENS: usize = 256;
 
 /// Which vector stands for a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
+pub enum Pooling {
     /// The mean over its tokens.
     Mean,
     /// The first token's.
@@ -104,18 +104,18 @@ impl Encoder {
     ///
     /// # Panics
     /// If the lengths don't add up to the tokens or one is 0, or a token, a type or a text's length lies outside the tables.
-    pub fn encode(&self, texts: Texts<'_>, pool: Pool, team: &Team) -> Vec<f32> {
+    pub fn encode(&self, texts: Texts<'_>, pooling: Pooling, threads: &ThreadPool) -> Vec<f32> {
         self.assert_fits(texts);
         let mut vectors = vec![0.0; texts.lengths.len() * self.hidden];
-        team.run(|| {
+        threads.run(|| {
             // With enough texts every thread gets some of its own and never waits; a few texts are shared, step by step.
-            if texts.lengths.len() < 2 * team.threads() {
-                self.encode_piece(texts, pool, &mut vectors, Sharing::Shared);
+            if texts.lengths.len() < 2 * threads.count() {
+                self.encode_piece(texts, pooling, &mut vectors, Sharing::Shared);
                 return;
             }
             let mut pieces = Vec::new();
             let mut rest = vectors.as_mut_slice();
-            for (tokens, rows) in pieces_of(texts.lengths, team.threads()) {
+            for (tokens, rows) in pieces_of(texts.lengths, threads.count()) {
                 let (vectors, after) = rest.split_at_mut(rows.len() * self.hidden);
                 rest = after;
                 let part = Texts {
@@ -128,7 +128,9 @@ impl Encoder {
             pieces
                 .into_par_iter()
                 .with_max_len(1)
-                .for_each(|(part, vectors)| self.encode_piece(part, pool, vectors, Sharing::Alone));
+                .for_each(|(part, vectors)| {
+                    self.encode_piece(part, pooling, vectors, Sharing::Alone)
+                });
         });
         vectors
     }
@@ -167,17 +169,23 @@ impl Encoder {
         }
     }
 
-    fn encode_piece(&self, texts: Texts<'_>, pool: Pool, vectors: &mut [f32], sharing: Sharing) {
+    fn encode_piece(
+        &self,
+        texts: Texts<'_>,
+        pooling: Pooling,
+        vectors: &mut [f32],
+        sharing: Sharing,
+    ) {
         let mut space = self.lock().pop().unwrap_or_default();
         self.forward(&mut space, texts, sharing);
         let mut from = 0;
         for (vector, &length) in vectors.chunks_exact_mut(self.hidden).zip(texts.lengths) {
-            match pool {
-                Pool::First => {
+            match pooling {
+                Pooling::First => {
                     space.x.gather(from, &mut space.row);
                     vector.copy_from_slice(&space.row);
                 }
-                Pool::Mean => {
+                Pooling::Mean => {
                     for token in from..from + length {
                         space.x.gather(token, &mut space.row);
                         for (sum, x) in vector.iter_mut().zip(&space.row) {
@@ -331,11 +339,11 @@ impl WithSimd for NormRow<'_> {
 /// the texts of each.
 fn pieces_of(lengths: &[usize], threads: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let all: usize = lengths.iter().sum();
-    let most = all.div_ceil(2 * threads).min(PIECE_TOKENS);
+    let max_tokens = all.div_ceil(2 * threads).min(PIECE_TOKENS);
     let mut pieces = Vec::new();
     let (mut tokens, mut rows) = (0..0, 0..0);
     for &length in lengths {
-        if !rows.is_empty() && tokens.len() + length > most {
+        if !rows.is_empty() && tokens.len() + length > max_tokens {
             pieces.push((tokens.clone(), rows.clone()));
             tokens = tokens.end..tokens.end;
             rows = rows.end..rows.end;

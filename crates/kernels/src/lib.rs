@@ -49,14 +49,14 @@ mod panels;
 mod pointwise;
 mod product;
 mod stack;
-mod team;
+mod threads;
 mod weights;
 
-pub use encoder::{Encoder, Pool, Texts};
+pub use encoder::{Encoder, Pooling, Texts};
 pub use pointwise::Finish;
 pub use product::PackedLinear;
 pub use stack::Stack;
-pub use team::Team;
+pub use threads::ThreadPool;
 pub use weights::{Layer, Norm, Tables};
 
 /// Turns a row of scores into probabilities: exponentials over their sum. A NaN makes the whole row NaN.

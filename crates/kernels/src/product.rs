@@ -6,7 +6,7 @@
 
 use super::panels::{PANEL, Panels, arch};
 use super::pointwise::{self, Finish};
-use super::team::Sharing;
+use super::threads::Sharing;
 use pulp::{Simd, WithSimd};
 
 /// Rows of a block. With two vectors a row it leaves room in 32 registers for the operands.

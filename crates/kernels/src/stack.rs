@@ -3,7 +3,7 @@
 use super::panels::Panels;
 use super::pointwise::Finish;
 use super::product::PackedLinear;
-use super::team::Sharing;
+use super::threads::Sharing;
 use std::cell::RefCell;
 
 /// Rows that go through all layers at a time: what they need stays in the processor's nearest caches.

@@ -18,7 +18,7 @@ use super::tokens::Cutter;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
-use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Pool, Tables, Texts};
+use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Tables, Texts};
 use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 
 pub(crate) struct Encoder {
@@ -30,7 +30,7 @@ pub(crate) struct Encoder {
 enum Body {
     Kernels {
         encoder: Box<kernels::Encoder>,
-        team: Arc<kernels::Team>,
+        threads: Arc<kernels::ThreadPool>,
     },
     Graph(Box<GraphEncoder>),
 }
@@ -72,7 +72,7 @@ impl Encoder {
         let body = if hardware.has_kernels() {
             Body::Kernels {
                 encoder: Box::new(on_kernels(shape, tables, layers)),
-                team: Arc::clone(&hardware.team),
+                threads: Arc::clone(&hardware.threads),
             }
         } else {
             Body::Graph(Box::new(GraphEncoder::new(
@@ -113,17 +113,17 @@ impl Network for Encoder {
             unreachable!("texts were cut into tokens")
         };
         let pooled = match &self.body {
-            Body::Kernels { encoder, team } => {
+            Body::Kernels { encoder, threads } => {
                 let texts = Texts {
                     ids,
                     types,
                     lengths,
                 };
-                let pool = match self.head.pooling {
-                    Pooling::Mean => Pool::Mean,
-                    Pooling::Cls => Pool::First,
+                let pooling = match self.head.pooling {
+                    Pooling::Mean => kernels::Pooling::Mean,
+                    Pooling::Cls => kernels::Pooling::First,
                 };
-                encoder.encode(texts, pool, team)
+                encoder.encode(texts, pooling, threads)
             }
             Body::Graph(encoder) => encoder.pooled(ids, types, lengths, self.head.pooling),
         };

@@ -1,4 +1,4 @@
-//! What models run on: a backend's device, and the team of threads for Kiln's own kernels.
+//! What models run on: a backend's device, and the threads for Kiln's own kernels.
 //!
 //! Promises that a device which isn't there is an error with its reason, and that a graphics processor is only ever
 //! used from one thread: its tensors don't take well to being shared.
@@ -7,14 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
 use thiserror::Error;
 
 use super::network::{Batch, Network};
 use super::runner::panic_message;
 use super::settings::Backend;
 use super::tokens::Cutter;
-use kiln_kernels::Team;
+use kiln_kernels::ThreadPool;
 
 /// Why a backend can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -34,9 +34,9 @@ pub(crate) enum HardwareError {
 pub(crate) struct Hardware {
     backend: Backend,
     pub device: Device,
-    pub team: Arc<Team>,
+    pub threads: Arc<ThreadPool>,
     /// The one thread of a graphics processor.
-    lane: Option<Arc<ThreadPool>>,
+    lane: Option<Arc<rayon::ThreadPool>>,
 }
 
 impl Hardware {
@@ -44,7 +44,7 @@ impl Hardware {
     ///
     /// # Errors
     /// If the build doesn't have the backend, or its device doesn't answer.
-    pub fn open(backend: Backend, team: Arc<Team>) -> Result<Self, HardwareError> {
+    pub fn open(backend: Backend, threads: Arc<ThreadPool>) -> Result<Self, HardwareError> {
         let lane = if backend.is_gpu() {
             let lane = ThreadPoolBuilder::new()
                 .num_threads(1)
@@ -74,7 +74,7 @@ impl Hardware {
         Ok(Self {
             backend,
             device,
-            team,
+            threads,
             lane,
         })
     }
@@ -109,7 +109,7 @@ impl Hardware {
 /// A network that runs on one thread, whoever asks.
 struct Placed {
     network: Arc<dyn Network>,
-    lane: Arc<ThreadPool>,
+    lane: Arc<rayon::ThreadPool>,
 }
 
 impl Network for Placed {

@@ -20,7 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kiln_kernels::Team;
+use kiln_kernels::ThreadPool;
 
 use super::hardware::Hardware;
 use super::load::{self, Origin};
@@ -98,9 +98,9 @@ impl Trial {
         let failed =
             |error: &dyn std::fmt::Display| ImportError::new(&options.folder, error.to_string());
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let team = Team::start("kiln-kernel", threads).map_err(|error| failed(&error))?;
+        let pool = ThreadPool::start("kiln-kernel", threads).map_err(|error| failed(&error))?;
         let hardware =
-            Hardware::open(Backend::Cpu, Arc::new(team)).map_err(|error| failed(&error))?;
+            Hardware::open(Backend::Cpu, Arc::new(pool)).map_err(|error| failed(&error))?;
         let runner = Runner::start(1, LIMITS).map_err(|error| failed(&error))?;
         Ok(Self {
             origin: Origin {

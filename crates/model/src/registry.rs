@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use kiln_kernels::Team;
+use kiln_kernels::ThreadPool;
 
 use super::directory::{self, Found};
 use super::error::{LoadError, OpenError, Problem, UnknownModel};
@@ -56,8 +56,8 @@ impl Registry {
     pub fn open(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
         let limits = limits(settings)?;
         let threads = threads(settings);
-        let team = Arc::new(Team::start("kiln-kernel", threads).map_err(OpenError::Thread)?);
-        let backends = Backends::open(settings, &team)?;
+        let pool = Arc::new(ThreadPool::start("kiln-kernel", threads).map_err(OpenError::Thread)?);
+        let backends = Backends::open(settings, &pool)?;
         let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
         let registry = Arc::new(Registry {
             dir: settings.dir.clone(),

@@ -80,14 +80,14 @@ fn encoders_refuse_sizes_that_dont_fit() {
     };
     refused(refusal(|| new(2, 0, 6, vec![narrow])), "down");
     let encoder = new(2, 1, 6, Vec::new());
-    let team = Team::start("kernel", 1).unwrap();
+    let pool = ThreadPool::start("kernel", 1).unwrap();
     let encode = |ids: &[u32], types: &[u32], lengths: &[usize]| {
         let texts = Texts {
             ids,
             types,
             lengths,
         };
-        refusal(|| encoder.encode(texts, Pool::First, &team))
+        refusal(|| encoder.encode(texts, Pooling::First, &pool))
     };
     assert_eq!(encode(&[2, 0, 1], &[0, 1, 1], &[1, 2]), "no panic");
     refused(encode(&[0, 0], &[0, 0], &[1]), "lengths add up to");

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kiln_kernels::Team;
+use kiln_kernels::ThreadPool;
 
 use crate::error::{LoadError, OpenError};
 use crate::hardware::{Hardware, HardwareError};
@@ -22,8 +22,8 @@ impl Backends {
     ///
     /// # Errors
     /// If the default one doesn't work; any other costs the models that are to run on it.
-    pub fn open(settings: &ModelSettings, team: &Arc<Team>) -> Result<Self, OpenError> {
-        let open = |backend| Hardware::open(backend, Arc::clone(team)).map(Arc::new);
+    pub fn open(settings: &ModelSettings, threads: &Arc<ThreadPool>) -> Result<Self, OpenError> {
+        let open = |backend| Hardware::open(backend, Arc::clone(threads)).map(Arc::new);
         let mut opened = BTreeMap::new();
         for backend in settings.backends.values().chain([&settings.backend]) {
             if opened.contains_key(backend) {

@@ -1,14 +1,14 @@
 //! The threads that share one forward pass.
 
-use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use rayon::{ThreadPoolBuilder, prelude::*};
 
 /// A pool of threads that share a pass. Passes that are asked for at the same time share the pool.
 #[derive(Debug)]
-pub struct Team {
-    pool: ThreadPool,
+pub struct ThreadPool {
+    pool: rayon::ThreadPool,
 }
 
-impl Team {
+impl ThreadPool {
     /// Starts the threads, called `name-0` and so on; 0 starts as many as the machine grants this process.
     ///
     /// # Errors
@@ -23,7 +23,7 @@ impl Team {
     }
 
     /// How many threads there are.
-    pub fn threads(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.pool.current_num_threads()
     }
 
