@@ -10,9 +10,9 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 use super::manifest::OutputActivation;
 
 /// The most rows of one tile.
-const MOST_ROWS: usize = 64;
+const MAX_TILE_ROWS: usize = 64;
 /// The fewest: a tile of one row is filled up with zeros.
-const FEWEST_ROWS: usize = 2;
+const MIN_TILE_ROWS: usize = 2;
 
 /// A layer `x · weight + bias`.
 pub(crate) struct Dense {
@@ -66,9 +66,9 @@ pub(crate) fn in_tiles(
     layers: impl Fn(Tensor<2>) -> Tensor<2>,
 ) -> Vec<f32> {
     let mut outputs = Vec::with_capacity(rows * output_width);
-    for start in (0..rows).step_by(MOST_ROWS) {
-        let end = rows.min(start + MOST_ROWS);
-        let tile_rows = (end - start).max(FEWEST_ROWS);
+    for start in (0..rows).step_by(MAX_TILE_ROWS) {
+        let end = rows.min(start + MAX_TILE_ROWS);
+        let tile_rows = (end - start).max(MIN_TILE_ROWS);
         let mut tile = vec![0.0; tile_rows * width];
         let (rows, _) = tile.split_at_mut((end - start) * width);
         fill(start..end, rows);

@@ -14,7 +14,7 @@ use super::error::LoadError;
 use super::hardware::Hardware;
 use super::manifest::{EncoderActivation, EncoderShape, Head, Manifest, Pooling, TaskName};
 use super::network::{Batch, Network};
-use super::tokens::Cutter;
+use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
@@ -22,7 +22,7 @@ use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Tables, T
 use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 
 pub(crate) struct Encoder {
-    cutter: Arc<Cutter>,
+    tokenizer: Arc<Tokenizer>,
     body: Body,
     head: HeadLayers,
 }
@@ -55,11 +55,11 @@ impl Encoder {
         hardware: &Hardware,
     ) -> Result<Self, LoadError> {
         let (shape, head) = tables(manifest)?;
-        let tokenizer = manifest
+        let declared = manifest
             .tokenizer
             .as_ref()
             .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
-        let cutter = Arc::new(Cutter::read(folder, tokenizer, shape)?);
+        let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape)?);
         let tables = TableWeights::take(&mut weights, shape);
         let head = HeadLayers::take(
             &mut weights,
@@ -82,7 +82,11 @@ impl Encoder {
                 &hardware.device,
             )))
         };
-        Ok(Self { cutter, body, head })
+        Ok(Self {
+            tokenizer,
+            body,
+            head,
+        })
     }
 }
 
@@ -99,8 +103,8 @@ fn outputs(manifest: &Manifest) -> Option<usize> {
 }
 
 impl Network for Encoder {
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
-        Some(&self.cutter)
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        Some(&self.tokenizer)
     }
 
     fn forward(&self, batch: Batch<'_>) -> Vec<f32> {

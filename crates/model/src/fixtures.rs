@@ -106,11 +106,11 @@ pub(crate) fn ngram(buckets: usize, dim: usize) -> (String, Vec<Named>) {
 }
 
 /// A models folder that is gone when the test ends.
-pub(crate) struct Shop {
+pub(crate) struct ModelsDir {
     dir: tempfile::TempDir,
 }
 
-impl Shop {
+impl ModelsDir {
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),

@@ -13,7 +13,7 @@ use thiserror::Error;
 use super::network::{Batch, Network};
 use super::runner::panic_message;
 use super::settings::Backend;
-use super::tokens::Cutter;
+use super::tokens::Tokenizer;
 use kiln_kernels::ThreadPool;
 
 /// Why a backend can't be used.
@@ -36,7 +36,7 @@ pub(crate) struct Hardware {
     pub device: Device,
     pub threads: Arc<ThreadPool>,
     /// The one thread of a graphics processor.
-    lane: Option<Arc<rayon::ThreadPool>>,
+    gpu_thread: Option<Arc<rayon::ThreadPool>>,
 }
 
 impl Hardware {
@@ -45,21 +45,21 @@ impl Hardware {
     /// # Errors
     /// If the build doesn't have the backend, or its device doesn't answer.
     pub fn open(backend: Backend, threads: Arc<ThreadPool>) -> Result<Self, HardwareError> {
-        let lane = if backend.is_gpu() {
-            let lane = ThreadPoolBuilder::new()
+        let gpu_thread = if backend.is_gpu() {
+            let gpu_thread = ThreadPoolBuilder::new()
                 .num_threads(1)
                 .thread_name(|_| "kiln-gpu".to_owned())
                 .build()
                 .map_err(|error| HardwareError::Thread {
                     reason: error.to_string(),
                 })?;
-            Some(Arc::new(lane))
+            Some(Arc::new(gpu_thread))
         } else {
             None
         };
         let open = || catch_unwind(AssertUnwindSafe(|| device(backend).map(tried)));
-        let opened = match &lane {
-            Some(lane) => lane.install(open),
+        let opened = match &gpu_thread {
+            Some(gpu_thread) => gpu_thread.install(open),
             None => open(),
         };
         let device = match opened {
@@ -75,7 +75,7 @@ impl Hardware {
             backend,
             device,
             threads,
-            lane,
+            gpu_thread,
         })
     }
 
@@ -91,34 +91,37 @@ impl Hardware {
     }
 
     /// Builds a network on the thread that may touch the device, and keeps it there.
-    pub fn place<E: Send>(
+    pub fn build<E: Send>(
         &self,
         build: impl FnOnce() -> Result<Arc<dyn Network>, E> + Send,
     ) -> Result<Arc<dyn Network>, E> {
-        match &self.lane {
+        match &self.gpu_thread {
             None => build(),
-            Some(lane) => {
-                let network = lane.install(build)?;
-                let lane = Arc::clone(lane);
-                Ok(Arc::new(Placed { network, lane }))
+            Some(gpu_thread) => {
+                let network = gpu_thread.install(build)?;
+                let gpu_thread = Arc::clone(gpu_thread);
+                Ok(Arc::new(OnGpuThread {
+                    network,
+                    gpu_thread,
+                }))
             }
         }
     }
 }
 
 /// A network that runs on one thread, whoever asks.
-struct Placed {
+struct OnGpuThread {
     network: Arc<dyn Network>,
-    lane: Arc<rayon::ThreadPool>,
+    gpu_thread: Arc<rayon::ThreadPool>,
 }
 
-impl Network for Placed {
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
-        self.network.cutter()
+impl Network for OnGpuThread {
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.network.tokenizer()
     }
 
     fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
-        self.lane.install(|| self.network.forward(batch))
+        self.gpu_thread.install(|| self.network.forward(batch))
     }
 
     fn smallest_share(&self) -> usize {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use kiln_kernels::ThreadPool;
 
 use super::hardware::Hardware;
-use super::load::{self, Origin};
+use super::load::{self, ModelSource};
 use super::model::Model;
 use super::naming::{MANIFEST_FILE, is_model_name, is_version};
 use super::runner::{Limits, Runner};
@@ -88,7 +88,7 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
 
 /// What the version is loaded with before it is there.
 struct Trial {
-    origin: Origin,
+    source: ModelSource,
     /// Its threads make the passes.
     _runner: Runner,
 }
@@ -103,7 +103,7 @@ impl Trial {
             Hardware::open(Backend::Cpu, Arc::new(pool)).map_err(|error| failed(&error))?;
         let runner = Runner::start(1, LIMITS).map_err(|error| failed(&error))?;
         Ok(Self {
-            origin: Origin {
+            source: ModelSource {
                 name: options.name.clone(),
                 version: options.version.clone(),
                 folder: folder.to_owned(),
@@ -115,9 +115,9 @@ impl Trial {
     }
 
     fn load(&self) -> Result<Model, ImportError> {
-        load::load(&self.origin)
+        load::load(&self.source)
             .map(|loaded| loaded.model)
-            .map_err(|error| ImportError::new(&self.origin.folder.join(error.file), error.message))
+            .map_err(|error| ImportError::new(&self.source.folder.join(error.file), error.message))
     }
 }
 

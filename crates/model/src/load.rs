@@ -13,13 +13,13 @@ use super::error::LoadError;
 #[cfg(feature = "faults")]
 use super::fault::Fault;
 use super::hardware::Hardware;
+use super::lazy_network::LazyNetwork;
 use super::manifest::{Architecture, Golden, Manifest};
 use super::mlp::Mlp;
 use super::model::{Model, score_blocking};
 use super::naming::MANIFEST_FILE;
 use super::network::Network;
 use super::ngram::NgramText;
-use super::residence::Residence;
 use super::rows::{Rows, TextRow};
 use super::runner::Queue;
 use super::text::TextRules;
@@ -27,7 +27,7 @@ use super::weights::{Expected, Weights};
 
 /// What it takes to load a version, again and again.
 #[derive(Clone)]
-pub(crate) struct Origin {
+pub(crate) struct ModelSource {
     pub name: String,
     pub version: String,
     pub folder: PathBuf,
@@ -43,14 +43,14 @@ pub(crate) struct Loaded {
 }
 
 /// Loads and checks a version. Blocks on the disk and on a model thread.
-pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
+pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
     let Checked {
         info,
         rules,
         network,
         identity,
-    } = check(origin)?;
-    let again = origin.clone();
+    } = check(source)?;
+    let again = source.clone();
     let loader = move || {
         let checked = check(&again)?;
         if checked.identity == identity {
@@ -60,8 +60,8 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
         }
     };
     let reference = format!("{}@{}", info.name, info.version);
-    let residence = Residence::new(reference, network, Arc::new(loader));
-    let model = Model::new(info, rules, residence, Arc::clone(&origin.queue));
+    let network = LazyNetwork::new(reference, network, Arc::new(loader));
+    let model = Model::new(info, rules, network, Arc::clone(&source.queue));
     Ok(Loaded { model, identity })
 }
 
@@ -73,27 +73,27 @@ struct Checked {
     identity: [u8; 32],
 }
 
-fn check(origin: &Origin) -> Result<Checked, LoadError> {
-    let folder = &origin.folder;
-    let source = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
+fn check(source: &ModelSource) -> Result<Checked, LoadError> {
+    let folder = &source.folder;
+    let bytes = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::manifest("is missing"),
         _ => LoadError::manifest(&format!("cannot be read: {error}")),
     })?;
-    let identity = Sha256::digest(&source).into();
-    let text = std::str::from_utf8(&source)
+    let identity = Sha256::digest(&bytes).into();
+    let text = std::str::from_utf8(&bytes)
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
-    let hardware = &origin.hardware;
+    let hardware = &source.hardware;
     let mut parameters = 0;
-    let network = hardware.place(|| {
+    let network = hardware.build(|| {
         let (network, count) = build(folder, &manifest, hardware)?;
         parameters = count;
         Ok(network)
     })?;
     let checked = Checked {
         info: ModelInfo {
-            name: origin.name.clone(),
-            version: origin.version.clone(),
+            name: source.name.clone(),
+            version: source.version.clone(),
             architecture: manifest.architecture.name().to_owned(),
             task: manifest.task(),
             input: manifest.input_kind(),
@@ -109,7 +109,7 @@ fn check(origin: &Origin) -> Result<Checked, LoadError> {
         identity,
     };
     for (i, golden) in manifest.golden.iter().enumerate() {
-        check_golden(&checked, &origin.queue, golden, hardware.tolerance())
+        check_golden(&checked, &source.queue, golden, hardware.tolerance())
             .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
     }
     Ok(checked)

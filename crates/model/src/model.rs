@@ -11,8 +11,8 @@ use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision
 
 use super::cost::{self, Cost};
 use super::inputs::Inputs;
+use super::lazy_network::LazyNetwork;
 use super::network::Network;
-use super::residence::Residence;
 use super::rows::{Rows, Scored, TextRow};
 use super::runner::Queue;
 use super::text::TextRules;
@@ -21,7 +21,7 @@ use super::text::TextRules;
 pub struct Model {
     info: ModelInfo,
     rules: TextRules,
-    residence: Residence,
+    network: LazyNetwork,
     queue: Arc<Queue>,
     cost: Cost,
 }
@@ -37,13 +37,13 @@ impl Model {
     pub(crate) fn new(
         info: ModelInfo,
         rules: TextRules,
-        residence: Residence,
+        network: LazyNetwork,
         queue: Arc<Queue>,
     ) -> Self {
         Self {
             info,
             rules,
-            residence,
+            network,
             queue,
             cost: Cost::default(),
         }
@@ -55,8 +55,8 @@ impl Model {
     }
 
     /// Where its network is.
-    pub(crate) fn residence(&self) -> &Residence {
-        &self.residence
+    pub(crate) fn network(&self) -> &LazyNetwork {
+        &self.network
     }
 
     /// The text as the model sees it, by the manifest's rules. Pure and idempotent; borrowed when nothing changes.
@@ -72,11 +72,11 @@ impl Model {
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
         fits(&self.info, &rows)?;
         let units = Cost::units(&rows);
-        let network = self.residence.network().await?;
-        let inputs = match (rows, network.cutter()) {
-            (Rows::Texts(texts), Some(cutter)) => {
-                let cutter = Arc::clone(cutter);
-                let cut = tokio::task::spawn_blocking(move || cutter.cut(&texts)).await;
+        let network = self.network.get().await?;
+        let inputs = match (rows, network.tokenizer()) {
+            (Rows::Texts(texts), Some(tokenizer)) => {
+                let tokenizer = Arc::clone(tokenizer);
+                let cut = tokio::task::spawn_blocking(move || tokenizer.tokenize(&texts)).await;
                 let tokens = cut.map_err(|failed| ModelError::Panicked {
                     message: format!("in the tokenizer: {failed}"),
                 })??;
@@ -86,14 +86,14 @@ impl Model {
         };
         let mut scored = self.queue.score(&network, inputs).await?;
         self.cost
-            .note(units, scored.calls.iter().map(|call| call.seconds).sum());
+            .record(units, scored.calls.iter().map(|call| call.seconds).sum());
         round(&self.info, &mut scored.outputs)?;
         Ok(scored)
     }
 
     /// The same from a thread that may block, while the version is in memory.
     pub(crate) fn score_blocking(&self, rows: Rows) -> Result<Vec<f32>, ModelError> {
-        let network = self.residence.here().ok_or(ModelError::Stopped)?;
+        let network = self.network.in_memory().ok_or(ModelError::Stopped)?;
         score_blocking(&self.info, &network, &self.queue, rows)
     }
 
@@ -112,8 +112,8 @@ pub(crate) fn score_blocking(
     rows: Rows,
 ) -> Result<Vec<f32>, ModelError> {
     fits(info, &rows)?;
-    let inputs = match (rows, network.cutter()) {
-        (Rows::Texts(texts), Some(cutter)) => Inputs::Tokens(cutter.cut(&texts)?),
+    let inputs = match (rows, network.tokenizer()) {
+        (Rows::Texts(texts), Some(tokenizer)) => Inputs::Tokens(tokenizer.tokenize(&texts)?),
         (rows, _) => rows.into(),
     };
     let mut outputs = queue.score_blocking(network, inputs)?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rows::TextRow;
-use super::tokens::Cutter;
+use super::tokens::Tokenizer;
 
 /// The part of a request that one forward pass scores. Its kind and width were checked before.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub(crate) enum Batch<'a> {
 /// beside longer rows; a test bounds by how much.
 pub(crate) trait Network: Send + Sync {
     /// What cuts texts into tokens before they come here, where the network reads tokens.
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         None
     }
 

@@ -1,7 +1,7 @@
 //! Which models serve, by name: loads what the models folder holds, and keeps what served serving while the folder changes.
 
 mod backends;
-mod shelf;
+mod snapshot;
 mod state;
 
 use std::collections::BTreeMap;
@@ -15,13 +15,13 @@ use kiln_kernels::ThreadPool;
 
 use super::directory::{self, Found};
 use super::error::{LoadError, OpenError, Problem, UnknownModel};
-use super::load::{Loaded, Origin, load};
+use super::load::{Loaded, ModelSource, load};
 use super::model::Model;
 use super::runner::{Limits, Runner};
 use super::settings::ModelSettings;
 use backends::Backends;
-pub use shelf::ListedModel;
-use shelf::Shelf;
+pub use snapshot::ListedModel;
+use snapshot::Snapshot;
 pub use state::RescanReport;
 use state::State;
 
@@ -42,7 +42,7 @@ pub struct Registry {
     pinned: BTreeMap<String, String>,
     backends: Backends,
     /// What serves, for readers.
-    shelf: ArcSwap<Shelf>,
+    snapshot: ArcSwap<Snapshot>,
     /// What serves, for the one scan that runs at a time.
     state: Mutex<State>,
     runner: Runner,
@@ -63,7 +63,7 @@ impl Registry {
             dir: settings.dir.clone(),
             pinned: settings.active.clone(),
             backends,
-            shelf: ArcSwap::default(),
+            snapshot: ArcSwap::default(),
             state: Mutex::default(),
             runner,
         });
@@ -76,24 +76,24 @@ impl Registry {
     /// # Errors
     /// Says which names and versions are known, or why the version was refused.
     pub fn resolve(&self, reference: &str) -> Result<Arc<Model>, UnknownModel> {
-        let shelf = self.shelf.load();
-        match shelf.by_reference.get(reference) {
+        let snapshot = self.snapshot.load();
+        match snapshot.by_reference.get(reference) {
             Some(model) => Ok(Arc::clone(model)),
             None => Err(UnknownModel {
                 reference: reference.to_owned(),
-                message: shelf.explain(reference, &self.pinned),
+                message: snapshot.explain(reference, &self.pinned),
             }),
         }
     }
 
     /// Every version that serves, by name and version.
     pub fn list(&self) -> Vec<ListedModel> {
-        self.shelf.load().listed.clone()
+        self.snapshot.load().listed.clone()
     }
 
     /// What under the models folder does not serve as it should, and why.
     pub fn problems(&self) -> Vec<Problem> {
-        self.shelf.load().problems.clone()
+        self.snapshot.load().problems.clone()
     }
 
     /// Looks at the models folder again and loads what is new, changed, or was broken. Blocking.
@@ -112,12 +112,12 @@ impl Registry {
     /// loaded here leaves its model as it is, until a scan finds it.
     pub fn choose(&self, chosen: BTreeMap<String, String>) -> ChoiceReport {
         let mut state = self.lock();
-        let before = self.shelf.load().active();
+        let before = self.snapshot.load().active();
         if state.chosen != chosen {
             state.chosen = chosen;
             self.publish(&state);
         }
-        let after = self.shelf.load().active();
+        let after = self.snapshot.load().active();
         let switched = after.iter().filter(|now| !before.contains(now));
         let pending = state
             .chosen
@@ -135,22 +135,22 @@ impl Registry {
 
     /// Gives back the memory of versions that no bare name means and nobody has asked for in so long; returns them as
     /// `name@version`. They are loaded again when a job asks.
-    pub fn give_back(&self, unused_for: Duration) -> Vec<String> {
+    pub fn unload_unused(&self, unused_for: Duration) -> Vec<String> {
         let state = self.lock();
-        let shelf = self.shelf.load();
-        let idle = shelf.listed.iter().filter(|listed| !listed.active);
+        let snapshot = self.snapshot.load();
+        let idle = snapshot.listed.iter().filter(|listed| !listed.active);
         idle.filter_map(|listed| {
             let info = &listed.info;
             let key = (info.name.clone(), info.version.clone());
             let entry = state.entries.get(&key)?;
-            let given_back = entry.on_disk && entry.model.residence().give_back(unused_for);
-            given_back.then(|| format!("{}@{}", info.name, info.version))
+            let unloaded = entry.on_disk && entry.model.network().unload_unused(unused_for);
+            unloaded.then(|| format!("{}@{}", info.name, info.version))
         })
         .collect()
     }
 
     fn load(&self, found: &Found) -> Result<Loaded, LoadError> {
-        load(&Origin {
+        load(&ModelSource {
             name: found.name.clone(),
             version: found.version.clone(),
             folder: found.path.clone(),
@@ -161,10 +161,10 @@ impl Registry {
 
     /// Shows readers the state; returns the problems that they haven't seen yet.
     fn publish(&self, state: &State) -> Vec<Problem> {
-        let known = self.shelf.load();
-        let shelf = Shelf::of(state, &known, &self.pinned, &self.dir);
-        let new_problems = shelf.problems_new_since(&known);
-        self.shelf.store(Arc::new(shelf));
+        let known = self.snapshot.load();
+        let snapshot = Snapshot::of(state, &known, &self.pinned, &self.dir);
+        let new_problems = snapshot.problems_new_since(&known);
+        self.snapshot.store(Arc::new(snapshot));
         new_problems
     }
 

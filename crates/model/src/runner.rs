@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 pub(crate) use pass::panic_message;
-use queue::look_out;
+use queue::spin_until;
 pub(crate) use queue::{Limits, Queue};
 
 /// The threads. Dropping it lets each finish the pass it is in, then joins it.
@@ -61,7 +61,7 @@ fn serve(queue: &Queue) {
         let pushed = queue.pushed();
         if !work.is_abandoned() {
             work.run();
-            look_out(|| queue.pushed() != pushed);
+            spin_until(|| queue.pushed() != pushed);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use kiln_contract::model::ModelError;
 use tokenizers::{
-    Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
     truncate_encodings,
 };
 
@@ -71,15 +71,15 @@ impl Tokens {
 ///
 /// It cuts texts whole, and what is too long is cut after: the crate's own way stops reading a text early, and then takes
 /// two long texts for equally long.
-pub(crate) struct Cutter {
-    tokenizer: Tokenizer,
+pub(crate) struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
     max_tokens: usize,
     direction: TruncationDirection,
     /// Special tokens of a text, and of a pair.
     special: [usize; 2],
 }
 
-impl Cutter {
+impl Tokenizer {
     /// Reads the tokenizer beside the manifest and checks it against what the model takes.
     pub fn read(
         folder: &Path,
@@ -97,7 +97,7 @@ impl Cutter {
         declared: &TokenizerFile,
         vocabulary: usize,
     ) -> Result<Self, String> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
         let special = [false, true].map(|pair| {
             tokenizer
@@ -140,7 +140,7 @@ impl Cutter {
     ///
     /// # Errors
     /// Where a text has no tokens at all, or the tokenizer can't take it.
-    pub fn cut(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
+    pub fn tokenize(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
         let mut tokens = Tokens::default();
         for (row, text) in texts.iter().enumerate() {
             let refuse = |message: String| ModelError::Untokenised { row, message };

@@ -61,14 +61,14 @@ pub(super) fn limits(
     let stated = tokenizer
         .and_then(|config| config.model_max_length)
         // "No limit" is written as 1e30.
-        .filter(|most| *most >= 1.0 && *most < 1e9)
-        .map(|most| most as usize);
+        .filter(|stated| (1.0..1e9).contains(stated))
+        .map(|stated| stated as usize);
     let lowercase = sentence.as_ref().is_some_and(|config| config.do_lower_case);
-    let most = asked
+    let max_tokens = asked
         .or(sentence.and_then(|config| config.max_seq_length))
         .or(stated)
         .unwrap_or(usable);
-    Ok((most.min(usable), truncate, lowercase))
+    Ok((max_tokens.min(usable), truncate, lowercase))
 }
 
 /// The side that `tokenizer.json` was last cut at. What is wrong with that file is told when it is loaded.

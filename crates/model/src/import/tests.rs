@@ -94,7 +94,7 @@ const MODELS: [&str; 16] = [
 ];
 
 /// The largest difference from the reference over every model.
-async fn compare(backend: Backend, most: f32) {
+async fn compare(backend: Backend, tolerance: f32) {
     let dir = tempfile::tempdir().unwrap();
     for name in MODELS {
         import(&options(name, dir.path())).unwrap_or_else(|error| panic!("{error}"));
@@ -106,17 +106,17 @@ async fn compare(backend: Backend, most: f32) {
         let scored = score(&registry, name, rows).await;
         let cut = expected.truncated.iter().filter(|cut| **cut).count();
         assert_eq!(scored.truncated, cut, "{name}");
-        assert_near(name, &scored.outputs, &expected, most);
+        assert_near(name, &scored.outputs, &expected, tolerance);
     }
 }
 
-fn assert_near(name: &str, outputs: &[f32], expected: &Expected, most: f32) {
+fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32) {
     let width = expected.outputs[0].len();
     for (i, (found, expected)) in outputs.chunks(width).zip(&expected.outputs).enumerate() {
         for (found, expected) in found.iter().zip(expected) {
             let difference = (found - expected).abs();
             assert!(
-                difference <= most * expected.abs().max(1.0),
+                difference <= tolerance * expected.abs().max(1.0),
                 "{name}, input {i}: expected {expected}, found {found}"
             );
         }
@@ -147,14 +147,14 @@ fn a_graph_holds_its_bound_beside_longer_texts() {
     let runner = Runner::start(1, LIMITS).unwrap();
     for name in MODELS {
         let imported = import(&options(name, dir.path())).unwrap();
-        let origin = Origin {
+        let source = ModelSource {
             name: name.to_owned(),
             version: "1".to_owned(),
             folder: imported.path,
             hardware: Arc::clone(&hardware),
             queue: Arc::clone(runner.queue()),
         };
-        let model = load::load(&origin).unwrap().model;
+        let model = load::load(&source).unwrap().model;
         let expected = read_expected(name);
         let rows = expected.inputs.iter().map(Input::row).collect();
         // All in one batch, the short ones padded to the longest.

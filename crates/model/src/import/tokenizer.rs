@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::error::ImportError;
 use super::plan::Plan;
 use crate::manifest::TokenizerFile;
-use crate::tokens::Cutter;
+use crate::tokens::Tokenizer;
 
 /// The file that holds it.
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -23,7 +23,7 @@ pub(super) fn read_tokenizer(plan: &Plan) -> Result<Vec<u8>, ImportError> {
         };
         ImportError::new(&path, message)
     })?;
-    Cutter::parse(&bytes, &tokenizer_file(plan, &bytes), plan.shape.vocabulary)
+    Tokenizer::parse(&bytes, &tokenizer_file(plan, &bytes), plan.shape.vocabulary)
         .map_err(|message| ImportError::new(&path, message))?;
     Ok(bytes)
 }

@@ -10,9 +10,9 @@ use super::tables::{
     WeightsFile,
 };
 use crate::error::LoadError;
-use rules::{WIDEST_LAYER, check_file};
+use rules::{MAX_LAYER_WIDTH, check_file};
 
-const MOST_LABELS: usize = 1_000;
+const MAX_LABELS: usize = 1_000;
 
 impl Manifest {
     pub(super) fn check(&self) -> Result<(), LoadError> {
@@ -69,7 +69,7 @@ impl Manifest {
         }
         match output.task {
             TaskName::Classification => {
-                if output.labels.len() < 2 || output.labels.len() > MOST_LABELS {
+                if output.labels.len() < 2 || output.labels.len() > MAX_LABELS {
                     return Err(LoadError::field(
                         "output.labels",
                         "must name 2 to 1000 labels",
@@ -93,7 +93,7 @@ impl Manifest {
             TaskName::Embedding => {
                 if !output
                     .width
-                    .is_some_and(|width| (1..=WIDEST_LAYER).contains(&width))
+                    .is_some_and(|width| (1..=MAX_LAYER_WIDTH).contains(&width))
                 {
                     return Err(LoadError::field(
                         "output.width",
@@ -147,7 +147,7 @@ impl Manifest {
             && let Some(i) = mlp
                 .hidden
                 .iter()
-                .position(|w| !(1..=WIDEST_LAYER).contains(w))
+                .position(|w| !(1..=MAX_LAYER_WIDTH).contains(w))
         {
             return Err(LoadError::field(
                 &format!("mlp.hidden[{i}]"),

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::fixtures::{
-    Named, PROCESSORS, Shop, furthest, layers, mlp_manifest, numbers, same_bits, score, wait,
+    ModelsDir, Named, PROCESSORS, furthest, layers, mlp_manifest, numbers, same_bits, score, wait,
 };
 use crate::{Backend, Model, ModelError, Registry, Rows};
 
@@ -16,12 +16,16 @@ const SHAPES: [&[usize]; 7] = [
     &[33, 17, 65, 129],
 ];
 
-fn shop(sizes: &[usize], threads: usize, backend: Backend) -> (Shop, Arc<Registry>, Arc<Model>) {
-    let shop = Shop::new();
-    shop.put("m", "1", &mlp_manifest(sizes), &layers(sizes, 5));
-    let registry = shop.open_on(backend, threads);
+fn models(
+    sizes: &[usize],
+    threads: usize,
+    backend: Backend,
+) -> (ModelsDir, Arc<Registry>, Arc<Model>) {
+    let models = ModelsDir::new();
+    models.put("m", "1", &mlp_manifest(sizes), &layers(sizes, 5));
+    let registry = models.open_on(backend, threads);
     let model = registry.resolve("m").unwrap();
-    (shop, registry, model)
+    (models, registry, model)
 }
 
 fn rows(width: usize, data: &[f32]) -> Rows {
@@ -39,7 +43,7 @@ fn scores_the_same_in_every_batch(
 ) {
     let (width, outputs) = (sizes[0], sizes[sizes.len() - 1]);
     let data = numbers(1024 * width, 3);
-    let (_shop, _registry, model) = shop(sizes, 1, backend);
+    let (_models, _registry, model) = models(sizes, 1, backend);
     let whole = score(&model, rows(width, &data));
     for count in counts {
         // From a row that differs with the size, so that rows meet other neighbours.
@@ -55,7 +59,7 @@ fn scores_the_same_in_every_batch(
         );
     }
     for threads in [2, 5] {
-        let (_shop, _registry, model) = shop(sizes, threads, backend);
+        let (_models, _registry, model) = models(sizes, threads, backend);
         let split = score(&model, rows(width, &data));
         assert!(same_bits(&split, &whole), "{sizes:?} on {threads} threads");
     }
@@ -142,11 +146,11 @@ fn agrees_with_sums_by_hand() {
             let manifest = mlp_manifest(&sizes)
                 .replace("\"relu\"", &format!("{name:?}"))
                 .replace("\"sigmoid\"", &format!("{outputs:?}"));
-            let shop = Shop::new();
-            shop.put("m", "1", &manifest, &layers);
+            let models = ModelsDir::new();
+            models.put("m", "1", &manifest, &layers);
             let data: Vec<f32> = numbers(100 * 9, 4).iter().map(|x| x * 8.0).collect();
             let answers = PROCESSORS.iter().map(|backend| {
-                let registry = shop.open_on(*backend, 2);
+                let registry = models.open_on(*backend, 2);
                 score(&registry.resolve("m").unwrap(), rows(9, &data))
             });
             let scored: Vec<f32> = answers.flatten().collect();
@@ -178,9 +182,9 @@ fn standardises_features_first() {
         "count = 3",
         "count = 3\nmean = [1.0, -2.0, 100.0]\nstd = [2.0, 0.5, 50.0]",
     );
-    let shop = Shop::new();
-    shop.put("m", "1", &manifest, &layers);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    models.put("m", "1", &manifest, &layers);
+    let registry = models.open();
     let model = registry.resolve("m").unwrap();
     let found = score(&model, rows(3, &[3.0, -2.5, 150.0]))[0];
     let expected = sigmoid(by_hand(&layers, &[1.0, -1.0, 1.0], Hidden::Relu)[0]);
@@ -192,7 +196,7 @@ fn standardises_features_first() {
 
 #[test]
 fn an_answer_that_is_no_number_is_an_error() {
-    let (_shop, _registry, model) = shop(&[2, 3], 1, Backend::Cpu);
+    let (_models, _registry, model) = models(&[2, 3], 1, Backend::Cpu);
     let mut data = vec![0.5; 2 * 100];
     data[2 * 71] = f32::INFINITY;
     let error = wait(model.score(rows(2, &data))).unwrap_err();
@@ -206,7 +210,7 @@ fn the_kernels_and_every_graph_agree() {
         let answers: Vec<Vec<f32>> = PROCESSORS
             .iter()
             .map(|backend| {
-                let (_shop, _registry, model) = shop(sizes, 2, *backend);
+                let (_models, _registry, model) = models(sizes, 2, *backend);
                 score(&model, rows(sizes[0], &data))
             })
             .collect();

@@ -15,9 +15,9 @@ use crate::network::Network;
 use crate::rows::{ModelCall, Scored};
 
 /// How long a pass may be overtaken by shorter ones.
-const MOST_OVERTAKEN: Duration = Duration::from_millis(100);
+const MAX_OVERTAKEN: Duration = Duration::from_millis(100);
 /// How long a thread that has just worked looks for more before it sleeps: waking one up takes as long.
-const LOOK_OUT: Duration = Duration::from_micros(30);
+const SPIN_TIME: Duration = Duration::from_micros(30);
 
 /// What bounds the queue and its passes.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +37,7 @@ pub(crate) struct Queue {
     pushed: AtomicU64,
     wake: Condvar,
     /// A permit per row that may wait or run.
-    room: Arc<Semaphore>,
+    capacity: Arc<Semaphore>,
     threads: usize,
     max_batch_rows: usize,
     max_batch_tokens: usize,
@@ -53,7 +53,7 @@ impl State {
     /// been overtaken for long enough. Passes without tokens are all short, and go in their order.
     fn take(&mut self) -> Option<Work> {
         let oldest = self.waiting.front()?;
-        if oldest.tokens() == 0 || oldest.since.elapsed() >= MOST_OVERTAKEN {
+        if oldest.tokens() == 0 || oldest.since.elapsed() >= MAX_OVERTAKEN {
             return self.waiting.pop_front();
         }
         let (at, _) = self
@@ -73,7 +73,7 @@ pub(super) struct Work {
     /// When it came, for how long it has been overtaken.
     since: Instant,
     reply: Reply,
-    room: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Work {
@@ -90,7 +90,7 @@ impl Work {
     pub fn run(self) {
         let answer = pass(self.network.as_ref(), &self.inputs, self.range);
         // Whoever has the answer finds the room free.
-        drop(self.room);
+        drop(self.permit);
         self.reply.send(answer);
     }
 }
@@ -126,7 +126,7 @@ impl Queue {
             }),
             pushed: AtomicU64::new(0),
             wake: Condvar::new(),
-            room: Arc::new(Semaphore::new(limits.queued_rows)),
+            capacity: Arc::new(Semaphore::new(limits.queued_rows)),
             threads,
             max_batch_rows: limits.batch_rows,
             max_batch_tokens: limits.batch_tokens,
@@ -140,7 +140,7 @@ impl Queue {
 
     /// Refuses what comes, and wakes the threads up to see it.
     pub fn stop(&self) {
-        self.room.close();
+        self.capacity.close();
         self.lock().stopped = true;
         self.wake.notify_all();
     }
@@ -164,7 +164,7 @@ impl Queue {
         let mut answers = Vec::with_capacity(passes.len());
         for range in passes {
             let permits = u32::try_from(range.len()).unwrap_or(u32::MAX);
-            let room = Arc::clone(&self.room)
+            let permit = Arc::clone(&self.capacity)
                 .acquire_many_owned(permits)
                 .await
                 .map_err(|_| ModelError::Stopped)?;
@@ -175,7 +175,7 @@ impl Queue {
                 range,
                 since: Instant::now(),
                 reply: Reply::Awaited(sender),
-                room: Some(room),
+                permit: Some(permit),
             })?;
             answers.push(answer);
         }
@@ -187,7 +187,7 @@ impl Queue {
         let mut parts = Vec::with_capacity(answers.len() + 1);
         if mine.is_some() {
             // The threads have as much to do as this one had, and are through in a moment.
-            look_out(|| answers.iter().all(|answer| !answer.is_empty()));
+            spin_until(|| answers.iter().all(|answer| !answer.is_empty()));
         }
         for answer in answers {
             parts.push(answer.await.map_err(|_| ModelError::Stopped)??);
@@ -239,7 +239,7 @@ impl Queue {
             range,
             since: Instant::now(),
             reply: Reply::Blocking(sender),
-            room: None,
+            permit: None,
         })?;
         let (outputs, _) = answer.recv().map_err(|_| ModelError::Stopped)??;
         Ok(outputs)
@@ -300,10 +300,10 @@ fn joined(parts: Vec<(Vec<f32>, ModelCall)>, truncated: usize) -> Scored {
     }
 }
 
-/// Spins until there is something, or for [`LOOK_OUT`].
-pub(super) fn look_out(mut found: impl FnMut() -> bool) {
+/// Spins until there is something, or for [`SPIN_TIME`].
+pub(super) fn spin_until(mut found: impl FnMut() -> bool) {
     let began = Instant::now();
-    while !found() && began.elapsed() < LOOK_OUT {
+    while !found() && began.elapsed() < SPIN_TIME {
         std::hint::spin_loop();
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::LoadError;
 
 /// The most numbers that a layer takes or gives.
-pub(super) const WIDEST_LAYER: usize = 1 << 20;
+pub(super) const MAX_LAYER_WIDTH: usize = 1 << 20;
 
 /// A file beside the manifest with its SHA-256, in the table named.
 pub(super) fn check_file(table: &str, file: &str, sha256: &str) -> Result<(), LoadError> {

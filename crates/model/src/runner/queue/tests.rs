@@ -98,8 +98,8 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 
 #[test]
 fn results_come_back_in_order() {
-    for (threads, most) in [(1, 1000), (3, 7), (4, 1000), (2, 1)] {
-        let runner = start(threads, most, 2000).unwrap();
+    for (threads, max_rows) in [(1, 1000), (3, 7), (4, 1000), (2, 1)] {
+        let runner = start(threads, max_rows, 2000).unwrap();
         let (_, network) = odd();
         for count in [0, 1, 2, 6, 7, 8, 100] {
             let data: Vec<f32> = (0..count).map(|x| x as f32).collect();
@@ -110,7 +110,7 @@ fn results_come_back_in_order() {
                 scored.calls.iter().map(|call| call.rows).sum::<usize>(),
                 count
             );
-            assert!(scored.calls.iter().all(|call| call.rows <= most));
+            assert!(scored.calls.iter().all(|call| call.rows <= max_rows));
         }
     }
 }
@@ -164,7 +164,7 @@ fn abandoned_work_is_skipped() {
     wait(runner.queue().score(&last, rows(vec![1.0]))).unwrap();
     assert_eq!(skipped.passes.load(Ordering::SeqCst), 0);
     assert_eq!(holding.passes.load(Ordering::SeqCst), 1);
-    assert_eq!(runner.queue().room.available_permits(), 100);
+    assert_eq!(runner.queue().capacity.available_permits(), 100);
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn the_queue_is_bounded() {
     let mut long = Box::pin(runner.queue().score(&network, rows(vec![1.0; 20])));
     assert!(poll_once(long.as_mut()).is_pending());
     entered.recv().unwrap();
-    assert_eq!(runner.queue().room.available_permits(), 0);
+    assert_eq!(runner.queue().capacity.available_permits(), 0);
     assert_eq!(runner.queue().lock().waiting.len(), 1);
     drop(leave);
     assert_eq!(wait(long).unwrap().outputs, [2.0; 20]);
@@ -190,8 +190,8 @@ fn stopping_answers_everybody_and_joins() {
     entered.recv().unwrap();
     let mut waiting = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    let mut without_room = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
-    assert!(poll_once(without_room.as_mut()).is_pending());
+    let mut without_permit = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
+    assert!(poll_once(without_permit.as_mut()).is_pending());
     drop(leave);
     drop(runner);
     let running = wait(running).map(|scored| scored.outputs);
@@ -199,7 +199,7 @@ fn stopping_answers_everybody_and_joins() {
     // The thread may have taken it before it saw that it should stop.
     let waiting = wait(waiting).map(|scored| scored.outputs);
     assert!(waiting == Err(ModelError::Stopped) || waiting == Ok(vec![3.0; 4]));
-    assert_eq!(wait(without_room), Err(ModelError::Stopped));
+    assert_eq!(wait(without_permit), Err(ModelError::Stopped));
     assert_eq!(
         wait(queue.score(&network, rows(vec![1.0]))),
         Err(ModelError::Stopped)
@@ -226,7 +226,7 @@ fn work(inputs: Inputs, waited: Duration) -> Work {
         inputs: Arc::new(inputs),
         since: Instant::now().checked_sub(waited).unwrap(),
         reply: Reply::Blocking(sender),
-        room: None,
+        permit: None,
     }
 }
 
@@ -243,9 +243,7 @@ fn short_texts_overtake_long_ones_but_not_for_ever() {
     }
     let order: Vec<usize> = std::iter::from_fn(|| state.take().map(|work| work.tokens())).collect();
     assert_eq!(order, [15, 15, 30, 520]);
-    state
-        .waiting
-        .push_back(work(tokens(&[500]), MOST_OVERTAKEN));
+    state.waiting.push_back(work(tokens(&[500]), MAX_OVERTAKEN));
     state.waiting.push_back(work(tokens(&[3]), Duration::ZERO));
     assert_eq!(state.take().map(|work| work.tokens()), Some(500));
     state

@@ -1,4 +1,4 @@
-//! Where a version's network is: in memory, or given back until somebody asks for it.
+//! A network that is in memory, or unloaded until somebody asks for it.
 //!
 //! Promises that many who ask at once cause one load, and that a load which fails costs those who asked and nothing else.
 //! How to load, and that what is loaded again is what was there before, is the business of the loader that it is given.
@@ -16,19 +16,19 @@ use super::network::Network;
 pub(crate) type Loader = dyn Fn() -> Result<Arc<dyn Network>, LoadError> + Send + Sync;
 
 /// A version's network.
-pub(crate) struct Residence {
+pub(crate) struct LazyNetwork {
     /// `name@version`, for errors.
     reference: String,
     network: Mutex<Option<Arc<dyn Network>>>,
     /// One load at a time.
     loading: tokio::sync::Mutex<()>,
     loader: Arc<Loader>,
-    born: Instant,
-    /// Milliseconds from `born` to the last use.
-    used: AtomicU64,
+    created: Instant,
+    /// Milliseconds from `created` to the last use.
+    last_used_millis: AtomicU64,
 }
 
-impl Residence {
+impl LazyNetwork {
     /// A network that is in memory, and how to load it again.
     pub fn new(reference: String, network: Arc<dyn Network>, loader: Arc<Loader>) -> Self {
         Self {
@@ -36,25 +36,25 @@ impl Residence {
             network: Mutex::new(Some(network)),
             loading: tokio::sync::Mutex::default(),
             loader,
-            born: Instant::now(),
-            used: AtomicU64::new(0),
+            created: Instant::now(),
+            last_used_millis: AtomicU64::new(0),
         }
     }
 
     /// The network, if it is in memory. Counts as a use.
-    pub fn here(&self) -> Option<Arc<dyn Network>> {
-        let age = u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.used.store(age, Ordering::Relaxed);
+    pub fn in_memory(&self) -> Option<Arc<dyn Network>> {
+        let age = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_used_millis.store(age, Ordering::Relaxed);
         self.lock().clone()
     }
 
-    /// The network, loaded and checked again if it was given back.
-    pub async fn network(&self) -> Result<Arc<dyn Network>, ModelError> {
-        if let Some(network) = self.here() {
+    /// The network, loaded and checked again if it was unloaded.
+    pub async fn get(&self) -> Result<Arc<dyn Network>, ModelError> {
+        if let Some(network) = self.in_memory() {
             return Ok(network);
         }
         let _one_at_a_time = self.loading.lock().await;
-        if let Some(network) = self.here() {
+        if let Some(network) = self.in_memory() {
             return Ok(network);
         }
         let unloadable = |message: String| ModelError::Unloadable {
@@ -70,10 +70,11 @@ impl Residence {
         Ok(network)
     }
 
-    /// Gives the network back if nobody has used it for so long; says whether it did. Passes under way keep theirs.
-    pub fn give_back(&self, unused_for: Duration) -> bool {
-        let used = self.born + Duration::from_millis(self.used.load(Ordering::Relaxed));
-        used.elapsed() >= unused_for && self.lock().take().is_some()
+    /// Unloads the network if nobody has used it for so long; says whether it did. Passes under way keep theirs.
+    pub fn unload_unused(&self, unused_for: Duration) -> bool {
+        let last_used =
+            self.created + Duration::from_millis(self.last_used_millis.load(Ordering::Relaxed));
+        last_used.elapsed() >= unused_for && self.lock().take().is_some()
     }
 
     /// Nothing panics under this lock.

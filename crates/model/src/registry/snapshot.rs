@@ -21,10 +21,10 @@ pub struct ListedModel {
 }
 
 /// Names that an error message lists before it says how many more there are.
-const MOST_NAMES_SHOWN: usize = 20;
+const MAX_NAMES_SHOWN: usize = 20;
 
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct Snapshot {
     /// By `name` and by `name@version`.
     pub by_reference: HashMap<String, Arc<Model>, ahash::RandomState>,
     /// By name, then version.
@@ -32,9 +32,14 @@ pub(super) struct Shelf {
     pub problems: Vec<Problem>,
 }
 
-impl Shelf {
+impl Snapshot {
     /// The state for readers, who have seen `known`; `pinned` are the versions that the settings name.
-    pub fn of(state: &State, known: &Shelf, pinned: &BTreeMap<String, String>, dir: &Path) -> Self {
+    pub fn of(
+        state: &State,
+        known: &Snapshot,
+        pinned: &BTreeMap<String, String>,
+        dir: &Path,
+    ) -> Self {
         let mut models: Vec<&Arc<Model>> =
             state.entries.values().map(|entry| &entry.model).collect();
         models.sort_by(|a, b| {
@@ -43,19 +48,19 @@ impl Shelf {
                 .cmp(&b.name)
                 .then_with(|| compare_versions(&a.version, &b.version))
         });
-        let mut shelf = Shelf {
+        let mut snapshot = Snapshot {
             problems: state.problems.clone(),
-            ..Shelf::default()
+            ..Snapshot::default()
         };
         for versions in models.chunk_by(|a, b| a.info().name == b.info().name) {
             let active = active_version(versions, state, known, pinned);
             for model in versions {
-                shelf.insert(model, active == Some(model.info().version.as_str()));
+                snapshot.insert(model, active == Some(model.info().version.as_str()));
             }
         }
         for (name, version) in pinned {
-            if !shelf.by_reference.contains_key(name) {
-                shelf.problems.push(Problem {
+            if !snapshot.by_reference.contains_key(name) {
+                snapshot.problems.push(Problem {
                     model: Some(name.clone()),
                     version: Some(version.clone()),
                     path: dir.join(name),
@@ -67,7 +72,7 @@ impl Shelf {
                 });
             }
         }
-        shelf
+        snapshot
     }
 
     fn insert(&mut self, model: &Arc<Model>, active: bool) {
@@ -93,7 +98,7 @@ impl Shelf {
     }
 
     /// Problems that readers of `known` haven't seen.
-    pub fn problems_new_since(&self, known: &Shelf) -> Vec<Problem> {
+    pub fn problems_new_since(&self, known: &Snapshot) -> Vec<Problem> {
         let unseen = |problem: &&Problem| !known.problems.contains(problem);
         self.problems.iter().filter(unseen).cloned().collect()
     }
@@ -145,7 +150,7 @@ impl Shelf {
 fn active_version<'a>(
     versions: &'a [&Arc<Model>],
     state: &'a State,
-    known: &'a Shelf,
+    known: &'a Snapshot,
     pinned: &'a BTreeMap<String, String>,
 ) -> Option<&'a str> {
     let highest = versions.last()?.info();
@@ -172,7 +177,7 @@ fn shown(names: &[&str]) -> String {
     if names.is_empty() {
         return "none".to_owned();
     }
-    let some: Vec<&str> = names.iter().copied().take(MOST_NAMES_SHOWN).collect();
+    let some: Vec<&str> = names.iter().copied().take(MAX_NAMES_SHOWN).collect();
     match names.len() - some.len() {
         0 => some.join(", "),
         more => format!("{} and {more} more", some.join(", ")),
