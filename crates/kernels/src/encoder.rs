@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 /// Tokens that one thread carries through the layers at a time: what they need fits the processor's caches.
 const PIECE_TOKENS: usize = 256;
 
-/// Which vector stands for a text.
+/// How the tokens' vectors become a text's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pooling {
     /// The mean over its tokens.

@@ -21,7 +21,7 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// Makes it a matrix of that size. What it holds is left over from before; whoever calls this writes it all.
+    /// Makes it a matrix of that size. Its numbers are left over from earlier uses: the caller writes all of them.
     pub fn resize(&mut self, rows: usize, columns: usize) {
         self.rows = rows;
         self.columns = columns;

@@ -27,7 +27,7 @@ impl ThreadPool {
         self.pool.current_num_threads()
     }
 
-    /// Runs `work` on one of the threads, from where it may share itself out.
+    /// Runs `work` on one of the threads, from where it may use the others.
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }

@@ -1,4 +1,4 @@
-//! Owns what a model's inputs have cost of late: what warming weighs its work by.
+//! A running mean of what a model's inputs cost, by which warming weighs its work.
 
 use super::rows::Rows;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,9 +9,9 @@ use burn::tensor::{Device, Tensor, TensorData, activation};
 
 use super::manifest::OutputActivation;
 
-/// The most rows of one tile.
+/// Maximum of rows in a tile.
 const MAX_TILE_ROWS: usize = 64;
-/// The fewest: a tile of one row is filled up with zeros.
+/// Minimum: a tile of one row is filled up with zeros.
 const MIN_TILE_ROWS: usize = 2;
 
 /// A layer `x · weight + bias`.

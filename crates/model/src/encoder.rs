@@ -36,7 +36,7 @@ enum Body {
 }
 
 impl Encoder {
-    /// The tensors of such an encoder; `outputs` is the width of the last layer, where there is one.
+    /// The tensors of such an encoder; `outputs` is the width of the last layer, if there is one.
     pub fn tensors(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
         weights::expected(shape, head, outputs)
     }

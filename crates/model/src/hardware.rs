@@ -1,6 +1,6 @@
 //! What models run on: a backend's device, and the threads for Kiln's own kernels.
 //!
-//! Promises that a device which isn't there is an error with its reason, and that a graphics processor is only ever
+//! Promises that a missing device is an error with its reason, and that a graphics processor is only ever
 //! used from one thread: its tensors don't take well to being shared.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -109,7 +109,7 @@ impl Hardware {
     }
 }
 
-/// A network that runs on one thread, whoever asks.
+/// A network that runs on the device's thread, whichever thread calls it.
 struct OnGpuThread {
     network: Arc<dyn Network>,
     gpu_thread: Arc<rayon::ThreadPool>,

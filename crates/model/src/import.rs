@@ -148,7 +148,7 @@ fn unwritable(path: &Path, error: &std::io::Error) -> ImportError {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // After a rename there is nothing left to remove; a scratch folder that stays is in nobody's way.
+        // After a rename there is nothing left to remove; a scratch folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.0);
     }
 }

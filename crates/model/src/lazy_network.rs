@@ -70,7 +70,7 @@ impl LazyNetwork {
         Ok(network)
     }
 
-    /// Unloads the network if nobody has used it for so long; says whether it did. Passes under way keep theirs.
+    /// Unloads the network if it wasn't used for that long; returns whether it did. Passes in progress keep theirs.
     pub fn unload_unused(&self, unused_for: Duration) -> bool {
         let last_used =
             self.created + Duration::from_millis(self.last_used_millis.load(Ordering::Relaxed));

@@ -3,7 +3,7 @@
 //! Owns the models folder's layout, the manifest's format and the model threads. Promises that a version serves only
 //! after its manifest, weights and golden inputs were checked, that with the backend `cpu` an input's outputs are the
 //! same bits whatever else is in its batch, that outputs are finite, and that a model that panics costs one request and no thread.
-//! Runs nothing on the async runtime's threads but passes that are shorter than a hand-over, and knows nothing of jobs,
+//! Runs nothing on the async runtime's threads but passes that take less time than handing them over, and knows nothing of jobs,
 //! caches or servers.
 
 #![forbid(unsafe_code)]

@@ -113,7 +113,7 @@ impl Mlp {
         })
     }
 
-    /// Subtracts the means and divides by the deviations, where the manifest has them.
+    /// Subtracts the means and divides by the deviations, if the manifest has them.
     fn scale(&self, rows: &mut [f32]) {
         let Some(Scaling { mean, std }) = &self.scaling else {
             return;

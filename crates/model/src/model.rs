@@ -1,6 +1,6 @@
 //! One loaded, checked version of a model, as others see it.
 //!
-//! Promises that outputs are finite and rounded as the manifest says, and that a version whose memory was given back is loaded
+//! Promises that outputs are finite and rounded as the manifest says, and that a version whose memory was released is loaded
 //! again before it scores.
 
 use std::borrow::Cow;
@@ -64,7 +64,7 @@ impl Model {
         self.rules.apply(text)
     }
 
-    /// Scores rows on the model threads; loads the version first if its memory was given back, and waits for room when too
+    /// Scores rows on the model threads; loads the version first if its memory was released, and waits for capacity when too
     /// many rows are queued. Dropping the future abandons what has not begun.
     ///
     /// # Errors

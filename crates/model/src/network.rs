@@ -30,7 +30,7 @@ pub(crate) enum Batch<'a> {
 /// pads its rows to one length, as the encoder's does on the other backends, may round the last digits of its sums otherwise
 /// beside longer rows; a test bounds by how much.
 pub(crate) trait Network: Send + Sync {
-    /// What cuts texts into tokens before they come here, where the network reads tokens.
+    /// What cuts texts into tokens first, if the network reads tokens.
     fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         None
     }
@@ -38,11 +38,11 @@ pub(crate) trait Network: Send + Sync {
     /// The outputs of every row, row after row. Runs on a model thread and may panic; the runner catches it.
     fn forward(&self, batch: Batch<'_>) -> Vec<f32>;
 
-    /// The fewest rows for which waking another thread pays; `usize::MAX` where a pass spreads over the threads by
+    /// The minimum of rows for which waking another thread pays; `usize::MAX` if a pass spreads over the threads by
     /// itself.
     fn smallest_share(&self) -> usize;
 
-    /// Rows that take less time than handing them to a model thread does: they run where they are asked for.
+    /// The number of rows that take less time than handing them to a model thread does: they run on the caller's thread.
     fn quick_rows(&self) -> usize {
         0
     }

@@ -52,7 +52,7 @@ impl Registry {
     /// Loads and checks everything under the settings' folder. Blocking. A broken version is a [`Problem`], not an error.
     ///
     /// # Errors
-    /// Only where no model could ever serve: a backend that is not compiled in, settings out of range, no threads.
+    /// Only if no model could ever serve: a backend that is not compiled in, settings out of range, no threads.
     pub fn open(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
         let limits = limits(settings)?;
         let threads = threads(settings);
@@ -133,8 +133,8 @@ impl Registry {
         }
     }
 
-    /// Gives back the memory of versions that no bare name means and nobody has asked for in so long; returns them as
-    /// `name@version`. They are loaded again when a job asks.
+    /// Releases the memory of inactive versions that weren't requested for that long; returns them as `name@version`. They are
+    /// loaded again when a job requests them.
     pub fn unload_unused(&self, unused_for: Duration) -> Vec<String> {
         let state = self.lock();
         let snapshot = self.snapshot.load();

@@ -55,7 +55,7 @@ pub struct Scored {
 pub struct ModelCall {
     /// How many rows it scored.
     pub rows: usize,
-    /// How many tokens they had; 0 where the model doesn't read tokens.
+    /// How many tokens they had; 0 if the model doesn't read tokens.
     pub tokens: usize,
     /// How long it took on the model thread.
     pub seconds: f64,

@@ -14,14 +14,13 @@ pub struct ModelSettings {
     /// How many threads run models, shared by all of them; 0 takes as many as the process is granted, and more than that are
     /// never started.
     pub threads: usize,
-    /// The most rows of one forward pass; a larger request is split and its results are put back in order.
+    /// Maximum of rows in one forward pass; a larger request is split and its results are put back in order.
     pub max_batch_rows: usize,
-    /// The most tokens of one forward pass, for the models that read tokens; a longer text is a pass by itself.
+    /// Maximum of tokens in one forward pass, for the models that read tokens; a longer text is a pass by itself.
     pub max_batch_tokens: usize,
-    /// The most rows that may wait for a model thread; beyond it, callers wait for room. At least `max_batch_rows`.
+    /// Maximum of rows that wait for a model thread; beyond it, callers wait. At least `max_batch_rows`.
     pub max_queued_rows: usize,
-    /// After how many seconds without a job a version that isn't active gives its memory back. A job that pins it has it
-    /// loaded again.
+    /// Seconds without a job after which an inactive version releases its memory. A job that pins it loads it again.
     pub unload_after_seconds: u64,
     /// What does the arithmetic: `cpu`, `flex`, or `ndarray`, `wgpu` or `cuda` in builds that have them.
     pub backend: Backend,

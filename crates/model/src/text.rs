@@ -32,7 +32,7 @@ pub struct TextRules {
     pub collapse_whitespace: bool,
 }
 
-/// Rounds after which a text is taken as settled. One round settles nearly every text; small letters that compose anew,
+/// Rounds after which a text counts as stable. One round is enough for nearly every text; small letters that compose again,
 /// or a compatibility form that begins with a space, take a second.
 const MAX_ROUNDS: usize = 8;
 

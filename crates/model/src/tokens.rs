@@ -1,6 +1,6 @@
 //! Cuts texts into tokens, for the models that read tokens.
 //!
-//! Promises that no text has more tokens than its model takes, that cutting shortened is counted, and that a tokenizer that
+//! Promises that no text has more tokens than its model takes, that truncated texts are counted, and that a tokenizer that
 //! doesn't belong to its model is refused when it is loaded. The algorithms are those of the `tokenizers` crate.
 
 use std::ops::Range;

@@ -75,7 +75,7 @@ pub(super) struct GoldenDraft {
     expect: Vec<f32>,
 }
 
-/// Bytes of a text that a token may stand for, at the most: beyond, a text is cut in any case.
+/// Bytes of text that one token stands for at most: a longer text is truncated in any case.
 const BYTES_PER_TOKEN: usize = 64;
 
 impl<'a> Draft<'a> {

@@ -1,4 +1,4 @@
-//! How long texts may be, where longer ones are cut, and whether they are made lower case first.
+//! The maximum length of texts, the end at which longer ones are truncated, and whether they are lowercased.
 
 use std::path::Path;
 
@@ -32,7 +32,7 @@ struct SentenceConfig {
     do_lower_case: bool,
 }
 
-/// The most tokens of a text, where longer ones are cut, and whether texts are made lower case before they are cut.
+/// A text's maximum of tokens, the end at which longer ones are truncated, and whether texts are lowercased first.
 pub(super) fn limits(
     folder: &Path,
     transformer: &Path,
@@ -71,7 +71,7 @@ pub(super) fn limits(
     Ok((max_tokens.min(usable), truncate, lowercase))
 }
 
-/// The side that `tokenizer.json` was last cut at. What is wrong with that file is told when it is loaded.
+/// The side at which `tokenizer.json` last truncated. What is wrong with that file is reported when it is loaded.
 fn remembered_side(file: &Path) -> TruncationSide {
     let state = read_json::<TokenizerState>(file).ok();
     match state.and_then(|state| state.truncation) {

@@ -6,7 +6,7 @@ use kiln_contract::model::{ModelInfo, PairRule, Precision};
 
 use crate::manifest::{OutputActivation, Pooling};
 
-/// What to import, and where the folder's own word is not taken.
+/// What to import, and what overrides the folder's own descriptions.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
     /// The Hugging Face folder.

@@ -226,7 +226,7 @@ pub(crate) struct EncoderShape {
     /// takes that row and isn't counted.
     #[serde(default)]
     pub position_offset: usize,
-    /// Rows of the token type table; 0 where the model has none.
+    /// Rows of the token type table; 0 if the model has none.
     #[serde(default)]
     pub token_types: usize,
     pub activation: EncoderActivation,
@@ -312,7 +312,7 @@ impl Manifest {
         }
     }
 
-    /// The rules for texts; nothing is changed where the model takes features.
+    /// The rules for texts; nothing is changed if the model takes features.
     pub fn text_rules(&self) -> TextRules {
         self.text
             .as_ref()

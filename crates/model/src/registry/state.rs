@@ -17,7 +17,7 @@ use crate::model::Model;
 pub struct RescanReport {
     /// Versions that serve now and did not before.
     pub added: Vec<String>,
-    /// Versions whose files changed and that were loaded anew.
+    /// Versions whose files changed and that were loaded again.
     pub replaced: Vec<String>,
     /// Versions that no longer serve because their folder is gone and another version of the model is there.
     pub removed: Vec<String>,

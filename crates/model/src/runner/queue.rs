@@ -22,11 +22,11 @@ const SPIN_TIME: Duration = Duration::from_micros(30);
 /// What bounds the queue and its passes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
-    /// The most rows of one pass.
+    /// Maximum of rows in one pass.
     pub batch_rows: usize,
-    /// The most tokens of one pass, for networks that read tokens.
+    /// Maximum of tokens in one pass, for networks that read tokens.
     pub batch_tokens: usize,
-    /// The most rows that wait or run.
+    /// Maximum of rows that wait or run.
     pub queued_rows: usize,
 }
 
@@ -49,7 +49,7 @@ struct State {
 }
 
 impl State {
-    /// The pass with the fewest tokens, so that a long text doesn't hold short ones up; the oldest one where it has
+    /// The pass with the fewest tokens, so that a long text doesn't hold short ones up; the oldest one if it has
     /// been overtaken for long enough. Passes without tokens are all short, and go in their order.
     fn take(&mut self) -> Option<Work> {
         let oldest = self.waiting.front()?;
@@ -89,7 +89,7 @@ impl Work {
     /// Makes the pass and answers.
     pub fn run(self) {
         let answer = pass(self.network.as_ref(), &self.inputs, self.range);
-        // Whoever has the answer finds the room free.
+        // A caller that has its answer finds the capacity free.
         drop(self.permit);
         self.reply.send(answer);
     }
@@ -150,7 +150,7 @@ impl Queue {
         self.lock().waiting.clear();
     }
 
-    /// Scores rows, waiting for room first. Dropping the future abandons what has not begun.
+    /// Scores rows, waiting for capacity first. Dropping the future abandons what has not begun.
     pub async fn score(
         &self,
         network: &Arc<dyn Network>,
@@ -158,7 +158,7 @@ impl Queue {
     ) -> Result<Scored, ModelError> {
         let truncated = inputs.truncated();
         let mut passes = self.passes(&inputs, network.smallest_share());
-        // One of the passes runs here, where it is short, while the threads wake up for the others.
+        // One of the passes runs here, if it is short, while the threads wake up for the others.
         let mine = passes.pop_if(|range| range.len() <= network.quick_rows());
         let inputs = Arc::new(inputs);
         let mut answers = Vec::with_capacity(passes.len());
@@ -300,7 +300,7 @@ fn joined(parts: Vec<(Vec<f32>, ModelCall)>, truncated: usize) -> Scored {
     }
 }
 
-/// Spins until there is something, or for [`SPIN_TIME`].
+/// Spins until `found`, for [`SPIN_TIME`] at most.
 pub(super) fn spin_until(mut found: impl FnMut() -> bool) {
     let began = Instant::now();
     while !found() && began.elapsed() < SPIN_TIME {

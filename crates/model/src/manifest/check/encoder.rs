@@ -4,7 +4,7 @@ use super::rules::{MAX_LAYER_WIDTH, check_file};
 use crate::error::LoadError;
 use crate::manifest::tables::{EncoderShape, Head, Output, TaskName, TokenizerFile};
 
-/// The fewest tokens that leave room for a pair's special ones and a token each.
+/// Enough for a pair's special tokens and one token of each text.
 const MIN_TOKENS: usize = 8;
 
 pub(super) fn check(

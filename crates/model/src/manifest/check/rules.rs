@@ -2,7 +2,7 @@
 
 use crate::error::LoadError;
 
-/// The most numbers that a layer takes or gives.
+/// The maximum of a layer's inputs and outputs.
 pub(super) const MAX_LAYER_WIDTH: usize = 1 << 20;
 
 /// A file beside the manifest with its SHA-256, in the table named.
