@@ -1,10 +1,10 @@
 """Makes tiny models with the reference libraries, and what these answer: the fixtures of the parity tests.
 
     python3 -m venv .venv && .venv/bin/pip install -r tests/parity/requirements.txt
-    .venv/bin/python tests/parity/make.py            # writes tests/parity/models
+    .venv/bin/python tests/parity/make.py            # writes tests/parity/models and tests/parity/tokenizers
 
 Weights are random and seeded. Every input is scored by itself, unpadded, in 32-bit floats. The tokenizers are trained anew, and break ties
-as they like: the files of one run belong together, and another run's differ.
+as they like: the files of one run belong together, and another run's differ. Models with the same tokenizer link to one file.
 """
 import json, os, pathlib, shutil
 
@@ -18,6 +18,7 @@ from transformers import (
 )
 
 HERE = pathlib.Path(__file__).parent / "models"
+TOKENIZERS = HERE.parent / "tokenizers"
 LONGEST = 48
 
 CORPUS = """the quick brown fox jumps over the lazy dog and then it sleeps for a very long time in the warm sun
@@ -98,6 +99,18 @@ def shake(model):
             p.data.normal_(1, 0.2)
 
 
+def share(file):
+    """Replaces a tokenizer by a link to the one file of its kind."""
+    TOKENIZERS.mkdir(exist_ok=True)
+    shared = TOKENIZERS / f"{json.loads(file.read_text())['model']['type'].lower()}.json"
+    if shared.exists():
+        assert shared.read_bytes() == file.read_bytes(), f"{file} is another one than {shared}"
+        file.unlink()
+    else:
+        file.rename(shared)
+    file.symlink_to(os.path.relpath(shared, file.parent))
+
+
 def make(name, config, kind, tokenizer, after, pairs=False, sentence=None, **save):
     torch.manual_seed(sum(name.encode()))
     folder = HERE / name
@@ -108,6 +121,7 @@ def make(name, config, kind, tokenizer, after, pairs=False, sentence=None, **sav
     model.save_pretrained(folder, **save)
     tokenizer.model_max_length = LONGEST
     tokenizer.save_pretrained(folder)
+    share(folder / "tokenizer.json")
     if name.endswith("-left"):
         config_file = folder / "tokenizer_config.json"
         config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "truncation_side": "left"}))
@@ -177,8 +191,9 @@ def cls_dense(out, dense):
     return torch.tanh(dense(out.last_hidden_state[:, 0]))
 
 
-if HERE.exists():
-    shutil.rmtree(HERE)
+for folder in (HERE, TOKENIZERS):
+    if folder.exists():
+        shutil.rmtree(folder)
 wp, bl, ug = wordpiece(), bytelevel(), unigram()
 bert = lambda **more: BertConfig(vocab_size=len(wp), **BERT, **more)
 roberta = lambda **more: RobertaConfig(vocab_size=len(bl), **ROBERTA, **more)

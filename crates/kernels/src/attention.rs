@@ -1,9 +1,9 @@
 //! Attention of one text, head by head (Vaswani et al., 2017): two products and a softmax, unmasked, since nothing is padded.
 
-use super::pointwise;
+use super::panels::{PANEL, Panels, arch};
+use super::pointwise::{self, Finish};
 use super::product::PanelProduct;
-use super::team::Sharing;
-use super::{Finish, PANEL, Panels, arch};
+use super::threads::Sharing;
 use pulp::{Simd, WithSimd};
 use std::cell::RefCell;
 use std::ops::Range;
@@ -68,7 +68,7 @@ pub(super) fn attend(
                 for text in texts {
                     scratch.attend(qkv, text.clone(), heads, head);
                     let start = (head - first) * heads.width;
-                    scratch.hand_over(into, rows, text.start, start, heads.width);
+                    scratch.copy_out(into, rows, text.start, start, heads.width);
                 }
             }
         });
@@ -120,7 +120,7 @@ impl Scratch {
     }
 
     /// Copies `self.attended` into a piece of the result, of `rows` rows a panel, from `first` and column `start` on.
-    fn hand_over(
+    fn copy_out(
         &self,
         into: &mut [[f32; PANEL]],
         rows: usize,
@@ -133,14 +133,14 @@ impl Scratch {
             let column = start + at;
             let target = &mut into[column / PANEL * rows + first..];
             // A head that isn't whole panels may lie across two of them.
-            let here = part.min(PANEL - column % PANEL);
+            let fitting = part.min(PANEL - column % PANEL);
             for (into, from) in target.iter_mut().zip(self.attended.panel(at / PANEL)) {
-                into[column % PANEL..][..here].copy_from_slice(&from[..here]);
+                into[column % PANEL..][..fitting].copy_from_slice(&from[..fitting]);
             }
-            if here < part {
+            if fitting < part {
                 let target = &mut into[(column / PANEL + 1) * rows + first..];
                 for (into, from) in target.iter_mut().zip(self.attended.panel(at / PANEL)) {
-                    into[..part - here].copy_from_slice(&from[here..part]);
+                    into[..part - fitting].copy_from_slice(&from[fitting..part]);
                 }
             }
         }
@@ -148,7 +148,7 @@ impl Scratch {
 }
 
 /// Calls `put(row, column, numbers)` for stretches of the columns `start..start + width`, rows counted from the first of
-/// `rows` and columns from `start`. A stretch ends where a panel does, here or in a matrix that begins with these columns.
+/// `rows` and columns from `start`. A stretch ends where a panel does, in `x` or in a matrix that begins with these columns.
 fn copy_columns(
     x: &Panels,
     rows: Range<usize>,

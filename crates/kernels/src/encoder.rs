@@ -1,10 +1,10 @@
 //! The whole encoder: embeddings, layers, and one vector a text.
 
 use super::attention::{self, Heads};
-use super::pointwise;
-use super::product::{Finish, PackedLinear};
-use super::team::{Sharing, Team};
-use super::{Panels, arch};
+use super::panels::{Panels, arch};
+use super::pointwise::{self, Finish};
+use super::threads::{Sharing, ThreadPool};
+use super::weights::{Layer, Norm, Tables};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
@@ -13,38 +13,9 @@ use std::sync::{Mutex, PoisonError};
 /// Tokens that one thread carries through the layers at a time: what they need fits the processor's caches.
 const PIECE_TOKENS: usize = 256;
 
-/// A layer norm's weights.
-#[derive(Debug)]
-pub struct Norm {
-    pub weight: Vec<f32>,
-    pub bias: Vec<f32>,
-    pub eps: f32,
-}
-
-/// The embeddings: a row of `hidden` numbers a word, a position and a token type.
-#[derive(Debug)]
-pub struct Tables {
-    pub words: Vec<f32>,
-    pub positions: Vec<f32>,
-    pub types: Option<Vec<f32>>,
-    pub norm: Norm,
-}
-
-/// One layer, its norms after the sums.
-#[derive(Debug)]
-pub struct Layer {
-    /// Queries, keys and values side by side: `hidden` to `3 * hidden`.
-    pub query_key_value: PackedLinear,
-    pub attended: PackedLinear,
-    pub attended_norm: Norm,
-    pub up: PackedLinear,
-    pub down: PackedLinear,
-    pub norm: Norm,
-}
-
-/// Which vector stands for a text.
+/// How the tokens' vectors become a text's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pool {
+pub enum Pooling {
     /// The mean over its tokens.
     Mean,
     /// The first token's.
@@ -56,13 +27,13 @@ pub enum Pool {
 pub struct Texts<'a> {
     /// Every text's tokens, one after the other.
     pub ids: &'a [u32],
-    /// The type of every token; not read where the model has no types.
+    /// The type of every token; not read if the encoder has no types.
     pub types: &'a [u32],
     /// Tokens a text, none of them 0.
     pub lengths: &'a [usize],
 }
 
-/// An encoder with its weights.
+/// A transformer encoder of BERT's kind with its weights.
 #[derive(Debug)]
 pub struct Encoder {
     hidden: usize,
@@ -87,7 +58,14 @@ struct Workspace {
 }
 
 impl Encoder {
-    /// Puts an encoder together.
+    /// Puts an encoder together from tables and layers that work on rows of `hidden` numbers.
+    ///
+    /// `position_offset` is the first token's row in the position table: 2 for RoBERTa's kind, 0 for BERT's. If it isn't 0, the
+    /// row before belongs to the padding token, whose number in the vocabulary is the same: written out in a text, it takes
+    /// that row and isn't counted.
+    ///
+    /// # Panics
+    /// If `heads` don't divide `hidden`, or the tables and layers are not of that width.
     pub fn new(
         hidden: usize,
         heads: usize,
@@ -96,6 +74,17 @@ impl Encoder {
         tables: Tables,
         layers: Vec<Layer>,
     ) -> Self {
+        assert!(hidden > 0, "hidden is 0");
+        assert!(
+            heads > 0 && hidden.is_multiple_of(heads),
+            "{heads} heads don't divide {hidden} numbers"
+        );
+        tables.assert_width(hidden);
+        layers.iter().for_each(|layer| layer.assert_width(hidden));
+        assert!(
+            position_offset <= tables.positions.len() / hidden,
+            "position_offset lies outside the position table"
+        );
         Self {
             hidden,
             heads: Heads {
@@ -110,18 +99,23 @@ impl Encoder {
         }
     }
 
-    /// One vector a text, `[texts, hidden]`. Tokens, types and lengths must lie within the tables.
-    pub fn encode(&self, texts: Texts<'_>, pool: Pool, team: &Team) -> Vec<f32> {
+    /// One vector a text, `[texts, hidden]`, one after the other. A text's vector is the same bits whatever other texts are
+    /// there, and however many threads share the work.
+    ///
+    /// # Panics
+    /// If the lengths don't add up to the tokens or one is 0, or a token, a type or a text's length lies outside the tables.
+    pub fn encode(&self, texts: Texts<'_>, pooling: Pooling, threads: &ThreadPool) -> Vec<f32> {
+        self.assert_fits(texts);
         let mut vectors = vec![0.0; texts.lengths.len() * self.hidden];
-        team.run(|| {
+        threads.run(|| {
             // With enough texts every thread gets some of its own and never waits; a few texts are shared, step by step.
-            if texts.lengths.len() < 2 * team.threads() {
-                self.encode_piece(texts, pool, &mut vectors, Sharing::Shared);
+            if texts.lengths.len() < 2 * threads.count() {
+                self.encode_piece(texts, pooling, &mut vectors, Sharing::Shared);
                 return;
             }
             let mut pieces = Vec::new();
             let mut rest = vectors.as_mut_slice();
-            for (tokens, rows) in pieces_of(texts.lengths, team.threads()) {
+            for (tokens, rows) in pieces_of(texts.lengths, threads.count()) {
                 let (vectors, after) = rest.split_at_mut(rows.len() * self.hidden);
                 rest = after;
                 let part = Texts {
@@ -134,22 +128,64 @@ impl Encoder {
             pieces
                 .into_par_iter()
                 .with_max_len(1)
-                .for_each(|(part, vectors)| self.encode_piece(part, pool, vectors, Sharing::Alone));
+                .for_each(|(part, vectors)| {
+                    self.encode_piece(part, pooling, vectors, Sharing::Alone)
+                });
         });
         vectors
     }
 
-    fn encode_piece(&self, texts: Texts<'_>, pool: Pool, vectors: &mut [f32], sharing: Sharing) {
+    fn assert_fits(&self, texts: Texts<'_>) {
+        let Texts {
+            ids,
+            types,
+            lengths,
+        } = texts;
+        assert_eq!(
+            lengths.iter().sum::<usize>(),
+            ids.len(),
+            "tokens, which the lengths add up to"
+        );
+        assert!(!lengths.contains(&0), "a text has no tokens");
+        let rows = |table: &[f32]| table.len() / self.hidden;
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let positions = rows(&self.tables.positions) - self.position_offset;
+        assert!(
+            longest <= positions,
+            "a text has {longest} tokens, there are {positions} positions"
+        );
+        let lie_within =
+            |numbers: &[u32], rows: usize| numbers.iter().all(|&i| (i as usize) < rows);
+        assert!(
+            lie_within(ids, rows(&self.tables.words)),
+            "a token lies outside the vocabulary"
+        );
+        if let Some(table) = &self.tables.types {
+            assert_eq!(types.len(), ids.len(), "types, one a token");
+            assert!(
+                lie_within(types, rows(table)),
+                "a type lies outside its table"
+            );
+        }
+    }
+
+    fn encode_piece(
+        &self,
+        texts: Texts<'_>,
+        pooling: Pooling,
+        vectors: &mut [f32],
+        sharing: Sharing,
+    ) {
         let mut space = self.lock().pop().unwrap_or_default();
         self.forward(&mut space, texts, sharing);
         let mut from = 0;
         for (vector, &length) in vectors.chunks_exact_mut(self.hidden).zip(texts.lengths) {
-            match pool {
-                Pool::First => {
+            match pooling {
+                Pooling::First => {
                     space.x.gather(from, &mut space.row);
                     vector.copy_from_slice(&space.row);
                 }
-                Pool::Mean => {
+                Pooling::Mean => {
                     for token in from..from + length {
                         space.x.gather(token, &mut space.row);
                         for (sum, x) in vector.iter_mut().zip(&space.row) {
@@ -303,11 +339,11 @@ impl WithSimd for NormRow<'_> {
 /// the texts of each.
 fn pieces_of(lengths: &[usize], threads: usize) -> Vec<(Range<usize>, Range<usize>)> {
     let all: usize = lengths.iter().sum();
-    let most = all.div_ceil(2 * threads).min(PIECE_TOKENS);
+    let max_tokens = all.div_ceil(2 * threads).min(PIECE_TOKENS);
     let mut pieces = Vec::new();
     let (mut tokens, mut rows) = (0..0, 0..0);
     for &length in lengths {
-        if !rows.is_empty() && tokens.len() + length > most {
+        if !rows.is_empty() && tokens.len() + length > max_tokens {
             pieces.push((tokens.clone(), rows.clone()));
             tokens = tokens.end..tokens.end;
             rows = rows.end..rows.end;

@@ -1,119 +1,67 @@
-//! The arithmetic of fully connected layers and transformer encoders on the processor.
+//! Fully connected layers and transformer encoders on the processor, in 32-bit floats.
 //!
-//! Owns the kernels and the layout they work on. Promises that every number of a row depends on that row alone: sums run in one
-//! fixed order whatever the batch, the row's place in it, and the threads. Refuses to know models, texts or files.
+//! For inference whose results are cached, compared or handed from one caller to another: **every number of a row depends on
+//! that row alone**. Sums run in one fixed order whatever the batch, the row's place in it and the number of threads, so that a
+//! row scored alone and the same row among a thousand others have the same bits. (Between processors with different vector
+//! instructions the last bits may differ.)
 //!
-//! Activations lie in column panels ([`Panels`]): a panel's columns fill two of the widest vector registers, a product writes
-//! whole panels, and threads that share a product each own some.
+//! | type | is |
+//! | --- | --- |
+//! | [`PackedLinear`] | one fully connected layer: `finish(x · weights + bias)`, with a [`Finish`] for the activation |
+//! | [`Stack`] | such layers one after the other |
+//! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text |
+//!
+//! ```
+//! use kiln_kernels::{Finish, PackedLinear, Stack};
+//!
+//! // Weights in PyTorch's layout, `[outputs, inputs]`.
+//! let hidden = PackedLinear::new(&[1.0, -1.0, 0.5, 2.0], Some(&[0.0, 1.0]), 2, 2);
+//! let output = PackedLinear::new(&[1.0, 1.0], None, 2, 1);
+//! let network = Stack::new(2, vec![(hidden, Finish::Relu), (output, Finish::Sigmoid)]);
+//!
+//! let together = network.forward(&[1.0, 2.0, 3.0, 4.0]);
+//! let alone = network.forward(&[3.0, 4.0]);
+//! assert_eq!(together[1].to_bits(), alone[0].to_bits());
+//! ```
+//!
+//! # Layout
+//!
+//! Callers give and get plain rows, one after the other. Inside, a matrix lies in panels of 32 columns, which fill two of the
+//! widest vector registers; weights are packed so once, when a layer is built. A product writes whole panels, and the threads that
+//! share a product each own some of them. The instructions (AVX-512 with the feature `x86-v4`, AVX2, NEON, or none) are chosen when
+//! the program runs.
+//!
+//! # Shapes
+//!
+//! Public functions check the sizes of what they are given and panic with the size that is wrong, under `# Panics`; nothing
+//! behind them checks again. NaN and infinities go through to the result, where callers can look for them.
 
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+#![allow(
+    clippy::indexing_slicing,
+    reason = "public functions assert all shapes, and bounds that the compiler can see are what makes the loops vector code"
+)]
 
 mod attention;
 mod encoder;
+mod panels;
 mod pointwise;
 mod product;
 mod stack;
-mod team;
+mod threads;
+mod weights;
 
-pub use encoder::{Encoder, Layer, Norm, Pool, Tables, Texts};
-pub use product::{Finish, PackedLinear};
+pub use encoder::{Encoder, Pooling, Texts};
+pub use pointwise::Finish;
+pub use product::PackedLinear;
 pub use stack::Stack;
-pub use team::Team;
+pub use threads::ThreadPool;
+pub use weights::{Layer, Norm, Tables};
 
-use pulp::Arch;
-use std::sync::OnceLock;
-
-/// Turns a row of scores into probabilities.
+/// Turns a row of scores into probabilities: exponentials over their sum. A NaN makes the whole row NaN.
 pub fn softmax(row: &mut [f32]) {
     pointwise::softmax(row, 1.0);
-}
-
-/// Columns of a panel.
-pub(crate) const PANEL: usize = 32;
-
-/// The widest vector instructions that this processor has.
-pub(crate) fn arch() -> Arch {
-    static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(Arch::new)
-}
-
-/// A matrix `[rows, columns]` in column panels: `[panels][rows][PANEL]`, the last panel filled up with zeros.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct Panels {
-    rows: usize,
-    columns: usize,
-    numbers: Vec<f32>,
-}
-
-impl Panels {
-    /// Makes it a matrix of that size. What it holds is left over from before; whoever calls this writes it all.
-    pub fn resize(&mut self, rows: usize, columns: usize) {
-        self.rows = rows;
-        self.columns = columns;
-        let length = columns.div_ceil(PANEL) * rows * PANEL;
-        if self.numbers.len() < length {
-            self.numbers.resize(length, 0.0);
-        }
-    }
-
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// How many panels there are.
-    pub fn panels(&self) -> usize {
-        self.columns.div_ceil(PANEL)
-    }
-
-    /// One panel's rows.
-    pub fn panel(&self, panel: usize) -> &[[f32; PANEL]] {
-        let size = self.rows * PANEL;
-        self.numbers[panel * size..(panel + 1) * size].as_chunks().0
-    }
-
-    /// All panels, one after the other: `rows` rows each.
-    pub fn all_mut(&mut self) -> &mut [[f32; PANEL]] {
-        let length = self.panels() * self.rows;
-        &mut self.numbers.as_chunks_mut().0[..length]
-    }
-
-    /// A row, gathered from its panels.
-    pub fn gather(&self, row: usize, into: &mut Vec<f32>) {
-        into.clear();
-        for panel in 0..self.panels() {
-            into.extend_from_slice(&self.panel(panel)[row]);
-        }
-        into.truncate(self.columns);
-    }
-
-    /// Makes it the matrix of these rows of `columns` numbers.
-    pub fn fill(&mut self, rows: &[f32], columns: usize) {
-        self.resize(rows.len() / columns, columns);
-        for (row, numbers) in rows.chunks_exact(columns).enumerate() {
-            self.scatter(row, numbers);
-        }
-    }
-
-    /// Appends its rows to `into`, one after the other.
-    pub fn spill(&self, into: &mut Vec<f32>) {
-        for row in 0..self.rows {
-            let mut rest = self.columns;
-            for panel in 0..self.panels() {
-                let width = rest.min(PANEL);
-                into.extend_from_slice(&self.panel(panel)[row][..width]);
-                rest -= width;
-            }
-        }
-    }
-
-    /// Writes a row, whose numbers are as many as there are columns.
-    pub fn scatter(&mut self, row: usize, numbers: &[f32]) {
-        let rows = self.rows;
-        let all = self.all_mut();
-        for (panel, part) in numbers.chunks(PANEL).enumerate() {
-            all[panel * rows + row][..part.len()].copy_from_slice(part);
-        }
-    }
 }
 
 #[cfg(test)]

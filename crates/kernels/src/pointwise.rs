@@ -3,11 +3,28 @@
 //! Written as plain loops over fixed widths, which the compiler turns into vector instructions where they are inlined into
 //! code for a processor that has them. None of them swallows a NaN.
 
-use super::{Finish, PANEL};
+use super::panels::PANEL;
+
+/// What happens to a product's sums, beside the bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// Nothing.
+    Plain,
+    /// The exact GELU, by the error function.
+    Gelu,
+    /// GELU by a hyperbolic tangent.
+    GeluTanh,
+    /// The larger one of the sum and 0.
+    Relu,
+    /// The hyperbolic tangent.
+    Tanh,
+    /// The logistic function.
+    Sigmoid,
+}
 
 /// Beyond these, an exponential is no normal 32-bit float: below, it counts as zero.
-const EXP_LOWEST: f32 = -87.336_54;
-const EXP_HIGHEST: f32 = 88.0;
+const EXP_MIN: f32 = -87.336_54;
+const EXP_MAX: f32 = 88.0;
 /// Adding it leaves a float's nearest whole number in the low bits.
 const ROUND: f32 = 12_582_912.0;
 
@@ -15,9 +32,9 @@ const ROUND: f32 = 12_582_912.0;
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // Comparisons that a NaN fails, so that it goes through.
-    let x = if x > EXP_HIGHEST { EXP_HIGHEST } else { x };
-    let lowest = x < EXP_LOWEST;
-    let x = if lowest { EXP_LOWEST } else { x };
+    let x = if x > EXP_MAX { EXP_MAX } else { x };
+    let underflows = x < EXP_MIN;
+    let x = if underflows { EXP_MIN } else { x };
     let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let whole = shifted - ROUND;
     let r = whole.mul_add(-0.693_359_4, x);
@@ -35,7 +52,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r * r, r + 1.0);
     let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     let e = p * power;
-    if lowest { 0.0 } else { e }
+    if underflows { 0.0 } else { e }
 }
 
 /// The error function, to 3e-7: the quotient of polynomials in x squared that Eigen and XLA use for 32-bit floats.
@@ -141,24 +158,20 @@ fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
 /// Scales a row of scores and turns it into probabilities.
 #[inline(always)]
 pub(super) fn softmax(row: &mut [f32], scale: f32) {
-    let mut most = [f32::NEG_INFINITY; PANEL];
+    let mut max = [f32::NEG_INFINITY; PANEL];
     let (chunks, rest) = row.as_chunks::<PANEL>();
     for chunk in chunks {
         for i in 0..PANEL {
-            most[i] = if chunk[i] > most[i] {
-                chunk[i]
-            } else {
-                most[i]
-            };
+            max[i] = if chunk[i] > max[i] { chunk[i] } else { max[i] };
         }
     }
-    for (most, &x) in most.iter_mut().zip(rest) {
-        *most = if x > *most { x } else { *most };
+    for (max, &x) in max.iter_mut().zip(rest) {
+        *max = if x > *max { x } else { *max };
     }
-    let most = most
+    let max = max
         .iter()
         .fold(f32::NEG_INFINITY, |a, &b| if b > a { b } else { a });
-    let offset = most * scale;
+    let offset = max * scale;
     for x in row.iter_mut() {
         *x = exp(x.mul_add(scale, -offset));
     }

@@ -4,27 +4,13 @@
 //! an element and step, in order: the design of Goto and van de Geijn ("Anatomy of high-performance matrix
 //! multiplication", 2008) without its split of the inner sum, which would make results depend on the batch.
 
-use super::pointwise;
-use super::team::Sharing;
-use super::{PANEL, Panels, arch};
+use super::panels::{PANEL, Panels, arch};
+use super::pointwise::{self, Finish};
+use super::threads::Sharing;
 use pulp::{Simd, WithSimd};
 
 /// Rows of a block. With two vectors a row it leaves room in 32 registers for the operands.
 const BLOCK: usize = 12;
-
-/// What happens to a product's sums, beside the bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Finish {
-    /// Nothing.
-    Plain,
-    /// The exact GELU, by the error function.
-    Gelu,
-    /// GELU by a hyperbolic tangent.
-    GeluTanh,
-    Relu,
-    Tanh,
-    Sigmoid,
-}
 
 /// Weights of a fully connected layer, packed once.
 #[derive(Debug)]
@@ -38,8 +24,18 @@ pub struct PackedLinear {
 }
 
 impl PackedLinear {
-    /// Packs weights from PyTorch's layout `[outputs, inputs]`; no bias is zeros.
+    /// Packs weights from PyTorch's layout `[outputs, inputs]`, an output's weights one after the other; no bias is zeros.
+    ///
+    /// # Panics
+    /// If `inputs` or `outputs` is 0, or there are more or fewer weights or biases than these ask for.
     pub fn new(weight: &[f32], bias: Option<&[f32]>, inputs: usize, outputs: usize) -> Self {
+        assert!(inputs > 0 && outputs > 0, "a layer without a size");
+        assert_eq!(weight.len(), inputs * outputs, "weights of the layer");
+        assert_eq!(
+            bias.map_or(outputs, <[f32]>::len),
+            outputs,
+            "biases of the layer"
+        );
         let count = outputs.div_ceil(PANEL);
         let mut panels = vec![[0.0; PANEL]; count * inputs];
         for (output, row) in weight.chunks_exact(inputs).enumerate() {
@@ -60,13 +56,27 @@ impl PackedLinear {
         }
     }
 
-    /// Columns that come out.
+    /// How many numbers a row has that goes in.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// How many numbers a row has that comes out.
     pub fn outputs(&self) -> usize {
         self.outputs
     }
 
-    /// `finish(x · weights + bias)` of plain rows, row after row: `[rows, inputs]` to `[rows, outputs]`.
+    /// `finish(x · weights + bias)` of plain rows, row after row: `[rows, inputs]` to `[rows, outputs]`. Runs on this thread.
+    ///
+    /// # Panics
+    /// If `x` isn't whole rows.
     pub fn forward(&self, x: &[f32], finish: Finish) -> Vec<f32> {
+        assert!(
+            x.len().is_multiple_of(self.inputs),
+            "{} numbers are no rows of {}",
+            x.len(),
+            self.inputs
+        );
         let (mut from, mut to) = (Panels::default(), Panels::default());
         from.fill(x, self.inputs);
         self.multiply(&from, &mut to, finish, Sharing::Alone);
@@ -108,12 +118,12 @@ impl WithSimd for PanelProduct<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         // Narrower registers are also fewer.
-        let most = if S::F32_LANES * 2 < PANEL { 4 } else { BLOCK };
+        let block = if S::F32_LANES * 2 < PANEL { 4 } else { BLOCK };
         let mut sums = [[0.0; PANEL]; BLOCK];
-        for (block, into) in self.into.chunks_mut(most).enumerate() {
+        for (i, into) in self.into.chunks_mut(block).enumerate() {
             let piece = Piece {
                 x: self.x,
-                first: block * most,
+                first: i * block,
                 weights: self.weights,
                 bias: self.bias,
                 relu: self.finish == Finish::Relu,

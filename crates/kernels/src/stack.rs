@@ -1,14 +1,15 @@
 //! Fully connected layers one after the other.
 
-use super::Panels;
-use super::product::{Finish, PackedLinear};
-use super::team::Sharing;
+use super::panels::Panels;
+use super::pointwise::Finish;
+use super::product::PackedLinear;
+use super::threads::Sharing;
 use std::cell::RefCell;
 
 /// Rows that go through all layers at a time: what they need stays in the processor's nearest caches.
 const PIECE_ROWS: usize = 96;
 
-/// Layers, each with what its sums go through.
+/// Fully connected layers, each with what its sums go through.
 #[derive(Debug)]
 pub struct Stack {
     inputs: usize,
@@ -28,12 +29,30 @@ thread_local! {
 
 impl Stack {
     /// Layers of which the first takes `inputs` numbers, and each other one what the one before gives.
+    ///
+    /// # Panics
+    /// If `inputs` is 0, or a layer takes another number of inputs than it would get.
     pub fn new(inputs: usize, layers: Vec<(PackedLinear, Finish)>) -> Self {
+        assert!(inputs > 0, "rows without numbers");
+        let mut width = inputs;
+        for (i, (layer, _)) in layers.iter().enumerate() {
+            assert_eq!(layer.inputs(), width, "inputs of layer {i}");
+            width = layer.outputs();
+        }
         Self { inputs, layers }
     }
 
-    /// The outputs of rows of `inputs` numbers, row after row.
+    /// The outputs of rows of `inputs` numbers, row after row. Runs on this thread.
+    ///
+    /// # Panics
+    /// If `rows` isn't whole rows.
     pub fn forward(&self, rows: &[f32]) -> Vec<f32> {
+        assert!(
+            rows.len().is_multiple_of(self.inputs),
+            "{} numbers are no rows of {}",
+            rows.len(),
+            self.inputs
+        );
         let width = self
             .layers
             .last()

@@ -1,8 +1,11 @@
 //! Every kernel against the same arithmetic in 64 bits, over sizes that don't fit its blocks.
 
 use super::attention::{self, Heads};
-use super::team::Sharing;
+use super::panels::{PANEL, Panels};
+use super::threads::Sharing;
 use super::*;
+
+mod shapes;
 
 /// What an activation is in 64 bits.
 type Exact = fn(f64) -> f64;
@@ -38,12 +41,12 @@ fn rows(panels: &Panels) -> Vec<f32> {
     all
 }
 
-fn assert_near(found: &[f32], expected: &[f64], most: f64) {
+fn assert_near(found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len());
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (f64::from(*found) - expected).abs();
         assert!(
-            difference <= most * expected.abs().max(1.0),
+            difference <= tolerance * expected.abs().max(1.0),
             "number {i}: expected {expected}, found {found}"
         );
     }
@@ -338,23 +341,23 @@ fn a_texts_vector_doesnt_know_its_batch_or_the_threads() {
     let ids: Vec<u32> = (0..lengths.iter().sum::<usize>())
         .map(|i| (i * 31 % 50) as u32)
         .collect();
-    let encode = |ids: &[u32], lengths: &[usize], team: &Team| {
+    let encode = |ids: &[u32], lengths: &[usize], pool: &ThreadPool| {
         let texts = Texts {
             ids,
             types: &[],
             lengths,
         };
-        encoder.encode(texts, Pool::Mean, team)
+        encoder.encode(texts, Pooling::Mean, pool)
     };
-    let teams = [1, 2, 5].map(|threads| Team::start("kernel", threads).unwrap());
-    let all = encode(&ids, &lengths, &teams[0]);
-    for team in &teams[1..] {
-        assert_eq!(encode(&ids, &lengths, team), all);
+    let pools = [1, 2, 5].map(|threads| ThreadPool::start("kernel", threads).unwrap());
+    let all = encode(&ids, &lengths, &pools[0]);
+    for pool in &pools[1..] {
+        assert_eq!(encode(&ids, &lengths, pool), all);
     }
     let mut from = 0;
     for (i, &length) in lengths.iter().enumerate() {
-        for team in &teams {
-            let alone = encode(&ids[from..from + length], &[length], team);
+        for pool in &pools {
+            let alone = encode(&ids[from..from + length], &[length], pool);
             assert_eq!(
                 alone,
                 all[i * 48..(i + 1) * 48],
@@ -363,4 +366,16 @@ fn a_texts_vector_doesnt_know_its_batch_or_the_threads() {
         }
         from += length;
     }
+}
+
+#[test]
+fn no_texts_have_no_vectors() {
+    let pool = ThreadPool::start("kernel", 2).unwrap();
+    let none = Texts {
+        ids: &[],
+        types: &[],
+        lengths: &[],
+    };
+    assert_eq!(encoder().encode(none, Pooling::Mean, &pool), []);
+    assert!(ThreadPool::start("kernel", 0).unwrap().count() > 0);
 }

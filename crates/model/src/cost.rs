@@ -1,6 +1,6 @@
-//! Owns what a model's inputs have cost of late: what warming weighs its work by.
+//! A running mean of what a model's inputs cost, by which warming weighs its work.
 
-use super::Rows;
+use super::rows::Rows;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Share of the newest call in the running mean.
@@ -14,7 +14,7 @@ impl Cost {
     /// The units that rows have.
     pub fn units(rows: &Rows) -> f64 {
         match rows {
-            Rows::Features { .. } | Rows::Tokens(_) => rows.len() as f64,
+            Rows::Features { .. } => rows.len() as f64,
             Rows::Texts(texts) => texts
                 .iter()
                 .map(|t| text_units(&t.text, t.text_pair.as_deref()))
@@ -22,8 +22,8 @@ impl Cost {
         }
     }
 
-    /// Notes a call.
-    pub fn note(&self, units: f64, seconds: f64) {
+    /// Records a call.
+    pub fn record(&self, units: f64, seconds: f64) {
         if units <= 0.0 || !seconds.is_finite() {
             return;
         }
@@ -32,7 +32,7 @@ impl Cost {
             Some(mean) => mean + NEWEST * (newest - mean),
             None => newest,
         };
-        // Two calls at once may lose one of their notes: the mean is as good.
+        // Two calls at once may lose one of their records: the mean is as good.
         self.0.store(mean.to_bits(), Ordering::Relaxed);
     }
 
@@ -56,14 +56,14 @@ mod tests {
     fn the_mean_follows_what_calls_cost() {
         let cost = Cost::default();
         assert_eq!(cost.seconds_per_unit(), None);
-        cost.note(10.0, 1.0);
+        cost.record(10.0, 1.0);
         assert_eq!(cost.seconds_per_unit(), Some(0.1));
         for _ in 0..200 {
-            cost.note(10.0, 2.0);
+            cost.record(10.0, 2.0);
         }
         let mean = cost.seconds_per_unit().expect("known");
         assert!((mean - 0.2).abs() < 1e-3, "{mean}");
-        cost.note(0.0, 1.0);
+        cost.record(0.0, 1.0);
         assert_eq!(cost.seconds_per_unit(), Some(mean));
     }
 }

@@ -9,10 +9,10 @@ use burn_tensor::{Device, Tensor, TensorData, activation};
 
 use super::manifest::OutputActivation;
 
-/// The most rows of one tile.
-const MOST_ROWS: usize = 64;
-/// The fewest: a tile of one row is filled up with zeros.
-const FEWEST_ROWS: usize = 2;
+/// Maximum of rows in a tile.
+const MAX_TILE_ROWS: usize = 64;
+/// Minimum: a tile of one row is filled up with zeros.
+const MIN_TILE_ROWS: usize = 2;
 
 /// A layer `x · weight + bias`.
 pub(crate) struct Dense {
@@ -31,12 +31,10 @@ impl Dense {
         outputs: usize,
         device: &Device,
     ) -> Self {
-        let mut turned = vec![0.0; weight.len()];
-        for (output, row) in weight.chunks_exact(inputs).enumerate() {
-            for (input, &number) in row.iter().enumerate() {
-                turned[input * outputs + output] = number;
-            }
-        }
+        let turned: Vec<f32> = (0..inputs)
+            .flat_map(|input| weight.iter().skip(input).step_by(inputs))
+            .copied()
+            .collect();
         Self {
             weight: Tensor::from_data(TensorData::new(turned, [inputs, outputs]), device),
             bias: Tensor::from_data(TensorData::new(bias, [1, outputs]), device),
@@ -68,19 +66,28 @@ pub(crate) fn in_tiles(
     layers: impl Fn(Tensor<2>) -> Tensor<2>,
 ) -> Vec<f32> {
     let mut outputs = Vec::with_capacity(rows * output_width);
-    for start in (0..rows).step_by(MOST_ROWS) {
-        let end = rows.min(start + MOST_ROWS);
-        let tile_rows = (end - start).max(FEWEST_ROWS);
+    for start in (0..rows).step_by(MAX_TILE_ROWS) {
+        let end = rows.min(start + MAX_TILE_ROWS);
+        let tile_rows = (end - start).max(MIN_TILE_ROWS);
         let mut tile = vec![0.0; tile_rows * width];
-        fill(start..end, &mut tile[..(end - start) * width]);
+        let (rows, _) = tile.split_at_mut((end - start) * width);
+        fill(start..end, rows);
         let x = Tensor::from_data(TensorData::new(tile, [tile_rows, width]), device);
-        let data = layers(x).into_data();
-        // Both backends keep 32-bit floats, so that reading them back as such can only fail by a bug; the runner
-        // turns the panic into an error of this request.
-        let numbers = data
-            .as_slice::<f32>()
-            .expect("32-bit floats come out of 32-bit layers");
-        outputs.extend_from_slice(&numbers[..(end - start) * output_width]);
+        let mut numbers = numbers(layers(x));
+        numbers.truncate((end - start) * output_width);
+        outputs.extend(numbers);
     }
     outputs
+}
+
+/// A tensor's numbers, row after row.
+///
+/// # Panics
+/// If they aren't 32-bit floats, which every backend keeps: only by a bug. The runner turns the panic into an error of the request.
+#[allow(clippy::expect_used, reason = "see above")]
+pub(crate) fn numbers<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .try_into_vec::<f32>()
+        .expect("32-bit floats come out of 32-bit layers")
 }

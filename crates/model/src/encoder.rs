@@ -1,7 +1,7 @@
 //! `encoder`: a transformer encoder of BERT's kind (Devlin et al., 2019) with a head that classifies, gives one number or embeds.
 //!
-//! On the processor it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
-//! is in its batch. Other backends run it as burn operations.
+//! On the backend `cpu` it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
+//! is in its batch. Other backends run its graph of burn operations.
 
 mod graph;
 mod head;
@@ -14,15 +14,15 @@ use super::error::LoadError;
 use super::hardware::Hardware;
 use super::manifest::{EncoderActivation, EncoderShape, Head, Manifest, Pooling, TaskName};
 use super::network::{Batch, Network};
-use super::tokens::Cutter;
+use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
-use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Pool, Tables, Texts};
+use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Tables, Texts};
 use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 
 pub(crate) struct Encoder {
-    cutter: Arc<Cutter>,
+    tokenizer: Arc<Tokenizer>,
     body: Body,
     head: HeadLayers,
 }
@@ -30,13 +30,13 @@ pub(crate) struct Encoder {
 enum Body {
     Kernels {
         encoder: Box<kernels::Encoder>,
-        team: Arc<kernels::Team>,
+        threads: Arc<kernels::ThreadPool>,
     },
     Graph(Box<GraphEncoder>),
 }
 
 impl Encoder {
-    /// The tensors of such an encoder; `outputs` is the width of the last layer, where there is one.
+    /// The tensors of such an encoder; `outputs` is the width of the last layer, if there is one.
     pub fn tensors(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
         weights::expected(shape, head, outputs)
     }
@@ -55,11 +55,11 @@ impl Encoder {
         hardware: &Hardware,
     ) -> Result<Self, LoadError> {
         let (shape, head) = tables(manifest)?;
-        let tokenizer = manifest
+        let declared = manifest
             .tokenizer
             .as_ref()
             .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
-        let cutter = Arc::new(Cutter::read(folder, tokenizer, shape)?);
+        let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape)?);
         let tables = TableWeights::take(&mut weights, shape);
         let head = HeadLayers::take(
             &mut weights,
@@ -72,7 +72,7 @@ impl Encoder {
         let body = if hardware.has_kernels() {
             Body::Kernels {
                 encoder: Box::new(on_kernels(shape, tables, layers)),
-                team: Arc::clone(&hardware.team),
+                threads: Arc::clone(&hardware.threads),
             }
         } else {
             Body::Graph(Box::new(GraphEncoder::new(
@@ -82,7 +82,11 @@ impl Encoder {
                 &hardware.device,
             )))
         };
-        Ok(Self { cutter, body, head })
+        Ok(Self {
+            tokenizer,
+            body,
+            head,
+        })
     }
 }
 
@@ -99,8 +103,8 @@ fn outputs(manifest: &Manifest) -> Option<usize> {
 }
 
 impl Network for Encoder {
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
-        Some(&self.cutter)
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        Some(&self.tokenizer)
     }
 
     fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
@@ -113,17 +117,17 @@ impl Network for Encoder {
             unreachable!("texts were cut into tokens")
         };
         let pooled = match &self.body {
-            Body::Kernels { encoder, team } => {
+            Body::Kernels { encoder, threads } => {
                 let texts = Texts {
                     ids,
                     types,
                     lengths,
                 };
-                let pool = match self.head.pooling {
-                    Pooling::Mean => Pool::Mean,
-                    Pooling::Cls => Pool::First,
+                let pooling = match self.head.pooling {
+                    Pooling::Mean => kernels::Pooling::Mean,
+                    Pooling::Cls => kernels::Pooling::First,
                 };
-                encoder.encode(texts, pool, team)
+                encoder.encode(texts, pooling, threads)
             }
             Body::Graph(encoder) => encoder.pooled(ids, types, lengths, self.head.pooling),
         };
@@ -131,7 +135,11 @@ impl Network for Encoder {
     }
 
     fn smallest_share(&self) -> usize {
-        usize::MAX
+        match self.body {
+            Body::Kernels { .. } => usize::MAX,
+            // A graph stays on its thread.
+            Body::Graph(_) => 1,
+        }
     }
 }
 
@@ -178,7 +186,7 @@ fn on_kernels(
 
 /// Three layers over the same input as one.
 fn stacked(parts: [LinearWeights; 3]) -> PackedLinear {
-    let inputs = parts[0].inputs;
+    let [LinearWeights { inputs, .. }, ..] = parts;
     let outputs = parts.iter().map(|part| part.outputs).sum();
     let (mut weight, mut bias) = (Vec::new(), Vec::new());
     for part in parts {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::manifest::MANIFEST_FILE;
+use super::naming::MANIFEST_FILE;
 
 /// A reference that no loaded model answers to. Its text says what is known, or why the version was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -36,13 +36,13 @@ pub enum OpenError {
 /// Something under the models folder that does not serve, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The model's name, where the trouble is one model's.
+    /// The model's name, if one model is concerned.
     pub model: Option<String>,
-    /// The version, where the trouble is one version's.
+    /// The version, if one version is concerned.
     pub version: Option<String>,
     /// The folder concerned.
     pub path: PathBuf,
-    /// The file in that folder, where there is one to blame.
+    /// The file in that folder, if one is to blame.
     pub file: Option<String>,
     /// What is wrong, with what was expected and what was found.
     pub message: String,

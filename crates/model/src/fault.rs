@@ -39,15 +39,14 @@ fn score(text: &str) -> f32 {
     if let Some(millis) = sleep_asked(text) {
         thread::sleep(Duration::from_millis(millis));
     }
-    let digest = Sha256::digest(text.as_bytes());
-    let bits = u32::from_be_bytes([0, digest[0], digest[1], digest[2]]);
+    let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    let [first, second, third, ..] = digest;
+    let bits = u32::from_be_bytes([0, first, second, third]);
     bits as f32 / (1u32 << 24) as f32
 }
 
 fn sleep_asked(text: &str) -> Option<u64> {
     let (_, after) = text.split_once("sleep:")?;
-    let digits = after
-        .find(|c: char| !c.is_ascii_digit())
-        .map_or(after, |end| &after[..end]);
+    let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Versions made on the spot, for this room's tests.
+//! Versions made on the spot, for this crate's tests.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use safetensors::tensor::{Dtype, TensorView, serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Model, ModelSettings, Registry, Rows, TextRow};
+use super::{Backend, Model, ModelSettings, Registry, Rows, TextRow};
 
 /// Numbers in [-0.5, 0.5), the same in every run.
 pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
@@ -106,11 +106,11 @@ pub(crate) fn ngram(buckets: usize, dim: usize) -> (String, Vec<Named>) {
 }
 
 /// A models folder that is gone when the test ends.
-pub(crate) struct Shop {
+pub(crate) struct ModelsDir {
     dir: tempfile::TempDir,
 }
 
-impl Shop {
+impl ModelsDir {
     pub fn new() -> Self {
         Self {
             dir: tempfile::tempdir().unwrap(),
@@ -151,6 +151,18 @@ impl Shop {
     pub fn open(&self) -> Arc<Registry> {
         Registry::open(&self.settings()).unwrap()
     }
+
+    /// Opens it with everything on that backend.
+    pub fn open_on(&self, backend: Backend, threads: usize) -> Arc<Registry> {
+        let registry = Registry::open(&ModelSettings {
+            threads,
+            backend,
+            ..self.settings()
+        })
+        .unwrap();
+        assert_eq!(registry.problems(), []);
+        registry
+    }
 }
 
 /// Scores on a small runtime of its own.
@@ -171,6 +183,21 @@ pub(crate) fn texts<S: AsRef<str>>(texts: &[S]) -> Rows {
         text_pair: None,
     };
     Rows::Texts(texts.iter().map(row).collect())
+}
+
+/// The backends on the processor that this build has.
+pub(crate) const PROCESSORS: &[Backend] = &[
+    Backend::Cpu,
+    Backend::Flex,
+    #[cfg(feature = "ndarray")]
+    Backend::Ndarray,
+];
+
+/// The largest difference between two answers.
+pub(crate) fn furthest(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, f32::max)
 }
 
 /// Whether the same numbers, bit for bit.

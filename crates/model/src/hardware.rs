@@ -1,82 +1,87 @@
-//! What models run on: a backend's device, and the team of threads for Kiln's own kernels.
+//! What models run on: a backend's device, and the threads for Kiln's own kernels.
 //!
-//! Promises that a device which isn't there is an error with its reason, and that a graphics processor is only ever
+//! Promises that a missing device is an error with its reason, and that a graphics processor is only ever
 //! used from one thread: its tensors don't take well to being shared.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use burn_tensor::{Device, Tensor};
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::ThreadPoolBuilder;
+use thiserror::Error;
 
 use super::network::{Batch, Network};
 use super::runner::panic_message;
 use super::settings::Backend;
-use super::tokens::Cutter;
-use kiln_kernels::Team;
+use super::tokens::Tokenizer;
+use kiln_kernels::ThreadPool;
+
+/// Why a backend can't be used.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum HardwareError {
+    #[error(
+        "the backend \"{0}\" is not compiled in; build with `--features {0}` or use \"{1}\"",
+        backend.as_str(), Backend::default().as_str()
+    )]
+    NotCompiledIn { backend: Backend },
+    #[error("the backend \"{}\" has no device that works: {reason}", backend.as_str())]
+    NoDevice { backend: Backend, reason: String },
+    #[error("the thread of a graphics processor could not be started: {reason}")]
+    Thread { reason: String },
+}
 
 /// Everything a network needs to run.
 pub(crate) struct Hardware {
     backend: Backend,
     pub device: Device,
-    pub team: Arc<Team>,
+    pub threads: Arc<ThreadPool>,
     /// The one thread of a graphics processor.
-    lane: Option<Arc<ThreadPool>>,
+    gpu_thread: Option<Arc<rayon::ThreadPool>>,
 }
 
 impl Hardware {
     /// Opens a backend and tries it.
     ///
     /// # Errors
-    /// Where the build doesn't have the backend, or its device doesn't answer: says so in words.
-    pub fn open(backend: Backend, team: Arc<Team>) -> Result<Self, String> {
-        let lane = if backend.is_gpu() {
-            let lane = ThreadPoolBuilder::new()
+    /// If the build doesn't have the backend, or its device doesn't answer.
+    pub fn open(backend: Backend, threads: Arc<ThreadPool>) -> Result<Self, HardwareError> {
+        let gpu_thread = if backend.is_gpu() {
+            let gpu_thread = ThreadPoolBuilder::new()
                 .num_threads(1)
                 .thread_name(|_| "kiln-gpu".to_owned())
                 .build()
-                .map_err(|error| error.to_string())?;
-            Some(Arc::new(lane))
+                .map_err(|error| HardwareError::Thread {
+                    reason: error.to_string(),
+                })?;
+            Some(Arc::new(gpu_thread))
         } else {
             None
         };
         let open = || catch_unwind(AssertUnwindSafe(|| device(backend).map(tried)));
-        let opened = match &lane {
-            Some(lane) => lane.install(open),
+        let opened = match &gpu_thread {
+            Some(gpu_thread) => gpu_thread.install(open),
             None => open(),
         };
         let device = match opened {
             Ok(device) => device?,
             Err(panic) => {
-                return Err(format!(
-                    "the backend \"{}\" has no device that works: {}",
-                    backend.as_str(),
-                    panic_message(panic.as_ref())
-                ));
+                return Err(HardwareError::NoDevice {
+                    backend,
+                    reason: panic_message(panic.as_ref()),
+                });
             }
         };
         Ok(Self {
             backend,
             device,
-            team,
-            lane,
+            threads,
+            gpu_thread,
         })
-    }
-
-    /// Burn's operations on the processor, where Kiln's own kernels would run: to hold one against the other.
-    #[cfg(test)]
-    pub fn without_kernels() -> Self {
-        Self {
-            backend: Backend::Ndarray,
-            device: Device::flex(),
-            team: Arc::new(Team::start("test", 1).unwrap()),
-            lane: None,
-        }
     }
 
     /// Whether the processor's kernels of Kiln's own are to be used.
     pub fn has_kernels(&self) -> bool {
-        self.backend == Backend::Flex
+        self.backend.has_kernels()
     }
 
     /// How far a golden output may be from what is expected: absolute below 1, relative above. Graphics processors order
@@ -86,34 +91,37 @@ impl Hardware {
     }
 
     /// Builds a network on the thread that may touch the device, and keeps it there.
-    pub fn place<E: Send>(
+    pub fn build<E: Send>(
         &self,
         build: impl FnOnce() -> Result<Arc<dyn Network>, E> + Send,
     ) -> Result<Arc<dyn Network>, E> {
-        match &self.lane {
+        match &self.gpu_thread {
             None => build(),
-            Some(lane) => {
-                let network = lane.install(build)?;
-                let lane = Arc::clone(lane);
-                Ok(Arc::new(Placed { network, lane }))
+            Some(gpu_thread) => {
+                let network = gpu_thread.install(build)?;
+                let gpu_thread = Arc::clone(gpu_thread);
+                Ok(Arc::new(OnGpuThread {
+                    network,
+                    gpu_thread,
+                }))
             }
         }
     }
 }
 
-/// A network that runs on one thread, whoever asks.
-struct Placed {
+/// A network that runs on the device's thread, whichever thread calls it.
+struct OnGpuThread {
     network: Arc<dyn Network>,
-    lane: Arc<ThreadPool>,
+    gpu_thread: Arc<rayon::ThreadPool>,
 }
 
-impl Network for Placed {
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
-        self.network.cutter()
+impl Network for OnGpuThread {
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
+        self.network.tokenizer()
     }
 
     fn forward(&self, batch: Batch<'_>) -> Vec<f32> {
-        self.lane.install(|| self.network.forward(batch))
+        self.gpu_thread.install(|| self.network.forward(batch))
     }
 
     fn smallest_share(&self) -> usize {
@@ -129,9 +137,9 @@ fn tried(device: Device) -> Device {
     device
 }
 
-fn device(backend: Backend) -> Result<Device, String> {
+fn device(backend: Backend) -> Result<Device, HardwareError> {
     match backend {
-        Backend::Flex => Ok(Device::flex()),
+        Backend::Cpu | Backend::Flex => Ok(Device::flex()),
         #[cfg(feature = "ndarray")]
         #[allow(deprecated, reason = "kept beside flex for those who compare the two")]
         Backend::Ndarray => Ok(Device::ndarray()),
@@ -140,9 +148,6 @@ fn device(backend: Backend) -> Result<Device, String> {
         #[cfg(feature = "cuda")]
         Backend::Cuda => Ok(Device::cuda(0)),
         #[allow(unreachable_patterns, reason = "where every backend is compiled in")]
-        other => Err(format!(
-            "the backend \"{0}\" is not compiled in; build with `--features {0}` or use \"flex\"",
-            other.as_str()
-        )),
+        other => Err(HardwareError::NotCompiledIn { backend: other }),
     }
 }

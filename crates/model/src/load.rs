@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kiln_contract::model::ModelInfo;
 use sha2::{Digest, Sha256};
 
 use super::encoder::Encoder;
@@ -12,13 +13,27 @@ use super::error::LoadError;
 #[cfg(feature = "faults")]
 use super::fault::Fault;
 use super::hardware::Hardware;
-use super::manifest::{Architecture, Golden, MANIFEST_FILE, Manifest};
+use super::lazy_network::LazyNetwork;
+use super::manifest::{Architecture, Golden, Manifest};
 use super::mlp::Mlp;
+use super::model::{Model, score_blocking};
+use super::naming::MANIFEST_FILE;
 use super::network::Network;
 use super::ngram::NgramText;
-use super::residence::{Origin, Residence};
+use super::rows::{Rows, TextRow};
+use super::runner::Queue;
+use super::text::TextRules;
 use super::weights::{Expected, Weights};
-use super::{Model, ModelInfo, Rows, TextRow};
+
+/// What it takes to load a version, again and again.
+#[derive(Clone)]
+pub(crate) struct ModelSource {
+    pub name: String,
+    pub version: String,
+    pub folder: PathBuf,
+    pub hardware: Arc<Hardware>,
+    pub queue: Arc<Queue>,
+}
 
 /// A model that passed every check.
 pub(crate) struct Loaded {
@@ -28,27 +43,57 @@ pub(crate) struct Loaded {
 }
 
 /// Loads and checks a version. Blocks on the disk and on a model thread.
-pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
-    let folder = &origin.folder;
-    let source = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
+pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
+    let Checked {
+        info,
+        rules,
+        network,
+        identity,
+    } = check(source)?;
+    let again = source.clone();
+    let loader = move || {
+        let checked = check(&again)?;
+        if checked.identity == identity {
+            Ok(checked.network)
+        } else {
+            Err(LoadError::manifest("is another one now"))
+        }
+    };
+    let reference = format!("{}@{}", info.name, info.version);
+    let network = LazyNetwork::new(reference, network, Arc::new(loader));
+    let model = Model::new(info, rules, network, Arc::clone(&source.queue));
+    Ok(Loaded { model, identity })
+}
+
+/// What a version's folder holds, whole and with golden inputs that hold.
+struct Checked {
+    info: ModelInfo,
+    rules: TextRules,
+    network: Arc<dyn Network>,
+    identity: [u8; 32],
+}
+
+fn check(source: &ModelSource) -> Result<Checked, LoadError> {
+    let folder = &source.folder;
+    let bytes = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => LoadError::manifest("is missing"),
         _ => LoadError::manifest(&format!("cannot be read: {error}")),
     })?;
-    let identity = Sha256::digest(&source).into();
-    let text = std::str::from_utf8(&source)
+    let identity = Sha256::digest(&bytes).into();
+    let text = std::str::from_utf8(&bytes)
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
-    let hardware = &origin.hardware;
+    let hardware = &source.hardware;
     let mut parameters = 0;
-    let network = hardware.place(|| {
+    let network = hardware.build(|| {
         let (network, count) = build(folder, &manifest, hardware)?;
         parameters = count;
         Ok(network)
     })?;
-    let model = Model {
+    let checked = Checked {
         info: ModelInfo {
-            name: origin.name.clone(),
-            version: origin.version.clone(),
+            name: source.name.clone(),
+            version: source.version.clone(),
             architecture: manifest.architecture.name().to_owned(),
             task: manifest.task(),
             input: manifest.input_kind(),
@@ -60,14 +105,14 @@ pub(crate) fn load(origin: &Origin) -> Result<Loaded, LoadError> {
             golden: manifest.golden.len(),
         },
         rules: manifest.text_rules(),
-        residence: Residence::new(network, origin.clone(), identity),
-        cost: super::cost::Cost::default(),
+        network,
+        identity,
     };
     for (i, golden) in manifest.golden.iter().enumerate() {
-        check_golden(&model, golden, hardware.tolerance())
+        check_golden(&checked, &source.queue, golden, hardware.tolerance())
             .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
     }
-    Ok(Loaded { model, identity })
+    Ok(checked)
 }
 
 fn build(
@@ -105,24 +150,24 @@ fn build(
     })
 }
 
-fn check_golden(model: &Model, golden: &Golden, tolerance: f32) -> Result<(), String> {
+fn check_golden(
+    checked: &Checked,
+    queue: &Queue,
+    golden: &Golden,
+    tolerance: f32,
+) -> Result<(), String> {
+    let normalised = |text: &str| checked.rules.apply(text).into_owned();
     let rows = match (&golden.features, &golden.text) {
         (Some(features), _) => Rows::Features {
             width: features.len(),
             data: features.clone(),
         },
         (None, text) => Rows::Texts(vec![TextRow {
-            text: model
-                .normalise(text.as_deref().unwrap_or_default())
-                .into_owned(),
-            text_pair: golden
-                .text_pair
-                .as_deref()
-                .map(|pair| model.normalise(pair).into_owned()),
+            text: normalised(text.as_deref().unwrap_or_default()),
+            text_pair: golden.text_pair.as_deref().map(normalised),
         }]),
     };
-    let outputs = model
-        .score_blocking(rows)
+    let outputs = score_blocking(&checked.info, &checked.network, queue, rows)
         .map_err(|error| error.to_string())?;
     for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
         let allowed = tolerance * expected.abs().max(1.0);

@@ -43,13 +43,13 @@ struct Scaling {
 impl Mlp {
     /// The tensors of such a manifest: `layers.{i}.weight [out, in]` and `layers.{i}.bias [out]`.
     pub fn expected(manifest: &Manifest) -> Vec<Expected> {
-        sizes(manifest)
-            .windows(2)
+        layer_sizes(manifest)
+            .into_iter()
             .enumerate()
-            .flat_map(|(i, pair)| {
+            .flat_map(|(i, (inputs, outputs))| {
                 [
-                    Expected::new(format!("layers.{i}.weight"), [pair[1], pair[0]]),
-                    Expected::new(format!("layers.{i}.bias"), [pair[1]]),
+                    Expected::new(format!("layers.{i}.weight"), [outputs, inputs]),
+                    Expected::new(format!("layers.{i}.bias"), [outputs]),
                 ]
             })
             .collect()
@@ -64,11 +64,8 @@ impl Mlp {
         let (Some(shape), Some(input)) = (&manifest.mlp, &manifest.features) else {
             return Err(LoadError::manifest("has no [mlp] or no [features] table"));
         };
-        let pairs: Vec<(usize, usize)> = sizes(manifest)
-            .windows(2)
-            .map(|pair| (pair[0], pair[1]))
-            .collect();
-        let last = pairs.len() - 1;
+        let sizes = layer_sizes(manifest);
+        let last = sizes.len() - 1;
         let mut layer = |i: usize| {
             (
                 weights.take(&format!("layers.{i}.weight")),
@@ -76,7 +73,7 @@ impl Mlp {
             )
         };
         let body = if hardware.has_kernels() {
-            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+            let layers = sizes.iter().enumerate().map(|(i, &(from, to))| {
                 let (weight, bias) = layer(i);
                 let finish = match (shape.activation, manifest.output.activation) {
                     (_, OutputActivation::Sigmoid) if i == last => Finish::Sigmoid,
@@ -89,7 +86,7 @@ impl Mlp {
             });
             Body::Kernels(Stack::new(input.count, layers.collect()))
         } else {
-            let layers = pairs.iter().enumerate().map(|(i, &(from, to))| {
+            let layers = sizes.iter().enumerate().map(|(i, &(from, to))| {
                 let (weight, bias) = layer(i);
                 Dense::new(&weight, bias, from, to, &hardware.device)
             });
@@ -116,7 +113,7 @@ impl Mlp {
         })
     }
 
-    /// Subtracts the means and divides by the deviations, where the manifest has them.
+    /// Subtracts the means and divides by the deviations, if the manifest has them.
     fn scale(&self, rows: &mut [f32]) {
         let Some(Scaling { mean, std }) = &self.scaling else {
             return;
@@ -182,7 +179,10 @@ impl Network for Mlp {
                 self.output_width,
                 device,
                 |rows, tile| {
-                    tile.copy_from_slice(&data[rows.start * width..rows.end * width]);
+                    let from = data.chunks_exact(width).skip(rows.start);
+                    for (into, row) in tile.chunks_exact_mut(width).zip(from) {
+                        into.copy_from_slice(row);
+                    }
                     self.scale(tile);
                 },
                 |x| graph(layers, *hidden, self.output, x),
@@ -202,11 +202,13 @@ impl Network for Mlp {
     }
 }
 
-fn sizes(manifest: &Manifest) -> Vec<usize> {
-    let mut sizes = vec![manifest.features.as_ref().map_or(0, |input| input.count)];
-    sizes.extend(manifest.mlp.iter().flat_map(|mlp| &mlp.hidden));
-    sizes.push(manifest.output_width());
-    sizes
+/// The layers' inputs and outputs.
+fn layer_sizes(manifest: &Manifest) -> Vec<(usize, usize)> {
+    let count = manifest.features.as_ref().map_or(0, |input| input.count);
+    let hidden = manifest.mlp.iter().flat_map(|mlp| mlp.hidden.clone());
+    let outputs: Vec<usize> = hidden.chain([manifest.output_width()]).collect();
+    let inputs = [count].into_iter().chain(outputs.iter().copied());
+    inputs.zip(outputs.iter().copied()).collect()
 }
 
 #[cfg(test)]

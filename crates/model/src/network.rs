@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::TextRow;
-use super::tokens::Cutter;
+use super::rows::TextRow;
+use super::tokens::Tokenizer;
 
 /// The part of a request that one forward pass scores. Its kind and width were checked before.
 #[derive(Debug, Clone, Copy)]
@@ -25,22 +25,24 @@ pub(crate) enum Batch<'a> {
 
 /// A built architecture with its weights.
 ///
-/// An implementation promises that a row's outputs are the same bits whatever other rows are in the batch: the cache
-/// hands one caller's scores to another.
+/// A row's outputs don't depend on the other rows of its batch: the cache hands one caller's scores to another. On Kiln's own
+/// kernels (the backend `cpu`), and wherever rows go through `dense::in_tiles`, they are the same bits in any batch. A graph that
+/// pads its rows to one length, as the encoder's does on the other backends, may round the last digits of its sums otherwise
+/// beside longer rows; a test bounds by how much.
 pub(crate) trait Network: Send + Sync {
-    /// What cuts texts into tokens before they come here, where the network reads tokens.
-    fn cutter(&self) -> Option<&Arc<Cutter>> {
+    /// What cuts texts into tokens first, if the network reads tokens.
+    fn tokenizer(&self) -> Option<&Arc<Tokenizer>> {
         None
     }
 
     /// The outputs of every row, row after row. Runs on a model thread and may panic; the runner catches it.
     fn forward(&self, batch: Batch<'_>) -> Vec<f32>;
 
-    /// The fewest rows for which waking another thread pays; `usize::MAX` where a pass spreads over the threads by
+    /// The minimum of rows for which waking another thread pays; `usize::MAX` if a pass spreads over the threads by
     /// itself.
     fn smallest_share(&self) -> usize;
 
-    /// Rows that take less time than handing them to a model thread does: they run where they are asked for.
+    /// The number of rows that take less time than handing them to a model thread does: they run on the caller's thread.
     fn quick_rows(&self) -> usize {
         0
     }

@@ -5,7 +5,7 @@
 
 use burn_tensor::{Device, Int, Tensor, TensorData};
 
-use super::dense::{Dense, finish, in_tiles};
+use super::dense::{Dense, finish, in_tiles, numbers};
 use super::error::LoadError;
 use super::manifest::{Manifest, NgramShape, OutputActivation};
 use super::network::{Batch, Network};
@@ -35,19 +35,17 @@ impl Featuriser {
     pub fn buckets(&self, text: &str) -> Vec<u32> {
         let words: Vec<&str> = words(text).collect();
         let mut buckets = Vec::with_capacity(text.len() * 3);
-        for start in 0..words.len() {
+        let mut rest = words.as_slice();
+        while let Some((_, after)) = rest.split_first() {
             let mut hash = fnv(FNV_START, b"w");
-            for (i, word) in words[start..]
-                .iter()
-                .take(self.shape.word_ngrams)
-                .enumerate()
-            {
+            for (i, word) in rest.iter().take(self.shape.word_ngrams).enumerate() {
                 if i > 0 {
                     hash = fnv(hash, b" ");
                 }
                 hash = fnv(hash, word.as_bytes());
                 buckets.push(hash % self.shape.buckets);
             }
+            rest = after;
         }
         if self.shape.max_chars > 0 {
             let mut marked = String::new();
@@ -63,18 +61,16 @@ impl Featuriser {
     }
 
     fn push_runs(&self, marked: &str, buckets: &mut Vec<u32>) {
-        for (start, _) in marked.char_indices() {
+        let mut rest = marked.chars();
+        while !rest.as_str().is_empty() {
             let mut hash = fnv(FNV_START, b"c");
-            for (i, c) in marked[start..]
-                .chars()
-                .take(self.shape.max_chars)
-                .enumerate()
-            {
+            for (i, c) in rest.clone().take(self.shape.max_chars).enumerate() {
                 hash = fnv(hash, c.encode_utf8(&mut [0; 4]).as_bytes());
                 if i + 1 >= self.shape.min_chars {
                     buckets.push(hash % self.shape.buckets);
                 }
             }
+            rest.next();
         }
     }
 }
@@ -188,11 +184,8 @@ impl NgramText {
         }
         let count = buckets.len();
         let at = Tensor::<1, Int>::from_data(TensorData::new(buckets, [count]), &self.device);
-        let data = self.vectors.clone().select(0, at).mean_dim(0).into_data();
-        let numbers = data
-            .as_slice::<f32>()
-            .expect("32-bit floats come out of 32-bit vectors");
-        into.copy_from_slice(numbers);
+        let mean = self.vectors.clone().select(0, at).mean_dim(0);
+        into.copy_from_slice(&numbers(mean));
     }
 }
 
@@ -202,7 +195,8 @@ impl Network for NgramText {
             unreachable!("rows were checked to be texts")
         };
         let fill = |rows: std::ops::Range<usize>, tile: &mut [f32]| {
-            for (row, into) in texts[rows].iter().zip(tile.chunks_exact_mut(self.dim)) {
+            let texts = texts.iter().skip(rows.start);
+            for (row, into) in texts.zip(tile.chunks_exact_mut(self.dim)) {
                 self.mean(&row.text, into);
             }
         };

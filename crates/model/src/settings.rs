@@ -14,20 +14,19 @@ pub struct ModelSettings {
     /// How many threads run models, shared by all of them; 0 takes as many as the process is granted, and more than that are
     /// never started.
     pub threads: usize,
-    /// The most rows of one forward pass; a larger request is split and its results are put back in order.
+    /// Maximum of rows in one forward pass; a larger request is split and its results are put back in order.
     pub max_batch_rows: usize,
-    /// The most tokens of one forward pass, for the models that read tokens; a longer text is a pass by itself.
+    /// Maximum of tokens in one forward pass, for the models that read tokens; a longer text is a pass by itself.
     pub max_batch_tokens: usize,
-    /// The most rows that may wait for a model thread; beyond it, callers wait for room. At least `max_batch_rows`.
+    /// Maximum of rows that wait for a model thread; beyond it, callers wait. At least `max_batch_rows`.
     pub max_queued_rows: usize,
-    /// After how many seconds without a job a version that isn't active gives its memory back. A job that pins it has it
-    /// loaded again.
+    /// Seconds without a job after which an inactive version releases its memory. A job that pins it loads it again.
     pub unload_after_seconds: u64,
-    /// What does the arithmetic.
+    /// What does the arithmetic: `cpu`, `flex`, or `ndarray`, `wgpu` or `cuda` in builds that have them.
     pub backend: Backend,
     /// What does the arithmetic of single models, by model name.
     pub backends: BTreeMap<String, Backend>,
-    /// Whether a model whose backend has no device that works runs on `flex` instead of being refused.
+    /// Whether a model whose backend has no device that works runs on `cpu` instead of being refused.
     pub fall_back: bool,
     /// The version that a bare model name means, by model name; a model not named here means its highest version.
     pub active: BTreeMap<String, String>,
@@ -50,25 +49,29 @@ impl Default for ModelSettings {
     }
 }
 
-/// What does the arithmetic. Results of all backends agree to 1e-5.
+/// What does the arithmetic. Results of all backends on the processor agree to 1e-5, those of graphics processors to 1e-4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
-    /// Burn's own processor backend, always compiled in.
+    /// The processor: Kiln's own kernels for the architectures that have them, burn's graph for the others. Always compiled in.
     #[default]
+    Cpu,
+    /// Burn's graph on the processor for every architecture, always compiled in: the reference for the kernels, and what a new
+    /// architecture starts as. (In 0.1.0 this was the name of what is `cpu` now.)
     Flex,
-    /// The older ndarray backend, only in builds with the cargo feature `ndarray`.
+    /// The same on burn's older ndarray backend, only in builds with the cargo feature `ndarray`.
     Ndarray,
-    /// A graphics processor by Vulkan, Metal or DirectX, only in builds with the cargo feature `wgpu`.
+    /// The graph on a graphics processor by Vulkan, Metal or DirectX, only in builds with the cargo feature `wgpu`.
     Wgpu,
-    /// An NVIDIA graphics processor, only in builds with the cargo feature `cuda`.
+    /// The graph on an NVIDIA graphics processor, only in builds with the cargo feature `cuda`.
     Cuda,
 }
 
 impl Backend {
-    /// Its name in the settings, which is also the cargo feature's.
+    /// Its name in the settings; for the last three it is also the cargo feature's.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Cpu => "cpu",
             Self::Flex => "flex",
             Self::Ndarray => "ndarray",
             Self::Wgpu => "wgpu",
@@ -76,8 +79,36 @@ impl Backend {
         }
     }
 
+    /// Whether architectures run on Kiln's own kernels there, if they have them.
+    pub fn has_kernels(self) -> bool {
+        self == Self::Cpu
+    }
+
     /// Whether it runs on a graphics processor.
     pub fn is_gpu(self) -> bool {
         matches!(self, Self::Wgpu | Self::Cuda)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn backends_go_by_the_names_that_settings_files_hold() {
+        assert_eq!(ModelSettings::default().backend.as_str(), "cpu");
+        for backend in [
+            Backend::Cpu,
+            Backend::Flex,
+            Backend::Ndarray,
+            Backend::Wgpu,
+            Backend::Cuda,
+        ] {
+            let name = backend.as_str();
+            let source = format!("backend = {name:?}\nbackends = {{ a = {name:?} }}");
+            let settings: ModelSettings = toml::from_str(&source).unwrap();
+            assert_eq!(settings.backend, backend);
+            assert_eq!(settings.backends["a"], backend);
+        }
     }
 }

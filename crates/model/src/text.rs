@@ -32,9 +32,9 @@ pub struct TextRules {
     pub collapse_whitespace: bool,
 }
 
-/// Rounds after which a text is taken as settled. One round settles nearly every text; small letters that compose anew,
+/// Rounds after which a text counts as stable. One round is enough for nearly every text; small letters that compose again,
 /// or a compatibility form that begins with a space, take a second.
-const MOST_ROUNDS: usize = 8;
+const MAX_ROUNDS: usize = 8;
 
 impl TextRules {
     /// The text by these rules.
@@ -43,7 +43,7 @@ impl TextRules {
             return Cow::Borrowed(text);
         }
         let mut settled = Cow::Borrowed(text);
-        for _ in 0..MOST_ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             let next = self.round(&settled);
             if next == settled {
                 break;

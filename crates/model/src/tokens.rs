@@ -1,26 +1,25 @@
 //! Cuts texts into tokens, for the models that read tokens.
 //!
-//! Promises that no text has more tokens than its model takes, that cutting shortened is counted, and that a tokenizer that
+//! Promises that no text has more tokens than its model takes, that truncated texts are counted, and that a tokenizer that
 //! doesn't belong to its model is refused when it is loaded. The algorithms are those of the `tokenizers` crate.
 
-use std::fs;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
+use kiln_contract::model::ModelError;
 use tokenizers::{
-    Encoding, PostProcessor, Tokenizer, TruncationDirection, TruncationParams, TruncationStrategy,
+    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
     truncate_encodings,
 };
 
 use super::error::LoadError;
+use super::files::read_verified;
 use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
-use super::{ModelError, TextRow};
+use super::rows::TextRow;
 
 /// Texts as tokens, one after the other, unpadded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Tokens {
+pub(crate) struct Tokens {
     /// Every text's tokens, special ones included.
     pub ids: Vec<u32>,
     /// Which of the two texts a token belongs to, for every token.
@@ -37,11 +36,6 @@ impl Tokens {
         self.ends.len()
     }
 
-    /// Whether there is no text.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Tokens of the texts of that range, which must lie within [`Tokens::len`].
     pub fn span(&self, texts: &Range<usize>) -> Range<usize> {
         self.end(texts.start)..self.end(texts.end)
@@ -49,7 +43,13 @@ impl Tokens {
 
     /// Where the first `texts` texts end in `ids`.
     fn end(&self, texts: usize) -> usize {
-        texts.checked_sub(1).map_or(0, |last| self.ends[last])
+        match texts.checked_sub(1) {
+            None => 0,
+            Some(last) => {
+                debug_assert!(last < self.ends.len(), "{texts} of {} texts", self.len());
+                self.ends.get(last).copied().unwrap_or(self.ids.len())
+            }
+        }
     }
 
     /// Tokens a text, for the texts of that range.
@@ -71,35 +71,24 @@ impl Tokens {
 ///
 /// It cuts texts whole, and what is too long is cut after: the crate's own way stops reading a text early, and then takes
 /// two long texts for equally long.
-pub(crate) struct Cutter {
-    tokenizer: Tokenizer,
+pub(crate) struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
     max_tokens: usize,
     direction: TruncationDirection,
     /// Special tokens of a text, and of a pair.
     special: [usize; 2],
 }
 
-impl Cutter {
+impl Tokenizer {
     /// Reads the tokenizer beside the manifest and checks it against what the model takes.
     pub fn read(
         folder: &Path,
         declared: &TokenizerFile,
         shape: &EncoderShape,
     ) -> Result<Self, LoadError> {
-        let refuse = |message: String| LoadError::file(&declared.file, message);
-        let bytes = fs::read(folder.join(&declared.file)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => refuse("is missing".to_owned()),
-            _ => refuse(format!("cannot be read: {error}")),
-        })?;
-        let found = hex::encode(Sha256::digest(&bytes));
-        if !found.eq_ignore_ascii_case(&declared.sha256) {
-            return Err(refuse(format!(
-                "has SHA-256 {found} ({} bytes), expected {} by the manifest's tokenizer.sha256",
-                bytes.len(),
-                declared.sha256.to_ascii_lowercase()
-            )));
-        }
-        Self::parse(&bytes, declared, shape.vocabulary).map_err(refuse)
+        let bytes = read_verified(folder, &declared.file, &declared.sha256, "tokenizer")?;
+        Self::parse(&bytes, declared, shape.vocabulary)
+            .map_err(|message| LoadError::file(&declared.file, message))
     }
 
     /// The tokenizer of such a file, for a model with `vocabulary` words.
@@ -108,7 +97,7 @@ impl Cutter {
         declared: &TokenizerFile,
         vocabulary: usize,
     ) -> Result<Self, String> {
-        let mut tokenizer = Tokenizer::from_bytes(bytes)
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
         let special = [false, true].map(|pair| {
             tokenizer
@@ -151,7 +140,7 @@ impl Cutter {
     ///
     /// # Errors
     /// Where a text has no tokens at all, or the tokenizer can't take it.
-    pub fn cut(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
+    pub fn tokenize(&self, texts: &[TextRow]) -> Result<Tokens, ModelError> {
         let mut tokens = Tokens::default();
         for (row, text) in texts.iter().enumerate() {
             let refuse = |message: String| ModelError::Untokenised { row, message };
@@ -172,7 +161,8 @@ impl Cutter {
         let whole = |text: &str| self.tokenizer.encode_fast(text, false);
         let first = whole(&text.text)?;
         let second = text.text_pair.as_deref().map(whole).transpose()?;
-        let special = self.special[usize::from(second.is_some())];
+        let [alone, pair] = self.special;
+        let special = if second.is_some() { pair } else { alone };
         let params = TruncationParams {
             direction: self.direction,
             max_length: self.max_tokens.saturating_sub(special),

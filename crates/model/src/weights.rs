@@ -4,15 +4,16 @@
 //! and shapes that the architecture expects.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use sha2::{Digest, Sha256};
 
 use super::error::LoadError;
+use super::files::read_verified;
 use super::manifest::WeightsFile;
+
+/// Names that an error message lists before it says how many more there are.
+const NAMES_SHOWN: usize = 12;
 
 /// A tensor that an architecture expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,18 +46,7 @@ impl Weights {
         expected: &[Expected],
     ) -> Result<Weights, LoadError> {
         let refuse = |message: String| LoadError::file(&declared.file, message);
-        let bytes = fs::read(folder.join(&declared.file)).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => refuse("is missing".to_owned()),
-            _ => refuse(format!("cannot be read: {error}")),
-        })?;
-        let found = hex::encode(Sha256::digest(&bytes));
-        if !found.eq_ignore_ascii_case(&declared.sha256) {
-            return Err(refuse(format!(
-                "has SHA-256 {found} ({} bytes), expected {} by the manifest's weights.sha256",
-                bytes.len(),
-                declared.sha256.to_ascii_lowercase()
-            )));
-        }
+        let bytes = read_verified(folder, &declared.file, &declared.sha256, "weights")?;
         let file = SafeTensors::deserialize(&bytes)
             .map_err(|error| refuse(format!("is not a whole safetensors file: {error}")))?;
 
@@ -65,34 +55,7 @@ impl Weights {
         for tensor in expected {
             let renamed = declared.rename.get(&tensor.name).unwrap_or(&tensor.name);
             let name = format!("{}{renamed}", declared.prefix);
-            let view = file.tensor(&name).map_err(|_| {
-                refuse(format!(
-                    "tensor \"{name}\" is missing, expected F32 {:?}; found {}",
-                    tensor.shape,
-                    listed(&file)
-                ))
-            })?;
-            if view.dtype() != Dtype::F32 || view.shape() != tensor.shape {
-                return Err(refuse(format!(
-                    "tensor \"{name}\": expected F32 {:?}, found {:?} {:?}",
-                    tensor.shape,
-                    view.dtype(),
-                    view.shape()
-                )));
-            }
-            let numbers: Vec<f32> = view
-                .data()
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .map(|bytes| f32::from_le_bytes(*bytes))
-                .collect();
-            if let Some(at) = numbers.iter().position(|x| !x.is_finite()) {
-                return Err(refuse(format!(
-                    "tensor \"{name}\": number {at} is {}, expected finite numbers",
-                    numbers[at]
-                )));
-            }
+            let numbers = numbers(&file, &name, &tensor.shape).map_err(refuse)?;
             tensors.insert(tensor.name.clone(), numbers);
             names_used.push(name);
         }
@@ -137,12 +100,42 @@ impl Weights {
     }
 }
 
+/// The numbers of a tensor that must have this shape, or what is wrong with it.
+fn numbers(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+    let view = file.tensor(name).map_err(|_| {
+        format!(
+            "tensor \"{name}\" is missing, expected F32 {shape:?}; found {}",
+            listed(file)
+        )
+    })?;
+    if view.dtype() != Dtype::F32 || view.shape() != shape {
+        return Err(format!(
+            "tensor \"{name}\": expected F32 {shape:?}, found {:?} {:?}",
+            view.dtype(),
+            view.shape()
+        ));
+    }
+    let numbers: Vec<f32> = view
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
+    match numbers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
+        Some((at, x)) => Err(format!(
+            "tensor \"{name}\": number {at} is {x}, expected finite numbers"
+        )),
+        None => Ok(numbers),
+    }
+}
+
 fn listed(file: &SafeTensors<'_>) -> String {
     let mut names = file.names();
     names.sort_unstable();
-    let shown = names.len().min(12);
-    let more = names.len() - shown;
-    let mut text = names[..shown].join(", ");
+    let more = names.len().saturating_sub(NAMES_SHOWN);
+    names.truncate(NAMES_SHOWN);
+    let mut text = names.join(", ");
     if text.is_empty() {
         text.push_str("no tensors");
     }

@@ -27,7 +27,7 @@ pub(in crate::worker) async fn rescan(
         let scanned = registry.clone();
         let (report, given_back) = tokio::task::spawn_blocking(move || {
             let report = scanned.rescan();
-            (report, scanned.give_back(unused_for))
+            (report, scanned.unload_unused(unused_for))
         })
         .await?;
         for model in &report.added {

@@ -1,12 +1,13 @@
-//! The encoder as burn operations, for every backend that has no kernels of Kiln's own.
+//! The encoder as a graph of burn operations: what every backend but `cpu` runs, and the reference for the kernels.
 //!
 //! A batch is padded to its longest text, and padding is masked out of the attention. Sums over a padded row may round
 //! otherwise than over a bare one: a text's vector can differ in the last bits between batches (see the bound in the
-//! tests), unlike on the processor.
+//! tests), unlike on the kernels.
 
 use burn_tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
+use crate::dense::numbers;
 use crate::manifest::{EncoderActivation, EncoderShape, Pooling};
 
 /// What a masked score becomes: its exponential is zero in 32-bit floats, without being infinite itself.
@@ -90,34 +91,19 @@ impl GraphEncoder {
         lengths: &[usize],
         pooling: Pooling,
     ) -> Vec<f32> {
-        let (texts, longest) = (lengths.len(), lengths.iter().copied().max().unwrap_or(0));
+        let Padded {
+            words,
+            kinds,
+            positions,
+            real,
+        } = Padded::new(ids, types, lengths, self.shape.position_offset);
+        let (texts, longest) = (lengths.len(), longest(lengths));
         let slots = texts * longest;
-        let (mut words, mut kinds) = (vec![0i32; slots], vec![0i32; slots]);
-        let (mut places, mut real) = (
-            vec![self.shape.position_offset as i32; slots],
-            vec![0f32; slots],
-        );
-        let mut from = 0;
-        for (text, &length) in lengths.iter().enumerate() {
-            let row = text * longest;
-            let offset = self.shape.position_offset;
-            let mut position = offset;
-            for at in 0..length {
-                words[row + at] = ids[from + at] as i32;
-                kinds[row + at] = types[from + at] as i32;
-                // The row before the first belongs to a padding token, which isn't counted.
-                let is_padding = ids[from + at] as usize + 1 == offset;
-                places[row + at] = if is_padding { offset - 1 } else { position } as i32;
-                position += usize::from(!is_padding);
-                real[row + at] = 1.0;
-            }
-            from += length;
-        }
         let index = |numbers: Vec<i32>| {
             Tensor::<1, Int>::from_data(TensorData::new(numbers, [slots]), &self.device)
         };
         let mut x = self.words.clone().select(0, index(words))
-            + self.positions.clone().select(0, index(places));
+            + self.positions.clone().select(0, index(positions));
         if let Some(table) = &self.types {
             x = x + table.clone().select(0, index(kinds));
         }
@@ -129,15 +115,7 @@ impl GraphEncoder {
             .expand([texts, self.shape.heads, longest, longest]);
         x = self.norm.forward(x);
         for layer in &self.layers {
-            let attended = self.attention(layer, x.clone(), &padding, texts, longest);
-            x = layer.attended_norm.forward(x + attended);
-            let up = layer.up.forward(x.clone());
-            let up = match self.shape.activation {
-                EncoderActivation::Gelu => activation::gelu(up),
-                EncoderActivation::GeluTanh => gelu_tanh(up),
-                EncoderActivation::Relu => activation::relu(up),
-            };
-            x = layer.norm.forward(x + layer.down.forward(up));
+            x = self.layer(layer, x, &padding, texts, longest);
         }
         let x: Tensor<3> = x.reshape([texts, longest, self.shape.hidden]);
         let pooled: Tensor<2> = match pooling {
@@ -150,11 +128,26 @@ impl GraphEncoder {
                 weights.matmul(x).squeeze_dim(1)
             }
         };
-        let data = pooled.into_data();
-        // Every backend here keeps 32-bit floats; the runner turns a panic into an error of this request.
-        data.as_slice::<f32>()
-            .expect("32-bit floats come out of 32-bit layers")
-            .to_vec()
+        numbers(pooled)
+    }
+
+    fn layer(
+        &self,
+        layer: &Layer,
+        x: Tensor<2>,
+        padding: &Tensor<4, Bool>,
+        texts: usize,
+        longest: usize,
+    ) -> Tensor<2> {
+        let attended = self.attention(layer, x.clone(), padding, texts, longest);
+        let x = layer.attended_norm.forward(x + attended);
+        let up = layer.up.forward(x.clone());
+        let up = match self.shape.activation {
+            EncoderActivation::Gelu => activation::gelu(up),
+            EncoderActivation::GeluTanh => gelu_tanh(up),
+            EncoderActivation::Relu => activation::relu(up),
+        };
+        layer.norm.forward(x + layer.down.forward(up))
     }
 
     fn attention(
@@ -183,6 +176,54 @@ impl GraphEncoder {
             .attended
             .forward(attended.swap_dims(1, 2).reshape([texts * longest, hidden]))
     }
+}
+
+/// Texts filled up to the longest one, `[texts, longest]`.
+struct Padded {
+    words: Vec<i32>,
+    kinds: Vec<i32>,
+    positions: Vec<i32>,
+    /// 1 for a token, 0 for padding.
+    real: Vec<f32>,
+}
+
+impl Padded {
+    fn new(ids: &[u32], types: &[u32], lengths: &[usize], offset: usize) -> Self {
+        let longest = longest(lengths);
+        let slots = lengths.len() * longest;
+        let mut padded = Self {
+            words: Vec::with_capacity(slots),
+            kinds: Vec::with_capacity(slots),
+            positions: Vec::with_capacity(slots),
+            real: Vec::with_capacity(slots),
+        };
+        let mut tokens = ids.iter().zip(types);
+        for (text, &length) in lengths.iter().enumerate() {
+            let mut position = offset;
+            for (&id, &kind) in tokens.by_ref().take(length) {
+                // The row before the first belongs to a padding token, which isn't counted.
+                let is_padding = id as usize + 1 == offset;
+                let row = if is_padding { offset - 1 } else { position };
+                position += usize::from(!is_padding);
+                padded.push(id as i32, kind as i32, row as i32, 1.0);
+            }
+            while padded.words.len() < (text + 1) * longest {
+                padded.push(0, 0, offset as i32, 0.0);
+            }
+        }
+        padded
+    }
+
+    fn push(&mut self, word: i32, kind: i32, position: i32, real: f32) {
+        self.words.push(word);
+        self.kinds.push(kind);
+        self.positions.push(position);
+        self.real.push(real);
+    }
+}
+
+fn longest(lengths: &[usize]) -> usize {
+    lengths.iter().copied().max().unwrap_or(0)
 }
 
 impl Linear {

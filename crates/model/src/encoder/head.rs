@@ -15,7 +15,7 @@ pub(super) struct HeadLayers {
 }
 
 impl HeadLayers {
-    /// Takes the head's tensors out of checked weights; `outputs` is the last layer's width, where there is one.
+    /// Takes the head's tensors out of checked weights; `outputs` is the last layer's width, if there is one.
     pub fn take(
         weights: &mut Weights,
         hidden: usize,

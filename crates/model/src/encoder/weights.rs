@@ -4,7 +4,7 @@ use crate::manifest::{EncoderShape, Head};
 use crate::weights::{Expected, Weights};
 use kiln_kernels::PackedLinear;
 
-/// Every tensor of an encoder with this head; `outputs` is the width of the last layer, where there is one.
+/// Every tensor of an encoder with this head; `outputs` is the width of the last layer, if there is one.
 pub(crate) fn expected(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
     let hidden = shape.hidden;
     let mut all = vec![
@@ -162,7 +162,7 @@ impl LinearWeights {
         )
     }
 
-    /// Takes one layer's weight, and its bias where it has one.
+    /// Takes one layer's weight, and its bias if it has one.
     pub fn take(
         weights: &mut Weights,
         name: &str,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::ImportError;
+use super::error::{ImportError, read_json};
 
 /// The usual names.
 const WHOLE: &str = "model.safetensors";
@@ -38,7 +38,7 @@ pub(super) fn read(folder: &Path) -> Result<SourceTensors, ImportError> {
         read_file(&folder.join(WHOLE), &mut tensors)?;
         return Ok(tensors);
     }
-    let index: Index = super::read_json(&index_file)?;
+    let index: Index = read_json(&index_file)?;
     let shards: BTreeSet<&String> = index.weight_map.values().collect();
     for shard in shards {
         if shard.is_empty() || shard.contains(['/', '\\', '\0']) || shard.starts_with('.') {

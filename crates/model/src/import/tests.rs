@@ -1,9 +1,14 @@
 //! Against what the reference libraries answered: see `tests/parity/make.py`.
 
-use super::*;
-use crate::{ModelSettings, Registry, Scored};
-use serde::Deserialize;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::tensors::Tensors;
+use super::*;
+use crate::{ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
 
 #[derive(Deserialize)]
 struct Expected {
@@ -89,7 +94,7 @@ const MODELS: [&str; 16] = [
 ];
 
 /// The largest difference from the reference over every model.
-async fn compare(backend: Backend, most: f32) {
+async fn compare(backend: Backend, tolerance: f32) {
     let dir = tempfile::tempdir().unwrap();
     for name in MODELS {
         import(&options(name, dir.path())).unwrap_or_else(|error| panic!("{error}"));
@@ -101,17 +106,17 @@ async fn compare(backend: Backend, most: f32) {
         let scored = score(&registry, name, rows).await;
         let cut = expected.truncated.iter().filter(|cut| **cut).count();
         assert_eq!(scored.truncated, cut, "{name}");
-        assert_near(name, &scored.outputs, &expected, most);
+        assert_near(name, &scored.outputs, &expected, tolerance);
     }
 }
 
-fn assert_near(name: &str, outputs: &[f32], expected: &Expected, most: f32) {
+fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32) {
     let width = expected.outputs[0].len();
     for (i, (found, expected)) in outputs.chunks(width).zip(&expected.outputs).enumerate() {
         for (found, expected) in found.iter().zip(expected) {
             let difference = (found - expected).abs();
             assert!(
-                difference <= most * expected.abs().max(1.0),
+                difference <= tolerance * expected.abs().max(1.0),
                 "{name}, input {i}: expected {expected}, found {found}"
             );
         }
@@ -120,30 +125,36 @@ fn assert_near(name: &str, outputs: &[f32], expected: &Expected, most: f32) {
 
 #[tokio::test]
 async fn every_architecture_answers_as_its_reference_does() {
+    compare(Backend::Cpu, 1e-5).await;
+}
+
+#[tokio::test]
+async fn every_graph_answers_as_its_reference_does() {
     compare(Backend::Flex, 1e-5).await;
 }
 
 #[cfg(feature = "ndarray")]
 #[tokio::test]
-async fn burns_operations_answer_as_the_reference_does() {
+async fn every_graph_answers_on_ndarray_as_its_reference_does() {
     compare(Backend::Ndarray, 1e-5).await;
 }
 
 #[test]
-fn burns_operations_and_the_kernels_answer_alike() {
+fn a_graph_holds_its_bound_beside_longer_texts() {
     let dir = tempfile::tempdir().unwrap();
-    let hardware = Arc::new(Hardware::without_kernels());
+    let pool = Arc::new(ThreadPool::start("test", 1).unwrap());
+    let hardware = Arc::new(Hardware::open(Backend::Flex, pool).unwrap());
     let runner = Runner::start(1, LIMITS).unwrap();
     for name in MODELS {
         let imported = import(&options(name, dir.path())).unwrap();
-        let origin = Origin {
+        let source = ModelSource {
             name: name.to_owned(),
             version: "1".to_owned(),
             folder: imported.path,
             hardware: Arc::clone(&hardware),
             queue: Arc::clone(runner.queue()),
         };
-        let model = load::load(&origin).unwrap().model;
+        let model = load::load(&source).unwrap().model;
         let expected = read_expected(name);
         let rows = expected.inputs.iter().map(Input::row).collect();
         // All in one batch, the short ones padded to the longest.
@@ -166,8 +177,8 @@ async fn a_score_is_a_function_of_its_input_alone() {
     }
     for name in ["bert-classifier", "roberta-base"] {
         let rows: Vec<TextRow> = read_expected(name).inputs.iter().map(Input::row).collect();
-        let many = open(dir.path(), Backend::Flex, 3);
-        let one = open(dir.path(), Backend::Flex, 1);
+        let many = open(dir.path(), Backend::Cpu, 3);
+        let one = open(dir.path(), Backend::Cpu, 1);
         let together = score(&many, name, rows.clone()).await.outputs;
         let width = together.len() / rows.len();
         let mut backwards: Vec<TextRow> = rows.iter().rev().cloned().collect();
@@ -233,6 +244,7 @@ fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of refusals")]
 fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
     let refused = |change: &dyn Fn(&Path), file: &str, words: &[&str]| {
         let dir = tempfile::tempdir().unwrap();
@@ -363,7 +375,7 @@ async fn pairs_are_taken_as_the_folder_says() {
             pair: PairRule::Required
         }
     );
-    let registry = open(dir.path(), Backend::Flex, 1);
+    let registry = open(dir.path(), Backend::Cpu, 1);
     let model = registry.resolve("bert-cross-encoder").unwrap();
     let alone = TextRow {
         text: "a".to_owned(),
@@ -385,7 +397,7 @@ async fn halves_are_the_same_fresh_and_kept() {
     };
     let imported = import(&half).unwrap();
     assert_eq!(imported.info.precision, Precision::Half);
-    let registry = open(dir.path(), Backend::Flex, 1);
+    let registry = open(dir.path(), Backend::Cpu, 1);
     let expected = read_expected("bert-sentence");
     let rows = expected.inputs.iter().map(Input::row).collect();
     let outputs = score(&registry, "bert-sentence", rows).await.outputs;

@@ -1,15 +1,18 @@
 //! Whether a manifest's parts fit each other: every refusal names the field.
 
-use super::{
+mod encoder;
+mod rules;
+
+use kiln_contract::model::{PairRule, Precision};
+
+use super::tables::{
     Architecture, FeatureInput, Golden, Manifest, NgramShape, OutputActivation, TaskName,
     WeightsFile,
 };
-use crate::{PairRule, Precision, error::LoadError};
+use crate::error::LoadError;
+use rules::{MAX_LAYER_WIDTH, check_file};
 
-mod encoder;
-
-const MOST_LABELS: usize = 1_000;
-const WIDEST_LAYER: usize = 1 << 20;
+const MAX_LABELS: usize = 1_000;
 
 impl Manifest {
     pub(super) fn check(&self) -> Result<(), LoadError> {
@@ -66,24 +69,13 @@ impl Manifest {
         }
         match output.task {
             TaskName::Classification => {
-                if output.labels.len() < 2 || output.labels.len() > MOST_LABELS {
+                if output.labels.len() < 2 || output.labels.len() > MAX_LABELS {
                     return Err(LoadError::field(
                         "output.labels",
                         "must name 2 to 1000 labels",
                     ));
                 }
-                for (i, label) in output.labels.iter().enumerate() {
-                    let field = format!("output.labels[{i}]");
-                    if label.is_empty() || label.len() > 64 || label.chars().any(char::is_control) {
-                        return Err(LoadError::field(
-                            &field,
-                            "must be 1 to 64 bytes without control characters",
-                        ));
-                    }
-                    if output.labels[..i].contains(label) {
-                        return Err(LoadError::field(&field, "is there twice"));
-                    }
-                }
+                check_labels(&output.labels)?;
                 if output.activation == OutputActivation::Identity {
                     return Err(LoadError::field(
                         "output.activation",
@@ -101,7 +93,7 @@ impl Manifest {
             TaskName::Embedding => {
                 if !output
                     .width
-                    .is_some_and(|width| (1..=WIDEST_LAYER).contains(&width))
+                    .is_some_and(|width| (1..=MAX_LAYER_WIDTH).contains(&width))
                 {
                     return Err(LoadError::field(
                         "output.width",
@@ -155,7 +147,7 @@ impl Manifest {
             && let Some(i) = mlp
                 .hidden
                 .iter()
-                .position(|w| !(1..=WIDEST_LAYER).contains(w))
+                .position(|w| !(1..=MAX_LAYER_WIDTH).contains(w))
         {
             return Err(LoadError::field(
                 &format!("mlp.hidden[{i}]"),
@@ -230,6 +222,22 @@ impl Manifest {
     }
 }
 
+fn check_labels(labels: &[String]) -> Result<(), LoadError> {
+    for (i, label) in labels.iter().enumerate() {
+        let field = format!("output.labels[{i}]");
+        if label.is_empty() || label.len() > 64 || label.chars().any(char::is_control) {
+            return Err(LoadError::field(
+                &field,
+                "must be 1 to 64 bytes without control characters",
+            ));
+        }
+        if labels.iter().take(i).any(|earlier| earlier == label) {
+            return Err(LoadError::field(&field, "is there twice"));
+        }
+    }
+    Ok(())
+}
+
 impl FeatureInput {
     fn check(&self) -> Result<(), LoadError> {
         if self.count == 0 || self.count > 65_536 {
@@ -271,23 +279,6 @@ impl WeightsFile {
     fn check(&self) -> Result<(), LoadError> {
         check_file("weights", &self.file, &self.sha256)
     }
-}
-
-/// A file beside the manifest with its SHA-256, in the table named.
-fn check_file(table: &str, file: &str, sha256: &str) -> Result<(), LoadError> {
-    if file.is_empty() || file.starts_with('.') || file.contains(['/', '\\', '\0']) {
-        return Err(LoadError::field(
-            &format!("{table}.file"),
-            "must be the plain name of a file beside the manifest",
-        ));
-    }
-    if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(LoadError::field(
-            &format!("{table}.sha256"),
-            "must be 64 hexadecimal digits",
-        ));
-    }
-    Ok(())
 }
 
 impl NgramShape {

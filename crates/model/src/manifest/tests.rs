@@ -1,3 +1,5 @@
+use kiln_contract::model::{InputKind, PairRule, Task};
+
 use super::*;
 use crate::fixtures::{mlp_manifest, ngram};
 
@@ -37,6 +39,7 @@ fn says_what_the_model_is() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of refusals")]
 fn every_wrong_field_is_named() {
     let golden = |body: &str| format!("{}[[golden]]\n{body}\n", mlp());
     let cases = [

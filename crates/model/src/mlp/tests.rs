@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
-use crate::fixtures::{Named, Shop, layers, mlp_manifest, numbers, same_bits, score, wait};
-use crate::{Model, ModelError, Registry, Rows};
+use crate::fixtures::{
+    ModelsDir, Named, PROCESSORS, furthest, layers, mlp_manifest, numbers, same_bits, score, wait,
+};
+use crate::{Backend, Model, ModelError, Registry, Rows};
 
 /// Wide and narrow layers, a sum long enough to be cut, and a single input, output and hidden unit.
 const SHAPES: [&[usize]; 7] = [
@@ -14,15 +16,16 @@ const SHAPES: [&[usize]; 7] = [
     &[33, 17, 65, 129],
 ];
 
-fn shop(sizes: &[usize], threads: usize) -> (Shop, Arc<Registry>, Arc<Model>) {
-    let shop = Shop::new();
-    shop.put("m", "1", &mlp_manifest(sizes), &layers(sizes, 5));
-    let mut settings = shop.settings();
-    settings.threads = threads;
-    let registry = Registry::open(&settings).unwrap();
-    assert_eq!(registry.problems(), []);
+fn models(
+    sizes: &[usize],
+    threads: usize,
+    backend: Backend,
+) -> (ModelsDir, Arc<Registry>, Arc<Model>) {
+    let models = ModelsDir::new();
+    models.put("m", "1", &mlp_manifest(sizes), &layers(sizes, 5));
+    let registry = models.open_on(backend, threads);
     let model = registry.resolve("m").unwrap();
-    (shop, registry, model)
+    (models, registry, model)
 }
 
 fn rows(width: usize, data: &[f32]) -> Rows {
@@ -32,31 +35,48 @@ fn rows(width: usize, data: &[f32]) -> Rows {
     }
 }
 
+/// Against a thousand rows at once; a batch of each of these sizes.
+fn scores_the_same_in_every_batch(
+    sizes: &[usize],
+    backend: Backend,
+    counts: impl Iterator<Item = usize>,
+) {
+    let (width, outputs) = (sizes[0], sizes[sizes.len() - 1]);
+    let data = numbers(1024 * width, 3);
+    let (_models, _registry, model) = models(sizes, 1, backend);
+    let whole = score(&model, rows(width, &data));
+    for count in counts {
+        // From a row that differs with the size, so that rows meet other neighbours.
+        let start = count * 7;
+        let part = score(
+            &model,
+            rows(width, &data[start * width..(start + count) * width]),
+        );
+        let expected = &whole[start * outputs..(start + count) * outputs];
+        assert!(
+            same_bits(&part, expected),
+            "{sizes:?} in a batch of {count} on {backend:?}"
+        );
+    }
+    for threads in [2, 5] {
+        let (_models, _registry, model) = models(sizes, threads, backend);
+        let split = score(&model, rows(width, &data));
+        assert!(same_bits(&split, &whole), "{sizes:?} on {threads} threads");
+    }
+}
+
 #[test]
 fn a_row_scores_the_same_in_every_batch() {
     for sizes in SHAPES {
-        let (width, outputs) = (sizes[0], sizes[sizes.len() - 1]);
-        let data = numbers(1024 * width, 3);
-        let (_shop, _registry, model) = shop(sizes, 1);
-        let whole = score(&model, rows(width, &data));
-        for count in 1..=67 {
-            // From a place that differs with the size, so that rows meet other neighbours.
-            let start = count * 7;
-            let part = score(
-                &model,
-                rows(width, &data[start * width..(start + count) * width]),
-            );
-            let expected = &whole[start * outputs..(start + count) * outputs];
-            assert!(
-                same_bits(&part, expected),
-                "{sizes:?} in a batch of {count}"
-            );
-        }
-        for threads in [2, 5] {
-            let (_shop, _registry, model) = shop(sizes, threads);
-            let split = score(&model, rows(width, &data));
-            assert!(same_bits(&split, &whole), "{sizes:?} on {threads} threads");
-        }
+        scores_the_same_in_every_batch(sizes, Backend::Cpu, 1..=67);
+    }
+}
+
+#[test]
+fn a_row_scores_the_same_in_every_batch_of_the_graph() {
+    for sizes in SHAPES {
+        let counts = [1, 2, 3, 16, 63, 64, 65, 67].into_iter();
+        scores_the_same_in_every_batch(sizes, Backend::Flex, counts);
     }
 }
 
@@ -126,13 +146,16 @@ fn agrees_with_sums_by_hand() {
             let manifest = mlp_manifest(&sizes)
                 .replace("\"relu\"", &format!("{name:?}"))
                 .replace("\"sigmoid\"", &format!("{outputs:?}"));
-            let shop = Shop::new();
-            shop.put("m", "1", &manifest, &layers);
-            let registry = shop.open();
-            let model = registry.resolve("m").unwrap();
+            let models = ModelsDir::new();
+            models.put("m", "1", &manifest, &layers);
             let data: Vec<f32> = numbers(100 * 9, 4).iter().map(|x| x * 8.0).collect();
-            let scored = score(&model, rows(9, &data));
-            for (row, found) in data.chunks_exact(9).zip(scored.chunks_exact(width)) {
+            let answers = PROCESSORS.iter().map(|backend| {
+                let registry = models.open_on(*backend, 2);
+                score(&registry.resolve("m").unwrap(), rows(9, &data))
+            });
+            let scored: Vec<f32> = answers.flatten().collect();
+            let data = data.chunks_exact(9).cycle();
+            for (row, found) in data.zip(scored.chunks_exact(width)) {
                 let sums = by_hand(&layers, row, hidden);
                 let expected = match outputs {
                     "sigmoid" => sums.iter().map(|&x| sigmoid(x)).collect(),
@@ -159,9 +182,9 @@ fn standardises_features_first() {
         "count = 3",
         "count = 3\nmean = [1.0, -2.0, 100.0]\nstd = [2.0, 0.5, 50.0]",
     );
-    let shop = Shop::new();
-    shop.put("m", "1", &manifest, &layers);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    models.put("m", "1", &manifest, &layers);
+    let registry = models.open();
     let model = registry.resolve("m").unwrap();
     let found = score(&model, rows(3, &[3.0, -2.5, 150.0]))[0];
     let expected = sigmoid(by_hand(&layers, &[1.0, -1.0, 1.0], Hidden::Relu)[0]);
@@ -173,29 +196,27 @@ fn standardises_features_first() {
 
 #[test]
 fn an_answer_that_is_no_number_is_an_error() {
-    let (_shop, _registry, model) = shop(&[2, 3], 1);
+    let (_models, _registry, model) = models(&[2, 3], 1, Backend::Cpu);
     let mut data = vec![0.5; 2 * 100];
     data[2 * 71] = f32::INFINITY;
     let error = wait(model.score(rows(2, &data))).unwrap_err();
     assert_eq!(error, ModelError::NotFinite { row: 71 });
 }
 
-#[cfg(feature = "ndarray")]
 #[test]
-fn both_backends_agree() {
+fn the_kernels_and_every_graph_agree() {
     for sizes in SHAPES {
         let data = numbers(200 * sizes[0], 3);
-        let (shop, _registry, model) = shop(sizes, 2);
-        let flex = score(&model, rows(sizes[0], &data));
-        let mut settings = shop.settings();
-        settings.backend = crate::Backend::Ndarray;
-        let registry = Registry::open(&settings).unwrap();
-        let ndarray = score(&registry.resolve("m").unwrap(), rows(sizes[0], &data));
-        let furthest = flex
+        let answers: Vec<Vec<f32>> = PROCESSORS
             .iter()
-            .zip(&ndarray)
-            .map(|(a, b)| (a - b).abs())
-            .fold(0.0, f32::max);
-        assert!(furthest < 1e-5, "{sizes:?}: {furthest}");
+            .map(|backend| {
+                let (_models, _registry, model) = models(sizes, 2, *backend);
+                score(&model, rows(sizes[0], &data))
+            })
+            .collect();
+        for (backend, answer) in PROCESSORS.iter().zip(&answers) {
+            let furthest = furthest(answer, &answers[0]);
+            assert!(furthest < 1e-5, "{sizes:?} on {backend:?}: {furthest}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::fixtures::{Named, Shop, ngram, same_bits, score, texts};
+use crate::fixtures::{ModelsDir, Named, PROCESSORS, furthest, ngram, same_bits, score, texts};
 use crate::{Model, Registry};
 
 fn featuriser(word_ngrams: usize, min_chars: usize, max_chars: usize) -> Featuriser {
@@ -63,16 +63,16 @@ fn no_words_no_buckets() {
 const BUCKETS: usize = 500;
 const DIM: usize = 13;
 
-fn shop(threads: usize) -> (Shop, Arc<Registry>, Arc<Model>) {
-    let shop = Shop::new();
+fn models(threads: usize) -> (ModelsDir, Arc<Registry>, Arc<Model>) {
+    let models = ModelsDir::new();
     let (manifest, tensors) = ngram(BUCKETS, DIM);
-    shop.put("m", "1", &manifest, &tensors);
-    let mut settings = shop.settings();
+    models.put("m", "1", &manifest, &tensors);
+    let mut settings = models.settings();
     settings.threads = threads;
     let registry = Registry::open(&settings).unwrap();
     assert_eq!(registry.problems(), []);
     let model = registry.resolve("m").unwrap();
-    (shop, registry, model)
+    (models, registry, model)
 }
 
 /// Texts of 0 to 40 words.
@@ -100,7 +100,7 @@ fn some_texts(count: usize) -> Vec<String> {
 #[test]
 fn a_text_scores_the_same_in_every_batch() {
     let all = some_texts(1024);
-    let (_shop, _registry, model) = shop(1);
+    let (_models, _registry, model) = models(1);
     let whole = score(&model, texts(&all));
     for count in 1..=67 {
         let start = count * 7;
@@ -109,7 +109,7 @@ fn a_text_scores_the_same_in_every_batch() {
         assert!(same_bits(&part, expected), "in a batch of {count}");
     }
     for threads in [2, 5] {
-        let (_shop, _registry, model) = shop(threads);
+        let (_models, _registry, model) = models(threads);
         let split = score(&model, texts(&all));
         assert!(same_bits(&split, &whole), "on {threads} threads");
     }
@@ -146,7 +146,7 @@ fn agrees_with_sums_by_hand() {
     .unwrap()
     .ngram
     .unwrap();
-    let (_shop, _registry, model) = shop(2);
+    let (_models, _registry, model) = models(2);
     let all = some_texts(100);
     let scored = score(&model, texts(&all));
     for (text, found) in all.iter().zip(scored.chunks_exact(3)) {
@@ -160,7 +160,7 @@ fn agrees_with_sums_by_hand() {
 #[test]
 fn a_text_without_words_has_a_score() {
     let (_, tensors) = ngram(BUCKETS, DIM);
-    let (_shop, _registry, model) = shop(1);
+    let (_models, _registry, model) = models(1);
     let found = score(&model, texts(&["", " \t"]));
     let expected = by_hand(&tensors, &[]);
     for (found, expected) in found.iter().zip(expected.iter().chain(&expected)) {
@@ -168,16 +168,15 @@ fn a_text_without_words_has_a_score() {
     }
 }
 
-#[cfg(feature = "ndarray")]
 #[test]
-fn both_backends_agree() {
+fn every_backend_agrees() {
     let all = some_texts(200);
-    let (shop, _registry, model) = shop(2);
-    let flex = score(&model, texts(&all));
-    let mut settings = shop.settings();
-    settings.backend = crate::Backend::Ndarray;
-    let registry = Registry::open(&settings).unwrap();
-    let ndarray = score(&registry.resolve("m").unwrap(), texts(&all));
-    let differ = |(a, b): (&f32, &f32)| (a - b).abs();
-    assert!(flex.iter().zip(&ndarray).map(differ).fold(0.0, f32::max) < 1e-5);
+    let (models, _registry, model) = models(2);
+    let here = score(&model, texts(&all));
+    for backend in PROCESSORS {
+        let registry = models.open_on(*backend, 2);
+        let there = score(&registry.resolve("m").unwrap(), texts(&all));
+        let furthest = furthest(&here, &there);
+        assert!(furthest < 1e-5, "{backend:?}: {furthest}");
+    }
 }

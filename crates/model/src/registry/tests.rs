@@ -1,13 +1,13 @@
 use std::fs;
 
 use super::*;
-use crate::fixtures::{Named, Shop, file_of, layers, mlp_manifest, numbers, score, wait};
-use crate::{InputKind, ModelError, Rows, Task, TextRow};
+use crate::fixtures::{ModelsDir, Named, file_of, layers, mlp_manifest, numbers, score, wait};
+use crate::{Backend, InputKind, ModelError, Rows, Task, TextRow};
 
 const SIZES: [usize; 3] = [4, 8, 1];
 
-fn put(shop: &Shop, name: &str, version: &str, seed: u64) {
-    shop.put(name, version, &mlp_manifest(&SIZES), &layers(&SIZES, seed));
+fn put(models: &ModelsDir, name: &str, version: &str, seed: u64) {
+    models.put(name, version, &mlp_manifest(&SIZES), &layers(&SIZES, seed));
 }
 
 fn rows() -> Rows {
@@ -34,16 +34,16 @@ fn refusal(registry: &Registry, reference: &str) -> String {
 
 #[test]
 fn the_bare_name_means_the_highest_version() {
-    let shop = Shop::new();
+    let models = ModelsDir::new();
     for (name, version) in [
         ("a", "1.9.0"),
         ("a", "1.10.0"),
         ("a", "1.10.0-rc1"),
         ("b", "2"),
     ] {
-        put(&shop, name, version, 1);
+        put(&models, name, version, 1);
     }
-    let registry = shop.open();
+    let registry = models.open();
     assert_eq!(
         listed(&registry),
         ["a@1.9.0", "a@1.10.0-rc1", "a@1.10.0*", "b@2*"]
@@ -57,10 +57,10 @@ fn the_bare_name_means_the_highest_version() {
 
 #[test]
 fn a_pinned_version_is_the_active_one() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    put(&shop, "a", "2", 2);
-    let mut settings = shop.settings();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "a", "2", 2);
+    let mut settings = models.settings();
     settings.active = [("a".to_owned(), "1".to_owned())].into();
     let registry = Registry::open(&settings).unwrap();
     assert_eq!(listed(&registry), ["a@1*", "a@2"]);
@@ -81,11 +81,11 @@ fn a_pinned_version_is_the_active_one() {
 
 #[test]
 fn an_unknown_reference_says_what_is_known() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    put(&shop, "b", "1", 1);
-    fs::write(shop.folder("b", "1").join("model.safetensors"), "x").unwrap();
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "b", "1", 1);
+    fs::write(models.folder("b", "1").join("model.safetensors"), "x").unwrap();
+    let registry = models.open();
     assert_eq!(
         refusal(&registry, "c"),
         "model \"c\" is not known; known models: a"
@@ -110,11 +110,11 @@ fn an_unknown_reference_says_what_is_known() {
 
 #[test]
 fn golden_inputs_are_checked() {
-    let shop = Shop::new();
+    let models = ModelsDir::new();
     let weights = layers(&SIZES, 1);
     let answer = {
-        put(&shop, "a", "0", 1);
-        score(&shop.open().resolve("a").unwrap(), rows())[0]
+        put(&models, "a", "0", 1);
+        score(&models.open().resolve("a").unwrap(), rows())[0]
     };
     let golden = |expected: f32| {
         let features = &numbers(12, 1)[..4];
@@ -123,10 +123,10 @@ fn golden_inputs_are_checked() {
             mlp_manifest(&SIZES)
         )
     };
-    shop.put("a", "1", &golden(answer), &weights);
-    shop.put("a", "2", &golden(answer + 5e-6), &weights);
-    shop.put("a", "3", &golden(answer + 5e-5), &weights);
-    let registry = shop.open();
+    models.put("a", "1", &golden(answer), &weights);
+    models.put("a", "2", &golden(answer + 5e-6), &weights);
+    models.put("a", "3", &golden(answer + 5e-5), &weights);
+    let registry = models.open();
     assert_eq!(listed(&registry), ["a@0", "a@1", "a@2*"]);
     assert_eq!(registry.resolve("a@1").unwrap().info().golden, 1);
     let problem = registry.problems().remove(0).to_string();
@@ -138,11 +138,11 @@ fn golden_inputs_are_checked() {
 
 #[test]
 fn a_half_written_version_serves_once_it_is_whole() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    let registry = models.open();
 
-    let folder = shop.folder("a", "2");
+    let folder = models.folder("a", "2");
     fs::create_dir_all(&folder).unwrap();
     let report = registry.rescan();
     assert_eq!(report.new_problems.len(), 1);
@@ -153,8 +153,8 @@ fn a_half_written_version_serves_once_it_is_whole() {
     );
     assert_eq!(registry.resolve("a").unwrap().info().version, "1");
 
-    put(&shop, "b", "2", 2);
-    let (ready, half) = (shop.folder("b", "2"), folder);
+    put(&models, "b", "2", 2);
+    let (ready, half) = (models.folder("b", "2"), folder);
     fs::copy(ready.join("manifest.toml"), half.join("manifest.toml")).unwrap();
     let report = registry.rescan();
     assert_eq!(report.added, ["b@2"]);
@@ -185,18 +185,18 @@ fn a_half_written_version_serves_once_it_is_whole() {
 
 #[test]
 fn a_version_replaced_or_broken_while_it_serves() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    let registry = models.open();
     let old = registry.resolve("a").unwrap();
     let before = score(&old, rows());
 
-    fs::write(shop.folder("a", "1").join("model.safetensors"), "half").unwrap();
+    fs::write(models.folder("a", "1").join("model.safetensors"), "half").unwrap();
     let report = registry.rescan();
     assert!(report.new_problems[0].still_serving);
     assert_eq!(score(&registry.resolve("a").unwrap(), rows()), before);
 
-    put(&shop, "a", "1", 9);
+    put(&models, "a", "1", 9);
     assert_eq!(registry.rescan().replaced, ["a@1"]);
     assert_ne!(score(&registry.resolve("a").unwrap(), rows()), before);
     assert_eq!(
@@ -209,33 +209,33 @@ fn a_version_replaced_or_broken_while_it_serves() {
 
 #[test]
 fn a_rewrite_of_the_same_is_no_change() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    let registry = models.open();
     let model = registry.resolve("a").unwrap();
-    fs::write(shop.folder("a", "1").join("notes.txt"), "x").unwrap();
-    put(&shop, "a", "1", 1);
+    fs::write(models.folder("a", "1").join("notes.txt"), "x").unwrap();
+    put(&models, "a", "1", 1);
     assert_eq!(registry.rescan(), RescanReport::default());
     assert!(Arc::ptr_eq(&model, &registry.resolve("a").unwrap()));
 }
 
 #[test]
 fn a_folder_that_goes_is_missed_only_where_another_is_there() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    put(&shop, "a", "2", 2);
-    let registry = shop.open();
-    fs::remove_dir_all(shop.folder("a", "2")).unwrap();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "a", "2", 2);
+    let registry = models.open();
+    fs::remove_dir_all(models.folder("a", "2")).unwrap();
     assert_eq!(registry.rescan().removed, ["a@2"]);
     assert_eq!(listed(&registry), ["a@1*"]);
 
-    fs::remove_dir_all(shop.folder("a", "1")).unwrap();
+    fs::remove_dir_all(models.folder("a", "1")).unwrap();
     let report = registry.rescan();
     assert_eq!(report.removed, Vec::<String>::new());
     assert!(report.new_problems[0].still_serving);
     assert_eq!(listed(&registry), ["a@1*"]);
 
-    fs::remove_dir_all(shop.path()).unwrap();
+    fs::remove_dir_all(models.path()).unwrap();
     registry.rescan();
     assert_eq!(listed(&registry), ["a@1*"]);
     assert!(
@@ -244,7 +244,7 @@ fn a_folder_that_goes_is_missed_only_where_another_is_there() {
             .contains("the models folder cannot be read")
     );
 
-    put(&shop, "a", "3", 3);
+    put(&models, "a", "3", 3);
     let report = registry.rescan();
     assert_eq!(
         (report.added, report.removed),
@@ -256,10 +256,10 @@ fn a_folder_that_goes_is_missed_only_where_another_is_there() {
 
 #[test]
 fn an_empty_or_missing_folder_opens() {
-    let shop = Shop::new();
-    assert_eq!(shop.open().problems(), []);
-    let mut settings = shop.settings();
-    settings.dir = shop.path().join("none");
+    let models = ModelsDir::new();
+    assert_eq!(models.open().problems(), []);
+    let mut settings = models.settings();
+    settings.dir = models.path().join("none");
     let registry = Registry::open(&settings).unwrap();
     assert_eq!(registry.problems().len(), 1);
     assert_eq!(
@@ -270,9 +270,9 @@ fn an_empty_or_missing_folder_opens() {
 
 #[test]
 fn settings_that_cannot_work() {
-    let shop = Shop::new();
+    let models = ModelsDir::new();
     let field = |change: fn(&mut ModelSettings)| {
-        let mut settings = shop.settings();
+        let mut settings = models.settings();
         change(&mut settings);
         Registry::open(&settings).err().unwrap().to_string()
     };
@@ -282,7 +282,7 @@ fn settings_that_cannot_work() {
     #[cfg(not(feature = "ndarray"))]
     assert_eq!(
         field(|s| s.backend = Backend::Ndarray),
-        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"flex\""
+        "models.backend: the backend \"ndarray\" is not compiled in; build with `--features ndarray` or use \"cpu\""
     );
 }
 
@@ -290,10 +290,10 @@ fn settings_that_cannot_work() {
 #[cfg(not(feature = "wgpu"))]
 #[test]
 fn a_missing_graphics_processor_costs_its_model_alone() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    put(&shop, "b", "1", 2);
-    let mut settings = shop.settings();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "b", "1", 2);
+    let mut settings = models.settings();
     settings.backends.insert("b".to_owned(), Backend::Wgpu);
     let registry = Registry::open(&settings).unwrap();
     assert!(registry.resolve("a").is_ok());
@@ -307,37 +307,37 @@ fn a_missing_graphics_processor_costs_its_model_alone() {
 /// What was given back is loaded and checked again for whoever asks, and not where the folder is another one now.
 #[test]
 fn memory_is_given_back_until_somebody_asks() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    put(&shop, "a", "2", 2);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "a", "2", 2);
+    let registry = models.open();
     let (old, new) = (
         registry.resolve("a@1").unwrap(),
         registry.resolve("a").unwrap(),
     );
     let before = score(&old, rows());
-    let weak = std::sync::Arc::downgrade(&old.residence.here().unwrap());
+    let weak = std::sync::Arc::downgrade(&old.network().in_memory().unwrap());
     assert_eq!(
-        registry.give_back(Duration::from_secs(3600)),
+        registry.unload_unused(Duration::from_secs(3600)),
         Vec::<String>::new()
     );
-    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
+    assert_eq!(registry.unload_unused(Duration::ZERO), ["a@1"]);
     assert!(weak.upgrade().is_none(), "the network is gone");
-    assert!(new.residence.here().is_some(), "the active one stays");
+    assert!(new.network().in_memory().is_some(), "the active one stays");
     assert_eq!(score(&old, rows()), before);
-    assert_eq!(registry.give_back(Duration::ZERO), ["a@1"]);
-    put(&shop, "a", "1", 3);
+    assert_eq!(registry.unload_unused(Duration::ZERO), ["a@1"]);
+    put(&models, "a", "1", 3);
     let error = wait(old.score(rows())).err().unwrap().to_string();
     assert!(error.contains("a@1 can't be loaded again"), "{error}");
 }
 
 #[test]
 fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
-    let shop = Shop::new();
+    let models = ModelsDir::new();
     for version in ["1", "2", "3"] {
-        put(&shop, "a", version, version.parse().unwrap());
+        put(&models, "a", version, version.parse().unwrap());
     }
-    let mut settings = shop.settings();
+    let mut settings = models.settings();
     settings.active.insert("a".to_owned(), "2".to_owned());
     let registry = Registry::open(&settings).unwrap();
     let serving = || registry.resolve("a").unwrap().info().version.clone();
@@ -347,7 +347,7 @@ fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
     assert_eq!(choose("1"), crate::ChoiceReport::default());
     assert_eq!(choose("4").pending, ["a@4"]);
     assert_eq!(serving(), "1", "what served goes on");
-    put(&shop, "a", "4", 4);
+    put(&models, "a", "4", 4);
     registry.rescan();
     assert_eq!(serving(), "4");
     assert_eq!(registry.choose([].into()).switched, ["a@2"]);
@@ -356,9 +356,9 @@ fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
 
 #[test]
 fn rows_that_do_not_fit_are_refused() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    let registry = models.open();
     let model = registry.resolve("a").unwrap();
     let unfit = [
         Rows::Features {
@@ -389,9 +389,9 @@ fn rows_that_do_not_fit_are_refused() {
 
 #[test]
 fn a_model_outlives_its_registry_without_threads() {
-    let shop = Shop::new();
-    put(&shop, "a", "1", 1);
-    let registry = shop.open();
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    let registry = models.open();
     let model = registry.resolve("a").unwrap();
     drop(registry);
     assert_eq!(wait(model.score(rows())), Err(ModelError::Stopped));
@@ -399,7 +399,7 @@ fn a_model_outlives_its_registry_without_threads() {
 
 #[test]
 fn weights_of_other_programs_load_by_their_names() {
-    let shop = Shop::new();
+    let models = ModelsDir::new();
     let named = layers(&SIZES, 1)
         .into_iter()
         .map(|tensor| Named {
@@ -407,28 +407,33 @@ fn weights_of_other_programs_load_by_their_names() {
             ..tensor
         })
         .collect::<Vec<_>>();
-    shop.put_file("a", "1", &mlp_manifest(&SIZES), &file_of(&named));
+    models.put_file("a", "1", &mlp_manifest(&SIZES), &file_of(&named));
     assert!(
-        shop.open().problems()[0]
+        models.open().problems()[0]
             .message
             .contains("\"layers.0.weight\" is missing")
     );
-    let path = shop.folder("a", "1").join("manifest.toml");
+    let path = models.folder("a", "1").join("manifest.toml");
     let manifest = fs::read_to_string(&path).unwrap() + "prefix = \"net.\"\n";
     fs::write(&path, manifest).unwrap();
-    assert_eq!(shop.open().problems(), []);
+    assert_eq!(models.open().problems(), []);
 }
 
 #[cfg(feature = "faults")]
 #[test]
 fn the_fault_model_does_what_it_is_asked() {
     let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
-    let settings = ModelSettings {
-        dir,
-        ..ModelSettings::default()
+    let open = |backend| {
+        let settings = ModelSettings {
+            dir: dir.clone(),
+            backend,
+            ..ModelSettings::default()
+        };
+        let registry = Registry::open(&settings).unwrap();
+        assert_eq!(registry.problems(), []);
+        registry
     };
-    let registry = Registry::open(&settings).unwrap();
-    assert_eq!(registry.problems(), []);
+    let registry = open(Backend::Cpu);
     let model = registry.resolve("fault").unwrap();
     let ask = |text: &str| {
         wait(model.score(crate::fixtures::texts(&[text]))).map(|scored| scored.outputs)
@@ -441,6 +446,13 @@ fn the_fault_model_does_what_it_is_asked() {
     let answer = ask("sleep:1 well").unwrap()[0];
     assert!((0.0..1.0).contains(&answer));
     assert_eq!(ask("sleep:1 well"), Ok(vec![answer]));
+    let graphs = open(Backend::Flex);
+    let there = graphs.resolve("fault").unwrap();
+    assert_eq!(
+        score(&there, crate::fixtures::texts(&["sleep:1 well"])),
+        [answer],
+        "the same on every backend"
+    );
     assert_ne!(ask("something else"), Ok(vec![answer]));
 }
 

@@ -1,3 +1,7 @@
+use std::fs;
+
+use sha2::{Digest, Sha256};
+
 use super::*;
 use crate::fixtures::{Named, file_of};
 

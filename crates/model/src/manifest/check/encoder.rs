@@ -1,13 +1,11 @@
 //! Whether an encoder's sizes, tokenizer and head fit each other.
 
-use super::{WIDEST_LAYER, check_file};
-use crate::{
-    error::LoadError,
-    manifest::{EncoderShape, Head, Output, TaskName, TokenizerFile},
-};
+use super::rules::{MAX_LAYER_WIDTH, check_file};
+use crate::error::LoadError;
+use crate::manifest::tables::{EncoderShape, Head, Output, TaskName, TokenizerFile};
 
-/// The fewest tokens that leave room for a pair's special ones and a token each.
-const FEWEST_TOKENS: usize = 8;
+/// Enough for a pair's special tokens and one token of each text.
+const MIN_TOKENS: usize = 8;
 
 pub(super) fn check(
     shape: &EncoderShape,
@@ -50,11 +48,11 @@ pub(super) fn check(
     between(
         "tokenizer.max_tokens",
         tokenizer.max_tokens,
-        FEWEST_TOKENS,
+        MIN_TOKENS,
         usable,
     )?;
     if let Some(dense) = head.dense {
-        between("head.dense.width", dense.width, 1, WIDEST_LAYER)?;
+        between("head.dense.width", dense.width, 1, MAX_LAYER_WIDTH)?;
     }
     if output.task == TaskName::Embedding {
         let width = head.dense.map_or(shape.hidden, |dense| dense.width);

@@ -3,6 +3,9 @@ use std::task::Poll;
 
 use super::*;
 use crate::fixtures::wait;
+use crate::network::Batch;
+use crate::runner::Runner;
+use crate::tokens::Tokens;
 
 /// Answers each feature with itself plus one; misbehaves for some numbers.
 #[derive(Default)]
@@ -61,8 +64,8 @@ fn start(threads: usize, batch_rows: usize, queued_rows: usize) -> std::io::Resu
     Runner::start(threads, limits)
 }
 
-fn rows(data: Vec<f32>) -> Rows {
-    Rows::Features { width: 1, data }
+fn rows(data: Vec<f32>) -> Inputs {
+    Inputs::Features { width: 1, data }
 }
 
 fn odd() -> (Arc<Odd>, Arc<dyn Network>) {
@@ -95,8 +98,8 @@ fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 
 #[test]
 fn results_come_back_in_order() {
-    for (threads, most) in [(1, 1000), (3, 7), (4, 1000), (2, 1)] {
-        let runner = start(threads, most, 2000).unwrap();
+    for (threads, max_rows) in [(1, 1000), (3, 7), (4, 1000), (2, 1)] {
+        let runner = start(threads, max_rows, 2000).unwrap();
         let (_, network) = odd();
         for count in [0, 1, 2, 6, 7, 8, 100] {
             let data: Vec<f32> = (0..count).map(|x| x as f32).collect();
@@ -107,7 +110,7 @@ fn results_come_back_in_order() {
                 scored.calls.iter().map(|call| call.rows).sum::<usize>(),
                 count
             );
-            assert!(scored.calls.iter().all(|call| call.rows <= most));
+            assert!(scored.calls.iter().all(|call| call.rows <= max_rows));
         }
     }
 }
@@ -161,7 +164,7 @@ fn abandoned_work_is_skipped() {
     wait(runner.queue().score(&last, rows(vec![1.0]))).unwrap();
     assert_eq!(skipped.passes.load(Ordering::SeqCst), 0);
     assert_eq!(holding.passes.load(Ordering::SeqCst), 1);
-    assert_eq!(runner.queue().room.available_permits(), 100);
+    assert_eq!(runner.queue().capacity.available_permits(), 100);
 }
 
 #[test]
@@ -171,7 +174,7 @@ fn the_queue_is_bounded() {
     let mut long = Box::pin(runner.queue().score(&network, rows(vec![1.0; 20])));
     assert!(poll_once(long.as_mut()).is_pending());
     entered.recv().unwrap();
-    assert_eq!(runner.queue().room.available_permits(), 0);
+    assert_eq!(runner.queue().capacity.available_permits(), 0);
     assert_eq!(runner.queue().lock().waiting.len(), 1);
     drop(leave);
     assert_eq!(wait(long).unwrap().outputs, [2.0; 20]);
@@ -187,8 +190,8 @@ fn stopping_answers_everybody_and_joins() {
     entered.recv().unwrap();
     let mut waiting = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    let mut without_room = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
-    assert!(poll_once(without_room.as_mut()).is_pending());
+    let mut without_permit = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
+    assert!(poll_once(without_permit.as_mut()).is_pending());
     drop(leave);
     drop(runner);
     let running = wait(running).map(|scored| scored.outputs);
@@ -196,7 +199,7 @@ fn stopping_answers_everybody_and_joins() {
     // The thread may have taken it before it saw that it should stop.
     let waiting = wait(waiting).map(|scored| scored.outputs);
     assert!(waiting == Err(ModelError::Stopped) || waiting == Ok(vec![3.0; 4]));
-    assert_eq!(wait(without_room), Err(ModelError::Stopped));
+    assert_eq!(wait(without_permit), Err(ModelError::Stopped));
     assert_eq!(
         wait(queue.score(&network, rows(vec![1.0]))),
         Err(ModelError::Stopped)
@@ -207,23 +210,23 @@ fn stopping_answers_everybody_and_joins() {
     );
 }
 
-fn tokens(lengths: &[usize]) -> Rows {
-    let mut tokens = crate::Tokens::default();
+fn tokens(lengths: &[usize]) -> Inputs {
+    let mut tokens = Tokens::default();
     for &length in lengths {
         tokens.push(&vec![1; length], &vec![0; length]);
     }
-    Rows::Tokens(tokens)
+    Inputs::Tokens(tokens)
 }
 
-fn work(rows: Rows, waited: Duration) -> Work {
+fn work(inputs: Inputs, waited: Duration) -> Work {
     let (sender, _) = mpsc::sync_channel(1);
     Work {
         network: odd().1,
-        range: 0..rows.len(),
-        rows: Arc::new(rows),
+        range: 0..inputs.len(),
+        inputs: Arc::new(inputs),
         since: Instant::now().checked_sub(waited).unwrap(),
         reply: Reply::Blocking(sender),
-        room: None,
+        permit: None,
     }
 }
 
@@ -240,9 +243,7 @@ fn short_texts_overtake_long_ones_but_not_for_ever() {
     }
     let order: Vec<usize> = std::iter::from_fn(|| state.take().map(|work| work.tokens())).collect();
     assert_eq!(order, [15, 15, 30, 520]);
-    state
-        .waiting
-        .push_back(work(tokens(&[500]), MOST_OVERTAKEN));
+    state.waiting.push_back(work(tokens(&[500]), MAX_OVERTAKEN));
     state.waiting.push_back(work(tokens(&[3]), Duration::ZERO));
     assert_eq!(state.take().map(|work| work.tokens()), Some(500));
     state

@@ -1,30 +1,33 @@
 //! The threads that share one forward pass.
 
-use rayon::{ThreadPool, ThreadPoolBuilder, prelude::*};
+use rayon::{ThreadPoolBuilder, prelude::*};
 
-/// A pool of threads for kernels. A pass holds all of them.
-pub struct Team {
-    pool: ThreadPool,
-    threads: usize,
+/// A pool of threads that share a pass. Passes that are asked for at the same time share the pool.
+#[derive(Debug)]
+pub struct ThreadPool {
+    pool: rayon::ThreadPool,
 }
 
-impl Team {
-    /// Starts the threads; `name` tells them from others of the process.
+impl ThreadPool {
+    /// Starts the threads, called `name-0` and so on; 0 starts as many as the machine grants this process.
+    ///
+    /// # Errors
+    /// If a thread can't be started.
     pub fn start(name: &'static str, threads: usize) -> std::io::Result<Self> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("{name}-{i}"))
             .build()
             .map_err(std::io::Error::other)?;
-        Ok(Self { pool, threads })
+        Ok(Self { pool })
     }
 
     /// How many threads there are.
-    pub fn threads(&self) -> usize {
-        self.threads
+    pub fn count(&self) -> usize {
+        self.pool.current_num_threads()
     }
 
-    /// Runs `work` on one of the threads, from where it may share itself out.
+    /// Runs `work` on one of the threads, from where it may use the others.
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.pool.install(work)
     }

@@ -1,0 +1,99 @@
+//! What public functions do with sizes that don't fit each other.
+
+use crate::*;
+
+/// What a call panics with.
+fn refusal<T>(call: impl FnOnce() -> T) -> String {
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(call));
+    match panic.err().map(|panic| panic.downcast::<String>()) {
+        Some(Ok(message)) => *message,
+        Some(Err(panic)) => (*panic.downcast::<&str>().unwrap()).to_owned(),
+        None => "no panic".to_owned(),
+    }
+}
+
+fn layer(inputs: usize, outputs: usize) -> PackedLinear {
+    let weight = vec![0.0; inputs * outputs];
+    PackedLinear::new(&weight, None, inputs, outputs)
+}
+
+#[track_caller]
+fn refused(message: String, expected: &str) {
+    assert!(message.contains(expected), "{message:?}, not {expected:?}");
+}
+
+#[test]
+fn layers_refuse_sizes_that_dont_fit() {
+    refused(
+        refusal(|| PackedLinear::new(&[], None, 0, 1)),
+        "without a size",
+    );
+    refused(
+        refusal(|| PackedLinear::new(&[0.0; 5], None, 2, 3)),
+        "weights",
+    );
+    refused(
+        refusal(|| PackedLinear::new(&[0.0; 6], Some(&[0.0; 2]), 2, 3)),
+        "biases",
+    );
+    refused(
+        refusal(|| layer(2, 3).forward(&[0.0; 5], Finish::Plain)),
+        "no rows of 2",
+    );
+    let plain = |layer| (layer, Finish::Plain);
+    refused(
+        refusal(|| Stack::new(2, vec![plain(layer(2, 3)), plain(layer(2, 3))])),
+        "inputs of layer 1",
+    );
+    refused(
+        refusal(|| Stack::new(2, vec![plain(layer(2, 3))]).forward(&[0.0; 3])),
+        "no rows of 2",
+    );
+}
+
+#[test]
+fn encoders_refuse_sizes_that_dont_fit() {
+    let norm = |width| Norm {
+        weight: vec![1.0; width],
+        bias: vec![0.0; width],
+        eps: 1e-12,
+    };
+    let tables = |width| Tables {
+        words: vec![0.0; 3 * width],
+        positions: vec![0.0; 4 * width],
+        types: Some(vec![0.0; 2 * width]),
+        norm: norm(width),
+    };
+    let new = |heads, offset, width, layers| {
+        Encoder::new(6, heads, offset, Finish::Gelu, tables(width), layers)
+    };
+    refused(refusal(|| new(4, 0, 6, Vec::new())), "4 heads");
+    refused(refusal(|| new(2, 0, 5, Vec::new())), "no rows of 6");
+    refused(refusal(|| new(2, 5, 6, Vec::new())), "position_offset");
+    let narrow = Layer {
+        query_key_value: layer(6, 18),
+        attended: layer(6, 6),
+        attended_norm: norm(6),
+        up: layer(6, 8),
+        down: layer(7, 6),
+        norm: norm(6),
+    };
+    refused(refusal(|| new(2, 0, 6, vec![narrow])), "down");
+    let encoder = new(2, 1, 6, Vec::new());
+    let pool = ThreadPool::start("kernel", 1).unwrap();
+    let encode = |ids: &[u32], types: &[u32], lengths: &[usize]| {
+        let texts = Texts {
+            ids,
+            types,
+            lengths,
+        };
+        refusal(|| encoder.encode(texts, Pooling::First, &pool))
+    };
+    assert_eq!(encode(&[2, 0, 1], &[0, 1, 1], &[1, 2]), "no panic");
+    refused(encode(&[0, 0], &[0, 0], &[1]), "lengths add up to");
+    refused(encode(&[0], &[0], &[1, 0]), "no tokens");
+    refused(encode(&[0; 4], &[0; 4], &[4]), "3 positions");
+    refused(encode(&[3], &[0], &[1]), "vocabulary");
+    refused(encode(&[0], &[2], &[1]), "type");
+    refused(encode(&[0], &[], &[1]), "types");
+}

@@ -1,0 +1,37 @@
+//! What an import is asked for, and what it reports.
+
+use std::path::PathBuf;
+
+use kiln_contract::model::{ModelInfo, PairRule, Precision};
+
+use crate::manifest::{OutputActivation, Pooling};
+
+/// What to import, and what overrides the folder's own descriptions.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// The Hugging Face folder.
+    pub folder: PathBuf,
+    /// The models folder.
+    pub models_dir: PathBuf,
+    pub name: String,
+    pub version: String,
+    pub pair: Option<PairRule>,
+    pub pooling: Option<Pooling>,
+    /// Whether an embedding without `modules.json` is scaled to length 1.
+    pub normalise: bool,
+    pub activation: Option<OutputActivation>,
+    pub max_tokens: Option<usize>,
+    pub ttl_seconds: Option<u64>,
+    /// How exact embeddings are.
+    pub precision: Precision,
+}
+
+/// An import that went well.
+#[derive(Debug)]
+pub struct Imported {
+    /// The version's folder.
+    pub path: PathBuf,
+    pub info: ModelInfo,
+    /// What was assumed, for people.
+    pub notes: Vec<String>,
+}

@@ -1,0 +1,65 @@
+//! What each model runs on: the backends that the settings name, opened once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kiln_kernels::ThreadPool;
+
+use crate::error::{LoadError, OpenError};
+use crate::hardware::{Hardware, HardwareError};
+use crate::settings::{Backend, ModelSettings};
+
+/// The backends in use.
+pub(super) struct Backends {
+    /// What each one runs on, or why it doesn't.
+    opened: BTreeMap<Backend, Result<Arc<Hardware>, HardwareError>>,
+    by_model: BTreeMap<String, Backend>,
+    default: Backend,
+}
+
+impl Backends {
+    /// Opens what the settings name.
+    ///
+    /// # Errors
+    /// If the default one doesn't work; any other costs the models that are to run on it.
+    pub fn open(settings: &ModelSettings, threads: &Arc<ThreadPool>) -> Result<Self, OpenError> {
+        let open = |backend| Hardware::open(backend, Arc::clone(threads)).map(Arc::new);
+        let mut opened = BTreeMap::new();
+        for backend in settings.backends.values().chain([&settings.backend]) {
+            if opened.contains_key(backend) {
+                continue;
+            }
+            let hardware = match open(*backend) {
+                Err(error) if settings.fall_back => {
+                    let (reason, instead) = (error.to_string(), Backend::default().as_str());
+                    tracing::warn!(reason, instead, "a backend is replaced");
+                    open(Backend::default())
+                }
+                hardware => hardware,
+            };
+            if let (Err(error), true) = (&hardware, *backend == settings.backend) {
+                return Err(OpenError::Setting {
+                    field: "backend",
+                    message: error.to_string(),
+                });
+            }
+            opened.insert(*backend, hardware);
+        }
+        Ok(Self {
+            opened,
+            by_model: settings.backends.clone(),
+            default: settings.backend,
+        })
+    }
+
+    /// What a model runs on.
+    pub fn of(&self, model: &str) -> Result<Arc<Hardware>, LoadError> {
+        let refuse = |message: &str| LoadError::field("settings models.backends", message);
+        let backend = self.by_model.get(model).unwrap_or(&self.default);
+        match self.opened.get(backend) {
+            Some(Ok(hardware)) => Ok(Arc::clone(hardware)),
+            Some(Err(error)) => Err(refuse(&error.to_string())),
+            None => Err(refuse("names no backend")),
+        }
+    }
+}
