@@ -1,5 +1,5 @@
-//! Owns the first stage: bodies are parsed and checked against their models, and a job that comes twice in one batch goes
-//! on once.
+//! Owns the first stage: bodies are parsed and checked against their models, and a job that comes twice in one batch is
+//! run once.
 //!
 //! Promises that whatever isn't admitted has its outcome already. Refuses to ask any server.
 
@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-/// Bodies beyond this many bytes are parsed where they hold up no other task of the runtime.
+/// Bodies of more bytes than this are parsed where they don't block other tasks of the runtime.
 const BLOCKING_BYTES: usize = 1 << 18;
 
 /// Admits the jobs of a batch.
@@ -113,7 +113,7 @@ pub(super) fn check<'a>(
     }
 }
 
-/// Finds a job's model, and holds the job against it.
+/// Finds a job's model, and checks the job against it.
 fn fit(context: &Context, job: &mut Job<'_>) -> Result<Arc<Model>, Rejection> {
     let found = context.registry.resolve(&job.model);
     let model = found

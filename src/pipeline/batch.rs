@@ -1,4 +1,4 @@
-//! Owns the decision when a batch of jobs is closed.
+//! Owns the decision when a batch of jobs is complete.
 //!
 //! Pure: the caller says what arrived and what time it is.
 
@@ -82,7 +82,7 @@ impl<T> Filling<T> {
         self.jobs.is_empty()
     }
 
-    /// Hands the jobs over and starts anew.
+    /// Takes the jobs out, and starts a new batch.
     pub fn take(&mut self) -> Vec<T> {
         self.tokens = 0;
         self.since = None;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn closes_by_size_and_starts_anew() {
+    fn closes_by_size_and_starts_a_new_batch() {
         let (mut batch, now) = (filling(), Instant::now());
         assert_eq!([batch.push(1, 0, now), batch.push(2, 0, now)], [None, None]);
         assert_eq!(batch.push(3, 0, now), Some(CloseReason::Size));

@@ -25,9 +25,9 @@ pub struct EngineParts {
     pub store: Store,
     pub health: Health,
     pub metrics: Metrics,
-    /// Where what is asked for is counted, if anywhere.
+    /// Where requests are counted, if anywhere.
     pub heat: Option<Arc<Heat>>,
-    /// Where what is learnt of namespaces is kept, if anywhere.
+    /// Where statistics of namespaces are collected, if anywhere.
     pub insight: Option<Arc<Insight>>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct PipelineSettings {
     pub max_body_bytes: usize,
     /// Tries of a job: for verdicts.
     pub max_tries: u32,
-    /// Lives of entries, and leases.
+    /// TTLs of entries, and leases.
     pub cache: config::Cache,
     /// What namespaces have of their own.
     pub namespaces: BTreeMap<String, Namespace>,

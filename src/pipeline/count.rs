@@ -1,4 +1,6 @@
-//! Owns what the metrics learn of a batch at its end: its jobs by their outcome, and its inputs by how they got their score.
+//! Owns what metrics count of a batch at its end: its jobs by their outcome, and its inputs by how they got their score.
+//!
+//! Refuses to count rows and calls: each stage counts its own.
 
 use super::{context::Context, outcome::Outcome, source::JobSource};
 use crate::telemetry::{

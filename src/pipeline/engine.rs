@@ -52,8 +52,8 @@ impl Engine {
         checked.map(|_| ()).map_err(|bad| bad.rejection)
     }
 
-    /// Carries one batch through every stage. Waits for the database as long as it takes; dropping the
-    /// future leaves nothing half done that a repeat doesn't mend.
+    /// Carries one batch through every stage. Waits for the database as long as it takes. The future may be dropped at any
+    /// point: running the batch again completes whatever was left undone.
     pub async fn run(&self, sources: &[JobSource<'_>]) -> (Vec<Outcome>, InputCounts) {
         let context = &self.context;
         let metrics = &context.metrics;

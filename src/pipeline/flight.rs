@@ -11,8 +11,8 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// A loaded model version's identity within the process, the latest invalidation known to who asks, and an input: what was
-/// begun before an invalidation is nothing to share with those who come after it.
+/// A loaded model version's identity within the process, the latest invalidation known to who asks, and an input. What was
+/// begun before an invalidation is never shared with those who come after it.
 type FlightKey = (usize, u64, InputHash);
 
 /// Rows of one claim, in its order.

@@ -41,7 +41,7 @@ index! {
     JobIndex, "job of the plan";
     /// A distinct input of one model version.
     SlotIndex, "slot";
-    /// A model version that the batch asks.
+    /// A model version that the batch's jobs ask for.
     GroupIndex, "model version";
     /// A namespace of the batch.
     NamespaceIndex, "namespace";

@@ -1,4 +1,4 @@
-//! Owns what is learnt from a batch about its namespaces and kinds of keys, for people.
+//! Owns the statistics of namespaces and kinds of keys that operators see.
 //!
 //! Promises bounded memory whatever is asked for. Refuses to decide anything by it.
 
@@ -34,7 +34,7 @@ impl Default for Insight {
 }
 
 impl Insight {
-    /// Notes a batch. What warming asks for itself says nothing of those who ask.
+    /// Adds a batch. What warming asks for is left out: it says nothing about producers.
     pub(super) fn note(&self, plan: &Plan<'_>) {
         let causes = self.causes(plan);
         let mut noted: Vec<(Pattern, Noted)> = Vec::new();
@@ -59,7 +59,7 @@ impl Insight {
     }
 }
 
-/// Notes one job: its namespace, and the kinds of its keys.
+/// Adds one job: its namespace, and the kinds of its keys.
 fn note_job(
     plan: &Plan<'_>,
     planned: &PlannedJob<'_>,
@@ -71,7 +71,7 @@ fn note_job(
         latency,
         ..Noted::default()
     };
-    // Keys of one job mostly begin alike: few kinds, found by walking.
+    // The keys of one job mostly share a prefix: there are few kinds, and a linear search finds them.
     let mut kinds: Vec<(&str, Noted)> = Vec::new();
     for (input, became) in planned.with_inputs() {
         let PlannedInput::Slot(index) = became else {

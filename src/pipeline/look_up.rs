@@ -46,7 +46,7 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.
 fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Looked, outputs: &[f32]) {
     if looked.stamps.len() != order.len() {
-        // Whose rows these are can't be told: all is scored.
+        // There is no telling which row belongs to which input: score them all.
         bug("the cache answered for more or fewer inputs than it was asked");
         return;
     }

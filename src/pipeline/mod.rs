@@ -1,7 +1,7 @@
 //! The path from a batch of bodies to stored results.
 //!
-//! The same for a worker's queue and for `kiln score`: only the edges differ. [`engine`] is the order of the stages. A
-//! stage is a file with a function that takes the shared [`context`] and the [`plan`] of the batch; it knows the files
+//! The same for a worker's queue and for `kiln score`: only the edges differ. `engine` is the order of the stages. A
+//! stage is a file with a function that takes the shared `context` and the `plan` of the batch; it knows the files
 //! below it and never the engine.
 
 mod admit;

@@ -7,7 +7,7 @@ use super::{
 };
 use kiln_model::{Model, ModelError, Rows, TextRow};
 
-/// What a job takes beside its model, in seconds: what a reader who misses an entry waits at least.
+/// What a job takes beside its model, in seconds: the least that a reader who misses an entry waits.
 pub const ROUND_TRIP_SECONDS: f64 = 0.003;
 
 /// One model call; its outputs are as many rows as `misses`.

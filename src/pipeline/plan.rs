@@ -12,7 +12,7 @@ use kiln_contract::key::InputHash;
 use kiln_model::Model;
 use std::{borrow::Cow, sync::Arc};
 
-/// A model version that a batch asks.
+/// A model version that the batch's jobs ask for.
 pub struct Group {
     pub model: Arc<Model>,
     pub space: Space,
@@ -84,7 +84,7 @@ pub enum InputValue<'a> {
 }
 
 impl InputValue<'_> {
-    /// Seconds that `model` takes for it, once that is known.
+    /// Seconds that `model` is expected to take for it, once that is known.
     pub fn expected_seconds(&self, model: &Model) -> Option<f64> {
         model.expected_seconds(match self {
             Self::Features(_) => None,
@@ -109,14 +109,14 @@ pub struct Slot<'a> {
     pub group: GroupIndex,
     pub input: InputHash,
     pub value: InputValue<'a>,
-    /// Life of its entry: the longest that a job asks for.
+    /// TTL of its entry: the longest that a job asks for.
     pub ttl_seconds: u64,
-    /// Whether its entry, if there is one, is to live anew.
+    /// Whether its entry, if there is one, has its TTL refreshed.
     pub refresh_ttl: bool,
     /// The first job that asks for it, and with which input.
     pub asked_by: (JobIndex, &'a Input<'a>),
     pub found: Found,
-    /// The least stamp that an entry must bear: one that nobody who asks has invalidated.
+    /// The oldest stamp that an entry may bear: nobody who asks has invalidated anything since.
     pub min_stamp: u64,
     /// The latest invalidation before its row was scored.
     pub stamp: u64,
@@ -181,7 +181,7 @@ pub struct Plan<'a> {
     pub namespaces: IndexVec<NamespaceIndex, &'a str>,
     /// The latest invalidation of all when entries were looked up.
     pub stamp: u64,
-    /// Inputs that fell together with another of the batch.
+    /// Inputs that are the same as another one of the batch.
     pub coalesced: u64,
 }
 

@@ -26,7 +26,7 @@ pub(super) fn job<'a>(
     }
     let info = admitted.model.info();
     let at = finished.result.finished_at;
-    let ttl_seconds = life_seconds(context, plan, finished.planned);
+    let ttl_seconds = ttl_seconds(context, plan, finished.planned);
     let own = context.settings.namespaces.get(job.namespace());
     let grace_ms = 1_000 * context.settings.cache.grace_of(own);
     let mut rng = rand::rng();
@@ -59,8 +59,8 @@ pub(super) fn job<'a>(
     }
 }
 
-/// Life of what readers find: what the job asks for, or else that of its first entry.
-fn life_seconds(context: &Context, plan: &Plan<'_>, planned: &PlannedJob<'_>) -> u64 {
+/// TTL of what readers find: what the job asks for, or else that of its first entry.
+fn ttl_seconds(context: &Context, plan: &Plan<'_>, planned: &PlannedJob<'_>) -> u64 {
     let first = || plan.slots.get(planned.slots().next()?);
     let asked = planned.admitted.job.ttl_seconds;
     asked

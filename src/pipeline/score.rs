@@ -21,7 +21,7 @@ use std::{
 /// Slots that couldn't be scored, with why.
 pub(super) type Failures = HashMap<SlotIndex, ModelError>;
 
-/// What one model version said.
+/// The scores of one model version.
 struct GroupScores {
     group: GroupIndex,
     /// Slots with the rows that this batch had scored.
@@ -85,7 +85,8 @@ fn apply(plan: &mut Plan<'_>, scores: GroupScores, failures: &mut Failures) {
     }
 }
 
-/// Scores the misses of one model version: those that nobody scores yet, and then, where another batch failed, its too.
+/// Scores the misses of one model version: those that no other batch is scoring, and then those on which another batch
+/// failed.
 async fn score_group(
     context: &Context,
     index: GroupIndex,
@@ -158,7 +159,8 @@ async fn score_own(
     blame(context, group, own, failed, scores).await;
 }
 
-/// The rows of all that was claimed, one after the other; nothing where one is missing, lest others take a wrong one.
+/// The rows of all claimed inputs, one after the other; nothing where one is missing, so that nobody takes
+/// another input's.
 fn in_order(own: &[Miss<'_>], guarded: &Guarded) -> Option<Vec<f32>> {
     let rows = guarded.scored.iter().chain(&guarded.found);
     let rows: HashMap<SlotIndex, &Vec<f32>> = rows.map(|(index, row)| (*index, row)).collect();

@@ -1,4 +1,4 @@
-//! Owns a job on its way into the pipeline: its body with what its carrier knows of it, and then what it was admitted as.
+//! Owns a job on its way into the pipeline: its body with what its message says of it, and then what admission made of it.
 //!
 //! Promises that whatever a caller doesn't say has one meaning: a first try, arrived now, that may be tried again. Refuses
 //! to judge: that is for admission.
@@ -13,21 +13,21 @@ use std::{sync::Arc, time::Instant};
 #[derive(Debug, Clone)]
 pub struct JobSource<'a> {
     pub(super) body: &'a [u8],
-    /// The message's own name for the job.
+    /// The job's id in the message's properties.
     pub(super) message_id: Option<&'a str>,
     pub(super) received: Instant,
     /// Tries made before this one.
     pub(super) tries: u32,
     /// Whether a failure that may pass leads to another try.
     pub(super) may_retry: bool,
-    /// Whether entries that are there are to live anew: a warming job's are.
+    /// Whether its entries that are in the cache have their TTL refreshed, as a warming job's have.
     pub(super) refresh_ttl: bool,
-    /// A verdict that stands before the job is looked at: the broker gave it up, or it killed workers.
+    /// Why it is rejected unseen: the broker gave it up, or it killed workers.
     pub(super) given_up: Option<Rejection>,
 }
 
 impl<'a> JobSource<'a> {
-    /// A job that came now, for its first try.
+    /// A job that was received now, at its first try.
     pub fn new(body: &'a [u8]) -> Self {
         Self {
             body,
@@ -40,37 +40,37 @@ impl<'a> JobSource<'a> {
         }
     }
 
-    /// Gives it the message's own name for the job.
+    /// Sets the job's id in the message's properties.
     pub fn with_message_id(mut self, id: Option<&'a str>) -> Self {
         self.message_id = id;
         self
     }
 
-    /// Says when it came.
+    /// Sets when it was received.
     pub fn received_at(mut self, received: Instant) -> Self {
         self.received = received;
         self
     }
 
-    /// Says how often it was tried before.
+    /// Sets how often it was tried before.
     pub fn with_tries(mut self, tries: u32) -> Self {
         self.tries = tries;
         self
     }
 
-    /// Makes this try its last: nobody would bring it back.
+    /// Makes this try its last: its caller has no way to retry it.
     pub fn without_retry(mut self) -> Self {
         self.may_retry = false;
         self
     }
 
-    /// Says whether entries that are there are to live anew, as a warming job's are.
+    /// Says whether its entries that are in the cache have their TTL refreshed, as a warming job's have.
     pub fn with_ttl_refresh(mut self, refresh_ttl: bool) -> Self {
         self.refresh_ttl = refresh_ttl;
         self
     }
 
-    /// Gives it a verdict that stands before the job is looked at.
+    /// Sets why it is rejected unseen.
     pub fn given_up(mut self, rejection: Option<Rejection>) -> Self {
         self.given_up = rejection;
         self
@@ -86,6 +86,6 @@ pub(super) struct AdmittedJob<'a> {
     pub job: Job<'a>,
     pub model: Arc<Model>,
     pub body_sha256: [u8; 32],
-    /// Life of its entries.
+    /// TTL of its entries.
     pub ttl_seconds: u64,
 }

@@ -1,6 +1,6 @@
 //! Owns that an input which several workers miss at once is scored by one of them.
 //!
-//! Promises that those who wait are answered whatever becomes of the one who scores: a lease ends, somebody else takes it,
+//! Promises that those who wait are answered whatever becomes of the one who scores: a lease expires, somebody else takes it,
 //! and nobody waits for more than two of them before scoring for themselves.
 
 use super::{
@@ -44,7 +44,7 @@ struct Round<'a> {
     held: Vec<Vec<u8>>,
 }
 
-/// Leases on these slots, where they cost less than scoring some of them twice.
+/// The means to lease these slots, where that costs less than scoring some of them twice.
 pub(super) fn leases<'c>(
     context: &'c Context,
     group: &Group,
@@ -67,13 +67,13 @@ pub(super) async fn rows(
     leases: &Leases<'_>,
     own: &[Miss<'_>],
 ) -> Result<Guarded, ModelError> {
-    let life = config::ms(context.settings.cache.lease_ms);
+    let ttl = config::ms(context.settings.cache.lease_ms);
     let mut guarded = Guarded::default();
     let begun = Instant::now();
     let mut open = own.to_vec();
     while !open.is_empty() {
         // The first holder may have died, and the next one needs its time, too.
-        let late = begun.elapsed() >= 2 * life;
+        let late = begun.elapsed() >= 2 * ttl;
         let round = ask(
             context,
             group,

@@ -62,7 +62,7 @@ pub(super) async fn batch(
     }
 }
 
-/// Keeps the rows of what was scored now in the cache, and those that are to live anew.
+/// Puts into the cache what was scored now, and again what has its TTL refreshed.
 async fn put_entries(context: &Context, plan: &Plan<'_>) {
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
@@ -168,7 +168,7 @@ fn score_rows<'a>(
     scored
         .filter_map(|slot| {
             let (first, input) = slot.asked_by;
-            // Nobody's where its job failed.
+            // Where the job that asked first isn't stored, nothing is.
             let job = (*stored.get(first)?)?;
             let (group, row) = plan.row_of(slot)?;
             let info = group.model.info();

@@ -6,7 +6,7 @@
 use super::{context::Context, outcome::Outcome, source::AdmittedJob};
 use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 
-/// What a failure means for a job with so many tries behind it.
+/// What a failure means for a job, given the tries that it has had.
 pub(super) fn outcome(context: &Context, failure: Failure, admitted: &AdmittedJob<'_>) -> Outcome {
     let job_id = Some(admitted.job.job_id.to_string());
     let tries = admitted.source.tries + 1;
@@ -28,7 +28,7 @@ pub(super) fn outcome(context: &Context, failure: Failure, admitted: &AdmittedJo
     }
 }
 
-/// The rejection of a job whose id names another one.
+/// The rejection of a job whose id belongs to another one.
 pub(super) fn conflict() -> Rejection {
     Rejection::new(
         Code::Conflict,
