@@ -78,10 +78,12 @@ fn names_what_is_wrong_with_a_body() {
     assert_rejects(r#"["j","m"]"#, Code::Invalid, "", "a job: a JSON object");
 }
 
+fn invalid(body: &str, field: &str, says: &str) {
+    assert_rejects(body, Code::Invalid, field, says);
+}
+
 #[test]
-fn names_the_field_that_breaks_the_contract() {
-    let invalid =
-        |body: &str, field: &str, says: &str| assert_rejects(body, Code::Invalid, field, says);
+fn names_the_field_of_a_job_that_breaks_the_contract() {
     invalid("{}", "job_id", "missing");
     invalid(
         r#"{"job_id":"j","inputs":[{"text":"a"}]}"#,
@@ -122,6 +124,10 @@ fn names_the_field_that_breaks_the_contract() {
     );
     invalid(&with("on_error", json!("ignore")), "on_error", "\"skip\"");
     invalid(&with("named", json!("yes")), "named", "boolean");
+}
+
+#[test]
+fn names_the_field_of_a_ranking_that_breaks_the_contract() {
     invalid(
         &with("rank", json!({"top": 3})),
         "rank.key",
@@ -137,6 +143,10 @@ fn names_the_field_that_breaks_the_contract() {
         "rank.size",
         "unknown field",
     );
+}
+
+#[test]
+fn names_the_field_of_an_input_that_breaks_the_contract() {
     invalid(&with("inputs", json!([])), "inputs", "found none");
     invalid(
         &with("inputs", json!(vec![json!({"text": "a"}); MAX_INPUTS + 1])),
