@@ -245,7 +245,6 @@ pub fn load(
         .extract()
         .map_err(|e| ConfigError::Invalid(describe(&e)))?;
     check(&settings)?;
-    crate::tls::check(&settings)?;
     Ok(Loaded {
         settings,
         file: file.map(Path::to_owned),

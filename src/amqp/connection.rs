@@ -3,7 +3,7 @@
 use crate::{
     config::{self, Amqp},
     secret::Secret,
-    tls::{self, Tls},
+    tls::{self, Tls, TlsSettings},
 };
 use lapin::{
     Connection, ConnectionProperties,
@@ -33,7 +33,7 @@ pub enum ConnectError {
 #[derive(Debug, Clone)]
 pub struct Broker {
     url: Secret,
-    tls: config::Tls,
+    tls: TlsSettings,
     heartbeat_seconds: u16,
     timeout: Duration,
 }

@@ -14,7 +14,7 @@ pub use self::redis::{BadUrl, Put, RedisCache, connect};
 pub use invalidate::Removal;
 pub use lease::Leases;
 pub use memory::MemoryCache;
-pub use reads::Keeps;
+pub use reads::{Keeps, Sign};
 
 use crate::{
     entry::Codec,

@@ -3,7 +3,7 @@
 //! Promises that asking isn't taken for reading: `OBJECT` leaves a key's counters as they are.
 
 use super::RedisCache;
-use crate::{heat::Sign, telemetry::metrics::CacheOperation};
+use crate::telemetry::metrics::CacheOperation;
 use redis::{Pipeline, Value};
 use std::collections::HashMap;
 
@@ -12,6 +12,15 @@ const LOG_FACTOR: f64 = 10.0;
 const DECAY_MINUTES: f64 = 1.0;
 /// Where the counter of a new key begins.
 const NEW: f64 = 5.0;
+
+/// What Redis says of one key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sign {
+    /// Requests a second, by its counter.
+    Rate(f64),
+    /// Seconds since it was last touched.
+    Idle(f64),
+}
 
 /// What this Redis counts by.
 #[derive(Debug, Clone, Copy, PartialEq)]

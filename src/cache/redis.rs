@@ -7,7 +7,7 @@ use crate::{
     config::{self, Redis},
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
-    tls::{self, Tls},
+    tls::{self, Tls, TlsSettings},
 };
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, Value,
@@ -35,7 +35,7 @@ pub struct Put {
 }
 
 /// A client of the server at `url`; what is wrong is told without credentials.
-fn client(url: &Secret, settings: &config::Tls) -> Result<Client, String> {
+fn client(url: &Secret, settings: &TlsSettings) -> Result<Client, String> {
     let made = if url.expose().starts_with("rediss://") {
         let tls = Tls::read("redis", settings).map_err(|e| e.to_string())?;
         Client::build_with_tls(url.expose(), tls.redis())

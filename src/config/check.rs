@@ -1,7 +1,9 @@
 //! Owns what makes sense of a setting's value, beyond its type.
 
+mod tls;
+
 use super::{ConfigError, Http, Settings};
-use crate::telemetry::otlp;
+use hyper::Uri;
 
 /// Nobody listens to the network without knowing who asks.
 fn http(http: &Http) -> Result<(), ConfigError> {
@@ -34,6 +36,13 @@ fn http(http: &Http) -> Result<(), ConfigError> {
         });
     }
     Ok(())
+}
+
+/// Why an address can't be that of an OpenTelemetry collector.
+fn no_collector(endpoint: &str) -> Option<&'static str> {
+    let uri: Option<Uri> = endpoint.parse().ok();
+    let good = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
+    (!good).then_some("expected a URL that starts with http://, such as http://127.0.0.1:4318")
 }
 
 pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
@@ -245,7 +254,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             });
         }
     }
-    if let Some(problem) = settings.trace.endpoint.as_deref().and_then(otlp::problem) {
+    if let Some(problem) = settings.trace.endpoint.as_deref().and_then(no_collector) {
         return Err(ConfigError::OutOfRange {
             name: "trace.endpoint",
             problem: problem.into(),
@@ -266,5 +275,6 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
             problem,
         });
     }
+    tls::check(settings)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Owns the tree of settings: every name, meaning and default.
 
-use crate::{model::ModelSettings, secret::Secret};
+use crate::{model::ModelSettings, secret::Secret, tls::TlsSettings};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
@@ -49,7 +49,7 @@ impl Settings {
 pub struct Amqp {
     /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
     pub url: Option<Secret>,
-    pub tls: Tls,
+    pub tls: TlsSettings,
     /// Seconds between heartbeats; two missed ones end the connection.
     pub heartbeat_seconds: u16,
     /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
@@ -62,24 +62,12 @@ impl Default for Amqp {
     fn default() -> Self {
         Self {
             url: None,
-            tls: Tls::default(),
+            tls: TlsSettings::default(),
             heartbeat_seconds: 5,
             timeout_ms: 10_000,
             backoff_most_ms: 5_000,
         }
     }
-}
-
-/// Whom an encrypted connection trusts, and who it is. The files may be replaced while workers run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tls {
-    /// Authorities to trust, in PEM; without it, those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// This worker's certificate with its chain, in PEM, where the server asks for one.
-    pub cert_file: Option<PathBuf>,
-    /// Its key, in PEM, without a passphrase.
-    pub key_file: Option<PathBuf>,
 }
 
 /// The cache server.
@@ -88,7 +76,7 @@ pub struct Tls {
 pub struct Redis {
     /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
     pub url: Option<Secret>,
-    pub tls: Tls,
+    pub tls: TlsSettings,
     /// Longest wait for one answer, in milliseconds; later than that, the model is asked instead.
     pub timeout_ms: u64,
     /// Time for which Redis is left alone after a failure, in milliseconds.
@@ -99,7 +87,7 @@ impl Default for Redis {
     fn default() -> Self {
         Self {
             url: None,
-            tls: Tls::default(),
+            tls: TlsSettings::default(),
             timeout_ms: 500,
             cooldown_ms: 1_000,
         }
@@ -112,7 +100,7 @@ impl Default for Redis {
 pub struct Database {
     /// `postgres://user:password@host:port/database`; `?sslmode=verify-full` for TLS.
     pub url: Option<Secret>,
-    pub tls: Tls,
+    pub tls: TlsSettings,
     /// Connections that one worker may open.
     pub connections: u32,
     /// Longest wait for one statement, in milliseconds.
@@ -125,7 +113,7 @@ impl Default for Database {
     fn default() -> Self {
         Self {
             url: None,
-            tls: Tls::default(),
+            tls: TlsSettings::default(),
             connections: 8,
             timeout_ms: 15_000,
             backoff_most_ms: 2_000,
@@ -140,7 +128,7 @@ pub struct NamedDatabase {
     /// `postgres://user:password@host:port/database`; a user that may only read is best.
     pub url: Secret,
     #[serde(default)]
-    pub tls: Tls,
+    pub tls: TlsSettings,
 }
 
 /// The HTTP port.

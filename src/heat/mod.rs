@@ -19,7 +19,7 @@ use std::{
 };
 
 pub use hint::Hint;
-pub use readers::{NamedRate, Readers, Sign};
+pub use readers::{NamedRate, Readers};
 pub use share::{Hot, SharedHeat, merge};
 
 /// Namespaces that are watched; jobs of further ones aren't counted.

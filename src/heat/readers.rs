@@ -9,7 +9,7 @@
 //! Promises bounded memory: names that are asked for least make room. Refuses to talk to Redis.
 
 use super::sketch::Pace;
-use crate::key::InputHash;
+use crate::{cache::Sign, key::InputHash};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -29,15 +29,6 @@ const HALF_LIFE: f64 = 900.0;
 const IDLE_STEP: f64 = 0.5;
 /// What may so look idle for less than it is, in seconds.
 const IDLE_SLACK: f64 = 1.5;
-
-/// What Redis says of one key.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sign {
-    /// Requests a second, by its counter.
-    Rate(f64),
-    /// Seconds since it was last touched.
-    Idle(f64),
-}
 
 /// One name of a namespace, with how often it is read.
 #[derive(Debug, Clone, PartialEq)]
