@@ -1,4 +1,4 @@
-use super::*;
+use super::{loaded::flatten, names::FREE_TABLES, *};
 use crate::secret::Secret;
 
 fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
