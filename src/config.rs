@@ -7,6 +7,7 @@
 
 mod check;
 mod environment;
+mod file;
 mod files;
 mod loaded;
 mod names;
@@ -17,10 +18,8 @@ mod tree;
 pub use loaded::{Effective, Loaded, known_settings};
 pub use tree::*;
 
-use figment::{
-    Figment,
-    providers::{Format, Serialized, Toml},
-};
+use figment::{Figment, providers::Serialized};
+use file::SettingsFile;
 use names::Names;
 use std::{
     collections::BTreeMap,
@@ -40,6 +39,15 @@ pub enum ConfigError {
         name: String,
         source_name: String,
         nearest: Option<String>,
+    },
+    /// A setting that is given by its present and by its former name.
+    #[error(
+        "`{old}` is the former name of `{new}`, and {source_name} sets both: leave `{old}` out"
+    )]
+    Twice {
+        old: String,
+        new: String,
+        source_name: String,
     },
     /// A value of the wrong type.
     #[error("setting {0}")]
@@ -75,8 +83,7 @@ pub fn load(
     let default = Path::new(DEFAULT_FILE);
     let file = file.or_else(|| default.exists().then_some(default));
     if let Some(path) = file {
-        names.check_file(&table(path)?, &path.display().to_string())?;
-        figment = figment.merge(Toml::file_exact(path));
+        figment = figment.merge(SettingsFile::read(path, &names)?);
     }
     let mut variables: BTreeMap<String, String> = environment.into_iter().collect();
     files::read(&mut variables)?;
@@ -90,16 +97,6 @@ pub fn load(
         file: file.map(Path::to_owned),
         figment,
     })
-}
-
-fn table(path: &Path) -> Result<toml::Table, ConfigError> {
-    let wrong = |problem: String| ConfigError::File {
-        path: path.into(),
-        problem,
-    };
-    let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
-    text.parse()
-        .map_err(|e: toml::de::Error| wrong(e.to_string()))
 }
 
 /// [`load`] with the process's own environment.

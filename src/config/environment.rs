@@ -1,6 +1,9 @@
 //! Owns how the environment's variables become settings: `KILN_SECTION__NAME`, and short names for what is set most.
 
-use super::{ConfigError, names::Names};
+use super::{
+    ConfigError,
+    names::{self, Names},
+};
 use figment::{
     Figment, Metadata, Profile, Provider,
     providers::Serialized,
@@ -36,9 +39,20 @@ pub(super) fn merge(
 ) -> Result<Figment, ConfigError> {
     let mut figment = merge_short_names(figment, &mut variables);
     for (variable, value) in &variables {
-        let Some(setting) = setting_of(variable) else {
+        let Some(mut setting) = setting_of(variable) else {
             continue;
         };
+        if let Some(present) = names::renamed(&setting) {
+            let new = self::variable(present);
+            if variables.contains_key(&new) {
+                return Err(ConfigError::Twice {
+                    old: variable.clone(),
+                    new,
+                    source_name: "the environment".into(),
+                });
+            }
+            setting = present.to_owned();
+        }
         if !names.has(&setting) {
             return Err(ConfigError::Unknown {
                 name: variable.clone(),

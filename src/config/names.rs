@@ -2,6 +2,20 @@
 
 use super::{ConfigError, loaded::known_settings};
 
+/// Settings that had another name: the former, which goes on working, and the present one.
+pub(super) const RENAMED: [(&str, &str); 4] = [
+    ("amqp.backoff_most_ms", "amqp.max_backoff_ms"),
+    ("database.backoff_most_ms", "database.max_backoff_ms"),
+    ("warm.backlog_most", "warm.max_backlog"),
+    ("warm.queued_most", "warm.max_queued"),
+];
+
+/// The present name of a setting that had another one.
+pub(super) fn renamed(name: &str) -> Option<&'static str> {
+    let mut renamed = RENAMED.into_iter();
+    renamed.find_map(|(old, new)| (old == name).then_some(new))
+}
+
 /// Settings whose keys a user chooses.
 pub(super) const FREE_TABLES: [&str; 5] = [
     "databases",
@@ -60,14 +74,18 @@ impl Names {
         self.find(name).is_some_and(|known| known.is_text)
     }
 
-    /// The setting that is spelt most like `name`, if one is near.
+    /// The setting whose name, present or former, is spelt most like `name`, if one is near. Its present name is said.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
-        self.known
+        let present = self
+            .known
             .iter()
-            .map(|known| (strsim::jaro_winkler(name, &known.name), known))
+            .map(|known| (known.name.as_str(), known.name.as_str()));
+        present
+            .chain(RENAMED)
+            .map(|(spelling, present)| (strsim::jaro_winkler(name, spelling), present))
             .filter(|(score, _)| *score > 0.8)
             .max_by(|a, b| a.0.total_cmp(&b.0))
-            .map(|(_, known)| known.name.as_str())
+            .map(|(_, present)| present)
     }
 
     /// Looks for settings of a file that aren't known.
@@ -83,7 +101,8 @@ impl Names {
     ) -> Result<(), ConfigError> {
         for (key, value) in table {
             let name = joined(prefix, key);
-            if FREE_TABLES.contains(&name.as_str()) || self.find(&name).is_some() {
+            let known = self.find(&name).is_some() || renamed(&name).is_some();
+            if known || FREE_TABLES.contains(&name.as_str()) {
                 continue;
             }
             let inner = format!("{name}.");

@@ -315,7 +315,7 @@ async fn until_available<T, W: Future<Output = Result<T, StoreError>>>(
     engine: &Engine,
     write: impl Fn() -> W,
 ) -> Result<T, String> {
-    let most = config::ms(engine.settings.database.backoff_most_ms);
+    let most = config::ms(engine.settings.database.max_backoff_ms);
     let mut backoff = Backoff::new(Duration::from_millis(50), most);
     loop {
         match write().await {

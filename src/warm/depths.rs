@@ -23,8 +23,8 @@ impl Depths {
             return false;
         };
         let most = [
-            (&warmer.topology.jobs, warmer.settings.warm.backlog_most),
-            (&warmer.topology.warm, warmer.settings.warm.queued_most),
+            (&warmer.topology.jobs, warmer.settings.warm.max_backlog),
+            (&warmer.topology.warm, warmer.settings.warm.max_queued),
         ];
         for (queue, most) in most {
             match tokio::time::timeout(warmer.broker.timeout(), topology::depth(channel, queue))

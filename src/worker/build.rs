@@ -72,7 +72,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         &settings,
     ));
     let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
-    let backoff_most = config::ms(settings.amqp.backoff_most_ms);
+    let backoff_most = config::ms(settings.amqp.max_backoff_ms);
     let (publisher, publisher_task) = publisher::new(broker.clone(), backoff_most, metrics.clone());
     let (controls, paused, pause) = tasks::controls::channels();
     let (tracer, traces) = match settings.trace.endpoint.clone() {

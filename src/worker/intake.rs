@@ -29,7 +29,7 @@ pub(super) async fn consume(
     mut stop: Stop,
     mut pause: Stop,
 ) -> anyhow::Result<()> {
-    let most = config::ms(workshop.settings.database.backoff_most_ms);
+    let most = config::ms(workshop.settings.database.max_backoff_ms);
     let migrated = store.migrate_when_up(most, |reason, _| {
         health.down(Part::Migrations, &reason.to_string())
     });
@@ -51,7 +51,7 @@ pub(super) async fn consume(
     }
     let mut backoff = Backoff::new(
         Duration::from_millis(100),
-        config::ms(workshop.settings.amqp.backoff_most_ms),
+        config::ms(workshop.settings.amqp.max_backoff_ms),
     );
     loop {
         if pause.is_given() {

@@ -47,7 +47,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
 fn amqp(amqp: &Amqp) -> [Range; 2] {
     [
         range("amqp.timeout_ms", amqp.timeout_ms, 1, HOUR_MS),
-        range("amqp.backoff_most_ms", amqp.backoff_most_ms, 1, HOUR_MS),
+        range("amqp.max_backoff_ms", amqp.max_backoff_ms, 1, HOUR_MS),
     ]
 }
 
@@ -62,13 +62,13 @@ fn database(database: &Database) -> [Range; 3] {
     let Database {
         connections,
         timeout_ms,
-        backoff_most_ms,
+        max_backoff_ms,
         ..
     } = *database;
     [
         range("database.connections", connections, 1, 1_000),
         range("database.timeout_ms", timeout_ms, 1, HOUR_MS),
-        range("database.backoff_most_ms", backoff_most_ms, 1, HOUR_MS),
+        range("database.max_backoff_ms", max_backoff_ms, 1, HOUR_MS),
     ]
 }
 

@@ -49,6 +49,7 @@ pub enum Scope {
 pub struct ApiKey {
     /// SHA-256 of the key, 64 hexadecimal digits; `kiln key` makes both.
     pub sha256: String,
+    /// What the key allows.
     pub scopes: Vec<Scope>,
     /// Requests a second, on average and at once; without it, as many as it likes.
     pub requests_per_second: Option<u32>,

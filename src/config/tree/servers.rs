@@ -15,7 +15,7 @@ pub struct Amqp {
     /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
     pub timeout_ms: u64,
     /// Longest wait between two attempts to connect, in milliseconds.
-    pub backoff_most_ms: u64,
+    pub max_backoff_ms: u64,
 }
 
 impl Default for Amqp {
@@ -25,7 +25,7 @@ impl Default for Amqp {
             tls: TlsSettings::default(),
             heartbeat_seconds: 5,
             timeout_ms: 10_000,
-            backoff_most_ms: 5_000,
+            max_backoff_ms: 5_000,
         }
     }
 }
@@ -66,7 +66,7 @@ pub struct Database {
     /// Longest wait for one statement, in milliseconds.
     pub timeout_ms: u64,
     /// Longest wait between two attempts to store a batch, in milliseconds.
-    pub backoff_most_ms: u64,
+    pub max_backoff_ms: u64,
 }
 
 impl Default for Database {
@@ -76,7 +76,7 @@ impl Default for Database {
             tls: TlsSettings::default(),
             connections: 8,
             timeout_ms: 15_000,
-            backoff_most_ms: 2_000,
+            max_backoff_ms: 2_000,
         }
     }
 }

@@ -18,9 +18,9 @@ pub struct Warm {
     /// Seconds without a sign of life after which another worker takes a run over.
     pub claim_seconds: u64,
     /// Producers' jobs waiting at which posting pauses.
-    pub backlog_most: u32,
+    pub max_backlog: u32,
     /// Warming jobs waiting at which posting pauses.
-    pub queued_most: u32,
+    pub max_queued: u32,
 }
 
 impl Default for Warm {
@@ -31,8 +31,8 @@ impl Default for Warm {
             piece_inputs: 64,
             runs_at_once: 4,
             claim_seconds: 15,
-            backlog_most: 1_000,
-            queued_most: 1_000,
+            max_backlog: 1_000,
+            max_queued: 1_000,
         }
     }
 }
