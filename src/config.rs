@@ -12,6 +12,8 @@ mod files;
 mod loaded;
 mod names;
 #[cfg(test)]
+mod reference;
+#[cfg(test)]
 mod tests;
 mod tree;
 

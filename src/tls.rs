@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::path::{Path, PathBuf};
 
-/// Whom an encrypted connection trusts, and who it is. The files may be replaced while workers run.
+/// Whom an encrypted connection trusts, and its own identity. The files may be replaced while workers run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSettings {
-    /// Authorities to trust, in PEM; without it, those of the system.
+    /// Certificates of the authorities to trust, in PEM; the system's authorities if absent.
     pub ca_file: Option<PathBuf>,
-    /// This worker's certificate with its chain, in PEM, where the server asks for one.
+    /// This worker's certificate with its chain, in PEM, if the server asks for one.
     pub cert_file: Option<PathBuf>,
-    /// Its key, in PEM, without a passphrase.
+    /// The certificate's private key, in PEM, without a passphrase.
     pub key_file: Option<PathBuf>,
 }
 

@@ -7,17 +7,17 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
-    /// Whether entries are looked up and kept at all; off only to measure what the cache is worth.
+    /// Whether entries are looked up and stored at all; off only to measure the benefit of the cache.
     pub enabled: bool,
-    /// Life of an entry where neither job, namespace nor model says otherwise, in seconds.
+    /// TTL of an entry if neither its job, its namespace nor its model sets one, in seconds.
     pub ttl_seconds: u64,
-    /// Time for which named entries and rankings are still served after their life, while they are refreshed, in seconds.
+    /// Time for which named entries and rankings are still served after their TTL, while they are refreshed, in seconds.
     pub grace_seconds: u64,
-    /// Bound of the cache in the worker's memory, which serves while Redis doesn't, in MiB.
+    /// Size of the cache in the worker's memory, which is used while Redis fails, in MiB.
     pub memory_mib: u64,
-    /// Model time of an input from which workers that miss it at once agree on one to score it, in milliseconds; 0: always.
+    /// Model time of one input, in milliseconds, from which a lease makes sure that only one worker scores an input that several miss; 0: always.
     pub lease_from_ms: f64,
-    /// Life of such an agreement where its worker is gone, in milliseconds; nobody waits for more than two of them.
+    /// TTL of a lease, in case its worker is gone, in milliseconds; no worker waits for longer than two of them.
     pub lease_ms: u64,
     pub health: CacheThresholds,
 }
@@ -36,15 +36,15 @@ impl Default for Cache {
     }
 }
 
-/// What the cache is to hold to be called healthy.
+/// What `/v1/cache/health` counts as healthy.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CacheThresholds {
-    /// Least share of the inputs that hit, 0 to 1.
+    /// Lowest share of the inputs that hit, 0 to 1.
     pub hit_rate: f64,
     /// Longest mean time of a job, in milliseconds.
     pub mean_ms: f64,
-    /// Longest time of 95 jobs in a hundred, in milliseconds.
+    /// Longest 95th percentile of the time of a job, in milliseconds.
     pub p95_ms: f64,
 }
 
@@ -58,17 +58,17 @@ impl Default for CacheThresholds {
     }
 }
 
-/// One namespace.
+/// Settings of single namespaces, by name.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Namespace {
-    /// Life of an entry of this namespace, in seconds.
+    /// TTL of the entries of this namespace, in seconds.
     pub ttl_seconds: Option<u64>,
-    /// Time for which its named entries and rankings are still served after their life, in seconds.
+    /// Time for which its named entries and rankings are still served after their TTL, in seconds.
     pub grace_seconds: Option<u64>,
 }
 
-/// What is kept in the database.
+/// What is stored in the database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
@@ -87,7 +87,7 @@ impl Default for Store {
     }
 }
 
-/// Kiln without servers.
+/// Kiln without servers, as `kiln score` runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Embedded {

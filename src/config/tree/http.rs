@@ -47,10 +47,10 @@ pub enum Scope {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ApiKey {
-    /// SHA-256 of the key, 64 hexadecimal digits; `kiln key` makes both.
+    /// SHA-256 of the key, as 64 hexadecimal digits; `kiln key` makes a key with its hash.
     pub sha256: String,
     /// What the key allows.
     pub scopes: Vec<Scope>,
-    /// Requests a second, on average and at once; without it, as many as it likes.
+    /// Requests a second that the key allows, which is also the largest burst; unlimited if absent.
     pub requests_per_second: Option<u32>,
 }

@@ -14,7 +14,7 @@ pub struct Queues {
     pub warm: String,
     /// Name of the queue of dead letters; empty: `{prefix}.dead`.
     pub dead: String,
-    /// Deliveries after which the broker itself gives a message up; a backstop far beyond `retry.max_tries`.
+    /// Deliveries after which RabbitMQ itself dead-letters a message; a backstop far beyond `retry.max_tries`.
     pub delivery_limit: u32,
 }
 
@@ -30,25 +30,25 @@ impl Default for Queues {
     }
 }
 
-/// How jobs are taken in.
+/// How jobs are taken from their queues.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Intake {
-    /// Unacknowledged jobs that the broker may hand to this worker, 1 to 2000.
+    /// Unacknowledged jobs that the broker delivers to this worker at most.
     pub prefetch: u16,
-    /// The same for warming jobs.
+    /// Unacknowledged warming jobs that the broker delivers to this worker at most.
     pub warm_prefetch: u16,
-    /// Time without producers' jobs after which warming may use everything, in milliseconds.
+    /// Time without producers' jobs after which warming may use all capacity, in milliseconds.
     pub warm_idle_ms: u64,
-    /// Share of the time that warming may have while jobs come, above 0 to 1.
+    /// Share of the time that warming may use while producers' jobs arrive, above 0 and at most 1.
     pub warm_share: f64,
-    /// Jobs of one batch.
+    /// Jobs at which a batch is closed.
     pub batch_jobs: usize,
-    /// Tokens of one batch, estimated as a quarter of the bodies' bytes.
+    /// Tokens at which a batch is closed, estimated as a quarter of the bodies' bytes.
     pub batch_tokens: usize,
     /// Longest time that a batch is kept open while others are in flight, in milliseconds.
     pub batch_wait_ms: u64,
-    /// Batches that are worked on at once.
+    /// Batches that are processed at the same time.
     pub batches_in_flight: usize,
     /// Largest body of a job, in bytes; a larger one is rejected unparsed.
     pub max_body_bytes: usize,

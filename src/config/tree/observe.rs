@@ -12,11 +12,11 @@ pub enum LogFormat {
     Text,
 }
 
-/// Logging.
+/// Log lines.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `auto`, `json` or `text`.
+    /// Shape of the lines; `auto` is text on a terminal and JSON elsewhere.
     pub format: LogFormat,
     /// Levels in the syntax of tracing's `EnvFilter`, such as `info,kiln=debug`.
     pub filter: String,
@@ -35,9 +35,9 @@ impl Default for Log {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trace {
-    /// Where a collector takes OTLP over HTTP, such as `http://127.0.0.1:4318`; without it, nothing is traced.
+    /// A collector's endpoint for OTLP over HTTP, such as `http://127.0.0.1:4318`; nothing is traced if absent.
     pub endpoint: Option<String>,
-    /// Share of the jobs to trace, 0 to 1, where their producers don't say.
+    /// Share of the jobs to trace, 0 to 1, unless their producers decide (by the header `traceparent`).
     pub share: f64,
 }
 

@@ -3,14 +3,14 @@
 use crate::{secret::Secret, tls::TlsSettings};
 use serde::{Deserialize, Serialize};
 
-/// The broker.
+/// The connection to RabbitMQ.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Amqp {
     /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
-    /// Seconds between heartbeats; two missed ones end the connection.
+    /// Time between heartbeats, in seconds; two missed ones end the connection.
     pub heartbeat_seconds: u16,
     /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
     pub timeout_ms: u64,
@@ -30,16 +30,16 @@ impl Default for Amqp {
     }
 }
 
-/// The cache server.
+/// The connection to Redis or Valkey.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
     /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
-    /// Longest wait for one answer, in milliseconds; later than that, the model is asked instead.
+    /// Longest wait for one answer, in milliseconds; without one by then, inputs are scored by the model instead.
     pub timeout_ms: u64,
-    /// Time for which Redis is left alone after a failure, in milliseconds.
+    /// Time after a failure during which Redis is not tried again, in milliseconds.
     pub cooldown_ms: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for Redis {
     }
 }
 
-/// The database.
+/// The connection to Postgres.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
@@ -81,7 +81,7 @@ impl Default for Database {
     }
 }
 
-/// A database that schedules read from.
+/// The databases that schedules read from, by name.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NamedDatabase {

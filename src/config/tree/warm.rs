@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Warming.
+/// How warming runs are planned and posted.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Warm {
@@ -13,13 +13,13 @@ pub struct Warm {
     pub dir: PathBuf,
     /// Inputs of one posted job; a ranking is one job whatever its size.
     pub piece_inputs: usize,
-    /// Runs that this worker plans and posts at once.
+    /// Runs that this worker plans and posts at the same time.
     pub runs_at_once: usize,
-    /// Seconds without a sign of life after which another worker takes a run over.
+    /// Time without a renewed claim after which another worker takes a run over, in seconds.
     pub claim_seconds: u64,
-    /// Producers' jobs waiting at which posting pauses.
+    /// Waiting producers' jobs at which posting pauses.
     pub max_backlog: u32,
-    /// Warming jobs waiting at which posting pauses.
+    /// Waiting warming jobs at which posting pauses.
     pub max_queued: u32,
 }
 
