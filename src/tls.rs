@@ -1,6 +1,6 @@
 //! Owns what connections to the servers are encrypted with: the files that settings name, and their contents.
 //!
-//! Promises that a certificate or key which can't be used is reported by its setting and file, and that new ones are used
+//! Promises that a certificate or key which can't be used is reported with its setting and file, and that new ones are used
 //! from the next connection on, since they are replaced while workers run. Keys are never shown.
 
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};

@@ -55,8 +55,8 @@ impl Broker {
     }
 
     /// Where it is, without credentials.
-    pub fn place(&self) -> String {
-        self.url.place()
+    pub fn host(&self) -> String {
+        self.url.host()
     }
 
     /// Connects. `purpose` tells the connections of one worker apart in the broker's own tools. Recovery is

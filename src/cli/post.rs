@@ -46,7 +46,7 @@ pub(super) async fn connect(broker: &Broker, purpose: &str) -> anyhow::Result<Co
     broker
         .connect(purpose)
         .await
-        .with_context(|| format!("the broker at {} can't be reached", broker.place()))
+        .with_context(|| format!("the broker at {} can't be reached", broker.host()))
 }
 
 impl Post {

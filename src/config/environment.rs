@@ -1,4 +1,4 @@
-//! Owns how the environment's variables become settings: `KILN_SECTION__NAME`, and short names for what is set most.
+//! Owns how the environment's variables become settings: `KILN_SECTION__NAME`, and short names for the common ones.
 
 use super::{
     ConfigError,

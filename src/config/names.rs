@@ -41,7 +41,7 @@ pub(super) struct Names {
 
 struct Known {
     name: String,
-    /// Whether its value is text, as far as its default tells.
+    /// Whether its value is text, as far as its default shows.
     is_text: bool,
 }
 
@@ -69,12 +69,12 @@ impl Names {
         self.find(name).is_some() || FREE_TABLES.into_iter().any(free)
     }
 
-    /// Whether a setting's value is text, as far as its default tells.
+    /// Whether a setting's value is text, as far as its default shows.
     pub(super) fn is_text(&self, name: &str) -> bool {
         self.find(name).is_some_and(|known| known.is_text)
     }
 
-    /// The setting whose name, present or former, is spelt most like `name`, if one is near. Its present name is said.
+    /// The present name of the setting whose name, present or former, is closest to `name`, if one is close.
     pub(super) fn nearest(&self, name: &str) -> Option<&str> {
         let present = self
             .known

@@ -109,7 +109,7 @@ async fn keep_entries(engine: &Engine, plan: &Plan<'_>) {
             .collect()
     };
     if !fresh.is_empty() {
-        engine.parts.cache.keep(&fresh).await;
+        engine.parts.cache.put(&fresh).await;
     }
 }
 

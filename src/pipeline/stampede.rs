@@ -182,7 +182,7 @@ async fn keep(
             })
             .collect()
     };
-    engine.parts.cache.keep(&fresh).await;
+    engine.parts.cache.put(&fresh).await;
 }
 
 /// Gives each place its row. `outputs` holds, in order, the rows of those that were there and none of the others.

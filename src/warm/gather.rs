@@ -312,7 +312,7 @@ impl Gatherer<'_> {
         let lives = match self.redis {
             Some(redis) => {
                 let mark = redis.mark(schedule.namespace()).await;
-                redis.lives_since(&keys, mark.unwrap_or_default()).await
+                redis.ttls_since(&keys, mark.unwrap_or_default()).await
             }
             None => None,
         };

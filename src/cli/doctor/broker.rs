@@ -70,7 +70,7 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
 fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
     let found = match error {
         ConnectError::Url(_) => error.to_string(),
-        ConnectError::Refused(_) => format!("{}: {error}", broker.place()),
+        ConnectError::Refused(_) => format!("{}: {error}", broker.host()),
     };
     let advice = if found.contains("ACCESS_REFUSED") {
         "check the user and password in KILN_AMQP_URL"
@@ -83,7 +83,7 @@ fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
 }
 
 fn greeted(broker: &Broker, version: Option<&str>) -> Check {
-    let place = broker.place();
+    let place = broker.host();
     match version {
         None => Check::warn(
             NAME,

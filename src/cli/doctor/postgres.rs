@@ -53,7 +53,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
         } else {
             "start Postgres, or correct KILN_DATABASE_URL"
         };
-        let found = format!("{}: {problem}", url.place());
+        let found = format!("{}: {problem}", url.host());
         vec![Check::fail(NAME, found, advice)]
     };
     let options: PgConnectOptions = match url.expose().parse() {
@@ -84,7 +84,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
             };
             let migrations = judge_migrations(applied);
             vec![
-                about.version(&url.place()),
+                about.version(&url.host()),
                 about.rights(lacking, migrations.status == check::Status::Ok),
                 migrations,
                 check::clock(CLOCK, about.ahead_ms),
@@ -92,7 +92,7 @@ pub(super) async fn look(settings: &Settings) -> Vec<Check> {
         }
         Err(problem) => vec![Check::fail(
             NAME,
-            format!("{}: {problem}", url.place()),
+            format!("{}: {problem}", url.host()),
             "look into Postgres' log",
         )],
     };

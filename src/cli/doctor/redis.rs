@@ -32,7 +32,7 @@ pub(super) async fn look(settings: &Settings, token: &str) -> Vec<Check> {
     let mut server = match Server::connect(url, &settings.redis).await {
         Ok(server) => server,
         Err(problem) => {
-            let found = format!("{}: {problem}", url.place());
+            let found = format!("{}: {problem}", url.host());
             let advice = if ["WRONGPASS", "NOAUTH", "uthentication"]
                 .iter()
                 .any(|said| problem.contains(said))
@@ -83,7 +83,7 @@ impl<'a> Server<'a> {
     }
 
     async fn version(&mut self) -> Check {
-        let place = self.url.place();
+        let place = self.url.host();
         let told = match self.ask::<String>(&["INFO", "server"]).await {
             Ok(told) => told,
             Err(problem) => {
