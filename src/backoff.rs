@@ -6,20 +6,20 @@
 use rand::Rng;
 use std::time::Duration;
 
-/// Doubling waits from `first` to `most`, each drawn evenly from its upper half.
+/// Doubling waits from `first` to `max`, each drawn evenly from its upper half.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     first: Duration,
-    most: Duration,
+    max: Duration,
     attempts: u32,
 }
 
 impl Backoff {
-    /// Waits start at `first` and never exceed `most`.
-    pub fn new(first: Duration, most: Duration) -> Self {
+    /// Waits start at `first` and never exceed `max`.
+    pub fn new(first: Duration, max: Duration) -> Self {
         Self {
             first,
-            most,
+            max,
             attempts: 0,
         }
     }
@@ -28,7 +28,7 @@ impl Backoff {
     pub fn next_wait(&mut self) -> Duration {
         let doubled = self.first.saturating_mul(1u32 << self.attempts.min(16));
         self.attempts = self.attempts.saturating_add(1);
-        let cap = doubled.min(self.most);
+        let cap = doubled.min(self.max);
         cap.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 

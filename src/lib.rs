@@ -26,6 +26,8 @@
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
 #![forbid(unsafe_code)]
+// A test ends its tasks with its own runtime.
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod amqp;
 mod backoff;

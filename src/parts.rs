@@ -84,6 +84,6 @@ pub async fn redis_at_hand(settings: &Settings) -> anyhow::Result<RedisCache> {
     let redis = redis(settings, Metrics::new())?;
     match redis.ping().await {
         Ok(()) => Ok(redis),
-        Err(reason) => bail!("redis at {}: {reason}", redis.place()),
+        Err(reason) => bail!("redis at {}: {reason}", redis.host()),
     }
 }

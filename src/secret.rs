@@ -26,14 +26,14 @@ impl Secret {
     }
 
     /// Where the URL points, without user, password and query: `amqp://host:port/vhost`.
-    pub fn place(&self) -> String {
+    pub fn host(&self) -> String {
         let Some((scheme, rest)) = self.0.split_once("://") else {
             return HIDDEN.to_owned();
         };
         // A password may hold '@' or '/' unescaped: everything up to the last '@' counts as credentials.
-        let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-        let place = place.split(['?', '#']).next().unwrap_or_default();
-        format!("{scheme}://{place}")
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        let host = host.split(['?', '#']).next().unwrap_or_default();
+        format!("{scheme}://{host}")
     }
 
     /// The password between `user:` and `@`, if there is one.
@@ -47,7 +47,7 @@ impl Secret {
 
     /// Takes this URL and its password out of a text, such as an error of a client library.
     pub fn scrub(&self, text: &str) -> String {
-        let text = text.replace(&self.0, &self.place());
+        let text = text.replace(&self.0, &self.host());
         match self.password() {
             Some(password) => text.replace(password, HIDDEN),
             None => text,
@@ -57,13 +57,13 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.place())
+        f.write_str(&self.host())
     }
 }
 
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.place())
+        serializer.serialize_str(&self.host())
     }
 }
 
@@ -72,15 +72,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shows_the_place_and_never_the_credentials() {
+    fn shows_the_host_and_never_the_credentials() {
         let url = Secret::new("amqp://kiln:p@ss/word@broker:5672/%2f?heartbeat=5");
-        assert_eq!(url.place(), "amqp://broker:5672/%2f");
+        assert_eq!(url.host(), "amqp://broker:5672/%2f");
         assert_eq!(format!("{url:?}"), "amqp://broker:5672/%2f");
         assert_eq!(
             serde_json::to_string(&url).ok().as_deref(),
             Some("\"amqp://broker:5672/%2f\"")
         );
-        assert_eq!(Secret::new("hunter2").place(), HIDDEN);
+        assert_eq!(Secret::new("hunter2").host(), HIDDEN);
     }
 
     #[test]

@@ -1,14 +1,26 @@
-//! Owns what connections to the servers are encrypted with: whom to trust, and who to be.
+//! Owns what connections to the servers are encrypted with: the files that settings name, and their contents.
 //!
-//! Promises that a certificate or key which can't be used is told by its setting and file before a socket opens, and that new
-//! ones are taken up by the next connection, since they are replaced while workers run. Keys are never shown.
+//! Promises that a certificate or key which can't be used is reported with its setting and file, and that new ones are used
+//! from the next connection on, since they are replaced while workers run. Keys are never shown.
 
-use crate::config::{self, Settings};
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Whom an encrypted connection trusts, and its own identity. The files may be replaced while workers run.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsSettings {
+    /// Certificates of the authorities to trust, in PEM; the system's authorities if absent.
+    pub ca_file: Option<PathBuf>,
+    /// This worker's certificate with its chain, in PEM, if the server asks for one.
+    pub cert_file: Option<PathBuf>,
+    /// The certificate's private key, in PEM, without a passphrase.
+    pub key_file: Option<PathBuf>,
+}
 
 /// A file that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,7 +46,7 @@ impl std::fmt::Debug for Tls {
 
 impl Tls {
     /// Reads the files that `settings` name; `server` is the part of the settings that they belong to.
-    pub fn read(server: &str, settings: &config::Tls) -> Result<Self, TlsError> {
+    pub fn read(server: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
         let file = |name: &str, path: &Path| {
             std::fs::read(path).map_err(|e| wrong(server, name, path, &e.to_string()))
         };
@@ -113,7 +125,7 @@ fn lacks(server: &str, name: &str) -> TlsError {
 
 /// For the database's client, which reads the files itself whenever it connects. An authority without a mode in the URL means
 /// that the server must prove who it is.
-pub fn postgres(options: PgConnectOptions, url: &str, settings: &config::Tls) -> PgConnectOptions {
+pub fn postgres(options: PgConnectOptions, url: &str, settings: &TlsSettings) -> PgConnectOptions {
     let mut options = options;
     if let Some(path) = &settings.ca_file {
         options = options.ssl_root_cert(path);
@@ -125,42 +137,6 @@ pub fn postgres(options: PgConnectOptions, url: &str, settings: &config::Tls) ->
         options = options.ssl_client_cert(cert).ssl_client_key(key);
     }
     options
-}
-
-/// Checks every file that the settings name, and that none is given for a connection that isn't encrypted.
-pub fn check(settings: &Settings) -> Result<(), TlsError> {
-    let starts = |url: &Option<crate::secret::Secret>, scheme: &str| {
-        url.as_ref()
-            .is_none_or(|url| url.expose().starts_with(scheme))
-    };
-    let named = settings.databases.iter();
-    let named = named.map(|(name, one)| (format!("databases.{name}"), &one.tls, true, ""));
-    let (amqp, redis) = (&settings.amqp, &settings.redis);
-    let own = [
-        (
-            "amqp".to_owned(),
-            &amqp.tls,
-            starts(&amqp.url, "amqps://"),
-            "amqps://",
-        ),
-        (
-            "redis".to_owned(),
-            &redis.tls,
-            starts(&redis.url, "rediss://"),
-            "rediss://",
-        ),
-        ("database".to_owned(), &settings.database.tls, true, ""),
-    ];
-    for (server, tls, encrypted, scheme) in own.into_iter().chain(named) {
-        Tls::read(&server, tls)?;
-        if !encrypted && *tls != config::Tls::default() {
-            return Err(TlsError {
-                setting: format!("{server}.url"),
-                problem: format!("{server}.tls is set: expected a URL that starts with {scheme}"),
-            });
-        }
-    }
-    Ok(())
 }
 
 /// What is wrong with an encrypted connection, in an operator's words, after what the client's library says.

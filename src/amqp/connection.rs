@@ -5,7 +5,7 @@
 use crate::{
     config::{self, Amqp},
     secret::Secret,
-    tls::{self, Tls},
+    tls::{self, Tls, TlsSettings},
 };
 use lapin::{
     Connection, ConnectionProperties, ErrorKind,
@@ -56,7 +56,7 @@ pub enum NoAnswer {
 #[derive(Debug, Clone)]
 pub struct Broker {
     url: Secret,
-    tls: config::Tls,
+    tls: TlsSettings,
     heartbeat_seconds: u16,
     timeout: Duration,
 }
@@ -90,7 +90,7 @@ impl Broker {
 
     /// Where it is, without credentials.
     pub fn host(&self) -> String {
-        self.url.place()
+        self.url.host()
     }
 
     /// Connects. `purpose` tells the connections of one worker apart in the broker's own tools. Recovery is

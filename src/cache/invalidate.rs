@@ -1,7 +1,7 @@
-//! Owns invalidation: a namespace's mark, which makes every older entry worthless to it on every worker at once, and the
+//! Owns invalidation: a namespace's mark, which invalidates every older entry for it on every worker at once, and the
 //! removal of what its readers find.
 //!
-//! A mark is a stamp: milliseconds of Redis's clock, and always more than the latest one. An entry bears the latest mark that
+//! A mark is a stamp: milliseconds of Redis's clock, and always more than the latest one. An entry carries the latest mark that
 //! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
 //! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
 
@@ -13,7 +13,7 @@ use kiln_contract::key;
 use redis::{Pipeline, RedisError, Value};
 use std::collections::BTreeMap;
 
-/// Sets a namespace's mark and the latest one, and notes what is to be removed. All live as long as an entry can.
+/// Sets a namespace's mark and the latest one, and notes what is to be removed. All are stored as long as an entry can be.
 const MARK: &str = "local t = redis.call('TIME')
 local mark = t[1] * 1000 + math.floor(t[2] / 1000)
 for i = 1, 2 do mark = math.max(mark, (tonumber(redis.call('GET', KEYS[i])) or 0) + 1) end
@@ -22,7 +22,7 @@ for i = 1, 2 do redis.call('SET', KEYS[i], mark, 'EX', ARGV[1]) end
 redis.call('SADD', KEYS[3], ARGV[2])
 redis.call('EXPIRE', KEYS[3], ARGV[1])
 return mark";
-/// Keys that Redis looks at, or removes, at a time.
+/// Keys that Redis scans, or removes, at a time.
 const AT_A_TIME: usize = 1_000;
 
 /// A mark's value; 0 where there is none.
@@ -44,7 +44,7 @@ pub struct Removal<'a> {
 }
 
 impl RedisCache {
-    /// Makes every entry that was scored for a namespace until now worthless to it. An error holds no credentials.
+    /// Invalidates every entry that was scored for a namespace until now. An error holds no credentials.
     pub async fn invalidate(&self, namespace: &str) -> Result<(), String> {
         let mut command = redis::cmd("EVAL");
         command
@@ -53,7 +53,7 @@ impl RedisCache {
             .arg(key::latest_mark())
             .arg(key::mark(namespace))
             .arg(key::unremoved())
-            // Lives are spread downwards only; twice as long is safe.
+            // TTLs are spread downwards only; twice as long is safe.
             .arg(2 * MAX_TTL_SECONDS)
             .arg(namespace);
         let mark: Result<String, RedisError> = self.command(&command).await;
@@ -66,11 +66,11 @@ impl RedisCache {
         values.first().map(read)
     }
 
-    /// As [`RedisCache::lives`], where entries that are older than `mark` count as gone.
-    pub async fn lives_since(&self, keys: &[Vec<u8>], mark: u64) -> Option<Vec<Option<u64>>> {
-        let mut lives = self.lives(keys).await?;
+    /// As [`RedisCache::ttls`], where entries that are older than `mark` count as gone.
+    pub async fn ttls_since(&self, keys: &[Vec<u8>], mark: u64) -> Option<Vec<Option<u64>>> {
+        let mut ttls = self.ttls(keys).await?;
         if mark == 0 || keys.is_empty() {
-            return Some(lives);
+            return Some(ttls);
         }
         let mut pipeline = Pipeline::with_capacity(keys.len());
         for key in keys {
@@ -82,14 +82,14 @@ impl RedisCache {
                 .arg(last);
         }
         let heads: Vec<Vec<u8>> = self.piped(CacheOperation::Get, &pipeline).await?;
-        for (life, head) in lives.iter_mut().zip(heads) {
-            // What readers find bears no stamp: an invalidation removes it.
+        for (ttl, head) in ttls.iter_mut().zip(heads) {
+            // What readers find carries no stamp: an invalidation removes it.
             let is_entry = entry::is_entry(&head);
             if is_entry && entry::stamp_of(&head).unwrap_or_default() < mark {
-                *life = None;
+                *ttl = None;
             }
         }
-        Some(lives)
+        Some(ttls)
     }
 
     /// Namespaces whose removal nobody has brought to its end; nothing where Redis fails.

@@ -1,6 +1,6 @@
 //! Owns the right to score an input, over all workers: one holds it, the others wait for its entry.
 //!
-//! Promises that a right whose holder is gone ends by itself, and that nobody gives back another's. Needs no fencing: what
+//! Promises that a right whose holder is gone expires, and that no worker releases another's. Needs no fencing: what
 //! a late holder writes is what anyone else would have written, since a score depends on its input alone.
 
 use super::RedisCache;
@@ -30,7 +30,7 @@ impl<'a> Leases<'a> {
         }
     }
 
-    /// Asks for a lease of each key; says for each whether it was had. Where Redis fails, all were.
+    /// Asks for a lease of each key; says for each whether it was granted. Where Redis fails, all are.
     pub async fn ask(&self, keys: &[Vec<u8>]) -> Vec<bool> {
         let had = self.redis.set_new(keys, &self.token, self.life).await;
         had.unwrap_or_else(|| vec![true; keys.len()])

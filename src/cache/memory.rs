@@ -36,12 +36,12 @@ impl MemoryCache {
         self.rows.get(&(prefix.clone(), *input))
     }
 
-    /// Forgets everything.
+    /// Removes everything.
     pub fn clear(&self) {
         self.rows.invalidate_all();
     }
 
-    /// Keeps a row.
+    /// Stores a row.
     pub fn put(&self, prefix: &Arc<[u8]>, input: &InputHash, row: &[f32]) {
         self.rows.insert((prefix.clone(), *input), row.into());
     }

@@ -1,4 +1,4 @@
-//! Owns looking entries up and keeping them: in Redis, with the worker's memory behind it, or, without
+//! Owns looking entries up and storing them: in Redis, with the worker's memory behind it, or, without
 //! servers, in memory with the SQLite file behind it.
 //!
 //! Promises never to decide correctness: whatever fails here is a miss. A bad entry is a miss that is counted
@@ -13,6 +13,7 @@ mod redis;
 pub use self::redis::{Put, RedisCache, connect};
 pub use lease::Leases;
 pub use memory::MemoryCache;
+pub use reads::Access;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
 use kiln_contract::entry::Codec;
@@ -57,13 +58,13 @@ pub struct Wanted<'a> {
     pub input: &'a InputHash,
 }
 
-/// A row to keep.
+/// A row to store.
 #[derive(Debug)]
 pub struct Fresh<'a> {
     pub space: &'a Space,
     pub input: &'a InputHash,
     pub row: &'a [f32],
-    /// Life in milliseconds.
+    /// TTL in milliseconds.
     pub ttl_ms: u64,
     /// The latest invalidation before the row was scored.
     pub stamp: u64,
@@ -74,28 +75,28 @@ const OWN: u64 = u64::MAX;
 
 /// What a look-up found.
 #[derive(Debug, Default)]
-pub struct Looked {
+pub struct Lookup {
     /// The stamp of each wanted entry, in order; none where there is no entry.
     pub stamps: Vec<Option<u64>>,
-    /// The stamp of each namespace's latest invalidation, in order: entries with a lesser one mean nothing to it.
+    /// The stamp of each namespace's latest invalidation, in order: entries with a lower one are invalid for it.
     pub marks: Vec<u64>,
-    /// The stamp of the latest invalidation of all: what is scored from now on bears it.
+    /// The stamp of the latest invalidation of all: what is scored from now on carries it.
     pub now: u64,
 }
 
-/// Where entries live.
+/// Where entries are stored.
 #[derive(Debug)]
-enum Place {
+enum Backend {
     Redis(Box<RedisCache>),
     File(SqliteStore),
-    /// Nothing is looked up or kept.
+    /// Nothing is looked up or stored.
     Off,
 }
 
 /// The cache of one process.
 #[derive(Debug)]
 pub struct Cache {
-    place: Place,
+    backend: Backend,
     memory: MemoryCache,
     /// The latest invalidation that this process knows of.
     known: AtomicU64,
@@ -106,7 +107,7 @@ impl Cache {
     /// Redis, with `memory` serving while it fails.
     pub fn redis(redis: RedisCache, memory: MemoryCache, metrics: Metrics) -> Self {
         Self {
-            place: Place::Redis(Box::new(redis)),
+            backend: Backend::Redis(Box::new(redis)),
             memory,
             known: AtomicU64::new(0),
             metrics,
@@ -116,7 +117,7 @@ impl Cache {
     /// Memory, with a SQLite file's scores behind it.
     pub fn file(store: SqliteStore, memory: MemoryCache, metrics: Metrics) -> Self {
         Self {
-            place: Place::File(store),
+            backend: Backend::File(store),
             memory,
             known: AtomicU64::new(0),
             metrics,
@@ -126,7 +127,7 @@ impl Cache {
     /// No cache: every input is a miss.
     pub fn off(metrics: Metrics) -> Self {
         Self {
-            place: Place::Off,
+            backend: Backend::Off,
             memory: MemoryCache::new(1),
             known: AtomicU64::new(0),
             metrics,
@@ -135,26 +136,26 @@ impl Cache {
 
     /// The server behind it, if there is one.
     pub fn server(&self) -> Option<&RedisCache> {
-        match &self.place {
-            Place::Redis(redis) => Some(redis),
-            Place::File(_) | Place::Off => None,
+        match &self.backend {
+            Backend::Redis(redis) => Some(redis),
+            Backend::File(_) | Backend::Off => None,
         }
     }
 
-    /// Looks every input up for these namespaces, in one round trip; appends found rows to `outputs` in order. Which of them
-    /// an invalidation has made worthless is for the caller to see.
+    /// Looks every input up for these namespaces, in one round trip; appends found rows to `outputs` in order. The caller
+    /// compares their stamps with the marks: an entry that is older than its namespace's mark is invalid.
     pub async fn look_up(
         &self,
         wanted: &[Wanted<'_>],
         namespaces: &[&str],
         outputs: &mut Vec<f32>,
-    ) -> Looked {
-        match &self.place {
-            Place::Off => Looked {
+    ) -> Lookup {
+        match &self.backend {
+            Backend::Off => Lookup {
                 stamps: vec![None; wanted.len()],
-                ..Looked::default()
+                ..Lookup::default()
             },
-            Place::Redis(redis) => {
+            Backend::Redis(redis) => {
                 let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
                 let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
                 let latest = std::iter::once(key::latest_mark().into_bytes());
@@ -167,25 +168,25 @@ impl Cache {
                         looked.stamps = self.read(wanted, values, failing, outputs);
                         looked
                     }
-                    None => Looked {
+                    None => Lookup {
                         stamps: wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
                         marks: Vec::new(),
                         now: self.known.load(Ordering::Relaxed),
                     },
                 }
             }
-            Place::File(store) => {
+            Backend::File(store) => {
                 let there = self.look_up_in_file(store, wanted, outputs).await;
-                Looked {
+                Lookup {
                     stamps: there.into_iter().map(|is| is.then_some(OWN)).collect(),
-                    ..Looked::default()
+                    ..Lookup::default()
                 }
             }
         }
     }
 
     /// Reads the marks of namespaces and, last, the latest of all.
-    fn marked(&self, values: &[Option<Vec<u8>>]) -> Looked {
+    fn marked(&self, values: &[Option<Vec<u8>>]) -> Lookup {
         let mut marks: Vec<u64> = values.iter().map(invalidate::read).collect();
         // Should the latest mark be gone before a namespace's own, that one is as late as any that is known.
         let now = marks.iter().copied().max().unwrap_or_default();
@@ -193,7 +194,7 @@ impl Cache {
         if now > self.known.fetch_max(now, Ordering::Relaxed) {
             self.memory.clear();
         }
-        Looked {
+        Lookup {
             stamps: Vec::new(),
             marks,
             now,
@@ -276,7 +277,7 @@ impl Cache {
                         }
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "the file's scores can't be read; scoring anew")
+                        tracing::warn!(%error, "the file's scores can't be read; scoring again")
                     }
                 }
             }
@@ -291,12 +292,12 @@ impl Cache {
             .collect()
     }
 
-    /// Keeps rows that were just scored.
-    pub async fn keep(&self, fresh: &[Fresh<'_>]) {
-        match &self.place {
-            Place::Off => {}
-            Place::File(_) => self.remember(fresh),
-            Place::Redis(redis) => {
+    /// Stores rows that were just scored.
+    pub async fn put(&self, fresh: &[Fresh<'_>]) {
+        match &self.backend {
+            Backend::Off => {}
+            Backend::File(_) => self.remember(fresh),
+            Backend::Redis(redis) => {
                 let puts: Vec<Put> = fresh
                     .iter()
                     .map(|f| Put {
@@ -321,7 +322,7 @@ impl Cache {
     /// Writes what readers find, by namespace: named entries and rankings. Only Redis holds them. What was scored before an
     /// invalidation, by its stamp, and comes after it is taken back.
     pub async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
-        if let Place::Redis(redis) = &self.place {
+        if let Backend::Redis(redis) = &self.backend {
             redis.publish(entries, stamp).await;
         }
     }

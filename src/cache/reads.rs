@@ -1,9 +1,9 @@
 //! Owns asking Redis how often its keys are read.
 //!
-//! Promises that asking isn't taken for reading: `OBJECT` leaves a key's counters as they are.
+//! Promises that asking doesn't count as reading: `OBJECT` leaves a key's counters as they are.
 
 use super::RedisCache;
-use crate::{heat::Sign, telemetry::metrics::CacheOperation};
+use crate::telemetry::metrics::CacheOperation;
 use redis::{Pipeline, Value};
 use std::collections::HashMap;
 
@@ -13,34 +13,43 @@ const DECAY_MINUTES: f64 = 1.0;
 /// Where the counter of a new key begins.
 const NEW: f64 = 5.0;
 
-/// What this Redis counts by.
+/// What Redis knows of the accesses to one key.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Keeps {
+pub enum Access {
+    /// Requests a second, by its counter.
+    Rate(f64),
+    /// Seconds since it was last touched.
+    Idle(f64),
+}
+
+/// How this Redis counts accesses, which follows from its eviction policy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AccessCounter {
     /// A counter that grows by the logarithm of the reads, and shrinks with time.
     Frequency { log_factor: f64, decay_minutes: f64 },
     /// When a key was last touched.
     Idle,
 }
 
-impl Keeps {
-    /// The sign that one answer to `OBJECT` is.
-    fn sign(self, answer: i64) -> Sign {
+impl AccessCounter {
+    /// What one answer to `OBJECT` means.
+    fn access(self, answer: i64) -> Access {
         let answer = answer as f64;
         match self {
-            Self::Idle => Sign::Idle(answer),
-            // A key that is read less than once in the time of decay sinks to where new ones begin, or below.
-            Self::Frequency { .. } if answer <= NEW => Sign::Rate(0.0),
+            Self::Idle => Access::Idle(answer),
+            // A key that is read less than once in the time of decay falls to the value of a new key, or below.
+            Self::Frequency { .. } if answer <= NEW => Access::Rate(0.0),
             Self::Frequency {
                 log_factor,
                 decay_minutes,
-            } => Sign::Rate(((answer - NEW) * log_factor + 1.0) / (60.0 * decay_minutes)),
+            } => Access::Rate(((answer - NEW) * log_factor + 1.0) / (60.0 * decay_minutes)),
         }
     }
 }
 
 impl RedisCache {
-    /// What this Redis counts by; nothing where it doesn't answer.
-    pub async fn keeps(&self) -> Option<Keeps> {
+    /// How this Redis counts accesses; nothing if it doesn't answer.
+    pub async fn access_counter(&self) -> Option<AccessCounter> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
         let info: String = self.command(&info).await.ok()?;
@@ -48,7 +57,7 @@ impl RedisCache {
             .lines()
             .find_map(|line| line.trim_end().strip_prefix("maxmemory_policy:"))?;
         if !policy.ends_with("-lfu") {
-            return Some(Keeps::Idle);
+            return Some(AccessCounter::Idle);
         }
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("lfu-*");
@@ -58,31 +67,35 @@ impl RedisCache {
             let set = settings.get(name).and_then(|value| value.parse().ok());
             set.filter(|value: &f64| *value > 0.0).unwrap_or(default)
         };
-        Some(Keeps::Frequency {
+        Some(AccessCounter::Frequency {
             log_factor: number("lfu-log-factor", LOG_FACTOR),
             decay_minutes: number("lfu-decay-time", DECAY_MINUTES),
         })
     }
 
     /// How often each key is read; nothing of one that isn't there, and nothing at all where Redis fails.
-    pub async fn reads(&self, keys: &[Vec<u8>], keeps: Keeps) -> Option<Vec<Option<Sign>>> {
+    pub async fn reads(
+        &self,
+        keys: &[Vec<u8>],
+        counter: AccessCounter,
+    ) -> Option<Vec<Option<Access>>> {
         if keys.is_empty() {
             return Some(Vec::new());
         }
-        let about = match keeps {
-            Keeps::Frequency { .. } => "FREQ",
-            Keeps::Idle => "IDLETIME",
+        let about = match counter {
+            AccessCounter::Frequency { .. } => "FREQ",
+            AccessCounter::Idle => "IDLETIME",
         };
         let mut pipeline = Pipeline::with_capacity(keys.len());
         for key in keys {
             pipeline.cmd("OBJECT").arg(about).arg(key.as_slice());
         }
         let answers: Vec<Value> = self.piped(CacheOperation::Get, &pipeline).await?;
-        let signs = answers.into_iter().map(|answer| match answer {
-            Value::Int(answer) => Some(keeps.sign(answer)),
+        let accesses = answers.into_iter().map(|answer| match answer {
+            Value::Int(answer) => Some(counter.access(answer)),
             _ => None,
         });
-        Some(signs.collect())
+        Some(accesses.collect())
     }
 }
 
@@ -103,13 +116,13 @@ mod tests {
                 }
             }
             if minute >= 300 {
-                let keeps = Keeps::Frequency {
+                let counts = AccessCounter::Frequency {
                     log_factor: 10.0,
                     decay_minutes: 1.0,
                 };
-                sum += match keeps.sign(counter as i64) {
-                    Sign::Rate(rate) => rate,
-                    Sign::Idle(_) => f64::NAN,
+                sum += match counts.access(counter as i64) {
+                    Access::Rate(rate) => rate,
+                    Access::Idle(_) => f64::NAN,
                 };
             }
             counter = (counter - 1.0).max(0.0);
@@ -121,8 +134,11 @@ mod tests {
     fn counters_tell_rates_within_a_factor_of_two() {
         let mut rng = SmallRng::seed_from_u64(3);
         for rate in [0.2, 1.0, 10.0, 30.0] {
-            let told = counter(rate, &mut rng);
-            assert!((0.5..2.0).contains(&(told / rate)), "{rate}: {told}");
+            let measured = counter(rate, &mut rng);
+            assert!(
+                (0.5..2.0).contains(&(measured / rate)),
+                "{rate}: {measured}"
+            );
         }
     }
 }

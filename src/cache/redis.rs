@@ -7,7 +7,7 @@ use crate::{
     config::{self, Redis},
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
-    tls::{self, Tls},
+    tls::{self, Tls, TlsSettings},
 };
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, Value,
@@ -25,17 +25,17 @@ use tokio::sync::Mutex;
 #[error("setting `redis.url`: {0}")]
 pub struct BadUrl(String);
 
-/// A value to keep.
+/// A value to store.
 #[derive(Debug)]
 pub struct Put {
     pub key: Vec<u8>,
     pub value: Vec<u8>,
-    /// Life in milliseconds.
+    /// TTL in milliseconds.
     pub ttl_ms: u64,
 }
 
-/// A client of the server at `url`; what is wrong is told without credentials.
-fn client(url: &Secret, settings: &config::Tls) -> Result<Client, String> {
+/// A client of the server at `url`; an error holds no credentials.
+fn client(url: &Secret, settings: &TlsSettings) -> Result<Client, String> {
     let made = if url.expose().starts_with("rediss://") {
         let tls = Tls::read("redis", settings).map_err(|e| e.to_string())?;
         Client::build_with_tls(url.expose(), tls.redis())
@@ -66,7 +66,7 @@ pub async fn connect(url: &Secret, settings: &Redis) -> Result<MultiplexedConnec
     }
 }
 
-/// Commands that keep values.
+/// Commands that store values.
 pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
     let mut pipeline = Pipeline::new();
     for put in values {
@@ -81,7 +81,7 @@ pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
     pipeline
 }
 
-/// What is said where an answer doesn't come.
+/// The error when no answer comes.
 const LATE: &str = "no answer in time";
 
 /// One connection, made when it is first used and made again when it breaks.
@@ -92,7 +92,7 @@ pub struct RedisCache {
     cooldown: Duration,
     connection: Mutex<Option<MultiplexedConnection>>,
     started: Instant,
-    /// Milliseconds since `started` until which Redis is left alone.
+    /// Milliseconds since `started` until which Redis is not tried.
     closed_until: AtomicU64,
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
@@ -123,8 +123,8 @@ impl RedisCache {
     }
 
     /// Where it is, without credentials.
-    pub fn place(&self) -> String {
-        self.url.place()
+    pub fn host(&self) -> String {
+        self.url.host()
     }
 
     /// Whether the last look-up or the last write failed.
@@ -164,8 +164,8 @@ impl RedisCache {
         (found.len() == keys.len()).then_some(found)
     }
 
-    /// Milliseconds that each key has to live, none for one that isn't there; nothing where Redis fails.
-    pub async fn lives(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
+    /// What is left of each key's TTL in milliseconds, none for one that isn't there; nothing where Redis fails.
+    pub async fn ttls(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
         if keys.is_empty() {
             return Some(Vec::new());
         }
@@ -173,12 +173,12 @@ impl RedisCache {
         for key in keys {
             pipeline.cmd("PTTL").arg(key.as_slice());
         }
-        let lives: Vec<i64> = self.piped(CacheOperation::Get, &pipeline).await?;
+        let ttls: Vec<i64> = self.piped(CacheOperation::Get, &pipeline).await?;
         // -2: not there; -1: without an end, which nothing of Kiln's is.
-        Some(lives.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
+        Some(ttls.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
     }
 
-    /// Keeps values; `false` where Redis failed or refused any of them.
+    /// Stores values; `false` where Redis failed or refused any of them.
     pub async fn put(&self, values: &[Put]) -> bool {
         if values.is_empty() {
             return true;
@@ -228,8 +228,8 @@ impl RedisCache {
         self.piped::<()>(CacheOperation::Set, &pipeline).await;
     }
 
-    /// Writes one field of a hash and notes it in an index; both live for `life` from now.
-    pub async fn tell(
+    /// Writes one field of a hash and notes it in an index; both expire after `life`.
+    pub async fn record(
         &self,
         index: &str,
         member: &str,
@@ -286,7 +286,7 @@ impl RedisCache {
         .await
     }
 
-    /// Runs one round trip unless Redis is being left alone, and learns from how it went.
+    /// Runs one round trip unless Redis is in its cooldown, and notes how it went.
     pub(super) async fn guarded<T>(
         &self,
         operation: CacheOperation,
@@ -338,7 +338,7 @@ impl RedisCache {
         }
     }
 
-    /// One command with its deadline, whatever the cooldown says; nothing is learnt from how it went.
+    /// One command with its deadline, whatever the cooldown says; its outcome changes nothing.
     pub(super) async fn command<T: FromRedisValue>(
         &self,
         command: &redis::Cmd,

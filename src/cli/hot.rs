@@ -45,8 +45,8 @@ const SHOWN: usize = 60;
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let redis = parts::redis_at_hand(&settings).await?;
     let heat = SharedHeat::new(&redis);
-    let Some(spaces) = heat.spaces().await else {
-        bail!("redis at {} doesn't answer", redis.place());
+    let Some(spaces) = heat.scopes().await else {
+        bail!("redis at {} doesn't answer", redis.host());
     };
     let now_ms = clock::now().timestamp_millis();
     let wanted = |namespace: &str| {
@@ -58,7 +58,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let mut shown = 0;
     for space in spaces.iter().filter(|space| wanted(&space.namespace)) {
         let Some(hot) = heat.hot(space, now_ms).await else {
-            bail!("redis at {} doesn't answer", redis.place());
+            bail!("redis at {} doesn't answer", redis.host());
         };
         if hot.inputs.is_empty() {
             continue;
@@ -68,11 +68,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         shown += 1;
     }
     let Some(namespaces) = heat.read_namespaces().await else {
-        bail!("redis at {} doesn't answer", redis.place());
+        bail!("redis at {} doesn't answer", redis.host());
     };
     for namespace in namespaces.iter().filter(|one| wanted(one)) {
         let Some(names) = heat.read(namespace, now_ms).await else {
-            bail!("redis at {} doesn't answer", redis.place());
+            bail!("redis at {} doesn't answer", redis.host());
         };
         if !names.is_empty() {
             show_names(&arguments, namespace, &names);
@@ -100,13 +100,13 @@ async fn known(
         .map(|(input, _)| input.as_slice())
         .collect();
     Ok(parts::postgres(settings)?
-        .inputs(&hot.space.model, &hashes)
+        .inputs(&hot.scope.model, &hashes)
         .await?)
 }
 
 fn show(arguments: &Arguments, hot: &Hot, known: &HashMap<Vec<u8>, KnownInput>) {
     let all: f64 = hot.inputs.iter().map(|(_, rate)| rate).sum();
-    let space = &hot.space;
+    let space = &hot.scope;
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header(["asked /s", "share", "input"]);

@@ -34,7 +34,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         bail!("namespace: {}", name::EXPECTED_NAME);
     }
     let redis = parts::redis_at_hand(&settings).await?;
-    let failed = |reason: String| anyhow!("redis at {}: {reason}", redis.place());
+    let failed = |reason: String| anyhow!("redis at {}: {reason}", redis.host());
     redis.invalidate(&namespace).await.map_err(failed)?;
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template(

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 /// What the name of a variable ends with that names a file.
 const FILE: &str = "_URL_FILE";
 /// Largest such file, in bytes.
-const MOST: u64 = 64 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 
-/// Puts what the files hold in the place of the variables that name them.
+/// Replaces the variables that name files by what the files hold.
 pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), ConfigError> {
     let named: Vec<String> = variables
         .keys()
@@ -28,7 +28,7 @@ pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), Confi
             return Err(wrong(format!("{setting} is set, too; which one counts?")));
         }
         let size = std::fs::metadata(&path).map_err(|e| wrong(format!("{path}: {e}")))?;
-        if size.len() > MOST {
+        if size.len() > MAX_BYTES {
             return Err(wrong(format!("{path} is larger than a URL can be")));
         }
         let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("{path}: {e}")))?;

@@ -1,4 +1,8 @@
-use super::*;
+use super::{
+    loaded::flatten,
+    names::{FREE_TABLES, RENAMED},
+    *,
+};
 use crate::secret::Secret;
 
 fn from_env(pairs: &[(&str, &str)]) -> Result<Loaded, ConfigError> {
@@ -232,4 +236,79 @@ fn certificates_that_cannot_be_used_are_told_before_anything_connects() {
         said.contains("expected a URL that starts with rediss://") && !said.contains("hunter2"),
         "{said}"
     );
+}
+
+/// The value of one setting and where it came from.
+fn one(loaded: &Loaded, name: &str) -> (serde_json::Value, String) {
+    let all = loaded.effective().into_iter();
+    let found = all.map(|one| (one.name, one.value, one.source));
+    let mut found = found.filter(|(one, ..)| one == name);
+    let (_, value, source) = found.next().unwrap_or_else(|| panic!("{name}"));
+    (value, source)
+}
+
+fn spelt(setting: &str) -> String {
+    format!("KILN_{}", setting.to_uppercase().replace('.', "__"))
+}
+
+#[test]
+fn every_former_name_goes_on_working_in_the_file_and_the_environment() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("kiln.toml");
+    for (old, new) in RENAMED {
+        std::fs::write(&path, format!("{old} = 71\n")).expect("a file");
+        let loaded = load(Some(&path), []).expect(old);
+        let file = path.display().to_string();
+        assert_eq!(one(&loaded, new), (71.into(), file), "{old} in a file");
+
+        let variable = spelt(old);
+        let loaded = from_env(&[(&variable, "72")]).expect(old);
+        let source = format!("environment variable {variable}");
+        assert_eq!(one(&loaded, new), (72.into(), source.clone()), "{variable}");
+
+        // Whatever they are called there, the environment wins over the file.
+        for name in [old, new] {
+            std::fs::write(&path, format!("{name} = 71\n")).expect("a file");
+            let both = [(variable.clone(), "72".to_owned())];
+            let loaded = load(Some(&path), both).expect(old);
+            assert_eq!(one(&loaded, new), (72.into(), source.clone()), "{name}");
+        }
+        let (section, key) = old.split_once('.').expect("a section");
+        std::fs::write(&path, format!("[{section}]\n{key} = 71\n")).expect("a file");
+        let loaded = load(Some(&path), [(spelt(new), "73".to_owned())]).expect(old);
+        assert_eq!(one(&loaded, new).0, 73, "{new} wins");
+    }
+}
+
+#[test]
+fn a_setting_by_both_its_names_is_refused_and_a_typo_of_either_suggests_the_present_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("kiln.toml");
+    for (old, new) in RENAMED {
+        std::fs::write(&path, format!("{old} = 71\n{new} = 71\n")).expect("a file");
+        let said = load(Some(&path), []).expect_err("both").to_string();
+        let file = path.display();
+        let expected = format!(
+            "`{old}` is the former name of `{new}`, and {file} sets both: leave `{old}` out"
+        );
+        assert_eq!(said, expected);
+
+        let (before, after) = (spelt(old), spelt(new));
+        let said = from_env(&[(&before, "72"), (&after, "72")]).expect_err("both");
+        let said = said.to_string();
+        assert!(said.contains(&before) && said.contains(&after), "{said}");
+
+        for name in [old, new] {
+            let typo = name.replacen('c', "ck", 1).replacen("queued", "queud", 1);
+            std::fs::write(&path, format!("{typo} = 71\n")).expect("a file");
+            let said = load(Some(&path), []).expect_err("unknown").to_string();
+            let hint = format!("did you mean `{new}`?");
+            assert!(said.contains(&hint), "{typo}: {said}");
+            let said = from_env(&[(&spelt(&typo), "71")]).expect_err("unknown");
+            let hint = format!("did you mean `{after}`?");
+            assert!(said.to_string().contains(&hint), "{typo}: {said}");
+        }
+    }
+    let said = from_env(&[("KILN_AMQP__MAX_BACKOFF_MS", "0")]).expect_err("range");
+    assert!(said.to_string().contains("amqp.max_backoff_ms"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! What a reader's service tells of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
+//! What a reader's service reports of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
 
 use kiln_contract::job;
 use kiln_contract::name;

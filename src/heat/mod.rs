@@ -1,7 +1,7 @@
-//! Owns what is asked for: which inputs jobs ask for and which names readers read, as this worker sees it and as all
+//! Owns what is requested: which inputs jobs request and which names readers read, as this worker sees it and as all
 //! workers together do.
 //!
-//! Promises bounded memory whatever is asked for, and that counting costs a batch next to nothing. Refuses to decide what
+//! Promises bounded memory whatever is requested, and that counting costs a batch next to nothing. Refuses to decide what
 //! is done about it.
 
 mod hint;
@@ -11,7 +11,7 @@ pub mod sketch;
 
 use kiln_contract::key::InputHash;
 use rand::{SeedableRng, rngs::SmallRng};
-use sketch::{PLACES, Sketch};
+use sketch::{CAPACITY, Sketch};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
@@ -19,17 +19,17 @@ use std::{
 };
 
 pub use hint::Hint;
-pub use readers::{NamedRate, Readers, Sign};
+pub use readers::{NamedRate, Readers};
 pub use share::{Hot, SharedHeat};
 
 /// Namespaces that are watched; jobs of further ones aren't counted.
-const MOST_SPACES: usize = 32;
+const MAX_SCOPES: usize = 32;
 /// Inputs of one batch that are counted; of more, a part stands for the rest.
 const COUNTED: usize = 64;
 
-/// What is counted apart: a namespace with the model that its jobs ask.
+/// What is counted separately: a namespace with the model that its jobs name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Space {
+pub struct HeatScope {
     pub namespace: String,
     pub model: String,
 }
@@ -39,13 +39,13 @@ pub struct Space {
 pub struct Heat {
     began: Instant,
     inner: Mutex<Inner>,
-    /// What readers ask for.
+    /// What readers request.
     pub readers: Readers,
 }
 
 #[derive(Debug)]
 struct Inner {
-    spaces: BTreeMap<Space, Sketch>,
+    scopes: BTreeMap<HeatScope, Sketch>,
     rng: SmallRng,
 }
 
@@ -54,7 +54,7 @@ impl Default for Heat {
         Self {
             began: Instant::now(),
             inner: Mutex::new(Inner {
-                spaces: BTreeMap::new(),
+                scopes: BTreeMap::new(),
                 rng: SmallRng::from_os_rng(),
             }),
             readers: Readers::default(),
@@ -63,7 +63,7 @@ impl Default for Heat {
 }
 
 impl Heat {
-    /// Counts what jobs ask for; `input` tells an input of `asked` and what a hit on it saves for its cost, compared with
+    /// Counts what jobs request; `input` gives an input of `asked` and what a hit on it saves for its cost, compared with
     /// others of the model.
     pub fn asked<T>(
         &self,
@@ -75,15 +75,15 @@ impl Heat {
         let now = self.began.elapsed().as_secs_f64();
         // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { spaces, rng } = &mut *inner;
-        let space = Space {
+        let Inner { scopes, rng } = &mut *inner;
+        let scope = HeatScope {
             namespace: namespace.to_owned(),
             model: model.to_owned(),
         };
-        if !spaces.contains_key(&space) && spaces.len() >= MOST_SPACES {
+        if !scopes.contains_key(&scope) && scopes.len() >= MAX_SCOPES {
             return;
         }
-        let sketch = spaces.entry(space).or_insert_with(|| Sketch::new(PLACES));
+        let sketch = scopes.entry(scope).or_insert_with(|| Sketch::new(CAPACITY));
         let step = asked.len().div_ceil(COUNTED).max(1);
         // One drawn from each stretch: a fixed stride would meet the same places of jobs that are made alike.
         for stretch in asked.chunks(step) {
@@ -99,16 +99,16 @@ impl Heat {
     }
 
     /// The `top` hottest inputs of every namespace with their requests a second, the fastest first.
-    pub fn hottest(&self, top: usize) -> Vec<(Space, Vec<(InputHash, f64)>)> {
+    pub fn hottest(&self, top: usize) -> Vec<(HeatScope, Vec<(InputHash, f64)>)> {
         let now = self.began.elapsed().as_secs_f64();
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner
-            .spaces
+            .scopes
             .iter()
-            .map(|(space, sketch)| {
+            .map(|(scope, sketch)| {
                 let mut hot = sketch.hot(now);
                 hot.truncate(top);
-                (space.clone(), hot)
+                (scope.clone(), hot)
             })
             .collect()
     }
@@ -131,7 +131,7 @@ mod tests {
         }
         heat.asked("n0", "other", &[1], |n| Some((input(*n), 1.0)));
         let hot = heat.hottest(10);
-        assert_eq!(hot.len(), MOST_SPACES);
+        assert_eq!(hot.len(), MAX_SCOPES);
         assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
     }
 

@@ -1,14 +1,15 @@
-//! Owns how often readers ask for what they find under a name, though all they do is a GET.
+//! Owns how often readers request each named entry, though all they do is a GET.
 //!
 //! Two ways to know: readers' services give hints, which are counted; or Redis itself is asked about the names that were
 //! written here. Under an LFU policy its counter stands where requests and its decay hold each other (its keeper counts one
-//! up with probability 1 / (factor · (counter - 5) + 1), and one down every so many minutes). Under the others it tells
-//! how long a key has been idle: a name that was read since the last look counts as one read in the time since then, which
+//! up with probability 1 / (factor · (counter - 5) + 1), and one down every so many minutes). Under the others it says
+//! how long a key has been idle: a name that was read since the last check counts as one read in the time since then, which
 //! is the maximum-likelihood rate of a Poisson process seen that way.
 //!
-//! Promises bounded memory: names that are asked for least make room. Refuses to talk to Redis.
+//! Promises bounded memory: names that are read least make room. Refuses to talk to Redis.
 
 use super::sketch::Pace;
+use crate::cache::Access;
 use kiln_contract::key::InputHash;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::{
@@ -18,26 +19,17 @@ use std::{
 };
 
 /// Namespaces that are watched.
-const MOST_SPACES: usize = 32;
+const MAX_NAMESPACES: usize = 32;
 /// Names of one namespace.
-const MOST_NAMES: usize = 4_096;
-/// Names among which the one that makes room is sought.
+const MAX_NAMES: usize = 4_096;
+/// Names that are drawn, of which the one that is read least makes room.
 const LOTS: usize = 8;
-/// Half-life of what Redis told, in seconds.
+/// Half-life of what Redis reported, in seconds.
 const HALF_LIFE: f64 = 900.0;
 /// Redis counts idle time in whole seconds, by a clock that is up to one behind.
 const IDLE_STEP: f64 = 0.5;
-/// What may so look idle for less than it is, in seconds.
+/// How much less idle than it is a key may therefore look, in seconds.
 const IDLE_SLACK: f64 = 1.5;
-
-/// What Redis says of one key.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sign {
-    /// Requests a second, by its counter.
-    Rate(f64),
-    /// Seconds since it was last touched.
-    Idle(f64),
-}
 
 /// One name of a namespace, with how often it is read.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,7 +39,7 @@ pub struct NamedRate {
     pub input: Option<InputHash>,
     /// Reads a second.
     pub rate: f64,
-    /// Whether readers' own hints say so: what several workers were told then adds up.
+    /// Whether readers' own hints say so: what several workers received then adds up.
     pub counted: bool,
 }
 
@@ -60,9 +52,9 @@ pub struct Readers {
 
 #[derive(Debug)]
 struct Inner {
-    spaces: BTreeMap<String, Names>,
+    namespaces: BTreeMap<String, Names>,
     rng: SmallRng,
-    /// Where the next look begins.
+    /// Where the next check begins.
     turn: usize,
 }
 
@@ -79,10 +71,10 @@ struct Name {
     hints: Option<Pace>,
     /// Reads and the seconds in which they were seen, both fading.
     seen: (f64, f64),
-    /// Mean of the rates that Redis told, and what it is the mean of, both fading.
-    told: (f64, f64),
-    /// When it was last looked at or written, in seconds since the beginning.
-    looked: f64,
+    /// Sum of the rates that Redis reported, and their number, both fading.
+    reported: (f64, f64),
+    /// When it was last checked or written, in seconds since the beginning.
+    checked: f64,
 }
 
 impl Name {
@@ -92,29 +84,31 @@ impl Name {
             input: None,
             hints: None,
             seen: (0.0, 0.0),
-            told: (0.0, 0.0),
-            looked: now,
+            reported: (0.0, 0.0),
+            checked: now,
         }
     }
 
     fn rate(&self, now: f64) -> f64 {
         match &self.hints {
             Some(hints) => hints.rate(now),
-            None if self.told.1 > 0.0 => self.told.0 / self.told.1,
+            None if self.reported.1 > 0.0 => self.reported.0 / self.reported.1,
             None if self.seen.1 > 0.0 => self.seen.0 / self.seen.1,
             None => 0.0,
         }
     }
 
-    fn note(&mut self, sign: Sign, now: f64) {
-        let since = (now - self.looked).max(0.0);
+    fn note(&mut self, access: Access, now: f64) {
+        let since = (now - self.checked).max(0.0);
         let fade = (-since / HALF_LIFE).exp2();
-        self.looked = now;
-        match sign {
-            Sign::Rate(rate) => self.told = (self.told.0 * fade + rate, self.told.1 * fade + 1.0),
-            Sign::Idle(idle) => {
+        self.checked = now;
+        match access {
+            Access::Rate(rate) => {
+                self.reported = (self.reported.0 * fade + rate, self.reported.1 * fade + 1.0)
+            }
+            Access::Idle(idle) => {
                 let idle = idle + IDLE_STEP;
-                // What happened right after the last look can't be told from that look, or from a write.
+                // What happened right after the last check can't be distinguished from that check, or from a write.
                 let since = (since - IDLE_SLACK).max(0.0);
                 let read = idle < since;
                 self.seen = (
@@ -127,25 +121,25 @@ impl Name {
 }
 
 impl Names {
-    /// The place of a name, which takes that of one that is asked for less where there is no room.
-    fn place(&mut self, name: &str, now: f64, rng: &mut SmallRng) -> Option<&mut Name> {
-        if let Some(place) = self.by_name.get(name).copied() {
-            return self.all.get_mut(place);
+    /// The entry of a name, which replaces one that is read less where there is no room.
+    fn entry(&mut self, name: &str, now: f64, rng: &mut SmallRng) -> Option<&mut Name> {
+        if let Some(index) = self.by_name.get(name).copied() {
+            return self.all.get_mut(index);
         }
-        let place = if self.all.len() < MOST_NAMES {
+        let index = if self.all.len() < MAX_NAMES {
             self.all.push(Name::new(name, now));
             self.all.len() - 1
         } else {
-            let drawn = (0..LOTS).map(|_| rng.random_range(0..MOST_NAMES));
-            let rate = |place: &usize| self.all.get(*place).map_or(0.0, |name| name.rate(now));
-            let least = drawn.min_by(|a, b| rate(a).total_cmp(&rate(b)))?;
-            let slot = self.all.get_mut(least)?;
+            let drawn = (0..LOTS).map(|_| rng.random_range(0..MAX_NAMES));
+            let rate = |index: &usize| self.all.get(*index).map_or(0.0, |name| name.rate(now));
+            let rarest = drawn.min_by(|a, b| rate(a).total_cmp(&rate(b)))?;
+            let slot = self.all.get_mut(rarest)?;
             self.by_name.remove(&slot.name);
             *slot = Name::new(name, now);
-            least
+            rarest
         };
-        self.by_name.insert(name.to_owned(), place);
-        self.all.get_mut(place)
+        self.by_name.insert(name.to_owned(), index);
+        self.all.get_mut(index)
     }
 }
 
@@ -154,7 +148,7 @@ impl Default for Readers {
         Self {
             began: Instant::now(),
             inner: Mutex::new(Inner {
-                spaces: BTreeMap::new(),
+                namespaces: BTreeMap::new(),
                 rng: SmallRng::from_os_rng(),
                 turn: 0,
             }),
@@ -184,13 +178,13 @@ impl Readers {
                 if let Some(name) = inner.name(namespace, name, now) {
                     name.input = input;
                     // A write looks like a read to Redis.
-                    name.looked = now;
+                    name.checked = now;
                 }
             }
         });
     }
 
-    /// Counts reads that a reader's service tells of.
+    /// Counts reads that a reader's service reports.
     pub fn hinted<'a>(&self, namespace: &str, names: impl Iterator<Item = &'a str>) {
         let now = self.now();
         self.with(|inner| {
@@ -203,13 +197,13 @@ impl Readers {
         });
     }
 
-    /// The next `most` names about which Redis is to be asked: all of them in turn. Readers who give hints tell more.
-    pub fn next(&self, most: usize) -> Vec<(String, String)> {
+    /// The next `max` names about which Redis is to be asked: all of them in turn. Names with hints are left out: hints are more exact.
+    pub fn next(&self, max: usize) -> Vec<(String, String)> {
         self.with(|inner| {
             let unhinted: Vec<(&String, &Name)> = inner
-                .spaces
+                .namespaces
                 .iter()
-                .flat_map(|(space, names)| names.all.iter().map(move |name| (space, name)))
+                .flat_map(|(namespace, names)| names.all.iter().map(move |name| (namespace, name)))
                 .filter(|(_, name)| name.hints.is_none())
                 .collect();
             let first = inner.turn % unhinted.len().max(1);
@@ -217,7 +211,7 @@ impl Readers {
                 .iter()
                 .cycle()
                 .skip(first)
-                .take(most.min(unhinted.len()))
+                .take(max.min(unhinted.len()))
                 .map(|(space, name)| ((*space).clone(), name.name.clone()))
                 .collect();
             inner.turn = first + next.len();
@@ -226,17 +220,17 @@ impl Readers {
     }
 
     /// Notes what Redis said of some names; nothing of one that isn't there.
-    pub fn found(&self, names: &[(String, String)], signs: &[Option<Sign>]) {
+    pub fn found(&self, names: &[(String, String)], accesses: &[Option<Access>]) {
         let now = self.now();
         self.with(|inner| {
-            for ((space, name), sign) in names.iter().zip(signs) {
-                let known = inner.spaces.get_mut(space).and_then(|names| {
-                    let place = *names.by_name.get(name)?;
-                    names.all.get_mut(place)
+            for ((namespace, name), access) in names.iter().zip(accesses) {
+                let known = inner.namespaces.get_mut(namespace).and_then(|names| {
+                    let index = *names.by_name.get(name)?;
+                    names.all.get_mut(index)
                 });
-                match (known, sign) {
-                    (Some(name), Some(sign)) => name.note(*sign, now),
-                    (Some(name), None) => name.looked = now,
+                match (known, access) {
+                    (Some(name), Some(access)) => name.note(*access, now),
+                    (Some(name), None) => name.checked = now,
                     (None, _) => {}
                 }
             }
@@ -247,7 +241,7 @@ impl Readers {
     pub fn hottest(&self, top: usize) -> Vec<(String, Vec<NamedRate>)> {
         let now = self.now();
         self.with(|inner| {
-            let spaces = inner.spaces.iter().map(|(space, names)| {
+            let namespaces = inner.namespaces.iter().map(|(namespace, names)| {
                 let mut hot: Vec<NamedRate> = names
                     .all
                     .iter()
@@ -261,24 +255,25 @@ impl Readers {
                     .collect();
                 hot.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.name.cmp(&b.name)));
                 hot.truncate(top);
-                (space.clone(), hot)
+                (namespace.clone(), hot)
             });
-            spaces.filter(|(_, hot)| !hot.is_empty()).collect()
+            namespaces.filter(|(_, hot)| !hot.is_empty()).collect()
         })
     }
 }
 
 impl Inner {
     fn name(&mut self, namespace: &str, name: &str, now: f64) -> Option<&mut Name> {
-        if !self.spaces.contains_key(namespace) {
-            if self.spaces.len() >= MOST_SPACES {
+        if !self.namespaces.contains_key(namespace) {
+            if self.namespaces.len() >= MAX_NAMESPACES {
                 return None;
             }
-            self.spaces.insert(namespace.to_owned(), Names::default());
+            self.namespaces
+                .insert(namespace.to_owned(), Names::default());
         }
-        self.spaces
+        self.namespaces
             .get_mut(namespace)?
-            .place(name, now, &mut self.rng)
+            .entry(name, now, &mut self.rng)
     }
 }
 
@@ -296,17 +291,20 @@ mod tests {
             readers.written("feed", written.iter().map(|name| (name.as_str(), None)));
         }
         let hot = readers.hottest(10);
-        let [(space, names)] = hot.as_slice() else {
+        let [(namespace, names)] = hot.as_slice() else {
             panic!("one namespace: {hot:?}")
         };
-        let told: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
-        assert_eq!((space.as_str(), told), ("feed", vec!["page:1", "page:2"]));
+        let read: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
+        assert_eq!(
+            (namespace.as_str(), read),
+            ("feed", vec!["page:1", "page:2"])
+        );
         assert!(names.iter().all(|name| name.counted));
-        assert_eq!(readers.next(100_000).len(), MOST_NAMES - 2);
+        assert_eq!(readers.next(100_000).len(), MAX_NAMES - 2);
         for n in 0..100 {
             readers.hinted(&format!("space{n}"), ["a"].into_iter());
         }
-        assert_eq!(readers.hottest(1).len(), MOST_SPACES);
+        assert_eq!(readers.hottest(1).len(), MAX_NAMESPACES);
     }
 
     /// Looks every five seconds, for two hours, at a key that is read `rate` times a second.
@@ -320,7 +318,7 @@ mod tests {
                 last = next;
                 next -= (1.0 - rng.random::<f64>()).ln() / rate;
             }
-            name.note(Sign::Idle((now - last).floor()), now);
+            name.note(Access::Idle((now - last).floor()), now);
         }
         name.rate(7_200.0)
     }
@@ -349,7 +347,7 @@ mod tests {
             assert_eq!(seen.iter().filter(|one| *one == name).count(), 2);
         }
         let drawn = names.choose(&mut rand::rng()).expect("a name").clone();
-        readers.found(&[("a".into(), drawn.clone())], &[Some(Sign::Rate(3.0))]);
+        readers.found(&[("a".into(), drawn.clone())], &[Some(Access::Rate(3.0))]);
         let hot = readers.hottest(10);
         assert_eq!(
             (hot[0].1[0].name.as_str(), hot[0].1[0].rate),

@@ -1,17 +1,17 @@
-//! Owns how workers tell each other what is hot: each puts its own hottest inputs into Redis, and whoever needs the whole
-//! adds them up.
+//! Owns how workers report to each other what is hot: each writes its own hottest inputs to Redis, and whoever needs the
+//! whole adds them up.
 
-use super::{Heat, NamedRate, Space};
+use super::{Heat, HeatScope, NamedRate};
 use crate::cache::RedisCache;
 use kiln_contract::key::{self, InputHash};
 use std::{collections::HashMap, time::Duration};
 
-/// Inputs of one namespace that a worker tells of.
-const TOLD: usize = 2_000;
-/// How long what a worker told counts.
-const COUNTS: Duration = Duration::from_secs(60);
-/// How long it is kept at most.
-const KEPT: Duration = Duration::from_secs(600);
+/// Inputs of one namespace that a worker reports.
+const MAX_REPORTED: usize = 2_000;
+/// How long a report counts.
+const CURRENT: Duration = Duration::from_secs(60);
+/// How long it is stored at most.
+const STORED: Duration = Duration::from_secs(600);
 /// A hash and a rate.
 const ENTRY_BYTES: usize = 36;
 const HEADER_BYTES: usize = 8;
@@ -19,12 +19,12 @@ const HEADER_BYTES: usize = 8;
 /// The hottest inputs of one namespace, over all workers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hot {
-    pub space: Space,
+    pub scope: HeatScope,
     /// Inputs with their requests a second, the fastest first.
     pub inputs: Vec<(InputHash, f64)>,
 }
 
-/// Tells the other workers, and hears of them.
+/// Writes this worker's report, and reads those of all.
 pub struct SharedHeat<'a> {
     redis: &'a RedisCache,
 }
@@ -35,32 +35,32 @@ impl<'a> SharedHeat<'a> {
         Self { redis }
     }
 
-    /// Tells what this worker sees. `now_ms` is the time of day.
-    pub async fn tell(&self, heat: &Heat, worker: &str, now_ms: i64) -> bool {
-        for (space, hot) in heat.hottest(TOLD) {
-            let hash = key::heat(&space.namespace, &space.model);
-            let member = format!("{}:{}", space.namespace, space.model);
+    /// Reports what this worker sees. `now_ms` is the time of day.
+    pub async fn report(&self, heat: &Heat, worker: &str, now_ms: i64) -> bool {
+        for (scope, hot) in heat.hottest(MAX_REPORTED) {
+            let hash = key::heat(&scope.namespace, &scope.model);
+            let member = format!("{}:{}", scope.namespace, scope.model);
             if !self
                 .redis
-                .tell(
+                .record(
                     &key::heat_index(),
                     &member,
                     &hash,
                     worker,
                     &encode(&hot, now_ms),
-                    KEPT,
+                    STORED,
                 )
                 .await
             {
                 return false;
             }
         }
-        for (namespace, hot) in heat.readers.hottest(TOLD) {
+        for (namespace, hot) in heat.readers.hottest(MAX_REPORTED) {
             let (index, hash) = (key::reads_index(), key::reads(&namespace));
             let body = encode_names(&hot, now_ms);
             if !self
                 .redis
-                .tell(&index, &namespace, &hash, worker, &body, KEPT)
+                .record(&index, &namespace, &hash, worker, &body, STORED)
                 .await
             {
                 return false;
@@ -69,7 +69,7 @@ impl<'a> SharedHeat<'a> {
         true
     }
 
-    /// Every namespace of whose readers some worker told of late.
+    /// Every namespace of whose readers there is a recent report.
     pub async fn read_namespaces(&self) -> Option<Vec<String>> {
         let mut namespaces = self.redis.members(&key::reads_index()).await?;
         namespaces.sort();
@@ -78,37 +78,37 @@ impl<'a> SharedHeat<'a> {
 
     /// What readers of one namespace read most; nothing where Redis doesn't answer.
     pub async fn read(&self, namespace: &str, now_ms: i64) -> Option<Vec<NamedRate>> {
-        let told = self.redis.fields(&key::reads(namespace)).await?;
-        let bodies: Vec<Vec<u8>> = told.into_values().collect();
+        let reported = self.redis.fields(&key::reads(namespace)).await?;
+        let bodies: Vec<Vec<u8>> = reported.into_values().collect();
         Some(merge_names(&bodies, now_ms))
     }
 
-    /// Every namespace of which some worker told of late.
-    pub async fn spaces(&self) -> Option<Vec<Space>> {
+    /// Every namespace with its model of which there is a recent report.
+    pub async fn scopes(&self) -> Option<Vec<HeatScope>> {
         let members = self.redis.members(&key::heat_index()).await?;
-        let mut spaces: Vec<Space> = members
+        let mut scopes: Vec<HeatScope> = members
             .into_iter()
             .filter_map(|member| {
                 let (namespace, model) = member.split_once(':')?;
-                Some(Space {
+                Some(HeatScope {
                     namespace: namespace.to_owned(),
                     model: model.to_owned(),
                 })
             })
             .collect();
-        spaces.sort();
-        Some(spaces)
+        scopes.sort();
+        Some(scopes)
     }
 
     /// The hottest inputs of one namespace; nothing where Redis doesn't answer.
-    pub async fn hot(&self, space: &Space, now_ms: i64) -> Option<Hot> {
-        let told = self
+    pub async fn hot(&self, scope: &HeatScope, now_ms: i64) -> Option<Hot> {
+        let reported = self
             .redis
-            .fields(&key::heat(&space.namespace, &space.model))
+            .fields(&key::heat(&scope.namespace, &scope.model))
             .await?;
-        let bodies: Vec<Vec<u8>> = told.into_values().collect();
+        let bodies: Vec<Vec<u8>> = reported.into_values().collect();
         Some(Hot {
-            space: space.clone(),
+            scope: scope.clone(),
             inputs: merge(&bodies, now_ms),
         })
     }
@@ -159,19 +159,19 @@ fn decode_name(bytes: &[u8]) -> Option<(NamedRate, &[u8])> {
     Some((one, rest))
 }
 
-/// What was told of late, without its header.
-fn told_of_late(body: &[u8], now_ms: i64) -> Option<&[u8]> {
-    let (header, told) = body.split_first_chunk::<HEADER_BYTES>()?;
+/// The entries of a report that still counts.
+fn current(body: &[u8], now_ms: i64) -> Option<&[u8]> {
+    let (header, entries) = body.split_first_chunk::<HEADER_BYTES>()?;
     let age = now_ms.saturating_sub(i64::from_le_bytes(*header));
-    (age.unsigned_abs() <= COUNTS.as_millis() as u64).then_some(told)
+    (age.unsigned_abs() <= CURRENT.as_millis() as u64).then_some(entries)
 }
 
-/// Puts together what workers told of names: hints add up, since each went to one worker; what Redis told is the same
-/// whoever asked, and the most counts.
-fn merge_names(told: &[Vec<u8>], now_ms: i64) -> Vec<NamedRate> {
+/// Merges reports of names: hints add up, since each went to one worker; what Redis reports is the same whoever asks, and
+/// the highest rate counts.
+fn merge_names(reports: &[Vec<u8>], now_ms: i64) -> Vec<NamedRate> {
     let mut all: HashMap<String, NamedRate> = HashMap::new();
-    for body in told {
-        let mut rest = told_of_late(body, now_ms).unwrap_or_default();
+    for body in reports {
+        let mut rest = current(body, now_ms).unwrap_or_default();
         while let Some((one, after)) = decode_name(rest) {
             rest = after;
             if !(one.rate.is_finite() && one.rate > 0.0) {
@@ -196,11 +196,11 @@ fn merge_names(told: &[Vec<u8>], now_ms: i64) -> Vec<NamedRate> {
     all
 }
 
-/// Adds up what workers told. What is too old, or isn't what a worker tells, doesn't count.
-pub fn merge(told: &[Vec<u8>], now_ms: i64) -> Vec<(InputHash, f64)> {
+/// Adds up reports. One that is too old, or isn't a report, doesn't count.
+pub fn merge(reports: &[Vec<u8>], now_ms: i64) -> Vec<(InputHash, f64)> {
     let mut rates: HashMap<InputHash, f64> = HashMap::new();
-    for body in told {
-        let entries = told_of_late(body, now_ms).unwrap_or_default();
+    for body in reports {
+        let entries = current(body, now_ms).unwrap_or_default();
         let (entries, _) = entries.as_chunks::<ENTRY_BYTES>();
         for entry in entries {
             let (Some(input), Some(rate)) = (entry.first_chunk::<32>(), entry.last_chunk::<4>())
@@ -223,12 +223,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_workers_tell_is_added_up_and_rubbish_and_the_past_are_not() {
+    fn reports_are_added_up_and_rubbish_and_the_past_are_not() {
         let one = encode(&[([1; 32], 2.0), ([2; 32], 1.0)], 1_000_000);
         let other = encode(&[([2; 32], 4.0), ([3; 32], f64::NAN)], 1_010_000);
         let old = encode(&[([1; 32], 100.0)], 1_010_000 - 61_000);
-        let told = [one.clone(), other, old, vec![1, 2, 3], one[..50].to_vec()];
-        assert_eq!(merge(&told, 1_010_000), [([2; 32], 5.0), ([1; 32], 4.0)]);
+        let reports = [one.clone(), other, old, vec![1, 2, 3], one[..50].to_vec()];
+        assert_eq!(merge(&reports, 1_010_000), [([2; 32], 5.0), ([1; 32], 4.0)]);
     }
 
     fn name(name: &str, rate: f64, counted: bool, input: Option<u8>) -> NamedRate {
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn hints_add_up_and_what_redis_told_does_not() {
+    fn hints_add_up_and_what_redis_reported_does_not() {
         let one = [
             name("a", 2.0, true, None),
             name("b", 3.0, false, Some(1)),
@@ -257,13 +257,13 @@ mod tests {
             encode_names(&other, 1_000_500),
         );
         let old = encode_names(&[name("a", 50.0, true, None)], 900_000);
-        let told = [one.clone(), other, old, one[..60].to_vec(), vec![9; 100]];
+        let reports = [one.clone(), other, old, one[..60].to_vec(), vec![9; 100]];
         let expected = [
             name("a", 5.0, true, Some(7)),
             name("b", 4.0, false, Some(1)),
             name("c", 1.0, true, None),
         ];
-        // The one that is cut short still tells of its first name.
-        assert_eq!(merge_names(&told, 1_001_000), expected);
+        // The one that is cut short still reports its first name.
+        assert_eq!(merge_names(&reports, 1_001_000), expected);
     }
 }

@@ -21,17 +21,17 @@ const HALF_LIVES: [f32; PACES] = [60.0, 240.0, 960.0, 3_840.0, 15_360.0];
 const TRUST: [f32; PACES] = [0.02, 0.05, 0.13, 0.3, 0.5];
 /// Half-life of the memory of how well each foretold, in seconds.
 const TRUST_HALF_LIFE: f32 = 1_800.0;
-/// Half-life of the counts by which keys keep their place, in seconds.
-const PLACE_HALF_LIFE: f64 = 1_800.0;
+/// Half-life of the counts by which keys are ranked, in seconds.
+const RANK_HALF_LIFE: f64 = 1_800.0;
 /// The weight of a new request at which all weights are brought down.
 const LARGEST_WEIGHT: f64 = 1e100;
-/// Slowest pace that is told from none, in requests a second.
+/// Slowest pace that counts as one, in requests a second.
 const SLOWEST: f32 = 1e-7;
 
 const PACES: usize = 5;
 
-/// Keys of one namespace: within a mebibyte.
-pub const PLACES: usize = 5_500;
+/// Keys that are held of one namespace: they take less than a mebibyte.
+pub const CAPACITY: usize = 5_500;
 
 /// How fast one key is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -99,18 +99,18 @@ impl Pace {
             }
             *sum += weight;
         }
-        let most = moved.trust.iter().copied().fold(f32::MIN, f32::max);
-        moved.trust.iter_mut().for_each(|trust| *trust -= most);
+        let max = moved.trust.iter().copied().fold(f32::MIN, f32::max);
+        moved.trust.iter_mut().for_each(|trust| *trust -= max);
         moved
     }
 
     /// Requests a second at `now`.
     pub(super) fn rate(&self, now: f64) -> f64 {
         let moved = self.at(now);
-        let most = moved.trust.iter().copied().fold(f32::MIN, f32::max);
+        let max = moved.trust.iter().copied().fold(f32::MIN, f32::max);
         let (mut rate, mut all) = (0.0, 0.0);
         for ((sum, trust), half_life) in moved.sums.iter().zip(&moved.trust).zip(HALF_LIVES) {
-            let weight = (trust - most).exp();
+            let weight = (trust - max).exp();
             rate += weight * sum / seen(half_life, now);
             all += weight;
         }
@@ -125,8 +125,8 @@ struct Entry {
     /// Fading count, in weights of when it was last asked for.
     count: f64,
     pace: Pace,
-    /// Its place in the heap.
-    place: u32,
+    /// Where it is in the heap.
+    heap_index: u32,
 }
 
 /// The hottest keys of one stream.
@@ -164,13 +164,13 @@ impl Sketch {
     /// Bytes that it takes.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        // The map keeps an eighth of its places empty, and a byte beside each.
+        // The map keeps an eighth of its slots empty, and a byte beside each.
         let map = self.by_key.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
         self.entries.capacity() * size_of::<Entry>() + self.heap.capacity() * 4 + map
     }
 
-    /// Notes `weight` requests for a key at `now`, in seconds since the sketch began. Keys keep their place by how often they
-    /// are asked for times `value`, what one request for them is worth compared with others.
+    /// Notes `weight` requests for a key at `now`, in seconds since the sketch began. Keys are ranked by how often they are
+    /// requested times `value`, what one request for them is worth compared with others.
     pub fn add(&mut self, key: &InputHash, weight: f32, value: f32, now: f64, rng: &mut impl Rng) {
         let mut unit = self.unit(now);
         if unit > LARGEST_WEIGHT {
@@ -186,8 +186,8 @@ impl Sketch {
             if let Some(entry) = self.entries.get_mut(index as usize) {
                 entry.count += grown;
                 entry.pace = entry.pace.asked(now, weight);
-                let place = entry.place as usize;
-                self.sink(place);
+                let index = entry.heap_index as usize;
+                self.sink(index);
             }
             return;
         }
@@ -200,7 +200,7 @@ impl Sketch {
                 key: *key,
                 count: grown,
                 pace: pace(),
-                place: index,
+                heap_index: index,
             });
             self.rise(index as usize);
             return;
@@ -211,8 +211,8 @@ impl Sketch {
         let Some(entry) = self.entries.get_mut(smallest as usize) else {
             return;
         };
-        let least = entry.count / unit;
-        if rng.random::<f64>() * (least + worth) >= worth {
+        let min = entry.count / unit;
+        if rng.random::<f64>() * (min + worth) >= worth {
             return;
         }
         self.by_key.remove(&short(&entry.key));
@@ -221,7 +221,7 @@ impl Sketch {
             key: *key,
             count: entry.count + grown,
             pace: pace(),
-            place: entry.place,
+            heap_index: entry.heap_index,
         };
         self.sink(0);
     }
@@ -244,54 +244,54 @@ impl Sketch {
     }
 
     fn unit(&self, now: f64) -> f64 {
-        ((now - self.unit_at).max(0.0) / PLACE_HALF_LIFE).exp2()
+        ((now - self.unit_at).max(0.0) / RANK_HALF_LIFE).exp2()
     }
 
-    fn count_at(&self, place: usize) -> f64 {
+    fn count_at(&self, index: usize) -> f64 {
         self.heap
-            .get(place)
+            .get(index)
             .and_then(|index| self.entries.get(*index as usize))
             .map_or(f64::INFINITY, |entry| entry.count)
     }
 
     fn swap(&mut self, one: usize, other: usize) {
         self.heap.swap(one, other);
-        for place in [one, other] {
+        for index in [one, other] {
             if let Some(entry) = self
                 .heap
-                .get(place)
+                .get(index)
                 .and_then(|index| self.entries.get_mut(*index as usize))
             {
-                entry.place = place as u32;
+                entry.heap_index = index as u32;
             }
         }
     }
 
     /// Moves what grew towards the leaves.
-    fn sink(&mut self, mut place: usize) {
+    fn sink(&mut self, mut index: usize) {
         loop {
-            let (left, right) = (2 * place + 1, 2 * place + 2);
+            let (left, right) = (2 * index + 1, 2 * index + 2);
             let child = if self.count_at(right) < self.count_at(left) {
                 right
             } else {
                 left
             };
-            if self.count_at(child) >= self.count_at(place) {
+            if self.count_at(child) >= self.count_at(index) {
                 return;
             }
-            self.swap(place, child);
-            place = child;
+            self.swap(index, child);
+            index = child;
         }
     }
 
-    fn rise(&mut self, mut place: usize) {
-        while place > 0 {
-            let parent = (place - 1) / 2;
-            if self.count_at(parent) <= self.count_at(place) {
+    fn rise(&mut self, mut index: usize) {
+        while index > 0 {
+            let parent = (index - 1) / 2;
+            if self.count_at(parent) <= self.count_at(index) {
                 return;
             }
-            self.swap(place, parent);
-            place = parent;
+            self.swap(index, parent);
+            index = parent;
         }
     }
 }

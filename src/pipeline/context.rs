@@ -68,7 +68,7 @@ impl PipelineSettings {
             cache: settings.cache.clone(),
             namespaces: settings.namespaces.clone(),
             store: settings.store.clone(),
-            max_wait: config::ms(settings.database.backoff_most_ms),
+            max_wait: config::ms(settings.database.max_backoff_ms),
         }
     }
 }

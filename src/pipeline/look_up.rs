@@ -8,7 +8,7 @@ use super::{
     plan::{Found, Plan},
 };
 use crate::{
-    cache::{Looked, Wanted},
+    cache::{Lookup, Wanted},
     telemetry::metrics::Stage,
 };
 use std::time::Instant;
@@ -44,7 +44,7 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
 }
 
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.
-fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Looked, outputs: &[f32]) {
+fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f32]) {
     if looked.stamps.len() != order.len() {
         // There is no telling which row belongs to which input: score them all.
         bug("the cache answered for more or fewer inputs than it was asked");

@@ -44,33 +44,33 @@ impl Outcome {
                 result,
                 repeated,
             } => {
-                trace.tell("kiln.job_id", text(job_id));
-                trace.tell("kiln.model", text(&result.model));
-                trace.tell("kiln.version", text(&result.version));
-                trace.tell("kiln.namespace", text(&result.namespace));
-                trace.tell("kiln.hits", Value::Number(i64::from(result.hits)));
-                trace.tell("kiln.misses", Value::Number(i64::from(result.misses)));
-                trace.tell("kiln.repeated", Value::Truth(*repeated));
+                trace.record("kiln.job_id", text(job_id));
+                trace.record("kiln.model", text(&result.model));
+                trace.record("kiln.version", text(&result.version));
+                trace.record("kiln.namespace", text(&result.namespace));
+                trace.record("kiln.hits", Value::Number(i64::from(result.hits)));
+                trace.record("kiln.misses", Value::Number(i64::from(result.misses)));
+                trace.record("kiln.repeated", Value::Truth(*repeated));
                 JobOutcome::Ok
             }
             Self::Rejected { job_id, rejection } => {
                 if let Some(job_id) = job_id {
-                    trace.tell("kiln.job_id", text(job_id));
+                    trace.record("kiln.job_id", text(job_id));
                 }
-                trace.tell("kiln.field", text(&rejection.field));
+                trace.record("kiln.field", text(&rejection.field));
                 trace.failed(rejection.code.as_str());
                 JobOutcome::Rejected
             }
             Self::Retry { job_id, .. } => {
                 if let Some(job_id) = job_id {
-                    trace.tell("kiln.job_id", text(job_id));
+                    trace.record("kiln.job_id", text(job_id));
                 }
                 trace.failed("it is tried again");
                 JobOutcome::Retried
             }
             Self::Abandoned => JobOutcome::Abandoned,
         };
-        trace.tell("kiln.outcome", text(outcome.as_str()));
+        trace.record("kiln.outcome", text(outcome.as_str()));
     }
 }
 

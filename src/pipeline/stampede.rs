@@ -10,7 +10,7 @@ use super::{
     plan::{Group, Miss},
 };
 use crate::{
-    cache::{Fresh, Leases, Looked, Wanted},
+    cache::{Fresh, Leases, Lookup, Wanted},
     clock, config,
     telemetry::metrics::LeaseOutcome,
 };
@@ -147,7 +147,7 @@ async fn ask<'a>(
 /// The row of each slot that was found, where nobody who asks has invalidated it.
 fn valid_rows<'o>(
     open: &[Miss<'_>],
-    looked: &Looked,
+    looked: &Lookup,
     outputs: &'o [f32],
     width: usize,
 ) -> Vec<Option<&'o [f32]>> {
@@ -191,7 +191,7 @@ async fn put_entries(context: &Context, group: &Group, misses: &[Miss<'_>], outp
         })
         .collect()
     };
-    context.cache.keep(&fresh).await;
+    context.cache.put(&fresh).await;
 }
 
 /// Gives each input its row. `outputs` holds, in order, the rows of those that were there and none of the others.

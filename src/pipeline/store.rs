@@ -84,7 +84,7 @@ async fn put_entries(context: &Context, plan: &Plan<'_>) {
         .collect()
     };
     if !fresh.is_empty() {
-        context.cache.keep(&fresh).await;
+        context.cache.put(&fresh).await;
     }
 }
 

@@ -7,7 +7,7 @@ use kiln_contract::key::InputHash;
 use std::collections::HashMap;
 
 /// Inputs that are watched at once.
-const MOST: usize = 16_384;
+const MAX_WATCHED: usize = 16_384;
 /// One in so many is watched.
 const WATCHED: u8 = 16;
 /// Until when after the end of its life an input's entry would have been worth keeping, in seconds.
@@ -38,10 +38,10 @@ impl Watched {
             Some(end) if now < end + SOON => causes.soon_after = 1,
             Some(_) => causes.late = 1,
         }
-        if self.ends.len() >= MOST {
-            // Those whose life ended longest ago tell least; so many go that it is seldom done.
+        if self.ends.len() >= MAX_WATCHED {
+            // Those that expired longest ago say least; a quarter goes, so that this is seldom done.
             let mut ends: Vec<u64> = self.ends.values().copied().collect();
-            let (_, middle, _) = ends.select_nth_unstable(MOST / 4);
+            let (_, middle, _) = ends.select_nth_unstable(MAX_WATCHED / 4);
             let middle = *middle;
             self.ends.retain(|_, end| *end > middle);
         }
@@ -80,6 +80,6 @@ mod tests {
             input[1..9].copy_from_slice(&n.to_be_bytes());
             watched.missed(&input, n, 600);
         }
-        assert!(watched.ends.len() <= MOST);
+        assert!(watched.ends.len() <= MAX_WATCHED);
     }
 }

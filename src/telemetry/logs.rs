@@ -1,7 +1,7 @@
 //! Owns how log lines look, and which are written. Lines go to standard error: standard output belongs to results.
 //!
 //! Promises that levels can be changed while the worker runs, and that no level, however talkative, lets the libraries that
-//! carry bodies and passwords tell more than what happened: below INFO only Kiln's own lines are written.
+//! carry bodies and passwords say more than what happened: below INFO only Kiln's own lines are written.
 
 use super::recent::Recent;
 use crate::config::{Log, LogFormat};
@@ -51,7 +51,7 @@ pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
     let registry = tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(may_speak))
-        .with(Keep);
+        .with(RecentLines);
     // An error here means that a subscriber is set already, which is what was asked for.
     let _already_set = if json {
         let worker = serde_json::Value::from(super::worker_name());
@@ -115,9 +115,9 @@ pub fn recent() -> Vec<Logged> {
 }
 
 /// Keeps the last warnings and errors.
-struct Keep;
+struct RecentLines;
 
-impl<S: Subscriber> Layer<S> for Keep {
+impl<S: Subscriber> Layer<S> for RecentLines {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
         let level = *event.metadata().level();
         if level > Level::WARN {

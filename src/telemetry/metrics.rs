@@ -1,108 +1,26 @@
-//! Owns every metric: its name, its labels, its meaning, its buckets.
+//! Owns recording metrics: a handle to each series, and a method for each thing that happens.
 //!
-//! Promises that label values are enumerations or come from manifests, never from a job. The help texts are
-//! what operators read on the metric.
+//! Promises that label values are enumerations or come from manifests and settings, never from a job.
 
-mod help;
+mod catalogue;
+mod labels;
+mod metric;
+#[cfg(test)]
+mod reference;
 
+pub use catalogue::SECONDS;
+pub use labels::{
+    CacheOperation, CacheOutcome, CloseReason, HeatOf, HintOutcome, InputResult, JobOutcome,
+    LeaseOutcome, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, WarmOutcome,
+};
+
+use catalogue::*;
 use kiln_contract::failure::Code;
 use kiln_model::ModelInfo;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metric::{Kind, Metric};
+use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use std::time::Duration;
-
-/// Seconds: from a tenth of a millisecond to half a minute.
-pub const SECONDS: [f64; 16] = [
-    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
-    10.0, 30.0,
-];
-/// Rows or jobs of a batch.
-const SIZES: [f64; 13] = [
-    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
-];
-
-macro_rules! label {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident = $text:literal),+ $(,)? }) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum $name { $($variant),+ }
-        impl $name {
-            /// Every value of the label.
-            pub const ALL: &[Self] = &[$(Self::$variant),+];
-            /// The label's text.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text),+ }
-            }
-        }
-    };
-}
-
-label!(
-    /// What became of a job.
-    JobOutcome { Ok = "ok", Repeated = "repeated", Rejected = "rejected", Retried = "retried", Abandoned = "abandoned" }
-);
-label!(
-    /// How an input got its score.
-    InputResult { Hit = "hit", Miss = "miss", Coalesced = "coalesced", Skipped = "skipped" }
-);
-label!(
-    /// The stages of a batch.
-    Stage { Parse = "parse", LookUp = "look_up", Score = "score", Store = "store", Settle = "settle" }
-);
-label!(
-    /// What was asked of Redis.
-    CacheOperation { Get = "get", Set = "set" }
-);
-label!(
-    /// How it went.
-    CacheOutcome { Ok = "ok", Error = "error", Skipped = "skipped" }
-);
-label!(
-    /// Why a batch was closed.
-    CloseReason { Size = "size", Tokens = "tokens", Wait = "wait", Drain = "drain", Alone = "alone" }
-);
-label!(
-    /// What became of a reply.
-    ReplyOutcome { Sent = "sent", Unroutable = "unroutable" }
-);
-label!(
-    /// The servers that a worker needs.
-    Server { Broker = "broker", Redis = "redis", Postgres = "postgres" }
-);
-label!(
-    /// The queues whose depth is watched.
-    QueueKind { Jobs = "jobs", Warm = "warm", Dead = "dead", Expired = "expired" }
-);
-label!(
-    /// The tables that rows go into.
-    Table { Jobs = "jobs", Scores = "scores" }
-);
-label!(
-    /// What became of a hint of readers.
-    HintOutcome { Ok = "ok", Bad = "bad" }
-);
-label!(
-    /// What was asked for: inputs by jobs, or names by readers.
-    #[derive(PartialOrd, Ord)]
-    HeatOf { Jobs = "jobs", Reads = "reads" }
-);
-label!(
-    /// What became of a warming run.
-    WarmOutcome { Done = "done", Failed = "failed", Skipped = "skipped" }
-);
-label!(
-    /// How an input that a lease guards got its score; late: after waiting in vain.
-    LeaseOutcome { Won = "won", Waited = "waited", Late = "late" }
-);
-
-label!(
-    /// What became of the spans of a traced job.
-    TraceOutcome { Sent = "sent", Dropped = "dropped" }
-);
-
-fn each<L: Copy, M>(all: &[L], make: impl Fn(L) -> M) -> Vec<M> {
-    all.iter().copied().map(make).collect()
-}
 
 /// Handles to the metrics, made once: recording takes no look-up by name.
 #[derive(Clone)]
@@ -145,10 +63,11 @@ impl std::fmt::Debug for Metrics {
 
 /// Makes the recorder that `/metrics` prints from the process's own. The caller runs its upkeep.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
-        .set_buckets_for_metric(Matcher::Full("kiln_batch_jobs".into()), &SIZES)?
-        .set_buckets_for_metric(Matcher::Full("kiln_model_batch_rows".into()), &SIZES)?;
+    let mut builder = PrometheusBuilder::new();
+    for metric in all().filter(|metric| metric.kind == Kind::Histogram) {
+        builder =
+            builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), metric.buckets)?;
+    }
     let recorder = builder.build_recorder();
     let handle = recorder.handle();
     // A second recorder in one process can't be: the first goes on.
@@ -165,85 +84,39 @@ impl Default for Metrics {
 impl Metrics {
     /// Handles on the process's recorder; without one, recording does nothing.
     pub fn new() -> Self {
-        help::describe();
-        gauge!("kiln_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-        let operations = each(CacheOperation::ALL, |o| {
-            each(
-                CacheOutcome::ALL,
-                |r| counter!("kiln_cache_operations_total", "operation" => o.as_str(), "outcome" => r.as_str()),
-            )
-        });
+        all().for_each(Metric::describe);
+        BUILD_INFO
+            .gauge([env!("CARGO_PKG_VERSION").into()])
+            .set(1.0);
         Self {
-            jobs: each(
-                JobOutcome::ALL,
-                |o| counter!("kiln_jobs_total", "outcome" => o.as_str()),
-            ),
-            rejections: each(
-                &Code::ALL,
-                |c| counter!("kiln_rejections_total", "code" => c.as_str()),
-            ),
-            inputs: each(
-                InputResult::ALL,
-                |r| counter!("kiln_inputs_total", "result" => r.as_str()),
-            ),
-            job_seconds: histogram!("kiln_job_duration_seconds"),
-            stages: each(
-                Stage::ALL,
-                |s| histogram!("kiln_stage_duration_seconds", "stage" => s.as_str()),
-            ),
-            cache_operations: operations.into_iter().flatten().collect(),
-            cache_seconds: each(
-                CacheOperation::ALL,
-                |o| histogram!("kiln_cache_operation_duration_seconds", "operation" => o.as_str()),
-            ),
-            cache_bad_entries: counter!("kiln_cache_bad_entries_total"),
-            batches: each(
-                CloseReason::ALL,
-                |r| counter!("kiln_batches_total", "reason" => r.as_str()),
-            ),
-            batch_jobs: histogram!("kiln_batch_jobs"),
-            store_rows: each(
-                Table::ALL,
-                |t| counter!("kiln_store_rows_total", "table" => t.as_str()),
-            ),
-            store_errors: counter!("kiln_store_errors_total"),
-            replies: each(
-                ReplyOutcome::ALL,
-                |o| counter!("kiln_replies_total", "outcome" => o.as_str()),
-            ),
-            in_hand: gauge!("kiln_jobs_in_hand"),
-            servers: each(
-                Server::ALL,
-                |s| gauge!("kiln_server_up", "server" => s.as_str()),
-            ),
-            queues: each(
-                QueueKind::ALL,
-                |q| gauge!("kiln_queue_messages", "queue" => q.as_str()),
-            ),
-            reconnects: counter!("kiln_broker_reconnects_total"),
-            model_problems: gauge!("kiln_model_problems"),
-            activations_pending: gauge!("kiln_model_activations_pending"),
-            warm_runs: each(
-                WarmOutcome::ALL,
-                |o| counter!("kiln_warm_runs_total", "outcome" => o.as_str()),
-            ),
-            leases: each(
-                LeaseOutcome::ALL,
-                |o| counter!("kiln_leases_total", "outcome" => o.as_str()),
-            ),
-            schedule_problems: gauge!("kiln_schedule_problems"),
-            schedules_overdue: gauge!("kiln_schedules_overdue"),
-            intake_paused: gauge!("kiln_intake_paused"),
-            schedules_paused: gauge!("kiln_schedules_paused"),
-            hints: each(
-                HintOutcome::ALL,
-                |o| counter!("kiln_hints_total", "outcome" => o.as_str()),
-            ),
-            invalidated: counter!("kiln_invalidated_entries_total"),
-            traces: each(
-                TraceOutcome::ALL,
-                |o| counter!("kiln_traces_total", "outcome" => o.as_str()),
-            ),
+            jobs: JOBS.counters(),
+            rejections: REJECTIONS.counters(),
+            inputs: INPUTS.counters(),
+            job_seconds: JOB_DURATION.histogram([]),
+            stages: STAGE_DURATION.histograms(),
+            cache_operations: CACHE_OPERATIONS.counters(),
+            cache_seconds: CACHE_OPERATION_DURATION.histograms(),
+            cache_bad_entries: CACHE_BAD_ENTRIES.counter([]),
+            batches: BATCHES.counters(),
+            batch_jobs: BATCH_JOBS.histogram([]),
+            store_rows: STORE_ROWS.counters(),
+            store_errors: STORE_ERRORS.counter([]),
+            replies: REPLIES.counters(),
+            in_hand: IN_HAND.gauge([]),
+            servers: SERVER_UP.gauges(),
+            queues: QUEUE_MESSAGES.gauges(),
+            reconnects: BROKER_RECONNECTS.counter([]),
+            model_problems: MODEL_PROBLEMS.gauge([]),
+            activations_pending: MODEL_ACTIVATIONS_PENDING.gauge([]),
+            warm_runs: WARM_RUNS.counters(),
+            leases: LEASES.counters(),
+            schedule_problems: SCHEDULE_PROBLEMS.gauge([]),
+            schedules_overdue: SCHEDULES_OVERDUE.gauge([]),
+            intake_paused: INTAKE_PAUSED.gauge([]),
+            schedules_paused: SCHEDULES_PAUSED.gauge([]),
+            hints: HINTS.counters(),
+            invalidated: INVALIDATED.counter([]),
+            traces: TRACES.counters(),
         }
     }
 
@@ -393,12 +266,9 @@ impl Metrics {
     /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
     /// namespaces to those that the settings or models name.
     pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
-        let labels = [
-            ("of", of.as_str().to_owned()),
-            ("namespace", namespace.to_owned()),
-        ];
-        gauge!("kiln_heat_requests_per_second", &labels).set(rate);
-        gauge!("kiln_heat_top_share_ratio", &labels).set(top_share);
+        let labels = || [of.as_str().into(), namespace.to_owned().into()];
+        HEAT_REQUESTS.gauge(labels()).set(rate);
+        HEAT_TOP_SHARE.gauge(labels()).set(top_share);
     }
 
     /// Sets how many model versions are refused.
@@ -408,36 +278,40 @@ impl Metrics {
 
     /// Records one forward pass.
     pub fn model_call(&self, info: &ModelInfo, rows: usize, tokens: usize, seconds: f64) {
+        let model = || [info.name.clone().into()];
         if tokens > 0 {
-            counter!("kiln_model_tokens_total", "model" => info.name.clone())
-                .increment(tokens as u64);
+            MODEL_TOKENS.counter(model()).increment(tokens as u64);
         }
-        histogram!("kiln_model_batch_rows", "model" => info.name.clone()).record(rows as f64);
-        histogram!("kiln_model_batch_duration_seconds", "model" => info.name.clone())
-            .record(seconds);
+        MODEL_BATCH_ROWS.histogram(model()).record(rows as f64);
+        MODEL_BATCH_DURATION.histogram(model()).record(seconds);
     }
 
     /// Counts texts that were cut short because they have more tokens than their model takes.
     pub fn truncated_texts(&self, info: &ModelInfo, count: usize) {
         if count > 0 {
-            counter!("kiln_texts_truncated_total", "model" => info.name.clone())
-                .increment(count as u64);
+            let model = info.name.clone().into();
+            TEXTS_TRUNCATED.counter([model]).increment(count as u64);
         }
     }
 
     /// Has a model's failures counted from nothing on: the first one is a change then.
     pub fn model_serves(&self, info: &ModelInfo) {
-        counter!("kiln_model_failures_total", "model" => info.name.clone()).increment(0);
+        MODEL_FAILURES
+            .counter([info.name.clone().into()])
+            .increment(0);
     }
 
     /// Counts a model call that failed.
     pub fn model_failure(&self, info: &ModelInfo) {
-        counter!("kiln_model_failures_total", "model" => info.name.clone()).increment(1);
+        MODEL_FAILURES
+            .counter([info.name.clone().into()])
+            .increment(1);
     }
 
     /// Counts predictions of one of the labels that the manifest lists.
     pub fn predictions(&self, info: &ModelInfo, label: &str, count: u64) {
-        counter!("kiln_predictions_total", "model" => info.name.clone(), "label" => label.to_owned()).increment(count);
+        let labels = [info.name.clone().into(), label.to_owned().into()];
+        PREDICTIONS.counter(labels).increment(count);
     }
 }
 

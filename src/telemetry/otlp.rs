@@ -33,13 +33,6 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The path that the standard adds to an endpoint.
 const PATH: &str = "/v1/traces";
 
-/// Why an address can't be that of a collector.
-pub fn problem(endpoint: &str) -> Option<&'static str> {
-    let uri: Option<Uri> = endpoint.parse().ok();
-    let good = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some());
-    (!good).then_some("expected a URL that starts with http://, such as http://127.0.0.1:4318")
-}
-
 /// Sends what it is given until it is asked to stop, and then what is left.
 pub async fn send(
     endpoint: String,

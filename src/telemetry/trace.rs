@@ -1,7 +1,7 @@
 //! Owns which jobs are traced, and the spans of one job.
 //!
 //! Promises that a trace whose producer samples it is followed, that other jobs are drawn by a share, and that a job which
-//! isn't traced costs nothing but the draw. A span tells names, counts and times, never a payload.
+//! isn't traced costs nothing but the draw. A span holds names, counts and times, never a payload.
 //!
 //! Source of the header's form: W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
 
@@ -58,7 +58,7 @@ fn hex_byte(text: &str) -> Option<u8> {
     lower.then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 
-/// A value that a span tells.
+/// The value of an attribute.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {
     Text(String),
@@ -66,7 +66,7 @@ pub enum Value {
     Truth(bool),
 }
 
-/// What a span tells, by name.
+/// The attributes of a span, by name.
 pub type Attributes = Vec<(&'static str, Value)>;
 
 /// A part of a job's time.
@@ -149,8 +149,8 @@ impl Trace {
         self.span("store", begun + scored, begun + stored, Vec::new());
     }
 
-    /// Tells something of the whole job.
-    pub fn tell(&mut self, name: &'static str, value: Value) {
+    /// Records an attribute of the whole job.
+    pub fn record(&mut self, name: &'static str, value: Value) {
         self.tree.root.attributes.push((name, value));
     }
 

@@ -9,8 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Patterns that are told apart.
-const MOST_PATTERNS: usize = 128;
+/// Patterns that are counted apart.
+const MAX_PATTERNS: usize = 128;
 /// Seconds of one slot.
 const SLOT_SECONDS: u64 = 300;
 /// Slots kept: a day.
@@ -20,7 +20,7 @@ const BUCKETS: usize = 40;
 /// The first bucket's upper bound, in milliseconds.
 const FIRST_MS: f64 = 0.1;
 /// Longest prefix of a key, in bytes.
-const MOST_PREFIX: usize = 48;
+const MAX_PREFIX_BYTES: usize = 48;
 
 /// A namespace, or the keys of one that begin alike.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,7 +45,9 @@ impl std::fmt::Display for Pattern {
 /// What stands before a key's first colon; nothing where that is no kind of key.
 pub fn prefix(key: &str) -> Option<&str> {
     let (prefix, _) = key.split_once(':')?;
-    (1..=MOST_PREFIX).contains(&prefix.len()).then_some(prefix)
+    (1..=MAX_PREFIX_BYTES)
+        .contains(&prefix.len())
+        .then_some(prefix)
 }
 
 /// How the misses of a pattern came about, as far as inputs were watched.
@@ -212,7 +214,7 @@ impl Window {
         let number = self.began.elapsed().as_secs() / SLOT_SECONDS;
         self.with(|patterns| {
             for (pattern, noted) in noted {
-                let known = patterns.contains_key(&pattern) || patterns.len() < MOST_PATTERNS;
+                let known = patterns.contains_key(&pattern) || patterns.len() < MAX_PATTERNS;
                 let pattern = if known { pattern } else { Pattern::Others };
                 let slots = patterns.entry(pattern).or_default();
                 if slots.back().is_none_or(|slot| slot.number != number) {
@@ -314,12 +316,15 @@ mod tests {
         assert_eq!((total.hits, total.misses, total.requests), (700, 100, 100));
         assert_eq!((total.hit_rate(), total.causes.first), (Some(0.875), 100));
         assert!((total.mean_ms - 50.5).abs() < 1e-9);
-        for (told, exact) in [
+        for (shown, exact) in [
             (total.p50_ms, 50.0),
             (total.p95_ms, 95.0),
             (total.p99_ms, 99.0),
         ] {
-            assert!(told >= exact && told <= exact * 1.42, "{told} of {exact}");
+            assert!(
+                shown >= exact && shown <= exact * 1.42,
+                "{shown} of {exact}"
+            );
         }
         assert_eq!(all[1].0.to_string(), "feed/review:*");
         window.reset();
@@ -336,7 +341,7 @@ mod tests {
             };
             window.note([(namespace(&n.to_string()), noted)].into_iter());
         }
-        assert_eq!(window.figures(60).len(), MOST_PATTERNS + 1);
+        assert_eq!(window.figures(60).len(), MAX_PATTERNS + 1);
         assert_eq!(window.total(60).hits, 10_000);
     }
 

@@ -32,8 +32,8 @@ impl Depths {
             return false;
         };
         let max = [
-            (&topology.jobs, settings.backlog_most),
-            (&topology.warm, settings.queued_most),
+            (&topology.jobs, settings.max_backlog),
+            (&topology.warm, settings.max_queued),
         ];
         for (queue, max) in max {
             match tokio::time::timeout(broker.timeout(), topology::depth(channel, queue)).await {

@@ -8,7 +8,7 @@ use crate::{
     cache::RedisCache,
     clock,
     config::Settings,
-    heat::{SharedHeat, Space},
+    heat::{HeatScope, SharedHeat},
     store::PostgresStore,
 };
 
@@ -22,7 +22,7 @@ pub async fn open(
     let SourceSpec::Heat(spec) = &schedule.source else {
         return schedule.source.open(settings);
     };
-    let space = Space {
+    let space = HeatScope {
         namespace: schedule.namespace().to_owned(),
         model: schedule.model_name().to_owned(),
     };

@@ -103,7 +103,7 @@ impl Worker {
         };
         let engine = Arc::new(Engine::new(parts, &settings));
         let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
-        let max = config::ms(settings.amqp.backoff_most_ms);
+        let max = config::ms(settings.amqp.max_backoff_ms);
         let (publisher, publisher_task) = publisher::new(broker.clone(), max, metrics.clone());
         let (controls, paused, pause) = tasks::controls::channels();
         let (tracer, traced) = if settings.trace.endpoint.is_some() {

@@ -52,7 +52,7 @@ impl Intake {
         begun?;
         let mut backoff = Backoff::new(
             Duration::from_millis(100),
-            config::ms(settings.amqp.backoff_most_ms),
+            config::ms(settings.amqp.max_backoff_ms),
         );
         while !stop.is_cancelled() {
             if self.pause.is_on() {
@@ -86,7 +86,7 @@ impl Intake {
 
     /// Migrates, and learns which versions are chosen: the first job is to meet them already.
     async fn begin(&self) -> anyhow::Result<()> {
-        let max = config::ms(self.processor.settings.database.backoff_most_ms);
+        let max = config::ms(self.processor.settings.database.max_backoff_ms);
         let waiting = |reason: &StoreError, _| {
             self.health.down(Part::Migrations, &reason.to_string());
         };

@@ -109,11 +109,11 @@ impl BatchProcessor {
                 .begin(name, Kind::Consumer, received, header.as_deref());
             let mut trace = begin?;
             let text = |text: &str| Value::Text(text.to_owned());
-            trace.tell("messaging.system", text("rabbitmq"));
-            trace.tell("messaging.operation.type", text("process"));
-            trace.tell("kiln.queue", text(delivery.origin.as_str()));
+            trace.record("messaging.system", text("rabbitmq"));
+            trace.record("messaging.operation.type", text("process"));
+            trace.record("kiln.queue", text(delivery.origin.as_str()));
             if let Some(id) = delivery.correlation_id() {
-                trace.tell("messaging.message.conversation_id", text(id));
+                trace.record("messaging.message.conversation_id", text(id));
             }
             outcome.record(&mut trace);
             trace.span("intake", received, begun, Vec::new());

@@ -63,9 +63,11 @@ impl Task {
         }
         let stop = CancellationToken::new();
         let (sender, ended) = watch::channel(false);
+        #[expect(clippy::disallowed_methods, reason = "this is where tasks are watched")]
         let work = tokio::spawn((self.work)(stop.clone()));
         let abort = work.abort_handle();
         let (name, asked, failures) = (self.name, stop.clone(), self.failures.clone());
+        #[expect(clippy::disallowed_methods, reason = "this is where tasks are watched")]
         tokio::spawn(async move {
             let result = work
                 .await

@@ -56,7 +56,7 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
             Cause::NoDatabase => "create the database, or correct KILN_DATABASE_URL",
             _ => "start Postgres, or correct KILN_DATABASE_URL",
         };
-        let found = format!("{}: {problem}", url.place());
+        let found = format!("{}: {problem}", url.host());
         vec![Check::fail(NAME, found, advice)]
     };
     let options: PgConnectOptions = match url.expose().parse() {
@@ -86,7 +86,7 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
             };
             let migrations = judge_migrations(applied);
             vec![
-                about.version(&url.place()),
+                about.version(&url.host()),
                 about.rights(lacking, migrations.status == check::Status::Ok),
                 migrations,
                 check::clock(CLOCK, about.ahead_ms),
@@ -94,7 +94,7 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
         }
         Err(problem) => vec![Check::fail(
             NAME,
-            format!("{}: {problem}", url.place()),
+            format!("{}: {problem}", url.host()),
             "see Postgres' log",
         )],
     };

@@ -36,7 +36,7 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let mut server = match Server::connect(url, &settings.redis).await {
         Ok(server) => server,
         Err(problem) => {
-            let found = format!("{}: {problem}", url.place());
+            let found = format!("{}: {problem}", url.host());
             let advice = match problem.cause {
                 Cause::Login => "check the user and password in KILN_REDIS_URL",
                 _ => "start Redis, or correct KILN_REDIS_URL",
@@ -83,7 +83,7 @@ impl<'a> Server<'a> {
     }
 
     async fn version(&mut self) -> Check {
-        let host = self.url.place();
+        let host = self.url.host();
         let info_text = match self.ask::<String>(&["INFO", "server"]).await {
             Ok(info_text) => info_text,
             Err(problem) => {

@@ -89,7 +89,7 @@ async fn hot(
     let heat = SharedHeat::new(redis);
     let now_ms = clock::now().timestamp_millis();
     let mut rates: HashMap<InputHash, f64> = HashMap::new();
-    for space in heat.spaces().await.unwrap_or_default() {
+    for space in heat.scopes().await.unwrap_or_default() {
         if space.model != wanted.name {
             continue;
         }
@@ -121,7 +121,7 @@ async fn share(
     let (mut there, mut all) = (0.0, 0.0);
     for chunk in hot.chunks(CHUNK) {
         let keys: Vec<Vec<u8>> = chunk.iter().map(|(input, _)| prefix.key(input)).collect();
-        let Some(lives) = redis.lives(&keys).await else {
+        let Some(lives) = redis.ttls(&keys).await else {
             bail!("redis doesn't answer");
         };
         for ((_, rate), life) in chunk.iter().zip(lives) {

@@ -39,7 +39,7 @@ fn the_hundred_hottest_of_a_million_are_found_within_a_megabyte() {
     let mut rng = StdRng::seed_from_u64(1);
     let zipf = Zipf::new(1_000_000);
     let keys: Vec<InputHash> = (0..1_000_000).map(key).collect();
-    let mut sketch = Sketch::new(PLACES);
+    let mut sketch = Sketch::new(CAPACITY);
     for n in 0..10_000_000 {
         let drawn = zipf.draw(&mut rng);
         // A thousand requests a second.
@@ -131,10 +131,10 @@ fn more_keys_than_places_stay_within_the_places() {
         (16, 16, 16)
     );
     for (index, entry) in sketch.entries.iter().enumerate() {
-        assert_eq!(sketch.heap[entry.place as usize] as usize, index);
+        assert_eq!(sketch.heap[entry.heap_index as usize] as usize, index);
         assert_eq!(sketch.by_key[&short(&entry.key)] as usize, index);
     }
-    for place in 1..16 {
-        assert!(sketch.count_at((place - 1) / 2) <= sketch.count_at(place));
+    for index in 1..16 {
+        assert!(sketch.count_at((index - 1) / 2) <= sketch.count_at(index));
     }
 }

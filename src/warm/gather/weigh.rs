@@ -181,7 +181,7 @@ async fn lives_since_mark(
     keys: &[Vec<u8>],
 ) -> Option<Vec<Option<u64>>> {
     let mark = redis.mark(namespace).await;
-    redis.lives_since(keys, mark.unwrap_or_default()).await
+    redis.ttls_since(keys, mark.unwrap_or_default()).await
 }
 
 /// How often the names of a schedule's namespace are read, per second, as far as the workers know.

@@ -2,7 +2,7 @@
 
 use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
-    heat::sketch::{PLACES, Sketch},
+    heat::sketch::{CAPACITY, Sketch},
     warm::plan,
 };
 use kiln_contract::key::{self, InputHash};
@@ -103,7 +103,7 @@ impl<'a> PolicyState<'a> {
             },
             Policy::Everything => Self::Everything(BTreeMap::new()),
             Policy::Heat => Self::Heat {
-                sketch: Box::new(Sketch::new(PLACES)),
+                sketch: Box::new(Sketch::new(CAPACITY)),
                 rng: Box::new(StdRng::seed_from_u64(1)),
                 hot: Hot::default(),
             },

@@ -39,7 +39,7 @@ pub(in crate::worker) async fn tell(
             look(&heat, redis).await;
             let now_ms = clock::now().timestamp_millis();
             // That Redis is failing is told by its own check; the next time may do.
-            let _told = SharedHeat::new(redis).tell(&heat, &worker, now_ms).await;
+            let _told = SharedHeat::new(redis).report(&heat, &worker, now_ms).await;
         }
     }
 }
@@ -50,14 +50,14 @@ async fn look(heat: &Heat, redis: &RedisCache) {
     if names.is_empty() {
         return;
     }
-    let Some(keeps) = redis.keeps().await else {
+    let Some(counter) = redis.access_counter().await else {
         return;
     };
     let keys: Vec<Vec<u8>> = names
         .iter()
         .map(|(namespace, name)| key::named(namespace, name).into_bytes())
         .collect();
-    if let Some(signs) = redis.reads(&keys, keeps).await {
+    if let Some(signs) = redis.reads(&keys, counter).await {
         heat.readers.found(&names, &signs);
     }
 }

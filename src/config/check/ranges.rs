@@ -1,0 +1,162 @@
+//! Owns the bounds of every number among the settings. `docs/settings.md` shows them.
+
+use super::Range;
+use crate::config::{
+    Amqp, Cache, Database, Drain, Http, Intake, Namespace, Queues, Redis, Retry, Settings, Warm,
+};
+use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
+use std::collections::BTreeMap;
+
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: u64 = 86_400_000;
+const DAY_SECONDS: u64 = 86_400;
+
+fn range(name: &'static str, value: impl Into<u64>, min: u64, max: u64) -> Range {
+    let value = value.into();
+    Range {
+        name,
+        value,
+        min,
+        max,
+    }
+}
+
+/// [`range`] of a number that counts what is in memory.
+fn count(name: &'static str, value: usize, min: u64, max: u64) -> Range {
+    range(name, value as u64, min, max)
+}
+
+pub(super) fn all(settings: &Settings) -> Vec<Range> {
+    let mut all = Vec::new();
+    all.extend(amqp(&settings.amqp));
+    all.extend(redis(&settings.redis));
+    all.extend(database(&settings.database));
+    all.extend(http(&settings.http));
+    all.extend(queues(&settings.queues));
+    all.extend(intake(&settings.intake));
+    all.extend(retry(&settings.retry));
+    all.extend(cache(&settings.cache));
+    all.extend(namespaces(&settings.namespaces));
+    all.extend(drain(&settings.drain));
+    all.extend(warm(&settings.warm));
+    all
+}
+
+fn amqp(amqp: &Amqp) -> [Range; 2] {
+    [
+        range("amqp.timeout_ms", amqp.timeout_ms, 1, HOUR_MS),
+        range("amqp.max_backoff_ms", amqp.max_backoff_ms, 1, HOUR_MS),
+    ]
+}
+
+fn redis(redis: &Redis) -> [Range; 2] {
+    [
+        range("redis.timeout_ms", redis.timeout_ms, 1, HOUR_MS),
+        range("redis.cooldown_ms", redis.cooldown_ms, 1, HOUR_MS),
+    ]
+}
+
+fn database(database: &Database) -> [Range; 3] {
+    let Database {
+        connections,
+        timeout_ms,
+        max_backoff_ms,
+        ..
+    } = *database;
+    [
+        range("database.connections", connections, 1, 1_000),
+        range("database.timeout_ms", timeout_ms, 1, HOUR_MS),
+        range("database.max_backoff_ms", max_backoff_ms, 1, HOUR_MS),
+    ]
+}
+
+fn http(http: &Http) -> [Range; 2] {
+    [
+        range("http.timeout_ms", http.timeout_ms, 10, HOUR_MS),
+        count("http.connections", http.connections, 1, 65_536),
+    ]
+}
+
+fn queues(queues: &Queues) -> [Range; 1] {
+    let limit = queues.delivery_limit;
+    [range("queues.delivery_limit", limit, 10, 1_000_000)]
+}
+
+fn intake(intake: &Intake) -> [Range; 10] {
+    let Intake {
+        prefetch,
+        warm_prefetch,
+        warm_idle_ms,
+        batch_jobs,
+        batch_tokens,
+        batch_wait_ms,
+        batches_in_flight,
+        max_body_bytes,
+        ..
+    } = *intake;
+    let (after, runs) = (intake.suspect_after, intake.suspect_runs);
+    [
+        range("intake.prefetch", prefetch, 1, 2_000),
+        range("intake.warm_prefetch", warm_prefetch, 1, 2_000),
+        range("intake.warm_idle_ms", warm_idle_ms, 0, HOUR_MS),
+        count("intake.batch_jobs", batch_jobs, 1, 10_000),
+        count("intake.batch_tokens", batch_tokens, 1, 1 << 32),
+        range("intake.batch_wait_ms", batch_wait_ms, 0, 10_000),
+        count("intake.batches_in_flight", batches_in_flight, 1, 64),
+        count("intake.max_body_bytes", max_body_bytes, 1, 128 << 20),
+        range("intake.suspect_after", after, 1, 1_000),
+        range("intake.suspect_runs", runs, 1, 1_000),
+    ]
+}
+
+fn retry(retry: &Retry) -> Vec<Range> {
+    let delays = &retry.delays_ms;
+    let mut all = vec![
+        range("retry.max_tries", retry.max_tries, 1, 1_000),
+        count("retry.delays_ms (how many)", delays.len(), 1, 8),
+    ];
+    all.extend(
+        delays
+            .iter()
+            .map(|delay| range("retry.delays_ms", *delay, 1, DAY_MS)),
+    );
+    all
+}
+
+fn cache(cache: &Cache) -> [Range; 4] {
+    let (ttl, grace) = (cache.ttl_seconds, cache.grace_seconds);
+    [
+        range("cache.ttl_seconds", ttl, 1, MAX_TTL_SECONDS),
+        range("cache.grace_seconds", grace, 0, MAX_TTL_SECONDS),
+        range("cache.memory_mib", cache.memory_mib, 1, 1 << 20),
+        range("cache.lease_ms", cache.lease_ms, 10, 600_000),
+    ]
+}
+
+fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Vec<Range> {
+    let mut all = Vec::new();
+    for namespace in namespaces.values() {
+        if let Some(ttl) = namespace.ttl_seconds {
+            all.push(range("namespaces.*.ttl_seconds", ttl, 1, MAX_TTL_SECONDS));
+        }
+        if let Some(grace) = namespace.grace_seconds {
+            let name = "namespaces.*.grace_seconds";
+            all.push(range(name, grace, 0, MAX_TTL_SECONDS));
+        }
+    }
+    all
+}
+
+fn drain(drain: &Drain) -> [Range; 1] {
+    let limit = drain.limit_seconds;
+    [range("drain.limit_seconds", limit, 1, DAY_SECONDS)]
+}
+
+fn warm(warm: &Warm) -> [Range; 3] {
+    let piece = warm.piece_inputs;
+    [
+        count("warm.piece_inputs", piece, 1, MAX_INPUTS as u64),
+        count("warm.runs_at_once", warm.runs_at_once, 1, 64),
+        range("warm.claim_seconds", warm.claim_seconds, 1, 3_600),
+    ]
+}

@@ -1,0 +1,128 @@
+//! Owns the checks of settings that aren't just the bounds of a whole number.
+
+use crate::{
+    config::{Cache, ConfigError, Http, Intake, Namespace, Queues, Settings, Trace, check::Range},
+    secret::Secret,
+};
+use hyper::Uri;
+use kiln_contract::name::{NAME_RULE, is_name};
+use std::collections::BTreeMap;
+
+/// Longest name of a queue, in bytes: AMQP's names end at 255, and a prefix is continued.
+const MAX_QUEUE_NAME_BYTES: u64 = 200;
+
+fn refuse(name: &'static str, problem: impl Into<String>) -> Result<(), ConfigError> {
+    let problem = problem.into();
+    Err(ConfigError::OutOfRange { name, problem })
+}
+
+pub(super) fn queues(queues: &Queues) -> Result<(), ConfigError> {
+    for (name, text, min) in [
+        ("queues.prefix", &queues.prefix, 1),
+        ("queues.jobs", &queues.jobs, 0),
+        ("queues.warm", &queues.warm, 0),
+        ("queues.dead", &queues.dead, 0),
+    ] {
+        let length = Range {
+            name,
+            value: text.len() as u64,
+            min,
+            max: MAX_QUEUE_NAME_BYTES,
+        };
+        length.check()?;
+        if text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return refuse(name, "expected no spaces and no control characters");
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn intake(intake: &Intake) -> Result<(), ConfigError> {
+    let share = intake.warm_share;
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    refuse("intake.warm_share", "expected above 0 and at most 1")
+}
+
+pub(super) fn cache(cache: &Cache) -> Result<(), ConfigError> {
+    // No comparison holds for NaN.
+    if cache.lease_from_ms >= 0.0 {
+        return Ok(());
+    }
+    refuse("cache.lease_from_ms", "expected 0 or more")
+}
+
+pub(super) fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Result<(), ConfigError> {
+    match namespaces.keys().find(|name| !is_name(name)) {
+        Some(name) => {
+            let problem = format!("`{name}` is no namespace: {NAME_RULE}");
+            refuse("namespaces", problem)
+        }
+        None => Ok(()),
+    }
+}
+
+/// Nobody listens to the network without knowing who asks.
+pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
+    for (name, key) in &http.keys {
+        let wrong = |problem: &str| refuse("http.keys", format!("`{name}`: {problem}"));
+        if !is_name(name) {
+            return wrong(&format!("expected a name of {NAME_RULE}"));
+        }
+        if key.sha256.len() != 64 || hex::decode(&key.sha256).is_err() {
+            return wrong("`sha256`: expected 64 hexadecimal digits");
+        }
+        if key.scopes.is_empty() {
+            return wrong("`scopes`: expected some of read, score, admin");
+        }
+        if key.requests_per_second == Some(0) {
+            return wrong("`requests_per_second`: expected 1 or more");
+        }
+    }
+    if http.api && http.keys.is_empty() && !http.addr.ip().is_loopback() {
+        let problem = format!(
+            "{} can be reached from other machines, and the API has no key: give one under [http.keys] (`kiln key` \
+             makes one), or set http.api = false to serve only /metrics, /livez and /readyz",
+            http.addr
+        );
+        return refuse("http.addr", problem);
+    }
+    Ok(())
+}
+
+pub(super) fn urls(settings: &Settings) -> Result<(), ConfigError> {
+    let (amqp, redis) = (settings.amqp.url.as_ref(), settings.redis.url.as_ref());
+    let starts = |url: &Secret, schemes: &[&str]| {
+        let mut schemes = schemes.iter();
+        schemes.any(|scheme| url.expose().starts_with(scheme))
+    };
+    if amqp.is_some_and(|url| !starts(url, &["amqp://", "amqps://"])) {
+        let expected = "expected a URL that starts with amqp:// or amqps://";
+        return refuse("amqp.url", expected);
+    }
+    if redis.is_some_and(|url| !starts(url, &["redis://", "rediss://"])) {
+        let expected = "expected a URL that starts with redis:// or rediss://";
+        return refuse("redis.url", expected);
+    }
+    let database = settings.database.url.as_ref();
+    if database.is_some_and(|url| !starts(url, &["postgres://", "postgresql://"])) {
+        let expected = "expected a URL that starts with postgres://";
+        return refuse("database.url", expected);
+    }
+    Ok(())
+}
+
+pub(super) fn trace(trace: &Trace) -> Result<(), ConfigError> {
+    if let Some(endpoint) = &trace.endpoint {
+        let uri: Option<Uri> = endpoint.parse().ok();
+        if !uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.host().is_some()) {
+            let expected = "expected a URL that starts with http://, such as http://127.0.0.1:4318";
+            return refuse("trace.endpoint", expected);
+        }
+    }
+    if (0.0..=1.0).contains(&trace.share) {
+        return Ok(());
+    }
+    refuse("trace.share", "expected 0 to 1")
+}

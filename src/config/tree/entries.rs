@@ -1,0 +1,126 @@
+//! Owns the settings of what is kept: entries in Redis and memory, rows in the database.
+
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// Entries in Redis and in the worker's own memory.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Whether entries are looked up and stored at all; off only to measure the benefit of the cache.
+    pub enabled: bool,
+    /// TTL of an entry if neither its job, its namespace nor its model sets one, in seconds.
+    pub ttl_seconds: u64,
+    /// Time for which named entries and rankings are still served after their TTL, while they are refreshed, in seconds.
+    pub grace_seconds: u64,
+    /// Size of the cache in the worker's memory, which is used while Redis fails, in MiB.
+    pub memory_mib: u64,
+    /// Model time of one input, in milliseconds, from which a lease makes sure that only one worker scores an input that several miss; 0: always.
+    pub lease_from_ms: f64,
+    /// TTL of a lease, in case its worker is gone, in milliseconds; no worker waits for longer than two of them.
+    pub lease_ms: u64,
+    pub health: CacheThresholds,
+}
+
+impl Cache {
+    /// Life of an entry, in seconds: what was asked for, or else what its namespace, its model, or all entries have.
+    pub fn life_seconds(
+        &self,
+        asked: Option<u64>,
+        namespace: Option<&Namespace>,
+        model: Option<u64>,
+    ) -> u64 {
+        asked
+            .or_else(|| namespace?.ttl_seconds)
+            .or(model)
+            .unwrap_or(self.ttl_seconds)
+    }
+
+    /// Time for which what readers of a namespace find is still there after its life, in seconds.
+    pub fn grace_of(&self, namespace: Option<&Namespace>) -> u64 {
+        namespace
+            .and_then(|own| own.grace_seconds)
+            .unwrap_or(self.grace_seconds)
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ttl_seconds: 3_600,
+            grace_seconds: 0,
+            memory_mib: 64,
+            lease_from_ms: 5.0,
+            lease_ms: 5_000,
+            health: CacheThresholds::default(),
+        }
+    }
+}
+
+/// What `/v1/cache/health` counts as healthy.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CacheThresholds {
+    /// Lowest share of the inputs that hit, 0 to 1.
+    pub hit_rate: f64,
+    /// Longest mean time of a job, in milliseconds.
+    pub mean_ms: f64,
+    /// Longest 95th percentile of the time of a job, in milliseconds.
+    pub p95_ms: f64,
+}
+
+impl Default for CacheThresholds {
+    fn default() -> Self {
+        Self {
+            hit_rate: 0.5,
+            mean_ms: 50.0,
+            p95_ms: 100.0,
+        }
+    }
+}
+
+/// Settings of single namespaces, by name.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Namespace {
+    /// TTL of the entries of this namespace, in seconds.
+    pub ttl_seconds: Option<u64>,
+    /// Time for which its named entries and rankings are still served after their TTL, in seconds.
+    pub grace_seconds: Option<u64>,
+}
+
+/// What is stored in the database.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// Whether the inputs of misses are stored beside their scores.
+    pub inputs: bool,
+    /// Whether the scores of misses are stored at all.
+    pub scores: bool,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            inputs: true,
+            scores: true,
+        }
+    }
+}
+
+/// Kiln without servers, as `kiln score` runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Embedded {
+    /// The SQLite file that holds results and scores.
+    pub path: PathBuf,
+}
+
+impl Default for Embedded {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("kiln.db"),
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Owns the settings of the HTTP port and of who may use it.
+
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::SocketAddr};
+
+/// The HTTP port.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Address of the API, and of `/metrics`, `/livez` and `/readyz`.
+    pub addr: SocketAddr,
+    /// Whether there is an API; without it only `/metrics`, `/livez` and `/readyz` are served.
+    pub api: bool,
+    /// Who may use the API, by name; without any, whoever is on this machine.
+    pub keys: BTreeMap<String, ApiKey>,
+    /// Longest time for one request, with its body, in milliseconds.
+    pub timeout_ms: u64,
+    /// Connections served at once.
+    pub connections: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            api: true,
+            keys: BTreeMap::new(),
+            timeout_ms: 10_000,
+            connections: 512,
+        }
+    }
+}
+
+/// What a key is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Looking at anything.
+    Read,
+    /// Scoring, posting jobs, giving hints.
+    Score,
+    /// Changing how workers run.
+    Admin,
+}
+
+/// One API key.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApiKey {
+    /// SHA-256 of the key, as 64 hexadecimal digits; `kiln key` makes a key with its hash.
+    pub sha256: String,
+    /// What the key allows.
+    pub scopes: Vec<Scope>,
+    /// Requests a second that the key allows, which is also the largest burst; unlimited if absent.
+    pub requests_per_second: Option<u32>,
+}

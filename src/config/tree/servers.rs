@@ -1,0 +1,92 @@
+//! Owns the settings of the servers that Kiln connects to.
+
+use crate::{secret::Secret, tls::TlsSettings};
+use serde::{Deserialize, Serialize};
+
+/// The connection to RabbitMQ.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Amqp {
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+    pub url: Option<Secret>,
+    pub tls: TlsSettings,
+    /// Time between heartbeats, in seconds; two missed ones end the connection.
+    pub heartbeat_seconds: u16,
+    /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
+    pub timeout_ms: u64,
+    /// Longest wait between two attempts to connect, in milliseconds.
+    pub max_backoff_ms: u64,
+}
+
+impl Default for Amqp {
+    fn default() -> Self {
+        Self {
+            url: None,
+            tls: TlsSettings::default(),
+            heartbeat_seconds: 5,
+            timeout_ms: 10_000,
+            max_backoff_ms: 5_000,
+        }
+    }
+}
+
+/// The connection to Redis or Valkey.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redis {
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
+    pub url: Option<Secret>,
+    pub tls: TlsSettings,
+    /// Longest wait for one answer, in milliseconds; without one by then, inputs are scored by the model instead.
+    pub timeout_ms: u64,
+    /// Time after a failure during which Redis is not tried again, in milliseconds.
+    pub cooldown_ms: u64,
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: None,
+            tls: TlsSettings::default(),
+            timeout_ms: 500,
+            cooldown_ms: 1_000,
+        }
+    }
+}
+
+/// The connection to Postgres.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `postgres://user:password@host:port/database`; `?sslmode=verify-full` for TLS.
+    pub url: Option<Secret>,
+    pub tls: TlsSettings,
+    /// Connections that one worker may open.
+    pub connections: u32,
+    /// Longest wait for one statement, in milliseconds.
+    pub timeout_ms: u64,
+    /// Longest wait between two attempts to store a batch, in milliseconds.
+    pub max_backoff_ms: u64,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: None,
+            tls: TlsSettings::default(),
+            connections: 8,
+            timeout_ms: 15_000,
+            max_backoff_ms: 2_000,
+        }
+    }
+}
+
+/// The databases that schedules read from, by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedDatabase {
+    /// `postgres://user:password@host:port/database`; a user that may only read is best.
+    pub url: Secret,
+    #[serde(default)]
+    pub tls: TlsSettings,
+}

@@ -1,0 +1,127 @@
+//! Owns the list of metrics: the only place where one is named. A declarative table; `docs/metrics.md` is generated from it.
+
+use super::{
+    labels::{
+        CODE, CacheOperation, CacheOutcome, CloseReason, HeatOf, HintOutcome, InputResult,
+        JobOutcome, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind, ReplyOutcome, Server,
+        Stage, Table, TraceOutcome, VERSION, WarmOutcome,
+    },
+    metric::{Metric, counter, gauge, histogram},
+};
+
+/// Seconds: from a tenth of a millisecond to half a minute.
+pub const SECONDS: [f64; 16] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    10.0, 30.0,
+];
+/// Rows or jobs of a batch.
+pub(super) const SIZES: [f64; 13] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
+];
+
+macro_rules! catalogue {
+    ($($group:literal: { $($constant:ident = $metric:expr;)+ })+) => {
+        $($(pub(super) const $constant: Metric = $metric;)+)+
+
+        /// Every metric, under the heading that it belongs to.
+        pub(super) const GROUPS: &[(&str, &[Metric])] = &[$(($group, &[$($constant),+])),+];
+    };
+}
+
+/// Every metric.
+pub(super) fn all() -> impl Iterator<Item = &'static Metric> {
+    GROUPS.iter().flat_map(|(_, metrics)| metrics.iter())
+}
+
+catalogue! {
+    "Jobs": {
+        JOBS = counter("kiln_jobs_total", "jobs", "Jobs by what became of them.")
+            .by(&[JobOutcome::LABEL]);
+        REJECTIONS = counter("kiln_rejections_total", "jobs", "Rejected jobs by the code that their producers got.")
+            .by(&[CODE]);
+        INPUTS = counter("kiln_inputs_total", "inputs", "Inputs by how they got their score.")
+            .by(&[InputResult::LABEL]);
+        JOB_DURATION = histogram("kiln_job_duration_seconds", "seconds", &SECONDS,
+            "Time of a job from its delivery to its stored result.");
+        IN_HAND = gauge("kiln_jobs_in_hand", "jobs", "Jobs delivered to this worker and not yet settled.");
+        STAGE_DURATION = histogram("kiln_stage_duration_seconds", "seconds", &SECONDS, "Time of a batch in each stage.")
+            .by(&[Stage::LABEL]);
+        BATCHES = counter("kiln_batches_total", "batches", "Batches of jobs by why they were closed.")
+            .by(&[CloseReason::LABEL]);
+        BATCH_JOBS = histogram("kiln_batch_jobs", "jobs", &SIZES, "Jobs of a batch.");
+        REPLIES = counter("kiln_replies_total", "replies", "Replies by whether their queue was still there.")
+            .by(&[ReplyOutcome::LABEL]);
+        INTAKE_PAUSED = gauge("kiln_intake_paused", "1 or 0", "1 while operators have paused taking jobs.");
+    }
+    "Cache": {
+        CACHE_OPERATIONS = counter("kiln_cache_operations_total", "round trips",
+            "Round trips to Redis; skipped: Redis was failing and left alone.")
+            .by(&[CacheOperation::LABEL, CacheOutcome::LABEL]);
+        CACHE_OPERATION_DURATION = histogram("kiln_cache_operation_duration_seconds", "seconds", &SECONDS,
+            "Time of a round trip to Redis.")
+            .by(&[CacheOperation::LABEL]);
+        CACHE_BAD_ENTRIES = counter("kiln_cache_bad_entries_total", "entries",
+            "Entries in Redis that didn't decode or weren't their key's.");
+        INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
+            "Entries of readers that an invalidation removed.");
+        LEASES = counter("kiln_leases_total", "inputs",
+            "Inputs of expensive models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late).")
+            .by(&[LeaseOutcome::LABEL]);
+    }
+    "Models": {
+        MODEL_BATCH_ROWS = histogram("kiln_model_batch_rows", "rows", &SIZES, "Rows of one forward pass.")
+            .by(&[MODEL]);
+        MODEL_BATCH_DURATION = histogram("kiln_model_batch_duration_seconds", "seconds", &SECONDS,
+            "Time of one forward pass.")
+            .by(&[MODEL]);
+        MODEL_TOKENS = counter("kiln_model_tokens_total", "tokens",
+            "Tokens that went through a model that reads tokens.")
+            .by(&[MODEL]);
+        TEXTS_TRUNCATED = counter("kiln_texts_truncated_total", "texts",
+            "Texts that were cut short because they have more tokens than their model takes.")
+            .by(&[MODEL]);
+        MODEL_FAILURES = counter("kiln_model_failures_total", "calls",
+            "Model calls that panicked or gave no finite number.")
+            .by(&[MODEL]);
+        PREDICTIONS = counter("kiln_predictions_total", "inputs",
+            "Inputs by the label that their model gave them.")
+            .by(&[MODEL, PREDICTION]);
+        MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
+        MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
+            "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+    }
+    "Servers and queues": {
+        SERVER_UP = gauge("kiln_server_up", "1 or 0", "1 where the server answered when last asked.")
+            .by(&[Server::LABEL]);
+        QUEUE_MESSAGES = gauge("kiln_queue_messages", "messages", "Messages ready in a queue.")
+            .by(&[QueueKind::LABEL]);
+        BROKER_RECONNECTS = counter("kiln_broker_reconnects_total", "connections",
+            "Connections to the broker that had to be made again.");
+        STORE_ROWS = counter("kiln_store_rows_total", "rows", "Rows committed to the database.")
+            .by(&[Table::LABEL]);
+        STORE_ERRORS = counter("kiln_store_errors_total", "attempts", "Attempts to store a batch that failed.");
+    }
+    "Warming": {
+        WARM_RUNS = counter("kiln_warm_runs_total", "runs",
+            "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way.")
+            .by(&[WarmOutcome::LABEL]);
+        SCHEDULE_PROBLEMS = gauge("kiln_schedule_problems", "files", "Schedule files that are refused.");
+        SCHEDULES_OVERDUE = gauge("kiln_schedules_overdue", "schedules",
+            "Schedules that are due and that no worker has room to run.");
+        SCHEDULES_PAUSED = gauge("kiln_schedules_paused", "schedules", "Schedules that operators have paused.");
+        HINTS = counter("kiln_hints_total", "hints", "Hints of readers' services by what became of them.")
+            .by(&[HintOutcome::LABEL]);
+        HEAT_REQUESTS = gauge("kiln_heat_requests_per_second", "requests a second",
+            "Requests a second for the inputs (of: jobs) or names (of: reads) that this worker counts as hot.")
+            .by(&[HeatOf::LABEL, NAMESPACE]);
+        HEAT_TOP_SHARE = gauge("kiln_heat_top_share_ratio", "0 to 1",
+            "Share of those requests that goes to the 100 hottest.")
+            .by(&[HeatOf::LABEL, NAMESPACE]);
+    }
+    "The worker": {
+        TRACES = counter("kiln_traces_total", "jobs", "Traced jobs by what became of their spans.")
+            .by(&[TraceOutcome::LABEL]);
+        BUILD_INFO = gauge("kiln_build_info", "1", "1, with the version of this worker.")
+            .by(&[VERSION]);
+    }
+}

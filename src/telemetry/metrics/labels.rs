@@ -1,0 +1,263 @@
+//! Owns the labels of metrics: every value, and what it means.
+//!
+//! The variants' doc comments are what `docs/metrics.md` says of each value.
+
+use super::metric::{Label, Values};
+use kiln_contract::failure::Code;
+
+macro_rules! label {
+    (
+        $(#[$doc:meta])*
+        $name:ident: $label:literal {
+            $($(#[doc = $meaning:literal])+ $variant:ident = $text:literal),+ $(,)?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($(#[doc = $meaning])+ $variant),+ }
+
+        impl $name {
+            /// Every value of the label.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The label, with the meaning of each value.
+            pub const LABEL: Label = Label {
+                name: $label,
+                values: Values::Listed(|| vec![$(($text, concat!($($meaning),+))),+]),
+            };
+
+            /// The value's text.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+label!(
+    /// What became of a job.
+    JobOutcome: "outcome" {
+        /// it is scored, and its row is committed
+        Ok = "ok",
+        /// its id and body were known: it is answered from its row
+        Repeated = "repeated",
+        /// it can never succeed, or ran out of tries: it is a dead letter with a code
+        Rejected = "rejected",
+        /// it failed for a reason that may pass: it waits in a `kiln.retry.*` queue for its next try
+        Retried = "retried",
+        /// this worker could not go on with it: it is back in its queue, unharmed
+        Abandoned = "abandoned",
+    }
+);
+
+label!(
+    /// How an input got its score.
+    InputResult: "result" {
+        /// found in the cache
+        Hit = "hit",
+        /// scored by the model
+        Miss = "miss",
+        /// the same as another input of the batch, or as one in flight, and scored with it
+        Coalesced = "coalesced",
+        /// refused, in a job that says `"on_error": "skip"`
+        Skipped = "skipped",
+    }
+);
+
+label!(
+    /// The stages of a batch.
+    Stage: "stage" {
+        /// reading the bodies
+        Parse = "parse",
+        /// one look-up of all inputs in Redis
+        LookUp = "look_up",
+        /// the model calls for the misses, with the wait for a model thread and for other workers' leases
+        Score = "score",
+        /// writing rows to the database and entries to Redis
+        Store = "store",
+        /// replies, dead letters and acknowledgements
+        Settle = "settle",
+    }
+);
+
+label!(
+    /// What Redis was asked.
+    CacheOperation: "operation" {
+        /// a look-up
+        Get = "get",
+        /// a write
+        Set = "set",
+    }
+);
+
+label!(
+    /// How a round trip to Redis went.
+    CacheOutcome: "outcome" {
+        /// it was answered
+        Ok = "ok",
+        /// it failed, was refused, or took longer than `redis.timeout_ms`
+        Error = "error",
+        /// it was left out: Redis failed less than `redis.cooldown_ms` ago
+        Skipped = "skipped",
+    }
+);
+
+label!(
+    /// Why a batch was closed.
+    CloseReason: "reason" {
+        /// it has `intake.batch_jobs` jobs
+        Size = "size",
+        /// it has `intake.batch_tokens` tokens
+        Tokens = "tokens",
+        /// it waited `intake.batch_wait_ms`, or had no reason to wait
+        Wait = "wait",
+        /// the worker stops
+        Drain = "drain",
+        /// a suspect runs alone
+        Alone = "alone",
+    }
+);
+
+label!(
+    /// What became of a reply.
+    ReplyOutcome: "outcome" {
+        /// confirmed by the broker
+        Sent = "sent",
+        /// its queue is gone: it is dropped
+        Unroutable = "unroutable",
+    }
+);
+
+label!(
+    /// The servers that a worker needs.
+    Server: "server" {
+        /// RabbitMQ
+        Broker = "broker",
+        /// Redis or Valkey
+        Redis = "redis",
+        /// Postgres
+        Postgres = "postgres",
+    }
+);
+
+label!(
+    /// The queues whose depth is watched.
+    QueueKind: "queue" {
+        /// jobs from producers
+        Jobs = "jobs",
+        /// warming jobs
+        Warm = "warm",
+        /// dead letters
+        Dead = "dead",
+        /// what the broker set aside (expired, or delivered too often), until Kiln has rejected it
+        Expired = "expired",
+    }
+);
+
+label!(
+    /// The tables that rows go into.
+    Table: "table" {
+        /// one row a job
+        Jobs = "jobs",
+        /// one row an input that was scored
+        Scores = "scores",
+    }
+);
+
+label!(
+    /// What became of a hint of readers.
+    HintOutcome: "outcome" {
+        /// counted
+        Ok = "ok",
+        /// it breaks the hints' form: it is dropped
+        Bad = "bad",
+    }
+);
+
+label!(
+    /// What was requested.
+    #[derive(PartialOrd, Ord)]
+    HeatOf: "of" {
+        /// inputs, requested by jobs
+        Jobs = "jobs",
+        /// named entries and rankings, requested by readers
+        Reads = "reads",
+    }
+);
+
+label!(
+    /// What became of a warming run.
+    WarmOutcome: "outcome" {
+        /// everything it planned was posted and answered
+        Done = "done",
+        /// it ended with an error
+        Failed = "failed",
+        /// it was left out: an earlier run of the schedule was under way
+        Skipped = "skipped",
+    }
+);
+
+label!(
+    /// How an input that a lease guards got its score.
+    LeaseOutcome: "outcome" {
+        /// scored by this worker, which holds the lease
+        Won = "won",
+        /// scored by another worker, whose entry was waited for
+        Waited = "waited",
+        /// scored by this worker after waiting in vain
+        Late = "late",
+    }
+);
+
+label!(
+    /// What became of the spans of a traced job.
+    TraceOutcome: "outcome" {
+        /// taken by the collector
+        Sent = "sent",
+        /// the collector is away, slow or refuses them
+        Dropped = "dropped",
+    }
+);
+
+/// The codes of rejected jobs.
+pub(super) const CODE: Label = Label {
+    name: "code",
+    values: Values::Listed(|| {
+        let codes = Code::ALL.iter();
+        codes.map(|code| (code.as_str(), meaning(*code))).collect()
+    }),
+};
+
+fn meaning(code: Code) -> &'static str {
+    match code {
+        Code::Malformed => "the body isn't JSON",
+        Code::Invalid => "it breaks the contract",
+        Code::TooLarge => "it is larger than the worker takes (`intake.max_body_bytes`)",
+        Code::UnknownModel => "no such model, or no such version",
+        Code::Conflict => "the id was used before, with another body",
+        Code::Expired => "its `expiration` passed before a worker took it",
+        Code::Exhausted => "it failed as often as it may be tried (`retry.max_tries`)",
+    }
+}
+
+pub(super) const MODEL: Label = Label {
+    name: "model",
+    values: Values::Named("a model's name, from its manifest"),
+};
+
+pub(super) const PREDICTION: Label = Label {
+    name: "label",
+    values: Values::Named("one of the labels that the model's manifest lists"),
+};
+
+pub(super) const NAMESPACE: Label = Label {
+    name: "namespace",
+    values: Values::Named(
+        "a namespace that the settings name, or a model's name; all others together are `other`",
+    ),
+};
+
+pub(super) const VERSION: Label = Label {
+    name: "version",
+    values: Values::Named("the version of Kiln"),
+};
