@@ -1,3 +1,5 @@
+//! The layers against sums by hand, backend against backend, and every batch against the whole.
+
 use std::sync::Arc;
 
 use crate::fixtures::{
