@@ -1,3 +1,5 @@
+//! Every wrong field of a manifest is named, and the example manifests parse.
+
 use kiln_contract::model::{InputKind, PairRule, Task};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Words and hashes as published, the model against sums by hand, and every batch against the whole.
+
 use std::sync::Arc;
 
 use super::*;

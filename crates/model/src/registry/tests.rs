@@ -1,3 +1,5 @@
+//! A models folder that changes while its versions serve.
+
 use std::fs;
 
 use super::*;

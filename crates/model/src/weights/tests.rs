@@ -1,3 +1,5 @@
+//! What is wrong with a weights file is said with what was expected and what was found.
+
 use std::fs;
 
 use sha2::{Digest, Sha256};

@@ -1,3 +1,5 @@
+//! The queue with its threads, under a network that misbehaves for some numbers.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 
