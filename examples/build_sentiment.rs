@@ -1,6 +1,14 @@
 //! Rebuilds the demonstration model `sentiment` from the templates and words in `examples/data`:
 //! `cargo run --release --example build_sentiment`. Deterministic; a few seconds.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    reason = "it builds a model from its own data, and may stop where it stands"
+)]
+
 mod writing;
 
 use std::collections::{BTreeMap, HashSet};

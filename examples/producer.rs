@@ -1,5 +1,10 @@
 //! Posts a job and waits for its result: `cargo run --release --example producer`
 
+#![allow(
+    clippy::indexing_slicing,
+    reason = "a field that a JSON value lacks is null"
+)]
+
 use std::{error::Error, time::Duration};
 
 use futures_util::StreamExt;

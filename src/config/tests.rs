@@ -1,3 +1,5 @@
+//! Settings from files and the environment: what is taken, what is refused, and what is said of it.
+
 use super::{
     loaded::flatten,
     names::{FREE_TABLES, RENAMED},

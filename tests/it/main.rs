@@ -4,10 +4,12 @@
 
 #![allow(
     unsafe_code,
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::too_many_lines,
     clippy::unwrap_used,
-    reason = "a test fails where it stands, and asks the system who runs it"
+    reason = "a test tells one story, fails where it stands, ends its tasks with its runtime, and asks the system who runs it"
 )]
 
 mod bad_input;

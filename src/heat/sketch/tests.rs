@@ -1,3 +1,5 @@
+//! The sketch finds what is asked for most, within its bounds.
+
 use super::*;
 use drawing::Zipf;
 use kiln_contract::key::hash_text;

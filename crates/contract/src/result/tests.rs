@@ -1,3 +1,5 @@
+//! The bytes of results and replies.
+
 use super::*;
 use crate::{
     failure::Code,

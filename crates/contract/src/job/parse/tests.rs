@@ -1,3 +1,5 @@
+//! What the parser takes and refuses, field by field.
+
 use super::*;
 use crate::{
     failure::Code,

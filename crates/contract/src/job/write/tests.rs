@@ -1,3 +1,5 @@
+//! What is written parses to the same job.
+
 use super::*;
 use crate::job::{Content, Input, Job, MAX_INPUTS, MAX_TTL_SECONDS, Rank};
 use proptest::prelude::*;
