@@ -24,9 +24,9 @@ const ROOMS: [&str; 18] = [
     "telemetry",
     "health",
     "amqp",
+    "store",
     "cache",
     "heat",
-    "store",
     "pipeline",
     "warm",
     "http",
@@ -44,7 +44,15 @@ const LEAVES: [(&str, &[&str]); 4] = [
     ),
     (
         "cache",
-        &["backoff", "clock", "secret", "tls", "config", "telemetry"],
+        &[
+            "backoff",
+            "clock",
+            "secret",
+            "tls",
+            "config",
+            "telemetry",
+            "store",
+        ],
     ),
     ("heat", &["cache", "clock", "config", "telemetry"]),
     (

@@ -77,9 +77,18 @@ pub(super) fn flatten(prefix: &str, tree: &Value, leaves: &mut Vec<(String, Valu
     match tree {
         Value::Object(map) if !map.is_empty() => {
             for (key, value) in map {
-                flatten(&super::names::joined(prefix, key), value, leaves);
+                flatten(&joined(prefix, key), value, leaves);
             }
         }
         leaf => leaves.push((prefix.to_owned(), leaf.clone())),
+    }
+}
+
+/// A dotted name.
+pub(super) fn joined(prefix: &str, key: &str) -> String {
+    if prefix.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{prefix}.{key}")
     }
 }

@@ -1,6 +1,9 @@
 //! Owns which names are settings, and what is said of one that isn't.
 
-use super::{ConfigError, loaded::known_settings};
+use super::{
+    ConfigError,
+    loaded::{joined, known_settings},
+};
 
 /// Settings that had another name: the former, which goes on working, and the present one.
 pub(super) const RENAMED: [(&str, &str); 4] = [
@@ -24,15 +27,6 @@ pub(super) const FREE_TABLES: [&str; 5] = [
     "models.active",
     "models.backends",
 ];
-
-/// A dotted name.
-pub(super) fn joined(prefix: &str, key: &str) -> String {
-    if prefix.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{prefix}.{key}")
-    }
-}
 
 /// Every setting's name.
 pub(super) struct Names {

@@ -6,8 +6,9 @@
 use super::{
     Namespace, Settings, check, environment,
     environment::SHORT_NAMES,
+    loaded::joined,
     loaded::known_settings,
-    names::{FREE_TABLES, RENAMED, joined},
+    names::{FREE_TABLES, RENAMED},
 };
 use serde_json::Value;
 use std::{
