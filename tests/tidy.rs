@@ -86,7 +86,7 @@ const LONG_FILES: [&str; 0] = [];
 const LONG_FUNCTIONS: [(&str, &str); 0] = [];
 
 /// Names that only this project used, and what to say instead.
-const BANNED: [(&str, &str); 17] = [
+const BANNED: [(&str, &str); 21] = [
     ("Desk", "ApiState"),
     ("errand", "run_on_worker"),
     ("Errand", "run_on_worker"),
@@ -97,6 +97,10 @@ const BANNED: [(&str, &str); 17] = [
     ("Yielding", "WarmThrottle"),
     ("renews", "refresh_ttl"),
     ("Keeps", "AccessCounter"),
+    ("place", "index, host or capacity"),
+    ("seat", "permit"),
+    ("told", "reported"),
+    ("tell", "record"),
     ("Residence", "LazyNetwork"),
     ("Shelf", "Snapshot"),
     ("Cutter", "Tokenizer"),

@@ -49,7 +49,7 @@ pub(super) struct Live {
     names: Arc<[String]>,
     kept: Arc<Mutex<VecDeque<Sample>>>,
     newest: watch::Sender<Option<Sample>>,
-    seats: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl Live {
@@ -59,7 +59,7 @@ impl Live {
             names: names().into(),
             kept: Arc::default(),
             newest: watch::channel(None).0,
-            seats: Arc::new(Semaphore::new(WATCHERS)),
+            permits: Arc::new(Semaphore::new(WATCHERS)),
         }
     }
 
@@ -189,7 +189,7 @@ struct Watcher {
     begun: bool,
     /// The worker stops: the stream ends, and the page looks for another worker.
     stopping: CancellationToken,
-    _seat: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Watcher {
@@ -227,14 +227,14 @@ pub(super) async fn live(
     State(shared): State<Shared>,
 ) -> Result<Response, Problem> {
     let live = shared.live.clone();
-    let seat = live.seats.clone().try_acquire_owned();
-    let seat = seat.map_err(|_| Problem::unavailable("as many pages watch as may"))?;
+    let permit = live.permits.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::unavailable("as many pages watch as may"))?;
     let watcher = Watcher {
         newest: live.newest.subscribe(),
         live,
         begun: false,
         stopping: shared.stopping.refusing.clone(),
-        _seat: seat,
+        _permit: permit,
     };
     let events = stream::unfold(watcher, Watcher::next);
     Ok(Sse::new(events)

@@ -232,13 +232,13 @@ async fn accept(
     max: usize,
     closing: CancellationToken,
 ) {
-    let seats = Arc::new(Semaphore::new(max));
+    let permits = Arc::new(Semaphore::new(max));
     let connections = TaskTracker::new();
     let next = async || {
-        let seat = seats.clone().acquire_owned().await;
-        (seat, listener.accept().await)
+        let permit = permits.clone().acquire_owned().await;
+        (permit, listener.accept().await)
     };
-    while let Some((seat, accepted)) = closing.run_until_cancelled(next()).await {
+    while let Some((permit, accepted)) = closing.run_until_cancelled(next()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
             // Out of file handles, or a client that was gone at once: neither is mended by haste.
@@ -267,7 +267,7 @@ async fn accept(
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(seat);
+            drop(permit);
         });
     }
     connections.close();

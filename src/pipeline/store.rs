@@ -15,7 +15,7 @@ use super::{
 use crate::{
     cache::Fresh,
     clock,
-    store::{Batch, JobRow, Kept, ScoreRow},
+    store::{Batch, Inserted, JobRow, ScoreRow},
     telemetry::metrics::Table,
 };
 use kiln_contract::failure::Failure;
@@ -36,23 +36,23 @@ pub(super) async fn batch(
     );
     let mut shown = BTreeMap::new();
     for (job, kept) in jobs.into_iter().zip(kept) {
-        if matches!(kept, Ok(Kept::New | Kept::Same(_))) {
+        if matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
             publish::job(context, plan, &job, &mut shown);
         }
         let admitted = job.planned.admitted;
         let fail = |failure: Failure| verdict::outcome(context, failure, admitted);
         let outcome = match kept {
-            Ok(Kept::New) => Outcome::Done {
+            Ok(Inserted::New) => Outcome::Done {
                 job_id: admitted.job.job_id.to_string(),
                 result: Arc::new(job.result),
                 repeated: false,
             },
-            Ok(Kept::Same(first)) => Outcome::Done {
+            Ok(Inserted::Same(first)) => Outcome::Done {
                 job_id: admitted.job.job_id.to_string(),
                 result: Arc::from(first),
                 repeated: true,
             },
-            Ok(Kept::Conflict) => fail(verdict::conflict().into()),
+            Ok(Inserted::Conflict) => fail(verdict::conflict().into()),
             Err(reason) => fail(Failure::Unstorable(reason)),
         };
         outcomes.set(admitted.index, outcome);
@@ -93,7 +93,7 @@ async fn insert_rows(
     context: &Context,
     plan: &Plan<'_>,
     jobs: &[FinishedJob<'_>],
-) -> Vec<Result<Kept, String>> {
+) -> Vec<Result<Inserted, String>> {
     if jobs.is_empty() {
         return Vec::new();
     }
@@ -123,7 +123,7 @@ async fn attempt(
     context: &Context,
     plan: &Plan<'_>,
     jobs: &[FinishedJob<'_>],
-) -> Result<Vec<Kept>, String> {
+) -> Result<Vec<Inserted>, String> {
     let rows = jobs.iter().map(|job| JobRow {
         job_id: &job.planned.admitted.job.job_id,
         body_sha256: job.planned.admitted.body_sha256,
@@ -137,11 +137,11 @@ async fn attempt(
             .map(|job| job.result.finished_at)
             .unwrap_or_default(),
     };
-    let kept = context.write(|| context.store.keep(&batch)).await?;
+    let kept = context.write(|| context.store.insert(&batch)).await?;
     if kept.len() != jobs.len() {
         bug("the store answered for more or fewer jobs than it was given");
     }
-    let new = kept.iter().filter(|kept| **kept == Kept::New).count();
+    let new = kept.iter().filter(|kept| **kept == Inserted::New).count();
     context.metrics.rows(Table::Jobs, new);
     context.metrics.rows(Table::Scores, batch.scores.len());
     Ok(kept)

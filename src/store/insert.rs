@@ -121,8 +121,8 @@ impl<'a> Columns<'a> {
     where
         T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
     {
-        let place = self.add(name, values)?;
-        self.values.push(format!("unnest(${place}::{sql_type}[])"));
+        let index = self.add(name, values)?;
+        self.values.push(format!("unnest(${index}::{sql_type}[])"));
         Ok(())
     }
 
@@ -137,8 +137,8 @@ impl<'a> Columns<'a> {
     where
         T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
     {
-        let place = self.add(name, values)?;
-        let value = format!("unnest(${place}::{sql_type}[])::{stored_type}");
+        let index = self.add(name, values)?;
+        let value = format!("unnest(${index}::{sql_type}[])::{stored_type}");
         self.values.push(value);
         Ok(())
     }
@@ -177,8 +177,8 @@ impl<'a> Columns<'a> {
     where
         T: Encode<'v, Postgres> + Type<Postgres>,
     {
-        let place = self.add(name, value)?;
-        self.values.push(format!("${place}::{sql_type}"));
+        let index = self.add(name, value)?;
+        self.values.push(format!("${index}::{sql_type}"));
         Ok(())
     }
 

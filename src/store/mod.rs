@@ -92,7 +92,7 @@ pub struct Batch<'a> {
 
 /// What became of a job's row.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Kept {
+pub enum Inserted {
     /// Written now.
     New,
     /// The same job was finished before: this is its result.
@@ -133,10 +133,10 @@ pub enum Store {
 
 impl Store {
     /// Writes a batch and says, job by job, what became of its row.
-    pub async fn keep(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+    pub async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         match self {
-            Self::Postgres(store) => store.keep(batch).await,
-            Self::Sqlite(store) => store.keep(batch).await,
+            Self::Postgres(store) => store.insert(batch).await,
+            Self::Sqlite(store) => store.insert(batch).await,
         }
     }
 

@@ -3,7 +3,7 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Kept, RejectedRow, StoreError, Table, insert, migrations, retry::until_answered,
+    Batch, Inserted, RejectedRow, StoreError, Table, insert, migrations, retry::until_answered,
 };
 use crate::{
     backoff::Backoff,
@@ -128,20 +128,20 @@ impl PostgresStore {
         &self.pool
     }
 
-    pub(super) async fn keep(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+    pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         if batch.jobs.is_empty() {
             return Ok(Vec::new());
         }
         let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
         let written = self.execute(statement).await?;
         if written == batch.jobs.len() as u64 {
-            return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
+            return Ok(batch.jobs.iter().map(|_| Inserted::New).collect());
         }
         self.compare(batch).await
     }
 
     /// Holds a batch of which some ids were taken against the rows that are there.
-    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
         let mut lease = self.lease().await?;
         let answer = self
@@ -158,10 +158,10 @@ impl PostgresStore {
             .iter()
             .map(|job| match found.remove(job.job_id) {
                 // Written by this statement and pruned since, or written and unchanged: either way it is kept.
-                None => Kept::New,
-                Some((hash, _)) if hash != job.body_sha256 => Kept::Conflict,
-                Some((_, done)) if done.is_the_run_of(job.done) => Kept::New,
-                Some((_, done)) => Kept::Same(Box::new(done)),
+                None => Inserted::New,
+                Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
+                Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
+                Some((_, done)) => Inserted::Same(Box::new(done)),
             })
             .collect())
     }

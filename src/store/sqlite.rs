@@ -3,7 +3,7 @@
 //! The same tables as in Postgres. A batch goes in as one JSON
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
-use super::{Batch, Kept, RejectedRow, StoreError, Table, float_bytes, migrations};
+use super::{Batch, Inserted, RejectedRow, StoreError, Table, float_bytes, migrations};
 use crate::clock;
 use chrono::{DateTime, Utc};
 use kiln_contract::key::InputHash;
@@ -111,7 +111,7 @@ impl SqliteStore {
         Ok(found)
     }
 
-    pub(super) async fn keep(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+    pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         let at = clock::rfc3339(batch.finished_at);
         let jobs: Vec<_> = batch
             .jobs
@@ -173,12 +173,12 @@ impl SqliteStore {
             .rows_affected();
         transaction.commit().await.map_err(classify)?;
         if written == batch.jobs.len() as u64 {
-            return Ok(batch.jobs.iter().map(|_| Kept::New).collect());
+            return Ok(batch.jobs.iter().map(|_| Inserted::New).collect());
         }
         self.compare(batch).await
     }
 
-    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Kept>, StoreError> {
+    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         let ids = json!(batch.jobs.iter().map(|j| j.job_id).collect::<Vec<_>>()).to_string();
         let rows = sqlx::query(FIND_JOBS)
             .bind(ids)
@@ -216,10 +216,10 @@ impl SqliteStore {
             .jobs
             .iter()
             .map(|job| match found.remove(job.job_id) {
-                None => Kept::New,
-                Some((hash, _)) if hash != hex::encode(job.body_sha256) => Kept::Conflict,
-                Some((_, done)) if done.is_the_run_of(job.done) => Kept::New,
-                Some((_, done)) => Kept::Same(Box::new(done)),
+                None => Inserted::New,
+                Some((hash, _)) if hash != hex::encode(job.body_sha256) => Inserted::Conflict,
+                Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
+                Some((_, done)) => Inserted::Same(Box::new(done)),
             })
             .collect())
     }

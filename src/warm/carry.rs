@@ -92,7 +92,7 @@ impl Carrier {
             biased;
             () = stop.cancelled() => Err(Stopped::Asked),
             result = self.work(claim, schedule, state) => result,
-            stopped = self.keep(claim) => Err(stopped),
+            stopped = self.renew_claim(claim) => Err(stopped),
         };
         self.end(claim, result).await;
     }
@@ -149,7 +149,7 @@ impl Carrier {
     }
 
     /// Renews the claim until that fails.
-    async fn keep(&self, claim: Claim) -> Stopped {
+    async fn renew_claim(&self, claim: Claim) -> Stopped {
         let mut missed = 0;
         loop {
             tokio::time::sleep(self.life() / 3).await;

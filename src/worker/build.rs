@@ -286,7 +286,7 @@ impl Worker {
             (self.heat.clone(), self.engine.clone(), self.metrics.clone());
         tasks.add_droppable("heat", move || {
             let (heat, engine) = (heat.clone(), engine.clone());
-            tasks::heat::tell(heat, engine, metrics.clone(), worker_name(), known.clone())
+            tasks::heat::report(heat, engine, metrics.clone(), worker_name(), known.clone())
         });
         let (heat, broker, topology) = (
             self.heat.clone(),

@@ -85,7 +85,7 @@ async fn writers_with_the_same_rows_in_opposite_orders_never_undo_each_other() {
         };
         let forwards = batch(ids.iter(), &done);
         let backwards = batch(ids.iter().rev(), &done);
-        let (one, other) = tokio::join!(store.keep(&forwards), store.keep(&backwards));
+        let (one, other) = tokio::join!(store.insert(&forwards), store.insert(&backwards));
         assert_eq!(one.expect("kept").len(), 400, "round {round}");
         assert_eq!(other.expect("kept").len(), 400, "round {round}");
     }

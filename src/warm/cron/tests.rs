@@ -159,7 +159,7 @@ fn the_last_run_is_found_backwards() {
 
 #[test]
 fn what_is_no_cron_expression_is_told_by_field() {
-    for (expression, told) in [
+    for (expression, reported) in [
         ("", "found 0"),
         ("* * * *", "found 4"),
         ("61 * * * *", "minute `61`: expected 0 to 59"),
@@ -174,7 +174,7 @@ fn what_is_no_cron_expression_is_told_by_field() {
         ("@often", "@hourly"),
     ] {
         let error = Cron::parse(expression).expect_err(expression);
-        assert!(error.contains(told), "{expression}: {error}");
+        assert!(error.contains(reported), "{expression}: {error}");
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// How often workers tell each other what is hot.
-const TELL: Duration = Duration::from_secs(5);
+const REPORT: Duration = Duration::from_secs(5);
 /// Names of which Redis is asked each time how often they are read.
 const LOOKED_AT: usize = 1_000;
 /// What counts as the top of a namespace.
@@ -24,19 +24,19 @@ const TOP: usize = 100;
 const OTHERS: &str = "other";
 
 /// Tells the other workers what is hot here. `known` are the namespaces that metrics may name.
-pub(in crate::worker) async fn tell(
+pub(in crate::worker) async fn report(
     heat: Arc<Heat>,
     engine: Arc<Engine>,
     metrics: Metrics,
     worker: String,
     known: BTreeSet<String>,
 ) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(TELL);
+    let mut tick = tokio::time::interval(REPORT);
     loop {
         tick.tick().await;
         show(&heat, &engine, &metrics, &known);
         if let Some(redis) = engine.cache().server() {
-            look(&heat, redis).await;
+            sample_reads(&heat, redis).await;
             let now_ms = clock::now().timestamp_millis();
             // That Redis is failing is told by its own check; the next time may do.
             let _told = SharedHeat::new(redis).report(&heat, &worker, now_ms).await;
@@ -45,7 +45,7 @@ pub(in crate::worker) async fn tell(
 }
 
 /// Asks Redis about some of the names that were written here.
-async fn look(heat: &Heat, redis: &RedisCache) {
+async fn sample_reads(heat: &Heat, redis: &RedisCache) {
     let names = heat.readers.next(LOOKED_AT);
     if names.is_empty() {
         return;

@@ -28,7 +28,7 @@ use std::{
 /// Hints that the broker may hand over at once.
 const PREFETCH: u16 = 256;
 /// How often a bad hint is told of.
-const TELL: Duration = Duration::from_secs(60);
+const REPORT: Duration = Duration::from_secs(60);
 
 /// Takes hints until the connection is lost. An error says why.
 async fn take(
@@ -60,7 +60,7 @@ async fn take(
         Err(_) => return Err("no answer to starting a consumer".to_owned()),
     };
     let acks = Acks::new(channel);
-    let mut told: Option<Instant> = None;
+    let mut reported: Option<Instant> = None;
     loop {
         let Some(first) = next(&mut consumer).await? else {
             return Err("the broker cancelled the consumer of the hints".to_owned());
@@ -82,8 +82,8 @@ async fn take(
                 }
                 Err(reason) => {
                     metrics.hint(HintOutcome::Bad);
-                    if told.is_none_or(|at| at.elapsed() > TELL) {
-                        told = Some(Instant::now());
+                    if reported.is_none_or(|at| at.elapsed() > REPORT) {
+                        reported = Some(Instant::now());
                         tracing::warn!(queue = topology.hits, reason, "a hint is dropped");
                     }
                 }

@@ -9,7 +9,7 @@ use tokio::sync::{Mutex, mpsc};
 /// Namespaces that may wait for their removal.
 const WAITING: usize = 64;
 /// How often left-over removals are looked for.
-const LOOK: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Where namespaces are named, and where they are heard.
 pub(in crate::worker) fn channel() -> (mpsc::Sender<String>, Named) {
@@ -28,7 +28,7 @@ pub(in crate::worker) async fn remove(
     most_ms: u64,
 ) -> anyhow::Result<()> {
     let mut namespaces = namespaces.lock().await;
-    let mut look = tokio::time::interval(LOOK);
+    let mut tick = tokio::time::interval(INTERVAL);
     let mut seen: Vec<String> = Vec::new();
     loop {
         let due = tokio::select! {
@@ -36,7 +36,7 @@ pub(in crate::worker) async fn remove(
                 Some(namespace) => vec![namespace],
                 None => bail!("nobody can ask for invalidations any more"),
             },
-            _ = look.tick() => {
+            _ = tick.tick() => {
                 let left = left_over(&engine).await;
                 // One that is new to this worker is on its way elsewhere.
                 let (late, new) = left.into_iter().partition(|one| seen.contains(one));
