@@ -7,7 +7,8 @@
 use super::{
     Shared,
     auth::Reader,
-    problem::{ErrorBody, Problem},
+    problem::Problem,
+    responses::{Guarded, Unavailable},
 };
 use crate::telemetry::metrics::{
     CacheOperation, CacheOutcome, CloseReason, InputResult, JobOutcome, QueueKind, Server,
@@ -220,8 +221,7 @@ impl Watcher {
 /// The last quarter of an hour at once (`history`: names of series and samples of their values), then each new sample, every two
 /// seconds, as server-sent events.
 #[utoipa::path(get, path = "/v1/live", tag = "worker", security(("key" = [])),
-    responses((status = 200, content_type = "text/event-stream", body = LiveEvent), (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
+    responses((status = 200, content_type = "text/event-stream", body = LiveEvent), Guarded, Unavailable))]
 pub(super) async fn live(
     _reader: Reader,
     State(shared): State<Shared>,
