@@ -152,7 +152,11 @@ impl Broker {
             ErrorKind::ProtocolError(error) => Some(error.get_id()),
             _ => None,
         };
-        let text = self.scrub(error);
+        let mut text = self.scrub(error);
+        if text.contains("reset by peer") && self.url.expose().starts_with("amqps") {
+            // The broker judges a client's certificate after the handshake, and its reason may be lost with the connection.
+            text.push_str("; it may not take the certificate in tls.cert_file, or want one");
+        }
         match code {
             Some(ACCESS_REFUSED) => ConnectError::Credentials(text),
             Some(NOT_ALLOWED) => ConnectError::VirtualHost(text),

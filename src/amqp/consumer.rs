@@ -18,6 +18,9 @@ use std::{
 /// How long a stop waits for deliveries that may be under way.
 const LAST_ARRIVALS: Duration = Duration::from_millis(200);
 
+/// The same, where deliveries go on arriving.
+const LAST_ARRIVALS_IN_ALL: Duration = Duration::from_millis(500);
+
 /// One queue's consumer and its channel.
 pub struct QueueConsumer {
     pub channel: Channel,
@@ -89,13 +92,15 @@ impl QueueConsumer {
     ///
     /// A quorum queue marks as redelivered what it sends to a consumer whose cancellation is under way, and
     /// every acknowledgement makes it send more. So acknowledgements wait until what the earlier ones called
-    /// for is here: the window is full, or nothing has come for a moment.
+    /// for is here: the window is full, or nothing has come for a moment. Jobs that trickle in meanwhile are taken for half a second at most.
     pub async fn end(&mut self) -> Vec<Delivery> {
         let acks = self.acks.clone();
         let held = acks.hold().await;
         let mut arrived = Vec::new();
+        let end = Instant::now() + LAST_ARRIVALS_IN_ALL;
         while acks.at_broker() < u64::from(self.prefetch) {
-            match tokio::time::timeout(LAST_ARRIVALS, self.next()).await {
+            let left = end.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(LAST_ARRIVALS.min(left), self.next()).await {
                 Ok(Ok(Some(delivery))) => arrived.push(delivery),
                 Ok(Ok(None) | Err(_)) | Err(_) => break,
             }

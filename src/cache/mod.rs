@@ -229,9 +229,14 @@ impl Cache {
     }
 
     fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<u64> {
-        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
-        outputs.extend_from_slice(&row);
+        outputs.extend_from_slice(&self.in_memory(wanted)?);
         Some(OWN)
+    }
+
+    /// The row in memory. One of another width is another model's, whose files were replaced under the same version.
+    fn in_memory(&self, wanted: &Wanted<'_>) -> Option<Arc<[f32]>> {
+        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
+        (row.len() == wanted.space.codec.width()).then_some(row)
     }
 
     async fn look_up_in_file(
@@ -240,10 +245,7 @@ impl Cache {
         wanted: &[Wanted<'_>],
         outputs: &mut Vec<f32>,
     ) -> Vec<bool> {
-        let mut rows: Vec<Option<Arc<[f32]>>> = wanted
-            .iter()
-            .map(|w| self.memory.get(&w.space.memory_prefix, w.input))
-            .collect();
+        let mut rows: Vec<Option<Arc<[f32]>>> = wanted.iter().map(|w| self.in_memory(w)).collect();
         let mut at = 0;
         // Wanted inputs come grouped by model version: one statement for each run of the same.
         while let Some(first) = wanted.get(at) {

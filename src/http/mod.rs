@@ -270,6 +270,7 @@ async fn accept(
             drop(permit);
         });
     }
+    drop(listener);
     connections.close();
     connections.wait().await;
 }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     clock::{self, rfc3339},
+    health::Part,
     store::{INTAKE, RunRow, SCHEDULE},
     warm::due,
 };
@@ -181,7 +182,8 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
     let paused = state.is_some_and(|state| state.paused.borrow().iter().any(|p| p.name == INTAKE));
     let models = state.map(|state| state.engine.registry().list());
     let active = models.unwrap_or_default().into_iter().filter(|m| m.active);
-    let (status, code) = match (missing.is_empty(), paused) {
+    let leaving = missing.iter().any(|(part, _)| *part == Part::Worker);
+    let (status, code) = match (missing.is_empty(), paused && !leaving) {
         (false, false) => ("not ready", StatusCode::SERVICE_UNAVAILABLE),
         (_, true) => ("paused", StatusCode::OK),
         (true, false) => ("ready", StatusCode::OK),

@@ -98,7 +98,9 @@ impl Outcomes {
     /// Says what became of a job.
     pub fn set(&mut self, index: SourceIndex, outcome: Outcome) {
         if let Some(known) = self.known.get_mut(index) {
-            debug_assert!(known.is_none(), "{index:?} has an outcome already");
+            if known.is_some() {
+                bug("a job has an outcome already");
+            }
             *known = Some(outcome);
         }
     }

@@ -3,7 +3,9 @@
 //! Promises that whatever it refers to by index is in it. Pure: no I/O, no clock.
 
 use super::{
-    index::{GroupIndex, Index, IndexVec, JobIndex, NamespaceIndex, RowIndex, SlotIndex, lost},
+    index::{
+        GroupIndex, Index, IndexVec, JobIndex, NamespaceIndex, RowIndex, SlotIndex, bug, lost,
+    },
     source::AdmittedJob,
 };
 use crate::cache::Space;
@@ -48,7 +50,9 @@ impl Group {
     /// Adds rows, and returns their indices.
     pub fn push_rows(&mut self, rows: &[f32]) -> impl Iterator<Item = RowIndex> + use<> {
         let width = self.width().max(1);
-        debug_assert_eq!(rows.len() % width, 0, "whole rows of {width} values");
+        if !rows.len().is_multiple_of(width) {
+            bug("outputs are no whole rows");
+        }
         let first = self.outputs.len() / width;
         self.outputs.extend_from_slice(rows);
         (first..self.outputs.len() / width).map(RowIndex::new)
@@ -56,7 +60,9 @@ impl Group {
 
     /// Adds one row.
     pub fn push_row(&mut self, row: &[f32]) -> RowIndex {
-        debug_assert_eq!(row.len(), self.width(), "one row");
+        if row.len() != self.width() {
+            bug("a row has another width than its model gives");
+        }
         let index = RowIndex::new(self.outputs.len() / self.width().max(1));
         self.outputs.extend_from_slice(row);
         index

@@ -97,6 +97,14 @@ pub async fn send(
             _ => {}
         }
         works = sent.is_ok();
+        if stop.is_cancelled() && !works {
+            // A collector that is away has no more of the stop's time.
+            heard.close();
+            while heard.try_recv().is_ok() {
+                metrics.traces(TraceOutcome::Dropped, 1);
+            }
+            return Ok(());
+        }
     }
 }
 

@@ -74,9 +74,10 @@ impl Warmer {
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
         let mut runs = Runs {
             tasks: JoinSet::new(),
-            stop: stop.clone(),
+            stop: stop.child_token(),
         };
         let ended = self.follow(&mut runs, &stop).await;
+        runs.stop.cancel();
         // Each hears of the stop by itself.
         while runs.tasks.join_next().await.is_some() {}
         ended

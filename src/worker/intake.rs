@@ -20,6 +20,8 @@ use anyhow::{Context, bail};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
+/// How long a stop waits for the batches of sessions that were lost.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
 /// Longest goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -40,7 +42,8 @@ impl Intake {
         self.take_jobs(&stop).await?;
         // Those of sessions that were lost: their jobs come again elsewhere, and find their rows.
         self.processor.batches.close();
-        self.processor.batches.wait().await;
+        // What waits for servers that are away is as good after a restart.
+        let _cut = tokio::time::timeout(LEFT_BEHIND, self.processor.batches.wait()).await;
         Ok(())
     }
 

@@ -24,6 +24,9 @@ use tokio::{
     time::Instant,
 };
 
+/// How long clients may take for the last bytes of their answers.
+const LAST_BYTES: Duration = Duration::from_secs(1);
+
 /// Runs the worker until a signal stops it. An error is why it can't go on.
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // From here on a signal is never the end of the process by itself.
@@ -59,7 +62,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // Its model threads may be in the middle of a pass that nobody waits for any more: they end with the process.
     std::mem::forget(registry.clone());
     let worker = Worker::build(settings, servers, registry, health.clone(), metrics);
-    let mut tasks = worker.tasks();
+    let tasks = worker.tasks();
     tasks.start();
     served.open(worker.state());
     health.up(Part::Worker);
@@ -75,6 +78,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     );
     tokio::select! {
         () = stop(&health, served, &tasks, &worker.store, DrainLimits::new(&drain)) => {}
+        reason = tasks.failure() => bail!("while stopping: {reason}"),
         signal = signals.next() => {
             bail!("a second signal ({signal}): stopped at once; what was in hand goes back to its queue")
         }
@@ -108,7 +112,7 @@ async fn stop(
             "the drain limit passed; what is unfinished goes back to its queue"
         );
     }
-    served.close(left(limits.all)).await;
+    served.close(left(limits.all).min(LAST_BYTES)).await;
     // A connection that hangs is closed with the process.
     let _gone_too = tokio::time::timeout(left(limits.all), store.close()).await;
 }

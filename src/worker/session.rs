@@ -41,6 +41,9 @@ const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
 
+/// Longest goodbye to the broker: the last acknowledgements, and the channels' ends.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// Why a session ended.
 #[derive(Debug)]
 pub enum End {
@@ -133,8 +136,14 @@ impl Session {
                     due = Some(CloseReason::Wait);
                 }
             }
-            if due.is_none() && self.filling.is_empty() && !self.suspects.is_empty() {
-                self.suspects.run(&self.processor, &self.slots, stop).await;
+            if due.is_none()
+                && self.filling.is_empty()
+                && !self.suspects.is_empty()
+                && !stop.is_cancelled()
+            {
+                let (processor, slots) = (&self.processor, &self.slots);
+                let batches = &mut self.batches;
+                self.suspects.run(processor, slots, batches, stop).await;
                 continue;
             }
             let deadline = self.filling.deadline(self.busy());
@@ -162,7 +171,7 @@ impl Session {
                 }
                 delivery = self.expired.next() => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
-                    self.run_expired(delivery).await?;
+                    self.run_expired(delivery, stop).await?;
                 }
                 delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && !matches!(warm, Allowance::Nothing(_)) => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
@@ -260,19 +269,25 @@ impl Session {
             .spawn(self.processor.batches.track_future(work));
     }
 
-    async fn run_expired(&mut self, delivery: Delivery) -> Result<(), String> {
+    async fn run_expired(
+        &mut self,
+        delivery: Delivery,
+        stop: &CancellationToken,
+    ) -> Result<(), String> {
         let mut deliveries = vec![delivery];
         while let Some(more) = self.expired.ready()? {
             deliveries.push(more);
         }
         self.processor.note_in_hand(deliveries.len() as isize);
-        let permit = self
-            .slots
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|e| e.to_string())?;
-        self.spawn(deliveries, CloseReason::Wait, None, permit);
+        let permit = self.slots.clone().acquire_owned();
+        match stop.run_until_cancelled(permit).await {
+            Some(permit) => {
+                let permit = permit.map_err(|e| e.to_string())?;
+                self.spawn(deliveries, CloseReason::Wait, None, permit);
+            }
+            // They go back to their queue.
+            None => self.processor.note_in_hand(-(deliveries.len() as isize)),
+        }
         Ok(())
     }
 
@@ -286,7 +301,10 @@ impl Session {
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
     async fn drain(mut self) -> End {
-        let limits = DrainLimits::new(&self.processor.settings.drain);
+        let (begun, limits) = (
+            Instant::now(),
+            DrainLimits::new(&self.processor.settings.drain),
+        );
         if tokio::time::timeout(limits.jobs, self.finish())
             .await
             .is_err()
@@ -295,9 +313,13 @@ impl Session {
             self.batches.shutdown().await;
         }
         self.give_back();
-        let _goodbye = tokio::time::timeout((limits.in_hand - limits.jobs) / 2, async {
-            for consumer in [&self.jobs, &self.warm, &self.expired] {
+        let left = limits.in_hand.saturating_sub(begun.elapsed());
+        let _goodbye = tokio::time::timeout((left / 2).min(GOODBYE), async {
+            let consumers = [&self.jobs, &self.warm, &self.expired];
+            for consumer in consumers {
                 consumer.acks.flush(true).await;
+            }
+            for consumer in consumers {
                 let _gone_counts_too = consumer.channel.close(200, "stopped".into()).await;
             }
         })

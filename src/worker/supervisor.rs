@@ -4,11 +4,11 @@
 //! is awaited, and is safe before the start, twice, and from several sides at once; a task that was stopped may be started again.
 //! Promises that a task which ends before it was asked to, or panics, is reported with its name: nothing dies silently.
 
-use anyhow::anyhow;
 use futures_util::future::{BoxFuture, join_all};
 use std::{
     future::Future,
     sync::{Mutex, MutexGuard, PoisonError},
+    task::Context,
     time::Duration,
 };
 use tokio::{
@@ -16,6 +16,9 @@ use tokio::{
     task::AbortHandle,
 };
 use tokio_util::sync::CancellationToken;
+
+/// Longest wait for the end of a task that was dropped.
+const ABORTED: Duration = Duration::from_millis(200);
 
 /// When a task is stopped: those of a stage together, one stage after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,13 +42,15 @@ pub(super) struct Task {
     /// The latest run; none before the first.
     run: Mutex<Option<Run>>,
     failures: mpsc::Sender<String>,
+    #[cfg(test)]
+    live: std::sync::Arc<Live>,
 }
 
 /// One run of a task.
 #[derive(Debug, Clone)]
 struct Run {
     stop: CancellationToken,
-    /// Turns true when nothing of it runs any more.
+    /// Turns true when nothing of it runs any more, blocking work that it handed over apart.
     ended: watch::Receiver<bool>,
     abort: AbortHandle,
 }
@@ -55,7 +60,7 @@ impl Task {
         self.run.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the task, unless it runs.
+    /// Starts the task, unless it runs or is just ending.
     pub(super) fn start(&self) {
         let mut latest = self.run();
         if latest.as_ref().is_some_and(|run| !*run.ended.borrow()) {
@@ -65,21 +70,26 @@ impl Task {
         let (sender, ended) = watch::channel(false);
         #[expect(clippy::disallowed_methods, reason = "this is where tasks are watched")]
         let work = tokio::spawn((self.work)(stop.clone()));
+        #[cfg(test)]
+        let live = Live::enter(&self.live);
         let abort = work.abort_handle();
         let (name, asked, failures) = (self.name, stop.clone(), self.failures.clone());
         #[expect(clippy::disallowed_methods, reason = "this is where tasks are watched")]
         tokio::spawn(async move {
-            let result = work
-                .await
-                .unwrap_or_else(|lost| Err(anyhow!("panicked: {lost}")));
-            if !asked.is_cancelled() {
-                let reason = match result {
-                    Ok(()) => format!("the task `{name}` ended before the worker did"),
-                    Err(reason) => format!("the task `{name}` failed: {reason:#}"),
-                };
+            let failure = match work.await {
+                Ok(Ok(())) if asked.is_cancelled() => None,
+                Ok(Ok(())) => Some(format!("the task `{name}` ended before the worker did")),
+                Ok(Err(reason)) => Some(format!("the task `{name}` failed: {reason:#}")),
+                // It was dropped: whoever did that knows.
+                Err(lost) if lost.is_cancelled() => None,
+                Err(lost) => Some(format!("the task `{name}` failed: panicked: {lost}")),
+            };
+            if let Some(reason) = failure {
                 // A full channel means that a failure is on its way already, and one is enough.
                 let _first_counts = failures.try_send(reason);
             }
+            #[cfg(test)]
+            drop(live);
             sender.send_replace(true);
         });
         *latest = Some(Run { stop, ended, abort });
@@ -97,8 +107,9 @@ impl Task {
             return true;
         }
         run.abort.abort();
-        // The watcher outlives the work: its word can't stay out.
-        let _gone_counts_too = run.ended.wait_for(|ended| *ended).await;
+        // One that doesn't even yield ends with the process.
+        let ended = run.ended.wait_for(|ended| *ended);
+        let _deaf = tokio::time::timeout(ABORTED, ended).await;
         false
     }
 }
@@ -107,7 +118,7 @@ impl Task {
 pub(super) struct Supervisor {
     tasks: Vec<Task>,
     failures: mpsc::Sender<String>,
-    failed: mpsc::Receiver<String>,
+    failed: Mutex<mpsc::Receiver<String>>,
 }
 
 impl Default for Supervisor {
@@ -116,7 +127,7 @@ impl Default for Supervisor {
         Self {
             tasks: Vec::new(),
             failures,
-            failed,
+            failed: Mutex::new(failed),
         }
     }
 }
@@ -137,6 +148,8 @@ impl Supervisor {
             work: Box::new(move |stop| Box::pin(work(stop))),
             run: Mutex::default(),
             failures: self.failures.clone(),
+            #[cfg(test)]
+            live: std::sync::Arc::default(),
         });
     }
 
@@ -165,10 +178,15 @@ impl Supervisor {
         self.tasks.iter().for_each(Task::start);
     }
 
-    /// Waits until a task has ended that wasn't asked to, and says which and why.
-    pub(super) async fn failure(&mut self) -> String {
-        match self.failed.recv().await {
+    /// Waits until a task has failed, or has ended without being asked to, and says which and why.
+    pub(super) async fn failure(&self) -> String {
+        let recv = |context: &mut Context<'_>| {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.poll_recv(context)
+        };
+        match std::future::poll_fn(recv).await {
             Some(reason) => reason,
+            // The sender is ours: it can't be gone.
             None => std::future::pending().await,
         }
     }
@@ -190,13 +208,43 @@ impl Supervisor {
 
     /// What [`Supervisor::failure`] would say at once.
     #[cfg(test)]
-    pub(super) fn failure_so_far(&mut self) -> Option<String> {
-        self.failed.try_recv().ok()
+    pub(super) fn failure_so_far(&self) -> Option<String> {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.try_recv().ok()
+    }
+}
+
+/// Runs of a task that live, and the most that ever did.
+#[cfg(test)]
+#[derive(Default)]
+struct Live {
+    now: std::sync::atomic::AtomicUsize,
+    max: std::sync::atomic::AtomicUsize,
+}
+
+#[cfg(test)]
+impl Live {
+    fn enter(live: &std::sync::Arc<Self>) -> impl Drop + Send + use<> {
+        use std::sync::atomic::Ordering::SeqCst;
+        struct Entered(std::sync::Arc<Live>);
+        impl Drop for Entered {
+            fn drop(&mut self) {
+                self.0.now.fetch_sub(1, SeqCst);
+            }
+        }
+        let now = live.now.fetch_add(1, SeqCst) + 1;
+        live.max.fetch_max(now, SeqCst);
+        Entered(live.clone())
     }
 }
 
 #[cfg(test)]
 impl Task {
+    /// The most runs that ever lived at once.
+    pub(super) fn max_live(&self) -> usize {
+        self.live.max.load(std::sync::atomic::Ordering::SeqCst)
+    }
+
     pub(super) fn name(&self) -> &'static str {
         self.name
     }
@@ -210,6 +258,7 @@ impl Task {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use anyhow::anyhow;
     use std::sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -270,6 +319,19 @@ mod tests {
         supervisor.start();
         assert!(supervisor.stop(Stage::Intake, LONG).await.is_empty());
         assert_eq!(runs.load(Ordering::SeqCst), 202, "it may start again");
+    }
+
+    #[tokio::test]
+    async fn a_failure_on_the_way_out_is_named_as_well() {
+        let mut supervisor = Supervisor::default();
+        supervisor.add(Stage::Intake, "clumsy", async |stop: CancellationToken| {
+            stop.cancelled().await;
+            panic!("a panic on purpose")
+        });
+        supervisor.start();
+        assert!(supervisor.stop(Stage::Intake, LONG).await.is_empty());
+        let failure = supervisor.failure_so_far().expect("a failure");
+        assert!(failure.starts_with("the task `clumsy` failed: panicked"));
     }
 
     #[tokio::test]

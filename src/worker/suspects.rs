@@ -13,7 +13,10 @@ use crate::{
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::key;
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Suspected jobs in hand. Bounded by the prefetch.
@@ -34,32 +37,63 @@ impl Suspects {
         std::mem::take(&mut self.0)
     }
 
-    /// Runs them, one after the other, until it is asked to stop. `slots` are those of all batches: a suspect holds every one.
+    /// Runs them, one after the other, until it is asked to stop; one that runs by then is left in `batches`. `slots` are those of all
+    /// batches: a suspect holds every one.
     pub(super) async fn run(
         &mut self,
         processor: &BatchProcessor,
         slots: &Arc<Semaphore>,
+        batches: &mut JoinSet<()>,
         stop: &CancellationToken,
     ) {
-        let intake = &processor.settings.intake;
-        let all = u32::try_from(intake.batches_in_flight).unwrap_or(1);
-        while !stop.is_cancelled()
-            && let Some(delivery) = self.0.pop_front()
-        {
-            let Ok(permits) = slots.clone().acquire_many_owned(all).await else {
+        while let Some(delivery) = self.0.pop_front() {
+            let beginning = begin(processor, slots, &delivery);
+            let Some(Some((permits, given_up))) = stop.run_until_cancelled(beginning).await else {
+                self.0.push_front(delivery);
                 return;
             };
-            processor.metrics.batch(CloseReason::Alone, 1);
-            let body = key::hash_body(&delivery.body);
-            let runs = patiently(|| processor.store.suspect_started(&body)).await;
-            let given_up = (runs > intake.suspect_runs).then(|| give_up(runs - 1));
-            let work = in_flight(processor.clone(), vec![delivery], given_up, permits);
-            match processor.batches.spawn(work).await {
-                Ok(()) => patiently(|| processor.store.suspect_cleared(&body)).await,
-                Err(error) => note_panic(Err(error)),
+            let work = run_alone(processor.clone(), delivery, given_up, permits);
+            let running = batches.spawn(processor.batches.track_future(work));
+            // Whatever else was in flight has ended: the slots were all free.
+            while !running.is_finished() {
+                match stop.run_until_cancelled(batches.join_next()).await {
+                    None => return,
+                    Some(None) => break,
+                    Some(Some(ended)) => note_panic(ended),
+                }
             }
         }
     }
+}
+
+/// Waits until nothing else is in flight and counts the run, durably. Gives the slots, and a verdict on a job that has killed too many.
+async fn begin(
+    processor: &BatchProcessor,
+    slots: &Arc<Semaphore>,
+    delivery: &Delivery,
+) -> Option<(OwnedSemaphorePermit, Option<Rejection>)> {
+    let intake = &processor.settings.intake;
+    let all = u32::try_from(intake.batches_in_flight).unwrap_or(1);
+    // The slots close with the session only.
+    let permits = slots.clone().acquire_many_owned(all).await.ok()?;
+    let body = key::hash_body(&delivery.body);
+    let runs = patiently(|| processor.store.suspect_started(&body)).await;
+    let given_up = (runs > intake.suspect_runs).then(|| give_up(runs - 1));
+    Some((permits, given_up))
+}
+
+/// One suspect's run. It is cleared of the suspicion unless it panics, or kills the worker.
+async fn run_alone(
+    processor: BatchProcessor,
+    delivery: Delivery,
+    given_up: Option<Rejection>,
+    permits: OwnedSemaphorePermit,
+) {
+    processor.metrics.batch(CloseReason::Alone, 1);
+    let body = key::hash_body(&delivery.body);
+    in_flight(processor.clone(), vec![delivery], given_up, ()).await;
+    patiently(|| processor.store.suspect_cleared(&body)).await;
+    drop(permits);
 }
 
 /// The rejection of a job that killed every worker that ran it alone.

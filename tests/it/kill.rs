@@ -138,7 +138,7 @@ async fn a_job_longer_than_the_drain_limit_goes_back_to_its_queue() {
     let settings = stack
         .worker()
         .expect_trouble()
-        .set("KILN_DRAIN__LIMIT_SECONDS", "1");
+        .set("KILN_DRAIN__LIMIT_SECONDS", "3");
     let worker = settings.start().await;
     stack
         .bus
@@ -152,6 +152,10 @@ async fn a_job_longer_than_the_drain_limit_goes_back_to_its_queue() {
     assert_eq!(
         worker.wait_exit(Duration::from_secs(30)).await.code(),
         Some(0)
+    );
+    assert!(
+        worker.stop_took() <= Duration::from_secs(3),
+        "the limit is kept"
     );
     eventually("the job waits again", PATIENCE, || stack.bus.take(JOBS)).await;
     assert_eq!(stack.row_count().await, 0);

@@ -147,8 +147,14 @@ async fn what_is_in_hand_is_answered_or_released_and_nothing_new_is_taken() {
         0,
         "all that while its job is still in hand"
     );
+    let rest = page.await.expect("the page's stream ends");
+    assert!(rest.ends_with("0\r\n\r\n"), "in good order: {rest}");
+    eventually_equals("jobs are no longer taken", PATIENCE, Some(0), || {
+        stack.bus.consumers(JOBS)
+    })
+    .await;
     stack.bus.publish_job(&fault_job("new", "new work")).await;
-    assert!(first.is_alive());
+    assert!(first.is_alive(), "all that while its job is in hand");
 
     // Another worker takes over what was released and what is new.
     let second = settings.start().await;
@@ -156,7 +162,6 @@ async fn what_is_in_hand_is_answered_or_released_and_nothing_new_is_taken() {
     assert_eq!(stack.row("in-hand").await.status, "ok");
     let answer = request.await.expect("no panic").expect("an answer");
     assert_eq!(answer.0, 200, "{answer:?}");
-    page.await.expect("the page's stream ends in good order");
     let spans = collector.trace(TRACE, 4).await;
     assert_eq!(spans[0].name, "process job");
     eventually_equals(
@@ -170,11 +175,13 @@ async fn what_is_in_hand_is_answered_or_released_and_nothing_new_is_taken() {
         stack.count("SELECT count(*) FROM jobs WHERE status = 'ok' AND job_id IN ('in-hand', 'new', 'warm-1-0')")
     })
     .await;
-    let done = second.metric("kiln_jobs_total", &[("outcome", "ok")]).await;
-    assert_eq!(
-        done, 2.0,
-        "the first worker took none of what came after the signal"
-    );
+    eventually_equals(
+        "the first worker took none of what came after the signal",
+        PATIENCE,
+        2.0,
+        || second.metric("kiln_jobs_total", &[("outcome", "ok")]),
+    )
+    .await;
     second.stop().await;
 }
 
@@ -205,16 +212,69 @@ async fn a_second_signal_ends_it_at_once_and_the_job_goes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jobs_suspected_of_killing_workers_are_no_reason_to_stay() {
+    let stack = Stack::shared().await;
+    let first = stack.worker().start().await;
+    let jobs = slow_jobs("suspect", 4, 3_000);
+    stack.bus.publish_jobs(&jobs).await;
+    eventually("the jobs are in the worker's hands", PATIENCE, async || {
+        (first.metric("kiln_jobs_in_hand", &[]).await == 4.0).then_some(())
+    })
+    .await;
+    first.kill();
+    // Each was delivered before, and runs alone.
+    let second = stack
+        .worker()
+        .set("KILN_INTAKE__SUSPECT_AFTER", "1")
+        .start()
+        .await;
+    eventually("one runs", PATIENCE, async || {
+        (second
+            .metric("kiln_batches_total", &[("reason", "alone")])
+            .await
+            >= 1.0)
+            .then_some(())
+    })
+    .await;
+    second.stop().await;
+    assert!(
+        second.stop_took() <= Duration::from_secs(25),
+        "the limit is kept"
+    );
+    let done = stack.row_count().await;
+    assert!(
+        (1..4).contains(&done),
+        "what ran has ended, and {done} of 4 did"
+    );
+    eventually_equals(
+        "the others wait again",
+        PATIENCE,
+        Some(4 - done as u32),
+        || stack.bus.waiting(JOBS),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_without_servers_stops_as_well() {
     let stack = Stack::private().await;
     let worker = stack.worker().expect_trouble().start().await;
+    stack
+        .bus
+        .publish_jobs(&slow_jobs("waiting", 1, 1_000))
+        .await;
+    eventually("the job is in the worker's hands", PATIENCE, async || {
+        (worker.metric("kiln_jobs_in_hand", &[]).await == 1.0).then_some(())
+    })
+    .await;
     stack.broker.stop().await;
     stack.redis.kill();
     stack.postgres.kill();
     worker.wait_not_ready().await;
     worker.terminate();
-    assert_eq!(
-        worker.wait_exit(Duration::from_secs(20)).await.code(),
-        Some(0)
+    assert_eq!(worker.wait_exit(PATIENCE).await.code(), Some(0));
+    assert!(
+        worker.stop_took() < Duration::from_secs(10),
+        "nobody waits for servers that are away"
     );
 }

@@ -40,7 +40,7 @@ const RENEW: &str = "\
 UPDATE warm_runs SET lease_until = now() + make_interval(secs => $3) WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
 RETURNING ends_at < now()";
 const RELEASE: &str = "\
-UPDATE warm_runs SET lease_until = now() WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
+UPDATE warm_runs SET lease_until = now(), token = token + 1 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
 
 /// What became of a wish to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,7 +184,7 @@ impl PostgresStore {
         self.end(lease, answer)
     }
 
-    /// Gives a claim up: any worker may take the run over at once.
+    /// Gives a claim up: any worker may take the run over at once, and a renewal that is still on its way changes nothing.
     pub async fn release_run(&self, claim: Claim) -> Result<(), StoreError> {
         self.execute(sqlx::query(RELEASE).bind(claim.id).bind(claim.token))
             .await?;

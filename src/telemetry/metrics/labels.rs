@@ -57,7 +57,7 @@ label!(
         Hit = "hit",
         /// scored by the model
         Miss = "miss",
-        /// the same as another input of the batch, or as one in flight, and scored with it
+        /// the same as another input of the batch, or as one in flight, and answered with it
         Coalesced = "coalesced",
         /// refused, in a job that says `"on_error": "skip"`
         Skipped = "skipped",

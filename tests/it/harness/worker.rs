@@ -259,6 +259,20 @@ impl Worker {
         .await
     }
 
+    /// How long it took from the signal to its last line, by its own log.
+    pub fn stop_took(&self) -> Duration {
+        let at = |message: &str| {
+            let lines = self.lines();
+            let line = lines.iter().find(|line| line.contains(message));
+            let line = line.unwrap_or_else(|| panic!("no line says {message}"));
+            let line: serde_json::Value = serde_json::from_str(line).expect("a line of JSON");
+            let at = line["timestamp"].as_str().expect("a timestamp");
+            chrono::DateTime::parse_from_rfc3339(at).expect("a timestamp")
+        };
+        let took = at("\"stopped\"") - at("stopping: no new jobs and requests");
+        took.to_std().expect("the end comes last")
+    }
+
     /// SIGTERM, and the exit status must be 0.
     pub async fn stop(&self) {
         self.terminate();

@@ -29,6 +29,11 @@ impl Backends {
             if opened.contains_key(backend) {
                 continue;
             }
+            if *backend == Backend::Flex {
+                tracing::warn!(
+                    "the backend `flex` is burn's graph on the processor; what was called so in 0.1.0 is `cpu`, which is faster"
+                );
+            }
             let hardware = match open(*backend) {
                 Err(error) if settings.fall_back => {
                     let (reason, instead) = (error.to_string(), Backend::default().as_str());

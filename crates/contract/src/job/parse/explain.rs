@@ -37,15 +37,19 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     if inner.classify() != Category::Data {
         return Err(not_json(field, &inner));
     }
-    if field.starts_with("inputs[")
-        && let Some(job) = skip_bad_inputs(body)
-    {
-        return Ok(job);
+    if field.starts_with("inputs[") {
+        match skip_bad_inputs(body) {
+            Ok(job) if job.on_error == OnError::Skip => return Ok(job),
+            // What is wrong beside the inputs is to blame: the inputs would be skipped.
+            Err(rejection) if says_skip(body) => return Err(rejection),
+            Ok(_) | Err(_) => {}
+        }
     }
-    Err(Rejection::invalid(
-        blame(field, &inner),
-        without_position(&inner),
-    ))
+    Err(invalid(field, &inner))
+}
+
+fn invalid(field: String, error: &serde_json::Error) -> Rejection {
+    Rejection::invalid(blame(field, error), without_position(error))
 }
 
 /// The rejection of what the JSON reader itself refuses.
@@ -59,12 +63,22 @@ fn not_json(field: String, error: &serde_json::Error) -> Rejection {
     }
 }
 
-/// The job with its bad inputs marked, if it asks for that and is good otherwise.
-fn skip_bad_inputs(body: &[u8]) -> Option<RawJob<'_>> {
+/// The job with its bad inputs marked, or what else is wrong with it.
+fn skip_bad_inputs(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     let mut reader = serde_json::Deserializer::from_slice(body);
-    let job = JobSeed { skip_bad: true }.deserialize(&mut reader).ok()?;
-    reader.end().ok()?;
-    (job.on_error == OnError::Skip).then_some(job)
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
+    let read = JobSeed { skip_bad: true }.deserialize(tracked);
+    let job = read.map_err(|error| invalid(without_dot(&track.path()), &error))?;
+    let ended = reader.end();
+    ended.map_err(|error| not_json(String::new(), &error))?;
+    Ok(job)
+}
+
+/// Whether a body asks for its bad inputs to be skipped, whatever else it says.
+fn says_skip(body: &[u8]) -> bool {
+    let tree: Option<Value> = serde_json::from_slice(body).ok();
+    tree.is_some_and(|tree| tree.get("on_error").and_then(Value::as_str) == Some("skip"))
 }
 
 /// The id of a body that is no job, for its rejection's row.

