@@ -1,4 +1,4 @@
-//! Fully connected layers and transformer encoders on the processor, in 32-bit floats.
+//! Fully connected layers, embedding bags and transformer encoders on the processor, in 32-bit floats.
 //!
 //! For inference whose results are cached, compared or handed from one caller to another: **every number of a row depends on
 //! that row alone**. Sums run in one fixed order whatever the batch, the row's place in it and the number of threads, so that a
@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | [`PackedLinear`] | one fully connected layer: `finish(x · weights + bias)`, with a [`Finish`] for the activation |
 //! | [`Stack`] | such layers one after the other |
+//! | [`EmbeddingBag`] | a table of embeddings, and the mean of any of its rows |
 //! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text |
 //!
 //! ```
@@ -44,6 +45,7 @@
 )]
 
 mod attention;
+mod embedding_bag;
 mod encoder;
 mod panels;
 mod pointwise;
@@ -52,6 +54,7 @@ mod stack;
 mod threads;
 mod weights;
 
+pub use embedding_bag::EmbeddingBag;
 pub use encoder::{Encoder, Pooling, Texts};
 pub use pointwise::Finish;
 pub use product::PackedLinear;

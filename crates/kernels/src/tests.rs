@@ -5,6 +5,7 @@ use super::panels::{PANEL, Panels};
 use super::threads::Sharing;
 use super::*;
 
+mod embedding_bag;
 mod shapes;
 
 /// What an activation is in 64 bits.

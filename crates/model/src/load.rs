@@ -121,7 +121,6 @@ fn build(
     hardware: &Hardware,
 ) -> Result<(Arc<dyn Network>, usize), LoadError> {
     let read = |expected: &[Expected]| Weights::read(folder, manifest.weights_file()?, expected);
-    let device = &hardware.device;
     Ok(match manifest.architecture {
         Architecture::Mlp => {
             let weights = read(&Mlp::expected(manifest))?;
@@ -135,7 +134,7 @@ fn build(
             let weights = read(&NgramText::expected(manifest))?;
             let parameters = weights.parameters();
             (
-                Arc::new(NgramText::build(manifest, weights, device)?),
+                Arc::new(NgramText::build(manifest, weights, hardware)?),
                 parameters,
             )
         }

@@ -1,127 +1,67 @@
 //! `ngram-text`: fastText's design. Words, runs of words and runs of characters are hashed into buckets, the buckets'
 //! vectors are averaged, and one linear layer follows.
 //!
-//! The featuriser is public, so that what trains a model and what serves it cut texts the same way.
+//! On the backend `cpu` it runs on Kiln's own kernels, other backends run its graph of burn operations. Both add a text's vectors
+//! in the order in which the text has them. The featuriser is public, so that what trains a model and what serves it cut texts
+//! the same way.
+
+mod featuriser;
+
+use std::cell::RefCell;
 
 use burn_tensor::{Device, Int, Tensor, TensorData};
 
 use super::dense::{Dense, finish, in_tiles, numbers};
 use super::error::LoadError;
-use super::manifest::{Manifest, NgramShape, OutputActivation};
+use super::hardware::Hardware;
+use super::manifest::{Manifest, OutputActivation};
 use super::network::{Batch, Network};
+use super::rows::TextRow;
 use super::weights::{Expected, Weights};
+use featuriser::Features;
+pub use featuriser::Featuriser;
+use kiln_kernels::{self as kernels, EmbeddingBag, Finish, PackedLinear, Stack};
 
 /// Texts worth waking another thread for.
 const SHARE_ROWS: usize = 16;
-
-/// Cuts texts into buckets.
-///
-/// A word is a run of letters and digits with the apostrophes inside it; every other visible character is a word of its
-/// own. A run of 1 to `word_ngrams` neighbouring words is one feature, and so is, within `<word>` (the word with its
-/// boundary marks), every run of `min_chars` to `max_chars` characters. A feature's bucket is the 32-bit FNV-1a hash
-/// of a byte for its kind (`w` or `c`) and its bytes in UTF-8, words joined by single spaces, modulo `buckets`.
-#[derive(Debug, Clone, Copy)]
-pub struct Featuriser {
-    shape: NgramShape,
-}
-
-impl Featuriser {
-    /// A featuriser of that shape, whose `buckets` must not be 0.
-    pub fn new(shape: NgramShape) -> Self {
-        Self { shape }
-    }
-
-    /// Every feature's bucket, a feature as often as it occurs; none for a text without words.
-    pub fn buckets(&self, text: &str) -> Vec<u32> {
-        let words: Vec<&str> = words(text).collect();
-        let mut buckets = Vec::with_capacity(text.len() * 3);
-        let mut rest = words.as_slice();
-        while let Some((_, after)) = rest.split_first() {
-            let mut hash = fnv(FNV_START, b"w");
-            for (i, word) in rest.iter().take(self.shape.word_ngrams).enumerate() {
-                if i > 0 {
-                    hash = fnv(hash, b" ");
-                }
-                hash = fnv(hash, word.as_bytes());
-                buckets.push(hash % self.shape.buckets);
-            }
-            rest = after;
-        }
-        if self.shape.max_chars > 0 {
-            let mut marked = String::new();
-            for word in words {
-                marked.clear();
-                marked.push('<');
-                marked.push_str(word);
-                marked.push('>');
-                self.push_runs(&marked, &mut buckets);
-            }
-        }
-        buckets
-    }
-
-    fn push_runs(&self, marked: &str, buckets: &mut Vec<u32>) {
-        let mut rest = marked.chars();
-        while !rest.as_str().is_empty() {
-            let mut hash = fnv(FNV_START, b"c");
-            for (i, c) in rest.clone().take(self.shape.max_chars).enumerate() {
-                hash = fnv(hash, c.encode_utf8(&mut [0; 4]).as_bytes());
-                if i + 1 >= self.shape.min_chars {
-                    buckets.push(hash % self.shape.buckets);
-                }
-            }
-            rest.next();
-        }
-    }
-}
-
-const FNV_START: u32 = 0x811c_9dc5;
-const FNV_PRIME: u32 = 0x0100_0193;
-
-fn fnv(hash: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(hash, |hash, &byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(FNV_PRIME)
-    })
-}
-
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    let mut rest = text;
-    std::iter::from_fn(move || {
-        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c.is_control());
-        let first = rest.chars().next()?;
-        let mut end = first.len_utf8();
-        if first.is_alphanumeric() {
-            let mut chars = rest.char_indices().skip(1).peekable();
-            while let Some((at, c)) = chars.next() {
-                let inside = is_apostrophe(c)
-                    && chars
-                        .peek()
-                        .is_some_and(|(_, after)| after.is_alphanumeric());
-                if !c.is_alphanumeric() && !inside {
-                    break;
-                }
-                end = at + c.len_utf8();
-            }
-        }
-        let (word, after) = rest.split_at(end);
-        rest = after;
-        Some(word)
-    })
-}
-
-fn is_apostrophe(c: char) -> bool {
-    matches!(c, '\'' | '’')
-}
+/// Texts that go through the linear layer at a time.
+const PIECE_ROWS: usize = 64;
 
 pub(crate) struct NgramText {
     featuriser: Featuriser,
-    /// `[buckets, dim]`.
-    vectors: Tensor<2>,
     dim: usize,
-    linear: Dense,
+    body: Body,
     output: OutputActivation,
     output_width: usize,
+}
+
+enum Body {
+    /// On the processor's own kernels.
+    Kernels {
+        vectors: EmbeddingBag,
+        linear: Stack,
+    },
+    /// As burn operations.
+    Graph(Box<Graph>),
+}
+
+struct Graph {
+    /// `[buckets, dim]`.
+    vectors: Tensor<2>,
+    linear: Dense,
     device: Device,
+}
+
+/// Buffers of one thread.
+#[derive(Default)]
+struct Scratch {
+    features: Features,
+    /// The means of a piece's texts.
+    means: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 impl NgramText {
@@ -142,46 +82,90 @@ impl NgramText {
     pub fn build(
         manifest: &Manifest,
         mut weights: Weights,
-        device: &Device,
+        hardware: &Hardware,
     ) -> Result<Self, LoadError> {
         let shape = manifest
             .ngram
             .ok_or_else(|| LoadError::manifest("has no [ngram] table"))?;
-        let output_width = manifest.output_width();
+        let (dim, output_width) = (shape.dim, manifest.output_width());
+        let output = manifest.output.activation;
         let vectors = weights.take("embedding.weight");
-        let linear = Dense::new(
-            &weights.take("linear.weight"),
-            weights.take("linear.bias"),
-            shape.dim,
-            output_width,
-            device,
-        );
+        let weight = weights.take("linear.weight");
+        let bias = weights.take("linear.bias");
+        let body = if hardware.has_kernels() {
+            let linear = PackedLinear::new(&weight, Some(&bias), dim, output_width);
+            let finish = match output {
+                OutputActivation::Sigmoid => Finish::Sigmoid,
+                OutputActivation::Softmax | OutputActivation::Identity => Finish::Plain,
+            };
+            Body::Kernels {
+                vectors: EmbeddingBag::new(vectors, dim),
+                linear: Stack::new(dim, vec![(linear, finish)]),
+            }
+        } else {
+            let device = &hardware.device;
+            let vectors = TensorData::new(vectors, [shape.buckets as usize, dim]);
+            Body::Graph(Box::new(Graph {
+                vectors: Tensor::from_data(vectors, device),
+                linear: Dense::new(&weight, bias, dim, output_width, device),
+                device: device.clone(),
+            }))
+        };
         Ok(Self {
             featuriser: Featuriser::new(shape),
-            vectors: Tensor::from_data(
-                TensorData::new(vectors, [shape.buckets as usize, shape.dim]),
-                device,
-            ),
-            dim: shape.dim,
-            linear,
-            output: manifest.output.activation,
+            dim,
+            body,
+            output,
             output_width,
-            device: device.clone(),
         })
     }
 
+    fn on_kernels(&self, vectors: &EmbeddingBag, linear: &Stack, texts: &[TextRow]) -> Vec<f32> {
+        let mut outputs = Vec::with_capacity(texts.len() * self.output_width);
+        SCRATCH.with_borrow_mut(|Scratch { features, means }| {
+            for piece in texts.chunks(PIECE_ROWS) {
+                means.resize(piece.len() * self.dim, 0.0);
+                for (row, mean) in piece.iter().zip(means.chunks_exact_mut(self.dim)) {
+                    vectors.mean(self.featuriser.cut(&row.text, features), mean);
+                }
+                outputs.extend(linear.forward(means));
+            }
+        });
+        if self.output == OutputActivation::Softmax {
+            outputs
+                .chunks_exact_mut(self.output_width)
+                .for_each(kernels::softmax);
+        }
+        outputs
+    }
+
+    fn on_graph(&self, graph: &Graph, texts: &[TextRow]) -> Vec<f32> {
+        let mut features = Features::default();
+        let fill = |rows: std::ops::Range<usize>, tile: &mut [f32]| {
+            let texts = texts.iter().skip(rows.start);
+            for (row, into) in texts.zip(tile.chunks_exact_mut(self.dim)) {
+                graph.mean(self.featuriser.cut(&row.text, &mut features), into);
+            }
+        };
+        in_tiles(
+            texts.len(),
+            self.dim,
+            self.output_width,
+            &graph.device,
+            fill,
+            |x| finish(graph.linear.forward(x), self.output),
+        )
+    }
+}
+
+impl Graph {
     /// The mean of a text's vectors; zeros for a text without words. Each text is averaged by itself: gathered
     /// together and padded, its sum would be cut by its neighbours' lengths.
-    fn mean(&self, text: &str, into: &mut [f32]) {
-        let buckets: Vec<i32> = self
-            .featuriser
-            .buckets(text)
-            .into_iter()
-            .map(|bucket| bucket as i32)
-            .collect();
+    fn mean(&self, buckets: &[u32], into: &mut [f32]) {
         if buckets.is_empty() {
             return;
         }
+        let buckets: Vec<i32> = buckets.iter().map(|&bucket| bucket as i32).collect();
         let count = buckets.len();
         let at = Tensor::<1, Int>::from_data(TensorData::new(buckets, [count]), &self.device);
         let mean = self.vectors.clone().select(0, at).mean_dim(0);
@@ -194,20 +178,10 @@ impl Network for NgramText {
         let Batch::Texts(texts) = batch else {
             unreachable!("rows were checked to be texts")
         };
-        let fill = |rows: std::ops::Range<usize>, tile: &mut [f32]| {
-            let texts = texts.iter().skip(rows.start);
-            for (row, into) in texts.zip(tile.chunks_exact_mut(self.dim)) {
-                self.mean(&row.text, into);
-            }
-        };
-        in_tiles(
-            texts.len(),
-            self.dim,
-            self.output_width,
-            &self.device,
-            fill,
-            |x| finish(self.linear.forward(x), self.output),
-        )
+        match &self.body {
+            Body::Kernels { vectors, linear } => self.on_kernels(vectors, linear, texts),
+            Body::Graph(graph) => self.on_graph(graph, texts),
+        }
     }
 
     fn smallest_share(&self) -> usize {

@@ -52,6 +52,27 @@ fn layers_refuse_sizes_that_dont_fit() {
 }
 
 #[test]
+fn embedding_bags_refuse_sizes_that_dont_fit() {
+    refused(
+        refusal(|| EmbeddingBag::new(Vec::new(), 0)),
+        "without numbers",
+    );
+    refused(
+        refusal(|| EmbeddingBag::new(vec![0.0; 5], 2)),
+        "no rows of 2",
+    );
+    let embeddings = EmbeddingBag::new(vec![0.0; 6], 2);
+    let mean = |rows: &[u32], width| {
+        let mut into = vec![0.0; width];
+        refusal(|| embeddings.mean(rows, &mut into))
+    };
+    assert_eq!(mean(&[2, 0], 2), "no panic");
+    refused(mean(&[0], 3), "numbers of the mean");
+    refused(mean(&[0, 3], 2), "outside the table of 3");
+    refused(mean(&[u32::MAX], 2), "outside the table of 3");
+}
+
+#[test]
 fn encoders_refuse_sizes_that_dont_fit() {
     let norm = |width| Norm {
         weight: vec![1.0; width],

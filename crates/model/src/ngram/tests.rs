@@ -1,78 +1,22 @@
-//! Words and hashes as published, the model against sums by hand, and every batch against the whole.
+//! The model against sums by hand, the kernels against the graph, and every batch against the whole.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::fixtures::{ModelsDir, Named, PROCESSORS, furthest, ngram, same_bits, score, texts};
-use crate::{Model, Registry};
-
-fn featuriser(word_ngrams: usize, min_chars: usize, max_chars: usize) -> Featuriser {
-    Featuriser::new(NgramShape {
-        buckets: u32::MAX,
-        dim: 1,
-        word_ngrams,
-        min_chars,
-        max_chars,
-    })
-}
-
-fn hash(feature: &str) -> u32 {
-    fnv(FNV_START, feature.as_bytes()) % u32::MAX
-}
-
-#[test]
-fn cuts_words_where_people_do() {
-    let cut = |text| words(text).collect::<Vec<_>>();
-    assert_eq!(
-        cut("it's 'fine', isn’t it?"),
-        ["it's", "'", "fine", "'", ",", "isn’t", "it", "?"]
-    );
-    assert_eq!(cut("東京 v2.0"), ["東京", "v2", ".", "0"]);
-    assert_eq!(cut(" \u{0}\t"), Vec::<&str>::new());
-    assert_eq!(cut("end'"), ["end", "'"]);
-}
-
-#[test]
-fn hashes_as_published() {
-    // Known answers of the 32-bit FNV-1a.
-    assert_eq!(fnv(FNV_START, b""), 0x811c_9dc5);
-    assert_eq!(fnv(FNV_START, b"a"), 0xe40c_292c);
-    assert_eq!(fnv(FNV_START, b"foobar"), 0xbf9c_f968);
-}
-
-#[test]
-fn words_and_runs_of_words() {
-    assert_eq!(
-        featuriser(2, 0, 0).buckets("not good"),
-        [hash("wnot"), hash("wnot good"), hash("wgood")]
-    );
-}
-
-#[test]
-fn runs_of_characters_see_the_boundaries() {
-    assert_eq!(
-        featuriser(1, 3, 4).buckets("né"),
-        [hash("wné"), hash("c<né"), hash("c<né>"), hash("cné>")]
-    );
-}
-
-#[test]
-fn no_words_no_buckets() {
-    assert!(featuriser(2, 3, 5).buckets("  \t").is_empty());
-    assert!(featuriser(2, 3, 5).buckets("").is_empty());
-}
+use crate::fixtures::{
+    self, ModelsDir, Named, PROCESSORS, furthest, ngram, same_bits, score, texts,
+};
+use crate::{Backend, Model, ModelSettings, Registry};
 
 const BUCKETS: usize = 500;
 const DIM: usize = 13;
 
-fn models(threads: usize) -> (ModelsDir, Arc<Registry>, Arc<Model>) {
+fn models(threads: usize, backend: Backend) -> (ModelsDir, Arc<Registry>, Arc<Model>) {
     let models = ModelsDir::new();
     let (manifest, tensors) = ngram(BUCKETS, DIM);
     models.put("m", "1", &manifest, &tensors);
-    let mut settings = models.settings();
-    settings.threads = threads;
-    let registry = Registry::open(&settings).unwrap();
-    assert_eq!(registry.problems(), []);
+    let registry = models.open_on(backend, threads);
     let model = registry.resolve("m").unwrap();
     (models, registry, model)
 }
@@ -99,21 +43,63 @@ fn some_texts(count: usize) -> Vec<String> {
         .collect()
 }
 
-#[test]
-fn a_text_scores_the_same_in_every_batch() {
+/// Against a thousand texts at once; a batch of each of these sizes.
+fn scores_the_same_in_every_batch(backend: Backend, counts: impl Iterator<Item = usize>) {
     let all = some_texts(1024);
-    let (_models, _registry, model) = models(1);
+    let (_models, _registry, model) = models(1, backend);
     let whole = score(&model, texts(&all));
-    for count in 1..=67 {
+    for count in counts {
         let start = count * 7;
         let part = score(&model, texts(&all[start..start + count]));
         let expected = &whole[start * 3..(start + count) * 3];
-        assert!(same_bits(&part, expected), "in a batch of {count}");
+        assert!(
+            same_bits(&part, expected),
+            "in a batch of {count} on {backend:?}"
+        );
     }
     for threads in [2, 5] {
-        let (_models, _registry, model) = models(threads);
+        let (_models, _registry, model) = models(threads, backend);
         let split = score(&model, texts(&all));
-        assert!(same_bits(&split, &whole), "on {threads} threads");
+        assert!(
+            same_bits(&split, &whole),
+            "on {threads} threads of {backend:?}"
+        );
+    }
+}
+
+#[test]
+fn a_text_scores_the_same_in_every_batch() {
+    scores_the_same_in_every_batch(Backend::Cpu, 1..=67);
+}
+
+#[test]
+fn a_text_scores_the_same_in_every_batch_of_the_graph() {
+    scores_the_same_in_every_batch(Backend::Flex, 1..=67);
+}
+
+#[test]
+fn a_text_scores_the_same_in_every_row_of_a_batch() {
+    let all = some_texts(64);
+    for threads in [1, 3] {
+        let (_models, _registry, model) = models(threads, Backend::Cpu);
+        let alone: Vec<Vec<f32>> = all
+            .iter()
+            .map(|text| score(&model, texts(&[text])))
+            .collect();
+        for count in [1, 7, 32, 64] {
+            // Over all starts, every text comes to stand in every row.
+            for start in 0..all.len() {
+                let batch: Vec<usize> = (start..start + count).map(|i| i % all.len()).collect();
+                let rows: Vec<&String> = batch.iter().map(|&i| &all[i]).collect();
+                let together = score(&model, texts(&rows));
+                for (row, (&i, found)) in batch.iter().zip(together.chunks_exact(3)).enumerate() {
+                    assert!(
+                        same_bits(found, &alone[i]),
+                        "text {i} in row {row} of {count} on {threads} threads"
+                    );
+                }
+            }
+        }
     }
 }
 
@@ -148,13 +134,16 @@ fn agrees_with_sums_by_hand() {
     .unwrap()
     .ngram
     .unwrap();
-    let (_models, _registry, model) = models(2);
     let all = some_texts(100);
-    let scored = score(&model, texts(&all));
-    for (text, found) in all.iter().zip(scored.chunks_exact(3)) {
-        let expected = by_hand(&tensors, &Featuriser::new(shape).buckets(text));
-        for (found, expected) in found.iter().zip(&expected) {
-            assert!((f64::from(*found) - expected).abs() < 1e-6, "{text:?}");
+    for backend in PROCESSORS {
+        let (_models, _registry, model) = models(2, *backend);
+        let scored = score(&model, texts(&all));
+        for (text, found) in all.iter().zip(scored.chunks_exact(3)) {
+            let expected = by_hand(&tensors, &Featuriser::new(shape).buckets(text));
+            for (found, expected) in found.iter().zip(&expected) {
+                let difference = (f64::from(*found) - expected).abs();
+                assert!(difference < 1e-6, "{text:?} on {backend:?}");
+            }
         }
     }
 }
@@ -162,18 +151,23 @@ fn agrees_with_sums_by_hand() {
 #[test]
 fn a_text_without_words_has_a_score() {
     let (_, tensors) = ngram(BUCKETS, DIM);
-    let (_models, _registry, model) = models(1);
-    let found = score(&model, texts(&["", " \t"]));
     let expected = by_hand(&tensors, &[]);
-    for (found, expected) in found.iter().zip(expected.iter().chain(&expected)) {
-        assert!((f64::from(*found) - expected).abs() < 1e-6);
+    for backend in PROCESSORS {
+        let (_models, _registry, model) = models(1, *backend);
+        // Beside texts that leave something in the buffers.
+        let found = score(&model, texts(&["good", "", "not good", " \t"]));
+        for row in [1, 3] {
+            for (found, expected) in found[row * 3..].iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-6, "{backend:?}");
+            }
+        }
     }
 }
 
 #[test]
 fn every_backend_agrees() {
     let all = some_texts(200);
-    let (models, _registry, model) = models(2);
+    let (models, _registry, model) = models(2, Backend::Cpu);
     let here = score(&model, texts(&all));
     for backend in PROCESSORS {
         let registry = models.open_on(*backend, 2);
@@ -181,4 +175,83 @@ fn every_backend_agrees() {
         let furthest = furthest(&here, &there);
         assert!(furthest < 1e-5, "{backend:?}: {furthest}");
     }
+}
+
+/// How far the kernels' outputs are from the graph's at the furthest.
+fn kernels_from_graph(settings: &ModelSettings, name: &str, texts: &[String]) -> f32 {
+    let [kernels, graph] = [Backend::Cpu, Backend::Flex].map(|backend| {
+        let registry = Registry::open(&ModelSettings {
+            backend,
+            ..settings.clone()
+        })
+        .unwrap();
+        // The golden inputs, if there are any, hold.
+        assert_eq!(registry.problems(), []);
+        let model = registry.resolve(name).unwrap();
+        let normalised: Vec<_> = texts.iter().map(|text| model.normalise(text)).collect();
+        score(&model, fixtures::texts(&normalised))
+    });
+    furthest(&kernels, &graph)
+}
+
+#[test]
+fn kernels_agree_with_the_graph_in_every_shape() {
+    let mut all = some_texts(150);
+    all.push("a long text, again and again. ".repeat(270));
+    let classes = |width: usize, activation: &str| {
+        let labels: Vec<String> = (0..width).map(|i| format!("label {i}")).collect();
+        format!("task = \"classification\"\nlabels = {labels:?}\nactivation = {activation:?}")
+    };
+    let scalar = |activation: &str| format!("task = \"scalar\"\nactivation = {activation:?}");
+    let embedding = "task = \"embedding\"\nwidth = 40".to_owned();
+    // Buckets, numbers a vector, outputs and what they are, words and characters a run.
+    let shapes = [
+        (1, 1, 1, scalar("sigmoid"), (1, 0, 0)),
+        (30_011, 8, 3, classes(3, "softmax"), (2, 4, 6)),
+        (97, 31, 2, classes(2, "softmax"), (5, 1, 10)),
+        (1000, 33, 33, classes(33, "sigmoid"), (3, 0, 0)),
+        (211, 64, 1, scalar("identity"), (1, 2, 2)),
+        (400, 100, 40, embedding, (2, 3, 5)),
+        (50, 300, 70, classes(70, "softmax"), (4, 3, 3)),
+    ];
+    for (seed, (buckets, dim, outputs, output, runs)) in shapes.into_iter().enumerate() {
+        let (word_ngrams, min_chars, max_chars) = runs;
+        let manifest = format!(
+            "architecture = \"ngram-text\"\n[text]\nlowercase = true\n[output]\n{output}\n\
+             [ngram]\nbuckets = {buckets}\ndim = {dim}\nword_ngrams = {word_ngrams}\n\
+             min_chars = {min_chars}\nmax_chars = {max_chars}\n"
+        );
+        let seed = 40 + 3 * seed as u64;
+        let tensors = [
+            Named::new("embedding.weight", &[buckets, dim], seed),
+            Named::new("linear.weight", &[outputs, dim], seed + 1),
+            Named::new("linear.bias", &[outputs], seed + 2),
+        ];
+        let models = ModelsDir::new();
+        models.put("m", "1", &manifest, &tensors);
+        let furthest = kernels_from_graph(&models.settings(), "m", &all);
+        assert!(furthest < 1e-5, "{manifest}: {furthest}");
+    }
+}
+
+#[test]
+fn kernels_agree_with_the_graph_on_the_model_that_is_shipped() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let manifest = Manifest::parse(&read("models/sentiment/1.0.0/manifest.toml")).unwrap();
+    let golden: Vec<String> = manifest.golden.into_iter().flat_map(|g| g.text).collect();
+    assert!(golden.len() >= 5);
+    let reviews = read("examples/data/sentiment_heldout.tsv");
+    let reviews = reviews.lines().flat_map(|line| line.split_once('\t'));
+    let mut all: Vec<String> = reviews.map(|(_, text)| text.to_owned()).collect();
+    assert!(all.len() >= 160);
+    all.push(all.join(" ").chars().take(8192).collect());
+    all.extend(golden);
+    let settings = ModelSettings {
+        dir: root.join("models"),
+        threads: 2,
+        ..ModelSettings::default()
+    };
+    let furthest = kernels_from_graph(&settings, "sentiment", &all);
+    assert!(furthest < 1e-5, "{furthest}");
 }
