@@ -15,7 +15,7 @@ use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// Long enough for everything to be in hand at once, and for a few questions meanwhile.
-const SLOW_MS: u64 = 4_000;
+const SLOW_MS: u64 = 10_000;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A schedule that runs when it is asked to.
