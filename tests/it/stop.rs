@@ -15,7 +15,7 @@ use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// Long enough for everything to be in hand at once, and for a few questions meanwhile.
-const SLOW_MS: u64 = 10_000;
+const SLOW_MS: u64 = 6_000;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A schedule that runs when it is asked to.
@@ -52,7 +52,15 @@ async fn watch(port: u16) -> tokio::task::JoinHandle<String> {
     assert!(String::from_utf8_lossy(&first[..read]).starts_with("HTTP/1.1 200"));
     tokio::spawn(async move {
         let mut rest = Vec::new();
-        stream.read_to_end(&mut rest).await.expect("an orderly end");
+        // The last chunk is empty; the connection itself stays open until the worker's end.
+        while !rest.ends_with(b"\r\n0\r\n\r\n") {
+            let mut more = [0; 4_096];
+            let read = stream.read(&mut more).await.expect("an orderly end");
+            rest.extend_from_slice(&more[..read]);
+            if read == 0 {
+                break;
+            }
+        }
         String::from_utf8_lossy(&rest).into_owned()
     })
 }
