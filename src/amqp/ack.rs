@@ -12,6 +12,7 @@ use std::{
     sync::{Arc, Mutex as BlockingMutex, PoisonError},
 };
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::task::TaskTracker;
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +32,17 @@ pub enum Frame {
     Return(u64),
 }
 
-/// The tags of one channel, from the lowest open one on. Bounded by the prefetch.
+/// The tags of one channel, from the lowest open one on. Bounded by the open deliveries, whatever was settled behind them.
 #[derive(Debug)]
 pub struct Window {
     /// The lowest tag that isn't settled.
     lowest: u64,
     /// The highest tag that was delivered.
     highest: u64,
-    /// Settled tags from `lowest` on; none where the broker knows already.
-    settled: BTreeMap<u64, Option<Settlement>>,
+    /// Settled tags from `lowest` on that the broker doesn't know of.
+    settled: BTreeMap<u64, Settlement>,
+    /// Runs of tags beyond `lowest` that the broker knows of: the first of each, with the last.
+    sent: BTreeMap<u64, u64>,
 }
 
 impl Default for Window {
@@ -48,6 +51,7 @@ impl Default for Window {
             lowest: 1,
             highest: 0,
             settled: BTreeMap::new(),
+            sent: BTreeMap::new(),
         }
     }
 }
@@ -60,17 +64,22 @@ impl Window {
 
     /// Deliveries whose end the broker doesn't know.
     pub fn at_broker(&self) -> u64 {
-        let sent = self.settled.values().filter(|how| how.is_none()).count();
+        let sent = self.sent.iter().map(|(first, last)| last - first + 1);
         (self.highest + 1)
             .saturating_sub(self.lowest)
-            .saturating_sub(sent as u64)
+            .saturating_sub(sent.sum())
     }
 
     /// Notes a tag's end. A second end of the same tag changes nothing.
     pub fn settle(&mut self, tag: u64, how: Settlement) {
-        if tag >= self.lowest {
-            self.settled.entry(tag).or_insert(Some(how));
+        if tag >= self.lowest && !self.is_sent(tag) {
+            self.settled.entry(tag).or_insert(how);
         }
+    }
+
+    fn is_sent(&self, tag: u64) -> bool {
+        let run = self.sent.range(..=tag).next_back();
+        run.is_some_and(|(_, last)| *last >= tag)
     }
 
     /// The frames for everything settled without a gap; with `stragglers`, also for what lies beyond an open
@@ -78,36 +87,56 @@ impl Window {
     pub fn frames(&mut self, stragglers: bool) -> Vec<Frame> {
         let mut frames = Vec::new();
         let mut up_to = None;
-        while let Some(entry) = self.settled.first_entry() {
+        loop {
+            if let Some(run) = self.sent.first_entry()
+                && *run.key() == self.lowest
+            {
+                self.lowest = run.remove() + 1;
+                continue;
+            }
+            let Some(entry) = self.settled.first_entry() else {
+                break;
+            };
             if *entry.key() != self.lowest {
                 break;
             }
             match entry.remove() {
-                Some(Settlement::Acknowledge) => up_to = Some(self.lowest),
-                Some(Settlement::Return) => {
+                Settlement::Acknowledge => up_to = Some(self.lowest),
+                Settlement::Return => {
                     frames.extend(up_to.take().map(Frame::AckUpTo));
                     frames.push(Frame::Return(self.lowest));
                 }
-                None => {}
             }
             self.lowest += 1;
         }
         frames.extend(up_to.map(Frame::AckUpTo));
         if stragglers {
-            for (tag, how) in &mut self.settled {
-                match how.take() {
-                    Some(Settlement::Acknowledge) => frames.push(Frame::Ack(*tag)),
-                    Some(Settlement::Return) => frames.push(Frame::Return(*tag)),
-                    None => {}
-                }
+            for (tag, how) in std::mem::take(&mut self.settled) {
+                frames.push(match how {
+                    Settlement::Acknowledge => Frame::Ack(tag),
+                    Settlement::Return => Frame::Return(tag),
+                });
+                self.note_sent(tag);
             }
         }
         frames
     }
 
+    /// Notes that the broker knows of a tag, as part of the run that it continues.
+    fn note_sent(&mut self, tag: u64) {
+        let after = self.sent.remove(&(tag + 1)).unwrap_or(tag);
+        let before = self.sent.range_mut(..tag).next_back();
+        match before {
+            Some((_, last)) if *last + 1 == tag => *last = after,
+            _ => {
+                self.sent.insert(tag, after);
+            }
+        }
+    }
+
     /// Whether a settled tag waits behind an open one.
     pub fn has_stragglers(&self) -> bool {
-        self.settled.values().any(Option::is_some)
+        !self.settled.is_empty()
     }
 }
 
@@ -118,6 +147,7 @@ pub struct Acks {
     window: BlockingMutex<Window>,
     /// One flush at a time: an acknowledgement of many must not overtake another.
     sending: Mutex<()>,
+    tasks: TaskTracker,
 }
 
 impl Acks {
@@ -127,6 +157,7 @@ impl Acks {
             channel,
             window: BlockingMutex::default(),
             sending: Mutex::default(),
+            tasks: TaskTracker::new(),
         })
     }
 
@@ -170,6 +201,14 @@ impl Acks {
                 tracing::debug!(%error, "an acknowledgement found its channel gone");
                 return;
             }
+        }
+    }
+
+    /// Tells the broker of what waits behind an open delivery, beside the caller; nothing is done where that is under way.
+    pub fn flush_stragglers(self: &Arc<Self>) {
+        if self.has_stragglers() && self.sending.try_lock().is_ok() {
+            let acks = self.clone();
+            self.tasks.spawn(async move { acks.flush(true).await });
         }
     }
 
@@ -245,6 +284,24 @@ mod tests {
         );
         window.settle(6, Settlement::Acknowledge);
         assert_eq!(window.frames(false), [Frame::AckUpTo(6)]);
+    }
+
+    #[test]
+    fn what_is_settled_behind_an_open_tag_takes_no_memory() {
+        let mut window = Window::default();
+        window.open(1);
+        for tag in 2..=100_000 {
+            window.open(tag);
+            window.settle(tag, Settlement::Acknowledge);
+            if tag % 10 == 0 {
+                window.frames(true);
+            }
+        }
+        assert_eq!((window.sent.len(), window.settled.len()), (1, 0));
+        assert_eq!(window.at_broker(), 1);
+        window.settle(1, Settlement::Acknowledge);
+        assert_eq!(window.frames(false), [Frame::AckUpTo(1)]);
+        assert_eq!((window.lowest, window.sent.len()), (100_001, 0));
     }
 
     /// A broker that refuses what RabbitMQ refuses: a tag that isn't open.

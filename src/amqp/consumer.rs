@@ -83,6 +83,21 @@ impl QueueConsumer {
         }
     }
 
+    /// Whether it was cancelled, and has given all that it had.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Asks the broker for no more; what it has sent goes on coming, and then the consumer has ended.
+    pub fn cancel(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (channel, tag) = (self.channel.clone(), self.consumer.tag());
+        async move {
+            let _gone_counts_too = channel
+                .basic_cancel(tag, BasicCancelOptions::default())
+                .await;
+        }
+    }
+
     /// A delivery that is here already.
     pub fn ready(&mut self) -> Result<Option<Delivery>, String> {
         self.next().now_or_never().unwrap_or(Ok(None))

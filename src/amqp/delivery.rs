@@ -3,16 +3,29 @@
 //! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
 use super::topology::Origin;
-use crate::{amqp::ack::AckGuard, telemetry::trace::TraceParent};
+use crate::{amqp::ack::AckGuard, clock, telemetry::trace::TraceParent};
 use kiln_contract::failure::{Code, Rejection};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Header that counts the tries behind a job.
 pub const TRIES: &str = "kiln-tries";
+
+/// Header that counts the deliveries behind a job that was moved: a new queue begins the broker's own count anew.
+pub const REDELIVERIES: &str = "kiln-redeliveries";
+
+/// Header that counts how often a job was moved to a lane's queue.
+pub const MOVES: &str = "kiln-moves";
+
+/// Header with the moment at which a job is of no use any more, in milliseconds since 1970: a queue in which it waits to be tried again
+/// has another expiration.
+pub const EXPIRES_AT: &str = "kiln-expires-at";
+
+/// Header with the moment at which a worker first took a job, RFC 3339.
+pub const ACCEPTED_AT: &str = "kiln-accepted-at";
 
 /// Header with the W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
@@ -55,9 +68,40 @@ impl Delivery {
         number(self.properties.headers().as_ref(), TRIES)
     }
 
-    /// How often the broker had to deliver it before.
+    /// How often it was delivered before, from this queue or from those that it was moved from.
     pub fn redeliveries(&self) -> u32 {
-        number(self.properties.headers().as_ref(), "x-delivery-count")
+        let headers = self.properties.headers().as_ref();
+        let here = number(headers, "x-delivery-count");
+        here.saturating_add(number(headers, REDELIVERIES))
+    }
+
+    /// How often it was moved to a lane's queue.
+    pub fn moves(&self) -> u32 {
+        number(self.properties.headers().as_ref(), MOVES)
+    }
+
+    /// Its priority, 0 where it has none.
+    pub fn priority(&self) -> u8 {
+        self.properties.priority().unwrap_or_default()
+    }
+
+    /// When it is of no use any more, as far as it says: the broker doesn't tell how long it has waited.
+    pub fn expires(&self) -> Option<Instant> {
+        let headers = self.properties.headers().as_ref();
+        if let Some(at) = text(headers, EXPIRES_AT) {
+            let at_ms: i64 = at.parse().ok()?;
+            let left_ms = at_ms.saturating_sub(clock::now().timestamp_millis());
+            let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or_default());
+            return Instant::now().checked_add(left);
+        }
+        let expiration = self.properties.expiration().as_ref()?;
+        let ms: u64 = expiration.as_str().parse().ok()?;
+        self.received.checked_add(Duration::from_millis(ms))
+    }
+
+    /// When a worker first took it, RFC 3339, where another queue knows that.
+    pub fn accepted_at(&self) -> Option<String> {
+        text(self.properties.headers().as_ref(), ACCEPTED_AT)
     }
 
     /// A verdict that stands before the body is read.

@@ -3,14 +3,16 @@
 //! Promises that what goes to another queue keeps its body, its properties and its producer's headers, and can't expire there.
 
 use crate::amqp::{
-    delivery::{Delivery, TRACEPARENT, TRIES, text},
+    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, TRACEPARENT, TRIES, text},
     topology::{Origin, Topology},
 };
+use crate::clock;
 use kiln_contract::failure::Rejection;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
+use std::time::{Duration, Instant};
 
 /// Header of a dead letter: the rejection's code.
 pub const ERROR_CODE: &str = "kiln-error-code";
@@ -26,7 +28,7 @@ pub const FAILED_AT: &str = "kiln-failed-at";
 pub const QUEUE: &str = "kiln-queue";
 
 /// What Kiln writes into a dead letter's headers, and takes out again when it is replayed.
-const OWN_HEADERS: [&str; 7] = [
+const OWN_HEADERS: [&str; 11] = [
     ERROR_CODE,
     ERROR_FIELD,
     ERROR_MESSAGE,
@@ -34,6 +36,10 @@ const OWN_HEADERS: [&str; 7] = [
     FAILED_AT,
     QUEUE,
     TRIES,
+    MOVES,
+    REDELIVERIES,
+    ACCEPTED_AT,
+    EXPIRES_AT,
 ];
 
 /// AMQP's mark for a message that survives the broker's restart.
@@ -139,8 +145,42 @@ pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
     let tries = delivery.tries().saturating_add(1);
     let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
+    note_expiration(delivery, &mut headers);
     let queue = topology.retry(delivery.origin, tries).into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)
+}
+
+/// The job on its way to a queue of its lane, with all that it has behind it and what is left of its expiration.
+pub fn moved(delivery: &Delivery, queue: &str, accepted_at: &str) -> Message {
+    let mut headers = own_headers(&delivery.properties);
+    let mut count = |name: &str, number: u32| {
+        headers.insert(name.into(), AMQPValue::LongLongInt(i64::from(number)));
+    };
+    count(MOVES, delivery.moves().saturating_add(1));
+    count(REDELIVERIES, delivery.redeliveries());
+    let accepted_at = delivery.accepted_at().unwrap_or_else(|| accepted_at.into());
+    let accepted_at = AMQPValue::LongString(LongString::from(accepted_at));
+    headers.insert(ACCEPTED_AT.into(), accepted_at);
+    let left = note_expiration(delivery, &mut headers);
+    let body = delivery.body.clone();
+    let mut message = forward(&delivery.properties, body, queue.into(), headers);
+    if let Some(left) = left {
+        let left = left.as_millis().to_string();
+        message.properties = message.properties.with_expiration(left.as_str().into());
+    }
+    message
+}
+
+/// Notes in a job's headers when it is of no use any more, if it says so; gives what is left until then.
+fn note_expiration(delivery: &Delivery, headers: &mut FieldTable) -> Option<Duration> {
+    let left = delivery
+        .expires()?
+        .saturating_duration_since(Instant::now());
+    let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+    let at_ms = clock::now().timestamp_millis().saturating_add(left_ms);
+    let at = AMQPValue::LongString(LongString::from(at_ms.to_string()));
+    headers.insert(EXPIRES_AT.into(), at);
+    Some(left)
 }
 
 /// The job of a dead letter as its producer posted it, on its way back to the queue it came from; `None` where

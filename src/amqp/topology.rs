@@ -35,6 +35,8 @@ pub enum Origin {
     Warm,
     /// What the broker set aside.
     Expired,
+    /// Jobs that wait for their lane.
+    Lane,
 }
 
 impl Origin {
@@ -44,6 +46,7 @@ impl Origin {
             Self::Jobs => "jobs",
             Self::Warm => "warm",
             Self::Expired => "expired",
+            Self::Lane => "lane",
         }
     }
 }
@@ -119,6 +122,24 @@ impl Topology {
             "jobs"
         };
         format!("{}.retry.{origin}.{delay_ms}ms", self.prefix)
+    }
+
+    /// A queue of a lane: the first bears the lane's name, the others a number as well.
+    pub fn lane(&self, lane: &str, number: usize) -> String {
+        match number {
+            0 => format!("{}.lane.{lane}", self.prefix),
+            _ => format!("{}.lane.{lane}.{number}", self.prefix),
+        }
+    }
+
+    /// The queues of a lane, with their arguments.
+    pub fn lane_queues(&self, lane: &str, count: usize) -> Vec<QueueSpec> {
+        let names = (0..count.max(1)).map(|number| self.lane(lane, number));
+        let spec = |name: String| {
+            let limit = delivery_limit(self.delivery_limit.into());
+            spec(&name, dead_lettering(&self.expired).chain([limit]))
+        };
+        names.map(spec).collect()
     }
 
     /// Every queue that Kiln needs. A queue comes after those that it dead-letters to.

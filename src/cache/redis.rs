@@ -26,7 +26,7 @@ use tokio::sync::Mutex;
 pub struct BadUrl(String);
 
 /// A value to store.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Put {
     pub key: Vec<u8>,
     pub value: Vec<u8>,

@@ -9,11 +9,20 @@ use clap::Args;
 /// Runs the worker until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  KILN_AMQP_URL=amqp://127.0.0.1 KILN_REDIS_URL=redis://127.0.0.1 KILN_DATABASE_URL=postgres://127.0.0.1/kiln kiln run")]
-pub(super) struct Arguments {}
+Examples:
+  KILN_AMQP_URL=amqp://127.0.0.1 KILN_REDIS_URL=redis://127.0.0.1 KILN_DATABASE_URL=postgres://127.0.0.1/kiln kiln run
+  kiln run --lanes reranker,embedder")]
+pub(super) struct Arguments {
+    /// Serve only these lanes, by their names (a model's name, unless the settings group models); jobs of others are moved to their
+    /// lanes' queues [default: all].
+    #[arg(long, value_delimiter = ',', value_name = "LANES")]
+    lanes: Vec<String>,
+}
 
-pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow::Result<Exit> {
+    if !arguments.lanes.is_empty() {
+        settings.intake.lanes = arguments.lanes;
+    }
     let missing: Vec<&str> = [
         ("KILN_AMQP_URL", settings.amqp.url.is_none()),
         ("KILN_REDIS_URL", settings.redis.url.is_none()),

@@ -12,7 +12,7 @@ use crate::{
     clock,
     config::Settings,
     parts,
-    pipeline::{Engine, InputCounts, JobSource, Outcome},
+    pipeline::{Engine, InputCounts, JobSource, Outcome, outcome_of},
 };
 use anyhow::Context;
 use clap::Args;
@@ -134,11 +134,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 
 /// Runs one job through the engine.
 async fn score(engine: &Engine, work: Work) -> (Work, Outcome, InputCounts) {
-    let source = JobSource::new(&work.body).without_retry();
-    let (outcomes, counts) = engine.run(std::slice::from_ref(&source)).await;
-    (
-        work,
-        outcomes.into_iter().next().unwrap_or(Outcome::Abandoned),
-        counts,
-    )
+    let ended = engine.run(work.body.clone(), None, JobSource::without_retry);
+    let ended = ended.await;
+    let counts = ended.as_ref().map(|ended| ended.counts);
+    (work, outcome_of(ended), counts.unwrap_or_default())
 }

@@ -45,6 +45,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::intake(&settings.intake)?;
     rules::cache(&settings.cache)?;
     rules::namespaces(&settings.namespaces)?;
+    rules::lanes(settings)?;
     rules::http(&settings.http)?;
     rules::urls(settings)?;
     rules::trace(&settings.trace)?;

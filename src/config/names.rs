@@ -20,9 +20,10 @@ pub(super) fn renamed(name: &str) -> Option<&'static str> {
 }
 
 /// Settings whose keys a user chooses.
-pub(super) const FREE_TABLES: [&str; 5] = [
+pub(super) const FREE_TABLES: [&str; 6] = [
     "databases",
     "http.keys",
+    "lanes",
     "namespaces",
     "models.active",
     "models.backends",

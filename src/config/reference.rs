@@ -4,7 +4,7 @@
 //! from [`Settings::default`], bounds from the checks, other names from the tables by which they are read.
 
 use super::{
-    Namespace, Settings, check, environment,
+    Lane, Namespace, Settings, check, environment,
     environment::SHORT_NAMES,
     loaded::joined,
     loaded::known_settings,
@@ -19,11 +19,12 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
 /// Where the types are.
-const SOURCES: [&str; 9] = [
+const SOURCES: [&str; 10] = [
     "src/config/tree.rs",
     "src/config/tree/entries.rs",
     "src/config/tree/http.rs",
     "src/config/tree/jobs.rs",
+    "src/config/tree/lanes.rs",
     "src/config/tree/observe.rs",
     "src/config/tree/servers.rs",
     "src/config/tree/warm.rs",
@@ -226,8 +227,17 @@ fn bounds() -> BTreeMap<String, String> {
     let namespace = Namespace {
         ttl_seconds: Some(1),
         grace_seconds: Some(1),
+        ..Namespace::default()
     };
     settings.namespaces.insert("feed".to_owned(), namespace);
+    let lane = Lane {
+        turn_ms: Some(1),
+        max_bytes_in_hand: Some(1),
+        batches_in_flight: Some(1),
+        queues: Some(1),
+        ..Lane::default()
+    };
+    settings.lanes.insert("gpu".to_owned(), lane);
     let mut all: BTreeMap<String, String> = BTreeMap::new();
     for range in check::ranges(&settings) {
         let name = range.name.replace('*', NAME);

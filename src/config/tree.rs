@@ -5,6 +5,7 @@
 mod entries;
 mod http;
 mod jobs;
+mod lanes;
 mod observe;
 mod servers;
 mod warm;
@@ -12,6 +13,7 @@ mod warm;
 pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store};
 pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
+pub use lanes::{Lane, LaneLimits, lanes_by_model};
 pub use observe::{Log, LogFormat, Trace};
 pub use servers::{Amqp, Database, NamedDatabase, Redis};
 pub use warm::Warm;
@@ -31,6 +33,8 @@ pub struct Settings {
     pub http: Http,
     pub queues: Queues,
     pub intake: Intake,
+    pub lane: LaneLimits,
+    pub lanes: BTreeMap<String, Lane>,
     pub retry: Retry,
     pub cache: Cache,
     pub namespaces: BTreeMap<String, Namespace>,

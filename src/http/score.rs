@@ -13,7 +13,7 @@ use super::{
     responses::{BadJob, Guarded, Unavailable},
 };
 use crate::{
-    pipeline::{InputCounts, JobSource, Outcome},
+    pipeline::{Ended, InputCounts, JobSource, Outcome, Urgency, outcome_of},
     telemetry::trace::{Kind, Trace},
 };
 use axum::{
@@ -88,42 +88,45 @@ async fn run(
     headers: &HeaderMap,
     body: Vec<u8>,
 ) -> Result<Response, Problem> {
+    let begun = Instant::now();
     let id = job_id::choose(state, caller, headers, &body)?;
     let engine = state.engine.clone();
     let work = async move {
-        let source = JobSource::new(&body).with_message_id(id.as_deref());
-        engine.run(&[source]).await
+        let first = |source: JobSource| source.with_urgency(Urgency::First);
+        engine.run(body, id, first).await
     };
-    let begun = Instant::now();
     let header = headers.get("traceparent").and_then(|v| v.to_str().ok());
     let mut trace = state.tracer.begin("score", Kind::Server, begun, header);
-    let (outcomes, counts) = state.run_on_worker(work).await?;
-    if let Some(trace) = &mut trace {
-        record(trace, begun, outcomes.first(), &counts);
+    let ended = state.run_on_worker(work).await?;
+    if let (Some(trace), Some(ended)) = (&mut trace, &ended) {
+        record(trace, ended);
     }
     trace.into_iter().for_each(|trace| state.tracer.end(trace));
-    match outcomes.into_iter().next() {
-        Some(Outcome::Done {
+    let counts = ended.as_ref().map(|ended| ended.counts);
+    match outcome_of(ended) {
+        Outcome::Done {
             job_id,
             result,
             repeated,
-        }) => Ok(scored(&job_id, &result, (!repeated).then_some(counts))),
-        Some(Outcome::Rejected { rejection, .. }) => Err(rejection.into()),
-        Some(Outcome::Retry { reason, .. }) => Err(Problem::unavailable(reason)),
-        Some(Outcome::Abandoned) | None => Err(Problem::unavailable("the worker is stopping")),
+        } => Ok(scored(&job_id, &result, counts.filter(|_| !repeated))),
+        Outcome::Rejected { rejection, .. } => Err(rejection.into()),
+        Outcome::Retry { reason, .. } => Err(Problem::unavailable(reason)),
+        Outcome::Moved(queue) => {
+            let reason = format!("lane `{}` isn't served by this worker", queue.lane);
+            Err(Problem::unavailable(reason))
+        }
+        Outcome::Abandoned => Err(Problem::unavailable("the worker is stopping")),
     }
 }
 
 /// Records in a trace what became of its request.
-fn record(trace: &mut Trace, begun: Instant, outcome: Option<&Outcome>, counts: &InputCounts) {
-    let (hits, misses) = match outcome {
-        Some(Outcome::Done { result, .. }) => (result.hits, result.misses),
+fn record(trace: &mut Trace, ended: &Ended) {
+    let (hits, misses) = match &ended.outcome {
+        Outcome::Done { result, .. } => (result.hits, result.misses),
         _ => (0, 0),
     };
-    trace.stages(begun, &counts.stages, hits, misses);
-    if let Some(outcome) = outcome {
-        outcome.record(trace);
-    }
+    trace.stages(ended.begun, &ended.counts.stages, hits, misses);
+    ended.outcome.record(trace);
 }
 
 /// The answer; `counts` of the run, where it was this request's own.

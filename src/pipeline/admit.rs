@@ -1,12 +1,14 @@
 //! Owns the first stage: bodies are parsed and checked against their models, and a job that comes twice in one batch is
 //! run once.
 //!
-//! Promises that whatever isn't admitted has its outcome already. Refuses to ask any server.
+//! Promises that whatever isn't admitted has its outcome already, or waits for room for its outputs. Refuses to ask any server.
 
 use super::{
+    budget::{BYTES_PER_OUTPUT, LARGE_OUTPUTS},
     context::Context,
-    index::SourceIndex,
-    outcome::{Outcome, Outcomes},
+    index::{IndexVec, SourceIndex},
+    lane::Lanes,
+    outcome::Outcome,
     source::{AdmittedJob, JobSource},
     verdict,
 };
@@ -23,44 +25,75 @@ use std::{
 /// Bodies of more bytes than this are parsed where they don't block other tasks of the runtime.
 const BLOCKING_BYTES: usize = 1 << 18;
 
+/// What admission made of a batch.
+pub(super) struct Admission<'a> {
+    pub admitted: Vec<AdmittedJob<'a>>,
+    /// Jobs that end here.
+    pub refused: Vec<(SourceIndex, Outcome)>,
+    /// Jobs that are another one of the batch again, with that one.
+    pub repeats: Vec<(SourceIndex, SourceIndex)>,
+    /// Jobs whose outputs are large, in bytes: room is to be made for them first.
+    pub large: Vec<(SourceIndex, usize)>,
+}
+
 /// Admits the jobs of a batch.
 pub(super) fn batch<'a>(
     context: &Context,
-    sources: &'a [JobSource<'a>],
-    outcomes: &mut Outcomes,
-) -> Vec<AdmittedJob<'a>> {
-    let bytes: usize = sources.iter().map(|source| source.body.len()).sum();
+    lanes: &Lanes,
+    sources: &'a IndexVec<SourceIndex, JobSource>,
+) -> Admission<'a> {
+    let bytes: usize = sources.iter().map(|source| source.body().len()).sum();
     if bytes > BLOCKING_BYTES {
-        tokio::task::block_in_place(|| all(context, sources, outcomes))
+        tokio::task::block_in_place(|| all(context, lanes, sources))
     } else {
-        all(context, sources, outcomes)
+        all(context, lanes, sources)
     }
 }
 
 fn all<'a>(
     context: &Context,
-    sources: &'a [JobSource<'a>],
-    outcomes: &mut Outcomes,
-) -> Vec<AdmittedJob<'a>> {
-    let mut admitted = Vec::with_capacity(sources.len());
+    lanes: &Lanes,
+    sources: &'a IndexVec<SourceIndex, JobSource>,
+) -> Admission<'a> {
+    let mut admission = Admission {
+        admitted: Vec::with_capacity(sources.len()),
+        refused: Vec::new(),
+        repeats: Vec::new(),
+        large: Vec::new(),
+    };
     let mut by_id: HashMap<String, (SourceIndex, [u8; 32]), RandomState> = HashMap::default();
-    for (index, source) in outcomes.indices().zip(sources) {
+    for (index, source) in sources.enumerate() {
         let (job, model) = match check(context, source) {
             Ok(checked) => checked,
             Err(Unparsable { job_id, rejection }) => {
-                outcomes.set(index, Outcome::Rejected { job_id, rejection });
+                let outcome = Outcome::Rejected { job_id, rejection };
+                admission.refused.push((index, outcome));
                 continue;
             }
         };
-        let body_sha256 = key::hash_body(source.body);
+        if source.may_move
+            && let Some(outcome) = lanes.elsewhere(model.info(), job.namespace())
+        {
+            admission.refused.push((index, outcome));
+            continue;
+        }
+        let outputs = BYTES_PER_OUTPUT * job.inputs.len() * model.info().output_width;
+        if outputs > LARGE_OUTPUTS && source.reserved.is_none() {
+            admission.large.push((index, outputs));
+            continue;
+        }
+        let body_sha256 = key::hash_body(source.body());
         match by_id.entry(job.job_id.to_string()) {
             Entry::Vacant(id) => {
                 id.insert((index, body_sha256));
+                if source.reserved.is_none() {
+                    source.held.grow(outputs);
+                }
                 let settings = &context.settings;
                 let own = settings.namespaces.get(job.namespace());
                 let of_model = model.info().ttl_seconds;
                 let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
-                admitted.push(AdmittedJob {
+                admission.admitted.push(AdmittedJob {
                     index,
                     source,
                     job,
@@ -70,32 +103,33 @@ fn all<'a>(
                 });
             }
             Entry::Occupied(id) => match *id.get() {
-                (first, sha256) if sha256 == body_sha256 => outcomes.repeats(index, first),
+                (first, sha256) if sha256 == body_sha256 => admission.repeats.push((index, first)),
                 _ => {
                     let job_id = Some(id.key().clone());
                     let rejection = verdict::conflict();
-                    outcomes.set(index, Outcome::Rejected { job_id, rejection });
+                    let outcome = Outcome::Rejected { job_id, rejection };
+                    admission.refused.push((index, outcome));
                 }
             },
         }
     }
-    admitted
+    admission
 }
 
 /// Checks a job without running it.
 pub(super) fn check<'a>(
     context: &Context,
-    source: &JobSource<'a>,
+    source: &'a JobSource,
 ) -> Result<(Job<'a>, Arc<Model>), Unparsable> {
     let max = context.settings.max_body_bytes;
-    if source.body.len() > max {
-        let id = source.message_id.filter(|id| job::is_job_id(id));
+    if source.body().len() > max {
+        let id = source.message_id().filter(|id| job::is_job_id(id));
         return Err(Unparsable {
             job_id: id.map(str::to_owned),
-            rejection: job::too_large(source.body.len(), max),
+            rejection: job::too_large(source.body().len(), max),
         });
     }
-    let parsed = Job::parse(source.body, source.message_id);
+    let parsed = Job::parse(source.body(), source.message_id());
     if let Some(rejection) = source.given_up.clone() {
         let job_id = match parsed {
             Ok(job) => Some(job.job_id.into_owned()),

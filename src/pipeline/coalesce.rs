@@ -5,11 +5,11 @@
 
 use super::{
     index::{GroupIndex, IndexVec, NamespaceIndex, SlotIndex},
-    plan::{Found, Group, InputValue, Plan, PlannedInput, PlannedJob, Slot},
+    plan::{Found, Group, Plan, PlannedJob, Slot},
     source::AdmittedJob,
 };
 use ahash::RandomState;
-use kiln_contract::job::{Content, Input, InputError, Job};
+use kiln_contract::job::{Content, Input, Job};
 use kiln_contract::key::{self, InputHash};
 use kiln_model::Model;
 use std::{
@@ -43,33 +43,28 @@ impl<'a> Coalescing<'a> {
         let Some(by_input) = self.by_input.get_mut(group) else {
             return;
         };
+        let mut asked_first = 0;
         let mut inputs = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
             let planned = match value(job, input, &admitted.model) {
-                Err(bad) => PlannedInput::Bad(bad),
-                Ok((hash, value)) => {
+                None => None,
+                Some((hash, cost)) => {
                     let slot = match by_input.entry(hash) {
-                        Entry::Occupied(known) => {
-                            self.plan.coalesced += 1;
-                            if let Some(slot) = self.plan.slots.get_mut(*known.get()) {
-                                slot.ttl_seconds = slot.ttl_seconds.max(admitted.ttl_seconds);
-                                slot.refresh_ttl |= admitted.source.refresh_ttl;
-                            }
-                            *known.get()
+                        Entry::Occupied(known) => *known.get(),
+                        Entry::Vacant(new) => {
+                            asked_first += 1;
+                            *new.insert(self.plan.slots.push(Slot {
+                                group,
+                                input: hash,
+                                cost,
+                                asked_by: index,
+                                found: Found::Not,
+                                min_stamp: 0,
+                                stamp: 0,
+                            }))
                         }
-                        Entry::Vacant(new) => *new.insert(self.plan.slots.push(Slot {
-                            group,
-                            input: hash,
-                            value,
-                            ttl_seconds: admitted.ttl_seconds,
-                            refresh_ttl: admitted.source.refresh_ttl,
-                            asked_by: (index, input),
-                            found: Found::Not,
-                            min_stamp: 0,
-                            stamp: 0,
-                        })),
                     };
-                    PlannedInput::Slot(slot)
+                    Some(slot)
                 }
             };
             inputs.push(planned);
@@ -79,6 +74,7 @@ impl<'a> Coalescing<'a> {
             group,
             namespace,
             inputs,
+            asked_first,
         });
     }
 
@@ -98,23 +94,20 @@ impl<'a> Coalescing<'a> {
     }
 }
 
-/// What is scored of an input, with its hash.
-fn value<'a>(
-    job: &'a Job<'_>,
-    input: &'a Input<'_>,
-    model: &Model,
-) -> Result<(InputHash, InputValue<'a>), &'a InputError> {
+/// An input's hash and the seconds that it is expected to cost; nothing for one that is skipped.
+fn value(job: &Job<'_>, input: &Input<'_>, model: &Model) -> Option<(InputHash, Option<f64>)> {
     match &input.content {
-        Content::Bad(bad) => Err(bad),
+        Content::Bad(_) => None,
         Content::Features(range) => {
             let features = job.features_of(range);
-            Ok((key::hash_features(features), InputValue::Features(features)))
+            Some((key::hash_features(features), model.expected_seconds(None)))
         }
         Content::Text { text, pair } => {
             let text = model.normalise(text);
             let pair = pair.as_deref().map(|pair| model.normalise(pair));
             let hash = key::hash_text(&text, pair.as_deref());
-            Ok((hash, InputValue::Text { text, pair }))
+            let cost = model.expected_seconds(Some((&text, pair.as_deref())));
+            Some((hash, cost))
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Promises that a write through it waits for the database. Refuses to know the stages.
 
-use super::{flight::Flights, insight::Insight};
+use super::{budget::Budget, insight::Insight, lane::turns::Share, tasks::Tasks};
 use crate::{
     backoff::Backoff,
     cache::Cache,
@@ -17,6 +17,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// First wait of a write that is repeated.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// Passes that the tokens of one batch of a lane may be cut into: one for each of a few threads.
+const LANE_BATCH_PASSES: usize = 4;
 
 /// What an engine is made of.
 pub struct EngineParts {
@@ -40,7 +43,8 @@ pub(super) struct Context {
     pub metrics: Metrics,
     pub heat: Option<Arc<Heat>>,
     pub insight: Option<Arc<Insight>>,
-    pub flights: Arc<Flights>,
+    pub budget: Arc<Budget>,
+    pub tasks: Tasks,
     pub settings: PipelineSettings,
 }
 
@@ -56,6 +60,22 @@ pub(super) struct PipelineSettings {
     pub namespaces: BTreeMap<String, Namespace>,
     /// Which rows are written: for the store.
     pub store: config::Store,
+    /// Jobs and tokens at which a batch of look-ups is closed, how many are under way at once, and how long one waits for company.
+    pub batch_jobs: usize,
+    pub max_batch_body_tokens: usize,
+    pub batches_in_flight: usize,
+    pub batch_wait: Duration,
+    /// Rows and tokens of one batch of a model.
+    pub batch_rows: usize,
+    pub batch_tokens: usize,
+    /// Lanes that this worker serves; all if empty.
+    pub served_lanes: Vec<String>,
+    /// The lanes of models that share one.
+    pub lane_of_model: BTreeMap<String, String>,
+    /// What namespaces have of their lanes.
+    pub shares: BTreeMap<String, Share>,
+    lane: config::LaneLimits,
+    lanes: BTreeMap<String, config::Lane>,
     /// Longest wait of a write that is repeated.
     max_wait: Duration,
 }
@@ -68,7 +88,42 @@ impl PipelineSettings {
             cache: settings.cache.clone(),
             namespaces: settings.namespaces.clone(),
             store: settings.store.clone(),
+            batch_jobs: settings.intake.batch_jobs,
+            max_batch_body_tokens: settings.intake.batch_tokens,
+            batches_in_flight: settings.intake.batches_in_flight,
+            batch_wait: config::ms(settings.intake.batch_wait_ms),
+            batch_rows: settings.models.max_batch_rows,
+            batch_tokens: settings.models.max_batch_tokens * LANE_BATCH_PASSES,
+            served_lanes: settings.intake.lanes.clone(),
+            lane_of_model: config::lanes_by_model(&settings.lanes),
+            shares: settings.namespaces.iter().map(share).collect(),
+            lane: settings.lane.clone(),
+            lanes: settings.lanes.clone(),
             max_wait: config::ms(settings.database.max_backoff_ms),
+        }
+    }
+}
+
+fn share((name, own): (&String, &Namespace)) -> (String, Share) {
+    let share = Share {
+        weight: own.weight.unwrap_or(1.0),
+        max_seconds_per_second: own.max_model_seconds_per_second,
+        max_jobs_per_second: own.max_jobs_per_second,
+    };
+    (name.clone(), share)
+}
+
+impl PipelineSettings {
+    /// The lanes that have settings of their own.
+    pub fn named_lanes(&self) -> impl Iterator<Item = &str> {
+        self.lanes.keys().map(String::as_str)
+    }
+
+    /// The limits of a lane: its own, or those of all.
+    pub fn lane_limits(&self, name: &str) -> config::LaneLimits {
+        match self.lanes.get(name) {
+            Some(lane) => lane.limits(&self.lane),
+            None => self.lane.clone(),
         }
     }
 }
@@ -84,7 +139,8 @@ impl Context {
             metrics: parts.metrics,
             heat: parts.heat,
             insight: parts.insight,
-            flights: Arc::default(),
+            budget: Budget::new(settings.intake.max_bytes_in_hand),
+            tasks: Tasks::new(),
             settings: PipelineSettings::new(settings),
         }
     }

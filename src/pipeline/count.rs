@@ -1,14 +1,18 @@
-//! Owns what metrics count of a batch at its end: its jobs by their outcome, and its inputs by how they got their score.
+//! Owns what metrics and statistics count of jobs at their end: by their outcome, and their inputs by how they got their score.
 //!
 //! Refuses to count rows and calls: each stage counts its own.
 
-use super::{context::Context, outcome::Outcome, source::JobSource};
+use super::{
+    context::Context,
+    ending::{End, Ending},
+    outcome::Outcome,
+};
 use crate::telemetry::{
     metrics::{InputResult, JobOutcome},
     trace::Stages,
 };
 
-/// How a batch's inputs got their scores.
+/// How inputs got their scores.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InputCounts {
     pub hits: u64,
@@ -18,32 +22,37 @@ pub struct InputCounts {
     pub stages: Stages,
 }
 
-/// Counts a batch.
-pub(super) fn batch<'o>(
-    context: &Context,
-    sources: &[JobSource<'_>],
-    outcomes: impl Iterator<Item = &'o Outcome>,
-    inputs: InputCounts,
-) {
+impl InputCounts {
+    /// Adds the inputs of another job.
+    pub fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.coalesced += other.coalesced;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Counts jobs that have ended.
+pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
     let metrics = &context.metrics;
     let mut totals = [0u64; JobOutcome::ALL.len()];
-    for (source, outcome) in sources.iter().zip(outcomes) {
-        let outcome = match outcome {
-            Outcome::Done {
-                repeated: false, ..
-            } => JobOutcome::Ok,
-            Outcome::Done { repeated: true, .. } => JobOutcome::Repeated,
-            Outcome::Rejected { rejection, .. } => {
-                metrics.rejection(rejection.code);
-                JobOutcome::Rejected
-            }
-            Outcome::Retry { .. } => JobOutcome::Retried,
-            Outcome::Abandoned => JobOutcome::Abandoned,
-        };
+    let mut count = |outcome: JobOutcome, jobs: u64| {
         if let Some(total) = totals.get_mut(outcome as usize) {
-            *total += 1;
+            *total += jobs;
         }
-        metrics.job(source.received.elapsed());
+    };
+    let mut inputs = InputCounts::default();
+    for (ending, outcome) in ended {
+        count(outcome.kind(), 1);
+        if let Outcome::Rejected { rejection, .. } = outcome {
+            metrics.rejection(rejection.code);
+        }
+        metrics.job(ending.source.received.elapsed());
+        for repeat in &ending.repeats {
+            count(outcome.repeated().kind(), 1);
+            metrics.job(repeat.received.elapsed());
+        }
+        inputs.add(&ending.counts);
     }
     for (outcome, total) in JobOutcome::ALL.iter().zip(totals) {
         metrics.jobs(*outcome, total);
@@ -52,4 +61,17 @@ pub(super) fn batch<'o>(
     metrics.inputs(InputResult::Miss, inputs.misses);
     metrics.inputs(InputResult::Coalesced, inputs.coalesced);
     metrics.inputs(InputResult::Skipped, inputs.skipped);
+    if let Some(insight) = &context.insight {
+        // What warming asks for is left out: it says nothing about producers.
+        let asked = ended
+            .iter()
+            .filter(|(ending, _)| !ending.source.refreshes_ttl());
+        insight.note(asked.filter_map(|(ending, _)| match &ending.end {
+            End::Finished(job) => {
+                let latency = ending.source.received.elapsed();
+                Some((job.result.namespace.as_str(), &job.note, latency))
+            }
+            End::Failed { .. } => None,
+        }));
+    }
 }

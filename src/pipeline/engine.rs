@@ -1,37 +1,42 @@
-//! Owns the order of a batch's stages.
+//! Owns the order of the stages: jobs come in at the front, those that miss wait in lanes, and all of them end in completions.
 //!
-//! Promises one outcome a job, in the order of the jobs, and that a job is called done or rejected only after
-//! its row is committed. Refuses to settle anything: that is the caller's.
+//! Promises that a job's owner is told its end once, and that a job is called done or rejected only after its row is committed.
+//! Refuses to settle anything: that is the owner's.
 
 use super::{
-    admit, coalesce,
+    admit,
+    budget::{Budget, Held},
+    completion::Completions,
     context::{Context, EngineParts},
-    count::{self, InputCounts},
-    look_up, note_heat,
-    outcome::{Outcome, Outcomes},
-    rejections, render, score,
-    source::JobSource,
-    store,
+    front::Front,
+    lane::{Arriving, LaneFigures, LaneQueues, Lanes},
+    outcome::Outcome,
+    source::{Ended, JobSource},
 };
-use crate::{
-    cache::Cache,
-    config::Settings,
-    telemetry::{metrics::Stage, trace::Stages},
-};
+use crate::{cache::Cache, config::Settings};
 use kiln_contract::failure::Rejection;
 use kiln_model::Registry;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 
-/// Carries batches of jobs from their bodies to stored results.
+/// Carries jobs from their bodies to stored results.
 pub struct Engine {
-    context: Context,
+    context: Arc<Context>,
+    front: Arc<Front>,
+    lanes: Arc<Lanes>,
+    completions: Arc<Completions>,
 }
 
 impl Engine {
-    /// An engine over these parts.
+    /// An engine over these parts, whose work runs on the runtime that this is called on.
     pub fn new(parts: EngineParts, settings: &Settings) -> Self {
+        let context = Arc::new(Context::new(parts, settings));
+        let completions = Completions::new(context.clone());
+        let lanes = Lanes::new(context.clone(), completions.clone());
         Self {
-            context: Context::new(parts, settings),
+            front: Front::new(context.clone(), lanes.clone(), completions.clone()),
+            context,
+            lanes,
+            completions,
         }
     }
 
@@ -45,49 +50,93 @@ impl Engine {
         &self.context.cache
     }
 
+    /// What jobs hold of the bytes that may be in hand.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.context.budget
+    }
+
+    /// Every lane that has had a job.
+    pub fn lanes(&self) -> Vec<LaneFigures> {
+        let lanes = self.lanes.all();
+        lanes.iter().map(|lane| lane.figures()).collect()
+    }
+
+    /// The lanes that have queues, or are to have some.
+    pub fn lanes_with_queues(&self) -> Vec<LaneQueues> {
+        self.lanes.with_queues()
+    }
+
+    /// The lanes that are served here, whether or not they have queues.
+    pub fn served_lanes(&self) -> Vec<LaneQueues> {
+        self.lanes.served()
+    }
+
+    /// Says that a lane's queues are declared: from now on jobs may be moved there.
+    pub fn set_has_queues(&self, lane: &str) {
+        self.lanes.lane(lane).set_has_queues();
+    }
+
+    /// Says whether jobs of a lane's queues wait for room here.
+    pub fn set_backlogged(&self, lane: &str, backlogged: bool) {
+        self.lanes.lane(lane).set_backlogged(backlogged);
+    }
+
+    /// Waits until a lane takes another job from its queues.
+    pub async fn lane_room(&self, lane: &str) -> Arriving {
+        let lane = self.lanes.lane(lane);
+        lane.room().await;
+        lane.arriving()
+    }
+
     /// Checks a body as a job's is checked, without running it; an error is what would be replied.
     pub fn examine(&self, body: &[u8], message_id: Option<&str>) -> Result<(), Rejection> {
-        let source = JobSource::new(body).with_message_id(message_id);
+        let (source, _unheard) = JobSource::awaited(body, message_id.map(str::to_owned));
         let checked = admit::check(&self.context, &source);
         checked.map(|_| ()).map_err(|bad| bad.rejection)
     }
 
-    /// Carries one batch through every stage. Waits for the database as long as it takes. The future may be dropped at any
-    /// point: running the batch again completes whatever was left undone.
-    pub async fn run(&self, sources: &[JobSource<'_>]) -> (Vec<Outcome>, InputCounts) {
-        let context = &self.context;
-        let metrics = &context.metrics;
-        let received = Instant::now();
-
-        let mut outcomes = Outcomes::new(sources.len());
-        let admitted = admit::batch(context, sources, &mut outcomes);
-        let mut plan = coalesce::plan(&admitted);
-        note_heat::batch(context, &plan);
-        metrics.stage(Stage::Parse, received.elapsed());
-
-        look_up::slots(context, &mut plan).await;
-        let looked_up = received.elapsed();
-
-        let failures = score::misses(context, &mut plan).await;
-        let scored = received.elapsed();
-        metrics.stage(Stage::Score, scored - looked_up);
-
-        let (finished, mut counts) = render::jobs(context, &plan, &failures, &mut outcomes);
-        let begun = Instant::now();
-        store::batch(context, &plan, finished, &mut outcomes).await;
-        counts.stages = Stages {
-            looked_up,
-            scored,
-            stored: received.elapsed(),
-        };
-        let outcomes = outcomes.finish();
-        if let Some(insight) = &context.insight {
-            insight.note(&plan);
-        }
-        rejections::batch(context, sources, &admitted, &outcomes).await;
-        metrics.stage(Stage::Store, begun.elapsed());
-
-        count::batch(context, sources, outcomes.iter(), counts);
-        (outcomes.into_vec(), counts)
+    /// Takes jobs in; each one's owner is told its end. Waits for nothing: how much is in hand is the callers' to bound, by
+    /// [`Engine::budget`].
+    pub fn submit(&self, sources: impl IntoIterator<Item = JobSource>) {
+        self.front.submit(sources);
     }
+
+    /// Runs one job and waits for its end; nothing where it was abandoned. The future may be dropped at any point: running the job
+    /// again completes whatever was left undone.
+    pub async fn run(
+        &self,
+        body: impl Into<Vec<u8>>,
+        message_id: Option<String>,
+        with: impl FnOnce(JobSource) -> JobSource,
+    ) -> Option<Ended> {
+        let (source, ended) = JobSource::awaited(body, message_id);
+        let held = self.context.budget.take(source.body().len());
+        self.submit([with(source.holding(held))]);
+        ended.await.ok()
+    }
+
+    /// What a body of so many bytes holds of the bytes that may be in hand.
+    pub fn hold(&self, body_bytes: usize) -> Held {
+        self.context.budget.take(body_bytes)
+    }
+
+    /// Ends everything at once: what has no end yet goes back to its owners.
+    pub async fn cut(&self) {
+        self.context.tasks.cut();
+        self.front.clear();
+        self.lanes.clear();
+        self.completions.clear();
+        self.context.tasks.wait().await;
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.context.tasks.cut();
+    }
+}
+
+/// What became of a job that was awaited; abandoned where nothing was heard of it.
+pub fn outcome_of(ended: Option<Ended>) -> Outcome {
+    ended.map_or(Outcome::Abandoned, |ended| ended.outcome)
 }

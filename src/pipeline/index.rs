@@ -63,7 +63,7 @@ impl<I, T> Default for IndexVec<I, T> {
 }
 
 impl<I, T> IndexVec<I, T> {
-    fn from_vec(items: Vec<T>) -> Self {
+    pub fn from_vec(items: Vec<T>) -> Self {
         Self {
             items,
             index: PhantomData,
@@ -89,18 +89,9 @@ impl<I, T> IndexVec<I, T> {
     pub fn as_slice(&self) -> &[T] {
         &self.items
     }
-
-    pub fn into_vec(self) -> Vec<T> {
-        self.items
-    }
 }
 
 impl<I: Index, T> IndexVec<I, T> {
-    /// `len` items, each made by its index.
-    pub fn from_fn(len: usize, item: impl FnMut(I) -> T) -> Self {
-        Self::from_vec((0..len).map(I::new).map(item).collect())
-    }
-
     pub fn push(&mut self, item: T) -> I {
         self.items.push(item);
         I::new(self.items.len() - 1)
@@ -109,11 +100,6 @@ impl<I: Index, T> IndexVec<I, T> {
     /// The index that the next item will have.
     pub fn next_index(&self) -> I {
         I::new(self.items.len())
-    }
-
-    /// Another list over the same index.
-    pub fn map<U>(&self, item: impl FnMut(&T) -> U) -> IndexVec<I, U> {
-        IndexVec::from_vec(self.items.iter().map(item).collect())
     }
 
     /// Every item made into another.
@@ -183,9 +169,9 @@ mod tests {
             (list.get(first), list.get(second)),
             (Some(&"a"), Some(&"b"))
         );
-        let lengths = list.map(|item| item.len());
-        assert_eq!(lengths.get(second), Some(&1));
         assert_eq!(list.enumerate().last(), Some((second, &"b")));
+        let lengths = list.map_into(|item| item.len());
+        assert_eq!(lengths.get(second), Some(&1));
     }
 
     #[test]

@@ -5,33 +5,40 @@
 //! below it and never the engine.
 
 mod admit;
-pub mod batch;
+pub mod budget;
 mod coalesce;
+mod completion;
 mod context;
 mod count;
+mod ending;
 mod engine;
-mod flight;
+mod finish;
+mod front;
 mod index;
 pub mod insight;
+mod lane;
 mod look_up;
 mod model_call;
 mod note_heat;
 mod outcome;
+mod owned;
 mod plan;
 mod publish;
 mod rejections;
 mod render;
-mod score;
+
 mod source;
-mod stampede;
+mod split;
 mod store;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod verdict;
 
 pub use context::EngineParts;
 pub use count::InputCounts;
-pub use engine::Engine;
+pub use engine::{Engine, outcome_of};
+pub use lane::LaneQueues;
 pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::Outcome;
-pub use source::JobSource;
+pub use source::{Ended, JobOwner, JobSource, Urgency};

@@ -1,8 +1,5 @@
-//! Owns what became of each job of a batch, and what its trace records of it.
-//!
-//! Promises one outcome a job: a job that no stage gave one is abandoned, and that is reported as a bug.
+//! Owns what became of a job, and what its trace records of it.
 
-use super::index::{IndexVec, SourceIndex, bug};
 use crate::telemetry::{
     metrics::JobOutcome,
     trace::{Trace, Value},
@@ -30,11 +27,47 @@ pub enum Outcome {
         job_id: Option<String>,
         reason: String,
     },
+    /// Its lane is full here, or not served: it is to wait in the lane's queue.
+    Moved(LaneQueue),
     /// The process can't go on with it: it must go back unharmed.
     Abandoned,
 }
 
+/// A queue of a lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneQueue {
+    pub lane: String,
+    /// Which of the lane's queues.
+    pub number: usize,
+}
+
 impl Outcome {
+    /// The outcome of the same job asked again at the same time.
+    pub(super) fn repeated(&self) -> Self {
+        match self {
+            Self::Done { job_id, result, .. } => Self::Done {
+                job_id: job_id.clone(),
+                result: result.clone(),
+                repeated: true,
+            },
+            other => other.clone(),
+        }
+    }
+
+    /// What metrics and traces call it.
+    pub(super) fn kind(&self) -> JobOutcome {
+        match self {
+            Self::Done {
+                repeated: false, ..
+            } => JobOutcome::Ok,
+            Self::Done { repeated: true, .. } => JobOutcome::Repeated,
+            Self::Rejected { .. } => JobOutcome::Rejected,
+            Self::Retry { .. } => JobOutcome::Retried,
+            Self::Moved(_) => JobOutcome::Moved,
+            Self::Abandoned => JobOutcome::Abandoned,
+        }
+    }
+
     /// Records in a job's trace what became of it.
     pub fn record(&self, trace: &mut Trace) {
         let text = |text: &str| Value::Text(text.to_owned());
@@ -68,66 +101,12 @@ impl Outcome {
                 trace.failed("it is tried again");
                 JobOutcome::Retried
             }
+            Self::Moved(queue) => {
+                trace.record("kiln.lane", text(&queue.lane));
+                JobOutcome::Moved
+            }
             Self::Abandoned => JobOutcome::Abandoned,
         };
         trace.record("kiln.outcome", text(outcome.as_str()));
-    }
-}
-
-/// What became of the jobs of a batch, as far as that is known.
-pub(super) struct Outcomes {
-    known: IndexVec<SourceIndex, Option<Outcome>>,
-    /// Jobs that repeat another job of the batch, with that one.
-    repeats: Vec<(SourceIndex, SourceIndex)>,
-}
-
-impl Outcomes {
-    /// Nothing is known of so many jobs yet.
-    pub fn new(jobs: usize) -> Self {
-        Self {
-            known: IndexVec::from_fn(jobs, |_| None),
-            repeats: Vec::new(),
-        }
-    }
-
-    /// The jobs, in order.
-    pub fn indices(&self) -> impl Iterator<Item = SourceIndex> + use<> {
-        self.known.indices()
-    }
-
-    /// Says what became of a job.
-    pub fn set(&mut self, index: SourceIndex, outcome: Outcome) {
-        if let Some(known) = self.known.get_mut(index) {
-            if known.is_some() {
-                bug("a job has an outcome already");
-            }
-            *known = Some(outcome);
-        }
-    }
-
-    /// Says that a job repeats another job of the batch: it shares that one's outcome.
-    pub fn repeats(&mut self, index: SourceIndex, first: SourceIndex) {
-        self.repeats.push((index, first));
-    }
-
-    /// The outcome of every job, in order.
-    pub fn finish(mut self) -> IndexVec<SourceIndex, Outcome> {
-        for (index, first) in std::mem::take(&mut self.repeats) {
-            let outcome = match self.known.get(first).cloned().flatten() {
-                Some(Outcome::Done { job_id, result, .. }) => Some(Outcome::Done {
-                    job_id,
-                    result,
-                    repeated: true,
-                }),
-                other => other,
-            };
-            self.set(index, outcome.unwrap_or(Outcome::Abandoned));
-        }
-        self.known.map_into(|known| {
-            known.unwrap_or_else(|| {
-                bug("no stage said what became of a job");
-                Outcome::Abandoned
-            })
-        })
     }
 }

@@ -1,36 +1,31 @@
 //! Owns what readers find of a job: its named entries and its ranking.
 //!
-//! Refuses to write them: the caller does, once the job's row is committed.
+//! Refuses to write them: that is done once the job's row is committed.
 
-use super::{
-    context::Context,
-    plan::{Plan, PlannedInput, PlannedJob},
-    render::FinishedJob,
-};
+use super::{context::Context, render::InputRow};
 use crate::{cache::Put, clock};
-use kiln_contract::key::{self, InputHash};
+use chrono::{DateTime, Utc};
+use kiln_contract::job::Job;
+use kiln_contract::key;
 use kiln_contract::result::{self, RankedItem, Reading};
-use std::collections::BTreeMap;
+use kiln_model::ModelInfo;
 
-/// Adds the named entries and the ranking of a job, by namespace.
-pub(super) fn job<'a>(
+/// The named entries and the ranking of a job, in its namespace.
+pub(super) fn entries<'r>(
     context: &Context,
-    plan: &Plan<'_>,
-    finished: &FinishedJob<'a>,
-    entries: &mut BTreeMap<&'a str, Vec<Put>>,
-) {
-    let admitted = finished.planned.admitted;
-    let job = &admitted.job;
+    job: &Job<'_>,
+    info: &ModelInfo,
+    ttl_seconds: u64,
+    at: DateTime<Utc>,
+    rows: &impl Fn(usize) -> Option<InputRow<'r>>,
+) -> Vec<Put> {
     if !job.named && job.rank.is_none() {
-        return;
+        return Vec::new();
     }
-    let info = admitted.model.info();
-    let at = finished.result.finished_at;
-    let ttl_seconds = ttl_seconds(context, plan, finished.planned);
     let own = context.settings.namespaces.get(job.namespace());
     let grace_ms = 1_000 * context.settings.cache.grace_of(own);
     let mut rng = rand::rng();
-    let entries = entries.entry(job.namespace()).or_default();
+    let mut entries = Vec::new();
     let mut put = |key: &str, value: Vec<u8>| {
         entries.push(Put {
             key: key::named(job.namespace(), key).into_bytes(),
@@ -39,9 +34,13 @@ pub(super) fn job<'a>(
         });
     };
     let (mut ranked, mut written) = (Vec::new(), Vec::new());
-    for (key, row, hash) in keyed(plan, finished.planned) {
+    for (number, input) in job.inputs.iter().enumerate() {
+        let (Some(key), Some(InputRow { input, row, .. })) = (input.key.as_deref(), rows(number))
+        else {
+            continue;
+        };
         if job.named {
-            written.push((key, Some(hash)));
+            written.push((key, Some(*input)));
             put(key, result::named_entry(info, row, at));
         }
         if let Some(score) = Reading::of(info, row).score() {
@@ -57,27 +56,5 @@ pub(super) fn job<'a>(
     if let Some(heat) = &context.heat {
         heat.readers.written(job.namespace(), written.into_iter());
     }
-}
-
-/// TTL of what readers find: what the job asks for, or else that of its first entry.
-fn ttl_seconds(context: &Context, plan: &Plan<'_>, planned: &PlannedJob<'_>) -> u64 {
-    let first = || plan.slots.get(planned.slots().next()?);
-    let asked = planned.admitted.job.ttl_seconds;
-    asked
-        .or_else(|| Some(first()?.ttl_seconds))
-        .unwrap_or(context.settings.cache.ttl_seconds)
-}
-
-/// The job's inputs that have a key and a row.
-fn keyed<'p>(
-    plan: &'p Plan<'_>,
-    planned: &PlannedJob<'p>,
-) -> impl Iterator<Item = (&'p str, &'p [f32], InputHash)> {
-    planned.with_inputs().filter_map(|(input, became)| {
-        let PlannedInput::Slot(index) = became else {
-            return None;
-        };
-        let (slot, row) = plan.row(index)?;
-        Some((input.key.as_deref()?, row, slot.input))
-    })
+    entries
 }

@@ -5,38 +5,36 @@
 
 use super::{
     context::Context,
-    index::{IndexVec, SourceIndex},
+    ending::{End, Ending},
     outcome::Outcome,
-    source::{AdmittedJob, JobSource},
 };
 use crate::{clock, store::RejectedRow};
 use kiln_contract::key;
 
-/// Writes the rows of the batch's rejected jobs.
-pub(super) async fn batch(
-    context: &Context,
-    sources: &[JobSource<'_>],
-    admitted: &[AdmittedJob<'_>],
-    outcomes: &IndexVec<SourceIndex, Outcome>,
-) {
-    let mut rows = Vec::new();
-    for (source, (index, outcome)) in sources.iter().zip(outcomes.enumerate()) {
+/// Writes the rows of those jobs that were rejected.
+pub(super) async fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
+    for (ending, outcome) in ended {
         let Outcome::Rejected { job_id, rejection } = outcome else {
             continue;
         };
-        let job = admitted.iter().find(|one| one.index == index);
-        let job = job.map(|one| &one.job);
-        rows.push(RejectedRow {
+        let (model, namespace) = match &ending.end {
+            End::Finished(job) => (
+                Some(job.result.model.as_str()),
+                Some(job.result.namespace.as_str()),
+            ),
+            End::Failed {
+                model, namespace, ..
+            } => (model.as_deref(), namespace.as_deref()),
+        };
+        let row = RejectedRow {
             job_id: job_id.as_deref(),
-            body_sha256: key::hash_body(source.body),
-            model: job.map(|job| job.model_name()),
-            namespace: job.map(|job| job.namespace()),
+            body_sha256: key::hash_body(ending.source.body()),
+            model,
+            namespace,
             rejection,
             finished_at: clock::now(),
-        });
-    }
-    for row in &rows {
-        write(context, row).await;
+        };
+        write(context, &row).await;
     }
 }
 

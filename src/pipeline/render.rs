@@ -1,148 +1,158 @@
-//! Owns writing every job's results out of the rows that were found for it.
+//! Owns writing a job's results out of the rows that were found for it.
 //!
-//! Promises that a job is finished only with a result for each of its inputs; a job with an input that couldn't be scored
-//! gets its outcome instead.
+//! Promises a result for each input, in order. Pure but for what it counts.
 
-use super::{
-    context::Context,
-    count::InputCounts,
-    index::{GroupIndex, IndexVec, JobIndex, bug},
-    outcome::{Outcome, Outcomes},
-    plan::{Found, Plan, PlannedInput, PlannedJob},
-    score::Failures,
-    verdict,
+use super::owned::How;
+use crate::telemetry::{
+    metrics::Metrics,
+    window::{Causes, prefix},
 };
-use crate::clock;
 use kiln_contract::failure::Rejection;
-use kiln_contract::job;
-use kiln_contract::result::{Finished, Reading, ResultsWriter};
-use kiln_model::Task;
+use kiln_contract::job::{self, Content, Job};
+use kiln_contract::key::InputHash;
+use kiln_contract::result::{Reading, ResultsWriter};
+use kiln_model::{Model, ModelInfo, Task};
+use std::sync::Arc;
 
-/// A job with its results, which have no row yet.
-pub(super) struct FinishedJob<'p> {
-    pub index: JobIndex,
-    pub planned: &'p PlannedJob<'p>,
-    pub result: Finished,
+/// A row that was found for an input.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct InputRow<'r> {
+    pub input: &'r InputHash,
+    pub row: &'r [f32],
+    pub how: How,
+    /// Why it missed, where it did and is watched.
+    pub causes: Causes,
+}
+
+/// The results of one job.
+pub(super) struct Rendered {
+    pub results: String,
+    pub hits: u32,
+    pub misses: u32,
+    pub skipped: u64,
+    pub note: JobNote,
+}
+
+/// What statistics say of a job's inputs: all together, and by the kind of their keys.
+#[derive(Debug, Default)]
+pub(super) struct JobNote {
+    pub all: InputNote,
+    pub kinds: Vec<(String, InputNote)>,
+}
+
+/// The same of some inputs.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct InputNote {
+    pub hits: u64,
+    pub misses: u64,
+    pub causes: Causes,
+}
+
+impl InputNote {
+    fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.causes.add(&other.causes);
+    }
 }
 
 /// How often each label was the best, by model version.
-type LabelCounts = IndexVec<GroupIndex, Vec<u64>>;
+#[derive(Default)]
+pub(super) struct LabelCounts(Vec<(Arc<Model>, Vec<u64>)>);
 
-/// The results of one job.
-struct Rendered {
-    results: String,
-    hits: u32,
-    misses: u32,
-    skipped: u64,
-}
-
-/// Writes every job's results, and counts how its inputs got their scores.
-pub(super) fn jobs<'p>(
-    context: &Context,
-    plan: &'p Plan<'p>,
-    failures: &Failures,
-    outcomes: &mut Outcomes,
-) -> (Vec<FinishedJob<'p>>, InputCounts) {
-    let mut finished = Vec::with_capacity(plan.jobs.len());
-    let finished_at = clock::now();
-    let mut counts = InputCounts {
-        coalesced: plan.coalesced,
-        ..InputCounts::default()
-    };
-    let mut labels: LabelCounts = plan.groups.map(|_| Vec::new());
-    for (index, planned) in plan.jobs.enumerate() {
-        let admitted = planned.admitted;
-        let failure = planned.slots().find_map(|slot| failures.get(&slot));
-        if let Some(failure) = failure {
-            let outcome = verdict::outcome(context, failure.clone().into(), admitted);
-            outcomes.set(admitted.index, outcome);
-            continue;
-        }
-        let Some(rendered) = render(plan, planned, &mut labels) else {
-            outcomes.set(admitted.index, Outcome::Abandoned);
-            continue;
+impl LabelCounts {
+    fn of(&mut self, model: &Arc<Model>) -> Option<&mut Vec<u64>> {
+        let Task::Classification { labels } = &model.info().task else {
+            return None;
         };
-        counts.skipped += rendered.skipped;
-        let info = admitted.model.info();
-        let elapsed = admitted.source.received.elapsed();
-        let result = Finished {
-            model: info.name.clone(),
-            version: info.version.clone(),
-            namespace: admitted.job.namespace().to_owned(),
-            results: rendered.results,
-            hits: rendered.hits,
-            misses: rendered.misses,
-            elapsed_ms: (elapsed.as_secs_f64() * 1e5).round() / 1e2,
-            finished_at,
-        };
-        finished.push(FinishedJob {
-            index,
-            planned,
-            result,
+        let known = self.0.iter().position(|(one, _)| Arc::ptr_eq(one, model));
+        let index = known.unwrap_or_else(|| {
+            self.0.push((model.clone(), vec![0; labels.len()]));
+            self.0.len() - 1
         });
+        self.0.get_mut(index).map(|(_, counts)| counts)
     }
-    for slot in plan.slots.iter() {
-        match slot.found {
-            Found::Cached(_) => counts.hits += 1,
-            Found::Scored(_) => counts.misses += 1,
-            Found::Shared(_) => counts.coalesced += 1,
-            Found::Not => {}
+
+    /// Counts them.
+    pub fn count(self, metrics: &Metrics) {
+        for (model, counts) in self.0 {
+            let info = model.info();
+            let Task::Classification { labels } = &info.task else {
+                continue;
+            };
+            for (label, count) in labels.iter().zip(counts).filter(|(_, count)| *count > 0) {
+                metrics.predictions(info, label, count);
+            }
         }
     }
-    count_labels(context, plan, labels);
-    (finished, counts)
 }
 
-/// Writes the results of one job; nothing only where the pipeline has a bug, which is reported.
-fn render(plan: &Plan<'_>, planned: &PlannedJob<'_>, labels: &mut LabelCounts) -> Option<Rendered> {
-    let admitted = planned.admitted;
-    let info = admitted.model.info();
-    let labels = labels.get_mut(planned.group)?;
-    let mut writer = ResultsWriter::new(planned.inputs.len());
+/// Writes the results of one job. `rows` gives the row of each input that isn't bad by its number; the job has no result where one is
+/// missing.
+pub(super) fn render<'r>(
+    job: &Job<'_>,
+    model: &Arc<Model>,
+    rows: &impl Fn(usize) -> Option<InputRow<'r>>,
+    labels: &mut LabelCounts,
+) -> Option<Rendered> {
+    let info = model.info();
+    let mut labels = labels.of(model);
+    let mut writer = ResultsWriter::new(job.inputs.len());
     let (mut hits, mut misses, mut skipped) = (0u32, 0u32, 0u64);
-    for (number, (input, became)) in planned.with_inputs().enumerate() {
+    let mut kinds: Vec<(&str, InputNote)> = Vec::new();
+    let mut all = InputNote::default();
+    for (number, input) in job.inputs.iter().enumerate() {
         let key = input.key.as_deref();
-        match became {
-            PlannedInput::Slot(index) => {
-                let Some((slot, row)) = plan.row(index) else {
-                    bug("an input has neither a row nor a failure");
-                    return None;
-                };
-                let cached = slot.is_cached();
-                if cached {
-                    hits += 1
-                } else {
-                    misses += 1
-                }
-                writer.scored(key, info, row, cached, admitted.job.detail);
-                if let Reading::Label { index, .. } = Reading::of(info, row) {
-                    labels.resize(labels.len().max(index + 1), 0);
-                    labels.iter_mut().skip(index).take(1).for_each(|c| *c += 1);
-                }
-            }
-            PlannedInput::Bad(bad) => {
-                skipped += 1;
-                let field = job::input_path(number, &bad.field);
-                writer.skipped(key, &Rejection::invalid(field, bad.message.as_str()));
+        if let Content::Bad(bad) = &input.content {
+            skipped += 1;
+            let field = job::input_path(number, &bad.field);
+            writer.skipped(key, &Rejection::invalid(field, bad.message.as_str()));
+            continue;
+        }
+        let InputRow {
+            row, how, causes, ..
+        } = rows(number)?;
+        let cached = how == How::Cached;
+        if cached {
+            hits += 1
+        } else {
+            misses += 1
+        }
+        writer.scored(key, info, row, cached, job.detail);
+        if let Some(labels) = &mut labels {
+            count_label(info, row, labels);
+        }
+        let one = InputNote {
+            hits: u64::from(cached),
+            misses: u64::from(!cached),
+            causes,
+        };
+        all.add(&one);
+        if let Some(kind) = key.and_then(prefix) {
+            // The keys of one job mostly share a prefix: there are few kinds, and a linear search finds them.
+            match kinds.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, sum)) => sum.add(&one),
+                None => kinds.push((kind, one)),
             }
         }
     }
+    let kinds = kinds.into_iter();
     Some(Rendered {
         results: writer.finish(),
         hits,
         misses,
         skipped,
+        note: JobNote {
+            all,
+            kinds: kinds.map(|(kind, sum)| (kind.to_owned(), sum)).collect(),
+        },
     })
 }
 
-fn count_labels(context: &Context, plan: &Plan<'_>, labels: LabelCounts) {
-    for (group, counts) in plan.groups.iter().zip(labels.into_vec()) {
-        let info = group.model.info();
-        let Task::Classification { labels } = &info.task else {
-            continue;
-        };
-        for (label, count) in labels.iter().zip(counts).filter(|(_, count)| *count > 0) {
-            context.metrics.predictions(info, label, count);
-        }
+fn count_label(info: &ModelInfo, row: &[f32], counts: &mut [u64]) {
+    if let Reading::Label { index, .. } = Reading::of(info, row)
+        && let Some(count) = counts.get_mut(index)
+    {
+        *count += 1;
     }
 }

@@ -1,49 +1,122 @@
-//! Owns a job on its way into the pipeline: its body with what its message says of it, and then what admission made of it.
+//! Owns a job on its way through the pipeline: who has it run, what its message says of it, and what admission made of it.
 //!
 //! Promises that whatever a caller doesn't say has one meaning: a first try, arrived now, that may be tried again. Refuses
 //! to judge: that is for admission.
 
-use super::index::SourceIndex;
+use super::{
+    budget::{Held, Reserved},
+    count::InputCounts,
+    index::SourceIndex,
+    lane::Arriving,
+    outcome::Outcome,
+};
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_model::Model;
 use std::{sync::Arc, time::Instant};
+use tokio::sync::oneshot;
+
+/// Who has a job run, and is told how it ended. Dropped without that, the job was abandoned: whoever has it run must be able to
+/// have it run again.
+pub trait JobOwner: Send + Sync + 'static {
+    /// The job's body.
+    fn body(&self) -> &[u8];
+
+    /// The job's id in the message's properties.
+    fn message_id(&self) -> Option<&str> {
+        None
+    }
+
+    /// Whether nobody waits for the job any more, so that it needn't run.
+    fn is_abandoned(&self) -> bool {
+        false
+    }
+
+    /// The job has ended.
+    fn ended(self: Box<Self>, ended: Ended);
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub outcome: Outcome,
+    /// How its inputs got their scores, and when.
+    pub counts: InputCounts,
+    /// When it was taken up.
+    pub begun: Instant,
+    /// Its part of what may be in hand, until whatever follows from its end is done.
+    pub held: Option<(Held, Option<Reserved>)>,
+}
+
+/// Which jobs of a namespace go first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// Warming: after everything that somebody waits for.
+    Warming,
+    Normal,
+    /// Somebody waits for the answer: an HTTP request, or a message of priority 5 to 9.
+    First,
+}
 
 /// One job as it comes in.
-#[derive(Debug, Clone)]
-pub struct JobSource<'a> {
-    pub(super) body: &'a [u8],
-    /// The job's id in the message's properties.
-    pub(super) message_id: Option<&'a str>,
+pub struct JobSource {
+    owner: Box<dyn JobOwner>,
     pub(super) received: Instant,
     /// Tries made before this one.
     pub(super) tries: u32,
     /// Whether a failure that may pass leads to another try.
     pub(super) may_retry: bool,
-    /// Whether its entries that are in the cache have their TTL refreshed, as a warming job's have.
-    pub(super) refresh_ttl: bool,
+    /// Whether it may be moved to a lane's queue.
+    pub(super) may_move: bool,
+    pub(super) urgency: Urgency,
+    /// When it is of no use any more.
+    pub(super) expires: Option<Instant>,
     /// Why it is rejected unseen: the broker gave it up, or it killed workers.
     pub(super) given_up: Option<Rejection>,
+    /// Its lane, where it came from one's queue and isn't there yet.
+    pub(super) arriving: Option<Arriving>,
+    /// Its part of what may be in hand.
+    pub(super) held: Held,
+    /// The same for outputs that are large.
+    pub(super) reserved: Option<Reserved>,
 }
 
-impl<'a> JobSource<'a> {
+impl std::fmt::Debug for JobSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "JobSource({} bytes)", self.body().len())
+    }
+}
+
+impl JobSource {
     /// A job that was received now, at its first try.
-    pub fn new(body: &'a [u8]) -> Self {
+    pub fn new(owner: impl JobOwner) -> Self {
         Self {
-            body,
-            message_id: None,
+            owner: Box::new(owner),
             received: Instant::now(),
             tries: 0,
             may_retry: true,
-            refresh_ttl: false,
+            may_move: false,
+            urgency: Urgency::Normal,
+            expires: None,
             given_up: None,
+            arriving: None,
+            held: Held::default(),
+            reserved: None,
         }
     }
 
-    /// Sets the job's id in the message's properties.
-    pub fn with_message_id(mut self, id: Option<&'a str>) -> Self {
-        self.message_id = id;
-        self
+    /// A job whose end is heard at the receiver. It isn't tried again, nor moved.
+    pub fn awaited(
+        body: impl Into<Vec<u8>>,
+        message_id: Option<String>,
+    ) -> (Self, oneshot::Receiver<Ended>) {
+        let (sender, receiver) = oneshot::channel();
+        let owner = Awaited {
+            body: body.into(),
+            message_id,
+            sender,
+        };
+        (Self::new(owner), receiver)
     }
 
     /// Sets when it was received.
@@ -64,9 +137,21 @@ impl<'a> JobSource<'a> {
         self
     }
 
-    /// Says whether its entries that are in the cache have their TTL refreshed, as a warming job's have.
-    pub fn with_ttl_refresh(mut self, refresh_ttl: bool) -> Self {
-        self.refresh_ttl = refresh_ttl;
+    /// Allows it to be moved to a lane's queue.
+    pub fn movable(mut self, may_move: bool) -> Self {
+        self.may_move = may_move;
+        self
+    }
+
+    /// Says how urgent it is.
+    pub fn with_urgency(mut self, urgency: Urgency) -> Self {
+        self.urgency = urgency;
+        self
+    }
+
+    /// Says when it is of no use any more.
+    pub fn expires_at(mut self, at: Option<Instant>) -> Self {
+        self.expires = at;
         self
     }
 
@@ -75,6 +160,72 @@ impl<'a> JobSource<'a> {
         self.given_up = rejection;
         self
     }
+
+    /// Says that it comes from a lane's queue.
+    pub fn arriving(mut self, arriving: Arriving) -> Self {
+        self.arriving = Some(arriving);
+        self
+    }
+
+    /// Gives it the part that it has of what may be in hand.
+    pub fn holding(mut self, held: Held) -> Self {
+        self.held = held;
+        self
+    }
+
+    /// Its body.
+    pub fn body(&self) -> &[u8] {
+        self.owner.body()
+    }
+
+    pub(super) fn message_id(&self) -> Option<&str> {
+        self.owner.message_id()
+    }
+
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.owner.is_abandoned()
+    }
+
+    /// Whether its entries that are in the cache have their TTL refreshed, as a warming job's have.
+    pub(super) fn refreshes_ttl(&self) -> bool {
+        self.urgency == Urgency::Warming
+    }
+
+    /// Tells its owner how it ended.
+    pub(super) fn end(self, outcome: Outcome, counts: InputCounts, begun: Instant) {
+        self.owner.ended(Ended {
+            outcome,
+            counts,
+            begun,
+            held: Some((self.held, self.reserved)),
+        });
+    }
+}
+
+/// Somebody who waits for one job.
+struct Awaited {
+    body: Vec<u8>,
+    message_id: Option<String>,
+    sender: oneshot::Sender<Ended>,
+}
+
+impl JobOwner for Awaited {
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    fn message_id(&self) -> Option<&str> {
+        self.message_id.as_deref()
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.sender.is_closed()
+    }
+
+    fn ended(self: Box<Self>, ended: Ended) {
+        // Who has gone meanwhile doesn't want to know.
+        let _unheard = self.sender.send(ended);
+    }
 }
 
 /// A job that passed every check that needs no server.
@@ -82,7 +233,7 @@ impl<'a> JobSource<'a> {
 pub(super) struct AdmittedJob<'a> {
     /// Which job of the batch it is.
     pub index: SourceIndex,
-    pub source: &'a JobSource<'a>,
+    pub source: &'a JobSource,
     pub job: Job<'a>,
     pub model: Arc<Model>,
     pub body_sha256: [u8; 32],

@@ -1,82 +1,72 @@
-//! Owns storing a batch: entries to the cache and rows to the database together, then what readers find.
+//! Owns storing jobs at their end: entries to the cache and rows to the database together, then what readers find.
 //!
 //! Promises to wait for a database that is out of reach, and that a row which the database refuses costs only
 //! its own job.
 
 use super::{
     context::Context,
-    index::bug,
-    outcome::{Outcome, Outcomes},
-    plan::{Found, InputValue, Plan},
-    publish,
-    render::FinishedJob,
-    verdict,
+    ending::FinishedJob,
+    index::{SlotIndex, bug},
+    owned::{How, JobRows, Value},
 };
 use crate::{
-    cache::Fresh,
+    cache::{Fresh, Put},
     clock,
     store::{Batch, Inserted, JobRow, ScoreRow},
     telemetry::metrics::Table,
 };
-use kiln_contract::failure::Failure;
-use kiln_contract::job::Job;
 use kiln_contract::result::Reading;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Stores a batch, and says of each of its jobs what became of it.
-pub(super) async fn batch(
-    context: &Context,
-    plan: &Plan<'_>,
-    jobs: Vec<FinishedJob<'_>>,
-    outcomes: &mut Outcomes,
-) {
-    let (_, kept) = tokio::join!(
-        put_entries(context, plan),
-        insert_rows(context, plan, &jobs)
-    );
-    let mut shown = BTreeMap::new();
-    for (job, kept) in jobs.into_iter().zip(kept) {
-        if matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
-            publish::job(context, plan, &job, &mut shown);
+/// A finished job, and whether its entries that were in the cache have their TTL refreshed.
+pub(super) struct ToStore<'a> {
+    pub job: &'a FinishedJob,
+    pub refreshes_ttl: bool,
+}
+
+/// Stores jobs, no two of them with the same id, and says of each what became of its row.
+pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
+    let finished: Vec<&FinishedJob> = jobs.iter().map(|one| one.job).collect();
+    let (_, kept) = tokio::join!(put_entries(context, jobs), insert_rows(context, &finished));
+    let mut shown: BTreeMap<u64, BTreeMap<&str, Vec<Put>>> = BTreeMap::new();
+    for (job, kept) in finished.iter().zip(&kept) {
+        if job.shown.is_empty() || !matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
+            continue;
         }
-        let admitted = job.planned.admitted;
-        let fail = |failure: Failure| verdict::outcome(context, failure, admitted);
-        let outcome = match kept {
-            Ok(Inserted::New) => Outcome::Done {
-                job_id: admitted.job.job_id.to_string(),
-                result: Arc::new(job.result),
-                repeated: false,
-            },
-            Ok(Inserted::Same(first)) => Outcome::Done {
-                job_id: admitted.job.job_id.to_string(),
-                result: Arc::from(first),
-                repeated: true,
-            },
-            Ok(Inserted::Conflict) => fail(verdict::conflict().into()),
-            Err(reason) => fail(Failure::Unstorable(reason)),
-        };
-        outcomes.set(admitted.index, outcome);
+        let by_namespace = shown.entry(job.stamp).or_default();
+        let entries = by_namespace.entry(&job.result.namespace).or_default();
+        entries.extend(job.shown.iter().cloned());
     }
-    if !shown.is_empty() {
-        context.cache.publish(&shown, plan.stamp).await;
+    for (stamp, entries) in &shown {
+        context.cache.publish(entries, *stamp).await;
     }
+    kept
 }
 
 /// Puts into the cache what was scored now, and again what has its TTL refreshed.
-async fn put_entries(context: &Context, plan: &Plan<'_>) {
+async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
-        let due = plan.slots.iter().filter(|slot| match slot.found {
-            Found::Scored(_) => true,
-            Found::Cached(_) => slot.refresh_ttl,
-            Found::Shared(_) | Found::Not => false,
+        let stored = jobs.iter().filter_map(|one| {
+            let rows = one.job.rows.as_deref()?;
+            Some((rows, one.refreshes_ttl))
         });
-        due.filter_map(|slot| {
-            let (group, row) = plan.row_of(slot)?;
+        let due = stored.flat_map(|(rows, refreshes)| {
+            let due = rows
+                .slots
+                .enumerate()
+                .filter(move |(_, slot)| match slot.found {
+                    Some(How::Scored { is_stored }) => !is_stored,
+                    Some(How::Cached) => refreshes,
+                    Some(How::Shared) | None => false,
+                });
+            due.map(move |due| (rows, due))
+        });
+        due.filter_map(|(rows, (index, slot))| {
             Some(Fresh {
-                space: &group.space,
+                space: &rows.space,
                 input: &slot.input,
-                row,
+                row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
                 stamp: slot.stamp,
             })
@@ -89,15 +79,11 @@ async fn put_entries(context: &Context, plan: &Plan<'_>) {
 }
 
 /// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
-async fn insert_rows(
-    context: &Context,
-    plan: &Plan<'_>,
-    jobs: &[FinishedJob<'_>],
-) -> Vec<Result<Inserted, String>> {
+async fn insert_rows(context: &Context, jobs: &[&FinishedJob]) -> Vec<Result<Inserted, String>> {
     if jobs.is_empty() {
         return Vec::new();
     }
-    match attempt(context, plan, jobs).await {
+    match attempt(context, jobs).await {
         Ok(kept) => kept.into_iter().map(Ok).collect(),
         Err(reason) if jobs.len() == 1 => {
             tracing::warn!(reason, "the database refuses a job's row");
@@ -106,7 +92,7 @@ async fn insert_rows(
         Err(_) => {
             let mut kept = Vec::with_capacity(jobs.len());
             for job in jobs {
-                let one = attempt(context, plan, std::slice::from_ref(job)).await;
+                let one = attempt(context, std::slice::from_ref(job)).await;
                 let one = one.and_then(|mut one| {
                     let only = one.pop();
                     only.ok_or_else(|| "no row came back".to_owned())
@@ -119,19 +105,16 @@ async fn insert_rows(
 }
 
 /// One transaction, repeated until the database has answered. An error is the database's refusal.
-async fn attempt(
-    context: &Context,
-    plan: &Plan<'_>,
-    jobs: &[FinishedJob<'_>],
-) -> Result<Vec<Inserted>, String> {
+async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserted>, String> {
     let rows = jobs.iter().map(|job| JobRow {
-        job_id: &job.planned.admitted.job.job_id,
-        body_sha256: job.planned.admitted.body_sha256,
+        job_id: &job.job_id,
+        body_sha256: job.body_sha256,
         done: &job.result,
     });
+    let misses = Misses::of(context, jobs);
     let batch = Batch {
         jobs: rows.collect(),
-        scores: score_rows(context, plan, jobs),
+        scores: misses.rows(),
         finished_at: jobs
             .first()
             .map(|job| job.result.finished_at)
@@ -147,49 +130,62 @@ async fn attempt(
     Ok(kept)
 }
 
-/// The misses that these jobs were the first to ask for.
-fn score_rows<'a>(
-    context: &Context,
-    plan: &'a Plan<'_>,
-    jobs: &'a [FinishedJob<'_>],
-) -> Vec<ScoreRow<'a>> {
-    if !context.settings.store.scores {
-        return Vec::new();
-    }
-    let mut stored = plan.jobs.map(|_| None::<&Job<'_>>);
-    for job in jobs {
-        if let Some(stored) = stored.get_mut(job.index) {
-            *stored = Some(&job.planned.admitted.job);
+/// The misses of some jobs, with their inputs as they were scored.
+struct Misses<'a>(Vec<Miss<'a>>);
+
+/// A slot of a job that missed, and its input where inputs are stored.
+type Miss<'a> = (&'a JobRows, SlotIndex, Option<Value<'a>>);
+
+impl<'a> Misses<'a> {
+    /// Every miss of these jobs, each once.
+    fn of(context: &Context, jobs: &[&'a FinishedJob]) -> Self {
+        let inputs = context.settings.store.inputs;
+        let mut misses = Vec::new();
+        if context.settings.store.scores {
+            for rows in jobs.iter().filter_map(|job| job.rows.as_deref()) {
+                for (index, slot) in rows.slots.enumerate() {
+                    if matches!(slot.found, Some(How::Scored { .. } | How::Shared)) {
+                        let value = if inputs { rows.value(slot) } else { None };
+                        misses.push((rows, index, value));
+                    }
+                }
+            }
         }
+        let key = |(rows, index, _): &Miss<'a>| {
+            let input = rows.slots.get(*index).map(|slot| slot.input);
+            (Arc::as_ptr(&rows.model) as usize, input)
+        };
+        misses.sort_by_key(key);
+        misses.dedup_by(|one, other| key(one) == key(other));
+        Self(misses)
     }
-    let inputs = context.settings.store.inputs;
-    let scored = plan.slots.iter();
-    let scored = scored.filter(|slot| matches!(slot.found, Found::Scored(_)));
-    scored
-        .filter_map(|slot| {
-            let (first, input) = slot.asked_by;
-            // Where the job that asked first isn't stored, nothing is.
-            let job = (*stored.get(first)?)?;
-            let (group, row) = plan.row_of(slot)?;
-            let info = group.model.info();
+
+    fn rows(&self) -> Vec<ScoreRow<'_>> {
+        let rows = self.0.iter().filter_map(|(rows, index, value)| {
+            let slot = rows.slots.get(*index)?;
+            let row = rows.row(*index)?;
+            let info = rows.model.info();
             let reading = Reading::of(info, row);
-            let (text, pair, features) = match &slot.value {
-                InputValue::Features(values) => (None, None, Some(*values)),
-                InputValue::Text { text, pair } => (Some(text.as_ref()), pair.as_deref(), None),
+            let (text, pair, features) = match value {
+                Some(Value::Features(values)) => (None, None, Some(*values)),
+                Some(Value::Text { text, pair }) => (Some(text.as_ref()), pair.as_deref(), None),
+                None => (None, None, None),
             };
+            let input = rows.job.inputs.get(slot.number)?;
             Some(ScoreRow {
                 input: slot.input,
                 model: &info.name,
                 version: &info.version,
-                namespace: job.namespace(),
+                namespace: rows.job.namespace(),
                 key: input.key.as_deref(),
                 label: reading.label(),
                 score: reading.score(),
                 outputs: row,
-                text: text.filter(|_| inputs),
-                text_pair: pair.filter(|_| inputs),
-                features: features.filter(|_| inputs),
+                text,
+                text_pair: pair,
+                features,
             })
-        })
-        .collect()
+        });
+        rows.collect()
+    }
 }

@@ -46,11 +46,27 @@ fn job(id: &str, model: &str, texts: &[&str], more: &str) -> String {
 }
 
 async fn run(engine: &Engine, bodies: &[String]) -> (Vec<Outcome>, InputCounts) {
-    let sources: Vec<_> = bodies
+    run_with(engine, bodies, |_, source| source).await
+}
+
+/// Runs jobs in one batch, and adds up how their inputs got their scores.
+async fn run_with(
+    engine: &Engine,
+    bodies: &[String],
+    with: impl Fn(usize, JobSource) -> JobSource,
+) -> (Vec<Outcome>, InputCounts) {
+    let jobs = bodies
         .iter()
-        .map(|body| JobSource::new(body.as_bytes()))
-        .collect();
-    engine.run(&sources).await
+        .map(|body| JobSource::awaited(body.as_bytes(), None));
+    let (sources, ends): (Vec<_>, Vec<_>) = jobs.unzip();
+    engine.submit(sources.into_iter().enumerate().map(|(n, job)| with(n, job)));
+    let (mut outcomes, mut counts) = (Vec::new(), InputCounts::default());
+    for ended in ends {
+        let ended = ended.await.expect("an end");
+        counts.add(&ended.counts);
+        outcomes.push(ended.outcome);
+    }
+    (outcomes, counts)
 }
 
 fn results(outcome: &Outcome) -> Vec<serde_json::Value> {
@@ -150,12 +166,14 @@ async fn a_job_that_its_model_fails_on_costs_only_itself() {
         job("bad", "fault", &["three", "nan"], ""),
         job("last", "fault", &["nan too"], ""),
     ];
-    let sources = [
-        JobSource::new(bodies[0].as_bytes()),
-        JobSource::new(bodies[1].as_bytes()),
-        JobSource::new(bodies[2].as_bytes()).without_retry(),
-    ];
-    let (outcomes, counts) = engine.run(&sources).await;
+    let last = |number: usize, source: JobSource| {
+        if number == 2 {
+            source.without_retry()
+        } else {
+            source
+        }
+    };
+    let (outcomes, counts) = run_with(&engine, &bodies, last).await;
     assert_eq!(results(&outcomes[0]).len(), 2);
     let Outcome::Retry { job_id, .. } = &outcomes[1] else {
         panic!("{outcomes:?}");

@@ -3,14 +3,19 @@
 //! Promises that a job is tried no more often than the settings and its source allow. The failure's own verdict is
 //! [`Failure::verdict`].
 
-use super::{context::Context, outcome::Outcome, source::AdmittedJob};
+use super::{context::Context, outcome::Outcome, source::JobSource};
 use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 
 /// What a failure means for a job, given the tries that it has had.
-pub(super) fn outcome(context: &Context, failure: Failure, admitted: &AdmittedJob<'_>) -> Outcome {
-    let job_id = Some(admitted.job.job_id.to_string());
-    let tries = admitted.source.tries + 1;
-    let is_last = !admitted.source.may_retry || tries >= context.settings.max_tries;
+pub(super) fn outcome(
+    context: &Context,
+    failure: Failure,
+    source: &JobSource,
+    job_id: &str,
+) -> Outcome {
+    let job_id = Some(job_id.to_owned());
+    let tries = source.tries + 1;
+    let is_last = !source.may_retry || tries >= context.settings.max_tries;
     match failure.verdict() {
         Verdict::Reject(rejection) => Outcome::Rejected { job_id, rejection },
         Verdict::Retry(reason) if is_last => {

@@ -64,7 +64,8 @@ pub struct Causes {
 }
 
 impl Causes {
-    fn add(&mut self, other: &Self) {
+    /// Adds others.
+    pub fn add(&mut self, other: &Self) {
         self.first += other.first;
         self.soon_after += other.soon_after;
         self.late += other.late;

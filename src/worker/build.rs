@@ -4,7 +4,7 @@
 
 use super::{
     intake,
-    process::BatchProcessor,
+    process::JobProcessor,
     settle::Settler,
     supervisor::{Stage, Supervisor},
     switch::Switch,
@@ -181,7 +181,7 @@ impl Worker {
 
     /// What takes jobs, and what posts them.
     fn add_intake(&self, tasks: &mut Supervisor) {
-        let processor = BatchProcessor::new(
+        let processor = JobProcessor::new(
             self.engine.clone(),
             self.settler.clone(),
             self.store.clone(),
@@ -193,7 +193,6 @@ impl Worker {
             broker: self.broker.clone(),
             topology: self.topology.clone(),
             processor,
-            store: self.store.clone(),
             health: self.health.clone(),
             pause: self.pause.clone(),
         };

@@ -1,7 +1,7 @@
 //! Keeps a session open: migrates, connects, declares the queues, takes jobs, and connects again when the connection is lost.
 
 use super::{
-    process::BatchProcessor,
+    process::JobProcessor,
     session::{End, Session},
     switch::Switch,
     tasks,
@@ -14,13 +14,13 @@ use crate::{
     backoff::Backoff,
     config,
     health::{Health, Part},
-    store::{PostgresStore, StoreError},
+    store::StoreError,
 };
 use anyhow::{Context, bail};
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// How long a stop waits for the batches of sessions that were lost.
+/// How long a stop waits for the jobs of sessions that were lost.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 /// Longest goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -30,8 +30,7 @@ const GOODBYE: Duration = Duration::from_millis(200);
 pub(super) struct Intake {
     pub broker: Broker,
     pub topology: Arc<Topology>,
-    pub processor: BatchProcessor,
-    pub store: PostgresStore,
+    pub processor: JobProcessor,
     pub health: Health,
     pub pause: Switch,
 }
@@ -40,10 +39,9 @@ impl Intake {
     /// Migrates, connects, consumes, and connects again, until it is asked to stop. An error is what waiting doesn't mend.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         self.take_jobs(&stop).await?;
-        // Those of sessions that were lost: their jobs come again elsewhere, and find their rows.
-        self.processor.batches.close();
-        // What waits for servers that are away is as good after a restart.
-        let _cut = tokio::time::timeout(LEFT_BEHIND, self.processor.batches.wait()).await;
+        // Those of sessions that were lost: their jobs come again elsewhere, and find their rows. What waits for servers that are away
+        // is as good after a restart.
+        let _cut = tokio::time::timeout(LEFT_BEHIND, self.processor.idle()).await;
         Ok(())
     }
 
@@ -93,12 +91,15 @@ impl Intake {
         let waiting = |reason: &StoreError, _| {
             self.health.down(Part::Migrations, &reason.to_string());
         };
-        let migrated = self.store.migrate_when_up(max, waiting).await;
+        let migrated = self.processor.store.migrate_when_up(max, waiting).await;
         migrated.context("migrations")?;
         self.health.up(Part::Migrations);
         let mut backoff = Backoff::new(Duration::from_millis(100), max);
         let registry = self.processor.engine.registry();
-        while tasks::models::choose(registry, &self.store).await.is_err() {
+        while tasks::models::choose(registry, &self.processor.store)
+            .await
+            .is_err()
+        {
             tokio::time::sleep(backoff.next_wait()).await;
         }
         Ok(())
@@ -107,7 +108,7 @@ impl Intake {
     /// Takes jobs for as long as the session lasts.
     async fn take(
         &mut self,
-        connection: lapin::Connection,
+        connection: Arc<lapin::Connection>,
         session: Session,
         stop: &CancellationToken,
     ) -> End {
@@ -130,9 +131,9 @@ enum Unopened {
 impl Intake {
     /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
     /// held.
-    async fn open_session(&self) -> Result<(lapin::Connection, Session), Unopened> {
+    async fn open_session(&self) -> Result<(Arc<lapin::Connection>, Session), Unopened> {
         let later = |reason: String| Unopened::Later(reason);
-        let ping = self.store.ping().await;
+        let ping = self.processor.store.ping().await;
         ping.map_err(|e| later(format!("postgres comes first: {e}")))?;
         let connection = self.broker.connect("consume").await;
         let connection = connection.map_err(|e| match e {
@@ -147,7 +148,9 @@ impl Intake {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
-        let open = Session::open(&connection, &self.topology, self.processor.clone());
+        let connection = Arc::new(connection);
+        let (topology, processor) = (self.topology.clone(), self.processor.clone());
+        let open = Session::open(connection.clone(), topology, processor);
         match tokio::time::timeout(limit, open).await {
             Ok(Ok(session)) => Ok((connection, session)),
             Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),

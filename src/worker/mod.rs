@@ -5,12 +5,13 @@ mod drain;
 #[cfg(test)]
 mod hammer;
 mod intake;
+mod lane_intake;
 mod process;
 mod run;
 mod session;
 mod settle;
+mod sized_consumer;
 mod supervisor;
-mod suspects;
 mod switch;
 mod tasks;
 mod warm_throttle;

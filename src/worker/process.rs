@@ -1,42 +1,71 @@
-//! Carries a batch from its bodies to its acknowledgements, and traces those of its jobs that are to have one.
+//! Owns a queue's job on its way through the worker: handed to the engine, and settled at its end, with its trace.
+//!
+//! Promises that a job whose end isn't heard of goes back to its queue, and that jobs which end together are settled together.
 
-use super::settle::Settler;
+use super::{settle::Settler, warm_throttle::WarmBatch};
 use crate::{
-    amqp::delivery::Delivery,
-    amqp::topology::Origin,
+    amqp::{delivery::Delivery, topology::Origin},
     config::Settings,
-    pipeline::{Engine, JobSource, Outcome},
+    pipeline::{Ended, Engine, JobOwner, JobSource, Outcome, Urgency},
     store::PostgresStore,
     telemetry::{
         metrics::Metrics,
-        trace::{Kind, Stages, Trace, Tracer, Value},
+        trace::{Kind, Trace, Tracer, Value},
     },
 };
 use kiln_contract::failure::Rejection;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Instant,
 };
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
+
+/// Lowest priority of a message that goes before others of its namespace.
+const FIRST_PRIORITY: u8 = 5;
 
 /// What a session works with; outlives it.
 #[derive(Clone)]
-pub struct BatchProcessor {
+pub struct JobProcessor {
     pub engine: Arc<Engine>,
     pub settler: Settler,
     pub store: PostgresStore,
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
     pub tracer: Tracer,
-    /// Batches in flight, whichever session took them: a session whose connection is lost leaves its own behind.
-    pub batches: TaskTracker,
-    in_hand: Arc<AtomicUsize>,
+    in_hand: Arc<Count>,
+    ended: Arc<Mutex<Vec<EndedJob>>>,
+    /// What is being settled.
+    settling: TaskTracker,
 }
 
-impl BatchProcessor {
+/// Jobs in hand, whichever session took them: a session whose connection is lost leaves its own behind.
+#[derive(Default)]
+struct Count {
+    jobs: AtomicUsize,
+    none: Notify,
+}
+
+/// A job in hand; it counts for as long as this lives.
+pub(super) struct InHand {
+    count: Arc<Count>,
+    metrics: Metrics,
+}
+
+impl Drop for InHand {
+    fn drop(&mut self) {
+        let before = self.count.jobs.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.in_hand(before - 1);
+        if before == 1 {
+            self.count.none.notify_waiters();
+        }
+    }
+}
+
+impl JobProcessor {
     /// The tools of a worker.
     pub fn new(
         engine: Arc<Engine>,
@@ -53,37 +82,101 @@ impl BatchProcessor {
             metrics,
             settings,
             tracer,
-            batches: TaskTracker::new(),
             in_hand: Arc::default(),
+            ended: Arc::default(),
+            settling: TaskTracker::new(),
         }
     }
 
-    pub(super) fn note_in_hand(&self, change: isize) {
-        let jobs = self
-            .in_hand
-            .fetch_add(change as usize, Ordering::Relaxed)
-            .wrapping_add(change as usize);
-        self.metrics.in_hand(jobs);
+    /// Counts a job in hand.
+    pub(super) fn in_hand(&self) -> InHand {
+        let before = self.in_hand.jobs.fetch_add(1, Ordering::Relaxed);
+        self.metrics.in_hand(before + 1);
+        InHand {
+            count: self.in_hand.clone(),
+            metrics: self.metrics.clone(),
+        }
     }
 
-    /// Carries one batch from its bodies to its acknowledgements.
-    async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
-        let sources: Vec<JobSource<'_>> = deliveries
-            .iter()
-            .map(|d| {
-                JobSource::new(&d.body)
-                    .with_message_id(d.message_id())
-                    .received_at(d.received)
-                    .with_tries(d.tries())
-                    .with_ttl_refresh(d.origin == Origin::Warm)
-                    .given_up(given_up.clone().or_else(|| d.verdict()))
-            })
-            .collect();
-        let begun = Instant::now();
-        let (outcomes, counts) = self.engine.run(&sources).await;
-        let traces = self.traces(&deliveries, &outcomes, begun, &counts.stages);
+    /// Waits until no job is in hand.
+    pub(super) async fn idle(&self) {
+        loop {
+            let none = self.in_hand.none.notified();
+            if self.in_hand.jobs.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            none.await;
+        }
+    }
+
+    /// A delivery as a job for the engine. `warming` is the batch of warming that it belongs to.
+    pub(super) fn source(
+        &self,
+        delivery: Delivery,
+        warming: Option<Arc<WarmBatch>>,
+        given_up: Option<Rejection>,
+    ) -> JobSource {
+        let urgency = match (delivery.origin, delivery.priority()) {
+            (Origin::Warm, _) => Urgency::Warming,
+            (_, priority) if priority >= FIRST_PRIORITY => Urgency::First,
+            _ => Urgency::Normal,
+        };
+        let may_move =
+            delivery.origin == Origin::Jobs && delivery.moves() < self.settings.lane.max_moves;
+        let held = self.engine.hold(delivery.body.len());
+        let (received, tries) = (delivery.received, delivery.tries());
+        let expires = delivery.expires();
+        let given_up = given_up.or_else(|| delivery.verdict());
+        let job = QueuedJob {
+            in_hand: self.in_hand(),
+            processor: self.clone(),
+            delivery,
+            _warming: warming,
+        };
+        JobSource::new(job)
+            .received_at(received)
+            .with_tries(tries)
+            .with_urgency(urgency)
+            .movable(may_move)
+            .expires_at(expires)
+            .given_up(given_up)
+            .holding(held)
+    }
+
+    /// Settles jobs that have ended: those that end together, together.
+    fn settle_later(&self, job: EndedJob) {
+        let is_first = {
+            // The list is sound after a panic elsewhere: every change to it is one call.
+            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.push(job);
+            ended.len() == 1
+        };
+        if is_first {
+            let processor = self.clone();
+            self.settling.spawn(async move {
+                let ended = processor.take_ended();
+                processor.settle(ended).await;
+            });
+        }
+    }
+
+    fn take_ended(&self) -> Vec<EndedJob> {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *ended)
+    }
+
+    async fn settle(&self, ended: Vec<EndedJob>) {
+        let traces = self.traces(&ended);
         let stored = Instant::now();
+        let (mut deliveries, mut outcomes) = (Vec::new(), Vec::new());
+        let mut in_hand = Vec::with_capacity(ended.len());
+        for job in ended {
+            deliveries.push(job.delivery);
+            outcomes.push(job.ended.outcome);
+            in_hand.push((job.in_hand, job.ended.held));
+        }
         self.settler.settle(deliveries, outcomes).await;
+        drop(in_hand);
         for mut trace in traces {
             trace.span("reply", stored, Instant::now(), Vec::new());
             self.tracer.end(trace);
@@ -91,17 +184,12 @@ impl BatchProcessor {
     }
 
     /// The traces of those jobs that are to have one, up to their rows.
-    fn traces(
-        &self,
-        deliveries: &[Delivery],
-        outcomes: &[Outcome],
-        begun: Instant,
-        stages: &Stages,
-    ) -> Vec<Trace> {
+    fn traces(&self, ended: &[EndedJob]) -> Vec<Trace> {
         if !self.tracer.is_on() {
             return Vec::new();
         }
-        let trace = |(delivery, outcome): (&Delivery, &Outcome)| {
+        let trace = |job: &EndedJob| {
+            let (delivery, ended) = (&job.delivery, &job.ended);
             let (header, received) = (delivery.traceparent(), delivery.received);
             let name = "process job";
             let begin = self
@@ -115,43 +203,53 @@ impl BatchProcessor {
             if let Some(id) = delivery.correlation_id() {
                 trace.record("messaging.message.conversation_id", text(id));
             }
-            outcome.record(&mut trace);
-            trace.span("intake", received, begun, Vec::new());
-            if let Outcome::Done { result, .. } = outcome {
-                trace.stages(begun, stages, result.hits, result.misses);
+            ended.outcome.record(&mut trace);
+            trace.span("intake", received, ended.begun, Vec::new());
+            if let Outcome::Done { result, .. } = &ended.outcome {
+                let stages = &ended.counts.stages;
+                trace.stages(ended.begun, stages, result.hits, result.misses);
             }
             Some(trace)
         };
-        deliveries.iter().zip(outcomes).filter_map(trace).collect()
+        ended.iter().filter_map(trace).collect()
     }
 }
 
-/// A batch in flight; its permit is free when it is settled.
-pub(super) async fn in_flight(
-    processor: BatchProcessor,
-    deliveries: Vec<Delivery>,
-    given_up: Option<Rejection>,
-    permit: impl Send + 'static,
-) {
-    let jobs = InHand(processor.clone(), deliveries.len() as isize);
-    processor.work(deliveries, given_up).await;
-    drop((jobs, permit));
+/// A queue's job that the engine has.
+struct QueuedJob {
+    processor: JobProcessor,
+    delivery: Delivery,
+    in_hand: InHand,
+    _warming: Option<Arc<WarmBatch>>,
 }
 
-/// Counts jobs out of hand however their batch ends.
-struct InHand(BatchProcessor, isize);
+/// One that has ended, and is to be settled.
+struct EndedJob {
+    delivery: Delivery,
+    in_hand: InHand,
+    ended: Ended,
+}
 
-impl Drop for InHand {
-    fn drop(&mut self) {
-        self.0.note_in_hand(-self.1);
+impl JobOwner for QueuedJob {
+    fn body(&self) -> &[u8] {
+        &self.delivery.body
     }
-}
 
-/// Reports a batch that panicked.
-pub(super) fn note_panic(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a batch panicked; its jobs go back to their queue");
+    fn message_id(&self) -> Option<&str> {
+        self.delivery.message_id()
+    }
+
+    fn ended(self: Box<Self>, ended: Ended) {
+        let Self {
+            processor,
+            delivery,
+            in_hand,
+            ..
+        } = *self;
+        processor.settle_later(EndedJob {
+            delivery,
+            in_hand,
+            ended,
+        });
     }
 }

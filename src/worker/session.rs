@@ -1,46 +1,49 @@
-//! Owns taking jobs from the queues and handing them on in batches, for as long as one connection lasts.
+//! Owns taking jobs from the queues and handing them on, for as long as one connection lasts.
 //!
-//! Promises that `kiln.warm` is served only while `kiln.jobs` has nothing ready, that the batches in flight
-//! are bounded, that a job suspected of killing workers runs alone, and that a stop finishes what was
-//! delivered. Refuses to reconnect: that is the caller's.
+//! Promises that no more is taken than may be in hand; that `kiln.warm` is served only while `kiln.jobs` has nothing ready; that what
+//! one queue's jobs wait for holds up no other queue; and that a stop finishes what was delivered. Refuses to await a server while it
+//! takes jobs, and to reconnect: that is the caller's.
 
 use super::{
     drain::DrainLimits,
-    process::{BatchProcessor, in_flight, note_panic},
-    suspects::Suspects,
+    lane_intake::LaneIntake,
+    process::JobProcessor,
+    sized_consumer::SizedConsumer,
     switch::Switch,
     warm_throttle::{Allowance, WarmBatch, WarmThrottle},
 };
 use crate::{
     amqp::{
+        ack::Acks,
         consumer::QueueConsumer,
         delivery::Delivery,
-        topology::{Origin, Topology},
+        topology::{self, Origin, Topology},
     },
     config,
-    pipeline::batch::{Filling, Limits},
-    telemetry::metrics::CloseReason,
+    pipeline::LaneQueues,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kiln_contract::failure::Rejection;
-use lapin::Connection;
+use lapin::{Channel, Connection};
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Warming jobs of one batch: a job that comes meanwhile waits for no more than these.
+/// Warming jobs that go together: a job that comes meanwhile waits for no more than these.
 const WARM_JOBS: usize = 8;
+/// Jobs that are handed over together.
+const TOGETHER: usize = 256;
 /// Unacknowledged messages that the broker set aside, taken at once.
 const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
-
+/// How often it is asked which lanes have become expensive.
+const LANES: Duration = Duration::from_millis(500);
+/// How often it is asked which lanes have queues that other workers have declared.
+const OTHERS_LANES: u32 = 20;
 /// Longest goodbye to the broker: the last acknowledgements, and the channels' ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -53,254 +56,253 @@ pub enum End {
     Lost(String),
 }
 
-/// The consumers of one connection and the batches that they filled.
+/// The consumers of one connection.
 pub struct Session {
-    processor: BatchProcessor,
-    jobs: QueueConsumer,
+    connection: Arc<Connection>,
+    topology: Arc<Topology>,
+    processor: JobProcessor,
+    jobs: SizedConsumer,
     warm: QueueConsumer,
     expired: QueueConsumer,
-    slots: Arc<Semaphore>,
     throttle: Arc<Mutex<WarmThrottle>>,
-    batches: JoinSet<()>,
-    filling: Filling<Delivery>,
-    suspects: Suspects,
+    lanes: Lanes,
+}
+
+/// The lanes whose queues are open on this connection.
+#[derive(Default)]
+struct Lanes {
+    open: BTreeSet<String>,
+    opening: JoinSet<(LaneQueues, Result<Option<LaneIntake>, String>)>,
+    running: JoinSet<Result<(), String>>,
+    channels: Vec<(Channel, Arc<Acks>)>,
+    stop: CancellationToken,
+    looks: u32,
 }
 
 impl Session {
     /// Starts consuming.
     pub async fn open(
-        connection: &Connection,
-        topology: &Topology,
-        processor: BatchProcessor,
+        connection: Arc<Connection>,
+        topology: Arc<Topology>,
+        processor: JobProcessor,
     ) -> Result<Self, lapin::Error> {
         let intake = &processor.settings.intake;
-        let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
         let throttle = WarmThrottle::new(
             config::ms(intake.warm_idle_ms),
             intake.warm_share,
-            // Warming never takes the last slot.
+            // Warming never takes the last one.
             intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
         );
-        let filling = Filling::new(Limits::from(intake));
-        Ok(Self {
-            expired: QueueConsumer::open(
-                connection,
-                &topology.expired,
-                Origin::Expired,
-                EXPIRED_PREFETCH,
-            )
-            .await?,
-            jobs: QueueConsumer::open(connection, &topology.jobs, Origin::Jobs, intake.prefetch)
+        let (expired, warm) = (&topology.expired, &topology.warm);
+        let mut session = Self {
+            expired: QueueConsumer::open(&connection, expired, Origin::Expired, EXPIRED_PREFETCH)
                 .await?,
-            warm: QueueConsumer::open(
-                connection,
-                &topology.warm,
-                Origin::Warm,
-                intake.warm_prefetch,
+            jobs: SizedConsumer::open(
+                connection.clone(),
+                &topology.jobs,
+                intake.prefetch,
+                intake.max_bytes_in_hand,
             )
             .await?,
+            warm: QueueConsumer::open(&connection, warm, Origin::Warm, intake.warm_prefetch)
+                .await?,
+            connection,
+            topology,
             processor,
-            slots,
             throttle: Arc::new(Mutex::new(throttle)),
-            batches: JoinSet::new(),
-            filling,
-            suspects: Suspects::default(),
-        })
+            lanes: Lanes::default(),
+        };
+        // Before the first job: what isn't served here is to have a queue to go to.
+        session.open_lanes();
+        while let Some(Ok((lane, opened))) = session.lanes.opening.join_next().await {
+            session.run_lane(lane, opened);
+        }
+        Ok(session)
     }
 
     /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
     pub async fn run(mut self, stop: &CancellationToken, pause: &mut Switch) -> End {
         match self.take(stop, pause).await {
-            Ok(()) => self.drain().await,
-            Err(reason) => {
-                // Batches in flight go on to their rows; their acknowledgements find the channel gone, and the
-                // redelivered jobs find the rows.
-                let mut rest = std::mem::take(&mut self.batches);
-                rest.detach_all();
-                End::Lost(reason)
-            }
+            Ok(()) => self.drain(stop).await,
+            // Jobs in hand go on to their rows; their acknowledgements find the channel gone, and the redelivered jobs find the rows.
+            Err(reason) => End::Lost(reason),
         }
     }
 
     async fn take(&mut self, stop: &CancellationToken, pause: &mut Switch) -> Result<(), String> {
-        let mut due = None;
+        let budget = self.processor.engine.budget().clone();
         let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
         stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut look = tokio::time::interval(LANES);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
-            if due.is_none() {
-                due = self.fill()?;
-            }
-            if due.is_none() && self.filling.is_empty() {
-                self.fill_with_warm()?;
-                if !self.filling.is_empty() {
-                    due = Some(CloseReason::Wait);
-                }
-            }
-            if due.is_none()
-                && self.filling.is_empty()
-                && !self.suspects.is_empty()
-                && !stop.is_cancelled()
-            {
-                let (processor, slots) = (&self.processor, &self.slots);
-                let batches = &mut self.batches;
-                self.suspects.run(processor, slots, batches, stop).await;
-                continue;
-            }
-            let deadline = self.filling.deadline(self.busy());
-            if due.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
-                due = Some(CloseReason::Wait);
-            }
             let warm = self.allowance();
             let rested = match warm {
                 Allowance::Nothing(until) => until,
                 Allowance::One | Allowance::Many => None,
             };
-            let wake = deadline.or(rested);
-            let wake_at = wake.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let may_warm = !matches!(warm, Allowance::Nothing(_));
+            let wake_at = rested.unwrap_or_else(|| Instant::now() + Duration::from_secs(3_600));
+            let has_room = budget.has_room();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = pause.wait_on() => return Ok(()),
-                permit = self.slots.clone().acquire_owned(), if due.is_some() => {
-                    let permit = permit.map_err(|e| e.to_string())?;
-                    self.start(due.take().unwrap_or(CloseReason::Wait), permit);
-                }
-                delivery = self.jobs.next(), if due.is_none() => {
-                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
-                    due = self.accept(delivery);
-                }
                 delivery = self.expired.next() => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
-                    self.run_expired(delivery, stop).await?;
+                    self.submit([delivery], None);
                 }
-                delivery = self.warm.next(), if due.is_none() && self.filling.is_empty() && !matches!(warm, Allowance::Nothing(_)) => {
+                Some(ended) = self.lanes.running.join_next() => ended.map_err(|e| e.to_string())??,
+                Some(opened) = self.lanes.opening.join_next() => {
+                    let (lane, opened) = opened.map_err(|e| e.to_string())?;
+                    self.run_lane(lane, opened);
+                }
+                _ = stragglers.tick() => self.flush_stragglers(),
+                _ = look.tick() => self.open_lanes(),
+                delivery = self.jobs.next(), if has_room => {
+                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
+                    self.take_jobs(delivery)?;
+                }
+                delivery = self.warm.next(), if has_room && may_warm => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
-                    due = self.accept(delivery);
-                    if due.is_none() && !self.filling.is_empty() {
-                        self.fill_with_warm()?;
-                        due = Some(CloseReason::Wait);
-                    }
+                    self.take_warm(delivery, warm)?;
                 }
-                Some(ended) = self.batches.join_next() => note_panic(ended),
-                () = tokio::time::sleep_until(wake_at.into()), if due.is_none() && wake.is_some() => {}
-                _ = stragglers.tick() => self.flush_stragglers().await,
+                () = budget.room(), if !has_room => {}
+                () = tokio::time::sleep_until(wake_at.into()), if rested.is_some() => {}
             }
         }
-    }
-
-    fn with_throttle<T>(&self, work: impl FnOnce(&mut WarmThrottle) -> T) -> T {
-        work(&mut self.throttle.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn allowance(&self) -> Allowance {
-        self.with_throttle(|throttle| throttle.allowance(Instant::now()))
+        let throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.allowance(Instant::now())
     }
 
-    /// Whether a batch of jobs is in flight: warming is no reason to keep a lone one waiting for company.
-    fn busy(&self) -> bool {
-        let warming = self.with_throttle(|throttle| throttle.running());
-        self.slots.available_permits() + warming < self.processor.settings.intake.batches_in_flight
+    /// Hands jobs over.
+    fn submit(
+        &self,
+        deliveries: impl IntoIterator<Item = Delivery>,
+        warming: Option<Arc<WarmBatch>>,
+    ) {
+        let sources = deliveries
+            .into_iter()
+            .map(|delivery| self.processor.source(delivery, warming.clone(), None));
+        self.processor.engine.submit(sources);
     }
 
-    /// Puts a delivery into the batch, or aside where it is suspected.
-    fn accept(&mut self, delivery: Delivery) -> Option<CloseReason> {
-        self.processor.note_in_hand(1);
-        if delivery.origin == Origin::Jobs {
-            self.with_throttle(|throttle| throttle.job(delivery.received));
+    /// Takes a job, and those that are here already.
+    fn take_jobs(&mut self, first: Delivery) -> Result<(), String> {
+        {
+            let throttle = &mut self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            throttle.job(first.received);
         }
-        if delivery.redeliveries() >= self.processor.settings.intake.suspect_after {
-            self.suspects.push(delivery);
-            return None;
+        let mut bytes = first.body.len();
+        let mut deliveries = vec![first];
+        let max = self.processor.settings.intake.max_bytes_in_hand / 8;
+        while deliveries.len() < TOGETHER
+            && bytes < max
+            && let Some(delivery) = self.jobs.ready()?
+        {
+            bytes += delivery.body.len();
+            deliveries.push(delivery);
         }
-        let bytes = delivery.body.len();
-        let now = delivery.received;
-        self.filling.push(delivery, bytes, now)
+        self.submit(deliveries, None);
+        Ok(())
     }
 
-    /// Takes every job that is here already.
-    fn fill(&mut self) -> Result<Option<CloseReason>, String> {
-        while let Some(delivery) = self.jobs.ready()? {
-            if let Some(reason) = self.accept(delivery) {
-                return Ok(Some(reason));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Takes warming jobs that are here already, as far as they may go on their way now.
-    fn fill_with_warm(&mut self) -> Result<(), String> {
-        let max = match self.allowance() {
-            Allowance::Nothing(_) => 0,
-            Allowance::One => 1,
+    /// Takes a warming job, and those that are here already, as far as they may go on their way now.
+    fn take_warm(&mut self, first: Delivery, allowance: Allowance) -> Result<(), String> {
+        let max = match allowance {
+            Allowance::Nothing(_) | Allowance::One => 1,
             Allowance::Many => WARM_JOBS,
         };
-        while self.filling.len() < max {
-            let Some(delivery) = self.warm.ready()? else {
-                break;
-            };
-            if self.accept(delivery).is_some() {
-                break;
-            }
+        let mut deliveries = vec![first];
+        while deliveries.len() < max
+            && let Some(delivery) = self.warm.ready()?
+        {
+            deliveries.push(delivery);
         }
+        let batch = WarmBatch::start(self.throttle.clone());
+        self.submit(deliveries, Some(Arc::new(batch)));
         Ok(())
     }
 
-    /// Sends the filled batch on its way.
-    fn start(&mut self, reason: CloseReason, permit: OwnedSemaphorePermit) {
-        let deliveries = self.filling.take();
-        self.spawn(deliveries, reason, None, permit);
-    }
-
-    fn spawn(
-        &mut self,
-        deliveries: Vec<Delivery>,
-        reason: CloseReason,
-        given_up: Option<Rejection>,
-        permit: OwnedSemaphorePermit,
-    ) {
-        self.processor.metrics.batch(reason, deliveries.len());
-        let warming = deliveries
-            .first()
-            .is_some_and(|delivery| delivery.origin == Origin::Warm)
-            .then(|| WarmBatch::start(self.throttle.clone()));
-        let held = (permit, warming);
-        let work = in_flight(self.processor.clone(), deliveries, given_up, held);
-        self.batches
-            .spawn(self.processor.batches.track_future(work));
-    }
-
-    async fn run_expired(
-        &mut self,
-        delivery: Delivery,
-        stop: &CancellationToken,
-    ) -> Result<(), String> {
-        let mut deliveries = vec![delivery];
-        while let Some(more) = self.expired.ready()? {
-            deliveries.push(more);
-        }
-        self.processor.note_in_hand(deliveries.len() as isize);
-        let permit = self.slots.clone().acquire_owned();
-        match stop.run_until_cancelled(permit).await {
-            Some(permit) => {
-                let permit = permit.map_err(|e| e.to_string())?;
-                self.spawn(deliveries, CloseReason::Wait, None, permit);
+    /// Opens the queues of lanes that have become expensive, and of those that other workers have filled.
+    fn open_lanes(&mut self) {
+        let engine = &self.processor.engine;
+        let timeout = config::ms(self.processor.settings.amqp.timeout_ms);
+        let looks_at_others = self.lanes.looks.is_multiple_of(OTHERS_LANES);
+        self.lanes.looks = self.lanes.looks.wrapping_add(1);
+        let sure = engine
+            .lanes_with_queues()
+            .into_iter()
+            .map(|lane| (lane, true));
+        let others = engine.served_lanes().into_iter();
+        let others = others.filter(|_| looks_at_others).map(|lane| (lane, false));
+        for (lane, is_sure) in sure.chain(others).collect::<Vec<_>>() {
+            if !self.lanes.open.insert(lane.lane.clone()) {
+                continue;
             }
-            // They go back to their queue.
-            None => self.processor.note_in_hand(-(deliveries.len() as isize)),
+            let (connection, topology) = (self.connection.clone(), self.topology.clone());
+            self.lanes.opening.spawn(async move {
+                let queue = topology.lane(&lane.lane, 0);
+                if !is_sure {
+                    let there = topology::inspect(&connection, &queue, timeout).await;
+                    if !matches!(there, Ok(Some(_))) {
+                        return (lane, Ok(None));
+                    }
+                }
+                let (name, queues, served) = (&lane.lane, lane.queues, lane.is_served);
+                let open = LaneIntake::open(&connection, &topology, name, queues, served, timeout);
+                let open = open.await.map(Some);
+                (lane, open)
+            });
         }
-        Ok(())
     }
 
-    async fn flush_stragglers(&self) {
-        for consumer in [&self.jobs, &self.warm, &self.expired] {
-            if consumer.acks.has_stragglers() {
-                consumer.acks.flush(true).await;
+    /// Takes jobs from a lane's queues from now on.
+    fn run_lane(&mut self, lane: LaneQueues, opened: Result<Option<LaneIntake>, String>) {
+        let intake = match opened {
+            Ok(Some(intake)) => intake,
+            Ok(None) => {
+                self.lanes.open.remove(&lane.lane);
+                return;
             }
+            Err(reason) => {
+                self.lanes.open.remove(&lane.lane);
+                tracing::warn!(
+                    lane = lane.lane,
+                    reason,
+                    "a lane's queues can't be used; trying again"
+                );
+                return;
+            }
+        };
+        self.processor.engine.set_has_queues(&lane.lane);
+        if intake.is_empty() {
+            return;
+        }
+        tracing::info!(lane = lane.lane, "taking jobs from a lane's queues");
+        self.lanes.channels.extend(intake.channels());
+        let (processor, stop) = (self.processor.clone(), self.lanes.stop.clone());
+        self.lanes.running.spawn(intake.run(processor, stop));
+    }
+
+    /// Every channel that deliveries came by.
+    fn channels(&self) -> Vec<(Channel, Arc<Acks>)> {
+        let own = self.jobs.consumers().chain([&self.warm, &self.expired]);
+        let own = own.map(|consumer| (consumer.channel.clone(), consumer.acks.clone()));
+        own.chain(self.lanes.channels.iter().cloned()).collect()
+    }
+
+    fn flush_stragglers(&self) {
+        for (_, acks) in self.channels() {
+            acks.flush_stragglers();
         }
     }
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
-    async fn drain(mut self) -> End {
+    async fn drain(mut self, stop: &CancellationToken) -> End {
         let (begun, limits) = (
             Instant::now(),
             DrainLimits::new(&self.processor.settings.drain),
@@ -310,17 +312,18 @@ impl Session {
             .is_err()
         {
             tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
-            self.batches.shutdown().await;
-        }
-        self.give_back();
-        let left = limits.in_hand.saturating_sub(begun.elapsed());
-        let _goodbye = tokio::time::timeout((left / 2).min(GOODBYE), async {
-            let consumers = [&self.jobs, &self.warm, &self.expired];
-            for consumer in consumers {
-                consumer.acks.flush(true).await;
+            if stop.is_cancelled() {
+                self.processor.engine.cut().await;
             }
-            for consumer in consumers {
-                let _gone_counts_too = consumer.channel.close(200, "stopped".into()).await;
+        }
+        let left = limits.in_hand.saturating_sub(begun.elapsed());
+        let channels = self.channels();
+        let _goodbye = tokio::time::timeout((left / 2).min(GOODBYE), async {
+            for (_, acks) in &channels {
+                acks.flush(true).await;
+            }
+            for (channel, _) in &channels {
+                let _gone_counts_too = channel.close(200, "stopped".into()).await;
             }
         })
         .await;
@@ -328,43 +331,25 @@ impl Session {
     }
 
     async fn finish(&mut self) {
-        let arrived = [&mut self.jobs, &mut self.warm, &mut self.expired]
+        self.lanes.opening.shutdown().await;
+        // What waits in a lane's queue stays there.
+        self.lanes.stop.cancel();
+        while self.lanes.running.join_next().await.is_some() {}
+        let consumers = self.jobs.consumers_mut();
+        let consumers = consumers.chain([&mut self.warm, &mut self.expired]);
+        let arrived = consumers
             .map(QueueConsumer::end)
-            .into_iter()
             .collect::<FuturesUnordered<_>>()
             .concat()
             .await;
-        for delivery in arrived {
-            if self.accept(delivery).is_some() && !self.start_drained().await {
-                return;
+        self.submit(arrived, None);
+        self.flush_stragglers();
+        let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
+        loop {
+            tokio::select! {
+                () = self.processor.idle() => return,
+                _ = stragglers.tick() => self.flush_stragglers(),
             }
         }
-        if !self.filling.is_empty() && !self.start_drained().await {
-            return;
-        }
-        while let Some(ended) = self.batches.join_next().await {
-            note_panic(ended);
-        }
-    }
-
-    /// Returns what no batch has begun to carry.
-    fn give_back(&mut self) {
-        let waiting = self.filling.take().len() + self.suspects.take().len();
-        self.processor.note_in_hand(-(waiting as isize));
-    }
-
-    /// Sends the filled batch on its way, as one of the last.
-    async fn start_drained(&mut self) -> bool {
-        let Ok(permit) = self.slots.clone().acquire_owned().await else {
-            return false;
-        };
-        self.start(CloseReason::Drain, permit);
-        true
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        self.give_back();
     }
 }

@@ -78,6 +78,11 @@ impl Settler {
                     );
                     messages.push(message::retry(&delivery, &self.topology));
                 }
+                Outcome::Moved(to) => {
+                    let queue = self.topology.lane(&to.lane, to.number);
+                    let now = clock::rfc3339(clock::now());
+                    messages.push(message::moved(&delivery, &queue, &now));
+                }
                 Outcome::Abandoned => continue,
             }
             let guards = if messages.len() > before {

@@ -63,11 +63,6 @@ impl WarmThrottle {
         self.rest_until = Some(now + took.mul_f64(1.0 / self.share - 1.0));
     }
 
-    /// Batches of warming in flight.
-    pub fn running(&self) -> usize {
-        self.running
-    }
-
     /// What may be sent on its way now.
     pub fn allowance(&self, now: Instant) -> Allowance {
         let idle_from = self.last_job.map(|at| at + self.idle);

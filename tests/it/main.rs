@@ -23,6 +23,7 @@ mod http;
 mod idempotency;
 mod invalidate;
 mod kill;
+mod lanes;
 mod ledger;
 mod message;
 mod models;

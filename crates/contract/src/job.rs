@@ -95,6 +95,23 @@ pub struct Input<'a> {
     pub content: Content<'a>,
 }
 
+impl Input<'_> {
+    fn into_owned(self) -> Input<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Input {
+            key: self.key.map(owned),
+            content: match self.content {
+                Content::Text { text, pair } => Content::Text {
+                    text: owned(text),
+                    pair: pair.map(owned),
+                },
+                Content::Features(range) => Content::Features(range),
+                Content::Bad(bad) => Content::Bad(bad),
+            },
+        }
+    }
+}
+
 /// A job, borrowing from the body where the body's JSON needed no unescaping.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job<'a> {
@@ -143,6 +160,26 @@ impl<'a> Job<'a> {
         self.namespace
             .as_deref()
             .unwrap_or_else(|| self.model_name())
+    }
+
+    /// The same job with nothing borrowed from its body.
+    pub fn into_owned(self) -> Job<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Job {
+            job_id: owned(self.job_id),
+            model: owned(self.model),
+            namespace: self.namespace.map(owned),
+            inputs: self.inputs.into_iter().map(Input::into_owned).collect(),
+            features: self.features,
+            named: self.named,
+            rank: self.rank.map(|rank| Rank {
+                key: owned(rank.key),
+                top: rank.top,
+            }),
+            ttl_seconds: self.ttl_seconds,
+            on_error: self.on_error,
+            detail: self.detail,
+        }
     }
 
     /// The model's name without the version.

@@ -350,7 +350,7 @@ fn a_texts_vector_doesnt_know_its_batch_or_the_threads() {
         };
         encoder.encode(texts, Pooling::Mean, pool)
     };
-    let pools = [1, 2, 5].map(|threads| ThreadPool::start("kernel", threads).unwrap());
+    let pools = [1, 2, 5].map(|threads| ThreadPool::start("kernel", threads, || ()).unwrap());
     let all = encode(&ids, &lengths, &pools[0]);
     for pool in &pools[1..] {
         assert_eq!(encode(&ids, &lengths, pool), all);
@@ -371,12 +371,12 @@ fn a_texts_vector_doesnt_know_its_batch_or_the_threads() {
 
 #[test]
 fn no_texts_have_no_vectors() {
-    let pool = ThreadPool::start("kernel", 2).unwrap();
+    let pool = ThreadPool::start("kernel", 2, || ()).unwrap();
     let none = Texts {
         ids: &[],
         types: &[],
         lengths: &[],
     };
     assert_eq!(encoder().encode(none, Pooling::Mean, &pool), []);
-    assert!(ThreadPool::start("kernel", 0).unwrap().count() > 0);
+    assert!(ThreadPool::start("kernel", 0, || ()).unwrap().count() > 0);
 }

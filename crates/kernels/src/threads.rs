@@ -9,14 +9,15 @@ pub struct ThreadPool {
 }
 
 impl ThreadPool {
-    /// Starts the threads, called `name-0` and so on; 0 starts as many as the machine grants this process.
+    /// Starts the threads, called `name-0` and so on; 0 starts as many as the machine grants this process. Each calls `begin` first.
     ///
     /// # Errors
     /// If a thread can't be started.
-    pub fn start(name: &'static str, threads: usize) -> std::io::Result<Self> {
+    pub fn start(name: &'static str, threads: usize, begin: fn()) -> std::io::Result<Self> {
         let pool = ThreadPoolBuilder::new()
             .num_threads(threads)
             .thread_name(move |i| format!("{name}-{i}"))
+            .start_handler(move |_| begin())
             .build()
             .map_err(std::io::Error::other)?;
         Ok(Self { pool })

@@ -8,9 +8,21 @@ const NEWEST: f64 = 0.05;
 
 /// Seconds of model time a unit, a running mean. A unit is a row of features, or a byte of text.
 #[derive(Debug, Default)]
-pub(super) struct Cost(AtomicU64);
+pub(super) struct Cost {
+    mean: AtomicU64,
+    /// What stands for it before the first call.
+    guess: Option<f64>,
+}
 
 impl Cost {
+    /// No call was recorded yet; `guess` stands for the mean until then.
+    pub fn guessed(guess: Option<f64>) -> Self {
+        Self {
+            mean: AtomicU64::new(0),
+            guess,
+        }
+    }
+
     /// The units that rows have.
     pub fn units(rows: &Rows) -> f64 {
         match rows {
@@ -28,18 +40,22 @@ impl Cost {
             return;
         }
         let newest = seconds / units;
-        let mean = match self.seconds_per_unit() {
+        let mean = match self.measured() {
             Some(mean) => mean + NEWEST * (newest - mean),
             None => newest,
         };
         // Two calls at once may lose one of their records: the mean is as good.
-        self.0.store(mean.to_bits(), Ordering::Relaxed);
+        self.mean.store(mean.to_bits(), Ordering::Relaxed);
     }
 
-    /// The mean, once there was a call.
-    pub fn seconds_per_unit(&self) -> Option<f64> {
-        let mean = f64::from_bits(self.0.load(Ordering::Relaxed));
+    fn measured(&self) -> Option<f64> {
+        let mean = f64::from_bits(self.mean.load(Ordering::Relaxed));
         (mean > 0.0).then_some(mean)
+    }
+
+    /// The mean, once there was a call; before, what was guessed.
+    pub fn seconds_per_unit(&self) -> Option<f64> {
+        self.measured().or(self.guess)
     }
 }
 

@@ -98,7 +98,8 @@ impl Trial {
         let failed =
             |error: &dyn std::fmt::Display| ImportError::new(&options.folder, error.to_string());
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let pool = ThreadPool::start("kiln-kernel", threads).map_err(|error| failed(&error))?;
+        let pool =
+            ThreadPool::start("kiln-kernel", threads, || ()).map_err(|error| failed(&error))?;
         let hardware =
             Hardware::open(Backend::Cpu, Arc::new(pool)).map_err(|error| failed(&error))?;
         let runner = Runner::start(1, LIMITS).map_err(|error| failed(&error))?;

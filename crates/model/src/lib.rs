@@ -29,6 +29,7 @@ mod model;
 mod naming;
 mod network;
 mod ngram;
+mod priority;
 mod registry;
 mod rows;
 mod runner;

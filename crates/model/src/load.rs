@@ -4,10 +4,12 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use kiln_contract::model::ModelInfo;
 use sha2::{Digest, Sha256};
 
+use super::cost::Cost;
 use super::encoder::Encoder;
 use super::error::LoadError;
 #[cfg(feature = "faults")]
@@ -49,6 +51,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
         rules,
         network,
         identity,
+        cost,
     } = check(source)?;
     let again = source.clone();
     let loader = move || {
@@ -61,7 +64,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
     };
     let reference = format!("{}@{}", info.name, info.version);
     let network = LazyNetwork::new(reference, network, Arc::new(loader));
-    let model = Model::new(info, rules, network, Arc::clone(&source.queue));
+    let model = Model::new(info, rules, network, Arc::clone(&source.queue), cost);
     Ok(Loaded { model, identity })
 }
 
@@ -71,6 +74,8 @@ struct Checked {
     rules: TextRules,
     network: Arc<dyn Network>,
     identity: [u8; 32],
+    /// Seconds a unit that the quickest of the golden inputs took, if there are any.
+    cost: Option<f64>,
 }
 
 fn check(source: &ModelSource) -> Result<Checked, LoadError> {
@@ -90,7 +95,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
         parameters = count;
         Ok(network)
     })?;
-    let checked = Checked {
+    let mut checked = Checked {
         info: ModelInfo {
             name: source.name.clone(),
             version: source.version.clone(),
@@ -107,11 +112,15 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
         rules: manifest.text_rules(),
         network,
         identity,
+        cost: None,
     };
+    let mut costs = Vec::with_capacity(manifest.golden.len());
     for (i, golden) in manifest.golden.iter().enumerate() {
-        check_golden(&checked, &source.queue, golden, hardware.tolerance())
+        let cost = check_golden(&checked, &source.queue, golden, hardware.tolerance())
             .map_err(|message| LoadError::field(&format!("golden[{i}]"), &message))?;
+        costs.push(cost);
     }
+    checked.cost = costs.into_iter().min_by(f64::total_cmp);
     Ok(checked)
 }
 
@@ -154,7 +163,7 @@ fn check_golden(
     queue: &Queue,
     golden: &Golden,
     tolerance: f32,
-) -> Result<(), String> {
+) -> Result<f64, String> {
     let normalised = |text: &str| checked.rules.apply(text).into_owned();
     let rows = match (&golden.features, &golden.text) {
         (Some(features), _) => Rows::Features {
@@ -166,8 +175,10 @@ fn check_golden(
             text_pair: golden.text_pair.as_deref().map(normalised),
         }]),
     };
+    let (units, begun) = (Cost::units(&rows), Instant::now());
     let outputs = score_blocking(&checked.info, &checked.network, queue, rows)
         .map_err(|error| error.to_string())?;
+    let seconds = begun.elapsed().as_secs_f64();
     for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
         let allowed = tolerance * expected.abs().max(1.0);
         if (found - expected).abs() > allowed {
@@ -176,5 +187,5 @@ fn check_golden(
             ));
         }
     }
-    Ok(())
+    Ok(seconds / units.max(1.0))
 }

@@ -33,19 +33,20 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// A version that is in memory and was checked.
+    /// A version that is in memory and was checked, at a cost of so many seconds a unit if that is known.
     pub(crate) fn new(
         info: ModelInfo,
         rules: TextRules,
         network: LazyNetwork,
         queue: Arc<Queue>,
+        cost: Option<f64>,
     ) -> Self {
         Self {
             info,
             rules,
             network,
             queue,
-            cost: Cost::default(),
+            cost: Cost::guessed(cost),
         }
     }
 
@@ -84,7 +85,8 @@ impl Model {
             }
             (rows, _) => rows.into(),
         };
-        let mut scored = self.queue.score(&network, inputs).await?;
+        let expected = self.cost.seconds_per_unit().map(|cost| cost * units);
+        let mut scored = self.queue.score(&network, inputs, expected).await?;
         self.cost
             .record(units, scored.calls.iter().map(|call| call.seconds).sum());
         round(&self.info, &mut scored.outputs)?;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use crate::priority;
 use arc_swap::ArcSwap;
 use kiln_kernels::ThreadPool;
 
@@ -56,7 +57,10 @@ impl Registry {
     pub fn open(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
         let limits = limits(settings)?;
         let threads = threads(settings);
-        let pool = Arc::new(ThreadPool::start("kiln-kernel", threads).map_err(OpenError::Thread)?);
+        let pool = Arc::new(
+            ThreadPool::start("kiln-kernel", threads, priority::stand_back)
+                .map_err(OpenError::Thread)?,
+        );
         let backends = Backends::open(settings, &pool)?;
         let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
         let registry = Arc::new(Registry {

@@ -1,4 +1,5 @@
-//! The model threads: one set for all models, a bounded queue before them.
+//! The model threads: two sets for all models, one for passes that are over in a moment and one for those that aren't, a bounded
+//! queue before them.
 //!
 //! Promises that rows come back in order, that a panic or a number that is not finite costs its request and nothing
 //! else, that work whose caller has gone is skipped, and that dropping the runner joins its threads. Each thread
@@ -10,9 +11,10 @@ mod queue;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use crate::priority;
 pub(crate) use pass::panic_message;
 use queue::spin_until;
-pub(crate) use queue::{Limits, Queue};
+pub(crate) use queue::{Length, Limits, Queue};
 
 /// The threads. Dropping it lets each finish the pass it is in, then joins it.
 pub(crate) struct Runner {
@@ -27,12 +29,14 @@ impl Runner {
             queue,
             threads: Vec::with_capacity(threads),
         };
-        for i in 0..threads {
-            let queue = Arc::clone(&runner.queue);
-            let thread = thread::Builder::new()
-                .name(format!("kiln-model-{i}"))
-                .spawn(move || serve(&queue))?;
-            runner.threads.push(thread);
+        for (length, name) in [(Length::Short, "kiln-model"), (Length::Long, "kiln-long")] {
+            for i in 0..threads {
+                let queue = Arc::clone(&runner.queue);
+                let thread = thread::Builder::new()
+                    .name(format!("{name}-{i}"))
+                    .spawn(move || serve(&queue, length))?;
+                runner.threads.push(thread);
+            }
         }
         Ok(runner)
     }
@@ -55,13 +59,18 @@ impl Drop for Runner {
 }
 
 /// A model thread's life.
-fn serve(queue: &Queue) {
+fn serve(queue: &Queue, length: Length) {
+    if length == Length::Long {
+        priority::stand_back();
+    }
     let _alone = compute_alone();
-    while let Some(work) = queue.next() {
+    while let Some(work) = queue.next(length) {
         let pushed = queue.pushed();
         if !work.is_abandoned() {
             work.run();
-            spin_until(|| queue.pushed() != pushed);
+            if length == Length::Short {
+                spin_until(|| queue.pushed() != pushed);
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ pub(super) fn take(
             }
         }
         Outcome::Retry { reason, .. } => bad(reason),
-        Outcome::Abandoned => bail!("the model threads have stopped"),
+        Outcome::Moved(_) | Outcome::Abandoned => bail!("the model threads have stopped"),
     }
     Ok(())
 }

@@ -2,7 +2,8 @@
 
 use super::Range;
 use crate::config::{
-    Amqp, Cache, Database, Drain, Http, Intake, Namespace, Queues, Redis, Retry, Settings, Warm,
+    Amqp, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis, Retry,
+    Settings, Warm,
 };
 use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
 use std::collections::BTreeMap;
@@ -34,6 +35,8 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
     all.extend(http(&settings.http));
     all.extend(queues(&settings.queues));
     all.extend(intake(&settings.intake));
+    all.extend(lane(&settings.lane));
+    all.extend(lanes(&settings.lanes));
     all.extend(retry(&settings.retry));
     all.extend(cache(&settings.cache));
     all.extend(namespaces(&settings.namespaces));
@@ -82,7 +85,7 @@ fn queues(queues: &Queues) -> [Range; 1] {
     [range("queues.delivery_limit", limit, 10, 1_000_000)]
 }
 
-fn intake(intake: &Intake) -> [Range; 10] {
+fn intake(intake: &Intake) -> [Range; 11] {
     let Intake {
         prefetch,
         warm_prefetch,
@@ -92,6 +95,7 @@ fn intake(intake: &Intake) -> [Range; 10] {
         batch_wait_ms,
         batches_in_flight,
         max_body_bytes,
+        max_bytes_in_hand,
         ..
     } = *intake;
     let (after, runs) = (intake.suspect_after, intake.suspect_runs);
@@ -104,9 +108,44 @@ fn intake(intake: &Intake) -> [Range; 10] {
         range("intake.batch_wait_ms", batch_wait_ms, 0, 10_000),
         count("intake.batches_in_flight", batches_in_flight, 1, 64),
         count("intake.max_body_bytes", max_body_bytes, 1, 128 << 20),
+        count(
+            "intake.max_bytes_in_hand",
+            max_bytes_in_hand,
+            1 << 20,
+            1 << 40,
+        ),
         range("intake.suspect_after", after, 1, 1_000),
         range("intake.suspect_runs", runs, 1, 1_000),
     ]
+}
+
+fn lane(lane: &LaneLimits) -> [Range; 5] {
+    let (bytes, batches) = (lane.max_bytes_in_hand, lane.batches_in_flight);
+    [
+        range("lane.turn_ms", lane.turn_ms, 1, 60_000),
+        count("lane.max_bytes_in_hand", bytes, 1 << 20, 1 << 40),
+        count("lane.batches_in_flight", batches, 1, 64),
+        count("lane.queues", lane.queues, 1, 64),
+        range("lane.max_moves", lane.max_moves, 1, 1_000),
+    ]
+}
+
+fn lanes(lanes: &BTreeMap<String, Lane>) -> Vec<Range> {
+    let mut all = Vec::new();
+    for lane in lanes.values() {
+        if let Some(turn) = lane.turn_ms {
+            all.push(range("lanes.*.turn_ms", turn, 1, 60_000));
+        }
+        let bytes = "lanes.*.max_bytes_in_hand";
+        all.extend(
+            lane.max_bytes_in_hand
+                .map(|n| count(bytes, n, 1 << 20, 1 << 40)),
+        );
+        let batches = "lanes.*.batches_in_flight";
+        all.extend(lane.batches_in_flight.map(|n| count(batches, n, 1, 64)));
+        all.extend(lane.queues.map(|n| count("lanes.*.queues", n, 1, 64)));
+    }
+    all
 }
 
 fn retry(retry: &Retry) -> Vec<Range> {

@@ -63,6 +63,53 @@ pub(super) fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Result<(),
     }
 }
 
+/// The numbers of lanes that aren't whole, their names, and that no model is in two of them.
+pub(super) fn lanes(settings: &Settings) -> Result<(), ConfigError> {
+    let positive = |name, number: Option<f64>, min: f64| match number {
+        // No comparison holds for NaN.
+        Some(number) if !(number >= min && number.is_finite()) => {
+            refuse(name, format!("expected a number of {min} or more"))
+        }
+        _ => Ok(()),
+    };
+    let all = &settings.lane;
+    positive("lane.expensive_from_ms", Some(all.expensive_from_ms), 0.0)?;
+    positive(
+        "lane.max_seconds_in_hand",
+        Some(all.max_seconds_in_hand),
+        0.001,
+    )?;
+    let mut models = BTreeMap::new();
+    for (name, lane) in &settings.lanes {
+        if !is_name(name) {
+            return refuse("lanes", format!("`{name}` is no lane: {NAME_RULE}"));
+        }
+        positive("lanes.*.expensive_from_ms", lane.expensive_from_ms, 0.0)?;
+        positive(
+            "lanes.*.max_seconds_in_hand",
+            lane.max_seconds_in_hand,
+            0.001,
+        )?;
+        for model in &lane.models {
+            if let Some(other) = models.insert(model, name) {
+                let problem = format!("model `{model}` is in `{other}` and in `{name}`");
+                return refuse("lanes.*.models", problem);
+            }
+        }
+    }
+    for own in settings.namespaces.values() {
+        positive("namespaces.*.weight", own.weight, 0.01)?;
+        positive(
+            "namespaces.*.max_jobs_per_second",
+            own.max_jobs_per_second,
+            0.001,
+        )?;
+        let seconds = own.max_model_seconds_per_second;
+        positive("namespaces.*.max_model_seconds_per_second", seconds, 0.001)?;
+    }
+    Ok(())
+}
+
 /// Nobody listens to the network without knowing who asks.
 pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
     for (name, key) in &http.keys {

@@ -88,6 +88,12 @@ pub struct Namespace {
     pub ttl_seconds: Option<u64>,
     /// Time for which its named entries and rankings are still served after their TTL, in seconds.
     pub grace_seconds: Option<u64>,
+    /// Part of a lane's time that this namespace has, in proportion to the others that wait; 1 if absent.
+    pub weight: Option<f64>,
+    /// Jobs a second of this namespace that are scored in each of a worker's lanes; further ones wait.
+    pub max_jobs_per_second: Option<f64>,
+    /// Model seconds a second that this namespace has of each of a worker's lanes; further jobs wait.
+    pub max_model_seconds_per_second: Option<f64>,
 }
 
 /// What is stored in the database.

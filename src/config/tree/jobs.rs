@@ -52,6 +52,10 @@ pub struct Intake {
     pub batches_in_flight: usize,
     /// Largest body of a job, in bytes; a larger one is rejected unparsed.
     pub max_body_bytes: usize,
+    /// Bytes of the bodies, inputs and outputs of all jobs in hand, beyond which no further jobs are taken in.
+    pub max_bytes_in_hand: usize,
+    /// Lanes that this worker serves; all if empty. Jobs of others are moved to their lanes' queues. Also `kiln run --lanes`.
+    pub lanes: Vec<String>,
     /// Redeliveries after which a job is suspected of killing workers and runs alone.
     pub suspect_after: u32,
     /// Runs alone that a suspect may leave unfinished before it is given up.
@@ -70,6 +74,8 @@ impl Default for Intake {
             batch_wait_ms: 3,
             batches_in_flight: 6,
             max_body_bytes: 8 << 20,
+            max_bytes_in_hand: 256 << 20,
+            lanes: Vec::new(),
             suspect_after: 2,
             suspect_runs: 3,
         }

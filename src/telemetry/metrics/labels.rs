@@ -45,6 +45,8 @@ label!(
         Rejected = "rejected",
         /// it failed for a reason that may pass: it waits in a `kiln.retry.*` queue for its next try
         Retried = "retried",
+        /// its lane was full or not served here: it waits in the lane's queue
+        Moved = "moved",
         /// this worker could not go on with it: it is back in its queue, unharmed
         Abandoned = "abandoned",
     }

@@ -101,7 +101,7 @@ fn encoders_refuse_sizes_that_dont_fit() {
     };
     refused(refusal(|| new(2, 0, 6, vec![narrow])), "down");
     let encoder = new(2, 1, 6, Vec::new());
-    let pool = ThreadPool::start("kernel", 1).unwrap();
+    let pool = ThreadPool::start("kernel", 1, || ()).unwrap();
     let encode = |ids: &[u32], types: &[u32], lengths: &[usize]| {
         let texts = Texts {
             ids,

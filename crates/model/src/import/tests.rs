@@ -142,7 +142,7 @@ async fn every_graph_answers_on_ndarray_as_its_reference_does() {
 #[test]
 fn a_graph_holds_its_bound_beside_longer_texts() {
     let dir = tempfile::tempdir().unwrap();
-    let pool = Arc::new(ThreadPool::start("test", 1).unwrap());
+    let pool = Arc::new(ThreadPool::start("test", 1, || ()).unwrap());
     let hardware = Arc::new(Hardware::open(Backend::Flex, pool).unwrap());
     let runner = Runner::start(1, LIMITS).unwrap();
     for name in MODELS {

@@ -19,6 +19,18 @@ const MAX_OVERTAKEN: Duration = Duration::from_millis(100);
 /// How long a thread that has just worked looks for more before it sleeps: waking one up takes as long.
 const SPIN_TIME: Duration = Duration::from_micros(30);
 
+/// Seconds from which a pass is a long one.
+const LONG_PASS: f64 = 2e-3;
+
+/// How long a pass takes, and so which threads make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Length {
+    /// It is over in a moment.
+    Short,
+    /// Others would wait for it, or nothing is known of it yet.
+    Long,
+}
+
 /// What bounds the queue and its passes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -35,7 +47,8 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     /// How often work was put in, for threads that look out for it.
     pushed: AtomicU64,
-    wake: Condvar,
+    /// Wakes the threads of each length up.
+    wake: [Condvar; 2],
     /// A permit per row that may wait or run.
     capacity: Arc<Semaphore>,
     threads: usize,
@@ -44,24 +57,38 @@ pub(crate) struct Queue {
 }
 
 struct State {
-    waiting: VecDeque<Work>,
+    /// By length.
+    waiting: [Waiting; 2],
     stopped: bool,
 }
 
 impl State {
+    fn of(&mut self, length: Length) -> &mut Waiting {
+        let [short, long] = &mut self.waiting;
+        match length {
+            Length::Short => short,
+            Length::Long => long,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Waiting(VecDeque<Work>);
+
+impl Waiting {
     /// The pass with the fewest tokens, so that a long text doesn't hold short ones up; the oldest one if it has
     /// been overtaken for long enough. Passes without tokens are all short, and go in their order.
     fn take(&mut self) -> Option<Work> {
-        let oldest = self.waiting.front()?;
+        let oldest = self.0.front()?;
         if oldest.tokens() == 0 || oldest.since.elapsed() >= MAX_OVERTAKEN {
-            return self.waiting.pop_front();
+            return self.0.pop_front();
         }
         let (at, _) = self
-            .waiting
+            .0
             .iter()
             .enumerate()
             .min_by_key(|(_, work)| work.tokens())?;
-        self.waiting.remove(at)
+        self.0.remove(at)
     }
 }
 
@@ -121,11 +148,11 @@ impl Queue {
     pub fn new(threads: usize, limits: Limits) -> Self {
         Self {
             state: Mutex::new(State {
-                waiting: VecDeque::new(),
+                waiting: Default::default(),
                 stopped: false,
             }),
             pushed: AtomicU64::new(0),
-            wake: Condvar::new(),
+            wake: Default::default(),
             capacity: Arc::new(Semaphore::new(limits.queued_rows)),
             threads,
             max_batch_rows: limits.batch_rows,
@@ -142,22 +169,29 @@ impl Queue {
     pub fn stop(&self) {
         self.capacity.close();
         self.lock().stopped = true;
-        self.wake.notify_all();
+        self.wake.iter().for_each(Condvar::notify_all);
     }
 
     /// Drops what nobody is left to run.
     pub fn clear(&self) {
-        self.lock().waiting.clear();
+        self.lock().waiting = Default::default();
     }
 
-    /// Scores rows, waiting for capacity first. Dropping the future abandons what has not begun.
+    /// Scores rows, which are expected to take so many seconds if that is known, waiting for capacity first. Dropping the future
+    /// abandons what has not begun.
     pub async fn score(
         &self,
         network: &Arc<dyn Network>,
         inputs: Inputs,
+        expected_seconds: Option<f64>,
     ) -> Result<Scored, ModelError> {
         let truncated = inputs.truncated();
         let mut passes = self.passes(&inputs, network.smallest_share());
+        let of_one = expected_seconds.map(|seconds| seconds / passes.len().max(1) as f64);
+        let length = match of_one {
+            Some(seconds) if seconds < LONG_PASS => Length::Short,
+            _ => Length::Long,
+        };
         // One of the passes runs here, if it is short, while the threads wake up for the others.
         let mine = passes.pop_if(|range| range.len() <= network.quick_rows());
         let inputs = Arc::new(inputs);
@@ -169,14 +203,17 @@ impl Queue {
                 .await
                 .map_err(|_| ModelError::Stopped)?;
             let (sender, answer) = oneshot::channel();
-            self.push(Work {
-                network: Arc::clone(network),
-                inputs: Arc::clone(&inputs),
-                range,
-                since: Instant::now(),
-                reply: Reply::Awaited(sender),
-                permit: Some(permit),
-            })?;
+            self.push(
+                Work {
+                    network: Arc::clone(network),
+                    inputs: Arc::clone(&inputs),
+                    range,
+                    since: Instant::now(),
+                    reply: Reply::Awaited(sender),
+                    permit: Some(permit),
+                },
+                length,
+            )?;
             answers.push(answer);
         }
         let mine = match mine {
@@ -233,43 +270,54 @@ impl Queue {
     ) -> Result<Vec<f32>, ModelError> {
         let (sender, answer) = mpsc::sync_channel(1);
         let range = 0..inputs.len();
-        self.push(Work {
-            network: Arc::clone(network),
-            inputs: Arc::new(inputs),
-            range,
-            since: Instant::now(),
-            reply: Reply::Blocking(sender),
-            permit: None,
-        })?;
+        self.push(
+            Work {
+                network: Arc::clone(network),
+                inputs: Arc::new(inputs),
+                range,
+                since: Instant::now(),
+                reply: Reply::Blocking(sender),
+                permit: None,
+            },
+            Length::Long,
+        )?;
         let (outputs, _) = answer.recv().map_err(|_| ModelError::Stopped)??;
         Ok(outputs)
     }
 
-    fn push(&self, work: Work) -> Result<(), ModelError> {
+    fn push(&self, work: Work, length: Length) -> Result<(), ModelError> {
         {
             let mut state = self.lock();
             if state.stopped {
                 return Err(ModelError::Stopped);
             }
-            state.waiting.push_back(work);
+            state.of(length).0.push_back(work);
         }
         self.pushed.fetch_add(1, Ordering::Relaxed);
-        self.wake.notify_one();
+        self.wakes(length).notify_one();
         Ok(())
     }
 
-    /// The next work, or none when the runner stops.
-    pub(super) fn next(&self) -> Option<Work> {
+    fn wakes(&self, length: Length) -> &Condvar {
+        let [short, long] = &self.wake;
+        match length {
+            Length::Short => short,
+            Length::Long => long,
+        }
+    }
+
+    /// The next work of a length, or none when the runner stops.
+    pub(super) fn next(&self, length: Length) -> Option<Work> {
         let mut state = self.lock();
         loop {
             if state.stopped {
                 return None;
             }
-            if let Some(work) = state.take() {
+            if let Some(work) = state.of(length).take() {
                 return Some(work);
             }
             state = self
-                .wake
+                .wakes(length)
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }

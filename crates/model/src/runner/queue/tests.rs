@@ -105,7 +105,7 @@ fn results_come_back_in_order() {
         let (_, network) = odd();
         for count in [0, 1, 2, 6, 7, 8, 100] {
             let data: Vec<f32> = (0..count).map(|x| x as f32).collect();
-            let scored = wait(runner.queue().score(&network, rows(data.clone()))).unwrap();
+            let scored = wait(runner.queue().score(&network, rows(data.clone()), None)).unwrap();
             let expected: Vec<f32> = data.iter().map(|x| x + 1.0).collect();
             assert_eq!(scored.outputs, expected);
             assert_eq!(
@@ -121,7 +121,7 @@ fn results_come_back_in_order() {
 fn a_panic_costs_its_request_only() {
     let runner = start(1, 100, 100).unwrap();
     let (_, network) = odd();
-    let score = |data| wait(runner.queue().score(&network, rows(data)));
+    let score = |data| wait(runner.queue().score(&network, rows(data), None));
     for (bad, message) in [(-1.0, "minus one"), (-2.0, "no message")] {
         let message = message.to_owned();
         assert_eq!(score(vec![1.0, bad]), Err(ModelError::Panicked { message }));
@@ -135,7 +135,7 @@ fn an_infinity_is_reported_with_its_row() {
     let (_, network) = odd();
     let mut data = vec![0.0; 20];
     data[13] = -3.0;
-    let result = wait(runner.queue().score(&network, rows(data)));
+    let result = wait(runner.queue().score(&network, rows(data), None));
     assert_eq!(result, Err(ModelError::NotFinite { row: 13 }));
 }
 
@@ -143,7 +143,7 @@ fn an_infinity_is_reported_with_its_row() {
 fn kernels_stay_on_their_thread() {
     let runner = start(2, 10, 100).unwrap();
     let (odd, network) = odd();
-    wait(runner.queue().score(&network, rows(vec![0.0; 100]))).unwrap();
+    wait(runner.queue().score(&network, rows(vec![0.0; 100]), None)).unwrap();
     assert!(odd.threads_seen.lock().unwrap().iter().all(|&n| n == 1));
 }
 
@@ -151,19 +151,19 @@ fn kernels_stay_on_their_thread() {
 fn abandoned_work_is_skipped() {
     let runner = start(1, 10, 100).unwrap();
     let (holding, network, entered, leave) = gated();
-    let mut held = Box::pin(runner.queue().score(&network, rows(vec![1.0])));
+    let mut held = Box::pin(runner.queue().score(&network, rows(vec![1.0]), None));
     assert!(poll_once(held.as_mut()).is_pending());
     entered.recv().unwrap();
     let (skipped, other) = odd();
     {
-        let mut second = Box::pin(runner.queue().score(&other, rows(vec![1.0; 30])));
+        let mut second = Box::pin(runner.queue().score(&other, rows(vec![1.0; 30]), None));
         assert!(poll_once(second.as_mut()).is_pending());
     }
     leave.send(()).unwrap();
     assert_eq!(wait(held).unwrap().outputs, [2.0]);
     // Whatever was queued before this has had its turn when it answers.
     let (_, last) = odd();
-    wait(runner.queue().score(&last, rows(vec![1.0]))).unwrap();
+    wait(runner.queue().score(&last, rows(vec![1.0]), None)).unwrap();
     assert_eq!(skipped.passes.load(Ordering::SeqCst), 0);
     assert_eq!(holding.passes.load(Ordering::SeqCst), 1);
     assert_eq!(runner.queue().capacity.available_permits(), 100);
@@ -173,11 +173,11 @@ fn abandoned_work_is_skipped() {
 fn the_queue_is_bounded() {
     let runner = start(1, 4, 8).unwrap();
     let (_, network, entered, leave) = gated();
-    let mut long = Box::pin(runner.queue().score(&network, rows(vec![1.0; 20])));
+    let mut long = Box::pin(runner.queue().score(&network, rows(vec![1.0; 20]), None));
     assert!(poll_once(long.as_mut()).is_pending());
     entered.recv().unwrap();
     assert_eq!(runner.queue().capacity.available_permits(), 0);
-    assert_eq!(runner.queue().lock().waiting.len(), 1);
+    assert_eq!(runner.queue().lock().of(Length::Long).0.len(), 1);
     drop(leave);
     assert_eq!(wait(long).unwrap().outputs, [2.0; 20]);
 }
@@ -187,12 +187,12 @@ fn stopping_answers_everybody_and_joins() {
     let runner = start(1, 4, 8).unwrap();
     let queue = Arc::clone(runner.queue());
     let (_, network, entered, leave) = gated();
-    let mut running = Box::pin(queue.score(&network, rows(vec![1.0])));
+    let mut running = Box::pin(queue.score(&network, rows(vec![1.0]), None));
     assert!(poll_once(running.as_mut()).is_pending());
     entered.recv().unwrap();
-    let mut waiting = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
+    let mut waiting = Box::pin(queue.score(&network, rows(vec![2.0; 4]), None));
     assert!(poll_once(waiting.as_mut()).is_pending());
-    let mut without_permit = Box::pin(queue.score(&network, rows(vec![2.0; 4])));
+    let mut without_permit = Box::pin(queue.score(&network, rows(vec![2.0; 4]), None));
     assert!(poll_once(without_permit.as_mut()).is_pending());
     drop(leave);
     drop(runner);
@@ -203,7 +203,7 @@ fn stopping_answers_everybody_and_joins() {
     assert!(waiting == Err(ModelError::Stopped) || waiting == Ok(vec![3.0; 4]));
     assert_eq!(wait(without_permit), Err(ModelError::Stopped));
     assert_eq!(
-        wait(queue.score(&network, rows(vec![1.0]))),
+        wait(queue.score(&network, rows(vec![1.0]), None)),
         Err(ModelError::Stopped)
     );
     assert_eq!(
@@ -234,28 +234,37 @@ fn work(inputs: Inputs, waited: Duration) -> Work {
 
 #[test]
 fn short_texts_overtake_long_ones_but_not_for_ever() {
-    let mut state = State {
-        waiting: VecDeque::new(),
-        stopped: false,
-    };
+    let mut waiting = Waiting::default();
     for lengths in [&[500, 20][..], &[30], &[7, 8], &[15]] {
-        state
-            .waiting
-            .push_back(work(tokens(lengths), Duration::ZERO));
+        waiting.0.push_back(work(tokens(lengths), Duration::ZERO));
     }
-    let order: Vec<usize> = std::iter::from_fn(|| state.take().map(|work| work.tokens())).collect();
+    let order: Vec<usize> =
+        std::iter::from_fn(|| waiting.take().map(|work| work.tokens())).collect();
     assert_eq!(order, [15, 15, 30, 520]);
-    state.waiting.push_back(work(tokens(&[500]), MAX_OVERTAKEN));
-    state.waiting.push_back(work(tokens(&[3]), Duration::ZERO));
-    assert_eq!(state.take().map(|work| work.tokens()), Some(500));
-    state
-        .waiting
-        .push_front(work(rows(vec![1.0]), Duration::ZERO));
+    waiting.0.push_back(work(tokens(&[500]), MAX_OVERTAKEN));
+    waiting.0.push_back(work(tokens(&[3]), Duration::ZERO));
+    assert_eq!(waiting.take().map(|work| work.tokens()), Some(500));
+    waiting.0.push_front(work(rows(vec![1.0]), Duration::ZERO));
     assert_eq!(
-        state.take().map(|work| work.tokens()),
+        waiting.take().map(|work| work.tokens()),
         Some(0),
         "features keep their order"
     );
+}
+
+#[test]
+fn a_short_pass_does_not_wait_for_long_ones() {
+    let runner = start(1, 4, 100).unwrap();
+    let (_, slow, entered, leave) = gated();
+    let mut long = Box::pin(runner.queue().score(&slow, rows(vec![1.0]), Some(1.0)));
+    assert!(poll_once(long.as_mut()).is_pending());
+    entered.recv().unwrap();
+    let (_, quick) = odd();
+    let scored = runner.queue().score(&quick, rows(vec![1.0]), Some(1e-4));
+    assert_eq!(wait(scored).unwrap().outputs, [2.0]);
+    assert!(poll_once(long.as_mut()).is_pending());
+    drop(leave);
+    assert_eq!(wait(long).unwrap().outputs, [2.0]);
 }
 
 #[test]

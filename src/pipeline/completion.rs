@@ -1,0 +1,209 @@
+//! Owns jobs at their end: they are stored together with whatever else has ended, and then their owners are told.
+//!
+//! Promises that a job is called done or rejected only after its row is committed, that no two jobs of one id are in one transaction,
+//! and that a lone job is stored at once. Refuses to bound what waits: that is done by what may be in hand.
+
+use super::{
+    context::Context,
+    count::{self, InputCounts},
+    ending::{End, Ending, FinishedJob},
+    outcome::Outcome,
+    rejections,
+    store::{self, ToStore},
+    verdict,
+};
+use crate::{store::Inserted, telemetry::metrics::Stage};
+use ahash::RandomState;
+use kiln_contract::failure::Failure;
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+/// Jobs that are stored together.
+const MAX_JOBS: usize = 256;
+/// Jobs for which another batch is begun while one is under way.
+const MIN_JOBS: usize = 64;
+/// Bytes of results and rows that are stored together; a job of more is stored by itself.
+const MAX_BYTES: usize = 4 << 20;
+/// Batches that are stored at the same time.
+const MAX_RUNNING: usize = 4;
+
+/// Jobs that have ended.
+pub(super) struct Completions {
+    context: Arc<Context>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Ending>,
+    running: usize,
+}
+
+impl Queue {
+    /// Takes a batch out, in order. A job whose id is in it already waits for the next one.
+    fn take(&mut self) -> Vec<Ending> {
+        let mut ids: HashSet<String, RandomState> = HashSet::default();
+        let (mut batch, mut later, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while batch.len() < MAX_JOBS {
+            let Some(next) = self.waiting.front() else {
+                break;
+            };
+            let size = next.bytes();
+            if !batch.is_empty() && bytes + size > MAX_BYTES {
+                break;
+            }
+            let Some(next) = self.waiting.pop_front() else {
+                break;
+            };
+            let is_new = match &next.end {
+                End::Finished(job) => ids.insert(job.job_id.clone()),
+                End::Failed { .. } => true,
+            };
+            if is_new {
+                bytes += size;
+                batch.push(next);
+            } else {
+                later.push(next);
+            }
+        }
+        for ending in later.into_iter().rev() {
+            self.waiting.push_front(ending);
+        }
+        batch
+    }
+}
+
+/// A batch under way; another one may go on in its place when it is dropped, however it ended.
+struct Running(Arc<Completions>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        queue.running = queue.running.saturating_sub(1);
+        self.0.start(&mut queue);
+    }
+}
+
+impl Completions {
+    /// Nothing has ended yet.
+    pub fn new(context: Arc<Context>) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            queue: Mutex::default(),
+        })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // The queue is sound after a panic elsewhere: none of its changes runs outside code.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes jobs that have ended.
+    pub fn submit(self: &Arc<Self>, endings: impl IntoIterator<Item = Ending>) {
+        let mut queue = self.queue();
+        queue.waiting.extend(endings);
+        self.start(&mut queue);
+    }
+
+    /// Forgets what waits: its jobs go back to their owners.
+    pub fn clear(&self) {
+        let waiting = std::mem::take(&mut self.queue().waiting);
+        drop(waiting);
+    }
+
+    /// Begins as many batches as there should be.
+    fn start(self: &Arc<Self>, queue: &mut Queue) {
+        while !queue.waiting.is_empty()
+            && (queue.running == 0
+                || (queue.running < MAX_RUNNING && queue.waiting.len() >= MIN_JOBS))
+        {
+            let batch = queue.take();
+            queue.running += 1;
+            let running = Running(self.clone());
+            self.context.tasks.spawn(async move {
+                running.0.run(batch).await;
+                drop(running);
+            });
+        }
+    }
+
+    async fn run(&self, endings: Vec<Ending>) {
+        let context = &*self.context;
+        let begun = Instant::now();
+        let finished = endings.iter().filter_map(|ending| match &ending.end {
+            End::Finished(job) => Some(ToStore {
+                job,
+                refreshes_ttl: ending.source.refreshes_ttl(),
+            }),
+            End::Failed { .. } => None,
+        });
+        let finished: Vec<ToStore<'_>> = finished.collect();
+        let mut kept = store::jobs(context, &finished).await.into_iter();
+        let mut ended: Vec<(Ending, Outcome)> = Vec::with_capacity(endings.len());
+        let mut outcomes = Vec::with_capacity(endings.len());
+        for ending in &endings {
+            outcomes.push(match &ending.end {
+                End::Finished(job) => {
+                    let kept = kept.next();
+                    let kept = kept.unwrap_or_else(|| Err("no row came back".to_owned()));
+                    outcome(context, ending, job, kept)
+                }
+                End::Failed { outcome, .. } => outcome.clone(),
+            });
+        }
+        ended.extend(endings.into_iter().zip(outcomes));
+        rejections::batch(context, &ended).await;
+        context.metrics.stage(Stage::Store, begun.elapsed());
+        count::batch(context, &ended);
+        for (ending, outcome) in ended {
+            notify(ending, outcome);
+        }
+    }
+}
+
+/// What became of a finished job.
+fn outcome(
+    context: &Context,
+    ending: &Ending,
+    job: &FinishedJob,
+    kept: Result<Inserted, String>,
+) -> Outcome {
+    let fail = |failure: Failure| verdict::outcome(context, failure, &ending.source, &job.job_id);
+    match kept {
+        Ok(Inserted::New) => Outcome::Done {
+            job_id: job.job_id.clone(),
+            result: job.result.clone(),
+            repeated: false,
+        },
+        Ok(Inserted::Same(first)) => Outcome::Done {
+            job_id: job.job_id.clone(),
+            result: Arc::from(first),
+            repeated: true,
+        },
+        Ok(Inserted::Conflict) => fail(verdict::conflict().into()),
+        Err(reason) => fail(Failure::Unstorable(reason)),
+    }
+}
+
+/// Tells a job's owners how it ended.
+fn notify(ending: Ending, outcome: Outcome) {
+    let Ending {
+        source,
+        repeats,
+        begun,
+        mut counts,
+        ..
+    } = ending;
+    counts.stages.stored = begun.elapsed();
+    let none = InputCounts {
+        stages: counts.stages,
+        ..InputCounts::default()
+    };
+    for repeat in repeats {
+        repeat.end(outcome.repeated(), none, begun);
+    }
+    source.end(outcome, counts, begun);
+}

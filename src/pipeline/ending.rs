@@ -1,0 +1,60 @@
+//! Owns what a job is at its end: a result that has no row yet, or an outcome without a result.
+
+use super::{
+    count::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
+};
+use crate::cache::Put;
+use kiln_contract::result::Finished;
+use std::{sync::Arc, time::Instant};
+
+/// A job that has come to its end, and whose end isn't stored yet.
+#[derive(Debug)]
+pub(super) struct Ending {
+    pub source: JobSource,
+    /// The same job again, of the same batch: they share its outcome.
+    pub repeats: Vec<JobSource>,
+    pub end: End,
+    pub counts: InputCounts,
+    pub begun: Instant,
+}
+
+/// How it ends.
+#[derive(Debug)]
+pub(super) enum End {
+    Finished(Box<FinishedJob>),
+    /// It has no result. Model and namespace are there where they could be read.
+    Failed {
+        outcome: Outcome,
+        model: Option<String>,
+        namespace: Option<String>,
+    },
+}
+
+/// A job with its results, which have no row yet.
+#[derive(Debug)]
+pub(super) struct FinishedJob {
+    pub job_id: String,
+    pub body_sha256: [u8; 32],
+    pub result: Arc<Finished>,
+    /// What readers find of it, in the result's namespace.
+    pub shown: Vec<Put>,
+    /// The latest invalidation of all when its entries were looked up.
+    pub stamp: u64,
+    /// What statistics say of it.
+    pub note: JobNote,
+    /// Its rows, if any of them are to be stored.
+    pub rows: Option<Box<JobRows>>,
+}
+
+impl Ending {
+    /// Bytes that storing it takes, about.
+    pub fn bytes(&self) -> usize {
+        match &self.end {
+            End::Finished(job) => {
+                let rows = job.rows.as_ref().map_or(0, |rows| rows.bytes());
+                job.result.results.len() + rows
+            }
+            End::Failed { .. } => 0,
+        }
+    }
+}

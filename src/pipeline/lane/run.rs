@@ -1,0 +1,271 @@
+//! Scores one batch of a lane.
+//!
+//! Promises that a model that fails on one job's inputs costs only that job: the others are scored in calls of their own; and that
+//! however it ends, the lane goes on and nobody waits for its inputs for ever.
+
+use super::{
+    Lane, Lanes,
+    leases::{self, Patience},
+    state::{JobId, LaneBatch, Left, Taken},
+};
+use crate::{
+    cache::{Leases, Space},
+    config,
+    pipeline::{model_call::call, owned::How},
+    telemetry::metrics::{LeaseOutcome, Stage},
+};
+use kiln_model::{Model, ModelError, Rows};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+/// A batch's part of its lane: given back when it is dropped, however the batch ended.
+struct InFlight {
+    lanes: Arc<Lanes>,
+    lane: Arc<Lane>,
+    /// Slots that have no row yet.
+    open: Vec<Taken>,
+    /// Whether it is one of the batches that the lane may have in flight.
+    is_counted: bool,
+}
+
+impl InFlight {
+    /// Gives rows to those who wait for them.
+    fn land<'r>(&mut self, how: How, landed: impl IntoIterator<Item = (&'r Taken, &'r [f32])>) {
+        let mut left = Vec::new();
+        let mut ended = HashSet::new();
+        {
+            let mut state = self.lane.state();
+            for (taken, row) in landed {
+                ended.insert(taken.id);
+                state.work.land(taken, row, how, &mut left);
+            }
+        }
+        self.open.retain(|one| !ended.contains(&one.id));
+        self.lanes.complete(&self.lane, left);
+    }
+
+    /// Ends those who wait for slots that can't be scored.
+    fn fail(&mut self, failed: &[Taken], error: &ModelError) {
+        let mut left = Vec::new();
+        {
+            let mut state = self.lane.state();
+            for taken in failed {
+                state.work.fail(taken, error, &mut left);
+            }
+        }
+        self.forget(failed);
+        self.lanes.complete(&self.lane, left);
+    }
+
+    fn forget(&mut self, gone: &[Taken]) {
+        let gone: HashSet<_> = gone.iter().map(|one| one.id).collect();
+        self.open.retain(|one| !gone.contains(&one.id));
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let mut left: Vec<Left> = Vec::new();
+        {
+            let mut state = self.lane.state();
+            if self.is_counted {
+                state.running = state.running.saturating_sub(1);
+            }
+            for taken in &self.open {
+                state.work.fail(taken, &ModelError::Stopped, &mut left);
+            }
+            let bytes = left.iter().map(|left| left.job().source.held.bytes());
+            state.bytes = state.bytes.saturating_sub(bytes.sum());
+        }
+        // Only what was cut, or panicked, leaves anything: its jobs go back to their owners.
+        drop(left);
+        if !self.lanes.context.tasks.is_cut() {
+            self.lanes.pump(&self.lane);
+        }
+    }
+}
+
+/// Scores a batch, `rows` being its inputs.
+pub(super) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, batch: LaneBatch, rows: Rows) {
+    let begun = Instant::now();
+    let LaneBatch { model, taken, .. } = batch;
+    let mut flight = InFlight {
+        lanes: lanes.clone(),
+        lane,
+        open: taken.clone(),
+        is_counted: true,
+    };
+    let context = &*lanes.context;
+    match leases::leases(context, &taken) {
+        Some(leases) => {
+            let space = Space::new(model.info());
+            leased(&mut flight, &model, &space, &leases, (taken, rows)).await;
+        }
+        None => score(&mut flight, &model, taken, rows, None).await,
+    }
+    context.metrics.stage(Stage::Score, begun.elapsed());
+}
+
+/// Scores what isn't being scored by another worker. What is, waits beside the lane.
+async fn leased(
+    flight: &mut InFlight,
+    model: &Arc<Model>,
+    space: &Space,
+    leases: &Leases<'_>,
+    (taken, rows): (Vec<Taken>, Rows),
+) {
+    let lanes = flight.lanes.clone();
+    let context = &*lanes.context;
+    let width = model.info().output_width;
+    let all = taken.clone();
+    let round = leases::ask(context, space, width, Some(leases), taken).await;
+    let found = round.found.len();
+    context.metrics.leases(LeaseOutcome::Waited, found);
+    let found = round.found.iter();
+    flight.land(
+        How::Shared,
+        found.map(|(taken, row)| (taken, row.as_slice())),
+    );
+    if !round.waiting.is_empty() {
+        flight.forget(&round.waiting);
+        let rows = rows_of(&rows, &all, &round.waiting);
+        let elsewhere = InFlight {
+            lanes: flight.lanes.clone(),
+            lane: flight.lane.clone(),
+            open: round.waiting.clone(),
+            is_counted: false,
+        };
+        let work = wait(elsewhere, model.clone(), round.waiting, rows);
+        context.tasks.spawn(work);
+    }
+    if !round.own.is_empty() {
+        context.metrics.leases(LeaseOutcome::Won, round.own.len());
+        let own = rows_of(&rows, &all, &round.own);
+        score(flight, model, round.own, own, Some(space)).await;
+    }
+    if !round.held.is_empty() {
+        leases.give_back(&round.held).await;
+    }
+}
+
+/// Waits for entries that another worker writes, and scores for itself what no other worker does after all.
+async fn wait(mut flight: InFlight, model: Arc<Model>, waiting: Vec<Taken>, rows: Rows) {
+    let lanes = flight.lanes.clone();
+    let context = &*lanes.context;
+    let Some(redis) = context.cache.server() else {
+        return;
+    };
+    let life = config::ms(context.settings.cache.lease_ms);
+    let leases = Leases::new(redis, life);
+    let (space, width) = (Space::new(model.info()), model.info().output_width);
+    let mut patience = Patience::new(life);
+    let all = waiting.clone();
+    let mut open = waiting;
+    while !open.is_empty() {
+        patience.rest().await;
+        let late = patience.is_over();
+        let leases = (!late).then_some(&leases);
+        let round = leases::ask(context, &space, width, leases, open).await;
+        let found = round.found.len();
+        context.metrics.leases(LeaseOutcome::Waited, found);
+        let found = round.found.iter();
+        flight.land(
+            How::Shared,
+            found.map(|(taken, row)| (taken, row.as_slice())),
+        );
+        if !round.own.is_empty() {
+            let outcome = if late {
+                LeaseOutcome::Late
+            } else {
+                LeaseOutcome::Won
+            };
+            context.metrics.leases(outcome, round.own.len());
+            let own = rows_of(&rows, &all, &round.own);
+            score(&mut flight, &model, round.own, own, Some(&space)).await;
+        }
+        if let Some(leases) = leases
+            && !round.held.is_empty()
+        {
+            leases.give_back(&round.held).await;
+        }
+        open = round.waiting;
+    }
+}
+
+/// Calls the model, and blames the job whose inputs it fails on. Where others wait for the entries, these come first: `space` says
+/// where.
+async fn score(
+    flight: &mut InFlight,
+    model: &Arc<Model>,
+    taken: Vec<Taken>,
+    rows: Rows,
+    space: Option<&Space>,
+) {
+    let error = match scored(flight, model, &taken, rows.clone(), space).await {
+        Ok(()) => return,
+        Err(error) => error,
+    };
+    let mut by_job: BTreeMap<JobId, Vec<Taken>> = BTreeMap::new();
+    for one in &taken {
+        by_job.entry(one.job).or_default().push(one.clone());
+    }
+    if by_job.len() == 1 || error == ModelError::Stopped {
+        return flight.fail(&taken, &error);
+    }
+    for of_job in by_job.into_values() {
+        let own = rows_of(&rows, &taken, &of_job);
+        if let Err(error) = scored(flight, model, &of_job, own, space).await {
+            flight.fail(&of_job, &error);
+        }
+    }
+}
+
+async fn scored(
+    flight: &mut InFlight,
+    model: &Arc<Model>,
+    taken: &[Taken],
+    rows: Rows,
+    space: Option<&Space>,
+) -> Result<(), ModelError> {
+    let lanes = flight.lanes.clone();
+    let context = &*lanes.context;
+    let called = call(context, model, rows).await?;
+    flight.lane.note_cost(taken.len(), called.seconds);
+    flight.lane.state().work.charge(taken, called.seconds);
+    let width = model.info().output_width;
+    if let Some(space) = space {
+        leases::put_entries(context, space, width, taken, &called.outputs).await;
+    }
+    let how = How::Scored {
+        is_stored: space.is_some(),
+    };
+    let rows = called.outputs.chunks_exact(width.max(1));
+    flight.land(how, taken.iter().zip(rows));
+    Ok(())
+}
+
+/// The rows of some of the slots of a batch.
+fn rows_of(rows: &Rows, all: &[Taken], some: &[Taken]) -> Rows {
+    let numbers: HashMap<_, usize> = all.iter().map(|one| one.id).zip(0..).collect();
+    let wanted = some.iter().filter_map(|one| numbers.get(&one.id).copied());
+    match rows {
+        Rows::Features { width, data } => {
+            let mut own = Vec::with_capacity(width * some.len());
+            for number in wanted {
+                let row = data.get(number * width..(number + 1) * width);
+                own.extend_from_slice(row.unwrap_or_default());
+            }
+            Rows::Features {
+                width: *width,
+                data: own,
+            }
+        }
+        Rows::Texts(texts) => {
+            let own = wanted.filter_map(|number| texts.get(number).cloned());
+            Rows::Texts(own.collect())
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! Owns whose turn it is: work of several namespaces, taken by deficit round robin over the seconds that it costs.
+//!
+//! Promises that a namespace with much waiting delays another's next work by about a turn, whatever its backlog; that shares follow
+//! the weights; and that a namespace with a limit gets no more than that, while the others go on. Pure: the caller says what time it is.
+//!
+//! Source: M. Shreedhar and G. Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1995; credit may become negative here, and
+//! is corrected once the true cost is known.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Turns that a namespace may be behind after work that cost more than was expected.
+const MAX_DEBT_TURNS: f64 = 4.0;
+/// Lowest weight: a namespace of less would hardly ever have a turn.
+const MIN_WEIGHT: f64 = 0.01;
+
+/// What a namespace may have of a lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Its part in proportion to others.
+    pub weight: f64,
+    /// Model seconds a second.
+    pub max_seconds_per_second: Option<f64>,
+    /// Jobs a second.
+    pub max_jobs_per_second: Option<f64>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            max_seconds_per_second: None,
+            max_jobs_per_second: None,
+        }
+    }
+}
+
+/// What a piece of work costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Cost {
+    /// Expected model seconds.
+    pub seconds: f64,
+    /// Its part of a job.
+    pub jobs: f64,
+}
+
+/// An allowance that refills with time, up to a second's worth.
+#[derive(Debug)]
+struct Bucket {
+    per_second: f64,
+    level: f64,
+    at: Instant,
+}
+
+impl Bucket {
+    fn new(per_second: f64, now: Instant) -> Self {
+        Self {
+            per_second: per_second.max(1e-6),
+            level: per_second,
+            at: now,
+        }
+    }
+
+    fn refill(&mut self, now: Instant) {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.level = (self.level + passed * self.per_second).min(self.per_second);
+        self.at = now;
+    }
+
+    /// When something may be taken again, if not now.
+    fn wait(&self) -> Option<Duration> {
+        (self.level <= 0.0).then(|| {
+            let seconds = (1e-9 - self.level) / self.per_second;
+            Duration::try_from_secs_f64(seconds.min(3_600.0)).unwrap_or_default()
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    item: T,
+    cost: Cost,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Queue<T> {
+    first: VecDeque<Waiting<T>>,
+    normal: VecDeque<Waiting<T>>,
+    weight: f64,
+    credit: f64,
+    seconds: f64,
+    limits: [Option<Bucket>; 2],
+}
+
+impl<T> Queue<T> {
+    fn new(share: Share, turn: f64, now: Instant) -> Self {
+        let weight = share.weight.max(MIN_WEIGHT);
+        let bucket = |limit: Option<f64>| limit.map(|limit| Bucket::new(limit, now));
+        Self {
+            first: VecDeque::new(),
+            normal: VecDeque::new(),
+            weight,
+            credit: turn * weight,
+            seconds: 0.0,
+            limits: [
+                bucket(share.max_seconds_per_second),
+                bucket(share.max_jobs_per_second),
+            ],
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_empty() && self.normal.is_empty()
+    }
+
+    fn head(&self) -> Option<&Waiting<T>> {
+        self.first.front().or_else(|| self.normal.front())
+    }
+
+    fn pop(&mut self) -> Option<Waiting<T>> {
+        let taken = self.first.pop_front().or_else(|| self.normal.pop_front())?;
+        self.seconds = (self.seconds - taken.cost.seconds).max(0.0);
+        self.credit -= taken.cost.seconds;
+        for (bucket, cost) in self
+            .limits
+            .iter_mut()
+            .zip([taken.cost.seconds, taken.cost.jobs])
+        {
+            if let Some(bucket) = bucket {
+                bucket.level -= cost;
+            }
+        }
+        Some(taken)
+    }
+
+    fn limited(&mut self, now: Instant) -> Option<Duration> {
+        let buckets = self.limits.iter_mut().flatten();
+        let waits = buckets.filter_map(|bucket| {
+            bucket.refill(now);
+            bucket.wait()
+        });
+        waits.max()
+    }
+
+    /// Whether nothing would be lost by forgetting it.
+    fn is_fresh(&self) -> bool {
+        self.limits.iter().all(Option::is_none)
+    }
+}
+
+/// Work that waits, by namespace.
+#[derive(Debug)]
+pub struct Turns<T> {
+    queues: HashMap<Arc<str>, Queue<T>, ahash::RandomState>,
+    /// Namespaces with something waiting, the next one first.
+    ring: VecDeque<Arc<str>>,
+    turn: f64,
+    len: usize,
+}
+
+/// What is known of a namespace that waits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Depth {
+    pub namespace: Arc<str>,
+    pub items: usize,
+    pub seconds: f64,
+    pub oldest: Instant,
+}
+
+impl<T> Turns<T> {
+    /// Nothing waits. A turn is `seconds` long, for a weight of 1.
+    pub fn new(seconds: f64) -> Self {
+        Self {
+            queues: HashMap::default(),
+            ring: VecDeque::new(),
+            turn: seconds.max(1e-6),
+            len: 0,
+        }
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds work of a namespace; `is_first` puts it before the namespace's other work.
+    pub fn push(
+        &mut self,
+        namespace: &str,
+        share: impl FnOnce() -> Share,
+        item: T,
+        cost: Cost,
+        is_first: bool,
+        now: Instant,
+    ) {
+        let known = self.queues.get_key_value(namespace);
+        let name: Arc<str> = known.map_or_else(|| namespace.into(), |(name, _)| name.clone());
+        let queue = self
+            .queues
+            .entry(name.clone())
+            .or_insert_with(|| Queue::new(share(), self.turn, now));
+        if queue.is_empty() {
+            self.ring.push_back(name);
+        }
+        queue.seconds += cost.seconds;
+        let waiting = Waiting {
+            item,
+            cost,
+            since: now,
+        };
+        if is_first {
+            queue.first.push_back(waiting);
+        } else {
+            queue.normal.push_back(waiting);
+        }
+        self.len += 1;
+    }
+
+    /// Takes the next piece of work that fits. Namespaces over their limit are passed over.
+    pub fn take(
+        &mut self,
+        now: Instant,
+        mut fits: impl FnMut(&T) -> bool,
+    ) -> Option<(Arc<str>, T, Cost)> {
+        let mut passed_over = 0;
+        while passed_over < self.ring.len() {
+            let alone = self.ring.len() == 1;
+            let queue = self.queues.get_mut(self.ring.front()?)?;
+            let Some(head) = queue.head() else {
+                self.leave();
+                continue;
+            };
+            if !fits(&head.item) || queue.limited(now).is_some() {
+                passed_over += 1;
+                self.ring.rotate_left(1);
+                continue;
+            }
+            if queue.credit <= 0.0 && !alone {
+                queue.credit += self.turn * queue.weight;
+                self.ring.rotate_left(1);
+                continue;
+            }
+            let taken = queue.pop()?;
+            let spent = queue.credit <= 0.0;
+            if spent {
+                queue.credit += self.turn * queue.weight;
+            }
+            let empty = queue.is_empty();
+            let name = self.ring.front()?.clone();
+            self.len -= 1;
+            if empty {
+                self.leave();
+            } else if spent {
+                self.ring.rotate_left(1);
+            }
+            return Some((name, taken.item, taken.cost));
+        }
+        None
+    }
+
+    /// Takes the first namespace out of the ring: nothing of it waits.
+    fn leave(&mut self) {
+        if let Some(name) = self.ring.pop_front()
+            && self.queues.get(&name).is_some_and(Queue::is_fresh)
+        {
+            self.queues.remove(&name);
+        }
+    }
+
+    /// Corrects what a namespace was charged: its work cost so many seconds more than was expected, or less.
+    pub fn charge(&mut self, namespace: &str, seconds: f64) {
+        if let Some(queue) = self.queues.get_mut(namespace) {
+            let turn = self.turn * queue.weight;
+            queue.credit = (queue.credit - seconds).clamp(-MAX_DEBT_TURNS * turn, turn);
+            if let [Some(bucket), _] = &mut queue.limits {
+                bucket.level -= seconds;
+            }
+        }
+    }
+
+    /// When a namespace that is over its limit may go on, where nothing else can be taken.
+    pub fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let waiting = self.queues.values_mut().filter(|queue| !queue.is_empty());
+        let waits: Vec<Option<Duration>> = waiting.map(|queue| queue.limited(now)).collect();
+        waits
+            .into_iter()
+            .collect::<Option<Vec<_>>>()?
+            .into_iter()
+            .min()
+    }
+
+    /// Every namespace that waits.
+    pub fn depths(&self) -> Vec<Depth> {
+        let waiting = self.queues.iter().filter_map(|(name, queue)| {
+            let heads = [queue.first.front(), queue.normal.front()];
+            let oldest = heads.into_iter().flatten().map(|head| head.since).min()?;
+            Some(Depth {
+                namespace: name.clone(),
+                items: queue.first.len() + queue.normal.len(),
+                seconds: queue.seconds,
+                oldest,
+            })
+        });
+        waiting.collect()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.queues.clear();
+        self.ring.clear();
+        self.len = 0;
+    }
+}
+
+#[cfg(test)]
+#[path = "turns/tests.rs"]
+mod tests;

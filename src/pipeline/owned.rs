@@ -1,0 +1,167 @@
+//! Owns a job that outlives its batch: one that waits for scores, or whose entries are to be written.
+//!
+//! Promises that it borrows nothing, and that a row is given to the slot that it belongs to. Pure: no I/O, no clock.
+
+use super::{
+    index::{Index, IndexVec, SlotIndex, bug},
+    source::JobSource,
+};
+use crate::cache::Space;
+use kiln_contract::job::{Content, Job};
+use kiln_contract::key::InputHash;
+use kiln_model::Model;
+use std::{
+    borrow::Cow,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How an input got its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    /// From the cache.
+    Cached,
+    /// The model scored it for this job.
+    Scored {
+        /// Whether its entry is in the cache already.
+        is_stored: bool,
+    },
+    /// It was scored for another job, here or on another worker.
+    Shared,
+}
+
+/// A distinct input of one job.
+#[derive(Debug)]
+pub(super) struct JobSlot {
+    pub input: InputHash,
+    /// Which of the job's inputs it is, the first one if several are the same.
+    pub number: usize,
+    /// Whether the job is the first of its batch that asks for it.
+    pub is_first: bool,
+    /// How its row was found; nothing before.
+    pub found: Option<How>,
+    /// TTL of its entry: the longest that a job asks for.
+    pub ttl_seconds: u64,
+    /// The oldest stamp that an entry may bear.
+    pub min_stamp: u64,
+    /// The latest invalidation before its row was scored.
+    pub stamp: u64,
+}
+
+/// A job's inputs and the rows that were found for them.
+#[derive(Debug)]
+pub(super) struct JobRows {
+    pub job: Job<'static>,
+    pub model: Arc<Model>,
+    pub space: Arc<Space>,
+    pub body_sha256: [u8; 32],
+    /// TTL of its entries.
+    pub ttl_seconds: u64,
+    /// The slot of each input, in order; none for one that is skipped.
+    pub inputs: Vec<Option<SlotIndex>>,
+    pub slots: IndexVec<SlotIndex, JobSlot>,
+    /// A row for each slot.
+    pub rows: Vec<f32>,
+    /// The latest invalidation of all when its entries were looked up.
+    pub stamp: u64,
+}
+
+/// A job with all that belongs to it.
+#[derive(Debug)]
+pub(super) struct OwnedJob {
+    pub source: JobSource,
+    /// The same job again, of the same batch: they share its outcome.
+    pub repeats: Vec<JobSource>,
+    pub rows: JobRows,
+    /// When it was taken up, and how long its look-up took from then.
+    pub begun: Instant,
+    pub looked_up: Duration,
+}
+
+/// What is scored of an input: features, or normalised text.
+pub(super) enum Value<'a> {
+    Features(&'a [f32]),
+    Text {
+        text: Cow<'a, str>,
+        pair: Option<Cow<'a, str>>,
+    },
+}
+
+impl Value<'_> {
+    /// Seconds that `model` is expected to take for it, once that is known.
+    pub fn expected_seconds(&self, model: &Model) -> Option<f64> {
+        model.expected_seconds(match self {
+            Self::Features(_) => None,
+            Self::Text { text, pair } => Some((text.as_ref(), pair.as_deref())),
+        })
+    }
+
+    /// Bytes of text.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Features(_) => 0,
+            Self::Text { text, pair } => text.len() + pair.as_ref().map_or(0, |pair| pair.len()),
+        }
+    }
+}
+
+impl JobRows {
+    /// Values of one row.
+    pub fn width(&self) -> usize {
+        self.model.info().output_width
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let inputs = self.job.inputs.iter().map(|input| match &input.content {
+            Content::Text { text, pair } => text.len() + pair.as_ref().map_or(0, |p| p.len()),
+            Content::Features(range) => 4 * range.len(),
+            Content::Bad(_) => 0,
+        });
+        inputs.sum::<usize>() + 4 * self.rows.len()
+    }
+
+    /// Slots without a row.
+    pub fn open(&self) -> impl Iterator<Item = (SlotIndex, &JobSlot)> {
+        self.slots
+            .enumerate()
+            .filter(|(_, slot)| slot.found.is_none())
+    }
+
+    /// Gives a slot its row.
+    pub fn fill(&mut self, index: SlotIndex, how: How, row: &[f32]) {
+        let width = self.width();
+        let start = index.number() * width;
+        match self.rows.get_mut(start..start + width) {
+            Some(place) if place.len() == row.len() => place.copy_from_slice(row),
+            _ => return bug("a row has another width than its job's model gives"),
+        }
+        if let Some(slot) = self.slots.get_mut(index) {
+            slot.found = Some(how);
+        }
+    }
+
+    /// The row of a slot; nothing where it has none.
+    pub fn row(&self, index: SlotIndex) -> Option<&[f32]> {
+        self.slots.get(index)?.found?;
+        let width = self.width();
+        let start = index.number() * width;
+        self.rows.get(start..start + width)
+    }
+
+    /// What is scored for a slot; nothing only where the pipeline has a bug.
+    pub fn value(&self, slot: &JobSlot) -> Option<Value<'_>> {
+        let input = self.job.inputs.get(slot.number);
+        match input.map(|input| &input.content) {
+            Some(Content::Features(range)) => Some(Value::Features(self.job.features_of(range))),
+            Some(Content::Text { text, pair }) => Some(Value::Text {
+                text: self.model.normalise(text),
+                pair: pair.as_deref().map(|pair| self.model.normalise(pair)),
+            }),
+            Some(Content::Bad(_)) | None => {
+                bug("a slot stands for no input of its job");
+                None
+            }
+        }
+    }
+}

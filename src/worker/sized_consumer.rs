@@ -1,0 +1,203 @@
+//! Owns taking producers' jobs with as many of them unacknowledged as their size allows.
+//!
+//! Promises to begin with few, so that large bodies which wait are never all in memory; to take as many as the settings say while
+//! bodies are small; and to go back to few when large ones come. Refuses to await the broker: that is done beside it.
+
+use crate::amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin};
+use lapin::Connection;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Messages that may be unacknowledged whatever their size.
+const FEW: u16 = 16;
+/// Of the bytes that may be in hand, one part in so many is for bodies that were delivered and wait to be taken.
+const PART: usize = 4;
+/// Weight of a body in the running mean if it is larger than that, and if it is smaller.
+const LARGER: f64 = 0.5;
+const SMALLER: f64 = 0.05;
+
+/// How large bodies are, and what follows from it. Pure.
+#[derive(Debug)]
+struct Sizes {
+    max_prefetch: u16,
+    bytes: usize,
+    mean: f64,
+    seen: u64,
+}
+
+impl Sizes {
+    fn new(max_prefetch: u16, max_bytes_in_hand: usize) -> Self {
+        Self {
+            max_prefetch,
+            bytes: max_bytes_in_hand / PART,
+            mean: 0.0,
+            seen: 0,
+        }
+    }
+
+    fn note(&mut self, bytes: usize) {
+        let more = bytes as f64 - self.mean;
+        self.mean += more * if more > 0.0 { LARGER } else { SMALLER };
+        self.seen += 1;
+    }
+
+    /// Messages beyond the first few that may be unacknowledged.
+    fn beyond_few(&self) -> u16 {
+        let fit = self.bytes as f64 / self.mean.max(1.0);
+        let fit = fit.min(f64::from(self.max_prefetch)) as u16;
+        fit.saturating_sub(FEW)
+    }
+}
+
+/// The consumers of one queue.
+pub(super) struct SizedConsumer {
+    connection: Arc<Connection>,
+    queue: String,
+    sizes: Sizes,
+    few: QueueConsumer,
+    /// The one that takes more, and how many.
+    many: Option<(QueueConsumer, u16)>,
+    /// Those that were cancelled and haven't given everything yet.
+    ending: Vec<QueueConsumer>,
+    /// One that is being opened, and cancellations under way.
+    opening: JoinSet<Result<Option<(QueueConsumer, u16)>, lapin::Error>>,
+    is_opening: bool,
+}
+
+impl SizedConsumer {
+    /// Starts with few.
+    pub async fn open(
+        connection: Arc<Connection>,
+        queue: &str,
+        max_prefetch: u16,
+        max_bytes_in_hand: usize,
+    ) -> Result<Self, lapin::Error> {
+        let few = FEW.min(max_prefetch);
+        Ok(Self {
+            few: QueueConsumer::open(&connection, queue, Origin::Jobs, few).await?,
+            connection,
+            queue: queue.to_owned(),
+            sizes: Sizes::new(max_prefetch, max_bytes_in_hand),
+            many: None,
+            ending: Vec::new(),
+            opening: JoinSet::new(),
+            is_opening: false,
+        })
+    }
+
+    /// The next delivery; nothing where the broker has cancelled the consumer.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, String> {
+        loop {
+            self.ending.retain(|consumer| !consumer.has_ended());
+            let many = self.many.as_mut().map(|(consumer, _)| consumer);
+            let delivery = tokio::select! {
+                biased;
+                Some(opened) = self.opening.join_next() => {
+                    let opened = opened.map_err(|e| e.to_string())?;
+                    if let Some(many) = opened.map_err(|e| e.to_string())? {
+                        self.many = Some(many);
+                        self.is_opening = false;
+                    }
+                    continue;
+                }
+                delivery = self.few.next() => delivery?,
+                delivery = next_of(many) => delivery?,
+                delivery = next_of(self.ending.first_mut()) => match delivery? {
+                    Some(delivery) => Some(delivery),
+                    None => continue,
+                },
+            };
+            if let Some(delivery) = &delivery {
+                self.sizes.note(delivery.body.len());
+                self.resize();
+            }
+            return Ok(delivery);
+        }
+    }
+
+    /// A delivery that is here already.
+    pub fn ready(&mut self) -> Result<Option<Delivery>, String> {
+        let mut delivery = self.few.ready()?;
+        if delivery.is_none()
+            && let Some((many, _)) = &mut self.many
+        {
+            delivery = many.ready()?;
+        }
+        if let Some(delivery) = &delivery {
+            self.sizes.note(delivery.body.len());
+            self.resize();
+        }
+        Ok(delivery)
+    }
+
+    /// Takes more, or fewer, where the sizes of late say so.
+    fn resize(&mut self) {
+        let wanted = self.sizes.beyond_few();
+        match &self.many {
+            Some((many, now)) if wanted < now / 2 => {
+                let cancelled = many.cancel();
+                self.opening.spawn(async move {
+                    cancelled.await;
+                    Ok(None)
+                });
+                self.ending.extend(self.many.take().map(|(many, _)| many));
+            }
+            None if wanted > 0 && !self.is_opening && self.sizes.seen >= u64::from(FEW) => {
+                let (connection, queue) = (self.connection.clone(), self.queue.clone());
+                self.is_opening = true;
+                self.opening.spawn(async move {
+                    let many = QueueConsumer::open(&connection, &queue, Origin::Jobs, wanted);
+                    Ok(Some((many.await?, wanted)))
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Every consumer there is.
+    pub fn consumers(&self) -> impl Iterator<Item = &QueueConsumer> {
+        let many = self.many.iter().map(|(consumer, _)| consumer);
+        std::iter::once(&self.few).chain(many).chain(&self.ending)
+    }
+
+    /// The same, to end them.
+    pub fn consumers_mut(&mut self) -> impl Iterator<Item = &mut QueueConsumer> {
+        let many = self.many.iter_mut().map(|(consumer, _)| consumer);
+        std::iter::once(&mut self.few)
+            .chain(many)
+            .chain(&mut self.ending)
+    }
+}
+
+async fn next_of(consumer: Option<&mut QueueConsumer>) -> Result<Option<Delivery>, String> {
+    match consumer {
+        Some(consumer) => consumer.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_large_bodies_are_unacknowledged_and_many_small_ones() {
+        let mut sizes = Sizes::new(1_000, 256 << 20);
+        for _ in 0..16 {
+            sizes.note(2_200);
+        }
+        assert_eq!(sizes.beyond_few(), 1_000 - FEW);
+        // The first large one counts at once.
+        sizes.note(4 << 20);
+        assert!(sizes.beyond_few() < 32, "{}", sizes.beyond_few());
+        for _ in 0..200 {
+            sizes.note(4 << 20);
+        }
+        assert_eq!(sizes.beyond_few(), 0);
+        for _ in 0..200 {
+            sizes.note(2_200);
+        }
+        assert_eq!(sizes.beyond_few(), 1_000 - FEW);
+        assert_eq!(Sizes::new(8, 256 << 20).beyond_few(), 0);
+    }
+}
