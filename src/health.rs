@@ -1,150 +1,261 @@
-//! Owns what a worker knows of its own parts: which of them work, and why one doesn't.
+//! Owns what a worker knows of its own parts: which of them work, why one doesn't, and whether jobs that are taken end.
 //!
-//! Promises one log line when a part stops working and one when it works again, however often it is told.
+//! Promises that a part which is reported to fail and to work in turn changes the worker's state as seldom as its policy says, and
+//! costs a bounded number of log lines. Refuses to ask the parts: who owns or uses one reports it.
 
-use crate::telemetry::metrics::{Metrics, Server};
-use std::sync::{Arc, Mutex, PoisonError};
+mod lanes;
+mod machine;
+mod policy;
+mod record;
+mod report;
+mod state;
 
-/// What must work before a worker is ready.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// The worker itself: it has started and doesn't stop.
-    Worker,
-    Models,
-    Postgres,
-    Migrations,
-    Broker,
-    Redis,
-}
+pub use crate::telemetry::metrics::HealthPart as Part;
+pub use report::{PartReport, Report};
+pub use state::{PartState, Readiness};
 
-impl Part {
-    const ALL: [Self; 6] = [
-        Self::Worker,
-        Self::Models,
-        Self::Postgres,
-        Self::Migrations,
-        Self::Broker,
-        Self::Redis,
-    ];
+use crate::{
+    clock,
+    telemetry::metrics::{Metrics, Server},
+};
+use lanes::Failed;
+use machine::{Machine, Seen, Source};
+use policy::Policy;
+use record::Line;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-    /// As it stands in logs and in `/readyz`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Worker => "worker",
-            Self::Models => "models",
-            Self::Postgres => "postgres",
-            Self::Migrations => "migrations",
-            Self::Broker => "broker",
-            Self::Redis => "redis",
-        }
-    }
-
-    fn server(self) -> Option<Server> {
-        match self {
-            Self::Postgres => Some(Server::Postgres),
-            Self::Broker => Some(Server::Broker),
-            Self::Redis => Some(Server::Redis),
-            Self::Worker | Self::Models | Self::Migrations => None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum State {
-    Unknown,
-    Up,
-    Down(String),
-}
+/// How long the worker's tasks may stand still before it counts as not ready.
+const STILL: Duration = Duration::from_secs(15);
 
 /// The parts of one worker.
 #[derive(Debug, Clone)]
-pub struct Health {
-    parts: Arc<Mutex<[State; 6]>>,
+pub struct Health(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    started: Instant,
+    parts: Mutex<Parts>,
     metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct Parts {
+    machines: Vec<Machine>,
+    failed: Failed,
+    /// When the worker's runtime last showed that it runs.
+    beat: Option<Duration>,
 }
 
 impl Health {
     /// Nothing is known to work yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self {
-            parts: Arc::new(Mutex::new(std::array::from_fn(|_| State::Unknown))),
+        let parts = Part::ALL.iter();
+        Self(Arc::new(Inner {
+            started: Instant::now(),
+            parts: Mutex::new(Parts {
+                machines: parts.map(|part| Machine::new(Policy::of(*part))).collect(),
+                failed: Failed::default(),
+                beat: None,
+            }),
             metrics,
-        }
+        }))
     }
 
     /// Notes that a part works.
     pub fn up(&self, part: Part) {
-        if let State::Down(_) = self.change(part, State::Up) {
-            tracing::info!(part = part.as_str(), "works again");
+        if part == Part::Broker {
+            self.0.metrics.server(Server::Broker, true);
         }
+        self.note(part, Source::Work, Seen::Works);
     }
 
-    /// Notes that a part doesn't work, and why. Logs the first time, not each time.
+    /// Notes that a part doesn't work, and why. Jobs don't end until it does, unless the part is one that they can do without.
     pub fn down(&self, part: Part, reason: &str) {
-        match self.change(part, State::Down(reason.to_owned())) {
-            State::Down(_) => {}
-            State::Unknown => {
-                tracing::warn!(part = part.as_str(), reason, "waiting for it to work")
-            }
-            State::Up => tracing::warn!(
-                part = part.as_str(),
+        if part == Part::Broker {
+            self.0.metrics.server(Server::Broker, false);
+        }
+        self.fails(part, PartState::Down, reason);
+    }
+
+    /// Notes that something of a part is missing, and why; jobs end all the same.
+    pub fn degraded(&self, part: Part, reason: &str) {
+        self.fails(part, PartState::Degraded, reason);
+    }
+
+    /// Notes how a check of a part ended that began at `begun`.
+    pub fn checked(&self, part: Part, begun: Instant, outcome: Result<(), &str>) {
+        let seen = match outcome {
+            Ok(()) => Seen::Works,
+            Err(reason) => Seen::Fails {
+                since: begun.saturating_duration_since(self.0.started),
+                state: PartState::Down,
                 reason,
-                "stopped working; waiting for it"
-            ),
+            },
+        };
+        self.note(part, Source::Check, seen);
+    }
+
+    /// Notes that a lane or model has failed so that its jobs can't end, and why.
+    #[allow(dead_code, reason = "for the lanes, which are to come")]
+    pub fn lane_failed(&self, name: &str, reason: &str) {
+        self.parts().failed.add(name, reason);
+        self.note_lanes();
+    }
+
+    /// Notes that a lane or model works, or that there is none of that name any more.
+    #[allow(dead_code, reason = "for the lanes, which are to come")]
+    pub fn lane_works(&self, name: &str) {
+        self.parts().failed.remove(name);
+        self.note_lanes();
+    }
+
+    fn note_lanes(&self) {
+        let reason = self.parts().failed.reason();
+        match reason {
+            Some(reason) => self.down(Part::Lanes, &reason),
+            None => self.up(Part::Lanes),
         }
     }
 
     /// Notes that the worker stops, as it was asked to: from now on it isn't ready, and no log line calls that a fault.
     pub fn stopping(&self) {
-        self.change(Part::Worker, State::Down("it is stopping".to_owned()));
+        self.down(Part::Worker, "it is stopping");
     }
 
-    fn change(&self, part: Part, state: State) -> State {
-        if let Some(server) = part.server() {
-            self.metrics.server(server, state == State::Up);
+    /// Brings the parts up to date and notes that the worker's runtime runs. Called every now and then by a task on it.
+    pub fn beat(&self) {
+        let now = self.now();
+        let before = self.parts().beat.replace(now);
+        let still = before.map(|before| now.saturating_sub(before));
+        if let Some(still) = still.filter(|still| *still > STILL) {
+            tracing::info!(seconds = still.as_secs(), "the worker stood still");
         }
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts
-            .get_mut(part as usize)
-            .map_or(State::Unknown, |slot| std::mem::replace(slot, state))
+        self.report();
     }
 
-    /// What doesn't work, with why; nothing where the worker is ready.
-    pub fn missing(&self) -> Vec<(Part, String)> {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        Part::ALL
-            .into_iter()
-            .zip(parts.iter())
-            .filter_map(|(part, state)| match state {
-                State::Up => None,
-                State::Unknown if part == Part::Worker => Some((part, "it is starting".to_owned())),
-                State::Unknown => Some((part, "not tried yet".to_owned())),
-                State::Down(reason) => Some((part, reason.clone())),
-            })
-            .collect()
+    /// How all parts are.
+    pub fn report(&self) -> Report {
+        let (now, moment) = (self.now(), clock::now());
+        let mut lines = Vec::new();
+        let mut parts = self.parts();
+        let still = parts.beat.map(|beat| now.saturating_sub(beat));
+        let each = Part::ALL.iter().zip(&mut parts.machines);
+        let reports = each.map(|(part, machine)| {
+            lines.extend(machine.settle(now).map(|line| (*part, line)));
+            let shown = machine.shown();
+            let age = chrono::Duration::from_std(now.saturating_sub(shown.since));
+            let reason = match (shown.state, part) {
+                (PartState::Unknown, Part::Worker) => "it is starting".to_owned(),
+                (PartState::Unknown, _) => "not tried yet".to_owned(),
+                _ => shown.reason.clone(),
+            };
+            PartReport {
+                part: *part,
+                state: shown.state,
+                reason,
+                since: age.map_or(moment, |age| moment - age),
+            }
+        });
+        let mut report = Report {
+            parts: reports.collect(),
+        };
+        drop(parts);
+        if let (Some(still), Some(worker)) = (still, report.parts.first_mut())
+            && still > STILL
+            && worker.state == PartState::Works
+        {
+            worker.state = PartState::Down;
+            worker.reason = format!("its tasks have stood still for {} s", still.as_secs());
+        }
+        for (part, line) in lines {
+            log(part, &line);
+        }
+        self.measure(&report);
+        report
     }
 
-    /// Whether a part works.
+    /// Whether the last report of a part says that it works, however short a time.
     pub fn is_up(&self, part: Part) -> bool {
-        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.get(part as usize) == Some(&State::Up)
+        let parts = self.parts();
+        let machine = parts.machines.get(part as usize);
+        machine.is_some_and(Machine::works_now)
+    }
+
+    fn fails(&self, part: Part, state: PartState, reason: &str) {
+        let since = self.now();
+        let seen = Seen::Fails {
+            since,
+            state,
+            reason,
+        };
+        self.note(part, Source::Work, seen);
+    }
+
+    fn note(&self, part: Part, source: Source, seen: Seen<'_>) {
+        let now = self.now();
+        let line = {
+            let mut parts = self.parts();
+            let machine = parts.machines.get_mut(part as usize);
+            machine.and_then(|machine| machine.report(source, seen, now))
+        };
+        if let Some(line) = line {
+            log(part, &line);
+        }
+    }
+
+    fn measure(&self, report: &Report) {
+        let metrics = &self.0.metrics;
+        metrics.ready(report.readiness() != Readiness::NotReady);
+        for part in &report.parts {
+            metrics.degraded(part.part, part.state == PartState::Degraded);
+        }
+    }
+
+    fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs a change of a part.
+fn log(part: Part, line: &Line) {
+    let (part, reason) = (part.as_str(), line.reason.as_str());
+    // What was left out, where something was.
+    let unlogged = (line.unlogged > 0).then_some(line.unlogged);
+    let note = line
+        .is_last
+        .then_some("it changes often: from now on a change is logged every five minutes at most");
+    match (line.before, line.now) {
+        (_, PartState::Works) => tracing::info!(part, unlogged, note, "works again"),
+        (PartState::Unknown, PartState::Down) => {
+            tracing::warn!(part, reason, "waiting for it to work");
+        }
+        (PartState::Down, PartState::Down) => {
+            tracing::warn!(part, reason, unlogged, note, "still waiting for it");
+        }
+        (_, PartState::Down) => {
+            tracing::warn!(
+                part,
+                reason,
+                unlogged,
+                note,
+                "stopped working; waiting for it"
+            );
+        }
+        (PartState::Degraded, _) => {
+            tracing::warn!(part, reason, unlogged, note, "still degraded; jobs go on");
+        }
+        (_, PartState::Degraded | PartState::Unknown) => {
+            tracing::warn!(part, reason, unlogged, note, "degraded; jobs go on");
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ready_only_when_every_part_works() {
-        let health = Health::new(Metrics::new());
-        assert_eq!(health.missing().len(), Part::ALL.len());
-        for part in Part::ALL {
-            health.up(part);
-        }
-        assert!(health.missing().is_empty());
-        health.down(Part::Redis, "refused");
-        assert_eq!(health.missing(), [(Part::Redis, "refused".to_owned())]);
-        assert!(!health.is_up(Part::Redis) && health.is_up(Part::Broker));
-    }
-}
+mod tests;

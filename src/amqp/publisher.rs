@@ -37,6 +37,7 @@ struct Link {
 #[derive(Debug, Clone)]
 pub struct Publisher {
     links: watch::Receiver<Option<Link>>,
+    trouble: watch::Receiver<Option<String>>,
     broken: mpsc::Sender<()>,
     timeout: Duration,
 }
@@ -46,6 +47,8 @@ pub struct Publisher {
 pub struct PublisherTask {
     broker: Broker,
     links: watch::Sender<Option<Link>>,
+    /// Why nothing is published at the moment.
+    trouble: watch::Sender<Option<String>>,
     broken: Mutex<mpsc::Receiver<()>>,
     backoff_most: Duration,
     metrics: Metrics,
@@ -55,8 +58,10 @@ pub struct PublisherTask {
 pub fn new(broker: Broker, backoff_most: Duration, metrics: Metrics) -> (Publisher, PublisherTask) {
     let (sender, receiver) = watch::channel(None);
     let (broken, reports) = mpsc::channel(1);
+    let (trouble, troubles) = watch::channel(None);
     let publisher = Publisher {
         links: receiver,
+        trouble: troubles,
         broken,
         timeout: broker.timeout(),
     };
@@ -65,6 +70,7 @@ pub fn new(broker: Broker, backoff_most: Duration, metrics: Metrics) -> (Publish
         PublisherTask {
             broker,
             links: sender,
+            trouble,
             broken: Mutex::new(reports),
             backoff_most,
             metrics,
@@ -84,11 +90,14 @@ impl PublisherTask {
                     backoff.reset();
                     while broken.try_recv().is_ok() {}
                     self.links.send_replace(Some(link.clone()));
+                    self.trouble.send_replace(None);
                     let watching = self.watch(&connection, &link, &mut broken);
                     if stop.run_until_cancelled(watching).await.is_some() {
                         self.metrics.reconnect();
                     }
                     self.links.send_replace(None);
+                    self.trouble
+                        .send_replace(Some("the connection was lost".to_owned()));
                     // The broker may hang: closing must not hold the next connection up.
                     let _closed = tokio::time::timeout(
                         Duration::from_secs(1),
@@ -96,7 +105,11 @@ impl PublisherTask {
                     )
                     .await;
                 }
-                Some(Err(reason)) => tracing::debug!(reason, "no publishing connection yet"),
+                Some(Err(reason)) => {
+                    tracing::debug!(reason, "no publishing connection yet");
+                    self.trouble
+                        .send_replace(Some(format!("no connection: {reason}")));
+                }
             }
             let rest = tokio::time::sleep(backoff.next_wait());
             stop.run_until_cancelled(rest).await;
@@ -131,10 +144,13 @@ impl PublisherTask {
                     Some(Event::ConnectionBlocked(reason)) => {
                         tracing::warn!(reason, "the broker blocks publishers; replies and dead letters wait");
                         link.blocked.store(true, Ordering::Relaxed);
+                        let blocked = format!("the broker blocks publishers: {reason}");
+                        self.trouble.send_replace(Some(blocked));
                     }
                     Some(Event::ConnectionUnblocked) => {
                         tracing::info!("the broker takes messages again");
                         link.blocked.store(false, Ordering::Relaxed);
+                        self.trouble.send_replace(None);
                     }
                     Some(Event::Error(error)) => {
                         tracing::debug!(error = self.broker.scrub(&error), "the publishing connection was lost");
@@ -152,6 +168,11 @@ impl PublisherTask {
 }
 
 impl Publisher {
+    /// Why nothing is published at the moment, as it changes.
+    pub fn trouble(&self) -> watch::Receiver<Option<String>> {
+        self.trouble.clone()
+    }
+
     /// Publishes every message and waits until each has ended, whatever it takes. The outcomes stand in the
     /// order of the messages.
     pub async fn publish(&self, messages: &[Message]) -> Vec<PublishOutcome> {

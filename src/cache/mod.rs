@@ -7,13 +7,16 @@
 mod invalidate;
 mod lease;
 mod memory;
+mod probe;
 mod reads;
 mod redis;
+mod tally;
 
 pub use self::redis::{Put, RedisCache, connect};
 pub use lease::Leases;
 pub use memory::MemoryCache;
 pub use reads::Access;
+pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
 use kiln_contract::entry::Codec;

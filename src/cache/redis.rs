@@ -3,6 +3,7 @@
 //! Promises that a failing Redis costs a batch at most one time-out, and then nothing until it has had time
 //! to come back. Refuses to retry: a look-up that fails is a miss.
 
+use super::tally::{Tallied, Tally, is_refusal};
 use crate::{
     config::{self, Redis},
     secret::Secret,
@@ -96,6 +97,7 @@ pub struct RedisCache {
     closed_until: AtomicU64,
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
+    tally: Tallied,
     metrics: Metrics,
 }
 
@@ -118,6 +120,7 @@ impl RedisCache {
             started: Instant::now(),
             closed_until: AtomicU64::new(0),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
+            tally: Tallied::default(),
             metrics,
         })
     }
@@ -137,6 +140,11 @@ impl RedisCache {
         let result = self.command::<Value>(&redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err()).await;
         result.map(|_| ()).map_err(|e| self.scrub(&e))
+    }
+
+    /// How round trips went so far, probes and those that were left out apart.
+    pub fn tally(&self) -> Tally {
+        self.tally.get()
     }
 
     /// The values of `keys`, in order; all missing where Redis fails. Pays for at most one time-out.
@@ -306,15 +314,17 @@ impl RedisCache {
         };
         self.metrics
             .cache(operation, outcome, Some(begun.elapsed()));
+        let failure = result.as_ref().err().map(|error| self.scrub(error));
+        self.tally.add(failure);
         self.note(operation, result.as_ref().err()).await;
         result.ok()
     }
 
-    /// Logs a change between working and failing, once. After a failed round trip the connection is made
+    /// Notes whether it fails; health says so in the log, with its patience. After a failed round trip the connection is made
     /// anew, and not before the cooldown: an answer that comes late must never be read as the next one's.
     async fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
         // A server that answers with a refusal, such as being out of memory, is there.
-        let refusal = error.is_some_and(|e| e.code().is_some());
+        let refusal = error.is_some_and(is_refusal);
         if error.is_some() && !refusal {
             let until = self.started.elapsed() + self.cooldown;
             self.closed_until
@@ -331,9 +341,9 @@ impl RedisCache {
         match (was, error) {
             (false, Some(error)) => {
                 let error = self.scrub(error);
-                tracing::warn!(operation, %error, "redis is failing; jobs go on without it");
+                tracing::debug!(operation, %error, "redis is failing");
             }
-            (true, None) => tracing::info!(operation, "redis works again"),
+            (true, None) => tracing::debug!(operation, "redis works again"),
             _ => {}
         }
     }

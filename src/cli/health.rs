@@ -15,7 +15,7 @@ use std::{
 /// Checks whether the worker on this machine is ready, for container health checks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Exits with 0 if it is ready, and with 1 if it isn't or doesn't answer; prints what is missing.
+Exits with 0 if it is ready, degraded or not, and with 1 if it isn't or doesn't answer; prints what is missing.
 
 Example:
   kiln health")]

@@ -1,4 +1,6 @@
 //! Extractors for bodies, path segments and query parameters, whose rejections are [`Problem`]s.
+//!
+//! Promises that a large body is read on another thread than the one that answers `/livez`.
 
 use super::{Shared, problem::Problem};
 use axum::{
@@ -21,6 +23,26 @@ impl FromRequest<Shared> for Payload {
                 Err(Problem::too_large(refused.body_text()))
             }
             Err(refused) => Err(Problem::invalid("", refused.body_text())),
+        }
+    }
+}
+
+/// Largest body that is read on the port's own thread, in bytes: it takes less time than handing it over.
+const SMALL: usize = 8 << 10;
+
+/// Reads a body: a small one here, a large one on a thread that may take its time. What `read` needs besides is moved into it.
+pub(super) async fn read<T: Send + 'static>(
+    body: Bytes,
+    read: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if body.len() <= SMALL {
+        return read(&body);
+    }
+    match tokio::task::spawn_blocking(move || read(&body)).await {
+        Ok(outcome) => outcome,
+        Err(error) => {
+            tracing::error!(%error, "reading a body panicked");
+            Err(Problem::unavailable("the work for this request failed"))
         }
     }
 }
@@ -50,5 +72,32 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
             Ok(Query(asked)) => Ok(Self(asked)),
             Err(refused) => Err(Problem::invalid("query", refused.body_text())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread::{self, ThreadId};
+
+    async fn reader_of(length: usize) -> ThreadId {
+        let body = Bytes::from(vec![b' '; length]);
+        let reader = read(body, move |body| {
+            assert_eq!(body.len(), length);
+            Ok(thread::current().id())
+        });
+        reader.await.expect("a thread")
+    }
+
+    #[tokio::test]
+    async fn only_small_bodies_are_read_on_the_ports_own_thread() {
+        let own = thread::current().id();
+        assert_eq!(reader_of(0).await, own);
+        assert_eq!(reader_of(SMALL).await, own);
+        assert_ne!(reader_of(SMALL + 1).await, own);
+        let refused = read(Bytes::from(vec![b' '; SMALL + 1]), |_| {
+            Err::<(), _>(Problem::invalid("field", "bad"))
+        });
+        assert_eq!(refused.await.expect_err("refused").status_code(), 400);
     }
 }

@@ -1,34 +1,33 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
 use super::Shared;
+use crate::health::Readiness;
 use axum::{
     extract::State,
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use std::fmt::Write;
 
 /// 200 while the process can answer.
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// 200 where every part works; 503 with a line for each that doesn't.
+/// 200 where jobs that are taken end, with a line for each part that the worker goes on without; 503 with a line for each part that
+/// keeps them from ending.
 pub(super) async fn readyz(State(shown): State<Shared>) -> impl IntoResponse {
-    let missing = shown.health.missing();
-    if missing.is_empty() {
-        return (StatusCode::OK, "ready\n".to_owned());
-    }
-    let mut body = String::from("not ready\n");
-    for (part, reason) in missing {
-        // Writing to a string can't fail.
-        let _infallible = writeln!(body, "{}: {reason}", part.as_str());
-    }
-    (StatusCode::SERVICE_UNAVAILABLE, body)
+    let report = shown.health.report();
+    let status = match report.readiness() {
+        Readiness::Ready | Readiness::Degraded => StatusCode::OK,
+        Readiness::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, report.to_string())
 }
 
 /// The metrics in Prometheus' text format.
 pub(super) async fn metrics(State(shown): State<Shared>) -> impl IntoResponse {
+    // The worker's own tasks keep its figures up to date, unless it is they who stand still.
+    shown.health.report();
     (
         [(
             header::CONTENT_TYPE,

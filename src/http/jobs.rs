@@ -7,7 +7,7 @@ use super::{
     Shared,
     api_state::ApiState,
     auth::{Admin, Reader, Scorer},
-    extract::{Named, Payload},
+    extract::{self, Named, Payload},
     job_id,
     problem::{ErrorBody, Problem},
     requests::JobRequest,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{amqp::message, store::JobEnd};
 use axum::{
+    body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -23,6 +24,7 @@ use axum::{
 use kiln_contract::job;
 use kiln_contract::result;
 use serde::Serialize;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
 /// A queued job.
@@ -44,7 +46,7 @@ pub(super) async fn enqueue(
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     let state = shared.state()?;
-    post(state, &state.topology.jobs, &scorer.0, &headers, &body).await
+    post(state, &state.topology.jobs, scorer.0, headers, body).await
 }
 
 /// Queues a job that scores its inputs and refreshes the TTL of their entries, at low priority.
@@ -58,31 +60,35 @@ pub(super) async fn warm(
     Payload(body): Payload,
 ) -> Result<Response, Problem> {
     let state = shared.state()?;
-    post(state, &state.topology.warm, &admin.0, &headers, &body).await
+    post(state, &state.topology.warm, admin.0, headers, body).await
 }
 
 /// Posts a checked job to a queue.
 async fn post(
     state: &ApiState,
     queue: &str,
-    key: &str,
-    headers: &HeaderMap,
-    body: &[u8],
+    key: Arc<str>,
+    headers: HeaderMap,
+    body: Bytes,
 ) -> Result<Response, Problem> {
-    let id = job_id::choose(state, key, headers, body)?;
-    let id = match id {
-        Some(id) => id,
-        None => job::Job::parse(body, None)
-            .map_err(|bad| bad.rejection)?
-            .job_id
-            .into_owned(),
-    };
-    let message = message::job(queue, &id, body.to_vec());
-    let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
-    let message = match trace {
-        Some(trace) => message::traced(message, trace),
-        None => message,
-    };
+    let (checker, queue) = (state.clone(), queue.to_owned());
+    let checked = extract::read(body, move |body| {
+        let id = match job_id::choose(&checker, &key, &headers, body)? {
+            Some(id) => id,
+            None => job::Job::parse(body, None)
+                .map_err(|bad| bad.rejection)?
+                .job_id
+                .into_owned(),
+        };
+        let message = message::job(&queue, &id, body.to_vec());
+        let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
+        let message = match trace {
+            Some(trace) => message::traced(message, trace),
+            None => message,
+        };
+        Ok((id, message))
+    });
+    let (id, message) = checked.await?;
     let publisher = state.publisher.clone();
     state
         .run_on_worker(async move { publisher.publish(&[message]).await })

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     auth::{Admin, Reader},
-    extract::Payload,
+    extract::{self, Payload},
     problem::Problem,
     responses::{BadRequest, Guarded, TooLarge, Unavailable},
 };
@@ -61,8 +61,10 @@ pub(super) async fn set_levels(
     State(_shared): State<Shared>,
     Payload(body): Payload,
 ) -> Result<Json<Levels>, Problem> {
-    let wanted: Levels =
-        serde_json::from_slice(&body).map_err(|e| Problem::invalid("", e.to_string()))?;
+    let wanted = extract::read(body, |body| {
+        serde_json::from_slice::<Levels>(body).map_err(|e| Problem::invalid("", e.to_string()))
+    });
+    let wanted = wanted.await?;
     logs::set_levels(&wanted.levels).map_err(|reason| Problem::invalid("levels", reason))?;
     tracing::info!(levels = wanted.levels, by = &*admin.0, "log levels changed");
     Ok(Json(wanted))

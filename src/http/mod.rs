@@ -1,8 +1,10 @@
 //! The HTTP port: a thin face over what the other rooms know, on a thread and runtime of its own, so that
 //! health answers while the worker is busy.
 //!
-//! Promises that a slow client, a large body or many connections cost the worker nothing: each has its limit.
+//! Promises that a slow client, a large body or many connections cost the worker nothing: each has its limit. Refuses to read large
+//! bodies on this thread.
 
+mod accept;
 mod advice;
 mod api_state;
 mod auth;
@@ -22,6 +24,7 @@ mod score;
 mod show;
 mod steer;
 mod stopping;
+mod unread;
 
 pub use api_state::ApiState;
 
@@ -38,29 +41,21 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use live::Live;
 use metrics_exporter_prometheus::PrometheusHandle;
 use problem::Problem;
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 use stopping::Stopping;
-use tokio::sync::{Semaphore, oneshot};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio::{net::TcpListener, sync::oneshot};
 
 /// How often the recorder forgets what it need not keep.
 const UPKEEP: Duration = Duration::from_secs(5);
-/// Longest time for a request's headers to arrive.
-const HEADERS: Duration = Duration::from_secs(5);
-/// Largest request head, in bytes.
-const HEAD_BYTES: usize = 16 << 10;
+/// Threads that read large bodies.
+const READERS: usize = 2;
 
 /// Why the port can't be served.
 #[derive(Debug, thiserror::Error)]
@@ -147,12 +142,12 @@ impl Served {
     }
 }
 
-/// Binds the address and serves it until [`Served::close`].
+/// Binds the address and serves it until [`Served::close`]. Called on a runtime.
 pub fn serve(port: Port) -> Result<Served, HttpError> {
     let addr = port.settings.addr;
     let bind = |reason| HttpError::Bind { addr, reason };
-    let listener = TcpListener::bind(addr).map_err(bind)?;
-    listener.set_nonblocking(true).map_err(bind)?;
+    let listener = accept::listen(addr).and_then(TcpListener::into_std);
+    let listener = listener.map_err(bind)?;
     let addr = listener.local_addr().map_err(bind)?;
     let (sender, ended) = oneshot::channel();
     let state = Arc::new(OnceLock::new());
@@ -189,13 +184,15 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
 }
 
 fn blocking(
-    listener: TcpListener,
+    listener: std::net::TcpListener,
     shared: Shared,
     settings: &Http,
     max_body_bytes: usize,
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(READERS)
+        .thread_name("kiln-http-body")
         .build()?;
     runtime.block_on(async move {
         let upkeep = shared.metrics.clone();
@@ -213,66 +210,16 @@ fn blocking(
             }
             std::future::pending::<()>().await
         };
-        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let listener = TcpListener::from_std(listener)?;
+        let (connections, limit) = (settings.connections, shared.limit);
         let closing = shared.stopping.closing.clone();
         let routes = routes(shared, settings.api, max_body_bytes);
         tokio::select! {
-            () = accept(listener, routes, settings.connections, closing) => Ok(()),
+            () = accept::accept(listener, routes, connections, limit, closing) => Ok(()),
             () = upkeep => Ok(()),
             () = sampling => Ok(()),
         }
     })
-}
-
-/// Takes connections, each served by itself, until the port closes; further ones wait while there are too many. Returns when all have
-/// ended.
-async fn accept(
-    listener: tokio::net::TcpListener,
-    routes: Router,
-    max: usize,
-    closing: CancellationToken,
-) {
-    let permits = Arc::new(Semaphore::new(max));
-    let connections = TaskTracker::new();
-    let next = async || {
-        let permit = permits.clone().acquire_owned().await;
-        (permit, listener.accept().await)
-    };
-    while let Some((permit, accepted)) = closing.run_until_cancelled(next()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            // Out of file handles, or a client that was gone at once: neither is mended by haste.
-            Err(error) => {
-                tracing::debug!(%error, "a connection could not be taken");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let service = TowerToHyperService::new(routes.clone());
-        let serving = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADERS)
-            .max_buf_size(HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let closing = closing.clone();
-        connections.spawn(async move {
-            let mut serving = std::pin::pin!(serving);
-            let ended = tokio::select! {
-                ended = serving.as_mut() => ended,
-                () = closing.cancelled() => {
-                    serving.as_mut().graceful_shutdown();
-                    serving.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
-            }
-            drop(permit);
-        });
-    }
-    drop(listener);
-    connections.close();
-    connections.wait().await;
 }
 
 fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {

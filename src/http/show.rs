@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::{self, rfc3339},
-    health::Part,
+    health::{Part, PartReport, Readiness},
     store::{INTAKE, RunRow, SCHEDULE},
     warm::due,
 };
@@ -45,15 +45,32 @@ pub struct ModelShown {
 /// The worker's health.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct HealthShown {
-    /// `ready`, `paused` or `not ready`.
+    /// `ready`, `degraded`, `paused` or `not ready`.
     status: &'static str,
-    /// What doesn't work, and why.
+    /// What doesn't work so that jobs don't end, and why.
     missing: BTreeMap<&'static str, String>,
+    /// What the worker goes on without, and why.
+    degraded: BTreeMap<&'static str, String>,
+    /// Every part, working or not.
+    parts: Vec<PartShown>,
     /// Active versions by model.
     models: BTreeMap<String, String>,
     /// Version of the formats of jobs, results and keys.
     schema_version: u32,
     version: &'static str,
+}
+
+/// One part of the worker.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PartShown {
+    /// As in `missing` and `degraded`.
+    part: &'static str,
+    /// `works`, `degraded`, `down` or `unknown`.
+    state: &'static str,
+    /// Empty if it works.
+    reason: String,
+    /// When it came into this state.
+    since: String,
 }
 
 /// Version of Kiln.
@@ -174,26 +191,33 @@ pub struct RunsWanted {
     limit: Option<i64>,
 }
 
-/// Shows this worker's health: 200 if it is ready or paused, 503 if something doesn't work.
+/// Shows this worker's health: 200 if it is ready, degraded or paused, 503 if something doesn't work that jobs need.
 #[utoipa::path(get, path = "/health", tag = "worker", responses((status = 200, body = HealthShown), (status = 503, body = HealthShown)))]
 pub(super) async fn health(State(shared): State<Shared>) -> Response {
-    let missing = shared.health.missing();
+    let report = shared.health.report();
     let state = shared.state().ok();
     let paused = state.is_some_and(|state| state.paused.borrow().iter().any(|p| p.name == INTAKE));
     let models = state.map(|state| state.engine.registry().list());
     let active = models.unwrap_or_default().into_iter().filter(|m| m.active);
-    let leaving = missing.iter().any(|(part, _)| *part == Part::Worker);
-    let (status, code) = match (missing.is_empty(), paused && !leaving) {
-        (false, false) => ("not ready", StatusCode::SERVICE_UNAVAILABLE),
-        (_, true) => ("paused", StatusCode::OK),
-        (true, false) => ("ready", StatusCode::OK),
+    let leaving = report.missing().any(|part| part.part == Part::Worker);
+    let readiness = report.readiness();
+    let (status, code) = match readiness {
+        _ if paused && !leaving => ("paused", StatusCode::OK),
+        Readiness::NotReady => (readiness.as_str(), StatusCode::SERVICE_UNAVAILABLE),
+        Readiness::Ready | Readiness::Degraded => (readiness.as_str(), StatusCode::OK),
     };
+    let reason = |part: &PartReport| (part.part.as_str(), part.reason.clone());
+    let parts = report.parts.iter().map(|part| PartShown {
+        part: part.part.as_str(),
+        state: part.state.as_str(),
+        reason: part.reason.clone(),
+        since: rfc3339(part.since),
+    });
     let shown = HealthShown {
         status,
-        missing: missing
-            .into_iter()
-            .map(|(part, reason)| (part.as_str(), reason))
-            .collect(),
+        missing: report.missing().map(reason).collect(),
+        degraded: report.degraded().map(reason).collect(),
+        parts: parts.collect(),
         models: active.map(|m| (m.info.name, m.info.version)).collect(),
         schema_version: SCHEMA_VERSION,
         version: env!("CARGO_PKG_VERSION"),

@@ -4,7 +4,7 @@ use super::{
     Shared,
     api_state::ApiState,
     auth::{Admin, Scorer},
-    extract::{Named, Payload},
+    extract::{self, Named, Payload},
     problem::Problem,
     responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
 };
@@ -187,7 +187,10 @@ pub(super) async fn hits(
     Payload(body): Payload,
 ) -> Result<StatusCode, Problem> {
     let state = shared.state()?;
-    let hint = Hint::parse(&body).map_err(|reason| Problem::invalid("", reason))?;
+    let hint = extract::read(body, |body| {
+        Hint::parse(body).map_err(|reason| Problem::invalid("", reason))
+    });
+    let hint = hint.await?;
     let keys = hint.keys.iter().map(String::as_str);
     state.heat.readers.hinted(&hint.namespace, keys);
     Ok(StatusCode::NO_CONTENT)

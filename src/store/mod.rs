@@ -12,6 +12,7 @@ mod insert;
 mod jobs;
 mod migrations;
 mod postgres;
+mod probe;
 mod retry;
 mod runs;
 mod sqlite;

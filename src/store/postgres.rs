@@ -78,6 +78,19 @@ impl PostgresStore {
         })
     }
 
+    /// The same connections, for whoever waits no longer than `limit` for one answer.
+    pub fn within(&self, limit: Duration) -> Self {
+        Self {
+            timeout: self.timeout.min(limit),
+            ..self.clone()
+        }
+    }
+
+    /// Longest wait for one answer.
+    pub(super) fn patience(&self) -> Duration {
+        self.timeout
+    }
+
     /// Runs the embedded migrations under the database's advisory lock.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         self.probe().await?;

@@ -10,8 +10,9 @@ mod reference;
 
 pub use catalogue::SECONDS;
 pub use labels::{
-    CacheOperation, CacheOutcome, CloseReason, HeatOf, HintOutcome, InputResult, JobOutcome,
-    LeaseOutcome, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, WarmOutcome,
+    CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome, InputResult,
+    JobOutcome, LeaseOutcome, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome,
+    WarmOutcome,
 };
 
 use catalogue::*;
@@ -53,6 +54,8 @@ pub struct Metrics {
     hints: Vec<Counter>,
     invalidated: Counter,
     traces: Vec<Counter>,
+    ready: Gauge,
+    degraded: Vec<Gauge>,
 }
 
 impl std::fmt::Debug for Metrics {
@@ -117,6 +120,8 @@ impl Metrics {
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
             traces: TRACES.counters(),
+            ready: READY.gauge([]),
+            degraded: DEGRADED.gauges(),
         }
     }
 
@@ -201,6 +206,18 @@ impl Metrics {
     pub fn server(&self, server: Server, up: bool) {
         if let Some(gauge) = self.servers.get(server as usize) {
             gauge.set(if up { 1.0 } else { 0.0 });
+        }
+    }
+
+    /// Sets whether the worker is ready.
+    pub fn ready(&self, ready: bool) {
+        self.ready.set(if ready { 1.0 } else { 0.0 });
+    }
+
+    /// Sets whether the worker goes on without a part.
+    pub fn degraded(&self, part: HealthPart, degraded: bool) {
+        if let Some(gauge) = self.degraded.get(part as usize) {
+            gauge.set(if degraded { 1.0 } else { 0.0 });
         }
     }
 

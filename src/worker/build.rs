@@ -18,7 +18,7 @@ use crate::{
     },
     cache::{Cache, MemoryCache, RedisCache},
     config::{self, Settings},
-    health::Health,
+    health::{Health, Part},
     heat::Heat,
     http::ApiState,
     pipeline::{Engine, EngineParts, insight::Insight},
@@ -222,15 +222,22 @@ impl Worker {
         }
     }
 
-    /// What asks the servers how they are.
+    /// What keeps health informed: what asks the servers how they are, and what follows those who know of their own part.
     fn add_checks(&self, tasks: &mut Supervisor) {
+        let health = self.health.clone();
+        tasks.add_droppable("health", move || tasks::health::beat(health.clone()));
+        let (trouble, health) = (self.publisher.trouble(), self.health.clone());
+        tasks.add_droppable("publisher check", move || {
+            tasks::health::follow(Part::Publisher, trouble.clone(), health.clone())
+        });
         let (engine, health) = (self.engine.clone(), self.health.clone());
         tasks.add_droppable("redis check", move || {
             tasks::health::check_redis(engine.clone(), health.clone())
         });
         let (store, health) = (self.store.clone(), self.health.clone());
+        let metrics = self.metrics.clone();
         tasks.add_droppable("postgres check", move || {
-            tasks::health::check_postgres(store.clone(), health.clone())
+            tasks::health::check_postgres(store.clone(), metrics.clone(), health.clone())
         });
         let (broker, topology) = (self.broker.clone(), self.topology.clone());
         let (metrics, health) = (self.metrics.clone(), self.health.clone());

@@ -53,6 +53,8 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
         [
             "intake",
             "warming",
+            "health",
+            "publisher check",
             "redis check",
             "postgres check",
             "queue depths",

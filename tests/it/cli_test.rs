@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::harness::bus::{DEAD, JOBS, persistent};
 use super::harness::jobs::{fault_job, text_job};
 use super::harness::stack::Stack;
-use super::harness::{PATIENCE, eventually_equals, sandbox};
+use super::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// A folder to run commands in, and the settings that they get.
 struct Shell {
@@ -422,7 +422,7 @@ async fn the_doctor_finds_what_is_there_and_creates_nothing() {
     );
     assert!(stack.redis.keys("*").await.is_empty(), "no key is left");
 
-    let worker = stack.worker().start().await;
+    let worker = stack.worker().expect_trouble().start().await;
     let held = shell
         .set("KILN_HTTP_ADDR", &format!("127.0.0.1:{}", worker.http_port))
         // The queues for retries carry their delay in their name: ask for those that the worker has.
@@ -432,7 +432,21 @@ async fn the_doctor_finds_what_is_there_and_creates_nothing() {
     assert!(checks["queue kiln.jobs"].1.contains("1 consumer"));
     assert_eq!(checks["postgres migrations"].0, "ok");
     assert!(!checks.contains_key("queues"), "{checks:#?}");
-    assert!(checks["http address"].1.contains("running worker"));
+    assert!(checks["http address"].1.contains("running worker: ready"));
+    stack.redis.kill();
+    eventually("the worker misses redis", PATIENCE, async || {
+        let (_, said) = worker.get("/readyz").await?;
+        said.contains("degraded: redis: ").then_some(())
+    })
+    .await;
+    let checks = held.kiln(&["doctor", "--json"]).await.with(1).checks();
+    let (status, said, advice) = &checks["http address"];
+    assert_eq!(status, "warn");
+    assert!(
+        said.contains("running worker: degraded: redis: "),
+        "the worker's own words: {said}"
+    );
+    assert!(advice.contains("KilnDegraded"), "{advice}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,6 +19,7 @@ mod cli_test;
 mod examples;
 mod harness;
 mod harness_test;
+mod health;
 mod http;
 mod idempotency;
 mod invalidate;

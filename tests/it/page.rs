@@ -36,7 +36,8 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     let schedule =
         "name = \"hot\"\ncron = \"0 0 1 1 *\"\nmodel = \"sentiment\"\n[source]\nkind = \"heat\"\n";
     std::fs::write(folder.join("hot.toml"), schedule).expect("a schedule");
-    let settings = stack.worker().models(&["sentiment"]);
+    // At the end it loses Redis.
+    let settings = stack.worker().models(&["sentiment"]).allow("redis");
     let worker = settings
         .set("KILN_WARM__DIR", &folder.display().to_string())
         .start()
@@ -177,6 +178,18 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     assert_eq!(browser.run(elsewhere).await, json!([]));
     assert_eq!(browser.complaints().await, Vec::<String>::new());
     accessible(&browser).await;
+
+    stack.redis.kill();
+    eventually(
+        "the page says it in the worker's words",
+        PATIENCE,
+        || async {
+            let (_, said) = worker.get("/readyz").await?;
+            let said = said.trim_end().strip_prefix("degraded: ")?.to_owned();
+            (browser.text("#state").await == format!("degraded – {said}")).then_some(())
+        },
+    )
+    .await;
 }
 
 /// Holds the page to axe-core's rules in both themes.

@@ -3,9 +3,18 @@
 //! Promises to create nothing: a file that isn't there isn't made by looking.
 
 use super::check::Check;
-use crate::config::{Loaded, Settings};
+use crate::{
+    config::{Loaded, Settings},
+    health::Readiness,
+};
 use kiln_model::{InputKind, ListedModel, PairRule, Registry};
-use std::{fs, io::ErrorKind, net::TcpListener, path::Path, time::Duration};
+use std::{
+    fs,
+    io::ErrorKind,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    time::Duration,
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -16,6 +25,8 @@ const MODELS: &str = "models";
 const EMBEDDED: &str = "embedded database";
 /// Longest wait for whoever holds the HTTP address.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 16 << 10;
 
 /// Where the settings came from. That they can be used is known: otherwise the command would have ended.
 pub(super) fn settings(loaded: &Loaded) -> Check {
@@ -108,7 +119,7 @@ pub(super) async fn http(settings: &Settings) -> Check {
                 there.set_ip(std::net::Ipv4Addr::LOCALHOST.into());
             }
             match tokio::time::timeout(PATIENCE, is_worker(there)).await {
-                Ok(Ok(true)) => Check::ok(HTTP, format!("{addr} is held by a running worker")),
+                Ok(Ok(true)) => worker(addr, there).await,
                 _ => Check::warn(
                     HTTP,
                     format!("{addr} is held by another program"),
@@ -125,14 +136,37 @@ pub(super) async fn http(settings: &Settings) -> Check {
 }
 
 /// Whether Kiln's liveness answers there.
-async fn is_worker(addr: std::net::SocketAddr) -> std::io::Result<bool> {
+async fn is_worker(addr: SocketAddr) -> std::io::Result<bool> {
+    let answer = get(addr, "/livez").await?;
+    Ok(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\nok\n"))
+}
+
+/// What the worker there says of itself, in its own words.
+async fn worker(addr: SocketAddr, there: SocketAddr) -> Check {
+    let answer = tokio::time::timeout(PATIENCE, get(there, "/readyz")).await;
+    let answer = answer.ok().and_then(Result::ok).unwrap_or_default();
+    let said = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    let said: Vec<&str> = said.lines().collect();
+    let found = match said.as_slice() {
+        [] => format!("{addr} is held by a running worker, which doesn't say whether it is ready"),
+        said => format!("{addr} is held by a running worker: {}", said.join("; ")),
+    };
+    if said == [Readiness::Ready.as_str()] {
+        Check::ok(HTTP, found)
+    } else {
+        let advice = "see `GET /health` there, and ops/runbook.md: KilnNotReady, KilnDegraded";
+        Check::warn(HTTP, found, advice)
+    }
+}
+
+/// What is answered to a GET, head and body.
+async fn get(addr: SocketAddr, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(addr).await?;
-    stream
-        .write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .await?;
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
-    stream.take(4_096).read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(b"HTTP/1.1 200") && answer.ends_with(b"\r\n\r\nok\n"))
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 /// The SQLite file, which is used where no database is configured.

@@ -13,9 +13,9 @@ pub struct Http {
     pub api: bool,
     /// Who may use the API, by name; without any, whoever is on this machine.
     pub keys: BTreeMap<String, ApiKey>,
-    /// Longest time for one request, with its body, in milliseconds.
+    /// Longest time for one request, with its body, in milliseconds; and for which an answer waits for a client that doesn't read it.
     pub timeout_ms: u64,
-    /// Connections served at once.
+    /// Connections of clients served at once. `/livez`, `/readyz` and `/metrics` have a few of their own besides.
     pub connections: usize,
 }
 

@@ -310,9 +310,13 @@ let paused = false;
 const SECTIONS = {
   async health() {
     const health = await fetchJson("/health");
-    const missing = Object.entries(health.missing).map(([part, why]) => `${part}: ${why}`).join("; ");
-    const kind = { ready: "ready", paused: "" }[health.status] ?? "bad";
-    state(kind, health.status, missing ? ` – ${missing}` : "");
+    // The words of /readyz.
+    const line = ([part, why]) => `${part}: ${why}`;
+    const missing = Object.entries(health.missing).map(line);
+    const degraded = Object.entries(health.degraded).map(line);
+    const said = health.status === "degraded" ? degraded : [...missing, ...degraded.map((one) => `degraded: ${one}`)];
+    const kind = { ready: "ready", degraded: "", paused: "" }[health.status] ?? "bad";
+    state(kind, health.status, said.length ? ` – ${said.join("; ")}` : "");
     $("worker").textContent = `${location.host}, version ${health.version}`;
     document.title = `${health.status} – Kiln`;
     paused = health.status === "paused";

@@ -2,9 +2,9 @@
 
 use super::{
     labels::{
-        CODE, CacheOperation, CacheOutcome, CloseReason, HeatOf, HintOutcome, InputResult,
-        JobOutcome, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind, ReplyOutcome, Server,
-        Stage, Table, TraceOutcome, VERSION, WarmOutcome,
+        CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
+        InputResult, JobOutcome, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind,
+        ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -119,6 +119,10 @@ catalogue! {
             .by(&[HeatOf::LABEL, NAMESPACE]);
     }
     "The worker": {
+        READY = gauge("kiln_ready", "1 or 0", "1 while `/readyz` answers 200: jobs that are taken end.");
+        DEGRADED = gauge("kiln_degraded", "1 or 0",
+            "1 where something is missing that the worker goes on without; `/readyz` says why.")
+            .by(&[HealthPart::LABEL]);
         TRACES = counter("kiln_traces_total", "jobs", "Traced jobs by what became of their spans.")
             .by(&[TraceOutcome::LABEL]);
         BUILD_INFO = gauge("kiln_build_info", "1", "1, with the version of this worker.")

@@ -143,6 +143,30 @@ label!(
 );
 
 label!(
+    /// The parts of a worker's health.
+    HealthPart: "part" {
+        /// the worker itself: it has started, doesn't stop, and its tasks run
+        Worker = "worker",
+        /// the models' folder: at least one version is loaded, and none is refused
+        Models = "models",
+        /// the lanes: none has failed so that its jobs can't end
+        Lanes = "lanes",
+        /// Postgres: it answers, and takes rows
+        Postgres = "postgres",
+        /// the tables are up to date
+        Migrations = "migrations",
+        /// RabbitMQ: jobs are taken from it
+        Broker = "broker",
+        /// the connection that replies, dead letters and retries are published on
+        Publisher = "publisher",
+        /// Redis: it answers in time, and takes writes
+        Redis = "redis",
+        /// warming: no schedule file is refused
+        Warming = "warming",
+    }
+);
+
+label!(
     /// The queues whose depth is watched.
     QueueKind: "queue" {
         /// jobs from producers

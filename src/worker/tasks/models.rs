@@ -59,13 +59,25 @@ pub(in crate::worker) fn note(registry: &Registry, health: &Health, metrics: &Me
     for model in registry.list() {
         metrics.model_serves(&model.info);
     }
-    if registry.list().is_empty() {
-        let reason = problems
-            .first()
-            .map_or_else(|| "no model is loaded".to_owned(), ToString::to_string);
-        health.down(Part::Models, &reason);
-    } else {
-        health.up(Part::Models);
+    let first = problems.first().map(ToString::to_string);
+    match (registry.list().is_empty(), first) {
+        (true, first) => {
+            let reason = first.unwrap_or_else(|| "no model is loaded".to_owned());
+            health.down(Part::Models, &reason);
+        }
+        (false, Some(first)) => {
+            let reason = refused(problems.len(), "version", &first);
+            health.degraded(Part::Models, &reason);
+        }
+        (false, None) => health.up(Part::Models),
+    }
+}
+
+/// Says how many of something are refused, and why the first one is.
+pub(super) fn refused(count: usize, thing: &str, first: &str) -> String {
+    match count {
+        1 => format!("1 {thing} is refused: {first}"),
+        _ => format!("{count} {thing}s are refused; the first: {first}"),
     }
 }
 

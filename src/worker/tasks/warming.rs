@@ -1,12 +1,18 @@
 //! Warms, from when the tables are there.
 
+use super::models::refused;
 use crate::{
     health::{Health, Part},
-    warm::run::Warmer,
+    warm::{folder::Folder, run::Warmer},
 };
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
+/// How often health hears of the schedules' folder.
+const NOTED: Duration = Duration::from_secs(2);
 /// How often the tables are waited for.
 const WAIT: Duration = Duration::from_millis(200);
 
@@ -22,8 +28,29 @@ pub(in crate::worker) async fn follow(
             tick.tick().await;
         }
     };
-    match stop.run_until_cancelled(migrated).await {
-        Some(()) => warmer.run(stop).await,
-        None => Ok(()),
+    if stop.run_until_cancelled(migrated).await.is_none() {
+        return Ok(());
+    }
+    let folder = warmer.folder.clone();
+    tokio::select! {
+        ended = warmer.run(stop) => ended,
+        () = note(&folder, &health) => Ok(()),
+    }
+}
+
+/// Keeps health informed of schedule files that are refused.
+async fn note(folder: &Arc<Mutex<Folder>>, health: &Health) {
+    let mut tick = tokio::time::interval(NOTED);
+    loop {
+        tick.tick().await;
+        let (count, first) = {
+            let folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = folder.problems().first().map(ToString::to_string);
+            (folder.problems().len(), first)
+        };
+        match first {
+            Some(first) => health.degraded(Part::Warming, &refused(count, "schedule file", &first)),
+            None => health.up(Part::Warming),
+        }
     }
 }

@@ -1,0 +1,23 @@
+//! Asks Postgres whether it would take a job's row, without writing one.
+//!
+//! Promises to leave no statement waiting in the server: one that meets a lock is given up by the server itself.
+
+use super::{PostgresStore, StoreError};
+use sqlx::AssertSqlSafe;
+
+impl PostgresStore {
+    /// Whether a row of `jobs` would be taken: a server that only reads, a table that is locked or gone, or a right that was taken
+    /// away shows here, and not in a round trip.
+    pub async fn probe_write(&self) -> Result<(), StoreError> {
+        // Before this side gives up, so that the reason is the server's own.
+        let patience = self.patience().as_millis() * 4 / 5;
+        // Two statements in one message are one transaction.
+        let statements = format!(
+            "SET LOCAL lock_timeout = {patience}; INSERT INTO jobs (job_id) SELECT '' WHERE false"
+        );
+        let mut lease = self.lease().await?;
+        let probe = sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *lease);
+        let answer = self.deadline(probe).await;
+        self.end(lease, answer).map(|_| ())
+    }
+}
