@@ -60,6 +60,10 @@ class Client:
             raise SystemExit(f"rejected: {self.reply['error']}")
         return self.at - posted, self.reply
 
+    def depths(self, queues=("kiln.jobs", "kiln.lane.expensive", *(f"kiln.lane.expensive.{n}" for n in range(1, 4)))):
+        """Messages ready in each of these queues."""
+        return [self.channel.queue_declare(queue, passive=True).method.message_count for queue in queues]
+
     def pause(self, seconds):
         """Waits while the connection stays served."""
         self.connection.sleep(seconds)

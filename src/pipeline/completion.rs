@@ -5,8 +5,9 @@
 
 use super::{
     context::Context,
-    count::{self, InputCounts},
+    count,
     ending::{End, Ending, FinishedJob},
+    input_counts::InputCounts,
     outcome::Outcome,
     rejections,
     store::{self, ToStore},

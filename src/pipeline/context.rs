@@ -2,7 +2,7 @@
 //!
 //! Promises that a write through it waits for the database. Refuses to know the stages.
 
-use super::{budget::Budget, insight::Insight, lane::turns::Share, tasks::Tasks};
+use super::{budget::Budget, insight::Insight, share::Share, tasks::Tasks};
 use crate::{
     backoff::Backoff,
     cache::Cache,

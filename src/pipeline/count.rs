@@ -5,32 +5,10 @@
 use super::{
     context::Context,
     ending::{End, Ending},
+    input_counts::InputCounts,
     outcome::Outcome,
 };
-use crate::telemetry::{
-    metrics::{InputResult, JobOutcome},
-    trace::Stages,
-};
-
-/// How inputs got their scores.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InputCounts {
-    pub hits: u64,
-    pub misses: u64,
-    pub coalesced: u64,
-    pub skipped: u64,
-    pub stages: Stages,
-}
-
-impl InputCounts {
-    /// Adds the inputs of another job.
-    pub fn add(&mut self, other: &Self) {
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.coalesced += other.coalesced;
-        self.skipped += other.skipped;
-    }
-}
+use crate::telemetry::metrics::{InputResult, JobOutcome};
 
 /// Counts jobs that have ended.
 pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {

@@ -1,7 +1,7 @@
 //! Owns what a job is at its end: a result that has no row yet, or an outcome without a result.
 
 use super::{
-    count::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
+    input_counts::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
 };
 use crate::cache::Put;
 use kiln_contract::result::Finished;

@@ -5,11 +5,12 @@
 
 use super::{
     admit,
+    arriving::Arriving,
     budget::{Budget, Held},
     completion::Completions,
     context::{Context, EngineParts},
     front::Front,
-    lane::{Arriving, LaneFigures, LaneQueues, Lanes},
+    lane::{LaneFigures, LaneQueues, Lanes},
     outcome::Outcome,
     source::{Ended, JobSource},
 };

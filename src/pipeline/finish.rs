@@ -4,9 +4,9 @@
 
 use super::{
     context::Context,
-    count::InputCounts,
     ending::{End, Ending, FinishedJob},
     index::{Index, bug},
+    input_counts::InputCounts,
     outcome::Outcome,
     owned::{How, JobRows, OwnedJob},
     plan::{Found, Plan, PlannedJob},

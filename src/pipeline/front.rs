@@ -8,9 +8,9 @@ use super::{
     coalesce,
     completion::Completions,
     context::Context,
-    count::InputCounts,
     ending::{End, Ending},
     index::{IndexVec, SourceIndex, bug},
+    input_counts::InputCounts,
     lane::Lanes,
     look_up, note_heat,
     outcome::Outcome,
@@ -195,10 +195,10 @@ impl Front {
         } = admission;
         let mut parting = Parting::new(admitted, nexts, begun, looked_up);
         for (index, outcome) in refused {
-            parting.set(index, Fate::Refused(outcome));
+            parting.set(index, Onward::Refused(outcome));
         }
         for (index, bytes) in large {
-            parting.set(index, Fate::Large(bytes));
+            parting.set(index, Onward::Large(bytes));
         }
         self.part(parting, repeats, sources);
     }
@@ -218,19 +218,19 @@ impl Front {
             again.entry(first).or_default().extend(take(index));
         }
         let Parting {
-            fates,
+            ways,
             begun,
             looked_up,
         } = parting;
         let (mut endings, mut waiting) = (Vec::new(), Vec::new());
-        for (index, fate) in fates {
+        for (index, way) in ways {
             let repeats = again.remove(&index).unwrap_or_default();
             let Some(source) = take(index) else {
                 bug("a job of a batch goes two ways");
                 continue;
             };
-            match fate {
-                Fate::Ends(end, mut counts) => {
+            match way {
+                Onward::Ends(end, mut counts) => {
                     counts.stages = Stages {
                         looked_up,
                         scored: looked_up,
@@ -244,7 +244,7 @@ impl Front {
                         begun,
                     });
                 }
-                Fate::Refused(outcome) => endings.push(Ending {
+                Onward::Refused(outcome) => endings.push(Ending {
                     source,
                     repeats,
                     end: End::Failed {
@@ -255,14 +255,14 @@ impl Front {
                     counts: InputCounts::default(),
                     begun,
                 }),
-                Fate::Waits(rows) => waiting.push(OwnedJob {
+                Onward::Waits(rows) => waiting.push(OwnedJob {
                     source,
                     repeats,
                     rows,
                     begun,
                     looked_up,
                 }),
-                Fate::Large(bytes) => self.make_room(source, bytes),
+                Onward::Large(bytes) => self.make_room(source, bytes),
             }
         }
         if !endings.is_empty() {
@@ -300,7 +300,7 @@ impl Front {
 }
 
 /// Where a job of a batch goes on.
-enum Fate {
+enum Onward {
     Ends(End, InputCounts),
     Refused(Outcome),
     Waits(JobRows),
@@ -309,7 +309,7 @@ enum Fate {
 
 /// Where every job of a batch goes on.
 struct Parting {
-    fates: Vec<(SourceIndex, Fate)>,
+    ways: Vec<(SourceIndex, Onward)>,
     begun: Instant,
     looked_up: Duration,
 }
@@ -321,28 +321,28 @@ impl Parting {
         begun: Instant,
         looked_up: Duration,
     ) -> Self {
-        let fates = admitted
+        let ways = admitted
             .into_iter()
             .zip(nexts)
             .map(|(admitted, (index, next))| {
                 if admitted.index != index {
                     bug("a job goes on as another one");
                 }
-                let fate = match next {
-                    Next::Complete(end, counts) => Fate::Ends(end, counts),
-                    Next::Open(open) => Fate::Waits(owned(admitted, open)),
+                let way = match next {
+                    Next::Complete(end, counts) => Onward::Ends(end, counts),
+                    Next::Open(open) => Onward::Waits(owned(admitted, open)),
                 };
-                (index, fate)
+                (index, way)
             });
         Self {
-            fates: fates.collect(),
+            ways: ways.collect(),
             begun,
             looked_up,
         }
     }
 
-    fn set(&mut self, index: SourceIndex, fate: Fate) {
-        self.fates.push((index, fate));
+    fn set(&mut self, index: SourceIndex, way: Onward) {
+        self.ways.push((index, way));
     }
 }
 

@@ -5,6 +5,7 @@
 //! below it and never the engine.
 
 mod admit;
+mod arriving;
 pub mod budget;
 mod coalesce;
 mod completion;
@@ -15,6 +16,7 @@ mod engine;
 mod finish;
 mod front;
 mod index;
+mod input_counts;
 pub mod insight;
 mod lane;
 mod look_up;
@@ -26,7 +28,7 @@ mod plan;
 mod publish;
 mod rejections;
 mod render;
-
+mod share;
 mod source;
 mod split;
 mod store;
@@ -36,8 +38,8 @@ mod tests;
 mod verdict;
 
 pub use context::EngineParts;
-pub use count::InputCounts;
 pub use engine::{Engine, outcome_of};
+pub use input_counts::InputCounts;
 pub use lane::LaneQueues;
 pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::Outcome;

@@ -133,7 +133,7 @@ impl JobRows {
         let width = self.width();
         let start = index.number() * width;
         match self.rows.get_mut(start..start + width) {
-            Some(place) if place.len() == row.len() => place.copy_from_slice(row),
+            Some(mine) if mine.len() == row.len() => mine.copy_from_slice(row),
             _ => return bug("a row has another width than its job's model gives"),
         }
         if let Some(slot) = self.slots.get_mut(index) {

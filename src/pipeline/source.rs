@@ -4,10 +4,10 @@
 //! to judge: that is for admission.
 
 use super::{
+    arriving::Arriving,
     budget::{Held, Reserved},
-    count::InputCounts,
     index::SourceIndex,
-    lane::Arriving,
+    input_counts::InputCounts,
     outcome::Outcome,
 };
 use kiln_contract::failure::Rejection;

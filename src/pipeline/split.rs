@@ -4,10 +4,10 @@
 
 use super::{
     context::Context,
-    count::InputCounts,
     ending::End,
     finish,
     index::{IndexVec, SlotIndex, SourceIndex},
+    input_counts::InputCounts,
     outcome::Outcome,
     owned::{How, JobSlot},
     plan::{Found, Plan, PlannedJob},

@@ -4,83 +4,41 @@
 //! full lane of an expensive model refuses jobs that can wait in its queue. Refuses to move them: their owner does.
 
 mod leases;
+mod one;
 mod run;
 mod state;
-pub(super) mod turns;
+mod take;
+mod turns;
+
+pub use one::LaneFigures;
 
 use super::{
     completion::Completions,
     context::Context,
     ending::{End, Ending},
     finish,
-    outcome::{LaneQueue, Outcome},
+    outcome::Outcome,
     owned::OwnedJob,
     render::LabelCounts,
+    share::Share,
     verdict,
 };
-use crate::config::LaneLimits;
 use kiln_contract::failure::{Code, Failure, Rejection};
 use kiln_model::ModelInfo;
-use state::{BatchLimits, Left, State};
+use one::Lane;
+use state::Left;
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher, Hasher},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock, atomic::Ordering},
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
-use turns::Share;
-
-/// Share of the newest batch in a lane's running mean.
-const NEWEST: f64 = 0.1;
-/// Jobs of a lane's queues that may be on their way to it: what they cost is known once they are there.
-const MAX_ARRIVING: usize = 4;
-/// How far namespaces with little in hand may go beyond a lane's limits, all together.
-const HARD_FACTOR: f64 = 2.0;
+use take::BatchLimits;
 
 /// Every lane of one engine.
 pub(super) struct Lanes {
     context: Arc<Context>,
     completions: Arc<Completions>,
     lanes: RwLock<BTreeMap<String, Arc<Lane>>>,
-}
-
-/// A job of a lane's queue on its way to its lane; it has arrived, or gone another way, when this is dropped.
-pub struct Arriving(Arc<Lane>);
-
-impl Drop for Arriving {
-    fn drop(&mut self) {
-        self.0.arriving.fetch_sub(1, Ordering::Relaxed);
-        self.0.freed.notify_waiters();
-    }
-}
-
-/// One lane.
-pub(super) struct Lane {
-    pub name: String,
-    limits: LaneLimits,
-    state: Mutex<LaneState>,
-    /// Whether its queue has jobs that wait for room here: they go before further ones.
-    backlogged: AtomicBool,
-    /// Whether its queues are declared, so that jobs can be moved there.
-    has_queues: AtomicBool,
-    freed: Notify,
-    /// Jobs of its queues that are on their way to it.
-    arriving: AtomicUsize,
-    /// Mean model seconds of an input, as bits.
-    mean: AtomicU64,
-    moved: AtomicU64,
-}
-
-struct LaneState {
-    work: State,
-    running: usize,
-    bytes: usize,
-    /// Whether something wakes the lane up when a namespace's limit allows.
-    has_timer: bool,
 }
 
 /// The queues of a lane.
@@ -91,171 +49,6 @@ pub struct LaneQueues {
     pub queues: usize,
     /// Whether this worker takes jobs from them.
     pub is_served: bool,
-}
-
-/// What is known of a lane.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LaneFigures {
-    pub name: String,
-    pub is_expensive: bool,
-    /// Jobs that wait for scores.
-    pub jobs: usize,
-    /// Inputs that wait for their turn, by namespace, and since when the oldest has.
-    pub waiting: Vec<turns::Depth>,
-    pub batches_in_flight: usize,
-    /// Expected model seconds in hand.
-    pub seconds_in_hand: f64,
-    pub bytes_in_hand: usize,
-    /// Jobs that were moved to its queue.
-    pub moved: u64,
-    /// Mean model seconds of an input, once there was one.
-    pub seconds_per_input: Option<f64>,
-}
-
-impl Lane {
-    fn new(name: &str, limits: LaneLimits) -> Self {
-        let turn = limits.turn_ms as f64 / 1e3;
-        Self {
-            name: name.to_owned(),
-            state: Mutex::new(LaneState {
-                // Several turns make a batch, so that it holds inputs of several namespaces.
-                work: State::new(turn / 4.0),
-                running: 0,
-                bytes: 0,
-                has_timer: false,
-            }),
-            limits,
-            backlogged: AtomicBool::new(false),
-            has_queues: AtomicBool::new(false),
-            freed: Notify::new(),
-            arriving: AtomicUsize::new(0),
-            mean: AtomicU64::new(0),
-            moved: AtomicU64::new(0),
-        }
-    }
-
-    fn state(&self) -> MutexGuard<'_, LaneState> {
-        // What panics under the lock is a bug that the pipeline's tests stop at; production goes on.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Mean model seconds of an input, once there was one.
-    fn mean(&self) -> Option<f64> {
-        let mean = f64::from_bits(self.mean.load(Ordering::Relaxed));
-        (mean > 0.0).then_some(mean)
-    }
-
-    fn note_cost(&self, inputs: usize, seconds: f64) {
-        if inputs == 0 || !seconds.is_finite() {
-            return;
-        }
-        let newest = seconds / inputs as f64;
-        let mean = self
-            .mean()
-            .map_or(newest, |mean| mean + NEWEST * (newest - mean));
-        // Two at once may lose one of their records: the mean is as good.
-        self.mean.store(mean.to_bits(), Ordering::Relaxed);
-    }
-
-    /// Whether its model costs so much that its jobs are moved rather than held.
-    pub fn is_expensive(&self) -> bool {
-        self.mean()
-            .is_some_and(|mean| mean * 1e3 >= self.limits.expensive_from_ms)
-    }
-
-    /// The same, for a job whose model tells what an input is expected to cost before any was scored here.
-    fn is_expensive_for(&self, job: &OwnedJob) -> bool {
-        let expected = || {
-            let (_, first) = job.rows.open().next()?;
-            job.rows.value(first)?.expected_seconds(&job.rows.model)
-        };
-        let seconds = self.mean().or_else(expected);
-        seconds.is_some_and(|seconds| seconds * 1e3 >= self.limits.expensive_from_ms)
-    }
-
-    /// Whether it takes more from its queue.
-    pub fn has_room(&self) -> bool {
-        let state = self.state();
-        self.arriving.load(Ordering::Relaxed) < MAX_ARRIVING
-            && state.work.seconds() < self.limits.max_seconds_in_hand
-            && state.bytes < self.limits.max_bytes_in_hand
-    }
-
-    /// Waits until it takes more from its queue.
-    pub async fn room(&self) {
-        loop {
-            let freed = self.freed.notified();
-            if self.has_room() {
-                return;
-            }
-            freed.await;
-        }
-    }
-
-    /// Counts a job of its queues that is on its way to it.
-    pub fn arriving(self: &Arc<Self>) -> Arriving {
-        self.arriving.fetch_add(1, Ordering::Relaxed);
-        Arriving(self.clone())
-    }
-
-    /// Says that its queues are declared.
-    pub fn set_has_queues(&self) {
-        self.has_queues.store(true, Ordering::Relaxed);
-    }
-
-    /// Says whether jobs of its queue are here that it has no room for.
-    pub fn set_backlogged(&self, backlogged: bool) {
-        self.backlogged.store(backlogged, Ordering::Relaxed);
-    }
-
-    /// Whether a job of `seconds` and `bytes` is to wait in the lane's queue rather than here. A namespace that has less than a turn in
-    /// hand is let in, whatever others have: its job is not to wait for their backlog.
-    fn is_full_for(&self, state: &LaneState, namespace: &str, seconds: f64, bytes: usize) -> bool {
-        if state.work.jobs() == 0 {
-            return false;
-        }
-        let (max, max_bytes) = (
-            self.limits.max_seconds_in_hand,
-            self.limits.max_bytes_in_hand,
-        );
-        let all = state.work.seconds() + seconds;
-        let in_bytes = state.bytes + bytes;
-        if all > max * HARD_FACTOR || in_bytes > 2 * max_bytes {
-            return true;
-        }
-        let turn = self.limits.turn_ms as f64 / 1e3;
-        let few = state.work.seconds_of(namespace) < turn;
-        let full = all > max || in_bytes > max_bytes;
-        !few && (full || self.backlogged.load(Ordering::Relaxed))
-    }
-
-    /// The queue in which jobs of a namespace wait: another for each of some.
-    fn queue(&self, namespace: &str) -> LaneQueue {
-        let fixed = ahash::RandomState::with_seeds(1, 2, 3, 4);
-        let mut hasher = fixed.build_hasher();
-        hasher.write(namespace.as_bytes());
-        let queues = self.limits.queues.max(1) as u64;
-        LaneQueue {
-            lane: self.name.clone(),
-            number: (hasher.finish() % queues) as usize,
-        }
-    }
-
-    /// What is known of it.
-    pub fn figures(&self) -> LaneFigures {
-        let state = self.state();
-        LaneFigures {
-            name: self.name.clone(),
-            is_expensive: self.is_expensive(),
-            jobs: state.work.jobs(),
-            waiting: state.work.depths(),
-            batches_in_flight: state.running,
-            seconds_in_hand: state.work.seconds(),
-            bytes_in_hand: state.bytes,
-            moved: self.moved.load(Ordering::Relaxed),
-            seconds_per_input: self.mean(),
-        }
-    }
 }
 
 impl Lanes {
@@ -489,7 +282,7 @@ impl Lanes {
                 state.bytes = 0;
             }
         }
-        lane.freed.notify_waiters();
+        lane.arrivals.freed.notify_waiters();
         labels.count(&self.context.metrics);
         self.completions.submit(endings);
     }
@@ -517,7 +310,7 @@ fn failed(job: OwnedJob, outcome: Outcome) -> Ending {
         },
         source: job.source,
         repeats: job.repeats,
-        counts: super::count::InputCounts::default(),
+        counts: super::input_counts::InputCounts::default(),
         begun: job.begun,
     }
 }

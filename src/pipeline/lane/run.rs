@@ -4,9 +4,11 @@
 //! however it ends, the lane goes on and nobody waits for its inputs for ever.
 
 use super::{
-    Lane, Lanes,
+    Lanes,
     leases::{self, Patience},
-    state::{JobId, LaneBatch, Left, Taken},
+    one::Lane,
+    state::{JobId, Left, Taken},
+    take::LaneBatch,
 };
 use crate::{
     cache::{Leases, Space},

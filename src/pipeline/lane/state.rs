@@ -3,20 +3,18 @@
 //! Promises that an input which several jobs ask for is scored once; that a job leaves as soon as its last input has its row, or one of
 //! them has failed; and that what nobody waits for any more isn't scored. Pure: the caller says what time it is.
 
-use super::turns::{Cost, Depth, Share, Turns};
+use super::turns::{Cost, Depth, Turns};
 use crate::pipeline::{
     index::{SlotIndex, bug},
     owned::{How, JobSlot, OwnedJob, Value},
+    share::Share,
     source::Urgency,
 };
 use ahash::RandomState;
 use kiln_contract::key::InputHash;
-use kiln_model::{Model, ModelError, Rows, TextRow};
+use kiln_model::{ModelError, Rows, TextRow};
 use slab::Slab;
 use std::{collections::HashMap, sync::Arc, time::Instant};
-
-/// Bytes of a text that count as one token.
-const BYTES_PER_TOKEN: usize = 4;
 
 /// A loaded model version's identity within the process, the latest invalidation known to who asks, and an input. What was begun
 /// before an invalidation is never shared with those who come after it.
@@ -25,27 +23,29 @@ type SlotKey = (usize, u64, InputHash);
 /// A slot in its lane: an index, and which of those that have had it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SlotId {
-    index: usize,
-    serial: u64,
+    pub(super) index: usize,
+    pub(super) serial: u64,
 }
 
 /// A job in its lane.
 pub type JobId = usize;
 
+/// An input that is to be scored.
 #[derive(Debug)]
-struct LaneSlot {
-    serial: u64,
-    key: SlotKey,
+pub(super) struct LaneSlot {
+    pub serial: u64,
+    pub key: SlotKey,
     /// The jobs that wait for it; it is scored for the first one.
-    waiters: Vec<(JobId, SlotIndex)>,
-    is_taken: bool,
-    ttl_seconds: u64,
-    seconds: f64,
+    pub waiters: Vec<(JobId, SlotIndex)>,
+    pub is_taken: bool,
+    pub ttl_seconds: u64,
+    pub seconds: f64,
 }
 
+/// A job that waits for scores.
 #[derive(Debug)]
-struct LaneJob {
-    job: OwnedJob,
+pub(super) struct LaneJob {
+    pub job: OwnedJob,
     /// Slots that have no row yet.
     open: usize,
     /// Where the slots are that it came with open.
@@ -77,14 +77,6 @@ impl Left {
     }
 }
 
-/// What bounds one batch.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchLimits {
-    pub rows: usize,
-    pub tokens: usize,
-    pub seconds: f64,
-}
-
 /// A slot that is to be scored now.
 #[derive(Debug, Clone)]
 pub struct Taken {
@@ -97,26 +89,17 @@ pub struct Taken {
     pub ttl_seconds: u64,
     pub namespace: Arc<str>,
     pub seconds: f64,
-    tokens: usize,
-}
-
-/// Inputs of one model version that are scored together.
-#[derive(Debug)]
-pub struct LaneBatch {
-    pub model: Arc<Model>,
-    pub taken: Vec<Taken>,
-    /// Why it holds no more.
-    pub is_full: bool,
+    pub(super) tokens: usize,
 }
 
 /// What waits in a lane, and what is being scored.
 #[derive(Debug)]
 pub struct State {
-    jobs: Slab<LaneJob>,
-    slots: Slab<LaneSlot>,
+    pub(super) jobs: Slab<LaneJob>,
+    pub(super) slots: Slab<LaneSlot>,
     by_key: HashMap<SlotKey, usize, RandomState>,
-    turns: Turns<SlotId>,
-    warming: Turns<SlotId>,
+    pub(super) turns: Turns<SlotId>,
+    pub(super) warming: Turns<SlotId>,
     serial: u64,
     /// What an input of a model is taken to cost before any was measured: as much as keeps its first batches small.
     unknown: f64,
@@ -181,7 +164,8 @@ impl State {
         let mut seconds = 0.0;
         let namespace = job.rows.job.namespace();
         let is_first = job.source.urgency == Urgency::First;
-        let turns = if job.source.refreshes_ttl() {
+        let warms = job.source.refreshes_ttl();
+        let turns = if warms {
             &mut self.warming
         } else {
             &mut self.turns
@@ -231,143 +215,13 @@ impl State {
             turns.push(namespace, &share, at, cost, is_first, now);
         }
         self.seconds += seconds;
-        match self.by_namespace.get_mut(namespace) {
-            Some(sum) => *sum += seconds,
-            None => {
-                self.by_namespace.insert(namespace.to_owned(), seconds);
-            }
-        }
+        *self.by_namespace.entry(namespace.to_owned()).or_default() += seconds;
         self.jobs.insert(LaneJob {
             job,
             open: mine.len(),
             slots: mine,
             seconds,
         });
-    }
-
-    /// The next batch; jobs that end without being scored are added to `left`. `may_warm` says whether warming may have it.
-    pub fn take(
-        &mut self,
-        limits: BatchLimits,
-        may_warm: bool,
-        now: Instant,
-        left: &mut Vec<Left>,
-    ) -> Option<LaneBatch> {
-        let mut warms = false;
-        let mut first = self.take_one(warms, None, now, left);
-        if first.is_none() && may_warm {
-            warms = true;
-            first = self.take_one(warms, None, now, left);
-        }
-        let (model, mut next) = first?;
-        let mut batch = LaneBatch {
-            model,
-            taken: Vec::new(),
-            is_full: false,
-        };
-        let (mut tokens, mut seconds) = (0, 0.0);
-        loop {
-            tokens += next.tokens;
-            seconds += next.seconds;
-            batch.taken.push(next);
-            batch.is_full = batch.taken.len() >= limits.rows
-                || tokens >= limits.tokens
-                || seconds >= limits.seconds;
-            if batch.is_full {
-                return Some(batch);
-            }
-            match self.take_one(warms, Some(&batch.model), now, left) {
-                Some((_, one)) => next = one,
-                None => return Some(batch),
-            }
-        }
-    }
-
-    /// The next slot, of `model` where one is given.
-    fn take_one(
-        &mut self,
-        warms: bool,
-        model: Option<&Arc<Model>>,
-        now: Instant,
-        left: &mut Vec<Left>,
-    ) -> Option<(Arc<Model>, Taken)> {
-        let model = model.map(|model| Arc::as_ptr(model) as usize);
-        loop {
-            let slots = &self.slots;
-            // One that is gone or taken fits as well: it is dropped on the way.
-            let fits = |id: &SlotId| {
-                let slot = waiting(slots, *id);
-                slot.is_none_or(|slot| model.is_none_or(|model| model == slot.key.0))
-            };
-            let turns = if warms {
-                &mut self.warming
-            } else {
-                &mut self.turns
-            };
-            let (namespace, id, cost) = turns.take(now, fits)?;
-            if waiting(slots, id).is_some() {
-                self.drop_idle(id.index, now, left);
-                if let Some(taken) = self.mark_taken(id, &namespace) {
-                    return Some(taken);
-                }
-            }
-            let turns = if warms {
-                &mut self.warming
-            } else {
-                &mut self.turns
-            };
-            turns.charge(&namespace, -cost.seconds);
-        }
-    }
-
-    /// Ends those who ask for a slot and don't wait for it any more.
-    fn drop_idle(&mut self, index: usize, now: Instant, left: &mut Vec<Left>) {
-        let Some(slot) = self.slots.get(index) else {
-            return;
-        };
-        let idle = |job: &LaneJob| {
-            let source = &job.job.source;
-            let expired = source.expires.is_some_and(|at| at <= now);
-            (source.is_abandoned(), expired)
-        };
-        let waiters = slot.waiters.iter().map(|(job, _)| *job);
-        let states = waiters.filter_map(|id| Some((id, idle(self.jobs.get(id)?))));
-        let states: Vec<(JobId, (bool, bool))> = states.collect();
-        for (id, (abandoned, expired)) in states {
-            if (abandoned || expired)
-                && let Some(job) = self.remove(id)
-            {
-                left.push(if abandoned {
-                    Left::Abandoned(job)
-                } else {
-                    Left::Expired(job)
-                });
-            }
-        }
-    }
-
-    fn mark_taken(&mut self, id: SlotId, namespace: &Arc<str>) -> Option<(Arc<Model>, Taken)> {
-        let slot = self.slots.get_mut(id.index)?;
-        if slot.serial != id.serial {
-            return None;
-        }
-        let (job_id, local) = *slot.waiters.first()?;
-        let job = &self.jobs.get(job_id)?.job;
-        let of_job = job.rows.slots.get(local)?;
-        let bytes = job.rows.value(of_job).map_or(0, |value| value.text_bytes());
-        slot.is_taken = true;
-        let taken = Taken {
-            id,
-            job: job_id,
-            input: of_job.input,
-            stamp: of_job.stamp,
-            min_stamp: of_job.min_stamp,
-            ttl_seconds: slot.ttl_seconds,
-            namespace: namespace.clone(),
-            seconds: slot.seconds,
-            tokens: bytes.div_ceil(BYTES_PER_TOKEN),
-        };
-        Some((job.rows.model.clone(), taken))
     }
 
     /// The rows that a model is given for these slots. All are of one kind, the one that it takes: admission has checked that.
@@ -467,7 +321,7 @@ impl State {
     }
 
     /// Takes a job out. Slots that nobody else waits for go with it, unless they are being scored.
-    fn remove(&mut self, id: JobId) -> Option<OwnedJob> {
+    pub(super) fn remove(&mut self, id: JobId) -> Option<OwnedJob> {
         let LaneJob {
             job,
             slots,
@@ -503,10 +357,4 @@ impl State {
 
 fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
     job.rows.value(slot)?.expected_seconds(&job.rows.model)
-}
-
-/// A slot that waits for its turn.
-fn waiting(slots: &Slab<LaneSlot>, id: SlotId) -> Option<&LaneSlot> {
-    let slot = slots.get(id.index)?;
-    (slot.serial == id.serial && !slot.is_taken).then_some(slot)
 }

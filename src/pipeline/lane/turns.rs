@@ -6,6 +6,7 @@
 //! Source: M. Shreedhar and G. Varghese, "Efficient Fair Queuing Using Deficit Round Robin", 1995; credit may become negative here, and
 //! is corrected once the true cost is known.
 
+use crate::pipeline::share::Share;
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -16,27 +17,6 @@ use std::{
 const MAX_DEBT_TURNS: f64 = 4.0;
 /// Lowest weight: a namespace of less would hardly ever have a turn.
 const MIN_WEIGHT: f64 = 0.01;
-
-/// What a namespace may have of a lane.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Share {
-    /// Its part in proportion to others.
-    pub weight: f64,
-    /// Model seconds a second.
-    pub max_seconds_per_second: Option<f64>,
-    /// Jobs a second.
-    pub max_jobs_per_second: Option<f64>,
-}
-
-impl Default for Share {
-    fn default() -> Self {
-        Self {
-            weight: 1.0,
-            max_seconds_per_second: None,
-            max_jobs_per_second: None,
-        }
-    }
-}
 
 /// What a piece of work costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

@@ -1,3 +1,5 @@
+//! Turns: shares, limits, order.
+
 use super::*;
 use proptest::prelude::*;
 

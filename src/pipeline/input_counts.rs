@@ -1,0 +1,23 @@
+//! How the inputs of a job, or of several, got their scores, and when.
+
+use crate::telemetry::trace::Stages;
+
+/// How inputs got their scores.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InputCounts {
+    pub hits: u64,
+    pub misses: u64,
+    pub coalesced: u64,
+    pub skipped: u64,
+    pub stages: Stages,
+}
+
+impl InputCounts {
+    /// Adds the inputs of another job.
+    pub fn add(&mut self, other: &Self) {
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.coalesced += other.coalesced;
+        self.skipped += other.skipped;
+    }
+}

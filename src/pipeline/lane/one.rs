@@ -1,0 +1,221 @@
+//! One lane: what it may have in hand, and what is known of it.
+//!
+//! Promises that a namespace with little in hand is let in whatever others have, up to a hard limit; and that a lane is called expensive by
+//! what its inputs were measured to cost.
+
+use super::{state::State, turns};
+use crate::{
+    config::LaneLimits,
+    pipeline::{
+        arriving::{Arrivals, Arriving},
+        outcome::LaneQueue,
+        owned::OwnedJob,
+    },
+};
+use std::{
+    hash::{BuildHasher, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+/// Jobs of a lane's queues that may be on their way to it: what they cost is known once they are there.
+const MAX_ARRIVING: usize = 4;
+/// How far namespaces with little in hand may go beyond a lane's limits, all together.
+const HARD_FACTOR: f64 = 2.0;
+/// Share of the newest batch in a lane's running mean.
+const NEWEST: f64 = 0.1;
+
+/// One lane.
+pub struct Lane {
+    pub name: String,
+    pub limits: LaneLimits,
+    state: Mutex<LaneState>,
+    /// Whether its queue has jobs that wait for room here: they go before further ones.
+    backlogged: AtomicBool,
+    /// Whether its queues are declared, so that jobs can be moved there.
+    pub has_queues: AtomicBool,
+    /// Jobs of its queues that are on their way to it.
+    pub arrivals: Arc<Arrivals>,
+    /// Mean model seconds of an input, as bits.
+    mean: AtomicU64,
+    pub moved: AtomicU64,
+}
+
+pub struct LaneState {
+    pub work: State,
+    pub running: usize,
+    pub bytes: usize,
+    /// Whether something wakes the lane up when a namespace's limit allows.
+    pub has_timer: bool,
+}
+
+/// What is known of a lane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LaneFigures {
+    pub name: String,
+    pub is_expensive: bool,
+    /// Jobs that wait for scores.
+    pub jobs: usize,
+    /// Inputs that wait for their turn, by namespace, and since when the oldest has.
+    pub waiting: Vec<turns::Depth>,
+    pub batches_in_flight: usize,
+    /// Expected model seconds in hand.
+    pub seconds_in_hand: f64,
+    pub bytes_in_hand: usize,
+    /// Jobs that were moved to its queue.
+    pub moved: u64,
+    /// Mean model seconds of an input, once there was one.
+    pub seconds_per_input: Option<f64>,
+}
+
+impl Lane {
+    pub fn new(name: &str, limits: LaneLimits) -> Self {
+        let turn = limits.turn_ms as f64 / 1e3;
+        Self {
+            name: name.to_owned(),
+            state: Mutex::new(LaneState {
+                // Several turns make a batch, so that it holds inputs of several namespaces.
+                work: State::new(turn / 4.0),
+                running: 0,
+                bytes: 0,
+                has_timer: false,
+            }),
+            limits,
+            backlogged: AtomicBool::new(false),
+            has_queues: AtomicBool::new(false),
+            arrivals: Arc::default(),
+            mean: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
+        }
+    }
+
+    pub fn state(&self) -> MutexGuard<'_, LaneState> {
+        // What panics under the lock is a bug that the pipeline's tests stop at; production goes on.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Mean model seconds of an input, once there was one.
+    pub fn mean(&self) -> Option<f64> {
+        let mean = f64::from_bits(self.mean.load(Ordering::Relaxed));
+        (mean > 0.0).then_some(mean)
+    }
+
+    pub fn note_cost(&self, inputs: usize, seconds: f64) {
+        if inputs == 0 || !seconds.is_finite() {
+            return;
+        }
+        let newest = seconds / inputs as f64;
+        let mean = self
+            .mean()
+            .map_or(newest, |mean| mean + NEWEST * (newest - mean));
+        // Two at once may lose one of their records: the mean is as good.
+        self.mean.store(mean.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether its model costs so much that its jobs are moved rather than held.
+    pub fn is_expensive(&self) -> bool {
+        self.mean()
+            .is_some_and(|mean| mean * 1e3 >= self.limits.expensive_from_ms)
+    }
+
+    /// The same, for a job whose model tells what an input is expected to cost before any was scored here.
+    pub fn is_expensive_for(&self, job: &OwnedJob) -> bool {
+        let expected = || {
+            let (_, first) = job.rows.open().next()?;
+            job.rows.value(first)?.expected_seconds(&job.rows.model)
+        };
+        let seconds = self.mean().or_else(expected);
+        seconds.is_some_and(|seconds| seconds * 1e3 >= self.limits.expensive_from_ms)
+    }
+
+    /// Whether it takes more from its queue.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        self.arrivals.under_way() < MAX_ARRIVING
+            && state.work.seconds() < self.limits.max_seconds_in_hand
+            && state.bytes < self.limits.max_bytes_in_hand
+    }
+
+    /// Waits until it takes more from its queue.
+    pub async fn room(&self) {
+        loop {
+            let freed = self.arrivals.freed.notified();
+            if self.has_room() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Counts a job of its queues that is on its way to it.
+    pub fn arriving(&self) -> Arriving {
+        self.arrivals.add()
+    }
+
+    /// Says that its queues are declared.
+    pub fn set_has_queues(&self) {
+        self.has_queues.store(true, Ordering::Relaxed);
+    }
+
+    /// Says whether jobs of its queue are here that it has no room for.
+    pub fn set_backlogged(&self, backlogged: bool) {
+        self.backlogged.store(backlogged, Ordering::Relaxed);
+    }
+
+    /// Whether a job of `seconds` and `bytes` is to wait in the lane's queue rather than here. A namespace that has less than a turn in
+    /// hand is let in, whatever others have: its job is not to wait for their backlog.
+    pub fn is_full_for(
+        &self,
+        state: &LaneState,
+        namespace: &str,
+        seconds: f64,
+        bytes: usize,
+    ) -> bool {
+        if state.work.jobs() == 0 {
+            return false;
+        }
+        let (max, max_bytes) = (
+            self.limits.max_seconds_in_hand,
+            self.limits.max_bytes_in_hand,
+        );
+        let all = state.work.seconds() + seconds;
+        let in_bytes = state.bytes + bytes;
+        if all > max * HARD_FACTOR || in_bytes > 2 * max_bytes {
+            return true;
+        }
+        let turn = self.limits.turn_ms as f64 / 1e3;
+        let few = state.work.seconds_of(namespace) < turn;
+        let full = all > max || in_bytes > max_bytes;
+        !few && (full || self.backlogged.load(Ordering::Relaxed))
+    }
+
+    /// The queue in which jobs of a namespace wait: another for each of some.
+    pub fn queue(&self, namespace: &str) -> LaneQueue {
+        let fixed = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut hasher = fixed.build_hasher();
+        hasher.write(namespace.as_bytes());
+        let queues = self.limits.queues.max(1) as u64;
+        LaneQueue {
+            lane: self.name.clone(),
+            number: (hasher.finish() % queues) as usize,
+        }
+    }
+
+    /// What is known of it.
+    pub fn figures(&self) -> LaneFigures {
+        let state = self.state();
+        LaneFigures {
+            name: self.name.clone(),
+            is_expensive: self.is_expensive(),
+            jobs: state.work.jobs(),
+            waiting: state.work.depths(),
+            batches_in_flight: state.running,
+            seconds_in_hand: state.work.seconds(),
+            bytes_in_hand: state.bytes,
+            moved: self.moved.load(Ordering::Relaxed),
+            seconds_per_input: self.mean(),
+        }
+    }
+}

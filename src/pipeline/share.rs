@@ -1,0 +1,22 @@
+//! What a namespace may have of a lane, as the settings say.
+
+/// What a namespace may have of a lane.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Share {
+    /// Its part in proportion to others.
+    pub weight: f64,
+    /// Model seconds a second.
+    pub max_seconds_per_second: Option<f64>,
+    /// Jobs a second.
+    pub max_jobs_per_second: Option<f64>,
+}
+
+impl Default for Share {
+    fn default() -> Self {
+        Self {
+            weight: 1.0,
+            max_seconds_per_second: None,
+            max_jobs_per_second: None,
+        }
+    }
+}
