@@ -15,13 +15,16 @@ use super::{
 use crate::{
     cache::Fresh,
     clock,
-    store::{Batch, Inserted, JobRow, ScoreRow},
+    store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::failure::Failure;
 use kiln_contract::job::Job;
 use kiln_contract::result::Reading;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+/// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
+const ROW_BYTES: usize = 200;
 
 /// Stores a batch, and says of each of its jobs what became of it.
 pub(super) async fn batch(
@@ -88,42 +91,57 @@ async fn put_entries(context: &Context, plan: &Plan<'_>) {
     }
 }
 
-/// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
+/// Writes the jobs' rows and the misses' scores, in parts where they are too much for one statement or the database refuses them together.
 async fn insert_rows(
     context: &Context,
     plan: &Plan<'_>,
     jobs: &[FinishedJob<'_>],
 ) -> Vec<Result<Inserted, String>> {
-    if jobs.is_empty() {
-        return Vec::new();
+    let bytes = statement_bytes(context, plan, jobs);
+    let stored = || context.store.stored();
+    let insert = |part: Range<usize>| attempt(context, plan, jobs.get(part).unwrap_or_default());
+    let kept = store::in_parts(bytes, context.write_backoff(), stored, insert).await;
+    if let [Err(reason)] = kept.as_slice() {
+        tracing::warn!(reason, "the database refuses a job's row");
     }
-    match attempt(context, plan, jobs).await {
-        Ok(kept) => kept.into_iter().map(Ok).collect(),
-        Err(reason) if jobs.len() == 1 => {
-            tracing::warn!(reason, "the database refuses a job's row");
-            vec![Err(reason)]
-        }
-        Err(_) => {
-            let mut kept = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                let one = attempt(context, plan, std::slice::from_ref(job)).await;
-                let one = one.and_then(|mut one| {
-                    let only = one.pop();
-                    only.ok_or_else(|| "no row came back".to_owned())
-                });
-                kept.push(one);
-            }
-            kept
-        }
-    }
+    kept
 }
 
-/// One transaction, repeated until the database has answered. An error is the database's refusal.
+/// About how many bytes each job adds to a statement.
+fn statement_bytes(context: &Context, plan: &Plan<'_>, jobs: &[FinishedJob<'_>]) -> Vec<usize> {
+    let own = |job: &FinishedJob<'_>| ROW_BYTES + job.result.results.len();
+    let mut bytes: Vec<usize> = jobs.iter().map(own).collect();
+    let mut positions = plan.jobs.map(|_| None::<usize>);
+    for (position, job) in jobs.iter().enumerate() {
+        if let Some(slot) = positions.get_mut(job.index) {
+            *slot = Some(position);
+        }
+    }
+    if context.settings.store.scores {
+        let scored = plan.slots.iter();
+        for slot in scored.filter(|slot| matches!(slot.found, Found::Scored(_))) {
+            let input = match &slot.value {
+                InputValue::Features(values) => size_of_val(*values),
+                InputValue::Text { text, pair } => {
+                    text.len() + pair.as_ref().map_or(0, |p| p.len())
+                }
+            };
+            let row = plan.row_of(slot).map_or(0, |(_, row)| size_of_val(row));
+            let job = positions.get(slot.asked_by.0).copied().flatten();
+            if let Some(sum) = job.and_then(|position| bytes.get_mut(position)) {
+                *sum += ROW_BYTES + input + row;
+            }
+        }
+    }
+    bytes
+}
+
+/// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
 async fn attempt(
     context: &Context,
     plan: &Plan<'_>,
     jobs: &[FinishedJob<'_>],
-) -> Result<Vec<Inserted>, String> {
+) -> Result<Vec<Inserted>, StoreError> {
     let rows = jobs.iter().map(|job| JobRow {
         job_id: &job.planned.admitted.job.job_id,
         body_sha256: job.planned.admitted.body_sha256,
@@ -137,7 +155,9 @@ async fn attempt(
             .map(|job| job.result.finished_at)
             .unwrap_or_default(),
     };
-    let kept = context.write(|| context.store.insert(&batch)).await?;
+    let kept = context
+        .write_in_time(|| context.store.insert(&batch))
+        .await?;
     if kept.len() != jobs.len() {
         bug("the store answered for more or fewer jobs than it was given");
     }
