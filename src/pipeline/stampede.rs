@@ -10,6 +10,7 @@ use super::{
     plan::{Group, Miss},
 };
 use crate::{
+    backoff::Backoff,
     cache::{Fresh, Leases, Lookup, Wanted},
     clock, config,
     telemetry::metrics::LeaseOutcome,
@@ -18,8 +19,10 @@ use kiln_contract::key;
 use kiln_model::ModelError;
 use std::time::{Duration, Instant};
 
-/// How often those who wait look the entry up.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How soon those who wait look the entry up for the first time; then ever less often.
+const FIRST_POLL: Duration = Duration::from_millis(5);
+/// Longest time between two look-ups.
+const MAX_POLL: Duration = Duration::from_millis(80);
 
 /// Rows by slot.
 type SlotRows = Vec<(SlotIndex, Vec<f32>)>;
@@ -70,6 +73,7 @@ pub(super) async fn rows(
     let ttl = config::ms(context.settings.cache.lease_ms);
     let mut guarded = Guarded::default();
     let begun = Instant::now();
+    let mut backoff = Backoff::new(FIRST_POLL, MAX_POLL);
     let mut open = own.to_vec();
     while !open.is_empty() {
         // The first holder may have died, and the next one needs its time, too.
@@ -94,7 +98,7 @@ pub(super) async fn rows(
         }
         called?;
         if !round.waiting.is_empty() {
-            tokio::time::sleep(POLL_INTERVAL).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
         open = round.waiting;
     }
