@@ -17,7 +17,7 @@ use crate::{
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
 };
-use connections::{Connections, Unanswered};
+use connections::{Connections, Unanswered, is_refusal};
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use size::{Part, parts};
@@ -319,7 +319,7 @@ impl RedisCache {
 
     /// Logs a change between working and failing, once. What fails on one connection while others work is no such change.
     fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
-        let is_refusal = error.is_some_and(|e| e.code().is_some());
+        let is_refusal = error.is_some_and(is_refusal);
         if error.is_some() && !is_refusal && !self.connections.is_closed() {
             return;
         }

@@ -1,9 +1,9 @@
 //! Owns how a batch is cut into statements, and what becomes of its jobs when one of them isn't stored.
 //!
 //! Promises that a statement holds no more than [`MAX_STATEMENT_BYTES`] unless a single job does, that one job's row costs its batchmates a
-//! bounded number of limits and never their own rows, and that a job is given up only if the database refuses its row, or if others'
-//! rows are stored while this one, alone, runs into its limit again. Where nobody's are, it is the database that is slow, and the job
-//! goes on being repeated.
+//! bounded number of limits and never their own rows, and that a job is given up only if the database refuses its row, or if it runs
+//! into its limit alone, twice, while others are stored. Where nobody's rows are, it is the database that is slow, and the job goes on being
+//! repeated.
 
 use super::StoreError;
 use crate::{backoff::Backoff, cut::cut};
@@ -11,7 +11,7 @@ use std::{collections::VecDeque, ops::Range};
 
 /// What a statement may hold, in bytes of its rows.
 pub const MAX_STATEMENT_BYTES: usize = 8 << 20;
-/// Tries alone after which a job that runs into its limit may be given up.
+/// Tries alone, while others are stored, after which a job that runs into its limit is given up.
 const TRIES_ALONE: u32 = 2;
 
 /// Some of a batch's jobs, for one statement.
@@ -20,8 +20,8 @@ struct Part {
     jobs: Range<usize>,
     /// How often the jobs' statement was cut in two.
     depth: u32,
-    /// Of a single job that ran into its limit: how often, and how many batches had been stored before the first time.
-    late: Option<(u32, u64)>,
+    /// How often it ran into its limit alone while others were stored.
+    late_alone: u32,
 }
 
 impl Part {
@@ -30,7 +30,7 @@ impl Part {
         let half = |jobs| Self {
             jobs,
             depth: self.depth + 1,
-            late: None,
+            late_alone: 0,
         };
         [half(self.jobs.start..middle), half(middle..self.jobs.end)]
     }
@@ -49,8 +49,10 @@ enum Unstored {
 #[derive(Debug)]
 struct Parts {
     waiting: VecDeque<Part>,
-    /// Whether something of the batch is stored.
-    any_stored: bool,
+    /// Whether a part ran into its limit.
+    any_late: bool,
+    /// Whether one has been stored since: the database stores, but not everything.
+    stored_since: bool,
 }
 
 impl Parts {
@@ -60,11 +62,12 @@ impl Parts {
         let waiting = waiting.map(|jobs| Part {
             jobs,
             depth: 0,
-            late: None,
+            late_alone: 0,
         });
         Self {
             waiting: waiting.collect(),
-            any_stored: false,
+            any_late: false,
+            stored_since: false,
         }
     }
 
@@ -73,7 +76,7 @@ impl Parts {
     }
 
     fn stored(&mut self) {
-        self.any_stored = true;
+        self.stored_since |= self.any_late;
     }
 
     /// The database refuses a part: each half has its own answer.
@@ -85,17 +88,18 @@ impl Parts {
         Unstored::Later
     }
 
-    /// A part ran into its limit. `before` and `now` count what this process has stored in all, when the part was sent and since.
-    fn late(&mut self, mut part: Part, before: u64, now: u64) -> Unstored {
+    /// A part ran into its limit; `others_stored` says whether another batch was stored meanwhile.
+    fn late(&mut self, mut part: Part, others_stored: bool) -> Unstored {
+        let others_stored = others_stored || self.stored_since;
+        self.any_late = true;
         if part.jobs.len() > 1 {
             // Where others are stored it is one of these: the sooner each is alone, the sooner the rest is done. Where nobody's
             // are, the database is slow, and many small statements don't make it faster.
-            let others = self.any_stored || now > before;
-            if part.depth > 0 && others {
+            if part.depth > 0 && others_stored {
                 let alone = part.jobs.map(|job| Part {
                     jobs: job..job + 1,
                     depth: part.depth + 1,
-                    late: None,
+                    late_alone: 0,
                 });
                 self.waiting.extend(alone);
             } else {
@@ -103,11 +107,10 @@ impl Parts {
             }
             return Unstored::Later;
         }
-        let (tries, first) = part.late.unwrap_or((0, before));
-        if tries + 1 >= TRIES_ALONE && now > first {
+        part.late_alone += u32::from(others_stored);
+        if part.late_alone >= TRIES_ALONE {
             return Unstored::Never(part.jobs.start);
         }
-        part.late = Some((tries + 1, first));
         self.waiting.push_back(part);
         Unstored::Later
     }
@@ -124,7 +127,6 @@ pub async fn in_parts<T, W: Future<Output = Result<Vec<T>, StoreError>>>(
     let missing = || Err("no row came back".to_owned());
     let mut answers: Vec<Result<T, String>> = bytes.iter().map(|_| missing()).collect();
     let mut parts = Parts::new(bytes, MAX_STATEMENT_BYTES);
-    let mut was_late = false;
     while let Some(part) = parts.next() {
         let before = stored();
         let error = match insert(part.jobs.clone()).await {
@@ -143,17 +145,17 @@ pub async fn in_parts<T, W: Future<Output = Result<Vec<T>, StoreError>>>(
         let unstored = match error {
             StoreError::Refused(_) => parts.refused(part),
             StoreError::TimedOut(_) | StoreError::Unavailable(_) | StoreError::Contended(_) => {
-                if !std::mem::replace(&mut was_late, true) {
+                if !parts.any_late {
                     tracing::warn!(
                         jobs,
                         reason,
-                        "storing took too long; going on in smaller parts"
+                        "storing took too long; it is repeated, in parts where it can be cut"
                     );
                 }
                 if jobs == 1 {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
-                parts.late(part, before, stored())
+                parts.late(part, stored() > before)
             }
         };
         if let Unstored::Never(job) = unstored
@@ -275,6 +277,20 @@ mod tests {
         let alone = Database::new(|_, earlier| (earlier < 50).then(late).flatten());
         assert!(unstored(&alone.store(vec![100]).await).is_empty());
         assert_eq!(alone.statements(), 51);
+    }
+
+    #[tokio::test]
+    async fn one_alone_is_given_up_while_other_batches_are_stored() {
+        let (tries, others) = (RefCell::new(0), RefCell::new(0));
+        let insert = |_| async {
+            *tries.borrow_mut() += 1;
+            // Others are stored during the third try and later.
+            *others.borrow_mut() += u64::from(*tries.borrow() >= 3);
+            Err::<Vec<()>, _>(StoreError::TimedOut("late".into()))
+        };
+        let answers = in_parts(vec![100], backoff(), || *others.borrow(), insert).await;
+        assert_eq!(answers, [Err("late".to_owned())]);
+        assert_eq!(*tries.borrow(), 4);
     }
 
     #[tokio::test]

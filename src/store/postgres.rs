@@ -294,7 +294,9 @@ impl PostgresStore {
                 }
                 Ok(())
             });
-            match gone.await? {
+            let stays =
+                |_| StoreError::Unavailable("a statement that had no answer still runs".into());
+            match gone.await.map_err(stays)? {
                 Ok(()) => lost.ended(&names),
                 Err(sqlx::Error::Database(_)) => lost.left_to_their_limit(&names),
                 Err(error) => return Err(self.classify(error)),

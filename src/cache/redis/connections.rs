@@ -84,6 +84,11 @@ enum Trouble {
     Ask(RedisError),
 }
 
+/// Whether the server itself says no, such as for want of memory: it is there.
+pub(super) fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
 /// One connection, made when it is first needed and made again after it was closed.
 #[derive(Default)]
 struct Open {
@@ -149,9 +154,12 @@ impl Connections {
         self.breaker().is_closed(self.now())
     }
 
-    /// What a failure says, without credentials.
+    /// What a failure says, without credentials. Of many refusals at once the first says enough.
     pub fn scrub(&self, error: &RedisError) -> String {
-        tls::explain(self.url.scrub(&error.to_string()))
+        let refusals = error.clone().into_server_errors();
+        let first = refusals.as_ref().and_then(|all| all.first());
+        let text = first.map_or_else(|| error.to_string(), |(_, first)| first.to_string());
+        tls::explain(self.url.scrub(&text))
     }
 
     /// Asks, unless every connection rests.
@@ -281,18 +289,17 @@ impl Connections {
         result: Result<T, Trouble>,
         generation: &AtomicU64,
     ) -> Result<T, RedisError> {
-        // A server that answers with a refusal, such as being out of memory, is there.
         let (failed, error) = match result {
             Ok(answer) => {
                 self.breaker().answered(index, self.now());
                 return Ok(answer);
             }
-            Err(Trouble::Ask(error)) if error.code().is_some() => {
+            Err(Trouble::Ask(error)) if is_refusal(&error) => {
                 self.breaker().answered(index, self.now());
                 return Err(error);
             }
             Err(Trouble::Ask(error)) => (Failed::Broken, error),
-            Err(Trouble::Connect(error)) if error.code().is_some() => (Failed::Broken, error),
+            Err(Trouble::Connect(error)) if is_refusal(&error) => (Failed::Broken, error),
             Err(Trouble::Connect(error)) => (Failed::Refused, error),
         };
         self.failed(index, failed, &self.scrub(&error), generation);
