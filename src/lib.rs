@@ -22,7 +22,7 @@
 //! | `pipeline` | carries a batch from bodies to stored results |
 //! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
 //! | `health`, `telemetry` | what works; metrics, logs, traces |
-//! | [`config`], `tls`, [`secret`], [`clock`], `backoff` | settings, and what everybody needs |
+//! | [`config`], `tls`, [`secret`], [`clock`], `backoff`, `cut` | settings, and what everybody needs |
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
 #![forbid(unsafe_code)]
@@ -35,6 +35,7 @@ mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+mod cut;
 mod health;
 mod heat;
 mod http;

@@ -15,9 +15,10 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 18] = [
+const ROOMS: [&str; 19] = [
     "backoff",
     "clock",
+    "cut",
     "secret",
     "tls",
     "config",
@@ -47,6 +48,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
         &[
             "backoff",
             "clock",
+            "cut",
             "secret",
             "tls",
             "config",
@@ -60,6 +62,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
         &[
             "backoff",
             "clock",
+            "cut",
             "secret",
             "tls",
             "config",

@@ -5,7 +5,10 @@
 //! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
 //! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
 
-use super::{Put, RedisCache, redis::sets};
+use super::{
+    Put, RedisCache,
+    redis::{Again, MAX_BYTES, Size, sets},
+};
 use crate::telemetry::metrics::CacheOperation;
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
@@ -24,6 +27,8 @@ redis.call('EXPIRE', KEYS[3], ARGV[1])
 return mark";
 /// Keys that Redis scans, or removes, at a time.
 const AT_A_TIME: usize = 1_000;
+/// Bytes of a mark.
+pub(super) const MARK_BYTES: usize = 16;
 
 /// A mark's value; 0 where there is none.
 pub(super) fn read(value: &Option<Vec<u8>>) -> u64 {
@@ -56,13 +61,14 @@ impl RedisCache {
             // TTLs are spread downwards only; twice as long is safe.
             .arg(2 * MAX_TTL_SECONDS)
             .arg(namespace);
-        let mark: Result<String, RedisError> = self.command(&command).await;
+        let mark: Result<String, RedisError> = self.command(command).await;
         mark.map(|_| ()).map_err(|e| self.scrub(&e))
     }
 
     /// The stamp of a namespace's latest invalidation; nothing where Redis fails.
     pub async fn mark(&self, namespace: &str) -> Option<u64> {
-        let values = self.get(&[key::mark(namespace).into_bytes()]).await?;
+        let key = key::mark(namespace).into_bytes();
+        let values = self.get(&[key], |_| MARK_BYTES).await?;
         values.first().map(read)
     }
 
@@ -72,16 +78,13 @@ impl RedisCache {
         if mark == 0 || keys.is_empty() {
             return Some(ttls);
         }
-        let mut pipeline = Pipeline::with_capacity(keys.len());
-        for key in keys {
+        let ask = |key: &[u8]| {
+            let mut command = redis::cmd("GETRANGE");
             let last = entry::TO_STAMP.saturating_sub(1);
-            pipeline
-                .cmd("GETRANGE")
-                .arg(key.as_slice())
-                .arg(0)
-                .arg(last);
-        }
-        let heads: Vec<Vec<u8>> = self.piped(CacheOperation::Get, &pipeline).await?;
+            command.arg(key).arg(0).arg(last);
+            command
+        };
+        let heads: Vec<Vec<u8>> = self.for_each_key(keys, entry::TO_STAMP, ask).await?;
         for (ttl, head) in ttls.iter_mut().zip(heads) {
             // What readers find carries no stamp: an invalidation removes it.
             let is_entry = entry::is_entry(&head);
@@ -111,18 +114,39 @@ impl RedisCache {
     /// Writes what readers find; what an invalidation has overtaken is removed again, so that its own removal, which may
     /// have passed by already, misses nothing.
     pub(super) async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
-        let mut pipeline = sets(entries.values().flatten());
+        let bytes: usize = entries.values().flatten().map(Put::bytes).sum();
+        let mut pipeline = if bytes <= MAX_BYTES {
+            sets(entries.values().flatten())
+        } else {
+            // A mark that is set while these are written must be seen: they are there before it is looked for.
+            for puts in entries.values() {
+                if !self.put(puts).await {
+                    return;
+                }
+            }
+            Pipeline::new()
+        };
         for namespace in entries.keys() {
             pipeline.cmd("GET").arg(key::mark(namespace));
         }
-        let marks: Option<Vec<Option<Vec<u8>>>> = self.piped(CacheOperation::Set, &pipeline).await;
+        let size = Size {
+            keys: pipeline.len(),
+            bytes: bytes.min(MAX_BYTES),
+        };
+        let question = pipeline.into();
+        let asked = self.guarded(CacheOperation::Set, &question, size, Again::No);
+        let marks: Option<Vec<Option<Vec<u8>>>> = asked.await;
         for (puts, mark) in entries.values().zip(marks.unwrap_or_default()) {
             if read(&mark) > stamp {
                 let mut command = redis::cmd("UNLINK");
                 puts.iter().for_each(|put| {
                     command.arg(put.key.as_slice());
                 });
-                self.guarded(CacheOperation::Set, self.command::<Value>(&command))
+                let size = Size {
+                    keys: puts.len(),
+                    bytes: puts.iter().map(|put| put.key.len()).sum(),
+                };
+                self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
                     .await;
             }
         }
@@ -139,17 +163,17 @@ impl Removal<'_> {
             .arg("COUNT")
             .arg(AT_A_TIME);
         let scrub = |e: RedisError| self.redis.scrub(&e);
-        let (cursor, keys): (u64, Vec<Vec<u8>>) = self.redis.command(&scan).await.map_err(scrub)?;
+        let (cursor, keys): (u64, Vec<Vec<u8>>) = self.redis.command(scan).await.map_err(scrub)?;
         if !keys.is_empty() {
             let mut unlink = redis::cmd("UNLINK");
             unlink.arg(&keys);
-            let removed: u64 = self.redis.command(&unlink).await.map_err(scrub)?;
+            let removed: u64 = self.redis.command(unlink).await.map_err(scrub)?;
             self.removed += removed;
         }
         if cursor == 0 {
             let mut end = redis::cmd("SREM");
             end.arg(key::unremoved()).arg(self.namespace);
-            self.redis.command::<Value>(&end).await.map_err(scrub)?;
+            self.redis.command::<Value>(end).await.map_err(scrub)?;
             self.done = true;
         }
         self.cursor = cursor;

@@ -145,7 +145,7 @@ impl Cache {
         }
     }
 
-    /// Looks every input up for these namespaces, in one round trip; appends found rows to `outputs` in order. The caller
+    /// Looks every input up for these namespaces, in one round trip unless they are many; appends found rows to `outputs` in order. The caller
     /// compares their stamps with the marks: an entry that is older than its namespace's mark is invalid.
     pub async fn look_up(
         &self,
@@ -163,7 +163,11 @@ impl Cache {
                 let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
                 let latest = std::iter::once(key::latest_mark().into_bytes());
                 let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
-                match redis.get(&keys).await {
+                let bytes = |n: usize| match wanted.get(n) {
+                    Some(entry) => entry.space.codec.entry_bytes(),
+                    None => invalidate::MARK_BYTES,
+                };
+                match redis.get(&keys, bytes).await {
                     Some(mut values) => {
                         let marks = values.split_off(wanted.len().min(values.len()));
                         let mut looked = self.marked(&marks);

@@ -1,6 +1,6 @@
 //! Asks Redis whether it is of use, without storing anything.
 
-use super::{redis::RedisCache, tally::is_refusal};
+use super::redis::{RedisCache, is_refusal};
 use kiln_contract::key;
 use redis::Value;
 
@@ -12,7 +12,7 @@ impl RedisCache {
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
         set.arg(key::trial("health")).arg("").arg("XX");
-        let answer = self.command::<Value>(&set).await;
+        let answer = self.command::<Value>(set).await;
         answer.map(|_| ()).map_err(|e| {
             let reason = self.scrub(&e);
             if is_refusal(&e) {

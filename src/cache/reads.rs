@@ -2,9 +2,8 @@
 //!
 //! Promises that asking doesn't count as reading: `OBJECT` leaves a key's counters as they are.
 
-use super::RedisCache;
-use crate::telemetry::metrics::CacheOperation;
-use redis::{Pipeline, Value};
+use super::{RedisCache, redis::SHORT_ANSWER};
+use redis::Value;
 use std::collections::HashMap;
 
 /// Redis's own defaults, where it doesn't let its settings be read.
@@ -52,7 +51,7 @@ impl RedisCache {
     pub async fn access_counter(&self) -> Option<AccessCounter> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
-        let info: String = self.command(&info).await.ok()?;
+        let info: String = self.command(info).await.ok()?;
         let policy = info
             .lines()
             .find_map(|line| line.trim_end().strip_prefix("maxmemory_policy:"))?;
@@ -62,7 +61,7 @@ impl RedisCache {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("lfu-*");
         // A service that lets nobody read its settings mostly has the usual ones.
-        let settings: HashMap<String, String> = self.command(&ask).await.unwrap_or_default();
+        let settings: HashMap<String, String> = self.command(ask).await.unwrap_or_default();
         let number = |name: &str, default: f64| {
             let set = settings.get(name).and_then(|value| value.parse().ok());
             set.filter(|value: &f64| *value > 0.0).unwrap_or(default)
@@ -79,18 +78,16 @@ impl RedisCache {
         keys: &[Vec<u8>],
         counter: AccessCounter,
     ) -> Option<Vec<Option<Access>>> {
-        if keys.is_empty() {
-            return Some(Vec::new());
-        }
         let about = match counter {
             AccessCounter::Frequency { .. } => "FREQ",
             AccessCounter::Idle => "IDLETIME",
         };
-        let mut pipeline = Pipeline::with_capacity(keys.len());
-        for key in keys {
-            pipeline.cmd("OBJECT").arg(about).arg(key.as_slice());
-        }
-        let answers: Vec<Value> = self.piped(CacheOperation::Get, &pipeline).await?;
+        let ask = |key: &[u8]| {
+            let mut command = redis::cmd("OBJECT");
+            command.arg(about).arg(key);
+            command
+        };
+        let answers: Vec<Value> = self.for_each_key(keys, SHORT_ANSWER, ask).await?;
         let accesses = answers.into_iter().map(|answer| match answer {
             Value::Int(answer) => Some(counter.access(answer)),
             _ => None,

@@ -1,25 +1,34 @@
-//! Owns the conversation with Redis: one MGET and one pipeline of SETs a batch, each with a deadline.
+//! Owns the conversation with Redis: one MGET and one pipeline of SETs a batch, cut where they are large.
 //!
 //! Promises that a failing Redis costs a batch at most one time-out, and then nothing until it has had time
 //! to come back. Refuses to retry: a look-up that fails is a miss.
 
-use super::tally::{Tallied, Tally, is_refusal};
+mod breaker;
+mod connections;
+mod open;
+mod size;
+
+pub(super) use connections::{Again, Question};
+pub use open::connect;
+pub(super) use size::{MAX_BYTES, Size};
+
+use super::tally::{Tallied, Tally};
 use crate::{
-    config::{self, Redis},
+    config::Redis,
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
-    tls::{self, Tls, TlsSettings},
 };
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, Pipeline, RedisError, Value,
-    aio::MultiplexedConnection,
-};
+pub(super) use connections::is_refusal;
+use connections::{Connections, Unanswered};
+use futures_util::{StreamExt, future::BoxFuture, stream};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use size::{Part, parts};
 use std::{
     collections::HashMap,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
-use tokio::sync::Mutex;
 
 /// A bad URL.
 #[derive(Debug, thiserror::Error)]
@@ -35,35 +44,10 @@ pub struct Put {
     pub ttl_ms: u64,
 }
 
-/// A client of the server at `url`; an error holds no credentials.
-fn client(url: &Secret, settings: &TlsSettings) -> Result<Client, String> {
-    let made = if url.expose().starts_with("rediss://") {
-        let tls = Tls::read("redis", settings).map_err(|e| e.to_string())?;
-        Client::build_with_tls(url.expose(), tls.redis())
-    } else {
-        Client::open(url.expose())
-    };
-    made.map_err(|e| url.scrub(&e.to_string()))
-}
-
-/// Connects to the server at `url`, within the time for one answer.
-pub async fn connect(url: &Secret, settings: &Redis) -> Result<MultiplexedConnection, RedisError> {
-    let wrong = |e| RedisError::from((ErrorKind::InvalidClientConfig, "settings", e));
-    let client = client(url, &settings.tls).map_err(wrong)?;
-    let timeout = config::ms(settings.timeout_ms);
-    let limits = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(timeout))
-        .set_response_timeout(Some(timeout));
-    let connected = client.get_multiplexed_async_connection_with_config(&limits);
-    match tokio::time::timeout(timeout, connected).await {
-        Ok(Err(error)) if !error.is_timeout() => Err(error),
-        Ok(Ok(connection)) => Ok(connection),
-        // It takes the first bytes of TLS for the beginning of a command, and waits for the rest.
-        Ok(Err(_)) | Err(_) if url.expose().starts_with("rediss://") => {
-            let silent = "no answer to a TLS handshake, as if the server speaks plaintext there";
-            Err(RedisError::from((ErrorKind::Io, silent)))
-        }
-        Ok(Err(_)) | Err(_) => Err(RedisError::from((ErrorKind::Io, LATE))),
+impl Put {
+    /// About what it takes on its way.
+    pub(super) fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
     }
 }
 
@@ -82,19 +66,13 @@ pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
     pipeline
 }
 
-/// The error when no answer comes.
-const LATE: &str = "no answer in time";
+/// About what an answer takes that is a number or a word.
+pub(super) const SHORT_ANSWER: usize = 16;
 
-/// One connection, made when it is first used and made again when it breaks.
+/// What is asked of one Redis.
 pub struct RedisCache {
-    settings: Redis,
     url: Secret,
-    timeout: Duration,
-    cooldown: Duration,
-    connection: Mutex<Option<MultiplexedConnection>>,
-    started: Instant,
-    /// Milliseconds since `started` until which Redis is not tried.
-    closed_until: AtomicU64,
+    connections: Connections,
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
     tally: Tallied,
@@ -110,15 +88,10 @@ impl std::fmt::Debug for RedisCache {
 impl RedisCache {
     /// A cache that connects when it is first used.
     pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Result<Self, BadUrl> {
-        client(url, &settings.tls).map_err(BadUrl)?;
+        open::client(url, &settings.tls).map_err(BadUrl)?;
         Ok(Self {
-            settings: settings.clone(),
             url: url.clone(),
-            timeout: config::ms(settings.timeout_ms),
-            cooldown: config::ms(settings.cooldown_ms),
-            connection: Mutex::new(None),
-            started: Instant::now(),
-            closed_until: AtomicU64::new(0),
+            connections: Connections::new(url, settings, metrics.clone()),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             metrics,
@@ -130,15 +103,15 @@ impl RedisCache {
         self.url.host()
     }
 
-    /// Whether the last look-up or the last write failed.
+    /// Whether look-ups or writes fail: the last one was refused, or no connection works.
     pub fn is_failing(&self) -> bool {
         self.failing.iter().any(|f| f.load(Ordering::Relaxed))
     }
 
     /// A round trip, whatever the cooldown says. The error holds no credentials.
     pub async fn ping(&self) -> Result<(), String> {
-        let result = self.command::<Value>(&redis::cmd("PING")).await;
-        self.note(CacheOperation::Get, result.as_ref().err()).await;
+        let result = self.command::<Value>(redis::cmd("PING")).await;
+        self.note(CacheOperation::Get, result.as_ref().err());
         result.map(|_| ()).map_err(|e| self.scrub(&e))
     }
 
@@ -147,54 +120,68 @@ impl RedisCache {
         self.tally.get()
     }
 
-    /// The values of `keys`, in order; all missing where Redis fails. Pays for at most one time-out.
-    pub async fn get(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<Vec<u8>>>> {
-        if keys.is_empty() {
-            return Some(Vec::new());
-        }
-        let mut command = redis::cmd("MGET");
-        for key in keys {
-            command.arg(key.as_slice());
-        }
-        let answer = self
-            .guarded(CacheOperation::Get, self.command(&command))
-            .await?;
-        let Value::Array(values) = answer else {
-            return None;
+    /// The values of `keys`, in order, of which each takes about `value_bytes`; all missing where Redis fails. Pays for at most one
+    /// time-out.
+    pub async fn get(
+        &self,
+        keys: &[Vec<u8>],
+        value_bytes: impl Fn(usize) -> usize,
+    ) -> Option<Vec<Option<Vec<u8>>>> {
+        let bytes = keys.iter().enumerate();
+        let bytes: Vec<usize> = bytes.map(|(n, key)| key.len() + value_bytes(n)).collect();
+        let ask = |range: Range<usize>| {
+            let mut command = redis::cmd("MGET");
+            for key in keys.get(range).unwrap_or_default() {
+                command.arg(key.as_slice());
+            }
+            command.into()
         };
-        let found: Vec<Option<Vec<u8>>> = values
-            .into_iter()
-            .map(|value| match value {
+        let answers = self.in_parts(CacheOperation::Get, parts(&bytes), &ask, Again::Yes);
+        let mut found = Vec::with_capacity(keys.len());
+        for answer in answers.await? {
+            let Value::Array(values) = answer else {
+                return None;
+            };
+            found.extend(values.into_iter().map(|value| match value {
                 Value::BulkString(bytes) => Some(bytes),
                 _ => None,
-            })
-            .collect();
+            }));
+        }
         (found.len() == keys.len()).then_some(found)
+    }
+
+    /// The answers to one command for each key, in order, of which each takes about `answer_bytes`; nothing where Redis fails.
+    pub(super) async fn for_each_key<T: FromRedisValue + Send>(
+        &self,
+        keys: &[Vec<u8>],
+        answer_bytes: usize,
+        command: impl Fn(&[u8]) -> Cmd + Sync,
+    ) -> Option<Vec<T>> {
+        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + answer_bytes).collect();
+        let ask = |range: Range<usize>| commands(keys, range, &command);
+        let answers = self.in_parts(CacheOperation::Get, parts(&bytes), &ask, Again::Yes);
+        let answers: Vec<Vec<T>> = answers.await?;
+        Some(answers.into_iter().flatten().collect())
     }
 
     /// What is left of each key's TTL in milliseconds, none for one that isn't there; nothing where Redis fails.
     pub async fn ttls(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
-        if keys.is_empty() {
-            return Some(Vec::new());
-        }
-        let mut pipeline = Pipeline::with_capacity(keys.len());
-        for key in keys {
-            pipeline.cmd("PTTL").arg(key.as_slice());
-        }
-        let ttls: Vec<i64> = self.piped(CacheOperation::Get, &pipeline).await?;
+        let ask = |key: &[u8]| {
+            let mut command = redis::cmd("PTTL");
+            command.arg(key);
+            command
+        };
+        let ttls: Vec<i64> = self.for_each_key(keys, SHORT_ANSWER, ask).await?;
         // -2: not there; -1: without an end, which nothing of Kiln's is.
         Some(ttls.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
     }
 
     /// Stores values; `false` where Redis failed or refused any of them.
     pub async fn put(&self, values: &[Put]) -> bool {
-        if values.is_empty() {
-            return true;
-        }
-        let pipeline = sets(values);
-        self.piped::<()>(CacheOperation::Set, &pipeline)
-            .await
-            .is_some()
+        let bytes: Vec<usize> = values.iter().map(Put::bytes).collect();
+        let ask = |range: Range<usize>| sets(values.get(range).unwrap_or_default()).into();
+        let stored = self.in_parts::<()>(CacheOperation::Set, parts(&bytes), &ask, Again::Yes);
+        stored.await.is_some()
     }
 
     /// Sets keys that aren't there to `value`; says for each whether it wasn't. Nothing where Redis fails.
@@ -204,36 +191,31 @@ impl RedisCache {
         value: &str,
         life: Duration,
     ) -> Option<Vec<bool>> {
-        let mut pipeline = Pipeline::with_capacity(keys.len());
-        for key in keys {
-            pipeline
-                .cmd("SET")
-                .arg(key.as_slice())
-                .arg(value)
-                .arg("NX")
-                .arg("PX")
-                .arg(life.as_millis() as u64);
-        }
-        let set: Vec<Option<String>> = self.piped(CacheOperation::Set, &pipeline).await?;
-        Some(set.into_iter().map(|answer| answer.is_some()).collect())
+        let life_ms = life.as_millis() as u64;
+        let command = |key: &[u8]| {
+            let mut command = redis::cmd("SET");
+            command.arg(key).arg(value).arg("NX").arg("PX").arg(life_ms);
+            command
+        };
+        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + value.len()).collect();
+        let ask = |range: Range<usize>| commands(keys, range, &command);
+        let set = self.in_parts(CacheOperation::Set, parts(&bytes), &ask, Again::No);
+        let set: Vec<Vec<Option<String>>> = set.await?;
+        Some(set.iter().flatten().map(Option::is_some).collect())
     }
 
     /// Runs a script of Kiln's own on each key, with one argument.
     pub async fn run_on_each(&self, script: &'static str, keys: &[Vec<u8>], argument: &str) {
-        if keys.is_empty() {
-            return;
-        }
-        let mut pipeline = Pipeline::with_capacity(keys.len());
-        for key in keys {
-            pipeline
-                .cmd("EVAL")
-                .arg(script)
-                .arg(1)
-                .arg(key.as_slice())
-                .arg(argument)
-                .ignore();
-        }
-        self.piped::<()>(CacheOperation::Set, &pipeline).await;
+        let command = |key: &[u8]| {
+            let mut command = redis::cmd("EVAL");
+            command.arg(script).arg(1).arg(key).arg(argument);
+            command
+        };
+        let own = script.len() + argument.len();
+        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + own).collect();
+        let ask = |range: Range<usize>| commands(keys, range, &command);
+        let ran = self.in_parts::<Value>(CacheOperation::Set, parts(&bytes), &ask, Again::No);
+        ran.await;
     }
 
     /// Writes one field of a hash and notes it in an index; both expire after `life`.
@@ -257,56 +239,82 @@ impl RedisCache {
             .arg(value)
             .ignore();
         pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
-        self.piped::<()>(CacheOperation::Set, &pipeline)
-            .await
-            .is_some()
+        let bytes = hash.len() + field.len() + value.len();
+        let size = Size { keys: 4, bytes };
+        let question = pipeline.into();
+        let recorded = self.guarded::<()>(CacheOperation::Set, &question, size, Again::No);
+        recorded.await.is_some()
     }
 
     /// The members of a set; nothing where Redis fails.
     pub async fn members(&self, set: &str) -> Option<Vec<String>> {
         let mut command = redis::cmd("SMEMBERS");
         command.arg(set);
-        self.asked(&command).await
+        self.asked(command).await
     }
 
     /// The fields of a hash; nothing where Redis fails.
     pub async fn fields(&self, hash: &str) -> Option<HashMap<String, Vec<u8>>> {
         let mut command = redis::cmd("HGETALL");
         command.arg(hash);
-        self.asked(&command).await
+        self.asked(command).await
     }
 
-    async fn asked<T: FromRedisValue>(&self, command: &redis::Cmd) -> Option<T> {
-        self.guarded(CacheOperation::Get, self.command(command))
-            .await
-    }
-
-    /// Runs a pipeline in one round trip.
-    pub(super) async fn piped<T: FromRedisValue>(
-        &self,
-        operation: CacheOperation,
-        pipeline: &Pipeline,
-    ) -> Option<T> {
-        self.guarded(operation, async {
-            let mut connection = self.connect().await?;
-            self.deadline(pipeline.query_async(&mut connection)).await
-        })
+    async fn asked<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
+        self.guarded(
+            CacheOperation::Get,
+            &command.into(),
+            Size::SMALL,
+            Again::Yes,
+        )
         .await
     }
 
-    /// Runs one round trip unless Redis is in its cooldown, and notes how it went.
-    pub(super) async fn guarded<T>(
+    /// Asks in as many round trips as it takes, several at the same time; the answers in order, or nothing where one fails.
+    async fn in_parts<T: FromRedisValue + Send>(
         &self,
         operation: CacheOperation,
-        work: impl Future<Output = Result<T, RedisError>>,
-    ) -> Option<T> {
-        let now = self.started.elapsed().as_millis() as u64;
-        if now < self.closed_until.load(Ordering::Relaxed) {
-            self.metrics.cache(operation, CacheOutcome::Skipped, None);
-            return None;
+        parts: Vec<Part>,
+        ask: &(dyn Fn(Range<usize>) -> Question + Sync),
+        again: Again,
+    ) -> Option<Vec<T>> {
+        if let [part] = parts.as_slice() {
+            let question = ask(part.keys.clone());
+            let answer = self.guarded(operation, &question, part.size, again);
+            return Some(vec![answer.await?]);
         }
+        let mut answers = Vec::with_capacity(parts.len());
+        let mut asked: Vec<BoxFuture<'_, Option<T>>> = Vec::with_capacity(parts.len());
+        for part in parts {
+            asked.push(Box::pin(async move {
+                let question = ask(part.keys);
+                self.guarded(operation, &question, part.size, again).await
+            }));
+        }
+        let mut asked = stream::iter(asked).buffered(self.connections.count());
+        while let Some(answer) = asked.next().await {
+            answers.push(answer?);
+        }
+        Some(answers)
+    }
+
+    /// Runs one round trip unless Redis is in its cooldown, and notes how it went.
+    pub(super) async fn guarded<T: FromRedisValue>(
+        &self,
+        operation: CacheOperation,
+        question: &Question,
+        size: Size,
+        again: Again,
+    ) -> Option<T> {
         let begun = Instant::now();
-        let result = work.await;
+        let result = match self.connections.ask(question, size, again).await {
+            Err(Unanswered::Skipped) => {
+                self.metrics.cache(operation, CacheOutcome::Skipped, None);
+                return None;
+            }
+            Err(Unanswered::Failed(error)) => Err(error),
+            Ok(answer) => Ok(answer),
+        };
         let outcome = if result.is_ok() {
             CacheOutcome::Ok
         } else {
@@ -316,27 +324,23 @@ impl RedisCache {
             .cache(operation, outcome, Some(begun.elapsed()));
         let failure = result.as_ref().err().map(|error| self.scrub(error));
         self.tally.add(failure);
-        self.note(operation, result.as_ref().err()).await;
+        self.note(operation, result.as_ref().err());
         result.ok()
     }
 
-    /// Notes whether it fails; health says so in the log, with its patience. After a failed round trip the connection is made
-    /// anew, and not before the cooldown: an answer that comes late must never be read as the next one's.
-    async fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
-        // A server that answers with a refusal, such as being out of memory, is there.
-        let refusal = error.is_some_and(is_refusal);
-        if error.is_some() && !refusal {
-            let until = self.started.elapsed() + self.cooldown;
-            self.closed_until
-                .store(until.as_millis() as u64, Ordering::Relaxed);
-            *self.connection.lock().await = None;
+    /// Notes whether it fails; health says so in the log, with its patience. What fails on one connection while others work is no
+    /// such change.
+    fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
+        let is_refusal = error.is_some_and(is_refusal);
+        if error.is_some() && !is_refusal && !self.connections.is_closed() {
+            return;
         }
         let was = self
             .failing
             .get(operation as usize)
             .is_some_and(|f| f.swap(error.is_some(), Ordering::Relaxed));
         self.metrics
-            .server(Server::Redis, error.is_none() || refusal);
+            .server(Server::Redis, error.is_none() || is_refusal);
         let operation = operation.as_str();
         match (was, error) {
             (false, Some(error)) => {
@@ -348,39 +352,26 @@ impl RedisCache {
         }
     }
 
-    /// One command with its deadline, whatever the cooldown says; its outcome changes nothing.
-    pub(super) async fn command<T: FromRedisValue>(
-        &self,
-        command: &redis::Cmd,
-    ) -> Result<T, RedisError> {
-        let mut connection = self.connect().await?;
-        self.deadline(command.query_async(&mut connection)).await
+    /// One small command with its deadline, whatever the cooldown says; whether Redis counts as failing doesn't change.
+    pub(super) async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T, RedisError> {
+        self.connections.ask_anyway(&command.into()).await
     }
 
     /// What a failure says, without credentials.
     pub(super) fn scrub(&self, error: &RedisError) -> String {
-        tls::explain(self.url.scrub(&error.to_string()))
+        self.connections.scrub(error)
     }
+}
 
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let mut slot = self
-            .deadline(async { Ok(self.connection.lock().await) })
-            .await?;
-        if let Some(connection) = slot.as_ref() {
-            return Ok(connection.clone());
-        }
-        let made = connect(&self.url, &self.settings).await?;
-        *slot = Some(made.clone());
-        Ok(made)
+/// One command for each of some keys.
+fn commands(
+    keys: &[Vec<u8>],
+    range: Range<usize>,
+    command: &(dyn Fn(&[u8]) -> Cmd + Sync),
+) -> Question {
+    let mut pipeline = Pipeline::with_capacity(range.len());
+    for key in keys.get(range).unwrap_or_default() {
+        pipeline.add_command(command(key));
     }
-
-    async fn deadline<T>(
-        &self,
-        work: impl Future<Output = Result<T, RedisError>>,
-    ) -> Result<T, RedisError> {
-        match tokio::time::timeout(self.timeout, work).await {
-            Ok(result) => result,
-            Err(_) => Err(RedisError::from((ErrorKind::Io, LATE))),
-        }
-    }
+    pipeline.into()
 }

@@ -1,6 +1,5 @@
 //! Owns how round trips to Redis went, for whoever judges whether it is of use.
 
-use redis::{ErrorKind, RedisError};
 use std::sync::{Mutex, PoisonError};
 
 /// Round trips that jobs and readers made since the start.
@@ -33,10 +32,4 @@ impl Tallied {
         let tally = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         tally.clone()
     }
-}
-
-/// Whether a server answered, and refused. A pipeline's refusals have no code of their own where the client doesn't know it, such as
-/// that of a server without memory.
-pub(super) fn is_refusal(error: &RedisError) -> bool {
-    error.code().is_some() || error.kind() == ErrorKind::Extension
 }

@@ -150,19 +150,43 @@ impl Context {
         &self,
         write: impl Fn() -> W,
     ) -> Result<T, String> {
-        let backoff = Backoff::new(FIRST_WAIT, self.settings.max_wait);
-        let answer = store::until_answered(backoff, write, |error, _| {
+        let answer = self.repeat(write, StoreError::may_pass).await;
+        answer.map_err(|refusal| refusal.to_string())
+    }
+
+    /// The same for a write that can be made smaller: an error is also that it ran into its limit.
+    pub async fn write_in_time<T, W: Future<Output = Result<T, StoreError>>>(
+        &self,
+        write: impl Fn() -> W,
+    ) -> Result<T, StoreError> {
+        let again =
+            |error: &StoreError| error.may_pass() && !matches!(error, StoreError::TimedOut(_));
+        self.repeat(write, again).await
+    }
+
+    /// The waits between two attempts to write.
+    pub fn write_backoff(&self) -> Backoff {
+        Backoff::new(FIRST_WAIT, self.settings.max_wait)
+    }
+
+    async fn repeat<T, W: Future<Output = Result<T, StoreError>>>(
+        &self,
+        write: impl Fn() -> W,
+        again: impl Fn(&StoreError) -> bool,
+    ) -> Result<T, StoreError> {
+        let answer = store::until_answered(self.write_backoff(), write, |error, _| {
             self.metrics.store_error();
             match error {
                 StoreError::Refused(_) => {}
+                StoreError::TimedOut(_) => self.metrics.store_timeout(),
                 StoreError::Contended(reason) => {
                     tracing::info!(reason, "the database undid a write; repeating it");
                 }
                 StoreError::Unavailable(reason) => self.health.down(Part::Postgres, reason),
             }
-            error.may_pass()
+            again(error)
         });
-        let value = answer.await.map_err(|refusal| refusal.to_string())?;
+        let value = answer.await?;
         self.health.up(Part::Postgres);
         Ok(value)
     }

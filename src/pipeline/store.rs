@@ -12,11 +12,14 @@ use super::{
 use crate::{
     cache::{Fresh, Put},
     clock,
-    store::{Batch, Inserted, JobRow, ScoreRow},
+    store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::result::Reading;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
+
+/// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
+const ROW_BYTES: usize = 200;
 
 /// A finished job, and whether its entries that were in the cache have their TTL refreshed.
 pub(super) struct ToStore<'a> {
@@ -78,34 +81,32 @@ async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
     }
 }
 
-/// Writes the jobs' rows and the misses' scores; one by one where the database refuses them together.
+/// Writes the jobs' rows and the misses' scores, in parts where they are too much for one statement or the database refuses them
+/// together.
 async fn insert_rows(context: &Context, jobs: &[&FinishedJob]) -> Vec<Result<Inserted, String>> {
-    if jobs.is_empty() {
-        return Vec::new();
+    let bytes = statement_bytes(context, jobs);
+    let stored = || context.store.stored();
+    let insert = |part: Range<usize>| attempt(context, jobs.get(part).unwrap_or_default());
+    let kept = store::in_parts(bytes, context.write_backoff(), stored, insert).await;
+    if let [Err(reason)] = kept.as_slice() {
+        tracing::warn!(reason, "the database refuses a job's row");
     }
-    match attempt(context, jobs).await {
-        Ok(kept) => kept.into_iter().map(Ok).collect(),
-        Err(reason) if jobs.len() == 1 => {
-            tracing::warn!(reason, "the database refuses a job's row");
-            vec![Err(reason)]
-        }
-        Err(_) => {
-            let mut kept = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                let one = attempt(context, std::slice::from_ref(job)).await;
-                let one = one.and_then(|mut one| {
-                    let only = one.pop();
-                    only.ok_or_else(|| "no row came back".to_owned())
-                });
-                kept.push(one);
-            }
-            kept
-        }
-    }
+    kept
 }
 
-/// One transaction, repeated until the database has answered. An error is the database's refusal.
-async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserted>, String> {
+/// About how many bytes each job adds to a statement.
+fn statement_bytes(context: &Context, jobs: &[&FinishedJob]) -> Vec<usize> {
+    let scores = context.settings.store.scores;
+    let bytes = |job: &&FinishedJob| {
+        let rows = job.rows.as_deref().filter(|_| scores);
+        let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
+        ROW_BYTES + job.result.results.len() + rows
+    };
+    jobs.iter().map(bytes).collect()
+}
+
+/// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
+async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserted>, StoreError> {
     let rows = jobs.iter().map(|job| JobRow {
         job_id: &job.job_id,
         body_sha256: job.body_sha256,
@@ -120,7 +121,9 @@ async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserte
             .map(|job| job.result.finished_at)
             .unwrap_or_default(),
     };
-    let kept = context.write(|| context.store.insert(&batch)).await?;
+    let kept = context
+        .write_in_time(|| context.store.insert(&batch))
+        .await?;
     if kept.len() != jobs.len() {
         bug("the store answered for more or fewer jobs than it was given");
     }

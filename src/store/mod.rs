@@ -3,18 +3,21 @@
 //! Promises that every write is safe to repeat, that a job's row is written once, and that a repeat of a job
 //! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
 //! database is out of reach ([`StoreError::Unavailable`]), was busy with another's write
-//! ([`StoreError::Contended`]), or refuses the data ([`StoreError::Refused`]).
+//! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
 mod controls;
 mod inputs;
 mod insert;
 mod jobs;
+mod lost;
 mod migrations;
+mod parts;
 mod postgres;
 mod probe;
 mod retry;
 mod runs;
+mod sessions;
 mod sqlite;
 
 use chrono::{DateTime, Utc};
@@ -27,6 +30,7 @@ pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
 pub use jobs::JobEnd;
 pub use migrations::POSTGRES as MIGRATIONS;
+pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
@@ -41,6 +45,10 @@ pub enum StoreError {
     /// The server undid this write for another one's sake (a deadlock, say): the same call succeeds as a rule.
     #[error("{0}")]
     Contended(String),
+    /// The statement ran into its limit and is over, or is ended before anything else is asked: the same call may succeed later, or it may
+    /// be too much for one statement.
+    #[error("{0}")]
+    TimedOut(String),
     /// The database refuses this data: the same call fails again.
     #[error("{0}")]
     Refused(String),
@@ -50,7 +58,7 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Contended(_) => true,
+            Self::Unavailable(_) | Self::Contended(_) | Self::TimedOut(_) => true,
             Self::Refused(_) => false,
         }
     }
@@ -138,6 +146,15 @@ impl Store {
         match self {
             Self::Postgres(store) => store.insert(batch).await,
             Self::Sqlite(store) => store.insert(batch).await,
+        }
+    }
+
+    /// How many batches were written so far.
+    pub fn stored(&self) -> u64 {
+        match self {
+            Self::Postgres(store) => store.stored(),
+            // Its writes have no limit that others could be judged by.
+            Self::Sqlite(_) => 0,
         }
     }
 

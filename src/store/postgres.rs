@@ -1,9 +1,12 @@
 //! Owns the statements against Postgres.
 //!
-//! A batch is one statement ([`insert`]), and so one round trip and one commit.
+//! A batch is one statement ([`insert`]), and so one round trip and one commit. Promises that nothing is asked while a statement that
+//! had no answer may still run: its backend is ended first.
 
 use super::{
-    Batch, Inserted, RejectedRow, StoreError, Table, insert, migrations, retry::until_answered,
+    Batch, Inserted, RejectedRow, StoreError, Table, insert, migrations,
+    retry::until_answered,
+    sessions::{Lease, Sessions, end_backends},
 };
 use crate::{
     backoff::Backoff,
@@ -14,12 +17,20 @@ use crate::{
 use chrono::{DateTime, Utc};
 use kiln_contract::result::Finished;
 use sqlx::{
-    Connection, PgConnection, PgPool, Postgres, Row,
-    pool::PoolConnection,
-    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    Connection, PgConnection, Postgres, Row,
+    migrate::MigrateError,
+    postgres::{PgArguments, PgConnectOptions, PgRow},
     query::Query,
 };
-use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
@@ -45,13 +56,35 @@ const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT cti
 const PRUNE_RUNS: &str =
     "DELETE FROM warm_runs WHERE id IN (SELECT id FROM warm_runs WHERE finished_at < $1 LIMIT $2)";
 
-/// A pool of connections to one database.
+/// What the server says when it ends a statement: it was cancelled, by its own limit as a rule; it waited too long for a lock; its
+/// transaction took too long.
+const LIMITS: [&str; 3] = ["57014", "55P03", "25P04"];
+
+/// How soon the server is asked again whether a backend is gone.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// Longest goodbye to the server.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// The share of the time that is waited for an answer after which the server ends a statement at the latest: the server's word is to come
+/// before it is given up.
+const SERVERS_SHARE: f64 = 0.8;
+
+/// The connections to one database.
 #[derive(Debug, Clone)]
 pub struct PostgresStore {
-    pool: PgPool,
-    options: Arc<PgConnectOptions>,
+    sessions: Arc<Sessions>,
     url: Secret,
     timeout: Duration,
+    /// Statements of batches that were committed.
+    stored: Arc<AtomicU64>,
+}
+
+/// The time after which the server ends a statement.
+fn statement_limit(settings: &Database) -> Duration {
+    let longest = config::ms(settings.timeout_ms).mul_f64(SERVERS_SHARE);
+    let limit = config::ms(settings.statement_timeout_ms).min(longest);
+    // The server takes 0 for no limit.
+    limit.max(Duration::from_millis(1))
 }
 
 impl PostgresStore {
@@ -63,23 +96,17 @@ impl PostgresStore {
             .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
         let options = tls::postgres(options, url.expose(), &settings.tls);
         let options = options.application_name("kiln");
-        let timeout = config::ms(settings.timeout_ms);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections)
-            .acquire_timeout(timeout)
-            // A dead connection shows itself in the statement, which is repeated: no ping before each.
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone());
+        let sessions = Sessions::new(options, settings.connections, statement_limit(settings));
         Ok(Self {
-            pool,
-            options: Arc::new(options),
+            sessions: Arc::new(sessions),
             url: url.clone(),
-            timeout,
+            timeout: config::ms(settings.timeout_ms),
+            stored: Arc::default(),
         })
     }
 
     /// The same connections, for whoever waits no longer than `limit` for one answer.
-    pub fn within(&self, limit: Duration) -> Self {
+    pub fn with_limit(&self, limit: Duration) -> Self {
         Self {
             timeout: self.timeout.min(limit),
             ..self.clone()
@@ -93,10 +120,16 @@ impl PostgresStore {
 
     /// Runs the embedded migrations under the database's advisory lock.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        self.probe().await?;
-        let migrated = migrations::POSTGRES.run(&self.pool).await;
+        let mut connection = self.connect().await?;
+        // However long it takes: an index on a large table has no limit, and the lock is another worker's for as long as it migrates.
+        let unlimited = sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection);
+        unlimited.await.map_err(|e| self.classify(e))?;
+        let migrated = migrations::POSTGRES
+            .run_direct(None, &mut connection, false)
+            .await;
+        self.goodbye(connection).await;
         migrated.map_err(|e| match e {
-            sqlx::migrate::MigrateError::Execute(e) => self.classify(e),
+            MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
         })
     }
@@ -112,11 +145,10 @@ impl PostgresStore {
             backoff,
             || self.migrate(),
             |error, attempts| {
-                let down = matches!(error, StoreError::Unavailable(_));
-                if down {
+                if error.may_pass() {
                     waiting(error, attempts);
                 }
-                down
+                error.may_pass()
             },
         )
         .await
@@ -133,12 +165,12 @@ impl PostgresStore {
 
     /// Closes the connections, each when it is idle.
     pub async fn close(&self) {
-        self.pool.close().await;
+        self.sessions.close_all().await;
     }
 
-    /// The pool, for what `kiln doctor` asks of the server.
-    pub fn pool(&self) -> &PgPool {
-        &self.pool
+    /// How many statements of batches were committed so far.
+    pub(super) fn stored(&self) -> u64 {
+        self.stored.load(Ordering::Relaxed)
     }
 
     pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
@@ -147,6 +179,7 @@ impl PostgresStore {
         }
         let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
         let written = self.execute(statement).await?;
+        self.stored.fetch_add(1, Ordering::Relaxed);
         if written == batch.jobs.len() as u64 {
             return Ok(batch.jobs.iter().map(|_| Inserted::New).collect());
         }
@@ -230,42 +263,99 @@ impl PostgresStore {
             .await
     }
 
-    /// A connection of the pool, within the time limit.
-    pub(super) async fn lease(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        match self.deadline(self.pool.acquire()).await {
-            Ok(Ok(lease)) => Ok(lease),
-            // The pool only says that it waited: the server itself says why.
-            Ok(Err(sqlx::Error::PoolTimedOut)) | Err(_) => {
-                self.probe().await?;
-                Err(StoreError::Unavailable("every connection is in use".into()))
+    /// A connection, within the time limit, once nothing that was lost may still run.
+    pub(super) async fn lease(&self) -> Result<Lease, StoreError> {
+        self.end_lost().await?;
+        let permit = match self.within(self.sessions.permit()).await {
+            Ok(Some(permit)) => permit,
+            Ok(None) => return Err(StoreError::Unavailable("the connections are closed".into())),
+            // Only the server can say why they take so long.
+            Err(_) => {
+                let connection = self.connect().await?;
+                self.goodbye(connection).await;
+                return Err(StoreError::Unavailable("every connection is in use".into()));
             }
-            Ok(Err(error)) => Err(self.classify(error)),
+        };
+        let lease = self.within(self.sessions.lease(permit)).await?;
+        lease.map_err(|e| self.classify(e))
+    }
+
+    /// Opens a connection beside the others.
+    async fn connect(&self) -> Result<PgConnection, StoreError> {
+        let connection = self.within(self.sessions.connect()).await?;
+        connection.map_err(|e| self.classify(e))
+    }
+
+    async fn goodbye(&self, connection: PgConnection) {
+        // It has answered: how it takes the goodbye changes nothing.
+        let _closed = tokio::time::timeout(GOODBYE, connection.close()).await;
+    }
+
+    /// Ends what was lost. An error: something may still run.
+    async fn end_lost(&self) -> Result<(), StoreError> {
+        let lost = &self.sessions.lost;
+        if lost.remaining(Instant::now()).is_none() {
+            return Ok(());
+        }
+        let _one_at_a_time = self.within(lost.ending.lock()).await?;
+        let names = lost.names();
+        if !names.is_empty() {
+            let mut connection = self.connect().await?;
+            let gone = self.within(async {
+                while still_there(&mut connection, &names).await? {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Ok(())
+            });
+            let stays =
+                |_| StoreError::Unavailable("a statement that had no answer still runs".into());
+            match gone.await.map_err(stays)? {
+                Ok(()) => lost.ended(&names),
+                Err(sqlx::Error::Database(_)) => lost.left_to_their_limit(&names),
+                Err(error) => return Err(self.classify(error)),
+            }
+            self.goodbye(connection).await;
+        }
+        match lost.remaining(Instant::now()) {
+            None => Ok(()),
+            Some(left) => Err(StoreError::Unavailable(format!(
+                "a statement that had no answer may run for another {} ms",
+                left.as_millis()
+            ))),
         }
     }
 
-    /// Opens a connection beside the pool, for what the server says when it can't be had.
-    async fn probe(&self) -> Result<(), StoreError> {
-        let connection = self
-            .deadline(PgConnection::connect_with(&*self.options))
-            .await?;
-        let connection = connection.map_err(|e| self.classify(e))?;
-        // It answered: how it takes the goodbye changes nothing.
-        let _closed = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
-        Ok(())
-    }
-
-    /// Gives a connection back. One that failed, or ran past its limit, is closed instead: its answer may
-    /// still come.
+    /// Takes a connection back once its statement was answered. One whose answer may still come is closed, and its statement noted as lost.
     pub(super) fn end<T>(
         &self,
-        lease: PoolConnection<Postgres>,
+        lease: Lease,
         answer: Result<Result<T, sqlx::Error>, StoreError>,
     ) -> Result<T, StoreError> {
-        let answer = answer.and_then(|answer| answer.map_err(|e| self.classify(e)));
-        if matches!(answer, Err(StoreError::Unavailable(_))) {
-            drop(lease.detach());
+        let error = match answer {
+            Ok(Ok(value)) => {
+                self.sessions.give_back(lease);
+                return Ok(value);
+            }
+            Ok(Err(error)) => error,
+            Err(late) => {
+                drop(lease);
+                return Err(late);
+            }
+        };
+        let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_));
+        let error = self.classify(error);
+        if broken {
+            // As a rule the others broke with it.
+            self.sessions.close_idle();
         }
-        answer
+        if broken && lease.is_named() {
+            drop(lease);
+        } else if matches!(error, StoreError::Unavailable(_)) {
+            self.sessions.close(lease);
+        } else {
+            self.sessions.give_back(lease);
+        }
+        Err(error)
     }
 
     /// Runs one statement; returns the rows that it touched.
@@ -278,10 +368,20 @@ impl PostgresStore {
         self.end(lease, answer).map(|r| r.rows_affected())
     }
 
+    /// The answer to a statement, within the time limit.
     pub(super) async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
-        tokio::time::timeout(self.timeout, work).await.map_err(|_| {
-            StoreError::Unavailable(format!("no answer within {} ms", self.timeout.as_millis()))
-        })
+        let answer = tokio::time::timeout(self.timeout, work).await;
+        answer.map_err(|_| StoreError::TimedOut(self.no_answer()))
+    }
+
+    /// What isn't a statement, within the time limit.
+    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+        let done = tokio::time::timeout(self.timeout, work).await;
+        done.map_err(|_| StoreError::Unavailable(self.no_answer()))
+    }
+
+    fn no_answer(&self) -> String {
+        format!("no answer within {} ms", self.timeout.as_millis())
     }
 
     /// Whether an error can pass. Only what Postgres says of the data itself can't.
@@ -291,6 +391,11 @@ impl PostgresStore {
             // 40: a transaction rolled back by the server, and nothing wrong with it or the server.
             sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("40")) => {
                 StoreError::Contended(text)
+            }
+            sqlx::Error::Database(e)
+                if e.code().is_some_and(|code| LIMITS.contains(&code.as_ref())) =>
+            {
+                StoreError::TimedOut(text)
             }
             sqlx::Error::Database(e)
                 if e.code().is_some_and(|code| {
@@ -306,6 +411,14 @@ impl PostgresStore {
             _ => StoreError::Unavailable(text),
         }
     }
+}
+
+/// Ends these connections' backends; says whether some are still there.
+async fn still_there(connection: &mut PgConnection, names: &[String]) -> Result<bool, sqlx::Error> {
+    let there = sqlx::raw_sql(end_backends(names))
+        .fetch_one(connection)
+        .await?;
+    Ok(there.try_get::<i64, _>(0)? > 0)
 }
 
 pub(super) fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {

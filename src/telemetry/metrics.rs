@@ -33,11 +33,13 @@ pub struct Metrics {
     stages: Vec<Histogram>,
     cache_operations: Vec<Counter>,
     cache_seconds: Vec<Histogram>,
+    cache_connections_lost: Counter,
     cache_bad_entries: Counter,
     batches: Vec<Counter>,
     batch_jobs: Histogram,
     store_rows: Vec<Counter>,
     store_errors: Counter,
+    store_timeouts: Counter,
     replies: Vec<Counter>,
     in_hand: Gauge,
     servers: Vec<Gauge>,
@@ -99,11 +101,13 @@ impl Metrics {
             stages: STAGE_DURATION.histograms(),
             cache_operations: CACHE_OPERATIONS.counters(),
             cache_seconds: CACHE_OPERATION_DURATION.histograms(),
+            cache_connections_lost: CACHE_CONNECTIONS_LOST.counter([]),
             cache_bad_entries: CACHE_BAD_ENTRIES.counter([]),
             batches: BATCHES.counters(),
             batch_jobs: BATCH_JOBS.histogram([]),
             store_rows: STORE_ROWS.counters(),
             store_errors: STORE_ERRORS.counter([]),
+            store_timeouts: STORE_TIMEOUTS.counter([]),
             replies: REPLIES.counters(),
             in_hand: IN_HAND.gauge([]),
             servers: SERVER_UP.gauges(),
@@ -171,6 +175,11 @@ impl Metrics {
         }
     }
 
+    /// Counts a connection to Redis that is closed and left alone for a while.
+    pub fn cache_connection_lost(&self) {
+        self.cache_connections_lost.increment(1);
+    }
+
     /// Counts entries that didn't decode or didn't belong to their key.
     pub fn bad_entries(&self, count: u64) {
         self.cache_bad_entries.increment(count);
@@ -190,6 +199,11 @@ impl Metrics {
     /// Counts a failed attempt to store.
     pub fn store_error(&self) {
         self.store_errors.increment(1);
+    }
+
+    /// Counts an attempt to store that ran into its limit, beside [`Metrics::store_error`].
+    pub fn store_timeout(&self) {
+        self.store_timeouts.increment(1);
     }
 
     /// Counts a reply.

@@ -50,7 +50,9 @@ pub(super) enum Stopped {
 impl From<StoreError> for Stopped {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(reason) | StoreError::Contended(reason) => Self::Later(reason),
+            StoreError::Unavailable(reason)
+            | StoreError::Contended(reason)
+            | StoreError::TimedOut(reason) => Self::Later(reason),
             StoreError::Refused(reason) => Self::Failed(reason),
         }
     }

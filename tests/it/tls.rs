@@ -66,7 +66,7 @@ async fn connections_are_encrypted_and_who_is_not_trusted_is_told_why() {
     let job = json!({"job_id": "over TLS", "model": "fault", "inputs": [{"text": "a"}]});
     let reply = stack.bus.answer(&job).await;
     assert_eq!(reply.body["misses"], 1, "{reply:?}");
-    let encrypted = "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name = 'kiln' AND NOT s.ssl";
+    let encrypted = "SELECT count(*) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid) WHERE a.application_name LIKE 'kiln%' AND NOT s.ssl";
     assert_eq!(stack.count(encrypted).await, 0);
     worker.stop().await;
 

@@ -50,6 +50,13 @@ impl Codec {
         self.width
     }
 
+    /// Longest entry of one row, in bytes.
+    #[inline]
+    pub fn entry_bytes(&self) -> usize {
+        let (_, size) = self.layout();
+        TO_STAMP + self.width * size
+    }
+
     /// The entry of one output row; a stamp of 0 takes no bytes.
     #[inline]
     pub fn encode(&self, input: &InputHash, row: &[f32], stamp: u64) -> Vec<u8> {

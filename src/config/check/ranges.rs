@@ -52,23 +52,31 @@ fn amqp(amqp: &Amqp) -> [Range; 2] {
     ]
 }
 
-fn redis(redis: &Redis) -> [Range; 2] {
+fn redis(redis: &Redis) -> [Range; 3] {
     [
+        count("redis.connections", redis.connections, 1, 64),
         range("redis.timeout_ms", redis.timeout_ms, 1, HOUR_MS),
         range("redis.cooldown_ms", redis.cooldown_ms, 1, HOUR_MS),
     ]
 }
 
-fn database(database: &Database) -> [Range; 3] {
+fn database(database: &Database) -> [Range; 4] {
     let Database {
         connections,
         timeout_ms,
+        statement_timeout_ms,
         max_backoff_ms,
         ..
     } = *database;
     [
         range("database.connections", connections, 1, 1_000),
         range("database.timeout_ms", timeout_ms, 1, HOUR_MS),
+        range(
+            "database.statement_timeout_ms",
+            statement_timeout_ms,
+            1,
+            HOUR_MS,
+        ),
         range("database.max_backoff_ms", max_backoff_ms, 1, HOUR_MS),
     ]
 }

@@ -37,9 +37,12 @@ pub struct Redis {
     /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
-    /// Longest wait for one answer, in milliseconds; without one by then, inputs are scored by the model instead.
+    /// Connections that one worker may open; a large answer on one doesn't hold up small ones on the others.
+    pub connections: usize,
+    /// Longest wait for one small answer, in milliseconds; a large one has a second more for every 10 MiB. Without one by then, inputs are
+    /// scored by the model instead.
     pub timeout_ms: u64,
-    /// Time after a failure during which Redis is not tried again, in milliseconds.
+    /// Time after a failure during which its connection is not tried again, in milliseconds.
     pub cooldown_ms: u64,
 }
 
@@ -48,6 +51,7 @@ impl Default for Redis {
         Self {
             url: None,
             tls: TlsSettings::default(),
+            connections: 4,
             timeout_ms: 500,
             cooldown_ms: 1_000,
         }
@@ -65,6 +69,8 @@ pub struct Database {
     pub connections: u32,
     /// Longest wait for one statement, in milliseconds.
     pub timeout_ms: u64,
+    /// Time after which the server itself ends a statement, in milliseconds; never more than four fifths of `timeout_ms`.
+    pub statement_timeout_ms: u64,
     /// Longest wait between two attempts to store a batch, in milliseconds.
     pub max_backoff_ms: u64,
 }
@@ -76,6 +82,7 @@ impl Default for Database {
             tls: TlsSettings::default(),
             connections: 8,
             timeout_ms: 15_000,
+            statement_timeout_ms: 12_000,
             max_backoff_ms: 2_000,
         }
     }

@@ -60,6 +60,8 @@ catalogue! {
         CACHE_OPERATION_DURATION = histogram("kiln_cache_operation_duration_seconds", "seconds", &SECONDS,
             "Time of a round trip to Redis.")
             .by(&[CacheOperation::LABEL]);
+        CACHE_CONNECTIONS_LOST = counter("kiln_cache_connections_lost_total", "connections",
+            "Connections to Redis that were closed and left alone for a while: no answer in time, or broken.");
         CACHE_BAD_ENTRIES = counter("kiln_cache_bad_entries_total", "entries",
             "Entries in Redis that didn't decode or weren't their key's.");
         INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
@@ -100,6 +102,8 @@ catalogue! {
         STORE_ROWS = counter("kiln_store_rows_total", "rows", "Rows committed to the database.")
             .by(&[Table::LABEL]);
         STORE_ERRORS = counter("kiln_store_errors_total", "attempts", "Attempts to store a batch that failed.");
+        STORE_TIMEOUTS = counter("kiln_store_timeouts_total", "attempts",
+            "Attempts to store a batch that ran into their limit; its jobs are then stored in smaller parts.");
     }
     "Warming": {
         WARM_RUNS = counter("kiln_warm_runs_total", "runs",

@@ -97,9 +97,9 @@ label!(
     CacheOutcome: "outcome" {
         /// it was answered
         Ok = "ok",
-        /// it failed, was refused, or took longer than `redis.timeout_ms`
+        /// it failed, was refused, or took longer than `redis.timeout_ms` and its size allow
         Error = "error",
-        /// it was left out: Redis failed less than `redis.cooldown_ms` ago
+        /// it was left out: every connection failed less than `redis.cooldown_ms` ago
         Skipped = "skipped",
     }
 );

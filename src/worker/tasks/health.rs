@@ -81,7 +81,7 @@ pub(in crate::worker) async fn check_postgres(
     metrics: Metrics,
     health: Health,
 ) -> anyhow::Result<()> {
-    let store = store.within(POSTGRES_LIMIT);
+    let store = store.with_limit(POSTGRES_LIMIT);
     let mut tick = every(CHECK);
     loop {
         tick.tick().await;

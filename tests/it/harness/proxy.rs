@@ -20,6 +20,10 @@ enum Mode {
     Pass,
     /// Every chunk waits this long before it goes on.
     Delay(Duration),
+    /// The same on one connection alone, by its number.
+    DelayOne(u64, Duration),
+    /// Each connection carries so many bytes a second in each direction.
+    Throttle(u32),
     /// Bytes are swallowed in both directions, and new connections are accepted and never answered.
     Blackhole,
     /// Connections are reset, and new ones refused.
@@ -82,6 +86,16 @@ impl Proxy {
     /// Holds every chunk back by `delay`.
     pub async fn delay(&self, delay: Duration) {
         self.switch(Mode::Delay(delay)).await;
+    }
+
+    /// Holds every chunk of one connection back by `delay`, by its number from 0 in the order in which they came.
+    pub async fn delay_one(&self, number: u64, delay: Duration) {
+        self.switch(Mode::DelayOne(number, delay)).await;
+    }
+
+    /// Lets each connection carry so many bytes a second in each direction.
+    pub async fn throttle(&self, bytes_a_second: u32) {
+        self.switch(Mode::Throttle(bytes_a_second)).await;
     }
 
     /// How many connections were accepted so far, those that nothing answers included.
@@ -149,8 +163,8 @@ async fn listen(
                 }
                 client = listener.accept() => {
                     if let Ok((client, _)) = client {
-                        accepted.fetch_add(1, Ordering::SeqCst);
-                        tokio::spawn(serve(client, target, watched.clone()));
+                        let number = accepted.fetch_add(1, Ordering::SeqCst);
+                        tokio::spawn(serve(client, number, target, watched.clone()));
                     }
                 }
             }
@@ -159,7 +173,7 @@ async fn listen(
 }
 
 /// Ends, by resetting both sides, with the first side that ends, a cut, or the end of a blackhole.
-async fn serve(client: TcpStream, target: u16, state: watch::Receiver<State>) {
+async fn serve(client: TcpStream, number: u64, target: u16, state: watch::Receiver<State>) {
     let _ = client.set_nodelay(true);
     let _ = client.set_zero_linger();
     let mut doom = state.clone();
@@ -179,8 +193,8 @@ async fn serve(client: TcpStream, target: u16, state: watch::Receiver<State>) {
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
         tokio::select! {
-            () = pump(from_client, to_server, state.clone()) => {}
-            () = pump(from_server, to_client, state) => {}
+            () = pump(from_client, to_server, number, state.clone()) => {}
+            () = pump(from_server, to_client, number, state) => {}
         }
     };
     tokio::select! {
@@ -189,7 +203,12 @@ async fn serve(client: TcpStream, target: u16, state: watch::Receiver<State>) {
     }
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Receiver<State>) {
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    number: u64,
+    state: watch::Receiver<State>,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(length @ 1..) = from.read(&mut buffer).await else {
@@ -201,8 +220,12 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: watch::Rec
         };
         let now = state.borrow().mode;
         match now {
-            Mode::Pass => {}
             Mode::Delay(delay) => sleep(delay).await,
+            Mode::DelayOne(slow, delay) if slow == number => sleep(delay).await,
+            Mode::Throttle(rate) => {
+                sleep(Duration::from_secs_f64(length as f64 / f64::from(rate))).await;
+            }
+            Mode::Pass | Mode::DelayOne(..) => {}
             Mode::Blackhole => continue,
             Mode::Cut => return,
         }

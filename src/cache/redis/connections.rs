@@ -1,0 +1,349 @@
+//! Owns the connections to Redis, and the round trips over them.
+//!
+//! Promises a deadline by size to each round trip, and that a connection whose answer is late is closed: the answer is never read as
+//! another one's. Large round trips leave one connection to the small ones. When half of its time has passed, a round trip asks on
+//! another connection whether Redis answers at all, and goes there itself if it may be sent twice: so a connection that is
+//! slow alone costs its user little, and a dead Redis no more than one time-out. Refuses to retry otherwise.
+
+use super::{
+    breaker::{Breaker, Failed, Since},
+    open::{LATE, connect},
+    size::Size,
+};
+use crate::{
+    config::{self, Redis},
+    secret::Secret,
+    telemetry::metrics::Metrics,
+    tls,
+};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
+};
+use std::{
+    pin::pin,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::sync::Semaphore;
+
+/// How often it is said that a connection is lost while the others go on.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What is asked in one round trip.
+#[derive(Debug)]
+pub(in crate::cache) enum Question {
+    One(Cmd),
+    Many(Pipeline),
+}
+
+impl From<Cmd> for Question {
+    fn from(command: Cmd) -> Self {
+        Self::One(command)
+    }
+}
+
+impl From<Pipeline> for Question {
+    fn from(pipeline: Pipeline) -> Self {
+        Self::Many(pipeline)
+    }
+}
+
+impl Question {
+    async fn send<T: FromRedisValue>(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<T, RedisError> {
+        match self {
+            Self::One(command) => command.query_async(connection).await,
+            Self::Many(pipeline) => pipeline.query_async(connection).await,
+        }
+    }
+}
+
+/// Whether a question may be sent a second time while the first may still have its effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::cache) enum Again {
+    Yes,
+    No,
+}
+
+/// Why a question has no answer.
+pub(super) enum Unanswered {
+    /// It wasn't asked: every connection rests.
+    Skipped,
+    Failed(RedisError),
+}
+
+/// What went wrong on a connection.
+enum Trouble {
+    /// It couldn't be made.
+    Connect(RedisError),
+    Ask(RedisError),
+}
+
+/// Whether the server itself says no, such as for want of memory: it is there.
+pub(in crate::cache) fn is_refusal(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+}
+
+/// One connection, made when it is first needed and made again after it was closed.
+#[derive(Default)]
+struct Open {
+    connection: Option<MultiplexedConnection>,
+    /// Counts how often it was made.
+    generation: u64,
+}
+
+/// All connections to one Redis.
+pub(super) struct Connections {
+    settings: Redis,
+    url: Secret,
+    base: Duration,
+    started: Instant,
+    breaker: Mutex<Breaker>,
+    open: Vec<tokio::sync::Mutex<Open>>,
+    /// Large round trips at the same time: one connection fewer than there are.
+    large: Semaphore,
+    /// Milliseconds since `started` before which a lost connection isn't logged again.
+    quiet_until: AtomicU64,
+    metrics: Metrics,
+}
+
+/// Bytes in flight on a connection, until dropped.
+struct Flight<'a> {
+    connections: &'a Connections,
+    index: usize,
+    bytes: usize,
+    /// Bytes that were in flight before.
+    ahead: usize,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        self.connections.breaker().done(self.index, self.bytes);
+    }
+}
+
+impl Connections {
+    /// Connections that are made when they are needed.
+    pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Self {
+        let count = settings.connections.max(1);
+        Self {
+            settings: settings.clone(),
+            url: url.clone(),
+            base: config::ms(settings.timeout_ms),
+            started: Instant::now(),
+            breaker: Mutex::new(Breaker::new(count, config::ms(settings.cooldown_ms))),
+            open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
+            large: Semaphore::new(count.saturating_sub(1).max(1)),
+            quiet_until: AtomicU64::new(0),
+            metrics,
+        }
+    }
+
+    /// How many there may be.
+    pub fn count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether every one rests.
+    pub fn is_closed(&self) -> bool {
+        self.breaker().is_closed(self.now())
+    }
+
+    /// What a failure says, without credentials. Of many refusals at once the first says enough.
+    pub fn scrub(&self, error: &RedisError) -> String {
+        let refusals = error.clone().into_server_errors();
+        let first = refusals.as_ref().and_then(|all| all.first());
+        let text = first.map_or_else(|| error.to_string(), |(_, first)| first.to_string());
+        tls::explain(self.url.scrub(&text))
+    }
+
+    /// Asks, unless every connection rests.
+    pub async fn ask<T: FromRedisValue>(
+        &self,
+        question: &Question,
+        size: Size,
+        again: Again,
+    ) -> Result<T, Unanswered> {
+        if self.is_closed() {
+            return Err(Unanswered::Skipped);
+        }
+        // Its holders have deadlines; it is never closed.
+        let _large = match size.is_large() {
+            true => self.large.acquire().await.ok(),
+            false => None,
+        };
+        let chosen = self.breaker().choose(self.now(), None);
+        let index = chosen.ok_or(Unanswered::Skipped)?;
+        let answer = self.round_trip(index, question, size, again).await;
+        answer.map_err(Unanswered::Failed)
+    }
+
+    /// Asks something small once, whatever rests.
+    pub async fn ask_anyway<T: FromRedisValue>(
+        &self,
+        question: &Question,
+    ) -> Result<T, RedisError> {
+        let index = self.breaker().choose_any(self.now());
+        self.round_trip(index, question, Size::SMALL, Again::No)
+            .await
+    }
+
+    async fn round_trip<T: FromRedisValue>(
+        &self,
+        index: usize,
+        question: &Question,
+        size: Size,
+        again: Again,
+    ) -> Result<T, RedisError> {
+        let flight = self.flight(index, size);
+        let limit = size.limit(self.base, flight.ahead);
+        let (half, end) = (limit / 2, tokio::time::Instant::now() + limit);
+        let proof_since = self.now() + half;
+        let generation = AtomicU64::new(0);
+        let mut work = pin!(self.attempt::<T>(index, question, &generation));
+        if let Ok(result) = tokio::time::timeout(half, &mut work).await {
+            return self.noted(index, result, &generation);
+        }
+        let mut elsewhere = pin!(self.elsewhere::<T>(index, question, size, again));
+        let either = async {
+            let mut is_asking = true;
+            loop {
+                tokio::select! {
+                    biased;
+                    result = &mut work => return Ok(result),
+                    found = &mut elsewhere, if is_asking => match found {
+                        Some(answer) => return Err(answer),
+                        None => is_asking = false,
+                    },
+                }
+            }
+        };
+        match tokio::time::timeout_at(end, either).await {
+            Ok(Ok(result)) => self.noted(index, result, &generation),
+            first_elsewhere => {
+                self.failed(index, Failed::Late { proof_since }, LATE, &generation);
+                match first_elsewhere {
+                    Ok(Err(answer)) => Ok(answer),
+                    _ => Err(RedisError::from((ErrorKind::Io, LATE))),
+                }
+            }
+        }
+    }
+
+    /// Finds out on another connection whether Redis answers, and if so asks there what may be asked again.
+    async fn elsewhere<T: FromRedisValue>(
+        &self,
+        index: usize,
+        question: &Question,
+        size: Size,
+        again: Again,
+    ) -> Option<T> {
+        let other = self.breaker().choose(self.now(), Some(index))?;
+        let flight = self.flight(other, Size::SMALL);
+        let generation = AtomicU64::new(0);
+        let ping = Question::One(redis::cmd("PING"));
+        let pong = self.attempt::<Value>(other, &ping, &generation).await;
+        self.noted(other, pong, &generation).ok()?;
+        drop(flight);
+        if again == Again::No {
+            return None;
+        }
+        let _flight = self.flight(other, size);
+        let answer = self.attempt::<T>(other, question, &generation).await;
+        self.noted(other, answer, &generation).ok()
+    }
+
+    /// Asks on one connection, and says in `generation` which one that was.
+    async fn attempt<T: FromRedisValue>(
+        &self,
+        index: usize,
+        question: &Question,
+        generation: &AtomicU64,
+    ) -> Result<T, Trouble> {
+        let (mut connection, made) = self.connection(index).await.map_err(Trouble::Connect)?;
+        generation.store(made, Ordering::Relaxed);
+        question.send(&mut connection).await.map_err(Trouble::Ask)
+    }
+
+    async fn connection(&self, index: usize) -> Result<(MultiplexedConnection, u64), RedisError> {
+        let unknown = || RedisError::from((ErrorKind::InvalidClientConfig, "no such connection"));
+        let mut open = self.open.get(index).ok_or_else(unknown)?.lock().await;
+        if let Some(connection) = &open.connection {
+            return Ok((connection.clone(), open.generation));
+        }
+        let made = connect(&self.url, &self.settings).await?;
+        open.generation += 1;
+        open.connection = Some(made.clone());
+        Ok((made, open.generation))
+    }
+
+    /// Notes how it went on a connection.
+    fn noted<T>(
+        &self,
+        index: usize,
+        result: Result<T, Trouble>,
+        generation: &AtomicU64,
+    ) -> Result<T, RedisError> {
+        let (failed, error) = match result {
+            Ok(answer) => {
+                self.breaker().answered(index, self.now());
+                return Ok(answer);
+            }
+            Err(Trouble::Ask(error)) if is_refusal(&error) => {
+                self.breaker().answered(index, self.now());
+                return Err(error);
+            }
+            Err(Trouble::Ask(error)) => (Failed::Broken, error),
+            Err(Trouble::Connect(error)) if is_refusal(&error) => (Failed::Broken, error),
+            Err(Trouble::Connect(error)) => (Failed::Refused, error),
+        };
+        self.failed(index, failed, &self.scrub(&error), generation);
+        Err(error)
+    }
+
+    /// Closes a connection and leaves it alone for a while.
+    fn failed(&self, index: usize, failed: Failed, reason: &str, generation: &AtomicU64) {
+        let now = self.now();
+        let is_closed = {
+            let mut breaker = self.breaker();
+            breaker.failed(index, now, failed);
+            breaker.is_closed(now)
+        };
+        self.metrics.cache_connection_lost();
+        // Where it is locked it is being made: what failed is gone already.
+        if let Some(Ok(mut open)) = self.open.get(index).map(tokio::sync::Mutex::try_lock)
+            && open.generation == generation.load(Ordering::Relaxed)
+        {
+            open.connection = None;
+        }
+        let now = now.as_millis() as u64;
+        if !is_closed && self.quiet_until.load(Ordering::Relaxed) <= now {
+            let until = now + SAY_AGAIN.as_millis() as u64;
+            self.quiet_until.store(until, Ordering::Relaxed);
+            tracing::warn!(reason, "a connection to redis is lost; the others go on");
+        }
+    }
+
+    fn flight(&self, index: usize, size: Size) -> Flight<'_> {
+        Flight {
+            connections: self,
+            index,
+            bytes: size.bytes,
+            ahead: self.breaker().sent(index, size.bytes),
+        }
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // It is sound after a panic elsewhere: every change to it is one call.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Since {
+        self.started.elapsed()
+    }
+}

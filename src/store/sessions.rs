@@ -1,0 +1,227 @@
+//! Owns the connections to one database: no more than the settings allow, each lent for one statement or transaction at a time.
+//!
+//! Promises that the server itself ends a statement that runs past its limit, and that a connection is lent again only after the server has
+//! answered. One that is dropped before that is closed and noted as lost. Each has a name of its own, by which the server can be
+//! asked to end what runs on it, also behind pgbouncer, where a connection has no backend of its own.
+
+use super::lost::Lost;
+use rand::Rng;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Longest life of a connection, so that one that was made before a failover or a change of settings is replaced.
+const MAX_AGE: Duration = Duration::from_secs(30 * 60);
+/// How long a connection that nobody needs is held.
+const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+/// Added to a statement's limit before the server is trusted to have ended it.
+const GRACE: Duration = Duration::from_secs(1);
+/// Longest goodbye to the server.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How soon a statement ends whose client is gone; not every server can look.
+const WATCH_CLIENT: &str = "SET client_connection_check_interval = 1000";
+
+/// A connection that nobody uses.
+#[derive(Debug)]
+struct Idle {
+    connection: PgConnection,
+    name: Option<String>,
+    made: Instant,
+    since: Instant,
+}
+
+/// A connection that is lent. Dropped without [`Sessions::give_back`] or [`Sessions::close`], its statement counts as lost.
+#[derive(Debug)]
+pub(super) struct Lease {
+    connection: PgConnection,
+    made: Instant,
+    watch: Watch,
+    permit: OwnedSemaphorePermit,
+}
+
+/// Notes a statement as lost unless it was answered.
+#[derive(Debug)]
+struct Watch {
+    name: Option<String>,
+    lost: Option<Arc<Lost>>,
+    limit: Duration,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(lost) = self.lost.take() {
+            lost.add(self.name.take(), Instant::now() + self.limit + GRACE);
+        }
+    }
+}
+
+impl Lease {
+    /// Whether the server can be asked to end what runs on it.
+    pub fn is_named(&self) -> bool {
+        self.watch.name.is_some()
+    }
+}
+
+impl Deref for Lease {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+/// The connections to one database.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    options: PgConnectOptions,
+    statement_limit: Duration,
+    connections: u32,
+    permits: Arc<Semaphore>,
+    /// The one used last is at the end, and lent first: what isn't needed grows old.
+    idle: Mutex<Vec<Idle>>,
+    pub lost: Arc<Lost>,
+}
+
+impl Sessions {
+    /// At most `connections`, each made when it is first needed.
+    pub fn new(options: PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
+        Self {
+            options,
+            statement_limit,
+            connections,
+            permits: Arc::new(Semaphore::new(connections as usize)),
+            idle: Mutex::default(),
+            lost: Arc::default(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to a connection; nothing once all were closed.
+    pub async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.permits.clone().acquire_owned().await.ok()
+    }
+
+    /// A connection for who has the right to one.
+    pub async fn lease(&self, permit: OwnedSemaphorePermit) -> Result<Lease, sqlx::Error> {
+        let idle = self.idle().pop();
+        let Idle {
+            connection,
+            name,
+            made,
+            ..
+        } = match idle {
+            Some(idle) => idle,
+            None => self.open().await?,
+        };
+        Ok(Lease {
+            connection,
+            made,
+            watch: Watch {
+                name,
+                lost: Some(self.lost.clone()),
+                limit: self.statement_limit,
+            },
+            permit,
+        })
+    }
+
+    /// A connection of its own, beside those that are lent, with no limit and no name.
+    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.options).await
+    }
+
+    async fn open(&self) -> Result<Idle, sqlx::Error> {
+        let mut connection = self.connect().await?;
+        let token: [u8; 8] = rand::rng().random();
+        let name = format!("kiln {}", hex::encode(token));
+        let limit_ms = self.statement_limit.as_millis();
+        let own = format!("SET statement_timeout = {limit_ms}; SET application_name = '{name}'");
+        // Made of numbers and a name of our own, as what follows.
+        sqlx::raw_sql(AssertSqlSafe(own))
+            .execute(&mut connection)
+            .await?;
+        match sqlx::raw_sql(WATCH_CLIENT).execute(&mut connection).await {
+            Ok(_) | Err(sqlx::Error::Database(_)) => {}
+            Err(error) => return Err(error),
+        }
+        let seen = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'"
+        );
+        let seen = sqlx::raw_sql(AssertSqlSafe(seen))
+            .fetch_one(&mut connection)
+            .await?;
+        let is_seen = seen.try_get::<i64, _>(0)? > 0;
+        let now = Instant::now();
+        Ok(Idle {
+            connection,
+            name: is_seen.then_some(name),
+            made: now,
+            since: now,
+        })
+    }
+
+    /// Takes a connection back whose statement the server has answered.
+    pub fn give_back(&self, mut lease: Lease) {
+        lease.watch.lost = None;
+        let now = Instant::now();
+        let mut idle = self.idle();
+        idle.retain(|one| now.duration_since(one.since) < MAX_IDLE);
+        if now.duration_since(lease.made) < MAX_AGE && !self.permits.is_closed() {
+            idle.push(Idle {
+                connection: lease.connection,
+                name: lease.watch.name.take(),
+                made: lease.made,
+                since: now,
+            });
+        }
+        drop(idle);
+        // Whoever waits for it finds the connection there.
+        drop(lease.permit);
+    }
+
+    /// Closes a connection on which nothing runs.
+    pub fn close(&self, mut lease: Lease) {
+        lease.watch.lost = None;
+    }
+
+    /// Closes those that nobody uses.
+    pub fn close_idle(&self) {
+        self.idle().clear();
+    }
+
+    /// Closes all, each when it is idle; from then on none is lent.
+    pub async fn close_all(&self) {
+        let all = self.permits.acquire_many(self.connections).await;
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for one in idle {
+            // How the server takes the goodbye changes nothing.
+            let _closed = tokio::time::timeout(GOODBYE, one.connection.close()).await;
+        }
+        drop(all);
+    }
+}
+
+/// What ends the backends of these connections; its one number is how many of them are still there.
+pub(super) fn end_backends(names: &[String]) -> AssertSqlSafe<String> {
+    // Names of our own making: they need no quoting.
+    let names: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    AssertSqlSafe(format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name IN ({}) AND pid <> pg_backend_pid()",
+        names.join(", ")
+    ))
+}
