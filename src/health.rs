@@ -99,14 +99,12 @@ impl Health {
     }
 
     /// Notes that a lane or model has failed so that its jobs can't end, and why.
-    #[allow(dead_code, reason = "for the lanes, which are to come")]
     pub fn lane_failed(&self, name: &str, reason: &str) {
         self.parts().failed.add(name, reason);
         self.note_lanes();
     }
 
     /// Notes that a lane or model works, or that there is none of that name any more.
-    #[allow(dead_code, reason = "for the lanes, which are to come")]
     pub fn lane_works(&self, name: &str) {
         self.parts().failed.remove(name);
         self.note_lanes();

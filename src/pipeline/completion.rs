@@ -13,13 +13,13 @@ use super::{
     store::{self, ToStore},
     verdict,
 };
-use crate::{store::Inserted, telemetry::metrics::Stage};
+use crate::{clock, store::Inserted, telemetry::metrics::Stage};
 use ahash::RandomState;
 use kiln_contract::failure::Failure;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Jobs that are stored together.
@@ -124,16 +124,41 @@ impl Completions {
             let batch = queue.take();
             queue.running += 1;
             let running = Running(self.clone());
+            let left = self.time_left(&batch);
             self.context.tasks.spawn(async move {
-                running.0.run(batch).await;
+                // What a database that is away for so long would hold goes back to its owners: the broker has a limit of its own.
+                if tokio::time::timeout(left, running.0.run(batch))
+                    .await
+                    .is_err()
+                {
+                    tracing::warn!("jobs were in hand for too long; they go back to their queue");
+                }
                 drop(running);
             });
         }
     }
 
-    async fn run(&self, endings: Vec<Ending>) {
+    /// How long the oldest of these jobs may still be in hand.
+    fn time_left(&self, endings: &[Ending]) -> Duration {
+        let held = endings
+            .iter()
+            .map(|ending| ending.source.received.elapsed());
+        let max = self.context.settings.max_hold;
+        max.saturating_sub(held.max().unwrap_or_default())
+    }
+
+    async fn run(&self, mut endings: Vec<Ending>) {
         let context = &*self.context;
         let begun = Instant::now();
+        // One moment for all: it is sent once, and every reply says what its row says.
+        let now = clock::now();
+        for ending in &mut endings {
+            if let End::Finished(job) = &mut ending.end
+                && let Some(result) = Arc::get_mut(&mut job.result)
+            {
+                result.finished_at = now;
+            }
+        }
         let finished = endings.iter().filter_map(|ending| match &ending.end {
             End::Finished(job) => Some(ToStore {
                 job,

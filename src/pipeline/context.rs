@@ -39,7 +39,7 @@ pub(super) struct Context {
     pub registry: Arc<Registry>,
     pub cache: Cache,
     pub store: Store,
-    health: Health,
+    pub health: Health,
     pub metrics: Metrics,
     pub heat: Option<Arc<Heat>>,
     pub insight: Option<Arc<Insight>>,
@@ -65,6 +65,8 @@ pub(super) struct PipelineSettings {
     pub max_batch_body_tokens: usize,
     pub batches_in_flight: usize,
     pub batch_wait: Duration,
+    /// Longest time that a job is in hand.
+    pub max_hold: Duration,
     /// Rows and tokens of one batch of a model.
     pub batch_rows: usize,
     pub batch_tokens: usize,
@@ -92,6 +94,7 @@ impl PipelineSettings {
             max_batch_body_tokens: settings.intake.batch_tokens,
             batches_in_flight: settings.intake.batches_in_flight,
             batch_wait: config::ms(settings.intake.batch_wait_ms),
+            max_hold: Duration::from_secs(settings.intake.max_hold_seconds),
             batch_rows: settings.models.max_batch_rows,
             batch_tokens: settings.models.max_batch_tokens * LANE_BATCH_PASSES,
             served_lanes: settings.intake.lanes.clone(),

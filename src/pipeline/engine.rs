@@ -116,6 +116,11 @@ impl Engine {
         ended.await.ok()
     }
 
+    /// Gives jobs back to their owners that wait in lanes and were in hand for too long.
+    pub fn sweep(&self) {
+        self.lanes.sweep();
+    }
+
     /// What a body of so many bytes holds of the bytes that may be in hand.
     pub fn hold(&self, body_bytes: usize) -> Held {
         self.context.budget.take(body_bytes)

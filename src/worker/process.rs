@@ -19,7 +19,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
@@ -175,7 +175,13 @@ impl JobProcessor {
             outcomes.push(job.ended.outcome);
             in_hand.push((job.in_hand, job.ended.held));
         }
-        self.settler.settle(deliveries, outcomes).await;
+        let settled = self.settler.settle(deliveries, outcomes);
+        let max = Duration::from_secs(self.settings.intake.max_hold_seconds);
+        if tokio::time::timeout(max, settled).await.is_err() {
+            tracing::warn!(
+                "the broker took no replies for too long; their jobs go back to their queue"
+            );
+        }
         drop(in_hand);
         for mut trace in traces {
             trace.span("reply", stored, Instant::now(), Vec::new());

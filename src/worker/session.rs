@@ -158,7 +158,10 @@ impl Session {
                     self.run_lane(lane, opened);
                 }
                 _ = stragglers.tick() => self.flush_stragglers(),
-                _ = look.tick() => self.open_lanes(),
+                _ = look.tick() => {
+                    self.processor.engine.sweep();
+                    self.open_lanes();
+                }
                 delivery = self.jobs.next(), if has_room => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
                     self.take_jobs(delivery)?;

@@ -93,7 +93,7 @@ fn queues(queues: &Queues) -> [Range; 1] {
     [range("queues.delivery_limit", limit, 10, 1_000_000)]
 }
 
-fn intake(intake: &Intake) -> [Range; 11] {
+fn intake(intake: &Intake) -> [Range; 12] {
     let Intake {
         prefetch,
         warm_prefetch,
@@ -104,6 +104,7 @@ fn intake(intake: &Intake) -> [Range; 11] {
         batches_in_flight,
         max_body_bytes,
         max_bytes_in_hand,
+        max_hold_seconds,
         ..
     } = *intake;
     let (after, runs) = (intake.suspect_after, intake.suspect_runs);
@@ -122,6 +123,7 @@ fn intake(intake: &Intake) -> [Range; 11] {
             1 << 20,
             1 << 40,
         ),
+        range("intake.max_hold_seconds", max_hold_seconds, 2, DAY_SECONDS),
         range("intake.suspect_after", after, 1, 1_000),
         range("intake.suspect_runs", runs, 1, 1_000),
     ]

@@ -54,6 +54,8 @@ pub struct Intake {
     pub max_body_bytes: usize,
     /// Bytes of the bodies, inputs and outputs of all jobs in hand, beyond which no further jobs are taken in.
     pub max_bytes_in_hand: usize,
+    /// Longest time that a job is in hand, in seconds; then it goes back to its queue. Well below the broker's own limit for acknowledgements (`consumer_timeout`, half an hour by default).
+    pub max_hold_seconds: u64,
     /// Lanes that this worker serves; all if empty. Jobs of others are moved to their lanes' queues. Also `kiln run --lanes`.
     pub lanes: Vec<String>,
     /// Redeliveries after which a job is suspected of killing workers and runs alone.
@@ -75,6 +77,7 @@ impl Default for Intake {
             batches_in_flight: 6,
             max_body_bytes: 8 << 20,
             max_bytes_in_hand: 256 << 20,
+            max_hold_seconds: 900,
             lanes: Vec::new(),
             suspect_after: 2,
             suspect_runs: 3,

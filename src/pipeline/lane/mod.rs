@@ -261,6 +261,10 @@ impl Lanes {
             match left {
                 Left::Scored(job) => Some(finish::owned(&self.context, job, &mut labels)),
                 Left::Failed(job, error) => {
+                    if lane.note_failure(job.rows.body_sha256) {
+                        let reason = format!("its model fails on every job: {error}");
+                        self.context.health.lane_failed(&lane.name, &reason);
+                    }
                     let failure = Failure::from(error);
                     let id = job.rows.job.job_id.clone();
                     let outcome = verdict::outcome(&self.context, failure, &job.source, &id);
@@ -285,6 +289,26 @@ impl Lanes {
         lane.arrivals.freed.notify_waiters();
         labels.count(&self.context.metrics);
         self.completions.submit(endings);
+    }
+
+    /// Gives jobs back that were in hand for too long.
+    pub fn sweep(&self) {
+        let Some(moment) = Instant::now().checked_sub(self.context.settings.max_hold) else {
+            return;
+        };
+        for lane in self.all() {
+            let old = lane.state().work.older_than(moment);
+            if old.is_empty() {
+                continue;
+            }
+            tracing::warn!(
+                lane = lane.name,
+                jobs = old.len(),
+                "jobs were in hand for too long; they go back to their queue"
+            );
+            let left = old.into_iter().map(Left::Abandoned).collect();
+            self.complete(&lane, left);
+        }
     }
 
     /// Forgets everything: jobs go back to their owners.

@@ -13,6 +13,7 @@ use crate::{
     },
 };
 use std::{
+    collections::BTreeSet,
     hash::{BuildHasher, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +23,8 @@ use std::{
 
 /// Jobs of a lane's queues that may be on their way to it: what they cost is known once they are there.
 const MAX_ARRIVING: usize = 4;
+/// Jobs in a row, none of them scored, by which a model has failed: it is not the jobs that are bad.
+const FAILED_JOBS: usize = 8;
 /// How far namespaces with little in hand may go beyond a lane's limits, all together.
 const HARD_FACTOR: f64 = 2.0;
 /// Share of the newest batch in a lane's running mean.
@@ -38,6 +41,8 @@ pub struct Lane {
     pub has_queues: AtomicBool,
     /// Jobs of its queues that are on their way to it.
     pub arrivals: Arc<Arrivals>,
+    /// Jobs that its model failed on since it last scored one.
+    failed_on: Mutex<BTreeSet<[u8; 32]>>,
     /// Mean model seconds of an input, as bits.
     mean: AtomicU64,
     pub moved: AtomicU64,
@@ -86,6 +91,7 @@ impl Lane {
             backlogged: AtomicBool::new(false),
             has_queues: AtomicBool::new(false),
             arrivals: Arc::default(),
+            failed_on: Mutex::default(),
             mean: AtomicU64::new(0),
             moved: AtomicU64::new(0),
         }
@@ -112,6 +118,29 @@ impl Lane {
             .map_or(newest, |mean| mean + NEWEST * (newest - mean));
         // Two at once may lose one of their records: the mean is as good.
         self.mean.store(mean.to_bits(), Ordering::Relaxed);
+    }
+
+    /// Notes a job that its model failed on; says whether the model has failed: on several jobs, and scored none meanwhile.
+    pub fn note_failure(&self, body_sha256: [u8; 32]) -> bool {
+        let mut failed_on = self.failed_on();
+        if failed_on.len() < FAILED_JOBS {
+            failed_on.insert(body_sha256);
+        }
+        failed_on.len() == FAILED_JOBS
+    }
+
+    /// Notes that its model scores; says whether it had failed.
+    pub fn note_success(&self) -> bool {
+        let mut failed_on = self.failed_on();
+        let had_failed = failed_on.len() == FAILED_JOBS;
+        failed_on.clear();
+        had_failed
+    }
+
+    fn failed_on(&self) -> MutexGuard<'_, BTreeSet<[u8; 32]>> {
+        self.failed_on
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether its model costs so much that its jobs are moved rather than held.

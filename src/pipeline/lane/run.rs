@@ -236,6 +236,9 @@ async fn scored(
     let context = &*lanes.context;
     let called = call(context, model, rows).await?;
     flight.lane.note_cost(taken.len(), called.seconds);
+    if flight.lane.note_success() {
+        context.health.lane_works(&flight.lane.name);
+    }
     flight.lane.state().work.charge(taken, called.seconds);
     let width = model.info().output_width;
     if let Some(space) = space {

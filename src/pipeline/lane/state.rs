@@ -309,6 +309,14 @@ impl State {
         self.seconds = 0.0;
     }
 
+    /// Takes out jobs that were received before a moment.
+    pub fn older_than(&mut self, moment: Instant) -> Vec<OwnedJob> {
+        let old = self.jobs.iter();
+        let old = old.filter(|(_, one)| one.job.source.received < moment);
+        let old: Vec<JobId> = old.map(|(id, _)| id).collect();
+        old.into_iter().filter_map(|id| self.remove(id)).collect()
+    }
+
     /// Takes a slot out, and gives those who waited for it.
     fn end_slot(&mut self, id: SlotId) -> Vec<(JobId, SlotIndex)> {
         let there = self.slots.get(id.index);
@@ -358,3 +366,6 @@ impl State {
 fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
     job.rows.value(slot)?.expected_seconds(&job.rows.model)
 }
+
+#[cfg(test)]
+mod tests;
