@@ -5,6 +5,7 @@
 use super::Exit;
 use crate::{config::Settings, worker};
 use clap::Args;
+use std::path::PathBuf;
 
 /// Runs the worker until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -13,7 +14,11 @@ Example:
   KILN_AMQP_URL=amqp://127.0.0.1 KILN_REDIS_URL=redis://127.0.0.1 KILN_DATABASE_URL=postgres://127.0.0.1/kiln kiln run")]
 pub(super) struct Arguments {}
 
-pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+pub(super) async fn run(
+    _: Arguments,
+    settings: Settings,
+    file: Option<PathBuf>,
+) -> anyhow::Result<Exit> {
     let missing: Vec<&str> = [
         ("KILN_AMQP_URL", settings.amqp.url.is_none()),
         ("KILN_REDIS_URL", settings.redis.url.is_none()),
@@ -29,7 +34,7 @@ pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit
         );
         return Ok(Exit::Usage);
     }
-    if let Err(error) = worker::run(settings).await {
+    if let Err(error) = worker::run(settings, file.as_deref()).await {
         // The log is where operators look; the line on the terminal comes from `main`.
         tracing::error!(error = format!("{error:#}"), "the worker stops");
         return Err(error);

@@ -52,6 +52,12 @@ impl Engine {
         checked.map(|_| ()).map_err(|bad| bad.rejection)
     }
 
+    /// Counts a job that another process ran through an engine of its own.
+    pub fn count(&self, received: Instant, outcome: &Outcome, counts: InputCounts) {
+        let source = JobSource::new(&[]).received_at(received);
+        count::batch(&self.context, &[source], std::iter::once(outcome), counts);
+    }
+
     /// Carries one batch through every stage. Waits for the database as long as it takes. The future may be dropped at any
     /// point: running the batch again completes whatever was left undone.
     pub async fn run(&self, sources: &[JobSource<'_>]) -> (Vec<Outcome>, InputCounts) {

@@ -3,6 +3,7 @@
 use super::{
     process::BatchProcessor,
     session::{End, Session},
+    suspects::Suspects,
     switch::Switch,
     tasks,
 };
@@ -31,6 +32,7 @@ pub(super) struct Intake {
     pub broker: Broker,
     pub topology: Arc<Topology>,
     pub processor: BatchProcessor,
+    pub suspects: Suspects,
     pub store: PostgresStore,
     pub health: Health,
     pub pause: Switch,
@@ -147,7 +149,8 @@ impl Intake {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
-        let open = Session::open(&connection, &self.topology, self.processor.clone());
+        let (processor, suspects) = (self.processor.clone(), self.suspects.clone());
+        let open = Session::open(&connection, &self.topology, processor, suspects);
         match tokio::time::timeout(limit, open).await {
             Ok(Ok(session)) => Ok((connection, session)),
             Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),

@@ -16,3 +16,4 @@ mod tasks;
 mod warm_throttle;
 
 pub use run::run;
+pub use suspects::{refuse, serve, stand_back};

@@ -67,7 +67,7 @@ impl BatchProcessor {
     }
 
     /// Carries one batch from its bodies to its acknowledgements.
-    async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
+    pub(super) async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
         let sources: Vec<JobSource<'_>> = deliveries
             .iter()
             .map(|d| {
@@ -81,7 +81,19 @@ impl BatchProcessor {
             .collect();
         let begun = Instant::now();
         let (outcomes, counts) = self.engine.run(&sources).await;
-        let traces = self.traces(&deliveries, &outcomes, begun, &counts.stages);
+        self.conclude(deliveries, outcomes, begun, &counts.stages)
+            .await;
+    }
+
+    /// Traces and settles jobs whose outcomes are known.
+    pub(super) async fn conclude(
+        &self,
+        deliveries: Vec<Delivery>,
+        outcomes: Vec<Outcome>,
+        begun: Instant,
+        stages: &Stages,
+    ) {
+        let traces = self.traces(&deliveries, &outcomes, begun, stages);
         let stored = Instant::now();
         self.settler.settle(deliveries, outcomes).await;
         for mut trace in traces {
@@ -130,16 +142,22 @@ impl BatchProcessor {
 pub(super) async fn in_flight(
     processor: BatchProcessor,
     deliveries: Vec<Delivery>,
-    given_up: Option<Rejection>,
     permit: impl Send + 'static,
 ) {
-    let jobs = InHand(processor.clone(), deliveries.len() as isize);
-    processor.work(deliveries, given_up).await;
+    let jobs = InHand::new(processor.clone(), deliveries.len() as isize);
+    processor.work(deliveries, None).await;
     drop((jobs, permit));
 }
 
 /// Counts jobs out of hand however their batch ends.
-struct InHand(BatchProcessor, isize);
+pub(super) struct InHand(BatchProcessor, isize);
+
+impl InHand {
+    /// For so many jobs that are counted in.
+    pub(super) fn new(processor: BatchProcessor, jobs: isize) -> Self {
+        Self(processor, jobs)
+    }
+}
 
 impl Drop for InHand {
     fn drop(&mut self) {

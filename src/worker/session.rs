@@ -1,7 +1,7 @@
 //! Owns taking jobs from the queues and handing them on in batches, for as long as one connection lasts.
 //!
 //! Promises that `kiln.warm` is served only while `kiln.jobs` has nothing ready, that the batches in flight
-//! are bounded, that a job suspected of killing workers runs alone, and that a stop finishes what was
+//! are bounded, that a job suspected of killing workers is set aside, and that a stop finishes what was
 //! delivered. Refuses to reconnect: that is the caller's.
 
 use super::{
@@ -22,7 +22,6 @@ use crate::{
     telemetry::metrics::CloseReason,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use kiln_contract::failure::Rejection;
 use lapin::Connection;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -72,6 +71,7 @@ impl Session {
         connection: &Connection,
         topology: &Topology,
         processor: BatchProcessor,
+        suspects: Suspects,
     ) -> Result<Self, lapin::Error> {
         let intake = &processor.settings.intake;
         let slots = Arc::new(Semaphore::new(intake.batches_in_flight));
@@ -104,7 +104,7 @@ impl Session {
             throttle: Arc::new(Mutex::new(throttle)),
             batches: JoinSet::new(),
             filling,
-            suspects: Suspects::default(),
+            suspects,
         })
     }
 
@@ -135,16 +135,6 @@ impl Session {
                 if !self.filling.is_empty() {
                     due = Some(CloseReason::Wait);
                 }
-            }
-            if due.is_none()
-                && self.filling.is_empty()
-                && !self.suspects.is_empty()
-                && !stop.is_cancelled()
-            {
-                let (processor, slots) = (&self.processor, &self.slots);
-                let batches = &mut self.batches;
-                self.suspects.run(processor, slots, batches, stop).await;
-                continue;
             }
             let deadline = self.filling.deadline(self.busy());
             if due.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
@@ -248,14 +238,13 @@ impl Session {
     /// Sends the filled batch on its way.
     fn start(&mut self, reason: CloseReason, permit: OwnedSemaphorePermit) {
         let deliveries = self.filling.take();
-        self.spawn(deliveries, reason, None, permit);
+        self.spawn(deliveries, reason, permit);
     }
 
     fn spawn(
         &mut self,
         deliveries: Vec<Delivery>,
         reason: CloseReason,
-        given_up: Option<Rejection>,
         permit: OwnedSemaphorePermit,
     ) {
         self.processor.metrics.batch(reason, deliveries.len());
@@ -264,7 +253,7 @@ impl Session {
             .is_some_and(|delivery| delivery.origin == Origin::Warm)
             .then(|| WarmBatch::start(self.throttle.clone()));
         let held = (permit, warming);
-        let work = in_flight(self.processor.clone(), deliveries, given_up, held);
+        let work = in_flight(self.processor.clone(), deliveries, held);
         self.batches
             .spawn(self.processor.batches.track_future(work));
     }
@@ -283,7 +272,7 @@ impl Session {
         match stop.run_until_cancelled(permit).await {
             Some(permit) => {
                 let permit = permit.map_err(|e| e.to_string())?;
-                self.spawn(deliveries, CloseReason::Wait, None, permit);
+                self.spawn(deliveries, CloseReason::Wait, permit);
             }
             // They go back to their queue.
             None => self.processor.note_in_hand(-(deliveries.len() as isize)),
@@ -345,12 +334,14 @@ impl Session {
         while let Some(ended) = self.batches.join_next().await {
             note_panic(ended);
         }
+        self.suspects.finish().await;
     }
 
     /// Returns what no batch has begun to carry.
     fn give_back(&mut self) {
-        let waiting = self.filling.take().len() + self.suspects.take().len();
+        let waiting = self.filling.take().len();
         self.processor.note_in_hand(-(waiting as isize));
+        self.suspects.give_back();
     }
 
     /// Sends the filled batch on its way, as one of the last.

@@ -36,6 +36,7 @@ mod results;
 mod stampede;
 mod startup;
 mod stop;
+mod suspects;
 mod tls;
 mod traces;
 mod warm;

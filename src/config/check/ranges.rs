@@ -82,7 +82,7 @@ fn queues(queues: &Queues) -> [Range; 1] {
     [range("queues.delivery_limit", limit, 10, 1_000_000)]
 }
 
-fn intake(intake: &Intake) -> [Range; 10] {
+fn intake(intake: &Intake) -> [Range; 11] {
     let Intake {
         prefetch,
         warm_prefetch,
@@ -95,6 +95,7 @@ fn intake(intake: &Intake) -> [Range; 10] {
         ..
     } = *intake;
     let (after, runs) = (intake.suspect_after, intake.suspect_runs);
+    let seconds = intake.suspect_seconds;
     [
         range("intake.prefetch", prefetch, 1, 2_000),
         range("intake.warm_prefetch", warm_prefetch, 1, 2_000),
@@ -106,6 +107,7 @@ fn intake(intake: &Intake) -> [Range; 10] {
         count("intake.max_body_bytes", max_body_bytes, 1, 128 << 20),
         range("intake.suspect_after", after, 1, 1_000),
         range("intake.suspect_runs", runs, 1, 1_000),
+        range("intake.suspect_seconds", seconds, 1, 1_200),
     ]
 }
 

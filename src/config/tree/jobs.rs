@@ -52,10 +52,13 @@ pub struct Intake {
     pub batches_in_flight: usize,
     /// Largest body of a job, in bytes; a larger one is rejected unparsed.
     pub max_body_bytes: usize,
-    /// Redeliveries after which a job is suspected of killing workers and runs alone.
+    /// Redeliveries after which a job is suspected of killing workers and runs alone, in a process of its own.
     pub suspect_after: u32,
     /// Runs alone that a suspect may leave unfinished before it is given up.
     pub suspect_runs: u32,
+    /// Longest run of a suspect, in seconds; its process is killed then, and the run counts as unfinished. Loading its model and waiting
+    /// for the database don't count.
+    pub suspect_seconds: u64,
 }
 
 impl Default for Intake {
@@ -72,6 +75,7 @@ impl Default for Intake {
             max_body_bytes: 8 << 20,
             suspect_after: 2,
             suspect_runs: 3,
+            suspect_seconds: 60,
         }
     }
 }
