@@ -212,6 +212,11 @@ impl Acks {
         }
     }
 
+    /// Whether the channel is still there: nothing can be settled on one that is gone.
+    pub fn is_open(&self) -> bool {
+        self.channel.status().connected()
+    }
+
     /// Keeps acknowledgements back for as long as the guard lives.
     pub async fn hold(&self) -> MutexGuard<'_, ()> {
         self.sending.lock().await
@@ -234,6 +239,13 @@ pub struct AckGuard {
     acks: Arc<Acks>,
     tag: u64,
     how: Settlement,
+}
+
+impl AckGuard {
+    /// Those of its channel.
+    pub fn acks(&self) -> &Arc<Acks> {
+        &self.acks
+    }
 }
 
 impl Drop for AckGuard {

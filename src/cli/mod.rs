@@ -23,6 +23,7 @@ mod prune;
 #[cfg(test)]
 mod reference;
 mod run;
+mod run_suspect;
 mod schedules;
 mod score;
 mod submit;
@@ -30,7 +31,8 @@ mod warm;
 
 use crate::{
     config::{self as settings, ConfigError, Loaded},
-    telemetry::logs,
+    telemetry::logs::{self, Speaker},
+    worker,
 };
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{
@@ -91,6 +93,8 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum Work {
     Run(run::Arguments),
+    #[command(hide = true)]
+    RunSuspect(run_suspect::Arguments),
     Score(score::Arguments),
     Submit(submit::Arguments),
     Dead(dead::Arguments),
@@ -117,6 +121,10 @@ fn command() -> clap::Command {
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let is_for_suspects = matches!(arguments.command, Command::Work(Work::RunSuspect(_)));
+    if is_for_suspects {
+        worker::stand_back();
+    }
     let result = match arguments.command {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
@@ -128,7 +136,11 @@ pub fn main() -> ExitCode {
                 result
             }
             Err(unusable) => {
-                eprintln!("kiln: {unusable}");
+                if is_for_suspects {
+                    worker::refuse(&unusable.to_string());
+                } else {
+                    eprintln!("kiln: {unusable}");
+                }
                 return unusable.exit().into();
             }
         },
@@ -166,8 +178,12 @@ impl Unusable {
 fn prepare(config: Option<&Path>, work: &Work) -> Result<(Loaded, Runtime), Unusable> {
     let loaded = settings::load_from_process(config)?;
     // Only the worker talks in log lines; the other commands show progress and results.
-    let quiet = !matches!(work, Work::Run(_));
-    logs::start(&loaded.settings.log, quiet).map_err(Unusable::Log)?;
+    let speaker = match work {
+        Work::Run(_) => Speaker::Worker,
+        Work::RunSuspect(_) => Speaker::Suspects,
+        _ => Speaker::Command,
+    };
+    logs::start(&loaded.settings.log, speaker).map_err(Unusable::Log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("kiln")
@@ -178,7 +194,8 @@ fn prepare(config: Option<&Path>, work: &Work) -> Result<(Loaded, Runtime), Unus
 impl Work {
     async fn run(self, loaded: Loaded) -> anyhow::Result<Exit> {
         match self {
-            Self::Run(arguments) => run::run(arguments, loaded.settings).await,
+            Self::Run(arguments) => run::run(arguments, loaded.settings, loaded.file).await,
+            Self::RunSuspect(arguments) => run_suspect::run(arguments, loaded.settings).await,
             Self::Score(arguments) => score::run(arguments, loaded.settings).await,
             Self::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Self::Dead(arguments) => dead::run(arguments, loaded.settings).await,

@@ -60,9 +60,10 @@ fn reference() -> String {
     text
 }
 
-/// Every command but `kiln` itself, each before its subcommands.
+/// Every command but `kiln` itself and what only a worker starts, each before its subcommands.
 fn commands(root: &Command) -> Vec<&Command> {
     root.get_subcommands()
+        .filter(|command| !command.is_hide_set())
         .flat_map(|one| std::iter::once(one).chain(commands(one)))
         .collect()
 }

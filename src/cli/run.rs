@@ -5,6 +5,7 @@
 use super::Exit;
 use crate::{config::Settings, worker};
 use clap::Args;
+use std::path::PathBuf;
 
 /// Runs the worker until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -19,7 +20,11 @@ pub(super) struct Arguments {
     lanes: Vec<String>,
 }
 
-pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow::Result<Exit> {
+pub(super) async fn run(
+    arguments: Arguments,
+    mut settings: Settings,
+    file: Option<PathBuf>,
+) -> anyhow::Result<Exit> {
     if !arguments.lanes.is_empty() {
         settings.intake.lanes = arguments.lanes;
     }
@@ -38,7 +43,7 @@ pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow:
         );
         return Ok(Exit::Usage);
     }
-    if let Err(error) = worker::run(settings).await {
+    if let Err(error) = worker::run(settings, file.as_deref()).await {
         // The log is where operators look; the line on the terminal comes from `main`.
         tracing::error!(error = format!("{error:#}"), "the worker stops");
         return Err(error);

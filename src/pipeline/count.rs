@@ -8,7 +8,26 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
 };
-use crate::telemetry::metrics::{InputResult, JobOutcome};
+use crate::telemetry::metrics::{InputResult, JobOutcome, Metrics};
+use std::time::Instant;
+
+/// Counts a job that another process ran.
+pub(super) fn one(context: &Context, received: Instant, outcome: &Outcome, inputs: &InputCounts) {
+    let metrics = &context.metrics;
+    metrics.jobs(outcome.kind(), 1);
+    if let Outcome::Rejected { rejection, .. } = outcome {
+        metrics.rejection(rejection.code);
+    }
+    metrics.job(received.elapsed());
+    count_inputs(metrics, inputs);
+}
+
+fn count_inputs(metrics: &Metrics, inputs: &InputCounts) {
+    metrics.inputs(InputResult::Hit, inputs.hits);
+    metrics.inputs(InputResult::Miss, inputs.misses);
+    metrics.inputs(InputResult::Coalesced, inputs.coalesced);
+    metrics.inputs(InputResult::Skipped, inputs.skipped);
+}
 
 /// Counts jobs that have ended.
 pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
@@ -35,10 +54,7 @@ pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
     for (outcome, total) in JobOutcome::ALL.iter().zip(totals) {
         metrics.jobs(*outcome, total);
     }
-    metrics.inputs(InputResult::Hit, inputs.hits);
-    metrics.inputs(InputResult::Miss, inputs.misses);
-    metrics.inputs(InputResult::Coalesced, inputs.coalesced);
-    metrics.inputs(InputResult::Skipped, inputs.skipped);
+    count_inputs(metrics, &inputs);
     if let Some(insight) = &context.insight {
         // What warming asks for is left out: it says nothing about producers.
         let asked = ended

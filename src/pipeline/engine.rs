@@ -9,7 +9,9 @@ use super::{
     budget::{Budget, Held},
     completion::Completions,
     context::{Context, EngineParts},
+    count,
     front::Front,
+    input_counts::InputCounts,
     lane::{LaneFigures, LaneQueues, Lanes},
     outcome::Outcome,
     source::{Ended, JobSource},
@@ -17,7 +19,7 @@ use super::{
 use crate::{cache::Cache, config::Settings};
 use kiln_contract::failure::Rejection;
 use kiln_model::Registry;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 /// Carries jobs from their bodies to stored results.
 pub struct Engine {
@@ -100,6 +102,11 @@ impl Engine {
     /// [`Engine::budget`].
     pub fn submit(&self, sources: impl IntoIterator<Item = JobSource>) {
         self.front.submit(sources);
+    }
+
+    /// Counts a job that another process ran through an engine of its own.
+    pub fn count(&self, received: Instant, outcome: &Outcome, counts: &InputCounts) {
+        count::one(&self.context, received, outcome, counts);
     }
 
     /// Runs one job and waits for its end; nothing where it was abandoned. The future may be dropped at any point: running the job

@@ -45,9 +45,10 @@ ON CONFLICT (job_id) DO UPDATE SET
 WHERE jobs.status = 'rejected'";
 
 const SUSPECT_STARTED: &str = "\
-INSERT INTO suspects (body_sha256, runs) VALUES ($1, 1)
-ON CONFLICT (body_sha256) DO UPDATE SET runs = suspects.runs + 1, seen_at = now()
-RETURNING runs";
+INSERT INTO suspects (body_sha256, runs) VALUES ($1, $2)
+ON CONFLICT (body_sha256) DO UPDATE SET runs = GREATEST(suspects.runs, excluded.runs), seen_at = now()";
+const SUSPECT_UNCOUNTED: &str =
+    "UPDATE suspects SET runs = $2 WHERE body_sha256 = $1 AND runs = $2 + 1";
 
 const PRUNE_JOBS: &str =
     "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
@@ -233,12 +234,31 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Counts a run alone of a suspected job, durably, before it starts; returns the runs so far.
-    pub async fn suspect_started(&self, body: &[u8; 32]) -> Result<u32, StoreError> {
+    /// How many runs a suspected job has left unfinished.
+    pub async fn suspect_runs(&self, body: &[u8; 32]) -> Result<u32, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_scalar::<_, i32>(SUSPECT_STARTED).bind(body.as_slice());
-        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-        self.end(lease, answer).map(i32::unsigned_abs)
+        let query =
+            sqlx::query_scalar::<_, i32>("SELECT runs FROM suspects WHERE body_sha256 = $1")
+                .bind(body.as_slice());
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        let runs = self.end(lease, answer)?;
+        Ok(runs.unwrap_or_default().unsigned_abs())
+    }
+
+    /// Counts a run of a suspected job, durably, before it starts; `runs` are those unfinished so far, with this one.
+    pub async fn suspect_started(&self, body: &[u8; 32], runs: u32) -> Result<(), StoreError> {
+        let query = sqlx::query(SUSPECT_STARTED)
+            .bind(body.as_slice())
+            .bind(i32::try_from(runs).unwrap_or(i32::MAX));
+        self.execute(query).await.map(|_| ())
+    }
+
+    /// Takes back the count of a run that was cut short through no fault of the job's; `runs` are those before it.
+    pub async fn suspect_uncounted(&self, body: &[u8; 32], runs: u32) -> Result<(), StoreError> {
+        let query = sqlx::query(SUSPECT_UNCOUNTED)
+            .bind(body.as_slice())
+            .bind(i32::try_from(runs).unwrap_or(i32::MAX));
+        self.execute(query).await.map(|_| ())
     }
 
     /// Clears a suspect that survived.

@@ -29,9 +29,19 @@ use tracing_subscriber::{
 /// Where the levels can be changed.
 static LEVELS: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
-/// Starts logging. `quiet` raises the default level to warnings, for commands that show progress instead.
-/// A second call does nothing.
-pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
+/// Whose lines these are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    Worker,
+    /// The process that runs a worker's suspects: its lines stand among the worker's.
+    Suspects,
+    /// A command, which shows progress instead: of its lines only warnings are written.
+    Command,
+}
+
+/// Starts logging. A second call does nothing.
+pub fn start(settings: &Log, speaker: Speaker) -> Result<(), String> {
+    let quiet = speaker == Speaker::Command;
     let default = Log::default().filter;
     let wanted = if quiet && settings.filter == default {
         // The client library reports as an error what a command handles, such as a queue that is missing.
@@ -53,16 +63,10 @@ pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
         .with(filter_fn(may_speak))
         .with(RecentLines);
     // An error here means that a subscriber is set already, which is what was asked for.
+    let named = Named::of(speaker);
     let _already_set = if json {
-        let worker = serde_json::Value::from(super::worker_name());
-        let first = format!("{{\"worker\":{worker},");
         registry
-            .with(
-                fmt::layer()
-                    .json()
-                    .flatten_event(true)
-                    .with_writer(Named { first }),
-            )
+            .with(fmt::layer().json().flatten_event(true).with_writer(named))
             .try_init()
     } else {
         registry
@@ -70,7 +74,7 @@ pub fn start(settings: &Log, quiet: bool) -> Result<(), String> {
                 fmt::layer()
                     .with_ansi(terminal)
                     .with_target(false)
-                    .with_writer(std::io::stderr),
+                    .with_writer(named),
             )
             .try_init()
     };
@@ -153,39 +157,72 @@ fn may_speak(metadata: &Metadata<'_>) -> bool {
     *metadata.level() <= Level::INFO || metadata.target().starts_with("kiln")
 }
 
-/// Standard error, with every JSON line beginning with the worker's name.
+/// Standard error, with every line saying whose it is.
 struct Named {
-    first: String,
+    /// What a line of JSON begins with.
+    json: String,
+    /// What a line of text begins with.
+    text: &'static str,
+}
+
+impl Named {
+    fn of(speaker: Speaker) -> Self {
+        let (name, text) = match speaker {
+            Speaker::Suspects => (super::suspects_name(), "suspects: "),
+            Speaker::Worker | Speaker::Command => (super::worker_name(), ""),
+        };
+        let name = serde_json::Value::from(name);
+        Self {
+            json: format!("{{\"worker\":{name},"),
+            text,
+        }
+    }
+
+    fn line(&self, line: &[u8]) -> Vec<u8> {
+        match line.strip_prefix(b"{") {
+            Some(rest) => [self.json.as_bytes(), rest].concat(),
+            None => [self.text.as_bytes(), line].concat(),
+        }
+    }
 }
 
 /// One line on its way.
-struct Line<'a>(&'a str);
+struct Line<'a>(&'a Named);
 
 impl<'a> MakeWriter<'a> for Named {
     type Writer = Line<'a>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        Line(&self.first)
+        Line(self)
     }
 }
 
 impl Write for Line<'_> {
     /// Takes a whole line: that is how the formatter writes one.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        let mut out = std::io::stderr().lock();
-        match line.strip_prefix(b"{") {
-            Some(rest) => {
-                let mut named = Vec::with_capacity(self.0.len() + rest.len());
-                named.extend_from_slice(self.0.as_bytes());
-                named.extend_from_slice(rest);
-                out.write_all(&named)?;
-            }
-            None => out.write_all(line)?,
-        }
+        std::io::stderr().lock().write_all(&self.0.line(line))?;
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
         std::io::stderr().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_the_process_for_suspects_say_so() {
+        let named = Named::of(Speaker::Suspects);
+        let line = named.line(b"{\"level\":\"INFO\"}\n");
+        let line: serde_json::Value = serde_json::from_slice(&line).expect("a line of JSON");
+        let worker = line["worker"].as_str().expect("a name");
+        assert!(worker.ends_with("/suspects"), "{worker}");
+        assert_eq!(line["level"], "INFO");
+        assert_eq!(named.line(b"INFO hello\n"), b"suspects: INFO hello\n");
+        let worker = Named::of(Speaker::Worker);
+        assert_eq!(worker.line(b"INFO hello\n"), b"INFO hello\n");
     }
 }

@@ -7,6 +7,7 @@ use super::{
     process::JobProcessor,
     settle::Settler,
     supervisor::{Stage, Supervisor},
+    suspects::{Program, Suspects},
     switch::Switch,
     tasks::{self, controls::Controls},
 };
@@ -59,6 +60,7 @@ pub(super) struct Worker {
     publisher: Publisher,
     publisher_task: Arc<PublisherTask>,
     settler: Settler,
+    suspects: Program,
     heat: Arc<Heat>,
     insight: Arc<Insight>,
     folder: Arc<Mutex<Folder>>,
@@ -77,6 +79,7 @@ impl Worker {
         settings: Arc<Settings>,
         servers: Servers,
         registry: Arc<Registry>,
+        suspects: Program,
         health: Health,
         metrics: Metrics,
     ) -> Self {
@@ -127,6 +130,7 @@ impl Worker {
             metrics,
             topology,
             publisher,
+            suspects,
             heat,
             insight,
             tracer,
@@ -189,7 +193,9 @@ impl Worker {
             self.settings.clone(),
             self.tracer.clone(),
         );
+        let suspects = Suspects::new(processor.clone(), self.suspects.clone());
         let intake = intake::Intake {
+            suspects: suspects.clone(),
             broker: self.broker.clone(),
             topology: self.topology.clone(),
             processor,
@@ -198,6 +204,9 @@ impl Worker {
         };
         tasks.add(Stage::Intake, "intake", move |stop| {
             intake.clone().run(stop)
+        });
+        tasks.add(Stage::Intake, "suspects", move |stop| {
+            suspects.clone().run(stop)
         });
         if self.settings.warm.enabled {
             let carrier = Carrier {

@@ -1,7 +1,10 @@
 //! Every background task of a worker, started and stopped again and again from several sides at once, with no server in reach: River's
 //! way to hold that nothing is deaf to a stop, runs twice, or is stopped only half.
 
-use super::build::{Servers, Worker};
+use super::{
+    build::{Servers, Worker},
+    suspects::Program,
+};
 use crate::{
     config::Settings,
     health::{Health, Part},
@@ -39,7 +42,15 @@ fn worker(folder: &std::path::Path) -> Worker {
     // So that tasks go beyond waiting for the tables and the queues.
     health.up(Part::Migrations);
     health.up(Part::Broker);
-    Worker::build(Arc::new(settings), servers, registry, health, metrics)
+    let suspects = Program::own(None);
+    Worker::build(
+        Arc::new(settings),
+        servers,
+        registry,
+        suspects,
+        health,
+        metrics,
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -52,6 +63,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
         names,
         [
             "intake",
+            "suspects",
             "warming",
             "health",
             "publisher check",

@@ -3,6 +3,7 @@
 use super::{
     process::JobProcessor,
     session::{End, Session},
+    suspects::Suspects,
     switch::Switch,
     tasks,
 };
@@ -31,6 +32,7 @@ pub(super) struct Intake {
     pub broker: Broker,
     pub topology: Arc<Topology>,
     pub processor: JobProcessor,
+    pub suspects: Suspects,
     pub health: Health,
     pub pause: Switch,
 }
@@ -150,7 +152,8 @@ impl Intake {
         })?;
         let connection = Arc::new(connection);
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
-        let open = Session::open(connection.clone(), topology, processor);
+        let suspects = self.suspects.clone();
+        let open = Session::open(connection.clone(), topology, processor, suspects);
         match tokio::time::timeout(limit, open).await {
             Ok(Ok(session)) => Ok((connection, session)),
             Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),

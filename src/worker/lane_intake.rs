@@ -2,7 +2,7 @@
 //!
 //! Promises that the lane's queues are served in turns, and that jobs which wait there go before further ones from `kiln.jobs`.
 
-use super::process::JobProcessor;
+use super::{process::JobProcessor, suspects::Suspects};
 use crate::amqp::{
     ack::Acks,
     consumer::QueueConsumer,
@@ -72,6 +72,7 @@ impl LaneIntake {
     pub async fn run(
         mut self,
         processor: JobProcessor,
+        suspects: Suspects,
         stop: CancellationToken,
     ) -> Result<(), String> {
         let engine = processor.engine.clone();
@@ -88,7 +89,10 @@ impl LaneIntake {
                     break Ok(());
                 };
                 if let Some(delivery) = self.take() {
-                    let source = processor.source(delivery, None, None);
+                    let Some(delivery) = suspects.set_aside(delivery) else {
+                        continue;
+                    };
+                    let source = processor.source(delivery, None, None, None);
                     engine.submit([source.arriving(arriving)]);
                 }
                 continue;

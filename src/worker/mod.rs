@@ -12,8 +12,10 @@ mod session;
 mod settle;
 mod sized_consumer;
 mod supervisor;
+mod suspects;
 mod switch;
 mod tasks;
 mod warm_throttle;
 
 pub use run::run;
+pub use suspects::{refuse, serve, stand_back};

@@ -6,7 +6,7 @@ use super::{settle::Settler, warm_throttle::WarmBatch};
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
     config::Settings,
-    pipeline::{Ended, Engine, JobOwner, JobSource, Outcome, Urgency},
+    pipeline::{Ended, Engine, InputCounts, JobOwner, JobSource, Outcome, Urgency},
     store::PostgresStore,
     telemetry::{
         metrics::Metrics,
@@ -21,7 +21,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::task::TaskTracker;
 
 /// Lowest priority of a message that goes before others of its namespace.
@@ -115,6 +115,7 @@ impl JobProcessor {
         delivery: Delivery,
         warming: Option<Arc<WarmBatch>>,
         given_up: Option<Rejection>,
+        settled: Option<oneshot::Sender<()>>,
     ) -> JobSource {
         let urgency = match (delivery.origin, delivery.priority()) {
             (Origin::Warm, _) => Urgency::Warming,
@@ -131,6 +132,7 @@ impl JobProcessor {
             in_hand: self.in_hand(),
             processor: self.clone(),
             delivery,
+            settled,
             _warming: warming,
         };
         JobSource::new(job)
@@ -141,6 +143,38 @@ impl JobProcessor {
             .expires_at(expires)
             .given_up(given_up)
             .holding(held)
+    }
+
+    /// Runs a job to its settlement; `given_up` is why it is rejected unseen.
+    pub(super) async fn work(&self, delivery: Delivery, given_up: Option<Rejection>) {
+        let (settled, end) = oneshot::channel();
+        let job = self.source(delivery, None, given_up, Some(settled));
+        self.engine.submit([job]);
+        // Nothing is ever sent: it is dropped with the job.
+        let _dropped = end.await;
+    }
+
+    /// Settles a job that another process ran.
+    pub(super) async fn conclude(
+        &self,
+        delivery: Delivery,
+        in_hand: InHand,
+        outcome: Outcome,
+        (begun, counts): (Instant, InputCounts),
+    ) {
+        let ended = Ended {
+            outcome,
+            counts,
+            begun,
+            held: None,
+        };
+        self.settle(vec![EndedJob {
+            delivery,
+            in_hand,
+            ended,
+            settled: None,
+        }])
+        .await;
     }
 
     /// Settles jobs that have ended: those that end together, together.
@@ -173,7 +207,7 @@ impl JobProcessor {
         for job in ended {
             deliveries.push(job.delivery);
             outcomes.push(job.ended.outcome);
-            in_hand.push((job.in_hand, job.ended.held));
+            in_hand.push((job.in_hand, job.ended.held, job.settled));
         }
         let settled = self.settler.settle(deliveries, outcomes);
         let max = Duration::from_secs(self.settings.intake.max_hold_seconds);
@@ -226,6 +260,8 @@ struct QueuedJob {
     processor: JobProcessor,
     delivery: Delivery,
     in_hand: InHand,
+    /// Dropped when the job is settled, or goes back to its queue.
+    settled: Option<oneshot::Sender<()>>,
     _warming: Option<Arc<WarmBatch>>,
 }
 
@@ -234,6 +270,7 @@ struct EndedJob {
     delivery: Delivery,
     in_hand: InHand,
     ended: Ended,
+    settled: Option<oneshot::Sender<()>>,
 }
 
 impl JobOwner for QueuedJob {
@@ -250,12 +287,14 @@ impl JobOwner for QueuedJob {
             processor,
             delivery,
             in_hand,
+            settled,
             ..
         } = *self;
         processor.settle_later(EndedJob {
             delivery,
             in_hand,
             ended,
+            settled,
         });
     }
 }

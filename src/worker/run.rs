@@ -7,6 +7,7 @@ use super::{
     build::{Servers, Worker},
     drain::DrainLimits,
     supervisor::{Stage, Supervisor},
+    suspects::Program,
     tasks,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     telemetry::metrics::{self, Metrics},
 };
 use anyhow::{Context, bail};
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::Instant,
@@ -27,8 +28,8 @@ use tokio::{
 /// How long clients may take for the last bytes of their answers.
 const LAST_BYTES: Duration = Duration::from_secs(1);
 
-/// Runs the worker until a signal stops it. An error is why it can't go on.
-pub async fn run(settings: Settings) -> anyhow::Result<()> {
+/// Runs the worker until a signal stops it; `file` is where its settings were read. An error is why it can't go on.
+pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> {
     // From here on a signal is never the end of the process by itself.
     let mut signals = Signals::new()?;
     let settings = Arc::new(settings);
@@ -61,7 +62,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let drain = settings.drain.clone();
     // Its model threads may be in the middle of a pass that nobody waits for any more: they end with the process.
     std::mem::forget(registry.clone());
-    let worker = Worker::build(settings, servers, registry, health.clone(), metrics);
+    let suspects = Program::own(file);
+    let worker = Worker::build(
+        settings,
+        servers,
+        registry,
+        suspects,
+        health.clone(),
+        metrics,
+    );
     let tasks = worker.tasks();
     tasks.start();
     served.open(worker.state());

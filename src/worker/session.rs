@@ -9,6 +9,7 @@ use super::{
     lane_intake::LaneIntake,
     process::JobProcessor,
     sized_consumer::SizedConsumer,
+    suspects::Suspects,
     switch::Switch,
     warm_throttle::{Allowance, WarmBatch, WarmThrottle},
 };
@@ -61,6 +62,7 @@ pub struct Session {
     connection: Arc<Connection>,
     topology: Arc<Topology>,
     processor: JobProcessor,
+    suspects: Suspects,
     jobs: SizedConsumer,
     warm: QueueConsumer,
     expired: QueueConsumer,
@@ -85,6 +87,7 @@ impl Session {
         connection: Arc<Connection>,
         topology: Arc<Topology>,
         processor: JobProcessor,
+        suspects: Suspects,
     ) -> Result<Self, lapin::Error> {
         let intake = &processor.settings.intake;
         let throttle = WarmThrottle::new(
@@ -109,6 +112,7 @@ impl Session {
             connection,
             topology,
             processor,
+            suspects,
             throttle: Arc::new(Mutex::new(throttle)),
             lanes: Lanes::default(),
         };
@@ -189,7 +193,8 @@ impl Session {
     ) {
         let sources = deliveries
             .into_iter()
-            .map(|delivery| self.processor.source(delivery, warming.clone(), None));
+            .filter_map(|delivery| self.suspects.set_aside(delivery))
+            .map(|delivery| self.processor.source(delivery, warming.clone(), None, None));
         self.processor.engine.submit(sources);
     }
 
@@ -288,7 +293,9 @@ impl Session {
         tracing::info!(lane = lane.lane, "taking jobs from a lane's queues");
         self.lanes.channels.extend(intake.channels());
         let (processor, stop) = (self.processor.clone(), self.lanes.stop.clone());
-        self.lanes.running.spawn(intake.run(processor, stop));
+        let suspects = self.suspects.clone();
+        let work = intake.run(processor, suspects, stop);
+        self.lanes.running.spawn(work);
     }
 
     /// Every channel that deliveries came by.
@@ -348,11 +355,23 @@ impl Session {
         self.submit(arrived, None);
         self.flush_stragglers();
         let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
+        let (suspects, processor) = (self.suspects.clone(), self.processor.clone());
+        let idle = async {
+            suspects.finish().await;
+            processor.idle().await;
+        };
+        tokio::pin!(idle);
         loop {
             tokio::select! {
-                () = self.processor.idle() => return,
+                () = &mut idle => return,
                 _ = stragglers.tick() => self.flush_stragglers(),
             }
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.suspects.give_back();
     }
 }

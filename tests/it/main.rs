@@ -38,6 +38,7 @@ mod results;
 mod stampede;
 mod startup;
 mod stop;
+mod suspects;
 mod tls;
 mod traces;
 mod warm;

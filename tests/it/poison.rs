@@ -68,6 +68,7 @@ async fn a_job_that_kills_its_worker_is_given_up_and_its_neighbours_succeed() {
         .await;
 
     // What a supervisor does. The bound only ends a test that would loop for ever.
+    let mut deaths = 0;
     for _ in 0..25 {
         let over = eventually(
             "the worker dies or the job is given up",
@@ -85,9 +86,11 @@ async fn a_job_that_kills_its_worker_is_given_up_and_its_neighbours_succeed() {
         if over {
             break;
         }
+        deaths += 1;
         worker = settings.clone().spawn();
     }
     worker.wait_ready().await;
+    assert_eq!(deaths, 2, "once it is suspected, no worker dies of it");
     let letter = the_only_dead_letter(&stack).await;
     assert_eq!(
         (letter.job_id().as_str(), letter.code.as_str()),

@@ -55,6 +55,16 @@ impl Registry {
     /// # Errors
     /// Only if no model could ever serve: a backend that is not compiled in, settings out of range, no threads.
     pub fn open(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
+        let registry = Self::open_empty(settings)?;
+        registry.rescan();
+        Ok(registry)
+    }
+
+    /// Starts the threads and opens the backends, and loads nothing: see [`Registry::serve_only`].
+    ///
+    /// # Errors
+    /// Those of [`Registry::open`].
+    pub fn open_empty(settings: &ModelSettings) -> Result<Arc<Registry>, OpenError> {
         let limits = limits(settings)?;
         let threads = threads(settings);
         let pool = Arc::new(
@@ -63,16 +73,14 @@ impl Registry {
         );
         let backends = Backends::open(settings, &pool)?;
         let runner = Runner::start(threads, limits).map_err(OpenError::Thread)?;
-        let registry = Arc::new(Registry {
+        Ok(Arc::new(Registry {
             dir: settings.dir.clone(),
             pinned: settings.active.clone(),
             backends,
             snapshot: ArcSwap::default(),
             state: Mutex::default(),
             runner,
-        });
-        registry.rescan();
-        Ok(registry)
+        }))
     }
 
     /// The model that `name` (its active version) or `name@version` means. Lock-free.
@@ -110,6 +118,22 @@ impl Registry {
         let mut report = state.scan(&self.dir, survey, &self.pinned, |found| self.load(found));
         report.new_problems = self.publish(&state);
         report
+    }
+
+    /// Serves this one version, which its model's bare name means then, and no other: what served before releases its memory first.
+    /// Blocking. Whether it serves now, and why not, [`Registry::resolve`] says.
+    pub fn serve_only(&self, name: &str, version: &str) {
+        let mut state = self.lock();
+        let is_it = |n: &str, v: &str| n == name && v == version;
+        state.entries.retain(|(n, v), _| is_it(n, v));
+        state.chosen = BTreeMap::from([(name.to_owned(), version.to_owned())]);
+        self.publish(&state);
+        let mut survey = directory::survey(&self.dir);
+        survey
+            .found
+            .retain(|found| is_it(&found.name, &found.version));
+        state.scan(&self.dir, survey, &self.pinned, |found| self.load(found));
+        self.publish(&state);
     }
 
     /// Sets the versions that bare names mean on every worker, and takes back what was set before. A version that isn't

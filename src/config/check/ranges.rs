@@ -93,7 +93,7 @@ fn queues(queues: &Queues) -> [Range; 1] {
     [range("queues.delivery_limit", limit, 10, 1_000_000)]
 }
 
-fn intake(intake: &Intake) -> [Range; 12] {
+fn intake(intake: &Intake) -> [Range; 13] {
     let Intake {
         prefetch,
         warm_prefetch,
@@ -108,6 +108,7 @@ fn intake(intake: &Intake) -> [Range; 12] {
         ..
     } = *intake;
     let (after, runs) = (intake.suspect_after, intake.suspect_runs);
+    let seconds = intake.suspect_seconds;
     [
         range("intake.prefetch", prefetch, 1, 2_000),
         range("intake.warm_prefetch", warm_prefetch, 1, 2_000),
@@ -126,6 +127,7 @@ fn intake(intake: &Intake) -> [Range; 12] {
         range("intake.max_hold_seconds", max_hold_seconds, 2, DAY_SECONDS),
         range("intake.suspect_after", after, 1, 1_000),
         range("intake.suspect_runs", runs, 1, 1_000),
+        range("intake.suspect_seconds", seconds, 1, 1_200),
     ]
 }
 

@@ -58,10 +58,13 @@ pub struct Intake {
     pub max_hold_seconds: u64,
     /// Lanes that this worker serves; all if empty. Jobs of others are moved to their lanes' queues. Also `kiln run --lanes`.
     pub lanes: Vec<String>,
-    /// Redeliveries after which a job is suspected of killing workers and runs alone.
+    /// Redeliveries after which a job is suspected of killing workers and runs alone, in a process of its own.
     pub suspect_after: u32,
     /// Runs alone that a suspect may leave unfinished before it is given up.
     pub suspect_runs: u32,
+    /// Longest run of a suspect, in seconds; its process is killed then, and the run counts as unfinished. Loading its model and waiting
+    /// for the database don't count.
+    pub suspect_seconds: u64,
 }
 
 impl Default for Intake {
@@ -81,6 +84,7 @@ impl Default for Intake {
             lanes: Vec::new(),
             suspect_after: 2,
             suspect_runs: 3,
+            suspect_seconds: 60,
         }
     }
 }

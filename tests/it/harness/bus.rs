@@ -141,6 +141,22 @@ impl Bus {
         self.checked(timeout(OPERATION_LIMIT, got).await).await?
     }
 
+    /// Takes `count` messages of `queue` and settles none: each returns, as delivered before, when the connection is dropped.
+    pub async fn hold(&self, queue: &str, count: usize) -> Connection {
+        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await;
+        let connection = connection.expect("a connection");
+        let channel = connection.create_channel().await.expect("a channel");
+        for n in 0..count {
+            let what = format!("message {} of {count} in {queue}", n + 1);
+            eventually(&what, PATIENCE, async || {
+                let got = channel.basic_get(queue.into(), BasicGetOptions { no_ack: false });
+                got.await.expect("the queue is there")
+            })
+            .await;
+        }
+        connection
+    }
+
     /// Takes all that waits in `queue`.
     pub async fn take_all(&self, queue: &str) -> Vec<BasicGetMessage> {
         let mut messages = Vec::new();

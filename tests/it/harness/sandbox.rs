@@ -138,7 +138,7 @@ pub fn kill_all_under(folder: &Path) {
 }
 
 /// Whether `pid` exists and is more than a zombie that its parent has not looked at yet.
-fn is_running(pid: i32) -> bool {
+pub fn is_running(pid: i32) -> bool {
     stat_field(pid, 0).is_some_and(|state| state != "Z" && state != "X")
 }
 

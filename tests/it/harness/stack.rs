@@ -233,6 +233,16 @@ impl Stack {
             .expect("a statement that the database takes");
     }
 
+    /// Keeps everybody from writing rows of jobs until it is dropped.
+    pub async fn hold_jobs(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        let mut held = self.pool.begin().await.expect("a transaction");
+        sqlx::query("LOCK TABLE jobs IN EXCLUSIVE MODE")
+            .execute(&mut *held)
+            .await
+            .expect("a lock");
+        held
+    }
+
     /// A whole number from the stack's database.
     pub async fn count(&self, statement: &str) -> i64 {
         sqlx::query_scalar(sqlx::AssertSqlSafe(statement.to_owned()))

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::sandbox;
-use super::{PATIENCE, eventually};
+use super::{PATIENCE, eventually, eventually_equals};
 
 const SHOWN_LINES: usize = 80;
 
@@ -192,6 +192,15 @@ impl Worker {
         matching.map(|(_, value)| value).sum()
     }
 
+    /// Waits until it has so many jobs in hand.
+    pub async fn wait_in_hand(&self, jobs: usize) {
+        let what = "jobs in the worker's hands";
+        eventually_equals(what, PATIENCE, jobs as f64, || {
+            self.metric("kiln_jobs_in_hand", &[])
+        })
+        .await;
+    }
+
     /// All of `/metrics`, by series as it is written there.
     pub async fn metrics(&self) -> BTreeMap<String, f64> {
         let page = eventually("the worker's metrics", PATIENCE, || self.get("/metrics")).await;
@@ -218,6 +227,13 @@ impl Worker {
 
     pub fn pid(&self) -> i32 {
         self.child.lock().expect("no panic while locked").id() as i32
+    }
+
+    /// The processes that work for it now, without its own.
+    pub fn other_processes(&self) -> Vec<i32> {
+        let mut all = sandbox::processes_under(&self.folder);
+        all.retain(|pid| *pid != self.pid() && sandbox::is_running(*pid));
+        all
     }
 
     /// Whether it still runs.
@@ -359,7 +375,8 @@ fn is_trouble(line: &str) -> bool {
     }
 }
 
-fn model_folder(name: &str) -> PathBuf {
+/// The folder of a model that the repository ships or keeps for its tests.
+pub fn model_folder(name: &str) -> PathBuf {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
     let places = [
         repository.join("tests/fixtures/models"),
@@ -372,7 +389,8 @@ fn model_folder(name: &str) -> PathBuf {
     found.unwrap_or_else(|| panic!("there is no model {name} under {places:?}"))
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("the worker's folder is writable");
     for entry in fs::read_dir(from).expect("a model's folder").flatten() {
         let target = to.join(entry.file_name());

@@ -82,6 +82,30 @@ fn a_pinned_version_is_the_active_one() {
 }
 
 #[test]
+fn only_the_version_that_is_asked_for_is_loaded() {
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "a", "2", 2);
+    put(&models, "b", "1", 3);
+    let mut settings = models.settings();
+    settings.active = [("a".to_owned(), "2".to_owned())].into();
+    let registry = Registry::open_empty(&settings).unwrap();
+    assert!(listed(&registry).is_empty());
+    for (name, version) in [("a", "1"), ("b", "1"), ("a", "2")] {
+        registry.serve_only(name, version);
+        assert_eq!(listed(&registry), [format!("{name}@{version}*")]);
+    }
+    let (before, rows) = (registry.resolve("a").unwrap(), rows());
+    assert_eq!(score(&before, rows).len(), 3);
+    registry.serve_only("a", "2");
+    let after = registry.resolve("a@2").unwrap();
+    assert!(Arc::ptr_eq(&before, &after), "it isn't loaded again");
+    registry.serve_only("c", "1");
+    assert!(listed(&registry).is_empty());
+    assert!(refusal(&registry, "c").contains("not known"));
+}
+
+#[test]
 fn an_unknown_reference_says_what_is_known() {
     let models = ModelsDir::new();
     put(&models, "a", "1", 1);
