@@ -26,7 +26,6 @@ mod plan;
 mod publish;
 mod rejections;
 mod render;
-
 mod source;
 mod split;
 mod store;
@@ -38,7 +37,7 @@ mod verdict;
 pub use context::EngineParts;
 pub use count::InputCounts;
 pub use engine::{Engine, outcome_of};
-pub use lane::LaneQueues;
+pub use lane::{Depth, LaneFigures, LaneQueues};
 pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::Outcome;
 pub use source::{Ended, JobOwner, JobSource, Urgency};

@@ -32,6 +32,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::Notify;
+pub use turns::Depth;
 use turns::Share;
 
 /// Share of the newest batch in a lane's running mean.
@@ -94,14 +95,18 @@ pub struct LaneQueues {
 }
 
 /// What is known of a lane.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LaneFigures {
     pub name: String,
     pub is_expensive: bool,
+    /// Whether this worker takes its jobs.
+    pub is_served: bool,
+    /// Its queues; none before they are declared.
+    pub queues: usize,
     /// Jobs that wait for scores.
     pub jobs: usize,
     /// Inputs that wait for their turn, by namespace, and since when the oldest has.
-    pub waiting: Vec<turns::Depth>,
+    pub waiting: Vec<Depth>,
     pub batches_in_flight: usize,
     /// Expected model seconds in hand.
     pub seconds_in_hand: f64,
@@ -242,11 +247,14 @@ impl Lane {
     }
 
     /// What is known of it.
-    pub fn figures(&self) -> LaneFigures {
+    fn figures(&self, is_served: bool) -> LaneFigures {
+        let has_queues = self.has_queues.load(Ordering::Relaxed);
         let state = self.state();
         LaneFigures {
             name: self.name.clone(),
             is_expensive: self.is_expensive(),
+            is_served,
+            queues: if has_queues { self.limits.queues } else { 0 },
             jobs: state.work.jobs(),
             waiting: state.work.depths(),
             batches_in_flight: state.running,
@@ -297,7 +305,17 @@ impl Lanes {
         self.lanes.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every lane that has had a job.
+    /// What is known of every lane: those of the models that are loaded, and those that have had a job.
+    pub fn figures(&self) -> Vec<LaneFigures> {
+        for model in self.context.registry.list() {
+            self.lane(self.name(&model.info.name));
+        }
+        let all = self.all();
+        let figures = all.iter().map(|lane| lane.figures(self.serves(&lane.name)));
+        figures.collect()
+    }
+
+    /// Every lane that is known.
     pub fn all(&self) -> Vec<Arc<Lane>> {
         self.by_name().values().cloned().collect()
     }
