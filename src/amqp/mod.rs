@@ -8,6 +8,7 @@ pub mod confirm;
 pub mod connection;
 pub mod consumer;
 pub mod delivery;
+pub mod lane_depths;
 pub mod message;
 pub mod publisher;
 pub mod topology;

@@ -254,7 +254,7 @@ impl QueueSpec {
 }
 
 /// What the broker says of a queue.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Messages that wait to be delivered.
     pub messages: u32,
@@ -329,16 +329,23 @@ async fn attempt(
     }
 }
 
-/// Messages ready in a queue, asked without changing it.
-pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, lapin::Error> {
+/// The same on a channel that is open already; where there is no such queue, the channel is closed by that.
+pub async fn look(channel: &Channel, queue: &str) -> Result<Option<Seen>, lapin::Error> {
     let options = QueueDeclareOptions {
         passive: true,
         ..QueueDeclareOptions::default()
     };
-    Ok(channel
-        .queue_declare(queue.into(), options, FieldTable::default())
-        .await?
-        .message_count())
+    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
+    match declared.await {
+        Ok(queue) => Ok(Some(Seen {
+            messages: queue.message_count(),
+            consumers: queue.consumer_count(),
+        })),
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(e) if e.get_id() == NOT_FOUND => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ mod health;
 mod hot;
 mod invalidate;
 mod key;
+mod lane_queues;
+mod lanes;
 mod man;
 mod migrate;
 mod models;
@@ -28,6 +30,7 @@ mod schedules;
 mod score;
 mod submit;
 mod warm;
+mod worker_api;
 
 use crate::{
     config::{self as settings, ConfigError, Loaded},
@@ -101,6 +104,7 @@ enum Work {
     Doctor(doctor::Arguments),
     Models(models::Arguments),
     Schedules(schedules::Arguments),
+    Lanes(lanes::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
     Invalidate(invalidate::Arguments),
@@ -202,6 +206,7 @@ impl Work {
             Self::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Self::Models(arguments) => models::run(arguments, loaded.settings).await,
             Self::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
+            Self::Lanes(arguments) => lanes::run(arguments, loaded.settings).await,
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,

@@ -2,8 +2,7 @@
 
 use super::problem::Problem;
 use crate::{
-    amqp::publisher::Publisher,
-    amqp::topology::Topology,
+    amqp::{lane_depths::LaneDepths, publisher::Publisher, topology::Topology},
     config::Settings,
     heat::Heat,
     pipeline::{Engine, insight::Insight},
@@ -34,6 +33,8 @@ pub struct ApiState {
     pub store: PostgresStore,
     pub publisher: Publisher,
     pub topology: Arc<Topology>,
+    /// What the broker last said of the lanes' queues.
+    pub lane_depths: LaneDepths,
     pub settings: Arc<Settings>,
     pub folder: Arc<Mutex<Folder>>,
     pub heat: Arc<Heat>,

@@ -58,10 +58,9 @@ impl Engine {
         &self.context.budget
     }
 
-    /// Every lane that has had a job.
+    /// What is known of every lane: those of the models that are loaded, and those that have had a job.
     pub fn lanes(&self) -> Vec<LaneFigures> {
-        let lanes = self.lanes.all();
-        lanes.iter().map(|lane| lane.figures()).collect()
+        self.lanes.figures()
     }
 
     /// The lanes that have queues, or are to have some.

@@ -40,7 +40,7 @@ mod verdict;
 pub use context::EngineParts;
 pub use engine::{Engine, outcome_of};
 pub use input_counts::InputCounts;
-pub use lane::LaneQueues;
+pub use lane::{Depth, LaneFigures, LaneQueues};
 pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::Outcome;
 pub use source::{Ended, JobOwner, JobSource, Urgency};

@@ -4,6 +4,7 @@
 
 mod catalogue;
 mod labels;
+mod lanes;
 mod metric;
 #[cfg(test)]
 mod reference;
@@ -14,6 +15,7 @@ pub use labels::{
     JobOutcome, LeaseOutcome, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome,
     WarmOutcome,
 };
+pub use lanes::LaneGauges;
 
 use catalogue::*;
 use kiln_contract::failure::Code;

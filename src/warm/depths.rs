@@ -36,10 +36,10 @@ impl Depths {
             (&topology.warm, settings.max_queued),
         ];
         for (queue, max) in max {
-            match tokio::time::timeout(broker.timeout(), topology::depth(channel, queue)).await {
-                Ok(Ok(messages)) if messages < max => {}
-                Ok(Ok(_)) => return false,
-                Ok(Err(_)) | Err(_) => {
+            match tokio::time::timeout(broker.timeout(), topology::look(channel, queue)).await {
+                Ok(Ok(Some(seen))) if seen.messages < max => {}
+                Ok(Ok(Some(_))) => return false,
+                Ok(Ok(None) | Err(_)) | Err(_) => {
                     self.0 = None;
                     return false;
                 }

@@ -9,11 +9,12 @@ use super::{
     supervisor::{Stage, Supervisor},
     suspects::{Program, Suspects},
     switch::Switch,
-    tasks::{self, controls::Controls},
+    tasks::{self, controls::Controls, depths::DepthWatch},
 };
 use crate::{
     amqp::{
         connection::Broker,
+        lane_depths::LaneDepths,
         publisher::{self, Publisher, PublisherTask},
         topology::Topology,
     },
@@ -61,6 +62,7 @@ pub(super) struct Worker {
     publisher_task: Arc<PublisherTask>,
     settler: Settler,
     suspects: Program,
+    lane_depths: LaneDepths,
     heat: Arc<Heat>,
     insight: Arc<Insight>,
     folder: Arc<Mutex<Folder>>,
@@ -131,6 +133,7 @@ impl Worker {
             topology,
             publisher,
             suspects,
+            lane_depths: LaneDepths::default(),
             heat,
             insight,
             tracer,
@@ -150,6 +153,7 @@ impl Worker {
             store: self.store.clone(),
             publisher: self.publisher.clone(),
             topology: self.topology.clone(),
+            lane_depths: self.lane_depths.clone(),
             settings: self.settings.clone(),
             folder: self.folder.clone(),
             heat: self.heat.clone(),
@@ -248,16 +252,30 @@ impl Worker {
         tasks.add_droppable("postgres check", move || {
             tasks::health::check_postgres(store.clone(), metrics.clone(), health.clone())
         });
-        let (broker, topology) = (self.broker.clone(), self.topology.clone());
-        let (metrics, health) = (self.metrics.clone(), self.health.clone());
-        tasks.add_droppable("queue depths", move || {
-            tasks::depths::watch(
-                broker.clone(),
-                topology.clone(),
-                metrics.clone(),
-                health.clone(),
-            )
+        self.add_depths(tasks);
+    }
+
+    /// What shows how much waits in the queues and in the lanes.
+    fn add_depths(&self, tasks: &mut Supervisor) {
+        let watch = DepthWatch {
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            engine: self.engine.clone(),
+            lanes: self.lane_depths.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+        };
+        tasks.add_droppable("queue depths", move || tasks::depths::watch(watch.clone()));
+        let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
+        let named = self.named_namespaces();
+        tasks.add_droppable("lanes", move || {
+            tasks::lanes::show(engine.clone(), metrics.clone(), named.clone())
         });
+    }
+
+    /// The namespaces that the settings name.
+    fn named_namespaces(&self) -> BTreeSet<String> {
+        self.settings.namespaces.keys().cloned().collect()
     }
 
     /// What keeps the worker as the models' folder and the database want it.
@@ -296,7 +314,7 @@ impl Worker {
 
     /// What knows and learns what is asked for.
     fn add_heat(&self, tasks: &mut Supervisor) {
-        let known: BTreeSet<String> = self.settings.namespaces.keys().cloned().collect();
+        let known = self.named_namespaces();
         let (heat, engine, metrics) =
             (self.heat.clone(), self.engine.clone(), self.metrics.clone());
         tasks.add_droppable("heat", move || {

@@ -70,6 +70,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "redis check",
             "postgres check",
             "queue depths",
+            "lanes",
             "models folder",
             "model choice",
             "controls",

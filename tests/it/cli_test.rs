@@ -1,124 +1,15 @@
 //! `kiln submit`, `kiln dead` and `kiln doctor`, as scripts use them: exit codes, standard output, standard error.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io::Write;
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::collections::BTreeSet;
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
 use super::harness::bus::{DEAD, JOBS, persistent};
 use super::harness::jobs::{fault_job, text_job};
+use super::harness::shell::{Ended, Shell};
 use super::harness::stack::Stack;
-use super::harness::{PATIENCE, eventually, eventually_equals, sandbox};
-
-/// A folder to run commands in, and the settings that they get.
-struct Shell {
-    folder: PathBuf,
-    variables: BTreeMap<String, String>,
-}
-
-/// How a command ended.
-struct Ended {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Shell {
-    /// No servers.
-    fn bare() -> Self {
-        let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
-        let port = sandbox::free_port();
-        let shell = Self {
-            folder: sandbox::folder("cli"),
-            variables: BTreeMap::new(),
-        };
-        shell
-            .set("KILN_MODELS_DIR", models)
-            .set("KILN_HTTP_ADDR", &format!("127.0.0.1:{port}"))
-    }
-
-    /// The servers of `stack`.
-    fn on(stack: &Stack) -> Self {
-        Self::bare()
-            .set("KILN_AMQP_URL", &stack.amqp_url())
-            .set("KILN_REDIS_URL", &stack.redis.url())
-            .set("KILN_DATABASE_URL", &stack.database_url())
-    }
-
-    fn set(mut self, name: &str, value: &str) -> Self {
-        self.variables.insert(name.to_owned(), value.to_owned());
-        self
-    }
-
-    /// Writes a file of lines into the folder.
-    fn write(&self, name: &str, lines: &[String]) {
-        fs::write(self.folder.join(name), lines.join("\n")).expect("the folder is writable");
-    }
-
-    async fn kiln(&self, arguments: &[&str]) -> Ended {
-        self.kiln_reading(arguments, "").await
-    }
-
-    /// Runs `kiln` with `input` on its standard input, which is no terminal.
-    async fn kiln_reading(&self, arguments: &[&str], input: &str) -> Ended {
-        let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &self.folder);
-        command
-            .args(arguments)
-            .envs(&self.variables)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let input = input.to_owned();
-        let ended = tokio::task::spawn_blocking(move || {
-            let mut child = command.spawn().expect("the binary starts");
-            // Written apart: a command that prints as it reads waits for both ends. One that reads nothing may
-            // have ended already.
-            let mut stdin = child.stdin.take().expect("a pipe");
-            std::thread::spawn(move || stdin.write_all(input.as_bytes()));
-            child.wait_with_output().expect("the command is our child")
-        })
-        .await
-        .expect("the command's thread");
-        Ended {
-            code: ended.status.code().unwrap_or(-1),
-            out: String::from_utf8_lossy(&ended.stdout).into_owned(),
-            err: String::from_utf8_lossy(&ended.stderr).into_owned(),
-        }
-    }
-}
-
-impl Ended {
-    /// Fails unless it ended with `code`.
-    fn with(self, code: i32) -> Self {
-        assert_eq!(self.code, code, "{}\n{}", self.out, self.err);
-        self
-    }
-
-    /// Standard output, a JSON value a line.
-    fn lines(&self) -> Vec<Value> {
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        self.out.lines().map(parse).collect()
-    }
-
-    /// The checks of `kiln doctor --json`, by name: status, what was found, what to do.
-    fn checks(&self) -> BTreeMap<String, (String, String, String)> {
-        let report: Value = serde_json::from_str(&self.out).expect("JSON");
-        let text = |check: &Value, name: &str| check[name].as_str().expect("a text").to_owned();
-        let checks = report["checks"].as_array().expect("a list").iter();
-        checks
-            .map(|c| {
-                (
-                    text(c, "name"),
-                    (text(c, "status"), text(c, "found"), text(c, "advice")),
-                )
-            })
-            .collect()
-    }
-}
+use super::harness::{PATIENCE, eventually, eventually_equals};
 
 fn without_time(mut reply: Value) -> String {
     reply

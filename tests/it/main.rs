@@ -25,6 +25,7 @@ mod idempotency;
 mod invalidate;
 mod kill;
 mod lanes;
+mod lanes_shown;
 mod ledger;
 mod message;
 mod models;

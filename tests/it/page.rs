@@ -77,6 +77,7 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
 
         // Every section is reached by its link, and the models and schedules are there.
         for (link, says) in [
+            ("lanes", "sentiment"),
             ("models", "sentiment"),
             ("warming", "hot"),
             ("cache", "feed"),

@@ -105,6 +105,8 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
     let worker = stack
         .worker()
         .models(&["sentiment"])
+        // A lane that the settings name has queues.
+        .set("KILN_LANES__SENTIMENT__QUEUES", "2")
         .expect_trouble()
         .start()
         .await;

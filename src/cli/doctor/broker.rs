@@ -10,7 +10,7 @@ use crate::{
         message::Message,
         topology::{QueueSpec, Seen, Topology, TopologyError, inspect},
     },
-    cli::post::close,
+    cli::{lane_queues, post::close},
     config::Settings,
 };
 use futures_util::future::join_all;
@@ -63,6 +63,7 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
         checks.push(Check::warn(QUEUES, found, advice));
     }
     checks.extend(there);
+    checks.extend(lanes(&connection, &topology, settings, broker.timeout()).await);
     close(&connection).await;
     checks
 }
@@ -205,6 +206,36 @@ async fn queue(
     })
 }
 
+/// The queues of each lane that has some.
+async fn lanes(
+    connection: &Connection,
+    topology: &Topology,
+    settings: &Settings,
+    timeout: Duration,
+) -> Vec<Check> {
+    let names = lane_queues::names(settings);
+    let looks = names
+        .iter()
+        .map(|lane| lane_queues::look(connection, topology, settings, lane, timeout));
+    let looked = names.iter().zip(join_all(looks).await);
+    let checks = looked.filter_map(|(lane, looked)| {
+        let name = format!("lane {lane}");
+        Some(match looked {
+            Ok(queues) => lane_check(name, lane, queues?.seen),
+            Err(error) => Check::fail(name, error.to_string(), "see the broker's log"),
+        })
+    });
+    checks.collect()
+}
+
+fn lane_check(name: String, lane: &str, seen: Seen) -> Check {
+    if seen.is_stranded() {
+        Check::warn(name, shown(seen), lane_queues::advice(lane))
+    } else {
+        Check::ok(name, shown(seen))
+    }
+}
+
 fn shown(seen: Seen) -> String {
     let counted = |number: u32, thing: &str| {
         let plural = if number == 1 { "" } else { "s" };
@@ -220,6 +251,25 @@ fn shown(seen: Seen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::doctor::check::Status;
+
+    #[test]
+    fn a_lane_whose_jobs_nobody_takes_is_a_warning() {
+        let check = |messages, consumers| {
+            let seen = Seen {
+                messages,
+                consumers,
+            };
+            lane_check("lane gpu".into(), "gpu", seen)
+        };
+        let stranded = check(7, 0);
+        assert_eq!(stranded.status, Status::Warn);
+        assert_eq!(stranded.found, "7 messages, 0 consumers");
+        assert!(stranded.advice.contains("kiln run --lanes gpu"));
+        for fine in [check(0, 0), check(7, 1)] {
+            assert_eq!(fine.status, Status::Ok);
+        }
+    }
 
     #[test]
     fn versions_compare_by_number() {

@@ -323,6 +323,19 @@ const SECTIONS = {
     $("intake").textContent = paused ? "Resume intake" : "Pause intake";
     $("intake").hidden = false;
   },
+  async lanes() {
+    const { lanes } = await fetchJson("/v1/lanes");
+    const left = (l) => l.queue?.messages > 0 && l.queue.consumers === 0;
+    table("lanes-table", [
+      ["lane", (l) => l.name], ["jobs / inputs waiting", (l) => `${figures.format(l.jobs)} / ${figures.format(l.waiting_inputs)}`, "n"],
+      ["model time in hand", (l) => time(1000 * l.model_seconds_in_hand), "n"], ["batches in flight", (l) => figures.format(l.batches_in_flight), "n"],
+      ["jobs moved", (l) => figures.format(l.moved_jobs), "n"], ["in its queues", (l) => (l.queue ? figures.format(l.queue.messages) : null), "n"],
+      ["consumers", (l) => (l.queue ? figures.format(l.queue.consumers) : null), "n"],
+      ["longest wait", (l) => time(1000 * l.longest_wait_seconds), "n"], ["waits longest", (l) => l.namespaces[0]?.namespace],
+      ["state", (l) => (left(l) ? "no worker takes its jobs" : l.served ? "served" : "not served here")],
+    ], lanes, "no lanes");
+    $("lanes-left").textContent = lanes.filter(left).map((l) => `Lane ${l.name} has jobs, and no worker takes them: start one that serves it (kiln run --lanes ${l.name}).`).join(" ");
+  },
   async models() {
     table("models-table", [
       ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
@@ -388,7 +401,7 @@ async function refresh(name) {
 
 async function refreshForever() {
   for (let turn = 0; ; turn++) {
-    const all = turn % 3 ? ["health", "problems"] : Object.keys(SECTIONS);
+    const all = turn % 3 ? ["health", "lanes", "problems"] : Object.keys(SECTIONS);
     if (!document.hidden && ($("key-form").hidden || key())) await Promise.all(all.map(refresh));
     await new Promise((done) => setTimeout(done, 2000));
   }

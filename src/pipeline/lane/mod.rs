@@ -11,6 +11,7 @@ mod take;
 mod turns;
 
 pub use one::LaneFigures;
+pub use turns::Depth;
 
 use super::{
     completion::Completions,
@@ -90,7 +91,17 @@ impl Lanes {
         self.lanes.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every lane that has had a job.
+    /// What is known of every lane: those of the models that are loaded, and those that have had a job.
+    pub fn figures(&self) -> Vec<LaneFigures> {
+        for model in self.context.registry.list() {
+            self.lane(self.name(&model.info.name));
+        }
+        let all = self.all();
+        let figures = all.iter().map(|lane| lane.figures(self.serves(&lane.name)));
+        figures.collect()
+    }
+
+    /// Every lane that is known.
     pub fn all(&self) -> Vec<Arc<Lane>> {
         self.by_name().values().cloned().collect()
     }

@@ -57,10 +57,14 @@ pub struct LaneState {
 }
 
 /// What is known of a lane.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LaneFigures {
     pub name: String,
     pub is_expensive: bool,
+    /// Whether this worker takes its jobs.
+    pub is_served: bool,
+    /// Its queues; none before they are declared.
+    pub queues: usize,
     /// Jobs that wait for scores.
     pub jobs: usize,
     /// Inputs that wait for their turn, by namespace, and since when the oldest has.
@@ -233,11 +237,14 @@ impl Lane {
     }
 
     /// What is known of it.
-    pub fn figures(&self) -> LaneFigures {
+    pub fn figures(&self, is_served: bool) -> LaneFigures {
+        let has_queues = self.has_queues.load(Ordering::Relaxed);
         let state = self.state();
         LaneFigures {
             name: self.name.clone(),
             is_expensive: self.is_expensive(),
+            is_served,
+            queues: if has_queues { self.limits.queues } else { 0 },
             jobs: state.work.jobs(),
             waiting: state.work.depths(),
             batches_in_flight: state.running,

@@ -3,7 +3,7 @@
 use super::{
     labels::{
         CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
-        InputResult, JobOutcome, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind,
+        InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind,
         ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
@@ -52,6 +52,38 @@ catalogue! {
         REPLIES = counter("kiln_replies_total", "replies", "Replies by whether their queue was still there.")
             .by(&[ReplyOutcome::LABEL]);
         INTAKE_PAUSED = gauge("kiln_intake_paused", "1 or 0", "1 while operators have paused taking jobs.");
+    }
+    "Lanes": {
+        LANE_JOBS = gauge("kiln_lane_jobs", "jobs", "Jobs in a lane that wait for scores.")
+            .by(&[LANE]);
+        LANE_WAITING_INPUTS = gauge("kiln_lane_waiting_inputs", "inputs",
+            "Inputs in a lane that wait for their turn; those of warming aren't counted.")
+            .by(&[LANE]);
+        LANE_MODEL_SECONDS_IN_HAND = gauge("kiln_lane_model_seconds_in_hand", "model seconds",
+            "Expected model time of the jobs in a lane.")
+            .by(&[LANE]);
+        LANE_BYTES_IN_HAND = gauge("kiln_lane_bytes_in_hand", "bytes", "Bytes of the jobs in a lane.")
+            .by(&[LANE]);
+        LANE_BATCHES_IN_FLIGHT = gauge("kiln_lane_batches_in_flight", "batches", "Batches of a lane that are being scored.")
+            .by(&[LANE]);
+        LANE_MOVED_JOBS = counter("kiln_lane_moved_jobs_total", "jobs", "Jobs that this worker moved to a lane's queues.")
+            .by(&[LANE]);
+        LANE_LONGEST_WAIT = gauge("kiln_lane_longest_wait_seconds", "seconds",
+            "Time for which the oldest input of a namespace has waited in a lane for its turn.")
+            .by(&[LANE, NAMESPACE]);
+        LANE_SECONDS_PER_INPUT = gauge("kiln_lane_seconds_per_input", "seconds an input",
+            "Mean model time of an input of a lane, the newest batches first; 0 before the first.")
+            .by(&[LANE]);
+        LANE_EXPENSIVE = gauge("kiln_lane_expensive", "1 or 0",
+            "1 where an input costs so much that the lane's jobs are moved to its queues rather than held.")
+            .by(&[LANE]);
+        LANE_QUEUE_MESSAGES = gauge("kiln_lane_queue_messages", "messages", "Messages ready in a lane's queues, all of them together.")
+            .by(&[LANE]);
+        LANE_QUEUE_CONSUMERS = gauge("kiln_lane_queue_consumers", "consumers",
+            "Consumers of a lane's queues, on all workers together.")
+            .by(&[LANE]);
+        BYTES_IN_HAND = gauge("kiln_bytes_in_hand", "bytes",
+            "Bytes of the bodies, inputs and outputs of all jobs in hand; `intake.max_bytes_in_hand` bounds them.");
     }
     "Cache": {
         CACHE_OPERATIONS = counter("kiln_cache_operations_total", "round trips",

@@ -266,6 +266,11 @@ fn meaning(code: Code) -> &'static str {
     }
 }
 
+pub(super) const LANE: Label = Label {
+    name: "lane",
+    values: Values::Named("a lane: a model's name, or a name under `[lanes]` in the settings"),
+};
+
 pub(super) const MODEL: Label = Label {
     name: "model",
     values: Values::Named("a model's name, from its manifest"),

@@ -1,59 +1,166 @@
-//! Tells how many messages wait in each queue.
+//! Owns asking the broker how many messages wait in each queue, and who takes those of the lanes.
+//!
+//! Promises to ask about a bounded number of queues at a time, however many lanes there are.
 
 use crate::{
     amqp::{
         connection::Broker,
-        topology::{self, Topology},
+        lane_depths::LaneDepths,
+        topology::{self, Seen, Topology},
     },
     health::{Health, Part},
+    pipeline::{Engine, LaneFigures},
     telemetry::metrics::{Metrics, QueueKind},
 };
+use lapin::{Channel, Connection};
 use std::{sync::Arc, time::Duration};
 
 /// How often queue depths are asked.
 const DEPTHS: Duration = Duration::from_secs(5);
+/// Queues of lanes that are asked about each time; further ones the next time.
+const MAX_LANE_QUEUES: usize = 64;
 
-pub(in crate::worker) async fn watch(
-    broker: Broker,
-    topology: Arc<Topology>,
-    metrics: Metrics,
-    health: Health,
-) -> anyhow::Result<()> {
+/// What asks about the queues.
+#[derive(Clone)]
+pub(in crate::worker) struct DepthWatch {
+    pub broker: Broker,
+    pub topology: Arc<Topology>,
+    pub engine: Arc<Engine>,
+    pub lanes: LaneDepths,
+    pub metrics: Metrics,
+    pub health: Health,
+}
+
+/// A connection with the channel that is asked on.
+struct Asked {
+    connection: Connection,
+    channel: Channel,
+}
+
+/// The broker doesn't answer, or a queue isn't there: asked anew the next time.
+struct Lost;
+
+pub(in crate::worker) async fn watch(watch: DepthWatch) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(DEPTHS);
-    let queues = [
-        (QueueKind::Jobs, &topology.jobs),
-        (QueueKind::Warm, &topology.warm),
-        (QueueKind::Dead, &topology.dead),
-        (QueueKind::Expired, &topology.expired),
-    ];
-    let mut channel = None;
+    let mut asked: Option<Asked> = None;
+    let mut first_lane = 0;
     loop {
         tick.tick().await;
         // Before the first session the queues may not be declared.
-        if !health.is_up(Part::Broker) {
-            channel = None;
+        if !watch.health.is_up(Part::Broker) {
+            asked = None;
             continue;
         }
-        if channel.is_none() {
-            let connection = broker.connect("depths").await.ok();
-            let open = match &connection {
-                Some(connection) => {
-                    tokio::time::timeout(broker.timeout(), connection.create_channel()).await
+        let known = match asked.take() {
+            Some(known) => Some(known),
+            None => watch.open().await,
+        };
+        let Some(known) = known else { continue };
+        asked = watch.round(known, &mut first_lane).await.ok();
+    }
+}
+
+impl DepthWatch {
+    async fn open(&self) -> Option<Asked> {
+        let connection = self.broker.connect("depths").await.ok()?;
+        let channel = self.channel(&connection).await.ok()?;
+        Some(Asked {
+            connection,
+            channel,
+        })
+    }
+
+    async fn channel(&self, connection: &Connection) -> Result<Channel, Lost> {
+        let open = tokio::time::timeout(self.broker.timeout(), connection.create_channel());
+        open.await.map_err(|_| Lost)?.map_err(|_| Lost)
+    }
+
+    /// Asks about Kiln's own queues, and about those of some lanes.
+    async fn round(&self, mut asked: Asked, first_lane: &mut usize) -> Result<Asked, Lost> {
+        let topology = &self.topology;
+        for (kind, queue) in [
+            (QueueKind::Jobs, &topology.jobs),
+            (QueueKind::Warm, &topology.warm),
+            (QueueKind::Dead, &topology.dead),
+            (QueueKind::Expired, &topology.expired),
+        ] {
+            let seen = self.look(&asked.channel, queue).await?.ok_or(Lost)?;
+            self.metrics.queue(kind, seen.messages);
+        }
+        let mut lanes = self.engine.lanes();
+        lanes.retain(|lane| lane.queues > 0);
+        let (some, next) = turn(&lanes, *first_lane);
+        *first_lane = next;
+        for lane in some {
+            let mut all = Seen::default();
+            for number in 0..lane.queues {
+                let queue = topology.lane(&lane.name, number);
+                match self.look(&asked.channel, &queue).await? {
+                    Some(seen) => all = all.and(seen),
+                    None => asked.channel = self.channel(&asked.connection).await?,
                 }
-                None => continue,
-            };
-            channel = open
-                .ok()
-                .and_then(Result::ok)
-                .and_then(|channel| Some((connection?, channel)));
-        }
-        for (kind, queue) in queues {
-            let Some((_, open)) = &channel else { break };
-            match tokio::time::timeout(broker.timeout(), topology::depth(open, queue)).await {
-                Ok(Ok(messages)) => metrics.queue(kind, messages),
-                // The connection may hang or the queue not be there yet: start anew at the next tick.
-                Ok(Err(_)) | Err(_) => channel = None,
             }
+            self.lanes.set(&lane.name, all);
+            let (messages, consumers) = (all.messages, all.consumers);
+            self.metrics.lane_queue(&lane.name, messages, consumers);
         }
+        Ok(asked)
+    }
+
+    async fn look(&self, channel: &Channel, queue: &str) -> Result<Option<Seen>, Lost> {
+        let look = tokio::time::timeout(self.broker.timeout(), topology::look(channel, queue));
+        look.await.map_err(|_| Lost)?.map_err(|_| Lost)
+    }
+}
+
+/// The lanes whose turn it is, and where the next turn begins: as many as have so many queues together, and one in any case.
+fn turn(lanes: &[LaneFigures], first: usize) -> (Vec<&LaneFigures>, usize) {
+    let mut queues = 0;
+    let from = if first < lanes.len() { first } else { 0 };
+    let circle = lanes.iter().cycle().skip(from).take(lanes.len());
+    let some: Vec<&LaneFigures> = circle
+        .take_while(|lane| {
+            let is_first = queues == 0;
+            queues += lane.queues;
+            is_first || queues <= MAX_LANE_QUEUES
+        })
+        .collect();
+    let next = (from + some.len()) % lanes.len().max(1);
+    (some, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lanes(queues: &[usize]) -> Vec<LaneFigures> {
+        let numbered = queues.iter().zip(0..);
+        let lane = |(queues, number): (&usize, usize)| LaneFigures {
+            name: number.to_string(),
+            queues: *queues,
+            ..LaneFigures::default()
+        };
+        numbered.map(lane).collect()
+    }
+
+    fn asked(lanes: &[LaneFigures], first: usize) -> (Vec<&str>, usize) {
+        let (some, next) = turn(lanes, first);
+        (some.iter().map(|lane| lane.name.as_str()).collect(), next)
+    }
+
+    #[test]
+    fn a_few_lanes_are_asked_about_each_time() {
+        assert_eq!(asked(&[], 3), (vec![], 0));
+        let few = lanes(&[4, 4, 4]);
+        assert_eq!(asked(&few, 0), (vec!["0", "1", "2"], 0));
+        assert_eq!(asked(&few, 7), (vec!["0", "1", "2"], 0));
+    }
+
+    #[test]
+    fn many_lanes_take_turns_and_a_large_one_is_not_left_out() {
+        let many = lanes(&[32, 32, 100, 4]);
+        assert_eq!(asked(&many, 0), (vec!["0", "1"], 2));
+        assert_eq!(asked(&many, 2), (vec!["2"], 3));
+        assert_eq!(asked(&many, 3), (vec!["3", "0"], 1));
     }
 }

@@ -1,5 +1,6 @@
 //! Keeps what this worker knows of heat fresh, and tells the other workers.
 
+use super::namespaces::Known;
 use crate::{
     cache::RedisCache,
     clock,
@@ -20,8 +21,6 @@ const REPORT: Duration = Duration::from_secs(5);
 const LOOKED_AT: usize = 1_000;
 /// What counts as the top of a namespace.
 const TOP: usize = 100;
-/// Stands for every namespace that nobody has named in the settings.
-const OTHERS: &str = "other";
 
 /// Tells the other workers what is hot here. `known` are the namespaces that metrics may name.
 pub(in crate::worker) async fn report(
@@ -64,19 +63,12 @@ async fn sample_reads(heat: &Heat, redis: &RedisCache) {
 
 /// Sets what share of the requests goes to the hottest few.
 fn show(heat: &Heat, engine: &Engine, metrics: &Metrics, known: &BTreeSet<String>) {
-    let models: BTreeSet<String> = engine
-        .registry()
-        .list()
-        .into_iter()
-        .map(|model| model.info.name)
-        .collect();
-    let label = |namespace: &str| {
-        let named = known.contains(namespace) || models.contains(namespace);
-        if named { namespace } else { OTHERS }.to_owned()
-    };
+    let known = Known::new(known, engine.registry());
     let mut rates: BTreeMap<(HeatOf, String), (f64, f64)> = BTreeMap::new();
     let mut add = |of: HeatOf, namespace: &str, hot: &[f64]| {
-        let (top, all) = rates.entry((of, label(namespace))).or_default();
+        let (top, all) = rates
+            .entry((of, known.label(namespace).to_owned()))
+            .or_default();
         *top += hot.iter().take(TOP).sum::<f64>();
         *all += hot.iter().sum::<f64>();
     };

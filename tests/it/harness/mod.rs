@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod proxy;
 pub mod redis;
 pub mod sandbox;
+pub mod shell;
 pub mod stack;
 pub mod worker;
 
