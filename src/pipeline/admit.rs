@@ -10,7 +10,6 @@ use super::{
     lane::Lanes,
     outcome::Outcome,
     source::{AdmittedJob, JobSource},
-    verdict,
 };
 use ahash::RandomState;
 use kiln_contract::failure::{Code, Rejection};
@@ -84,34 +83,33 @@ fn all<'a>(
         }
         let body_sha256 = key::hash_body(source.body());
         match by_id.entry(job.job_id.to_string()) {
+            Entry::Occupied(id) => {
+                let (first, sha256) = *id.get();
+                if sha256 == body_sha256 {
+                    admission.repeats.push((index, first));
+                    continue;
+                }
+                // Which of the two the id belongs to is known once one of them has its row.
+            }
             Entry::Vacant(id) => {
                 id.insert((index, body_sha256));
-                if source.reserved.is_none() {
-                    source.held.grow(outputs);
-                }
-                let settings = &context.settings;
-                let own = settings.namespaces.get(job.namespace());
-                let of_model = model.info().ttl_seconds;
-                let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
-                admission.admitted.push(AdmittedJob {
-                    index,
-                    source,
-                    job,
-                    model,
-                    body_sha256,
-                    ttl_seconds,
-                });
             }
-            Entry::Occupied(id) => match *id.get() {
-                (first, sha256) if sha256 == body_sha256 => admission.repeats.push((index, first)),
-                _ => {
-                    let job_id = Some(id.key().clone());
-                    let rejection = verdict::conflict();
-                    let outcome = Outcome::Rejected { job_id, rejection };
-                    admission.refused.push((index, outcome));
-                }
-            },
         }
+        if source.reserved.is_none() {
+            source.held.grow(outputs);
+        }
+        let settings = &context.settings;
+        let own = settings.namespaces.get(job.namespace());
+        let of_model = model.info().ttl_seconds;
+        let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
+        admission.admitted.push(AdmittedJob {
+            index,
+            source,
+            job,
+            model,
+            body_sha256,
+            ttl_seconds,
+        });
     }
     admission
 }

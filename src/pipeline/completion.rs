@@ -22,14 +22,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Jobs that are stored together.
-const MAX_JOBS: usize = 256;
-/// Jobs for which another batch is begun while one is under way.
-const MIN_JOBS: usize = 64;
+/// Batches of look-ups whose jobs may be stored together.
+const BATCHES: usize = 4;
 /// Bytes of results and rows that are stored together; a job of more is stored by itself.
 const MAX_BYTES: usize = 4 << 20;
-/// Batches that are stored at the same time.
-const MAX_RUNNING: usize = 4;
 
 /// Jobs that have ended.
 pub(super) struct Completions {
@@ -45,10 +41,10 @@ struct Queue {
 
 impl Queue {
     /// Takes a batch out, in order. A job whose id is in it already waits for the next one.
-    fn take(&mut self) -> Vec<Ending> {
+    fn take(&mut self, max_jobs: usize) -> Vec<Ending> {
         let mut ids: HashSet<String, RandomState> = HashSet::default();
         let (mut batch, mut later, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while batch.len() < MAX_JOBS {
+        while batch.len() < max_jobs {
             let Some(next) = self.waiting.front() else {
                 break;
             };
@@ -117,11 +113,12 @@ impl Completions {
 
     /// Begins as many batches as there should be.
     fn start(self: &Arc<Self>, queue: &mut Queue) {
+        let settings = &self.context.settings;
+        let (jobs, max_running) = (settings.batch_jobs, settings.batches_in_flight);
         while !queue.waiting.is_empty()
-            && (queue.running == 0
-                || (queue.running < MAX_RUNNING && queue.waiting.len() >= MIN_JOBS))
+            && (queue.running == 0 || (queue.running < max_running && queue.waiting.len() >= jobs))
         {
-            let batch = queue.take();
+            let batch = queue.take(jobs * BATCHES);
             queue.running += 1;
             let running = Running(self.clone());
             let left = self.time_left(&batch);

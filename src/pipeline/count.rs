@@ -49,7 +49,10 @@ pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
             count(outcome.repeated().kind(), 1);
             metrics.job(repeat.received.elapsed());
         }
-        inputs.add(&ending.counts);
+        // One that is rejected in the end asked for nothing that anybody gets.
+        if !matches!(outcome, Outcome::Rejected { .. }) {
+            inputs.add(&ending.counts);
+        }
     }
     for (outcome, total) in JobOutcome::ALL.iter().zip(totals) {
         metrics.jobs(*outcome, total);

@@ -63,7 +63,9 @@ async fn run_with(
     let (mut outcomes, mut counts) = (Vec::new(), InputCounts::default());
     for ended in ends {
         let ended = ended.await.expect("an end");
-        counts.add(&ended.counts);
+        if !matches!(ended.outcome, Outcome::Rejected { .. }) {
+            counts.add(&ended.counts);
+        }
         outcomes.push(ended.outcome);
     }
     (outcomes, counts)

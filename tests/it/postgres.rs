@@ -382,7 +382,10 @@ async fn a_deadlock_at_the_start_is_tried_again() {
 
 /// A worker whose statements have little time.
 fn impatient(stack: &Stack) -> Settings {
-    let settings = stack.worker().allow("storing took too long");
+    let settings = stack
+        .worker()
+        .allow("storing took too long")
+        .allow("stopped working");
     let settings = settings.set("KILN_DATABASE__STATEMENT_TIMEOUT_MS", "300");
     settings.set("KILN_DATABASE__TIMEOUT_MS", "2000")
 }
