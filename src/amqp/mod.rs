@@ -5,9 +5,12 @@
 
 pub mod ack;
 pub mod confirm;
+mod confirms;
 pub mod connection;
 pub mod consumer;
 pub mod delivery;
+mod headers;
 pub mod message;
 pub mod publisher;
+mod returns;
 pub mod topology;

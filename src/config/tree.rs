@@ -6,6 +6,7 @@ mod entries;
 mod http;
 mod jobs;
 mod observe;
+mod reply;
 mod servers;
 mod warm;
 
@@ -13,6 +14,7 @@ pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store};
 pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
 pub use observe::{Log, LogFormat, Trace};
+pub use reply::Reply;
 pub use servers::{Amqp, Database, NamedDatabase, Redis};
 pub use warm::Warm;
 
@@ -32,6 +34,7 @@ pub struct Settings {
     pub queues: Queues,
     pub intake: Intake,
     pub retry: Retry,
+    pub reply: Reply,
     pub cache: Cache,
     pub namespaces: BTreeMap<String, Namespace>,
     pub models: ModelSettings,

@@ -85,8 +85,9 @@ async fn post(
     };
     let publisher = state.publisher.clone();
     state
-        .run_on_worker(async move { publisher.publish(&[message]).await })
-        .await?;
+        .run_on_worker(publisher.send(message))
+        .await?
+        .map_err(|error| Problem::too_large(error.to_string()))?;
     let queued = Queued {
         job_id: id,
         status: "queued",

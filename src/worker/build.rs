@@ -58,6 +58,7 @@ pub(super) struct Worker {
     topology: Arc<Topology>,
     publisher: Publisher,
     publisher_task: Arc<PublisherTask>,
+    replies_task: Arc<PublisherTask>,
     settler: Settler,
     heat: Arc<Heat>,
     insight: Arc<Insight>,
@@ -104,7 +105,11 @@ impl Worker {
         let engine = Arc::new(Engine::new(parts, &settings));
         let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
         let max = config::ms(settings.amqp.max_backoff_ms);
-        let (publisher, publisher_task) = publisher::new(broker.clone(), max, metrics.clone());
+        let (publisher, publisher_task) =
+            publisher::must_arrive(broker.clone(), max, metrics.clone());
+        let patience = config::ms(settings.reply.timeout_ms);
+        let (replies, replies_task) =
+            publisher::replies(broker.clone(), patience, max, metrics.clone());
         let (controls, paused, pause) = tasks::controls::channels();
         let (tracer, traced) = if settings.trace.endpoint.is_some() {
             let (tracer, traced) = Tracer::new(settings.trace.share, metrics.clone());
@@ -114,9 +119,16 @@ impl Worker {
         };
         let (invalid, invalidated) = tasks::invalidations::channel();
         Self {
-            settler: Settler::new(publisher.clone(), topology.clone(), metrics.clone()),
+            settler: Settler::new(
+                publisher.clone(),
+                replies,
+                settings.reply.max_bytes,
+                topology.clone(),
+                metrics.clone(),
+            ),
             folder: Arc::new(Mutex::new(Folder::new(&settings.warm.dir))),
             publisher_task: Arc::new(publisher_task),
+            replies_task: Arc::new(replies_task),
             controls: Arc::new(controls),
             settings,
             broker,
@@ -164,10 +176,12 @@ impl Worker {
         self.add_checks(&mut tasks);
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
-        let publisher = self.publisher_task.clone();
-        tasks.add(Stage::Output, "publisher", move |stop| {
-            publisher.clone().run(stop)
-        });
+        for (name, task) in [
+            ("publisher", self.publisher_task.clone()),
+            ("replies", self.replies_task.clone()),
+        ] {
+            tasks.add(Stage::Output, name, move |stop| task.clone().run(stop));
+        }
         if let (Some(traced), Some(endpoint)) = (&self.traced, &self.settings.trace.endpoint) {
             let (traced, endpoint, metrics) =
                 (traced.clone(), endpoint.clone(), self.metrics.clone());

@@ -67,7 +67,12 @@ impl BatchProcessor {
     }
 
     /// Carries one batch from its bodies to its acknowledgements.
-    async fn work(&self, deliveries: Vec<Delivery>, given_up: Option<Rejection>) {
+    async fn work(
+        &self,
+        deliveries: Vec<Delivery>,
+        given_up: Option<Rejection>,
+        permit: impl Send,
+    ) {
         let sources: Vec<JobSource<'_>> = deliveries
             .iter()
             .map(|d| {
@@ -83,7 +88,7 @@ impl BatchProcessor {
         let (outcomes, counts) = self.engine.run(&sources).await;
         let traces = self.traces(&deliveries, &outcomes, begun, &counts.stages);
         let stored = Instant::now();
-        self.settler.settle(deliveries, outcomes).await;
+        self.settler.settle(deliveries, outcomes, permit).await;
         for mut trace in traces {
             trace.span("reply", stored, Instant::now(), Vec::new());
             self.tracer.end(trace);
@@ -126,7 +131,7 @@ impl BatchProcessor {
     }
 }
 
-/// A batch in flight; its permit is free when it is settled.
+/// A batch in flight; its permit is free when it is settled, or when that takes long.
 pub(super) async fn in_flight(
     processor: BatchProcessor,
     deliveries: Vec<Delivery>,
@@ -134,8 +139,8 @@ pub(super) async fn in_flight(
     permit: impl Send + 'static,
 ) {
     let jobs = InHand(processor.clone(), deliveries.len() as isize);
-    processor.work(deliveries, given_up).await;
-    drop((jobs, permit));
+    processor.work(deliveries, given_up, permit).await;
+    drop(jobs);
 }
 
 /// Counts jobs out of hand however their batch ends.

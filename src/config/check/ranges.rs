@@ -2,7 +2,8 @@
 
 use super::Range;
 use crate::config::{
-    Amqp, Cache, Database, Drain, Http, Intake, Namespace, Queues, Redis, Retry, Settings, Warm,
+    Amqp, Cache, Database, Drain, Http, Intake, Namespace, Queues, Redis, Reply, Retry, Settings,
+    Warm,
 };
 use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
     all.extend(queues(&settings.queues));
     all.extend(intake(&settings.intake));
     all.extend(retry(&settings.retry));
+    all.extend(reply(&settings.reply));
     all.extend(cache(&settings.cache));
     all.extend(namespaces(&settings.namespaces));
     all.extend(drain(&settings.drain));
@@ -121,6 +123,13 @@ fn retry(retry: &Retry) -> Vec<Range> {
             .map(|delay| range("retry.delays_ms", *delay, 1, DAY_MS)),
     );
     all
+}
+
+fn reply(reply: &Reply) -> [Range; 2] {
+    [
+        count("reply.max_bytes", reply.max_bytes, 1_024, 128 << 20),
+        range("reply.timeout_ms", reply.timeout_ms, 100, HOUR_MS),
+    ]
 }
 
 fn cache(cache: &Cache) -> [Range; 4] {
