@@ -1,13 +1,17 @@
 //! Owns what Kiln publishes about a job: its reply, its dead letter, its next try.
 //!
-//! Promises that what goes to another queue keeps its body, its properties and its producer's headers, and can't expire there.
+//! Promises that what goes to another queue keeps its body, its properties and its producer's headers, and can't expire there; that it
+//! goes nowhere else, whatever its producer's headers ask for; and that a reply is no larger than it may be.
 
 use crate::amqp::{
     delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, TRACEPARENT, TRIES, text},
     topology::{Origin, Topology},
 };
 use crate::clock;
-use kiln_contract::failure::Rejection;
+use kiln_contract::{
+    failure::Rejection,
+    result::{self, Finished},
+};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
@@ -45,27 +49,45 @@ const OWN_HEADERS: [&str; 11] = [
 /// AMQP's mark for a message that survives the broker's restart.
 const PERSISTENT: u8 = 2;
 
+/// Headers by which a producer has the broker copy a message to further queues: meant for its own message, not for Kiln's.
+const COPIES: [&str; 2] = ["CC", "BCC"];
+/// Replies of this size and more bring along what is sent in their stead if the broker finds them too large. No broker's limit is lower.
+const BRIEF_FROM_BYTES: usize = 16 << 10;
+/// Longest trace context that is echoed: the W3C's has 55 characters.
+const MAX_TRACEPARENT_BYTES: usize = 255;
+
 /// A message for the broker's default exchange.
 #[derive(Debug, Clone)]
 pub struct Message {
     pub queue: ShortString,
     pub body: Vec<u8>,
     pub properties: BasicProperties,
-    /// A reply's queue may be gone; any other message must arrive.
-    pub is_reply: bool,
+    /// What is sent in the body's stead if the broker finds that too large.
+    pub(super) brief: Option<Vec<u8>>,
+    /// Whether the body is such a stand-in already.
+    pub(super) is_brief: bool,
+}
+
+impl Message {
+    /// A message for a queue.
+    pub fn new(queue: ShortString, body: Vec<u8>, properties: BasicProperties) -> Self {
+        Self {
+            queue,
+            body,
+            properties,
+            brief: None,
+            is_brief: false,
+        }
+    }
 }
 
 /// A job of Kiln's own.
 pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
-    Message {
-        queue: queue.into(),
-        body,
-        properties: BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_message_id(job_id.into())
-            .with_delivery_mode(PERSISTENT),
-        is_reply: false,
-    }
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_message_id(job_id.into())
+        .with_delivery_mode(PERSISTENT);
+    Message::new(queue.into(), body, properties)
 }
 
 /// The same message with a W3C trace context.
@@ -79,38 +101,57 @@ pub fn traced(mut message: Message, traceparent: &str) -> Message {
     message
 }
 
-/// The reply to a delivery that asks for one.
-pub fn reply(delivery: &Delivery, body: impl FnOnce() -> Vec<u8>) -> Option<Message> {
-    let queue = delivery
-        .properties
-        .reply_to()
-        .clone()
-        .filter(|q| !q.as_str().is_empty())?;
+/// The reply to a job that succeeded, if one is asked for. One that would be larger than `max_bytes` says that its results are
+/// left out.
+pub fn ok_reply(
+    delivery: &Delivery,
+    job_id: &str,
+    done: &Finished,
+    max_bytes: usize,
+) -> Option<Message> {
+    let (queue, properties) = reply_to(&delivery.properties)?;
+    let mut message = Message::new(queue, Vec::new(), properties);
+    // Not even written where the results alone are too large.
+    if done.results.len() <= max_bytes {
+        message.body = result::ok_reply(job_id, done);
+    }
+    let full = message.body.len();
+    if full == 0 || full > max_bytes {
+        message.body = result::ok_reply_without_results(job_id, done);
+        message.is_brief = true;
+    } else if full >= BRIEF_FROM_BYTES {
+        message.brief = Some(result::ok_reply_without_results(job_id, done));
+    }
+    Some(message)
+}
+
+/// The reply to a job that was rejected, if one is asked for.
+pub fn rejected_reply(delivery: &Delivery, job_id: &str, rejection: &Rejection) -> Option<Message> {
+    let (queue, properties) = reply_to(&delivery.properties)?;
+    let body = result::rejected_reply(job_id, rejection);
+    Some(Message::new(queue, body, properties))
+}
+
+/// Where a job's reply goes, and the properties by which its producer knows it.
+fn reply_to(job: &BasicProperties) -> Option<(ShortString, BasicProperties)> {
+    let queue = job.reply_to().clone();
+    let queue = queue.filter(|queue| !queue.as_str().is_empty())?;
     let mut properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_delivery_mode(PERSISTENT);
-    if let Some(id) = delivery.properties.correlation_id() {
+    if let Some(id) = job.correlation_id() {
         properties = properties.with_correlation_id(id.clone());
     }
-    if let Some(id) = delivery.properties.message_id() {
+    if let Some(id) = job.message_id() {
         properties = properties.with_message_id(id.clone());
     }
-    if let Some(trace) = delivery
-        .properties
-        .headers()
-        .as_ref()
-        .and_then(|h| h.inner().get(TRACEPARENT))
-    {
+    let trace = text(job.headers().as_ref(), TRACEPARENT);
+    if let Some(trace) = trace.filter(|trace| trace.len() <= MAX_TRACEPARENT_BYTES) {
         let mut headers = FieldTable::default();
-        headers.insert(TRACEPARENT.into(), trace.clone());
+        headers.insert(TRACEPARENT.into(), AMQPValue::LongString(trace.into()));
         properties = properties.with_headers(headers);
     }
-    Some(Message {
-        queue,
-        body: body(),
-        properties,
-        is_reply: true,
-    })
+    Some((queue, properties))
 }
 
 /// The dead letter of a rejected job: its body and properties, with headers that say why and when.
@@ -200,11 +241,12 @@ pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
     Some(forward(letter, body, home, headers))
 }
 
-/// A message's headers, without those that the broker writes.
+/// A message's headers, without those that the broker writes and those that it acts on.
 fn own_headers(properties: &BasicProperties) -> FieldTable {
     let mut headers = FieldTable::default();
     for (name, value) in properties.headers().iter().flat_map(|h| h.inner()) {
-        if !name.as_str().starts_with("x-") {
+        let name_text = name.as_str();
+        if !name_text.starts_with("x-") && !COPIES.contains(&name_text) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -229,12 +271,7 @@ fn forward(
         correlation_id => with_correlation_id, reply_to => with_reply_to, message_id => with_message_id,
         timestamp => with_timestamp, kind => with_type, app_id => with_app_id
     );
-    Message {
-        queue,
-        body,
-        properties,
-        is_reply: false,
-    }
+    Message::new(queue, body, properties)
 }
 
 #[cfg(test)]
@@ -260,6 +297,7 @@ mod tests {
             (JOB_ID, "j1"),
             (TRIES, "5"),
             ("x-delivery-count", "2"),
+            ("CC", "kiln.jobs"),
             ("traceparent", "00-1-2-01"),
         ]);
         let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");

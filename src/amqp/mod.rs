@@ -5,10 +5,13 @@
 
 pub mod ack;
 pub mod confirm;
+mod confirms;
 pub mod connection;
 pub mod consumer;
 pub mod delivery;
+mod headers;
 pub mod lane_depths;
 pub mod message;
 pub mod publisher;
+mod returns;
 pub mod topology;

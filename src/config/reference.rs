@@ -19,13 +19,14 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
 /// Where the types are.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 11] = [
     "src/config/tree.rs",
     "src/config/tree/entries.rs",
     "src/config/tree/http.rs",
     "src/config/tree/jobs.rs",
     "src/config/tree/lanes.rs",
     "src/config/tree/observe.rs",
+    "src/config/tree/reply.rs",
     "src/config/tree/servers.rs",
     "src/config/tree/warm.rs",
     "src/tls.rs",

@@ -7,6 +7,7 @@ mod http;
 mod jobs;
 mod lanes;
 mod observe;
+mod reply;
 mod servers;
 mod warm;
 
@@ -15,6 +16,7 @@ pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
 pub use lanes::{Lane, LaneLimits, lanes_by_model};
 pub use observe::{Log, LogFormat, Trace};
+pub use reply::Reply;
 pub use servers::{Amqp, Database, NamedDatabase, Redis};
 pub use warm::Warm;
 
@@ -36,6 +38,7 @@ pub struct Settings {
     pub lane: LaneLimits,
     pub lanes: BTreeMap<String, Lane>,
     pub retry: Retry,
+    pub reply: Reply,
     pub cache: Cache,
     pub namespaces: BTreeMap<String, Namespace>,
     pub models: ModelSettings,

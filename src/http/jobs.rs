@@ -91,8 +91,9 @@ async fn post(
     let (id, message) = checked.await?;
     let publisher = state.publisher.clone();
     state
-        .run_on_worker(async move { publisher.publish(&[message]).await })
-        .await?;
+        .run_on_worker(publisher.send(message))
+        .await?
+        .map_err(|error| Problem::too_large(error.to_string()))?;
     let queued = Queued {
         job_id: id,
         status: "queued",

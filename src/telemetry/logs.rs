@@ -154,7 +154,10 @@ impl Visit for Fields {
 }
 
 fn may_speak(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() <= Level::INFO || metadata.target().starts_with("kiln")
+    let target = metadata.target();
+    // A message that comes back is logged whole there, as a warning.
+    let tells_bodies = target.starts_with("lapin::returned_messages");
+    !tells_bodies && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))
 }
 
 /// Standard error, with every line saying whose it is.

@@ -12,8 +12,8 @@ mod reference;
 pub use catalogue::SECONDS;
 pub use labels::{
     CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome, InputResult,
-    JobOutcome, LeaseOutcome, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome,
-    WarmOutcome,
+    JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage, Table,
+    TraceOutcome, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 
@@ -47,6 +47,7 @@ pub struct Metrics {
     servers: Vec<Gauge>,
     queues: Vec<Gauge>,
     reconnects: Counter,
+    publishers: Vec<Gauge>,
     model_problems: Gauge,
     activations_pending: Gauge,
     warm_runs: Vec<Counter>,
@@ -115,6 +116,7 @@ impl Metrics {
             servers: SERVER_UP.gauges(),
             queues: QUEUE_MESSAGES.gauges(),
             reconnects: BROKER_RECONNECTS.counter([]),
+            publishers: PUBLISHER_UP.gauges(),
             model_problems: MODEL_PROBLEMS.gauge([]),
             activations_pending: MODEL_ACTIVATIONS_PENDING.gauge([]),
             warm_runs: WARM_RUNS.counters(),
@@ -247,6 +249,13 @@ impl Metrics {
     /// Counts a connection to the broker that had to be made again.
     pub fn reconnect(&self) {
         self.reconnects.increment(1);
+    }
+
+    /// Sets whether what is published on a connection gets to the broker.
+    pub fn publisher(&self, kind: PublisherKind, up: bool) {
+        if let Some(gauge) = self.publishers.get(kind as usize) {
+            gauge.set(if up { 1.0 } else { 0.0 });
+        }
     }
 
     /// Sets how many chosen model versions aren't loaded here.

@@ -279,7 +279,8 @@ impl Carrier {
                     )
                 })
                 .collect();
-            self.publisher.publish(&messages).await;
+            let posted = self.publisher.publish(messages).await;
+            posted.map_err(|error| Stopped::Failed(format!("{error}; lower warm.piece_inputs")))?;
             if !self.store.note_posted(claim, &pieces).await? {
                 return Err(Stopped::Lost);
             }

@@ -15,12 +15,12 @@ use crate::{
     amqp::{
         connection::Broker,
         lane_depths::LaneDepths,
-        publisher::{self, Publisher, PublisherTask},
+        publisher::{self, Publisher, PublisherStatus, PublisherTask},
         topology::Topology,
     },
     cache::{Cache, MemoryCache, RedisCache},
     config::{self, Settings},
-    health::{Health, Part},
+    health::Health,
     heat::Heat,
     http::ApiState,
     pipeline::{Engine, EngineParts, insight::Insight},
@@ -60,6 +60,9 @@ pub(super) struct Worker {
     topology: Arc<Topology>,
     publisher: Publisher,
     publisher_task: Arc<PublisherTask>,
+    replies_task: Arc<PublisherTask>,
+    /// Whether replies get to the broker.
+    replies: watch::Receiver<PublisherStatus>,
     settler: Settler,
     suspects: Program,
     lane_depths: LaneDepths,
@@ -109,19 +112,27 @@ impl Worker {
         let engine = Arc::new(Engine::new(parts, &settings));
         let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
         let max = config::ms(settings.amqp.max_backoff_ms);
-        let (publisher, publisher_task) = publisher::new(broker.clone(), max, metrics.clone());
+        let (publisher, publisher_task) =
+            publisher::must_arrive(broker.clone(), max, metrics.clone());
+        let patience = config::ms(settings.reply.timeout_ms);
+        let (replies, replies_task) =
+            publisher::replies(broker.clone(), patience, max, metrics.clone());
+        let replies_status = replies.status();
         let (controls, paused, pause) = tasks::controls::channels();
-        let (tracer, traced) = if settings.trace.endpoint.is_some() {
-            let (tracer, traced) = Tracer::new(settings.trace.share, metrics.clone());
-            (tracer, Some(Arc::new(traced)))
-        } else {
-            (Tracer::off(metrics.clone()), None)
-        };
+        let (tracer, traced) = tracer(&settings, &metrics);
         let (invalid, invalidated) = tasks::invalidations::channel();
         Self {
-            settler: Settler::new(publisher.clone(), topology.clone(), metrics.clone()),
+            settler: Settler::new(
+                publisher.clone(),
+                replies,
+                settings.reply.max_bytes,
+                topology.clone(),
+                metrics.clone(),
+            ),
             folder: Arc::new(Mutex::new(Folder::new(&settings.warm.dir))),
             publisher_task: Arc::new(publisher_task),
+            replies_task: Arc::new(replies_task),
+            replies: replies_status,
             controls: Arc::new(controls),
             settings,
             broker,
@@ -172,10 +183,12 @@ impl Worker {
         self.add_checks(&mut tasks);
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
-        let publisher = self.publisher_task.clone();
-        tasks.add(Stage::Output, "publisher", move |stop| {
-            publisher.clone().run(stop)
-        });
+        for (name, task) in [
+            ("publisher", self.publisher_task.clone()),
+            ("replies", self.replies_task.clone()),
+        ] {
+            tasks.add(Stage::Output, name, move |stop| task.clone().run(stop));
+        }
         if let (Some(traced), Some(endpoint)) = (&self.traced, &self.settings.trace.endpoint) {
             let (traced, endpoint, metrics) =
                 (traced.clone(), endpoint.clone(), self.metrics.clone());
@@ -239,9 +252,10 @@ impl Worker {
     fn add_checks(&self, tasks: &mut Supervisor) {
         let health = self.health.clone();
         tasks.add_droppable("health", move || tasks::health::beat(health.clone()));
-        let (trouble, health) = (self.publisher.trouble(), self.health.clone());
+        let (jobs, replies) = (self.publisher.status(), self.replies.clone());
+        let health = self.health.clone();
         tasks.add_droppable("publisher check", move || {
-            tasks::health::follow(Part::Publisher, trouble.clone(), health.clone())
+            tasks::health::follow_publishers(jobs.clone(), replies.clone(), health.clone())
         });
         let (engine, health) = (self.engine.clone(), self.health.clone());
         tasks.add_droppable("redis check", move || {
@@ -332,4 +346,13 @@ impl Worker {
             tasks::hints::follow(heat, broker, topology, metrics.clone(), health.clone())
         });
     }
+}
+
+/// What draws jobs to trace, and where they wait to be sent; nothing waits where nothing is traced.
+fn tracer(settings: &Settings, metrics: &Metrics) -> (Tracer, Option<Arc<Traced>>) {
+    if settings.trace.endpoint.is_none() {
+        return (Tracer::off(metrics.clone()), None);
+    }
+    let (tracer, traced) = Tracer::new(settings.trace.share, metrics.clone());
+    (tracer, Some(Arc::new(traced)))
 }

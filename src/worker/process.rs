@@ -202,21 +202,17 @@ impl JobProcessor {
     async fn settle(&self, ended: Vec<EndedJob>) {
         let traces = self.traces(&ended);
         let stored = Instant::now();
-        let (mut deliveries, mut outcomes) = (Vec::new(), Vec::new());
-        let mut in_hand = Vec::with_capacity(ended.len());
-        for job in ended {
-            deliveries.push(job.delivery);
-            outcomes.push(job.ended.outcome);
-            in_hand.push((job.in_hand, job.ended.held, job.settled));
-        }
-        let settled = self.settler.settle(deliveries, outcomes);
+        let jobs = ended.into_iter().map(|job| {
+            let holds = (job.in_hand, job.ended.held, job.settled);
+            (job.delivery, job.ended.outcome, holds)
+        });
+        let settled = self.settler.settle(jobs.collect());
         let max = Duration::from_secs(self.settings.intake.max_hold_seconds);
         if tokio::time::timeout(max, settled).await.is_err() {
             tracing::warn!(
-                "the broker took no replies for too long; their jobs go back to their queue"
+                "the broker took no messages for too long; their jobs go back to their queue"
             );
         }
-        drop(in_hand);
         for mut trace in traces {
             trace.span("reply", stored, Instant::now(), Vec::new());
             self.tracer.end(trace);

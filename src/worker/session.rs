@@ -44,7 +44,7 @@ const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
 /// How often it is asked which lanes have become expensive.
 const LANES: Duration = Duration::from_millis(500);
 /// How often it is asked which lanes have queues that other workers have declared.
-const OTHERS_LANES: u32 = 20;
+const OTHERS_LANES: u32 = 120;
 /// Longest goodbye to the broker: the last acknowledgements, and the channels' ends.
 const GOODBYE: Duration = Duration::from_secs(1);
 

@@ -1,42 +1,60 @@
 //! Owns the end of a job: replies and dead letters, confirmed by the broker, and then the acknowledgement.
 //!
-//! Promises that nothing is acknowledged before what follows from it is durable, and that a message is
-//! settled once. The only caller of ack and reject.
+//! Promises that nothing is acknowledged before what follows from it is durable, that a message is settled once, and that a job whose
+//! reply takes long holds up neither the others of its batch nor another batch. The only caller of ack and reject.
 
 use crate::{
     amqp::{
-        ack,
-        confirm::PublishOutcome,
+        ack::{self, AckGuard},
         delivery::Delivery,
         message::{self, Message},
-        publisher::Publisher,
+        publisher::{Publisher, Replies},
         topology::Topology,
     },
     clock,
     pipeline::Outcome,
     telemetry::{
-        metrics::{Metrics, ReplyOutcome, Stage},
+        metrics::{Metrics, Stage},
         recent::{Recent, Rejected},
     },
 };
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kiln_contract::failure::Rejection;
 use kiln_contract::result::Finished;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Jobs that are acknowledged together, if they end together.
+const ACKNOWLEDGED: usize = 256;
+/// Time after which a job returns to its queue whose next step the broker doesn't take: it comes again at once.
+const NOT_TAKEN: Duration = Duration::from_secs(10);
 
 /// Settles batches.
 #[derive(Debug, Clone)]
 pub struct Settler {
     publisher: Publisher,
+    replies: Replies,
+    max_reply_bytes: usize,
     topology: Arc<Topology>,
     metrics: Metrics,
     rejected: Arc<Recent<Rejected>>,
 }
 
 impl Settler {
-    /// A settler that publishes through `publisher`.
-    pub fn new(publisher: Publisher, topology: Arc<Topology>, metrics: Metrics) -> Self {
+    /// A settler that publishes through these.
+    pub fn new(
+        publisher: Publisher,
+        replies: Replies,
+        max_reply_bytes: usize,
+        topology: Arc<Topology>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             publisher,
+            replies,
+            max_reply_bytes,
             topology,
             metrics,
             rejected: Arc::default(),
@@ -48,24 +66,22 @@ impl Settler {
         self.rejected.clone()
     }
 
-    /// Publishes what follows from each outcome, waits for the broker's confirms, and acknowledges. Waits for
-    /// the broker as long as it takes; what is dropped before returns to its queue.
-    pub async fn settle(&self, deliveries: Vec<Delivery>, outcomes: Vec<Outcome>) {
+    /// Publishes what follows from each outcome, waits for the broker's confirms, and acknowledges each job as its own are there. Waits
+    /// for the broker as long as it takes; what is dropped before returns to its queue.
+    /// What each job holds is dropped as soon as the job is settled.
+    pub async fn settle<H: Send>(&self, jobs: Vec<(Delivery, Outcome, H)>) {
         let begun = Instant::now();
-        let mut at_once = Vec::with_capacity(deliveries.len());
-        let mut after = Vec::new();
-        let mut messages = Vec::new();
-        for (delivery, outcome) in deliveries.into_iter().zip(outcomes) {
-            let before = messages.len();
-            match &outcome {
+        let (mut at_once, mut held) = (Vec::with_capacity(jobs.len()), Vec::new());
+        let after = FuturesUnordered::new();
+        for (delivery, outcome, holds) in jobs {
+            let (letter, reply) = match &outcome {
                 Outcome::Done { job_id, result, .. } => {
                     record_done(&delivery, job_id, result);
-                    messages.extend(message::reply(&delivery, || {
-                        kiln_contract::result::ok_reply(job_id, result)
-                    }));
+                    let max = self.max_reply_bytes;
+                    (None, message::ok_reply(&delivery, job_id, result, max))
                 }
                 Outcome::Rejected { job_id, rejection } => {
-                    messages.extend(self.reject(&delivery, job_id.as_deref(), rejection));
+                    self.reject(&delivery, job_id.as_deref(), rejection)
                 }
                 Outcome::Retry { job_id, reason } => {
                     tracing::info!(
@@ -76,37 +92,56 @@ impl Settler {
                         tries = delivery.tries() + 1,
                         "a job waits for its next try"
                     );
-                    messages.push(message::retry(&delivery, &self.topology));
+                    (Some(message::retry(&delivery, &self.topology)), None)
                 }
                 Outcome::Moved(to) => {
                     let queue = self.topology.lane(&to.lane, to.number);
                     let now = clock::rfc3339(clock::now());
-                    messages.push(message::moved(&delivery, &queue, &now));
+                    (Some(message::moved(&delivery, &queue, &now)), None)
                 }
                 Outcome::Abandoned => continue,
-            }
-            let guards = if messages.len() > before {
-                &mut after
-            } else {
-                &mut at_once
             };
-            guards.push(delivery.guard);
+            if letter.is_none() && reply.is_none() {
+                at_once.push(delivery.guard);
+                held.push(holds);
+            } else {
+                let followed = self.follow(delivery.guard, letter, reply);
+                after.push(followed.map(|guard| (guard, holds)));
+            }
         }
         ack::acknowledge(at_once).await;
-        if !messages.is_empty() {
-            for (message, sent) in messages.iter().zip(self.publisher.publish(&messages).await) {
-                if message.is_reply {
-                    self.metrics.reply(match sent {
-                        PublishOutcome::Confirmed => ReplyOutcome::Sent,
-                        PublishOutcome::Unroutable | PublishOutcome::Refused => {
-                            ReplyOutcome::Unroutable
-                        }
-                    });
-                }
-            }
-            ack::acknowledge(after).await;
+        drop(held);
+        let mut ended = after.ready_chunks(ACKNOWLEDGED);
+        while let Some(settled) = ended.next().await {
+            let (guards, held): (Vec<_>, Vec<_>) = settled.into_iter().unzip();
+            ack::acknowledge(guards.into_iter().flatten().collect()).await;
+            drop(held);
         }
         self.metrics.stage(Stage::Settle, begun.elapsed());
+    }
+
+    /// Publishes a job's messages, together, and gives back the right to acknowledge it once they have ended.
+    fn follow(
+        &self,
+        guard: AckGuard,
+        letter: Option<Message>,
+        reply: Option<Message>,
+    ) -> impl Future<Output = Option<AckGuard>> + Send + use<> {
+        let letter = letter.map(|letter| self.publisher.send(letter));
+        let reply = reply.map(|reply| self.replies.send(reply));
+        async move {
+            if let Some(letter) = letter
+                && let Err(error) = letter.await
+            {
+                tracing::error!(%error, "a job can't be moved on; it goes back to its queue");
+                tokio::time::sleep(NOT_TAKEN).await;
+                return None;
+            }
+            if let Some(reply) = reply {
+                reply.await;
+            }
+            Some(guard)
+        }
     }
 
     /// Records a rejection, and gives its dead letter and its reply.
@@ -115,7 +150,7 @@ impl Settler {
         delivery: &Delivery,
         job_id: Option<&str>,
         rejection: &Rejection,
-    ) -> impl Iterator<Item = Message> {
+    ) -> (Option<Message>, Option<Message>) {
         let job_id = job_id.or(delivery.message_id()).unwrap_or_default();
         tracing::info!(
             job_id,
@@ -140,10 +175,8 @@ impl Settler {
             &clock::rfc3339(now),
             &self.topology,
         );
-        let reply = message::reply(delivery, || {
-            kiln_contract::result::rejected_reply(job_id, rejection)
-        });
-        std::iter::once(letter).chain(reply)
+        let reply = message::rejected_reply(delivery, job_id, rejection);
+        (Some(letter), reply)
     }
 }
 

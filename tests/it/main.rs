@@ -35,6 +35,7 @@ mod postgres;
 mod prometheus;
 mod readers;
 mod redis;
+mod replies;
 mod results;
 mod stampede;
 mod startup;

@@ -199,7 +199,16 @@ impl Finished {
 
 /// The reply to a job that succeeded.
 pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
-    let mut out = Vec::with_capacity(done.results.len() + 320);
+    ok(job_id, done, Some(&done.results))
+}
+
+/// The reply to a job that succeeded, without its results: it says that they are left out, and that they are in the job's row.
+pub fn ok_reply_without_results(job_id: &str, done: &Finished) -> Vec<u8> {
+    ok(job_id, done, None)
+}
+
+fn ok(job_id: &str, done: &Finished, results: Option<&str>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(results.map_or(0, str::len) + 320);
     out.extend_from_slice(b"{\"job_id\":");
     push(&mut out, job_id);
     out.extend_from_slice(b",\"status\":\"ok\",\"model\":");
@@ -208,8 +217,13 @@ pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
     push(&mut out, &done.version);
     out.extend_from_slice(b",\"namespace\":");
     push(&mut out, &done.namespace);
-    out.extend_from_slice(b",\"results\":");
-    out.extend_from_slice(done.results.as_bytes());
+    match results {
+        Some(results) => {
+            out.extend_from_slice(b",\"results\":");
+            out.extend_from_slice(results.as_bytes());
+        }
+        None => out.extend_from_slice(b",\"results_omitted\":true"),
+    }
     out.extend_from_slice(
         format!(
             ",\"hits\":{},\"misses\":{},\"elapsed_ms\":",

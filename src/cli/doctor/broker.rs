@@ -151,12 +151,8 @@ async fn try_rights(
         channel
             .queue_declare(queue.into(), exclusive, FieldTable::default())
             .await?;
-        let message = Message {
-            queue: queue.into(),
-            body: b"trial".to_vec(),
-            properties: BasicProperties::default(),
-            is_reply: false,
-        };
+        let properties = BasicProperties::default();
+        let message = Message::new(queue.into(), b"trial".to_vec(), properties);
         let outcome = confirm.write(&message).await?.outcome().await?;
         let got = channel
             .basic_get(queue.into(), BasicGetOptions { no_ack: true })

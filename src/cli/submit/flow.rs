@@ -100,12 +100,7 @@ impl Submission<'_> {
                 .with_reply_to(reply_to.clone())
                 .with_correlation_id(number.to_string().into());
         }
-        Message {
-            queue: self.queue.clone(),
-            body: posting.body,
-            properties,
-            is_reply: false,
-        }
+        Message::new(self.queue.clone(), posting.body, properties)
     }
 
     fn confirmed(&mut self, outcome: anyhow::Result<PublishOutcome>) -> anyhow::Result<()> {

@@ -2,8 +2,8 @@
 
 use super::Range;
 use crate::config::{
-    Amqp, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis, Retry,
-    Settings, Warm,
+    Amqp, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis, Reply,
+    Retry, Settings, Warm,
 };
 use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
 use std::collections::BTreeMap;
@@ -38,6 +38,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
     all.extend(lane(&settings.lane));
     all.extend(lanes(&settings.lanes));
     all.extend(retry(&settings.retry));
+    all.extend(reply(&settings.reply));
     all.extend(cache(&settings.cache));
     all.extend(namespaces(&settings.namespaces));
     all.extend(drain(&settings.drain));
@@ -172,6 +173,13 @@ fn retry(retry: &Retry) -> Vec<Range> {
             .map(|delay| range("retry.delays_ms", *delay, 1, DAY_MS)),
     );
     all
+}
+
+fn reply(reply: &Reply) -> [Range; 2] {
+    [
+        count("reply.max_bytes", reply.max_bytes, 1_024, 128 << 20),
+        range("reply.timeout_ms", reply.timeout_ms, 100, HOUR_MS),
+    ]
 }
 
 fn cache(cache: &Cache) -> [Range; 4] {

@@ -3,8 +3,8 @@
 use super::{
     labels::{
         CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
-        InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, QueueKind,
-        ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION, WarmOutcome,
+        InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, PublisherKind,
+        QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -49,7 +49,7 @@ catalogue! {
         BATCHES = counter("kiln_batches_total", "batches", "Batches of jobs by why they were closed.")
             .by(&[CloseReason::LABEL]);
         BATCH_JOBS = histogram("kiln_batch_jobs", "jobs", &SIZES, "Jobs of a batch.");
-        REPLIES = counter("kiln_replies_total", "replies", "Replies by whether their queue was still there.")
+        REPLIES = counter("kiln_replies_total", "replies", "Replies by whether their queue took them.")
             .by(&[ReplyOutcome::LABEL]);
         INTAKE_PAUSED = gauge("kiln_intake_paused", "1 or 0", "1 while operators have paused taking jobs.");
     }
@@ -131,6 +131,8 @@ catalogue! {
             .by(&[QueueKind::LABEL]);
         BROKER_RECONNECTS = counter("kiln_broker_reconnects_total", "connections",
             "Connections to the broker that had to be made again.");
+        PUBLISHER_UP = gauge("kiln_publisher_up", "1 or 0", "1 while what is published gets to the broker.")
+            .by(&[PublisherKind::LABEL]);
         STORE_ROWS = counter("kiln_store_rows_total", "rows", "Rows committed to the database.")
             .by(&[Table::LABEL]);
         STORE_ERRORS = counter("kiln_store_errors_total", "attempts", "Attempts to store a batch that failed.");

@@ -125,8 +125,26 @@ label!(
     ReplyOutcome: "outcome" {
         /// confirmed by the broker
         Sent = "sent",
+        /// confirmed by the broker, without its results: they are too large
+        SentWithoutResults = "sent_without_results",
         /// its queue is gone: it is dropped
         Unroutable = "unroutable",
+        /// its queue doesn't take it, or the broker doesn't let it be published: it is dropped after a few tries
+        Refused = "refused",
+        /// its queue didn't confirm it in time: it is given up, and may arrive yet
+        Unconfirmed = "unconfirmed",
+        /// it is larger than the broker takes, even without results: it is dropped
+        TooLarge = "too_large",
+    }
+);
+
+label!(
+    /// The connections by which a worker publishes.
+    PublisherKind: "publisher" {
+        /// dead letters, retries, warming jobs, and jobs that came over HTTP
+        MustArrive = "publish",
+        /// replies
+        Replies = "reply",
     }
 );
 

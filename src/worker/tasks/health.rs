@@ -3,6 +3,7 @@
 //! Promises to ask for what jobs need, and not only for an answer: a server that answers and takes no writes is of no use to them.
 
 use crate::{
+    amqp::publisher::{PublisherState, PublisherStatus},
     cache::Tally,
     health::{Health, Part},
     pipeline::Engine,
@@ -101,22 +102,38 @@ pub(in crate::worker) async fn check_postgres(
     }
 }
 
-/// Follows what a part's owner says of it: why it doesn't work, or nothing where it does.
-pub(in crate::worker) async fn follow(
-    part: Part,
-    mut trouble: watch::Receiver<Option<String>>,
+/// Follows what the publishers say of themselves: jobs end only where both of them work.
+pub(in crate::worker) async fn follow_publishers(
+    mut jobs: watch::Receiver<PublisherStatus>,
+    mut replies: watch::Receiver<PublisherStatus>,
     health: Health,
 ) -> anyhow::Result<()> {
     loop {
-        let reason = trouble.borrow_and_update().clone();
-        match reason {
-            Some(reason) => health.down(part, &reason),
-            None => health.up(part),
+        let troubles = [
+            trouble(&jobs.borrow_and_update().state),
+            trouble(&replies.borrow_and_update().state),
+        ];
+        match troubles.into_iter().flatten().next() {
+            Some(reason) => health.down(Part::Publisher, &reason),
+            None => health.up(Part::Publisher),
         }
-        if trouble.changed().await.is_err() {
+        let changed = tokio::select! {
+            changed = jobs.changed() => changed,
+            changed = replies.changed() => changed,
+        };
+        if changed.is_err() {
             // Its owner is gone, and the worker with it.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Why nothing is published at the moment.
+fn trouble(state: &PublisherState) -> Option<String> {
+    match state {
+        PublisherState::Up => None,
+        PublisherState::Down(reason) => Some(reason.clone()),
+        PublisherState::Blocked(reason) => Some(format!("the broker blocks publishers: {reason}")),
     }
 }
 

@@ -93,6 +93,16 @@ impl Broker {
         self.tls_port = Some(port);
     }
 
+    /// Has the node close the channel of whoever publishes a larger message, from its start on.
+    pub fn limit_messages(&self, bytes: usize) {
+        let file = self.folder.join("rabbitmq.conf");
+        let settings = fs::read_to_string(&file).expect("the node's settings");
+        self.write(
+            "rabbitmq.conf",
+            &format!("{settings}max_message_size = {bytes}\n"),
+        );
+    }
+
     /// Shows another certificate to those who connect from now on.
     pub async fn show(&self, certificates: &Certificates, name: &str) {
         certificates.give(name, &self.folder);

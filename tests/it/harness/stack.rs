@@ -125,6 +125,27 @@ impl Stack {
         stack
     }
 
+    /// A broker of its own that takes no message larger than that, the other servers shared.
+    pub async fn with_message_limit(bytes: usize) -> Self {
+        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let broker = Arc::new(Broker::prepare());
+        broker.limit_messages(bytes);
+        let redis = Redis::prepare();
+        let postgres = SHARED_POSTGRES.get_or_init(started_postgres);
+        let ((), postgres, ()) = tokio::join!(broker.start(), postgres, redis.start());
+        let stack = Self::assemble(broker, postgres.clone(), redis, Some(turn));
+        tokio::join!(
+            stack.broker.add_vhost(&stack.vhost),
+            stack.postgres.add_database(&stack.database)
+        );
+        stack
+    }
+
+    /// The stack's virtual host.
+    pub fn vhost(&self) -> &str {
+        &self.vhost
+    }
+
     /// The URLs of the three servers over TLS, by a host's name: broker, Redis and database.
     pub fn encrypted_urls(&self, host: &str) -> [String; 3] {
         let (broker, redis) = (self.broker.tls_port, self.redis.tls_port);

@@ -67,6 +67,10 @@ fn a_reply_has_the_contracts_bytes() {
         text(ok_reply("j", &done)),
         r#"{"job_id":"j","status":"ok","model":"m","version":"1","namespace":"n","results":[],"hits":1,"misses":2,"elapsed_ms":1.25,"finished_at":"2023-11-14T22:13:20.123Z"}"#
     );
+    assert_eq!(
+        text(ok_reply_without_results("j", &done)),
+        r#"{"job_id":"j","status":"ok","model":"m","version":"1","namespace":"n","results_omitted":true,"hits":1,"misses":2,"elapsed_ms":1.25,"finished_at":"2023-11-14T22:13:20.123Z"}"#
+    );
 }
 
 #[test]

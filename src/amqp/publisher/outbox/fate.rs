@@ -1,0 +1,299 @@
+//! What follows from the broker's answers, from channels that it closes, and from connections that are lost.
+
+use super::{KNOWN, Outbox};
+use crate::amqp::{
+    confirm::PublishOutcome,
+    publisher::{
+        entry::{End, Entry},
+        flights::{Flight, Route},
+        line::Line,
+        notices::Change,
+        verdict::{self, Closing, Failure, Next, Standing, Why},
+    },
+};
+use lapin::types::ShortString;
+use std::time::Instant;
+
+/// How often a message may be in flight on a channel that is closed before it counts as the reason.
+const SUSPECTED: u32 = 4;
+
+impl Outbox {
+    /// The broker's answer to a message.
+    pub(in super::super) fn answered(
+        &mut self,
+        number: u64,
+        outcome: PublishOutcome,
+        now: Instant,
+    ) {
+        self.last_answer = Some(now);
+        if outcome == PublishOutcome::Confirmed {
+            self.denied = None;
+        }
+        if self
+            .trial
+            .as_ref()
+            .is_some_and(|(tried, _)| *tried == number)
+        {
+            self.cleared(now);
+        }
+        if let Some((queue, _)) = self.abandoned.remove(&number) {
+            if let Some(line) = self.lines.get_mut(&queue) {
+                line.abandoned -= 1;
+            }
+            if outcome == PublishOutcome::Confirmed {
+                self.takes(&queue);
+            }
+            return self.requeue(&queue);
+        }
+        let Some(Flight { entry, route, .. }) = self.land(number) else {
+            return;
+        };
+        if route == Route::Main {
+            self.answered_to = self.answered_to.max(number);
+        }
+        let queue = entry.queue.clone();
+        match outcome {
+            PublishOutcome::Confirmed => {
+                self.takes(&queue);
+                let end = entry.confirmed();
+                self.finish(entry, end);
+                self.requeue(&queue);
+            }
+            PublishOutcome::Unroutable => self.failed(entry, Failure::Returned, now),
+            PublishOutcome::Refused => self.failed(entry, Failure::Refused, now),
+        }
+    }
+
+    /// A message has no answer and is no reason for that: its channel was closing already.
+    pub(in super::super) fn unsent(&mut self, number: u64) {
+        if let Some((queue, _)) = self.abandoned.remove(&number) {
+            if let Some(line) = self.lines.get_mut(&queue) {
+                line.abandoned -= 1;
+            }
+            self.requeue(&queue);
+        } else if let Some(flight) = self.land(number) {
+            self.back(flight.entry);
+        }
+    }
+
+    /// The broker closed the main channel, and said why. It works through messages in their order: those before one that it has
+    /// answered were no reason.
+    pub(in super::super) fn main_closed(&mut self, closing: &Closing, now: Instant) {
+        self.forget_abandoned(|route| route == Route::Main);
+        let flown = self.flights.on(Route::Main);
+        let (innocent, mut suspects): (Vec<u64>, Vec<u64>) = flown
+            .into_iter()
+            .partition(|number| *number < self.answered_to);
+        if let [only] = suspects[..] {
+            suspects.clear();
+            if let Some(flight) = self.land(only) {
+                self.blame(flight.entry, closing, now);
+            }
+        }
+        for number in suspects {
+            let Some(Flight { mut entry, .. }) = self.land(number) else {
+                continue;
+            };
+            entry.suspected += 1;
+            if entry.suspected == SUSPECTED {
+                self.failed(entry, Failure::Closed, now);
+                continue;
+            }
+            if let Some(line) = self.lines.get_mut(&entry.queue) {
+                line.alone += 1;
+            }
+            self.suspects.push_back(entry);
+        }
+        innocent
+            .into_iter()
+            .rev()
+            .for_each(|number| self.unsent(number));
+        self.answered_to = 0;
+    }
+
+    /// A message on the channel for trials has no answer: the broker closed that channel, where it is known why. Of all on it, only
+    /// the one that is tried can be the reason.
+    pub(in super::super) fn alone_failed(
+        &mut self,
+        number: u64,
+        closing: Option<&Closing>,
+        now: Instant,
+    ) {
+        let is_tried = self
+            .trial
+            .as_ref()
+            .is_some_and(|(tried, _)| *tried == number);
+        match closing {
+            Some(closing) if is_tried => self.guilty(closing, now),
+            None if is_tried => self.unproven(),
+            _ => self.unsent(number),
+        }
+    }
+
+    /// The message that is tried alone was no reason to close a channel: it waits for its confirm like any other.
+    pub(in super::super) fn cleared(&mut self, now: Instant) {
+        if let Some((number, entry)) = self.trial.take() {
+            let queue = entry.queue.clone();
+            self.fly(number, entry, Route::Alone, now);
+            self.left_alone(&queue);
+        }
+    }
+
+    /// The broker closed the channel on which a message was tried alone.
+    fn guilty(&mut self, closing: &Closing, now: Instant) {
+        if let Some((_, entry)) = self.trial.take() {
+            let queue = entry.queue.clone();
+            self.blame(entry, closing, now);
+            self.left_alone(&queue);
+        }
+    }
+
+    /// The trial ended without a verdict: it is held again.
+    fn unproven(&mut self) {
+        if let Some((_, entry)) = self.trial.take() {
+            self.suspects.push_front(entry);
+        }
+    }
+
+    /// The connection is lost: whatever isn't confirmed is published again on the next one.
+    pub(in super::super) fn lost(&mut self) {
+        self.unproven();
+        self.forget_abandoned(|_| true);
+        for route in [Route::Alone, Route::Main] {
+            for number in self.flights.on(route).into_iter().rev() {
+                self.unsent(number);
+            }
+        }
+        (self.answered_to, self.last_answer, self.max_bytes) = (0, None, None);
+    }
+
+    /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing that was written later has been
+    /// answered either.
+    pub(super) fn overdue(&mut self, number: u64, now: Instant) -> bool {
+        let must_arrive = self.policy.must_arrive;
+        let Some(flight) = self.flights.get_mut(number) else {
+            return false;
+        };
+        let others = self.last_answer.is_some_and(|at| at > flight.written);
+        if !others && (must_arrive || !flight.entry.was_overdue) {
+            flight.entry.was_overdue = true;
+            return true;
+        }
+        if must_arrive {
+            // To publish it again would double it: its queue may have it.
+            let queue = flight.entry.queue.clone();
+            self.refuses(&queue, Why::Silent);
+        } else if let Some(Flight { entry, route, .. }) = self.land(number) {
+            let queue = entry.queue.clone();
+            if let Some(line) = self.lines.get_mut(&queue) {
+                line.abandoned += 1;
+            }
+            self.abandoned.insert(number, (queue, route));
+            self.failed(entry, Failure::Unconfirmed, now);
+        }
+        false
+    }
+
+    /// A message made the broker close its channel.
+    fn blame(&mut self, mut entry: Entry, closing: &Closing, now: Instant) {
+        if closing.is_denial() {
+            self.denied = Some((closing.text.clone(), now));
+        }
+        let Some(max) = closing.max_bytes(entry.bytes()) else {
+            return self.failed(entry, Failure::Closed, now);
+        };
+        let max = self.max_bytes.map_or(max, |known| known.min(max));
+        self.max_bytes = Some(max);
+        if self.said_max_bytes.replace(max) != Some(max) {
+            self.changes.push(Change::Limit(max));
+        }
+        let queue = entry.queue.clone();
+        if entry.shorten() {
+            self.back(entry);
+        } else {
+            self.finish(entry, End::TooLarge);
+            self.requeue(&queue);
+        }
+    }
+
+    fn failed(&mut self, mut entry: Entry, failure: Failure, now: Instant) {
+        let queue = entry.queue.clone();
+        let standing = self.lines.get(&queue).map(|line| line.standing);
+        let standing = standing.unwrap_or(Standing::Taking);
+        let must_arrive = self.policy.must_arrive;
+        let (next, why) = verdict::after(must_arrive, standing, entry.tries, failure);
+        if let Some(why) = why {
+            self.refuses(&queue, why);
+        }
+        match next {
+            Next::End(end) => self.finish(entry, end),
+            Next::Rest(time) => {
+                entry.tries += 1;
+                self.rested += 1;
+                if let Some(line) = self.lines.get_mut(&queue) {
+                    line.resting += 1;
+                }
+                self.resting.insert((now + time, self.rested), entry);
+            }
+            Next::First => {
+                let line = self.lines.entry(queue.clone()).or_default();
+                // Of those that were refused together, the first one counts.
+                if line.retry_at.is_none() {
+                    line.retry_at = Some(now + line.backoff.next_wait());
+                }
+                line.waiting.push_front(entry);
+            }
+        }
+        self.requeue(&queue);
+    }
+
+    /// Notes that a queue refuses messages.
+    fn refuses(&mut self, queue: &ShortString, why: Why) {
+        let line = self.lines.entry(queue.clone()).or_default();
+        let before = std::mem::replace(&mut line.standing, Standing::Refusing(why));
+        if before == Standing::Refusing(why) {
+            return;
+        }
+        self.changes.push(Change::Refuses(queue.clone(), why));
+        if before == Standing::Taking {
+            self.refusing.push_back(queue.clone());
+        }
+        if self.refusing.len() <= KNOWN {
+            return;
+        }
+        // Those that have messages under way stay known: their number is bounded by the messages.
+        let idle = |queue: &ShortString| self.lines.get(queue).is_none_or(Line::is_idle);
+        let oldest = self.refusing.iter().position(idle);
+        if let Some(oldest) = oldest.and_then(|at| self.refusing.remove(at)) {
+            self.lines.remove(&oldest);
+        }
+    }
+
+    /// Notes that a queue took a message.
+    fn takes(&mut self, queue: &ShortString) {
+        let Some(line) = self.lines.get_mut(queue) else {
+            return;
+        };
+        if line.standing == Standing::Taking {
+            return;
+        }
+        line.standing = Standing::Taking;
+        line.backoff.reset();
+        line.retry_at = None;
+        self.refusing.retain(|other| other != queue);
+        self.changes.push(Change::Takes(queue.clone()));
+    }
+
+    /// The channel on which replies were given up is gone: they won't be confirmed any more.
+    fn forget_abandoned(&mut self, is_gone: impl Fn(Route) -> bool) {
+        let mut gone = self.abandoned.extract_if(|_, (_, route)| is_gone(*route));
+        let queues: Vec<ShortString> = gone.by_ref().map(|(_, (queue, _))| queue).collect();
+        drop(gone);
+        for queue in queues {
+            if let Some(line) = self.lines.get_mut(&queue) {
+                line.abandoned -= 1;
+            }
+            self.requeue(&queue);
+        }
+    }
+}
