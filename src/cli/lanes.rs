@@ -146,10 +146,13 @@ fn table(rows: &BTreeMap<String, Row>) -> Table {
         let none = || "-".to_owned();
         let queue = |count: fn(LaneSeen) -> String| row.queues.map_or_else(none, count);
         let worker = |field: &str, digits: usize| {
-            let figure = row.worker.as_ref().and_then(|lane| lane[field].as_f64());
+            let figure = row
+                .worker
+                .as_ref()
+                .and_then(|lane| lane.get(field)?.as_f64());
             figure.map_or_else(none, |figure| format!("{figure:.digits$}"))
         };
-        let served = row.worker.as_ref().map(|lane| &lane["served"]);
+        let served = row.worker.as_ref().and_then(|lane| lane.get("served"));
         let note = match served {
             _ if row.is_stranded() => "no worker takes its jobs",
             Some(Value::Bool(false)) => "not served here",

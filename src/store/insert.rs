@@ -37,7 +37,7 @@ pub(super) fn statement<'q>(
         let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
         format!("WITH kept AS ({insert} ON CONFLICT DO NOTHING)\n")
     };
-    let insert = jobs(&finished, batch, &mut arguments)?.into_insert("jobs");
+    let insert = jobs(&finished, &mut arguments)?.into_insert("jobs");
     let text = format!("{scores}{insert}\n{OVER_REJECTIONS}");
     // The text is made of this file's own constants alone; all data is in the arguments.
     Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
@@ -45,7 +45,6 @@ pub(super) fn statement<'q>(
 
 fn jobs<'a>(
     rows: &[&JobRow<'_>],
-    batch: &Batch<'_>,
     arguments: &'a mut PgArguments,
 ) -> Result<Columns<'a>, BoxDynError> {
     let mut columns = Columns::new(arguments);
@@ -60,7 +59,8 @@ fn jobs<'a>(
     columns.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     let bodies = column(rows, |j| j.body_sha256.as_slice());
     columns.each("body_sha256", "bytea", bodies)?;
-    columns.one("finished_at", "timestamptz", batch.finished_at)?;
+    let finished = column(rows, |j| j.done.finished_at);
+    columns.each("finished_at", "timestamptz", finished)?;
     columns.one("status", "text", "ok")?;
     Ok(columns)
 }

@@ -17,7 +17,7 @@ use std::{collections::HashMap, path::Path, time::Duration};
 
 const KEEP_JOBS: &str = "\
 INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
-SELECT value->>0, 'ok', value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, ?2
+SELECT value->>0, 'ok', value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9
 FROM json_each(?1) WHERE true
 ON CONFLICT (job_id) DO UPDATE SET
   status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
@@ -128,7 +128,8 @@ impl SqliteStore {
                     d.misses,
                     d.results,
                     d.elapsed_ms,
-                    hash
+                    hash,
+                    clock::rfc3339(d.finished_at)
                 ])
             })
             .collect();
@@ -163,9 +164,7 @@ impl SqliteStore {
                 .bind(&at);
             query.execute(&mut *transaction).await.map_err(classify)?;
         }
-        let query = sqlx::query(KEEP_JOBS)
-            .bind(json!(jobs).to_string())
-            .bind(&at);
+        let query = sqlx::query(KEEP_JOBS).bind(json!(jobs).to_string());
         let written = query
             .execute(&mut *transaction)
             .await
@@ -278,5 +277,46 @@ fn classify(error: sqlx::Error) -> StoreError {
         }
         sqlx::Error::PoolTimedOut => StoreError::Unavailable(error.to_string()),
         _ => StoreError::Refused(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::JobRow;
+    use chrono::Duration;
+    use kiln_contract::result::Finished;
+
+    #[tokio::test]
+    async fn jobs_that_finished_apart_are_known_again_when_their_batch_is_written_twice() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SqliteStore::open(&folder.path().join("kiln.db")).await;
+        let store = store.expect("a database");
+        let now = clock::now();
+        let done = |ms: i64| Finished {
+            model: "m".to_owned(),
+            version: "1".to_owned(),
+            namespace: "n".to_owned(),
+            results: "[]".to_owned(),
+            hits: 0,
+            misses: 1,
+            elapsed_ms: 1.0,
+            finished_at: now + Duration::milliseconds(ms),
+        };
+        let (first, second) = (done(0), done(12));
+        let row = |job_id, done| JobRow {
+            job_id,
+            body_sha256: [0; 32],
+            done,
+        };
+        let batch = Batch {
+            jobs: vec![row("a", &first), row("b", &second)],
+            scores: Vec::new(),
+            finished_at: now,
+        };
+        for _written in 0..2 {
+            let kept = store.insert(&batch).await.expect("a write");
+            assert_eq!(kept, [Inserted::New, Inserted::New]);
+        }
     }
 }

@@ -155,9 +155,10 @@ impl Visit for Fields {
 
 fn may_speak(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
-    // A message that comes back is logged whole there, as a warning.
-    let tells_bodies = target.starts_with("lapin::returned_messages");
-    !tells_bodies && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))
+    // A message that comes back is logged whole there, as a warning; and what callers handle is reported as an error, such as a lane's
+    // queue that isn't there.
+    let is_hidden = target.starts_with("lapin::returned_messages") || target == "lapin::channel";
+    !is_hidden && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))
 }
 
 /// Standard error, with every line saying whose it is.
