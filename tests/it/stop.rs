@@ -232,6 +232,8 @@ async fn jobs_suspected_of_killing_workers_are_no_reason_to_stay() {
             .then_some(())
     })
     .await;
+    // As many service managers do, whoever is to end what runs.
+    sandbox::signal(&second.other_processes(), libc::SIGTERM);
     second.stop().await;
     assert!(
         second.stop_took() <= Duration::from_secs(25),

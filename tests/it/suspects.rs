@@ -88,6 +88,10 @@ async fn a_suspect_that_kills_its_process_is_given_up_and_its_worker_lives() {
     let unfinished = lines.iter();
     let unfinished = unfinished.filter(|line| line.contains("a suspected job didn't end"));
     assert_eq!(unfinished.count(), 3, "one line for each process");
+    eventually_equals("processes that nobody needs", PATIENCE, 0, async || {
+        worker.other_processes().len()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
