@@ -4,6 +4,7 @@
 //! try again and to set deadlines for messages: that is the callers' policy. A command gives up and says so; the worker publishes
 //! through its [publishers](super::publisher).
 
+pub use super::publish_outcome::PublishOutcome;
 use super::{
     confirms::Confirms,
     connection::{Broker, NoAnswer},
@@ -25,17 +26,6 @@ use std::{
 
 /// Names of queues that stand for a client which waits for a direct reply.
 const DIRECT_REPLY: &str = "amq.rabbitmq.reply-to.";
-
-/// What became of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PublishOutcome {
-    /// It is in its queue, as safe as the queue is.
-    Confirmed,
-    /// There is no queue of that name: the broker gave it back.
-    Unroutable,
-    /// The queue is there and doesn't take it, for instance because it is full and rejects what comes.
-    Refused,
-}
 
 impl From<Confirmation> for Answer {
     fn from(confirmation: Confirmation) -> Self {

@@ -4,7 +4,7 @@
 //! rings before any later one completes, and everything that rang is looked at before anything is decided.
 
 use super::{
-    confirm::PublishOutcome,
+    publish_outcome::PublishOutcome,
     returns::{Answer, Returns},
 };
 use futures_util::task::AtomicWaker;

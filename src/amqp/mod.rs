@@ -12,6 +12,7 @@ pub mod delivery;
 mod headers;
 pub mod lane_depths;
 pub mod message;
+mod publish_outcome;
 pub mod publisher;
 mod returns;
 pub mod topology;

@@ -5,7 +5,7 @@
 //! and gives each confirm that completes the first of that queue: so as many are handed out as messages have completed, and whoever
 //! is given none knows that the queue was empty. Pure.
 
-use super::confirm::PublishOutcome;
+use super::publish_outcome::PublishOutcome;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// What lapin said of one message.

@@ -34,6 +34,30 @@ fn read(row: &PgRow) -> Result<JobEnd, sqlx::Error> {
         let error: Option<String> = row.try_get("error")?;
         return Ok(JobEnd::Rejected(error.unwrap_or_else(|| "null".into())));
     }
-    let (_, _, done) = super::postgres::read_job(row)?;
+    let (_, _, done) = read_job(row)?;
     Ok(JobEnd::Done(Box::new(done)))
+}
+
+/// Reads a row of `jobs`: its id, its body's hash and its result.
+pub(super) fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
+    let text = |name: &str| {
+        row.try_get::<Option<String>, _>(name)
+            .map(Option::unwrap_or_default)
+    };
+    Ok((
+        row.try_get("job_id")?,
+        row.try_get("body_sha256")?,
+        Finished {
+            model: text("model")?,
+            version: text("version")?,
+            namespace: text("namespace")?,
+            results: text("results")?,
+            hits: row.try_get::<i32, _>("hits")?.unsigned_abs(),
+            misses: row.try_get::<i32, _>("misses")?.unsigned_abs(),
+            elapsed_ms: row
+                .try_get::<Option<f64>, _>("elapsed_ms")?
+                .unwrap_or_default(),
+            finished_at: row.try_get("finished_at")?,
+        },
+    ))
 }

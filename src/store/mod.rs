@@ -15,10 +15,12 @@ mod migrations;
 mod parts;
 mod postgres;
 mod probe;
+mod prune;
 mod retry;
 mod runs;
 mod sessions;
 mod sqlite;
+mod suspects;
 
 use chrono::{DateTime, Utc};
 use kiln_contract::failure::Rejection;

@@ -4,7 +4,7 @@
 //! had no answer may still run: its backend is ended first.
 
 use super::{
-    Batch, Inserted, RejectedRow, StoreError, Table, insert, migrations,
+    Batch, Inserted, RejectedRow, StoreError, insert, migrations,
     retry::until_answered,
     sessions::{Lease, Sessions, end_backends},
 };
@@ -14,12 +14,11 @@ use crate::{
     secret::Secret,
     tls,
 };
-use chrono::{DateTime, Utc};
 use kiln_contract::result::Finished;
 use sqlx::{
     Connection, PgConnection, Postgres, Row,
     migrate::MigrateError,
-    postgres::{PgArguments, PgConnectOptions, PgRow},
+    postgres::{PgArguments, PgConnectOptions},
     query::Query,
 };
 use std::{
@@ -43,19 +42,6 @@ ON CONFLICT (job_id) DO UPDATE SET
   model = excluded.model, namespace = excluded.namespace, error = excluded.error,
   body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
 WHERE jobs.status = 'rejected'";
-
-const SUSPECT_STARTED: &str = "\
-INSERT INTO suspects (body_sha256, runs) VALUES ($1, $2)
-ON CONFLICT (body_sha256) DO UPDATE SET runs = GREATEST(suspects.runs, excluded.runs), seen_at = now()";
-const SUSPECT_UNCOUNTED: &str =
-    "UPDATE suspects SET runs = $2 WHERE body_sha256 = $1 AND runs = $2 + 1";
-
-const PRUNE_JOBS: &str =
-    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
-const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT ctid FROM scores WHERE scored_at < $1 LIMIT $2))";
-
-const PRUNE_RUNS: &str =
-    "DELETE FROM warm_runs WHERE id IN (SELECT id FROM warm_runs WHERE finished_at < $1 LIMIT $2)";
 
 /// What the server says when it ends a statement: it was cancelled, by its own limit as a rule; it waited too long for a lock; its
 /// transaction took too long.
@@ -197,7 +183,7 @@ impl PostgresStore {
         let rows = self.end(lease, answer)?;
         let mut found: HashMap<String, (Vec<u8>, Finished)> = HashMap::with_capacity(rows.len());
         for row in &rows {
-            let (id, hash, done) = read_job(row).map_err(|e| self.classify(e))?;
+            let (id, hash, done) = super::jobs::read_job(row).map_err(|e| self.classify(e))?;
             found.insert(id, (hash, done));
         }
         Ok(batch
@@ -232,55 +218,6 @@ impl PostgresStore {
             }
         }
         Ok(())
-    }
-
-    /// How many runs a suspected job has left unfinished.
-    pub async fn suspect_runs(&self, body: &[u8; 32]) -> Result<u32, StoreError> {
-        let mut lease = self.lease().await?;
-        let query =
-            sqlx::query_scalar::<_, i32>("SELECT runs FROM suspects WHERE body_sha256 = $1")
-                .bind(body.as_slice());
-        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let runs = self.end(lease, answer)?;
-        Ok(runs.unwrap_or_default().unsigned_abs())
-    }
-
-    /// Counts a run of a suspected job, durably, before it starts; `runs` are those unfinished so far, with this one.
-    pub async fn suspect_started(&self, body: &[u8; 32], runs: u32) -> Result<(), StoreError> {
-        let query = sqlx::query(SUSPECT_STARTED)
-            .bind(body.as_slice())
-            .bind(i32::try_from(runs).unwrap_or(i32::MAX));
-        self.execute(query).await.map(|_| ())
-    }
-
-    /// Takes back the count of a run that was cut short through no fault of the job's; `runs` are those before it.
-    pub async fn suspect_uncounted(&self, body: &[u8; 32], runs: u32) -> Result<(), StoreError> {
-        let query = sqlx::query(SUSPECT_UNCOUNTED)
-            .bind(body.as_slice())
-            .bind(i32::try_from(runs).unwrap_or(i32::MAX));
-        self.execute(query).await.map(|_| ())
-    }
-
-    /// Clears a suspect that survived.
-    pub async fn suspect_cleared(&self, body: &[u8; 32]) -> Result<(), StoreError> {
-        let query =
-            sqlx::query("DELETE FROM suspects WHERE body_sha256 = $1").bind(body.as_slice());
-        self.execute(query).await.map(|_| ())
-    }
-
-    pub(super) async fn prune(
-        &self,
-        table: Table,
-        before: DateTime<Utc>,
-        batch: u32,
-    ) -> Result<u64, StoreError> {
-        let statement = match table {
-            Table::Jobs => PRUNE_JOBS,
-            Table::Scores => PRUNE_SCORES,
-            Table::Runs => PRUNE_RUNS,
-        };
-        self.execute(sqlx::query(statement).bind(before).bind(i64::from(batch)))
-            .await
     }
 
     /// A connection, within the time limit, once nothing that was lost may still run.
@@ -439,27 +376,4 @@ async fn still_there(connection: &mut PgConnection, names: &[String]) -> Result<
         .fetch_one(connection)
         .await?;
     Ok(there.try_get::<i64, _>(0)? > 0)
-}
-
-pub(super) fn read_job(row: &PgRow) -> Result<(String, Vec<u8>, Finished), sqlx::Error> {
-    let text = |name: &str| {
-        row.try_get::<Option<String>, _>(name)
-            .map(Option::unwrap_or_default)
-    };
-    Ok((
-        row.try_get("job_id")?,
-        row.try_get("body_sha256")?,
-        Finished {
-            model: text("model")?,
-            version: text("version")?,
-            namespace: text("namespace")?,
-            results: text("results")?,
-            hits: row.try_get::<i32, _>("hits")?.unsigned_abs(),
-            misses: row.try_get::<i32, _>("misses")?.unsigned_abs(),
-            elapsed_ms: row
-                .try_get::<Option<f64>, _>("elapsed_ms")?
-                .unwrap_or_default(),
-            finished_at: row.try_get("finished_at")?,
-        },
-    ))
 }
