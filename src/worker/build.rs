@@ -227,9 +227,14 @@ impl Worker {
     fn add_checks(&self, tasks: &mut Supervisor) {
         let health = self.health.clone();
         tasks.add_droppable("health", move || tasks::health::beat(health.clone()));
-        let (trouble, health) = (self.publisher.trouble(), self.health.clone());
+        let (publishing, health) = (vec![self.publisher.trouble()], self.health.clone());
         tasks.add_droppable("publisher check", move || {
-            tasks::health::follow(Part::Publisher, trouble.clone(), health.clone())
+            tasks::health::follow(
+                Part::Publisher,
+                publishing.clone(),
+                Clone::clone,
+                health.clone(),
+            )
         });
         let (engine, health) = (self.engine.clone(), self.health.clone());
         tasks.add_droppable("redis check", move || {

@@ -9,6 +9,7 @@ use crate::{
     store::PostgresStore,
     telemetry::metrics::{Metrics, Server},
 };
+use futures_util::future::select_all;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -101,19 +102,25 @@ pub(in crate::worker) async fn check_postgres(
     }
 }
 
-/// Follows what a part's owner says of it: why it doesn't work, or nothing where it does.
-pub(in crate::worker) async fn follow(
+/// Follows what the owners of a part say of it; `why` says why one doesn't work, or nothing where it does.
+pub(in crate::worker) async fn follow<S: Send + Sync>(
     part: Part,
-    mut trouble: watch::Receiver<Option<String>>,
+    mut owners: Vec<watch::Receiver<S>>,
+    why: impl Fn(&S) -> Option<String> + Send,
     health: Health,
 ) -> anyhow::Result<()> {
     loop {
-        let reason = trouble.borrow_and_update().clone();
-        match reason {
-            Some(reason) => health.down(part, &reason),
-            None => health.up(part),
+        let reasons = owners.iter_mut();
+        let reasons = reasons.filter_map(|owner| why(&owner.borrow_and_update()));
+        let reasons: Vec<String> = reasons.collect();
+        if reasons.is_empty() {
+            health.up(part);
+        } else {
+            health.down(part, &reasons.join("; "));
         }
-        if trouble.changed().await.is_err() {
+        let changes = owners.iter_mut().map(|owner| Box::pin(owner.changed()));
+        let (changed, ..) = select_all(changes).await;
+        if changed.is_err() {
             // Its owner is gone, and the worker with it.
             std::future::pending::<()>().await;
         }
@@ -139,5 +146,32 @@ mod tests {
             Err("round trips fail: no answer in time".to_owned())
         );
         assert_eq!(judge(&before, &Tally::default()), Ok(()), "never backwards");
+    }
+
+    #[tokio::test]
+    async fn a_part_works_when_each_of_its_owners_says_so() {
+        let health = Health::new(Metrics::new());
+        let (one, first) = watch::channel(Some("blocked"));
+        let (other, second) = watch::channel(None);
+        let why = |said: &Option<&str>| said.map(str::to_owned);
+        let following = follow(Part::Broker, vec![first, second], why, health.clone());
+        let changing = async {
+            let works = async |wanted: bool| {
+                while health.is_up(Part::Broker) != wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            works(false).await;
+            one.send_replace(None);
+            works(true).await;
+            other.send_replace(Some("refused"));
+            works(false).await;
+            other.send_replace(None);
+            works(true).await;
+        };
+        tokio::select! {
+            ended = following => ended.expect("it goes on"),
+            () = changing => {}
+        }
     }
 }
