@@ -15,7 +15,6 @@ mod task;
 mod verdict;
 mod wire;
 
-pub use status::PublisherState;
 pub use status::PublisherStatus;
 pub use task::PublisherTask;
 

@@ -181,7 +181,11 @@ impl Context {
             self.metrics.store_error();
             match error {
                 StoreError::Refused(_) => {}
-                StoreError::TimedOut(_) => self.metrics.store_timeout(),
+                StoreError::TimedOut(reason) => {
+                    self.metrics.store_timeout();
+                    // Where others are stored meanwhile, health hears of that as well.
+                    self.health.down(Part::Postgres, reason);
+                }
                 StoreError::Contended(reason) => {
                     tracing::info!(reason, "the database undid a write; repeating it");
                 }

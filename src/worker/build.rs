@@ -20,7 +20,7 @@ use crate::{
     },
     cache::{Cache, MemoryCache, RedisCache},
     config::{self, Settings},
-    health::Health,
+    health::{Health, Part},
     heat::Heat,
     http::ApiState,
     pipeline::{Engine, EngineParts, insight::Insight},
@@ -252,10 +252,16 @@ impl Worker {
     fn add_checks(&self, tasks: &mut Supervisor) {
         let health = self.health.clone();
         tasks.add_droppable("health", move || tasks::health::beat(health.clone()));
-        let (jobs, replies) = (self.publisher.status(), self.replies.clone());
+        let publishing = vec![self.publisher.status(), self.replies.clone()];
         let health = self.health.clone();
         tasks.add_droppable("publisher check", move || {
-            tasks::health::follow_publishers(jobs.clone(), replies.clone(), health.clone())
+            let (publishing, health) = (publishing.clone(), health.clone());
+            tasks::health::follow(
+                Part::Publisher,
+                publishing,
+                PublisherStatus::trouble,
+                health,
+            )
         });
         let (engine, health) = (self.engine.clone(), self.health.clone());
         tasks.add_droppable("redis check", move || {

@@ -73,19 +73,22 @@ async fn put_in_hand(
     let job = fault_job("in-hand", &format!("sleep:{SLOW_MS} a job"));
     let traceparent = format!("00-{TRACE}-00f067aa0ba902b7-01");
     stack.bus.publish_traced(&job, &traceparent).await;
-    let port = worker.http_port;
+    let body = json!({"model": "fault", "text": format!("sleep:{SLOW_MS} a request")}).to_string();
+    let head = format!(
+        "POST /v1/score HTTP/1.1\r\nhost: kiln\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let connected = TcpStream::connect(("127.0.0.1", worker.http_port)).await;
+    let mut stream = connected.expect("a connection");
+    // Sent before anything else is asked, and so in hand before that is answered.
+    let sent = stream.write_all((head + &body).as_bytes()).await;
+    sent.expect("a request");
     let request = tokio::spawn(async move {
-        let body = json!({"model": "fault", "text": format!("sleep:{SLOW_MS} a request")});
-        let headers = [("content-type", "application/json")];
-        let answer = crate::harness::worker::ask(
-            port,
-            "POST",
-            "/v1/score",
-            &headers,
-            body.to_string().as_bytes(),
-        )
-        .await?;
-        Some((answer.status, answer.body))
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
     });
     eventually("the job is in the worker's hands", PATIENCE, async || {
         (worker.metric("kiln_jobs_in_hand", &[]).await == 1.0).then_some(())

@@ -21,6 +21,19 @@ pub struct PublisherStatus {
     pub since: Instant,
 }
 
+impl PublisherStatus {
+    /// Why nothing is published at the moment; nothing where it is.
+    pub fn trouble(&self) -> Option<String> {
+        match &self.state {
+            PublisherState::Up => None,
+            PublisherState::Down(reason) => Some(reason.clone()),
+            PublisherState::Blocked(reason) => {
+                Some(format!("the broker blocks publishers: {reason}"))
+            }
+        }
+    }
+}
+
 /// The status of a publisher that hasn't connected yet, to be changed and to be read.
 pub(super) fn channel() -> (
     watch::Sender<PublisherStatus>,

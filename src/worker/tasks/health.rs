@@ -3,13 +3,13 @@
 //! Promises to ask for what jobs need, and not only for an answer: a server that answers and takes no writes is of no use to them.
 
 use crate::{
-    amqp::publisher::{PublisherState, PublisherStatus},
     cache::Tally,
     health::{Health, Part},
     pipeline::Engine,
     store::PostgresStore,
     telemetry::metrics::{Metrics, Server},
 };
+use futures_util::future::select_all;
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -102,38 +102,28 @@ pub(in crate::worker) async fn check_postgres(
     }
 }
 
-/// Follows what the publishers say of themselves: jobs end only where both of them work.
-pub(in crate::worker) async fn follow_publishers(
-    mut jobs: watch::Receiver<PublisherStatus>,
-    mut replies: watch::Receiver<PublisherStatus>,
+/// Follows what the owners of a part say of it; `why` says why one doesn't work, or nothing where it does.
+pub(in crate::worker) async fn follow<S: Send + Sync>(
+    part: Part,
+    mut owners: Vec<watch::Receiver<S>>,
+    why: impl Fn(&S) -> Option<String> + Send,
     health: Health,
 ) -> anyhow::Result<()> {
     loop {
-        let troubles = [
-            trouble(&jobs.borrow_and_update().state),
-            trouble(&replies.borrow_and_update().state),
-        ];
-        match troubles.into_iter().flatten().next() {
-            Some(reason) => health.down(Part::Publisher, &reason),
-            None => health.up(Part::Publisher),
+        let reasons = owners.iter_mut();
+        let reasons = reasons.filter_map(|owner| why(&owner.borrow_and_update()));
+        let reasons: Vec<String> = reasons.collect();
+        if reasons.is_empty() {
+            health.up(part);
+        } else {
+            health.down(part, &reasons.join("; "));
         }
-        let changed = tokio::select! {
-            changed = jobs.changed() => changed,
-            changed = replies.changed() => changed,
-        };
+        let changes = owners.iter_mut().map(|owner| Box::pin(owner.changed()));
+        let (changed, ..) = select_all(changes).await;
         if changed.is_err() {
             // Its owner is gone, and the worker with it.
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// Why nothing is published at the moment.
-fn trouble(state: &PublisherState) -> Option<String> {
-    match state {
-        PublisherState::Up => None,
-        PublisherState::Down(reason) => Some(reason.clone()),
-        PublisherState::Blocked(reason) => Some(format!("the broker blocks publishers: {reason}")),
     }
 }
 
@@ -156,5 +146,32 @@ mod tests {
             Err("round trips fail: no answer in time".to_owned())
         );
         assert_eq!(judge(&before, &Tally::default()), Ok(()), "never backwards");
+    }
+
+    #[tokio::test]
+    async fn a_part_works_when_each_of_its_owners_says_so() {
+        let health = Health::new(Metrics::new());
+        let (one, first) = watch::channel(Some("blocked"));
+        let (other, second) = watch::channel(None);
+        let why = |said: &Option<&str>| said.map(str::to_owned);
+        let following = follow(Part::Broker, vec![first, second], why, health.clone());
+        let changing = async {
+            let works = async |wanted: bool| {
+                while health.is_up(Part::Broker) != wanted {
+                    tokio::task::yield_now().await;
+                }
+            };
+            works(false).await;
+            one.send_replace(None);
+            works(true).await;
+            other.send_replace(Some("refused"));
+            works(false).await;
+            other.send_replace(None);
+            works(true).await;
+        };
+        tokio::select! {
+            ended = following => ended.expect("it goes on"),
+            () = changing => {}
+        }
     }
 }
