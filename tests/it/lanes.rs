@@ -277,9 +277,7 @@ async fn a_job_whose_time_passes_before_its_turn_is_rejected_unscored() {
     assert_eq!(replies["late-0"].body["error"]["code"], "expired");
     let letter = stack.bus.dead_letters(1).await;
     assert_eq!(letter[0].job_id(), "late-0");
-    stack
-        .expect_done(job_ids(&slow_jobs("slow", 20, 100)))
-        .await;
+    wait_for(&stack, &slow_jobs("slow", 20, 100)).await;
     let rows = worker
         .metric("kiln_model_batch_rows_sum", &[("model", "fault")])
         .await;
@@ -289,7 +287,9 @@ async fn a_job_whose_time_passes_before_its_turn_is_rejected_unscored() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn kills_while_jobs_are_moved_lose_and_double_nothing() {
     let stack = Stack::shared().await;
-    let settings = narrow(&stack).expect_trouble();
+    let settings = narrow(&stack)
+        .set("KILN_LANE__EXPENSIVE_FROM_MS", "0")
+        .expect_trouble();
     let mut worker = settings.clone().start().await;
     learn(&stack, &worker, 5).await;
     let jobs = slow_jobs("slow", 600, 5);

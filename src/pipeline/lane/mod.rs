@@ -194,8 +194,7 @@ impl Lanes {
             arrived.extend(job.source.arriving.take());
             let namespace = job.rows.job.namespace();
             if may_move(lane, &job) && lane.is_expensive_for(&job) {
-                let open = job.rows.open().count() as f64;
-                let seconds = open * lane.mean().unwrap_or_default();
+                let seconds = lane.seconds_for(&job);
                 let bytes = job.source.held.bytes();
                 if lane.is_full_for(&state, namespace, seconds, bytes) {
                     lane.moved.fetch_add(1, Ordering::Relaxed);

@@ -56,6 +56,12 @@ pub struct LaneState {
     pub has_timer: bool,
 }
 
+/// Model seconds that the first open input of a job is expected to take, as its model knows.
+fn expected_of(job: &OwnedJob) -> Option<f64> {
+    let (_, first) = job.rows.open().next()?;
+    job.rows.value(first)?.expected_seconds(&job.rows.model)
+}
+
 /// What is known of a lane.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LaneFigures {
@@ -149,18 +155,24 @@ impl Lane {
 
     /// Whether its model costs so much that its jobs are moved rather than held.
     pub fn is_expensive(&self) -> bool {
-        self.mean()
-            .is_some_and(|mean| mean * 1e3 >= self.limits.expensive_from_ms)
+        self.costs_much(self.mean())
     }
 
     /// The same, for a job whose model tells what an input is expected to cost before any was scored here.
     pub fn is_expensive_for(&self, job: &OwnedJob) -> bool {
-        let expected = || {
-            let (_, first) = job.rows.open().next()?;
-            job.rows.value(first)?.expected_seconds(&job.rows.model)
-        };
-        let seconds = self.mean().or_else(expected);
-        seconds.is_some_and(|seconds| seconds * 1e3 >= self.limits.expensive_from_ms)
+        self.costs_much(self.mean().or_else(|| expected_of(job)))
+    }
+
+    fn costs_much(&self, seconds: Option<f64>) -> bool {
+        let from_ms = self.limits.expensive_from_ms;
+        from_ms <= 0.0 || seconds.is_some_and(|seconds| seconds * 1e3 >= from_ms)
+    }
+
+    /// Model seconds that a job is expected to take; a quarter of a turn for each input of which nothing is known.
+    pub fn seconds_for(&self, job: &OwnedJob) -> f64 {
+        let of_one = self.mean().or_else(|| expected_of(job));
+        let of_one = of_one.unwrap_or(self.limits.turn_ms as f64 / 4e3);
+        of_one * job.rows.open().count() as f64
     }
 
     /// Whether it takes more from its queue.
