@@ -148,34 +148,11 @@ impl Context {
         }
     }
 
-    /// Repeats a write until the database has answered; an error is its refusal.
-    pub async fn write<T, W: Future<Output = Result<T, StoreError>>>(
-        &self,
-        write: impl Fn() -> W,
-    ) -> Result<T, String> {
-        let answer = self.repeat(write, StoreError::may_pass).await;
-        answer.map_err(|refusal| refusal.to_string())
-    }
-
-    /// The same for a write that can be made smaller: an error is also that it ran into its limit.
+    /// Repeats a write until the database has answered. An error is its refusal, or that it ran into its limit: what is sent again then is
+    /// smaller where it can be.
     pub async fn write_in_time<T, W: Future<Output = Result<T, StoreError>>>(
         &self,
         write: impl Fn() -> W,
-    ) -> Result<T, StoreError> {
-        let again =
-            |error: &StoreError| error.may_pass() && !matches!(error, StoreError::TimedOut(_));
-        self.repeat(write, again).await
-    }
-
-    /// The waits between two attempts to write.
-    pub fn write_backoff(&self) -> Backoff {
-        Backoff::new(FIRST_WAIT, self.settings.max_wait)
-    }
-
-    async fn repeat<T, W: Future<Output = Result<T, StoreError>>>(
-        &self,
-        write: impl Fn() -> W,
-        again: impl Fn(&StoreError) -> bool,
     ) -> Result<T, StoreError> {
         let answer = store::until_answered(self.write_backoff(), write, |error, _| {
             self.metrics.store_error();
@@ -191,10 +168,15 @@ impl Context {
                 }
                 StoreError::Unavailable(reason) => self.health.down(Part::Postgres, reason),
             }
-            again(error)
+            error.may_pass() && !matches!(error, StoreError::TimedOut(_))
         });
         let value = answer.await?;
         self.health.up(Part::Postgres);
         Ok(value)
+    }
+
+    /// The waits between two attempts to write.
+    pub fn write_backoff(&self) -> Backoff {
+        Backoff::new(FIRST_WAIT, self.settings.max_wait)
     }
 }

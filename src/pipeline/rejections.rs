@@ -1,14 +1,17 @@
 //! Owns the rows of rejected jobs.
 //!
-//! Promises to wait for a database that is out of reach. A rejection that the database refuses is logged: its dead letter
-//! still says why.
+//! Promises to wait for a database that is out of reach. A rejection that the database refuses, or doesn't store in time while it stores others,
+//! is logged: its dead letter still says why.
 
 use super::{
     context::Context,
     ending::{End, Ending},
     outcome::Outcome,
 };
-use crate::{clock, store::RejectedRow};
+use crate::{
+    clock,
+    store::{self, RejectedRow},
+};
 use kiln_contract::key;
 
 /// Writes the rows of those jobs that were rejected.
@@ -40,7 +43,13 @@ pub(super) async fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
 
 async fn write(context: &Context, row: &RejectedRow<'_>) {
     let one = std::slice::from_ref(row);
-    if let Err(reason) = context.write(|| context.store.reject(one)).await {
+    let stored = || context.store.stored();
+    let reject = |_| async {
+        let rejected = context.write_in_time(|| context.store.reject(one)).await;
+        rejected.map(|()| vec![()])
+    };
+    let written = store::in_parts(vec![0], context.write_backoff(), stored, reject);
+    if let [Err(reason)] = written.await.as_slice() {
         tracing::error!(
             reason,
             code = row.rejection.code.as_str(),

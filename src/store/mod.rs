@@ -6,6 +6,7 @@
 //! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
+mod ask;
 mod controls;
 mod inputs;
 mod insert;

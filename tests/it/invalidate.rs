@@ -143,13 +143,14 @@ async fn who_asks_after_an_invalidation_shares_no_score_that_was_begun_before() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_worker_was_removing_another_one_removes() {
     let stack = Stack::shared().await;
-    let one = stack.worker().models(&["sentiment"]).start().await;
-    let _other = stack.worker().models(&["sentiment"]).start().await;
+    // Before the workers are there: Redis answers nobody meanwhile.
     let many = "for i = 1, 300000 do redis.call('SET', KEYS[1] .. i, 'x') end return 1";
     let _: i64 = stack
         .redis
         .command(&["EVAL", many, "1", "kiln:k:feed:page:"])
         .await;
+    let one = stack.worker().models(&["sentiment"]).start().await;
+    let _other = stack.worker().models(&["sentiment"]).start().await;
     assert_eq!(invalidate(&one, "feed").await, 202);
     one.kill();
     eventually("all are gone", PATIENCE, || async {
