@@ -41,6 +41,8 @@ const TOGETHER: usize = 256;
 const EXPIRED_PREFETCH: u16 = 32;
 /// How long a settled delivery waits behind an open one before it is acknowledged by itself.
 const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
+/// Longest that a session's beginning waits for the queues of lanes.
+const FIRST_LANES: Duration = Duration::from_secs(1);
 /// How often it is asked which lanes have become expensive.
 const LANES: Duration = Duration::from_millis(500);
 /// How often it is asked which lanes have queues that other workers have declared.
@@ -78,6 +80,8 @@ struct Lanes {
     running: JoinSet<Result<(), String>>,
     channels: Vec<(Channel, Arc<Acks>)>,
     stop: CancellationToken,
+    /// Lanes whose queues couldn't be used, which was said.
+    refused: BTreeSet<String>,
     looks: u32,
 }
 
@@ -116,12 +120,18 @@ impl Session {
             throttle: Arc::new(Mutex::new(throttle)),
             lanes: Lanes::default(),
         };
-        // Before the first job: what isn't served here is to have a queue to go to.
+        // Before the first job: what isn't served here is to have a queue to go to. A lane's queue that doesn't answer keeps no other job
+        // waiting.
         session.open_lanes();
-        while let Some(Ok((lane, opened))) = session.lanes.opening.join_next().await {
-            session.run_lane(lane, opened);
-        }
+        let _others_follow = tokio::time::timeout(FIRST_LANES, session.run_lanes()).await;
         Ok(session)
+    }
+
+    /// Takes jobs from the queues that are being opened.
+    async fn run_lanes(&mut self) {
+        while let Some(Ok((lane, opened))) = self.lanes.opening.join_next().await {
+            self.run_lane(lane, opened);
+        }
     }
 
     /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
@@ -278,14 +288,17 @@ impl Session {
             }
             Err(reason) => {
                 self.lanes.open.remove(&lane.lane);
-                tracing::warn!(
-                    lane = lane.lane,
-                    reason,
-                    "a lane's queues can't be used; trying again"
-                );
+                if self.lanes.refused.insert(lane.lane.clone()) {
+                    tracing::warn!(
+                        lane = lane.lane,
+                        reason,
+                        "a lane's queues can't be used; trying again"
+                    );
+                }
                 return;
             }
         };
+        self.lanes.refused.remove(&lane.lane);
         self.processor.engine.set_has_queues(&lane.lane);
         if intake.is_empty() {
             return;

@@ -13,7 +13,7 @@ use sqlx::{Connection, Executor, PgConnection};
 /// The statements of batches that the server runs now, by their backends.
 const RUNNING: &str = "\
 SELECT coalesce(string_agg(pid::text, ' ' ORDER BY pid), '') FROM pg_stat_activity
-WHERE datname = current_database() AND state = 'active' AND query ~ 'INTO (jobs|scores)' AND application_name LIKE 'kiln%'";
+WHERE datname = current_database() AND state = 'active' AND query ~ 'INTO (jobs|scores)' AND query !~ 'lock_timeout' AND application_name LIKE 'kiln%'";
 
 const PREFETCH: u32 = 32;
 const JOBS_POSTED: u32 = 300;

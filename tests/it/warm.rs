@@ -400,13 +400,13 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
     );
     let one = schedules
         .worker(&stack)
-        .allow("a schedule file is refused")
+        .allow("schedule file is refused")
         .allow("left out")
         .start()
         .await;
     let _other = schedules
         .worker(&stack)
-        .allow("a schedule file is refused")
+        .allow("schedule file is refused")
         .allow("left out")
         .start()
         .await;
