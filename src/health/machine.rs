@@ -185,7 +185,12 @@ impl Machine {
         if !self.policy.logged {
             return None;
         }
-        self.record.line(self.shown.state, &self.shown.reason, now)
+        match self.shown.state {
+            PartState::Degraded if !self.policy.logs_degraded => {
+                self.record.line(PartState::Works, "", now)
+            }
+            state => self.record.line(state, &self.shown.reason, now),
+        }
     }
 
     fn current(&self) -> (PartState, String) {

@@ -20,6 +20,8 @@ pub(super) struct Policy {
     pub forgotten_after: Option<Duration>,
     /// Whether its changes are logged.
     pub logged: bool,
+    /// Whether that it is degraded is logged; where each thing that is refused has a line of its own, that is enough.
+    pub logs_degraded: bool,
 }
 
 /// What the worker itself knows, and doesn't measure: it holds at once.
@@ -31,6 +33,7 @@ const FACT: Policy = Policy {
     lasts: true,
     forgotten_after: None,
     logged: true,
+    logs_degraded: true,
 };
 
 impl Policy {
@@ -41,10 +44,15 @@ impl Policy {
                 logged: false,
                 ..FACT
             },
-            Part::Models | Part::Migrations => FACT,
+            Part::Migrations => FACT,
+            Part::Models => Self {
+                logs_degraded: false,
+                ..FACT
+            },
             Part::Warming => Self {
                 optional: true,
                 assumed: true,
+                logs_degraded: false,
                 ..FACT
             },
             // A lane that fails and recovers with every other call isn't one that works.

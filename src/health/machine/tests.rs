@@ -142,6 +142,22 @@ fn a_part_that_jobs_can_do_without_is_never_down() {
 }
 
 #[test]
+fn what_is_refused_has_lines_of_its_own_and_none_of_health() {
+    let mut machine = working(Part::Models);
+    let refused = Seen::Fails {
+        since: ms(10),
+        state: PartState::Degraded,
+        reason: "1 version is refused",
+    };
+    assert_eq!(machine.report(Source::Work, refused, ms(10)), None);
+    assert_eq!(machine.shown().state, PartState::Degraded);
+    let line = machine.report(Source::Work, fails(ms(20), "no model is loaded"), ms(20));
+    assert_eq!(line.expect("a line").reason, "no model is loaded");
+    let line = machine.report(Source::Work, refused, ms(30));
+    assert_eq!(line.expect("a line").now, PartState::Works);
+}
+
+#[test]
 fn a_reason_is_one_line() {
     assert_eq!(one_line("  a\n b\t c "), "a b c");
     assert!(one_line(&"long ".repeat(1_000)).chars().count() <= REASON_CHARS + 1);
