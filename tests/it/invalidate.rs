@@ -27,16 +27,17 @@ async fn cached(worker: &Worker, namespace: &str, text: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_is_scored_anew_on_every_worker_and_no_other_is() {
     let stack = Stack::shared().await;
-    let one = stack.worker().models(&["sentiment"]).start().await;
-    let other = stack.worker().models(&["sentiment"]).start().await;
-    assert!(!cached(&one, "feed", "a fact").await);
-    assert!(cached(&other, "feed", "a fact").await);
-    assert!(!cached(&one, "reviews", "another fact").await);
+    // Before the workers are there: Redis answers nobody meanwhile.
     let many = "for i = 1, 50000 do redis.call('SET', KEYS[1] .. i, 'x') end return 1";
     let _: i64 = stack
         .redis
         .command(&["EVAL", many, "1", "kiln:k:feed:page:"])
         .await;
+    let one = stack.worker().models(&["sentiment"]).start().await;
+    let other = stack.worker().models(&["sentiment"]).start().await;
+    assert!(!cached(&one, "feed", "a fact").await);
+    assert!(cached(&other, "feed", "a fact").await);
+    assert!(!cached(&one, "reviews", "another fact").await);
 
     assert_eq!(invalidate(&one, "feed").await, 202);
     assert!(!cached(&other, "feed", "a fact").await);

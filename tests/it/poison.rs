@@ -90,7 +90,10 @@ async fn a_job_that_kills_its_worker_is_given_up_and_its_neighbours_succeed() {
         worker = settings.clone().spawn();
     }
     worker.wait_ready().await;
-    assert_eq!(deaths, 2, "once it is suspected, no worker dies of it");
+    assert!(
+        (1..=2).contains(&deaths),
+        "{deaths} deaths: once it is suspected, no worker dies of it"
+    );
     let letter = the_only_dead_letter(&stack).await;
     assert_eq!(
         (letter.job_id().as_str(), letter.code.as_str()),

@@ -347,3 +347,6 @@ impl Connections {
         self.started.elapsed()
     }
 }
+
+#[cfg(test)]
+mod tests;
