@@ -46,7 +46,9 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         .worker()
         .expect_trouble()
         .set("KILN_INTAKE__BATCH_JOBS", "16");
-    let settings = settings.set("KILN_INTAKE__PREFETCH", "64");
+    let settings = settings
+        .set("KILN_INTAKE__PREFETCH", "64")
+        .set("KILN_LANE__EXPENSIVE_FROM_MS", "1000");
     let mut workers = vec![
         settings.clone().start().await,
         settings.clone().start().await,

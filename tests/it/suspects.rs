@@ -165,10 +165,17 @@ async fn a_suspect_that_waits_for_the_database_is_not_blamed() {
     let held = stack.hold_jobs().await;
     let settings = suspicious(&stack)
         .allow("stopped working")
+        .allow("waiting for it")
+        .allow("slow statement")
+        .allow("storing took too long")
         .set("KILN_DATABASE__TIMEOUT_MS", "1000")
         .set("KILN_INTAKE__SUSPECT_SECONDS", "3")
         .set("KILN_INTAKE__SUSPECT_RUNS", "1");
-    let worker = settings.start().await;
+    // It isn't ready while its table is locked.
+    let worker = settings.spawn();
+    worker
+        .wait_for_line("it takes jobs", |line| line.contains("taking jobs"))
+        .await;
     drop(delivered);
     let line = worker
         .wait_for_line("its process says that it waits", |line| {
