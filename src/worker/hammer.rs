@@ -78,6 +78,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "heat",
             "hints",
             "publisher",
+            "replies",
             "traces"
         ]
     );

@@ -232,8 +232,11 @@ impl Outbox {
     /// When [`Outbox::tick`] has something to do next.
     pub(super) fn wake_at(&self, blocks: bool) -> Option<Instant> {
         let rest = self.resting.keys().next().map(|(at, _)| *at);
-        let retries = self.lines.values().filter(|_| self.policy.must_arrive);
-        let retry = retries.filter_map(|line| line.retry_at).min();
+        let retry = if self.policy.must_arrive {
+            self.lines.values().filter_map(|line| line.retry_at).min()
+        } else {
+            None
+        };
         let flight = if blocks {
             None
         } else {

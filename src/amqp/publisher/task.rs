@@ -180,6 +180,7 @@ impl PublisherTask {
         }
         let is_closed = |wire: &Wire| !wire.is_open();
         if link.main.as_ref().is_none_or(is_closed) && outbox.main_is_empty() {
+            outbox.main_gone();
             link.main = Some(self.open(link.connection).await?);
         }
         if let Some(main) = link.main.as_mut().filter(|main| main.is_open()) {
@@ -190,15 +191,24 @@ impl PublisherTask {
         if link.trial.is_none()
             && let Some(message) = outbox.next_suspect()
         {
-            link.trial = Some(self.try_alone(link, message).await?);
+            link.trial = Some(self.try_alone(outbox, link, message).await?);
         }
         Ok(())
     }
 
-    async fn try_alone(&self, link: &mut Link<'_>, message: Outgoing) -> Result<Trial, String> {
+    async fn try_alone(
+        &self,
+        outbox: &mut Outbox,
+        link: &mut Link<'_>,
+        message: Outgoing,
+    ) -> Result<Trial, String> {
         let wire = match link.alone.take().filter(Wire::is_open) {
             Some(wire) => link.alone.insert(wire),
-            None => link.alone.insert(self.open(link.connection).await?),
+            None => {
+                // What the one before still had to say isn't heard any more.
+                outbox.alone_gone();
+                link.alone.insert(self.open(link.connection).await?)
+            }
         };
         Ok(Trial {
             cleared: wire.try_alone(message),

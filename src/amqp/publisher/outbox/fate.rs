@@ -79,7 +79,6 @@ impl Outbox {
     /// The broker closed the main channel, and said why. It works through messages in their order: those before one that it has
     /// answered were no reason.
     pub(in super::super) fn main_closed(&mut self, closing: &Closing, now: Instant) {
-        self.forget_abandoned(|route| route == Route::Main);
         let flown = self.flights.on(Route::Main);
         let (innocent, mut suspects): (Vec<u64>, Vec<u64>) = flown
             .into_iter()
@@ -108,6 +107,12 @@ impl Outbox {
             .into_iter()
             .rev()
             .for_each(|number| self.unsent(number));
+        self.main_gone();
+    }
+
+    /// Another channel takes the main one's stead.
+    pub(in super::super) fn main_gone(&mut self) {
+        self.forget_abandoned(|route| route == Route::Main);
         self.answered_to = 0;
     }
 
@@ -127,6 +132,14 @@ impl Outbox {
             Some(closing) if is_tried => self.guilty(closing, now),
             None if is_tried => self.unproven(),
             _ => self.unsent(number),
+        }
+    }
+
+    /// Another channel takes the one for trials' stead: what was cleared on that, and isn't confirmed, is published again.
+    pub(in super::super) fn alone_gone(&mut self) {
+        self.forget_abandoned(|route| route == Route::Alone);
+        for number in self.flights.on(Route::Alone).into_iter().rev() {
+            self.unsent(number);
         }
     }
 
@@ -158,13 +171,12 @@ impl Outbox {
     /// The connection is lost: whatever isn't confirmed is published again on the next one.
     pub(in super::super) fn lost(&mut self) {
         self.unproven();
-        self.forget_abandoned(|_| true);
-        for route in [Route::Alone, Route::Main] {
-            for number in self.flights.on(route).into_iter().rev() {
-                self.unsent(number);
-            }
+        self.alone_gone();
+        for number in self.flights.on(Route::Main).into_iter().rev() {
+            self.unsent(number);
         }
-        (self.answered_to, self.last_answer, self.max_bytes) = (0, None, None);
+        self.main_gone();
+        (self.last_answer, self.max_bytes) = (None, None);
     }
 
     /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing that was written later has been

@@ -528,6 +528,9 @@ proptest! {
                 10 => {
                     let failed: Vec<u64> = alone.drain(..).chain(trial.take()).collect();
                     let closing = closing(403, "ACCESS_REFUSED");
+                    if which == 0 {
+                        world.outbox.alone_gone();
+                    }
                     for number in failed {
                         world.outbox.alone_failed(number, (queue > 0).then_some(&closing), world.now);
                     }
