@@ -45,6 +45,7 @@ struct Inner {
 struct Parts {
     machines: Vec<Machine>,
     failed: Failed,
+    failed_queues: Failed,
     /// When the worker's runtime last showed that it runs.
     beat: Option<Duration>,
 }
@@ -58,6 +59,7 @@ impl Health {
             parts: Mutex::new(Parts {
                 machines: parts.map(|part| Machine::new(Policy::of(*part))).collect(),
                 failed: Failed::default(),
+                failed_queues: Failed::default(),
                 beat: None,
             }),
             metrics,
@@ -110,11 +112,30 @@ impl Health {
         self.note_lanes();
     }
 
+    /// Notes whether a lane's queues can be used, and why not: its other jobs end all the same.
+    pub fn lane_queues(&self, name: &str, usable: Result<(), &str>) {
+        {
+            let failed = &mut self.parts().failed_queues;
+            match usable {
+                Ok(()) => failed.remove(name),
+                Err(reason) => failed.add(name, reason),
+            }
+        }
+        self.note_lanes();
+    }
+
     fn note_lanes(&self) {
-        let reason = self.parts().failed.reason();
-        match reason {
-            Some(reason) => self.down(Part::Lanes, &reason),
-            None => self.up(Part::Lanes),
+        let (failed, queues) = {
+            let parts = self.parts();
+            (parts.failed.reason(), parts.failed_queues.reason())
+        };
+        match (failed, queues) {
+            (Some(reason), _) => self.down(Part::Lanes, &reason),
+            (None, Some(reason)) => {
+                let reason = format!("the lanes' queues can't be used: {reason}");
+                self.degraded(Part::Lanes, &reason);
+            }
+            (None, None) => self.up(Part::Lanes),
         }
     }
 

@@ -183,7 +183,15 @@ pub fn dead_letter(
 
 /// The job on its way to its next try.
 pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
-    let tries = delivery.tries().saturating_add(1);
+    again(delivery, topology, delivery.tries().saturating_add(1))
+}
+
+/// The job on its way back, once what it waits for may be there; it hasn't been tried.
+pub fn postponed(delivery: &Delivery, topology: &Topology) -> Message {
+    again(delivery, topology, delivery.tries())
+}
+
+fn again(delivery: &Delivery, topology: &Topology, tries: u32) -> Message {
     let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
     note_expiration(delivery, &mut headers);

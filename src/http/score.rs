@@ -110,7 +110,9 @@ async fn run(
             repeated,
         } => Ok(scored(&job_id, &result, counts.filter(|_| !repeated))),
         Outcome::Rejected { rejection, .. } => Err(rejection.into()),
-        Outcome::Retry { reason, .. } => Err(Problem::unavailable(reason)),
+        Outcome::Retry { reason, .. } | Outcome::Postponed { reason } => {
+            Err(Problem::unavailable(reason))
+        }
         Outcome::Moved(queue) => {
             let reason = format!("lane `{}` isn't served by this worker", queue.lane);
             Err(Problem::unavailable(reason))

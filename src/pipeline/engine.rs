@@ -73,9 +73,9 @@ impl Engine {
         self.lanes.served()
     }
 
-    /// Says that a lane's queues are declared: from now on jobs may be moved there.
-    pub fn set_has_queues(&self, lane: &str) {
-        self.lanes.lane(lane).set_has_queues();
+    /// Says whether a lane's queues are there, so that jobs may be moved to them; gives what was the case.
+    pub fn set_has_queues(&self, lane: &str, has_queues: bool) -> bool {
+        self.lanes.lane(lane).set_has_queues(has_queues)
     }
 
     /// Says whether jobs of a lane's queues wait for room here.

@@ -27,6 +27,8 @@ pub enum Outcome {
         job_id: Option<String>,
         reason: String,
     },
+    /// What it needs to be handed on isn't there yet, which is no fault of its own: it comes again, and that is no try.
+    Postponed { reason: String },
     /// Its lane is full here, or not served: it is to wait in the lane's queue.
     Moved(LaneQueue),
     /// The process can't go on with it: it must go back unharmed.
@@ -63,6 +65,7 @@ impl Outcome {
             Self::Done { repeated: true, .. } => JobOutcome::Repeated,
             Self::Rejected { .. } => JobOutcome::Rejected,
             Self::Retry { .. } => JobOutcome::Retried,
+            Self::Postponed { .. } => JobOutcome::Postponed,
             Self::Moved(_) => JobOutcome::Moved,
             Self::Abandoned => JobOutcome::Abandoned,
         }
@@ -101,6 +104,7 @@ impl Outcome {
                 trace.failed("it is tried again");
                 JobOutcome::Retried
             }
+            Self::Postponed { .. } => JobOutcome::Postponed,
             Self::Moved(queue) => {
                 trace.record("kiln.lane", text(&queue.lane));
                 JobOutcome::Moved

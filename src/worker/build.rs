@@ -4,6 +4,7 @@
 
 use super::{
     intake,
+    lane_session::LaneSessions,
     process::JobProcessor,
     settle::Settler,
     supervisor::{Stage, Supervisor},
@@ -211,6 +212,14 @@ impl Worker {
             self.tracer.clone(),
         );
         let suspects = Suspects::new(processor.clone(), self.suspects.clone());
+        let lanes = LaneSessions {
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            processor: processor.clone(),
+            suspects: suspects.clone(),
+            health: self.health.clone(),
+            pause: self.pause.clone(),
+        };
         let intake = intake::Intake {
             suspects: suspects.clone(),
             broker: self.broker.clone(),
@@ -221,6 +230,9 @@ impl Worker {
         };
         tasks.add(Stage::Intake, "intake", move |stop| {
             intake.clone().run(stop)
+        });
+        tasks.add(Stage::Intake, "lane intake", move |stop| {
+            lanes.clone().run(stop)
         });
         tasks.add(Stage::Intake, "suspects", move |stop| {
             suspects.clone().run(stop)

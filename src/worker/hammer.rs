@@ -63,6 +63,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
         names,
         [
             "intake",
+            "lane intake",
             "suspects",
             "warming",
             "health",

@@ -2,24 +2,27 @@
 //!
 //! Promises that the lane's queues are served in turns, and that jobs which wait there go before further ones from `kiln.jobs`.
 
-use super::{process::JobProcessor, suspects::Suspects};
+use super::{channels::DeliveryChannel, process::JobProcessor, suspects::Suspects};
 use crate::amqp::{
-    ack::Acks,
     consumer::QueueConsumer,
     delivery::Delivery,
-    topology::{Origin, Topology},
+    topology::{self, Origin, Topology},
 };
 use futures_util::future::select_all;
-use lapin::{Channel, Connection};
-use std::{collections::VecDeque, sync::Arc};
+use lapin::Connection;
+use std::collections::VecDeque;
 use tokio_util::sync::CancellationToken;
 
 /// Jobs of one of a lane's queues that are here and wait for room.
-const PREFETCH: u16 = 64;
+const PREFETCH: u16 = 16;
 
 /// The consumers of a lane's queues.
 pub(super) struct LaneIntake {
     pub lane: String,
+    /// Whether its queues were there already, with jobs in them: so they weren't declared just now by another worker either.
+    pub is_old: bool,
+    /// Whether one of its queues wasn't there.
+    pub is_new: bool,
     consumers: Vec<QueueConsumer>,
     /// Deliveries that wait for room, by queue.
     waiting: Vec<VecDeque<Delivery>>,
@@ -37,7 +40,12 @@ impl LaneIntake {
         timeout: std::time::Duration,
     ) -> Result<Self, String> {
         let mut consumers = Vec::new();
+        let (mut is_new, mut waiting) = (false, 0);
         for queue in topology.lane_queues(lane, queues) {
+            let there = topology::inspect(connection, &queue.name, timeout).await;
+            let there = there.map_err(|e| e.to_string())?;
+            is_new |= there.is_none();
+            waiting += there.map_or(0, |depth| depth.messages);
             let declared = queue.declare(connection, timeout).await;
             declared.map_err(|e| e.to_string())?;
             if is_served {
@@ -49,6 +57,8 @@ impl LaneIntake {
         }
         Ok(Self {
             lane: lane.to_owned(),
+            is_old: !is_new && waiting > 0,
+            is_new,
             waiting: consumers.iter().map(|_| VecDeque::new()).collect(),
             consumers,
             next: 0,
@@ -61,11 +71,8 @@ impl LaneIntake {
     }
 
     /// Where its deliveries are acknowledged.
-    pub fn channels(&self) -> Vec<(Channel, Arc<Acks>)> {
-        let channels = self.consumers.iter();
-        channels
-            .map(|consumer| (consumer.channel.clone(), consumer.acks.clone()))
-            .collect()
+    pub fn channels(&self) -> Vec<DeliveryChannel> {
+        self.consumers.iter().map(DeliveryChannel::of).collect()
     }
 
     /// Takes jobs until it is asked to stop; what waits by then goes back to its queue. An error is why the connection is lost.
@@ -77,7 +84,9 @@ impl LaneIntake {
     ) -> Result<(), String> {
         let engine = processor.engine.clone();
         let ended = loop {
-            self.collect()?;
+            if let Err(reason) = self.collect() {
+                break Err(reason);
+            }
             let waits = self.waiting.iter().any(|queue| !queue.is_empty());
             engine.set_backlogged(&self.lane, waits);
             if waits {

@@ -1,11 +1,13 @@
 //! The worker: how its parts are wired, how it takes jobs, and the tasks that run beside that.
 
 mod build;
+mod channels;
 mod drain;
 #[cfg(test)]
 mod hammer;
 mod intake;
 mod lane_intake;
+mod lane_session;
 mod process;
 mod run;
 mod session;

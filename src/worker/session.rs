@@ -5,8 +5,8 @@
 //! takes jobs, and to reconnect: that is the caller's.
 
 use super::{
+    channels::{self, DeliveryChannel, STRAGGLER_WAIT},
     drain::DrainLimits,
-    lane_intake::LaneIntake,
     process::JobProcessor,
     sized_consumer::SizedConsumer,
     suspects::Suspects,
@@ -15,22 +15,18 @@ use super::{
 };
 use crate::{
     amqp::{
-        ack::Acks,
         consumer::QueueConsumer,
         delivery::Delivery,
-        topology::{self, Origin, Topology},
+        topology::{Origin, Topology},
     },
     config,
-    pipeline::LaneQueues,
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use lapin::{Channel, Connection};
+use lapin::Connection;
 use std::{
-    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// Warming jobs that go together: a job that comes meanwhile waits for no more than these.
@@ -39,16 +35,8 @@ const WARM_JOBS: usize = 8;
 const TOGETHER: usize = 256;
 /// Unacknowledged messages that the broker set aside, taken at once.
 const EXPIRED_PREFETCH: u16 = 32;
-/// How long a settled delivery waits behind an open one before it is acknowledged by itself.
-const STRAGGLER_WAIT: Duration = Duration::from_millis(50);
-/// Longest that a session's beginning waits for the queues of lanes.
-const FIRST_LANES: Duration = Duration::from_secs(1);
-/// How often it is asked which lanes have become expensive.
-const LANES: Duration = Duration::from_millis(500);
-/// How often it is asked which lanes have queues that other workers have declared.
-const OTHERS_LANES: u32 = 120;
-/// Longest goodbye to the broker: the last acknowledgements, and the channels' ends.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How often it is asked which jobs are in hand for too long.
+const SWEEP: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
 #[derive(Debug)]
@@ -61,28 +49,12 @@ pub enum End {
 
 /// The consumers of one connection.
 pub struct Session {
-    connection: Arc<Connection>,
-    topology: Arc<Topology>,
     processor: JobProcessor,
     suspects: Suspects,
     jobs: SizedConsumer,
     warm: QueueConsumer,
     expired: QueueConsumer,
     throttle: Arc<Mutex<WarmThrottle>>,
-    lanes: Lanes,
-}
-
-/// The lanes whose queues are open on this connection.
-#[derive(Default)]
-struct Lanes {
-    open: BTreeSet<String>,
-    opening: JoinSet<(LaneQueues, Result<Option<LaneIntake>, String>)>,
-    running: JoinSet<Result<(), String>>,
-    channels: Vec<(Channel, Arc<Acks>)>,
-    stop: CancellationToken,
-    /// Lanes whose queues couldn't be used, which was said.
-    refused: BTreeSet<String>,
-    looks: u32,
 }
 
 impl Session {
@@ -101,7 +73,7 @@ impl Session {
             intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
         );
         let (expired, warm) = (&topology.expired, &topology.warm);
-        let mut session = Self {
+        Ok(Self {
             expired: QueueConsumer::open(&connection, expired, Origin::Expired, EXPIRED_PREFETCH)
                 .await?,
             jobs: SizedConsumer::open(
@@ -113,25 +85,10 @@ impl Session {
             .await?,
             warm: QueueConsumer::open(&connection, warm, Origin::Warm, intake.warm_prefetch)
                 .await?,
-            connection,
-            topology,
             processor,
             suspects,
             throttle: Arc::new(Mutex::new(throttle)),
-            lanes: Lanes::default(),
-        };
-        // Before the first job: what isn't served here is to have a queue to go to. A lane's queue that doesn't answer keeps no other job
-        // waiting.
-        session.open_lanes();
-        let _others_follow = tokio::time::timeout(FIRST_LANES, session.run_lanes()).await;
-        Ok(session)
-    }
-
-    /// Takes jobs from the queues that are being opened.
-    async fn run_lanes(&mut self) {
-        while let Some(Ok((lane, opened))) = self.lanes.opening.join_next().await {
-            self.run_lane(lane, opened);
-        }
+        })
     }
 
     /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
@@ -147,8 +104,8 @@ impl Session {
         let budget = self.processor.engine.budget().clone();
         let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
         stragglers.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut look = tokio::time::interval(LANES);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut sweep = tokio::time::interval(SWEEP);
+        sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         loop {
             let warm = self.allowance();
             let rested = match warm {
@@ -166,16 +123,8 @@ impl Session {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
                     self.submit([delivery], None);
                 }
-                Some(ended) = self.lanes.running.join_next() => ended.map_err(|e| e.to_string())??,
-                Some(opened) = self.lanes.opening.join_next() => {
-                    let (lane, opened) = opened.map_err(|e| e.to_string())?;
-                    self.run_lane(lane, opened);
-                }
-                _ = stragglers.tick() => self.flush_stragglers(),
-                _ = look.tick() => {
-                    self.processor.engine.sweep();
-                    self.open_lanes();
-                }
+                _ = stragglers.tick() => channels::flush_stragglers(&self.channels()),
+                _ = sweep.tick() => self.processor.engine.sweep(),
                 delivery = self.jobs.next(), if has_room => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
                     self.take_jobs(delivery)?;
@@ -245,83 +194,10 @@ impl Session {
         Ok(())
     }
 
-    /// Opens the queues of lanes that have become expensive, and of those that other workers have filled.
-    fn open_lanes(&mut self) {
-        let engine = &self.processor.engine;
-        let timeout = config::ms(self.processor.settings.amqp.timeout_ms);
-        let looks_at_others = self.lanes.looks.is_multiple_of(OTHERS_LANES);
-        self.lanes.looks = self.lanes.looks.wrapping_add(1);
-        let sure = engine
-            .lanes_with_queues()
-            .into_iter()
-            .map(|lane| (lane, true));
-        let others = engine.served_lanes().into_iter();
-        let others = others.filter(|_| looks_at_others).map(|lane| (lane, false));
-        for (lane, is_sure) in sure.chain(others).collect::<Vec<_>>() {
-            if !self.lanes.open.insert(lane.lane.clone()) {
-                continue;
-            }
-            let (connection, topology) = (self.connection.clone(), self.topology.clone());
-            self.lanes.opening.spawn(async move {
-                let queue = topology.lane(&lane.lane, 0);
-                if !is_sure {
-                    let there = topology::inspect(&connection, &queue, timeout).await;
-                    if !matches!(there, Ok(Some(_))) {
-                        return (lane, Ok(None));
-                    }
-                }
-                let (name, queues, served) = (&lane.lane, lane.queues, lane.is_served);
-                let open = LaneIntake::open(&connection, &topology, name, queues, served, timeout);
-                let open = open.await.map(Some);
-                (lane, open)
-            });
-        }
-    }
-
-    /// Takes jobs from a lane's queues from now on.
-    fn run_lane(&mut self, lane: LaneQueues, opened: Result<Option<LaneIntake>, String>) {
-        let intake = match opened {
-            Ok(Some(intake)) => intake,
-            Ok(None) => {
-                self.lanes.open.remove(&lane.lane);
-                return;
-            }
-            Err(reason) => {
-                self.lanes.open.remove(&lane.lane);
-                if self.lanes.refused.insert(lane.lane.clone()) {
-                    tracing::warn!(
-                        lane = lane.lane,
-                        reason,
-                        "a lane's queues can't be used; trying again"
-                    );
-                }
-                return;
-            }
-        };
-        self.lanes.refused.remove(&lane.lane);
-        self.processor.engine.set_has_queues(&lane.lane);
-        if intake.is_empty() {
-            return;
-        }
-        tracing::info!(lane = lane.lane, "taking jobs from a lane's queues");
-        self.lanes.channels.extend(intake.channels());
-        let (processor, stop) = (self.processor.clone(), self.lanes.stop.clone());
-        let suspects = self.suspects.clone();
-        let work = intake.run(processor, suspects, stop);
-        self.lanes.running.spawn(work);
-    }
-
     /// Every channel that deliveries came by.
-    fn channels(&self) -> Vec<(Channel, Arc<Acks>)> {
+    fn channels(&self) -> Vec<DeliveryChannel> {
         let own = self.jobs.consumers().chain([&self.warm, &self.expired]);
-        let own = own.map(|consumer| (consumer.channel.clone(), consumer.acks.clone()));
-        own.chain(self.lanes.channels.iter().cloned()).collect()
-    }
-
-    fn flush_stragglers(&self) {
-        for (_, acks) in self.channels() {
-            acks.flush_stragglers();
-        }
+        own.map(DeliveryChannel::of).collect()
     }
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
@@ -340,24 +216,11 @@ impl Session {
             }
         }
         let left = limits.in_hand.saturating_sub(begun.elapsed());
-        let channels = self.channels();
-        let _goodbye = tokio::time::timeout((left / 2).min(GOODBYE), async {
-            for (_, acks) in &channels {
-                acks.flush(true).await;
-            }
-            for (channel, _) in &channels {
-                let _gone_counts_too = channel.close(200, "stopped".into()).await;
-            }
-        })
-        .await;
+        channels::close(&self.channels(), left / 2).await;
         End::Stopped
     }
 
     async fn finish(&mut self) {
-        self.lanes.opening.shutdown().await;
-        // What waits in a lane's queue stays there.
-        self.lanes.stop.cancel();
-        while self.lanes.running.join_next().await.is_some() {}
         let consumers = self.jobs.consumers_mut();
         let consumers = consumers.chain([&mut self.warm, &mut self.expired]);
         let arrived = consumers
@@ -366,20 +229,12 @@ impl Session {
             .concat()
             .await;
         self.submit(arrived, None);
-        self.flush_stragglers();
-        let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
         let (suspects, processor) = (self.suspects.clone(), self.processor.clone());
         let idle = async {
             suspects.finish().await;
             processor.idle().await;
         };
-        tokio::pin!(idle);
-        loop {
-            tokio::select! {
-                () = &mut idle => return,
-                _ = stragglers.tick() => self.flush_stragglers(),
-            }
-        }
+        channels::flush_until(&self.channels(), idle).await;
     }
 }
 

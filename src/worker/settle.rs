@@ -94,6 +94,10 @@ impl Settler {
                     );
                     (Some(message::retry(&delivery, &self.topology)), None)
                 }
+                Outcome::Postponed { reason } => {
+                    tracing::debug!(reason, "a job waits for what it needs");
+                    (Some(message::postponed(&delivery, &self.topology)), None)
+                }
                 Outcome::Moved(to) => {
                     let queue = self.topology.lane(&to.lane, to.number);
                     let now = clock::rfc3339(clock::now());

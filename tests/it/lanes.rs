@@ -64,7 +64,7 @@ async fn learn(stack: &Stack, worker: &Worker, milliseconds: u64) {
     }
     worker
         .wait_for_line("the lane's queues are used", |line| {
-            line.contains("taking jobs from a lane's queues")
+            line.contains("jobs may wait in a lane's queues")
         })
         .await;
 }

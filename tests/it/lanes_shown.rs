@@ -59,7 +59,7 @@ async fn a_lane_is_shown_by_metrics_and_by_the_api() {
     for job in slow_jobs("learn", 4, 20) {
         stack.bus.answer(&job).await;
     }
-    let used = |line: &str| line.contains("taking jobs from a lane's queues");
+    let used = |line: &str| line.contains("jobs may wait in a lane's queues");
     worker
         .wait_for_line("the lane's queues are used", used)
         .await;

@@ -10,6 +10,8 @@ use crate::harness::stack::Stack;
 use crate::harness::worker::{Settings, Worker};
 use crate::harness::{PATIENCE, eventually, eventually_equals};
 
+/// Where jobs of the model wait, all of whose namespaces are one.
+const LANE: &str = "kiln.lane.fault";
 const JOBS_PER_FAULT: usize = 400;
 /// How far into its jobs a fault strikes.
 const STRIKE_AFTER: usize = 100;
@@ -48,11 +50,20 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         .set("KILN_INTAKE__BATCH_JOBS", "16");
     let settings = settings
         .set("KILN_INTAKE__PREFETCH", "64")
-        .set("KILN_LANE__EXPENSIVE_FROM_MS", "1000");
+        // So that most jobs are moved to the lane's queues on their way.
+        .set("KILN_LANE__EXPENSIVE_FROM_MS", "0")
+        .set("KILN_LANE__MAX_SECONDS_IN_HAND", "0.02")
+        .set("KILN_LANE__TURN_MS", "8")
+        .set("KILN_LANE__QUEUES", "1");
     let mut workers = vec![
         settings.clone().start().await,
         settings.clone().start().await,
     ];
+    for worker in &workers {
+        let declared = "jobs may wait in a lane's queues";
+        let is_declared = |line: &str| line.contains(declared);
+        worker.wait_for_line(declared, is_declared).await;
+    }
     let mut ledger: BTreeSet<String> = BTreeSet::new();
     stack.bus.declare_replies().await;
     stack.broker.flush_declarations().await;
@@ -96,6 +107,13 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
     );
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "none given up");
     stack.wait_for_empty(JOBS).await;
+    stack.wait_for_empty(LANE).await;
+    let mut moved = 0.0;
+    for worker in &workers {
+        let outcome = [("outcome", "moved")];
+        moved += worker.metric("kiln_jobs_total", &outcome).await;
+    }
+    assert!(moved > 0.0, "jobs were moved");
     for worker in &workers {
         worker.stop().await;
     }

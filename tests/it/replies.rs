@@ -328,7 +328,14 @@ async fn dead_letters_wait_for_their_queue_and_hold_up_nothing_else() {
     let bad: Vec<Value> = (0..30)
         .map(|n| json!({"job_id": format!("bad-{n}"), "model": "fault", "inputs": []}))
         .collect();
-    stack.bus.publish_jobs(&bad).await;
+    // The broker tells a channel that a queue is full only after it is: before that it takes any number.
+    let (first, further) = bad.split_at(2);
+    stack.bus.publish_jobs(first).await;
+    eventually("two dead letters", PATIENCE, async || {
+        (stack.bus.waiting(DEAD).await == Some(2)).then_some(())
+    })
+    .await;
+    stack.bus.publish_jobs(further).await;
     let up = async || {
         let labels = [("publisher", "publish")];
         worker.metric("kiln_publisher_up", &labels).await

@@ -47,7 +47,9 @@ pub(super) fn take(
             }
         }
         Outcome::Retry { reason, .. } => bad(reason),
-        Outcome::Moved(_) | Outcome::Abandoned => bail!("the model threads have stopped"),
+        Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
+            bail!("the model threads have stopped")
+        }
     }
     Ok(())
 }

@@ -115,8 +115,7 @@ impl Lanes {
         let lane = self.lane(name);
         if !lane.has_queues.load(Ordering::Relaxed) {
             let reason = format!("lane `{name}` isn't served here, and has no queue yet");
-            let job_id = None;
-            return Some(Outcome::Retry { job_id, reason });
+            return Some(Outcome::Postponed { reason });
         }
         lane.moved.fetch_add(1, Ordering::Relaxed);
         Some(Outcome::Moved(lane.queue(namespace)))

@@ -199,9 +199,9 @@ impl Lane {
         self.arrivals.add()
     }
 
-    /// Says that its queues are declared.
-    pub fn set_has_queues(&self) {
-        self.has_queues.store(true, Ordering::Relaxed);
+    /// Says whether its queues are there; gives what was the case.
+    pub fn set_has_queues(&self, has_queues: bool) -> bool {
+        self.has_queues.swap(has_queues, Ordering::Relaxed)
     }
 
     /// Says whether jobs of its queue are here that it has no room for.

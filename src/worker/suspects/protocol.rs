@@ -150,7 +150,9 @@ impl Ended {
             Outcome::Retry { job_id, reason } => {
                 (WireOutcome::Retry { job_id, reason }, Vec::new())
             }
-            Outcome::Moved(_) | Outcome::Abandoned => (WireOutcome::Abandoned, Vec::new()),
+            Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
+                (WireOutcome::Abandoned, Vec::new())
+            }
         };
         let counts = WireCounts {
             hits: counts.hits,
