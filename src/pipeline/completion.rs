@@ -37,11 +37,14 @@ pub(super) struct Completions {
 struct Queue {
     waiting: VecDeque<Ending>,
     running: usize,
+    has_timer: bool,
 }
 
 impl Queue {
-    /// Takes a batch out, in order. A job whose id is in it already waits for the next one.
-    fn take(&mut self, max_jobs: usize) -> Vec<Ending> {
+    /// Takes a batch out, in order. A job whose id is in it already waits for the next one, and so does one that must soon go back to
+    /// its queue behind one that needn't: they don't share its time.
+    fn take(&mut self, max_jobs: usize, is_old: impl Fn(&Ending) -> bool) -> Vec<Ending> {
+        let are_old = self.waiting.front().is_some_and(&is_old);
         let mut ids: HashSet<String, RandomState> = HashSet::default();
         let (mut batch, mut later, mut bytes) = (Vec::new(), Vec::new(), 0);
         while batch.len() < max_jobs {
@@ -49,7 +52,7 @@ impl Queue {
                 break;
             };
             let size = next.bytes();
-            if !batch.is_empty() && bytes + size > MAX_BYTES {
+            if !batch.is_empty() && bytes + size > MAX_BYTES || is_old(next) != are_old {
                 break;
             }
             let Some(next) = self.waiting.pop_front() else {
@@ -118,21 +121,47 @@ impl Completions {
         while !queue.waiting.is_empty()
             && (queue.running == 0 || (queue.running < max_running && queue.waiting.len() >= jobs))
         {
-            let batch = queue.take(jobs * BATCHES);
-            queue.running += 1;
-            let running = Running(self.clone());
-            let left = self.time_left(&batch);
-            self.context.tasks.spawn(async move {
-                // What a database that is away for so long would hold goes back to its owners: the broker has a limit of its own.
-                if tokio::time::timeout(left, running.0.run(batch))
-                    .await
-                    .is_err()
-                {
-                    tracing::warn!("jobs were in hand for too long; they go back to their queue");
-                }
-                drop(running);
-            });
+            self.start_one(queue);
         }
+        if !queue.waiting.is_empty() && queue.running < max_running && !queue.has_timer {
+            queue.has_timer = true;
+            self.look_later();
+        }
+    }
+
+    /// Begins a batch with what waits after the longest time that it may wait for company: the one under way may be slow.
+    fn look_later(self: &Arc<Self>) {
+        let completions = self.clone();
+        self.context.tasks.spawn(async move {
+            tokio::time::sleep(completions.context.settings.batch_wait).await;
+            let mut queue = completions.queue();
+            queue.has_timer = false;
+            let max = completions.context.settings.batches_in_flight;
+            if !queue.waiting.is_empty() && queue.running < max {
+                completions.start_one(&mut queue);
+            }
+            completions.start(&mut queue);
+        });
+    }
+
+    fn start_one(self: &Arc<Self>, queue: &mut Queue) {
+        let jobs = self.context.settings.batch_jobs;
+        let half = self.context.settings.max_hold / 2;
+        let is_old = |ending: &Ending| ending.source.received.elapsed() > half;
+        let batch = queue.take(jobs * BATCHES, is_old);
+        queue.running += 1;
+        let running = Running(self.clone());
+        let left = self.time_left(&batch);
+        self.context.tasks.spawn(async move {
+            // What a database that is away for so long would hold goes back to its owners: the broker has a limit of its own.
+            if tokio::time::timeout(left, running.0.run(batch))
+                .await
+                .is_err()
+            {
+                tracing::warn!("jobs were in hand for too long; they go back to their queue");
+            }
+            drop(running);
+        });
     }
 
     /// How long the oldest of these jobs may still be in hand.
@@ -165,7 +194,6 @@ impl Completions {
         });
         let finished: Vec<ToStore<'_>> = finished.collect();
         let mut kept = store::jobs(context, &finished).await.into_iter();
-        let mut ended: Vec<(Ending, Outcome)> = Vec::with_capacity(endings.len());
         let mut outcomes = Vec::with_capacity(endings.len());
         for ending in &endings {
             outcomes.push(match &ending.end {
@@ -177,10 +205,18 @@ impl Completions {
                 End::Failed { outcome, .. } => outcome.clone(),
             });
         }
-        ended.extend(endings.into_iter().zip(outcomes));
-        rejections::batch(context, &ended).await;
+        let ended = endings.into_iter().zip(outcomes);
+        let is_rejected = |ended: &(Ending, Outcome)| matches!(ended.1, Outcome::Rejected { .. });
+        let (rejected, ended): (Vec<_>, Vec<_>) = ended.partition(is_rejected);
         context.metrics.stage(Stage::Store, begun.elapsed());
-        count::batch(context, &ended);
+        self.notify(ended);
+        // Nobody waits for the rows of others' rejections.
+        rejections::batch(context, &rejected).await;
+        self.notify(rejected);
+    }
+
+    fn notify(&self, ended: Vec<(Ending, Outcome)>) {
+        count::batch(&self.context, &ended);
         for (ending, outcome) in ended {
             notify(ending, outcome);
         }

@@ -76,6 +76,8 @@ pub(super) struct PipelineSettings {
     pub lane_of_model: BTreeMap<String, String>,
     /// What namespaces have of their lanes.
     pub shares: BTreeMap<String, Share>,
+    /// Namespaces with a limit of their own, in order.
+    pub limited: Arc<[String]>,
     lane: config::LaneLimits,
     lanes: BTreeMap<String, config::Lane>,
     /// Longest wait of a write that is repeated.
@@ -84,7 +86,10 @@ pub(super) struct PipelineSettings {
 
 impl PipelineSettings {
     fn new(settings: &Settings) -> Self {
+        let shares: BTreeMap<String, Share> = settings.namespaces.iter().map(share).collect();
+        let limited = shares.iter().filter(|(_, share)| share.is_limited());
         Self {
+            limited: limited.map(|(name, _)| name.clone()).collect(),
             max_body_bytes: settings.intake.max_body_bytes,
             max_tries: settings.retry.max_tries,
             cache: settings.cache.clone(),
@@ -99,7 +104,7 @@ impl PipelineSettings {
             batch_tokens: settings.models.max_batch_tokens * LANE_BATCH_PASSES,
             served_lanes: settings.intake.lanes.clone(),
             lane_of_model: config::lanes_by_model(&settings.lanes),
-            shares: settings.namespaces.iter().map(share).collect(),
+            shares,
             lane: settings.lane.clone(),
             lanes: settings.lanes.clone(),
             max_wait: config::ms(settings.database.max_backoff_ms),

@@ -83,11 +83,16 @@ impl Engine {
         self.lanes.lane(lane).set_backlogged(backlogged);
     }
 
-    /// Waits until a lane takes another job from its queues.
-    pub async fn lane_room(&self, lane: &str) -> Arriving {
+    /// Waits until a lane takes a job from one of these of its queues, the first that it may; says from which.
+    pub async fn lane_room(&self, lane: &str, waiting: &[usize]) -> (usize, Arriving) {
         let lane = self.lanes.lane(lane);
-        lane.room().await;
-        lane.arriving()
+        let number = lane.room(waiting).await;
+        (number, lane.arriving())
+    }
+
+    /// Whether a lane's queue is that of a namespace with a limit of its own.
+    pub fn is_limited_queue(&self, lane: &str, number: usize) -> bool {
+        self.lanes.lane(lane).is_limited(number)
     }
 
     /// Checks a body as a job's is checked, without running it; an error is what would be replied.

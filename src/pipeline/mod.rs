@@ -37,10 +37,11 @@ mod tasks;
 mod tests;
 mod verdict;
 
+pub use arriving::Arriving;
 pub use context::EngineParts;
 pub use engine::{Engine, outcome_of};
 pub use input_counts::InputCounts;
 pub use lane::{Depth, LaneFigures, LaneQueues};
 pub use model_call::ROUND_TRIP_SECONDS;
-pub use outcome::Outcome;
+pub use outcome::{LaneQueue, Outcome};
 pub use source::{Ended, JobOwner, JobSource, Urgency};

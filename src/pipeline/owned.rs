@@ -78,6 +78,23 @@ pub(super) struct OwnedJob {
     pub looked_up: Duration,
 }
 
+impl OwnedJob {
+    fn copies(&self) -> impl Iterator<Item = &JobSource> {
+        std::iter::once(&self.source).chain(&self.repeats)
+    }
+
+    /// Whether nobody waits for it any more, nor for any of its repeats.
+    pub fn is_abandoned(&self) -> bool {
+        self.copies().all(JobSource::is_abandoned)
+    }
+
+    /// Whether it is of no use any more to anybody.
+    pub fn is_expired(&self, now: Instant) -> bool {
+        self.copies()
+            .all(|one| one.expires.is_some_and(|at| at <= now))
+    }
+}
+
 /// What is scored of an input: features, or normalised text.
 pub(super) enum Value<'a> {
     Features(&'a [f32]),

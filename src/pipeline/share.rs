@@ -11,6 +11,13 @@ pub struct Share {
     pub max_jobs_per_second: Option<f64>,
 }
 
+impl Share {
+    /// Whether it has a limit of its own.
+    pub fn is_limited(&self) -> bool {
+        self.max_seconds_per_second.is_some() || self.max_jobs_per_second.is_some()
+    }
+}
+
 impl Default for Share {
     fn default() -> Self {
         Self {

@@ -23,11 +23,13 @@ use kiln_model::ModelInfo;
 use metric::{Kind, Metric};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-/// Handles to the metrics, made once: recording takes no look-up by name.
+/// Handles to the metrics, made once: recording takes no look-up by name, and a clone is the same handles.
 #[derive(Clone)]
-pub struct Metrics {
+pub struct Metrics(Arc<Handles>);
+
+struct Handles {
     jobs: Vec<Counter>,
     rejections: Vec<Counter>,
     inputs: Vec<Counter>,
@@ -96,7 +98,7 @@ impl Metrics {
         BUILD_INFO
             .gauge([env!("CARGO_PKG_VERSION").into()])
             .set(1.0);
-        Self {
+        Self(Arc::new(Handles {
             jobs: JOBS.counters(),
             rejections: REJECTIONS.counters(),
             inputs: INPUTS.counters(),
@@ -130,32 +132,32 @@ impl Metrics {
             traces: TRACES.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
-        }
+        }))
     }
 
     /// Counts jobs by what became of them.
     pub fn jobs(&self, outcome: JobOutcome, count: u64) {
-        add(&self.jobs, outcome as usize, count);
+        add(&self.0.jobs, outcome as usize, count);
     }
 
     /// Counts a rejection by its code.
     pub fn rejection(&self, code: Code) {
-        add(&self.rejections, code as usize, 1);
+        add(&self.0.rejections, code as usize, 1);
     }
 
     /// Counts inputs by how they got their score.
     pub fn inputs(&self, result: InputResult, count: u64) {
-        add(&self.inputs, result as usize, count);
+        add(&self.0.inputs, result as usize, count);
     }
 
     /// Records a job's time from its delivery to its result.
     pub fn job(&self, elapsed: Duration) {
-        self.job_seconds.record(elapsed);
+        self.0.job_seconds.record(elapsed);
     }
 
     /// Records a batch's time in a stage.
     pub fn stage(&self, stage: Stage, elapsed: Duration) {
-        if let Some(histogram) = self.stages.get(stage as usize) {
+        if let Some(histogram) = self.0.stages.get(stage as usize) {
             histogram.record(elapsed);
         }
     }
@@ -168,12 +170,12 @@ impl Metrics {
         elapsed: Option<Duration>,
     ) {
         add(
-            &self.cache_operations,
+            &self.0.cache_operations,
             operation as usize * CacheOutcome::ALL.len() + outcome as usize,
             1,
         );
         if let (Some(histogram), Some(elapsed)) =
-            (self.cache_seconds.get(operation as usize), elapsed)
+            (self.0.cache_seconds.get(operation as usize), elapsed)
         {
             histogram.record(elapsed);
         }
@@ -181,128 +183,129 @@ impl Metrics {
 
     /// Counts a connection to Redis that is closed and left alone for a while.
     pub fn cache_connection_lost(&self) {
-        self.cache_connections_lost.increment(1);
+        self.0.cache_connections_lost.increment(1);
     }
 
     /// Counts entries that didn't decode or didn't belong to their key.
     pub fn bad_entries(&self, count: u64) {
-        self.cache_bad_entries.increment(count);
+        self.0.cache_bad_entries.increment(count);
     }
 
     /// Records a batch that was closed.
     pub fn batch(&self, reason: CloseReason, jobs: usize) {
-        add(&self.batches, reason as usize, 1);
-        self.batch_jobs.record(jobs as f64);
+        add(&self.0.batches, reason as usize, 1);
+        self.0.batch_jobs.record(jobs as f64);
     }
 
     /// Counts rows committed.
     pub fn rows(&self, table: Table, count: usize) {
-        add(&self.store_rows, table as usize, count as u64);
+        add(&self.0.store_rows, table as usize, count as u64);
     }
 
     /// Counts a failed attempt to store.
     pub fn store_error(&self) {
-        self.store_errors.increment(1);
+        self.0.store_errors.increment(1);
     }
 
     /// Counts an attempt to store that ran into its limit, beside [`Metrics::store_error`].
     pub fn store_timeout(&self) {
-        self.store_timeouts.increment(1);
+        self.0.store_timeouts.increment(1);
     }
 
     /// Counts a reply.
     pub fn reply(&self, outcome: ReplyOutcome) {
-        add(&self.replies, outcome as usize, 1);
+        add(&self.0.replies, outcome as usize, 1);
     }
 
     /// Sets how many jobs are in hand.
     pub fn in_hand(&self, jobs: usize) {
-        self.in_hand.set(jobs as f64);
+        self.0.in_hand.set(jobs as f64);
     }
 
     /// Sets whether a server answers.
     pub fn server(&self, server: Server, up: bool) {
-        if let Some(gauge) = self.servers.get(server as usize) {
+        if let Some(gauge) = self.0.servers.get(server as usize) {
             gauge.set(if up { 1.0 } else { 0.0 });
         }
     }
 
     /// Sets whether the worker is ready.
     pub fn ready(&self, ready: bool) {
-        self.ready.set(if ready { 1.0 } else { 0.0 });
+        self.0.ready.set(if ready { 1.0 } else { 0.0 });
     }
 
     /// Sets whether the worker goes on without a part.
     pub fn degraded(&self, part: HealthPart, degraded: bool) {
-        if let Some(gauge) = self.degraded.get(part as usize) {
+        if let Some(gauge) = self.0.degraded.get(part as usize) {
             gauge.set(if degraded { 1.0 } else { 0.0 });
         }
     }
 
     /// Sets a queue's depth.
     pub fn queue(&self, queue: QueueKind, messages: u32) {
-        if let Some(gauge) = self.queues.get(queue as usize) {
+        if let Some(gauge) = self.0.queues.get(queue as usize) {
             gauge.set(messages);
         }
     }
 
     /// Counts a connection to the broker that had to be made again.
     pub fn reconnect(&self) {
-        self.reconnects.increment(1);
+        self.0.reconnects.increment(1);
     }
 
     /// Sets whether what is published on a connection gets to the broker.
     pub fn publisher(&self, kind: PublisherKind, up: bool) {
-        if let Some(gauge) = self.publishers.get(kind as usize) {
+        if let Some(gauge) = self.0.publishers.get(kind as usize) {
             gauge.set(if up { 1.0 } else { 0.0 });
         }
     }
 
     /// Sets how many chosen model versions aren't loaded here.
     pub fn activations_pending(&self, count: usize) {
-        self.activations_pending.set(count as f64);
+        self.0.activations_pending.set(count as f64);
     }
 
     /// Counts inputs whose scoring a lease guarded.
     pub fn leases(&self, outcome: LeaseOutcome, inputs: usize) {
-        add(&self.leases, outcome as usize, inputs as u64);
+        add(&self.0.leases, outcome as usize, inputs as u64);
     }
 
     /// Counts a warming run that ended.
     pub fn warm_run(&self, outcome: WarmOutcome) {
-        add(&self.warm_runs, outcome as usize, 1);
+        add(&self.0.warm_runs, outcome as usize, 1);
     }
 
     /// Sets how many schedule files are refused.
     pub fn schedule_problems(&self, count: usize) {
-        self.schedule_problems.set(count as f64);
+        self.0.schedule_problems.set(count as f64);
     }
 
     /// Sets how many schedules are due without a worker that runs them.
     pub fn schedules_overdue(&self, count: usize) {
-        self.schedules_overdue.set(count as f64);
+        self.0.schedules_overdue.set(count as f64);
     }
 
     /// Sets how much operators have paused, and whether that is taking jobs, too.
     pub fn paused(&self, all: usize, intake: bool) {
-        self.intake_paused.set(f64::from(u8::from(intake)));
-        self.schedules_paused
+        self.0.intake_paused.set(f64::from(u8::from(intake)));
+        self.0
+            .schedules_paused
             .set((all - usize::from(intake)) as f64);
     }
 
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
-        self.invalidated.increment(entries);
+        self.0.invalidated.increment(entries);
     }
 
     /// Counts traced jobs by what became of their spans.
     pub fn traces(&self, outcome: TraceOutcome, count: u64) {
-        add(&self.traces, outcome as usize, count);
+        add(&self.0.traces, outcome as usize, count);
     }
 
     /// Counts a hint of readers.
     pub fn hint(&self, outcome: HintOutcome) {
-        add(&self.hints, outcome as usize, 1);
+        add(&self.0.hints, outcome as usize, 1);
     }
 
     /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
@@ -315,7 +318,7 @@ impl Metrics {
 
     /// Sets how many model versions are refused.
     pub fn model_problems(&self, count: usize) {
-        self.model_problems.set(count as f64);
+        self.0.model_problems.set(count as f64);
     }
 
     /// Records one forward pass.

@@ -1,6 +1,7 @@
 //! Owns taking jobs from the queues of one lane, as far as the lane has room.
 //!
-//! Promises that the lane's queues are served in turns, and that jobs which wait there go before further ones from `kiln.jobs`.
+//! Promises that the lane's queues are served in turns, and that jobs which wait there go before further ones from `kiln.jobs`; that the
+//! queue of a namespace beyond its limit holds up no other; and that what has been here for long without a turn goes back to wait there.
 
 use super::{channels::DeliveryChannel, process::JobProcessor, suspects::Suspects};
 use crate::amqp::{
@@ -8,13 +9,31 @@ use crate::amqp::{
     delivery::Delivery,
     topology::{self, Origin, Topology},
 };
+use crate::pipeline::{Arriving, Engine, LaneQueue, LaneQueues};
 use futures_util::future::select_all;
 use lapin::Connection;
-use std::collections::VecDeque;
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
-/// Jobs of one of a lane's queues that are here and wait for room.
-const PREFETCH: u16 = 16;
+/// Jobs of one of a lane's queues that are here, running or waiting for room.
+const PREFETCH: u16 = 32;
+/// The same of a namespace with a limit of its own: it may be a long time until the next one goes.
+const LIMITED_PREFETCH: u16 = 2;
+
+/// What happens next to a lane's queues.
+enum Event {
+    Stopped,
+    /// There is room for a job of this queue.
+    Room(usize, Arriving),
+    Arrived(usize, Box<Delivery>),
+    /// Nothing comes any more, and why.
+    Ended(String),
+    /// What waits here has waited for long.
+    Old,
+}
 
 /// The consumers of a lane's queues.
 pub(super) struct LaneIntake {
@@ -34,29 +53,34 @@ impl LaneIntake {
     pub async fn open(
         connection: &Connection,
         topology: &Topology,
-        lane: &str,
-        queues: usize,
-        is_served: bool,
+        lane: &LaneQueues,
         timeout: std::time::Duration,
     ) -> Result<Self, String> {
         let mut consumers = Vec::new();
         let (mut is_new, mut waiting) = (false, 0);
-        for queue in topology.lane_queues(lane, queues) {
+        let queues = topology.lane_queues(&lane.lane, lane.queues);
+        for (number, queue) in queues.into_iter().enumerate() {
             let there = topology::inspect(connection, &queue.name, timeout).await;
             let there = there.map_err(|e| e.to_string())?;
             is_new |= there.is_none();
             waiting += there.map_or(0, |depth| depth.messages);
             let declared = queue.declare(connection, timeout).await;
             declared.map_err(|e| e.to_string())?;
-            if is_served {
-                let open = QueueConsumer::open(connection, &queue.name, Origin::Lane, PREFETCH);
+            if lane.is_served {
+                let is_limited = number >= lane.shared;
+                let prefetch = if is_limited {
+                    LIMITED_PREFETCH
+                } else {
+                    PREFETCH
+                };
+                let open = QueueConsumer::open(connection, &queue.name, Origin::Lane, prefetch);
                 let open = tokio::time::timeout(timeout, open).await;
                 let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
                 consumers.push(open.map_err(|e| e.to_string())?);
             }
         }
         Ok(Self {
-            lane: lane.to_owned(),
+            lane: lane.lane.clone(),
             is_old: !is_new && waiting > 0,
             is_new,
             waiting: consumers.iter().map(|_| VecDeque::new()).collect(),
@@ -75,7 +99,7 @@ impl LaneIntake {
         self.consumers.iter().map(DeliveryChannel::of).collect()
     }
 
-    /// Takes jobs until it is asked to stop; what waits by then goes back to its queue. An error is why the connection is lost.
+    /// Takes jobs until it is asked to stop; what waits by then goes back to its queue. An error is why nothing comes any more.
     pub async fn run(
         mut self,
         processor: JobProcessor,
@@ -83,42 +107,32 @@ impl LaneIntake {
         stop: CancellationToken,
     ) -> Result<(), String> {
         let engine = processor.engine.clone();
+        let max_wait = Duration::from_secs(processor.settings.intake.max_hold_seconds) / 2;
         let ended = loop {
             if let Err(reason) = self.collect() {
                 break Err(reason);
             }
-            let waits = self.waiting.iter().any(|queue| !queue.is_empty());
-            engine.set_backlogged(&self.lane, waits);
-            if waits {
-                let room = async {
-                    engine.budget().room().await;
-                    engine.lane_room(&self.lane).await
-                };
-                let Some(arriving) = stop.run_until_cancelled(room).await else {
-                    break Ok(());
-                };
-                if let Some(delivery) = self.take() {
-                    let Some(delivery) = suspects.set_aside(delivery) else {
-                        continue;
-                    };
-                    let source = processor.source(delivery, None, None, None);
-                    engine.submit([source.arriving(arriving)]);
-                }
-                continue;
-            }
-            let arrivals = self.consumers.iter_mut();
-            let arrivals = arrivals.map(|consumer| Box::pin(consumer.next()));
-            match stop.run_until_cancelled(select_all(arrivals)).await {
-                None => break Ok(()),
-                Some((Ok(Some(delivery)), index, _)) => {
-                    if let Some(queue) = self.waiting.get_mut(index) {
-                        queue.push_back(delivery);
+            let waiting = self.waiting_queues();
+            let is_shared = |number: &usize| !engine.is_limited_queue(&self.lane, *number);
+            engine.set_backlogged(&self.lane, waiting.iter().any(is_shared));
+            let oldest = self.move_old(&processor, max_wait);
+            match self.next_event(&engine, &waiting, oldest, &stop).await {
+                Event::Stopped => break Ok(()),
+                Event::Room(number, arriving) => {
+                    if let Some(delivery) = self.take(number)
+                        && let Some(delivery) = suspects.set_aside(delivery)
+                    {
+                        let source = processor.source(delivery, None, None, None);
+                        engine.submit([source.arriving(arriving)]);
                     }
                 }
-                Some((Ok(None), ..)) => {
-                    break Err("the broker cancelled the consumer of a lane's queue".to_owned());
+                Event::Arrived(number, delivery) => {
+                    if let Some(queue) = self.waiting.get_mut(number) {
+                        queue.push_back(*delivery);
+                    }
                 }
-                Some((Err(reason), ..)) => break Err(reason),
+                Event::Ended(reason) => break Err(reason),
+                Event::Old => {}
             }
         };
         engine.set_backlogged(&self.lane, false);
@@ -126,6 +140,71 @@ impl LaneIntake {
             consumer.cancel().await;
         }
         ended
+    }
+
+    async fn next_event(
+        &mut self,
+        engine: &Engine,
+        waiting: &[usize],
+        oldest: Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Event {
+        let room = async {
+            if waiting.is_empty() {
+                return std::future::pending().await;
+            }
+            engine.budget().room().await;
+            engine.lane_room(&self.lane, waiting).await
+        };
+        let is_old = async {
+            match oldest {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let arrivals = self.consumers.iter_mut();
+        let arrivals = arrivals.map(|consumer| Box::pin(consumer.next()));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Event::Stopped,
+            (number, arriving) = room => Event::Room(number, arriving),
+            (arrived, number, _) = select_all(arrivals) => match arrived {
+                Ok(Some(delivery)) => Event::Arrived(number, Box::new(delivery)),
+                Ok(None) => {
+                    Event::Ended("the broker cancelled the consumer of a lane's queue".to_owned())
+                }
+                Err(reason) => Event::Ended(reason),
+            },
+            () = is_old => Event::Old,
+        }
+    }
+
+    /// Queues with deliveries that wait here, in the order of their turns.
+    fn waiting_queues(&self) -> Vec<usize> {
+        let queues = self.waiting.len();
+        let numbers = (0..queues).map(|step| (self.next + step) % queues);
+        let waits = |number: &usize| self.waiting.get(*number).is_some_and(|q| !q.is_empty());
+        numbers.filter(waits).collect()
+    }
+
+    /// Sends what has waited here for too long to the ends of its queues; says when the next one has.
+    fn move_old(&mut self, processor: &JobProcessor, max_wait: Duration) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next: Option<Instant> = None;
+        for (number, queue) in self.waiting.iter_mut().enumerate() {
+            while let Some(first) = queue.front() {
+                let at = first.received + max_wait;
+                if at > now {
+                    next = Some(next.map_or(at, |next| next.min(at)));
+                    break;
+                }
+                if let Some(delivery) = queue.pop_front() {
+                    let lane = self.lane.clone();
+                    processor.move_to(delivery, LaneQueue { lane, number });
+                }
+            }
+        }
+        next
     }
 
     /// Takes what is here already.
@@ -138,16 +217,9 @@ impl LaneIntake {
         Ok(())
     }
 
-    /// The next delivery, one queue after the other.
-    fn take(&mut self) -> Option<Delivery> {
-        let queues = self.waiting.len();
-        for step in 0..queues {
-            let index = (self.next + step) % queues;
-            if let Some(delivery) = self.waiting.get_mut(index)?.pop_front() {
-                self.next = index + 1;
-                return Some(delivery);
-            }
-        }
-        None
+    /// The next delivery of a queue; the next turn is that of the queue behind it.
+    fn take(&mut self, number: usize) -> Option<Delivery> {
+        self.next = number + 1;
+        self.waiting.get_mut(number)?.pop_front()
     }
 }

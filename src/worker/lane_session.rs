@@ -244,8 +244,7 @@ impl<'s> LaneSession<'s> {
                         return (lane, Ok(None));
                     }
                 }
-                let (name, queues, served) = (&lane.lane, lane.queues, lane.is_served);
-                let open = LaneIntake::open(&connection, &topology, name, queues, served, timeout);
+                let open = LaneIntake::open(&connection, &topology, &lane, timeout);
                 let open = open.await.map(Some);
                 (lane, open)
             });

@@ -6,7 +6,7 @@ use super::{settle::Settler, warm_throttle::WarmBatch};
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
     config::Settings,
-    pipeline::{Ended, Engine, InputCounts, JobOwner, JobSource, Outcome, Urgency},
+    pipeline::{Ended, Engine, InputCounts, JobOwner, JobSource, LaneQueue, Outcome, Urgency},
     store::PostgresStore,
     telemetry::{
         metrics::Metrics,
@@ -15,6 +15,7 @@ use crate::{
 };
 use kiln_contract::failure::Rejection;
 use std::{
+    ops::Deref,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -27,9 +28,20 @@ use tokio_util::task::TaskTracker;
 /// Lowest priority of a message that goes before others of its namespace.
 const FIRST_PRIORITY: u8 = 5;
 
-/// What a session works with; outlives it.
+/// What a session works with; outlives it. A clone is the same one.
 #[derive(Clone)]
-pub struct JobProcessor {
+pub struct JobProcessor(Arc<Tools>);
+
+impl Deref for JobProcessor {
+    type Target = Tools;
+
+    fn deref(&self) -> &Tools {
+        &self.0
+    }
+}
+
+/// The tools of a worker.
+pub struct Tools {
     pub engine: Arc<Engine>,
     pub settler: Settler,
     pub store: PostgresStore,
@@ -37,7 +49,7 @@ pub struct JobProcessor {
     pub settings: Arc<Settings>,
     pub tracer: Tracer,
     in_hand: Arc<Count>,
-    ended: Arc<Mutex<Vec<EndedJob>>>,
+    ended: Mutex<Vec<EndedJob>>,
     /// What is being settled.
     settling: TaskTracker,
 }
@@ -75,7 +87,7 @@ impl JobProcessor {
         settings: Arc<Settings>,
         tracer: Tracer,
     ) -> Self {
-        Self {
+        Self(Arc::new(Tools {
             engine,
             settler,
             store,
@@ -83,9 +95,9 @@ impl JobProcessor {
             settings,
             tracer,
             in_hand: Arc::default(),
-            ended: Arc::default(),
+            ended: Mutex::default(),
             settling: TaskTracker::new(),
-        }
+        }))
     }
 
     /// Counts a job in hand.
@@ -175,6 +187,21 @@ impl JobProcessor {
             settled: None,
         }])
         .await;
+    }
+
+    /// Sends a delivery to a lane's queue, unseen.
+    pub(super) fn move_to(&self, delivery: Delivery, queue: LaneQueue) {
+        self.settle_later(EndedJob {
+            in_hand: self.in_hand(),
+            ended: Ended {
+                outcome: Outcome::Moved(queue),
+                counts: InputCounts::default(),
+                begun: delivery.received,
+                held: None,
+            },
+            delivery,
+            settled: None,
+        });
     }
 
     /// Settles jobs that have ended: those that end together, together.

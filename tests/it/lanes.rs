@@ -48,13 +48,15 @@ async fn moved(worker: &Worker) -> f64 {
         .await
 }
 
+fn in_namespace(mut job: Value, namespace: &str) -> Value {
+    job["namespace"] = json!(namespace);
+    job
+}
+
 /// Jobs of one input that take so many milliseconds each, in a namespace.
 fn slow_in(namespace: &str, count: usize, milliseconds: u64) -> Vec<Value> {
-    let mut jobs = slow_jobs(namespace, count, milliseconds);
-    for job in &mut jobs {
-        job["namespace"] = json!(namespace);
-    }
-    jobs
+    let jobs = slow_jobs(namespace, count, milliseconds).into_iter();
+    jobs.map(|job| in_namespace(job, namespace)).collect()
 }
 
 /// Has the worker learn what an input of the model costs, and declare the lane's queues.
@@ -62,6 +64,11 @@ async fn learn(stack: &Stack, worker: &Worker, milliseconds: u64) {
     for job in slow_jobs("learn", 4, milliseconds) {
         stack.bus.answer(&job).await;
     }
+    wait_for_queues(worker).await;
+}
+
+/// Waits until jobs may be moved to the lane's queues.
+async fn wait_for_queues(worker: &Worker) {
     worker
         .wait_for_line("the lane's queues are used", |line| {
             line.contains("jobs may wait in a lane's queues")
@@ -262,6 +269,43 @@ async fn a_namespace_with_much_waiting_delays_another_by_turns() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_beyond_its_limit_waits_by_itself_and_in_a_queue_of_its_own() {
+    let stack = Stack::shared().await;
+    // Never again within the test, once its first second's worth is used up.
+    let settings = narrow(&stack)
+        .set("KILN_NAMESPACES__LIMITED__MAX_JOBS_PER_SECOND", "0.001")
+        .set("KILN_NAMESPACES__BRISK__MAX_JOBS_PER_SECOND", "1000");
+    let worker = settings.start().await;
+    // Cheap ones: their lane has no queues but for this.
+    let limited = slow_in("limited", 50, 0);
+    stack.bus.publish_jobs(&limited).await;
+    wait_for_queues(&worker).await;
+    let more = slow_in("limited-too", 50, 0);
+    let more: Vec<Value> = more
+        .into_iter()
+        .map(|job| in_namespace(job, "limited"))
+        .collect();
+    stack.bus.publish_jobs(&more).await;
+    // The second namespace with a limit, in the order of their names.
+    let own = lane_queue(QUEUES + 1);
+    eventually("they wait in their own queue", PATIENCE, || async {
+        (stack.bus.waiting(&own).await >= Some(40)).then_some(())
+    })
+    .await;
+    for (namespace, milliseconds) in [("free", 0), ("brisk", 0), ("free-too", 20)] {
+        let others = slow_in(namespace, 30, milliseconds);
+        stack.bus.publish_jobs(&others).await;
+        wait_for(&stack, &others).await;
+    }
+    assert_eq!(
+        stack.row_count().await,
+        1 + 3 * 30,
+        "and one of the limited"
+    );
+    assert!(stack.bus.waiting(&own).await >= Some(40), "none is lost");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_time_passes_before_its_turn_is_rejected_unscored() {
     let stack = Stack::shared().await;
     let worker = stack.worker().start().await;
@@ -297,8 +341,9 @@ async fn kills_while_jobs_are_moved_lose_and_double_nothing() {
     stack.bus.publish_jobs(first).await;
     for part in rest.chunks(100) {
         worker.kill();
-        stack.bus.publish_jobs(part).await;
         worker = settings.clone().start().await;
+        wait_for_queues(&worker).await;
+        stack.bus.publish_jobs(part).await;
         let first = || async { (moved(&worker).await > 0.0).then_some(()) };
         eventually("some jobs are moved", PATIENCE, first).await;
     }

@@ -65,6 +65,7 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         worker.wait_for_line(declared, is_declared).await;
     }
     let mut ledger: BTreeSet<String> = BTreeSet::new();
+    let mut moved = 0.0;
     stack.bus.declare_replies().await;
     stack.broker.flush_declarations().await;
 
@@ -72,6 +73,7 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         let jobs: Vec<Value> = slow_jobs(&format!("ledger-{n}"), JOBS_PER_FAULT, 1);
         let striking = async {
             stack.wait_for_rows(n * JOBS_PER_FAULT + STRIKE_AFTER).await;
+            moved += moved_by(&workers).await;
             strike(
                 fault,
                 (n + 1) * JOBS_PER_FAULT,
@@ -108,11 +110,6 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "none given up");
     stack.wait_for_empty(JOBS).await;
     stack.wait_for_empty(LANE).await;
-    let mut moved = 0.0;
-    for worker in &workers {
-        let outcome = [("outcome", "moved")];
-        moved += worker.metric("kiln_jobs_total", &outcome).await;
-    }
     assert!(moved > 0.0, "jobs were moved");
     for worker in &workers {
         worker.stop().await;
@@ -122,6 +119,16 @@ async fn every_confirmed_job_has_one_row_whatever_dies() {
         stack.unsettled(JOBS)
     })
     .await;
+}
+
+/// Jobs that these have moved, since they were started.
+async fn moved_by(workers: &[Worker]) -> f64 {
+    let mut moved = 0.0;
+    for worker in workers {
+        let outcome = [("outcome", "moved")];
+        moved += worker.metric("kiln_jobs_total", &outcome).await;
+    }
+    moved
 }
 
 /// `posted` is how many jobs there are by now.

@@ -230,6 +230,24 @@ async fn behind_a_lock_a_batch_has_one_statement_at_a_time_and_nothing_is_lost()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lone_job_is_stored_beside_a_statement_that_waits() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().start().await;
+    let row = "INSERT INTO jobs (job_id, status, body_sha256, finished_at) VALUES ('held-0', 'ok', '', now())";
+    let mut blocker = blocker(&stack, row).await;
+    stack.bus.publish_jobs(&quick_jobs("held", 1)).await;
+    eventually("a statement that waits", PATIENCE, async || {
+        (!running(&stack).await.is_empty()).then_some(())
+    })
+    .await;
+    stack.bus.answer(&quick_jobs("lone", 1)[0]).await;
+    assert!(!running(&stack).await.is_empty(), "it went on beside it");
+    end(blocker.execute("ROLLBACK").await);
+    stack.expect_done(job_ids(&quick_jobs("held", 1))).await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_row_that_cannot_be_stored_holds_up_no_other_job() {
     let stack = Stack::shared().await;
     let settings = impatient(&stack).set("KILN_INTAKE__BATCH_JOBS", "8");

@@ -3,7 +3,7 @@
 //! Promises that those who wait are answered whatever becomes of the one who scores: a lease expires, somebody else takes it,
 //! and nobody waits for more than two of them before scoring for themselves.
 
-use super::state::Taken;
+use super::slot::Taken;
 use crate::{
     cache::{Fresh, Leases, Lookup, Space, Wanted},
     clock, config,

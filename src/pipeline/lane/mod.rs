@@ -6,6 +6,7 @@
 mod leases;
 mod one;
 mod run;
+mod slot;
 mod state;
 mod take;
 mod turns;
@@ -24,10 +25,10 @@ use super::{
     share::Share,
     verdict,
 };
-use kiln_contract::failure::{Code, Failure, Rejection};
+use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 use kiln_model::ModelInfo;
-use one::Lane;
-use state::Left;
+use one::{Lane, LaneState};
+use slot::{Left, Load};
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering},
@@ -46,8 +47,9 @@ pub(super) struct Lanes {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LaneQueues {
     pub lane: String,
-    /// How many there are.
+    /// How many there are, and how many of them are for all namespaces: the first ones. Each of the others is that of one with a limit.
     pub queues: usize,
+    pub shared: usize,
     /// Whether this worker takes jobs from them.
     pub is_served: bool,
 }
@@ -81,9 +83,10 @@ impl Lanes {
         }
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let limits = || self.context.settings.lane_limits(name);
+        let limited = || self.context.settings.limited.clone();
         lanes
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Lane::new(name, limits())))
+            .or_insert_with(|| Arc::new(Lane::new(name, limits(), limited())))
             .clone()
     }
 
@@ -138,9 +141,10 @@ impl Lanes {
         let wanted = |lane: &Arc<Lane>| {
             let is_served = self.serves(&lane.name);
             let is_named = settings.named_lanes().any(|name| name == lane.name);
-            (is_named || !is_served || lane.is_expensive()).then(|| LaneQueues {
+            (is_named || !is_served || lane.wants_queues()).then(|| LaneQueues {
                 lane: lane.name.clone(),
-                queues: lane.limits.queues,
+                queues: lane.queue_count(),
+                shared: lane.limits.queues,
                 is_served,
             })
         };
@@ -157,8 +161,11 @@ impl Lanes {
             .collect();
         names.sort_unstable();
         names.dedup();
+        let settings = &self.context.settings;
+        let shared = |lane: &str| settings.lane_limits(lane).queues;
         let queues = |lane: String| LaneQueues {
-            queues: self.context.settings.lane_limits(&lane).queues,
+            queues: shared(&lane) + settings.limited.len(),
+            shared: shared(&lane),
             lane,
             is_served: true,
         };
@@ -192,23 +199,38 @@ impl Lanes {
         for mut job in jobs {
             arrived.extend(job.source.arriving.take());
             let namespace = job.rows.job.namespace();
-            if may_move(lane, &job) && lane.is_expensive_for(&job) {
-                let seconds = lane.seconds_for(&job);
-                let bytes = job.source.held.bytes();
-                if lane.is_full_for(&state, namespace, seconds, bytes) {
-                    lane.moved.fetch_add(1, Ordering::Relaxed);
-                    let queue = lane.queue(namespace);
-                    moved.push(failed(job, Outcome::Moved(queue)));
-                    continue;
-                }
+            if self.must_wait(lane, &state, &job) {
+                lane.moved.fetch_add(1, Ordering::Relaxed);
+                let queue = lane.queue(namespace);
+                moved.push(failed(job, Outcome::Moved(queue)));
+                continue;
             }
-            state.bytes += job.source.held.bytes();
             let settings = &self.context.settings;
             let share: Share = settings.shares.get(namespace).copied().unwrap_or_default();
             state.work.enter(job, || share, now);
         }
         drop(state);
         drop(arrived);
+    }
+
+    /// Whether a job is to wait in its lane's queue.
+    fn must_wait(&self, lane: &Lane, state: &LaneState, job: &OwnedJob) -> bool {
+        if !job.source.may_move {
+            return false;
+        }
+        let namespace = job.rows.job.namespace();
+        let is_over = state.work.is_over(namespace);
+        if is_over {
+            lane.need_queues();
+        }
+        if !lane.has_queues.load(Ordering::Relaxed) {
+            return false;
+        }
+        let load = || Load {
+            seconds: lane.seconds_for(job),
+            bytes: job.source.held.bytes(),
+        };
+        is_over || (lane.is_expensive_for(job) && lane.is_full_for(state, namespace, load()))
     }
 
     /// Begins as many batches as there should be.
@@ -264,37 +286,31 @@ impl Lanes {
             return;
         }
         let mut labels = LabelCounts::default();
-        let mut bytes = 0;
-        let mut end = |left: Left| {
-            bytes += left.job().source.held.bytes();
-            match left {
-                Left::Scored(job) => Some(finish::owned(&self.context, job, &mut labels)),
-                Left::Failed(job, error) => {
-                    if lane.note_failure(job.rows.body_sha256) {
-                        let reason = format!("its model fails on every job: {error}");
-                        self.context.health.lane_failed(&lane.name, &reason);
-                    }
-                    let failure = Failure::from(error);
-                    let id = job.rows.job.job_id.clone();
-                    let outcome = verdict::outcome(&self.context, failure, &job.source, &id);
-                    Some(failed(job, outcome))
+        let mut end = |left: Left| match left {
+            Left::Scored(job) => Some(finish::owned(&self.context, job, &mut labels)),
+            Left::Failed(job, error) => {
+                // What is rejected for what it says is no fault of the model.
+                let may_pass = matches!(Failure::from(error.clone()).verdict(), Verdict::Retry(_));
+                if may_pass && lane.note_failure(job.rows.body_sha256) {
+                    let reason = format!("its model fails on every job: {error}");
+                    self.context.health.lane_failed(&lane.name, &reason);
                 }
-                Left::Expired(job) => {
-                    let job_id = Some(job.rows.job.job_id.to_string());
-                    let rejection = expired();
-                    Some(failed(job, Outcome::Rejected { job_id, rejection }))
-                }
-                Left::Abandoned(_) => None,
+                let failure = Failure::from(error);
+                let id = job.rows.job.job_id.clone();
+                let outcome = verdict::outcome(&self.context, failure, &job.source, &id);
+                Some(failed(job, outcome))
+            }
+            Left::Expired(job) => {
+                let job_id = Some(job.rows.job.job_id.to_string());
+                let rejection = expired();
+                Some(failed(job, Outcome::Rejected { job_id, rejection }))
+            }
+            Left::Abandoned(job) => {
+                drop(job);
+                None
             }
         };
         let endings: Vec<Ending> = left.into_iter().filter_map(&mut end).collect();
-        {
-            let mut state = lane.state();
-            state.bytes = state.bytes.saturating_sub(bytes);
-            if state.work.jobs() == 0 {
-                state.bytes = 0;
-            }
-        }
         lane.arrivals.freed.notify_waiters();
         labels.count(&self.context.metrics);
         self.completions.submit(endings);
@@ -326,10 +342,6 @@ impl Lanes {
             lane.state().work.clear();
         }
     }
-}
-
-fn may_move(lane: &Lane, job: &OwnedJob) -> bool {
-    job.source.may_move && lane.has_queues.load(Ordering::Relaxed)
 }
 
 /// A job that ends without a result.

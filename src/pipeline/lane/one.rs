@@ -3,7 +3,7 @@
 //! Promises that a namespace with little in hand is let in whatever others have, up to a hard limit; and that a lane is called expensive by
 //! what its inputs were measured to cost.
 
-use super::{state::State, turns};
+use super::{slot::Load, state::State, turns};
 use crate::{
     config::LaneLimits,
     pipeline::{
@@ -34,11 +34,15 @@ const NEWEST: f64 = 0.1;
 pub struct Lane {
     pub name: String,
     pub limits: LaneLimits,
+    /// Namespaces with a limit of their own, in order: each has a queue of its own.
+    limited: Arc<[String]>,
     state: Mutex<LaneState>,
     /// Whether its queue has jobs that wait for room here: they go before further ones.
     backlogged: AtomicBool,
     /// Whether its queues are declared, so that jobs can be moved there.
     pub has_queues: AtomicBool,
+    /// Whether it needs queues, whatever its model costs: for jobs beyond their namespace's limit.
+    needs_queues: AtomicBool,
     /// Jobs of its queues that are on their way to it.
     pub arrivals: Arc<Arrivals>,
     /// Jobs that its model failed on since it last scored one.
@@ -51,7 +55,6 @@ pub struct Lane {
 pub struct LaneState {
     pub work: State,
     pub running: usize,
-    pub bytes: usize,
     /// Whether something wakes the lane up when a namespace's limit allows.
     pub has_timer: bool,
 }
@@ -86,7 +89,7 @@ pub struct LaneFigures {
 }
 
 impl Lane {
-    pub fn new(name: &str, limits: LaneLimits) -> Self {
+    pub fn new(name: &str, limits: LaneLimits, limited: Arc<[String]>) -> Self {
         let turn = limits.turn_ms as f64 / 1e3;
         Self {
             name: name.to_owned(),
@@ -94,12 +97,13 @@ impl Lane {
                 // Several turns make a batch, so that it holds inputs of several namespaces.
                 work: State::new(turn / 4.0),
                 running: 0,
-                bytes: 0,
                 has_timer: false,
             }),
             limits,
+            limited,
             backlogged: AtomicBool::new(false),
             has_queues: AtomicBool::new(false),
+            needs_queues: AtomicBool::new(false),
             arrivals: Arc::default(),
             failed_on: Mutex::default(),
             mean: AtomicU64::new(0),
@@ -175,23 +179,55 @@ impl Lane {
         of_one * job.rows.open().count() as f64
     }
 
-    /// Whether it takes more from its queue.
-    pub fn has_room(&self) -> bool {
+    /// Which of these of its queues it takes the next job from, the first that it may.
+    fn open_queue(&self, waiting: &[usize]) -> Option<usize> {
         let state = self.state();
-        self.arrivals.under_way() < MAX_ARRIVING
-            && state.work.seconds() < self.limits.max_seconds_in_hand
-            && state.bytes < self.limits.max_bytes_in_hand
+        let load = state.work.unlimited();
+        let has_room = self.arrivals.under_way() < MAX_ARRIVING
+            && load.seconds < self.limits.max_seconds_in_hand
+            && load.bytes < self.limits.max_bytes_in_hand;
+        let is_open = |number: &usize| match self.limited_of(*number) {
+            Some(namespace) => !state.work.is_over(namespace),
+            None => has_room,
+        };
+        waiting.iter().copied().find(is_open)
     }
 
-    /// Waits until it takes more from its queue.
-    pub async fn room(&self) {
+    /// Waits until it takes a job from one of these of its queues, and says from which.
+    pub async fn room(&self, waiting: &[usize]) -> usize {
         loop {
             let freed = self.arrivals.freed.notified();
-            if self.has_room() {
-                return;
+            if let Some(number) = self.open_queue(waiting) {
+                return number;
             }
             freed.await;
         }
+    }
+
+    /// How many queues it has: those of all, and one for each namespace with a limit of its own.
+    pub fn queue_count(&self) -> usize {
+        self.limits.queues + self.limited.len()
+    }
+
+    /// The namespace whose own queue this is.
+    fn limited_of(&self, queue: usize) -> Option<&str> {
+        let number = queue.checked_sub(self.limits.queues)?;
+        self.limited.get(number).map(String::as_str)
+    }
+
+    /// Whether one of its queues is that of a namespace with a limit of its own.
+    pub fn is_limited(&self, queue: usize) -> bool {
+        self.limited_of(queue).is_some()
+    }
+
+    /// Says that it needs queues for jobs beyond their namespace's limit.
+    pub fn need_queues(&self) {
+        self.needs_queues.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is to have queues that the settings don't name.
+    pub fn wants_queues(&self) -> bool {
+        self.needs_queues.load(Ordering::Relaxed) || self.is_expensive()
     }
 
     /// Counts a job of its queues that is on its way to it.
@@ -209,15 +245,9 @@ impl Lane {
         self.backlogged.store(backlogged, Ordering::Relaxed);
     }
 
-    /// Whether a job of `seconds` and `bytes` is to wait in the lane's queue rather than here. A namespace that has less than a turn in
-    /// hand is let in, whatever others have: its job is not to wait for their backlog.
-    pub fn is_full_for(
-        &self,
-        state: &LaneState,
-        namespace: &str,
-        seconds: f64,
-        bytes: usize,
-    ) -> bool {
+    /// Whether a job of this load is to wait in the lane's queue rather than here. A namespace that has less than a turn in hand is let
+    /// in, whatever others have: its job is not to wait for their backlog.
+    pub fn is_full_for(&self, state: &LaneState, namespace: &str, job: Load) -> bool {
         if state.work.jobs() == 0 {
             return false;
         }
@@ -225,8 +255,9 @@ impl Lane {
             self.limits.max_seconds_in_hand,
             self.limits.max_bytes_in_hand,
         );
-        let all = state.work.seconds() + seconds;
-        let in_bytes = state.bytes + bytes;
+        let load = state.work.unlimited();
+        let all = load.seconds + job.seconds;
+        let in_bytes = load.bytes + job.bytes;
         if all > max * HARD_FACTOR || in_bytes > 2 * max_bytes {
             return true;
         }
@@ -236,15 +267,17 @@ impl Lane {
         !few && (full || self.backlogged.load(Ordering::Relaxed))
     }
 
-    /// The queue in which jobs of a namespace wait: another for each of some.
+    /// The queue in which jobs of a namespace wait: another for each of some, and one of its own for a namespace with a limit.
     pub fn queue(&self, namespace: &str) -> LaneQueue {
         let fixed = ahash::RandomState::with_seeds(1, 2, 3, 4);
         let mut hasher = fixed.build_hasher();
         hasher.write(namespace.as_bytes());
         let queues = self.limits.queues.max(1) as u64;
+        let shared = (hasher.finish() % queues) as usize;
+        let own = self.limited.iter().position(|one| one == namespace);
         LaneQueue {
             lane: self.name.clone(),
-            number: (hasher.finish() % queues) as usize,
+            number: own.map_or(shared, |own| self.limits.queues + own),
         }
     }
 
@@ -256,12 +289,12 @@ impl Lane {
             name: self.name.clone(),
             is_expensive: self.is_expensive(),
             is_served,
-            queues: if has_queues { self.limits.queues } else { 0 },
+            queues: if has_queues { self.queue_count() } else { 0 },
             jobs: state.work.jobs(),
             waiting: state.work.depths(),
             batches_in_flight: state.running,
-            seconds_in_hand: state.work.seconds(),
-            bytes_in_hand: state.bytes,
+            seconds_in_hand: state.work.load().seconds,
+            bytes_in_hand: state.work.load().bytes,
             moved: self.moved.load(Ordering::Relaxed),
             seconds_per_input: self.mean(),
         }

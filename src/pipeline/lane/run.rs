@@ -7,7 +7,7 @@ use super::{
     Lanes,
     leases::{self, Patience},
     one::Lane,
-    state::{JobId, Left, Taken},
+    slot::{JobId, Left, Taken},
     take::LaneBatch,
 };
 use crate::{
@@ -79,11 +79,10 @@ impl Drop for InFlight {
             for taken in &self.open {
                 state.work.fail(taken, &ModelError::Stopped, &mut left);
             }
-            let bytes = left.iter().map(|left| left.job().source.held.bytes());
-            state.bytes = state.bytes.saturating_sub(bytes.sum());
         }
         // Only what was cut, or panicked, leaves anything: its jobs go back to their owners.
         drop(left);
+        self.lane.arrivals.freed.notify_waiters();
         if !self.lanes.context.tasks.is_cut() {
             self.lanes.pump(&self.lane);
         }

@@ -3,7 +3,10 @@
 //! Promises that an input which several jobs ask for is scored once; that a job leaves as soon as its last input has its row, or one of
 //! them has failed; and that what nobody waits for any more isn't scored. Pure: the caller says what time it is.
 
-use super::turns::{Cost, Depth, Turns};
+use super::{
+    slot::{Entry, JobId, LaneJob, LaneSlot, Left, Load, SlotId, SlotKey, Taken},
+    turns::{Cost, Depth, Turns},
+};
 use crate::pipeline::{
     index::{SlotIndex, bug},
     owned::{How, JobSlot, OwnedJob, Value},
@@ -11,86 +14,9 @@ use crate::pipeline::{
     source::Urgency,
 };
 use ahash::RandomState;
-use kiln_contract::key::InputHash;
 use kiln_model::{ModelError, Rows, TextRow};
 use slab::Slab;
 use std::{collections::HashMap, sync::Arc, time::Instant};
-
-/// A loaded model version's identity within the process, the latest invalidation known to who asks, and an input. What was begun
-/// before an invalidation is never shared with those who come after it.
-type SlotKey = (usize, u64, InputHash);
-
-/// A slot in its lane: an index, and which of those that have had it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SlotId {
-    pub(super) index: usize,
-    pub(super) serial: u64,
-}
-
-/// A job in its lane.
-pub type JobId = usize;
-
-/// An input that is to be scored.
-#[derive(Debug)]
-pub(super) struct LaneSlot {
-    pub serial: u64,
-    pub key: SlotKey,
-    /// The jobs that wait for it; it is scored for the first one.
-    pub waiters: Vec<(JobId, SlotIndex)>,
-    pub is_taken: bool,
-    pub ttl_seconds: u64,
-    pub seconds: f64,
-}
-
-/// A job that waits for scores.
-#[derive(Debug)]
-pub(super) struct LaneJob {
-    pub job: OwnedJob,
-    /// Slots that have no row yet.
-    open: usize,
-    /// Where the slots are that it came with open.
-    slots: Vec<(SlotIndex, SlotId)>,
-    seconds: f64,
-}
-
-/// A job that leaves its lane.
-#[derive(Debug)]
-pub enum Left {
-    /// All of its inputs have their rows.
-    Scored(OwnedJob),
-    Failed(OwnedJob, ModelError),
-    /// Its time passed before its turn.
-    Expired(OwnedJob),
-    /// Nobody waits for it any more.
-    Abandoned(OwnedJob),
-}
-
-impl Left {
-    /// The job.
-    pub fn job(&self) -> &OwnedJob {
-        match self {
-            Self::Scored(job)
-            | Self::Failed(job, _)
-            | Self::Expired(job)
-            | Self::Abandoned(job) => job,
-        }
-    }
-}
-
-/// A slot that is to be scored now.
-#[derive(Debug, Clone)]
-pub struct Taken {
-    pub id: SlotId,
-    /// The job that it is scored for.
-    pub job: JobId,
-    pub input: InputHash,
-    pub stamp: u64,
-    pub min_stamp: u64,
-    pub ttl_seconds: u64,
-    pub namespace: Arc<str>,
-    pub seconds: f64,
-    pub(super) tokens: usize,
-}
 
 /// What waits in a lane, and what is being scored.
 #[derive(Debug)]
@@ -103,7 +29,9 @@ pub struct State {
     serial: u64,
     /// What an input of a model is taken to cost before any was measured: as much as keeps its first batches small.
     unknown: f64,
-    seconds: f64,
+    /// What all jobs take, and what those of namespaces without a limit of their own do.
+    all: Load,
+    unlimited: Load,
     by_namespace: HashMap<String, f64, RandomState>,
 }
 
@@ -118,7 +46,8 @@ impl State {
             warming: Turns::new(turn),
             serial: 0,
             unknown: turn,
-            seconds: 0.0,
+            all: Load::default(),
+            unlimited: Load::default(),
             by_namespace: HashMap::default(),
         }
     }
@@ -128,12 +57,22 @@ impl State {
         self.jobs.len()
     }
 
-    /// Expected model seconds of all jobs in the lane.
-    pub fn seconds(&self) -> f64 {
-        self.seconds
+    /// What all jobs in the lane take.
+    pub fn load(&self) -> Load {
+        self.all
     }
 
-    /// The same of one namespace's.
+    /// The same of those whose namespaces have no limit of their own: what waits for a limit is in nobody's way.
+    pub fn unlimited(&self) -> Load {
+        self.unlimited
+    }
+
+    /// Whether more of a namespace waits here than its limit lets go in a second.
+    pub fn is_over(&self, namespace: &str) -> bool {
+        self.turns.is_over(namespace)
+    }
+
+    /// Expected model seconds of one namespace's jobs.
     pub fn seconds_of(&self, namespace: &str) -> f64 {
         let known = self.by_namespace.get(namespace);
         known.copied().unwrap_or_default()
@@ -146,7 +85,8 @@ impl State {
 
     /// When a namespace over its limit may go on, where nothing else waits.
     pub fn wait(&mut self, now: Instant) -> Option<std::time::Duration> {
-        self.turns.wait(now)
+        let waits = [self.turns.wait(now), self.warming.wait(now)];
+        waits.into_iter().flatten().min()
     }
 
     /// What waits for its turn, by namespace.
@@ -165,63 +105,95 @@ impl State {
         let namespace = job.rows.job.namespace();
         let is_first = job.source.urgency == Urgency::First;
         let warms = job.source.refreshes_ttl();
-        let turns = if warms {
-            &mut self.warming
-        } else {
-            &mut self.turns
-        };
         for local in open {
             let Some(slot) = job.rows.slots.get(local) else {
                 continue;
             };
-            let key = (model, slot.stamp, slot.input);
-            let known = self.by_key.get(&key).copied();
-            let known = known.and_then(|index| Some((index, self.slots.get_mut(index)?)));
-            let (at, cost) = match known {
-                Some((index, known)) => {
-                    known.waiters.push((id, local));
-                    known.ttl_seconds = known.ttl_seconds.max(slot.ttl_seconds);
-                    let serial = known.serial;
-                    let at = SlotId { index, serial };
-                    if known.is_taken {
-                        mine.push((local, at));
-                        continue;
-                    }
-                    // It has its turn with whoever asks and comes first: a short queue doesn't wait for a long one.
-                    (at, known.seconds)
-                }
-                None => {
-                    let cost = expected_seconds(&job, slot).unwrap_or(self.unknown);
-                    seconds += cost;
-                    self.serial += 1;
-                    let index = self.slots.insert(LaneSlot {
-                        serial: self.serial,
-                        key,
-                        waiters: vec![(id, local)],
-                        is_taken: false,
-                        ttl_seconds: slot.ttl_seconds,
-                        seconds: cost,
-                    });
-                    self.by_key.insert(key, index);
-                    let serial = self.serial;
-                    (SlotId { index, serial }, cost)
-                }
+            let key = SlotKey {
+                model,
+                stamp: slot.stamp,
+                min_stamp: slot.min_stamp,
+                input: slot.input,
             };
-            mine.push((local, at));
-            let cost = Cost {
-                seconds: cost,
-                jobs: part,
-            };
-            turns.push(namespace, &share, at, cost, is_first, now);
+            let expected = || expected_seconds(&job, slot);
+            let entry = self.slot(key, (id, local), slot.ttl_seconds, expected);
+            mine.push((local, entry.at));
+            if entry.is_new {
+                seconds += entry.seconds;
+            }
+            if !entry.is_taken {
+                // It has its turn with whoever asks and comes first: a short queue doesn't wait for a long one.
+                let cost = Cost {
+                    seconds: entry.seconds,
+                    jobs: part,
+                };
+                let turns = if warms {
+                    &mut self.warming
+                } else {
+                    &mut self.turns
+                };
+                turns.push(namespace, &share, entry.at, cost, is_first, now);
+            }
         }
-        self.seconds += seconds;
+        let load = Load {
+            seconds,
+            bytes: job.source.held.bytes(),
+        };
+        let is_limited = share().is_limited();
+        self.all.add(load);
+        if !is_limited {
+            self.unlimited.add(load);
+        }
         *self.by_namespace.entry(namespace.to_owned()).or_default() += seconds;
         self.jobs.insert(LaneJob {
             job,
             open: mine.len(),
             slots: mine,
+            load,
+            is_limited,
+        });
+    }
+
+    /// The slot of an input, with one more who waits for it.
+    fn slot(
+        &mut self,
+        key: SlotKey,
+        waiter: (JobId, SlotIndex),
+        ttl_seconds: u64,
+        expected: impl Fn() -> Option<f64>,
+    ) -> Entry {
+        let known = self.by_key.get(&key).copied();
+        if let Some(index) = known
+            && let Some(known) = self.slots.get_mut(index)
+        {
+            known.waiters.push(waiter);
+            known.ttl_seconds = known.ttl_seconds.max(ttl_seconds);
+            let serial = known.serial;
+            return Entry {
+                at: SlotId { index, serial },
+                seconds: known.seconds,
+                is_new: false,
+                is_taken: known.is_taken,
+            };
+        }
+        let seconds = expected().unwrap_or(self.unknown);
+        self.serial += 1;
+        let serial = self.serial;
+        let index = self.slots.insert(LaneSlot {
+            serial,
+            key,
+            waiters: vec![waiter],
+            is_taken: false,
+            ttl_seconds,
             seconds,
         });
+        self.by_key.insert(key, index);
+        Entry {
+            at: SlotId { index, serial },
+            seconds,
+            is_new: true,
+            is_taken: false,
+        }
     }
 
     /// The rows that a model is given for these slots. All are of one kind, the one that it takes: admission has checked that.
@@ -294,7 +266,16 @@ impl State {
         }
         let more = seconds / expected - 1.0;
         for one in taken {
-            self.turns.charge(&one.namespace, one.seconds * more);
+            let cost = Cost {
+                seconds: one.seconds * more,
+                jobs: 0.0,
+            };
+            let turns = if one.warms {
+                &mut self.warming
+            } else {
+                &mut self.turns
+            };
+            turns.charge(&one.namespace, cost);
         }
     }
 
@@ -306,7 +287,8 @@ impl State {
         self.turns.clear();
         self.warming.clear();
         self.by_namespace.clear();
-        self.seconds = 0.0;
+        self.all = Load::default();
+        self.unlimited = Load::default();
     }
 
     /// Takes out jobs that were received before a moment.
@@ -318,7 +300,7 @@ impl State {
     }
 
     /// Takes a slot out, and gives those who waited for it.
-    fn end_slot(&mut self, id: SlotId) -> Vec<(JobId, SlotIndex)> {
+    pub(super) fn end_slot(&mut self, id: SlotId) -> Vec<(JobId, SlotIndex)> {
         let there = self.slots.get(id.index);
         if there.is_none_or(|slot| slot.serial != id.serial) {
             return Vec::new();
@@ -333,7 +315,8 @@ impl State {
         let LaneJob {
             job,
             slots,
-            seconds,
+            load,
+            is_limited,
             ..
         } = self.jobs.try_remove(id)?;
         for (local, at) in slots {
@@ -346,17 +329,21 @@ impl State {
                 self.end_slot(at);
             }
         }
-        self.seconds = (self.seconds - seconds).max(0.0);
+        self.all.take_off(load);
+        if !is_limited {
+            self.unlimited.take_off(load);
+        }
         let namespace = job.rows.job.namespace();
         if let Some(sum) = self.by_namespace.get_mut(namespace) {
-            *sum -= seconds;
+            *sum -= load.seconds;
             // What is left by then is rounding.
             if *sum <= 1e-9 {
                 self.by_namespace.remove(namespace);
             }
         }
         if self.jobs.is_empty() {
-            self.seconds = 0.0;
+            self.all = Load::default();
+            self.unlimited = Load::default();
             self.by_namespace.clear();
         }
         Some(job)

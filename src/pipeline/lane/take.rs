@@ -3,7 +3,11 @@
 //! Promises that a batch holds inputs of one model version, namespaces in turns, within its limits; and that jobs which nobody waits for,
 //! or whose time has passed, end without being scored.
 
-use super::state::{JobId, LaneJob, LaneSlot, Left, SlotId, State, Taken};
+use super::{
+    slot::{JobId, LaneJob, LaneSlot, Left, SlotId, Taken},
+    state::State,
+    turns::{Cost, Turns},
+};
 use kiln_model::Model;
 use slab::Slab;
 use std::{sync::Arc, time::Instant};
@@ -31,6 +35,49 @@ pub struct LaneBatch {
 impl State {
     /// The next batch; jobs that end without being scored are added to `left`. `may_warm` says whether warming may have it.
     pub fn take(
+        &mut self,
+        limits: BatchLimits,
+        may_warm: bool,
+        now: Instant,
+        left: &mut Vec<Left>,
+    ) -> Option<LaneBatch> {
+        loop {
+            let mut batch = self.cut(limits, may_warm, now, left)?;
+            // Those who asked for a slot may have ended after it was taken, by another one of theirs.
+            let idle = |one: &Taken| {
+                let slot = self.slots.get(one.id.index);
+                slot.is_none_or(|slot| slot.waiters.is_empty())
+            };
+            let (gone, taken) = batch.taken.into_iter().partition(idle);
+            batch.taken = taken;
+            for one in &gone {
+                self.give_back(one);
+            }
+            if !batch.taken.is_empty() {
+                return Some(batch);
+            }
+        }
+    }
+
+    /// Undoes that a slot was taken for which nobody waits any more.
+    fn give_back(&mut self, taken: &Taken) {
+        self.end_slot(taken.id);
+        let cost = Cost {
+            seconds: -taken.seconds,
+            jobs: -taken.part,
+        };
+        self.turns_of(taken.warms).charge(&taken.namespace, cost);
+    }
+
+    fn turns_of(&mut self, warms: bool) -> &mut Turns<SlotId> {
+        if warms {
+            &mut self.warming
+        } else {
+            &mut self.turns
+        }
+    }
+
+    fn cut(
         &mut self,
         limits: BatchLimits,
         may_warm: bool,
@@ -81,7 +128,7 @@ impl State {
             // One that is gone or taken fits as well: it is dropped on the way.
             let fits = |id: &SlotId| {
                 let slot = waiting(slots, *id);
-                slot.is_none_or(|slot| model.is_none_or(|model| model == slot.key.0))
+                slot.is_none_or(|slot| model.is_none_or(|model| model == slot.key.model))
             };
             let turns = if warms {
                 &mut self.warming
@@ -91,16 +138,17 @@ impl State {
             let (namespace, id, cost) = turns.take(now, fits)?;
             if waiting(slots, id).is_some() {
                 self.drop_idle(id.index, now, left);
-                if let Some(taken) = self.mark_taken(id, &namespace) {
-                    return Some(taken);
+                if let Some((model, mut taken)) = self.mark_taken(id, &namespace) {
+                    taken.warms = warms;
+                    taken.part = cost.jobs;
+                    return Some((model, taken));
                 }
             }
-            let turns = if warms {
-                &mut self.warming
-            } else {
-                &mut self.turns
+            let cost = Cost {
+                seconds: -cost.seconds,
+                jobs: -cost.jobs,
             };
-            turns.charge(&namespace, -cost.seconds);
+            self.turns_of(warms).charge(&namespace, cost);
         }
     }
 
@@ -109,11 +157,7 @@ impl State {
         let Some(slot) = self.slots.get(index) else {
             return;
         };
-        let idle = |job: &LaneJob| {
-            let source = &job.job.source;
-            let expired = source.expires.is_some_and(|at| at <= now);
-            (source.is_abandoned(), expired)
-        };
+        let idle = |job: &LaneJob| (job.job.is_abandoned(), job.job.is_expired(now));
         let waiters = slot.waiters.iter().map(|(job, _)| *job);
         let states = waiters.filter_map(|id| Some((id, idle(self.jobs.get(id)?))));
         let states: Vec<(JobId, (bool, bool))> = states.collect();
@@ -149,6 +193,8 @@ impl State {
             ttl_seconds: slot.ttl_seconds,
             namespace: namespace.clone(),
             seconds: slot.seconds,
+            part: 0.0,
+            warms: false,
             tokens: bytes.div_ceil(BYTES_PER_TOKEN),
         };
         Some((job.rows.model.clone(), taken))

@@ -72,7 +72,8 @@ struct Queue<T> {
     normal: VecDeque<Waiting<T>>,
     weight: f64,
     credit: f64,
-    seconds: f64,
+    /// What all that waits costs.
+    waiting: Cost,
     limits: [Option<Bucket>; 2],
 }
 
@@ -85,7 +86,7 @@ impl<T> Queue<T> {
             normal: VecDeque::new(),
             weight,
             credit: turn * weight,
-            seconds: 0.0,
+            waiting: Cost::default(),
             limits: [
                 bucket(share.max_seconds_per_second),
                 bucket(share.max_jobs_per_second),
@@ -103,18 +104,37 @@ impl<T> Queue<T> {
 
     fn pop(&mut self) -> Option<Waiting<T>> {
         let taken = self.first.pop_front().or_else(|| self.normal.pop_front())?;
-        self.seconds = (self.seconds - taken.cost.seconds).max(0.0);
-        self.credit -= taken.cost.seconds;
-        for (bucket, cost) in self
-            .limits
-            .iter_mut()
-            .zip([taken.cost.seconds, taken.cost.jobs])
-        {
+        let Cost { seconds, jobs } = taken.cost;
+        self.waiting.seconds = (self.waiting.seconds - seconds).max(0.0);
+        self.waiting.jobs = (self.waiting.jobs - jobs).max(0.0);
+        self.credit -= seconds;
+        self.spend(taken.cost);
+        Some(taken)
+    }
+
+    fn spend(&mut self, cost: Cost) {
+        let costs = [cost.seconds, cost.jobs];
+        for (bucket, cost) in self.limits.iter_mut().zip(costs) {
             if let Some(bucket) = bucket {
-                bucket.level -= cost;
+                bucket.level = (bucket.level - cost).min(bucket.per_second);
             }
         }
-        Some(taken)
+    }
+
+    /// Whether more of it waits than its limit lets go in a second.
+    fn is_over(&self) -> bool {
+        let waiting = [self.waiting.seconds, self.waiting.jobs];
+        let mut limits = self.limits.iter().zip(waiting);
+        limits.any(|(bucket, waiting)| {
+            let limit = bucket.as_ref().map(|bucket| bucket.per_second);
+            limit.is_some_and(|limit| waiting >= limit)
+        })
+    }
+
+    /// Rounds after which it has its turn again; none where it has it.
+    fn rounds(&self, turn: f64) -> Option<f64> {
+        let rounds = (-self.credit / (turn * self.weight)).floor() + 1.0;
+        (self.credit <= 0.0).then_some(rounds)
     }
 
     fn limited(&mut self, now: Instant) -> Option<Duration> {
@@ -186,7 +206,8 @@ impl<T> Turns<T> {
         if queue.is_empty() {
             self.ring.push_back(name);
         }
-        queue.seconds += cost.seconds;
+        queue.waiting.seconds += cost.seconds;
+        queue.waiting.jobs += cost.jobs;
         let waiting = Waiting {
             item,
             cost,
@@ -206,40 +227,55 @@ impl<T> Turns<T> {
         now: Instant,
         mut fits: impl FnMut(&T) -> bool,
     ) -> Option<(Arc<str>, T, Cost)> {
-        let mut passed_over = 0;
-        while passed_over < self.ring.len() {
-            let alone = self.ring.len() == 1;
-            let queue = self.queues.get_mut(self.ring.front()?)?;
-            let Some(head) = queue.head() else {
-                self.leave();
-                continue;
-            };
-            if !fits(&head.item) || queue.limited(now).is_some() {
-                passed_over += 1;
-                self.ring.rotate_left(1);
-                continue;
-            }
-            if queue.credit <= 0.0 && !alone {
-                queue.credit += self.turn * queue.weight;
-                self.ring.rotate_left(1);
-                continue;
-            }
-            let taken = queue.pop()?;
-            let spent = queue.credit <= 0.0;
-            if spent {
-                queue.credit += self.turn * queue.weight;
-            }
-            let empty = queue.is_empty();
-            let name = self.ring.front()?.clone();
-            self.len -= 1;
-            if empty {
-                self.leave();
-            } else if spent {
+        // A second time only where everybody who may have a turn has had it: then all of them get credit.
+        for _ in 0..2 {
+            let mut rounds: Option<f64> = None;
+            for _ in 0..self.ring.len() {
+                let queue = self.queues.get_mut(self.ring.front()?)?;
+                let Some(head) = queue.head() else {
+                    self.leave();
+                    continue;
+                };
+                if fits(&head.item) && queue.limited(now).is_none() {
+                    let Some(wait) = queue.rounds(self.turn) else {
+                        return self.take_first();
+                    };
+                    rounds = Some(rounds.map_or(wait, |first| first.min(wait)));
+                }
                 self.ring.rotate_left(1);
             }
-            return Some((name, taken.item, taken.cost));
+            self.grant(rounds?, now, &mut fits);
         }
         None
+    }
+
+    /// Takes the next piece of work of the first namespace of the ring.
+    fn take_first(&mut self) -> Option<(Arc<str>, T, Cost)> {
+        let name = self.ring.front()?.clone();
+        let queue = self.queues.get_mut(&name)?;
+        let taken = queue.pop()?;
+        let (empty, spent) = (queue.is_empty(), queue.credit <= 0.0);
+        self.len -= 1;
+        if empty {
+            self.leave();
+        } else if spent {
+            self.ring.rotate_left(1);
+        }
+        Some((name, taken.item, taken.cost))
+    }
+
+    /// Gives so many rounds' credit to all that may have a turn.
+    fn grant(&mut self, rounds: f64, now: Instant, mut fits: impl FnMut(&T) -> bool) {
+        for name in &self.ring {
+            let Some(queue) = self.queues.get_mut(name) else {
+                continue;
+            };
+            let may = queue.head().is_some_and(|head| fits(&head.item));
+            if may && queue.limited(now).is_none() {
+                let turn = self.turn * queue.weight;
+                queue.credit = (queue.credit + rounds * turn).min(turn);
+            }
+        }
     }
 
     /// Takes the first namespace out of the ring: nothing of it waits.
@@ -251,15 +287,18 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Corrects what a namespace was charged: its work cost so many seconds more than was expected, or less.
-    pub fn charge(&mut self, namespace: &str, seconds: f64) {
+    /// Corrects what a namespace was charged: its work cost so much more than was expected, or less.
+    pub fn charge(&mut self, namespace: &str, more: Cost) {
         if let Some(queue) = self.queues.get_mut(namespace) {
             let turn = self.turn * queue.weight;
-            queue.credit = (queue.credit - seconds).clamp(-MAX_DEBT_TURNS * turn, turn);
-            if let [Some(bucket), _] = &mut queue.limits {
-                bucket.level -= seconds;
-            }
+            queue.credit = (queue.credit - more.seconds).clamp(-MAX_DEBT_TURNS * turn, turn);
+            queue.spend(more);
         }
+    }
+
+    /// Whether more of a namespace waits than its limit lets go in a second.
+    pub fn is_over(&self, namespace: &str) -> bool {
+        self.queues.get(namespace).is_some_and(Queue::is_over)
     }
 
     /// When a namespace that is over its limit may go on, where nothing else can be taken.
@@ -281,7 +320,7 @@ impl<T> Turns<T> {
             Some(Depth {
                 namespace: name.clone(),
                 items: queue.first.len() + queue.normal.len(),
-                seconds: queue.seconds,
+                seconds: queue.waiting.seconds,
                 oldest,
             })
         });

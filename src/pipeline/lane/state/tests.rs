@@ -7,13 +7,19 @@ use crate::{
         index::IndexVec,
         lane::take::BatchLimits,
         owned::JobRows,
-        source::{Ended, JobSource},
+        source::{Ended, JobOwner, JobSource},
     },
 };
 use kiln_contract::{job::Job, key::hash_text};
 use kiln_model::{Model, ModelSettings, Registry};
 use proptest::prelude::*;
-use std::{sync::OnceLock, time::Duration};
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::oneshot::Receiver;
 
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
@@ -40,14 +46,22 @@ fn open() -> Arc<Model> {
 
 /// A job of these texts, and who waits for it.
 fn job(model: &Arc<Model>, id: &str, texts: &[&str]) -> (OwnedJob, Receiver<Ended>) {
+    let body = body(id, texts);
+    let (source, ended) = JobSource::awaited(body.clone(), None);
+    (owned(model, source, &body, texts), ended)
+}
+
+fn body(id: &str, texts: &[&str]) -> Vec<u8> {
     let inputs: Vec<_> = texts
         .iter()
         .map(|text| serde_json::json!({"text": text}))
         .collect();
     let body =
         serde_json::json!({"job_id": id, "model": "sentiment", "namespace": id, "inputs": inputs});
-    let body = body.to_string().into_bytes();
-    let (source, ended) = JobSource::awaited(body.clone(), None);
+    body.to_string().into_bytes()
+}
+
+fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> OwnedJob {
     let mut slots: IndexVec<SlotIndex, JobSlot> = IndexVec::default();
     let mut inputs = Vec::new();
     for (number, text) in texts.iter().enumerate() {
@@ -66,11 +80,11 @@ fn job(model: &Arc<Model>, id: &str, texts: &[&str]) -> (OwnedJob, Receiver<Ende
         })));
     }
     let width = model.info().output_width;
-    let owned = OwnedJob {
+    OwnedJob {
         source,
         repeats: Vec::new(),
         rows: JobRows {
-            job: Job::parse(&body, None).expect("a job").into_owned(),
+            job: Job::parse(body, None).expect("a job").into_owned(),
             model: model.clone(),
             space: Arc::new(Space::new(model.info())),
             body_sha256: [0; 32],
@@ -82,8 +96,13 @@ fn job(model: &Arc<Model>, id: &str, texts: &[&str]) -> (OwnedJob, Receiver<Ende
         },
         begun: Instant::now(),
         looked_up: Duration::ZERO,
-    };
-    (owned, ended)
+    }
+}
+
+fn job_of(left: &Left) -> &OwnedJob {
+    match left {
+        Left::Scored(job) | Left::Failed(job, _) | Left::Expired(job) | Left::Abandoned(job) => job,
+    }
 }
 
 fn enter(state: &mut State, job: OwnedJob) {
@@ -106,7 +125,10 @@ fn land(state: &mut State, taken: &[Taken], left: &mut Vec<Left>) {
 fn assert_empty(state: &State) {
     assert_eq!((state.jobs.len(), state.slots.len()), (0, 0));
     assert!(state.by_key.is_empty() && state.by_namespace.is_empty());
-    assert_eq!(state.seconds(), 0.0);
+    assert_eq!(
+        (state.load(), state.unlimited()),
+        (Load::default(), Load::default())
+    );
 }
 
 #[test]
@@ -124,14 +146,14 @@ fn an_input_that_two_jobs_ask_for_is_scored_once_and_counted_for_the_first() {
     let scored = |id: &str| {
         let job = left
             .iter()
-            .map(Left::job)
+            .map(job_of)
             .find(|job| job.rows.job.job_id == id);
         let slots = job.expect("it left").rows.slots.iter();
         let scored = |slot: &&JobSlot| matches!(slot.found, Some(How::Scored { .. }));
         slots.filter(scored).count()
     };
     assert_eq!((left.len(), scored("one"), scored("two")), (2, 2, 1));
-    for job in left.iter().map(Left::job) {
+    for job in left.iter().map(job_of) {
         for (index, slot) in job.rows.slots.enumerate() {
             let row = job.rows.row(index).expect("a row");
             assert_eq!(row[0], f32::from(slot.input[0]), "its own row");
@@ -172,11 +194,117 @@ fn what_nobody_waits_for_is_not_scored_but_what_another_waits_for_is() {
     land(&mut state, &taken, &mut left);
     let names: Vec<&str> = left
         .iter()
-        .map(|left| &*left.job().rows.job.job_id)
+        .map(|left| &*job_of(left).rows.job.job_id)
         .collect();
     assert_eq!(names, ["gone", "stays"]);
     assert!(matches!(left[0], Left::Abandoned(_)) && matches!(left[1], Left::Scored(_)));
     assert_empty(&state);
+}
+
+/// Who goes away while a batch is being cut.
+struct Leaving {
+    body: Vec<u8>,
+    asked: AtomicUsize,
+}
+
+impl JobOwner for Leaving {
+    fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed) > 0
+    }
+
+    fn ended(self: Box<Self>, _: Ended) {}
+}
+
+#[test]
+fn who_leaves_while_a_batch_is_cut_gives_nobody_another_ones_row() {
+    let model = model();
+    let (mut state, mut left) = (State::new(10.0), Vec::new());
+    let texts = ["a", "b"];
+    let leaving = JobSource::new(Leaving {
+        body: body("leaving", &texts),
+        asked: AtomicUsize::new(0),
+    });
+    let leaving = owned(&model, leaving, &body("leaving", &texts), &texts);
+    let (stays, _stays) = job(&model, "stays", &["c"]);
+    enter(&mut state, leaving);
+    enter(&mut state, stays);
+    let taken = take(&mut state, &mut left);
+    let Rows::Texts(rows) = state.rows(&taken) else {
+        panic!("texts");
+    };
+    let rows: Vec<&str> = rows.iter().map(|row| row.text.as_str()).collect();
+    assert_eq!((rows, taken.len()), (vec!["c"], 1));
+    land(&mut state, &taken, &mut left);
+    assert_eq!(left.len(), 2);
+    assert_empty(&state);
+}
+
+#[test]
+fn what_waits_for_its_namespaces_limit_takes_nothing_of_what_others_may_have() {
+    let model = model();
+    let mut state = State::new(0.1);
+    let limited = || Share {
+        max_jobs_per_second: Some(2.0),
+        ..Share::default()
+    };
+    let mut waits = Vec::new();
+    for n in 0..3 {
+        let (job, waiting) = job(&model, "limited", &[&format!("text {n}")]);
+        assert_eq!(state.is_over("limited"), n == 2);
+        state.enter(job, limited, Instant::now());
+        waits.push(waiting);
+    }
+    assert_eq!(state.unlimited(), Load::default());
+    assert!(state.load().seconds > 0.0);
+    let mut left = Vec::new();
+    let taken = take(&mut state, &mut left);
+    assert_eq!(taken.len(), 2);
+    assert!(
+        state.wait(Instant::now()).is_some(),
+        "the third one's turn comes"
+    );
+    land(&mut state, &taken, &mut left);
+    state.clear();
+    assert_empty(&state);
+}
+
+#[test]
+fn a_job_lives_as_long_as_one_of_its_repeats_does() {
+    let model = model();
+    let (mut state, mut left) = (State::new(0.1), Vec::new());
+    let now = Instant::now();
+    let (mut first, _first) = job(&model, "twice", &["a"]);
+    first.source.expires = Some(now);
+    let (repeat, _repeat) = JobSource::awaited(body("twice", &["a"]), None);
+    first.repeats.push(repeat);
+    enter(&mut state, first);
+    let taken = take(&mut state, &mut left);
+    assert_eq!((taken.len(), left.len()), (1, 0));
+    land(&mut state, &taken, &mut left);
+    assert!(matches!(left[0], Left::Scored(_)));
+}
+
+#[test]
+fn warming_over_its_limit_has_its_turn_later() {
+    let model = model();
+    let (mut state, mut left) = (State::new(0.1), Vec::new());
+    let limited = || Share {
+        max_jobs_per_second: Some(1.0),
+        ..Share::default()
+    };
+    let mut waits = Vec::new();
+    for text in ["a", "b"] {
+        let (mut job, waiting) = job(&model, "warm", &[text]);
+        job.source.urgency = Urgency::Warming;
+        state.enter(job, limited, Instant::now());
+        waits.push(waiting);
+    }
+    assert_eq!(take(&mut state, &mut left).len(), 1);
+    assert!(state.wait(Instant::now()).is_some());
 }
 
 #[test]
@@ -239,7 +367,7 @@ proptest! {
             flying.extend(take(&mut state, &mut left));
         }
         finish(&mut state, &mut flying, &mut left);
-        let mut names: Vec<String> = left.iter().map(|left| left.job().rows.job.job_id.to_string()).collect();
+        let mut names: Vec<String> = left.iter().map(|left| job_of(left).rows.job.job_id.to_string()).collect();
         names.sort();
         names.dedup();
         prop_assert_eq!((left.len(), names.len()), (count, count));

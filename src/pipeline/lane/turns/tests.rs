@@ -81,6 +81,46 @@ fn what_does_not_fit_is_passed_over() {
     assert_eq!(order(&mut turns, now), [1]);
 }
 
+#[test]
+fn one_over_its_limit_never_hides_another_in_debt() {
+    let (mut turns, now) = (Turns::new(0.1), Instant::now());
+    let limited = || Share {
+        max_jobs_per_second: Some(1.0),
+        ..Share::default()
+    };
+    for n in 0..3 {
+        turns.push("limited", limited, n, cost(0.01), false, now);
+        push(&mut turns, "dear", 10 + n, 5.0, now);
+        push(&mut turns, "dearer", 20 + n, 9.0, now);
+    }
+    let mut order = order(&mut turns, now);
+    order.sort_unstable();
+    assert_eq!(order, [0, 10, 11, 12, 20, 21, 22]);
+    assert!(turns.is_over("limited") && !turns.is_over("dear"));
+    assert!(turns.wait(now).is_some());
+}
+
+#[test]
+fn what_was_taken_for_nothing_is_given_back_to_every_limit() {
+    let (mut turns, now) = (Turns::new(0.1), Instant::now());
+    let limited = || Share {
+        max_jobs_per_second: Some(1.0),
+        max_seconds_per_second: Some(1.0),
+        ..Share::default()
+    };
+    for n in 0..3 {
+        turns.push("limited", limited, n, cost(1.0), false, now);
+    }
+    let (name, _, cost) = turns.take(now, |_| true).expect("within its limits");
+    assert!(turns.take(now, |_| true).is_none());
+    let back = Cost {
+        seconds: -cost.seconds,
+        jobs: -cost.jobs,
+    };
+    turns.charge(&name, back);
+    assert!(turns.take(now, |_| true).is_some());
+}
+
 proptest! {
     /// While all have work waiting, shares follow the weights, whatever the pieces cost; and nothing is lost.
     #[test]
@@ -103,7 +143,7 @@ proptest! {
         while total < 0.3 {
             let (name, _, cost) = turns.take(now, |_| true).expect("plenty waits");
             let truly = cost.seconds * (1.0 + f64::from(wrong) / 10.0);
-            turns.charge(&name, truly - cost.seconds);
+            turns.charge(&name, Cost { seconds: truly - cost.seconds, jobs: 0.0 });
             total += cost.seconds.max(truly);
             *spent.entry(name.to_string()).or_default() += truly;
         }
