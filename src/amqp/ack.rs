@@ -8,10 +8,10 @@ use lapin::{
     options::{BasicAckOptions, BasicRejectOptions},
 };
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex as BlockingMutex, PoisonError},
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex as BlockingMutex, MutexGuard, PoisonError},
 };
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard as Held};
 use tokio_util::task::TaskTracker;
 
 /// How a delivery ended.
@@ -140,11 +140,30 @@ impl Window {
     }
 }
 
+/// What the broker is to hear of a channel's deliveries.
+#[derive(Debug, Default)]
+struct State {
+    window: Window,
+    /// Frames that the window has given and that aren't sent yet: whoever sent them may have been dropped. Later ones go behind them, so that
+    /// an acknowledgement of many never covers a return that the broker hasn't heard of.
+    unsent: VecDeque<Frame>,
+}
+
+impl State {
+    fn at_broker(&self) -> u64 {
+        self.window.at_broker() + self.unsent.len() as u64
+    }
+
+    fn has_stragglers(&self) -> bool {
+        self.window.has_stragglers() || !self.unsent.is_empty()
+    }
+}
+
 /// The settlements of one channel.
 #[derive(Debug)]
 pub struct Acks {
     channel: Channel,
-    window: BlockingMutex<Window>,
+    state: BlockingMutex<State>,
     /// One flush at a time: an acknowledgement of many must not overtake another.
     sending: Mutex<()>,
     tasks: TaskTracker,
@@ -155,7 +174,7 @@ impl Acks {
     pub fn new(channel: Channel) -> Arc<Self> {
         Arc::new(Self {
             channel,
-            window: BlockingMutex::default(),
+            state: BlockingMutex::default(),
             sending: Mutex::default(),
             tasks: TaskTracker::new(),
         })
@@ -163,7 +182,7 @@ impl Acks {
 
     /// The right to settle one delivery.
     pub fn guard(self: &Arc<Self>, tag: u64) -> AckGuard {
-        self.with_window(|w| w.open(tag));
+        locked(&self.state).window.open(tag);
         AckGuard {
             acks: self.clone(),
             tag,
@@ -171,35 +190,27 @@ impl Acks {
         }
     }
 
-    fn with_window<T>(&self, work: impl FnOnce(&mut Window) -> T) -> T {
-        work(&mut self.window.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Tells the broker what is settled. On a channel that is gone the broker has returned everything, and
-    /// the next delivery finds the job's row: there is nothing to repair here.
+    /// the next delivery finds the job's row: there is nothing to repair here. Where this is dropped midway, the next one goes on.
     pub async fn flush(&self, stragglers: bool) {
         let _one_at_a_time = self.sending.lock().await;
-        for frame in self.with_window(|w| w.frames(stragglers)) {
-            let sent = match frame {
-                Frame::AckUpTo(tag) => {
-                    self.channel
-                        .basic_ack(tag, BasicAckOptions { multiple: true })
-                        .await
-                }
-                Frame::Ack(tag) => {
-                    self.channel
-                        .basic_ack(tag, BasicAckOptions { multiple: false })
-                        .await
-                }
-                Frame::Return(tag) => {
-                    self.channel
-                        .basic_reject(tag, BasicRejectOptions { requeue: true })
-                        .await
-                }
-            };
-            if let Err(error) = sent {
-                tracing::debug!(%error, "an acknowledgement found its channel gone");
-                return;
+        let sent = send_all(&self.state, stragglers, |frame| self.send(frame));
+        if let Err(error) = sent.await {
+            tracing::debug!(%error, "an acknowledgement found its channel gone");
+        }
+    }
+
+    async fn send(&self, frame: Frame) -> Result<(), lapin::Error> {
+        let channel = &self.channel;
+        match frame {
+            Frame::AckUpTo(tag) => {
+                let many = BasicAckOptions { multiple: true };
+                channel.basic_ack(tag, many).await
+            }
+            Frame::Ack(tag) => channel.basic_ack(tag, BasicAckOptions::default()).await,
+            Frame::Return(tag) => {
+                let requeue = BasicRejectOptions { requeue: true };
+                channel.basic_reject(tag, requeue).await
             }
         }
     }
@@ -218,19 +229,46 @@ impl Acks {
     }
 
     /// Keeps acknowledgements back for as long as the guard lives.
-    pub async fn hold(&self) -> MutexGuard<'_, ()> {
+    pub async fn hold(&self) -> Held<'_, ()> {
         self.sending.lock().await
     }
 
     /// Deliveries whose end the broker doesn't know.
     pub fn at_broker(&self) -> u64 {
-        self.with_window(|w| w.at_broker())
+        locked(&self.state).at_broker()
     }
 
     /// Whether a settled delivery waits behind an open one.
     pub fn has_stragglers(&self) -> bool {
-        self.with_window(|w| w.has_stragglers())
+        locked(&self.state).has_stragglers()
     }
+}
+
+/// Sends every frame that is due, in order. A frame counts as sent from the moment on at which its sending begins: the client library
+/// has it then, whether or not somebody waits. After an error nothing is left to send.
+async fn send_all<E, S: Future<Output = Result<(), E>>>(
+    state: &BlockingMutex<State>,
+    stragglers: bool,
+    send: impl Fn(Frame) -> S,
+) -> Result<(), E> {
+    {
+        let mut state = locked(state);
+        let due = state.window.frames(stragglers);
+        state.unsent.extend(due);
+    }
+    loop {
+        let next = locked(state).unsent.pop_front();
+        let Some(frame) = next else { return Ok(()) };
+        if let Err(error) = send(frame).await {
+            locked(state).unsent.clear();
+            return Err(error);
+        }
+    }
+}
+
+fn locked(state: &BlockingMutex<State>) -> MutexGuard<'_, State> {
+    // It is sound after a panic elsewhere: every change to it is one call.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The right to settle one delivery, once: dropped as it is, the message returns to its queue.
@@ -250,7 +288,8 @@ impl AckGuard {
 
 impl Drop for AckGuard {
     fn drop(&mut self) {
-        self.acks.with_window(|w| w.settle(self.tag, self.how));
+        let mut state = locked(&self.acks.state);
+        state.window.settle(self.tag, self.how);
     }
 }
 
@@ -269,109 +308,4 @@ pub async fn acknowledge(guards: Vec<AckGuard>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn one_frame_acknowledges_what_has_no_gap() {
-        let mut window = Window::default();
-        for tag in [3, 1, 2, 5] {
-            window.open(tag);
-            window.settle(tag, Settlement::Acknowledge);
-        }
-        assert_eq!(window.at_broker(), 5);
-        assert_eq!(window.frames(false), [Frame::AckUpTo(3)]);
-        assert!(window.has_stragglers());
-        assert_eq!(window.at_broker(), 2);
-        assert_eq!(window.frames(true), [Frame::Ack(5)]);
-        assert_eq!(window.at_broker(), 1);
-        assert_eq!(window.frames(true), []);
-        window.settle(4, Settlement::Return);
-        assert_eq!(
-            window.frames(false),
-            [Frame::Return(4)],
-            "5 is not acknowledged twice"
-        );
-        window.settle(6, Settlement::Acknowledge);
-        assert_eq!(window.frames(false), [Frame::AckUpTo(6)]);
-    }
-
-    #[test]
-    fn what_is_settled_behind_an_open_tag_takes_no_memory() {
-        let mut window = Window::default();
-        window.open(1);
-        for tag in 2..=100_000 {
-            window.open(tag);
-            window.settle(tag, Settlement::Acknowledge);
-            if tag % 10 == 0 {
-                window.frames(true);
-            }
-        }
-        assert_eq!((window.sent.len(), window.settled.len()), (1, 0));
-        assert_eq!(window.at_broker(), 1);
-        window.settle(1, Settlement::Acknowledge);
-        assert_eq!(window.frames(false), [Frame::AckUpTo(1)]);
-        assert_eq!((window.lowest, window.sent.len()), (100_001, 0));
-    }
-
-    /// A broker that refuses what RabbitMQ refuses: a tag that isn't open.
-    fn apply(
-        frames: &[Frame],
-        open: &mut BTreeSet<u64>,
-        ended: &mut BTreeMap<u64, Settlement>,
-    ) -> Result<(), String> {
-        for frame in frames {
-            let (tag, how) = match frame {
-                Frame::AckUpTo(tag) | Frame::Ack(tag) => (*tag, Settlement::Acknowledge),
-                Frame::Return(tag) => (*tag, Settlement::Return),
-            };
-            if !open.contains(&tag) {
-                return Err(format!("{frame:?} names a tag that isn't open"));
-            }
-            let below = if matches!(frame, Frame::AckUpTo(_)) {
-                0
-            } else {
-                tag
-            };
-            let tags: Vec<u64> = open.range(below..=tag).copied().collect();
-            for tag in tags {
-                open.remove(&tag);
-                if ended.insert(tag, how).is_some() {
-                    return Err(format!("{tag} ended twice"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    proptest! {
-        /// Whatever the order of settlements, flushes and repeats, every delivery ends once, and as was said.
-        #[test]
-        fn every_delivery_ends_once(
-            order in Just((1u64..=60).collect::<Vec<_>>()).prop_shuffle(),
-            returned in prop::collection::btree_set(1u64..=60, 0..20),
-            flushes in prop::collection::vec(0u8..4, 60),
-            repeat in 1u64..=60,
-        ) {
-            let mut window = Window::default();
-            let (mut open, mut ended): (BTreeSet<u64>, BTreeMap<u64, Settlement>) = ((1..=60).collect(), BTreeMap::new());
-            let how = |tag: u64| if returned.contains(&tag) { Settlement::Return } else { Settlement::Acknowledge };
-            for (tag, flush) in order.into_iter().zip(flushes) {
-                window.settle(tag, how(tag));
-                if ended.contains_key(&repeat) || tag == repeat {
-                    window.settle(repeat, Settlement::Return);
-                }
-                if flush > 0 {
-                    prop_assert_eq!(apply(&window.frames(flush == 1), &mut open, &mut ended), Ok(()));
-                }
-            }
-            prop_assert_eq!(apply(&window.frames(true), &mut open, &mut ended), Ok(()));
-            prop_assert!(open.is_empty(), "{:?} still open", open);
-            for (tag, ended) in ended {
-                prop_assert_eq!(ended, how(tag));
-            }
-        }
-    }
-}
+mod tests;

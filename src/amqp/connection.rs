@@ -2,6 +2,7 @@
 //!
 //! Promises that no error that leaves it shows credentials. Refuses to connect again: a connection that is lost stays lost.
 
+use super::screen;
 use crate::{
     config::{self, Amqp},
     secret::Secret,
@@ -106,9 +107,7 @@ impl Broker {
         let tls = tls
             .map_err(|e| ConnectError::Refused(e.to_string()))?
             .amqp();
-        let runtime = lapin::runtime::default_runtime();
-        let runtime = runtime.map_err(|e| ConnectError::Refused(e.to_string()))?;
-        let connect = Connection::connect_uri_with_config(uri, properties, tls, runtime);
+        let connect = screen::connect(uri, properties, tls);
         match tokio::time::timeout(self.timeout, connect).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(self.refused(&error)),

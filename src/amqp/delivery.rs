@@ -2,7 +2,7 @@
 //!
 //! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
-use super::topology::Origin;
+use super::{screen::SUBSTITUTE, topology::Origin};
 use crate::{amqp::ack::AckGuard, clock, telemetry::trace::TraceParent};
 use kiln_contract::failure::{Code, Rejection};
 use lapin::{
@@ -107,7 +107,25 @@ impl Delivery {
     /// A verdict that stands before the body is read.
     pub fn verdict(&self) -> Option<Rejection> {
         self.broker_verdict()
+            .or_else(|| self.text_verdict())
             .or_else(|| self.content_type_verdict())
+    }
+
+    /// The rejection of a message whose id, or whose way to its producer, isn't text: under another one its reply would answer nobody, and
+    /// two such ids could become the same.
+    fn text_verdict(&self) -> Option<Rejection> {
+        let (properties, expected) = (&self.properties, "expected UTF-8 text");
+        [
+            ("message_id", properties.message_id()),
+            ("correlation_id", properties.correlation_id()),
+            ("reply_to", properties.reply_to()),
+        ]
+        .into_iter()
+        .find(|(_, value)| {
+            let text = value.as_ref();
+            text.is_some_and(|text| text.as_str().contains(SUBSTITUTE))
+        })
+        .map(|(field, _)| Rejection::invalid(field, expected))
     }
 
     /// The rejection of a message that says that it isn't JSON.

@@ -1,13 +1,17 @@
 //! Owns what is written into a message's headers on its way out: its number, by which a returned message is known.
 //!
 //! Promises that the headers fit the one frame that AMQP has for them: the broker closes the connection on those that don't, and a
-//! message that must arrive would close it again and again. What doesn't fit is left out, the largest of the producer's first.
+//! message that must arrive would close it again and again. What doesn't fit is left out, the largest of the producer's first,
+//! and then the largest under names like Kiln's own.
 
 use lapin::{
     BasicProperties,
-    types::{AMQPValue, FieldTable},
+    types::{AMQPValue, FieldTable, ShortString},
 };
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 /// Header with the number under which a message was published on its channel. Names that start so belong to the broker and to
 /// whoever publishes: they aren't copied from message to message.
@@ -41,32 +45,45 @@ pub(super) fn number(properties: &BasicProperties) -> u64 {
     }
 }
 
-fn fitting(mut headers: FieldTable, frame_max: usize) -> FieldTable {
+fn fitting(headers: FieldTable, frame_max: usize) -> FieldTable {
     let room = match frame_max {
         0 => usize::MAX,
         max => max.saturating_sub(OTHER_PROPERTIES),
     };
-    while table_bytes(&headers) > room {
-        let foreign = headers.inner().iter().filter(|(name, _)| {
-            let name = name.as_str();
-            name != NUMBER && !name.starts_with(OWN)
-        });
-        let largest = foreign.max_by_key(|(_, value)| bytes(value));
-        let Some(name) = largest.map(|(name, _)| name.clone()) else {
-            break;
-        };
-        let kept = headers.inner().iter().filter(|(other, _)| **other != name);
-        let kept = kept.map(|(name, value)| (name.clone(), value.clone()));
-        headers = FieldTable::from(kept.collect::<BTreeMap<_, _>>());
+    let mut excess = table_bytes(&headers).saturating_sub(room);
+    if excess == 0 {
+        return headers;
     }
-    headers
+    let entries = headers.inner().iter();
+    let entries = entries.filter(|(name, _)| name.as_str() != NUMBER);
+    let mut largest_first: Vec<_> = entries
+        .map(|(name, value)| (name, entry_bytes(name, value)))
+        .collect();
+    // A producer may have given a name like Kiln's own to a header of its own, of any size.
+    largest_first.sort_by_key(|(name, bytes)| (name.as_str().starts_with(OWN), Reverse(*bytes)));
+    let mut left_out = BTreeSet::new();
+    for (name, bytes) in largest_first {
+        if excess == 0 {
+            break;
+        }
+        left_out.insert(name);
+        excess = excess.saturating_sub(bytes);
+    }
+    let kept = headers.inner().iter();
+    let kept = kept.filter(|(name, _)| !left_out.contains(name));
+    let kept: BTreeMap<_, _> = kept.map(|(n, v)| (n.clone(), v.clone())).collect();
+    FieldTable::from(kept)
 }
 
 fn table_bytes(table: &FieldTable) -> usize {
     let entries = table.inner().iter();
     4 + entries
-        .map(|(name, value)| 1 + name.as_str().len() + bytes(value))
+        .map(|(name, value)| entry_bytes(name, value))
         .sum::<usize>()
+}
+
+fn entry_bytes(name: &ShortString, value: &AMQPValue) -> usize {
+    1 + name.as_str().len() + bytes(value)
 }
 
 /// Bytes of a value on the wire, its type included.
@@ -125,6 +142,13 @@ mod tests {
         assert_eq!(names(&fits), ["b", "kiln-error-message", "team", NUMBER]);
         let small = numbered(&properties, 1, 8_192);
         assert_eq!(names(&small), ["kiln-error-message", "team", NUMBER]);
+        let claimed = with(&[
+            ("kiln-error-message", 2_000),
+            ("kiln-tries", 130_000),
+            ("team", 5),
+        ]);
+        let fits = numbered(&claimed, 1, 131_072);
+        assert_eq!(names(&fits), ["kiln-error-message", NUMBER]);
         assert_eq!(
             names(&numbered(&properties, 1, 0)).len(),
             5,

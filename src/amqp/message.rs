@@ -53,6 +53,8 @@ const PERSISTENT: u8 = 2;
 const COPIES: [&str; 2] = ["CC", "BCC"];
 /// Replies of this size and more bring along what is sent in their stead if the broker finds them too large. No broker's limit is lower.
 const BRIEF_FROM_BYTES: usize = 16 << 10;
+/// Longest expiration that RabbitMQ takes, in milliseconds: 49 days.
+const MAX_EXPIRATION_MS: u128 = u32::MAX as u128;
 /// Longest trace context that is echoed: the W3C's has 55 characters.
 const MAX_TRACEPARENT_BYTES: usize = 255;
 
@@ -214,10 +216,15 @@ pub fn moved(delivery: &Delivery, queue: &str, accepted_at: &str) -> Message {
     let body = delivery.body.clone();
     let mut message = forward(&delivery.properties, body, queue.into(), headers);
     if let Some(left) = left {
-        let left = left.as_millis().to_string();
-        message.properties = message.properties.with_expiration(left.as_str().into());
+        message.properties = message.properties.with_expiration(expiration(left));
     }
     message
+}
+
+/// As the broker takes it: it closes the channel over a longer one.
+fn expiration(left: Duration) -> ShortString {
+    let left_ms = left.as_millis().min(MAX_EXPIRATION_MS);
+    left_ms.to_string().into()
 }
 
 /// Notes in a job's headers when it is of no use any more, if it says so; gives what is left until then.
@@ -249,12 +256,13 @@ pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
     Some(forward(letter, body, home, headers))
 }
 
-/// A message's headers, without those that the broker writes and those that it acts on.
+/// A message's headers, without those that the broker writes, those that it acts on, and those under names of Kiln's that Kiln doesn't know.
 fn own_headers(properties: &BasicProperties) -> FieldTable {
     let mut headers = FieldTable::default();
     for (name, value) in properties.headers().iter().flat_map(|h| h.inner()) {
         let name_text = name.as_str();
-        if !name_text.starts_with("x-") && !COPIES.contains(&name_text) {
+        let is_unknown = name_text.starts_with("kiln-") && !OWN_HEADERS.contains(&name_text);
+        if !is_unknown && !name_text.starts_with("x-") && !COPIES.contains(&name_text) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -305,6 +313,7 @@ mod tests {
             (JOB_ID, "j1"),
             (TRIES, "5"),
             ("x-delivery-count", "2"),
+            ("kiln-anything", "else"),
             ("CC", "kiln.jobs"),
             ("traceparent", "00-1-2-01"),
         ]);
@@ -317,6 +326,17 @@ mod tests {
         let headers = message.properties.headers().clone().unwrap_or_default();
         let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
         assert_eq!(names, ["traceparent"]);
+    }
+
+    #[test]
+    fn an_expiration_is_no_longer_than_the_broker_takes() {
+        for (left, expected) in [
+            (Duration::ZERO, "0"),
+            (Duration::from_micros(60_000_900), "60000"),
+            (Duration::MAX, "4294967295"),
+        ] {
+            assert_eq!(expiration(left).as_str(), expected);
+        }
     }
 
     #[test]

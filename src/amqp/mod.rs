@@ -15,4 +15,5 @@ pub mod message;
 mod publish_outcome;
 pub mod publisher;
 mod returns;
+pub(crate) mod screen;
 pub mod topology;

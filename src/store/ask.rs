@@ -7,7 +7,12 @@ use super::{
     sessions::{Lease, end_backends},
 };
 use crate::tls;
-use sqlx::{Connection, PgConnection, Postgres, Row, postgres::PgArguments, query::Query};
+use sqlx::{
+    Connection, PgConnection, Postgres, Row,
+    error::DatabaseError,
+    postgres::{PgArguments, PgDatabaseError, PgSeverity},
+    query::Query,
+};
 use std::{
     future::Future,
     time::{Duration, Instant},
@@ -103,6 +108,8 @@ impl PostgresStore {
             }
         };
         let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_));
+        // A transaction's limit ends the whole session.
+        let is_over = matches!(&error, sqlx::Error::Database(e) if is_fatal(e.as_ref()));
         let error = self.classify(error);
         if broken {
             // As a rule the others broke with it.
@@ -110,7 +117,7 @@ impl PostgresStore {
         }
         if broken && lease.is_named() {
             drop(lease);
-        } else if matches!(error, StoreError::Unavailable(_)) {
+        } else if is_over || matches!(error, StoreError::Unavailable(_)) {
             self.sessions.close(lease);
         } else {
             self.sessions.give_back(lease);
@@ -171,6 +178,12 @@ impl PostgresStore {
             _ => StoreError::Unavailable(text),
         }
     }
+}
+
+/// Whether the server ends the connection with what it says.
+fn is_fatal(error: &(dyn DatabaseError + 'static)) -> bool {
+    let error = error.try_downcast_ref::<PgDatabaseError>();
+    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
 }
 
 /// Ends these connections' backends; says whether some are still there.

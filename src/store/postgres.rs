@@ -46,7 +46,7 @@ pub struct PostgresStore {
     pub(super) url: Secret,
     /// Longest wait for an answer.
     pub(super) timeout: Duration,
-    /// Statements of batches that were committed.
+    /// Statements that added rows, of batches that were answered.
     stored: Arc<AtomicU64>,
 }
 
@@ -143,7 +143,7 @@ impl PostgresStore {
         self.sessions.close_all().await;
     }
 
-    /// How many statements of batches were committed so far.
+    /// How many statements have added rows so far, of batches that were answered.
     pub(super) fn stored(&self) -> u64 {
         self.stored.load(Ordering::Relaxed)
     }
@@ -154,11 +154,17 @@ impl PostgresStore {
         }
         let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
         let written = self.execute(statement).await?;
-        self.stored.fetch_add(1, Ordering::Relaxed);
-        if written == batch.jobs.len() as u64 {
-            return Ok(batch.jobs.iter().map(|_| Inserted::New).collect());
+        let inserted = if written == batch.jobs.len() as u64 {
+            batch.jobs.iter().map(|_| Inserted::New).collect()
+        } else {
+            self.compare(batch).await?
+        };
+        // Not before: whoever is late by its comparison would take its own statement for one of others. Nor where no row was new: that
+        // is no sign that rows are taken.
+        if written > 0 {
+            self.stored.fetch_add(1, Ordering::Relaxed);
         }
-        self.compare(batch).await
+        Ok(inserted)
     }
 
     /// Holds a batch of which some ids were taken against the rows that are there.

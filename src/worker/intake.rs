@@ -18,11 +18,16 @@ use crate::{
     store::StoreError,
 };
 use anyhow::{Context, bail};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio_util::sync::CancellationToken;
 
 /// How long a stop waits for the jobs of sessions that were lost.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
+/// A session that lasted so long was a good one: where the connection is lost each time sooner, the waits between two grow.
+const LASTED: Duration = Duration::from_secs(3);
 /// Longest goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -69,10 +74,13 @@ impl Intake {
             match opened {
                 None => return Ok(()),
                 Some(Ok((connection, session))) => {
-                    backoff.reset();
+                    let begun = Instant::now();
                     match self.take(connection, session, stop).await {
                         End::Stopped => continue,
                         End::Lost(reason) => {
+                            if begun.elapsed() >= LASTED {
+                                backoff.reset();
+                            }
                             self.processor.metrics.reconnect();
                             self.health.down(Part::Broker, &reason);
                         }

@@ -1,7 +1,7 @@
 //! Owns taking producers' jobs with as many of them unacknowledged as their size allows.
 //!
 //! Promises to begin with few, so that large bodies which wait are never all in memory; to take as many as the settings say while
-//! bodies are small; and to go back to few when large ones come. Refuses to await the broker: that is done beside it.
+//! bodies are small; and to go back to few when large ones come, for as long as they come. Refuses to await the broker: that is done beside it.
 
 use crate::amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin};
 use lapin::Connection;
@@ -47,6 +47,25 @@ impl Sizes {
         let fit = fit.min(f64::from(self.max_prefetch)) as u16;
         fit.saturating_sub(FEW)
     }
+
+    /// What is to become of a consumer that takes so many beyond the first few; of none, where there is none.
+    fn change(&self, now: Option<u16>) -> Change {
+        let wanted = self.beyond_few();
+        match now {
+            Some(now) if wanted < now / 2 || wanted / 2 > now => Change::End,
+            None if wanted > 0 && self.seen >= u64::from(FEW) => Change::Open(wanted),
+            _ => Change::None,
+        }
+    }
+}
+
+/// What follows from the sizes of late.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    None,
+    /// It takes too many, or far too few: another one follows.
+    End,
+    Open(u16),
 }
 
 /// The consumers of one queue.
@@ -57,7 +76,7 @@ pub(super) struct SizedConsumer {
     few: QueueConsumer,
     /// The one that takes more, and how many.
     many: Option<(QueueConsumer, u16)>,
-    /// Those that were cancelled and haven't given everything yet.
+    /// Those that were cancelled and haven't given everything yet, or whose deliveries aren't all acknowledged.
     ending: Vec<QueueConsumer>,
     /// One that is being opened, and cancellations under way.
     opening: JoinSet<Result<Option<(QueueConsumer, u16)>, lapin::Error>>,
@@ -88,7 +107,9 @@ impl SizedConsumer {
     /// The next delivery; nothing where the broker has cancelled the consumer.
     pub async fn next(&mut self) -> Result<Option<Delivery>, String> {
         loop {
-            self.ending.retain(|consumer| !consumer.has_ended());
+            self.ending
+                .retain(|one| !one.has_ended() || is_awaited(one));
+            let ending = self.ending.iter_mut().find(|one| !one.has_ended());
             let many = self.many.as_mut().map(|(consumer, _)| consumer);
             let delivery = tokio::select! {
                 biased;
@@ -102,7 +123,7 @@ impl SizedConsumer {
                 }
                 delivery = self.few.next() => delivery?,
                 delivery = next_of(many) => delivery?,
-                delivery = next_of(self.ending.first_mut()) => match delivery? {
+                delivery = next_of(ending) => match delivery? {
                     Some(delivery) => Some(delivery),
                     None => continue,
                 },
@@ -132,17 +153,18 @@ impl SizedConsumer {
 
     /// Takes more, or fewer, where the sizes of late say so.
     fn resize(&mut self) {
-        let wanted = self.sizes.beyond_few();
-        match &self.many {
-            Some((many, now)) if wanted < now / 2 => {
-                let cancelled = many.cancel();
-                self.opening.spawn(async move {
-                    cancelled.await;
-                    Ok(None)
-                });
-                self.ending.extend(self.many.take().map(|(many, _)| many));
+        match self.sizes.change(self.many.as_ref().map(|(_, now)| *now)) {
+            Change::End => {
+                let many = self.many.take().map(|(many, _)| many);
+                if let Some(cancelled) = many.as_ref().map(QueueConsumer::cancel) {
+                    self.opening.spawn(async move {
+                        cancelled.await;
+                        Ok(None)
+                    });
+                }
+                self.ending.extend(many);
             }
-            None if wanted > 0 && !self.is_opening && self.sizes.seen >= u64::from(FEW) => {
+            Change::Open(wanted) if !self.is_opening => {
                 let (connection, queue) = (self.connection.clone(), self.queue.clone());
                 self.is_opening = true;
                 self.opening.spawn(async move {
@@ -150,7 +172,7 @@ impl SizedConsumer {
                     Ok(Some((many.await?, wanted)))
                 });
             }
-            _ => {}
+            Change::Open(_) | Change::None => {}
         }
     }
 
@@ -167,6 +189,11 @@ impl SizedConsumer {
             .chain(many)
             .chain(&mut self.ending)
     }
+}
+
+/// Whether the broker waits to hear of deliveries.
+fn is_awaited(consumer: &QueueConsumer) -> bool {
+    consumer.acks.is_open() && consumer.acks.at_broker() > 0
 }
 
 async fn next_of(consumer: Option<&mut QueueConsumer>) -> Result<Option<Delivery>, String> {
@@ -199,5 +226,23 @@ mod tests {
         }
         assert_eq!(sizes.beyond_few(), 1_000 - FEW);
         assert_eq!(Sizes::new(8, 256 << 20).beyond_few(), 0);
+    }
+
+    #[test]
+    fn it_goes_back_to_many_when_bodies_are_small_again() {
+        let mut sizes = Sizes::new(1_000, 256 << 20);
+        assert_eq!(sizes.change(None), Change::None, "nothing is known yet");
+        (0..16).for_each(|_| sizes.note(2_200));
+        assert_eq!(sizes.change(None), Change::Open(984));
+        assert_eq!(sizes.change(Some(984)), Change::None);
+        (0..40).for_each(|_| sizes.note(1 << 20));
+        assert_eq!(sizes.change(Some(984)), Change::End);
+        let Change::Open(medium) = sizes.change(None) else {
+            panic!("some fit");
+        };
+        assert_eq!(sizes.change(Some(medium)), Change::None);
+        (0..200).for_each(|_| sizes.note(2_200));
+        assert_eq!(sizes.change(Some(medium)), Change::End);
+        assert_eq!(sizes.change(None), Change::Open(984));
     }
 }

@@ -3,9 +3,11 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::bus::{DEAD, JOBS, Message, answered_as, asking_reply};
-use crate::harness::jobs::{fault_job, job_ids, quick_jobs};
+use crate::harness::bus::{DEAD, JOBS, Message, REPLIES, answered_as, asking_reply};
+use crate::harness::jobs::{fault_job, job_id, job_ids, quick_jobs};
+use crate::harness::raw::{RawProducer, RawProperties, long};
 use crate::harness::stack::Stack;
+use crate::harness::{PATIENCE, eventually_equals};
 
 const BODY_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -375,4 +377,103 @@ async fn a_body_of_exactly_the_limit_and_4096_inputs_are_accepted() {
     stack
         .expect_done(vec!["full".to_owned(), "many".to_owned()])
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn properties_that_no_client_can_read_cost_only_their_own_jobs() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    let binary = || Some(b"\xff\xfe id".to_vec());
+    let asking = |job: &Value| RawProperties {
+        correlation_id: Some(job_id(job).into()),
+        reply_to: Some(REPLIES.into()),
+        ..RawProperties::default()
+    };
+    stack.bus.declare_replies().await;
+    let mut producer = RawProducer::connect(stack.broker.port, stack.vhost()).await;
+    let late = fault_job("late", "a text").to_string();
+    let expiring = RawProperties {
+        correlation_id: binary(),
+        expiration: Some(b"1".into()),
+        ..RawProperties::default()
+    };
+    producer.publish(JOBS, &expiring, late.as_bytes()).await;
+    eventually_equals("what expired", PATIENCE, Some(1), || {
+        stack.bus.waiting("kiln.expired")
+    })
+    .await;
+    let rejected = [
+        (
+            "correlation_id",
+            RawProperties {
+                correlation_id: binary(),
+                ..RawProperties::default()
+            },
+        ),
+        (
+            "message_id",
+            RawProperties {
+                message_id: binary(),
+                ..RawProperties::default()
+            },
+        ),
+        (
+            "reply_to",
+            RawProperties {
+                reply_to: binary(),
+                ..RawProperties::default()
+            },
+        ),
+    ];
+    let good = quick_jobs("good", 6);
+    for ((field, properties), good) in rejected.iter().zip(&good) {
+        let job = fault_job(&format!("bad-{field}"), "a text").to_string();
+        producer.publish(JOBS, properties, job.as_bytes()).await;
+        producer
+            .publish(JOBS, &asking(good), good.to_string().as_bytes())
+            .await;
+    }
+    let mut deep = b"V".to_vec();
+    for _ in 0..10_000 {
+        deep = [b"A".to_vec(), long(&deep)].concat();
+    }
+    let name = b"\x02\xff\xfe".to_vec();
+    let headers = [
+        [name, b"V".to_vec()].concat(),
+        [b"\x04deep".to_vec(), deep].concat(),
+    ];
+    for (headers, good) in headers.into_iter().zip(&good[3..]) {
+        let properties = RawProperties {
+            headers: Some(headers),
+            ..asking(good)
+        };
+        producer
+            .publish(JOBS, &properties, good.to_string().as_bytes())
+            .await;
+    }
+    let last = good.last().expect("a last one");
+    producer
+        .publish(JOBS, &asking(last), last.to_string().as_bytes())
+        .await;
+
+    let worker = stack.worker().allow("reject").start().await;
+    let answers = stack.bus.reply_to_each(&job_ids(&good)).await;
+    assert!(answers.values().all(|answer| answer.status() == "ok"));
+    let letters = stack.bus.dead_letters(rejected.len() + 1).await;
+    for letter in &letters {
+        let id = job_id(&serde_json::from_slice(&letter.body).expect("its body")).to_owned();
+        match id.strip_prefix("bad-") {
+            Some(field) => assert_eq!(
+                (letter.code.as_str(), letter.field.as_str()),
+                ("invalid", field)
+            ),
+            None => assert_eq!((letter.code.as_str(), id.as_str()), ("expired", "late")),
+        }
+    }
+    stack.wait_for_empty(JOBS).await;
+    assert_eq!(
+        worker.metric("kiln_broker_reconnects_total", &[]).await,
+        0.0
+    );
+    assert!(worker.is_alive());
 }

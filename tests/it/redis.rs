@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::harness::bus::DEAD;
 use crate::harness::jobs::{Reply, fault_job, job_ids, quick_jobs};
 use crate::harness::proxy::Proxy;
+use crate::harness::redis::Redis;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually, sandbox};
 
@@ -68,6 +69,35 @@ async fn jobs_go_on_while_redis_refuses_to_store() {
 
     stack.redis.make_room().await;
     redis_is_used_again(&stack, "room").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redis_that_became_a_replica_is_left_for_the_one_that_took_its_name() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.redis.port).await;
+    let settings = stack.worker().expect_trouble();
+    let settings = settings.set(
+        "KILN_REDIS_URL",
+        &format!("redis://127.0.0.1:{}/0", proxy.port),
+    );
+    let worker = settings.start().await;
+    redis_is_used_again(&stack, "before").await;
+
+    // What a failover does: the old one follows the new one, and the name means the new one. No connection breaks.
+    let next = Redis::prepare();
+    next.start().await;
+    proxy.retarget(next.port);
+    let replica = ["REPLICAOF", "127.0.0.1", &next.port.to_string()];
+    stack.redis.command::<()>(&replica).await;
+    let mut round = 0;
+    eventually("the new one is used", PATIENCE, async || {
+        round += 1;
+        score(&stack, &format!("after-{round}"), &format!("text {round}")).await;
+        let entries = next.keys("kiln:s:*").await;
+        (!entries.is_empty()).then_some(())
+    })
+    .await;
+    assert!(worker.is_alive());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

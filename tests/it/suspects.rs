@@ -3,10 +3,9 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use lapin::Connection;
 use serde_json::Value;
 
-use crate::harness::bus::{DEAD, JOBS};
+use crate::harness::bus::{DEAD, Delivered, JOBS};
 use crate::harness::jobs::{fault_job, job_ids, quick_jobs, text_job};
 use crate::harness::stack::Stack;
 use crate::harness::worker::{self, Settings, Worker};
@@ -274,8 +273,8 @@ fn suspicious(stack: &Stack) -> Settings {
     stack.worker().set("KILN_INTAKE__SUSPECT_AFTER", "1")
 }
 
-/// Posts jobs and takes them; they are delivered again when the connection is dropped. The tables are there.
-async fn delivered(stack: &Stack, jobs: &[Value]) -> Connection {
+/// Posts jobs and takes them; they are delivered again when what is given is dropped. The tables are there.
+async fn delivered(stack: &Stack, jobs: &[Value]) -> Delivered {
     stack.worker().start().await.stop().await;
     stack.bus.publish_jobs(jobs).await;
     stack.bus.hold(JOBS, jobs.len()).await

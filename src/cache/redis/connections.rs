@@ -3,7 +3,8 @@
 //! Promises a deadline by size to each round trip, and that a connection whose answer is late is closed: the answer is never read as
 //! another one's. Large round trips leave one connection to the small ones. When half of its time has passed, a round trip asks on
 //! another connection whether Redis answers at all, and goes there itself if it may be sent twice: so a connection that is
-//! slow alone costs its user little, and a dead Redis no more than one time-out. Refuses to retry otherwise.
+//! slow alone costs its user little, and a dead Redis no more than one time-out. A connection to a server that has become a replica is made
+//! anew. Refuses to retry otherwise.
 
 use super::{
     breaker::{Breaker, Failed, Since},
@@ -89,10 +90,22 @@ pub(in crate::cache) fn is_refusal(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
 }
 
+/// What a server says that isn't the one that takes writes, or not yet: a primary that became a replica, a replica whose primary is away,
+/// a server that reads its data from its disk.
+const NO_PRIMARY: [&str; 3] = ["READONLY", "MASTERDOWN", "LOADING"];
+
+fn is_no_primary(error: &RedisError) -> bool {
+    let refusals = error.clone().into_server_errors();
+    let is_one = |code: &str| NO_PRIMARY.contains(&code);
+    refusals.is_some_and(|all| all.iter().any(|(_, error)| is_one(error.code())))
+}
+
 /// One connection, made when it is first needed and made again after it was closed.
 #[derive(Default)]
 struct Open {
     connection: Option<MultiplexedConnection>,
+    /// When it was made.
+    made: Since,
     /// Counts how often it was made.
     generation: u64,
 }
@@ -278,6 +291,7 @@ impl Connections {
         }
         let made = connect(&self.url, &self.settings).await?;
         open.generation += 1;
+        open.made = self.now();
         open.connection = Some(made.clone());
         Ok((made, open.generation))
     }
@@ -296,6 +310,9 @@ impl Connections {
             }
             Err(Trouble::Ask(error)) if is_refusal(&error) => {
                 self.breaker().answered(index, self.now());
+                if is_no_primary(&error) {
+                    self.leave(index, generation);
+                }
                 return Err(error);
             }
             Err(Trouble::Ask(error)) => (Failed::Broken, error),
@@ -304,6 +321,29 @@ impl Connections {
         };
         self.failed(index, failed, &self.scrub(&error), generation);
         Err(error)
+    }
+
+    /// Has a connection made anew: the server's name may mean another one by now. Not sooner than a cooldown after it was made, so that a
+    /// server which stays a replica is connected to a bounded number of times; what it answers meanwhile is good for look-ups.
+    fn leave(&self, index: usize, generation: &AtomicU64) {
+        let old = self
+            .now()
+            .saturating_sub(config::ms(self.settings.cooldown_ms));
+        if let Some(mut open) = self.same(index, generation)
+            && open.made <= old
+        {
+            open.connection = None;
+        }
+    }
+
+    /// A connection, unless it was made anew meanwhile, or is being made.
+    fn same(
+        &self,
+        index: usize,
+        generation: &AtomicU64,
+    ) -> Option<tokio::sync::MutexGuard<'_, Open>> {
+        let open = self.open.get(index)?.try_lock().ok()?;
+        (open.generation == generation.load(Ordering::Relaxed)).then_some(open)
     }
 
     /// Closes a connection and leaves it alone for a while.
@@ -315,10 +355,8 @@ impl Connections {
             breaker.is_closed(now)
         };
         self.metrics.cache_connection_lost();
-        // Where it is locked it is being made: what failed is gone already.
-        if let Some(Ok(mut open)) = self.open.get(index).map(tokio::sync::Mutex::try_lock)
-            && open.generation == generation.load(Ordering::Relaxed)
-        {
+        // Where it is being made, what failed is gone already.
+        if let Some(mut open) = self.same(index, generation) {
             open.connection = None;
         }
         let now = now.as_millis() as u64;

@@ -36,6 +36,13 @@ pub struct Bus {
     link: Mutex<Option<(Connection, Channel)>>,
 }
 
+/// Messages that were taken and not settled. They return with their channel, which lapin closes when the last handle of it is dropped:
+/// the connection alone holds none.
+pub struct Delivered {
+    _channel: Channel,
+    _connection: Connection,
+}
+
 /// A message to publish: the queue is given apart.
 pub type Message = (Vec<u8>, BasicProperties);
 
@@ -141,8 +148,8 @@ impl Bus {
         self.checked(timeout(OPERATION_LIMIT, got).await).await?
     }
 
-    /// Takes `count` messages of `queue` and settles none: each returns, as delivered before, when the connection is dropped.
-    pub async fn hold(&self, queue: &str, count: usize) -> Connection {
+    /// Takes `count` messages of `queue` and settles none: each returns, as delivered before, when what is given is dropped.
+    pub async fn hold(&self, queue: &str, count: usize) -> Delivered {
         let connection = Connection::connect(&self.url, ConnectionProperties::default()).await;
         let connection = connection.expect("a connection");
         let channel = connection.create_channel().await.expect("a channel");
@@ -154,7 +161,10 @@ impl Bus {
             })
             .await;
         }
-        connection
+        Delivered {
+            _channel: channel,
+            _connection: connection,
+        }
     }
 
     /// Takes all that waits in `queue`.

@@ -13,6 +13,7 @@ pub mod collector;
 pub mod jobs;
 pub mod postgres;
 pub mod proxy;
+pub mod raw;
 pub mod redis;
 pub mod sandbox;
 pub mod shell;

@@ -1,7 +1,7 @@
 //! A TCP proxy that makes a connection slow, silent or dead, in front of any server.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,6 +41,7 @@ struct State {
 pub struct Proxy {
     pub port: u16,
     state: watch::Sender<State>,
+    target: Arc<AtomicU16>,
     accepted: Arc<AtomicU64>,
     listening: watch::Receiver<bool>,
     task: JoinHandle<()>,
@@ -56,10 +57,18 @@ impl Proxy {
         });
         let (open, listening) = watch::channel(false);
         let accepted = Arc::new(AtomicU64::new(0));
-        let task = tokio::spawn(listen(port, target, watched, open, accepted.clone()));
+        let target = Arc::new(AtomicU16::new(target));
+        let task = tokio::spawn(listen(
+            port,
+            target.clone(),
+            watched,
+            open,
+            accepted.clone(),
+        ));
         let proxy = Self {
             port,
             state,
+            target,
             accepted,
             listening,
             task,
@@ -96,6 +105,11 @@ impl Proxy {
     /// Lets each connection carry so many bytes a second in each direction.
     pub async fn throttle(&self, bytes_a_second: u32) {
         self.switch(Mode::Throttle(bytes_a_second)).await;
+    }
+
+    /// Passes new connections on to another server; those that are there stay where they are.
+    pub fn retarget(&self, target: u16) {
+        self.target.store(target, Ordering::SeqCst);
     }
 
     /// How many connections were accepted so far, those that nothing answers included.
@@ -136,7 +150,7 @@ impl Drop for Proxy {
 
 async fn listen(
     port: u16,
-    target: u16,
+    target: Arc<AtomicU16>,
     mut state: watch::Receiver<State>,
     open: watch::Sender<bool>,
     accepted: Arc<AtomicU64>,
@@ -164,6 +178,7 @@ async fn listen(
                 client = listener.accept() => {
                     if let Ok((client, _)) = client {
                         let number = accepted.fetch_add(1, Ordering::SeqCst);
+                        let target = target.load(Ordering::SeqCst);
                         tokio::spawn(serve(client, number, target, watched.clone()));
                     }
                 }

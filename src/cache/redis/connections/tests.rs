@@ -1,4 +1,4 @@
-//! Round trips against a server that answers `OK` to everything, until some of its connections fall silent.
+//! Round trips against a server that answers `OK` to everything, until some of its connections fall silent, or refuse writes.
 
 use super::*;
 use std::sync::{Arc, atomic::AtomicBool};
@@ -7,14 +7,20 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Connections with a number below it are silent once the test says so.
+/// Some of its connections, those that came first, behave otherwise once the test says so.
 struct Server {
     port: u16,
     is_silent: Arc<AtomicBool>,
 }
 
 impl Server {
+    /// Connections with a number below it fall silent.
     async fn start(silent_below: usize) -> Self {
+        Self::answering(silent_below, "").await
+    }
+
+    /// They answer that to each command.
+    async fn answering(below: usize, answer: &'static str) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let is_silent = Arc::new(AtomicBool::new(false));
@@ -22,8 +28,8 @@ impl Server {
         tokio::spawn(async move {
             for number in 0.. {
                 let (client, _) = listener.accept().await.expect("a client");
-                let is_one = number < silent_below;
-                tokio::spawn(serve(client, silent.clone(), is_one));
+                let other = (number < below).then_some(answer);
+                tokio::spawn(serve(client, silent.clone(), other));
             }
         });
         Self { port, is_silent }
@@ -34,25 +40,27 @@ impl Server {
     }
 
     fn connections(&self, connections: usize) -> Connections {
+        self.resting(connections, 3_600_000)
+    }
+
+    fn resting(&self, connections: usize, cooldown_ms: u64) -> Connections {
         let url = Secret::new(format!("redis://127.0.0.1:{}/0", self.port));
         let settings = Redis {
             connections,
             timeout_ms: 400,
-            cooldown_ms: 3_600_000,
+            cooldown_ms,
             ..Redis::default()
         };
         Connections::new(&url, &settings, Metrics::new())
     }
 }
 
-async fn serve(mut client: TcpStream, silent: Arc<AtomicBool>, is_one: bool) {
+async fn serve(mut client: TcpStream, silent: Arc<AtomicBool>, other: Option<&str>) {
     let mut buffer = vec![0; 4_096];
     while let Ok(length @ 1..) = client.read(&mut buffer).await {
-        if is_one && silent.load(Ordering::SeqCst) {
-            continue;
-        }
+        let other = other.filter(|_| silent.load(Ordering::SeqCst));
         let commands = buffer[..length].iter().filter(|byte| **byte == b'*');
-        let answer = "+OK\r\n".repeat(commands.count());
+        let answer = other.unwrap_or("+OK\r\n").repeat(commands.count());
         if client.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
@@ -118,4 +126,32 @@ async fn a_server_that_is_gone_is_left_alone_at_once() {
     let connections = gone.connections(4);
     assert_eq!(asked(&connections, Again::Yes).await, "failed");
     assert_eq!(asked(&connections, Again::Yes).await, "skipped");
+}
+
+#[tokio::test]
+async fn a_server_that_has_become_a_replica_is_left_for_the_one_that_its_name_means_now() {
+    for answer in [
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-MASTERDOWN Link with MASTER is down.\r\n",
+        "-LOADING Redis is loading the dataset in memory\r\n",
+    ] {
+        let server = Server::answering(1, answer).await;
+        let connections = server.resting(1, 0);
+        assert_eq!(asked(&connections, Again::Yes).await, "answered");
+        server.fall_silent();
+        assert_eq!(asked(&connections, Again::Yes).await, "failed");
+        assert!(!connections.is_closed(), "look-ups go on meanwhile");
+        assert_eq!(asked(&connections, Again::Yes).await, "answered");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_stays_a_replica_is_connected_to_once_a_cooldown() {
+    let server = Server::answering(1, "-READONLY It is one.\r\n").await;
+    let connections = server.connections(1);
+    server.fall_silent();
+    for _ in 0..3 {
+        assert_eq!(asked(&connections, Again::Yes).await, "failed");
+    }
+    assert!(!connections.is_closed());
 }

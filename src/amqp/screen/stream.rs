@@ -1,0 +1,196 @@
+//! Owns the stream between the broker and the client library, and what the library wants of a runtime that has such streams.
+//!
+//! Promises to hold back no more than one unfinished frame of a method or a content header, and only until the rest of it is here.
+
+use super::{Part, part, screen};
+use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::Stream;
+use lapin::{
+    Connection, ConnectionProperties,
+    tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig},
+    uri::AMQPUri,
+};
+use std::{
+    io::{self, IoSlice, Read, Write},
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::{Duration, Instant},
+};
+
+/// Bytes that are read at once.
+const READ: usize = 64 << 10;
+/// Longest frame that is held back until it is whole. Brokers' frames hold 128 KiB, or what was agreed on.
+const LONGEST: usize = 16 << 20;
+
+/// Connects, and screens what comes.
+pub(in crate::amqp) async fn connect(
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    tls: OwnedTLSConfig,
+) -> Result<Connection, lapin::Error> {
+    let tokio = Runtime::new(Tokio::current());
+    let kit = RuntimeParts::new(Tokio::current(), Screening(Tokio::current()));
+    let connect = async move |uri: AMQPUri, _: Runtime<_>| {
+        let stream = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
+        Ok(AsyncTcpStream::Plain(Screened::new(stream)))
+    };
+    Connection::connector(uri, Runtime::new(kit), connect, properties).await
+}
+
+type TokioStream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
+
+/// Tokio's reactor, whose streams are screened.
+#[derive(Debug, Clone)]
+struct Screening(Tokio);
+
+impl Reactor for Screening {
+    type TcpStream = Screened<TokioStream>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    /// The client library registers no sockets of its own.
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _socket: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Self::TcpStream, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, time: Duration) -> Self::Sleep {
+        self.0.sleep(time)
+    }
+
+    fn interval(&self, time: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(time)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        address: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connect = self.0.tcp_connect_addr(address);
+        async move { Ok(Screened::new(AsyncTcpStream::Plain(connect.await?))) }
+    }
+}
+
+/// A stream whose frames are screened on their way in.
+#[derive(Debug)]
+pub(super) struct Screened<S> {
+    stream: S,
+    buffer: Vec<u8>,
+    /// Bytes of the buffer that were given on; that are screened; that are there.
+    given: usize,
+    screened: usize,
+    filled: usize,
+    /// Bytes to come of a frame that passes in pieces.
+    passing: usize,
+}
+
+impl<S> Screened<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: vec![0; READ],
+            given: 0,
+            screened: 0,
+            filled: 0,
+            passing: 0,
+        }
+    }
+
+    /// Screens what is here as a whole.
+    fn advance(&mut self) {
+        loop {
+            let here = self.buffer.get_mut(self.screened..self.filled);
+            let here = here.unwrap_or_default();
+            if self.passing == 0 {
+                match part(here) {
+                    None => return,
+                    Some(Part::Whole(bytes)) if bytes <= LONGEST => {
+                        let Some(frame) = here.get_mut(..bytes) else {
+                            return;
+                        };
+                        screen(frame);
+                        self.screened += bytes;
+                        continue;
+                    }
+                    Some(Part::Whole(bytes) | Part::Passing(bytes)) => self.passing = bytes,
+                }
+            }
+            let passes = self.passing.min(here.len());
+            self.screened += passes;
+            self.passing -= passes;
+            if self.passing > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Makes room behind what is held back.
+    fn make_room(&mut self) {
+        self.buffer.copy_within(self.given..self.filled, 0);
+        self.filled -= self.given;
+        self.screened -= self.given;
+        self.given = 0;
+        if self.filled == self.buffer.len() {
+            self.buffer.resize(self.filled * 2, 0);
+        }
+    }
+
+    /// Gives on what is screened.
+    fn give(&mut self, room: &mut [u8]) -> usize {
+        let ready = self.buffer.get(self.given..self.screened);
+        let count = ready.map_or(0, |mut ready| ready.read(room).unwrap_or_default());
+        self.given += count;
+        count
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        while this.given == this.screened {
+            this.make_room();
+            let free = this.buffer.get_mut(this.filled..).unwrap_or_default();
+            let read = ready!(Pin::new(&mut this.stream).poll_read(context, free))?;
+            if read == 0 {
+                // What was held back is half a frame: nobody can read it.
+                return Poll::Ready(Ok(0));
+            }
+            this.filled += read;
+            this.advance();
+        }
+        Poll::Ready(Ok(this.give(room)))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(context)
+    }
+}
