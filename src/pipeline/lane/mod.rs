@@ -300,8 +300,12 @@ impl Lanes {
         self.completions.submit(endings);
     }
 
-    /// Gives jobs back that were in hand for too long.
+    /// Gives jobs back that were in hand for too long, and forgets those that nobody waits for any more.
     pub fn sweep(&self) {
+        for lane in self.all() {
+            let abandoned = lane.state().work.abandoned();
+            self.complete(&lane, abandoned);
+        }
         let Some(moment) = Instant::now().checked_sub(self.context.settings.max_hold) else {
             return;
         };
