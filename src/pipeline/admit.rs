@@ -70,9 +70,14 @@ fn all<'a>(
                 continue;
             }
         };
-        if source.may_move
-            && let Some(outcome) = lanes.elsewhere(model.info(), job.namespace())
-        {
+        let elsewhere = if source.may_move {
+            lanes.elsewhere(model.info(), job.namespace())
+        } else if source.may_postpone {
+            lanes.not_served(model.info())
+        } else {
+            None
+        };
+        if let Some(outcome) = elsewhere {
             admission.refused.push((index, outcome));
             continue;
         }

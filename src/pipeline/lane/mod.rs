@@ -121,6 +121,14 @@ impl Lanes {
         Some(Outcome::Moved(lane.queue(namespace)))
     }
 
+    /// What becomes of a job that can't be moved, of a model that isn't served here.
+    pub fn not_served(&self, info: &ModelInfo) -> Option<Outcome> {
+        let name = self.name(&info.name);
+        (!self.serves(name)).then(|| Outcome::Postponed {
+            reason: format!("lane `{name}` isn't served by this worker"),
+        })
+    }
+
     /// The lanes that have queues, or are to have some: those that the settings name, those that are expensive, and those that aren't
     /// served here.
     pub fn with_queues(&self) -> Vec<LaneQueues> {
@@ -201,6 +209,10 @@ impl Lanes {
                     moved.push(failed(job, Outcome::Moved(queue)));
                     continue;
                 }
+            }
+            if let Some(reason) = lane.refuses(&state, &job) {
+                moved.push(failed(job, Outcome::Postponed { reason }));
+                continue;
             }
             state.bytes += job.source.held.bytes();
             let settings = &self.context.settings;
