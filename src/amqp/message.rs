@@ -185,19 +185,28 @@ pub fn dead_letter(
 
 /// The job on its way to its next try.
 pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
-    again(delivery, topology, delivery.tries().saturating_add(1))
+    let tries = delivery.tries().saturating_add(1);
+    again(delivery, topology, tries, tries)
 }
 
 /// The job on its way back, once what it waits for may be there; it hasn't been tried.
 pub fn postponed(delivery: &Delivery, topology: &Topology) -> Message {
-    again(delivery, topology, delivery.tries())
+    let tries = delivery.tries();
+    // A warming run's jobs are many, and nobody waits for them: they come again after the longest wait.
+    let wait = if delivery.origin == Origin::Warm {
+        u32::MAX
+    } else {
+        tries
+    };
+    again(delivery, topology, tries, wait)
 }
 
-fn again(delivery: &Delivery, topology: &Topology, tries: u32) -> Message {
+/// `wait` is the number of tries whose wait it has.
+fn again(delivery: &Delivery, topology: &Topology, tries: u32, wait: u32) -> Message {
     let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
     note_expiration(delivery, &mut headers);
-    let queue = topology.retry(delivery.origin, tries).into();
+    let queue = topology.retry(delivery.origin, wait).into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)
 }
 

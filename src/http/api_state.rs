@@ -5,7 +5,7 @@ use crate::{
     amqp::{lane_depths::LaneDepths, publisher::Publisher, topology::Topology},
     config::Settings,
     heat::Heat,
-    pipeline::{Engine, insight::Insight},
+    pipeline::{Engine, budget::Budget, insight::Insight},
     store::{Paused, PostgresStore, StoreError},
     telemetry::{
         recent::{Recent, Rejected},
@@ -30,6 +30,8 @@ pub struct ApiState {
     /// The worker's runtime: connections to servers belong to it.
     pub runtime: Handle,
     pub engine: Arc<Engine>,
+    /// What requests may hold of the bytes that may be in hand: never all of them, so that the queues' jobs go on beside.
+    pub budget: Arc<Budget>,
     pub store: PostgresStore,
     pub publisher: Publisher,
     pub topology: Arc<Topology>,

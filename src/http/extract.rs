@@ -1,13 +1,17 @@
 //! Extractors for bodies, path segments and query parameters, whose rejections are [`Problem`]s.
 //!
-//! Promises that a large body is read on another thread than the one that answers `/livez`.
+//! Promises that a large body is read on another thread than the one that answers `/livez`, and that a job's body is taken only where
+//! there is room for it.
 
 use super::{Shared, problem::Problem};
+use crate::pipeline::budget::Held;
 use axum::{
-    body::Bytes,
+    RequestExt,
+    body::{Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
-    http::{StatusCode, request::Parts},
+    http::{StatusCode, header, request::Parts},
 };
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 /// A body of any kind, within the limit.
@@ -27,6 +31,47 @@ impl FromRequest<Shared> for Payload {
     }
 }
 
+/// The body of a job, with its part of what may be in hand.
+pub(super) struct JobBody {
+    pub(super) bytes: Bytes,
+    pub(super) held: Held,
+}
+
+impl FromRequest<Shared> for JobBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let state = shared.state()?;
+        if !state.budget.has_room() {
+            discard(request).await;
+            return Err(Problem::unavailable(
+                "the worker has as many bytes in hand as it may: `intake.max_bytes_in_hand`",
+            ));
+        }
+        // Taken before it is there: bodies that come at the same time are not to find the same room.
+        let size = request.body().size_hint().exact();
+        let max = state.settings.intake.max_body_bytes;
+        let size = size.map_or(max, |size| usize::try_from(size).unwrap_or(max).min(max));
+        let expected = state.budget.take(size);
+        let Payload(bytes) = Payload::from_request(request, shared).await?;
+        let held = if bytes.len() == size {
+            expected
+        } else {
+            state.budget.take(bytes.len())
+        };
+        Ok(Self { bytes, held })
+    }
+}
+
+/// Forgets a body as it comes: a client that is cut while it sends never sees why. One that asks first sends none.
+async fn discard(request: Request) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let mut body = request.into_limited_body();
+    while let Some(Ok(_)) = body.frame().await {}
+}
+
 /// Largest body that is read on the port's own thread, in bytes: it takes less time than handing it over.
 const SMALL: usize = 8 << 10;
 
@@ -35,13 +80,21 @@ pub(super) async fn read<T: Send + 'static>(
     body: Bytes,
     read: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    if body.len() <= SMALL {
-        return read(&body);
+    apart(body.len(), move || read(&body)).await
+}
+
+/// Does work on so many bytes: a little here, much on a thread that may take its time.
+pub(super) async fn apart<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if bytes <= SMALL {
+        return work();
     }
-    match tokio::task::spawn_blocking(move || read(&body)).await {
+    match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => {
-            tracing::error!(%error, "reading a body panicked");
+            tracing::error!(%error, "work on a body panicked");
             Err(Problem::unavailable("the work for this request failed"))
         }
     }

@@ -4,33 +4,22 @@
 
 use super::{api_state::ApiState, problem::Problem};
 use axum::http::HeaderMap;
-use kiln_contract::job;
 use rand::Rng;
 use sha2::{Digest, Sha256};
 
 /// Header that identifies a repeated request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
-/// The id for a body's job: the idempotency key's, nothing where the body has its own, or else a new one. Refuses a job that
-/// would be rejected.
+/// The id for a body's job: the idempotency key's, the body's own, or else a new one. Refuses a job that would be rejected.
 pub(super) fn choose(
     state: &ApiState,
     caller: &str,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<Option<String>, Problem> {
-    let id = match idempotent_id(caller, headers)? {
-        Some(id) => Some(id),
-        None => {
-            let own = match job::Job::parse(body, None) {
-                Ok(_) => true,
-                Err(bad) => bad.job_id.is_some(),
-            };
-            (!own).then(random_id)
-        }
-    };
-    state.engine.examine(body, id.as_deref())?;
-    Ok(id)
+) -> Result<String, Problem> {
+    let id = idempotent_id(caller, headers)?;
+    let examined = state.engine.examine(body, id.as_deref(), &random_id());
+    Ok(examined?)
 }
 
 fn random_id() -> String {

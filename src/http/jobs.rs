@@ -7,7 +7,7 @@ use super::{
     Shared,
     api_state::ApiState,
     auth::{Admin, Reader, Scorer},
-    extract::{self, Named, Payload},
+    extract::{self, JobBody, Named},
     job_id,
     problem::{ErrorBody, Problem},
     requests::JobRequest,
@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{amqp::message, store::JobEnd};
 use axum::{
-    body::Bytes,
     extract::State,
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
@@ -43,7 +42,7 @@ pub(super) async fn enqueue(
     scorer: Scorer,
     State(shared): State<Shared>,
     headers: HeaderMap,
-    Payload(body): Payload,
+    body: JobBody,
 ) -> Result<Response, Problem> {
     let state = shared.state()?;
     post(state, &state.topology.jobs, scorer.0, headers, body).await
@@ -57,7 +56,7 @@ pub(super) async fn warm(
     admin: Admin,
     State(shared): State<Shared>,
     headers: HeaderMap,
-    Payload(body): Payload,
+    body: JobBody,
 ) -> Result<Response, Problem> {
     let state = shared.state()?;
     post(state, &state.topology.warm, admin.0, headers, body).await
@@ -69,17 +68,13 @@ async fn post(
     queue: &str,
     key: Arc<str>,
     headers: HeaderMap,
-    body: Bytes,
+    body: JobBody,
 ) -> Result<Response, Problem> {
     let (checker, queue) = (state.clone(), queue.to_owned());
-    let checked = extract::read(body, move |body| {
-        let id = match job_id::choose(&checker, &key, &headers, body)? {
-            Some(id) => id,
-            None => job::Job::parse(body, None)
-                .map_err(|bad| bad.rejection)?
-                .job_id
-                .into_owned(),
-        };
+    // Held until the broker has the message.
+    let JobBody { bytes, held: _held } = body;
+    let checked = extract::read(bytes, move |body| {
+        let id = job_id::choose(&checker, &key, &headers, body)?;
         let message = message::job(&queue, &id, body.to_vec());
         let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
         let message = match trace {

@@ -36,8 +36,8 @@ responses! {
     NotFound: "404" "";
     /// A body over the limit.
     TooLarge: "413" "";
-    /// A part of the worker that the route needs doesn't work at the moment.
-    Unavailable: "503" "";
+    /// A part of the worker that the route needs doesn't work at the moment, or it has no room for the request.
+    Unavailable: "503" "something needed doesn't work now, or there is no room: `Retry-After` says when to ask again";
     /// A job that would be rejected.
     BadJob: "400" "", "404" "no such model", "413" "";
 }

@@ -6,7 +6,7 @@ use super::{
     Shared,
     api_state::ApiState,
     auth::Scorer,
-    extract::Payload,
+    extract::{self, JobBody},
     job_id,
     problem::{ErrorBody, Problem},
     requests::{JobRequest, ScoreRequest, job_of},
@@ -17,8 +17,9 @@ use crate::{
     telemetry::trace::{Kind, Trace},
 };
 use axum::{
+    body::Bytes,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use kiln_contract::result::Finished;
@@ -61,11 +62,10 @@ pub(super) async fn score(
     scorer: Scorer,
     State(shared): State<Shared>,
     headers: HeaderMap,
-    Payload(body): Payload,
+    body: JobBody,
 ) -> Result<Response, Problem> {
-    let state = shared.state()?;
-    let job = job_of(&ScoreRequest::parse(&body)?);
-    run(state, &scorer.0, &headers, job).await
+    let form = |body: &[u8]| Ok(job_of(&ScoreRequest::parse(body)?));
+    run(shared.state()?, scorer.0, headers, body, form).await
 }
 
 /// Scores the inputs of a job and returns the results.
@@ -77,38 +77,55 @@ pub(super) async fn batch(
     scorer: Scorer,
     State(shared): State<Shared>,
     headers: HeaderMap,
-    Payload(body): Payload,
+    body: JobBody,
 ) -> Result<Response, Problem> {
-    run(shared.state()?, &scorer.0, &headers, body.to_vec()).await
+    let form = |body: &[u8]| Ok(body.to_vec());
+    run(shared.state()?, scorer.0, headers, body, form).await
 }
 
+/// Runs the job that `form` makes of a body.
 async fn run(
     state: &ApiState,
-    caller: &str,
-    headers: &HeaderMap,
-    body: Vec<u8>,
+    caller: Arc<str>,
+    headers: HeaderMap,
+    body: JobBody,
+    form: impl FnOnce(&[u8]) -> Result<Vec<u8>, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let begun = Instant::now();
-    let id = job_id::choose(state, caller, headers, &body)?;
+    let JobBody { bytes, held } = body;
+    let (checker, asked) = (state.clone(), headers.clone());
+    let read = extract::read(bytes, move |body| {
+        let job = form(body)?;
+        let id = job_id::choose(&checker, &caller, &asked, &job)?;
+        Ok((job, id))
+    });
+    let (job, id) = read.await?;
     let engine = state.engine.clone();
     let work = async move {
-        let first = |source: JobSource| source.with_urgency(Urgency::First);
-        engine.run(body, id, first).await
+        let (source, ended) = JobSource::awaited(job, Some(id));
+        let source = source.with_urgency(Urgency::First).postponable(true);
+        engine.submit([source.holding(held)]);
+        ended.await.ok()
     };
     let header = headers.get("traceparent").and_then(|v| v.to_str().ok());
     let mut trace = state.tracer.begin("score", Kind::Server, begun, header);
-    let ended = state.run_on_worker(work).await?;
+    let mut ended = state.run_on_worker(work).await?;
     if let (Some(trace), Some(ended)) = (&mut trace, &ended) {
         record(trace, ended);
     }
     trace.into_iter().for_each(|trace| state.tracer.end(trace));
     let counts = ended.as_ref().map(|ended| ended.counts);
+    let held = ended.as_mut().and_then(|ended| ended.held.take());
     match outcome_of(ended) {
         Outcome::Done {
             job_id,
             result,
             repeated,
-        } => Ok(scored(&job_id, &result, counts.filter(|_| !repeated))),
+        } => {
+            let counts = counts.filter(|_| !repeated);
+            let bytes = result.results.len();
+            extract::apart(bytes, move || Ok(scored(&job_id, &result, counts, held))).await
+        }
         Outcome::Rejected { rejection, .. } => Err(rejection.into()),
         Outcome::Retry { reason, .. } | Outcome::Postponed { reason } => {
             Err(Problem::unavailable(reason))
@@ -131,8 +148,25 @@ fn record(trace: &mut Trace, ended: &Ended) {
     ended.outcome.record(trace);
 }
 
+/// An answer on its way, with what it holds of the bytes that may be in hand.
+struct Answer<H> {
+    body: Vec<u8>,
+    _held: H,
+}
+
+impl<H> AsRef<[u8]> for Answer<H> {
+    fn as_ref(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// The answer; `counts` of the run, where it was this request's own.
-fn scored(job_id: &str, done: &Arc<Finished>, counts: Option<InputCounts>) -> Response {
+fn scored(
+    job_id: &str,
+    done: &Finished,
+    counts: Option<InputCounts>,
+    held: impl Send + 'static,
+) -> Response {
     let milliseconds = |time: Duration| {
         let ms = (time.as_secs_f64() * 1e5).round() / 100.0;
         serde_json::value::to_raw_value(&ms).ok()
@@ -165,7 +199,11 @@ fn scored(job_id: &str, done: &Arc<Finished>, counts: Option<InputCounts>) -> Re
         elapsed_ms: done.elapsed_ms,
         finished_at: crate::clock::rfc3339(done.finished_at),
     };
-    let mut response = axum::Json(response).into_response();
+    // What is written is what was read: it can't fail.
+    let body = serde_json::to_vec(&response).unwrap_or_default();
+    let body = Bytes::from_owner(Answer { body, _held: held });
+    let json = HeaderValue::from_static("application/json");
+    let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
     if counts.is_none() {
         let headers = response.headers_mut();
         headers.insert(REPLAYED, HeaderValue::from_static("true"));

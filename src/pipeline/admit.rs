@@ -70,9 +70,14 @@ fn all<'a>(
                 continue;
             }
         };
-        if source.may_move
-            && let Some(outcome) = lanes.elsewhere(model.info(), job.namespace())
-        {
+        let elsewhere = if source.may_move {
+            lanes.elsewhere(model.info(), job.namespace())
+        } else if source.may_postpone {
+            lanes.not_served(model.info())
+        } else {
+            None
+        };
+        if let Some(outcome) = elsewhere {
             admission.refused.push((index, outcome));
             continue;
         }
@@ -115,7 +120,7 @@ fn all<'a>(
 }
 
 /// Checks a job without running it.
-pub(super) fn check<'a>(
+fn check<'a>(
     context: &Context,
     source: &'a JobSource,
 ) -> Result<(Job<'a>, Arc<Model>), Unparsable> {
@@ -143,6 +148,23 @@ pub(super) fn check<'a>(
             rejection,
         }),
     }
+}
+
+/// Checks a body that has no message, and gives the id of its job: its own, `message_id`, or else `or_id`.
+pub(super) fn examine(
+    context: &Context,
+    body: &[u8],
+    message_id: Option<&str>,
+    or_id: &str,
+) -> Result<String, Rejection> {
+    let max = context.settings.max_body_bytes;
+    if body.len() > max {
+        return Err(job::too_large(body.len(), max));
+    }
+    let parsed = Job::parse_or_name(body, message_id, or_id);
+    let mut job = parsed.map_err(|bad| bad.rejection)?;
+    fit(context, &mut job)?;
+    Ok(job.job_id.into_owned())
 }
 
 /// Finds a job's model, and checks the job against it.

@@ -30,11 +30,22 @@ pub struct Budget {
     /// Half of the whole is for large outputs: those who wait for it hold bodies alone, and those who have it wait for nobody.
     outputs: Arc<Semaphore>,
     outputs_max: u32,
+    /// What this is a part of.
+    whole: Option<Arc<Budget>>,
 }
 
 impl Budget {
     /// A budget of so many bytes.
     pub fn new(max: usize) -> Arc<Self> {
+        Self::within(max, None)
+    }
+
+    /// A part of this one, of so many bytes: what is taken of it is taken of the whole as well.
+    pub fn part(self: &Arc<Self>, max: usize) -> Arc<Self> {
+        Self::within(max, Some(self.clone()))
+    }
+
+    fn within(max: usize, whole: Option<Arc<Self>>) -> Arc<Self> {
         let outputs = (max / 2 / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS >> 1);
         let outputs_max = u32::try_from(outputs).unwrap_or(u32::MAX);
         Arc::new(Self {
@@ -43,7 +54,13 @@ impl Budget {
             freed: Notify::new(),
             outputs: Arc::new(Semaphore::new(outputs_max as usize)),
             outputs_max,
+            whole,
         })
+    }
+
+    /// Its own bytes.
+    pub fn max(&self) -> usize {
+        self.max
     }
 
     /// Takes what a body of so many bytes needs.
@@ -63,7 +80,12 @@ impl Budget {
 
     /// Whether a further job may be taken in. One job by itself always may, however large.
     pub fn has_room(&self) -> bool {
-        self.taken() < self.max
+        self.chain().all(|budget| budget.taken() < budget.max)
+    }
+
+    /// This one, and what it is a part of.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |budget| budget.whole.as_deref())
     }
 
     /// Waits until a further job may be taken in.
@@ -99,7 +121,9 @@ impl Held {
     pub(super) fn grow(&self, bytes: usize) {
         if let Some(budget) = &self.budget {
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            budget.taken.fetch_add(bytes, Ordering::Relaxed);
+            for budget in budget.chain() {
+                budget.taken.fetch_add(bytes, Ordering::Relaxed);
+            }
         }
     }
 
@@ -111,7 +135,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(budget) = &self.budget {
+        for budget in self.budget.iter().flat_map(|budget| budget.chain()) {
             let before = budget.taken.fetch_sub(self.bytes(), Ordering::Relaxed);
             if before >= budget.max {
                 budget.freed.notify_waiters();
@@ -145,6 +169,23 @@ mod tests {
         room.await;
         drop(two);
         assert_eq!(budget.taken(), 0);
+    }
+
+    #[test]
+    fn a_part_takes_of_the_whole_and_leaves_the_others_the_rest() {
+        let whole = Budget::new(100_000);
+        let part = whole.part(50_000);
+        let mine = part.take(20_000);
+        assert_eq!(part.taken(), whole.taken());
+        assert!(!part.has_room() && whole.has_room());
+        let others = whole.take(20_000);
+        drop(mine);
+        assert_eq!(part.taken(), 0);
+        assert!(part.has_room());
+        let more = whole.take(20_000);
+        assert!(!part.has_room(), "the whole has none");
+        drop((others, more));
+        assert_eq!(whole.taken(), 0);
     }
 
     #[tokio::test]

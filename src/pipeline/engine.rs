@@ -95,11 +95,15 @@ impl Engine {
         self.lanes.lane(lane).is_limited(number)
     }
 
-    /// Checks a body as a job's is checked, without running it; an error is what would be replied.
-    pub fn examine(&self, body: &[u8], message_id: Option<&str>) -> Result<(), Rejection> {
-        let (source, _unheard) = JobSource::awaited(body, message_id.map(str::to_owned));
-        let checked = admit::check(&self.context, &source);
-        checked.map(|_| ()).map_err(|bad| bad.rejection)
+    /// Checks a body as a job's is checked, without running it, and gives its id: `or_id` where nothing else names it. An error is
+    /// what would be replied.
+    pub fn examine(
+        &self,
+        body: &[u8],
+        message_id: Option<&str>,
+        or_id: &str,
+    ) -> Result<String, Rejection> {
+        admit::examine(&self.context, body, message_id, or_id)
     }
 
     /// Takes jobs in; each one's owner is told its end. Waits for nothing: how much is in hand is the callers' to bound, by

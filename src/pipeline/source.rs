@@ -68,6 +68,8 @@ pub struct JobSource {
     pub(super) may_retry: bool,
     /// Whether it may be moved to a lane's queue.
     pub(super) may_move: bool,
+    /// Whether it is given back, to come again, rather than run where its lane isn't served or has no room.
+    pub(super) may_postpone: bool,
     pub(super) urgency: Urgency,
     /// When it is of no use any more.
     pub(super) expires: Option<Instant>,
@@ -96,6 +98,7 @@ impl JobSource {
             tries: 0,
             may_retry: true,
             may_move: false,
+            may_postpone: false,
             urgency: Urgency::Normal,
             expires: None,
             given_up: None,
@@ -140,6 +143,12 @@ impl JobSource {
     /// Allows it to be moved to a lane's queue.
     pub fn movable(mut self, may_move: bool) -> Self {
         self.may_move = may_move;
+        self
+    }
+
+    /// Allows it to be given back, to come again, where its lane isn't served or has no room.
+    pub fn postponable(mut self, may_postpone: bool) -> Self {
+        self.may_postpone = may_postpone;
         self
     }
 

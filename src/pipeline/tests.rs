@@ -17,8 +17,11 @@ use tempfile::TempDir;
 const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 
 async fn engine(models: &str) -> (Engine, TempDir) {
+    engine_with(models, Settings::default()).await
+}
+
+async fn engine_with(models: &str, mut settings: Settings) -> (Engine, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
-    let mut settings = Settings::default();
     settings.models.dir = models.into();
     settings.models.threads = 1;
     let metrics = Metrics::new();
@@ -183,4 +186,65 @@ async fn a_job_that_its_model_fails_on_costs_only_itself() {
     assert_eq!(job_id.as_deref(), Some("bad"));
     assert_eq!(code(&outcomes[2]), Code::Exhausted);
     assert_eq!(counted(counts), [0, 2, 0, 0]);
+}
+
+fn postponed(outcome: &Outcome) -> &str {
+    let Outcome::Postponed { reason } = outcome else {
+        panic!("{outcome:?}");
+    };
+    reason
+}
+
+#[tokio::test]
+async fn a_request_or_a_warming_job_of_a_lane_that_is_not_served_here_is_given_back() {
+    let mut settings = Settings::default();
+    settings.intake.lanes = vec!["feed-ranker".into()];
+    let (engine, _folder) = engine_with(SHIPPED, settings).await;
+    let bodies = ["request", "warming", "suspect"].map(|id| job(id, "sentiment", &[id], ""));
+    let kinds = |number: usize, source: JobSource| match number {
+        0 => source.with_urgency(Urgency::First).postponable(true),
+        1 => source.with_urgency(Urgency::Warming).postponable(true),
+        _ => source,
+    };
+    let (outcomes, _) = run_with(&engine, &bodies, kinds).await;
+    let reason = "lane `sentiment` isn't served by this worker";
+    assert_eq!(postponed(&outcomes[0]), reason);
+    assert_eq!(postponed(&outcomes[1]), reason);
+    assert_eq!(results(&outcomes[2]).len(), 1, "whoever asks for it alone");
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test]
+async fn a_lane_with_much_in_hand_gives_requests_and_warming_back() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+    let mut settings = Settings::default();
+    settings.intake.batches_in_flight = 1;
+    settings.lane.max_seconds_in_hand = 0.2;
+    let (engine, _folder) = engine_with(models, settings).await;
+    let texts: Vec<String> = (0..20).map(|n| format!("sleep:10 slow {n}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    // Before the first one was scored, each is taken to cost 25 ms.
+    let slow = job("slow", "fault", &texts, "");
+    let (source, slow) = JobSource::awaited(slow, None);
+    engine.submit([source]);
+    while engine.lanes().iter().all(|lane| lane.jobs == 0) {
+        tokio::task::yield_now().await;
+    }
+    let late = |id: &str, urgency| {
+        let (source, end) = JobSource::awaited(job(id, "fault", &[id], ""), None);
+        let source = source.with_urgency(urgency);
+        engine.submit([source.postponable(urgency != Urgency::Normal)]);
+        async move { end.await.expect("an end").outcome }
+    };
+    let (request, warming, queued) = tokio::join!(
+        late("request", Urgency::First),
+        late("warming", Urgency::Warming),
+        late("queued", Urgency::Normal),
+    );
+    assert_eq!(postponed(&request), "lane `fault` is full");
+    assert_eq!(postponed(&warming), "jobs wait in lane `fault`");
+    assert_eq!(results(&queued).len(), 1);
+    assert_eq!(results(&slow.await.expect("an end").outcome).len(), 20);
+    let again = late("again", Urgency::Warming).await;
+    assert_eq!(results(&again).len(), 1, "once nobody waits any more");
 }

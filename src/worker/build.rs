@@ -159,9 +159,11 @@ impl Worker {
 
     /// What the HTTP port works with.
     pub(super) fn state(&self) -> ApiState {
+        let budget = self.engine.budget();
         ApiState {
             runtime: tokio::runtime::Handle::current(),
             engine: self.engine.clone(),
+            budget: budget.part(budget.max() / 2),
             store: self.store.clone(),
             publisher: self.publisher.clone(),
             topology: self.topology.clone(),

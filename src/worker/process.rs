@@ -136,6 +136,7 @@ impl JobProcessor {
         };
         let may_move =
             delivery.origin == Origin::Jobs && delivery.moves() < self.settings.lane.max_moves;
+        let is_warming = urgency == Urgency::Warming;
         let held = self.engine.hold(delivery.body.len());
         let (received, tries) = (delivery.received, delivery.tries());
         let expires = delivery.expires();
@@ -152,6 +153,7 @@ impl JobProcessor {
             .with_tries(tries)
             .with_urgency(urgency)
             .movable(may_move)
+            .postponable(is_warming)
             .expires_at(expires)
             .given_up(given_up)
             .holding(held)

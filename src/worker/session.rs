@@ -109,7 +109,7 @@ impl Session {
         loop {
             let warm = self.allowance();
             let rested = match warm {
-                Allowance::Nothing(until) => until,
+                Allowance::Nothing(until) => Some(until),
                 Allowance::One | Allowance::Many => None,
             };
             let may_warm = !matches!(warm, Allowance::Nothing(_));

@@ -2,18 +2,22 @@
 //!
 //! While jobs come, one small warming batch is in flight at a time, and rests follow it so that warming has no more than its
 //! share of the time: a job that comes meanwhile finds the servers and the model all but idle. Once no job has come for a
-//! while, warming may use whatever there is.
+//! while, warming may use whatever there is. A batch that takes long, because its lane has jobs that go first, holds up the warming of
+//! other lanes for a bounded time.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+/// Time for which a batch in flight holds back others, and of which its rest is reckoned.
+const LONGEST: Duration = Duration::from_secs(5);
+
 /// What may be sent on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Allowance {
-    /// Nothing before this moment; or, with none, before a batch has ended.
-    Nothing(Option<Instant>),
+    /// Nothing before this moment, unless a batch ends earlier.
+    Nothing(Instant),
     /// One job by itself.
     One,
     /// As much as a batch takes.
@@ -30,7 +34,8 @@ pub struct WarmThrottle {
     /// Batches of warming that may be in flight while no jobs come.
     max: usize,
     last_job: Option<Instant>,
-    running: usize,
+    /// When those in flight were sent on their way.
+    running: Vec<Instant>,
     rest_until: Option<Instant>,
 }
 
@@ -42,7 +47,7 @@ impl WarmThrottle {
             share: share.clamp(0.001, 1.0),
             max: max.max(1),
             last_job: None,
-            running: 0,
+            running: Vec::new(),
             rest_until: None,
         }
     }
@@ -53,32 +58,38 @@ impl WarmThrottle {
     }
 
     /// Notes that a batch of warming goes on its way.
-    pub fn start(&mut self) {
-        self.running += 1;
+    pub fn start(&mut self, now: Instant) {
+        self.running.push(now);
     }
 
-    /// Notes that one has ended, and how long it took.
-    pub fn end(&mut self, now: Instant, took: Duration) {
-        self.running = self.running.saturating_sub(1);
+    /// Notes that the one has ended that went on its way at `began`.
+    pub fn end(&mut self, now: Instant, began: Instant) {
+        if let Some(at) = self.running.iter().position(|one| *one == began) {
+            self.running.swap_remove(at);
+        }
+        let took = now.saturating_duration_since(began).min(LONGEST);
         self.rest_until = Some(now + took.mul_f64(1.0 / self.share - 1.0));
     }
 
     /// What may be sent on its way now.
     pub fn allowance(&self, now: Instant) -> Allowance {
         let idle_from = self.last_job.map(|at| at + self.idle);
-        if idle_from.is_none_or(|from| from <= now) {
-            return if self.running < self.max {
-                Allowance::Many
-            } else {
-                Allowance::Nothing(None)
-            };
+        let is_idle = idle_from.is_none_or(|from| from <= now);
+        let ends = self.running.iter().map(|began| *began + LONGEST);
+        let mut ends: Vec<Instant> = ends.filter(|end| *end > now).collect();
+        ends.sort_unstable();
+        let max = if is_idle { self.max } else { 1 };
+        // So many have to go before there is room for one more.
+        let over = ends.len().checked_sub(max);
+        if let Some(until) = over.and_then(|over| ends.get(over)) {
+            return Allowance::Nothing(*until);
         }
-        if self.running > 0 {
-            return Allowance::Nothing(None);
+        if is_idle {
+            return Allowance::Many;
         }
         match self.rest_until {
             Some(until) if until > now => {
-                Allowance::Nothing(Some(idle_from.map_or(until, |from| from.min(until))))
+                Allowance::Nothing(idle_from.map_or(until, |from| from.min(until)))
             }
             _ => Allowance::One,
         }
@@ -91,18 +102,19 @@ pub(super) struct WarmBatch(Arc<Mutex<WarmThrottle>>, Instant);
 impl WarmBatch {
     /// It goes on its way now, and has ended when this is dropped.
     pub(super) fn start(throttle: Arc<Mutex<WarmThrottle>>) -> Self {
+        let now = Instant::now();
         throttle
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .start();
-        Self(throttle, Instant::now())
+            .start(now);
+        Self(throttle, now)
     }
 }
 
 impl Drop for WarmBatch {
     fn drop(&mut self) {
         let mut throttle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.end(Instant::now(), self.1.elapsed());
+        throttle.end(Instant::now(), self.1);
     }
 }
 
@@ -112,34 +124,45 @@ mod tests {
 
     #[test]
     fn warming_has_its_share_while_jobs_come_and_everything_once_they_do_not() {
-        let ms = Duration::from_millis;
         let start = Instant::now();
-        let mut throttle = WarmThrottle::new(ms(1_000), 0.1, 2);
-        assert_eq!(throttle.allowance(start), Allowance::Many);
-        throttle.start();
-        assert_eq!(throttle.allowance(start), Allowance::Many);
-        throttle.start();
-        assert_eq!(throttle.allowance(start), Allowance::Nothing(None));
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut throttle = WarmThrottle::new(Duration::from_millis(1_000), 0.1, 2);
+        assert_eq!(throttle.allowance(at(0)), Allowance::Many);
+        throttle.start(at(0));
+        assert_eq!(throttle.allowance(at(0)), Allowance::Many);
+        throttle.start(at(2));
+        assert_eq!(throttle.allowance(at(2)), Allowance::Nothing(at(5_000)));
 
         // A job comes: the two that are in flight are let go on, and no third starts.
-        throttle.job(start + ms(5));
-        throttle.end(start + ms(10), ms(10));
-        assert_eq!(throttle.allowance(start + ms(10)), Allowance::Nothing(None));
-        throttle.end(start + ms(12), ms(10));
-        let rest = start + ms(102);
-        assert_eq!(
-            throttle.allowance(start + ms(12)),
-            Allowance::Nothing(Some(rest))
-        );
-        assert_eq!(throttle.allowance(rest), Allowance::One);
-        throttle.start();
-        assert_eq!(throttle.allowance(rest), Allowance::Nothing(None));
+        throttle.job(at(5));
+        throttle.end(at(10), at(0));
+        assert_eq!(throttle.allowance(at(10)), Allowance::Nothing(at(5_002)));
+        throttle.end(at(12), at(2));
+        assert_eq!(throttle.allowance(at(12)), Allowance::Nothing(at(102)));
+        assert_eq!(throttle.allowance(at(102)), Allowance::One);
+        throttle.start(at(102));
+        assert_eq!(throttle.allowance(at(102)), Allowance::Nothing(at(5_102)));
         // It took so long that jobs have stopped before its rest is over.
-        throttle.end(start + ms(900), ms(798));
-        assert_eq!(
-            throttle.allowance(start + ms(900)),
-            Allowance::Nothing(Some(start + ms(1_005)))
-        );
-        assert_eq!(throttle.allowance(start + ms(1_005)), Allowance::Many);
+        throttle.end(at(900), at(102));
+        assert_eq!(throttle.allowance(at(900)), Allowance::Nothing(at(1_005)));
+        assert_eq!(throttle.allowance(at(1_005)), Allowance::Many);
+    }
+
+    #[test]
+    fn warming_of_a_lane_that_has_no_time_for_it_does_not_hold_up_all_warming() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut throttle = WarmThrottle::new(Duration::from_secs(10), 0.5, 2);
+        throttle.job(at(0));
+        throttle.start(at(0));
+        assert_eq!(throttle.allowance(at(1)), Allowance::Nothing(at(5)));
+        assert_eq!(throttle.allowance(at(5)), Allowance::One);
+        throttle.start(at(5));
+        assert_eq!(throttle.allowance(at(5)), Allowance::Nothing(at(10)));
+        throttle.end(at(6), at(5));
+        // Its rest is reckoned of no more than it held others back.
+        throttle.end(at(600), at(0));
+        throttle.job(at(600));
+        assert_eq!(throttle.allowance(at(600)), Allowance::Nothing(at(605)));
     }
 }

@@ -16,6 +16,7 @@ mod bad_input;
 mod broker;
 mod canary;
 mod cli_test;
+mod crowd;
 mod examples;
 mod harness;
 mod harness_test;

@@ -154,6 +154,15 @@ impl<'a> Job<'a> {
         parse::job(body, message_id)
     }
 
+    /// The same for a body that may leave its name to whoever takes it: `id` names the job where nothing else does.
+    pub fn parse_or_name(
+        body: &'a [u8],
+        message_id: Option<&str>,
+        id: &str,
+    ) -> Result<Self, Unparsable> {
+        parse::job_or_named(body, message_id, Some(id))
+    }
+
     /// The namespace: the job's own, or its model's name.
     #[inline]
     pub fn namespace(&self) -> &str {

@@ -124,6 +124,14 @@ impl Lanes {
         Some(Outcome::Moved(lane.queue(namespace)))
     }
 
+    /// What becomes of a job that can't be moved, of a model that isn't served here.
+    pub fn not_served(&self, info: &ModelInfo) -> Option<Outcome> {
+        let name = self.name(&info.name);
+        (!self.serves(name)).then(|| Outcome::Postponed {
+            reason: format!("lane `{name}` isn't served by this worker"),
+        })
+    }
+
     /// The lanes that have queues, or are to have some: those that the settings name, those that are expensive, and those that aren't
     /// served here.
     pub fn with_queues(&self) -> Vec<LaneQueues> {
@@ -203,6 +211,10 @@ impl Lanes {
                 lane.moved.fetch_add(1, Ordering::Relaxed);
                 let queue = lane.queue(namespace);
                 moved.push(failed(job, Outcome::Moved(queue)));
+                continue;
+            }
+            if let Some(reason) = lane.refuses(&state, &job) {
+                moved.push(failed(job, Outcome::Postponed { reason }));
                 continue;
             }
             let settings = &self.context.settings;
@@ -316,8 +328,12 @@ impl Lanes {
         self.completions.submit(endings);
     }
 
-    /// Gives jobs back that were in hand for too long.
+    /// Gives jobs back that were in hand for too long, and forgets those that nobody waits for any more.
     pub fn sweep(&self) {
+        for lane in self.all() {
+            let abandoned = lane.state().work.abandoned();
+            self.complete(&lane, abandoned);
+        }
         let Some(moment) = Instant::now().checked_sub(self.context.settings.max_hold) else {
             return;
         };

@@ -10,6 +10,7 @@ use crate::{
         arriving::{Arrivals, Arriving},
         outcome::LaneQueue,
         owned::OwnedJob,
+        source::Urgency,
     },
 };
 use std::{
@@ -265,6 +266,25 @@ impl Lane {
         let few = state.work.seconds_of(namespace) < turn;
         let full = all > max || in_bytes > max_bytes;
         !few && (full || self.backlogged.load(Ordering::Relaxed))
+    }
+
+    /// Why a job that may come again isn't let in, if it isn't: a request, where more is in hand than may be; warming, where jobs wait for
+    /// longer than a turn, and it would only wait behind them.
+    pub fn refuses(&self, state: &LaneState, job: &OwnedJob) -> Option<String> {
+        if !job.source.may_postpone || state.work.jobs() == 0 {
+            return None;
+        }
+        if job.source.urgency == Urgency::Warming {
+            let waiting: f64 = state.work.depths().iter().map(|depth| depth.seconds).sum();
+            let turn = self.limits.turn_ms as f64 / 1e3;
+            return (waiting > turn).then(|| format!("jobs wait in lane `{}`", self.name));
+        }
+        let load = state.work.unlimited();
+        let seconds = load.seconds + self.seconds_for(job);
+        let bytes = load.bytes + job.source.held.bytes();
+        let is_full = seconds > self.limits.max_seconds_in_hand * HARD_FACTOR
+            || bytes > 2 * self.limits.max_bytes_in_hand;
+        is_full.then(|| format!("lane `{}` is full", self.name))
     }
 
     /// The queue in which jobs of a namespace wait: another for each of some, and one of its own for a namespace with a limit.

@@ -299,6 +299,15 @@ impl State {
         old.into_iter().filter_map(|id| self.remove(id)).collect()
     }
 
+    /// Takes out jobs that nobody waits for any more.
+    pub fn abandoned(&mut self) -> Vec<Left> {
+        let jobs = self.jobs.iter();
+        let gone = jobs.filter(|(_, one)| one.job.source.is_abandoned());
+        let gone: Vec<JobId> = gone.map(|(id, _)| id).collect();
+        let gone = gone.into_iter().filter_map(|id| self.remove(id));
+        gone.map(Left::Abandoned).collect()
+    }
+
     /// Takes a slot out, and gives those who waited for it.
     pub(super) fn end_slot(&mut self, id: SlotId) -> Vec<(JobId, SlotIndex)> {
         let there = self.slots.get(id.index);

@@ -45,7 +45,7 @@ label!(
         Rejected = "rejected",
         /// it failed for a reason that may pass: it waits in a `kiln.retry.*` queue for its next try
         Retried = "retried",
-        /// it can't be handed on to its lane yet: it comes again in a while, and that is no try
+        /// its lane has no room or no queue yet, or isn't served here, and it can't be moved: it comes again in a while, and that is no try
         Postponed = "postponed",
         /// its lane was full or not served here: it waits in the lane's queue
         Moved = "moved",

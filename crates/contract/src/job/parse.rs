@@ -13,6 +13,15 @@ use std::borrow::Cow;
 
 /// See [`Job::parse`].
 pub(super) fn job<'a>(body: &'a [u8], message_id: Option<&str>) -> Result<Job<'a>, Unparsable> {
+    job_or_named(body, message_id, None)
+}
+
+/// See [`Job::parse_or_name`].
+pub(super) fn job_or_named<'a>(
+    body: &'a [u8],
+    message_id: Option<&str>,
+    or_id: Option<&str>,
+) -> Result<Job<'a>, Unparsable> {
     let parsed = match serde_json::from_slice::<RawJob<'a>>(body) {
         Ok(job) => job,
         Err(_) => explain::explain(body).map_err(|rejection| Unparsable {
@@ -20,7 +29,7 @@ pub(super) fn job<'a>(body: &'a [u8], message_id: Option<&str>) -> Result<Job<'a
             rejection,
         })?,
     };
-    finish(parsed, message_id).map_err(|(rejection, id)| {
+    finish(parsed, message_id, or_id).map_err(|(rejection, id)| {
         let id = id
             .or_else(|| message_id.map(str::to_owned))
             .filter(|id| is_job_id(id));
@@ -55,19 +64,20 @@ struct Inputs<'a> {
 fn finish<'a>(
     raw: RawJob<'a>,
     message_id: Option<&str>,
+    or_id: Option<&str>,
 ) -> Result<Job<'a>, (Rejection, Option<String>)> {
     let own_id = raw.job_id.as_deref().map(str::to_owned);
     let reject =
         |field: &str, message: String| (Rejection::invalid(field, message), own_id.clone());
-    let job_id = match (raw.job_id, message_id) {
-        (Some(id), Some(message_id)) if id != message_id => {
+    let job_id = match (raw.job_id, message_id.or(or_id)) {
+        (Some(id), Some(named)) if message_id.is_some() && id != named => {
             return Err(reject(
                 "job_id",
                 "differs from the message's message_id; give one, or the same in both".into(),
             ));
         }
         (Some(id), _) => id,
-        (None, Some(message_id)) => Cow::Owned(message_id.to_owned()),
+        (None, Some(named)) => Cow::Owned(named.to_owned()),
         (None, None) => {
             return Err(reject(
                 "job_id",

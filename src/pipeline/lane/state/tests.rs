@@ -181,6 +181,24 @@ fn a_job_that_joins_while_its_input_is_scored_gets_the_row() {
 }
 
 #[test]
+fn those_who_went_away_leave_at_once_and_what_others_wait_for_stays() {
+    let model = model();
+    let (mut state, mut left) = (State::new(0.1), Vec::new());
+    let (gone, ended) = job(&model, "gone", &["a", "b"]);
+    let (other, _other) = job(&model, "other", &["b"]);
+    enter(&mut state, gone);
+    enter(&mut state, other);
+    assert!(state.abandoned().is_empty());
+    drop(ended);
+    assert!(matches!(state.abandoned()[..], [Left::Abandoned(_)]));
+    assert_eq!((state.jobs.len(), state.slots.len()), (1, 1));
+    let taken = take(&mut state, &mut left);
+    land(&mut state, &taken, &mut left);
+    assert!(matches!(left[..], [Left::Scored(_)]));
+    assert_empty(&state);
+}
+
+#[test]
 fn what_nobody_waits_for_is_not_scored_but_what_another_waits_for_is() {
     let model = model();
     let (mut state, mut left) = (State::new(0.1), Vec::new());

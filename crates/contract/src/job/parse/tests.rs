@@ -25,6 +25,25 @@ fn with(field: &str, value: Value) -> String {
 }
 
 #[test]
+fn a_body_without_a_name_takes_the_one_it_is_given() {
+    let named = |body: &str, message_id| {
+        let job = job_or_named(body.as_bytes(), message_id, Some("new"));
+        job.map(|job| job.job_id.into_owned())
+            .map_err(|bad| bad.rejection.field)
+    };
+    let own = with("named", json!(false));
+    let none = r#"{"model":"m","inputs":[{"text":"a"}]}"#;
+    assert_eq!(named(&own, None), Ok("j".into()));
+    assert_eq!(named(none, None), Ok("new".into()));
+    assert_eq!(named(none, Some("message")), Ok("message".into()));
+    assert_eq!(named(&own, Some("message")), Err("job_id".into()));
+    assert_eq!(
+        named(&with("job_id", json!("")), None),
+        Err("job_id".into())
+    );
+}
+
+#[test]
 fn reads_the_contract() {
     let body =
         br#"{"job_id":"j-1","model":"m@1.2","namespace":"n","inputs":[{"key":"a","text":"x"},
