@@ -27,9 +27,10 @@ pub struct Budget {
     max: usize,
     taken: AtomicUsize,
     freed: Notify,
-    /// Half of the whole is for large outputs: those who wait for it hold bodies alone, and those who have it wait for nobody.
-    outputs: Arc<Semaphore>,
-    outputs_max: u32,
+    /// Half of the whole is for large outputs: a quarter of that while they are looked up, and the rest while they are scored. Those who
+    /// wait for it hold bodies alone.
+    looked_up: Outputs,
+    scored: Outputs,
     /// What this is a part of.
     whole: Option<Arc<Budget>>,
 }
@@ -46,14 +47,12 @@ impl Budget {
     }
 
     fn within(max: usize, whole: Option<Arc<Self>>) -> Arc<Self> {
-        let outputs = (max / 2 / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS >> 1);
-        let outputs_max = u32::try_from(outputs).unwrap_or(u32::MAX);
         Arc::new(Self {
             max,
             taken: AtomicUsize::new(0),
             freed: Notify::new(),
-            outputs: Arc::new(Semaphore::new(outputs_max as usize)),
-            outputs_max,
+            looked_up: Outputs::new(max / 8),
+            scored: Outputs::new(max / 8 * 3),
             whole,
         })
     }
@@ -99,13 +98,67 @@ impl Budget {
         }
     }
 
-    /// Reserves large outputs. Those that are larger than all that there is take it all.
+    /// Reserves large outputs for as long as they are looked up.
     pub(super) async fn reserve(&self, bytes: usize) -> Reserved {
+        let permit = self.looked_up.reserve(bytes).await;
+        Reserved::new(bytes, true, [permit, None])
+    }
+
+    /// The part that one lane may have of the outputs that are scored: half, so that a slow one leaves room for others.
+    pub(super) fn lane_outputs(&self) -> Outputs {
+        Outputs::new(self.scored.bytes() / 2)
+    }
+
+    /// Reserves large outputs for as long as they are scored, of what their lane may have and of what all may.
+    pub(super) async fn reserve_in(&self, lane: &Outputs, bytes: usize) -> Reserved {
+        let own = lane.reserve(bytes).await;
+        Reserved::new(bytes, false, [own, self.scored.reserve(bytes).await])
+    }
+
+    /// The same where there is room now.
+    pub(super) fn try_reserve_in(&self, lane: &Outputs, bytes: usize) -> Option<Reserved> {
+        let own = lane.try_reserve(bytes)?;
+        let all = self.scored.try_reserve(bytes)?;
+        Some(Reserved::new(bytes, false, [Some(own), Some(all)]))
+    }
+}
+
+/// Room for outputs, taken in the order of asking.
+#[derive(Debug)]
+pub struct Outputs {
+    permits: Arc<Semaphore>,
+    max: u32,
+}
+
+impl Outputs {
+    fn new(bytes: usize) -> Self {
+        let max = (bytes / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS >> 1);
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        Self {
+            permits: Arc::new(Semaphore::new(max as usize)),
+            max,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.max as usize * PERMIT_BYTES
+    }
+
+    /// What is more than all that there is takes it all.
+    fn permits(&self, bytes: usize) -> u32 {
         let permits = u32::try_from(bytes / PERMIT_BYTES).unwrap_or(u32::MAX);
-        let permits = permits.clamp(1, self.outputs_max);
-        let permit = self.outputs.clone().acquire_many_owned(permits).await;
+        permits.clamp(1, self.max)
+    }
+
+    async fn reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = self.permits(bytes);
         // Nobody closes it.
-        Reserved(permit.ok())
+        self.permits.clone().acquire_many_owned(permits).await.ok()
+    }
+
+    fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let permits = self.permits(bytes);
+        self.permits.clone().try_acquire_many_owned(permits).ok()
     }
 }
 
@@ -144,11 +197,25 @@ impl Drop for Held {
     }
 }
 
-/// Room for large outputs.
+/// Room for large outputs of one job.
 #[derive(Debug)]
-pub struct Reserved(
-    #[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>,
-);
+pub struct Reserved {
+    /// How many there are, and whether the room is for looking them up alone.
+    pub(super) bytes: usize,
+    pub(super) is_for_look_up: bool,
+    #[expect(dead_code, reason = "held for its drop")]
+    permits: [Option<OwnedSemaphorePermit>; 2],
+}
+
+impl Reserved {
+    fn new(bytes: usize, is_for_look_up: bool, permits: [Option<OwnedSemaphorePermit>; 2]) -> Self {
+        Self {
+            bytes,
+            is_for_look_up,
+            permits,
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -190,11 +257,22 @@ mod tests {
 
     #[tokio::test]
     async fn large_outputs_wait_for_one_another_and_one_alone_always_goes() {
-        let budget = Budget::new(1 << 20);
+        let budget = Budget::new(1 << 23);
         let all = budget.reserve(usize::MAX).await;
         assert!(budget.reserve(1).now_or_never().is_none());
         drop(all);
-        let _half = budget.reserve(256 << 10).await;
-        assert!(budget.reserve(256 << 10).now_or_never().is_some());
+        let _half = budget.reserve(512 << 10).await;
+        assert!(budget.reserve(512 << 10).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_has_all_of_its_outputs_leaves_room_for_others_and_for_look_ups() {
+        let budget = Budget::new(1 << 23);
+        let (slow, quick) = (budget.lane_outputs(), budget.lane_outputs());
+        let _all = budget.reserve_in(&slow, usize::MAX).await;
+        assert!(budget.try_reserve_in(&slow, 1).is_none());
+        assert!(budget.reserve_in(&slow, 1).now_or_never().is_none());
+        assert!(budget.try_reserve_in(&quick, usize::MAX).is_some());
+        assert!(budget.reserve(usize::MAX).now_or_never().is_some());
     }
 }

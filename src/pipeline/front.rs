@@ -284,12 +284,32 @@ impl Front {
             labels.count(&self.context.metrics);
             self.completions.submit(finished);
         }
+        let is_large = |job: &OwnedJob| {
+            let reserved = job.source.reserved.as_ref();
+            reserved.is_some_and(|reserved| reserved.is_for_look_up)
+        };
+        let (large, open): (Vec<_>, Vec<_>) = open.into_iter().partition(is_large);
+        for job in large {
+            self.make_room_in_lane(job);
+        }
         if !open.is_empty() {
             self.lanes.enter(open);
         }
     }
 
-    /// Lets a job with large outputs wait for room, and go on by itself.
+    /// Lets a job with large outputs, some of which are to be scored, wait for room in its lane, and be looked up again then.
+    fn make_room_in_lane(self: &Arc<Self>, job: OwnedJob) {
+        let front = self.clone();
+        self.context.tasks.spawn(async move {
+            match front.lanes.reserve(job).await {
+                Ok(source) => front.run(IndexVec::from_vec(vec![source])).await,
+                Err(Some(ending)) => front.completions.submit([ending]),
+                Err(None) => {}
+            }
+        });
+    }
+
+    /// Lets a job with large outputs wait for room to look them up, and go on by itself.
     fn make_room(self: &Arc<Self>, mut source: JobSource, bytes: usize) {
         let front = self.clone();
         self.context.tasks.spawn(async move {

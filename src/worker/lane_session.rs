@@ -22,6 +22,7 @@ use crate::{
     pipeline::LaneQueues,
 };
 use lapin::Connection;
+use rand::Rng;
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -69,6 +70,8 @@ impl LaneSessions {
         let max = config::ms(self.processor.settings.amqp.max_backoff_ms);
         let mut backoff = Backoff::new(Duration::from_millis(100), max);
         let mut failed = 0;
+        // Lanes whose queues couldn't be used: a connection may end for that.
+        let mut refused = BTreeMap::new();
         while !stop.is_cancelled() {
             let begin = async {
                 self.pause.wait_off().await;
@@ -85,7 +88,7 @@ impl LaneSessions {
                 Ok(connection) => {
                     self.health.lane_queues(ALL, Ok(()));
                     let begun = Instant::now();
-                    let session = LaneSession::new(&self, connection);
+                    let session = LaneSession::new(&self, connection, &mut refused);
                     match session.run(&stop, &mut self.pause.clone()).await {
                         End::Stopped => continue,
                         End::Lost(reason) => {
@@ -119,8 +122,7 @@ struct LaneSession<'s> {
     running: JoinSet<(String, Result<(), String>)>,
     channels: Vec<LaneChannel>,
     stop: CancellationToken,
-    /// Lanes whose queues couldn't be used, which was said.
-    refused: BTreeMap<String, Refused>,
+    refused: &'s mut BTreeMap<String, Refused>,
     looks: u32,
 }
 
@@ -140,14 +142,19 @@ struct LaneChannel {
     is_over: bool,
 }
 
-/// Why a lane's queues can't be used, and when that is tried again.
+/// Why a lane's queues can't be used, how often in a row that was tried, and when it is tried again.
 struct Refused {
     reason: String,
+    tries: u32,
     rests_until: Instant,
 }
 
 impl<'s> LaneSession<'s> {
-    fn new(sessions: &'s LaneSessions, connection: Connection) -> Self {
+    fn new(
+        sessions: &'s LaneSessions,
+        connection: Connection,
+        refused: &'s mut BTreeMap<String, Refused>,
+    ) -> Self {
         Self {
             sessions,
             connection: Arc::new(connection),
@@ -156,7 +163,7 @@ impl<'s> LaneSession<'s> {
             running: JoinSet::new(),
             channels: Vec::new(),
             stop: CancellationToken::new(),
-            refused: BTreeMap::new(),
+            refused,
             looks: 0,
         }
     }
@@ -267,17 +274,27 @@ impl<'s> LaneSession<'s> {
         }
     }
 
-    /// Says once why a lane's queues can't be used, and lets it rest.
+    /// Says once why a lane's queues can't be used, and lets it rest. A first time is nothing: of workers that declare a queue at the same
+    /// time, the broker refuses some.
     fn refuse(&mut self, lane: &str, reason: String) {
-        self.sessions.health.lane_queues(lane, Err(&reason));
-        let said = self.refused.get(lane);
-        if said.is_none_or(|said| said.reason != reason) {
-            tracing::warn!(lane, reason, "a lane's queues can't be used; trying again");
+        let before = self.refused.get(lane);
+        let tries = before.map_or(1, |before| before.tries + 1);
+        let is_said =
+            before.is_some_and(|before| before.tries >= SILENT_TRIES && before.reason == reason);
+        if tries >= SILENT_TRIES {
+            self.sessions.health.lane_queues(lane, Err(&reason));
+            if !is_said {
+                tracing::warn!(lane, reason, "a lane's queues can't be used; trying again");
+            }
+        } else {
+            tracing::info!(lane, reason, "a lane's queues are tried again");
         }
-        let rests_until = Instant::now() + REST;
+        // None at the same time as another worker.
+        let rest = REST.mul_f64(rand::rng().random_range(0.1..=1.0));
         let refused = Refused {
             reason,
-            rests_until,
+            tries,
+            rests_until: Instant::now() + rest,
         };
         self.refused.insert(lane.to_owned(), refused);
     }

@@ -120,7 +120,8 @@ async fn a_broker_that_blocks_publishers_delays_replies_and_loses_none() {
         .set("KILN_INTAKE__BATCH_JOBS", "4")
         .start()
         .await;
-    let jobs = slow_jobs("blocked", 80, 20);
+    // As long as it takes to block the broker, and longer.
+    let jobs = slow_jobs("blocked", 80, 100);
     stack.bus.publish_jobs(&jobs).await;
     stack.wait_for_rows(1).await;
     stack.broker.block_publishers().await;

@@ -243,7 +243,9 @@ async fn a_lone_job_is_stored_beside_a_statement_that_waits() {
     stack.bus.answer(&quick_jobs("lone", 1)[0]).await;
     assert!(!running(&stack).await.is_empty(), "it went on beside it");
     end(blocker.execute("ROLLBACK").await);
-    stack.expect_done(job_ids(&quick_jobs("held", 1))).await;
+    stack
+        .expect_done(vec!["held-0".to_owned(), "lone-0".to_owned()])
+        .await;
     worker.stop().await;
 }
 

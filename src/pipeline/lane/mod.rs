@@ -5,6 +5,7 @@
 
 mod leases;
 mod one;
+mod reserve;
 mod run;
 mod slot;
 mod state;
@@ -84,9 +85,10 @@ impl Lanes {
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         let limits = || self.context.settings.lane_limits(name);
         let limited = || self.context.settings.limited.clone();
+        let outputs = || self.context.budget.lane_outputs();
         lanes
             .entry(name.to_owned())
-            .or_insert_with(|| Arc::new(Lane::new(name, limits(), limited())))
+            .or_insert_with(|| Arc::new(Lane::new(name, limits(), limited(), outputs())))
             .clone()
     }
 
@@ -312,11 +314,7 @@ impl Lanes {
                 let outcome = verdict::outcome(&self.context, failure, &job.source, &id);
                 Some(failed(job, outcome))
             }
-            Left::Expired(job) => {
-                let job_id = Some(job.rows.job.job_id.to_string());
-                let rejection = expired();
-                Some(failed(job, Outcome::Rejected { job_id, rejection }))
-            }
+            Left::Expired(job) => Some(rejected(job)),
             Left::Abandoned(job) => {
                 drop(job);
                 None
@@ -376,8 +374,10 @@ fn failed(job: OwnedJob, outcome: Outcome) -> Ending {
     }
 }
 
-/// The rejection of a job whose time passed while it waited.
-fn expired() -> Rejection {
+/// A job whose time passed while it waited.
+fn rejected(job: OwnedJob) -> Ending {
+    let job_id = Some(job.rows.job.job_id.to_string());
     let message = "the message's expiration passed before its turn";
-    Rejection::new(Code::Expired, "", message)
+    let rejection = Rejection::new(Code::Expired, "", message);
+    failed(job, Outcome::Rejected { job_id, rejection })
 }

@@ -8,6 +8,7 @@ use crate::{
     config::LaneLimits,
     pipeline::{
         arriving::{Arrivals, Arriving},
+        budget::Outputs,
         outcome::LaneQueue,
         owned::OwnedJob,
         source::Urgency,
@@ -44,6 +45,8 @@ pub struct Lane {
     pub has_queues: AtomicBool,
     /// Whether it needs queues, whatever its model costs: for jobs beyond their namespace's limit.
     needs_queues: AtomicBool,
+    /// Room for the large outputs of its jobs.
+    pub outputs: Outputs,
     /// Jobs of its queues that are on their way to it.
     pub arrivals: Arc<Arrivals>,
     /// Jobs that its model failed on since it last scored one.
@@ -90,7 +93,7 @@ pub struct LaneFigures {
 }
 
 impl Lane {
-    pub fn new(name: &str, limits: LaneLimits, limited: Arc<[String]>) -> Self {
+    pub fn new(name: &str, limits: LaneLimits, limited: Arc<[String]>, outputs: Outputs) -> Self {
         let turn = limits.turn_ms as f64 / 1e3;
         Self {
             name: name.to_owned(),
@@ -105,6 +108,7 @@ impl Lane {
             backlogged: AtomicBool::new(false),
             has_queues: AtomicBool::new(false),
             needs_queues: AtomicBool::new(false),
+            outputs,
             arrivals: Arc::default(),
             failed_on: Mutex::default(),
             mean: AtomicU64::new(0),
