@@ -10,11 +10,14 @@ use crate::amqp::{
 };
 use futures_util::future::select_all;
 use lapin::Connection;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Jobs of one of a lane's queues that are here and wait for room.
 const PREFETCH: u16 = 16;
+
+/// Queues that a lane may ever have had.
+const MAX_QUEUES: usize = 64;
 
 /// The consumers of a lane's queues.
 pub(super) struct LaneIntake {
@@ -30,14 +33,14 @@ pub(super) struct LaneIntake {
 }
 
 impl LaneIntake {
-    /// Declares the lane's queues, and consumes them where the lane is served here.
+    /// Declares the lane's queues, and consumes them where the lane is served here; and so those that it had before it was given fewer.
     pub async fn open(
         connection: &Connection,
         topology: &Topology,
         lane: &str,
         queues: usize,
         is_served: bool,
-        timeout: std::time::Duration,
+        timeout: Duration,
     ) -> Result<Self, String> {
         let mut consumers = Vec::new();
         let (mut is_new, mut waiting) = (false, 0);
@@ -49,11 +52,16 @@ impl LaneIntake {
             let declared = queue.declare(connection, timeout).await;
             declared.map_err(|e| e.to_string())?;
             if is_served {
-                let open = QueueConsumer::open(connection, &queue.name, Origin::Lane, PREFETCH);
-                let open = tokio::time::timeout(timeout, open).await;
-                let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
-                consumers.push(open.map_err(|e| e.to_string())?);
+                consumers.push(consume(connection, &queue.name, timeout).await?);
             }
+        }
+        for number in queues..MAX_QUEUES {
+            let queue = topology.lane(lane, number);
+            let there = topology::inspect(connection, &queue, timeout).await;
+            if !is_served || there.map_err(|e| e.to_string())?.is_none() {
+                break;
+            }
+            consumers.push(consume(connection, &queue, timeout).await?);
         }
         Ok(Self {
             lane: lane.to_owned(),
@@ -150,4 +158,15 @@ impl LaneIntake {
         }
         None
     }
+}
+
+async fn consume(
+    connection: &Connection,
+    queue: &str,
+    timeout: Duration,
+) -> Result<QueueConsumer, String> {
+    let open = QueueConsumer::open(connection, queue, Origin::Lane, PREFETCH);
+    let open = tokio::time::timeout(timeout, open).await;
+    let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
+    open.map_err(|e| e.to_string())
 }
