@@ -18,11 +18,32 @@ const MAX_QUEUES: usize = 64;
 pub(super) struct LaneSeen {
     pub(super) queues: usize,
     pub(super) seen: Seen,
+    /// Messages in those of them that nobody takes from.
+    pub(super) untaken: u32,
 }
 
-/// What to do about a lane whose jobs nobody takes.
-pub(super) fn advice(lane: &str) -> String {
-    format!("start a worker that serves it: `kiln run --lanes {lane}`")
+impl LaneSeen {
+    fn add(&mut self, seen: Seen) {
+        self.queues += 1;
+        self.seen = self.seen.and(seen);
+        if seen.is_stranded() {
+            self.untaken = self.untaken.saturating_add(seen.messages);
+        }
+    }
+
+    /// What to do where jobs wait that nobody takes.
+    pub(super) fn advice(self, lane: &str) -> Option<String> {
+        match (self.untaken, self.seen.consumers) {
+            (0, _) => None,
+            (_, 0) => Some(format!(
+                "start a worker that serves it: `kiln run --lanes {lane}`"
+            )),
+            _ => Some(
+                "restart a worker that serves it: it takes from every queue that the lane has"
+                    .into(),
+            ),
+        }
+    }
 }
 
 /// The lanes that the settings name, and those of the models in the models folder.
@@ -58,10 +79,7 @@ pub(super) async fn look(
     for number in 0..MAX_QUEUES {
         let queue = topology.lane(lane, number);
         match inspect(connection, &queue, timeout).await? {
-            Some(seen) => {
-                all.queues += 1;
-                all.seen = all.seen.and(seen);
-            }
+            Some(seen) => all.add(seen),
             None if number == 0 || number >= queues => break,
             None => {}
         }
@@ -73,6 +91,25 @@ pub(super) async fn look(
 mod tests {
     use super::*;
     use crate::config::Lane;
+
+    #[test]
+    fn jobs_in_one_queue_that_nobody_takes_are_noticed_beside_others() {
+        let mut lane = LaneSeen::default();
+        for (messages, consumers) in [(5, 2), (0, 0), (3, 1)] {
+            lane.add(Seen {
+                messages,
+                consumers,
+            });
+        }
+        assert_eq!((lane.untaken, lane.advice("gpu")), (0, None));
+        lane.add(Seen {
+            messages: 7,
+            consumers: 0,
+        });
+        assert_eq!((lane.queues, lane.seen.messages, lane.untaken), (4, 15, 7));
+        let advice = lane.advice("gpu").unwrap_or_default();
+        assert!(advice.contains("restart"), "{advice}");
+    }
 
     #[test]
     fn a_lane_is_known_from_the_settings_or_from_a_models_folder() {

@@ -51,7 +51,11 @@ struct Row {
 
 impl Row {
     fn is_stranded(&self) -> bool {
-        self.queues.is_some_and(|queues| queues.seen.is_stranded())
+        self.untaken() > 0
+    }
+
+    fn untaken(&self) -> u32 {
+        self.queues.map_or(0, |queues| queues.untaken)
     }
 }
 
@@ -85,8 +89,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         }
     } else {
         println!("{}", table(&rows).trim_fmt());
-        for name in stranded(&rows) {
-            println!("\n{}", explained(name));
+        for line in explained(&rows) {
+            println!("\n{line}");
         }
     }
     if let Some(reason) = silent {
@@ -105,14 +109,15 @@ fn worker_lanes(addr: SocketAddr) -> anyhow::Result<Answer> {
     }
 }
 
-fn stranded(rows: &BTreeMap<String, Row>) -> impl Iterator<Item = &str> {
-    let stranded = rows.iter().filter(|(_, row)| row.is_stranded());
-    stranded.map(|(name, _)| name.as_str())
-}
-
-fn explained(lane: &str) -> String {
-    let advice = lane_queues::advice(lane);
-    format!("jobs wait in lane `{lane}`, and no worker takes them; {advice}")
+/// Says of each lane with jobs that nobody takes what to do.
+fn explained(rows: &BTreeMap<String, Row>) -> impl Iterator<Item = String> {
+    rows.iter().filter_map(|(lane, row)| {
+        let advice = row.queues?.advice(lane)?;
+        let jobs = row.untaken();
+        Some(format!(
+            "{jobs} jobs wait in lane `{lane}`, and no worker takes them; {advice}"
+        ))
+    })
 }
 
 fn line(name: &str, row: &Row) -> Value {
@@ -186,7 +191,12 @@ mod tests {
                 messages,
                 consumers,
             };
-            Some(LaneSeen { queues: 4, seen })
+            let untaken = if consumers == 0 { messages } else { 0 };
+            Some(LaneSeen {
+                queues: 4,
+                seen,
+                untaken,
+            })
         };
         let here = json!({
             "served": true, "jobs": 12, "waiting_inputs": 340, "model_seconds_in_hand": 4.96, "batches_in_flight": 2,
@@ -242,8 +252,10 @@ mod tests {
             ends.is_some_and(|(head, encoder)| head == encoder),
             "{text}"
         );
-        assert_eq!(stranded(&rows).collect::<Vec<_>>(), ["gpu"]);
-        assert!(explained("gpu").contains("`kiln run --lanes gpu`"));
+        let explained: Vec<String> = explained(&rows).collect();
+        assert_eq!(explained.len(), 1);
+        assert!(explained[0].contains("7 jobs wait in lane `gpu`"));
+        assert!(explained[0].contains("`kiln run --lanes gpu`"));
     }
 
     #[test]

@@ -35,6 +35,9 @@ enum Event {
     Old,
 }
 
+/// Queues that a lane may ever have had.
+const MAX_QUEUES: usize = 64;
+
 /// The consumers of a lane's queues.
 pub(super) struct LaneIntake {
     pub lane: String,
@@ -49,12 +52,12 @@ pub(super) struct LaneIntake {
 }
 
 impl LaneIntake {
-    /// Declares the lane's queues, and consumes them where the lane is served here.
+    /// Declares the lane's queues, and consumes them where the lane is served here; and so those that it had before it was given fewer.
     pub async fn open(
         connection: &Connection,
         topology: &Topology,
         lane: &LaneQueues,
-        timeout: std::time::Duration,
+        timeout: Duration,
     ) -> Result<Self, String> {
         let mut consumers = Vec::new();
         let (mut is_new, mut waiting) = (false, 0);
@@ -73,11 +76,16 @@ impl LaneIntake {
                 } else {
                     PREFETCH
                 };
-                let open = QueueConsumer::open(connection, &queue.name, Origin::Lane, prefetch);
-                let open = tokio::time::timeout(timeout, open).await;
-                let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
-                consumers.push(open.map_err(|e| e.to_string())?);
+                consumers.push(consume(connection, &queue.name, prefetch, timeout).await?);
             }
+        }
+        for number in lane.queues..MAX_QUEUES {
+            let queue = topology.lane(&lane.lane, number);
+            let there = topology::inspect(connection, &queue, timeout).await;
+            if !lane.is_served || there.map_err(|e| e.to_string())?.is_none() {
+                break;
+            }
+            consumers.push(consume(connection, &queue, PREFETCH, timeout).await?);
         }
         Ok(Self {
             lane: lane.lane.clone(),
@@ -222,4 +230,16 @@ impl LaneIntake {
         self.next = number + 1;
         self.waiting.get_mut(number)?.pop_front()
     }
+}
+
+async fn consume(
+    connection: &Connection,
+    queue: &str,
+    prefetch: u16,
+    timeout: Duration,
+) -> Result<QueueConsumer, String> {
+    let open = QueueConsumer::open(connection, queue, Origin::Lane, prefetch);
+    let open = tokio::time::timeout(timeout, open).await;
+    let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
+    open.map_err(|e| e.to_string())
 }

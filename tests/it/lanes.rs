@@ -246,6 +246,26 @@ async fn a_producer_may_publish_to_a_lanes_queue() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_in_a_queue_that_a_lane_has_no_more_is_still_taken() {
+    let stack = Stack::shared().await;
+    let worker = |queues: &str| {
+        let always = stack.worker().set("KILN_LANE__EXPENSIVE_FROM_MS", "0");
+        always.set("KILN_LANE__QUEUES", queues).start()
+    };
+    let last = lane_queue(2);
+    let with_three = worker("3").await;
+    stack.bus.answer(&slow_jobs("first", 1, 2)[0]).await;
+    let consumed = || async { (stack.bus.consumers(&last).await? > 0).then_some(()) };
+    eventually("the last queue is consumed", PATIENCE, consumed).await;
+    with_three.stop().await;
+    let jobs = slow_jobs("left", 20, 1);
+    let messages = jobs.iter().map(asking_reply).collect();
+    stack.bus.publish(&last, messages).await;
+    let _with_one = worker("1").await;
+    stack.bus.reply_to_each(&job_ids(&jobs)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_namespace_with_much_waiting_delays_another_by_turns() {
     let stack = Stack::shared().await;
     let worker = narrow(&stack).start().await;

@@ -10,7 +10,10 @@ use crate::{
         message::Message,
         topology::{QueueSpec, Seen, Topology, TopologyError, inspect},
     },
-    cli::{lane_queues, post::close},
+    cli::{
+        lane_queues::{self, LaneSeen},
+        post::close,
+    },
     config::Settings,
 };
 use futures_util::future::join_all;
@@ -217,19 +220,23 @@ async fn lanes(
     let checks = looked.filter_map(|(lane, looked)| {
         let name = format!("lane {lane}");
         Some(match looked {
-            Ok(queues) => lane_check(name, lane, queues?.seen),
+            Ok(queues) => lane_check(name, lane, queues?),
             Err(error) => Check::fail(name, error.to_string(), "see the broker's log"),
         })
     });
     checks.collect()
 }
 
-fn lane_check(name: String, lane: &str, seen: Seen) -> Check {
-    if seen.is_stranded() {
-        Check::warn(name, shown(seen), lane_queues::advice(lane))
-    } else {
-        Check::ok(name, shown(seen))
+fn lane_check(name: String, lane: &str, queues: LaneSeen) -> Check {
+    let mut found = shown(queues.seen);
+    let Some(advice) = queues.advice(lane) else {
+        return Check::ok(name, found);
+    };
+    if queues.seen.consumers > 0 {
+        let untaken = queues.untaken;
+        found.push_str(&format!("; {untaken} in a queue that nobody takes from"));
     }
+    Check::warn(name, found, advice)
 }
 
 fn shown(seen: Seen) -> String {
@@ -256,7 +263,13 @@ mod tests {
                 messages,
                 consumers,
             };
-            lane_check("lane gpu".into(), "gpu", seen)
+            let untaken = if consumers == 0 { messages } else { 0 };
+            let queues = LaneSeen {
+                queues: 1,
+                seen,
+                untaken,
+            };
+            lane_check("lane gpu".into(), "gpu", queues)
         };
         let stranded = check(7, 0);
         assert_eq!(stranded.status, Status::Warn);
@@ -265,6 +278,21 @@ mod tests {
         for fine in [check(0, 0), check(7, 1)] {
             assert_eq!(fine.status, Status::Ok);
         }
+        let queues = LaneSeen {
+            queues: 2,
+            seen: Seen {
+                messages: 9,
+                consumers: 1,
+            },
+            untaken: 7,
+        };
+        let partly = lane_check("lane gpu".into(), "gpu", queues);
+        assert_eq!(partly.status, Status::Warn);
+        assert!(
+            partly
+                .found
+                .ends_with("; 7 in a queue that nobody takes from")
+        );
     }
 
     #[test]
