@@ -205,6 +205,12 @@ pub fn postponed(delivery: &Delivery, topology: &Topology) -> Message {
 fn again(delivery: &Delivery, topology: &Topology, tries: u32, wait: u32) -> Message {
     let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
+    // The next queue begins the broker's own count anew: a job that kills workers must win no lives by it.
+    let redeliveries = delivery.redeliveries();
+    if redeliveries > 0 {
+        let count = AMQPValue::LongLongInt(i64::from(redeliveries));
+        headers.insert(REDELIVERIES.into(), count);
+    }
     note_expiration(delivery, &mut headers);
     let queue = topology.retry(delivery.origin, wait).into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)

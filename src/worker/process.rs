@@ -134,8 +134,7 @@ impl JobProcessor {
             (_, priority) if priority >= FIRST_PRIORITY => Urgency::First,
             _ => Urgency::Normal,
         };
-        let may_move =
-            delivery.origin == Origin::Jobs && delivery.moves() < self.settings.lane.max_moves;
+        let may_move = self.may_move(&delivery);
         let is_warming = urgency == Urgency::Warming;
         let held = self.engine.hold(delivery.body.len());
         let (received, tries) = (delivery.received, delivery.tries());
@@ -159,6 +158,11 @@ impl JobProcessor {
             .holding(held)
     }
 
+    /// Whether a job may be moved to its lane's queue.
+    pub(super) fn may_move(&self, delivery: &Delivery) -> bool {
+        delivery.origin == Origin::Jobs && delivery.moves() < self.settings.lane.max_moves
+    }
+
     /// Runs a job to its settlement; `given_up` is why it is rejected unseen.
     pub(super) async fn work(&self, delivery: Delivery, given_up: Option<Rejection>) {
         let (settled, end) = oneshot::channel();
@@ -168,11 +172,15 @@ impl JobProcessor {
         let _dropped = end.await;
     }
 
-    /// Settles a job that another process ran.
+    /// Does what ends a job, beside the caller: it may wait for servers.
+    pub(super) fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.settling.spawn(work);
+    }
+
+    /// Settles a job that another process ran, and that the caller counts as in hand.
     pub(super) async fn conclude(
         &self,
         delivery: Delivery,
-        in_hand: InHand,
         outcome: Outcome,
         (begun, counts): (Instant, InputCounts),
     ) {
@@ -184,7 +192,7 @@ impl JobProcessor {
         };
         self.settle(vec![EndedJob {
             delivery,
-            in_hand,
+            in_hand: None,
             ended,
             settled: None,
         }])
@@ -194,7 +202,7 @@ impl JobProcessor {
     /// Sends a delivery to a lane's queue, unseen.
     pub(super) fn move_to(&self, delivery: Delivery, queue: LaneQueue) {
         self.settle_later(EndedJob {
-            in_hand: self.in_hand(),
+            in_hand: Some(self.in_hand()),
             ended: Ended {
                 outcome: Outcome::Moved(queue),
                 counts: InputCounts::default(),
@@ -293,7 +301,7 @@ struct QueuedJob {
 /// One that has ended, and is to be settled.
 struct EndedJob {
     delivery: Delivery,
-    in_hand: InHand,
+    in_hand: Option<InHand>,
     ended: Ended,
     settled: Option<oneshot::Sender<()>>,
 }
@@ -317,7 +325,7 @@ impl JobOwner for QueuedJob {
         } = *self;
         processor.settle_later(EndedJob {
             delivery,
-            in_hand,
+            in_hand: Some(in_hand),
             ended,
             settled,
         });

@@ -3,11 +3,12 @@
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lapin::types::AMQPValue;
 use serde_json::Value;
 
-use crate::harness::bus::{DEAD, Delivered, JOBS};
+use crate::harness::bus::{DEAD, Delivered, JOBS, answered_as};
 use crate::harness::jobs::{fault_job, job_ids, quick_jobs, text_job};
-use crate::harness::stack::Stack;
+use crate::harness::stack::{Own, Stack};
 use crate::harness::worker::{self, Settings, Worker};
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
@@ -266,6 +267,92 @@ async fn a_model_that_only_the_process_lacks_is_no_fault_of_its_suspects() {
     eventually_equals("runs that count", PATIENCE, 0, || runs(&stack)).await;
     fs::rename(&away, &there).expect("the model's folder");
     assert_eq!(stack.row("innocent").await.status, "ok");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspect_whose_reply_waits_for_the_broker_holds_up_no_other() {
+    let own = Own {
+        broker: true,
+        ..Own::default()
+    };
+    let stack = Stack::with(own).await;
+    let jobs = [fault_job("first", "one"), fault_job("second", "two")];
+    let delivered = delivered(&stack, &jobs).await;
+    let settings = suspicious(&stack)
+        .expect_trouble()
+        .set("KILN_REPLY__TIMEOUT_MS", "3600000");
+    let worker = settings.start().await;
+    // From now on it takes no messages; it delivers as before.
+    stack.broker.block_publishers().await;
+    drop(delivered);
+    for id in ["first", "second"] {
+        assert_eq!(stack.row(id).await.status, "ok");
+    }
+    worker.wait_in_hand(2).await;
+    stack.broker.unblock_publishers().await;
+    stack.bus.reply_to_each(&job_ids(&jobs)).await;
+    worker.wait_in_hand(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspect_that_cannot_run_in_time_goes_back_and_one_that_expires_is_rejected() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    let late = fault_job("late", "one");
+    let properties = answered_as("late").with_expiration("3000".into());
+    let message = (late.to_string().into_bytes(), properties);
+    stack.bus.publish(JOBS, vec![message]).await;
+    stack.bus.publish_job(&fault_job("kept", "two")).await;
+    let delivered = stack.bus.hold(JOBS, 2).await;
+    let file = sandbox::folder("settings").join("kiln.toml");
+    let put = |text: &str| fs::write(&file, text).expect("a settings file");
+    put("[intake]\nsuspect_after = 1\nmax_hold_seconds = 5\n");
+    let settings = stack
+        .worker()
+        .allow("can't be started")
+        .allow("in hand for too long")
+        .set("KILN_CONFIG", file.to_str().expect("a plain path"));
+    let worker = settings.start().await;
+    put("[intake]\nsuspect_afer = 1\n");
+    drop(delivered);
+    let letter = stack.bus.dead_letters(1).await.remove(0);
+    assert_eq!(
+        (letter.job_id().as_str(), letter.code.as_str()),
+        ("late", "expired")
+    );
+    worker
+        .wait_for_line("it goes back", |line| line.contains("in hand for too long"))
+        .await;
+    worker.stop().await;
+    let kept = stack.bus.take(JOBS).await.expect("it is in its queue");
+    let headers = kept.properties.headers().clone().unwrap_or_default();
+    let count = headers.inner().get("x-delivery-count").cloned();
+    let Some(AMQPValue::LongLongInt(count)) = count else {
+        panic!("it was delivered before: {count:?}")
+    };
+    assert!(count > 1, "it was delivered {count} times before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_suspect_of_a_lane_that_is_not_served_is_moved_with_its_suspicion() {
+    let stack = Stack::shared().await;
+    let settings = suspicious(&stack)
+        .models(&["fault", "sentiment"])
+        .set("KILN_LANE__QUEUES", "1")
+        .set("KILN_INTAKE__LANES", "[\"sentiment\"]");
+    let worker = redelivered(&stack, &[fault_job("elsewhere", "one")], settings).await;
+    let moved = eventually("it is moved", PATIENCE, async || {
+        stack.bus.take("kiln.lane.fault").await
+    })
+    .await;
+    let headers = moved.properties.headers().clone().unwrap_or_default();
+    assert_eq!(
+        headers.inner().get("kiln-redeliveries"),
+        Some(&AMQPValue::LongLongInt(1))
+    );
+    worker.wait_in_hand(0).await;
+    assert_eq!(runs(&stack).await, 0, "it never ran here");
+    expect_runs(&worker, 0).await;
 }
 
 /// Settings of a worker that suspects what was delivered before.

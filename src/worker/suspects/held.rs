@@ -1,6 +1,7 @@
 //! Owns the suspects in hand: those that wait, and whether one runs.
 //!
-//! Promises that each counts as in hand until it is settled or returned, and that a session which ends can wait for its own.
+//! Promises that each counts as in hand until it is settled or returned, that none waits for longer than a job may be in hand, and that a
+//! session which ends can wait for its own.
 
 use super::{
     child::Program,
@@ -10,7 +11,10 @@ use crate::{
     amqp::{delivery::Delivery, topology::Origin},
     worker::process::{InHand, JobProcessor},
 };
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Notify;
 
 /// The suspects in hand. Belongs to the worker: sessions come and go.
@@ -48,7 +52,7 @@ impl Suspect {
     }
 
     /// Whether it can still be settled: a connection that was lost took the right to it along.
-    fn is_open(&self) -> bool {
+    pub fn is_open(&self) -> bool {
         self.delivery.guard.acks().is_open()
     }
 }
@@ -87,6 +91,19 @@ impl Suspects {
         state.waiting.push(History::default(), suspect);
         drop(state);
         self.0.changed.notify_waiters();
+    }
+
+    /// Returns those to their queue that wait for too long.
+    pub fn sweep(&self) {
+        let max = Duration::from_secs(self.0.processor.settings.intake.max_hold_seconds);
+        let in_time = |one: &Suspect| one.delivery.received.elapsed() < max;
+        let jobs = self.state().waiting.retain(in_time);
+        if jobs > 0 {
+            tracing::warn!(
+                jobs,
+                "suspected jobs were in hand for too long; they go back to their queue"
+            );
+        }
     }
 
     /// Returns those that wait to their queue.
@@ -147,6 +164,7 @@ impl Suspects {
 
     fn take(&self) -> Option<(History, Suspect)> {
         let mut state = self.state();
+        state.waiting.retain(Suspect::is_open);
         let taken = state.waiting.take();
         state.busy = taken.is_some();
         taken

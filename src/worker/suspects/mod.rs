@@ -9,6 +9,7 @@
 
 mod child;
 mod held;
+mod host;
 mod protocol;
 mod queue;
 mod run;

@@ -36,8 +36,11 @@ impl<T> Queue<T> {
         self.0.remove(next)
     }
 
-    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+    /// Drops those that aren't to be kept; says how many.
+    pub fn retain(&mut self, keep: impl Fn(&T) -> bool) -> usize {
+        let before = self.0.len();
         self.0.retain(|(_, item)| keep(item));
+        before - self.0.len()
     }
 
     pub fn clear(&mut self) {

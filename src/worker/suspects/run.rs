@@ -1,37 +1,33 @@
 //! The task that runs suspects, one after the other, in a process beside the worker.
 //!
-//! Promises that only a process that ended, or a run that took too long, counts against a job.
+//! Promises that only a process that ended, or a run that took too long, counts against a job; that what follows from a run's end holds up no
+//! other suspect; and that a job which can't be run in time goes back to its queue.
 
 use super::{
-    child::{Child, End, Program},
+    child::End,
     held::{Suspect, Suspects},
+    host::{Counted, Host, model_name},
     protocol::Request,
     queue::History,
 };
 use crate::{
     amqp::{ack::Acks, delivery::Delivery, topology::Origin},
     backoff::Backoff,
-    config::Intake,
+    config::{self, Intake, Settings},
     pipeline::Outcome,
     store::{self, StoreError},
     telemetry::metrics::CloseReason,
-    worker::drain::DrainLimits,
+    worker::{drain::DrainLimits, process::JobProcessor},
 };
 use kiln_contract::failure::{Code, Rejection};
-use kiln_contract::key;
+use kiln_contract::{job::Job, key};
 use kiln_model::Registry;
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// How long a process is kept without a suspect.
 const IDLE: Duration = Duration::from_secs(10);
-/// Waits between attempts to start a process, or to load a model.
-const FIRST_WAIT: Duration = Duration::from_millis(500);
-const MAX_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait for the database to hear that a run is over.
 const MARK: Duration = Duration::from_secs(5);
 /// How often a stop looks whether there is still something to wait for.
@@ -55,11 +51,17 @@ impl Suspects {
                 break;
             };
             let acks = suspect.delivery.guard.acks().clone();
+            let received = suspect.delivery.received;
             let again = tokio::select! {
                 biased;
                 again = self.attempt(&mut host, suspect, history, &stop) => again,
                 () = overdue(&stop, limits.jobs, &acks) => {
                     tracing::info!("a suspected job goes back to its queue unfinished");
+                    host.kill().await;
+                    None
+                }
+                () = self.held_too_long(received) => {
+                    note_held_too_long();
                     host.kill().await;
                     None
                 }
@@ -93,30 +95,31 @@ impl Suspects {
     ) -> Option<(Suspect, History)> {
         let processor = self.processor();
         let (intake, store) = (&processor.settings.intake, &processor.store);
-        let body = &suspect.delivery.body;
-        if suspect.delivery.verdict().is_some() || body.len() > intake.max_body_bytes {
-            // It is rejected unseen.
-            self.reject(suspect, None).await;
+        if let Some(unseen) = self.unseen(&suspect.delivery) {
+            self.hand_over(suspect, unseen);
             return None;
         }
-        let body = key::hash_body(body);
+        let left = self.left(suspect.delivery.received);
+        if left.is_zero() {
+            note_held_too_long();
+            return None;
+        }
+        let body = key::hash_body(&suspect.delivery.body);
         let Some(runs) = history.runs else {
             let known = patiently(|| store.suspect_runs(&body));
             let runs = Some(stop.run_until_cancelled(known).await?);
             return Some((suspect, History { runs, ..history }));
         };
         if runs >= intake.suspect_runs {
-            self.reject(suspect, Some(give_up(runs, intake))).await;
-            let cleared = patiently(|| store.suspect_cleared(&body));
-            stop.run_until_cancelled(cleared).await?;
+            self.hand_over(suspect, Some(give_up(runs, intake)));
             return None;
         }
-        if history.unserved > 0 && !self.rest(host, stop, true).await? {
+        if history.unserved > 0 && !self.rest(host, stop, left, true).await? {
             // Somebody came who may go first.
             return Some((suspect, history));
         }
         if !stop.run_until_cancelled(host.ready()).await? {
-            self.rest(host, stop, false).await?;
+            self.rest(host, stop, left, false).await?;
             return Some((suspect, history));
         }
         host.counted = Some(Counted { body, runs });
@@ -125,15 +128,16 @@ impl Suspects {
         self.run_one(host, suspect, history, runs + 1).await
     }
 
-    /// Waits before another attempt: to the end, or until another suspect comes; none where all are to be returned.
+    /// Waits before another attempt, no longer than `left`: to the end, or until another suspect comes; none where all are to be returned.
     async fn rest(
         &self,
         host: &mut Host,
         stop: &CancellationToken,
+        left: Duration,
         wakes_for_others: bool,
     ) -> Option<bool> {
         tokio::select! {
-            () = sleep(host.backoff.next_wait()) => Some(true),
+            () = sleep(host.backoff.next_wait().min(left)) => Some(true),
             () = self.arrival(), if wakes_for_others => Some(false),
             () = self.emptied() => None,
             () = stop.cancelled() => None,
@@ -165,14 +169,15 @@ impl Suspects {
                     return None;
                 }
                 host.went_well(&outcome);
-                let body = key::hash_body(&delivery.body);
-                processor
-                    .conclude(delivery, in_hand, outcome, (begun, counts))
-                    .await;
-                let cleared = patiently(|| processor.store.suspect_cleared(&body));
-                // A mark that stays behind is that of a job which is acknowledged.
-                let _stays = timeout(MARK, cleared).await;
                 host.counted = None;
+                let processor = processor.clone();
+                self.processor().beside(async move {
+                    let body = key::hash_body(&delivery.body);
+                    let run = (begun, counts);
+                    processor.conclude(delivery, outcome, run).await;
+                    clear(&processor, &body).await;
+                    drop(in_hand);
+                });
                 None
             }
             End::Unserved { model, reason } => {
@@ -184,7 +189,7 @@ impl Suspects {
                     return Some((suspect, history));
                 };
                 let unknown = Rejection::new(Code::UnknownModel, "model", unknown.to_string());
-                self.reject(suspect, Some(unknown)).await;
+                self.hand_over(suspect, Some(unknown));
                 None
             }
             end @ (End::Died(_) | End::TooLong) => {
@@ -197,108 +202,67 @@ impl Suspects {
         }
     }
 
-    /// Ends a job that no model sees: this worker's own engine writes its row.
-    async fn reject(&self, suspect: Suspect, given_up: Option<Rejection>) {
+    /// Whether this worker's own engine ends a job, which no model sees then; with the rejection, where it has one already.
+    fn unseen(&self, delivery: &Delivery) -> Option<Option<Rejection>> {
+        let processor = self.processor();
+        let intake = &processor.settings.intake;
+        if delivery.verdict().is_some() || delivery.body.len() > intake.max_body_bytes {
+            return Some(None);
+        }
+        if delivery.expires().is_some_and(|at| at <= Instant::now()) {
+            let message = "the message's expiration passed before its turn";
+            return Some(Some(Rejection::new(Code::Expired, "", message)));
+        }
+        let is_elsewhere = !intake.lanes.is_empty()
+            && processor.may_move(delivery)
+            && Job::parse(&delivery.body, delivery.message_id())
+                .is_ok_and(|job| !is_served(&processor.settings, model_name(job.model.as_ref())));
+        is_elsewhere.then_some(None)
+    }
+
+    /// Has this worker's own engine end a job beside the caller.
+    fn hand_over(&self, suspect: Suspect, given_up: Option<Rejection>) {
+        let processor = self.processor().clone();
         let (delivery, in_hand) = suspect.into_parts();
-        self.processor().work(delivery, given_up).await;
-        drop(in_hand);
-    }
-}
-
-/// A run that is counted, of a job that had so many unfinished ones before.
-struct Counted {
-    body: [u8; 32],
-    runs: u32,
-}
-
-/// The process, if there is one.
-struct Host {
-    program: Program,
-    child: Option<Child>,
-    backoff: Backoff,
-    /// What was reported not to work: the process by an empty name, or a model by its own.
-    reported: BTreeSet<String>,
-    counted: Option<Counted>,
-}
-
-impl Host {
-    fn new(program: Program) -> Self {
-        Self {
-            program,
-            child: None,
-            backoff: Backoff::new(FIRST_WAIT, MAX_WAIT),
-            reported: BTreeSet::new(),
-            counted: None,
-        }
-    }
-
-    /// Whether there is a process that takes a job, started where there was none.
-    async fn ready(&mut self) -> bool {
-        if self.child.as_mut().is_some_and(Child::is_alive) {
-            return true;
-        }
-        self.child = None;
-        match Child::start(&self.program).await {
-            Ok(child) => {
-                self.works_again("");
-                self.child = Some(child);
-                true
+        self.processor().beside(async move {
+            let body = given_up.is_some().then(|| key::hash_body(&delivery.body));
+            processor.work(delivery, given_up).await;
+            if let Some(body) = body {
+                clear(&processor, &body).await;
             }
-            Err(reason) => {
-                self.report("", &reason);
-                false
-            }
-        }
+            drop(in_hand);
+        });
     }
 
-    /// Has it end by itself.
-    async fn close(&mut self) {
-        if let Some(child) = self.child.take() {
-            child.close().await;
-        }
+    /// How long a job may still be in hand before it runs.
+    fn left(&self, received: Instant) -> Duration {
+        let max = self.processor().settings.intake.max_hold_seconds;
+        Duration::from_secs(max).saturating_sub(received.elapsed())
     }
 
-    async fn kill(&mut self) {
-        if let Some(child) = self.child.take() {
-            child.kill().await;
-        }
-    }
-
-    /// Reports what keeps suspects waiting: once, as an error.
-    fn report(&mut self, model: &str, reason: &str) {
-        let is_known = !self.reported.insert(model.to_owned());
-        if is_known {
-            tracing::debug!(model, reason, "suspected jobs still wait");
-        } else if model.is_empty() {
-            tracing::error!(
-                reason,
-                "the process for suspected jobs can't be started; they wait"
-            );
-        } else {
-            tracing::error!(
-                model,
-                reason,
-                "suspected jobs wait for a model that their process can't load"
-            );
-        }
-    }
-
-    fn works_again(&mut self, model: &str) {
-        if self.reported.remove(model) {
-            tracing::info!(model, "suspected jobs go on");
-        }
-    }
-
-    fn went_well(&mut self, outcome: &Outcome) {
-        self.backoff.reset();
-        if let Outcome::Done { result, .. } = outcome {
-            self.works_again(&result.model);
-        }
+    /// Waits until a job has been in hand for as long as it may be, and for as long as it may run after that.
+    async fn held_too_long(&self, received: Instant) {
+        let run = self.processor().settings.intake.suspect_seconds;
+        sleep(self.left(received)).await;
+        sleep(Duration::from_secs(run)).await;
     }
 }
 
-fn model_name(reference: &str) -> &str {
-    reference.split('@').next().unwrap_or_default()
+fn note_held_too_long() {
+    tracing::warn!("a suspected job was in hand for too long; it goes back to its queue");
+}
+
+/// Forgets a job's runs, once it has ended. A mark that stays behind is that of a job which is acknowledged.
+async fn clear(processor: &JobProcessor, body: &[u8; 32]) {
+    let cleared = patiently(|| processor.store.suspect_cleared(body));
+    let _stays = timeout(MARK, cleared).await;
+}
+
+/// Whether this worker serves a model's lane.
+fn is_served(settings: &Settings, model: &str) -> bool {
+    let lanes = config::lanes_by_model(&settings.lanes);
+    let lane = lanes.get(model).map_or(model, String::as_str);
+    settings.intake.lanes.iter().any(|served| served == lane)
 }
 
 /// What the process is given beside the job's body.
