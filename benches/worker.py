@@ -2,6 +2,8 @@
 import json, os, signal, statistics, subprocess, time, urllib.error, urllib.request
 import pika
 
+# The queues of the expensive model's lane.
+LANES = ("kiln.lane.expensive", *(f"kiln.lane.expensive.{n}" for n in range(1, 4)))
 
 class Worker:
     """`kiln run` until the end of a `with` block, which starts when the worker is ready."""
@@ -60,7 +62,7 @@ class Client:
             raise SystemExit(f"rejected: {self.reply['error']}")
         return self.at - posted, self.reply
 
-    def depths(self, queues=("kiln.jobs", "kiln.lane.expensive", *(f"kiln.lane.expensive.{n}" for n in range(1, 4)))):
+    def depths(self, queues=("kiln.jobs", *LANES)):
         """Messages ready in each of these queues."""
         return [self.channel.queue_declare(queue, passive=True).method.message_count for queue in queues]
 
