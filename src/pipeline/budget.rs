@@ -111,14 +111,16 @@ impl Budget {
 
     /// Reserves large outputs for as long as they are scored, of what their lane may have and of what all may.
     pub(super) async fn reserve_in(&self, lane: &Outputs, bytes: usize) -> Reserved {
-        let own = lane.reserve(bytes).await;
-        Reserved::new(bytes, false, [own, self.scored.reserve(bytes).await])
+        let part = bytes.min(lane.bytes());
+        let own = lane.reserve(part).await;
+        Reserved::new(bytes, false, [own, self.scored.reserve(part).await])
     }
 
     /// The same where there is room now.
     pub(super) fn try_reserve_in(&self, lane: &Outputs, bytes: usize) -> Option<Reserved> {
-        let own = lane.try_reserve(bytes)?;
-        let all = self.scored.try_reserve(bytes)?;
+        let part = bytes.min(lane.bytes());
+        let own = lane.try_reserve(part)?;
+        let all = self.scored.try_reserve(part)?;
         Some(Reserved::new(bytes, false, [Some(own), Some(all)]))
     }
 }

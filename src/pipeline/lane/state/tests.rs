@@ -266,7 +266,7 @@ fn what_waits_for_its_namespaces_limit_takes_nothing_of_what_others_may_have() {
     let model = model();
     let mut state = State::new(0.1);
     let limited = || Share {
-        max_jobs_per_second: Some(2.0),
+        max_jobs_per_second: Some(1.5),
         ..Share::default()
     };
     let mut waits = Vec::new();
@@ -311,7 +311,7 @@ fn warming_over_its_limit_has_its_turn_later() {
     let model = model();
     let (mut state, mut left) = (State::new(0.1), Vec::new());
     let limited = || Share {
-        max_jobs_per_second: Some(1.0),
+        max_jobs_per_second: Some(0.5),
         ..Share::default()
     };
     let mut waits = Vec::new();
