@@ -141,7 +141,9 @@ async fn a_lane_with_jobs_and_no_worker_is_named_by_the_commands() {
     let stranded = eventually("all jobs are in the lane's queues", PATIENCE, async || {
         let lanes = lanes().await;
         let lane = lanes.get("fault")?.clone();
-        (lane["queue"]["messages"] == 5).then_some(lanes)
+        // The worker is asked before the broker is.
+        let moved = lane["worker"]["moved_jobs"] == 5;
+        (moved && lane["queue"]["messages"] == 5).then_some(lanes)
     })
     .await;
     let lane = &stranded["fault"];
