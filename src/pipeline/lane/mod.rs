@@ -273,7 +273,7 @@ impl Lanes {
             let work = run::run(self.clone(), lane.clone(), batch, rows);
             self.context.tasks.spawn(work);
         }
-        if state.running == 0
+        if state.running < max
             && !state.has_timer
             && let Some(wait) = state.work.wait(now)
         {
