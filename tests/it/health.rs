@@ -75,12 +75,12 @@ async fn without_redis_a_worker_is_degraded_and_stays_ready() {
     assert_eq!(worker.metric("kiln_ready", &[]).await, 1.0);
     let degraded = worker.metric("kiln_degraded", &[("part", "redis")]).await;
     assert_eq!(degraded, 1.0);
+    let health = health(&worker).await;
     assert_eq!(
         worker.metric("kiln_degraded", &[]).await,
         1.0,
-        "nothing else"
+        "nothing else: {health}"
     );
-    let health = health(&worker).await;
     assert_eq!(health["status"], "degraded", "{health}");
     assert_eq!(health["missing"], serde_json::json!({}));
     assert_eq!(
