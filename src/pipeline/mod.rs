@@ -21,6 +21,7 @@ pub mod insight;
 mod lane;
 mod look_up;
 mod model_call;
+mod names;
 mod note_heat;
 mod outcome;
 mod owned;
