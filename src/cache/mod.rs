@@ -10,12 +10,14 @@ mod memory;
 mod probe;
 mod reads;
 mod redis;
+mod samples;
 mod tally;
 
 pub use self::redis::{Put, RedisCache, connect};
 pub use lease::Leases;
 pub use memory::MemoryCache;
 pub use reads::Access;
+pub use samples::{Sample, Samples};
 pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
@@ -51,6 +53,12 @@ impl Space {
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }
+    }
+
+    /// The row of an entry; nothing where the bytes are no entry of this input's.
+    pub fn row(&self, input: &InputHash, bytes: &[u8]) -> Option<Vec<f32>> {
+        let mut row = Vec::new();
+        self.codec.decode(input, bytes, &mut row).map(|_| row)
     }
 }
 

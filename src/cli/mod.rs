@@ -4,6 +4,7 @@
 //! error. Refuses to start a command whose settings can't be used.
 
 mod age;
+mod audit;
 mod completions;
 mod config;
 mod dead;
@@ -109,6 +110,7 @@ enum Work {
     Warm(warm::Arguments),
     Hot(hot::Arguments),
     Explain(explain::Arguments),
+    Audit(audit::Arguments),
     Invalidate(invalidate::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
@@ -212,6 +214,7 @@ impl Work {
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
+            Self::Audit(arguments) => audit::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,

@@ -186,6 +186,14 @@ impl Worker {
         self.add_checks(&mut tasks);
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
+        tasks::audit::add(
+            &mut tasks,
+            tasks::audit::AuditTask {
+                settings: self.settings.clone(),
+                engine: self.engine.clone(),
+                metrics: self.metrics.clone(),
+            },
+        );
         for (name, task) in [
             ("publisher", self.publisher_task.clone()),
             ("replies", self.replies_task.clone()),
