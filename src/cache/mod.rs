@@ -5,16 +5,21 @@
 //! and overwritten.
 
 mod invalidate;
+mod journal;
 mod lease;
+mod marks;
 mod memory;
 mod probe;
 mod reads;
 mod redis;
+mod removal;
 mod tally;
 
 pub use self::redis::{Put, RedisCache, connect};
+pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;
+use memory::Remembered;
 pub use reads::Access;
 pub use tally::Tally;
 
@@ -22,13 +27,7 @@ use crate::{store::SqliteStore, telemetry::metrics::Metrics};
 use kiln_contract::entry::Codec;
 use kiln_contract::key::{self, EntryPrefix, InputHash};
 use kiln_model::ModelInfo;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// One model version's entries.
 #[derive(Debug, Clone)]
@@ -73,7 +72,7 @@ pub struct Fresh<'a> {
     pub stamp: u64,
 }
 
-/// The stamp of a row that no invalidation reaches: it is in the process alone.
+/// The stamp of a row that no invalidation reaches: it is in a file of one process alone.
 const OWN: u64 = u64::MAX;
 
 /// What a look-up found.
@@ -101,8 +100,6 @@ enum Backend {
 pub struct Cache {
     backend: Backend,
     memory: MemoryCache,
-    /// The latest invalidation that this process knows of.
-    known: AtomicU64,
     metrics: Metrics,
 }
 
@@ -112,7 +109,6 @@ impl Cache {
         Self {
             backend: Backend::Redis(Box::new(redis)),
             memory,
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -122,7 +118,6 @@ impl Cache {
         Self {
             backend: Backend::File(store),
             memory,
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -132,7 +127,6 @@ impl Cache {
         Self {
             backend: Backend::Off,
             memory: MemoryCache::new(1),
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -159,28 +153,8 @@ impl Cache {
                 ..Lookup::default()
             },
             Backend::Redis(redis) => {
-                let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
-                let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
-                let latest = std::iter::once(key::latest_mark().into_bytes());
-                let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
-                let bytes = |n: usize| match wanted.get(n) {
-                    Some(entry) => entry.space.codec.entry_bytes(),
-                    None => invalidate::MARK_BYTES,
-                };
-                match redis.get(&keys, bytes).await {
-                    Some(mut values) => {
-                        let marks = values.split_off(wanted.len().min(values.len()));
-                        let mut looked = self.marked(&marks);
-                        let failing = redis.is_failing();
-                        looked.stamps = self.read(wanted, values, failing, outputs);
-                        looked
-                    }
-                    None => Lookup {
-                        stamps: wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
-                        marks: Vec::new(),
-                        now: self.known.load(Ordering::Relaxed),
-                    },
-                }
+                self.look_up_in_redis(redis, wanted, namespaces, outputs)
+                    .await
             }
             Backend::File(store) => {
                 let there = self.look_up_in_file(store, wanted, outputs).await;
@@ -192,20 +166,41 @@ impl Cache {
         }
     }
 
-    /// Reads the marks of namespaces and, last, the latest of all.
-    fn marked(&self, values: &[Option<Vec<u8>>]) -> Lookup {
-        let mut marks: Vec<u64> = values.iter().map(invalidate::read).collect();
-        // Should the latest mark be gone before a namespace's own, that one is as late as any that is known.
-        let now = marks.iter().copied().max().unwrap_or_default();
-        marks.pop();
-        if now > self.known.fetch_max(now, Ordering::Relaxed) {
-            self.memory.clear();
-        }
-        Lookup {
-            stamps: Vec::new(),
-            marks,
-            now,
-        }
+    async fn look_up_in_redis(
+        &self,
+        redis: &RedisCache,
+        wanted: &[Wanted<'_>],
+        namespaces: &[&str],
+        outputs: &mut Vec<f32>,
+    ) -> Lookup {
+        let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
+        let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
+        let latest = std::iter::once(key::latest_mark().into_bytes());
+        let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
+        let bytes = |n: usize| match wanted.get(n) {
+            Some(entry) => entry.space.codec.entry_bytes(),
+            None => invalidate::MARK_BYTES,
+        };
+        let (stamps, shown) = match redis.get(&keys, bytes).await {
+            Some(mut values) => {
+                let marks = values.split_off(wanted.len().min(values.len()));
+                let failing = redis.is_failing();
+                // An entry of which nobody can say whether it is invalid isn't used.
+                let stamps = if redis.is_current().await {
+                    self.read(wanted, values, failing, outputs)
+                } else {
+                    vec![None; wanted.len()]
+                };
+                (stamps, marks)
+            }
+            None => {
+                let stamps = wanted.iter().map(|w| self.remembered(w, outputs));
+                (stamps.collect(), vec![None; namespaces.len() + 1])
+            }
+        };
+        // After the database was asked, if it was.
+        let (marks, now) = redis.meet(namespaces, &shown);
+        Lookup { stamps, marks, now }
     }
 
     fn read(
@@ -236,14 +231,15 @@ impl Cache {
     }
 
     fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<u64> {
-        outputs.extend_from_slice(&self.in_memory(wanted)?);
-        Some(OWN)
+        let known = self.in_memory(wanted)?;
+        outputs.extend_from_slice(&known.row);
+        Some(known.stamp)
     }
 
     /// The row in memory. One of another width is another model's, whose files were replaced under the same version.
-    fn in_memory(&self, wanted: &Wanted<'_>) -> Option<Arc<[f32]>> {
-        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
-        (row.len() == wanted.space.codec.width()).then_some(row)
+    fn in_memory(&self, wanted: &Wanted<'_>) -> Option<Remembered> {
+        let known = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
+        (known.row.len() == wanted.space.codec.width()).then_some(known)
     }
 
     async fn look_up_in_file(
@@ -252,7 +248,10 @@ impl Cache {
         wanted: &[Wanted<'_>],
         outputs: &mut Vec<f32>,
     ) -> Vec<bool> {
-        let mut rows: Vec<Option<Arc<[f32]>>> = wanted.iter().map(|w| self.in_memory(w)).collect();
+        let in_memory = wanted
+            .iter()
+            .map(|w| self.in_memory(w).map(|known| known.row));
+        let mut rows: Vec<Option<Arc<[f32]>>> = in_memory.collect();
         let mut at = 0;
         // Wanted inputs come grouped by model version: one statement for each run of the same.
         while let Some(first) = wanted.get(at) {
@@ -280,7 +279,7 @@ impl Cache {
                                 .get(hash)
                                 .filter(|r| r.len() == first.space.codec.width());
                             if let (Some(row), Some(slot)) = (row, rows.get_mut(*index)) {
-                                self.memory.put(&first.space.memory_prefix, hash, row);
+                                self.memory.put(&first.space.memory_prefix, hash, row, OWN);
                                 *slot = Some(row.as_slice().into());
                             }
                         }
@@ -324,7 +323,8 @@ impl Cache {
 
     fn remember(&self, fresh: &[Fresh<'_>]) {
         for f in fresh {
-            self.memory.put(&f.space.memory_prefix, f.input, f.row);
+            let prefix = &f.space.memory_prefix;
+            self.memory.put(prefix, f.input, f.row, f.stamp);
         }
     }
 

@@ -10,6 +10,7 @@ mod ask;
 mod controls;
 mod inputs;
 mod insert;
+mod invalidations;
 mod jobs;
 mod lost;
 mod migrations;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
+pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
 pub use migrations::POSTGRES as MIGRATIONS;
 pub use parts::in_parts;

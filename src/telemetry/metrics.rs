@@ -60,6 +60,7 @@ struct Handles {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    marks_repaired: Counter,
     traces: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
@@ -129,6 +130,7 @@ impl Metrics {
             schedules_paused: SCHEDULES_PAUSED.gauge([]),
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
+            marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
@@ -296,6 +298,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.0.invalidated.increment(entries);
+    }
+
+    /// Counts marks of invalidations that Redis had lost and has again.
+    pub fn marks_repaired(&self, marks: u64) {
+        self.0.marks_repaired.increment(marks);
     }
 
     /// Counts traced jobs by what became of their spans.

@@ -76,6 +76,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "models folder",
             "model choice",
             "controls",
+            "invalidation marks",
             "invalidations",
             "heat",
             "hints",
