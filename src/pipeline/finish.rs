@@ -9,6 +9,7 @@ use super::{
     ending::{End, Ending, FinishedJob},
     index::{Index, bug},
     input_counts::InputCounts,
+    names,
     outcome::Outcome,
     owned::{How, JobRows, OwnedJob},
     plan::{Found, Plan, PlannedJob},
@@ -76,7 +77,13 @@ fn finish<'r>(
         result.finished_at,
         &rows,
     );
+    let keeps_names = context.settings.store.served;
     Some(FinishedJob {
+        names: if keeps_names {
+            names::words(head.job, info, &rows)
+        } else {
+            Vec::new()
+        },
         job_id: head.job.job_id.to_string(),
         body_sha256: head.body_sha256,
         result: Arc::new(result),

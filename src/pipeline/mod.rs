@@ -22,6 +22,7 @@ pub mod insight;
 mod lane;
 mod look_up;
 mod model_call;
+mod names;
 mod note_heat;
 mod outcome;
 mod owned;
