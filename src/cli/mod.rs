@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod dead;
 mod doctor;
+mod explain;
 mod file;
 mod health;
 mod hot;
@@ -107,6 +108,7 @@ enum Work {
     Lanes(lanes::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
+    Explain(explain::Arguments),
     Invalidate(invalidate::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
@@ -209,6 +211,7 @@ impl Work {
             Self::Lanes(arguments) => lanes::run(arguments, loaded.settings).await,
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
+            Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,

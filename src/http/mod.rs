@@ -13,6 +13,7 @@ mod extract;
 mod health;
 mod job_id;
 mod jobs;
+mod keys;
 mod lanes;
 mod live;
 mod logs;
@@ -243,6 +244,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/score/batch", post(score::batch))
             .route("/v1/jobs", post(jobs::enqueue))
             .route("/v1/jobs/{id}", get(jobs::job))
+            .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/models", get(show::models))
             .route("/v1/schedules", get(show::schedules))

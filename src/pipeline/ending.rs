@@ -1,7 +1,8 @@
 //! Owns what a job is at its end: a result that has no row yet, or an outcome without a result.
 
 use super::{
-    input_counts::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
+    input_counts::InputCounts, names::NameWord, outcome::Outcome, owned::JobRows, render::JobNote,
+    source::JobSource,
 };
 use crate::cache::Put;
 use kiln_contract::result::Finished;
@@ -38,6 +39,8 @@ pub(super) struct FinishedJob {
     pub result: Arc<Finished>,
     /// What readers find of it, in the result's namespace.
     pub shown: Vec<Put>,
+    /// What the history of names is to know of it.
+    pub names: Vec<NameWord>,
     /// The latest invalidation of all when its entries were looked up.
     pub stamp: u64,
     /// What statistics say of it.

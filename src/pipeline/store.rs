@@ -7,6 +7,7 @@ use super::{
     context::Context,
     ending::FinishedJob,
     index::{SlotIndex, bug},
+    names,
     owned::{How, JobRows, Value},
 };
 use crate::{
@@ -112,7 +113,7 @@ fn statement_bytes(context: &Context, jobs: &[&FinishedJob]) -> Vec<usize> {
     let bytes = |job: &&FinishedJob| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
-        ROW_BYTES + job.result.results.len() + rows
+        ROW_BYTES + job.result.results.len() + rows + names::bytes(&job.names)
     };
     jobs.iter().map(bytes).collect()
 }
@@ -125,9 +126,13 @@ async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserte
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
+    let named = jobs
+        .iter()
+        .map(|job| (job.job_id.as_str(), &*job.result, job.names.as_slice()));
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
+        served: names::rows(named),
         finished_at: jobs
             .first()
             .map(|job| job.result.finished_at)

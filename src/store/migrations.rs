@@ -41,6 +41,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "invalidations",
             include_str!("../../migrations/postgres/0005_invalidations.sql"),
         ),
+        (
+            6,
+            "served",
+            include_str!("../../migrations/postgres/0006_served.sql"),
+        ),
     ])
 });
 
@@ -134,6 +139,11 @@ mod tests {
                 5,
                 "invalidations",
                 "5134dd453f9f9e19a218442499fd8bb8773a3a360bd20ed3639ac1ea73223398818a29d1f357c9d881518d3bca19ce9c",
+            ),
+            (
+                6,
+                "served",
+                "6390f348e89867e423680a36e7527f66fb3cb2d5741ff937e2caa4e1b7a8c4ae0fb140899ed38eaf45c1955010b1b184",
             ),
         ]);
         let sqlite = sums(&[(

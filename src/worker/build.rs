@@ -300,6 +300,10 @@ impl Worker {
             health: self.health.clone(),
         };
         tasks.add_droppable("queue depths", move || tasks::depths::watch(watch.clone()));
+        let engine = self.engine.clone();
+        tasks.add_droppable("jobs too long in hand", move || {
+            tasks::lanes::sweep(engine.clone())
+        });
         let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
         let named = self.named_namespaces();
         tasks.add_droppable("lanes", move || {

@@ -71,6 +71,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "redis check",
             "postgres check",
             "queue depths",
+            "jobs too long in hand",
             "lanes",
             "models folder",
             "model choice",

@@ -322,6 +322,13 @@ pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
     items
 }
 
+/// The JSON of a ranking's items.
+pub fn items(items: &[RankedItem<'_>]) -> String {
+    let mut out = Vec::with_capacity(items.len() * 48 + 2);
+    push(&mut out, items);
+    String::from_utf8(out).unwrap_or_else(|_| "[]".into())
+}
+
 /// The JSON of a ranking.
 pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime<Utc>) -> Vec<u8> {
     let mut out = Vec::with_capacity(items.len() * 48 + 128);
