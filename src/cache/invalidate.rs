@@ -7,6 +7,7 @@
 
 use super::{
     Put, RedisCache,
+    journal::Journal,
     redis::{Again, MAX_BYTES, Size, sets},
 };
 use crate::{
@@ -79,6 +80,39 @@ pub async fn invalidate(
 }
 
 impl RedisCache {
+    /// Has invalidations heard in this database.
+    pub fn hearing(mut self, store: &PostgresStore) -> Self {
+        self.journal = Some(Journal::new(store));
+        self
+    }
+
+    /// Asks the database what was invalidated since.
+    pub async fn hear(&self) -> Result<(), StoreError> {
+        match &self.journal {
+            Some(journal) => journal.hear(self.marks(), self.connections_made()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Hands to the database what only Redis has shown.
+    pub async fn hand_over(&self) -> Result<(), StoreError> {
+        match &self.journal {
+            Some(journal) => journal.hand_over(self.marks()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether all is known that this Redis may have lost.
+    pub(super) async fn is_current(&self) -> bool {
+        match &self.journal {
+            Some(journal) => {
+                let made = self.connections_made();
+                journal.is_current(self.marks(), made).await
+            }
+            None => true,
+        }
+    }
+
     /// Raises a namespace's mark and the latest of all; gives the latest one before.
     async fn raise_marks(&self, namespace: &str, stamp: u64) -> Result<u64, String> {
         let mut pipeline = Pipeline::new();

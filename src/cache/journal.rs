@@ -3,10 +3,10 @@
 //! Promises that what a Redis answers over a new connection isn't trusted before the database has been asked: it may have been started
 //! again, or stand in for another one, and have lost marks that nobody here knows yet.
 
-use super::RedisCache;
+use super::marks::Marks;
 use crate::{
     clock,
-    store::{PostgresStore, StoreError},
+    store::{InvalidationMark, PostgresStore, StoreError},
 };
 use std::{
     collections::BTreeMap,
@@ -47,6 +47,7 @@ impl Default for Heard {
 }
 
 impl Journal {
+    /// One that has heard nothing yet.
     pub fn new(store: &PostgresStore) -> Self {
         Self {
             store: store.with_limit(PATIENCE),
@@ -54,76 +55,53 @@ impl Journal {
             up_to: AtomicU64::new(0),
         }
     }
-}
 
-impl RedisCache {
-    /// Has invalidations heard in this database.
-    pub fn hearing(mut self, store: &PostgresStore) -> Self {
-        self.journal = Some(Journal::new(store));
-        self
+    /// Asks the database what is new, now that so many connections to Redis have been made.
+    pub async fn hear(&self, marks: &Marks, made: u64) -> Result<(), StoreError> {
+        let mut heard = self.heard.lock().await;
+        self.ask(&mut heard, marks, made).await
     }
 
-    /// Asks the database what is new.
-    pub async fn hear(&self) -> Result<(), StoreError> {
-        let Some(journal) = &self.journal else {
-            return Ok(());
-        };
-        let mut heard = journal.heard.lock().await;
-        self.ask(journal, &mut heard).await
-    }
-
-    async fn ask(&self, journal: &Journal, heard: &mut Heard) -> Result<(), StoreError> {
-        let made = self.connections_made();
-        let mut news = journal.store.marks_since(heard.change).await?;
-        let last = |news: &[_]| {
-            news.iter()
-                .map(|mark: &crate::store::InvalidationMark| mark.change)
-                .max()
-        };
+    async fn ask(&self, heard: &mut Heard, marks: &Marks, made: u64) -> Result<(), StoreError> {
+        let mut news = self.store.marks_since(heard.change).await?;
+        let last = |news: &[InvalidationMark]| news.iter().map(|mark| mark.change).max();
         if last(&news).unwrap_or(-1) < heard.change {
             // It was set up anew, or from a backup.
             *heard = Heard::default();
-            news = journal.store.marks_since(heard.change).await?;
+            news = self.store.marks_since(heard.change).await?;
         }
         heard.change = last(&news).unwrap_or(-1);
         for mark in news {
-            self.marks().learn(&mark.namespace, mark.stamp);
+            marks.learn(&mark.namespace, mark.stamp);
             heard.marks.insert(mark.namespace, mark.stamp);
         }
-        journal.up_to.fetch_max(made, Ordering::Release);
+        self.up_to.fetch_max(made, Ordering::Release);
         Ok(())
     }
 
-    /// Whether all is known that any of the connections' servers may have lost. Asks the database where that isn't so.
-    pub(super) async fn is_current(&self) -> bool {
-        let Some(journal) = &self.journal else {
-            return true;
-        };
-        let made = self.connections_made();
-        let is_current = || journal.up_to.load(Ordering::Acquire) >= made;
+    /// Whether all is known that the servers of so many connections may have lost. Asks the database where that isn't so.
+    pub async fn is_current(&self, marks: &Marks, made: u64) -> bool {
+        let is_current = || self.up_to.load(Ordering::Acquire) >= made;
         if is_current() {
             return true;
         }
         // While the database is away nothing is stored either, and so nothing served: there is no need to wait for one's turn.
-        let Ok(mut heard) = tokio::time::timeout(PATIENCE, journal.heard.lock()).await else {
+        let Ok(mut heard) = tokio::time::timeout(PATIENCE, self.heard.lock()).await else {
             return false;
         };
         // Another look-up may have asked meanwhile.
-        is_current() || self.ask(journal, &mut heard).await.is_ok()
+        is_current() || self.ask(&mut heard, marks, made).await.is_ok()
     }
 
     /// Hands to the database what only Redis has shown: a mark of an earlier release, or one that a database from a backup has lost.
-    pub async fn hand_over(&self) -> Result<(), StoreError> {
-        let Some(journal) = &self.journal else {
-            return Ok(());
-        };
-        let heard = journal.heard.lock().await;
-        let latest = (String::new(), self.marks().latest());
+    pub async fn hand_over(&self, marks: &Marks) -> Result<(), StoreError> {
+        let heard = self.heard.lock().await;
+        let latest = (String::new(), marks.latest());
         let bound = clock::now().timestamp_millis().unsigned_abs() + AHEAD_MS;
-        for (namespace, mark) in self.marks().all().into_iter().chain([latest]) {
+        for (namespace, mark) in marks.all().into_iter().chain([latest]) {
             let known = heard.marks.get(&namespace).copied().unwrap_or_default();
             if mark > known && mark <= bound {
-                journal.store.adopt_mark(&namespace, mark).await?;
+                self.store.adopt_mark(&namespace, mark).await?;
             }
         }
         Ok(())

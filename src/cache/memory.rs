@@ -1,5 +1,6 @@
 //! Owns the cache in the worker's own memory: bounded by bytes, used while Redis fails and without servers.
 
+use kiln_contract::entry::Seal;
 use kiln_contract::key::InputHash;
 use std::sync::Arc;
 
@@ -13,8 +14,7 @@ type MemoryKey = (Arc<[u8]>, InputHash);
 #[derive(Debug, Clone)]
 pub struct Remembered {
     pub row: Arc<[f32]>,
-    /// The latest invalidation before it was scored.
-    pub stamp: u64,
+    pub seal: Seal,
 }
 
 /// Rows by model version and input.
@@ -45,9 +45,9 @@ impl MemoryCache {
     }
 
     /// Stores a row.
-    pub fn put(&self, prefix: &Arc<[u8]>, input: &InputHash, row: &[f32], stamp: u64) {
+    pub fn put(&self, prefix: &Arc<[u8]>, input: &InputHash, row: &[f32], seal: Seal) {
         let row = row.into();
-        let one = Remembered { row, stamp };
+        let one = Remembered { row, seal };
         self.rows.insert((prefix.clone(), *input), one);
     }
 }

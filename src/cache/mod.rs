@@ -24,7 +24,7 @@ pub use reads::Access;
 pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
-use kiln_contract::entry::Codec;
+use kiln_contract::entry::{Codec, Seal};
 use kiln_contract::key::{self, EntryPrefix, InputHash};
 use kiln_model::ModelInfo;
 use std::{collections::BTreeMap, sync::Arc};
@@ -68,18 +68,20 @@ pub struct Fresh<'a> {
     pub row: &'a [f32],
     /// TTL in milliseconds.
     pub ttl_ms: u64,
-    /// The latest invalidation before the row was scored.
-    pub stamp: u64,
+    pub seal: Seal,
 }
 
-/// The stamp of a row that no invalidation reaches: it is in a file of one process alone.
-const OWN: u64 = u64::MAX;
+/// The seal of a row that no invalidation reaches: it is in a file of one process alone.
+const OWN: Seal = Seal {
+    stamp: u64::MAX,
+    is_pending: false,
+};
 
 /// What a look-up found.
 #[derive(Debug, Default)]
 pub struct Lookup {
-    /// The stamp of each wanted entry, in order; none where there is no entry.
-    pub stamps: Vec<Option<u64>>,
+    /// The seal of each wanted entry, in order; none where there is no entry.
+    pub seals: Vec<Option<Seal>>,
     /// The stamp of each namespace's latest invalidation, in order: entries with a lower one are invalid for it.
     pub marks: Vec<u64>,
     /// The stamp of the latest invalidation of all: what is scored from now on carries it.
@@ -140,7 +142,7 @@ impl Cache {
     }
 
     /// Looks every input up for these namespaces, in one round trip unless they are many; appends found rows to `outputs` in order. The caller
-    /// compares their stamps with the marks: an entry that is older than its namespace's mark is invalid.
+    /// compares their seals' stamps with the marks: an entry that is older than its namespace's mark is invalid.
     pub async fn look_up(
         &self,
         wanted: &[Wanted<'_>],
@@ -149,7 +151,7 @@ impl Cache {
     ) -> Lookup {
         match &self.backend {
             Backend::Off => Lookup {
-                stamps: vec![None; wanted.len()],
+                seals: vec![None; wanted.len()],
                 ..Lookup::default()
             },
             Backend::Redis(redis) => {
@@ -159,7 +161,7 @@ impl Cache {
             Backend::File(store) => {
                 let there = self.look_up_in_file(store, wanted, outputs).await;
                 Lookup {
-                    stamps: there.into_iter().map(|is| is.then_some(OWN)).collect(),
+                    seals: there.into_iter().map(|is| is.then_some(OWN)).collect(),
                     ..Lookup::default()
                 }
             }
@@ -181,26 +183,26 @@ impl Cache {
             Some(entry) => entry.space.codec.entry_bytes(),
             None => invalidate::MARK_BYTES,
         };
-        let (stamps, shown) = match redis.get(&keys, bytes).await {
+        let (seals, shown) = match redis.get(&keys, bytes).await {
             Some(mut values) => {
                 let marks = values.split_off(wanted.len().min(values.len()));
                 let failing = redis.is_failing();
                 // An entry of which nobody can say whether it is invalid isn't used.
-                let stamps = if redis.is_current().await {
+                let seals = if redis.is_current().await {
                     self.read(wanted, values, failing, outputs)
                 } else {
                     vec![None; wanted.len()]
                 };
-                (stamps, marks)
+                (seals, marks)
             }
             None => {
-                let stamps = wanted.iter().map(|w| self.remembered(w, outputs));
-                (stamps.collect(), vec![None; namespaces.len() + 1])
+                let seals = wanted.iter().map(|w| self.remembered(w, outputs));
+                (seals.collect(), vec![None; namespaces.len() + 1])
             }
         };
         // After the database was asked, if it was.
         let (marks, now) = redis.meet(namespaces, &shown);
-        Lookup { stamps, marks, now }
+        Lookup { seals, marks, now }
     }
 
     fn read(
@@ -209,16 +211,16 @@ impl Cache {
         values: Vec<Option<Vec<u8>>>,
         failing: bool,
         outputs: &mut Vec<f32>,
-    ) -> Vec<Option<u64>> {
+    ) -> Vec<Option<Seal>> {
         let mut bad = 0;
         let found = wanted
             .iter()
             .zip(values)
             .map(|(wanted, value)| match value {
                 Some(bytes) => {
-                    let stamp = wanted.space.codec.decode(wanted.input, &bytes, outputs);
-                    bad += u64::from(stamp.is_none());
-                    stamp
+                    let seal = wanted.space.codec.decode(wanted.input, &bytes, outputs);
+                    bad += u64::from(seal.is_none());
+                    seal
                 }
                 None if failing => self.remembered(wanted, outputs),
                 None => None,
@@ -230,10 +232,10 @@ impl Cache {
         found
     }
 
-    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<u64> {
+    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<Seal> {
         let known = self.in_memory(wanted)?;
         outputs.extend_from_slice(&known.row);
-        Some(known.stamp)
+        Some(known.seal)
     }
 
     /// The row in memory. One of another width is another model's, whose files were replaced under the same version.
@@ -310,7 +312,7 @@ impl Cache {
                     .iter()
                     .map(|f| Put {
                         key: f.space.prefix.key(f.input),
-                        value: f.space.codec.encode(f.input, f.row, f.stamp),
+                        value: f.space.codec.encode(f.input, f.row, f.seal),
                         ttl_ms: f.ttl_ms,
                     })
                     .collect();
@@ -324,7 +326,7 @@ impl Cache {
     fn remember(&self, fresh: &[Fresh<'_>]) {
         for f in fresh {
             let prefix = &f.space.memory_prefix;
-            self.memory.put(prefix, f.input, f.row, f.stamp);
+            self.memory.put(prefix, f.input, f.row, f.seal);
         }
     }
 

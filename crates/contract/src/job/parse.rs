@@ -8,6 +8,8 @@ mod pass;
 mod plain;
 mod values;
 
+pub(super) use explain::find_own_id;
+
 use super::{EXPECTED_JOB_ID, Input, Job, MAX_INPUTS, OnError, Rank, Unparsable, is_job_id};
 use crate::failure::Rejection;
 use std::borrow::Cow;
