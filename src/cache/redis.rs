@@ -12,7 +12,11 @@ pub(super) use connections::{Again, Question};
 pub use open::connect;
 pub(super) use size::{MAX_BYTES, Size};
 
-use super::tally::{Tallied, Tally};
+use super::{
+    journal::Journal,
+    marks::Marks,
+    tally::{Tallied, Tally},
+};
 use crate::{
     config::Redis,
     secret::Secret,
@@ -76,6 +80,8 @@ pub struct RedisCache {
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
     tally: Tallied,
+    marks: Marks,
+    pub(super) journal: Option<Journal>,
     metrics: Metrics,
 }
 
@@ -94,8 +100,19 @@ impl RedisCache {
             connections: Connections::new(url, settings, metrics.clone()),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
+            marks: Marks::default(),
+            journal: None,
             metrics,
         })
+    }
+
+    /// What is known of invalidations.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    pub(super) fn connections_made(&self) -> u64 {
+        self.connections.made()
     }
 
     /// Where it is, without credentials.
@@ -355,6 +372,11 @@ impl RedisCache {
     /// One small command with its deadline, whatever the cooldown says; whether Redis counts as failing doesn't change.
     pub(super) async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T, RedisError> {
         self.connections.ask_anyway(&command.into()).await
+    }
+
+    /// The same for several commands at once.
+    pub(super) async fn now<T: FromRedisValue>(&self, commands: Pipeline) -> Result<T, RedisError> {
+        self.connections.ask_anyway(&commands.into()).await
     }
 
     /// What a failure says, without credentials.

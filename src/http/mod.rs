@@ -81,8 +81,9 @@ pub struct Port {
 }
 
 /// What the routes share.
-#[derive(Clone)]
-struct Shared {
+type Shared = Arc<SharedState>;
+
+struct SharedState {
     health: Health,
     metrics: PrometheusHandle,
     keys: Arc<Keys>,
@@ -95,7 +96,7 @@ struct Shared {
     stopping: Stopping,
 }
 
-impl Shared {
+impl SharedState {
     fn state(&self) -> Result<&ApiState, Problem> {
         self.state
             .get()
@@ -153,7 +154,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     let addr = listener.local_addr().map_err(bind)?;
     let (sender, ended) = oneshot::channel();
     let state = Arc::new(OnceLock::new());
-    let shared = Shared {
+    let shared = Arc::new(SharedState {
         health: port.health,
         metrics: port.metrics,
         keys: Arc::new(Keys::new(&port.settings)),
@@ -162,7 +163,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         paths: Arc::default(),
         live: Live::new(),
         stopping: Stopping::default(),
-    };
+    });
     let stopping = shared.stopping.clone();
     let (settings, max) = (port.settings, port.max_body_bytes);
     let run = move || {

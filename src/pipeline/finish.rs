@@ -3,6 +3,8 @@
 //! Promises that a job is finished only with a row for each of its inputs; otherwise it is abandoned, and that is reported as a bug.
 
 use super::{
+    blocking::blocking,
+    budget::BYTES_PER_OUTPUT,
     context::Context,
     ending::{End, Ending, FinishedJob},
     index::{Index, bug},
@@ -41,13 +43,15 @@ fn finish<'r>(
     counts: &mut InputCounts,
     labels: &mut LabelCounts,
 ) -> Option<FinishedJob> {
+    let outputs = head.job.inputs.len() * head.model.info().output_width;
+    let bytes = outputs * BYTES_PER_OUTPUT;
     let Some(Rendered {
         results,
         hits,
         misses,
         skipped,
         note,
-    }) = render(head.job, head.model, &rows, labels)
+    }) = blocking(bytes, || render(head.job, head.model, &rows, labels))
     else {
         bug("an input has neither a row nor a failure");
         return None;

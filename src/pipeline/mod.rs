@@ -6,6 +6,7 @@
 
 mod admit;
 mod arriving;
+mod blocking;
 pub mod budget;
 mod coalesce;
 mod completion;

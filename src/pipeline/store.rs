@@ -1,4 +1,4 @@
-//! Owns storing jobs at their end: entries to the cache and rows to the database together, then what readers find.
+//! Owns storing jobs at their end: rows to the database, then entries to the cache and what readers find.
 //!
 //! Promises to wait for a database that is out of reach, and that a row which the database refuses costs only
 //! its own job.
@@ -16,6 +16,7 @@ use crate::{
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
+use kiln_contract::entry::Seal;
 use kiln_contract::result::Reading;
 use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
@@ -28,10 +29,20 @@ pub(super) struct ToStore<'a> {
     pub refreshes_ttl: bool,
 }
 
-/// Stores jobs, no two of them with the same id, and says of each what became of its row.
+/// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
+/// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
     let finished: Vec<&FinishedJob> = jobs.iter().map(|one| one.job).collect();
-    let (_, kept) = tokio::join!(put_entries(context, jobs), insert_rows(context, &finished));
+    let kept = if context.settings.store.scores {
+        let kept = insert_rows(context, &finished).await;
+        let stored = jobs.iter().zip(&kept);
+        let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
+        put_entries(context, stored).await;
+        kept
+    } else {
+        let entries = put_entries(context, jobs.iter());
+        tokio::join!(entries, insert_rows(context, &finished)).1
+    };
     let mut shown: BTreeMap<u64, BTreeMap<&str, Vec<Put>>> = BTreeMap::new();
     for (job, kept) in finished.iter().zip(&kept) {
         if job.shown.is_empty() || !matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
@@ -47,11 +58,12 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<
     kept
 }
 
-/// Puts into the cache what was scored now, and again what has its TTL refreshed.
-async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
+/// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
+async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToStore<'a>>) {
+    let have_rows = context.settings.store.scores;
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
-        let stored = jobs.iter().filter_map(|one| {
+        let stored = jobs.filter_map(|one| {
             let rows = one.job.rows.as_deref()?;
             Some((rows, one.refreshes_ttl))
         });
@@ -60,8 +72,8 @@ async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
                 .slots
                 .enumerate()
                 .filter(move |(_, slot)| match slot.found {
-                    Some(How::Scored { is_stored }) => !is_stored,
-                    Some(How::Cached) => refreshes,
+                    Some(How::Scored { is_stored }) => have_rows || !is_stored,
+                    Some(How::Cached) => refreshes || slot.seal.is_pending,
                     Some(How::Shared) | None => false,
                 });
             due.map(move |due| (rows, due))
@@ -72,7 +84,7 @@ async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
                 input: &slot.input,
                 row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
-                stamp: slot.stamp,
+                seal: Seal::settled(slot.seal.stamp),
             })
         })
         .collect()
@@ -152,7 +164,7 @@ impl<'a> Misses<'a> {
         if context.settings.store.scores {
             for rows in jobs.iter().filter_map(|job| job.rows.as_deref()) {
                 for (index, slot) in rows.slots.enumerate() {
-                    if matches!(slot.found, Some(How::Scored { .. } | How::Shared)) {
+                    if slot.needs_row() {
                         let value = if inputs { rows.value(slot) } else { None };
                         misses.push((rows, index, value));
                     }

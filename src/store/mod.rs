@@ -11,6 +11,7 @@ mod columns;
 mod controls;
 mod inputs;
 mod insert;
+mod invalidations;
 mod jobs;
 mod lost;
 mod migrations;
@@ -34,6 +35,7 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
+pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
 pub use migrations::POSTGRES as MIGRATIONS;
 pub use parts::in_parts;
@@ -121,7 +123,7 @@ pub enum Inserted {
 }
 
 /// A rejected job on its way into the database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RejectedRow<'a> {
     /// The job's id, where it could be read.
     pub job_id: Option<&'a str>,
@@ -130,6 +132,15 @@ pub struct RejectedRow<'a> {
     pub namespace: Option<&'a str>,
     pub rejection: &'a Rejection,
     pub finished_at: DateTime<Utc>,
+}
+
+/// What became of a rejection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rejected {
+    /// Its row says so.
+    Noted,
+    /// The same job was finished before, so that it isn't rejected: this is its result.
+    Finished(Box<Finished>),
 }
 
 impl RejectedRow<'_> {
@@ -168,11 +179,24 @@ impl Store {
         }
     }
 
-    /// Writes the rows of rejected jobs. A finished job's row is never overwritten.
-    pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
+    /// Writes the rows of rejected jobs, and says job by job what became of it. A finished job's row is never overwritten, and nothing is
+    /// written of such a job.
+    pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<Vec<Rejected>, StoreError> {
         match self {
             Self::Postgres(store) => store.reject(rows).await,
             Self::Sqlite(store) => store.reject(rows).await,
+        }
+    }
+
+    /// The result of a job that has finished, by its id and its body's hash.
+    pub async fn finished(
+        &self,
+        job_id: &str,
+        body_sha256: &[u8; 32],
+    ) -> Result<Option<Box<Finished>>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.finished(job_id, body_sha256).await,
+            Self::Sqlite(store) => store.finished(job_id, body_sha256).await,
         }
     }
 

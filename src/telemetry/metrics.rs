@@ -61,6 +61,7 @@ struct Handles {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    marks_repaired: Counter,
     traces: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
@@ -130,6 +131,7 @@ impl Metrics {
             schedules_paused: SCHEDULES_PAUSED.gauge([]),
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
+            marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
@@ -297,6 +299,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.0.invalidated.increment(entries);
+    }
+
+    /// Counts marks of invalidations that Redis had lost and has again.
+    pub fn marks_repaired(&self, marks: u64) {
+        self.0.marks_repaired.increment(marks);
     }
 
     /// Counts traced jobs by what became of their spans.

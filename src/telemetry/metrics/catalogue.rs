@@ -99,6 +99,8 @@ catalogue! {
             "Entries in Redis that didn't decode or weren't their key's.");
         INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
             "Entries of readers that an invalidation removed.");
+        MARKS_REPAIRED = counter("kiln_invalidation_marks_repaired_total", "marks",
+            "Marks of invalidations that Redis had lost and was given again.");
         LEASES = counter("kiln_leases_total", "inputs",
             "Inputs of expensive models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late).")
             .by(&[LeaseOutcome::LABEL]);

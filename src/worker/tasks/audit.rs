@@ -25,28 +25,27 @@ use std::{
 /// Steps of the walk through Redis for one audit: few keys of a large Redis may match.
 const MAX_STEPS: usize = 50;
 
-/// What the task works with.
-#[derive(Clone)]
-pub(in crate::worker) struct AuditTask {
-    pub settings: Arc<Settings>,
-    pub engine: Arc<Engine>,
-    pub metrics: Metrics,
-}
-
 /// Adds the audit, where the settings want one.
-pub(in crate::worker) fn add(tasks: &mut Supervisor, task: AuditTask) {
-    if task.settings.audit.enabled && task.settings.cache.enabled {
-        tasks.add_droppable("audit", move || follow(task.clone()));
+pub(in crate::worker) fn add(
+    tasks: &mut Supervisor,
+    settings: &Arc<Settings>,
+    engine: &Arc<Engine>,
+    metrics: &Metrics,
+) {
+    if settings.audit.enabled && settings.cache.enabled {
+        let (settings, engine, metrics) = (settings.clone(), engine.clone(), metrics.clone());
+        tasks.add_droppable("audit", move || {
+            follow(settings.clone(), engine.clone(), metrics.clone())
+        });
     }
 }
 
 /// Audits until the worker stops.
-async fn follow(task: AuditTask) -> anyhow::Result<()> {
-    let AuditTask {
-        settings,
-        engine,
-        metrics,
-    } = task;
+async fn follow(
+    settings: Arc<Settings>,
+    engine: Arc<Engine>,
+    metrics: Metrics,
+) -> anyhow::Result<()> {
     let named: BTreeSet<String> = settings.namespaces.keys().cloned().collect();
     let set = |url: &Option<Secret>| url.clone().context("a server without a URL");
     let (redis, database) = (set(&settings.redis.url)?, set(&settings.database.url)?);
