@@ -5,16 +5,11 @@
 //! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
 //! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
 
-use super::{
-    Put, RedisCache,
-    redis::{Again, MAX_BYTES, Size, sets},
-};
-use crate::telemetry::metrics::CacheOperation;
+use super::RedisCache;
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
 use kiln_contract::key;
-use redis::{Pipeline, RedisError, Value};
-use std::collections::BTreeMap;
+use redis::{RedisError, Value};
 
 /// Sets a namespace's mark and the latest one, and notes what is to be removed. All are stored as long as an entry can be.
 const MARK: &str = "local t = redis.call('TIME')
@@ -108,47 +103,6 @@ impl RedisCache {
             cursor: 0,
             removed: 0,
             done: false,
-        }
-    }
-
-    /// Writes what readers find; what an invalidation has overtaken is removed again, so that its own removal, which may
-    /// have passed by already, misses nothing.
-    pub(super) async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
-        let bytes: usize = entries.values().flatten().map(Put::bytes).sum();
-        let mut pipeline = if bytes <= MAX_BYTES {
-            sets(entries.values().flatten())
-        } else {
-            // A mark that is set while these are written must be seen: they are there before it is looked for.
-            for puts in entries.values() {
-                if !self.put(puts).await {
-                    return;
-                }
-            }
-            Pipeline::new()
-        };
-        for namespace in entries.keys() {
-            pipeline.cmd("GET").arg(key::mark(namespace));
-        }
-        let size = Size {
-            keys: pipeline.len(),
-            bytes: bytes.min(MAX_BYTES),
-        };
-        let question = pipeline.into();
-        let asked = self.guarded(CacheOperation::Set, &question, size, Again::No);
-        let marks: Option<Vec<Option<Vec<u8>>>> = asked.await;
-        for (puts, mark) in entries.values().zip(marks.unwrap_or_default()) {
-            if read(&mark) > stamp {
-                let mut command = redis::cmd("UNLINK");
-                puts.iter().for_each(|put| {
-                    command.arg(put.key.as_slice());
-                });
-                let size = Size {
-                    keys: puts.len(),
-                    bytes: puts.iter().map(|put| put.key.len()).sum(),
-                };
-                self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
-                    .await;
-            }
         }
     }
 }

@@ -3,14 +3,17 @@
 //! Promises that a failing Redis costs a batch at most one time-out, and then nothing until it has had time
 //! to come back. Refuses to retry: a look-up that fails is a miss.
 
+mod beside;
 mod breaker;
 mod connections;
 mod open;
 mod size;
+mod words;
 
 pub(super) use connections::{Again, Question};
 pub use open::connect;
-pub(super) use size::{MAX_BYTES, Size};
+pub(super) use size::Size;
+pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
 
 use super::tally::{Tallied, Tally};
 use crate::{
@@ -26,7 +29,10 @@ use size::{Part, parts};
 use std::{
     collections::HashMap,
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -52,7 +58,7 @@ impl Put {
 }
 
 /// Commands that store values.
-pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
+fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
     let mut pipeline = Pipeline::new();
     for put in values {
         pipeline
@@ -73,6 +79,8 @@ pub(super) const SHORT_ANSWER: usize = 16;
 pub struct RedisCache {
     url: Secret,
     connections: Connections,
+    /// What the server calls the script that writes what readers find, once it has it.
+    write_hash: OnceLock<String>,
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
     tally: Tallied,
@@ -92,6 +100,7 @@ impl RedisCache {
         Ok(Self {
             url: url.clone(),
             connections: Connections::new(url, settings, metrics.clone()),
+            write_hash: OnceLock::new(),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             metrics,
@@ -307,7 +316,18 @@ impl RedisCache {
         again: Again,
     ) -> Option<T> {
         let begun = Instant::now();
-        let result = match self.connections.ask(question, size, again).await {
+        let answered = self.connections.ask(question, size, again).await;
+        self.concluded(operation, begun, answered)
+    }
+
+    /// Notes how a round trip went that began then.
+    fn concluded<T>(
+        &self,
+        operation: CacheOperation,
+        begun: Instant,
+        answered: Result<T, Unanswered>,
+    ) -> Option<T> {
+        let result = match answered {
             Err(Unanswered::Skipped) => {
                 self.metrics.cache(operation, CacheOutcome::Skipped, None);
                 return None;

@@ -9,6 +9,7 @@ mod config;
 mod dead;
 mod doctor;
 mod file;
+mod forget;
 mod health;
 mod hot;
 mod invalidate;
@@ -108,6 +109,7 @@ enum Work {
     Warm(warm::Arguments),
     Hot(hot::Arguments),
     Invalidate(invalidate::Arguments),
+    Forget(forget::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
     Health(health::Arguments),
@@ -210,6 +212,7 @@ impl Work {
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
+            Self::Forget(arguments) => forget::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
             Self::Health(arguments) => health::run(&arguments, &loaded.settings),

@@ -3,7 +3,7 @@
 use super::{
     input_counts::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
 };
-use crate::cache::Put;
+use crate::cache::Word;
 use kiln_contract::result::Finished;
 use std::{sync::Arc, time::Instant};
 
@@ -37,7 +37,7 @@ pub(super) struct FinishedJob {
     pub body_sha256: [u8; 32],
     pub result: Arc<Finished>,
     /// What readers find of it, in the result's namespace.
-    pub shown: Vec<Put>,
+    pub shown: Vec<Word>,
     /// The latest invalidation of all when its entries were looked up.
     pub stamp: u64,
     /// What statistics say of it.

@@ -64,9 +64,9 @@ fn finish<'r>(
         elapsed_ms: (elapsed.as_secs_f64() * 1e5).round() / 1e2,
         finished_at: clock::now(),
     };
-    let shown = publish::entries(
+    let shown = publish::words(
         context,
-        head.job,
+        (head.job, head.source),
         info,
         head.ttl_seconds,
         result.finished_at,
@@ -121,7 +121,7 @@ pub(super) fn found(
     };
     let mut counts = InputCounts::default();
     let finished = finish(context, &head, row, &mut counts, labels);
-    let scored = planned.inputs.len() as u64 - counts.skipped;
+    let scored = planned.slots().count() as u64;
     counts.hits = planned.asked_first;
     counts.coalesced = scored.saturating_sub(planned.asked_first);
     debug_assert!(planned.slots().all(|slot| {

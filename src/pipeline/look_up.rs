@@ -1,21 +1,28 @@
-//! Owns the stage that looks every slot of a batch up in the cache, in one round trip.
+//! Owns the stage that looks every slot of a batch up in the cache, in one round trip. Beside it, it asks when jobs with something for
+//! readers were first accepted.
 //!
-//! Promises that a slot takes no entry that somebody who asks for it has invalidated.
+//! Promises that a slot takes no entry that somebody who asks for it has invalidated, and that a job which comes again is no newer.
 
 use super::{
     context::Context,
     index::{SlotIndex, bug},
     plan::{Found, Plan},
+    source::{AdmittedJob, JobSource},
 };
 use crate::{
     cache::{Lookup, Wanted},
     telemetry::metrics::Stage,
 };
+use kiln_contract::{key, order::Moment};
 use std::time::Instant;
+
+/// How often a job may be held for as long as may be, and come again, and still be known by its first acceptance.
+const HOLDS: u32 = 4;
 
 /// Looks every slot up.
 pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
-    if plan.slots.is_empty() {
+    let accepted = Accepted::of(plan);
+    if plan.slots.is_empty() && accepted.jobs.is_empty() {
         return;
     }
     let begun = Instant::now();
@@ -37,10 +44,43 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
     let looked = context.cache.look_up(&wanted, namespaces, &mut outputs);
-    let looked = looked.await;
+    // At the same time: it is no second wait.
+    let (looked, ()) = tokio::join!(looked, accepted.ask(context));
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
     context.metrics.stage(Stage::LookUp, begun.elapsed());
+}
+
+/// Jobs that have something for readers.
+struct Accepted<'a> {
+    sources: Vec<&'a JobSource>,
+    jobs: Vec<(Vec<u8>, Moment)>,
+}
+
+impl<'a> Accepted<'a> {
+    fn of(plan: &Plan<'a>) -> Self {
+        let admitted = plan.jobs.iter().map(|planned| planned.admitted);
+        let for_readers = admitted.filter(|admitted| admitted.job.is_for_readers());
+        let one = |admitted: &'a AdmittedJob<'a>| {
+            let source = admitted.source;
+            let key = key::accepted(&admitted.job.job_id);
+            (source, (key, source.accepted()))
+        };
+        let (sources, jobs) = for_readers.map(one).unzip();
+        Self { sources, jobs }
+    }
+
+    /// Finds out when each was first accepted, by this worker or another.
+    async fn ask(&self, context: &Context) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let life = HOLDS * context.settings.max_hold;
+        let known = context.cache.accept(&self.jobs, life).await;
+        for ((source, (_, here)), known) in self.sources.iter().zip(&self.jobs).zip(known) {
+            source.note_accepted(known.unwrap_or(*here));
+        }
+    }
 }
 
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.

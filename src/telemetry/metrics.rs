@@ -60,6 +60,7 @@ struct Handles {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    older_words: Counter,
     traces: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
@@ -129,6 +130,7 @@ impl Metrics {
             schedules_paused: SCHEDULES_PAUSED.gauge([]),
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
+            older_words: OLDER_WORDS.counter([]),
             traces: TRACES.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
@@ -296,6 +298,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.0.invalidated.increment(entries);
+    }
+
+    /// Counts named entries, rankings and removals that were left out for newer ones.
+    pub fn older_words(&self, count: u64) {
+        self.0.older_words.increment(count);
     }
 
     /// Counts traced jobs by what became of their spans.

@@ -98,6 +98,8 @@ catalogue! {
             "Entries in Redis that didn't decode or weren't their key's.");
         INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
             "Entries of readers that an invalidation removed.");
+        OLDER_WORDS = counter("kiln_older_words_total", "entries",
+            "Named entries, rankings and removals that were not written: something newer stands under their key.");
         LEASES = counter("kiln_leases_total", "inputs",
             "Inputs of expensive models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late).")
             .by(&[LeaseOutcome::LABEL]);

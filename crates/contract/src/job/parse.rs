@@ -8,7 +8,7 @@ mod pass;
 mod values;
 
 use super::{EXPECTED_JOB_ID, Input, Job, MAX_INPUTS, OnError, Rank, Unparsable, is_job_id};
-use crate::failure::Rejection;
+use crate::{failure::Rejection, order::AsOf};
 use std::borrow::Cow;
 
 /// See [`Job::parse`].
@@ -52,6 +52,7 @@ struct RawJob<'a> {
     ttl_seconds: Option<u64>,
     on_error: OnError,
     detail: bool,
+    as_of: Option<AsOf<'a>>,
 }
 
 /// The inputs, and the features of all of them one after the other.
@@ -111,6 +112,7 @@ fn finish<'a>(
         ttl_seconds: raw.ttl_seconds,
         on_error: raw.on_error,
         detail: raw.detail,
+        as_of: raw.as_of,
     })
 }
 

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     failure::Code,
     job::{Content, MAX_KEY_BYTES, MAX_TTL_SECONDS},
+    order::AsOf,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -228,6 +229,73 @@ fn names_the_field_of_an_input_that_breaks_the_contract() {
         &with("inputs", json!([{"text": "a", "key": "a\u{0}"}])),
         "inputs[0].key",
         "U+0000",
+    );
+}
+
+#[test]
+fn a_word_may_say_how_new_it_is() {
+    for (value, expected) in [
+        (json!(0), AsOf::Sequence(0)),
+        (
+            json!(9_223_372_036_854_775_807u64),
+            AsOf::Sequence(9_223_372_036_854_775_807),
+        ),
+        (
+            json!("2026-11-20T13:00:00.5+01:00"),
+            AsOf::moment("2026-11-20T13:00:00.5+01:00").expect("a time"),
+        ),
+    ] {
+        let body = with("as_of", value);
+        let job = job(body.as_bytes(), None).expect("parses");
+        assert_eq!(job.as_of, Some(expected));
+    }
+    for value in [
+        json!(-1),
+        json!(1.5),
+        json!(9_223_372_036_854_775_808u64),
+        json!("7"),
+        json!("2026-11-20"),
+        json!(null),
+        json!([7]),
+    ] {
+        invalid(&with("as_of", value), "as_of", "an RFC 3339 time from");
+    }
+}
+
+#[test]
+fn an_input_may_be_the_removal_of_its_key() {
+    let body = with(
+        "inputs",
+        json!([{"key": "a", "remove": true}, {"text": "b", "remove": false}]),
+    );
+    let removing = job(body.as_bytes(), None).expect("parses");
+    assert_eq!(removing.inputs[0].content, Content::Removal);
+    assert!(matches!(removing.inputs[1].content, Content::Text { .. }));
+    assert!(removing.is_for_readers());
+    let plain = with("detail", json!(true));
+    assert!(
+        !job(plain.as_bytes(), None)
+            .expect("parses")
+            .is_for_readers()
+    );
+    for (input, says) in [
+        (json!({"remove": true}), "expected `key` beside `remove`"),
+        (
+            json!({"key": "a", "text": "t", "remove": true}),
+            "nothing but `key`",
+        ),
+        (
+            json!({"key": "a", "features": [1], "remove": true}),
+            "nothing but `key`",
+        ),
+        (json!({"key": "a", "remove": false}), "neither"),
+    ] {
+        invalid(&with("inputs", json!([input])), "inputs[0]", says);
+    }
+    invalid(
+        &with("inputs", json!([{"key": "a", "remove": 1}])),
+        "inputs[0].remove",
+        "boolean",
     );
 }
 
