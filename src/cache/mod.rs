@@ -339,6 +339,15 @@ impl Cache {
         known.unwrap_or_else(|| vec![None; jobs.len()])
     }
 
+    /// Has entries live for so many milliseconds more, where they are there and would live shorter.
+    pub async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
+        if let Backend::Redis(redis) = &self.backend
+            && !lives.is_empty()
+        {
+            redis.prolong(lives).await;
+        }
+    }
+
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
     /// an invalidation, by its stamp, and comes after it is taken back.
     pub async fn publish(&self, words: &Words<'_>) {

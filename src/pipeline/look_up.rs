@@ -1,5 +1,5 @@
 //! Owns the stage that looks every slot of a batch up in the cache, in one round trip. Beside it, it asks when jobs with something for
-//! readers were first accepted.
+//! readers were first accepted, and has entries live longer for jobs that ask for that.
 //!
 //! Promises that a slot takes no entry that somebody who asks for it has invalidated, and that a job which comes again is no newer.
 
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     cache::{Lookup, Wanted},
+    clock,
     telemetry::metrics::Stage,
 };
 use kiln_contract::{key, order::Moment};
@@ -44,8 +45,10 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
     let looked = context.cache.look_up(&wanted, namespaces, &mut outputs);
+    let lives = lives(plan);
     // At the same time: it is no second wait.
-    let (looked, ()) = tokio::join!(looked, accepted.ask(context));
+    let prolonged = context.cache.prolong(&lives);
+    let (looked, (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
     context.metrics.stage(Stage::LookUp, begun.elapsed());
@@ -81,6 +84,19 @@ impl<'a> Accepted<'a> {
             source.note_accepted(known.unwrap_or(*here));
         }
     }
+}
+
+/// The entries that jobs ask to live longer than usual, whether or not they are there, and for how long.
+fn lives(plan: &Plan<'_>) -> Vec<(Vec<u8>, u64)> {
+    let mut rng = rand::rng();
+    let outliving = plan.jobs.iter().filter(|one| one.admitted.outlives);
+    let slots = outliving.flat_map(|one| one.slots().map(move |slot| (one.admitted, slot)));
+    let life = slots.filter_map(|(admitted, index)| {
+        let slot = plan.slots.get(index)?;
+        let entry = plan.groups.get(slot.group)?.space.prefix.key(&slot.input);
+        Some((entry, clock::random_ttl_ms(&mut rng, admitted.ttl_seconds)))
+    });
+    life.collect()
 }
 
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.

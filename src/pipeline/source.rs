@@ -282,4 +282,6 @@ pub(super) struct AdmittedJob<'a> {
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,
+    /// Whether it asks for a longer one than entries have without its asking.
+    pub outlives: bool,
 }

@@ -1,6 +1,7 @@
 //! What readers find is the newest word, in whichever order jobs come, end, come again and are replayed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use kiln_contract::order::{AsOf, Moment, Order};
 use kiln_contract::reader::{Provenance, removal};
@@ -496,4 +497,48 @@ async fn a_reader_never_sees_a_key_go_back_while_workers_die() {
         "every entry is the newest: {:?}",
         history.last
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_lives_as_long_as_its_own_job_says() {
+    let stack = Stack::shared().await;
+    // Both in one batch, and both ask for the same text.
+    let settings = stack.worker().set("KILN_INTAKE__BATCH_WAIT_MS", "500");
+    let _worker = settings.start().await;
+    let lasting = |id: &str, key: &str, seconds: u64| {
+        let mut job = job(id, "the same text");
+        job["inputs"][0]["key"] = json!(key);
+        job["ttl_seconds"] = json!(seconds);
+        job
+    };
+    let jobs = [
+        lasting("warm-up", "first", 60),
+        lasting("short", "short", 100),
+        lasting("long", "long", 10_000),
+    ];
+    stack.bus.publish_jobs(&jobs).await;
+    stack.wait_for_rows(3).await;
+    stack.bus.replies(3).await;
+    for (key, max) in [("short", 100), ("long", 10_000)] {
+        let life = stack.redis.life(&format!("kiln:k:n:{key}")).await;
+        assert!((max * 8 / 10..=max).contains(&life), "{key}: {life}");
+    }
+    // The score is the same fact for all: it lives as long as the longest of them.
+    let [score] = stack.redis.keys("kiln:s:*").await.try_into().expect("one");
+    let life: i64 = stack.redis.at("TTL", &score, &[]).await;
+    assert!((8_000..=10_000).contains(&life), "{life}");
+    // A hit of a job that says longer.
+    stack.bus.answer(&lasting("longer", "longer", 20_000)).await;
+    eventually(
+        "its score lives longer",
+        Duration::from_secs(10),
+        || async {
+            let life: i64 = stack.redis.at("TTL", &score, &[]).await;
+            (life > 10_000).then_some(())
+        },
+    )
+    .await;
+    stack.bus.answer(&lasting("shorter", "shorter", 30)).await;
+    let life: i64 = stack.redis.at("TTL", &score, &[]).await;
+    assert!(life > 10_000, "{life}");
 }

@@ -1,4 +1,4 @@
-//! Owns what is asked of Redis beside a look-up, at the same time: when jobs were first accepted.
+//! Owns what is asked of Redis beside a look-up, at the same time: when jobs were first accepted, and longer lives of entries.
 
 use super::{Again, RedisCache, parts};
 use crate::telemetry::metrics::CacheOperation;
@@ -32,5 +32,20 @@ impl RedisCache {
             Some(Moment::from_micros(text.parse().ok()?))
         };
         Some(answers.into_iter().flatten().map(read).collect())
+    }
+
+    /// Gives keys that are there so many milliseconds to live, where they have fewer.
+    pub(in crate::cache) async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
+        let bytes: Vec<usize> = lives.iter().map(|(key, _)| key.len()).collect();
+        let ask = |range: Range<usize>| {
+            let mut pipeline = Pipeline::with_capacity(range.len());
+            for (key, life_ms) in lives.get(range).unwrap_or_default() {
+                let life = pipeline.cmd("PEXPIRE").arg(key.as_slice());
+                life.arg(life_ms).arg("GT").ignore();
+            }
+            pipeline.into()
+        };
+        let asked = self.in_parts::<()>(CacheOperation::Set, parts(&bytes), &ask, Again::Yes);
+        asked.await;
     }
 }
