@@ -11,6 +11,7 @@ mod dead;
 mod doctor;
 mod explain;
 mod file;
+mod forget;
 mod health;
 mod hot;
 mod invalidate;
@@ -112,6 +113,7 @@ enum Work {
     Explain(explain::Arguments),
     Audit(audit::Arguments),
     Invalidate(invalidate::Arguments),
+    Forget(forget::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
     Health(health::Arguments),
@@ -216,6 +218,7 @@ impl Work {
             Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
             Self::Audit(arguments) => audit::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
+            Self::Forget(arguments) => forget::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
             Self::Health(arguments) => health::run(&arguments, &loaded.settings),

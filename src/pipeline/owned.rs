@@ -69,7 +69,7 @@ pub(super) struct JobRows {
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,
-    /// The slot of each input, in order; none for one that is skipped.
+    /// The slot of each input, in order; none for one that isn't scored.
     pub inputs: Vec<Option<SlotIndex>>,
     pub slots: IndexVec<SlotIndex, JobSlot>,
     /// A row for each slot.
@@ -145,7 +145,7 @@ impl JobRows {
         let inputs = self.job.inputs.iter().map(|input| match &input.content {
             Content::Text { text, pair } => text.len() + pair.as_ref().map_or(0, |p| p.len()),
             Content::Features(range) => 4 * range.len(),
-            Content::Bad(_) => 0,
+            Content::Bad(_) | Content::Removal => 0,
         });
         inputs.sum::<usize>() + 4 * self.rows.len()
     }
@@ -187,7 +187,7 @@ impl JobRows {
                 text: self.model.normalise(text),
                 pair: pair.as_deref().map(|pair| self.model.normalise(pair)),
             }),
-            Some(Content::Bad(_)) | None => {
+            Some(Content::Bad(_) | Content::Removal) | None => {
                 bug("a slot stands for no input of its job");
                 None
             }

@@ -11,17 +11,22 @@ use super::{
     owned::{How, JobRows, Value},
 };
 use crate::{
-    cache::{Fresh, Put},
+    cache::{Fresh, Word, Words},
     clock,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
-use kiln_contract::entry::Seal;
-use kiln_contract::result::Reading;
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use kiln_contract::{
+    entry::Seal,
+    order::{Moment, Order},
+    result::{Finished, Reading},
+};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
+/// Longest run of a job that a row is taken to tell of, in milliseconds: a day.
+const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 
 /// A finished job, and whether its entries that were in the cache have their TTL refreshed.
 pub(super) struct ToStore<'a> {
@@ -43,19 +48,38 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<
         let entries = put_entries(context, jobs.iter());
         tokio::join!(entries, insert_rows(context, &finished)).1
     };
-    let mut shown: BTreeMap<u64, BTreeMap<&str, Vec<Put>>> = BTreeMap::new();
+    let mut shown: BTreeMap<u64, Words<'_>> = BTreeMap::new();
     for (job, kept) in finished.iter().zip(&kept) {
-        if job.shown.is_empty() || !matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
+        let first = match kept {
+            Ok(Inserted::New) => None,
+            Ok(Inserted::Same(first)) => Some(first),
+            Ok(Inserted::Conflict) | Err(_) => continue,
+        };
+        if job.shown.is_empty() {
             continue;
         }
-        let by_namespace = shown.entry(job.stamp).or_default();
-        let entries = by_namespace.entry(&job.result.namespace).or_default();
-        entries.extend(job.shown.iter().cloned());
+        let words = shown.entry(job.stamp).or_default();
+        words.stamp = job.stamp;
+        words.jobs.push(&job.job_id);
+        let all = words.all.entry(&job.result.namespace).or_default();
+        all.extend(job.shown.iter().map(|word| match first {
+            None => Cow::Borrowed(word),
+            Some(first) => Cow::Owned(repeated(word, first)),
+        }));
     }
-    for (stamp, entries) in &shown {
-        context.cache.publish(entries, *stamp).await;
+    for words in shown.values() {
+        context.cache.publish(words).await;
     }
     kept
+}
+
+/// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.
+fn repeated(word: &Word, first: &Finished) -> Word {
+    let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
+    let begun = Moment::of(first.finished_at - elapsed);
+    let mut word = word.clone();
+    Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
+    word
 }
 
 /// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
@@ -126,9 +150,14 @@ async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserte
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs
-        .iter()
-        .map(|job| (job.job_id.as_str(), &*job.result, job.names.as_slice()));
+    let named = jobs.iter().map(|job| {
+        (
+            job.job_id.as_str(),
+            &*job.result,
+            job.order,
+            job.names.as_slice(),
+        )
+    });
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),

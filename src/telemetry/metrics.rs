@@ -61,6 +61,7 @@ struct Handles {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    older_words: Counter,
     marks_repaired: Counter,
     traces: Vec<Counter>,
     ready: Gauge,
@@ -131,6 +132,7 @@ impl Metrics {
             schedules_paused: SCHEDULES_PAUSED.gauge([]),
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
+            older_words: OLDER_WORDS.counter([]),
             marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
             ready: READY.gauge([]),
@@ -299,6 +301,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.0.invalidated.increment(entries);
+    }
+
+    /// Counts named entries, rankings and removals that were left out for newer ones.
+    pub fn older_words(&self, count: u64) {
+        self.0.older_words.increment(count);
     }
 
     /// Counts marks of invalidations that Redis had lost and has again.

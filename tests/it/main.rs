@@ -32,6 +32,7 @@ mod lanes_shown;
 mod ledger;
 mod message;
 mod models;
+mod order;
 mod page;
 mod poison;
 mod postgres;

@@ -112,6 +112,48 @@ pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
 }
 
+/// What a removed entry leaves behind, so that no older word on its key comes back: in the same slot of a Redis Cluster as `entry`, which
+/// is what [`named`] gives.
+pub fn removed(entry: &str) -> String {
+    if has_tag(entry) {
+        return format!("kiln:o:{entry}");
+    }
+    if !entry.contains('}') {
+        return format!("kiln:o:{{{entry}}}");
+    }
+    // No tag of its own, and none that can hold it: another one of the same slot.
+    let slot = slot(entry.as_bytes());
+    let tags = (0u32..).map(|number| format!("{number:x}"));
+    let tag = tags
+        .into_iter()
+        .find(|tag| self::slot(tag.as_bytes()) == slot);
+    format!("kiln:o:{{{}}}{entry}", tag.unwrap_or_default())
+}
+
+/// Whether only a part of a key, between its first brace and the next closing one, decides on its slot.
+fn has_tag(key: &str) -> bool {
+    let inside = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    inside.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
+/// The slot of a tag, or of a key without one, in a Redis Cluster: CRC-16 (XMODEM) of its bytes.
+fn slot(bytes: &[u8]) -> u16 {
+    let crc = bytes.iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            let carry = if crc & 0x8000 == 0 { 0 } else { 0x1021 };
+            (crc << 1) ^ carry
+        })
+    });
+    crc % 16_384
+}
+
+/// When a job that wants something shown to readers was first accepted: a repeat of it is no newer.
+pub fn accepted(job_id: &str) -> Vec<u8> {
+    format!("kiln:a:{job_id}").into_bytes()
+}
+
 /// The pattern that matches all of a namespace's named entries and rankings.
 pub fn all_named(namespace: &str) -> String {
     format!("kiln:k:{namespace}:*")
@@ -206,6 +248,33 @@ mod tests {
             hash_text("abc", None),
             <[u8; 32]>::from(Sha256::digest(b"tabc"))
         );
+    }
+
+    /// The slot of a whole key, as Redis finds it.
+    fn slot_of(key: &str) -> u16 {
+        let inside = key
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .map(|(tag, _)| tag)
+            .filter(|tag| !tag.is_empty());
+        slot(inside.unwrap_or(key).as_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_removed_leaves_its_mark_in_its_entrys_slot(key in "[a-c{}]{1,12}") {
+            let entry = named("n", &key);
+            prop_assert_eq!(slot_of(&removed(&entry)), slot_of(&entry));
+        }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // By CLUSTER KEYSLOT.
+        assert_eq!(slot(b"123456789"), 0x31c3);
+        assert_eq!(slot(b"foo"), 12_182);
+        assert_eq!(removed("kiln:k:n:a"), "kiln:o:{kiln:k:n:a}");
+        assert_eq!(removed("kiln:k:n:{a}b"), "kiln:o:kiln:k:n:{a}b");
     }
 
     #[test]

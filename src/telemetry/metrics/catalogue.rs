@@ -99,6 +99,8 @@ catalogue! {
             "Entries in Redis that didn't decode or weren't their key's.");
         INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
             "Entries of readers that an invalidation removed.");
+        OLDER_WORDS = counter("kiln_older_words_total", "entries",
+            "Named entries, rankings and removals that were not written: something newer stands under their key.");
         MARKS_REPAIRED = counter("kiln_invalidation_marks_repaired_total", "marks",
             "Marks of invalidations that Redis had lost and was given again.");
         LEASES = counter("kiln_leases_total", "inputs",
