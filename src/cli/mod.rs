@@ -21,6 +21,7 @@ mod man;
 mod migrate;
 mod models;
 mod pause;
+mod plain;
 mod post;
 mod progress;
 mod prune;

@@ -43,7 +43,7 @@ pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use scored::ScoredInput;
-pub use served::{ServedPast, ServedRow, WordOrder};
+pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
 pub use sqlite::SqliteStore;
 
 /// Why a write or read failed.
