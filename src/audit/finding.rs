@@ -48,6 +48,8 @@ pub enum Unchecked {
     NoTurn,
     /// Rows of its kind aren't stored: `store.served` or `store.scores` is off.
     RowsOff,
+    /// Nothing says which inputs all of it is made of.
+    NoInputs,
 }
 
 impl Verdict {
@@ -134,7 +136,7 @@ impl Counts {
         match why {
             Some(Unchecked::VersionNotHere) => self.version_not_here += 1,
             Some(Unchecked::InputNotStored) => self.input_not_stored += 1,
-            Some(Unchecked::NoTurn | Unchecked::RowsOff) | None => {}
+            Some(Unchecked::NoTurn | Unchecked::RowsOff | Unchecked::NoInputs) | None => {}
         }
         self.other_version += u64::from(finding.is_other_version == Some(true));
         self.too_old += u64::from(finding.is_too_old == Some(true));
@@ -156,10 +158,14 @@ impl Counts {
         self.input_not_stored += other.input_not_stored;
     }
 
+    /// What could be compared.
+    pub fn compared(&self) -> u64 {
+        self.right + self.by_rows + self.wrong
+    }
+
     /// Measured consistency: the share of what could be compared that is as it should be; nothing where nothing could.
     pub fn consistency(&self) -> Option<f64> {
-        let good = self.right + self.by_rows;
-        let all = good + self.wrong;
+        let (good, all) = (self.right + self.by_rows, self.compared());
         (all > 0).then(|| good as f64 / all as f64)
     }
 
@@ -236,7 +242,8 @@ mod tests {
             report.add(finding(verdict));
         }
         let all = report.all();
-        assert_eq!((all.sampled, all.consistency()), (6, Some(0.75)));
+        assert_eq!((all.sampled, all.compared()), (6, 4));
+        assert_eq!(all.consistency(), Some(0.75));
         assert_eq!((all.version_not_here, all.input_not_stored), (1, 0));
         assert_eq!(all.in_time(), Some(4.0 / 6.0));
         assert_eq!(report.examples.len(), 2);

@@ -8,7 +8,7 @@ use std::{
 
 /// How often it is looked whether jobs still wait.
 const LOOK: Duration = Duration::from_millis(50);
-/// How long a model's turn is waited for before it is left out.
+/// How long one audit waits for models' turns in all, before it leaves out what has none.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says whether jobs wait for models.
@@ -22,8 +22,10 @@ pub struct Pace {
     busy: Option<Busy>,
     /// Model time of one call, in seconds.
     call_seconds: f64,
-    /// How long it waits for a model's turn before it leaves that out.
+    /// How long this audit still waits for models' turns.
     patience: Duration,
+    /// The longest rest after a step that asks servers: one that was slow once mustn't end auditing.
+    max_rest: Duration,
     /// Time that its steps have taken so far.
     spent: Duration,
 }
@@ -42,17 +44,19 @@ impl Pace {
             busy: None,
             call_seconds: 0.5,
             patience: PATIENCE,
+            max_rest: Duration::ZERO,
             spent: Duration::ZERO,
         }
     }
 
-    /// Beside jobs, which come first.
-    pub fn beside(share: f64, busy: Busy) -> Self {
+    /// Beside jobs, which come first; `max_rest` is the longest rest after a step that asks servers.
+    pub fn beside(share: f64, max_rest: Duration, busy: Busy) -> Self {
         Self {
             share: share.clamp(0.0001, 1.0),
             busy: Some(busy),
             call_seconds: 0.01,
             patience: PATIENCE,
+            max_rest,
             spent: Duration::ZERO,
         }
     }
@@ -67,37 +71,69 @@ impl Pace {
         self.busy.is_some()
     }
 
-    /// Does one step, and rests.
-    pub(super) async fn step<T>(&mut self, work: impl Future<Output = T>) -> T {
+    /// Begins another audit, which has its patience anew.
+    pub(super) fn begin(&mut self) {
+        self.patience = PATIENCE;
+    }
+
+    /// Asks servers something, and rests. A failure is given back at once: it ends the audit, and was a wait as a rule.
+    pub(super) async fn step<T, E>(
+        &mut self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let (done, took) = self.timed(work).await;
+        sleep(self.rest_of(took, done.is_ok())).await;
+        done
+    }
+
+    /// The rest after a step that asked servers.
+    fn rest_of(&self, took: Duration, is_ok: bool) -> Duration {
+        if is_ok {
+            rest(took, self.share).min(self.max_rest)
+        } else {
+            Duration::ZERO
+        }
+    }
+
+    /// Asks a model something, and rests, as long as it takes to keep to its share of the time.
+    pub(super) async fn call<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let (done, took) = self.timed(work).await;
+        sleep(rest(took, self.share)).await;
+        done
+    }
+
+    async fn timed<T>(&mut self, work: impl Future<Output = T>) -> (T, Duration) {
         let begun = Instant::now();
         let done = work.await;
         let took = begun.elapsed();
         self.spent += took;
-        let rest = rest(took, self.share);
-        if !rest.is_zero() {
-            tokio::time::sleep(rest).await;
-        }
-        done
+        (done, took)
     }
 
-    /// Waits until no job waits for a model; says whether that came.
-    pub(super) async fn model_is_free(&self) -> bool {
+    /// Waits until no job waits for a model; says whether that came. All of an audit's waits share its patience.
+    pub(super) async fn model_is_free(&mut self) -> bool {
         let Some(busy) = &self.busy else {
             return true;
         };
         let begun = Instant::now();
-        while busy() {
-            if begun.elapsed() >= self.patience {
-                return false;
-            }
+        let mut is_free = !busy();
+        while !is_free && begun.elapsed() < self.patience {
             tokio::time::sleep(LOOK).await;
+            is_free = !busy();
         }
-        true
+        self.patience = self.patience.saturating_sub(begun.elapsed());
+        is_free
     }
 
     /// The time that its steps took since this was last asked.
     pub fn take_spent(&mut self) -> Duration {
         std::mem::take(&mut self.spent)
+    }
+}
+
+async fn sleep(rest: Duration) {
+    if !rest.is_zero() {
+        tokio::time::sleep(rest).await;
     }
 }
 
@@ -122,11 +158,32 @@ mod tests {
 
     #[tokio::test]
     async fn no_model_is_asked_while_jobs_wait() {
-        let mut pace = Pace::beside(0.02, Arc::new(|| true));
+        let mut pace = Pace::beside(0.02, Duration::ZERO, Arc::new(|| true));
         pace.patience = Duration::ZERO;
         assert!(!pace.model_is_free().await);
         pace.busy = Some(Arc::new(|| false));
         assert!(pace.model_is_free().await);
         assert!(Pace::hurried().model_is_free().await);
+    }
+
+    #[tokio::test]
+    async fn all_waits_of_one_audit_share_its_patience() {
+        let mut pace = Pace::beside(0.02, Duration::ZERO, Arc::new(|| true));
+        pace.patience = Duration::from_millis(1);
+        assert!(!pace.model_is_free().await);
+        assert_eq!(pace.patience, Duration::ZERO);
+        pace.begin();
+        assert_eq!(pace.patience, PATIENCE);
+    }
+
+    #[test]
+    fn a_slow_step_rests_no_longer_than_allowed_and_a_failed_one_not_at_all() {
+        let max = Duration::from_secs(60);
+        let pace = Pace::beside(0.01, max, Arc::new(|| false));
+        let timeout = Duration::from_secs(5);
+        assert_eq!(pace.rest_of(timeout, false), Duration::ZERO);
+        assert_eq!(pace.rest_of(timeout, true), max);
+        let short = Duration::from_millis(100);
+        assert_eq!(pace.rest_of(short, true), rest(short, 0.01));
     }
 }

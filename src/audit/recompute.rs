@@ -86,7 +86,7 @@ async fn score(model: &Model, pace: &mut Pace, rows: Rows) -> Option<Vec<f32>> {
     if !pace.model_is_free().await {
         return None;
     }
-    match pace.step(model.score(rows)).await {
+    match pace.call(model.score(rows)).await {
         Ok(scored) => Some(scored.outputs),
         Err(error) => {
             let info = model.info();

@@ -1,7 +1,7 @@
 //! Owns one audit: what is looked at, in pieces; and what is found of each key.
 //!
-//! Promises to change nothing, and that what looks wrong is looked at again before it is called so: a row is written a moment before
-//! what readers find, and a score entry a moment before its row.
+//! Promises to change nothing, and that what looks wrong is called so only if it is the same, beside the same row, when it is looked at
+//! again: a row is written a moment before what readers find, and a score entry a moment before its row.
 
 use super::{
     finding::{Finding, Kind, Verdict},
@@ -19,14 +19,19 @@ use chrono::{DateTime, Utc};
 use kiln_contract::key::{self, InputHash};
 use kiln_model::Registry;
 use serde_json::{Map, Value};
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// Keys that are checked together.
 const PIECE: usize = 16;
 /// Score entries that are looked at for one of the namespace that is asked for.
 const OTHERS: usize = 8;
-/// How long it is waited before what looks wrong is looked at again.
+/// How long it is waited before what looks wrong is looked at again, and how often that is done.
 const AGAIN: Duration = Duration::from_secs(1);
+const LOOKS: usize = 2;
 
 /// What is to be looked at.
 #[derive(Debug, Clone)]
@@ -48,10 +53,28 @@ pub struct Auditor {
     pub pace: Pace,
 }
 
-/// A name, or a score entry, with all that is known of it.
+/// Names, and score entries, with all that is known of them.
 struct Piece {
     names: Vec<(Sample, Option<ServedPast>)>,
     entries: Vec<Sample>,
+    /// When they were read.
+    at: DateTime<Utc>,
+}
+
+/// What was judged: a value, and of a name its latest row.
+#[derive(Debug, Clone, PartialEq)]
+struct Seen {
+    value: Vec<u8>,
+    latest: Option<ServedPast>,
+}
+
+/// What looked bad, by its key.
+type Suspects = HashMap<Vec<u8>, Seen>;
+
+/// Whether a finding can be recorded: it isn't bad, or it is of what was bad before.
+fn is_sure(finding: &Finding, key: &[u8], seen: &Seen, before: &Suspects) -> bool {
+    !matches!(finding.verdict, Verdict::Wrong(_) | Verdict::WithoutRow(_))
+        || before.get(key) == Some(seen)
 }
 
 impl Auditor {
@@ -61,6 +84,7 @@ impl Auditor {
         wanted: &Wanted,
         mut found: impl FnMut(Finding) + Send,
     ) -> Result<(), String> {
+        self.pace.begin();
         let names = match &wanted.namespace {
             Some(namespace) => key::all_named(namespace),
             None => key::all_names(),
@@ -114,14 +138,13 @@ impl Auditor {
         Ok(())
     }
 
-    /// Looks at some keys, and again at those of them that look wrong; says how many were there.
+    /// Looks at some keys, and again at those of them that look wrong; says how many were there. What is another at each look is left out.
     async fn piece(
         &mut self,
         keys: Vec<Vec<u8>>,
         wanted: &Wanted,
         found: &mut (impl FnMut(Finding) + Send),
     ) -> Result<usize, String> {
-        let mut again = Vec::new();
         let mut count = 0;
         let mut record = |finding: Finding| {
             let namespace = wanted.namespace.as_deref();
@@ -130,47 +153,77 @@ impl Auditor {
                 found(finding);
             }
         };
-        for (key, finding) in self.check(&keys).await? {
-            match finding.verdict {
-                Verdict::Wrong(_) | Verdict::WithoutRow(_) => again.push(key),
-                _ => record(finding),
+        let (mut keys, mut before) = (keys, Suspects::new());
+        for look in 0..=LOOKS {
+            if look > 0 {
+                tokio::time::sleep(AGAIN).await;
             }
-        }
-        if !again.is_empty() {
-            tokio::time::sleep(AGAIN).await;
-            for (_, finding) in self.check(&again).await? {
-                record(finding);
+            let mut suspects = Suspects::new();
+            for (key, seen, finding) in self.check(&keys).await? {
+                if is_sure(&finding, &key, &seen, &before) {
+                    record(finding);
+                } else {
+                    suspects.insert(key, seen);
+                }
             }
+            if suspects.is_empty() {
+                break;
+            }
+            keys = suspects.keys().cloned().collect();
+            before = suspects;
         }
         Ok(count)
     }
 
     /// What is found of these keys, as far as they are there.
-    async fn check(&mut self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Finding)>, String> {
-        let samples = self.pace.step(self.samples.read(keys)).await;
-        let samples = samples.map_err(|reason| format!("redis: {reason}"))?;
-        let (names, entries): (Vec<Sample>, Vec<Sample>) = samples
-            .into_iter()
-            .partition(|sample| key::read_named(&sample.key).is_some());
-        let store = self.store.clone();
-        let postgres = |e| format!("postgres: {e}");
-        let read: Vec<(&str, &str)> = names
-            .iter()
-            .filter_map(|sample| key::read_named(&sample.key))
-            .collect();
-        let latest = if read.is_empty() {
-            Vec::new()
-        } else {
-            let latest = self.pace.step(store.last_served(&read)).await;
-            latest.map_err(postgres)?
-        };
-        let piece = Piece {
-            names: names.into_iter().zip(latest).collect(),
-            entries,
-        };
+    async fn check(&mut self, keys: &[Vec<u8>]) -> Result<Vec<(Vec<u8>, Seen, Finding)>, String> {
+        let piece = self.read(keys).await?;
         let mut found = self.names(&piece).await?;
         found.extend(self.entries(&piece).await?);
-        Ok(found)
+        let names = piece.names.into_iter();
+        let entries = piece.entries.into_iter().map(|sample| (sample, None));
+        let seen = names.chain(entries);
+        let seen = seen.map(|(Sample { key, value }, latest)| (key, Seen { value, latest }));
+        let mut seen: Suspects = seen.collect();
+        let found = found.into_iter().filter_map(|(key, finding)| {
+            let seen = seen.remove(&key)?;
+            Some((key, seen, finding))
+        });
+        Ok(found.collect())
+    }
+
+    /// Reads values, and the names' rows right after: a rest between the two would be time for a name to change.
+    async fn read(&mut self, keys: &[Vec<u8>]) -> Result<Piece, String> {
+        let Self {
+            samples,
+            store,
+            pace,
+            ..
+        } = self;
+        let both = async {
+            let samples = samples.read(keys).await;
+            let samples = samples.map_err(|reason| format!("redis: {reason}"))?;
+            let at = crate::clock::now();
+            let (names, entries): (Vec<Sample>, Vec<Sample>) = samples
+                .into_iter()
+                .partition(|sample| key::read_named(&sample.key).is_some());
+            let read: Vec<(&str, &str)> = names
+                .iter()
+                .filter_map(|sample| key::read_named(&sample.key))
+                .collect();
+            let latest = if read.is_empty() {
+                Vec::new()
+            } else {
+                let latest = store.last_served(&read).await;
+                latest.map_err(|e| format!("postgres: {e}"))?
+            };
+            Ok(Piece {
+                names: names.into_iter().zip(latest).collect(),
+                entries,
+                at,
+            })
+        };
+        pace.step(both).await
     }
 
     /// The rows of some inputs, and what their models say of them now.
@@ -240,7 +293,7 @@ impl Auditor {
             let Some((namespace, name)) = key::read_named(&sample.key) else {
                 continue;
             };
-            let finding = self.of_name(namespace, name, value.as_ref(), verdict);
+            let finding = self.of_name((namespace, name), value.as_ref(), verdict, piece.at);
             found.push((sample.key.clone(), finding));
         }
         Ok(found)
@@ -248,10 +301,10 @@ impl Auditor {
 
     fn of_name(
         &self,
-        namespace: &str,
-        name: &str,
+        (namespace, name): (&str, &str),
         value: Option<&Map<String, Value>>,
         verdict: Verdict,
+        read_at: DateTime<Utc>,
     ) -> Finding {
         let text = |field: &str| value?.get(field)?.as_str();
         let active = text("model").and_then(|model| self.registry.resolve(model).ok());
@@ -272,7 +325,7 @@ impl Auditor {
             verdict,
             is_other_version: is_other,
             is_too_old: max_age.zip(scored_at).map(|(max, at)| {
-                let age = (crate::clock::now() - at).as_seconds_f64();
+                let age = (read_at - at).as_seconds_f64();
                 age > max as f64
             }),
         }
@@ -306,5 +359,33 @@ impl Auditor {
             (sample.key.clone(), finding)
         });
         Ok(found.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_between_two_looks_is_not_called_wrong() {
+        let finding = |verdict| Finding {
+            namespace: "n".into(),
+            name: "k".into(),
+            kind: Kind::Named,
+            verdict,
+            is_other_version: None,
+            is_too_old: None,
+        };
+        let seen = |value: &[u8]| Seen {
+            value: value.to_vec(),
+            latest: None,
+        };
+        let before = Suspects::from([(b"k".to_vec(), seen(b"one"))]);
+        let wrong = finding(Verdict::Wrong("it differs"));
+        assert!(!is_sure(&wrong, b"k", &seen(b"one"), &Suspects::new()));
+        assert!(!is_sure(&wrong, b"k", &seen(b"two"), &before));
+        assert!(is_sure(&wrong, b"k", &seen(b"one"), &before));
+        let right = finding(Verdict::Right);
+        assert!(is_sure(&right, b"k", &seen(b"two"), &before));
     }
 }

@@ -58,12 +58,18 @@ pub(super) fn name_verdict(
         let Some(scores) = judge::ranked(value) else {
             return Verdict::Wrong("its items aren't sorted");
         };
+        let wanted = scores.len().min(ITEMS);
+        let begin = if wanted > 0 && scored.len() == wanted {
+            Verdict::Right
+        } else {
+            Verdict::Unchecked(Unchecked::NoInputs)
+        };
         let said = scores.into_iter().map(|score| Said {
             score: Some(score),
             ..Said::default()
         });
         let verdicts = said.zip(scored).map(|(said, scored)| judge(&said, scored));
-        return verdicts.fold(Verdict::Right, Verdict::worse);
+        return verdicts.fold(begin, Verdict::worse);
     }
     let Some(scored) = scored.first() else {
         return Verdict::WithoutRow("its row in served names no input");
@@ -111,4 +117,39 @@ pub(super) fn entry_verdict(
         info,
         stores_scores,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranking(items: &str) -> Map<String, Value> {
+        let text = format!(r#"{{"items":{items},"model":"m","version":"1","scored_at":"x"}}"#);
+        judge::read(text.as_bytes()).expect("an object")
+    }
+
+    fn scored() -> Scored {
+        Scored {
+            row: Some(ScoredInput {
+                score: Some(0.5),
+                ..ScoredInput::default()
+            }),
+            outputs: Recomputed::Not(Unchecked::VersionNotHere),
+            model: None,
+        }
+    }
+
+    #[test]
+    fn a_ranking_of_which_nothing_was_compared_is_not_right() {
+        let unchecked = Verdict::Unchecked(Unchecked::NoInputs);
+        assert_eq!(name_verdict(&ranking("[]"), &[], true), unchecked);
+        let two = ranking(r#"[{"key":"a","score":0.5},{"key":"b","score":0.5}]"#);
+        assert_eq!(name_verdict(&two, &[], true), unchecked);
+        assert_eq!(name_verdict(&two, &[scored()], true), unchecked);
+        let by_rows = Verdict::ByRows(Unchecked::VersionNotHere);
+        assert_eq!(name_verdict(&two, &[scored(), scored()], true), by_rows);
+        let wrong = ranking(r#"[{"key":"a","score":0.7},{"key":"b","score":0.5}]"#);
+        let verdict = name_verdict(&wrong, &[scored()], true);
+        assert!(matches!(verdict, Verdict::Wrong(_)));
+    }
 }

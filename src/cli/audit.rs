@@ -1,8 +1,8 @@
 //! `kiln audit`: whether what is in Redis is right, and young enough, as measured on a sample.
 //!
-//! Only reads.
+//! Only reads, but that it brings the database's tables up to date first, as every command does that needs them.
 
-use super::Exit;
+use super::{Exit, plain::plain};
 use crate::{
     audit::{Auditor, Counts, Finding, Pace, Report, Verdict, Wanted},
     cache::Samples,
@@ -22,8 +22,9 @@ use std::sync::Arc;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Samples named entries, rankings and score entries. Each is scored again by the version that it names, where that is installed and its input
-is stored, and compared with its rows in `scores` and `served`. Exits with 3 if something is wrong or has no row, or a namespace misses its
-objective (`namespaces.NAME.max_age_seconds`).
+is stored, and compared with its rows in `scores` and `served`. Changes nothing, but that the database's tables are brought up to date first.
+Exits with 3 if something is wrong or has no row, if nothing of what was found could be compared, or if a namespace misses its objective
+(`namespaces.NAME.max_age_seconds`).
 
 Examples:
   kiln audit
@@ -82,11 +83,15 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     if arguments.json {
         println!("{}", as_json(&report, &settings));
     } else {
-        show(&report, &settings);
+        show(&report, &settings, arguments.namespace.as_deref());
     }
-    let all = report.all();
-    let is_good = all.wrong == 0 && all.without_row == 0 && missed(&report, &settings).is_empty();
+    let is_good = is_good(&report.all()) && missed(&report, &settings).is_empty();
     Ok(if is_good { Exit::Ok } else { Exit::Partial })
+}
+
+/// Whether all that was found is as it should be, and some of it could be compared.
+fn is_good(all: &Counts) -> bool {
+    all.wrong == 0 && all.without_row == 0 && (all.compared() > 0 || all.sampled == 0)
 }
 
 /// The namespaces that miss their objective: the share that they want, and the one that was measured.
@@ -114,7 +119,7 @@ fn as_json(report: &Report, settings: &Settings) -> serde_json::Value {
     });
     let all = report.all();
     json!({
-        "rows": rows.collect::<Vec<_>>(), "all": all, "consistency": all.consistency(), "in_time": all.in_time(),
+        "rows": rows.collect::<Vec<_>>(), "all": all, "compared": all.compared(), "consistency": all.consistency(), "in_time": all.in_time(),
         "missed": missed(report, settings).iter().map(|(namespace, ..)| namespace).collect::<Vec<_>>(), "examples": bad.collect::<Vec<_>>(),
     })
 }
@@ -126,11 +131,14 @@ fn why(finding: &Finding) -> &'static str {
     }
 }
 
-fn show(report: &Report, settings: &Settings) {
+fn show(report: &Report, settings: &Settings, namespace: Option<&str>) {
     if report.counts.is_empty() {
-        println!(
-            "there is nothing to audit: Redis holds no entry of Kiln's, or none of this namespace"
-        );
+        match namespace {
+            Some(namespace) => {
+                println!("nothing was checked: no key of {namespace} was found in Redis")
+            }
+            None => println!("nothing was checked: no key of Kiln's was found in Redis"),
+        }
         return;
     }
     let mut table = Table::new();
@@ -165,7 +173,7 @@ fn show(report: &Report, settings: &Settings) {
         let shares = shares
             .iter()
             .map(|share| share.map_or_else(|| "-".into(), percent));
-        let head = [namespace.clone(), kind.as_str().to_owned()];
+        let head = [plain(namespace), kind.as_str().to_owned()];
         table.add_row(head.into_iter().chain(numbers).chain(shares));
     }
     for column in table.column_iter_mut().skip(2) {
@@ -186,8 +194,8 @@ fn show(report: &Report, settings: &Settings) {
         println!(
             "{} {} {}: {}",
             finding.kind.as_str(),
-            finding.namespace,
-            finding.name,
+            plain(&finding.namespace),
+            plain(&finding.name),
             why(finding)
         );
     }
@@ -197,7 +205,7 @@ fn show(report: &Report, settings: &Settings) {
 fn words(all: &Counts) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(consistency) = all.consistency() {
-        let compared = all.right + all.by_rows + all.wrong;
+        let compared = all.compared();
         let bound = if all.wrong == 0 {
             // The rule of three: what a sample without a fault allows to say.
             let share = (1.0 - 3.0 / compared as f64).max(0.0);
@@ -209,6 +217,8 @@ fn words(all: &Counts) -> Vec<String> {
             "\nmeasured consistency: {} of {compared} compared{bound}",
             percent(consistency)
         ));
+    } else {
+        lines.push("\nnothing could be compared: this says nothing of whether it is right".into());
     }
     let not = all.by_rows + all.unchecked;
     if not > 0 {
@@ -224,4 +234,34 @@ fn percent(share: f64) -> String {
     let percent = format!("{:.4}", 100.0 * share);
     let short = percent.trim_end_matches('0').trim_end_matches('.');
     format!("{short} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_of_which_nothing_was_compared_is_no_good_news() {
+        let unchecked = Counts {
+            sampled: 5,
+            unchecked: 5,
+            ..Counts::default()
+        };
+        assert!(!is_good(&unchecked));
+        assert!(
+            words(&unchecked)
+                .iter()
+                .any(|line| line.contains("nothing could be compared"))
+        );
+        assert!(is_good(&Counts {
+            right: 1,
+            ..unchecked
+        }));
+        assert!(!is_good(&Counts {
+            right: 1,
+            wrong: 1,
+            ..unchecked
+        }));
+        assert!(is_good(&Counts::default()));
+    }
 }

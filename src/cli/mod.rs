@@ -22,6 +22,7 @@ mod man;
 mod migrate;
 mod models;
 mod pause;
+mod plain;
 mod post;
 mod progress;
 mod prune;

@@ -50,11 +50,12 @@ pub(super) struct JobSlot {
 }
 
 impl JobSlot {
-    /// Whether its row is to be in the database with its job's.
-    pub fn needs_row(&self) -> bool {
+    /// Whether its row is to be in the database with its job's. An entry that is kept alive outlives its row where old rows are pruned: the job that
+    /// refreshes its TTL brings the row back.
+    pub fn needs_row(&self, refreshes_ttl: bool) -> bool {
         match self.found {
             Some(How::Scored { .. } | How::Shared) => true,
-            Some(How::Cached) => self.seal.is_pending,
+            Some(How::Cached) => refreshes_ttl || self.seal.is_pending,
             None => false,
         }
     }
@@ -192,5 +193,27 @@ impl JobRows {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_alive_has_its_row_restored() {
+        let slot = |found| JobSlot {
+            input: [1; 32],
+            number: 0,
+            is_first: true,
+            found,
+            ttl_seconds: 60,
+            min_stamp: 0,
+            seal: Seal::default(),
+        };
+        assert!(slot(Some(How::Cached)).needs_row(true));
+        assert!(!slot(Some(How::Cached)).needs_row(false));
+        assert!(slot(Some(How::Shared)).needs_row(false));
+        assert!(!slot(None).needs_row(true));
     }
 }

@@ -77,6 +77,14 @@ pub struct ServedPast {
     pub order: WordOrder,
 }
 
+/// What readers were served under a name, the latest first.
+#[derive(Debug)]
+pub struct ServedHistory {
+    pub rows: Vec<ServedPast>,
+    /// Whether there are rows that were asked for and would have been too much.
+    pub is_cut_short: bool,
+}
+
 /// A score that differs by a ten-thousandth is the same: not every device sums in one order. A word whose job says nothing of its age is plain: it
 /// is compared by its acceptance, and goes on under what the word before it says.
 const INSERT: &str = "\
@@ -101,9 +109,19 @@ AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {l
 const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
 const LAST_IS_PLAIN: &str = "(last.order_kind = 't' AND last.order_value = last.accepted_us)";
 
+/// The hashes of rankings' inputs are left out: nobody is shown them, and they are most of a long ranking.
 const PAST: &str = "\
-SELECT served_from, job_id, model, version, input_sha256, label, score, items::text AS items, inputs_sha256, is_removed, order_kind, order_value,
-  accepted_us FROM served WHERE namespace = $1 AND key = $2 ORDER BY id DESC LIMIT $3";
+SELECT * FROM (
+  SELECT *, NULL::bytea AS inputs_sha256, count(*) OVER () AS all_rows,
+    coalesce(sum(octet_length(items)) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
+  FROM (
+    SELECT id, served_from, job_id, model, version, input_sha256, label, score, items::text AS items, is_removed, order_kind, order_value,
+      accepted_us FROM served WHERE namespace = $1 AND key = $2 ORDER BY id DESC LIMIT $3
+  ) AS latest
+) AS past WHERE bytes_before < $4 ORDER BY id DESC";
+
+/// Rankings of one history are read until they have so many bytes.
+const PAST_BYTES: i64 = 8 << 20;
 
 const LATEST: &str = "\
 SELECT names.number, last.served_from, last.job_id, last.model, last.version, last.input_sha256, last.label, last.score, last.items::text AS items,
@@ -150,23 +168,33 @@ pub(super) fn insert(
 }
 
 impl PostgresStore {
-    /// What readers were served under a name, the latest first, at most `max` rows.
+    /// What readers were served under a name, at most `max` rows, and as many as fit into 8 MiB or a little more.
     pub async fn served(
         &self,
         namespace: &str,
         key: &str,
         max: u32,
-    ) -> Result<Vec<ServedPast>, StoreError> {
+    ) -> Result<ServedHistory, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query(PAST)
             .bind(namespace)
             .bind(key)
-            .bind(i64::from(max));
+            .bind(i64::from(max))
+            .bind(PAST_BYTES);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         let rows = self.end(lease, answer)?;
-        let past: Result<Vec<ServedPast>, sqlx::Error> = rows.iter().map(read).collect();
-        past.map(in_order)
-            .map_err(|e| StoreError::Refused(e.to_string()))
+        let past = || {
+            let all = rows.first().map(|row| row.try_get::<i64, _>("all_rows"));
+            let all = all.transpose()?.unwrap_or_default();
+            let past: Result<Vec<_>, sqlx::Error> = rows.iter().map(read).collect();
+            Ok((past?, all.unsigned_abs() > rows.len() as u64))
+        };
+        let (past, is_cut_short) =
+            past().map_err(|e: sqlx::Error| StoreError::Refused(e.to_string()))?;
+        Ok(ServedHistory {
+            rows: in_order(past),
+            is_cut_short,
+        })
     }
 
     /// The latest row of each of these names, given as namespace and key; nothing of one that has none.

@@ -5,7 +5,7 @@
 
 use super::namespaces::Known;
 use crate::{
-    audit::{Auditor, Counts, Pace, Report, Wanted},
+    audit::{Auditor, Counts, Finding, Pace, Wanted},
     cache::Samples,
     config::{Database, Settings},
     pipeline::{Engine, LaneFigures},
@@ -16,11 +16,7 @@ use crate::{
 };
 use anyhow::Context;
 use rand::Rng;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// Steps of the walk through Redis for one audit: few keys of a large Redis may match.
 const MAX_STEPS: usize = 50;
@@ -54,20 +50,21 @@ async fn follow(
         ..settings.database.clone()
     };
     let lanes = engine.clone();
+    let between = Duration::from_secs(settings.audit.interval_seconds);
     let busy = Arc::new(move || lanes.lanes().iter().any(is_busy));
     let mut auditor = Auditor {
         samples: Samples::new(&redis, &settings.redis, rand::rng().random()),
         store: PostgresStore::new(&database, &of_its_own)?,
         registry: engine.registry().clone(),
         settings: settings.clone(),
-        pace: Pace::beside(settings.audit.share, busy),
+        pace: Pace::beside(settings.audit.share, between, busy),
     };
     let wanted = Wanted {
         namespace: None,
         sample: settings.audit.sample,
         max_steps: MAX_STEPS,
     };
-    let mut tick = tokio::time::interval(Duration::from_secs(settings.audit.interval_seconds));
+    let mut tick = tokio::time::interval(between);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     tick.tick().await;
     loop {
@@ -76,19 +73,15 @@ async fn follow(
                 metrics.max_age_objective(namespace, share);
             }
         }
-        record(
-            &Report::default(),
-            &Known::new(&named, engine.registry()),
-            &metrics,
-        );
+        begin(&Known::new(&named, engine.registry()), &metrics);
         tick.tick().await;
-        let mut report = Report::default();
-        if let Err(reason) = auditor.run(&wanted, |finding| report.add(finding)).await {
+        let known = Known::new(&named, engine.registry());
+        // One by one: beside busy models an audit takes long, and what it has found is known at once.
+        let audited = auditor.run(&wanted, |finding| record(&finding, &known, &metrics));
+        if let Err(reason) = audited.await {
             // Their own checks say so where people look.
             tracing::debug!(reason, "an audit is cut short");
         }
-        let known = Known::new(&named, engine.registry());
-        record(&report, &known, &metrics);
         metrics.audit_took(auditor.pace.take_spent());
     }
 }
@@ -97,28 +90,32 @@ fn is_busy(lane: &LaneFigures) -> bool {
     lane.jobs > 0 || lane.batches_in_flight > 0
 }
 
-/// Counts what was found, by what metrics call each namespace. Those of which nothing was found are there with 0, so that the first thing found
-/// is seen as one.
-fn record(report: &Report, known: &Known<'_>, metrics: &Metrics) {
-    let none = |label| (label, Counts::default());
-    let mut sums: BTreeMap<&str, Counts> = known.labels().map(none).collect();
-    for (namespace, counts) in report.by_namespace() {
-        let label = known.label(namespace);
-        sums.entry(label).or_default().add_all(&counts);
+/// Counts nothing of each finding in every namespace that metrics name, so that the first thing found is seen as one.
+fn begin(known: &Known<'_>, metrics: &Metrics) {
+    for label in known.labels() {
+        metrics.audited(label, findings(&Counts::default()));
     }
-    for (namespace, sum) in sums {
-        metrics.audited(
-            namespace,
-            [
-                (AuditFinding::Right, sum.right),
-                (AuditFinding::ByRows, sum.by_rows),
-                (AuditFinding::Wrong, sum.wrong),
-                (AuditFinding::WithoutRow, sum.without_row),
-                (AuditFinding::Unchecked, sum.unchecked),
-                (AuditFinding::OtherVersion, sum.other_version),
-                (AuditFinding::InTime, sum.in_time),
-                (AuditFinding::TooOld, sum.too_old),
-            ],
-        );
-    }
+}
+
+/// Counts a finding, by what metrics call its namespace.
+fn record(finding: &Finding, known: &Known<'_>, metrics: &Metrics) {
+    let mut counts = Counts::default();
+    counts.add(finding);
+    let found = findings(&counts)
+        .into_iter()
+        .filter(|(_, count)| *count > 0);
+    metrics.audited(known.label(&finding.namespace), found);
+}
+
+fn findings(counts: &Counts) -> [(AuditFinding, u64); 8] {
+    [
+        (AuditFinding::Right, counts.right),
+        (AuditFinding::ByRows, counts.by_rows),
+        (AuditFinding::Wrong, counts.wrong),
+        (AuditFinding::WithoutRow, counts.without_row),
+        (AuditFinding::Unchecked, counts.unchecked),
+        (AuditFinding::OtherVersion, counts.other_version),
+        (AuditFinding::InTime, counts.in_time),
+        (AuditFinding::TooOld, counts.too_old),
+    ]
 }
