@@ -1,8 +1,8 @@
 """Mixed load: lone jobs of a quick model, and hits of an expensive one, on an idle worker and beside a long backlog of the expensive model;
 another namespace's jobs beside that backlog; and many requests over HTTP at once, beside an earlier release where one is given."""
-import argparse, asyncio, hashlib, json, math, os, pathlib, random, statistics, time, urllib.request, uuid
-import numpy, pika, psycopg, uvloop
-from safetensors.numpy import save_file
+import argparse, asyncio, json, math, os, pathlib, random, statistics, time, urllib.request, uuid
+import pika, psycopg, uvloop
+from expensive import WIDTH, make_model
 from worker import LANES, Client, Worker, summary
 
 a = argparse.ArgumentParser()
@@ -16,37 +16,9 @@ a.add_argument("--clients", type=int, default=64)
 a.add_argument("--requests", type=int, default=20_000)
 args = a.parse_args()
 
-WIDTH, HIDDEN, TURN_MS, KNOWN = 4, [args.hidden] * 3, 100, 8
-run, pauses, rng = uuid.uuid4().hex[:8], random.Random(1), numpy.random.default_rng(1)
+TURN_MS, KNOWN = 100, 8
+run, pauses = uuid.uuid4().hex[:8], random.Random(1)
 address = os.environ["KILN_HTTP_ADDR"]
-
-
-def make_model(folder):
-    """An mlp of 34 million weights: a millisecond or two an input."""
-    folder.mkdir(parents=True)
-    sizes, tensors = [WIDTH, *HIDDEN, 1], {}
-    for i, (m, n) in enumerate(zip(sizes, sizes[1:])):
-        tensors[f"layers.{i}.weight"] = (rng.standard_normal((n, m)) / m**0.5).astype(numpy.float32)
-        tensors[f"layers.{i}.bias"] = numpy.zeros(n, numpy.float32)
-    save_file(tensors, folder / "model.safetensors")
-    sha256 = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    (folder / "manifest.toml").write_text(f'''architecture = "mlp"
-
-[features]
-count = {WIDTH}
-
-[output]
-task = "scalar"
-activation = "sigmoid"
-
-[mlp]
-hidden = {HIDDEN}
-activation = "relu"
-
-[weights]
-file = "model.safetensors"
-sha256 = "{sha256}"
-''')
 
 
 def expensive(name, seed, namespace="backlog", count=1):
@@ -205,7 +177,7 @@ def beside_a_backlog():
     print(f"{time.perf_counter() - begun:.0f} s later {waiting} jobs of it still wait in queues")
 
 
-make_model(pathlib.Path(os.environ["KILN_MODELS_DIR"]) / "expensive" / "1")
+make_model(pathlib.Path(os.environ["KILN_MODELS_DIR"]) / "expensive" / "1", args.hidden)
 over_http()
 with Worker(args.kiln, KILN_LANE__TURN_MS=str(TURN_MS)):
     beside_a_backlog()

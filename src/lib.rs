@@ -18,6 +18,7 @@
 //! | `worker` | the worker: its wiring, its session with the broker, the tasks that run beside it, and how it stops |
 //! | `parts` | opens what the settings name |
 //! | `http` | health, metrics, the API and the page |
+//! | `explain` | says what a reader finds under a name, and why |
 //! | [`warm`] | decides what to warm, and posts jobs for it |
 //! | `pipeline` | carries a batch from bodies to stored results |
 //! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
@@ -36,6 +37,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod cut;
+mod explain;
 mod health;
 mod heat;
 mod http;

@@ -15,7 +15,7 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 19] = [
+const ROOMS: [&str; 20] = [
     "backoff",
     "clock",
     "cut",
@@ -30,6 +30,7 @@ const ROOMS: [&str; 19] = [
     "heat",
     "pipeline",
     "warm",
+    "explain",
     "http",
     "parts",
     "worker",

@@ -1,27 +1,26 @@
-//! Owns invalidation: a namespace's mark, which invalidates every older entry for it on every worker at once, and the
-//! removal of what its readers find.
+//! Owns invalidation: a namespace's mark, which invalidates every older entry for it on every worker at once.
 //!
-//! A mark is a stamp: milliseconds of Redis's clock, and always more than the latest one. An entry carries the latest mark that
+//! A mark is a stamp: milliseconds of the database's clock, and always more than the latest one. An entry carries the latest mark that
 //! its writer knew of before it scored, so that whatever was scored before an invalidation is older than it, no matter when
-//! it is written or what the workers' clocks say. Promises to hold Redis up with no more than a thousand keys at a time.
+//! it is written or what the workers' clocks say. Marks live in the database; Redis has copies, so that every worker meets a new one with
+//! its next look-up. Promises that a mark counts that this process has ever known, and that what Redis has lost is put back.
 
-use super::RedisCache;
+use super::{RedisCache, journal::Journal};
+use crate::{
+    clock,
+    store::{PostgresStore, StoreError},
+};
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
 use kiln_contract::key;
-use redis::{RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError};
 
-/// Sets a namespace's mark and the latest one, and notes what is to be removed. All are stored as long as an entry can be.
-const MARK: &str = "local t = redis.call('TIME')
-local mark = t[1] * 1000 + math.floor(t[2] / 1000)
-for i = 1, 2 do mark = math.max(mark, (tonumber(redis.call('GET', KEYS[i])) or 0) + 1) end
-mark = string.format('%.0f', mark)
-for i = 1, 2 do redis.call('SET', KEYS[i], mark, 'EX', ARGV[1]) end
-redis.call('SADD', KEYS[3], ARGV[2])
-redis.call('EXPIRE', KEYS[3], ARGV[1])
-return mark";
-/// Keys that Redis scans, or removes, at a time.
-const AT_A_TIME: usize = 1_000;
+/// Raises a mark, stored for twice as long as an entry can be: TTLs are spread downwards only. Gives the one that was there.
+const RAISE: &str = "local mark = tonumber(redis.call('GET', KEYS[1])) or 0
+if mark < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
+return string.format('%.0f', mark)";
+/// Marks that are looked after at a time.
+const MARKS_AT_A_TIME: usize = 1_000;
 /// Bytes of a mark.
 pub(super) const MARK_BYTES: usize = 16;
 
@@ -31,40 +30,166 @@ pub(super) fn read(value: &Option<Vec<u8>>) -> u64 {
     text.and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// The removal of what readers find of one namespace, a piece at a time.
+fn raise(key: &str, stamp: u64) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(RAISE).arg(1).arg(key);
+    command.arg(stamp).arg(2 * MAX_TTL_SECONDS);
+    command
+}
+
+/// What an invalidation came to.
 #[derive(Debug)]
-pub struct Removal<'a> {
-    redis: &'a RedisCache,
-    namespace: &'a str,
-    cursor: u64,
-    /// Keys removed so far.
-    pub removed: u64,
-    /// Whether all that was there is gone.
-    pub done: bool,
+pub struct Invalidation {
+    pub stamp: u64,
+    /// Why Redis didn't hear of it, without credentials: workers learn of it from the database within a second.
+    pub unheard: Option<String>,
+}
+
+/// Invalidates every entry that was scored for a namespace until now: in the database, and then in Redis. An error means that nothing is
+/// invalidated.
+pub async fn invalidate(
+    store: &PostgresStore,
+    redis: Option<&RedisCache>,
+    namespace: &str,
+) -> Result<Invalidation, StoreError> {
+    let floor = redis.map_or(0, |redis| redis.marks().latest());
+    let mut stamp = store.invalidate(namespace, floor).await?;
+    let Some(redis) = redis else {
+        let unheard = None;
+        return Ok(Invalidation { stamp, unheard });
+    };
+    let mut raised = redis.raise_marks(namespace, stamp).await;
+    // Entries may carry a later one: earlier releases took Redis's own clock.
+    if let Ok(later) = raised
+        && later >= stamp
+    {
+        stamp = store.invalidate(namespace, later).await?;
+        raised = redis.raise_marks(namespace, stamp).await;
+    }
+    redis.marks().learn(namespace, stamp);
+    Ok(Invalidation {
+        stamp,
+        unheard: raised.err(),
+    })
 }
 
 impl RedisCache {
-    /// Invalidates every entry that was scored for a namespace until now. An error holds no credentials.
-    pub async fn invalidate(&self, namespace: &str) -> Result<(), String> {
-        let mut command = redis::cmd("EVAL");
-        command
-            .arg(MARK)
-            .arg(3)
-            .arg(key::latest_mark())
-            .arg(key::mark(namespace))
-            .arg(key::unremoved())
-            // TTLs are spread downwards only; twice as long is safe.
-            .arg(2 * MAX_TTL_SECONDS)
-            .arg(namespace);
-        let mark: Result<String, RedisError> = self.command(command).await;
-        mark.map(|_| ()).map_err(|e| self.scrub(&e))
+    /// Has invalidations heard in this database.
+    pub fn hearing(mut self, store: &PostgresStore) -> Self {
+        self.journal = Some(Journal::new(store));
+        self
+    }
+
+    /// Asks the database what was invalidated since.
+    pub async fn hear(&self) -> Result<(), StoreError> {
+        match &self.journal {
+            Some(journal) => journal.hear(self.marks(), self.connections_made()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Hands to the database what only Redis has shown.
+    pub async fn hand_over(&self) -> Result<(), StoreError> {
+        match &self.journal {
+            Some(journal) => journal.hand_over(self.marks()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether all is known that this Redis may have lost.
+    pub(super) async fn is_current(&self) -> bool {
+        match &self.journal {
+            Some(journal) => {
+                let made = self.connections_made();
+                journal.is_current(self.marks(), made).await
+            }
+            None => true,
+        }
+    }
+
+    /// Raises a namespace's mark and the latest of all; gives the latest one before.
+    async fn raise_marks(&self, namespace: &str, stamp: u64) -> Result<u64, String> {
+        let mut pipeline = Pipeline::new();
+        pipeline
+            .add_command(raise(&key::mark(namespace), stamp))
+            .ignore();
+        pipeline.add_command(raise(&key::latest_mark(), stamp));
+        let raised: Result<Vec<String>, RedisError> = self.now(pipeline).await;
+        let raised = raised.map_err(|e| self.scrub(&e))?;
+        let before = raised.first().and_then(|before| before.parse().ok());
+        Ok(before.unwrap_or_default())
+    }
+
+    /// Puts back what Redis has lost of the marks that are known here, a part of them at a time where they are many; `turn` says where to
+    /// go on. Says how many were lost.
+    pub async fn repair_marks(&self, turn: &mut usize) -> u64 {
+        let mut known = self.marks().all();
+        known.sort();
+        known.push((String::new(), self.marks().latest()));
+        known.retain(|(_, mark)| *mark > 0);
+        let begin = if *turn < known.len() { *turn } else { 0 };
+        let part: Vec<(String, u64)> = known
+            .into_iter()
+            .skip(begin)
+            .take(MARKS_AT_A_TIME)
+            .collect();
+        *turn = begin + part.len();
+        if part.is_empty() {
+            return 0;
+        }
+        let key = |namespace: &str| match namespace {
+            "" => key::latest_mark(),
+            named => key::mark(named),
+        };
+        let mut ask = redis::cmd("MGET");
+        for (namespace, _) in &part {
+            ask.arg(key(namespace));
+        }
+        // That Redis is failing is told by its own check.
+        let Ok(there) = self.command::<Vec<Option<Vec<u8>>>>(ask).await else {
+            return 0;
+        };
+        let mut pipeline = Pipeline::new();
+        for ((namespace, mark), there) in part.iter().zip(&there) {
+            if read(there) < *mark {
+                pipeline.add_command(raise(&key(namespace), *mark));
+            }
+        }
+        let lost = pipeline.len() as u64;
+        if lost == 0 {
+            return 0;
+        }
+        let repaired: Result<Vec<String>, RedisError> = self.now(pipeline).await;
+        repaired.map_or(0, |_| lost)
+    }
+
+    /// Notes what Redis shows of some namespaces' marks and, last, of the latest of all, and raises it to what is known.
+    pub(super) fn meet(&self, namespaces: &[&str], values: &[Option<Vec<u8>>]) -> (Vec<u64>, u64) {
+        let now_ms = clock::now().timestamp_millis().unsigned_abs();
+        let marks = namespaces.iter().zip(values).map(|(namespace, value)| {
+            let mark = read(value);
+            let known = self.marks().of(namespace);
+            if mark > known {
+                self.marks().seen(namespace, mark, now_ms);
+            }
+            mark.max(known)
+        });
+        let marks: Vec<u64> = marks.collect();
+        let latest = values.last().map(read).unwrap_or_default();
+        if latest > self.marks().latest() {
+            self.marks().seen("", latest, now_ms);
+        }
+        // Should the latest mark be gone before a namespace's own, that one is as late as any that is known.
+        let now = marks.iter().copied().max().unwrap_or_default();
+        (marks, now.max(latest).max(self.marks().latest()))
     }
 
     /// The stamp of a namespace's latest invalidation; nothing where Redis fails.
     pub async fn mark(&self, namespace: &str) -> Option<u64> {
         let key = key::mark(namespace).into_bytes();
         let values = self.get(&[key], |_| MARK_BYTES).await?;
-        values.first().map(read)
+        let mark = values.first().map(read)?;
+        Some(mark.max(self.marks().of(namespace)))
     }
 
     /// As [`RedisCache::ttls`], where entries that are older than `mark` count as gone.
@@ -88,49 +213,5 @@ impl RedisCache {
             }
         }
         Some(ttls)
-    }
-
-    /// Namespaces whose removal nobody has brought to its end; nothing where Redis fails.
-    pub async fn unremoved(&self) -> Option<Vec<String>> {
-        self.members(&key::unremoved()).await
-    }
-
-    /// Begins to remove what readers find of a namespace.
-    pub fn removal<'a>(&'a self, namespace: &'a str) -> Removal<'a> {
-        Removal {
-            redis: self,
-            namespace,
-            cursor: 0,
-            removed: 0,
-            done: false,
-        }
-    }
-}
-
-impl Removal<'_> {
-    /// Removes the next piece. An error holds no credentials; the removal may go on after it.
-    pub async fn step(&mut self) -> Result<(), String> {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(self.cursor)
-            .arg("MATCH")
-            .arg(key::all_named(self.namespace))
-            .arg("COUNT")
-            .arg(AT_A_TIME);
-        let scrub = |e: RedisError| self.redis.scrub(&e);
-        let (cursor, keys): (u64, Vec<Vec<u8>>) = self.redis.command(scan).await.map_err(scrub)?;
-        if !keys.is_empty() {
-            let mut unlink = redis::cmd("UNLINK");
-            unlink.arg(&keys);
-            let removed: u64 = self.redis.command(unlink).await.map_err(scrub)?;
-            self.removed += removed;
-        }
-        if cursor == 0 {
-            let mut end = redis::cmd("SREM");
-            end.arg(key::unremoved()).arg(self.namespace);
-            self.redis.command::<Value>(end).await.map_err(scrub)?;
-            self.done = true;
-        }
-        self.cursor = cursor;
-        Ok(())
     }
 }

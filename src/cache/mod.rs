@@ -5,32 +5,31 @@
 //! and overwritten.
 
 mod invalidate;
+mod journal;
 mod lease;
+mod marks;
 mod memory;
 mod probe;
 mod reads;
 mod redis;
+mod removal;
 mod tally;
 
 use self::redis::Put;
 pub use self::redis::{Forgotten, REMOVED, RedisCache, Word, WordKind, Words, connect};
+pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;
+use memory::Remembered;
 pub use reads::Access;
 pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
-use kiln_contract::entry::Codec;
+use kiln_contract::entry::{Codec, Seal};
 use kiln_contract::key::{self, EntryPrefix, InputHash};
 use kiln_contract::order::Moment;
 use kiln_model::ModelInfo;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// One model version's entries.
 #[derive(Debug, Clone)]
@@ -71,18 +70,20 @@ pub struct Fresh<'a> {
     pub row: &'a [f32],
     /// TTL in milliseconds.
     pub ttl_ms: u64,
-    /// The latest invalidation before the row was scored.
-    pub stamp: u64,
+    pub seal: Seal,
 }
 
-/// The stamp of a row that no invalidation reaches: it is in the process alone.
-const OWN: u64 = u64::MAX;
+/// The seal of a row that no invalidation reaches: it is in a file of one process alone.
+const OWN: Seal = Seal {
+    stamp: u64::MAX,
+    is_pending: false,
+};
 
 /// What a look-up found.
 #[derive(Debug, Default)]
 pub struct Lookup {
-    /// The stamp of each wanted entry, in order; none where there is no entry.
-    pub stamps: Vec<Option<u64>>,
+    /// The seal of each wanted entry, in order; none where there is no entry.
+    pub seals: Vec<Option<Seal>>,
     /// The stamp of each namespace's latest invalidation, in order: entries with a lower one are invalid for it.
     pub marks: Vec<u64>,
     /// The stamp of the latest invalidation of all: what is scored from now on carries it.
@@ -103,8 +104,6 @@ enum Backend {
 pub struct Cache {
     backend: Backend,
     memory: MemoryCache,
-    /// The latest invalidation that this process knows of.
-    known: AtomicU64,
     metrics: Metrics,
 }
 
@@ -114,7 +113,6 @@ impl Cache {
         Self {
             backend: Backend::Redis(Box::new(redis)),
             memory,
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -124,7 +122,6 @@ impl Cache {
         Self {
             backend: Backend::File(store),
             memory,
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -134,7 +131,6 @@ impl Cache {
         Self {
             backend: Backend::Off,
             memory: MemoryCache::new(1),
-            known: AtomicU64::new(0),
             metrics,
         }
     }
@@ -148,7 +144,7 @@ impl Cache {
     }
 
     /// Looks every input up for these namespaces, in one round trip unless they are many; appends found rows to `outputs` in order. The caller
-    /// compares their stamps with the marks: an entry that is older than its namespace's mark is invalid.
+    /// compares their seals' stamps with the marks: an entry that is older than its namespace's mark is invalid.
     pub async fn look_up(
         &self,
         wanted: &[Wanted<'_>],
@@ -157,57 +153,58 @@ impl Cache {
     ) -> Lookup {
         match &self.backend {
             Backend::Off => Lookup {
-                stamps: vec![None; wanted.len()],
+                seals: vec![None; wanted.len()],
                 ..Lookup::default()
             },
             Backend::Redis(redis) => {
-                let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
-                let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
-                let latest = std::iter::once(key::latest_mark().into_bytes());
-                let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
-                let bytes = |n: usize| match wanted.get(n) {
-                    Some(entry) => entry.space.codec.entry_bytes(),
-                    None => invalidate::MARK_BYTES,
-                };
-                match redis.get(&keys, bytes).await {
-                    Some(mut values) => {
-                        let marks = values.split_off(wanted.len().min(values.len()));
-                        let mut looked = self.marked(&marks);
-                        let failing = redis.is_failing();
-                        looked.stamps = self.read(wanted, values, failing, outputs);
-                        looked
-                    }
-                    None => Lookup {
-                        stamps: wanted.iter().map(|w| self.remembered(w, outputs)).collect(),
-                        marks: Vec::new(),
-                        now: self.known.load(Ordering::Relaxed),
-                    },
-                }
+                self.look_up_in_redis(redis, wanted, namespaces, outputs)
+                    .await
             }
             Backend::File(store) => {
                 let there = self.look_up_in_file(store, wanted, outputs).await;
                 Lookup {
-                    stamps: there.into_iter().map(|is| is.then_some(OWN)).collect(),
+                    seals: there.into_iter().map(|is| is.then_some(OWN)).collect(),
                     ..Lookup::default()
                 }
             }
         }
     }
 
-    /// Reads the marks of namespaces and, last, the latest of all.
-    fn marked(&self, values: &[Option<Vec<u8>>]) -> Lookup {
-        let mut marks: Vec<u64> = values.iter().map(invalidate::read).collect();
-        // Should the latest mark be gone before a namespace's own, that one is as late as any that is known.
-        let now = marks.iter().copied().max().unwrap_or_default();
-        marks.pop();
-        if now > self.known.fetch_max(now, Ordering::Relaxed) {
-            self.memory.clear();
-        }
-        Lookup {
-            stamps: Vec::new(),
-            marks,
-            now,
-        }
+    async fn look_up_in_redis(
+        &self,
+        redis: &RedisCache,
+        wanted: &[Wanted<'_>],
+        namespaces: &[&str],
+        outputs: &mut Vec<f32>,
+    ) -> Lookup {
+        let entries = wanted.iter().map(|w| w.space.prefix.key(w.input));
+        let marks = namespaces.iter().map(|name| key::mark(name).into_bytes());
+        let latest = std::iter::once(key::latest_mark().into_bytes());
+        let keys: Vec<Vec<u8>> = entries.chain(marks).chain(latest).collect();
+        let bytes = |n: usize| match wanted.get(n) {
+            Some(entry) => entry.space.codec.entry_bytes(),
+            None => invalidate::MARK_BYTES,
+        };
+        let (seals, shown) = match redis.get(&keys, bytes).await {
+            Some(mut values) => {
+                let marks = values.split_off(wanted.len().min(values.len()));
+                let failing = redis.is_failing();
+                // An entry of which nobody can say whether it is invalid isn't used.
+                let seals = if redis.is_current().await {
+                    self.read(wanted, values, failing, outputs)
+                } else {
+                    vec![None; wanted.len()]
+                };
+                (seals, marks)
+            }
+            None => {
+                let seals = wanted.iter().map(|w| self.remembered(w, outputs));
+                (seals.collect(), vec![None; namespaces.len() + 1])
+            }
+        };
+        // After the database was asked, if it was.
+        let (marks, now) = redis.meet(namespaces, &shown);
+        Lookup { seals, marks, now }
     }
 
     fn read(
@@ -216,16 +213,16 @@ impl Cache {
         values: Vec<Option<Vec<u8>>>,
         failing: bool,
         outputs: &mut Vec<f32>,
-    ) -> Vec<Option<u64>> {
+    ) -> Vec<Option<Seal>> {
         let mut bad = 0;
         let found = wanted
             .iter()
             .zip(values)
             .map(|(wanted, value)| match value {
                 Some(bytes) => {
-                    let stamp = wanted.space.codec.decode(wanted.input, &bytes, outputs);
-                    bad += u64::from(stamp.is_none());
-                    stamp
+                    let seal = wanted.space.codec.decode(wanted.input, &bytes, outputs);
+                    bad += u64::from(seal.is_none());
+                    seal
                 }
                 None if failing => self.remembered(wanted, outputs),
                 None => None,
@@ -237,15 +234,16 @@ impl Cache {
         found
     }
 
-    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<u64> {
-        outputs.extend_from_slice(&self.in_memory(wanted)?);
-        Some(OWN)
+    fn remembered(&self, wanted: &Wanted<'_>, outputs: &mut Vec<f32>) -> Option<Seal> {
+        let known = self.in_memory(wanted)?;
+        outputs.extend_from_slice(&known.row);
+        Some(known.seal)
     }
 
     /// The row in memory. One of another width is another model's, whose files were replaced under the same version.
-    fn in_memory(&self, wanted: &Wanted<'_>) -> Option<Arc<[f32]>> {
-        let row = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
-        (row.len() == wanted.space.codec.width()).then_some(row)
+    fn in_memory(&self, wanted: &Wanted<'_>) -> Option<Remembered> {
+        let known = self.memory.get(&wanted.space.memory_prefix, wanted.input)?;
+        (known.row.len() == wanted.space.codec.width()).then_some(known)
     }
 
     async fn look_up_in_file(
@@ -254,7 +252,10 @@ impl Cache {
         wanted: &[Wanted<'_>],
         outputs: &mut Vec<f32>,
     ) -> Vec<bool> {
-        let mut rows: Vec<Option<Arc<[f32]>>> = wanted.iter().map(|w| self.in_memory(w)).collect();
+        let in_memory = wanted
+            .iter()
+            .map(|w| self.in_memory(w).map(|known| known.row));
+        let mut rows: Vec<Option<Arc<[f32]>>> = in_memory.collect();
         let mut at = 0;
         // Wanted inputs come grouped by model version: one statement for each run of the same.
         while let Some(first) = wanted.get(at) {
@@ -282,7 +283,7 @@ impl Cache {
                                 .get(hash)
                                 .filter(|r| r.len() == first.space.codec.width());
                             if let (Some(row), Some(slot)) = (row, rows.get_mut(*index)) {
-                                self.memory.put(&first.space.memory_prefix, hash, row);
+                                self.memory.put(&first.space.memory_prefix, hash, row, OWN);
                                 *slot = Some(row.as_slice().into());
                             }
                         }
@@ -313,7 +314,7 @@ impl Cache {
                     .iter()
                     .map(|f| Put {
                         key: f.space.prefix.key(f.input),
-                        value: f.space.codec.encode(f.input, f.row, f.stamp),
+                        value: f.space.codec.encode(f.input, f.row, f.seal),
                         ttl_ms: f.ttl_ms,
                     })
                     .collect();
@@ -326,7 +327,8 @@ impl Cache {
 
     fn remember(&self, fresh: &[Fresh<'_>]) {
         for f in fresh {
-            self.memory.put(&f.space.memory_prefix, f.input, f.row);
+            let prefix = &f.space.memory_prefix;
+            self.memory.put(prefix, f.input, f.row, f.seal);
         }
     }
 

@@ -7,6 +7,7 @@ mod beside;
 mod breaker;
 mod connections;
 mod open;
+mod shared;
 mod size;
 mod words;
 
@@ -15,7 +16,11 @@ pub use open::connect;
 pub(super) use size::Size;
 pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
 
-use super::tally::{Tallied, Tally};
+use super::{
+    journal::Journal,
+    marks::Marks,
+    tally::{Tallied, Tally},
+};
 use crate::{
     config::Redis,
     secret::Secret,
@@ -27,7 +32,6 @@ use futures_util::{StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use size::{Part, parts};
 use std::{
-    collections::HashMap,
     ops::Range,
     sync::{
         OnceLock,
@@ -84,6 +88,8 @@ pub struct RedisCache {
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
     tally: Tallied,
+    marks: Marks,
+    pub(super) journal: Option<Journal>,
     metrics: Metrics,
 }
 
@@ -103,8 +109,19 @@ impl RedisCache {
             write_hash: OnceLock::new(),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
+            marks: Marks::default(),
+            journal: None,
             metrics,
         })
+    }
+
+    /// What is known of invalidations.
+    pub fn marks(&self) -> &Marks {
+        &self.marks
+    }
+
+    pub(super) fn connections_made(&self) -> u64 {
+        self.connections.made()
     }
 
     /// Where it is, without credentials.
@@ -227,58 +244,6 @@ impl RedisCache {
         ran.await;
     }
 
-    /// Writes one field of a hash and notes it in an index; both expire after `life`.
-    pub async fn record(
-        &self,
-        index: &str,
-        member: &str,
-        hash: &str,
-        field: &str,
-        value: &[u8],
-        life: Duration,
-    ) -> bool {
-        let seconds = life.as_secs();
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("SADD").arg(index).arg(member).ignore();
-        pipeline.cmd("EXPIRE").arg(index).arg(seconds).ignore();
-        pipeline
-            .cmd("HSET")
-            .arg(hash)
-            .arg(field)
-            .arg(value)
-            .ignore();
-        pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
-        let bytes = hash.len() + field.len() + value.len();
-        let size = Size { keys: 4, bytes };
-        let question = pipeline.into();
-        let recorded = self.guarded::<()>(CacheOperation::Set, &question, size, Again::No);
-        recorded.await.is_some()
-    }
-
-    /// The members of a set; nothing where Redis fails.
-    pub async fn members(&self, set: &str) -> Option<Vec<String>> {
-        let mut command = redis::cmd("SMEMBERS");
-        command.arg(set);
-        self.asked(command).await
-    }
-
-    /// The fields of a hash; nothing where Redis fails.
-    pub async fn fields(&self, hash: &str) -> Option<HashMap<String, Vec<u8>>> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(hash);
-        self.asked(command).await
-    }
-
-    async fn asked<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
-        self.guarded(
-            CacheOperation::Get,
-            &command.into(),
-            Size::SMALL,
-            Again::Yes,
-        )
-        .await
-    }
-
     /// Asks in as many round trips as it takes, several at the same time; the answers in order, or nothing where one fails.
     async fn in_parts<T: FromRedisValue + Send>(
         &self,
@@ -375,6 +340,11 @@ impl RedisCache {
     /// One small command with its deadline, whatever the cooldown says; whether Redis counts as failing doesn't change.
     pub(super) async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T, RedisError> {
         self.connections.ask_anyway(&command.into()).await
+    }
+
+    /// The same for several commands at once.
+    pub(super) async fn now<T: FromRedisValue>(&self, commands: Pipeline) -> Result<T, RedisError> {
+        self.connections.ask_anyway(&commands.into()).await
     }
 
     /// What a failure says, without credentials.

@@ -8,6 +8,7 @@ mod completions;
 mod config;
 mod dead;
 mod doctor;
+mod explain;
 mod file;
 mod forget;
 mod health;
@@ -108,6 +109,7 @@ enum Work {
     Lanes(lanes::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
+    Explain(explain::Arguments),
     Invalidate(invalidate::Arguments),
     Forget(forget::Arguments),
     Pause(pause::Arguments),
@@ -211,6 +213,7 @@ impl Work {
             Self::Lanes(arguments) => lanes::run(arguments, loaded.settings).await,
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
+            Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
             Self::Forget(arguments) => forget::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,

@@ -1,4 +1,4 @@
-//! `kiln prune`: deletes old jobs, scores and warming runs.
+//! `kiln prune`: deletes old jobs, scores, what names were served, and warming runs.
 //!
 //! Promises small statements, so that workers aren't held up, and that a second run goes on where one was cut short.
 
@@ -6,13 +6,13 @@ use super::{Exit, age::age};
 use crate::{
     config::Settings,
     parts,
-    store::{SqliteStore, Store},
+    store::{Pruned, SqliteStore, Store},
 };
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
-/// Deletes old jobs and scores, in bounded batches.
+/// Deletes old jobs, scores and what names were served, in bounded batches.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Example:
@@ -38,19 +38,27 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     bar.set_style(ProgressStyle::with_template(
         "{spinner} {pos} rows deleted, {per_sec}",
     )?);
-    let (jobs, scores, runs) = store
+    let pruned = store
         .prune(arguments.older_than, arguments.batch, |rows| {
             bar.set_position(rows)
         })
         .await?;
     bar.finish_and_clear();
+    let Pruned {
+        jobs,
+        scores,
+        served,
+        runs,
+    } = pruned;
     if arguments.json {
         println!(
             "{}",
-            serde_json::json!({"jobs": jobs, "scores": scores, "runs": runs})
+            serde_json::json!({"jobs": jobs, "scores": scores, "served": served, "runs": runs})
         );
     } else {
-        println!("deleted {jobs} jobs, {scores} scores and {runs} warming runs");
+        println!(
+            "deleted {jobs} jobs, {scores} scores, {served} rows of what names were served and {runs} warming runs"
+        );
     }
     Ok(Exit::Ok)
 }

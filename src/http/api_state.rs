@@ -6,7 +6,7 @@ use crate::{
     config::Settings,
     heat::Heat,
     pipeline::{Engine, budget::Budget, insight::Insight},
-    store::{Paused, PostgresStore, StoreError},
+    store::{Paused, PostgresStore, Removable, StoreError},
     telemetry::{
         recent::{Recent, Rejected},
         trace::Tracer,
@@ -47,7 +47,7 @@ pub struct ApiState {
     /// What operators have paused, as this worker knows it.
     pub paused: watch::Receiver<Vec<Paused>>,
     /// Where namespaces go whose readers' entries are to be removed.
-    pub invalid: mpsc::Sender<String>,
+    pub invalid: mpsc::Sender<Removable>,
 }
 
 /// Ends its task when it is dropped: nobody waits for the answer any more.

@@ -114,6 +114,23 @@ impl FromRequestParts<Shared> for Named {
     }
 }
 
+/// A namespace and a key of it in the path.
+pub(super) struct NamedKey {
+    pub(super) namespace: String,
+    pub(super) key: String,
+}
+
+impl FromRequestParts<Shared> for NamedKey {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        match Path::<(String, String)>::from_request_parts(parts, shared).await {
+            Ok(Path((namespace, key))) => Ok(Self { namespace, key }),
+            Err(refused) => Err(Problem::invalid("path", refused.body_text())),
+        }
+    }
+}
+
 /// Query parameters.
 pub(super) struct Params<T>(pub(super) T);
 

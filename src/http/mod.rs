@@ -13,6 +13,7 @@ mod extract;
 mod health;
 mod job_id;
 mod jobs;
+mod keys;
 mod lanes;
 mod live;
 mod logs;
@@ -80,8 +81,9 @@ pub struct Port {
 }
 
 /// What the routes share.
-#[derive(Clone)]
-struct Shared {
+type Shared = Arc<SharedState>;
+
+struct SharedState {
     health: Health,
     metrics: PrometheusHandle,
     keys: Arc<Keys>,
@@ -94,7 +96,7 @@ struct Shared {
     stopping: Stopping,
 }
 
-impl Shared {
+impl SharedState {
     fn state(&self) -> Result<&ApiState, Problem> {
         self.state
             .get()
@@ -152,7 +154,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     let addr = listener.local_addr().map_err(bind)?;
     let (sender, ended) = oneshot::channel();
     let state = Arc::new(OnceLock::new());
-    let shared = Shared {
+    let shared = Arc::new(SharedState {
         health: port.health,
         metrics: port.metrics,
         keys: Arc::new(Keys::new(&port.settings)),
@@ -161,7 +163,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         paths: Arc::default(),
         live: Live::new(),
         stopping: Stopping::default(),
-    };
+    });
     let stopping = shared.stopping.clone();
     let (settings, max) = (port.settings, port.max_body_bytes);
     let run = move || {
@@ -243,6 +245,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/score/batch", post(score::batch))
             .route("/v1/jobs", post(jobs::enqueue))
             .route("/v1/jobs/{id}", get(jobs::job))
+            .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/models", get(show::models))
             .route("/v1/schedules", get(show::schedules))

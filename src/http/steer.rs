@@ -9,8 +9,9 @@ use super::{
     responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
 };
 use crate::{
+    cache::{self, Invalidation},
     heat::Hint,
-    store::{INTAKE, SCHEDULE},
+    store::{INTAKE, Removable, SCHEDULE},
     warm::schedule::Schedule,
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -147,8 +148,8 @@ pub(super) async fn warm(
     Ok((StatusCode::ACCEPTED, Json(asked)))
 }
 
-/// Invalidates a namespace's cached scores on every worker at once. The entries that readers see are removed in the background, a
-/// thousand at a time.
+/// Invalidates a namespace's cached scores on every worker: at once, or within a second where Redis is out of reach. The entries that
+/// readers see are removed in the background, a thousand at a time. Without the database nothing is invalidated (503).
 #[utoipa::path(post, path = "/v1/cache/invalidate/{namespace}", tag = "cache", security(("key" = [])), params(("namespace" = String, Path)),
     responses((status = 202, body = Invalidated), Guarded, BadRequest, Unavailable))]
 pub(super) async fn invalidate(
@@ -165,16 +166,23 @@ pub(super) async fn invalidate(
     let permit =
         permit.map_err(|_| Problem::unavailable("too many invalidations are under way"))?;
     let (engine, marked) = (state.engine.clone(), namespace.clone());
-    let mark = async move {
-        match engine.cache().server() {
-            Some(redis) => redis.invalidate(&marked).await,
-            None => Ok(()),
-        }
-    };
-    let marked = state.run_on_worker(mark).await?;
-    marked.map_err(|reason| Problem::unavailable(format!("redis: {reason}")))?;
-    permit.send(namespace.clone());
+    let invalidation = state.ask(move |store| async move {
+        cache::invalidate(&store, engine.cache().server(), &marked).await
+    });
+    let Invalidation { stamp, unheard } = invalidation.await?;
+    permit.send(Removable {
+        namespace: namespace.clone(),
+        stamp,
+        is_first: true,
+    });
     tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
+    if let Some(reason) = unheard {
+        tracing::info!(
+            namespace,
+            reason,
+            "redis is out of reach: other workers learn of an invalidation within a second"
+        );
+    }
     Ok((StatusCode::ACCEPTED, Json(Invalidated { namespace })))
 }
 

@@ -4,6 +4,7 @@
 //! Promises that whatever isn't admitted has its outcome already, or waits for room for its outputs. Refuses to ask any server.
 
 use super::{
+    blocking::blocking,
     budget::{BYTES_PER_OUTPUT, LARGE_OUTPUTS},
     context::Context,
     index::{IndexVec, SourceIndex},
@@ -20,9 +21,6 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
-
-/// Bodies of more bytes than this are parsed where they don't block other tasks of the runtime.
-const BLOCKING_BYTES: usize = 1 << 18;
 
 /// What admission made of a batch.
 pub(super) struct Admission<'a> {
@@ -42,11 +40,7 @@ pub(super) fn batch<'a>(
     sources: &'a IndexVec<SourceIndex, JobSource>,
 ) -> Admission<'a> {
     let bytes: usize = sources.iter().map(|source| source.body().len()).sum();
-    if bytes > BLOCKING_BYTES {
-        tokio::task::block_in_place(|| all(context, lanes, sources))
-    } else {
-        all(context, lanes, sources)
-    }
+    blocking(bytes, || all(context, lanes, sources))
 }
 
 fn all<'a>(

@@ -9,6 +9,7 @@ use super::{
     source::AdmittedJob,
 };
 use ahash::RandomState;
+use kiln_contract::entry::Seal;
 use kiln_contract::job::{Content, Input, Job};
 use kiln_contract::key::{self, InputHash};
 use kiln_model::Model;
@@ -60,7 +61,7 @@ impl<'a> Coalescing<'a> {
                                 asked_by: index,
                                 found: Found::Not,
                                 min_stamp: 0,
-                                stamp: 0,
+                                seal: Seal::default(),
                             }))
                         }
                     };

@@ -1,6 +1,6 @@
 //! Owns jobs at their end: they are stored together with whatever else has ended, and then their owners are told.
 //!
-//! Promises that a job is called done or rejected only after its row is committed, that no two jobs of one id are in one transaction,
+//! Promises that a job is called done or rejected only after its row is committed, that one which is done is never rejected later, that no two jobs of one id are in one transaction,
 //! and that a lone job is stored at once. Refuses to bound what waits: that is done by what may be in hand.
 
 use super::{
@@ -211,8 +211,15 @@ impl Completions {
         context.metrics.stage(Stage::Store, begun.elapsed());
         self.notify(ended);
         // Nobody waits for the rows of others' rejections.
-        rejections::batch(context, &rejected).await;
-        self.notify(rejected);
+        let mut rejected = rejected.into_iter();
+        loop {
+            let mut together: Vec<_> = rejected.by_ref().take(rejections::TOGETHER).collect();
+            if together.is_empty() {
+                return;
+            }
+            rejections::batch(context, &mut together).await;
+            self.notify(together);
+        }
     }
 
     fn notify(&self, ended: Vec<(Ending, Outcome)>) {

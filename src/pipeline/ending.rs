@@ -1,10 +1,11 @@
 //! Owns what a job is at its end: a result that has no row yet, or an outcome without a result.
 
 use super::{
-    input_counts::InputCounts, outcome::Outcome, owned::JobRows, render::JobNote, source::JobSource,
+    input_counts::InputCounts, names::NameWord, outcome::Outcome, owned::JobRows, render::JobNote,
+    source::JobSource,
 };
 use crate::cache::Word;
-use kiln_contract::result::Finished;
+use kiln_contract::{order::Order, result::Finished};
 use std::{sync::Arc, time::Instant};
 
 /// A job that has come to its end, and whose end isn't stored yet.
@@ -38,6 +39,10 @@ pub(super) struct FinishedJob {
     pub result: Arc<Finished>,
     /// What readers find of it, in the result's namespace.
     pub shown: Vec<Word>,
+    /// What the history of names is to know of it.
+    pub names: Vec<NameWord>,
+    /// How new its word is.
+    pub order: Order,
     /// The latest invalidation of all when its entries were looked up.
     pub stamp: u64,
     /// What statistics say of it.

@@ -3,10 +3,13 @@
 //! Promises that a job is finished only with a row for each of its inputs; otherwise it is abandoned, and that is reported as a bug.
 
 use super::{
+    blocking::blocking,
+    budget::BYTES_PER_OUTPUT,
     context::Context,
     ending::{End, Ending, FinishedJob},
     index::{Index, bug},
     input_counts::InputCounts,
+    names,
     outcome::Outcome,
     owned::{How, JobRows, OwnedJob},
     plan::{Found, Plan, PlannedJob},
@@ -19,6 +22,7 @@ use crate::{
     telemetry::{trace::Stages, window::Causes},
 };
 use kiln_contract::job::Job;
+use kiln_contract::order::Order;
 use kiln_contract::result::Finished;
 use kiln_model::Model;
 use std::sync::Arc;
@@ -40,13 +44,15 @@ fn finish<'r>(
     counts: &mut InputCounts,
     labels: &mut LabelCounts,
 ) -> Option<FinishedJob> {
+    let outputs = head.job.inputs.len() * head.model.info().output_width;
+    let bytes = outputs * BYTES_PER_OUTPUT;
     let Some(Rendered {
         results,
         hits,
         misses,
         skipped,
         note,
-    }) = render(head.job, head.model, &rows, labels)
+    }) = blocking(bytes, || render(head.job, head.model, &rows, labels))
     else {
         bug("an input has neither a row nor a failure");
         return None;
@@ -72,7 +78,14 @@ fn finish<'r>(
         result.finished_at,
         &rows,
     );
+    let keeps_names = context.settings.store.served;
     Some(FinishedJob {
+        names: if keeps_names {
+            names::words(head.job, info, &rows)
+        } else {
+            Vec::new()
+        },
+        order: Order::new(head.job.as_of.as_ref(), head.source.accepted()),
         job_id: head.job.job_id.to_string(),
         body_sha256: head.body_sha256,
         result: Arc::new(result),

@@ -101,14 +101,14 @@ fn lives(plan: &Plan<'_>) -> Vec<(Vec<u8>, u64)> {
 
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.
 fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f32]) {
-    if looked.stamps.len() != order.len() {
+    if looked.seals.len() != order.len() {
         // There is no telling which row belongs to which input: score them all.
         bug("the cache answered for more or fewer inputs than it was asked");
         return;
     }
     let mut rest = outputs;
-    for (index, stamp) in order.iter().zip(&looked.stamps) {
-        let Some(stamp) = *stamp else {
+    for (index, seal) in order.iter().zip(&looked.seals) {
+        let Some(seal) = *seal else {
             continue;
         };
         let Some(slot) = plan.slots.get_mut(*index) else {
@@ -122,9 +122,9 @@ fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f3
             return;
         };
         rest = after;
-        if stamp >= slot.min_stamp {
+        if seal.stamp >= slot.min_stamp {
             slot.found = Found::Cached(group.push_row(row));
-            slot.stamp = stamp;
+            slot.seal = seal;
         }
     }
 }

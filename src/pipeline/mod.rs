@@ -6,6 +6,7 @@
 
 mod admit;
 mod arriving;
+mod blocking;
 pub mod budget;
 mod coalesce;
 mod completion;
@@ -21,6 +22,7 @@ pub mod insight;
 mod lane;
 mod look_up;
 mod model_call;
+mod names;
 mod note_heat;
 mod outcome;
 mod owned;

@@ -7,6 +7,7 @@ use super::{
     source::JobSource,
 };
 use crate::cache::Space;
+use kiln_contract::entry::Seal;
 use kiln_contract::job::{Content, Job};
 use kiln_contract::key::InputHash;
 use kiln_model::Model;
@@ -44,8 +45,19 @@ pub(super) struct JobSlot {
     pub ttl_seconds: u64,
     /// The oldest stamp that an entry may bear.
     pub min_stamp: u64,
-    /// The latest invalidation before its row was scored.
-    pub stamp: u64,
+    /// The latest invalidation before its row was scored, and whether that row may be missing in the database though it was found.
+    pub seal: Seal,
+}
+
+impl JobSlot {
+    /// Whether its row is to be in the database with its job's.
+    pub fn needs_row(&self) -> bool {
+        match self.found {
+            Some(How::Scored { .. } | How::Shared) => true,
+            Some(How::Cached) => self.seal.is_pending,
+            None => false,
+        }
+    }
 }
 
 /// A job's inputs and the rows that were found for them.

@@ -9,6 +9,7 @@ use super::{
     source::AdmittedJob,
 };
 use crate::cache::Space;
+use kiln_contract::entry::Seal;
 use kiln_contract::key::InputHash;
 use kiln_model::Model;
 use std::sync::Arc;
@@ -76,8 +77,8 @@ pub struct Slot {
     pub found: Found,
     /// The oldest stamp that an entry may bear: nobody who asks has invalidated anything since.
     pub min_stamp: u64,
-    /// The latest invalidation before its row was scored.
-    pub stamp: u64,
+    /// The latest invalidation before its row was scored, and whether that row may be missing in the database.
+    pub seal: Seal,
 }
 
 /// A job's part of the plan.
@@ -117,7 +118,9 @@ impl Plan<'_> {
     /// for it. No marks are given where none could be read.
     pub fn mark(&mut self, marks: &[u64], now: u64) {
         self.stamp = now;
-        self.slots.iter_mut().for_each(|slot| slot.stamp = now);
+        self.slots
+            .iter_mut()
+            .for_each(|slot| slot.seal = Seal::settled(now));
         if marks.iter().all(|mark| *mark == 0) {
             return;
         }

@@ -1,7 +1,8 @@
 //! Owns the rows of rejected jobs.
 //!
-//! Promises to wait for a database that is out of reach. A rejection that the database refuses, or doesn't store in time while it stores others,
-//! is logged: its dead letter still says why.
+//! Promises that a job which was finished before isn't rejected, however its message comes back: its first result is its outcome. Waits for a
+//! database that is out of reach. A rejection that the database refuses, or doesn't store in time while it stores others, is logged: its dead letter
+//! still says why.
 
 use super::{
     context::Context,
@@ -10,34 +11,121 @@ use super::{
 };
 use crate::{
     clock,
-    store::{self, RejectedRow},
+    store::{self, Rejected, RejectedRow},
 };
-use kiln_contract::key;
-use std::ops::Range;
+use kiln_contract::failure::Code;
+use kiln_contract::{job, key};
+use std::{borrow::Cow, ops::Range, sync::Arc};
 
-/// Writes the rows of these jobs, in the order of their ids, so that no two writers wait for each other's.
-pub(super) async fn batch(context: &Context, rejected: &[(Ending, Outcome)]) {
-    let mut rows: Vec<RejectedRow<'_>> = rejected.iter().filter_map(row).collect();
-    rows.sort_by(|one, other| one.job_id.cmp(&other.job_id));
+/// Jobs that are rejected together: each may have a result after all, which is in memory until its owner has it.
+pub(super) const TOGETHER: usize = 16;
+
+/// Bodies of more bytes than this are read where they don't block other tasks of the runtime.
+const BLOCKING_BYTES: usize = 1 << 18;
+
+/// Writes the rows of these jobs, in the order of their ids, so that no two writers wait for each other's. Who was finished before has
+/// that outcome then.
+pub(super) async fn batch(context: &Context, rejected: &mut [(Ending, Outcome)]) {
+    let finished = {
+        let rows = rejected.iter().enumerate();
+        let rows = rows.filter_map(|(number, one)| Some((number, row(one)?)));
+        let mut rows: Vec<(usize, RejectedRow<'_>)> = rows.collect();
+        rows.sort_by(|(_, one), (_, other)| one.job_id.cmp(&other.job_id));
+        let mut finished = unread(context, rejected).await;
+        rows.retain(|(number, _)| finished.iter().all(|(known, ..)| known != number));
+        finished.extend(written(context, &rows).await);
+        finished
+    };
+    for (number, job_id, first) in finished {
+        if let Some((_, outcome)) = rejected.get_mut(number) {
+            *outcome = Outcome::Done {
+                job_id,
+                result: Arc::from(first),
+                repeated: true,
+            };
+        }
+    }
+}
+
+/// A job of the batch that was finished before, with its id and its result.
+type Finished = (usize, String, Box<kiln_contract::result::Finished>);
+
+/// Those that were finished before and whose bodies are too large to be read now: nothing else gives their ids.
+async fn unread(context: &Context, rejected: &[(Ending, Outcome)]) -> Vec<Finished> {
+    let mut finished = Vec::new();
+    for (number, (ending, outcome)) in rejected.iter().enumerate() {
+        let Outcome::Rejected {
+            job_id: None,
+            rejection,
+        } = outcome
+        else {
+            continue;
+        };
+        if rejection.code != Code::TooLarge {
+            continue;
+        }
+        let body = ending.source.body();
+        let found = if body.len() > BLOCKING_BYTES {
+            tokio::task::block_in_place(|| job::find_id(body))
+        } else {
+            job::find_id(body)
+        };
+        let Some(job_id) = found.map(Cow::into_owned) else {
+            continue;
+        };
+        if let Some(first) = look(context, &job_id, &key::hash_body(body)).await {
+            finished.push((number, job_id, first));
+        }
+    }
+    finished
+}
+
+/// Writes rows; gives those that were finished before.
+async fn written(context: &Context, rows: &[(usize, RejectedRow<'_>)]) -> Vec<Finished> {
+    let only: Vec<RejectedRow<'_>> = rows.iter().map(|(_, row)| row.clone()).collect();
     let stored = || context.store.stored();
     let reject = |part: Range<usize>| {
-        let rows = rows.get(part).unwrap_or_default();
-        async move {
-            let rejected = context.write_in_time(|| context.store.reject(rows)).await;
-            rejected.map(|()| vec![(); rows.len()])
-        }
+        let rows = only.get(part).unwrap_or_default();
+        context.write_in_time(move || context.store.reject(rows))
     };
     let bytes = vec![0; rows.len()];
     let written = store::in_parts(bytes, context.write_backoff(), stored, reject).await;
-    for (row, written) in rows.iter().zip(written) {
-        if let Err(reason) = written {
-            tracing::error!(
-                reason,
-                code = row.rejection.code.as_str(),
-                "the database refuses a rejection's row"
-            );
+    let mut finished = Vec::new();
+    for ((number, row), written) in rows.iter().zip(written) {
+        let first = match written {
+            Ok(Rejected::Noted) => None,
+            Ok(Rejected::Finished(first)) => Some(first),
+            Err(reason) => {
+                let first = match row.job_id {
+                    Some(id) => look(context, id, &row.body_sha256).await,
+                    None => None,
+                };
+                if first.is_none() {
+                    tracing::error!(
+                        reason,
+                        code = row.rejection.code.as_str(),
+                        "the database refuses a rejection's row"
+                    );
+                }
+                first
+            }
+        };
+        if let (Some(first), Some(id)) = (first, row.job_id) {
+            finished.push((*number, id.to_owned(), first));
         }
     }
+    finished
+}
+
+/// The result of a job that was finished before. Waits for the database as long as it takes; what it refuses to look for isn't there.
+async fn look(
+    context: &Context,
+    job_id: &str,
+    body_sha256: &[u8; 32],
+) -> Option<Box<kiln_contract::result::Finished>> {
+    let ask = || context.store.finished(job_id, body_sha256);
+    let found = store::until_answered(context.write_backoff(), ask, |error, _| error.may_pass());
+    found.await.ok().flatten()
 }
 
 fn row((ending, outcome): &(Ending, Outcome)) -> Option<RejectedRow<'_>> {

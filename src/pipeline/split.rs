@@ -21,7 +21,7 @@ use std::{collections::HashMap, sync::Arc};
 /// What an admitted job goes on as.
 pub(super) enum Next {
     Complete(End, InputCounts),
-    /// It waits for scores, or its entries are to be written again.
+    /// It waits for scores, or its entries, or its inputs' rows, are to be written again.
     Open(OpenJob),
 }
 
@@ -44,7 +44,7 @@ pub(super) fn jobs(
         let admitted: &AdmittedJob<'_> = planned.admitted;
         let is_complete = planned.slots().all(|index| {
             let slot = plan.slots.get(index);
-            slot.is_some_and(|slot| slot.found != Found::Not)
+            slot.is_some_and(|slot| slot.found != Found::Not && !slot.seal.is_pending)
         });
         let next = if is_complete && !admitted.source.refreshes_ttl() {
             let (end, counts) = finish::found(context, plan, planned, labels);
@@ -97,7 +97,7 @@ fn open(plan: &Plan<'_>, planned: &PlannedJob<'_>) -> Option<Next> {
             found: (slot.found != Found::Not).then_some(How::Cached),
             ttl_seconds: planned.admitted.ttl_seconds,
             min_stamp: slot.min_stamp,
-            stamp: slot.stamp,
+            seal: slot.seal,
         });
         own.insert(*index, mine);
         inputs.push(Some(mine));

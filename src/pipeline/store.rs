@@ -1,4 +1,4 @@
-//! Owns storing jobs at their end: entries to the cache and rows to the database together, then what readers find.
+//! Owns storing jobs at their end: rows to the database, then entries to the cache and what readers find.
 //!
 //! Promises to wait for a database that is out of reach, and that a row which the database refuses costs only
 //! its own job.
@@ -7,6 +7,7 @@ use super::{
     context::Context,
     ending::FinishedJob,
     index::{SlotIndex, bug},
+    names,
     owned::{How, JobRows, Value},
 };
 use crate::{
@@ -16,6 +17,7 @@ use crate::{
     telemetry::metrics::Table,
 };
 use kiln_contract::{
+    entry::Seal,
     order::{Moment, Order},
     result::{Finished, Reading},
 };
@@ -32,10 +34,20 @@ pub(super) struct ToStore<'a> {
     pub refreshes_ttl: bool,
 }
 
-/// Stores jobs, no two of them with the same id, and says of each what became of its row.
+/// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
+/// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
     let finished: Vec<&FinishedJob> = jobs.iter().map(|one| one.job).collect();
-    let (_, kept) = tokio::join!(put_entries(context, jobs), insert_rows(context, &finished));
+    let kept = if context.settings.store.scores {
+        let kept = insert_rows(context, &finished).await;
+        let stored = jobs.iter().zip(&kept);
+        let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
+        put_entries(context, stored).await;
+        kept
+    } else {
+        let entries = put_entries(context, jobs.iter());
+        tokio::join!(entries, insert_rows(context, &finished)).1
+    };
     let mut shown: BTreeMap<u64, Words<'_>> = BTreeMap::new();
     for (job, kept) in finished.iter().zip(&kept) {
         let first = match kept {
@@ -70,11 +82,12 @@ fn repeated(word: &Word, first: &Finished) -> Word {
     word
 }
 
-/// Puts into the cache what was scored now, and again what has its TTL refreshed.
-async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
+/// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
+async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToStore<'a>>) {
+    let have_rows = context.settings.store.scores;
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
-        let stored = jobs.iter().filter_map(|one| {
+        let stored = jobs.filter_map(|one| {
             let rows = one.job.rows.as_deref()?;
             Some((rows, one.refreshes_ttl))
         });
@@ -83,8 +96,8 @@ async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
                 .slots
                 .enumerate()
                 .filter(move |(_, slot)| match slot.found {
-                    Some(How::Scored { is_stored }) => !is_stored,
-                    Some(How::Cached) => refreshes,
+                    Some(How::Scored { is_stored }) => have_rows || !is_stored,
+                    Some(How::Cached) => refreshes || slot.seal.is_pending,
                     Some(How::Shared) | None => false,
                 });
             due.map(move |due| (rows, due))
@@ -95,7 +108,7 @@ async fn put_entries(context: &Context, jobs: &[ToStore<'_>]) {
                 input: &slot.input,
                 row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
-                stamp: slot.stamp,
+                seal: Seal::settled(slot.seal.stamp),
             })
         })
         .collect()
@@ -124,7 +137,7 @@ fn statement_bytes(context: &Context, jobs: &[&FinishedJob]) -> Vec<usize> {
     let bytes = |job: &&FinishedJob| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
-        ROW_BYTES + job.result.results.len() + rows
+        ROW_BYTES + job.result.results.len() + rows + names::bytes(&job.names)
     };
     jobs.iter().map(bytes).collect()
 }
@@ -137,9 +150,18 @@ async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserte
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
+    let named = jobs.iter().map(|job| {
+        (
+            job.job_id.as_str(),
+            &*job.result,
+            job.order,
+            job.names.as_slice(),
+        )
+    });
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
+        served: names::rows(named),
         finished_at: jobs
             .first()
             .map(|job| job.result.finished_at)
@@ -171,7 +193,7 @@ impl<'a> Misses<'a> {
         if context.settings.store.scores {
             for rows in jobs.iter().filter_map(|job| job.rows.as_deref()) {
                 for (index, slot) in rows.slots.enumerate() {
-                    if matches!(slot.found, Some(How::Scored { .. } | How::Shared)) {
+                    if slot.needs_row() {
                         let value = if inputs { rows.value(slot) } else { None };
                         misses.push((rows, index, value));
                     }

@@ -17,7 +17,7 @@ SELECT old.score, new.score, old.label, new.label FROM scores AS old JOIN scores
 WHERE model = $1 AND old.version = $2 AND new.version = $3 AND input_sha256 = ANY($4) AND old.score IS NOT NULL AND new.score IS NOT NULL";
 
 /// An input as the table of scores holds it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct KnownInput {
     pub key: Option<String>,
     pub text: Option<String>,

@@ -4,13 +4,12 @@
 //! once, and a column with nothing in it not at all: that is a seventh of the server's time. The statement's
 //! text depends on which columns are which, so that a handful of prepared statements serves every batch.
 
-use super::{Batch, JobRow, ScoreRow, float_bytes};
-use sqlx::{
-    Arguments, AssertSqlSafe, Encode, Postgres, Type,
-    error::BoxDynError,
-    postgres::{PgArguments, PgHasArrayType},
-    query::Query,
+use super::{
+    Batch, JobRow, ScoreRow,
+    columns::{Columns, column},
+    float_bytes, served,
 };
+use sqlx::{AssertSqlSafe, Postgres, error::BoxDynError, postgres::PgArguments, query::Query};
 
 /// The tail of every insertion of jobs: a finished job's row is never overwritten, a rejection's is.
 const OVER_REJECTIONS: &str = "\
@@ -35,10 +34,25 @@ pub(super) fn statement<'q>(
         let mut rows: Vec<&ScoreRow<'_>> = batch.scores.iter().collect();
         rows.sort_unstable_by_key(|s| (s.input, s.model, s.version));
         let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
-        format!("WITH kept AS ({insert} ON CONFLICT DO NOTHING)\n")
+        format!("kept AS ({insert} ON CONFLICT DO NOTHING)")
     };
     let insert = jobs(&finished, &mut arguments)?.into_insert("jobs");
-    let text = format!("{scores}{insert}\n{OVER_REJECTIONS}");
+    let insert = format!("{insert}\n{OVER_REJECTIONS}");
+    let text = if !batch.served.is_empty() {
+        let served = served::insert(batch, &mut arguments)?;
+        let scores = if scores.is_empty() {
+            scores
+        } else {
+            format!("{scores},\n")
+        };
+        format!(
+            "WITH {scores}done AS ({insert}\nRETURNING job_id),\nshown AS ({served})\nSELECT FROM done"
+        )
+    } else if scores.is_empty() {
+        insert
+    } else {
+        format!("WITH {scores}\n{insert}")
+    };
     // The text is made of this file's own constants alone; all data is in the arguments.
     Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
 }
@@ -91,118 +105,12 @@ fn scores<'a>(
     Ok(columns)
 }
 
-fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
-}
-
-/// The columns of one insertion and where each one's values come from.
-struct Columns<'a> {
-    arguments: &'a mut PgArguments,
-    names: Vec<&'static str>,
-    values: Vec<String>,
-}
-
-impl<'a> Columns<'a> {
-    fn new(arguments: &'a mut PgArguments) -> Self {
-        Self {
-            arguments,
-            names: Vec::new(),
-            values: Vec::new(),
-        }
-    }
-
-    /// A column with a value of its own in every row.
-    fn each<'v, T>(
-        &mut self,
-        name: &'static str,
-        sql_type: &str,
-        values: Vec<T>,
-    ) -> Result<(), BoxDynError>
-    where
-        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
-    {
-        let index = self.add(name, values)?;
-        self.values.push(format!("unnest(${index}::{sql_type}[])"));
-        Ok(())
-    }
-
-    /// The same, turned into another type by the server.
-    fn each_as<'v, T>(
-        &mut self,
-        name: &'static str,
-        sql_type: &str,
-        stored_type: &str,
-        values: Vec<T>,
-    ) -> Result<(), BoxDynError>
-    where
-        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
-    {
-        let index = self.add(name, values)?;
-        let value = format!("unnest(${index}::{sql_type}[])::{stored_type}");
-        self.values.push(value);
-        Ok(())
-    }
-
-    /// A column that may be empty in every row.
-    fn some<'v, T>(
-        &mut self,
-        name: &'static str,
-        sql_type: &str,
-        values: Vec<Option<T>>,
-    ) -> Result<(), BoxDynError>
-    where
-        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
-    {
-        if values.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        self.each(name, sql_type, values)
-    }
-
-    /// A column that most batches have in common.
-    fn shared(&mut self, name: &'static str, values: Vec<&str>) -> Result<(), BoxDynError> {
-        match values.first() {
-            Some(first) if values.iter().all(|v| v == first) => self.one(name, "text", *first),
-            _ => self.each(name, "text", values),
-        }
-    }
-
-    /// A column with one value for all rows.
-    fn one<'v, T>(
-        &mut self,
-        name: &'static str,
-        sql_type: &str,
-        value: T,
-    ) -> Result<(), BoxDynError>
-    where
-        T: Encode<'v, Postgres> + Type<Postgres>,
-    {
-        let index = self.add(name, value)?;
-        self.values.push(format!("${index}::{sql_type}"));
-        Ok(())
-    }
-
-    /// Adds an argument; returns its number.
-    fn add<'v, T>(&mut self, name: &'static str, value: T) -> Result<usize, BoxDynError>
-    where
-        T: Encode<'v, Postgres> + Type<Postgres>,
-    {
-        self.arguments.add(value)?;
-        self.names.push(name);
-        Ok(self.arguments.len())
-    }
-
-    fn into_insert(self, table: &str) -> String {
-        let (names, values) = (self.names.join(", "), self.values.join(", "));
-        format!("INSERT INTO {table} ({names})\nSELECT {values}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{ServedRow, WordOrder};
     use kiln_contract::result::Finished;
-    use sqlx::Execute;
+    use sqlx::{Arguments, Execute};
 
     fn done(model: &str) -> Finished {
         Finished {
@@ -244,6 +152,7 @@ mod tests {
                     features: Some(&[1.0]),
                 })
                 .collect(),
+            served: Vec::new(),
             finished_at: crate::clock::now(),
         };
         let mut query = statement(&batch).expect("arguments that encode");
@@ -252,6 +161,46 @@ mod tests {
         assert!(text.contains(&format!("${}", arguments.len())));
         assert!(!text.contains(&format!("${}", arguments.len() + 1)));
         text
+    }
+
+    #[test]
+    fn what_names_are_served_is_written_with_the_jobs_that_are_new() {
+        let finished = done("m");
+        let row = |key, label| ServedRow {
+            namespace: "n",
+            key,
+            job_id: "j",
+            model: "m",
+            version: "1",
+            input: Some(&[1; 32]),
+            label,
+            score: Some(0.5),
+            items: None,
+            inputs: None,
+            is_removed: false,
+            order: WordOrder {
+                kind: 't',
+                value: 1,
+                accepted_us: 1,
+            },
+        };
+        let batch = Batch {
+            jobs: vec![JobRow {
+                job_id: "j",
+                body_sha256: [0; 32],
+                done: &finished,
+            }],
+            served: vec![row("b", None), row("a", None)],
+            ..Batch::default()
+        };
+        let mut query = statement(&batch).expect("arguments that encode");
+        let arguments = query.take_arguments().expect("encoded").expect("some");
+        let text = query.sql().as_str().to_owned();
+        assert!(text.starts_with("WITH done AS (INSERT INTO jobs"), "{text}");
+        assert!(text.ends_with("SELECT FROM done") && text.contains("JOIN done"));
+        assert!(text.contains("NULL::text AS label"), "{text}");
+        assert!(text.contains(&format!("${}::", arguments.len())));
+        assert!(!text.contains(&format!("${}", arguments.len() + 1)));
     }
 
     #[test]

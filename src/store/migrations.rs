@@ -36,6 +36,16 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "controls",
             include_str!("../../migrations/postgres/0004_controls.sql"),
         ),
+        (
+            5,
+            "invalidations",
+            include_str!("../../migrations/postgres/0005_invalidations.sql"),
+        ),
+        (
+            6,
+            "served",
+            include_str!("../../migrations/postgres/0006_served.sql"),
+        ),
     ])
 });
 
@@ -124,6 +134,16 @@ mod tests {
                 4,
                 "controls",
                 "ebeaa36c31a4ae5f22308b3bb6e45318e14633fba80e62fd130b3e1e4e910f6aca8a9d3031334c4f2c8fa03dd2343e25",
+            ),
+            (
+                5,
+                "invalidations",
+                "5134dd453f9f9e19a218442499fd8bb8773a3a360bd20ed3639ac1ea73223398818a29d1f357c9d881518d3bca19ce9c",
+            ),
+            (
+                6,
+                "served",
+                "6390f348e89867e423680a36e7527f66fb3cb2d5741ff937e2caa4e1b7a8c4ae0fb140899ed38eaf45c1955010b1b184",
             ),
         ]);
         let sqlite = sums(&[(

@@ -1,4 +1,4 @@
-//! Owns what is durable: one row a job, one row a scored input, and the marks of suspected jobs.
+//! Owns what is durable: one row a job, one row a scored input, one row whenever what readers find changed, and the marks of suspected jobs.
 //!
 //! Promises that every write is safe to repeat, that a job's row is written once, and that a repeat of a job
 //! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
@@ -7,9 +7,11 @@
 
 mod active;
 mod ask;
+mod columns;
 mod controls;
 mod inputs;
 mod insert;
+mod invalidations;
 mod jobs;
 mod lost;
 mod migrations;
@@ -19,6 +21,7 @@ mod probe;
 mod prune;
 mod retry;
 mod runs;
+mod served;
 mod sessions;
 mod sqlite;
 mod suspects;
@@ -31,12 +34,14 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
+pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
 pub use migrations::POSTGRES as MIGRATIONS;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
+pub use served::{ServedPast, ServedRow, WordOrder};
 pub use sqlite::SqliteStore;
 
 /// Why a write or read failed.
@@ -99,6 +104,8 @@ pub struct ScoreRow<'a> {
 pub struct Batch<'a> {
     pub jobs: Vec<JobRow<'a>>,
     pub scores: Vec<ScoreRow<'a>>,
+    /// What readers are served from now on, by these jobs; no name twice.
+    pub served: Vec<ServedRow<'a>>,
     pub finished_at: DateTime<Utc>,
 }
 
@@ -114,7 +121,7 @@ pub enum Inserted {
 }
 
 /// A rejected job on its way into the database.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct RejectedRow<'a> {
     /// The job's id, where it could be read.
     pub job_id: Option<&'a str>,
@@ -123,6 +130,15 @@ pub struct RejectedRow<'a> {
     pub namespace: Option<&'a str>,
     pub rejection: &'a Rejection,
     pub finished_at: DateTime<Utc>,
+}
+
+/// What became of a rejection.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Rejected {
+    /// Its row says so.
+    Noted,
+    /// The same job was finished before, so that it isn't rejected: this is its result.
+    Finished(Box<Finished>),
 }
 
 impl RejectedRow<'_> {
@@ -161,41 +177,52 @@ impl Store {
         }
     }
 
-    /// Writes the rows of rejected jobs. A finished job's row is never overwritten.
-    pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
+    /// Writes the rows of rejected jobs, and says job by job what became of it. A finished job's row is never overwritten, and nothing is
+    /// written of such a job.
+    pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<Vec<Rejected>, StoreError> {
         match self {
             Self::Postgres(store) => store.reject(rows).await,
             Self::Sqlite(store) => store.reject(rows).await,
         }
     }
 
-    /// Deletes jobs, scores and warming runs older than `age`, at most `batch` rows a statement, and calls
-    /// `progress` with the rows deleted so far. Returns (jobs, scores, runs) deleted.
+    /// The result of a job that has finished, by its id and its body's hash.
+    pub async fn finished(
+        &self,
+        job_id: &str,
+        body_sha256: &[u8; 32],
+    ) -> Result<Option<Box<Finished>>, StoreError> {
+        match self {
+            Self::Postgres(store) => store.finished(job_id, body_sha256).await,
+            Self::Sqlite(store) => store.finished(job_id, body_sha256).await,
+        }
+    }
+
+    /// Deletes jobs, scores, what names were served and warming runs older than `age`, at most `batch` rows a statement, and calls
+    /// `progress` with the rows deleted so far. Says how many of each.
     pub async fn prune(
         &self,
         age: Duration,
         batch: u32,
         mut progress: impl FnMut(u64) + Send,
-    ) -> Result<(u64, u64, u64), StoreError> {
+    ) -> Result<Pruned, StoreError> {
         let before = crate::clock::now()
             - chrono::Duration::from_std(age).map_err(|e| StoreError::Refused(e.to_string()))?;
-        let mut deleted = [0u64; 3];
-        for (table, total) in Table::ALL.into_iter().zip(0..) {
+        let mut pruned = Pruned::default();
+        for table in Table::ALL {
             loop {
                 let rows = match self {
                     Self::Postgres(store) => store.prune(table, before, batch).await?,
                     Self::Sqlite(store) => store.prune(table, before, batch).await?,
                 };
-                if let Some(count) = deleted.get_mut(total) {
-                    *count += rows;
-                }
-                progress(deleted.iter().sum());
+                *pruned.of(table) += rows;
+                progress(pruned.all());
                 if rows == 0 {
                     break;
                 }
             }
         }
-        Ok((deleted[0], deleted[1], deleted[2]))
+        Ok(pruned)
     }
 }
 
@@ -204,11 +231,36 @@ impl Store {
 enum Table {
     Jobs,
     Scores,
+    Served,
     Runs,
 }
 
 impl Table {
-    const ALL: [Self; 3] = [Self::Jobs, Self::Scores, Self::Runs];
+    const ALL: [Self; 4] = [Self::Jobs, Self::Scores, Self::Served, Self::Runs];
+}
+
+/// Rows deleted for their age.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pruned {
+    pub jobs: u64,
+    pub scores: u64,
+    pub served: u64,
+    pub runs: u64,
+}
+
+impl Pruned {
+    fn of(&mut self, table: Table) -> &mut u64 {
+        match table {
+            Table::Jobs => &mut self.jobs,
+            Table::Scores => &mut self.scores,
+            Table::Served => &mut self.served,
+            Table::Runs => &mut self.runs,
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.jobs + self.scores + self.served + self.runs
+    }
 }
 
 /// 32-bit floats as little-endian bytes.

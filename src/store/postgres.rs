@@ -3,7 +3,7 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, RejectedRow, StoreError, insert, migrations, retry::until_answered,
+    Batch, Inserted, Rejected, RejectedRow, StoreError, insert, migrations, retry::until_answered,
     sessions::Sessions,
 };
 use crate::{
@@ -13,7 +13,11 @@ use crate::{
     tls,
 };
 use kiln_contract::result::Finished;
-use sqlx::{migrate::MigrateError, postgres::PgConnectOptions};
+use sqlx::{
+    Row,
+    migrate::MigrateError,
+    postgres::{PgConnectOptions, PgRow},
+};
 use std::{
     collections::HashMap,
     sync::{
@@ -170,11 +174,7 @@ impl PostgresStore {
     /// Holds a batch of which some ids were taken against the rows that are there.
     async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
         let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
-        let mut lease = self.lease().await?;
-        let answer = self
-            .deadline(sqlx::query(FIND_JOBS).bind(&ids).fetch_all(&mut *lease))
-            .await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.find(&ids).await?;
         let mut found: HashMap<String, (Vec<u8>, Finished)> = HashMap::with_capacity(rows.len());
         for row in &rows {
             let (id, hash, done) = super::jobs::read_job(row).map_err(|e| self.classify(e))?;
@@ -193,14 +193,40 @@ impl PostgresStore {
             .collect())
     }
 
-    pub(super) async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
-        for row in rows {
-            let (id, other) = row.ids();
-            for id in [id, other] {
+    async fn find(&self, ids: &[&str]) -> Result<Vec<PgRow>, StoreError> {
+        let mut lease = self.lease().await?;
+        let found = sqlx::query(FIND_JOBS).bind(ids).fetch_all(&mut *lease);
+        let answer = self.deadline(found).await;
+        self.end(lease, answer)
+    }
+
+    pub(super) async fn finished(
+        &self,
+        job_id: &str,
+        body_sha256: &[u8; 32],
+    ) -> Result<Option<Box<Finished>>, StoreError> {
+        let rows = self.find(&[job_id]).await?;
+        let read = |row: &PgRow| {
+            let status: String = row.try_get("status")?;
+            let (_, hash, done) = super::jobs::read_job(row)?;
+            Ok((status == "ok" && hash == body_sha256).then(|| Box::new(done)))
+        };
+        let found = rows.first().map(read).transpose();
+        found.map(Option::flatten).map_err(|e| self.classify(e))
+    }
+
+    pub(super) async fn reject(
+        &self,
+        rows: &[RejectedRow<'_>],
+    ) -> Result<Vec<Rejected>, StoreError> {
+        let mut rejected = Vec::with_capacity(rows.len());
+        'rows: for row in rows {
+            let (own, other) = row.ids();
+            for id in [&own, &other] {
                 let error = serde_json::to_string(row.rejection)
                     .map_err(|e| StoreError::Refused(e.to_string()))?;
                 let query = sqlx::query(REJECT)
-                    .bind(&id)
+                    .bind(id)
                     .bind(row.model)
                     .bind(row.namespace)
                     .bind(&error)
@@ -209,8 +235,14 @@ impl PostgresStore {
                 if self.execute(query).await? > 0 {
                     break;
                 }
+                // A finished job's row stands there: this very job's, or another one's under the same id.
+                if let Some(first) = self.finished(id, &row.body_sha256).await? {
+                    rejected.push(Rejected::Finished(first));
+                    continue 'rows;
+                }
             }
+            rejected.push(Rejected::Noted);
         }
-        Ok(())
+        Ok(rejected)
     }
 }

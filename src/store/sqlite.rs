@@ -3,7 +3,7 @@
 //! The same tables as in Postgres. A batch goes in as one JSON
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
-use super::{Batch, Inserted, RejectedRow, StoreError, Table, float_bytes, migrations};
+use super::{Batch, Inserted, Rejected, RejectedRow, StoreError, Table, float_bytes, migrations};
 use crate::clock;
 use chrono::{DateTime, Utc};
 use kiln_contract::key::InputHash;
@@ -33,7 +33,7 @@ ON CONFLICT DO NOTHING";
 
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at
-FROM jobs WHERE job_id IN (SELECT value FROM json_each(?1))";
+FROM jobs WHERE status = 'ok' AND job_id IN (SELECT value FROM json_each(?1))";
 
 const FIND_SCORES: &str = "\
 SELECT input_sha256, outputs FROM scores
@@ -177,8 +177,9 @@ impl SqliteStore {
         self.compare(batch).await
     }
 
-    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
-        let ids = json!(batch.jobs.iter().map(|j| j.job_id).collect::<Vec<_>>()).to_string();
+    /// Finished jobs by id, each with its body's hash.
+    async fn find(&self, ids: &[&str]) -> Result<HashMap<String, (String, Finished)>, StoreError> {
+        let ids = json!(ids).to_string();
         let rows = sqlx::query(FIND_JOBS)
             .bind(ids)
             .fetch_all(&self.pool)
@@ -211,6 +212,12 @@ impl SqliteStore {
             let (id, job) = read().map_err(classify)?;
             found.insert(id, job);
         }
+        Ok(found)
+    }
+
+    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
+        let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
+        let mut found = self.find(&ids).await?;
         Ok(batch
             .jobs
             .iter()
@@ -223,10 +230,26 @@ impl SqliteStore {
             .collect())
     }
 
-    pub(super) async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
-        for row in rows {
-            let (id, other) = row.ids();
-            for id in [id, other] {
+    pub(super) async fn finished(
+        &self,
+        job_id: &str,
+        body_sha256: &[u8; 32],
+    ) -> Result<Option<Box<Finished>>, StoreError> {
+        let mut found = self.find(&[job_id]).await?;
+        let done = found
+            .remove(job_id)
+            .filter(|(hash, _)| *hash == hex::encode(body_sha256));
+        Ok(done.map(|(_, done)| Box::new(done)))
+    }
+
+    pub(super) async fn reject(
+        &self,
+        rows: &[RejectedRow<'_>],
+    ) -> Result<Vec<Rejected>, StoreError> {
+        let mut rejected = Vec::with_capacity(rows.len());
+        'rows: for row in rows {
+            let (own, other) = row.ids();
+            for id in [&own, &other] {
                 let written = sqlx::query(REJECT)
                     .bind(id)
                     .bind(row.model)
@@ -241,9 +264,14 @@ impl SqliteStore {
                 if written > 0 {
                     break;
                 }
+                if let Some(first) = self.finished(id, &row.body_sha256).await? {
+                    rejected.push(Rejected::Finished(first));
+                    continue 'rows;
+                }
             }
+            rejected.push(Rejected::Noted);
         }
-        Ok(())
+        Ok(rejected)
     }
 
     pub(super) async fn prune(
@@ -255,8 +283,8 @@ impl SqliteStore {
         let statement = match table {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
-            // Without servers nothing is warmed.
-            Table::Runs => return Ok(0),
+            // Without servers nobody reads names, and nothing is warmed.
+            Table::Served | Table::Runs => return Ok(0),
         };
         let query = sqlx::query(statement)
             .bind(clock::rfc3339(before))
@@ -312,6 +340,7 @@ mod tests {
         let batch = Batch {
             jobs: vec![row("a", &first), row("b", &second)],
             scores: Vec::new(),
+            served: Vec::new(),
             finished_at: now,
         };
         for _written in 0..2 {

@@ -61,6 +61,7 @@ struct Handles {
     hints: Vec<Counter>,
     invalidated: Counter,
     older_words: Counter,
+    marks_repaired: Counter,
     traces: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
@@ -131,6 +132,7 @@ impl Metrics {
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
             older_words: OLDER_WORDS.counter([]),
+            marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
@@ -303,6 +305,11 @@ impl Metrics {
     /// Counts named entries, rankings and removals that were left out for newer ones.
     pub fn older_words(&self, count: u64) {
         self.0.older_words.increment(count);
+    }
+
+    /// Counts marks of invalidations that Redis had lost and has again.
+    pub fn marks_repaired(&self, marks: u64) {
+        self.0.marks_repaired.increment(marks);
     }
 
     /// Counts traced jobs by what became of their spans.

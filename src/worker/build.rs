@@ -10,7 +10,7 @@ use super::{
     supervisor::{Stage, Supervisor},
     suspects::{Program, Suspects},
     switch::Switch,
-    tasks::{self, controls::Controls, depths::DepthWatch},
+    tasks::{self, controls::Controls, depths::DepthWatch, invalidations::Remover},
 };
 use crate::{
     amqp::{
@@ -25,7 +25,7 @@ use crate::{
     heat::Heat,
     http::ApiState,
     pipeline::{Engine, EngineParts, insight::Insight},
-    store::{Paused, PostgresStore, Store},
+    store::{Paused, PostgresStore, Removable, Store},
     telemetry::{
         metrics::Metrics,
         otlp,
@@ -75,7 +75,7 @@ pub(super) struct Worker {
     controls: Arc<Controls>,
     paused: watch::Receiver<Vec<Paused>>,
     pause: Switch,
-    invalid: mpsc::Sender<String>,
+    invalid: mpsc::Sender<Removable>,
     invalidated: tasks::invalidations::Named,
 }
 
@@ -96,7 +96,7 @@ impl Worker {
         } = servers;
         let memory = MemoryCache::new(settings.cache.memory_mib);
         let cache = if settings.cache.enabled {
-            Cache::redis(redis, memory, metrics.clone())
+            Cache::redis(redis.hearing(&store), memory, metrics.clone())
         } else {
             Cache::off(metrics.clone())
         };
@@ -300,6 +300,10 @@ impl Worker {
             health: self.health.clone(),
         };
         tasks.add_droppable("queue depths", move || tasks::depths::watch(watch.clone()));
+        let engine = self.engine.clone();
+        tasks.add_droppable("jobs too long in hand", move || {
+            tasks::lanes::sweep(engine.clone())
+        });
         let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
         let named = self.named_namespaces();
         tasks.add_droppable("lanes", move || {
@@ -338,11 +342,29 @@ impl Worker {
             let (controls, store) = (controls.clone(), store.clone());
             tasks::controls::follow(controls, store, metrics.clone(), health.clone())
         });
-        let (named, engine) = (self.invalidated.clone(), self.engine.clone());
-        let (metrics, most_ms) = (self.metrics.clone(), self.settings.redis.cooldown_ms);
+        self.add_invalidations(tasks);
+    }
+
+    /// What has invalidations known, and brought to their end.
+    fn add_invalidations(&self, tasks: &mut Supervisor) {
+        let (engine, metrics, health) = (
+            self.engine.clone(),
+            self.metrics.clone(),
+            self.health.clone(),
+        );
+        tasks.add_droppable("invalidation marks", move || {
+            tasks::marks::follow(engine.clone(), metrics.clone(), health.clone())
+        });
+        let named = self.invalidated.clone();
+        let remover = Remover {
+            engine: self.engine.clone(),
+            store: self.store.clone(),
+            metrics: self.metrics.clone(),
+            health: self.health.clone(),
+            most_ms: self.settings.redis.cooldown_ms,
+        };
         tasks.add_droppable("invalidations", move || {
-            let (named, engine) = (named.clone(), engine.clone());
-            tasks::invalidations::remove(named, engine, metrics.clone(), most_ms)
+            tasks::invalidations::remove(named.clone(), remover.clone())
         });
     }
 

@@ -124,10 +124,7 @@ impl Session {
                     self.submit([delivery], None);
                 }
                 _ = stragglers.tick() => channels::flush_stragglers(&self.channels()),
-                _ = sweep.tick() => {
-                    self.processor.engine.sweep();
-                    self.suspects.sweep();
-                }
+                _ = sweep.tick() => self.suspects.sweep(),
                 delivery = self.jobs.next(), if has_room => {
                     let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
                     self.take_jobs(delivery)?;

@@ -1,9 +1,10 @@
 //! The same job twice, or on two workers at once: one row and one result. Another job under its id: refused.
 
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::Value;
 
 use crate::harness::PATIENCE;
-use crate::harness::bus::DEAD;
+use crate::harness::bus::{DEAD, JOBS, asking_reply};
 use crate::harness::jobs::{Row, fault_job, job_ids, quick_jobs, text_job};
 use crate::harness::stack::Stack;
 
@@ -148,4 +149,52 @@ async fn expect_conflicts_beside(stack: &Stack, row: Row) {
             ("rejected", Some(Value::from("conflict")))
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_finished_job_is_never_rejected_however_it_comes_back() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["fault", "sentiment"]).start().await;
+    let long = "one text ".repeat(20);
+    let job = text_job("once", "fault", &[&long, "another text"]);
+    let first = stack.bus.answer(&job).await;
+    let row = stack.row("once").await;
+    let expect_first_answer = async |what: &str, queue: &str, change: &dyn Fn(&mut FieldTable)| {
+        let (body, properties) = asking_reply(&job);
+        let mut headers = FieldTable::default();
+        change(&mut headers);
+        let message = (body, properties.with_headers(headers));
+        stack.bus.publish(queue, vec![message]).await;
+        let again = stack.bus.reply_within(PATIENCE).await;
+        assert_eq!(again.without_time(), first.without_time(), "{what}");
+        assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "{what}");
+        assert_eq!(stack.rows().await, std::slice::from_ref(&row), "{what}");
+    };
+    // As the broker sets them aside.
+    for reason in ["expired", "delivery_limit"] {
+        let died = |headers: &mut FieldTable| {
+            let value = AMQPValue::LongString(reason.into());
+            headers.insert("x-first-death-reason".into(), value);
+        };
+        expect_first_answer(reason, "kiln.expired", &died).await;
+    }
+    let (body, properties) = asking_reply(&job);
+    let properties = properties.with_content_type("text/plain".into());
+    stack.bus.publish(JOBS, vec![(body, properties)]).await;
+    let again = stack.bus.reply_within(PATIENCE).await;
+    assert_eq!(
+        again.without_time(),
+        first.without_time(),
+        "by another type"
+    );
+    worker.stop().await;
+
+    let smaller = stack.worker().set("KILN_INTAKE__MAX_BODY_BYTES", "128");
+    let smaller = smaller.start().await;
+    expect_first_answer("larger than a limit lowered since", JOBS, &|_| {}).await;
+    smaller.stop().await;
+    let _without = stack.worker().models(&["sentiment"]).start().await;
+    expect_first_answer("its model is gone", JOBS, &|_| {}).await;
+    let flushed: () = stack.redis.command(&["FLUSHALL"]).await;
+    expect_first_answer("its scores are gone as well", JOBS, &|_| flushed).await;
 }

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use crate::harness::bus::{DEAD, JOBS};
-use crate::harness::jobs::{job_id, job_ids, quick_jobs, slow_jobs};
+use crate::harness::jobs::{job_id, job_ids, quick_jobs, slow_jobs, text_job};
+use crate::harness::proxy::Proxy;
 use crate::harness::stack::Stack;
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, eventually, eventually_equals};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_killed_in_mid_batch_loses_no_job() {
@@ -171,4 +172,68 @@ async fn an_idle_worker_stops_at_once_and_another_takes_over() {
     stack.bus.publish_jobs(&jobs).await;
     stack.expect_done(job_ids(&jobs)).await;
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_scored_has_its_row_though_its_worker_died_before_the_commit() {
+    const TEXTS: [&str; 3] = ["one", "two", "three"];
+    // Without leases; and with them, where others may use an entry before its job is through.
+    for lease_from_ms in ["1000000", "0"] {
+        let stack = Stack::shared().await;
+        let proxy = Proxy::start(stack.postgres.port).await;
+        let settings = stack.worker().expect_trouble();
+        let settings = settings.set("KILN_CACHE__LEASE_FROM_MS", lease_from_ms);
+        let first = settings
+            .clone()
+            .set("KILN_DATABASE_URL", &stack.database_url_at(proxy.port))
+            .start()
+            .await;
+        // One job before, so that what the worker asks the database at first is asked.
+        stack
+            .bus
+            .answer(&text_job("before", "fault", &["zero"]))
+            .await;
+        proxy.blackhole().await;
+        stack
+            .bus
+            .publish_job(&text_job("killed", "fault", &TEXTS))
+            .await;
+        eventually_equals("all are scored", PATIENCE, 2.0, || async {
+            let stage = [("stage", "score")];
+            first
+                .metric("kiln_stage_duration_seconds_count", &stage)
+                .await
+        })
+        .await;
+        if lease_from_ms == "0" {
+            // To whoever waits for them.
+            eventually("their entries are there", PATIENCE, || async {
+                let entries = stack.redis.keys("kiln:s:*").await;
+                (entries.len() == 4).then_some(())
+            })
+            .await;
+        }
+        first.kill();
+
+        let other = settings.start().await;
+        let scores = "SELECT count(*) FROM scores";
+        let reply = stack.bus.reply_within(PATIENCE).await;
+        assert_eq!((reply.job_id(), reply.status()), ("killed", "ok"));
+        assert_eq!(
+            stack.count(scores).await,
+            4,
+            "lease_from_ms {lease_from_ms}"
+        );
+        let rows = async || {
+            let table = [("table", "scores")];
+            other.metric("kiln_store_rows_total", &table).await
+        };
+        let written = rows().await;
+        for id in ["again", "and again"] {
+            let reply = stack.bus.answer(&text_job(id, "fault", &TEXTS)).await;
+            let cached = reply.body["results"].as_array().expect("results").iter();
+            assert!(cached.clone().all(|one| one["cached"] == true), "{reply:?}");
+        }
+        assert_eq!(rows().await, written, "a hit costs no row");
+    }
 }

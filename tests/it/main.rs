@@ -18,6 +18,7 @@ mod canary;
 mod cli_test;
 mod crowd;
 mod examples;
+mod explain;
 mod harness;
 mod harness_test;
 mod health;

@@ -205,6 +205,51 @@ async fn what_readers_find_never_goes_back_to_the_version_before() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activation_outlives_whatever_redis_loses() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0", "2.0.0"]);
+    let (_one, _two) = (worker(&stack, &shelf).await, worker(&stack, &shelf).await);
+    settles_on(&stack, "2.0.0").await;
+    let redis = &stack.redis;
+    let mut before = Vec::new();
+    for key in redis.keys("kiln:*").await {
+        let value: Vec<u8> = redis.at("DUMP", &key, &[]).await;
+        before.push((key, value));
+    }
+    shelf.activate(&stack, &["sentiment@1.0.0"]);
+    settles_on(&stack, "1.0.0").await;
+    let bring_back = async || {
+        let mut all = ::redis::pipe();
+        for (key, value) in &before {
+            all.cmd("RESTORE").arg(key).arg(0).arg(value).arg("REPLACE");
+        }
+        let mut connection = redis.connection().await.expect("Redis is up");
+        all.exec_async(&mut connection)
+            .await
+            .expect("an older copy");
+    };
+    let serves = async |what: &str| {
+        for _ in 0..12 {
+            assert_eq!(
+                version_of(&stack, "sentiment").await,
+                json!("1.0.0"),
+                "{what}"
+            );
+        }
+    };
+    let _: () = redis.command(&["FLUSHALL"]).await;
+    serves("all evicted").await;
+    bring_back().await;
+    serves("an older copy").await;
+    redis.kill();
+    serves("away").await;
+    redis.start().await;
+    serves("empty").await;
+    bring_back().await;
+    serves("an older copy after a restart").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_that_is_broken_or_elsewhere_never_becomes_active() {
     let stack = Stack::shared().await;
     let shelf = Shelf::with(&["1.0.0", "2.0.0"]);

@@ -262,6 +262,8 @@ async fn what_is_removed_comes_back_by_newer_words_alone() {
     let mark = "kiln:o:{kiln:k:n:k}";
     assert_eq!(says(&stack, mark).await.as_deref(), Some("removal"));
     assert!((86_000..=86_400).contains(&stack.redis.life(mark).await));
+    let history = "SELECT string_agg(job_id, ' ' ORDER BY id) FROM served WHERE key = 'k'";
+    assert_eq!(stack.text(history).await, "there removal");
     // Its repeat says nothing new, and warming brings nothing back.
     score(&one, &removing("removal")).await;
     let warming = job("warming", "c").to_string();

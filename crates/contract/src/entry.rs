@@ -2,7 +2,8 @@
 //!
 //! One byte of layout version, a 32-bit checksum over the key and the rest, a stamp in layouts that have one, then the model's
 //! output row, little-endian: as 32-bit floats in layouts 1 and 3 (nine bytes for a single score), as 16-bit floats in layouts
-//! 2 and 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Promises that bytes of another
+//! 2 and 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Layouts 5 to 8 are the same as 1 to 4 of
+//! an entry that is pending: whether its input has its row in the database isn't known yet. Promises that bytes of another
 //! layout, bytes of another key, truncated bytes and values that no model may return don't decode. Nothing is compressed: a
 //! row's floats have no redundancy to remove.
 
@@ -13,8 +14,29 @@ const HEAD: usize = 5;
 const STAMP: usize = 8;
 /// Added to the layout of an entry with a stamp.
 const STAMPED: u8 = 2;
+/// Added to the layout of a pending entry.
+const PENDING: u8 = 4;
 /// How many of an entry's first bytes [`stamp_of`] needs.
 pub const TO_STAMP: usize = HEAD + STAMP;
+
+/// What an entry says of its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seal {
+    /// The latest invalidation that the writer knew of before it scored.
+    pub stamp: u64,
+    /// Whether the input's row in the database may be missing: whoever uses the entry writes it as well.
+    pub is_pending: bool,
+}
+
+impl Seal {
+    /// Of an entry whose input has its row, or needs none.
+    pub fn settled(stamp: u64) -> Self {
+        Self {
+            stamp,
+            is_pending: false,
+        }
+    }
+}
 
 /// Encodes and decodes the entries of one model version. Its prefix goes into the checksum, so that an entry that was copied
 /// to another model's key is refused.
@@ -59,10 +81,13 @@ impl Codec {
 
     /// The entry of one output row; a stamp of 0 takes no bytes.
     #[inline]
-    pub fn encode(&self, input: &InputHash, row: &[f32], stamp: u64) -> Vec<u8> {
+    pub fn encode(&self, input: &InputHash, row: &[f32], seal: Seal) -> Vec<u8> {
         let (layout, size) = self.layout();
+        let stamp = seal.stamp;
         let mut bytes = Vec::with_capacity(TO_STAMP + row.len() * size);
-        bytes.push(if stamp > 0 { layout + STAMPED } else { layout });
+        let stamped = if stamp > 0 { STAMPED } else { 0 };
+        let pending = if seal.is_pending { PENDING } else { 0 };
+        bytes.push(layout + stamped + pending);
         bytes.extend_from_slice(&[0; HEAD - 1]);
         if stamp > 0 {
             bytes.extend_from_slice(&stamp.to_le_bytes());
@@ -82,12 +107,14 @@ impl Codec {
         bytes
     }
 
-    /// Appends the entry's row to `outputs` and returns its stamp, or `None` if the bytes are no entry of this key.
+    /// Appends the entry's row to `outputs` and returns its seal, or `None` if the bytes are no entry of this key.
     #[inline]
-    pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<u64> {
+    pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<Seal> {
         let (head, checked) = bytes.split_at_checked(HEAD)?;
         let (layout, size) = self.layout();
-        let (stamp, values) = match *head.first()? {
+        let found = *head.first()?;
+        let is_pending = found > PENDING;
+        let (stamp, values) = match if is_pending { found - PENDING } else { found } {
             found if found == layout => (0, checked),
             found if found == layout + STAMPED => {
                 let (stamp, values) = checked.split_first_chunk::<STAMP>()?;
@@ -115,7 +142,7 @@ impl Codec {
         if !finite {
             outputs.truncate(before);
         }
-        finite.then_some(stamp)
+        finite.then_some(Seal { stamp, is_pending })
     }
 
     #[inline]
@@ -128,14 +155,14 @@ impl Codec {
 /// Whether bytes begin like an entry of any model.
 #[inline]
 pub fn is_entry(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(1..=4))
+    matches!(bytes.first(), Some(1..=8))
 }
 
 /// The stamp of an entry of any model, from its first [`TO_STAMP`] bytes; `None` if it has none.
 #[inline]
 pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
     let (head, rest) = bytes.split_at_checked(HEAD)?;
-    let stamped = matches!(head.first(), Some(3 | 4));
+    let stamped = matches!(head.first(), Some(3 | 4 | 7 | 8));
     let stamp = rest.first_chunk::<STAMP>().filter(|_| stamped)?;
     Some(u64::from_le_bytes(*stamp))
 }
@@ -167,11 +194,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_row_survives_and_nothing_else_does(row in prop::collection::vec(-1e6f32..1e6, 1..40), input in any::<[u8; 32]>(), flip in any::<prop::sample::Index>(), bit in 0u8..8, stamp in prop_oneof![Just(0u64), any::<u64>()]) {
+        fn a_row_survives_and_nothing_else_does(row in prop::collection::vec(-1e6f32..1e6, 1..40), input in any::<[u8; 32]>(), flip in any::<prop::sample::Index>(), bit in 0u8..8, stamp in prop_oneof![Just(0u64), any::<u64>()], is_pending: bool) {
             let codec = codec(row.len());
-            let bytes = codec.encode(&input, &row, stamp);
+            let seal = Seal { stamp, is_pending };
+            let bytes = codec.encode(&input, &row, seal);
             let mut out = Vec::new();
-            prop_assert_eq!(codec.decode(&input, &bytes, &mut out), Some(stamp));
+            prop_assert_eq!(codec.decode(&input, &bytes, &mut out), Some(seal));
+            prop_assert!(is_entry(&bytes));
             prop_assert_eq!(stamp_of(&bytes), Some(stamp).filter(|stamp| *stamp > 0));
             prop_assert_eq!(&out, &row);
             let mut bad = bytes.clone();
@@ -202,8 +231,8 @@ mod tests {
     #[test]
     fn a_score_takes_nine_bytes_and_must_be_finite() {
         let codec = codec(1);
-        assert_eq!(codec.encode(&[1; 32], &[0.5], 0).len(), 9);
-        let nan = codec.encode(&[1; 32], &[f32::NAN], 0);
+        assert_eq!(codec.encode(&[1; 32], &[0.5], Seal::default()).len(), 9);
+        let nan = codec.encode(&[1; 32], &[f32::NAN], Seal::default());
         assert!(codec.decode(&[1; 32], &nan, &mut Vec::new()).is_none());
     }
 }

@@ -96,6 +96,13 @@ impl<'a> EntryWriter<'a> {
     }
 }
 
+/// The JSON of a ranking's items.
+pub fn items(items: &[RankedItem<'_>]) -> String {
+    let mut out = Vec::with_capacity(items.len() * 48 + 2);
+    push(&mut out, items);
+    String::from_utf8(out).unwrap_or_else(|_| "[]".into())
+}
+
 /// The JSON that a removed entry leaves behind, not under its own key.
 pub fn removal(word: &Provenance<'_>) -> Vec<u8> {
     let mut out = b"{\"removed\":true".to_vec();

@@ -118,6 +118,8 @@ pub(super) struct Connections {
     started: Instant,
     breaker: Mutex<Breaker>,
     open: Vec<tokio::sync::Mutex<Open>>,
+    /// How many connections were made so far.
+    made: AtomicU64,
     /// Large round trips at the same time: one connection fewer than there are.
     large: Semaphore,
     /// Milliseconds since `started` before which a lost connection isn't logged again.
@@ -151,10 +153,16 @@ impl Connections {
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(count, config::ms(settings.cooldown_ms))),
             open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
+            made: AtomicU64::new(0),
             large: Semaphore::new(count.saturating_sub(1).max(1)),
             quiet_until: AtomicU64::new(0),
             metrics,
         }
+    }
+
+    /// How many connections were made so far.
+    pub fn made(&self) -> u64 {
+        self.made.load(Ordering::Acquire)
     }
 
     /// How many there may be.
@@ -291,6 +299,7 @@ impl Connections {
         }
         let made = connect(&self.url, &self.settings).await?;
         open.generation += 1;
+        self.made.fetch_add(1, Ordering::Release);
         open.made = self.now();
         open.connection = Some(made.clone());
         Ok((made, open.generation))

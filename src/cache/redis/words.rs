@@ -200,12 +200,12 @@ impl RedisCache {
         };
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
         older += count(&answers);
-        for (written, mark) in words.all.values().zip(marks) {
+        for ((namespace, written), mark) in words.all.iter().zip(marks) {
             let mark = match mark {
                 Value::BulkString(bytes) => crate::cache::invalidate::read(&Some(bytes)),
                 _ => 0,
             };
-            if mark > words.stamp {
+            if mark.max(self.marks().of(namespace)) > words.stamp {
                 self.take_back(written).await;
             }
         }

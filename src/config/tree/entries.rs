@@ -104,6 +104,8 @@ pub struct Store {
     pub inputs: bool,
     /// Whether the scores of misses are stored at all.
     pub scores: bool,
+    /// Whether a row is stored whenever what readers find under a name changes: what `kiln explain` shows as its history.
+    pub served: bool,
 }
 
 impl Default for Store {
@@ -111,6 +113,7 @@ impl Default for Store {
         Self {
             inputs: true,
             scores: true,
+            served: true,
         }
     }
 }

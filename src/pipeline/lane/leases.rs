@@ -9,6 +9,7 @@ use crate::{
     clock, config,
     pipeline::{context::Context, model_call::ROUND_TRIP_SECONDS},
 };
+use kiln_contract::entry::Seal;
 use kiln_contract::key;
 use rand::Rng;
 use std::time::{Duration, Instant};
@@ -86,14 +87,14 @@ fn valid_rows(
     outputs: &[f32],
     width: usize,
 ) -> Vec<Option<Vec<f32>>> {
-    let there: Vec<bool> = looked.stamps.iter().map(Option::is_some).collect();
+    let there: Vec<bool> = looked.seals.iter().map(Option::is_some).collect();
     let rows = by_input(&there, outputs, width).into_iter();
-    let stamped = rows.zip(&looked.stamps).zip(open);
-    let valid = |((row, stamp), one): ((Option<&[f32]>, &Option<u64>), &Taken)| {
-        row.filter(|_| *stamp >= Some(one.min_stamp))
+    let sealed = rows.zip(&looked.seals).zip(open);
+    let valid = |((row, seal), one): ((Option<&[f32]>, &Option<Seal>), &Taken)| {
+        row.filter(|_| seal.is_some_and(|seal| seal.stamp >= one.min_stamp))
             .map(<[f32]>::to_vec)
     };
-    stamped.map(valid).collect()
+    sealed.map(valid).collect()
 }
 
 /// Gives each input its row. `outputs` holds, in order, the rows of those that were there and none of the others.
@@ -103,7 +104,7 @@ fn by_input<'a>(there: &[bool], outputs: &'a [f32], width: usize) -> Vec<Option<
     there.iter().map(next).collect()
 }
 
-/// Puts rows into the cache at once: others wait for them.
+/// Puts rows into the cache at once: others wait for them. They are pending until their jobs' rows are committed.
 pub(super) async fn put_entries(
     context: &Context,
     space: &Space,
@@ -119,7 +120,10 @@ pub(super) async fn put_entries(
             input: &one.input,
             row,
             ttl_ms: clock::random_ttl_ms(&mut rng, one.ttl_seconds),
-            stamp: one.stamp,
+            seal: Seal {
+                stamp: one.stamp,
+                is_pending: context.settings.store.scores,
+            },
         })
         .collect()
     };

@@ -111,7 +111,7 @@ impl State {
             };
             let key = SlotKey {
                 model,
-                stamp: slot.stamp,
+                stamp: slot.seal.stamp,
                 min_stamp: slot.min_stamp,
                 input: slot.input,
             };

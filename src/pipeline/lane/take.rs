@@ -188,7 +188,7 @@ impl State {
             id,
             job: job_id,
             input: of_job.input,
-            stamp: of_job.stamp,
+            stamp: of_job.seal.stamp,
             min_stamp: of_job.min_stamp,
             ttl_seconds: slot.ttl_seconds,
             namespace: namespace.clone(),

@@ -100,6 +100,8 @@ catalogue! {
             "Entries of readers that an invalidation removed.");
         OLDER_WORDS = counter("kiln_older_words_total", "entries",
             "Named entries, rankings and removals that were not written: something newer stands under their key.");
+        MARKS_REPAIRED = counter("kiln_invalidation_marks_repaired_total", "marks",
+            "Marks of invalidations that Redis had lost and was given again.");
         LEASES = counter("kiln_leases_total", "inputs",
             "Inputs of expensive models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late).")
             .by(&[LeaseOutcome::LABEL]);

@@ -12,6 +12,12 @@ pub struct ListSpec {
 }
 
 impl ListSpec {
+    /// Its rows.
+    pub fn rows(&self) -> impl Iterator<Item = Row> {
+        let inputs = self.inputs.iter();
+        inputs.filter_map(|input| input.clone().into_row().ok())
+    }
+
     pub(super) fn check(&self) -> Result<(), BadSource> {
         if self.inputs.is_empty() {
             return Err(BadSource::new("inputs", "expected at least one input"));

@@ -222,9 +222,14 @@ impl Server {
         let registry = Registry::open_empty(&settings.models)?;
         // Its model threads may be in the middle of a pass that nobody waits for any more: they end with the process.
         std::mem::forget(registry.clone());
+        let store = parts::postgres(&settings)?;
         let cache = if settings.cache.enabled {
             let redis = parts::redis(&settings, metrics.clone())?;
-            Cache::redis(redis, MemoryCache::new(CACHE_MIB), metrics.clone())
+            Cache::redis(
+                redis.hearing(&store),
+                MemoryCache::new(CACHE_MIB),
+                metrics.clone(),
+            )
         } else {
             Cache::off(metrics.clone())
         };
@@ -234,7 +239,7 @@ impl Server {
         let parts = EngineParts {
             registry: registry.clone(),
             cache,
-            store: Store::Postgres(parts::postgres(&settings)?),
+            store: Store::Postgres(store),
             health: health.clone(),
             metrics,
             heat: None,
@@ -254,6 +259,12 @@ impl Server {
         body: &[u8],
         received: Instant,
     ) -> (Outcome, InputCounts) {
+        // Nothing else tells this process what is invalidated.
+        if let Some(redis) = self.engine.cache().server()
+            && redis.hear().await.is_err()
+        {
+            return (Outcome::Abandoned, InputCounts::default());
+        }
         let accepted = i64::try_from(request.accepted_us).unwrap_or(i64::MAX);
         let accepted = Moment::from_micros(accepted);
         let with = |source: JobSource| {

@@ -1,87 +1,168 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
-use crate::{backoff::Backoff, config, pipeline::Engine, telemetry::metrics::Metrics};
+use crate::{
+    backoff::Backoff,
+    cache::RedisCache,
+    config,
+    health::{Health, Part},
+    pipeline::Engine,
+    store::{PostgresStore, Removable},
+    telemetry::metrics::Metrics,
+};
 use anyhow::bail;
 use kiln_contract::name::is_name;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::{Mutex, mpsc};
 
 /// Namespaces that may wait for their removal.
 const WAITING: usize = 64;
-/// How often left-over removals are looked for.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// How often the database is asked for removals that nobody is at.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// How often those are looked for that workers of earlier releases have left, as a number of intervals.
+const RARELY: u32 = 5;
+/// How soon the right to remove is renewed: well before it ends.
+const RENEW: Duration = Duration::from_secs(5);
 
 /// Where namespaces are named, and where they are heard.
-pub(in crate::worker) fn channel() -> (mpsc::Sender<String>, Named) {
+pub(in crate::worker) fn channel() -> (mpsc::Sender<Removable>, Named) {
     let (sender, named) = mpsc::channel(WAITING);
     (sender, Arc::new(Mutex::new(named)))
 }
 
 /// Namespaces whose readers' entries are to be removed; one task at a time hears of them.
-pub(in crate::worker) type Named = Arc<Mutex<mpsc::Receiver<String>>>;
+pub(in crate::worker) type Named = Arc<Mutex<mpsc::Receiver<Removable>>>;
 
-/// Removes one namespace after the other. While Redis is out of reach, it waits. Takes up what a worker that is gone has left.
-pub(in crate::worker) async fn remove(
-    namespaces: Named,
-    engine: Arc<Engine>,
-    metrics: Metrics,
-    most_ms: u64,
-) -> anyhow::Result<()> {
+/// What removing takes.
+#[derive(Clone)]
+pub(in crate::worker) struct Remover {
+    pub engine: Arc<Engine>,
+    pub store: PostgresStore,
+    pub metrics: Metrics,
+    pub health: Health,
+    /// Longest wait for a Redis that is out of reach.
+    pub most_ms: u64,
+}
+
+/// Removes one namespace after the other. While Redis is out of reach, it waits. Takes up what a worker that is gone has left, and what a
+/// Redis that was started again, or took over from another one, has back.
+pub(in crate::worker) async fn remove(namespaces: Named, remover: Remover) -> anyhow::Result<()> {
     let mut namespaces = namespaces.lock().await;
     let mut tick = tokio::time::interval(INTERVAL);
-    let mut seen: Vec<String> = Vec::new();
+    let (mut seen, mut turn): (Vec<String>, u32) = (Vec::new(), 0);
     loop {
         let due = tokio::select! {
             named = namespaces.recv() => match named {
-                Some(namespace) => vec![namespace],
+                Some(named) => vec![named],
                 None => bail!("nobody can ask for invalidations any more"),
             },
             _ = tick.tick() => {
-                let left = left_over(&engine).await;
-                // One that is new to this worker is on its way elsewhere.
-                let (late, new) = left.into_iter().partition(|one| seen.contains(one));
-                seen = new;
-                late
+                let mut due: Vec<Removable> = remover.claim().await.into_iter().collect();
+                if turn.is_multiple_of(RARELY) {
+                    let left = remover.left_over().await;
+                    // One that is new to this worker is on its way elsewhere.
+                    let (late, new) = left.into_iter().partition(|one| seen.contains(one));
+                    seen = new;
+                    due.extend(Vec::into_iter(late).map(unstored));
+                }
+                turn = turn.wrapping_add(1);
+                due
             }
         };
-        for namespace in due {
-            remove_one(&engine, &metrics, &namespace, most_ms).await;
+        for one in due {
+            remover.remove_one(&one).await;
         }
     }
 }
 
-async fn left_over(engine: &Engine) -> Vec<String> {
-    match engine.cache().server() {
-        Some(redis) => {
-            let mut left = redis.unremoved().await.unwrap_or_default();
-            // Whatever else lies there is no name, and would be a pattern.
-            left.retain(|name| is_name(name));
-            left
-        }
-        None => Vec::new(),
-    }
-}
-
-async fn remove_one(engine: &Engine, metrics: &Metrics, namespace: &str, most_ms: u64) {
-    let Some(redis) = engine.cache().server() else {
-        return;
-    };
-    let mut removal = redis.removal(namespace);
-    let mut backoff = Backoff::new(Duration::from_millis(100), config::ms(most_ms));
-    while !removal.done {
-        let before = removal.removed;
-        match removal.step().await {
-            Ok(()) => {
-                backoff.reset();
-                metrics.invalidated(removal.removed - before);
-            }
-            Err(_) => tokio::time::sleep(backoff.next_wait()).await,
-        }
-    }
-    let removed = removal.removed;
-    tracing::info!(
+/// A removal of which the database knows nothing.
+fn unstored(namespace: String) -> Removable {
+    Removable {
         namespace,
-        removed,
-        "what readers found of an invalidated namespace is removed"
-    );
+        stamp: 0,
+        is_first: true,
+    }
+}
+
+impl Remover {
+    /// A removal that nobody is at.
+    async fn claim(&self) -> Option<Removable> {
+        let redis = self.engine.cache().server()?;
+        if !self.health.is_up(Part::Migrations) {
+            return None;
+        }
+        let run = redis.server_run().await.ok()?;
+        // That the database is out of reach is told by its own check.
+        self.store.claim_removal(&run).await.ok().flatten()
+    }
+
+    async fn left_over(&self) -> Vec<String> {
+        match self.engine.cache().server() {
+            Some(redis) => {
+                let mut left = redis.unremoved().await.unwrap_or_default();
+                // Whatever else lies there is no name, and would be a pattern.
+                left.retain(|name| is_name(name));
+                left
+            }
+            None => Vec::new(),
+        }
+    }
+
+    async fn remove_one(&self, one: &Removable) {
+        let Some(redis) = self.engine.cache().server() else {
+            return;
+        };
+        let mut backoff = Backoff::new(Duration::from_millis(100), config::ms(self.most_ms));
+        let mut renewed = Instant::now();
+        let mut run = self.run_of(redis, &mut backoff).await;
+        let namespace = one.namespace.as_str();
+        let until = (!one.is_first).then_some(one.stamp);
+        let mut removal = redis.removal(namespace, until);
+        while !removal.done {
+            let before = removal.removed;
+            match removal.step().await {
+                Ok(()) => {
+                    backoff.reset();
+                    self.metrics.invalidated(removal.removed - before);
+                }
+                Err(_) => {
+                    tokio::time::sleep(backoff.next_wait()).await;
+                    // Another server may have come in its stead: it is to be asked from the beginning.
+                    let now = self.run_of(redis, &mut backoff).await;
+                    if now != run {
+                        run = now;
+                        let removed = removal.removed;
+                        removal = redis.removal(namespace, until);
+                        removal.removed = removed;
+                    }
+                }
+            }
+            if renewed.elapsed() > RENEW {
+                renewed = Instant::now();
+                let _others_may_join = self.store.renew_removal(one).await;
+            }
+        }
+        if one.stamp > 0 {
+            // Where this isn't noted, it is done once more.
+            let _again = self.store.note_removed(one, &run).await;
+        }
+        let removed = removal.removed;
+        tracing::info!(
+            namespace,
+            removed,
+            "what readers found of an invalidated namespace is removed"
+        );
+    }
+
+    /// Which server Redis is, once it answers.
+    async fn run_of(&self, redis: &RedisCache, backoff: &mut Backoff) -> String {
+        loop {
+            match redis.server_run().await {
+                Ok(run) => return run,
+                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
+            }
+        }
+    }
 }

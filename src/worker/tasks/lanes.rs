@@ -1,6 +1,6 @@
-//! Owns showing in metrics how the lanes are.
+//! Owns looking after the lanes: what waited in them for too long, and showing in metrics how they are.
 //!
-//! Promises that a lane or a namespace which has nothing any more is shown with 0, and that producers add no labels.
+//! Promises that what nobody waits for any more leaves its lane whether there is a broker or not; that a lane or a namespace which has nothing any more is shown with 0, and that producers add no labels.
 
 use super::namespaces::{Known, OTHERS};
 use crate::{
@@ -15,6 +15,19 @@ use std::{
 
 /// How often the lanes are looked at.
 const LOOK: Duration = Duration::from_secs(2);
+
+/// How often lanes are looked through for jobs that have no time left, or no owner.
+const SWEEP: Duration = Duration::from_millis(500);
+
+/// Gives back what was in hand for too long, and forgets what nobody waits for.
+pub(in crate::worker) async fn sweep(engine: Arc<Engine>) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(SWEEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    loop {
+        tick.tick().await;
+        engine.sweep();
+    }
+}
 
 /// A lane and what a metric calls a namespace in it.
 type Waiting = (String, String);

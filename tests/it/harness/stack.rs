@@ -206,6 +206,12 @@ impl Stack {
         Settings::new(&self.amqp_url(), &self.redis.url(), &self.database_url())
     }
 
+    /// The invalidations that the database knows: namespaces and stamps.
+    pub async fn marks(&self) -> Vec<(String, i64)> {
+        let marks = sqlx::query_as("SELECT namespace, stamp FROM invalidations ORDER BY namespace");
+        marks.fetch_all(&self.pool).await.expect("the table")
+    }
+
     /// Messages of `queue` that wait or that a consumer holds, as the broker counts them every few seconds.
     pub async fn unsettled(&self, queue: &str) -> Option<u64> {
         let vhost = if self.vhost == "%2f" {

@@ -405,7 +405,10 @@ async fn halves_are_the_same_fresh_and_kept() {
     let prefix = kiln_contract::key::EntryPrefix::new("bert-sentence", "1");
     let codec = kiln_contract::entry::Codec::new(&prefix, 32, Precision::Half);
     for row in outputs.chunks(32) {
-        let (bytes, mut back) = (codec.encode(&[7; 32], row, 0), Vec::new());
+        let (bytes, mut back) = (
+            codec.encode(&[7; 32], row, kiln_contract::entry::Seal::default()),
+            Vec::new(),
+        );
         assert_eq!(bytes.len(), 5 + 64);
         assert!(codec.decode(&[7; 32], &bytes, &mut back).is_some());
         assert_eq!(back, row);

@@ -10,7 +10,7 @@ use crate::{
         source::{Ended, JobOwner, JobSource},
     },
 };
-use kiln_contract::{job::Job, key::hash_text};
+use kiln_contract::{entry::Seal, job::Job, key::hash_text};
 use kiln_model::{Model, ModelSettings, Registry};
 use proptest::prelude::*;
 use std::{
@@ -75,7 +75,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
                 found: None,
                 ttl_seconds: 60,
                 min_stamp: 0,
-                stamp: 0,
+                seal: Seal::default(),
             })
         })));
     }

@@ -14,6 +14,7 @@ use crate::{
 };
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
+use std::borrow::Cow;
 
 /// Reads a body that the fast pass refused.
 pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
@@ -79,6 +80,17 @@ fn skip_bad_inputs(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
 fn says_skip(body: &[u8]) -> bool {
     let tree: Option<Value> = serde_json::from_slice(body).ok();
     tree.is_some_and(|tree| tree.get("on_error").and_then(Value::as_str) == Some("skip"))
+}
+
+/// See [`crate::job::find_id`].
+pub(in crate::job) fn find_own_id(body: &[u8]) -> Option<Cow<'_, str>> {
+    #[derive(serde::Deserialize)]
+    struct OnlyId<'a> {
+        #[serde(borrow)]
+        job_id: Cow<'a, str>,
+    }
+    let read: Option<OnlyId<'_>> = serde_json::from_slice(body).ok();
+    read.map(|read| read.job_id).filter(|id| is_job_id(id))
 }
 
 /// The id of a body that is no job, for its rejection's row.

@@ -412,3 +412,77 @@ proptest! {
         let _outcome = job(&body, None);
     }
 }
+
+/// Bodies of parts that are mostly plain: what the quick pass is for, and what it has to leave alone.
+fn nearly_plain() -> impl Strategy<Value = String> {
+    let number = prop_oneof![
+        8 => any::<f32>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| x.to_string()),
+        8 => any::<f64>().prop_filter("finite", |x| x.is_finite()).prop_map(|x| format!("{x:e}")),
+        8 => (-1e4f64..1e4).prop_map(|x| x.to_string()),
+        8 => "-?(0|[1-9][0-9]{0,19})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
+        1 => "[-+0-9.eE]{1,6}",
+    ];
+    let numbers = prop::collection::vec(number, 0..6);
+    let text = prop_oneof![
+        4 => "[ -~é日]{0,20}".prop_map(|text| serde_json::to_string(&text).expect("a text")),
+        1 => "\"[ -~\n\u{1}]{0,12}\"",
+    ];
+    let space = || prop_oneof![6 => Just(""), 1 => Just(" "), 1 => Just("\n\t")];
+    let input = prop_oneof![
+        (text.clone(), numbers.clone(), space()).prop_map(|(key, numbers, space)| format!(
+            "{{\"key\":{space}{key},\"features\"{space}:[{}{space}]}}",
+            numbers.join(&format!(",{space}"))
+        )),
+        (text.clone(), text.clone())
+            .prop_map(|(text, pair)| format!("{{\"text\":{text},\"text_pair\":{pair}}}")),
+        text.clone()
+            .prop_map(|text| format!("{{ \"text\" : {text} }}")),
+        (text.clone(), "true|false|1", "|,\"text\":\"a\"")
+            .prop_map(|(key, remove, more)| format!("{{\"key\":{key},\"remove\":{remove}{more}}}")),
+    ];
+    let inputs = prop::collection::vec(input, 0..4).prop_map(|all| format!("[{}]", all.join(",")));
+    let field = prop_oneof![
+        text.clone().prop_map(|text| format!("\"job_id\":{text}")),
+        text.clone().prop_map(|text| format!("\"model\":{text}")),
+        "[a-zA-Z_]{1,3}".prop_map(|name| format!("\"namespace\":\"{name}\"")),
+        inputs.prop_map(|inputs| format!("\"inputs\":{inputs}")),
+        "true|false|null|tru".prop_map(|truth| format!("\"named\":{truth}")),
+        "(true|false)x?".prop_map(|truth| format!("\"detail\" :{truth}")),
+        "0?[0-9]{1,9}(\\.0)?".prop_map(|seconds| format!("\"ttl_seconds\":{seconds}")),
+        "fail|skip|none".prop_map(|what| format!("\"on_error\":\"{what}\"")),
+        "\"20[0-9]{2}-11-[0-9]{2}T12:00:00(\\.[0-9]{1,9})?(Z|\\+01:00)\"|-?[0-9]{1,20}(\\.0)?|null"
+            .prop_map(|as_of| format!("\"as_of\":{as_of}")),
+        (text, 0u32..5000)
+            .prop_map(|(key, top)| format!("\"rank\":{{\"key\":{key},\"top\":{top}}}")),
+    ];
+    let ends = prop_oneof![12 => Just(""), 1 => Just(" "), 1 => Just(","), 1 => Just("x")];
+    (prop::collection::vec(field, 0..7), ends)
+        .prop_map(|(fields, end)| format!("{{{}}}{end}", fields.join(",")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4_000))]
+    #[test]
+    fn the_quick_pass_reads_what_the_general_one_reads(body in nearly_plain()) {
+        let general = serde_json::from_slice::<RawJob<'_>>(body.as_bytes());
+        if let Some(quick) = plain::job(body.as_bytes()) {
+            prop_assert_eq!(Some(quick), general.ok());
+        }
+    }
+}
+
+#[test]
+fn the_quick_pass_reads_what_producers_send() {
+    for body in [
+        r#"{"job_id":"bench-1-1","model":"feed-ranker","inputs":[{"key":"item:1","features":[0.1234,0.5,1,-2.75,0.0,1e-05,0.12345678901234567]},{"key":"item:2","features":[ 3.0, 4 ] }]}"#,
+        r#"{"job_id": "j", "model": "m@1.2", "namespace": "n", "inputs": [{"key": "k", "text": "größer, \u2014 no", "text_pair": "b"}], "named": true, "detail": false}"#
+            .replace("\\u2014 ", "")
+            .as_str(),
+        "{\n\t\"model\": \"m\",\r\n \"inputs\": [{\"text\": \"\"}], \"rank\": {\"key\": \"r\", \"top\": 4096}, \"ttl_seconds\": 60, \"on_error\": \"skip\"\n}\n",
+        r#"{"job_id":"j","model":"m","inputs":[{"key":"k","remove":true},{"text":"t","remove":false}],"as_of":"2026-11-20T12:00:00Z"}"#,
+        r#"{"job_id":"j","model":"m","inputs":[{"text":"t"}],"as_of": 17}"#,
+    ] {
+        let general = serde_json::from_str::<RawJob<'_>>(body).expect("it is a job");
+        assert_eq!(plain::job(body.as_bytes()), Some(general), "{body}");
+    }
+}

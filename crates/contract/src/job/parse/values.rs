@@ -108,10 +108,7 @@ text_seed!(
     /// What a job says of its model: whether there is such a model is the registry's to say.
     ModelName,
     "a model's name, or name@version",
-    |name| {
-        (name.is_empty() || name.len() > MAX_MODEL_BYTES || name.contains(char::is_control))
-            .then(|| "expected a model's name, or name@version".to_owned())
-    }
+    model_problem
 );
 text_seed!(
     /// A namespace.
@@ -119,6 +116,12 @@ text_seed!(
     "a namespace",
     |text| (!name::is_name(text)).then(|| name::EXPECTED_NAME.to_owned())
 );
+
+/// What is wrong with what a job says of its model.
+pub(super) fn model_problem(name: &str) -> Option<String> {
+    (name.is_empty() || name.len() > MAX_MODEL_BYTES || name.contains(char::is_control))
+        .then(|| "expected a model's name, or name@version".to_owned())
+}
 
 /// `fail` or `skip`.
 pub(super) struct OnErrorSeed;

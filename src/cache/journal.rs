@@ -1,0 +1,109 @@
+//! Owns hearing of invalidations where they live: in the database.
+//!
+//! Promises that what a Redis answers over a new connection isn't trusted before the database has been asked: it may have been started
+//! again, or stand in for another one, and have lost marks that nobody here knows yet.
+
+use super::marks::Marks;
+use crate::{
+    clock,
+    store::{InvalidationMark, PostgresStore, StoreError},
+};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+use tokio::sync::Mutex;
+
+/// Longest wait for the database: a look-up may be waiting.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How far a mark may be ahead of this machine's clock: what is further isn't handed over.
+const AHEAD_MS: u64 = 86_400_000;
+
+/// Where invalidations are heard.
+#[derive(Debug)]
+pub(super) struct Journal {
+    store: PostgresStore,
+    heard: Mutex<Heard>,
+    /// How many connections to Redis had been made when the database was asked last.
+    up_to: AtomicU64,
+}
+
+/// What the database has said so far.
+#[derive(Debug)]
+struct Heard {
+    /// The last change that is known; none at first.
+    change: i64,
+    marks: BTreeMap<String, u64>,
+}
+
+impl Default for Heard {
+    fn default() -> Self {
+        Self {
+            change: -1,
+            marks: BTreeMap::new(),
+        }
+    }
+}
+
+impl Journal {
+    /// One that has heard nothing yet.
+    pub fn new(store: &PostgresStore) -> Self {
+        Self {
+            store: store.with_limit(PATIENCE),
+            heard: Mutex::default(),
+            up_to: AtomicU64::new(0),
+        }
+    }
+
+    /// Asks the database what is new, now that so many connections to Redis have been made.
+    pub async fn hear(&self, marks: &Marks, made: u64) -> Result<(), StoreError> {
+        let mut heard = self.heard.lock().await;
+        self.ask(&mut heard, marks, made).await
+    }
+
+    async fn ask(&self, heard: &mut Heard, marks: &Marks, made: u64) -> Result<(), StoreError> {
+        let mut news = self.store.marks_since(heard.change).await?;
+        let last = |news: &[InvalidationMark]| news.iter().map(|mark| mark.change).max();
+        if last(&news).unwrap_or(-1) < heard.change {
+            // It was set up anew, or from a backup.
+            *heard = Heard::default();
+            news = self.store.marks_since(heard.change).await?;
+        }
+        heard.change = last(&news).unwrap_or(-1);
+        for mark in news {
+            marks.learn(&mark.namespace, mark.stamp);
+            heard.marks.insert(mark.namespace, mark.stamp);
+        }
+        self.up_to.fetch_max(made, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether all is known that the servers of so many connections may have lost. Asks the database where that isn't so.
+    pub async fn is_current(&self, marks: &Marks, made: u64) -> bool {
+        let is_current = || self.up_to.load(Ordering::Acquire) >= made;
+        if is_current() {
+            return true;
+        }
+        // While the database is away nothing is stored either, and so nothing served: there is no need to wait for one's turn.
+        let Ok(mut heard) = tokio::time::timeout(PATIENCE, self.heard.lock()).await else {
+            return false;
+        };
+        // Another look-up may have asked meanwhile.
+        is_current() || self.ask(&mut heard, marks, made).await.is_ok()
+    }
+
+    /// Hands to the database what only Redis has shown: a mark of an earlier release, or one that a database from a backup has lost.
+    pub async fn hand_over(&self, marks: &Marks) -> Result<(), StoreError> {
+        let heard = self.heard.lock().await;
+        let latest = (String::new(), marks.latest());
+        let bound = clock::now().timestamp_millis().unsigned_abs() + AHEAD_MS;
+        for (namespace, mark) in marks.all().into_iter().chain([latest]) {
+            let known = heard.marks.get(&namespace).copied().unwrap_or_default();
+            if mark > known && mark <= bound {
+                self.store.adopt_mark(&namespace, mark).await?;
+            }
+        }
+        Ok(())
+    }
+}

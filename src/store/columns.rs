@@ -1,0 +1,145 @@
+//! Owns the columns of a statement that writes many rows: one array a column, what all rows have in common once, and what is
+//! empty in all of them not at all.
+
+use sqlx::{
+    Arguments, Encode, Postgres, Type,
+    error::BoxDynError,
+    postgres::{PgArguments, PgHasArrayType},
+};
+
+/// A column's values, a row after the other.
+pub(super) fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
+/// The columns of one insertion and where each one's values come from.
+pub(super) struct Columns<'a> {
+    arguments: &'a mut PgArguments,
+    names: Vec<&'static str>,
+    values: Vec<String>,
+}
+
+impl<'a> Columns<'a> {
+    /// No columns yet; their values become arguments.
+    pub fn new(arguments: &'a mut PgArguments) -> Self {
+        Self {
+            arguments,
+            names: Vec::new(),
+            values: Vec::new(),
+        }
+    }
+
+    /// A column with a value of its own in every row.
+    pub fn each<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<T>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        let index = self.add(name, values)?;
+        self.values.push(format!("unnest(${index}::{sql_type}[])"));
+        Ok(())
+    }
+
+    /// The same, turned into another type by the server.
+    pub fn each_as<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        stored_type: &str,
+        values: Vec<T>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        let index = self.add(name, values)?;
+        let value = format!("unnest(${index}::{sql_type}[])::{stored_type}");
+        self.values.push(value);
+        Ok(())
+    }
+
+    /// A column that may be empty in every row.
+    pub fn some<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<Option<T>>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        if values.iter().all(Option::is_none) {
+            return Ok(());
+        }
+        self.each(name, sql_type, values)
+    }
+
+    /// A column that may be empty in every row, and is read all the same.
+    pub fn nullable<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<Option<T>>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
+    {
+        if values.iter().all(Option::is_none) {
+            self.names.push(name);
+            self.values.push(format!("NULL::{sql_type}"));
+            return Ok(());
+        }
+        self.each(name, sql_type, values)
+    }
+
+    /// A column that most batches have in common.
+    pub fn shared(&mut self, name: &'static str, values: Vec<&str>) -> Result<(), BoxDynError> {
+        match values.first() {
+            Some(first) if values.iter().all(|v| v == first) => self.one(name, "text", *first),
+            _ => self.each(name, "text", values),
+        }
+    }
+
+    /// A column with one value for all rows.
+    pub fn one<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        value: T,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres>,
+    {
+        let index = self.add(name, value)?;
+        self.values.push(format!("${index}::{sql_type}"));
+        Ok(())
+    }
+
+    /// Adds an argument; returns its number.
+    fn add<'v, T>(&mut self, name: &'static str, value: T) -> Result<usize, BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres>,
+    {
+        self.arguments.add(value)?;
+        self.names.push(name);
+        Ok(self.arguments.len())
+    }
+
+    /// The insertion of these rows into a table.
+    pub fn into_insert(self, table: &str) -> String {
+        let (names, values) = (self.names.join(", "), self.values.join(", "));
+        format!("INSERT INTO {table} ({names})\nSELECT {values}")
+    }
+
+    /// The rows by themselves, under their columns' names.
+    pub fn into_rows(self) -> String {
+        let named = self.names.iter().zip(&self.values);
+        let named: Vec<String> = named
+            .map(|(name, value)| format!("{value} AS {name}"))
+            .collect();
+        format!("SELECT {}", named.join(", "))
+    }
+}

@@ -1,0 +1,196 @@
+//! Owns what readers were served under a name: a row whenever that changed.
+//!
+//! Promises that a batch's rows are written by the statement that writes its jobs, only for jobs that are new, and only where a name's
+//! latest row is older news and says something else. Rows are only added, so that no two writers wait for each other.
+
+use super::{
+    Batch, PostgresStore, StoreError,
+    columns::{Columns, column},
+};
+use chrono::{DateTime, Utc};
+use sqlx::{
+    Row,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+};
+
+/// How new a word is: a producer's sequence, or a moment, and when a worker first accepted its job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WordOrder {
+    /// `s`: a sequence; `t`: a moment in microseconds.
+    pub kind: char,
+    pub value: i64,
+    /// Microseconds since 1970.
+    pub accepted_us: i64,
+}
+
+/// What readers are to be served under a name.
+#[derive(Debug)]
+pub struct ServedRow<'a> {
+    pub namespace: &'a str,
+    pub key: &'a str,
+    pub job_id: &'a str,
+    pub model: &'a str,
+    pub version: &'a str,
+    /// The input's hash; of a ranking, that of its items.
+    pub input: Option<&'a [u8]>,
+    pub label: Option<&'a str>,
+    pub score: Option<f32>,
+    /// A ranking's items as JSON, and the hashes of their inputs.
+    pub items: Option<&'a str>,
+    pub inputs: Option<&'a [u8]>,
+    pub is_removed: bool,
+    pub order: WordOrder,
+}
+
+/// What readers were served under a name, once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServedPast {
+    pub from: DateTime<Utc>,
+    pub job_id: String,
+    pub model: String,
+    pub version: String,
+    pub input: Option<Vec<u8>>,
+    pub label: Option<String>,
+    pub score: Option<f32>,
+    /// A ranking's items as JSON.
+    pub items: Option<String>,
+    /// The hashes of a ranking's inputs, one after the other.
+    pub inputs: Option<Vec<u8>>,
+    pub is_removed: bool,
+    pub order: WordOrder,
+}
+
+/// A score that differs by a ten-thousandth is the same: not every device sums in one order.
+const INSERT: &str = "\
+INSERT INTO served (namespace, key, served_from, job_id, model, version, input_sha256, label, score, items, inputs_sha256, is_removed,
+  order_kind, order_value, accepted_us)
+SELECT new.namespace, new.key, new.served_from, new.job_id, new.model, new.version, new.input_sha256, new.label, new.score, new.items::jsonb,
+  new.inputs_sha256, new.is_removed,
+  CASE WHEN {continues} THEN last.order_kind ELSE new.order_kind END, CASE WHEN {continues} THEN last.order_value ELSE new.order_value END, new.accepted_us
+FROM ({rows}) AS new JOIN done ON done.job_id = new.job_id
+LEFT JOIN LATERAL (
+  SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
+) AS last ON true
+WHERE last.id IS NULL
+OR ((last.is_removed, last.model, last.version, last.input_sha256, last.label)
+    IS DISTINCT FROM (new.is_removed, new.model, new.version, new.input_sha256, new.label)
+  OR abs(new.score - last.score) > 0.0001 * greatest(abs(new.score), abs(last.score)))
+AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {last_is_plain}
+  THEN (new.order_value, new.accepted_us) > (last.order_value, last.accepted_us)
+  ELSE new.accepted_us > last.accepted_us END";
+
+/// Whether a word says nothing but when it was accepted, as the contract's `Order` has it; and whether it therefore continues the last one.
+const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
+const LAST_IS_PLAIN: &str = "(last.order_kind = 't' AND last.order_value = last.accepted_us)";
+
+const PAST: &str = "\
+SELECT served_from, job_id, model, version, input_sha256, label, score, items::text AS items, inputs_sha256, is_removed, order_kind, order_value,
+  accepted_us FROM served WHERE namespace = $1 AND key = $2 ORDER BY id DESC LIMIT $3";
+
+const LATEST: &str = "\
+SELECT names.number, last.served_from, last.job_id, last.model, last.version, last.input_sha256, last.label, last.score, last.items::text AS items,
+  last.inputs_sha256, last.is_removed, last.order_kind, last.order_value, last.accepted_us
+FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS names(namespace, key, number)
+CROSS JOIN LATERAL (
+  SELECT * FROM served WHERE namespace = names.namespace AND key = names.key ORDER BY id DESC LIMIT 1
+) AS last";
+
+/// The insertion of a batch's names, where the jobs that were written are in `done`.
+pub(super) fn insert(
+    batch: &Batch<'_>,
+    arguments: &mut PgArguments,
+) -> Result<String, BoxDynError> {
+    let mut rows: Vec<&ServedRow<'_>> = batch.served.iter().collect();
+    rows.sort_unstable_by_key(|row| (row.namespace, row.key));
+    let mut columns = Columns::new(arguments);
+    columns.shared("namespace", column(&rows, |r| r.namespace))?;
+    columns.each("key", "text", column(&rows, |r| r.key))?;
+    columns.each("job_id", "text", column(&rows, |r| r.job_id))?;
+    columns.shared("model", column(&rows, |r| r.model))?;
+    columns.shared("version", column(&rows, |r| r.version))?;
+    columns.nullable("input_sha256", "bytea", column(&rows, |r| r.input))?;
+    columns.nullable("label", "text", column(&rows, |r| r.label))?;
+    columns.nullable("score", "real", column(&rows, |r| r.score))?;
+    columns.nullable("items", "text", column(&rows, |r| r.items))?;
+    columns.nullable("inputs_sha256", "bytea", column(&rows, |r| r.inputs))?;
+    columns.each("is_removed", "bool", column(&rows, |r| r.is_removed))?;
+    let kinds = column(&rows, |r| r.order.kind as i8);
+    columns.each("order_kind", "\"char\"", kinds)?;
+    columns.each("order_value", "int8", column(&rows, |r| r.order.value))?;
+    columns.each(
+        "accepted_us",
+        "int8",
+        column(&rows, |r| r.order.accepted_us),
+    )?;
+    columns.one("served_from", "timestamptz", batch.finished_at)?;
+    let continues = format!("last.id IS NOT NULL AND {NEW_IS_PLAIN} AND NOT {LAST_IS_PLAIN}");
+    Ok(INSERT
+        .replace("{continues}", &continues)
+        .replace("{new_is_plain}", NEW_IS_PLAIN)
+        .replace("{last_is_plain}", LAST_IS_PLAIN)
+        .replace("{rows}", &columns.into_rows()))
+}
+
+impl PostgresStore {
+    /// What readers were served under a name, the latest first, at most `max` rows.
+    pub async fn served(
+        &self,
+        namespace: &str,
+        key: &str,
+        max: u32,
+    ) -> Result<Vec<ServedPast>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query(PAST)
+            .bind(namespace)
+            .bind(key)
+            .bind(i64::from(max));
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let rows = self.end(lease, answer)?;
+        let past: Result<_, sqlx::Error> = rows.iter().map(read).collect();
+        past.map_err(|e| StoreError::Refused(e.to_string()))
+    }
+
+    /// The latest row of each of these names, given as namespace and key; nothing of one that has none.
+    pub async fn last_served(
+        &self,
+        names: &[(&str, &str)],
+    ) -> Result<Vec<Option<ServedPast>>, StoreError> {
+        let (namespaces, keys): (Vec<&str>, Vec<&str>) = names.iter().copied().unzip();
+        let mut lease = self.lease().await?;
+        let query = sqlx::query(LATEST).bind(&namespaces).bind(&keys);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let rows = self.end(lease, answer)?;
+        let mut found = vec![None; names.len()];
+        for row in &rows {
+            let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));
+            let (number, past) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
+            let index = usize::try_from(number - 1).ok();
+            if let Some(slot) = index.and_then(|index| found.get_mut(index)) {
+                *slot = Some(past);
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn read(row: &PgRow) -> Result<ServedPast, sqlx::Error> {
+    let kind: i8 = row.try_get("order_kind")?;
+    Ok(ServedPast {
+        from: row.try_get("served_from")?,
+        job_id: row.try_get("job_id")?,
+        model: row.try_get("model")?,
+        version: row.try_get("version")?,
+        input: row.try_get("input_sha256")?,
+        label: row.try_get("label")?,
+        score: row.try_get("score")?,
+        items: row.try_get("items")?,
+        inputs: row.try_get("inputs_sha256")?,
+        is_removed: row.try_get("is_removed")?,
+        order: WordOrder {
+            kind: char::from(kind.unsigned_abs()),
+            value: row.try_get("order_value")?,
+            accepted_us: row.try_get("accepted_us")?,
+        },
+    })
+}
