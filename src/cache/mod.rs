@@ -13,6 +13,7 @@ mod probe;
 mod reads;
 mod redis;
 mod removal;
+mod samples;
 mod tally;
 
 use self::redis::Put;
@@ -22,6 +23,7 @@ pub use lease::Leases;
 pub use memory::MemoryCache;
 use memory::Remembered;
 pub use reads::Access;
+pub use samples::{Sample, Samples};
 pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
@@ -52,6 +54,12 @@ impl Space {
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }
+    }
+
+    /// The row of an entry; nothing where the bytes are no entry of this input's.
+    pub fn row(&self, input: &InputHash, bytes: &[u8]) -> Option<Vec<f32>> {
+        let mut row = Vec::new();
+        self.codec.decode(input, bytes, &mut row).map(|_| row)
     }
 }
 

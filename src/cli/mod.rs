@@ -4,6 +4,7 @@
 //! error. Refuses to start a command whose settings can't be used.
 
 mod age;
+mod audit;
 mod completions;
 mod config;
 mod dead;
@@ -110,6 +111,7 @@ enum Work {
     Warm(warm::Arguments),
     Hot(hot::Arguments),
     Explain(explain::Arguments),
+    Audit(audit::Arguments),
     Invalidate(invalidate::Arguments),
     Forget(forget::Arguments),
     Pause(pause::Arguments),
@@ -214,6 +216,7 @@ impl Work {
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
+            Self::Audit(arguments) => audit::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
             Self::Forget(arguments) => forget::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,

@@ -100,7 +100,7 @@ impl FoundShown {
 }
 
 /// Whether a row says what readers find.
-fn says(row: &ServedPast, value: &serde_json::Map<String, Value>) -> bool {
+pub fn says(row: &ServedPast, value: &serde_json::Map<String, Value>) -> bool {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     let same_items = match (&row.items, value.get("items")) {
         (Some(items), Some(found)) => {

@@ -8,7 +8,7 @@ mod found;
 mod past;
 mod warming;
 
-pub use found::FoundShown;
+pub use found::{FoundShown, says};
 pub use past::PastShown;
 pub use warming::WarmingShown;
 

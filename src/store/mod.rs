@@ -21,6 +21,7 @@ mod probe;
 mod prune;
 mod retry;
 mod runs;
+mod scored;
 mod served;
 mod sessions;
 mod sqlite;
@@ -41,6 +42,7 @@ pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
+pub use scored::ScoredInput;
 pub use served::{ServedPast, ServedRow, WordOrder};
 pub use sqlite::SqliteStore;
 

@@ -61,28 +61,27 @@ pub struct ServedPast {
     pub order: WordOrder,
 }
 
-/// A score that differs by a ten-thousandth is the same: not every device sums in one order.
+/// A score that differs by a ten-thousandth is the same: not every device sums in one order. A word whose job says nothing of its age is plain: it
+/// is compared by its acceptance, and goes on under what the word before it says.
 const INSERT: &str = "\
 INSERT INTO served (namespace, key, served_from, job_id, model, version, input_sha256, label, score, items, inputs_sha256, is_removed,
   order_kind, order_value, accepted_us)
 SELECT new.namespace, new.key, new.served_from, new.job_id, new.model, new.version, new.input_sha256, new.label, new.score, new.items::jsonb,
   new.inputs_sha256, new.is_removed,
-  CASE WHEN {continues} THEN last.order_kind ELSE new.order_kind END, CASE WHEN {continues} THEN last.order_value ELSE new.order_value END, new.accepted_us
-FROM ({rows}) AS new JOIN done ON done.job_id = new.job_id
+  CASE WHEN new.is_plain AND NOT last.is_plain THEN last.order_kind ELSE new.order_kind END,
+  CASE WHEN new.is_plain AND NOT last.is_plain THEN last.order_value ELSE new.order_value END, new.accepted_us
+FROM (SELECT *, order_kind = 't' AND order_value = accepted_us AS is_plain FROM ({rows}) AS rows) AS new JOIN done ON done.job_id = new.job_id
 LEFT JOIN LATERAL (
-  SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
+  SELECT *, order_kind = 't' AND order_value = accepted_us AS is_plain
+  FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
 ) AS last ON true
 WHERE last.id IS NULL
 OR ((last.is_removed, last.model, last.version, last.input_sha256, last.label)
     IS DISTINCT FROM (new.is_removed, new.model, new.version, new.input_sha256, new.label)
   OR abs(new.score - last.score) > 0.0001 * greatest(abs(new.score), abs(last.score)))
-AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {last_is_plain}
+AND CASE WHEN new.order_kind = last.order_kind AND NOT new.is_plain AND NOT last.is_plain
   THEN (new.order_value, new.accepted_us) > (last.order_value, last.accepted_us)
   ELSE new.accepted_us > last.accepted_us END";
-
-/// Whether a word says nothing but when it was accepted, as the contract's `Order` has it; and whether it therefore continues the last one.
-const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
-const LAST_IS_PLAIN: &str = "(last.order_kind = 't' AND last.order_value = last.accepted_us)";
 
 const PAST: &str = "\
 SELECT served_from, job_id, model, version, input_sha256, label, score, items::text AS items, inputs_sha256, is_removed, order_kind, order_value,
@@ -124,12 +123,7 @@ pub(super) fn insert(
         column(&rows, |r| r.order.accepted_us),
     )?;
     columns.one("served_from", "timestamptz", batch.finished_at)?;
-    let continues = format!("last.id IS NOT NULL AND {NEW_IS_PLAIN} AND NOT {LAST_IS_PLAIN}");
-    Ok(INSERT
-        .replace("{continues}", &continues)
-        .replace("{new_is_plain}", NEW_IS_PLAIN)
-        .replace("{last_is_plain}", LAST_IS_PLAIN)
-        .replace("{rows}", &columns.into_rows()))
+    Ok(INSERT.replace("{rows}", &columns.into_rows()))
 }
 
 impl PostgresStore {

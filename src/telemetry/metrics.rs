@@ -2,6 +2,7 @@
 //!
 //! Promises that label values are enumerations or come from manifests and settings, never from a job.
 
+mod audit;
 mod catalogue;
 mod labels;
 mod lanes;
@@ -11,9 +12,9 @@ mod reference;
 
 pub use catalogue::SECONDS;
 pub use labels::{
-    CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome, InputResult,
-    JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage, Table,
-    TraceOutcome, WarmOutcome,
+    AuditFinding, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
+    InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage,
+    Table, TraceOutcome, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 

@@ -79,6 +79,34 @@ impl EntryPrefix {
     }
 }
 
+/// The pattern that matches every score entry.
+pub fn all_entries() -> String {
+    "kiln:s:*".to_owned()
+}
+
+/// The model, the version and the input of a score entry's key; nothing of any other key.
+pub fn read_entry(key: &[u8]) -> Option<(&str, &str, InputHash)> {
+    let rest = key.strip_prefix(ENTRIES)?;
+    let (space, input) = rest.split_last_chunk::<32>()?;
+    let space = std::str::from_utf8(space.strip_suffix(b":")?).ok()?;
+    let (model, version) = space.split_once(':')?;
+    Some((model, version, *input))
+}
+
+/// What the key of every named entry and ranking starts with.
+const NAMES: &str = "kiln:k:";
+
+/// The pattern that matches every named entry and ranking.
+pub fn all_names() -> String {
+    "kiln:k:*".to_owned()
+}
+
+/// The namespace and the key of a named entry or a ranking; nothing of any other key.
+pub fn read_named(key: &[u8]) -> Option<(&str, &str)> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(NAMES)?;
+    rest.split_once(':')
+}
+
 /// The key under which readers find a named entry or a ranking of a namespace.
 pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
@@ -257,5 +285,22 @@ mod tests {
             EntryPrefix::new("m", "2").key(&hash)
         );
         assert_eq!(named("feed", "page:1"), "kiln:k:feed:page:1");
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let hash = hash_text("x", None);
+        let entry = EntryPrefix::new("m", "1.0").key(&hash);
+        assert_eq!(read_entry(&entry), Some(("m", "1.0", hash)));
+        let name = named("feed", "page:1 ☃");
+        assert_eq!(read_named(name.as_bytes()), Some(("feed", "page:1 ☃")));
+        assert_eq!(
+            (read_named(&entry), read_entry(name.as_bytes())),
+            (None, None)
+        );
+        assert_eq!(
+            read_entry(entry.get(..entry.len() - 1).unwrap_or_default()),
+            None
+        );
     }
 }
