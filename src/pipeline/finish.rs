@@ -71,6 +71,7 @@ fn finish<'r>(
     };
     let shown = publish::entries(
         context,
+        head.source,
         head.job,
         info,
         head.ttl_seconds,

@@ -2,7 +2,7 @@
 //!
 //! Refuses to write them: that is done once the job's row is committed.
 
-use super::{context::Context, render::InputRow};
+use super::{context::Context, render::InputRow, source::JobSource};
 use crate::{cache::Put, clock};
 use chrono::{DateTime, Utc};
 use kiln_contract::job::Job;
@@ -13,6 +13,7 @@ use kiln_model::ModelInfo;
 /// The named entries and the ranking of a job, in its namespace.
 pub(super) fn entries<'r>(
     context: &Context,
+    source: &JobSource,
     job: &Job<'_>,
     info: &ModelInfo,
     ttl_seconds: u64,
@@ -54,7 +55,9 @@ pub(super) fn entries<'r>(
         put(&rank.key, result::ranking(info, best, at));
     }
     if let Some(heat) = &context.heat {
-        heat.readers.written(job.namespace(), written.into_iter());
+        let is_news = !source.refreshes_ttl();
+        heat.readers
+            .written(job.namespace(), written.into_iter(), is_news);
     }
     entries
 }
