@@ -21,7 +21,8 @@ use std::collections::HashMap;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Workers count the inputs of producers' jobs and exchange their counts every five seconds. Where a database is set, inputs are shown by
-their key or text. How often named entries and rankings are read comes from readers' hints (the queue kiln.hits), or else from
+their key or text. Each worker watches as many namespaces as fit into 32 MiB (for jobs, and again for readers); where they are more,
+that is said. How often named entries and rankings are read comes from readers' hints (the queue kiln.hits), or else from
 Redis itself.
 
 Examples:
@@ -78,6 +79,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             show_names(&arguments, namespace, &names);
             shown += 1;
         }
+    }
+    if let Some((workers @ 1.., requests)) = heat.dropped(now_ms).await {
+        eprintln!(
+            "kiln: {workers} workers have no room to watch all namespaces; they didn't count {requests} requests within five seconds \
+             (kiln_heat_dropped_total)"
+        );
     }
     if shown == 0 && !arguments.json {
         println!("no worker has reported anything hot in the last minute");

@@ -11,7 +11,7 @@ pub mod sketch;
 
 use kiln_contract::key::InputHash;
 use rand::{SeedableRng, rngs::SmallRng};
-use sketch::{CAPACITY, Sketch};
+use sketch::{Asked, CAPACITY, STEP_BYTES, Sketch};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
@@ -22,13 +22,16 @@ pub use hint::Hint;
 pub use readers::{NamedRate, Readers};
 pub use share::{Hot, SharedHeat};
 
-/// Namespaces that are watched; jobs of further ones aren't counted.
-const MAX_SCOPES: usize = 32;
+/// Bytes that counting what jobs request may take; the same again is for what readers request. Namespaces that are full take a mebibyte each, small ones
+/// a tenth of that. Jobs of further ones aren't counted, unless one that nobody asks for any more makes room.
+pub const MAX_BYTES: usize = 32 << 20;
+/// After so many seconds without a request a namespace may make room for another.
+const IDLE_SECONDS: f64 = 600.0;
 /// Inputs of one batch that are counted; of more, a part stands for the rest.
 const COUNTED: usize = 64;
 
 /// What is counted separately: a namespace with the model that its jobs name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeatScope {
     pub namespace: String,
     pub model: String,
@@ -45,8 +48,51 @@ pub struct Heat {
 
 #[derive(Debug)]
 struct Inner {
-    scopes: BTreeMap<HeatScope, Sketch>,
+    scopes: BTreeMap<HeatScope, Watched>,
+    /// Bytes of all sketches.
+    bytes: usize,
+    max_bytes: usize,
+    /// Requests that weren't counted for want of room.
+    dropped: u64,
     rng: SmallRng,
+}
+
+/// A scope that is counted.
+#[derive(Debug)]
+struct Watched {
+    sketch: Sketch,
+    /// When it was asked for last, in seconds since the beginning.
+    last: f64,
+}
+
+impl Inner {
+    /// Whether a scope is counted, for which room is made where it can be.
+    fn watches(&mut self, scope: &HeatScope, now: f64) -> bool {
+        if self.scopes.contains_key(scope) {
+            return true;
+        }
+        if self.bytes + STEP_BYTES > self.max_bytes {
+            let last = |one: &(&HeatScope, &Watched)| one.1.last;
+            let idlest = self
+                .scopes
+                .iter()
+                .min_by(|a, b| last(a).total_cmp(&last(b)));
+            let idlest = idlest.filter(|one| now - last(one) > IDLE_SECONDS);
+            let Some(idlest) = idlest.map(|(scope, _)| scope.clone()) else {
+                return false;
+            };
+            if let Some(gone) = self.scopes.remove(&idlest) {
+                self.bytes = self.bytes.saturating_sub(gone.sketch.bytes());
+            }
+            if self.bytes + STEP_BYTES > self.max_bytes {
+                return false;
+            }
+        }
+        let sketch = Sketch::new(CAPACITY);
+        self.scopes
+            .insert(scope.clone(), Watched { sketch, last: now });
+        true
+    }
 }
 
 impl Default for Heat {
@@ -55,6 +101,9 @@ impl Default for Heat {
             began: Instant::now(),
             inner: Mutex::new(Inner {
                 scopes: BTreeMap::new(),
+                bytes: 0,
+                max_bytes: MAX_BYTES,
+                dropped: 0,
                 rng: SmallRng::from_os_rng(),
             }),
             readers: Readers::default(),
@@ -75,15 +124,28 @@ impl Heat {
         let now = self.began.elapsed().as_secs_f64();
         // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { scopes, rng } = &mut *inner;
         let scope = HeatScope {
             namespace: namespace.to_owned(),
             model: model.to_owned(),
         };
-        if !scopes.contains_key(&scope) && scopes.len() >= MAX_SCOPES {
+        if !inner.watches(&scope, now) {
+            inner.dropped += asked.len() as u64;
             return;
         }
-        let sketch = scopes.entry(scope).or_insert_with(|| Sketch::new(CAPACITY));
+        let Inner {
+            scopes,
+            bytes,
+            max_bytes,
+            rng,
+            ..
+        } = &mut *inner;
+        let Some(watched) = scopes.get_mut(&scope) else {
+            return;
+        };
+        watched.last = now;
+        let sketch = &mut watched.sketch;
+        let before = sketch.bytes();
+        sketch.may_grow = *bytes + STEP_BYTES <= *max_bytes;
         let step = asked.len().div_ceil(COUNTED).max(1);
         // One drawn from each stretch: a fixed stride would meet the same places of jobs that are made alike.
         for stretch in asked.chunks(step) {
@@ -96,6 +158,13 @@ impl Heat {
                 sketch.add(&input, step as f32, value, now, rng);
             }
         }
+        *bytes = (*bytes + sketch.bytes()).saturating_sub(before);
+    }
+
+    /// Requests that weren't counted for want of room since this was last asked.
+    pub fn take_dropped(&self) -> u64 {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut inner.dropped)
     }
 
     /// The `top` hottest inputs of every namespace with their requests a second, the fastest first.
@@ -105,13 +174,30 @@ impl Heat {
         inner
             .scopes
             .iter()
-            .map(|(scope, sketch)| {
-                let mut hot = sketch.hot(now);
+            .map(|(scope, watched)| {
+                let mut hot = watched.sketch.hot(now);
                 hot.truncate(top);
                 (scope.clone(), hot)
             })
             .collect()
     }
+
+    /// The same, with when each was asked for last, in milliseconds of the clock that says `now_ms`.
+    fn asked_last(&self, top: usize, now_ms: i64) -> Vec<(HeatScope, Vec<(Asked, i64)>)> {
+        let now = self.began.elapsed().as_secs_f64();
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let scopes = inner.scopes.iter().map(|(scope, watched)| {
+            let hot = watched.sketch.asked(now).into_iter().take(top);
+            let dated = hot.map(|one| (one, moment(now_ms, now - one.at)));
+            (scope.clone(), dated.collect())
+        });
+        scopes.collect()
+    }
+}
+
+/// The moment so many seconds before `now_ms`.
+fn moment(now_ms: i64, seconds: f64) -> i64 {
+    now_ms.saturating_sub((seconds.max(0.0) * 1e3) as i64)
 }
 
 #[cfg(test)]
@@ -124,15 +210,38 @@ mod tests {
     }
 
     #[test]
-    fn namespaces_and_models_are_counted_apart_and_are_bounded() {
+    fn namespaces_and_models_are_counted_apart() {
         let heat = Heat::default();
         for n in 0..100 {
             heat.asked(&format!("n{n}"), "m", &[n], |n| Some((input(*n), 1.0)));
         }
         heat.asked("n0", "other", &[1], |n| Some((input(*n), 1.0)));
         let hot = heat.hottest(10);
-        assert_eq!(hot.len(), MAX_SCOPES);
+        assert_eq!(hot.len(), 101);
         assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
+        assert_eq!(heat.take_dropped(), 0);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted_and_idle_namespaces_make_room() {
+        let heat = Heat::default();
+        for n in 0..1_000 {
+            let inputs: Vec<usize> = (0..60).collect();
+            heat.asked(&format!("n{n}"), "m", &inputs, |n| Some((input(*n), 1.0)));
+        }
+        let watched = heat.hottest(1).len();
+        assert!((100..1_000).contains(&watched), "{watched} namespaces");
+        assert_eq!(heat.take_dropped(), 60 * (1_000 - watched as u64));
+        assert_eq!(heat.take_dropped(), 0);
+        let mut inner = heat.inner.lock().expect("no panic while locked");
+        assert!(inner.bytes <= MAX_BYTES, "{} bytes", inner.bytes);
+        let scope = |namespace: &str| HeatScope {
+            namespace: namespace.to_owned(),
+            model: "m".to_owned(),
+        };
+        assert!(!inner.watches(&scope("new"), 60.0));
+        assert!(inner.watches(&scope("new"), 10_000.0));
+        assert_eq!(inner.scopes.len(), watched);
     }
 
     #[test]

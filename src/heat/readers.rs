@@ -18,8 +18,10 @@ use std::{
     time::Instant,
 };
 
-/// Namespaces that are watched.
-const MAX_NAMESPACES: usize = 32;
+/// Bytes that a name takes beside its two copies.
+const NAME_BYTES: usize = 288;
+/// After so many seconds without a sign a namespace may make room for another.
+const IDLE_SECONDS: f64 = 600.0;
 /// Names of one namespace.
 const MAX_NAMES: usize = 4_096;
 /// Names that are drawn, of which the one that is read least makes room.
@@ -37,6 +39,8 @@ pub struct NamedRate {
     pub name: String,
     /// The input that its entry was last made of; nothing for a ranking, or where that isn't known here.
     pub input: Option<InputHash>,
+    /// When that was, in milliseconds since 1970.
+    pub written_ms: i64,
     /// Reads a second.
     pub rate: f64,
     /// Whether readers' own hints say so: what several workers received then adds up.
@@ -53,6 +57,11 @@ pub struct Readers {
 #[derive(Debug)]
 struct Inner {
     namespaces: BTreeMap<String, Names>,
+    /// Bytes of all names.
+    bytes: usize,
+    max_bytes: usize,
+    /// Signs of names that there was no room for.
+    dropped: u64,
     rng: SmallRng,
     /// Where the next check begins.
     turn: usize,
@@ -62,12 +71,16 @@ struct Inner {
 struct Names {
     all: Vec<Name>,
     by_name: HashMap<String, usize>,
+    /// When there was a sign of any, in seconds since the beginning.
+    last: f64,
 }
 
 #[derive(Debug)]
 struct Name {
     name: String,
     input: Option<InputHash>,
+    /// When it was last written, in seconds since the beginning.
+    written: f64,
     hints: Option<Pace>,
     /// Reads and the seconds in which they were seen, both fading.
     seen: (f64, f64),
@@ -82,6 +95,7 @@ impl Name {
         Self {
             name: name.to_owned(),
             input: None,
+            written: 0.0,
             hints: None,
             seen: (0.0, 0.0),
             reported: (0.0, 0.0),
@@ -121,26 +135,46 @@ impl Name {
 }
 
 impl Names {
-    /// The entry of a name, which replaces one that is read less where there is no room.
-    fn entry(&mut self, name: &str, now: f64, rng: &mut SmallRng) -> Option<&mut Name> {
+    fn bytes(&self) -> usize {
+        self.all.iter().map(|name| bytes_of(&name.name)).sum()
+    }
+
+    /// The entry of a name, which replaces one that is read less where there is no room. `bytes` is what all names take.
+    fn entry(
+        &mut self,
+        name: &str,
+        now: f64,
+        rng: &mut SmallRng,
+        (bytes, max_bytes): (&mut usize, usize),
+    ) -> Option<&mut Name> {
+        self.last = now;
         if let Some(index) = self.by_name.get(name).copied() {
             return self.all.get_mut(index);
         }
-        let index = if self.all.len() < MAX_NAMES {
+        let own = bytes_of(name);
+        let index = if self.all.len() < MAX_NAMES && *bytes + own <= max_bytes {
             self.all.push(Name::new(name, now));
             self.all.len() - 1
         } else {
-            let drawn = (0..LOTS).map(|_| rng.random_range(0..MAX_NAMES));
+            let count = self.all.len();
+            let drawn = (0..LOTS).filter(|_| count > 0);
+            let drawn = drawn.map(|_| rng.random_range(0..count));
             let rate = |index: &usize| self.all.get(*index).map_or(0.0, |name| name.rate(now));
             let rarest = drawn.min_by(|a, b| rate(a).total_cmp(&rate(b)))?;
             let slot = self.all.get_mut(rarest)?;
+            *bytes = bytes.saturating_sub(bytes_of(&slot.name));
             self.by_name.remove(&slot.name);
             *slot = Name::new(name, now);
             rarest
         };
+        *bytes += own;
         self.by_name.insert(name.to_owned(), index);
         self.all.get_mut(index)
     }
+}
+
+fn bytes_of(name: &str) -> usize {
+    NAME_BYTES + 2 * name.len()
 }
 
 impl Default for Readers {
@@ -149,6 +183,9 @@ impl Default for Readers {
             began: Instant::now(),
             inner: Mutex::new(Inner {
                 namespaces: BTreeMap::new(),
+                bytes: 0,
+                max_bytes: super::MAX_BYTES,
+                dropped: 0,
                 rng: SmallRng::from_os_rng(),
                 turn: 0,
             }),
@@ -166,17 +203,23 @@ impl Readers {
         work(&mut self.inner.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes what was written for readers, with the input of each entry that has one.
+    /// Notes what was written for readers, with the input of each entry that has one. Warming writes again what others said: that is no
+    /// news.
     pub fn written<'a>(
         &self,
         namespace: &str,
         names: impl Iterator<Item = (&'a str, Option<InputHash>)>,
+        is_news: bool,
     ) {
         let now = self.now();
         self.with(|inner| {
             for (name, input) in names {
                 if let Some(name) = inner.name(namespace, name, now) {
-                    name.input = input;
+                    if is_news {
+                        (name.input, name.written) = (input, now);
+                    } else if name.input.is_none() {
+                        name.input = input;
+                    }
                     // A write looks like a read to Redis.
                     name.checked = now;
                 }
@@ -237,8 +280,13 @@ impl Readers {
         });
     }
 
-    /// The `top` names of each namespace that are read most, the fastest first; none that nobody reads.
-    pub fn hottest(&self, top: usize) -> Vec<(String, Vec<NamedRate>)> {
+    /// Signs of names that there was no room for, since this was last asked.
+    pub fn take_dropped(&self) -> u64 {
+        self.with(|inner| std::mem::take(&mut inner.dropped))
+    }
+
+    /// The `top` names of each namespace that are read most, the fastest first; none that nobody reads. `now_ms` is the time of day.
+    pub fn hottest(&self, top: usize, now_ms: i64) -> Vec<(String, Vec<NamedRate>)> {
         let now = self.now();
         self.with(|inner| {
             let namespaces = inner.namespaces.iter().map(|(namespace, names)| {
@@ -248,6 +296,7 @@ impl Readers {
                     .map(|name| NamedRate {
                         name: name.name.clone(),
                         input: name.input,
+                        written_ms: super::moment(now_ms, now - name.written),
                         rate: name.rate(now),
                         counted: name.hints.is_some(),
                     })
@@ -264,94 +313,37 @@ impl Readers {
 
 impl Inner {
     fn name(&mut self, namespace: &str, name: &str, now: f64) -> Option<&mut Name> {
-        if !self.namespaces.contains_key(namespace) {
-            if self.namespaces.len() >= MAX_NAMESPACES {
-                return None;
-            }
+        let is_known = self.namespaces.contains_key(namespace);
+        if !is_known && self.bytes + bytes_of(name) > self.max_bytes && !self.make_room(now) {
+            self.dropped += 1;
+            return None;
+        }
+        if !is_known {
             self.namespaces
                 .insert(namespace.to_owned(), Names::default());
         }
+        let room = (&mut self.bytes, self.max_bytes);
         self.namespaces
             .get_mut(namespace)?
-            .entry(name, now, &mut self.rng)
+            .entry(name, now, &mut self.rng, room)
+    }
+
+    /// Forgets the namespace of which there was no sign for the longest time, where that is long enough.
+    fn make_room(&mut self, now: f64) -> bool {
+        let last = |one: &(&String, &Names)| one.1.last;
+        let namespaces = self.namespaces.iter();
+        let idlest = namespaces.min_by(|a, b| last(a).total_cmp(&last(b)));
+        let idlest = idlest.filter(|one| now - last(one) > IDLE_SECONDS);
+        let Some(idlest) = idlest.map(|(namespace, _)| namespace.clone()) else {
+            return false;
+        };
+        if let Some(gone) = self.namespaces.remove(&idlest) {
+            self.bytes = self.bytes.saturating_sub(gone.bytes());
+        }
+        true
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::seq::IndexedRandom;
-
-    #[test]
-    fn hints_are_counted_and_names_that_nobody_reads_make_room() {
-        let readers = Readers::default();
-        for n in 0..100 {
-            readers.hinted("feed", (0..n).map(|_| "page:1").chain(["page:2"]));
-            let written: Vec<String> = (0..200).map(|w| format!("{n}-{w}")).collect();
-            readers.written("feed", written.iter().map(|name| (name.as_str(), None)));
-        }
-        let hot = readers.hottest(10);
-        let [(namespace, names)] = hot.as_slice() else {
-            panic!("one namespace: {hot:?}")
-        };
-        let read: Vec<&str> = names.iter().map(|name| name.name.as_str()).collect();
-        assert_eq!(
-            (namespace.as_str(), read),
-            ("feed", vec!["page:1", "page:2"])
-        );
-        assert!(names.iter().all(|name| name.counted));
-        assert_eq!(readers.next(100_000).len(), MAX_NAMES - 2);
-        for n in 0..100 {
-            readers.hinted(&format!("space{n}"), ["a"].into_iter());
-        }
-        assert_eq!(readers.hottest(1).len(), MAX_NAMESPACES);
-    }
-
-    /// Looks every five seconds, for two hours, at a key that is read `rate` times a second.
-    fn idle(rate: f64, rng: &mut SmallRng) -> f64 {
-        let mut name = Name::new("a", 0.0);
-        let mut last = 0.0;
-        let mut next = -(1.0 - rng.random::<f64>()).ln() / rate;
-        for look in 1..=1_440 {
-            let now = f64::from(look) * 5.0;
-            while next < now {
-                last = next;
-                next -= (1.0 - rng.random::<f64>()).ln() / rate;
-            }
-            name.note(Access::Idle((now - last).floor()), now);
-        }
-        name.rate(7_200.0)
-    }
-
-    #[test]
-    fn idle_times_tell_rates_within_a_factor_of_two() {
-        let mut rng = SmallRng::seed_from_u64(7);
-        for rate in [0.01, 0.05, 0.2, 0.5] {
-            let rates: Vec<f64> = (0..100).map(|_| idle(rate, &mut rng)).collect();
-            let mean = rates.iter().sum::<f64>() / 100.0;
-            assert!((0.6..1.7).contains(&(mean / rate)), "{rate}: {mean}");
-        }
-        assert_eq!(Name::new("never read", 0.0).rate(10.0), 0.0);
-    }
-
-    #[test]
-    fn every_name_has_its_turn() {
-        let readers = Readers::default();
-        let names: Vec<String> = (0..10).map(|n| n.to_string()).collect();
-        readers.written("a", names.iter().map(|name| (name.as_str(), None)));
-        let mut seen: Vec<String> = Vec::new();
-        for _ in 0..5 {
-            seen.extend(readers.next(4).into_iter().map(|(_, name)| name));
-        }
-        for name in &names {
-            assert_eq!(seen.iter().filter(|one| *one == name).count(), 2);
-        }
-        let drawn = names.choose(&mut rand::rng()).expect("a name").clone();
-        readers.found(&[("a".into(), drawn.clone())], &[Some(Access::Rate(3.0))]);
-        let hot = readers.hottest(10);
-        assert_eq!(
-            (hot[0].1[0].name.as_str(), hot[0].1[0].rate),
-            (drawn.as_str(), 3.0)
-        );
-    }
-}
+#[path = "readers/tests.rs"]
+mod tests;

@@ -32,6 +32,10 @@ const PACES: usize = 5;
 
 /// Keys that are held of one namespace: they take less than a mebibyte.
 pub const CAPACITY: usize = 5_500;
+/// Keys for which room is made at a time.
+const STEP: usize = 500;
+/// Bytes that a step takes, about.
+pub const STEP_BYTES: usize = STEP * 192;
 
 /// How fast one key is asked for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -129,6 +133,16 @@ struct Entry {
     heap_index: u32,
 }
 
+/// How fast a key is asked for, and when it was asked for last.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Asked {
+    pub input: InputHash,
+    /// Requests a second.
+    pub rate: f64,
+    /// Seconds since the sketch began.
+    pub at: f64,
+}
+
 /// The hottest keys of one stream.
 #[derive(Debug)]
 pub struct Sketch {
@@ -139,6 +153,8 @@ pub struct Sketch {
     heap: Vec<u32>,
     /// When a request weighed 1, in seconds since the sketch began.
     unit_at: f64,
+    /// Whether room may be made for more keys than there is room for.
+    pub may_grow: bool,
 }
 
 /// The first bytes of a hash are as random as the whole.
@@ -154,15 +170,15 @@ impl Sketch {
         let capacity = capacity.max(1);
         Self {
             capacity,
-            entries: Vec::with_capacity(capacity),
-            by_key: HashMap::with_capacity_and_hasher(capacity, RandomState::default()),
-            heap: Vec::with_capacity(capacity),
+            entries: Vec::new(),
+            by_key: HashMap::default(),
+            heap: Vec::new(),
             unit_at: 0.0,
+            may_grow: true,
         }
     }
 
     /// Bytes that it takes.
-    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         // The map keeps an eighth of its slots empty, and a byte beside each.
         let map = self.by_key.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
@@ -192,7 +208,7 @@ impl Sketch {
             return;
         }
         let pace = || Pace::new(now).asked(now, weight);
-        if self.entries.len() < self.capacity {
+        if self.has_room() {
             let index = self.entries.len() as u32;
             self.by_key.insert(short(key), index);
             self.heap.push(index);
@@ -226,14 +242,39 @@ impl Sketch {
         self.sink(0);
     }
 
+    /// Whether one more key can be held, for which room is made where it may be.
+    fn has_room(&mut self) -> bool {
+        if self.entries.len() >= self.capacity {
+            return false;
+        }
+        if self.entries.len() == self.entries.capacity()
+            && (self.may_grow || self.entries.is_empty())
+        {
+            let more = STEP.min(self.capacity - self.entries.len());
+            self.entries.reserve_exact(more);
+            self.heap.reserve_exact(more);
+        }
+        self.entries.len() < self.entries.capacity()
+    }
+
     /// Every key that is held with its requests a second at `now`, the fastest first.
     pub fn hot(&self, now: f64) -> Vec<(InputHash, f64)> {
-        let mut all: Vec<(InputHash, f64)> = self
+        let asked = self.asked(now).into_iter();
+        asked.map(|one| (one.input, one.rate)).collect()
+    }
+
+    /// The same, with when each was asked for last.
+    pub fn asked(&self, now: f64) -> Vec<Asked> {
+        let mut all: Vec<Asked> = self
             .entries
             .iter()
-            .map(|entry| (entry.key, entry.pace.rate(now)))
+            .map(|entry| Asked {
+                input: entry.key,
+                rate: entry.pace.rate(now),
+                at: entry.pace.at,
+            })
             .collect();
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
+        all.sort_by(|a, b| b.rate.total_cmp(&a.rate));
         all
     }
 

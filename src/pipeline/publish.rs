@@ -91,7 +91,9 @@ pub(super) fn words<'r>(
         kind: WordKind::Removal,
     }));
     if let Some(heat) = &context.heat {
-        heat.readers.written(job.namespace(), written.into_iter());
+        let is_news = !source.refreshes_ttl();
+        heat.readers
+            .written(job.namespace(), written.into_iter(), is_news);
     }
     last_of_each(words)
 }

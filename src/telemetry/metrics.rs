@@ -64,6 +64,7 @@ struct Handles {
     older_words: Counter,
     marks_repaired: Counter,
     traces: Vec<Counter>,
+    heat_dropped: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
 }
@@ -135,6 +136,7 @@ impl Metrics {
             older_words: OLDER_WORDS.counter([]),
             marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
+            heat_dropped: HEAT_DROPPED.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),
         }))
@@ -329,6 +331,11 @@ impl Metrics {
         let labels = || [of.as_str().into(), namespace.to_owned().into()];
         HEAT_REQUESTS.gauge(labels()).set(rate);
         HEAT_TOP_SHARE.gauge(labels()).set(top_share);
+    }
+
+    /// Counts requests of namespaces that aren't watched for want of room.
+    pub fn heat_dropped(&self, of: HeatOf, requests: u64) {
+        add(&self.0.heat_dropped, of as usize, requests);
     }
 
     /// Sets how many model versions are refused.

@@ -2,7 +2,7 @@
 
 use super::{
     schedule::{Keep, Schedule},
-    source::{HotInputs, RowSource, SourceError, SourceSpec},
+    source::{HotInputs, Reported, RowSource, SourceError, SourceSpec},
 };
 use crate::{
     cache::RedisCache,
@@ -30,18 +30,13 @@ pub async fn open(
     let redis = redis.ok_or_else(unheard)?;
     let now_ms = clock::now().timestamp_millis();
     let heat = SharedHeat::new(redis);
-    let asked = heat.hot(&space, now_ms).await.ok_or_else(unheard)?.inputs;
+    let hot = heat.hot(&space, now_ms).await.ok_or_else(unheard)?;
     let read = if schedule.keep == Keep::Named {
         let read = heat.read(&space.namespace, now_ms).await;
-        read.ok_or_else(unheard)?
+        Some(read.ok_or_else(unheard)?)
     } else {
-        Vec::new()
+        None
     };
-    Ok(Box::new(HotInputs::new(
-        store.clone(),
-        space.model,
-        asked,
-        read,
-        spec.top,
-    )))
+    let reported = Reported { hot, read };
+    Ok(Box::new(HotInputs::new(store.clone(), reported, spec.top)))
 }

@@ -11,6 +11,7 @@ use kiln::warm::schedule::{self, Schedule};
 use kiln_contract::order::{Moment, Order};
 use serde_json::{Value, json};
 
+use crate::harness::bus::persistent;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
@@ -637,4 +638,97 @@ async fn twelve_workers_claim_each_due_run_of_a_month_once() {
         .count("SELECT count(DISTINCT worker) FROM warm_runs")
         .await;
     assert_eq!(workers, 12, "each had its share");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_earlier_text_of_a_key_never_comes_back_by_heat() {
+    const TEXTS: [&str; 3] = [
+        "I love this, it is great",
+        "this is awful",
+        "it is fine, I think",
+    ];
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    let heat = "[source]\nkind = \"heat\"\n";
+    schedules.put("hot", &format!("{}{heat}", on_request()));
+    let settings = schedules.worker(&stack);
+    let (_one, _other) = tokio::join!(settings.clone().start(), settings.start());
+    let ask = async |id: &str, text: &str, named: bool| {
+        let inputs = json!([{"key": "k", "text": text}]);
+        let job = json!({"job_id": id, "model": "sentiment", "namespace": "warmed", "inputs": inputs, "named": named});
+        let reply = stack.bus.answer(&job).await;
+        reply.body["results"][0]["score"].clone()
+    };
+    let found = async || {
+        let entry = stack.redis.json("kiln:k:warmed:k").await;
+        entry.map(|entry| entry["score"].clone())
+    };
+    // The first text is the hottest by far, on both workers, and stays so.
+    let mut first = Value::Null;
+    for n in 0..40 {
+        first = ask(&format!("first-{n}"), TEXTS[0], true).await;
+    }
+    let hint = br#"{"namespace": "warmed", "keys": ["k", "k", "k"]}"#.to_vec();
+    stack
+        .bus
+        .publish("kiln.hits", vec![(hint, persistent())])
+        .await;
+    eventually("the workers have told each other", PATIENCE, || async {
+        let arguments = ["hot", "--namespace", "warmed", "--json"];
+        let (_, lines, _) = tokio::task::block_in_place(|| schedules.kiln(&stack, &arguments));
+        let told = |what: &str| lines.iter().any(|line| line[what].is_string());
+        (told("name") && told("input_sha256")).then_some(())
+    })
+    .await;
+
+    // An edit, which no worker has told the others of yet.
+    let second = ask("second", TEXTS[1], true).await;
+    for _ in 0..3 {
+        let _: i64 = stack.redis.command(&["DEL", "kiln:k:warmed:k"]).await;
+        let (code, run) = schedules.run_now(&stack, "hot").await;
+        assert_eq!(code, 0, "{run}");
+        assert_eq!(found().await, Some(second.clone()), "{run}");
+    }
+    // One that names nothing is known once it is told.
+    let third = ask("third", TEXTS[2], false).await;
+    assert!(first != second && second != third && third != first);
+    eventually("the latest text is warmed", PATIENCE, || async {
+        let _: i64 = stack.redis.command(&["DEL", "kiln:k:warmed:k"]).await;
+        let (code, run) = schedules.run_now(&stack, "hot").await;
+        assert_eq!(code, 0, "{run}");
+        let score = found().await;
+        assert_ne!(score, Some(first.clone()), "an earlier text is back");
+        (score == Some(third.clone())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heat_of_workers_that_are_gone_is_forgotten() {
+    let stack = Stack::shared().await;
+    let _worker = stack.worker().models(&["sentiment"]).start().await;
+    let inputs = json!([{"key": "k", "text": "a nice text"}]);
+    let job =
+        json!({"job_id": "one", "model": "sentiment", "namespace": "warmed", "inputs": inputs});
+    stack.bus.answer(&job).await;
+    let hash = "kiln:h:warmed:sentiment";
+    eventually("it has reported", PATIENCE, || async {
+        let reports: i64 = stack.redis.command(&["HLEN", hash]).await;
+        (reports == 1).then_some(())
+    })
+    .await;
+    let long_ago = Utc::now().timestamp_millis() - 310_000;
+    let report = long_ago.to_le_bytes();
+    let mut connection = stack.redis.connection().await.expect("Redis is up");
+    let mut write = ::redis::cmd("HSET");
+    write.arg(hash).arg("gone:1").arg(&report[..]);
+    let written: Result<i64, _> = write.query_async(&mut connection).await;
+    assert_eq!(written.expect("a report"), 1);
+    eventually("it is forgotten", 2 * PATIENCE, || async {
+        let is_there: i64 = stack.redis.command(&["HEXISTS", hash, "gone:1"]).await;
+        (is_there == 0).then_some(())
+    })
+    .await;
+    let reports: i64 = stack.redis.command(&["HLEN", hash]).await;
+    assert_eq!(reports, 1, "its own stays");
 }

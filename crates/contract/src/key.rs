@@ -211,6 +211,16 @@ pub fn heat(namespace: &str, model: &str) -> String {
     format!("kiln:h:{namespace}:{model}")
 }
 
+/// The set of workers that have no room to watch all that is requested.
+pub fn heat_dropped_index() -> String {
+    "kiln:hd".to_owned()
+}
+
+/// How many requests each worker has dropped: a hash with one field per worker.
+pub fn heat_dropped() -> String {
+    "kiln:hd:n".to_owned()
+}
+
 /// The set of namespaces for which workers share what is read.
 pub fn reads_index() -> String {
     "kiln:r".to_owned()

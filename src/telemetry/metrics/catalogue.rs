@@ -167,6 +167,9 @@ catalogue! {
         HEAT_REQUESTS = gauge("kiln_heat_requests_per_second", "requests a second",
             "Requests a second for the inputs (of: jobs) or names (of: reads) that this worker counts as hot.")
             .by(&[HeatOf::LABEL, NAMESPACE]);
+        HEAT_DROPPED = counter("kiln_heat_dropped_total", "requests",
+            "Requests of namespaces that this worker has no room to watch: they aren't warmed by heat.")
+            .by(&[HeatOf::LABEL]);
         HEAT_TOP_SHARE = gauge("kiln_heat_top_share_ratio", "0 to 1",
             "Share of those requests that goes to the 100 hottest.")
             .by(&[HeatOf::LABEL, NAMESPACE]);

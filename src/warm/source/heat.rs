@@ -1,11 +1,14 @@
 //! What is hot: the most requested inputs, looked up in the table of scores.
 
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
-use crate::{heat::NamedRate, store::PostgresStore};
+use crate::{
+    heat::{Hot, NamedRate},
+    store::PostgresStore,
+};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use kiln_contract::key::InputHash;
 use serde::Deserialize;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Inputs looked up in one round trip.
 const CHUNK: usize = 500;
@@ -33,35 +36,124 @@ impl HeatSpec {
     }
 }
 
+/// An input that jobs ask for.
+#[derive(Debug, Clone, PartialEq)]
+struct AskedInput {
+    hash: InputHash,
+    /// Requests per second.
+    rate: f64,
+    /// When it was asked for last, in milliseconds since 1970.
+    at_ms: i64,
+    /// The key under which it was scored first.
+    key: Option<String>,
+}
+
+/// What readers were last served under a name.
+#[derive(Debug, Clone, PartialEq)]
+struct LastServed {
+    at_ms: i64,
+    /// Nothing for a ranking, or where the name was removed.
+    input: Option<InputHash>,
+}
+
 /// One hot input.
 #[derive(Debug, Clone, PartialEq)]
 struct HotInput {
     hash: InputHash,
-    /// The name under which readers find it, if known.
+    /// The name under which readers find it, if it is the latest of that name.
     name: Option<String>,
     /// Requests per second.
     rate: f64,
 }
 
+/// What workers report of a namespace.
+#[derive(Debug, Default)]
+pub struct Reported {
+    pub hot: Hot,
+    /// What readers read; nothing where names aren't warmed.
+    pub read: Option<Vec<NamedRate>>,
+}
+
 /// The hottest inputs of a namespace, hottest first.
 pub struct HotInputs {
     store: PostgresStore,
-    model: String,
-    hot: Vec<HotInput>,
+    reported: Reported,
+    top: usize,
 }
 
 impl HotInputs {
     /// The `top` hottest of what jobs ask for and readers read. Inputs whose text or features the table of scores doesn't hold for
-    /// this model are left out.
-    pub fn new(
-        store: PostgresStore,
-        model: String,
-        asked: Vec<(InputHash, f64)>,
-        read: Vec<NamedRate>,
-        top: usize,
-    ) -> Self {
-        let hot = together(asked, read, top);
-        Self { store, model, hot }
+    /// this model are left out. A name is given only to the input that was asked for last under it, by all that is known.
+    pub fn new(store: PostgresStore, reported: Reported, top: usize) -> Self {
+        Self {
+            store,
+            reported,
+            top,
+        }
+    }
+
+    async fn hot(&self) -> Result<Vec<HotInput>, SourceError> {
+        let Reported { hot, read } = &self.reported;
+        let named = read.is_some();
+        let mut asked = Vec::with_capacity(hot.inputs.len());
+        for chunk in hot.inputs.chunks(CHUNK) {
+            let mut keys = if named {
+                self.keys(chunk).await?
+            } else {
+                HashMap::new()
+            };
+            asked.extend(chunk.iter().map(|(hash, rate)| AskedInput {
+                hash: *hash,
+                rate: *rate,
+                at_ms: hot.asked_ms.get(hash).copied().unwrap_or_default(),
+                key: keys.remove(hash),
+            }));
+        }
+        let read = read.as_deref().unwrap_or_default();
+        let names = read.iter().map(|one| one.name.as_str());
+        let names: BTreeSet<&str> = names
+            .chain(asked.iter().filter_map(|one| one.key.as_deref()))
+            .collect();
+        let names: Vec<&str> = names.into_iter().collect();
+        let mut served = HashMap::new();
+        for chunk in names.chunks(CHUNK) {
+            served.extend(self.served(chunk).await?);
+        }
+        Ok(together(&asked, read, &served, self.top))
+    }
+
+    /// The keys under which inputs were scored.
+    async fn keys(
+        &self,
+        inputs: &[(InputHash, f64)],
+    ) -> Result<HashMap<InputHash, String>, SourceError> {
+        let hashes: Vec<&[u8]> = inputs.iter().map(|(hash, _)| hash.as_slice()).collect();
+        let found = self.store.inputs(&self.reported.hot.scope.model, &hashes);
+        let found = found.await.map_err(|e| SourceError(e.to_string()))?;
+        let keys = found.into_iter().filter_map(|(hash, known)| {
+            let hash = InputHash::try_from(hash).ok()?;
+            Some((hash, known.key?))
+        });
+        Ok(keys.collect())
+    }
+
+    async fn served(&self, names: &[&str]) -> Result<HashMap<String, LastServed>, SourceError> {
+        let namespace = self.reported.hot.scope.namespace.as_str();
+        let asked: Vec<(&str, &str)> = names.iter().map(|name| (namespace, *name)).collect();
+        let found = self.store.last_served(&asked).await;
+        let found = found.map_err(|e| SourceError(e.to_string()))?.into_iter();
+        let last = names.iter().zip(found).filter_map(|(name, past)| {
+            let past = past?;
+            let input = past
+                .input
+                .filter(|_| past.items.is_none() && !past.is_removed);
+            let last = LastServed {
+                at_ms: past.from.timestamp_millis(),
+                input: input.and_then(|hash| InputHash::try_from(hash).ok()),
+            };
+            Some(((*name).to_owned(), last))
+        });
+        Ok(last.collect())
     }
 
     async fn look_up(
@@ -71,7 +163,7 @@ impl HotInputs {
         let hashes: Vec<&[u8]> = hot.iter().map(|one| one.hash.as_slice()).collect();
         let found = self
             .store
-            .inputs(&self.model, &hashes)
+            .inputs(&self.reported.hot.scope.model, &hashes)
             .await
             .map_err(|e| SourceError(e.to_string()))?;
         Ok(hot
@@ -87,8 +179,10 @@ impl HotInputs {
                     // Scored while inputs weren't stored.
                     (None, None) => return None,
                 };
+                // Where no names are warmed, a key is only for people.
+                let key = known.key.filter(|_| self.reported.read.is_none());
                 Some(Ok(Item::Row(Row {
-                    key: one.name.clone().or(known.key),
+                    key: one.name.clone().or(key),
                     group: None,
                     content,
                     rate: Some(one.rate),
@@ -98,27 +192,75 @@ impl HotInputs {
     }
 }
 
-/// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one.
-fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> Vec<HotInput> {
-    let mut asked: HashMap<InputHash, f64> = asked.into_iter().collect();
+/// The input that each name was asked with last: what jobs asked for, what was written, and what the database says that readers are served.
+fn latest<'a>(
+    asked: &'a [AskedInput],
+    read: &'a [NamedRate],
+    served: &'a HashMap<String, LastServed>,
+) -> HashMap<&'a str, (i64, Option<InputHash>)> {
+    let asked = asked
+        .iter()
+        .filter_map(|one| Some((one.key.as_deref()?, one.at_ms, Some(one.hash))));
+    let read = read
+        .iter()
+        .filter_map(|one| Some((one.name.as_str(), one.written_ms, Some(one.input?))));
+    let served = served
+        .iter()
+        .map(|(name, last)| (name.as_str(), last.at_ms, last.input));
+    let mut latest: HashMap<&str, (i64, Option<InputHash>)> = HashMap::new();
+    for (name, at, input) in asked.chain(read).chain(served) {
+        let known = latest.entry(name).or_insert((at, input));
+        if at >= known.0 {
+            *known = (at, input);
+        }
+    }
+    latest
+}
+
+/// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one. What jobs ask for under a
+/// key that nobody is known to read is that key's rate, whichever text they asked for: its latest text has it.
+fn together(
+    asked: &[AskedInput],
+    read: &[NamedRate],
+    served: &HashMap<String, LastServed>,
+    top: usize,
+) -> Vec<HotInput> {
+    let latest = latest(asked, read, served);
+    let input_of = |name: &str| latest.get(name).and_then(|(_, input)| *input);
+    let mut rates: HashMap<InputHash, f64> = asked.iter().map(|one| (one.hash, one.rate)).collect();
     let mut hot: Vec<HotInput> = Vec::with_capacity(read.len() + asked.len());
     let mut named = HashSet::new();
     for one in read {
-        let Some(hash) = one.input else { continue };
-        if named.insert(one.name.clone()) {
-            let rate = one.rate + asked.remove(&hash).unwrap_or(0.0);
+        let Some(hash) = input_of(&one.name) else {
+            continue;
+        };
+        if named.insert(one.name.as_str()) {
             hot.push(HotInput {
                 hash,
-                name: Some(one.name),
-                rate,
+                name: Some(one.name.clone()),
+                rate: one.rate + rates.remove(&hash).unwrap_or(0.0),
             });
         }
     }
-    hot.extend(asked.into_iter().map(|(hash, rate)| HotInput {
-        hash,
-        name: None,
-        rate,
-    }));
+    let mut by_key: HashMap<&str, f64> = HashMap::new();
+    for one in asked {
+        match one.key.as_deref() {
+            Some(key) => *by_key.entry(key).or_default() += one.rate,
+            None => hot.extend(rates.remove(&one.hash).map(|rate| HotInput {
+                hash: one.hash,
+                name: None,
+                rate,
+            })),
+        }
+    }
+    for (key, rate) in by_key {
+        if let Some(hash) = input_of(key)
+            && named.insert(key)
+        {
+            let name = Some(key.to_owned());
+            hot.push(HotInput { hash, name, rate });
+        }
+    }
     hot.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.hash.cmp(&b.hash)));
     hot.truncate(top);
     hot
@@ -126,12 +268,20 @@ fn together(asked: Vec<(InputHash, f64)>, read: Vec<NamedRate>, top: usize) -> V
 
 impl RowSource for HotInputs {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
-        stream::iter(self.hot.chunks(CHUNK))
+        let chunks = stream::once(self.hot()).flat_map(|hot| {
+            let chunks: Vec<Result<Vec<HotInput>, SourceError>> = match hot {
+                Ok(hot) => hot.chunks(CHUNK).map(|chunk| Ok(chunk.to_vec())).collect(),
+                Err(error) => vec![Err(error)],
+            };
+            stream::iter(chunks)
+        });
+        chunks
             .then(move |chunk| async move {
-                match self.look_up(chunk).await {
-                    Ok(items) => items,
-                    Err(error) => vec![Err(error)],
-                }
+                let items = match chunk {
+                    Ok(chunk) => self.look_up(&chunk).await,
+                    Err(error) => Err(error),
+                };
+                items.unwrap_or_else(|error| vec![Err(error)])
             })
             .flat_map(stream::iter)
             .boxed()
@@ -142,21 +292,45 @@ impl RowSource for HotInputs {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_jobs_ask_and_what_readers_read_come_together() {
-        let named = |name: &str, input: u8, rate: f64| NamedRate {
+    fn named(name: &str, input: u8, rate: f64) -> NamedRate {
+        NamedRate {
             name: name.to_owned(),
             input: (input > 0).then_some([input; 32]),
+            written_ms: 100,
             rate,
             counted: true,
-        };
-        let asked = vec![([1; 32], 1.0), ([2; 32], 5.0)];
-        let read = vec![
+        }
+    }
+
+    fn asked(input: u8, rate: f64, at_ms: i64, key: Option<&str>) -> AskedInput {
+        AskedInput {
+            hash: [input; 32],
+            rate,
+            at_ms,
+            key: key.map(str::to_owned),
+        }
+    }
+
+    fn served(name: &str, at_ms: i64, input: u8) -> HashMap<String, LastServed> {
+        let input = (input > 0).then_some([input; 32]);
+        HashMap::from([(name.to_owned(), LastServed { at_ms, input })])
+    }
+
+    fn found(hot: &[HotInput]) -> Vec<(u8, Option<&str>)> {
+        hot.iter()
+            .map(|one| (one.hash[0], one.name.as_deref()))
+            .collect()
+    }
+
+    #[test]
+    fn what_jobs_ask_and_what_readers_read_come_together() {
+        let asked = [asked(1, 1.0, 50, None), asked(2, 5.0, 50, None)];
+        let read = [
             named("a", 1, 3.0),
             named("a again", 1, 2.0),
             named("a ranking", 0, 9.0),
         ];
-        let hot = together(asked, read, 3);
+        let hot = together(&asked, &read, &HashMap::new(), 3);
         let found: Vec<(Option<&str>, f64)> = hot
             .iter()
             .map(|one| (one.name.as_deref(), one.rate))
@@ -165,5 +339,29 @@ mod tests {
             found,
             [(None, 5.0), (Some("a"), 4.0), (Some("a again"), 2.0)]
         );
+    }
+
+    #[test]
+    fn a_name_is_given_to_the_input_that_was_asked_for_last_under_it() {
+        let none = HashMap::new();
+        // By jobs alone; the hotter one is the older.
+        let both = [asked(1, 9.0, 50, Some("k")), asked(2, 1.0, 60, Some("k"))];
+        let hot = together(&both, &[], &none, 9);
+        assert_eq!(found(&hot), [(2, Some("k"))]);
+        assert_eq!(hot[0].rate, 10.0);
+        // An entry that was written since.
+        let hot = together(&both, &[named("k", 3, 2.0)], &none, 9);
+        assert_eq!(found(&hot), [(3, Some("k"))]);
+        // The database knows of one that no worker remembers.
+        let hot = together(&both, &[named("k", 3, 2.0)], &served("k", 110, 4), 9);
+        assert_eq!(found(&hot), [(4, Some("k"))]);
+        let hot = together(&both, &[], &served("k", 110, 4), 9);
+        assert_eq!(found(&hot), [(4, Some("k"))]);
+        // What jobs that name nothing have asked for since is news.
+        let hot = together(&both, &[], &served("k", 55, 1), 9);
+        assert_eq!(found(&hot), [(2, Some("k"))]);
+        // Nobody is served anything any more.
+        let hot = together(&both, &[named("k", 3, 2.0)], &served("k", 110, 0), 9);
+        assert_eq!(found(&hot), []);
     }
 }

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use std::path::Path;
 
 pub use file::FileSource;
-pub use heat::{HeatSpec, HotInputs};
+pub use heat::{HeatSpec, HotInputs, Reported};
 pub use list::ListSource;
 pub use sql::SqlSource;
 

@@ -4,7 +4,7 @@ use super::namespaces::Known;
 use crate::{
     cache::RedisCache,
     clock,
-    heat::{Heat, SharedHeat},
+    heat::{Heat, MAX_BYTES, SharedHeat},
     pipeline::Engine,
     telemetry::metrics::{HeatOf, Metrics},
 };
@@ -19,6 +19,8 @@ use std::{
 const REPORT: Duration = Duration::from_secs(5);
 /// Names of which Redis is asked each time how often they are read.
 const LOOKED_AT: usize = 1_000;
+/// How often what workers that are gone have reported is looked for, as a number of reports: once a minute.
+const FORGET_EVERY: u32 = 12;
 /// What counts as the top of a namespace.
 const TOP: usize = 100;
 
@@ -31,16 +33,40 @@ pub(in crate::worker) async fn report(
     known: BTreeSet<String>,
 ) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(REPORT);
+    let (mut turn, mut has_said) = (0u32, false);
     loop {
         tick.tick().await;
         show(&heat, &engine, &metrics, &known);
+        let dropped = take_dropped(&heat, &metrics);
+        if dropped > 0 && !std::mem::replace(&mut has_said, true) {
+            tracing::warn!(
+                max_bytes = MAX_BYTES,
+                "there is no room to watch all namespaces: some aren't warmed by what is hot in them"
+            );
+        }
+        turn = turn.wrapping_add(1);
         if let Some(redis) = engine.cache().server() {
             sample_reads(&heat, redis).await;
             let now_ms = clock::now().timestamp_millis();
+            let shared = SharedHeat::new(redis);
             // That Redis is failing is told by its own check; the next time may do.
-            let _told = SharedHeat::new(redis).report(&heat, &worker, now_ms).await;
+            let _told = shared.report(&heat, &worker, now_ms).await;
+            if dropped > 0 {
+                let _told = shared.report_dropped(dropped, &worker, now_ms).await;
+            }
+            if turn.is_multiple_of(FORGET_EVERY) {
+                shared.forget_gone(&heat, now_ms).await;
+            }
         }
     }
+}
+
+/// Counts what there was no room for since the last time; says how many requests those are.
+fn take_dropped(heat: &Heat, metrics: &Metrics) -> u64 {
+    let (jobs, reads) = (heat.take_dropped(), heat.readers.take_dropped());
+    metrics.heat_dropped(HeatOf::Jobs, jobs);
+    metrics.heat_dropped(HeatOf::Reads, reads);
+    jobs.saturating_add(reads)
 }
 
 /// Asks Redis about some of the names that were written here.
@@ -76,7 +102,7 @@ fn show(heat: &Heat, engine: &Engine, metrics: &Metrics, known: &BTreeSet<String
         let hot: Vec<f64> = hot.into_iter().map(|(_, rate)| rate).collect();
         add(HeatOf::Jobs, &space.namespace, &hot);
     }
-    for (namespace, hot) in heat.readers.hottest(usize::MAX) {
+    for (namespace, hot) in heat.readers.hottest(usize::MAX, 0) {
         let hot: Vec<f64> = hot.into_iter().map(|name| name.rate).collect();
         add(HeatOf::Reads, &namespace, &hot);
     }
