@@ -228,7 +228,7 @@ mod tests {
             kind: Kind::Named,
             verdict,
             is_other_version: None,
-            is_too_old: Some(verdict == Verdict::Right),
+            is_too_old: Some(verdict != Verdict::Right),
         };
         assert_eq!(report.all().consistency(), None);
         for verdict in [
