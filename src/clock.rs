@@ -1,8 +1,65 @@
 //! Owns the time of day and randomness that decisions use, so that a test can own them instead.
 
 use chrono::{DateTime, Utc};
+use kiln_contract::order::Moment;
 pub use kiln_contract::time::rfc3339;
 use rand::Rng;
+use std::{
+    sync::{
+        OnceLock,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// What instants of this process are counted from.
+static ORIGIN: OnceLock<Instant> = OnceLock::new();
+/// The latest of [`received`], in microseconds since the origin.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+/// The time of day at the origin, in microseconds since 1970, as the system's clock says by now; 0 before it was asked.
+static ORIGIN_AT: AtomicI64 = AtomicI64::new(0);
+/// How far the system's clock may seem to have moved without being taken to have been set anew, in microseconds.
+const STEP_MICROS: u64 = 50_000;
+/// How long asking the system's clock takes at most: a process that was held up meanwhile knows nothing.
+const ASKING: Duration = Duration::from_millis(1);
+
+/// Now, for something that comes in: later than all that came in before it, by a microsecond where they come together.
+pub fn received() -> Instant {
+    let origin = *ORIGIN.get_or_init(Instant::now);
+    let now = micros(origin.elapsed());
+    let next = |latest: u64| now.max(latest + 1);
+    let latest = LATEST.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |latest| {
+        Some(next(latest))
+    });
+    origin + Duration::from_micros(next(latest.unwrap_or_default()))
+}
+
+/// The time of day at an instant of this process. Instants that are apart give moments that are apart, in the same order, unless the
+/// system's clock is set anew.
+pub fn moment(at: Instant) -> Moment {
+    let origin = *ORIGIN.get_or_init(Instant::now);
+    let since = micros(at.saturating_duration_since(origin));
+    Moment::from_micros(origin_at(origin).saturating_add_unsigned(since))
+}
+
+fn origin_at(origin: Instant) -> i64 {
+    let asked = Instant::now();
+    let wall = Utc::now().timestamp_micros();
+    let took = asked.elapsed();
+    let found = wall.saturating_sub_unsigned(micros(asked.saturating_duration_since(origin)));
+    let known = ORIGIN_AT.load(Ordering::Relaxed);
+    let is_set_anew = took < ASKING && found.abs_diff(known) > STEP_MICROS;
+    if known == 0 || is_set_anew {
+        // Where two ask first at once, both go by the one that was noted.
+        let noted = ORIGIN_AT.compare_exchange(known, found, Ordering::Relaxed, Ordering::Relaxed);
+        return noted.map_or_else(|other| other, |_| found);
+    }
+    known
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 /// Now, cut to the milliseconds that the contract carries, so that a stored and a sent instant are equal.
 pub fn now() -> DateTime<Utc> {
@@ -27,6 +84,16 @@ pub fn random_ttl_ms(rng: &mut impl Rng, ttl_seconds: u64) -> u64 {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn what_comes_in_together_is_apart_and_in_order() {
+        let instants: Vec<Instant> = (0..2_000).map(|_| received()).collect();
+        let moments: Vec<Moment> = instants.iter().map(|at| moment(*at)).collect();
+        assert!(moments.is_sorted_by(|a, b| a < b));
+        let now = Moment::of(Utc::now());
+        let off = now.micros().abs_diff(moment(received()).micros());
+        assert!(off < 10_000_000, "{off} us");
+    }
 
     proptest! {
         #[test]

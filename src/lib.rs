@@ -18,6 +18,7 @@
 //! | `worker` | the worker: its wiring, its session with the broker, the tasks that run beside it, and how it stops |
 //! | `parts` | opens what the settings name |
 //! | `http` | health, metrics, the API and the page |
+//! | `audit` | measures whether what is in Redis is right |
 //! | `explain` | says what a reader finds under a name, and why |
 //! | [`warm`] | decides what to warm, and posts jobs for it |
 //! | `pipeline` | carries a batch from bodies to stored results |
@@ -31,6 +32,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 mod amqp;
+mod audit;
 mod backoff;
 mod cache;
 pub mod cli;

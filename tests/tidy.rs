@@ -15,7 +15,7 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 20] = [
+const ROOMS: [&str; 21] = [
     "backoff",
     "clock",
     "cut",
@@ -31,6 +31,7 @@ const ROOMS: [&str; 20] = [
     "pipeline",
     "warm",
     "explain",
+    "audit",
     "http",
     "parts",
     "worker",

@@ -4,6 +4,7 @@
 
 use super::ack::Acks;
 use super::{delivery::Delivery, topology::Origin};
+use crate::clock;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Connection, Consumer,
@@ -73,7 +74,8 @@ impl QueueConsumer {
                 body: delivery.data,
                 properties: delivery.properties,
                 origin: self.origin,
-                received: Instant::now(),
+                received: clock::received(),
+                accepted: None,
             })),
             Some(Err(error)) => Err(error.to_string()),
             None => {

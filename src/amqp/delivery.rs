@@ -4,7 +4,10 @@
 
 use super::{screen::SUBSTITUTE, topology::Origin};
 use crate::{amqp::ack::AckGuard, clock, telemetry::trace::TraceParent};
-use kiln_contract::failure::{Code, Rejection};
+use kiln_contract::{
+    failure::{Code, Rejection},
+    order::Moment,
+};
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
@@ -37,6 +40,8 @@ pub struct Delivery {
     pub properties: BasicProperties,
     pub origin: Origin,
     pub received: Instant,
+    /// When a worker first accepted its job, where that is known by now.
+    pub accepted: Option<Moment>,
     pub guard: AckGuard,
 }
 
@@ -99,9 +104,16 @@ impl Delivery {
         self.received.checked_add(Duration::from_millis(ms))
     }
 
-    /// When a worker first took it, RFC 3339, where another queue knows that.
-    pub fn accepted_at(&self) -> Option<String> {
-        text(self.properties.headers().as_ref(), ACCEPTED_AT)
+    /// When a worker first took it, as another queue knows. Not later than now, whatever it says.
+    pub fn accepted_before(&self) -> Option<Moment> {
+        let text = text(self.properties.headers().as_ref(), ACCEPTED_AT)?;
+        Some(Moment::parse(&text)?.min(clock::moment(self.received)))
+    }
+
+    /// When a worker first took it, as far as is known.
+    pub fn first_accepted(&self) -> Moment {
+        let known = self.accepted.into_iter().chain(self.accepted_before());
+        known.min().unwrap_or_else(|| clock::moment(self.received))
     }
 
     /// A verdict that stands before the body is read.

@@ -10,6 +10,7 @@ use crate::amqp::{
 use crate::clock;
 use kiln_contract::{
     failure::Rejection,
+    order::Moment,
     result::{self, Finished},
 };
 use lapin::{
@@ -31,7 +32,7 @@ pub const FAILED_AT: &str = "kiln-failed-at";
 /// Header of a dead letter: the queue to replay it to.
 pub const QUEUE: &str = "kiln-queue";
 
-/// What Kiln writes into a dead letter's headers, and takes out again when it is replayed.
+/// What Kiln writes into a dead letter's headers. All but the moment of acceptance are taken out again when it is replayed.
 const OWN_HEADERS: [&str; 11] = [
     ERROR_CODE,
     ERROR_FIELD,
@@ -92,9 +93,17 @@ pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
     Message::new(queue.into(), body, properties)
 }
 
+/// The same message, of a job that is as old as `accepted`.
+pub fn accepted(mut message: Message, accepted: Moment) -> Message {
+    let mut headers = message.properties.headers().clone().unwrap_or_default();
+    note_accepted(&mut headers, accepted);
+    message.properties = message.properties.with_headers(headers);
+    message
+}
+
 /// The same message with a W3C trace context.
 pub fn traced(mut message: Message, traceparent: &str) -> Message {
-    let mut headers = FieldTable::default();
+    let mut headers = message.properties.headers().clone().unwrap_or_default();
     headers.insert(
         TRACEPARENT.into(),
         AMQPValue::LongString(LongString::from(traceparent)),
@@ -179,6 +188,7 @@ pub fn dead_letter(
     put(JOB_ID, job_id);
     put(FAILED_AT, failed_at);
     put(QUEUE, home);
+    note_accepted(&mut headers, delivery.first_accepted());
     let queue = topology.dead.as_str().into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)
 }
@@ -205,6 +215,7 @@ pub fn postponed(delivery: &Delivery, topology: &Topology) -> Message {
 fn again(delivery: &Delivery, topology: &Topology, tries: u32, wait: u32) -> Message {
     let mut headers = own_headers(&delivery.properties);
     headers.insert(TRIES.into(), AMQPValue::LongLongInt(i64::from(tries)));
+    note_accepted(&mut headers, delivery.first_accepted());
     // The next queue begins the broker's own count anew: a job that kills workers must win no lives by it.
     let redeliveries = delivery.redeliveries();
     if redeliveries > 0 {
@@ -217,16 +228,14 @@ fn again(delivery: &Delivery, topology: &Topology, tries: u32, wait: u32) -> Mes
 }
 
 /// The job on its way to a queue of its lane, with all that it has behind it and what is left of its expiration.
-pub fn moved(delivery: &Delivery, queue: &str, accepted_at: &str) -> Message {
+pub fn moved(delivery: &Delivery, queue: &str) -> Message {
     let mut headers = own_headers(&delivery.properties);
     let mut count = |name: &str, number: u32| {
         headers.insert(name.into(), AMQPValue::LongLongInt(i64::from(number)));
     };
     count(MOVES, delivery.moves().saturating_add(1));
     count(REDELIVERIES, delivery.redeliveries());
-    let accepted_at = delivery.accepted_at().unwrap_or_else(|| accepted_at.into());
-    let accepted_at = AMQPValue::LongString(LongString::from(accepted_at));
-    headers.insert(ACCEPTED_AT.into(), accepted_at);
+    note_accepted(&mut headers, delivery.first_accepted());
     let left = note_expiration(delivery, &mut headers);
     let body = delivery.body.clone();
     let mut message = forward(&delivery.properties, body, queue.into(), headers);
@@ -234,6 +243,12 @@ pub fn moved(delivery: &Delivery, queue: &str, accepted_at: &str) -> Message {
         message.properties = message.properties.with_expiration(expiration(left));
     }
     message
+}
+
+/// Notes when a worker first took a job: its word is no newer wherever the job goes.
+fn note_accepted(headers: &mut FieldTable, accepted: Moment) {
+    let at = AMQPValue::LongString(LongString::from(accepted.rfc3339()));
+    headers.insert(ACCEPTED_AT.into(), at);
 }
 
 /// As the broker takes it: it closes the channel over a longer one.
@@ -254,8 +269,8 @@ fn note_expiration(delivery: &Delivery, headers: &mut FieldTable) -> Option<Dura
     Some(left)
 }
 
-/// The job of a dead letter as its producer posted it, on its way back to the queue it came from; `None` where
-/// the letter doesn't name one.
+/// The job of a dead letter as its producer posted it, on its way back to the queue it came from, and as old as it is; `None`
+/// where the letter doesn't name one.
 pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
     let home = text(letter.headers().as_ref(), QUEUE)?;
     let home = ShortString::try_new(home).ok()?;
@@ -264,7 +279,8 @@ pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
     }
     let mut headers = FieldTable::default();
     for (name, value) in own_headers(letter).inner() {
-        if !OWN_HEADERS.contains(&name.as_str()) {
+        let name_text = name.as_str();
+        if name_text == ACCEPTED_AT || !OWN_HEADERS.contains(&name_text) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -330,6 +346,7 @@ mod tests {
             ("x-delivery-count", "2"),
             ("kiln-anything", "else"),
             ("CC", "kiln.jobs"),
+            (ACCEPTED_AT, "2026-11-20T12:00:00.000001Z"),
             ("traceparent", "00-1-2-01"),
         ]);
         let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");
@@ -340,7 +357,7 @@ mod tests {
         assert_eq!(message.properties.expiration(), &None);
         let headers = message.properties.headers().clone().unwrap_or_default();
         let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
-        assert_eq!(names, ["traceparent"]);
+        assert_eq!(names, [ACCEPTED_AT, "traceparent"]);
     }
 
     #[test]

@@ -5,21 +5,15 @@
 //! it is written or what the workers' clocks say. Marks live in the database; Redis has copies, so that every worker meets a new one with
 //! its next look-up. Promises that a mark counts that this process has ever known, and that what Redis has lost is put back.
 
-use super::{
-    Put, RedisCache,
-    journal::Journal,
-    redis::{Again, MAX_BYTES, Size, sets},
-};
+use super::{RedisCache, journal::Journal};
 use crate::{
     clock,
     store::{PostgresStore, StoreError},
-    telemetry::metrics::CacheOperation,
 };
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
 use kiln_contract::key;
-use redis::{Cmd, Pipeline, RedisError, Value};
-use std::collections::BTreeMap;
+use redis::{Cmd, Pipeline, RedisError};
 
 /// Raises a mark, stored for twice as long as an entry can be: TTLs are spread downwards only. Gives the one that was there.
 const RAISE: &str = "local mark = tonumber(redis.call('GET', KEYS[1])) or 0
@@ -219,46 +213,5 @@ impl RedisCache {
             }
         }
         Some(ttls)
-    }
-
-    /// Writes what readers find; what an invalidation has overtaken is removed again, so that its own removal, which may
-    /// have passed by already, misses nothing.
-    pub(super) async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
-        let bytes: usize = entries.values().flatten().map(Put::bytes).sum();
-        let mut pipeline = if bytes <= MAX_BYTES {
-            sets(entries.values().flatten())
-        } else {
-            // A mark that is set while these are written must be seen: they are there before it is looked for.
-            for puts in entries.values() {
-                if !self.put(puts).await {
-                    return;
-                }
-            }
-            Pipeline::new()
-        };
-        for namespace in entries.keys() {
-            pipeline.cmd("GET").arg(key::mark(namespace));
-        }
-        let size = Size {
-            keys: pipeline.len(),
-            bytes: bytes.min(MAX_BYTES),
-        };
-        let question = pipeline.into();
-        let asked = self.guarded(CacheOperation::Set, &question, size, Again::No);
-        let marks: Option<Vec<Option<Vec<u8>>>> = asked.await;
-        for ((namespace, puts), mark) in entries.iter().zip(marks.unwrap_or_default()) {
-            if read(&mark).max(self.marks().of(namespace)) > stamp {
-                let mut command = redis::cmd("UNLINK");
-                puts.iter().for_each(|put| {
-                    command.arg(put.key.as_slice());
-                });
-                let size = Size {
-                    keys: puts.len(),
-                    bytes: puts.iter().map(|put| put.key.len()).sum(),
-                };
-                self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
-                    .await;
-            }
-        }
     }
 }

@@ -13,21 +13,25 @@ mod probe;
 mod reads;
 mod redis;
 mod removal;
+mod samples;
 mod tally;
 
-pub use self::redis::{Put, RedisCache, connect};
+use self::redis::Put;
+pub use self::redis::{Forgotten, REMOVED, RedisCache, Word, WordKind, Words, connect};
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;
 use memory::Remembered;
 pub use reads::Access;
+pub use samples::{Sample, Samples};
 pub use tally::Tally;
 
 use crate::{store::SqliteStore, telemetry::metrics::Metrics};
 use kiln_contract::entry::{Codec, Seal};
 use kiln_contract::key::{self, EntryPrefix, InputHash};
+use kiln_contract::order::Moment;
 use kiln_model::ModelInfo;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{sync::Arc, time::Duration};
 
 /// One model version's entries.
 #[derive(Debug, Clone)]
@@ -50,6 +54,12 @@ impl Space {
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }
+    }
+
+    /// The row of an entry; nothing where the bytes are no entry of this input's.
+    pub fn row(&self, input: &InputHash, bytes: &[u8]) -> Option<Vec<f32>> {
+        let mut row = Vec::new();
+        self.codec.decode(input, bytes, &mut row).map(|_| row)
     }
 }
 
@@ -330,11 +340,30 @@ impl Cache {
         }
     }
 
-    /// Writes what readers find, by namespace: named entries and rankings. Only Redis holds them. What was scored before an
-    /// invalidation, by its stamp, and comes after it is taken back.
-    pub async fn publish(&self, entries: &BTreeMap<&str, Vec<Put>>, stamp: u64) {
+    /// Notes that these jobs were accepted, and says when each was first, if it was before.
+    pub async fn accept(&self, jobs: &[(Vec<u8>, Moment)], life: Duration) -> Vec<Option<Moment>> {
+        let known = match &self.backend {
+            Backend::Redis(redis) if !jobs.is_empty() => redis.accept(jobs, life).await,
+            _ => None,
+        };
+        known.unwrap_or_else(|| vec![None; jobs.len()])
+    }
+
+    /// Has entries live for so many milliseconds more, where they are there and would live shorter.
+    pub async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
+        if let Backend::Redis(redis) = &self.backend
+            && !lives.is_empty()
+        {
+            redis.prolong(lives).await;
+        }
+    }
+
+    /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
+    /// an invalidation, by its stamp, and comes after it is taken back.
+    pub async fn publish(&self, words: &Words<'_>) {
         if let Backend::Redis(redis) = &self.backend {
-            redis.publish(entries, stamp).await;
+            let older = redis.publish(words).await;
+            self.metrics.older_words(older);
         }
     }
 }

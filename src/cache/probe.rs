@@ -2,23 +2,29 @@
 
 use super::redis::{RedisCache, is_refusal};
 use kiln_contract::key;
-use redis::Value;
+use redis::{RedisError, Value};
 
 impl RedisCache {
     /// A round trip, and a write that stores nothing: a server without memory, a replica or one that can't save refuses it all the
-    /// same. The error holds no credentials.
+    /// same; and a script that does nothing. The error holds no credentials.
     pub async fn probe(&self) -> Result<(), String> {
         self.ping().await?;
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
         set.arg(key::trial("health")).arg("").arg("XX");
-        let answer = self.command::<Value>(set).await;
-        answer.map(|_| ()).map_err(|e| {
+        let refuses = |what: &str, e: RedisError| {
             let reason = self.scrub(&e);
             if is_refusal(&e) {
-                return format!("refuses writes: {reason}");
+                return format!("refuses {what}: {reason}");
             }
             reason
-        })
+        };
+        let answer = self.command::<Value>(set).await;
+        answer.map_err(|e| refuses("writes", e))?;
+        let mut script = redis::cmd("EVAL");
+        script.arg("return 1").arg(0);
+        let answer = self.command::<Value>(script).await;
+        let scripts = "scripts, without which readers' entries aren't written";
+        answer.map(|_| ()).map_err(|e| refuses(scripts, e))
     }
 }

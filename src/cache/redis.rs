@@ -3,14 +3,18 @@
 //! Promises that a failing Redis costs a batch at most one time-out, and then nothing until it has had time
 //! to come back. Refuses to retry: a look-up that fails is a miss.
 
+mod beside;
 mod breaker;
 mod connections;
 mod open;
+mod shared;
 mod size;
+mod words;
 
 pub(super) use connections::{Again, Question};
 pub use open::connect;
-pub(super) use size::{MAX_BYTES, Size};
+pub(super) use size::Size;
+pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
 
 use super::{
     journal::Journal,
@@ -28,9 +32,11 @@ use futures_util::{StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use size::{Part, parts};
 use std::{
-    collections::HashMap,
     ops::Range,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -56,7 +62,7 @@ impl Put {
 }
 
 /// Commands that store values.
-pub(super) fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
+fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
     let mut pipeline = Pipeline::new();
     for put in values {
         pipeline
@@ -77,6 +83,8 @@ pub(super) const SHORT_ANSWER: usize = 16;
 pub struct RedisCache {
     url: Secret,
     connections: Connections,
+    /// What the server calls the script that writes what readers find, once it has it.
+    write_hash: OnceLock<String>,
     /// Whether the last look-up, and the last write, failed.
     failing: [AtomicBool; 2],
     tally: Tallied,
@@ -98,6 +106,7 @@ impl RedisCache {
         Ok(Self {
             url: url.clone(),
             connections: Connections::new(url, settings, metrics.clone()),
+            write_hash: OnceLock::new(),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             marks: Marks::default(),
@@ -235,58 +244,6 @@ impl RedisCache {
         ran.await;
     }
 
-    /// Writes one field of a hash and notes it in an index; both expire after `life`.
-    pub async fn record(
-        &self,
-        index: &str,
-        member: &str,
-        hash: &str,
-        field: &str,
-        value: &[u8],
-        life: Duration,
-    ) -> bool {
-        let seconds = life.as_secs();
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("SADD").arg(index).arg(member).ignore();
-        pipeline.cmd("EXPIRE").arg(index).arg(seconds).ignore();
-        pipeline
-            .cmd("HSET")
-            .arg(hash)
-            .arg(field)
-            .arg(value)
-            .ignore();
-        pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
-        let bytes = hash.len() + field.len() + value.len();
-        let size = Size { keys: 4, bytes };
-        let question = pipeline.into();
-        let recorded = self.guarded::<()>(CacheOperation::Set, &question, size, Again::No);
-        recorded.await.is_some()
-    }
-
-    /// The members of a set; nothing where Redis fails.
-    pub async fn members(&self, set: &str) -> Option<Vec<String>> {
-        let mut command = redis::cmd("SMEMBERS");
-        command.arg(set);
-        self.asked(command).await
-    }
-
-    /// The fields of a hash; nothing where Redis fails.
-    pub async fn fields(&self, hash: &str) -> Option<HashMap<String, Vec<u8>>> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(hash);
-        self.asked(command).await
-    }
-
-    async fn asked<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
-        self.guarded(
-            CacheOperation::Get,
-            &command.into(),
-            Size::SMALL,
-            Again::Yes,
-        )
-        .await
-    }
-
     /// Asks in as many round trips as it takes, several at the same time; the answers in order, or nothing where one fails.
     async fn in_parts<T: FromRedisValue + Send>(
         &self,
@@ -324,7 +281,18 @@ impl RedisCache {
         again: Again,
     ) -> Option<T> {
         let begun = Instant::now();
-        let result = match self.connections.ask(question, size, again).await {
+        let answered = self.connections.ask(question, size, again).await;
+        self.concluded(operation, begun, answered)
+    }
+
+    /// Notes how a round trip went that began then.
+    fn concluded<T>(
+        &self,
+        operation: CacheOperation,
+        begun: Instant,
+        answered: Result<T, Unanswered>,
+    ) -> Option<T> {
+        let result = match answered {
             Err(Unanswered::Skipped) => {
                 self.metrics.cache(operation, CacheOutcome::Skipped, None);
                 return None;

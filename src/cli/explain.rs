@@ -1,8 +1,8 @@
 //! `kiln explain`: what readers find under a name, and why.
 //!
-//! Only reads.
+//! Only reads, but that it brings the database's tables up to date first, as every command does that needs them.
 
-use super::Exit;
+use super::{Exit, plain::plain};
 use crate::{
     clock,
     config::Settings,
@@ -20,7 +20,7 @@ use kiln_contract::name;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Exits with 1 if nothing is known of the name. The history has a row whenever what readers find changed, for as long as `kiln prune`
-leaves it.
+leaves it. Changes nothing, but that the database's tables are brought up to date first.
 
 Examples:
   kiln explain reviews review:42
@@ -80,34 +80,34 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 }
 
 fn show(explained: &Explanation) {
-    let mut table = plain();
+    let mut table = bare();
     for (name, value) in facts(explained) {
-        table.add_row([name.to_owned(), value]);
+        table.add_row([name.to_owned(), plain(&value)]);
     }
     println!("{table}");
     if !explained.warming.is_empty() {
-        let mut table = plain();
+        let mut table = bare();
         table.set_header(["schedule", "next run", "warms it", "why"]);
         for one in &explained.warming {
             let next = one.next.clone().unwrap_or_else(|| "never".into());
-            table.add_row([&one.schedule, &next, one.warms, &one.why]);
+            table.add_row([&one.schedule, &next, one.warms, &one.why].map(plain));
         }
         println!("\n{table}");
     }
     if !explained.history.is_empty() {
-        let mut table = plain();
+        let mut table = bare();
         table.set_header(["from", "until", "said", "model", "job", "input"]);
         for past in &explained.history {
-            table.add_row(cells(past));
+            table.add_row(cells(past).map(|cell| plain(&cell)));
         }
         println!("\n{table}");
     }
     for unknown in &explained.unknown {
-        eprintln!("not known: {unknown}");
+        eprintln!("not known: {}", plain(unknown));
     }
 }
 
-fn plain() -> Table {
+fn bare() -> Table {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table
@@ -211,10 +211,12 @@ fn heat(heat: &HeatShown) -> String {
 }
 
 fn cells(past: &PastShown) -> [String; 6] {
-    let items = past.items.as_ref().and_then(|items| items.as_array());
+    let items = past.items.as_ref();
+    let items: Option<Vec<serde_json::Value>> =
+        items.and_then(|items| serde_json::from_str(items.get()).ok());
     let said = match (items, past.removed) {
         (_, true) => "removed".to_owned(),
-        (Some(items), _) => ranking(items),
+        (Some(items), _) => ranking(&items),
         (None, _) => {
             let score = past.score.map(|score| score.to_string());
             let parts: Vec<String> = past.label.iter().cloned().chain(score).collect();

@@ -4,12 +4,14 @@
 //! error. Refuses to start a command whose settings can't be used.
 
 mod age;
+mod audit;
 mod completions;
 mod config;
 mod dead;
 mod doctor;
 mod explain;
 mod file;
+mod forget;
 mod health;
 mod hot;
 mod invalidate;
@@ -20,6 +22,7 @@ mod man;
 mod migrate;
 mod models;
 mod pause;
+mod plain;
 mod post;
 mod progress;
 mod prune;
@@ -109,7 +112,9 @@ enum Work {
     Warm(warm::Arguments),
     Hot(hot::Arguments),
     Explain(explain::Arguments),
+    Audit(audit::Arguments),
     Invalidate(invalidate::Arguments),
+    Forget(forget::Arguments),
     Pause(pause::Arguments),
     Resume(pause::ResumeArguments),
     Health(health::Arguments),
@@ -212,7 +217,9 @@ impl Work {
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,
             Self::Explain(arguments) => explain::run(arguments, loaded.settings).await,
+            Self::Audit(arguments) => audit::run(arguments, loaded.settings).await,
             Self::Invalidate(arguments) => invalidate::run(arguments, loaded.settings).await,
+            Self::Forget(arguments) => forget::run(arguments, loaded.settings).await,
             Self::Pause(arguments) => pause::pause(arguments, loaded.settings).await,
             Self::Resume(arguments) => pause::resume(arguments, loaded.settings).await,
             Self::Health(arguments) => health::run(&arguments, &loaded.settings),

@@ -19,8 +19,9 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
 /// Where the types are.
-const SOURCES: [&str; 11] = [
+const SOURCES: [&str; 12] = [
     "src/config/tree.rs",
+    "src/config/tree/audit.rs",
     "src/config/tree/entries.rs",
     "src/config/tree/http.rs",
     "src/config/tree/jobs.rs",

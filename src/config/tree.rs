@@ -2,6 +2,7 @@
 //!
 //! The doc comments are what `docs/settings.md` is generated from.
 
+mod audit;
 mod entries;
 mod http;
 mod jobs;
@@ -11,6 +12,7 @@ mod reply;
 mod servers;
 mod warm;
 
+pub use audit::Audit;
 pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store};
 pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
@@ -46,6 +48,7 @@ pub struct Settings {
     pub embedded: Embedded,
     pub drain: Drain,
     pub warm: Warm,
+    pub audit: Audit,
     pub trace: Trace,
     pub log: Log,
 }

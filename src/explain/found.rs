@@ -100,11 +100,11 @@ impl FoundShown {
 }
 
 /// Whether a row says what readers find.
-fn says(row: &ServedPast, value: &serde_json::Map<String, Value>) -> bool {
+pub fn says(row: &ServedPast, value: &serde_json::Map<String, Value>) -> bool {
     let text = |name: &str| value.get(name).and_then(Value::as_str);
     let same_items = match (&row.items, value.get("items")) {
         (Some(items), Some(found)) => {
-            serde_json::from_str::<Value>(items).is_ok_and(|items| items == *found)
+            serde_json::from_str::<Value>(items).is_ok_and(|items| are_same_items(&items, found))
         }
         (None, None) => true,
         _ => false,
@@ -120,6 +120,20 @@ fn says(row: &ServedPast, value: &serde_json::Map<String, Value>) -> bool {
         && text("label") == row.label.as_deref()
         && same_score
         && same_items
+}
+
+/// Whether two rankings have the same keys and scores. The database writes a large or whole score as an integer.
+fn are_same_items(row: &Value, found: &Value) -> bool {
+    let (Some(row), Some(found)) = (row.as_array(), found.as_array()) else {
+        return false;
+    };
+    let is_same = |(row, found): (&Value, &Value)| {
+        let score = |item: &Value| item.get("score").and_then(Value::as_f64);
+        let scores = score(row).zip(score(found));
+        row.get("key") == found.get("key")
+            && scores.is_some_and(|(row, found)| is_same_score(row, found))
+    };
+    row.len() == found.len() && row.iter().zip(found).all(is_same)
 }
 
 /// Whether two scores are the same but for the order in which a device sums.
@@ -211,5 +225,29 @@ mod tests {
         }
         let garbage = FoundShown::of(b"\xff", Some(1), 0, Some(&row()), now);
         assert_eq!(garbage.state, "unreadable");
+    }
+
+    #[test]
+    fn a_ranking_is_its_rows_however_the_database_writes_its_numbers() {
+        let row = |items: &str| ServedPast {
+            label: None,
+            score: None,
+            items: Some(items.into()),
+            ..row()
+        };
+        let found = br#"{"items":[{"key":"a","score":1e16},{"key":"b","score":2.0}],"model":"m","version":"1","scored_at":"2026-11-21T08:10:00.000Z"}"#;
+        let is_same = |items: &str| {
+            FoundShown::of(found, None, 0, Some(&row(items)), at("08:11:30")).is_in_history
+        };
+        assert!(is_same(
+            r#"[{"key": "a", "score": 10000000000000000}, {"key": "b", "score": 2}]"#
+        ));
+        assert!(!is_same(r#"[{"key": "a", "score": 10000000000000000}]"#));
+        assert!(!is_same(
+            r#"[{"key": "a", "score": 10000000000000000}, {"key": "c", "score": 2}]"#
+        ));
+        assert!(!is_same(
+            r#"[{"key": "a", "score": 10000000000000000}, {"key": "b", "score": 2.1}]"#
+        ));
     }
 }

@@ -8,7 +8,7 @@ mod found;
 mod past;
 mod warming;
 
-pub use found::FoundShown;
+pub use found::{FoundShown, says};
 pub use past::PastShown;
 pub use warming::WarmingShown;
 
@@ -16,7 +16,7 @@ use crate::{
     cache::RedisCache,
     config::Settings,
     heat::{HeatScope, SharedHeat},
-    store::{Paused, PostgresStore, ServedPast, StoreError},
+    store::{Paused, PostgresStore, ServedHistory, ServedPast, StoreError},
     warm::schedule::Schedule,
 };
 use chrono::{DateTime, Utc};
@@ -55,7 +55,7 @@ pub struct Explanation {
     pub heat: HeatShown,
     /// The schedules of its namespace, the next one first.
     pub warming: Vec<WarmingShown>,
-    /// What was served, the latest first.
+    /// What was served, the latest first; cut short at about 8 MiB, and `unknown` says so.
     pub history: Vec<PastShown>,
     /// What couldn't be found out, and why.
     pub unknown: Vec<String>,
@@ -101,7 +101,13 @@ pub async fn explain(
     max_rows: u32,
 ) -> Result<Explanation, StoreError> {
     let mut unknown = Vec::new();
-    let past = sources.store.served(namespace, key, max_rows).await?;
+    let ServedHistory {
+        rows: past,
+        is_cut_short,
+    } = sources.store.served(namespace, key, max_rows).await?;
+    if is_cut_short {
+        unknown.push("the older history: it is cut short at 8 MiB".into());
+    }
     let now = found(sources, namespace, key, past.first(), &mut unknown).await;
     let input = input(sources.store, &now, past.first(), &mut unknown).await?;
     let hash = input_hash(past.first());

@@ -6,7 +6,7 @@ use crate::{
 };
 use chrono::DateTime;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use utoipa::ToSchema;
 
 /// What readers were served from one moment to another.
@@ -26,7 +26,7 @@ pub struct PastShown {
     pub score: Option<f32>,
     /// The keys and scores of a ranking.
     #[schema(value_type = Option<Vec<Object>>)]
-    pub items: Option<Value>,
+    pub items: Option<Box<RawValue>>,
     /// Whether the name was removed then.
     pub removed: bool,
     pub order: OrderShown,
@@ -82,7 +82,7 @@ pub(super) fn shown(rows: Vec<ServedPast>, is_now: bool) -> Vec<PastShown> {
             score: row.score,
             items: row
                 .items
-                .and_then(|items| serde_json::from_str(&items).ok()),
+                .and_then(|items| RawValue::from_string(items).ok()),
             removed: row.is_removed,
             order: row.order.into(),
         }

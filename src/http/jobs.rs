@@ -14,7 +14,7 @@ use super::{
     responses::{BadJob, BadRequest, Guarded, Unavailable},
     score::ScoreResponse,
 };
-use crate::{amqp::message, store::JobEnd};
+use crate::{amqp::message, clock, store::JobEnd};
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
@@ -76,6 +76,8 @@ async fn post(
     let checked = extract::read(bytes, move |body| {
         let id = job_id::choose(&checker, &key, &headers, body)?;
         let message = message::job(&queue, &id, body.to_vec());
+        // A worker has it from now on.
+        let message = message::accepted(message, clock::moment(clock::received()));
         let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
         let message = match trace {
             Some(trace) => message::traced(message, trace),

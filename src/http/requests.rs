@@ -114,9 +114,21 @@ pub struct JobRequest {
     #[schema(pattern = "^(fail|skip)$")]
     on_error: Option<String>,
     detail: Option<bool>,
+    /// How new the job's word on its keys is: by its acceptance, if absent.
+    as_of: Option<AsOfRequest>,
 }
 
-/// One input: a text, or features.
+/// RFC 3339, or a sequence number.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what the job's own parser takes")]
+pub enum AsOfRequest {
+    #[schema(format = DateTime)]
+    Time(String),
+    Sequence(u64),
+}
+
+/// One input: a text, or features, or the removal of a key.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes what the job's own parser takes")]
 pub struct InputRequest {
@@ -125,6 +137,8 @@ pub struct InputRequest {
     text: Option<String>,
     text_pair: Option<String>,
     features: Option<Vec<f32>>,
+    /// Removes what readers find under the key, which stands alone then.
+    remove: Option<bool>,
 }
 
 /// A ranking to write.

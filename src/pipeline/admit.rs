@@ -101,6 +101,7 @@ fn all<'a>(
         let own = settings.namespaces.get(job.namespace());
         let of_model = model.info().ttl_seconds;
         let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
+        let usual_seconds = settings.cache.life_seconds(None, own, of_model);
         admission.admitted.push(AdmittedJob {
             index,
             source,
@@ -108,6 +109,7 @@ fn all<'a>(
             model,
             body_sha256,
             ttl_seconds,
+            outlives: ttl_seconds > usual_seconds,
         });
     }
     admission

@@ -95,10 +95,10 @@ impl<'a> Coalescing<'a> {
     }
 }
 
-/// An input's hash and the seconds that it is expected to cost; nothing for one that is skipped.
+/// An input's hash and the seconds that it is expected to cost; nothing for one that isn't scored.
 fn value(job: &Job<'_>, input: &Input<'_>, model: &Model) -> Option<(InputHash, Option<f64>)> {
     match &input.content {
-        Content::Bad(_) => None,
+        Content::Bad(_) | Content::Removal => None,
         Content::Features(range) => {
             let features = job.features_of(range);
             Some((key::hash_features(features), model.expected_seconds(None)))

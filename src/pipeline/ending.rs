@@ -4,8 +4,8 @@ use super::{
     input_counts::InputCounts, names::NameWord, outcome::Outcome, owned::JobRows, render::JobNote,
     source::JobSource,
 };
-use crate::cache::Put;
-use kiln_contract::result::Finished;
+use crate::cache::Word;
+use kiln_contract::{order::Order, result::Finished};
 use std::{sync::Arc, time::Instant};
 
 /// A job that has come to its end, and whose end isn't stored yet.
@@ -38,9 +38,11 @@ pub(super) struct FinishedJob {
     pub body_sha256: [u8; 32],
     pub result: Arc<Finished>,
     /// What readers find of it, in the result's namespace.
-    pub shown: Vec<Put>,
+    pub shown: Vec<Word>,
     /// What the history of names is to know of it.
     pub names: Vec<NameWord>,
+    /// How new its word is.
+    pub order: Order,
     /// The latest invalidation of all when its entries were looked up.
     pub stamp: u64,
     /// What statistics say of it.

@@ -22,6 +22,7 @@ use crate::{
     telemetry::{trace::Stages, window::Causes},
 };
 use kiln_contract::job::Job;
+use kiln_contract::order::Order;
 use kiln_contract::result::Finished;
 use kiln_model::Model;
 use std::sync::Arc;
@@ -69,10 +70,9 @@ fn finish<'r>(
         elapsed_ms: (elapsed.as_secs_f64() * 1e5).round() / 1e2,
         finished_at: clock::now(),
     };
-    let shown = publish::entries(
+    let shown = publish::words(
         context,
-        head.source,
-        head.job,
+        (head.job, head.source),
         info,
         head.ttl_seconds,
         result.finished_at,
@@ -85,6 +85,7 @@ fn finish<'r>(
         } else {
             Vec::new()
         },
+        order: Order::new(head.job.as_of.as_ref(), head.source.accepted()),
         job_id: head.job.job_id.to_string(),
         body_sha256: head.body_sha256,
         result: Arc::new(result),
@@ -133,7 +134,7 @@ pub(super) fn found(
     };
     let mut counts = InputCounts::default();
     let finished = finish(context, &head, row, &mut counts, labels);
-    let scored = planned.inputs.len() as u64 - counts.skipped;
+    let scored = planned.slots().count() as u64;
     counts.hits = planned.asked_first;
     counts.coalesced = scored.saturating_sub(planned.asked_first);
     debug_assert!(planned.slots().all(|slot| {

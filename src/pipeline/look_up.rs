@@ -1,21 +1,29 @@
-//! Owns the stage that looks every slot of a batch up in the cache, in one round trip.
+//! Owns the stage that looks every slot of a batch up in the cache, in one round trip. Beside it, it asks when jobs with something for
+//! readers were first accepted, and has entries live longer for jobs that ask for that.
 //!
-//! Promises that a slot takes no entry that somebody who asks for it has invalidated.
+//! Promises that a slot takes no entry that somebody who asks for it has invalidated, and that a job which comes again is no newer.
 
 use super::{
     context::Context,
     index::{SlotIndex, bug},
     plan::{Found, Plan},
+    source::{AdmittedJob, JobSource},
 };
 use crate::{
     cache::{Lookup, Wanted},
+    clock,
     telemetry::metrics::Stage,
 };
+use kiln_contract::{key, order::Moment};
 use std::time::Instant;
+
+/// How often a job may be held for as long as may be, and come again, and still be known by its first acceptance.
+const HOLDS: u32 = 4;
 
 /// Looks every slot up.
 pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
-    if plan.slots.is_empty() {
+    let accepted = Accepted::of(plan);
+    if plan.slots.is_empty() && accepted.jobs.is_empty() {
         return;
     }
     let begun = Instant::now();
@@ -37,10 +45,58 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
     let looked = context.cache.look_up(&wanted, namespaces, &mut outputs);
-    let looked = looked.await;
+    let lives = lives(plan);
+    // At the same time: it is no second wait.
+    let prolonged = context.cache.prolong(&lives);
+    let (looked, (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
     context.metrics.stage(Stage::LookUp, begun.elapsed());
+}
+
+/// Jobs that have something for readers.
+struct Accepted<'a> {
+    sources: Vec<&'a JobSource>,
+    jobs: Vec<(Vec<u8>, Moment)>,
+}
+
+impl<'a> Accepted<'a> {
+    fn of(plan: &Plan<'a>) -> Self {
+        let admitted = plan.jobs.iter().map(|planned| planned.admitted);
+        let for_readers = admitted.filter(|admitted| admitted.job.is_for_readers());
+        let one = |admitted: &'a AdmittedJob<'a>| {
+            let source = admitted.source;
+            let key = key::accepted(&admitted.job.job_id);
+            (source, (key, source.accepted()))
+        };
+        let (sources, jobs) = for_readers.map(one).unzip();
+        Self { sources, jobs }
+    }
+
+    /// Finds out when each was first accepted, by this worker or another.
+    async fn ask(&self, context: &Context) {
+        if self.jobs.is_empty() {
+            return;
+        }
+        let life = HOLDS * context.settings.max_hold;
+        let known = context.cache.accept(&self.jobs, life).await;
+        for ((source, (_, here)), known) in self.sources.iter().zip(&self.jobs).zip(known) {
+            source.note_accepted(known.unwrap_or(*here));
+        }
+    }
+}
+
+/// The entries that jobs ask to live longer than usual, whether or not they are there, and for how long.
+fn lives(plan: &Plan<'_>) -> Vec<(Vec<u8>, u64)> {
+    let mut rng = rand::rng();
+    let outliving = plan.jobs.iter().filter(|one| one.admitted.outlives);
+    let slots = outliving.flat_map(|one| one.slots().map(move |slot| (one.admitted, slot)));
+    let life = slots.filter_map(|(admitted, index)| {
+        let slot = plan.slots.get(index)?;
+        let entry = plan.groups.get(slot.group)?.space.prefix.key(&slot.input);
+        Some((entry, clock::random_ttl_ms(&mut rng, admitted.ttl_seconds)))
+    });
+    life.collect()
 }
 
 /// Gives each slot that was found its row. `outputs` holds, in order, the rows of those that were there.

@@ -4,9 +4,11 @@
 
 use super::render::InputRow;
 use crate::store::{ServedRow, WordOrder};
-use kiln_contract::job::Job;
+use kiln_contract::job::{Content, Job};
 use kiln_contract::key::{self, InputHash};
-use kiln_contract::result::{self, Finished, RankedItem, Reading};
+use kiln_contract::order::{Kind, Order};
+use kiln_contract::reader::{self, RankedItem};
+use kiln_contract::result::{Finished, Reading};
 use kiln_model::ModelInfo;
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,8 +19,8 @@ const ROW_BYTES: usize = 160;
 #[derive(Debug)]
 pub(super) struct NameWord {
     key: String,
-    /// The input's hash; of a ranking, that of its items.
-    input: InputHash,
+    /// The input's hash; of a ranking, that of its items; none where the name was removed.
+    input: Option<InputHash>,
     label: Option<String>,
     score: Option<f32>,
     ranking: Option<RankingWord>,
@@ -45,13 +47,23 @@ pub(super) fn words<'r>(
     info: &ModelInfo,
     rows: &impl Fn(usize) -> Option<InputRow<'r>>,
 ) -> Vec<NameWord> {
-    if !job.named && job.rank.is_none() {
+    if !job.is_for_readers() {
         return Vec::new();
     }
     let mut words = Vec::new();
     let mut ranked = Vec::new();
     let mut inputs: HashMap<&str, (f32, &InputHash)> = HashMap::new();
     for (number, input) in job.inputs.iter().enumerate() {
+        if let (Some(key), Content::Removal) = (&input.key, &input.content) {
+            words.push(NameWord {
+                key: key.to_string(),
+                input: None,
+                label: None,
+                score: None,
+                ranking: None,
+            });
+            continue;
+        }
         let (Some(key), Some(InputRow { input, row, .. })) = (input.key.as_deref(), rows(number))
         else {
             continue;
@@ -60,7 +72,7 @@ pub(super) fn words<'r>(
         if job.named {
             words.push(NameWord {
                 key: key.to_owned(),
-                input: *input,
+                input: Some(*input),
                 label: reading.label().map(str::to_owned),
                 score: reading.score(),
                 ranking: None,
@@ -77,13 +89,13 @@ pub(super) fn words<'r>(
     }
     if let Some(rank) = &job.rank {
         let top = rank.top.unwrap_or(ranked.len());
-        let best = result::rank(ranked, top);
+        let best = reader::rank(ranked, top);
         let hashes = best.iter().filter_map(|item| inputs.get(item.key));
         let hashes: Vec<u8> = hashes.flat_map(|(_, hash)| hash.iter().copied()).collect();
-        let items = result::items(&best);
+        let items = reader::items(&best);
         words.push(NameWord {
             key: rank.key.to_string(),
-            input: key::hash_body(items.as_bytes()),
+            input: Some(key::hash_body(items.as_bytes())),
             label: None,
             score: None,
             ranking: Some(RankingWord {
@@ -100,14 +112,13 @@ pub(super) fn bytes(words: &[NameWord]) -> usize {
     words.iter().map(NameWord::bytes).sum()
 }
 
-/// A finished job's id, its result and what its names say.
-pub(super) type Naming<'a> = (&'a str, &'a Finished, &'a [NameWord]);
+/// A finished job's id, its result, how new it is and what its names say.
+pub(super) type Naming<'a> = (&'a str, &'a Finished, Order, &'a [NameWord]);
 
 /// The rows of these jobs' names: of a name that several of them have, the newest word, since nobody is served the others.
 pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<'a>> {
-    let mut newest: BTreeMap<(&str, &str), ServedRow<'a>> = BTreeMap::new();
-    for (job_id, result, words) in jobs {
-        let order = order_of(result);
+    let mut newest: BTreeMap<(&str, &str), (Order, ServedRow<'a>)> = BTreeMap::new();
+    for (job_id, result, order, words) in jobs {
         for word in words {
             let row = ServedRow {
                 namespace: &result.namespace,
@@ -115,34 +126,41 @@ pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<
                 job_id,
                 model: &result.model,
                 version: &result.version,
-                input: Some(&word.input),
+                input: word.input.as_ref().map(|input| input.as_slice()),
                 label: word.label.as_deref(),
                 score: word.score,
                 items: word.ranking.as_ref().map(|r| r.items.as_str()),
                 inputs: word.ranking.as_ref().map(|r| r.inputs.as_slice()),
-                is_removed: false,
-                order,
+                is_removed: word.input.is_none(),
+                order: written(order),
             };
-            // Of equals the last one: it is written last.
-            newest.insert((row.namespace, row.key), row);
+            let name = (row.namespace, row.key);
+            let known = newest.get(&name);
+            // Of equals the last one: it is the same job's.
+            if known.is_none_or(|(known, _)| !known.is_newer_than(&order)) {
+                newest.insert(name, (order, row));
+            }
         }
     }
-    newest.into_values().collect()
+    newest.into_values().map(|(_, row)| row).collect()
 }
 
-/// How new a job's word is: what was finished later is newer.
-fn order_of(result: &Finished) -> WordOrder {
-    let at = result.finished_at.timestamp_micros();
+fn written(order: Order) -> WordOrder {
+    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     WordOrder {
-        kind: 't',
-        value: at,
-        accepted_us: at,
+        kind: match order.kind() {
+            Kind::Sequence => 's',
+            Kind::Moment => 't',
+        },
+        value: whole(order.value()),
+        accepted_us: whole(order.accepted().micros()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use kiln_contract::order::Moment;
 
     fn done(namespace: &str) -> Finished {
         Finished {
@@ -160,7 +178,7 @@ mod tests {
     fn word(key: &str, input: u8) -> NameWord {
         NameWord {
             key: key.to_owned(),
-            input: [input; 32],
+            input: Some([input; 32]),
             label: None,
             score: Some(0.5),
             ranking: None,
@@ -171,11 +189,14 @@ mod tests {
     fn of_a_name_that_several_jobs_have_only_the_last_word_is_a_row() {
         let (here, there) = (done("n"), done("o"));
         let (first, second) = ([word("b", 1), word("a", 2)], [word("b", 3)]);
-        let jobs: [Naming<'_>; 4] = [
-            ("1", &here, &first),
-            ("2", &here, &second),
-            ("3", &there, &second),
-            ("4", &there, &[]),
+        let order = |micros| Order::new(None, Moment::from_micros(micros));
+        let older = [word("b", 4)];
+        let jobs: [Naming<'_>; 5] = [
+            ("1", &here, order(1), &first),
+            ("2", &here, order(3), &second),
+            ("3", &there, order(3), &second),
+            ("4", &there, order(4), &[]),
+            ("5", &here, order(2), &older),
         ];
         let rows = rows(jobs.into_iter());
         let rows: Vec<_> = rows

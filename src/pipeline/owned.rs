@@ -50,11 +50,12 @@ pub(super) struct JobSlot {
 }
 
 impl JobSlot {
-    /// Whether its row is to be in the database with its job's.
-    pub fn needs_row(&self) -> bool {
+    /// Whether its row is to be in the database with its job's. An entry that is kept alive outlives its row where old rows are pruned: the job that
+    /// refreshes its TTL brings the row back.
+    pub fn needs_row(&self, refreshes_ttl: bool) -> bool {
         match self.found {
             Some(How::Scored { .. } | How::Shared) => true,
-            Some(How::Cached) => self.seal.is_pending,
+            Some(How::Cached) => refreshes_ttl || self.seal.is_pending,
             None => false,
         }
     }
@@ -69,7 +70,7 @@ pub(super) struct JobRows {
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,
-    /// The slot of each input, in order; none for one that is skipped.
+    /// The slot of each input, in order; none for one that isn't scored.
     pub inputs: Vec<Option<SlotIndex>>,
     pub slots: IndexVec<SlotIndex, JobSlot>,
     /// A row for each slot.
@@ -145,7 +146,7 @@ impl JobRows {
         let inputs = self.job.inputs.iter().map(|input| match &input.content {
             Content::Text { text, pair } => text.len() + pair.as_ref().map_or(0, |p| p.len()),
             Content::Features(range) => 4 * range.len(),
-            Content::Bad(_) => 0,
+            Content::Bad(_) | Content::Removal => 0,
         });
         inputs.sum::<usize>() + 4 * self.rows.len()
     }
@@ -187,10 +188,32 @@ impl JobRows {
                 text: self.model.normalise(text),
                 pair: pair.as_deref().map(|pair| self.model.normalise(pair)),
             }),
-            Some(Content::Bad(_)) | None => {
+            Some(Content::Bad(_) | Content::Removal) | None => {
                 bug("a slot stands for no input of its job");
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_alive_has_its_row_restored() {
+        let slot = |found| JobSlot {
+            input: [1; 32],
+            number: 0,
+            is_first: true,
+            found,
+            ttl_seconds: 60,
+            min_stamp: 0,
+            seal: Seal::default(),
+        };
+        assert!(slot(Some(How::Cached)).needs_row(true));
+        assert!(!slot(Some(How::Cached)).needs_row(false));
+        assert!(slot(Some(How::Shared)).needs_row(false));
+        assert!(!slot(None).needs_row(true));
     }
 }

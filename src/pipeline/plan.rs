@@ -87,7 +87,7 @@ pub struct PlannedJob<'a> {
     pub admitted: &'a AdmittedJob<'a>,
     pub group: GroupIndex,
     pub namespace: NamespaceIndex,
-    /// The slot of each input of the job, in order; none for one that is skipped.
+    /// The slot of each input of the job, in order; none for one that isn't scored.
     pub inputs: Vec<Option<SlotIndex>>,
     /// Slots that no job of the batch asked for before it.
     pub asked_first: u64,

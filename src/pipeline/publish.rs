@@ -1,63 +1,133 @@
-//! Owns what readers find of a job: its named entries and its ranking.
+//! Owns what readers find of a job: its named entries, its ranking, and what it removes.
 //!
-//! Refuses to write them: that is done once the job's row is committed.
+//! Promises that all of it is as new as the job is, and that of a key which comes twice the last one counts. Refuses to write
+//! anything: that is done once the job's row is committed.
 
 use super::{context::Context, render::InputRow, source::JobSource};
-use crate::{cache::Put, clock};
+use crate::{
+    cache::{REMOVED, Word, WordKind},
+    clock,
+};
+use ahash::RandomState;
 use chrono::{DateTime, Utc};
-use kiln_contract::job::Job;
-use kiln_contract::key;
-use kiln_contract::result::{self, RankedItem, Reading};
+use kiln_contract::{
+    job::{Content, Job},
+    key,
+    order::Order,
+    reader::{self, EntryWriter, Provenance, RankedItem},
+    result::Reading,
+};
 use kiln_model::ModelInfo;
+use std::collections::HashSet;
 
-/// The named entries and the ranking of a job, in its namespace.
-pub(super) fn entries<'r>(
+/// What is to stand under readers' keys for a job, in its namespace.
+pub(super) fn words<'r>(
     context: &Context,
-    source: &JobSource,
-    job: &Job<'_>,
+    (job, source): (&Job<'_>, &JobSource),
     info: &ModelInfo,
     ttl_seconds: u64,
     at: DateTime<Utc>,
     rows: &impl Fn(usize) -> Option<InputRow<'r>>,
-) -> Vec<Put> {
-    if !job.named && job.rank.is_none() {
+) -> Vec<Word> {
+    if !job.is_for_readers() {
         return Vec::new();
     }
     let own = context.settings.namespaces.get(job.namespace());
     let grace_ms = 1_000 * context.settings.cache.grace_of(own);
+    let said = Provenance {
+        job_id: Some(&job.job_id),
+        as_of: job.as_of.as_ref(),
+        order: Order::new(job.as_of.as_ref(), source.accepted()),
+    };
+    let writer = EntryWriter::new(info, at, &said);
+    let kind = if source.refreshes_ttl() {
+        WordKind::Refresh
+    } else {
+        WordKind::Entry
+    };
     let mut rng = rand::rng();
-    let mut entries = Vec::new();
+    let mut words = Vec::new();
     let mut put = |key: &str, value: Vec<u8>| {
-        entries.push(Put {
-            key: key::named(job.namespace(), key).into_bytes(),
+        words.push(Word {
+            key: key::named(job.namespace(), key),
             value,
             ttl_ms: clock::random_ttl_ms(&mut rng, ttl_seconds) + grace_ms,
+            kind,
         });
     };
-    let (mut ranked, mut written) = (Vec::new(), Vec::new());
+    let (mut ranked, mut written, mut removed) = (Vec::new(), Vec::new(), Vec::new());
     for (number, input) in job.inputs.iter().enumerate() {
-        let (Some(key), Some(InputRow { input, row, .. })) = (input.key.as_deref(), rows(number))
-        else {
+        let Some(key) = input.key.as_deref() else {
+            continue;
+        };
+        if input.content == Content::Removal {
+            removed.push(key);
+            continue;
+        }
+        let Some(InputRow { input, row, .. }) = rows(number) else {
             continue;
         };
         if job.named {
             written.push((key, Some(*input)));
-            put(key, result::named_entry(info, row, at));
+            put(key, writer.named(row));
         }
-        if let Some(score) = Reading::of(info, row).score() {
+        if job.rank.is_some()
+            && let Some(score) = Reading::of(info, row).score()
+        {
             ranked.push(RankedItem { key, score });
         }
     }
     if let Some(rank) = &job.rank {
         written.push((&rank.key, None));
         let top = rank.top.unwrap_or(ranked.len());
-        let best = result::rank(ranked, top);
-        put(&rank.key, result::ranking(info, best, at));
+        put(&rank.key, writer.ranking(&reader::rank(ranked, top)));
     }
+    // Older words may come for as long as the entry that they would replace might have stood, and longer out of a queue.
+    let life = 1_000 * ttl_seconds + grace_ms;
+    words.extend(removed.iter().map(|key| Word {
+        key: key::named(job.namespace(), key),
+        value: reader::removal(&said),
+        ttl_ms: life.max(REMOVED.as_millis() as u64),
+        kind: WordKind::Removal,
+    }));
     if let Some(heat) = &context.heat {
         let is_news = !source.refreshes_ttl();
         heat.readers
             .written(job.namespace(), written.into_iter(), is_news);
     }
-    entries
+    last_of_each(words)
+}
+
+/// The last word on each key, in order: all are as new.
+fn last_of_each(mut words: Vec<Word>) -> Vec<Word> {
+    let mut seen: HashSet<&str, RandomState> = HashSet::default();
+    let last: Vec<bool> = words
+        .iter()
+        .rev()
+        .map(|word| seen.insert(&word.key))
+        .collect();
+    if last.contains(&false) {
+        let mut last = last.into_iter().rev();
+        words.retain(|_| last.next().unwrap_or(true));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_key_that_comes_twice_the_last_one_counts() {
+        let word = |(key, value): (&str, u8)| Word {
+            key: key.to_owned(),
+            value: vec![value],
+            ttl_ms: 1,
+            kind: WordKind::Entry,
+        };
+        let words = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("a", 5)].map(word);
+        let left = last_of_each(words.into());
+        let left: Vec<(&str, u8)> = left.iter().map(|w| (w.key.as_str(), w.value[0])).collect();
+        assert_eq!(left, [("b", 2), ("c", 4), ("a", 5)]);
+    }
 }

@@ -5,6 +5,7 @@
 //! still says why.
 
 use super::{
+    blocking::blocking,
     context::Context,
     ending::{End, Ending},
     outcome::Outcome,
@@ -19,9 +20,6 @@ use std::{borrow::Cow, ops::Range, sync::Arc};
 
 /// Jobs that are rejected together: each may have a result after all, which is in memory until its owner has it.
 pub(super) const TOGETHER: usize = 16;
-
-/// Bodies of more bytes than this are read where they don't block other tasks of the runtime.
-const BLOCKING_BYTES: usize = 1 << 18;
 
 /// Writes the rows of these jobs, in the order of their ids, so that no two writers wait for each other's. Who was finished before has
 /// that outcome then.
@@ -65,11 +63,7 @@ async fn unread(context: &Context, rejected: &[(Ending, Outcome)]) -> Vec<Finish
             continue;
         }
         let body = ending.source.body();
-        let found = if body.len() > BLOCKING_BYTES {
-            tokio::task::block_in_place(|| job::find_id(body))
-        } else {
-            job::find_id(body)
-        };
+        let found = blocking(body.len(), || job::find_id(body));
         let Some(job_id) = found.map(Cow::into_owned) else {
             continue;
         };

@@ -87,7 +87,7 @@ impl LabelCounts {
     }
 }
 
-/// Writes the results of one job. `rows` gives the row of each input that isn't bad by its number; the job has no result where one is
+/// Writes the results of one job. `rows` gives the row of each input that is scored by its number; the job has no result where one is
 /// missing.
 pub(super) fn render<'r>(
     job: &Job<'_>,
@@ -107,6 +107,10 @@ pub(super) fn render<'r>(
             skipped += 1;
             let field = job::input_path(number, &bad.field);
             writer.skipped(key, &Rejection::invalid(field, bad.message.as_str()));
+            continue;
+        }
+        if input.content == Content::Removal {
+            writer.removed(key);
             continue;
         }
         let InputRow {

@@ -10,10 +10,15 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
 };
+use crate::clock;
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
+use kiln_contract::order::Moment;
 use kiln_model::Model;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 use tokio::sync::oneshot;
 
 /// Who has a job run, and is told how it ended. Dropped without that, the job was abandoned: whoever has it run must be able to
@@ -44,6 +49,8 @@ pub struct Ended {
     pub counts: InputCounts,
     /// When it was taken up.
     pub begun: Instant,
+    /// When a worker first accepted it, where that was asked for.
+    pub accepted: Option<Moment>,
     /// Its part of what may be in hand, until whatever follows from its end is done.
     pub held: Option<(Held, Option<Reserved>)>,
 }
@@ -62,6 +69,9 @@ pub enum Urgency {
 pub struct JobSource {
     owner: Box<dyn JobOwner>,
     pub(super) received: Instant,
+    /// When a worker first accepted it, as its message says, and as was found out.
+    accepted_before: Option<Moment>,
+    accepted: OnceLock<Moment>,
     /// Tries made before this one.
     pub(super) tries: u32,
     /// Whether a failure that may pass leads to another try.
@@ -94,7 +104,9 @@ impl JobSource {
     pub fn new(owner: impl JobOwner) -> Self {
         Self {
             owner: Box::new(owner),
-            received: Instant::now(),
+            received: clock::received(),
+            accepted_before: None,
+            accepted: OnceLock::new(),
             tries: 0,
             may_retry: true,
             may_move: false,
@@ -125,6 +137,12 @@ impl JobSource {
     /// Sets when it was received.
     pub fn received_at(mut self, received: Instant) -> Self {
         self.received = received;
+        self
+    }
+
+    /// Says that a worker had accepted it by then, whichever that was.
+    pub fn accepted_by(mut self, accepted: Option<Moment>) -> Self {
+        self.accepted_before = accepted;
         self
     }
 
@@ -200,12 +218,28 @@ impl JobSource {
         self.urgency == Urgency::Warming
     }
 
+    /// When a worker first accepted it, as far as is known.
+    pub(super) fn accepted(&self) -> Moment {
+        if let Some(accepted) = self.accepted.get() {
+            return *accepted;
+        }
+        let here = clock::moment(self.received);
+        self.accepted_before.map_or(here, |before| before.min(here))
+    }
+
+    /// Notes when a worker first accepted it, whatever it says itself.
+    pub(super) fn note_accepted(&self, accepted: Moment) {
+        // Looked up again, it hears the same.
+        let _known = self.accepted.set(accepted.min(self.accepted()));
+    }
+
     /// Tells its owner how it ended.
     pub(super) fn end(self, outcome: Outcome, counts: InputCounts, begun: Instant) {
         self.owner.ended(Ended {
             outcome,
             counts,
             begun,
+            accepted: self.accepted.get().copied(),
             held: Some((self.held, self.reserved)),
         });
     }
@@ -248,4 +282,6 @@ pub(super) struct AdmittedJob<'a> {
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,
+    /// Whether it asks for a longer one than entries have without its asking.
+    pub outlives: bool,
 }

@@ -11,17 +11,22 @@ use super::{
     owned::{How, JobRows, Value},
 };
 use crate::{
-    cache::{Fresh, Put},
+    cache::{Fresh, Word, Words},
     clock,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
-use kiln_contract::entry::Seal;
-use kiln_contract::result::Reading;
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use kiln_contract::{
+    entry::Seal,
+    order::{Moment, Order},
+    result::{Finished, Reading},
+};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
+/// Longest run of a job that a row is taken to tell of, in milliseconds: a day.
+const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 
 /// A finished job, and whether its entries that were in the cache have their TTL refreshed.
 pub(super) struct ToStore<'a> {
@@ -32,30 +37,48 @@ pub(super) struct ToStore<'a> {
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
-    let finished: Vec<&FinishedJob> = jobs.iter().map(|one| one.job).collect();
     let kept = if context.settings.store.scores {
-        let kept = insert_rows(context, &finished).await;
+        let kept = insert_rows(context, jobs).await;
         let stored = jobs.iter().zip(&kept);
         let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
         put_entries(context, stored).await;
         kept
     } else {
         let entries = put_entries(context, jobs.iter());
-        tokio::join!(entries, insert_rows(context, &finished)).1
+        tokio::join!(entries, insert_rows(context, jobs)).1
     };
-    let mut shown: BTreeMap<u64, BTreeMap<&str, Vec<Put>>> = BTreeMap::new();
-    for (job, kept) in finished.iter().zip(&kept) {
-        if job.shown.is_empty() || !matches!(kept, Ok(Inserted::New | Inserted::Same(_))) {
+    let mut shown: BTreeMap<u64, Words<'_>> = BTreeMap::new();
+    for (job, kept) in jobs.iter().map(|one| one.job).zip(&kept) {
+        let first = match kept {
+            Ok(Inserted::New) => None,
+            Ok(Inserted::Same(first)) => Some(first),
+            Ok(Inserted::Conflict) | Err(_) => continue,
+        };
+        if job.shown.is_empty() {
             continue;
         }
-        let by_namespace = shown.entry(job.stamp).or_default();
-        let entries = by_namespace.entry(&job.result.namespace).or_default();
-        entries.extend(job.shown.iter().cloned());
+        let words = shown.entry(job.stamp).or_default();
+        words.stamp = job.stamp;
+        words.jobs.push(&job.job_id);
+        let all = words.all.entry(&job.result.namespace).or_default();
+        all.extend(job.shown.iter().map(|word| match first {
+            None => Cow::Borrowed(word),
+            Some(first) => Cow::Owned(repeated(word, first)),
+        }));
     }
-    for (stamp, entries) in &shown {
-        context.cache.publish(entries, *stamp).await;
+    for words in shown.values() {
+        context.cache.publish(words).await;
     }
     kept
+}
+
+/// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.
+fn repeated(word: &Word, first: &Finished) -> Word {
+    let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
+    let begun = Moment::of(first.finished_at - elapsed);
+    let mut word = word.clone();
+    Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
+    word
 }
 
 /// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
@@ -96,7 +119,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
 
 /// Writes the jobs' rows and the misses' scores, in parts where they are too much for one statement or the database refuses them
 /// together.
-async fn insert_rows(context: &Context, jobs: &[&FinishedJob]) -> Vec<Result<Inserted, String>> {
+async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
     let bytes = statement_bytes(context, jobs);
     let stored = || context.store.stored();
     let insert = |part: Range<usize>| attempt(context, jobs.get(part).unwrap_or_default());
@@ -108,9 +131,9 @@ async fn insert_rows(context: &Context, jobs: &[&FinishedJob]) -> Vec<Result<Ins
 }
 
 /// About how many bytes each job adds to a statement.
-fn statement_bytes(context: &Context, jobs: &[&FinishedJob]) -> Vec<usize> {
+fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
     let scores = context.settings.store.scores;
-    let bytes = |job: &&FinishedJob| {
+    let bytes = |ToStore { job, .. }: &ToStore<'_>| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
         ROW_BYTES + job.result.results.len() + rows + names::bytes(&job.names)
@@ -119,23 +142,28 @@ fn statement_bytes(context: &Context, jobs: &[&FinishedJob]) -> Vec<usize> {
 }
 
 /// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
-async fn attempt(context: &Context, jobs: &[&FinishedJob]) -> Result<Vec<Inserted>, StoreError> {
-    let rows = jobs.iter().map(|job| JobRow {
+async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted>, StoreError> {
+    let rows = jobs.iter().map(|ToStore { job, .. }| JobRow {
         job_id: &job.job_id,
         body_sha256: job.body_sha256,
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs
-        .iter()
-        .map(|job| (job.job_id.as_str(), &*job.result, job.names.as_slice()));
+    let named = jobs.iter().map(|ToStore { job, .. }| {
+        (
+            job.job_id.as_str(),
+            &*job.result,
+            job.order,
+            job.names.as_slice(),
+        )
+    });
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
         served: names::rows(named),
         finished_at: jobs
             .first()
-            .map(|job| job.result.finished_at)
+            .map(|one| one.job.result.finished_at)
             .unwrap_or_default(),
     };
     let kept = context
@@ -158,13 +186,17 @@ type Miss<'a> = (&'a JobRows, SlotIndex, Option<Value<'a>>);
 
 impl<'a> Misses<'a> {
     /// Every miss of these jobs, each once.
-    fn of(context: &Context, jobs: &[&'a FinishedJob]) -> Self {
+    fn of(context: &Context, jobs: &[ToStore<'a>]) -> Self {
         let inputs = context.settings.store.inputs;
         let mut misses = Vec::new();
         if context.settings.store.scores {
-            for rows in jobs.iter().filter_map(|job| job.rows.as_deref()) {
+            let stored = jobs.iter().filter_map(|one| {
+                let rows = one.job.rows.as_deref()?;
+                Some((rows, one.refreshes_ttl))
+            });
+            for (rows, refreshes) in stored {
                 for (index, slot) in rows.slots.enumerate() {
-                    if slot.needs_row() {
+                    if slot.needs_row(refreshes) {
                         let value = if inputs { rows.value(slot) } else { None };
                         misses.push((rows, index, value));
                     }

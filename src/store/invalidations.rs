@@ -45,7 +45,7 @@ UPDATE invalidations AS claimed SET removing_until = now() + make_interval(secs 
 FROM (
   SELECT namespace, removed_on FROM invalidations
   WHERE namespace <> '' AND removed_on IS DISTINCT FROM $1 AND (removing_until IS NULL OR removing_until < now())
-  ORDER BY stamp LIMIT 1 FOR UPDATE SKIP LOCKED
+  ORDER BY stamp DESC LIMIT 1 FOR UPDATE SKIP LOCKED
 ) AS due
 WHERE claimed.namespace = due.namespace
 RETURNING claimed.namespace, claimed.stamp, due.removed_on IS NULL";
@@ -112,7 +112,7 @@ impl PostgresStore {
         Ok(marks.map(mark).collect())
     }
 
-    /// Claims a removal that nobody is at, of what isn't removed from `server` yet.
+    /// Claims a removal that nobody is at, of what isn't removed from `server` yet: the latest one, which most is left to find of.
     pub async fn claim_removal(&self, server: &str) -> Result<Option<Removable>, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, i64, bool)>(CLAIM)

@@ -21,6 +21,7 @@ mod probe;
 mod prune;
 mod retry;
 mod runs;
+mod scored;
 mod served;
 mod sessions;
 mod sqlite;
@@ -41,7 +42,8 @@ pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
-pub use served::{ServedPast, ServedRow, WordOrder};
+pub use scored::ScoredInput;
+pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
 pub use sqlite::SqliteStore;
 
 /// Why a write or read failed.
@@ -222,21 +224,27 @@ impl Store {
                 }
             }
         }
+        if let Self::Postgres(store) = self {
+            let mut walk = prune::Walk::default();
+            while let Some(rows) = store.prune_served(before, batch, &mut walk).await? {
+                pruned.served += rows;
+                progress(pruned.all());
+            }
+        }
         Ok(pruned)
     }
 }
 
-/// The tables that grow.
+/// The tables that grow, and of which whatever is old enough can go.
 #[derive(Debug, Clone, Copy)]
 enum Table {
     Jobs,
     Scores,
-    Served,
     Runs,
 }
 
 impl Table {
-    const ALL: [Self; 4] = [Self::Jobs, Self::Scores, Self::Served, Self::Runs];
+    const ALL: [Self; 3] = [Self::Jobs, Self::Scores, Self::Runs];
 }
 
 /// Rows deleted for their age.
@@ -253,7 +261,6 @@ impl Pruned {
         match table {
             Table::Jobs => &mut self.jobs,
             Table::Scores => &mut self.scores,
-            Table::Served => &mut self.served,
             Table::Runs => &mut self.runs,
         }
     }

@@ -147,6 +147,14 @@ impl PostgresStore {
         self.end(lease, answer)
     }
 
+    /// When a run began.
+    pub async fn run_started_at(&self, run: i64) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar("SELECT started_at FROM warm_runs WHERE id = $1").bind(run);
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        self.end(lease, answer)
+    }
+
     /// How many of a run's jobs are through.
     pub async fn run_progress(&self, run: i64) -> Result<Progress, StoreError> {
         let mut lease = self.lease().await?;

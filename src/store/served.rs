@@ -24,6 +24,22 @@ pub struct WordOrder {
     pub accepted_us: i64,
 }
 
+impl WordOrder {
+    /// Whether it says nothing but when its job was accepted.
+    fn is_plain(self) -> bool {
+        self.kind == 't' && self.value == self.accepted_us
+    }
+
+    /// Whether a word of this order replaces one of the other.
+    fn is_newer_than(self, other: Self) -> bool {
+        if self.kind == other.kind && !self.is_plain() && !other.is_plain() {
+            (self.value, self.accepted_us) > (other.value, other.accepted_us)
+        } else {
+            self.accepted_us > other.accepted_us
+        }
+    }
+}
+
 /// What readers are to be served under a name.
 #[derive(Debug)]
 pub struct ServedRow<'a> {
@@ -61,12 +77,22 @@ pub struct ServedPast {
     pub order: WordOrder,
 }
 
-/// A score that differs by a ten-thousandth is the same: not every device sums in one order.
+/// What readers were served under a name, the latest first.
+#[derive(Debug)]
+pub struct ServedHistory {
+    pub rows: Vec<ServedPast>,
+    /// Whether there are rows that were asked for and would have been too much.
+    pub is_cut_short: bool,
+}
+
+/// A score that differs by a ten-thousandth is the same: not every device sums in one order. A word whose job says nothing of its age is plain: it
+/// is compared by its acceptance, and goes on under what the word before it says.
 const INSERT: &str = "\
 INSERT INTO served (namespace, key, served_from, job_id, model, version, input_sha256, label, score, items, inputs_sha256, is_removed,
   order_kind, order_value, accepted_us)
 SELECT new.namespace, new.key, new.served_from, new.job_id, new.model, new.version, new.input_sha256, new.label, new.score, new.items::jsonb,
-  new.inputs_sha256, new.is_removed, new.order_kind, new.order_value, new.accepted_us
+  new.inputs_sha256, new.is_removed,
+  CASE WHEN {continues} THEN last.order_kind ELSE new.order_kind END, CASE WHEN {continues} THEN last.order_value ELSE new.order_value END, new.accepted_us
 FROM ({rows}) AS new JOIN done ON done.job_id = new.job_id
 LEFT JOIN LATERAL (
   SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
@@ -75,21 +101,35 @@ WHERE last.id IS NULL
 OR ((last.is_removed, last.model, last.version, last.input_sha256, last.label)
     IS DISTINCT FROM (new.is_removed, new.model, new.version, new.input_sha256, new.label)
   OR abs(new.score - last.score) > 0.0001 * greatest(abs(new.score), abs(last.score)))
-AND CASE WHEN new.order_kind = last.order_kind
+AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {last_is_plain}
   THEN (new.order_value, new.accepted_us) > (last.order_value, last.accepted_us)
   ELSE new.accepted_us > last.accepted_us END";
 
+/// Whether a word says nothing but when it was accepted, as the contract's `Order` has it; and whether it therefore continues the last one.
+const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
+const LAST_IS_PLAIN: &str = "(last.order_kind = 't' AND last.order_value = last.accepted_us)";
+
+/// The hashes of rankings' inputs are left out: nobody is shown them, and they are most of a long ranking.
 const PAST: &str = "\
-SELECT served_from, job_id, model, version, input_sha256, label, score, items::text AS items, inputs_sha256, is_removed, order_kind, order_value,
-  accepted_us FROM served WHERE namespace = $1 AND key = $2 ORDER BY id DESC LIMIT $3";
+SELECT * FROM (
+  SELECT *, NULL::bytea AS inputs_sha256, count(*) OVER () AS all_rows,
+    coalesce(sum(octet_length(items)) OVER (ORDER BY id DESC ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS bytes_before
+  FROM (
+    SELECT id, served_from, job_id, model, version, input_sha256, label, score, items::text AS items, is_removed, order_kind, order_value,
+      accepted_us FROM served WHERE namespace = $1 AND key = $2 ORDER BY id DESC LIMIT $3
+  ) AS latest
+) AS past WHERE bytes_before < $4 ORDER BY id DESC";
+
+/// Rankings of one history are read until they have so many bytes.
+const PAST_BYTES: i64 = 8 << 20;
 
 const LATEST: &str = "\
 SELECT names.number, last.served_from, last.job_id, last.model, last.version, last.input_sha256, last.label, last.score, last.items::text AS items,
   last.inputs_sha256, last.is_removed, last.order_kind, last.order_value, last.accepted_us
 FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS names(namespace, key, number)
 CROSS JOIN LATERAL (
-  SELECT * FROM served WHERE namespace = names.namespace AND key = names.key ORDER BY id DESC LIMIT 1
-) AS last";
+  SELECT * FROM served WHERE namespace = names.namespace AND key = names.key ORDER BY id DESC LIMIT 4
+) AS last ORDER BY last.id";
 
 /// The insertion of a batch's names, where the jobs that were written are in `done`.
 pub(super) fn insert(
@@ -119,26 +159,42 @@ pub(super) fn insert(
         column(&rows, |r| r.order.accepted_us),
     )?;
     columns.one("served_from", "timestamptz", batch.finished_at)?;
-    Ok(INSERT.replace("{rows}", &columns.into_rows()))
+    let continues = format!("last.id IS NOT NULL AND {NEW_IS_PLAIN} AND NOT {LAST_IS_PLAIN}");
+    Ok(INSERT
+        .replace("{continues}", &continues)
+        .replace("{new_is_plain}", NEW_IS_PLAIN)
+        .replace("{last_is_plain}", LAST_IS_PLAIN)
+        .replace("{rows}", &columns.into_rows()))
 }
 
 impl PostgresStore {
-    /// What readers were served under a name, the latest first, at most `max` rows.
+    /// What readers were served under a name, at most `max` rows, and as many as fit into 8 MiB or a little more.
     pub async fn served(
         &self,
         namespace: &str,
         key: &str,
         max: u32,
-    ) -> Result<Vec<ServedPast>, StoreError> {
+    ) -> Result<ServedHistory, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query(PAST)
             .bind(namespace)
             .bind(key)
-            .bind(i64::from(max));
+            .bind(i64::from(max))
+            .bind(PAST_BYTES);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         let rows = self.end(lease, answer)?;
-        let past: Result<_, sqlx::Error> = rows.iter().map(read).collect();
-        past.map_err(|e| StoreError::Refused(e.to_string()))
+        let past = || {
+            let all = rows.first().map(|row| row.try_get::<i64, _>("all_rows"));
+            let all = all.transpose()?.unwrap_or_default();
+            let past: Result<Vec<_>, sqlx::Error> = rows.iter().map(read).collect();
+            Ok((past?, all.unsigned_abs() > rows.len() as u64))
+        };
+        let (past, is_cut_short) =
+            past().map_err(|e: sqlx::Error| StoreError::Refused(e.to_string()))?;
+        Ok(ServedHistory {
+            rows: in_order(past),
+            is_cut_short,
+        })
     }
 
     /// The latest row of each of these names, given as namespace and key; nothing of one that has none.
@@ -156,12 +212,32 @@ impl PostgresStore {
             let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));
             let (number, past) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
             let index = usize::try_from(number - 1).ok();
-            if let Some(slot) = index.and_then(|index| found.get_mut(index)) {
+            let slot: Option<&mut Option<ServedPast>> =
+                index.and_then(|index| found.get_mut(index));
+            // Two that were written at the same time may stand in either order.
+            if let Some(slot) = slot
+                && slot
+                    .as_ref()
+                    .is_none_or(|last| past.order.is_newer_than(last.order))
+            {
                 *slot = Some(past);
             }
         }
         Ok(found)
     }
+}
+
+/// Leaves out what was older than what readers had already: it was written at the same time, and never served. The latest comes first.
+fn in_order(rows: Vec<ServedPast>) -> Vec<ServedPast> {
+    let mut served: Vec<ServedPast> = Vec::with_capacity(rows.len());
+    for row in rows.into_iter().rev() {
+        let last = served.last();
+        if last.is_none_or(|last| row.order.is_newer_than(last.order)) {
+            served.push(row);
+        }
+    }
+    served.reverse();
+    served
 }
 
 fn read(row: &PgRow) -> Result<ServedPast, sqlx::Error> {
@@ -183,4 +259,41 @@ fn read(row: &PgRow) -> Result<ServedPast, sqlx::Error> {
             accepted_us: row.try_get("accepted_us")?,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn past(kind: char, value: i64, accepted_us: i64) -> ServedPast {
+        ServedPast {
+            from: DateTime::UNIX_EPOCH,
+            job_id: format!("{kind}{value}"),
+            model: String::new(),
+            version: String::new(),
+            input: None,
+            label: None,
+            score: None,
+            items: None,
+            inputs: None,
+            is_removed: false,
+            order: WordOrder {
+                kind,
+                value,
+                accepted_us,
+            },
+        }
+    }
+
+    #[test]
+    fn what_was_written_at_the_same_time_as_newer_news_was_never_served() {
+        let rows = vec![
+            past('s', 7, 60),
+            past('s', 8, 50),
+            past('t', 40, 40),
+            past('t', 30, 30),
+        ];
+        let ids: Vec<String> = in_order(rows).into_iter().map(|row| row.job_id).collect();
+        assert_eq!(ids, ["s8", "t40", "t30"]);
+    }
 }

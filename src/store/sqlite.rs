@@ -284,7 +284,7 @@ impl SqliteStore {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
             // Without servers nobody reads names, and nothing is warmed.
-            Table::Served | Table::Runs => return Ok(0),
+            Table::Runs => return Ok(0),
         };
         let query = sqlx::query(statement)
             .bind(clock::rfc3339(before))

@@ -2,6 +2,7 @@
 //!
 //! Promises that label values are enumerations or come from manifests and settings, never from a job.
 
+mod audit;
 mod catalogue;
 mod labels;
 mod lanes;
@@ -11,9 +12,9 @@ mod reference;
 
 pub use catalogue::SECONDS;
 pub use labels::{
-    CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome, InputResult,
-    JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage, Table,
-    TraceOutcome, WarmOutcome,
+    AuditFinding, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
+    InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage,
+    Table, TraceOutcome, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 
@@ -60,6 +61,7 @@ struct Handles {
     schedules_paused: Gauge,
     hints: Vec<Counter>,
     invalidated: Counter,
+    older_words: Counter,
     marks_repaired: Counter,
     traces: Vec<Counter>,
     heat_dropped: Vec<Counter>,
@@ -131,6 +133,7 @@ impl Metrics {
             schedules_paused: SCHEDULES_PAUSED.gauge([]),
             hints: HINTS.counters(),
             invalidated: INVALIDATED.counter([]),
+            older_words: OLDER_WORDS.counter([]),
             marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
             heat_dropped: HEAT_DROPPED.counters(),
@@ -300,6 +303,11 @@ impl Metrics {
     /// Counts what readers found and an invalidation removed.
     pub fn invalidated(&self, entries: u64) {
         self.0.invalidated.increment(entries);
+    }
+
+    /// Counts named entries, rankings and removals that were left out for newer ones.
+    pub fn older_words(&self, count: u64) {
+        self.0.older_words.increment(count);
     }
 
     /// Counts marks of invalidations that Redis had lost and has again.

@@ -18,6 +18,7 @@ use crate::{
     store::{Claim, PlanTotals, PostgresStore, Progress, RunState, StoreError},
     telemetry::metrics::{Metrics, WarmOutcome},
 };
+use kiln_contract::order::Moment;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -257,6 +258,10 @@ impl Carrier {
     /// Posts what is left of a run, pausing while the queues are full.
     async fn post(&self, claim: Claim) -> Result<(), Stopped> {
         let mut depths = Depths::default();
+        // What readers were told since the run began is newer than what its source said.
+        let Some(began) = self.store.run_started_at(claim.id).await? else {
+            return Err(Stopped::Lost);
+        };
         loop {
             let posts = self.store.next_posts(claim.id, WINDOW).await?;
             if posts.is_empty() {
@@ -272,11 +277,9 @@ impl Carrier {
             let messages: Vec<Message> = posts
                 .into_iter()
                 .map(|post| {
-                    message::job(
-                        &self.topology.warm,
-                        &job_id(claim.id, post.piece),
-                        post.body,
-                    )
+                    let id = job_id(claim.id, post.piece);
+                    let message = message::job(&self.topology.warm, &id, post.body);
+                    message::accepted(message, Moment::of(began))
                 })
                 .collect();
             let posted = self.publisher.publish(messages).await;

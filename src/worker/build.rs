@@ -1,5 +1,4 @@
 //! The only place where the worker's parts are wired together: what there is, what the HTTP port is given, which tasks run.
-//!
 //! Nothing runs yet when this is done, and no server has been asked anything.
 
 use super::{
@@ -186,6 +185,7 @@ impl Worker {
         self.add_checks(&mut tasks);
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
+        tasks::audit::add(&mut tasks, &self.settings, &self.engine, &self.metrics);
         for (name, task) in [
             ("publisher", self.publisher_task.clone()),
             ("replies", self.replies_task.clone()),

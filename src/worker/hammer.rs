@@ -80,6 +80,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "invalidations",
             "heat",
             "hints",
+            "audit",
             "publisher",
             "replies",
             "traces"

@@ -139,6 +139,7 @@ impl JobProcessor {
         let held = self.engine.hold(delivery.body.len());
         let (received, tries) = (delivery.received, delivery.tries());
         let expires = delivery.expires();
+        let accepted = delivery.accepted_before();
         let given_up = given_up.or_else(|| delivery.verdict());
         let job = QueuedJob {
             in_hand: self.in_hand(),
@@ -149,6 +150,7 @@ impl JobProcessor {
         };
         JobSource::new(job)
             .received_at(received)
+            .accepted_by(accepted)
             .with_tries(tries)
             .with_urgency(urgency)
             .movable(may_move)
@@ -188,6 +190,7 @@ impl JobProcessor {
             outcome,
             counts,
             begun,
+            accepted: None,
             held: None,
         };
         self.settle(vec![EndedJob {
@@ -207,6 +210,7 @@ impl JobProcessor {
                 outcome: Outcome::Moved(queue),
                 counts: InputCounts::default(),
                 begun: delivery.received,
+                accepted: None,
                 held: None,
             },
             delivery,
@@ -318,11 +322,12 @@ impl JobOwner for QueuedJob {
     fn ended(self: Box<Self>, ended: Ended) {
         let Self {
             processor,
-            delivery,
+            mut delivery,
             in_hand,
             settled,
             ..
         } = *self;
+        delivery.accepted = ended.accepted;
         processor.settle_later(EndedJob {
             delivery,
             in_hand: Some(in_hand),

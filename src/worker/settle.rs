@@ -100,8 +100,7 @@ impl Settler {
                 }
                 Outcome::Moved(to) => {
                     let queue = self.topology.lane(&to.lane, to.number);
-                    let now = clock::rfc3339(clock::now());
-                    (Some(message::moved(&delivery, &queue, &now)), None)
+                    (Some(message::moved(&delivery, &queue)), None)
                 }
                 Outcome::Abandoned => continue,
             };

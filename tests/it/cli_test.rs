@@ -217,7 +217,7 @@ async fn a_replayed_letter_is_the_producers_message_again() {
     // Those that start with x- are the broker's, written on the way out of the queue.
     let names = headers.inner().keys().map(|name| name.as_str());
     let names: Vec<&str> = names.filter(|name| !name.starts_with("x-")).collect();
-    assert_eq!(names, ["team"]);
+    assert_eq!(names, ["kiln-accepted-at", "team"]);
     assert_eq!(message.properties.delivery_mode(), &Some(2));
     assert!(message.properties.message_id().is_some());
 

@@ -111,7 +111,7 @@ async fn a_name_is_explained_with_everything_that_was_served_under_it() {
     let nobody = worker.get("/v1/keys/shop/nobody").await.expect("an answer");
     assert_eq!(nobody.0, 404, "{}", nobody.1);
 
-    // What is gone from Redis has its history still, until it is pruned.
+    // What is gone from Redis has its history still, and the latest row of each name is never pruned.
     let _: i64 = stack
         .redis
         .command(&["DEL", &format!("kiln:k:shop:{KEY}")])
@@ -126,6 +126,11 @@ async fn a_name_is_explained_with_everything_that_was_served_under_it() {
         .kiln(&["prune", "--older-than", "0s", "--json"])
         .await
         .with(0);
-    assert_eq!(pruned.lines()[0]["served"], 4);
-    shell.kiln(&["explain", "shop", KEY]).await.with(1);
+    assert_eq!(pruned.lines()[0]["served"], 1);
+    assert_eq!(stack.count("SELECT count(*) FROM served").await, 3);
+    let kept = shell
+        .kiln(&["explain", "shop", KEY, "--json"])
+        .await
+        .with(0);
+    assert_eq!(said(&kept.lines()[0]), [("second", "negative", false)]);
 }

@@ -457,7 +457,8 @@ async fn every_route_answers_as_documented_under_load_and_while_servers_are_down
     .await;
     assert_eq!(
         each_route_answers(&worker).await,
-        ["POST /v1/cache/invalidate/{namespace}"]
+        ["GET /v1/keys/{namespace}/{key}"],
+        "an invalidation lives in the database"
     );
     stack.postgres.kill();
     eventually("postgres is missed", PATIENCE, || async {
@@ -468,6 +469,7 @@ async fn every_route_answers_as_documented_under_load_and_while_servers_are_down
     let missing = each_route_answers(&worker).await;
     for route in [
         "POST /v1/score",
+        "POST /v1/cache/invalidate/{namespace}",
         "POST /v1/intake/pause",
         "GET /v1/schedules",
         "GET /v1/jobs/{id}",

@@ -12,6 +12,7 @@
     reason = "a test tells one story, fails where it stands, ends its tasks with its runtime, and asks the system who runs it"
 )]
 
+mod audit;
 mod bad_input;
 mod broker;
 mod canary;
@@ -31,6 +32,7 @@ mod lanes_shown;
 mod ledger;
 mod message;
 mod models;
+mod order;
 mod page;
 mod poison;
 mod postgres;

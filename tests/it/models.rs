@@ -1,8 +1,10 @@
 //! Versions: which one a bare name means, on every worker, while folders come, break and go.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kiln_contract::order::{Moment, Order};
 use serde_json::{Value, json};
 
 use crate::harness::jobs::text_job;
@@ -122,6 +124,84 @@ async fn every_worker_follows_an_activation_and_goes_back() {
     shelf.activate(&stack, &["sentiment", "--default"]);
     settles_on(&stack, "2.0.0").await;
     again.expect_clean_log();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_readers_find_never_goes_back_to_the_version_before() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0", "2.0.0"]);
+    shelf.activate(&stack, &["sentiment@1.0.0"]);
+    let (one, two) = (worker(&stack, &shelf).await, worker(&stack, &shelf).await);
+    settles_on(&stack, "1.0.0").await;
+    let keys: Vec<String> = (0..5).map(|key| format!("kiln:k:shown:{key}")).collect();
+    let mut last: BTreeMap<String, Order> = BTreeMap::new();
+    let mut switched: Option<Moment> = None;
+    let mut activating = None;
+    let (mut old_after, mut number) = (0, 0);
+    // Both workers are kept busy with all keys, while a reader looks.
+    eventually("all are of the new version", PATIENCE, async || {
+        let jobs: Vec<Value> = (0..40)
+            .map(|one| {
+                let inputs: Vec<Value> = (0..5)
+                    .map(|key| json!({"key": key.to_string(), "text": format!("{TEXT} {number} {one} {key}")}))
+                    .collect();
+                json!({"job_id": format!("load-{number}-{one}"), "model": "sentiment", "namespace": "shown", "named": true, "inputs": inputs})
+            })
+            .collect();
+        number += 1;
+        stack.bus.publish_jobs(&jobs).await;
+        if number == 2 {
+            let folder = shelf.0.clone();
+            let urls = [stack.database_url(), stack.redis.url(), stack.amqp_url()];
+            activating = Some(tokio::task::spawn_blocking(move || {
+                let [database, redis, amqp] = urls;
+                sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
+                    .args(["models", "activate", "sentiment@2.0.0"])
+                    .env("KILN_MODELS_DIR", folder)
+                    .env("KILN_DATABASE_URL", database)
+                    .env("KILN_REDIS_URL", redis)
+                    .env("KILN_AMQP_URL", amqp)
+                    .output()
+            }));
+        }
+        let is_new = |worker: &Worker| {
+            let says = |line: &String| line.contains("sentiment@2.0.0") && line.contains("is active");
+            worker.lines().iter().any(says)
+        };
+        if switched.is_none() && is_new(&one) && is_new(&two) {
+            switched = Some(Moment::of(chrono::Utc::now()));
+        }
+        let mut new = 0;
+        for key in &keys {
+            let entry: Option<String> = stack.redis.command(&["GET", key]).await;
+            let Some(entry) = entry else { continue };
+            let order = Order::of_entry(entry.as_bytes()).expect("an order");
+            let before = last.insert(key.clone(), order);
+            assert!(before.is_none_or(|before| !before.is_newer_than(&order)), "{key}");
+            let entry: Value = serde_json::from_str(&entry).expect("JSON");
+            let is_old = entry["version"] == "1.0.0";
+            if switched.is_some_and(|at| order.accepted() > at) {
+                assert!(!is_old, "accepted after the switch: {entry}");
+                new += 1;
+            }
+            old_after += u32::from(is_old && switched.is_some());
+        }
+        (new == keys.len()).then_some(())
+    })
+    .await;
+    let ended = activating.expect("it was begun").await.expect("it ran");
+    assert!(ended.expect("kiln runs").status.success());
+    // What was accepted before is stored by now, and has replaced nothing.
+    stack.wait_for_empty(crate::harness::bus::JOBS).await;
+    one.wait_in_hand(0).await;
+    two.wait_in_hand(0).await;
+    for key in &keys {
+        let entry = stack.redis.json(key).await.expect("an entry");
+        assert_eq!(
+            entry["version"], "2.0.0",
+            "{old_after} looks saw an old one after the switch"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

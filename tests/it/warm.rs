@@ -8,6 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use kiln::store::PostgresStore;
 use kiln::warm::due;
 use kiln::warm::schedule::{self, Schedule};
+use kiln_contract::order::{Moment, Order};
 use serde_json::{Value, json};
 
 use crate::harness::bus::persistent;
@@ -442,6 +443,47 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
         lines[0]["next"].is_string() && said.contains("bad.toml:2"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_is_no_newer_than_its_beginning() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put("words", &format!("{}{}", on_request(), words(1)));
+    let worker = schedules.worker(&stack).start().await;
+    schedules.run_now(&stack, "words").await;
+    worker.wait_in_hand(0).await;
+    let key = "kiln:k:warmed:k0";
+    let micros = "SELECT (extract(epoch FROM started_at) * 1000000)::bigint FROM warm_runs";
+    let began = stack.count(micros).await;
+    let entry: String = stack.redis.command(&["GET", key]).await;
+    let order = Order::of_entry(entry.as_bytes()).expect("an order");
+    assert_eq!(order.accepted(), Moment::from_micros(began));
+    // A producer's word from after it stays, whatever its own clock says, and the next run's job from before loses.
+    let inputs = json!([{"key": "k0", "text": "what it says by now"}]);
+    let job = json!({"job_id": "now", "model": "sentiment", "namespace": "warmed", "named": true, "as_of": 1, "inputs": inputs});
+    stack.bus.answer(&job).await;
+    let mut earlier = job.clone();
+    earlier["job_id"] = json!("planned before");
+    earlier["inputs"][0]["text"] = json!("what it said before");
+    let Value::Object(fields) = &mut earlier else {
+        unreachable!("it is an object")
+    };
+    fields.remove("as_of");
+    let mut headers = lapin::types::FieldTable::default();
+    let at = lapin::types::AMQPValue::LongString(order.accepted().rfc3339().into());
+    headers.insert("kiln-accepted-at".into(), at);
+    let properties = crate::harness::bus::persistent().with_headers(headers);
+    let message = (earlier.to_string().into_bytes(), properties);
+    stack.bus.publish("kiln.warm", vec![message]).await;
+    let done = "SELECT count(*) FROM jobs WHERE job_id = 'planned before'";
+    eventually("it is done", PATIENCE, || async {
+        (stack.count(done).await == 1).then_some(())
+    })
+    .await;
+    worker.wait_in_hand(0).await;
+    let entry = stack.redis.json(key).await.expect("an entry");
+    assert_eq!(entry["job_id"], "now", "{entry}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -19,6 +19,7 @@ pub use write::JobWriter;
 use crate::{
     failure::Rejection,
     model::{InputKind, ModelInfo, PairRule},
+    order::AsOf,
 };
 use std::{borrow::Cow, ops::Range};
 
@@ -87,6 +88,8 @@ pub enum Content<'a> {
     },
     /// A range of [`Job::features`].
     Features(Range<usize>),
+    /// Nothing: what readers find under the input's key is to go.
+    Removal,
     /// Only under [`OnError::Skip`].
     Bad(InputError),
 }
@@ -111,6 +114,7 @@ impl Input<'_> {
                     pair: pair.map(owned),
                 },
                 Content::Features(range) => Content::Features(range),
+                Content::Removal => Content::Removal,
                 Content::Bad(bad) => Content::Bad(bad),
             },
         }
@@ -140,6 +144,8 @@ pub struct Job<'a> {
     pub on_error: OnError,
     /// Whether results carry every label's probability.
     pub detail: bool,
+    /// How new the job's word on its keys is; by its acceptance where it says nothing.
+    pub as_of: Option<AsOf<'a>>,
 }
 
 /// A body that is no job.
@@ -193,6 +199,7 @@ impl<'a> Job<'a> {
             ttl_seconds: self.ttl_seconds,
             on_error: self.on_error,
             detail: self.detail,
+            as_of: self.as_of.map(AsOf::into_owned),
         }
     }
 
@@ -200,6 +207,12 @@ impl<'a> Job<'a> {
     #[inline]
     pub fn model_name(&self) -> &str {
         self.model.split('@').next().unwrap_or_default()
+    }
+
+    /// Whether it changes what readers find: it keeps named entries or a ranking, or removes some.
+    pub fn is_for_readers(&self) -> bool {
+        let removes = |input: &Input<'_>| input.content == Content::Removal;
+        self.named || self.rank.is_some() || self.inputs.iter().any(removes)
     }
 
     /// The features of a [`Content::Features`].
@@ -250,7 +263,7 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
         return wrong("key", "expected on every input of a job with `rank`".into());
     }
     match (&input.content, &info.input) {
-        (Content::Bad(_), _) => None,
+        (Content::Bad(_) | Content::Removal, _) => None,
         (Content::Features(range), InputKind::Features { count }) if range.len() == *count => None,
         (Content::Features(range), InputKind::Features { count }) => wrong(
             "features",

@@ -79,9 +79,79 @@ impl EntryPrefix {
     }
 }
 
+/// The pattern that matches every score entry.
+pub fn all_entries() -> String {
+    "kiln:s:*".to_owned()
+}
+
+/// The model, the version and the input of a score entry's key; nothing of any other key.
+pub fn read_entry(key: &[u8]) -> Option<(&str, &str, InputHash)> {
+    let rest = key.strip_prefix(ENTRIES)?;
+    let (space, input) = rest.split_last_chunk::<32>()?;
+    let space = std::str::from_utf8(space.strip_suffix(b":")?).ok()?;
+    let (model, version) = space.split_once(':')?;
+    Some((model, version, *input))
+}
+
+/// What the key of every named entry and ranking starts with.
+const NAMES: &str = "kiln:k:";
+
+/// The pattern that matches every named entry and ranking.
+pub fn all_names() -> String {
+    "kiln:k:*".to_owned()
+}
+
+/// The namespace and the key of a named entry or a ranking; nothing of any other key.
+pub fn read_named(key: &[u8]) -> Option<(&str, &str)> {
+    let rest = std::str::from_utf8(key).ok()?.strip_prefix(NAMES)?;
+    rest.split_once(':')
+}
+
 /// The key under which readers find a named entry or a ranking of a namespace.
 pub fn named(namespace: &str, key: &str) -> String {
     format!("kiln:k:{namespace}:{key}")
+}
+
+/// What a removed entry leaves behind, so that no older word on its key comes back: in the same slot of a Redis Cluster as `entry`, which
+/// is what [`named`] gives.
+pub fn removed(entry: &str) -> String {
+    if has_tag(entry) {
+        return format!("kiln:o:{entry}");
+    }
+    if !entry.contains('}') {
+        return format!("kiln:o:{{{entry}}}");
+    }
+    // No tag of its own, and none that can hold it: another one of the same slot.
+    let slot = slot(entry.as_bytes());
+    let tags = (0u32..).map(|number| format!("{number:x}"));
+    let tag = tags
+        .into_iter()
+        .find(|tag| self::slot(tag.as_bytes()) == slot);
+    format!("kiln:o:{{{}}}{entry}", tag.unwrap_or_default())
+}
+
+/// Whether only a part of a key, between its first brace and the next closing one, decides on its slot.
+fn has_tag(key: &str) -> bool {
+    let inside = key
+        .split_once('{')
+        .and_then(|(_, rest)| rest.split_once('}'));
+    inside.is_some_and(|(tag, _)| !tag.is_empty())
+}
+
+/// The slot of a tag, or of a key without one, in a Redis Cluster: CRC-16 (XMODEM) of its bytes.
+fn slot(bytes: &[u8]) -> u16 {
+    let crc = bytes.iter().fold(0u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            let carry = if crc & 0x8000 == 0 { 0 } else { 0x1021 };
+            (crc << 1) ^ carry
+        })
+    });
+    crc % 16_384
+}
+
+/// When a job that wants something shown to readers was first accepted: a repeat of it is no newer.
+pub fn accepted(job_id: &str) -> Vec<u8> {
+    format!("kiln:a:{job_id}").into_bytes()
 }
 
 /// The pattern that matches all of a namespace's named entries and rankings.
@@ -190,6 +260,33 @@ mod tests {
         );
     }
 
+    /// The slot of a whole key, as Redis finds it.
+    fn slot_of(key: &str) -> u16 {
+        let inside = key
+            .split_once('{')
+            .and_then(|(_, rest)| rest.split_once('}'))
+            .map(|(tag, _)| tag)
+            .filter(|tag| !tag.is_empty());
+        slot(inside.unwrap_or(key).as_bytes())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_removed_leaves_its_mark_in_its_entrys_slot(key in "[a-c{}]{1,12}") {
+            let entry = named("n", &key);
+            prop_assert_eq!(slot_of(&removed(&entry)), slot_of(&entry));
+        }
+    }
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // By CLUSTER KEYSLOT.
+        assert_eq!(slot(b"123456789"), 0x31c3);
+        assert_eq!(slot(b"foo"), 12_182);
+        assert_eq!(removed("kiln:k:n:a"), "kiln:o:{kiln:k:n:a}");
+        assert_eq!(removed("kiln:k:n:{a}b"), "kiln:o:kiln:k:n:{a}b");
+    }
+
     #[test]
     fn versions_never_share_an_entry() {
         let hash = hash_text("x", None);
@@ -198,5 +295,22 @@ mod tests {
             EntryPrefix::new("m", "2").key(&hash)
         );
         assert_eq!(named("feed", "page:1"), "kiln:k:feed:page:1");
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let hash = hash_text("x", None);
+        let entry = EntryPrefix::new("m", "1.0").key(&hash);
+        assert_eq!(read_entry(&entry), Some(("m", "1.0", hash)));
+        let name = named("feed", "page:1 ☃");
+        assert_eq!(read_named(name.as_bytes()), Some(("feed", "page:1 ☃")));
+        assert_eq!(
+            (read_named(&entry), read_entry(name.as_bytes())),
+            (None, None)
+        );
+        assert_eq!(
+            read_entry(entry.get(..entry.len() - 1).unwrap_or_default()),
+            None
+        );
     }
 }

@@ -7,10 +7,12 @@
 //! | module | what it owns |
 //! | --- | --- |
 //! | [`job`] | a job: its fields and limits, how it is read ([`job::Job::parse`]) and written ([`job::JobWriter`]) |
-//! | [`result`] | the JSON that leaves Kiln: results, replies, named entries, rankings |
+//! | [`result`] | the JSON of a job's end: results and replies |
+//! | [`reader`] | the JSON that readers find: named entries, rankings, removals |
 //! | [`failure`] | what can go wrong with a job, and whether it is retried, rejected or fatal |
 //! | [`key`] | every key in Redis, and the hash that names an input |
 //! | [`entry`] | the bytes of a score entry in Redis |
+//! | [`order`] | how new a word on a reader's key is |
 //! | [`model`] | what a model takes and gives, and why it could not |
 //! | [`name`] | the rule of names and versions |
 //! | [`time`] | how an instant is written |
@@ -73,5 +75,7 @@ mod json;
 pub mod key;
 pub mod model;
 pub mod name;
+pub mod order;
+pub mod reader;
 pub mod result;
 pub mod time;

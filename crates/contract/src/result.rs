@@ -1,4 +1,4 @@
-//! Owns the JSON that leaves Kiln: a job's results, replies, named entries and rankings.
+//! Owns the JSON of a job's end: its results and its replies.
 //!
 //! Promises the contract's field names, and that a score prints as the shortest decimal that reads back as
 //! the same 32-bit float.
@@ -10,7 +10,6 @@ use crate::{
     time,
 };
 use chrono::{DateTime, Utc};
-use serde::Serialize;
 
 /// Index of the largest value in a row; the first of equals.
 #[inline]
@@ -161,6 +160,12 @@ impl ResultsWriter {
         self.buffer.push(b'}');
     }
 
+    /// One input whose key was removed for readers.
+    pub fn removed(&mut self, key: Option<&str>) {
+        self.open(key);
+        self.buffer.extend_from_slice(b"\"removed\":true}");
+    }
+
     /// The finished array.
     pub fn finish(mut self) -> String {
         self.buffer.push(b']');
@@ -254,93 +259,6 @@ fn rejected(job_id: &str, error: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     out.extend_from_slice(b",\"status\":\"rejected\",\"error\":");
     error(&mut out);
     out.push(b'}');
-    out
-}
-
-/// A named entry, as readers find it.
-#[derive(Debug, Serialize)]
-struct Named<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    score: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    label: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    embedding: Option<&'a [f32]>,
-    model: &'a str,
-    version: &'a str,
-    scored_at: String,
-}
-
-/// The JSON of a named entry.
-pub fn named_entry(info: &ModelInfo, row: &[f32], scored_at: DateTime<Utc>) -> Vec<u8> {
-    let reading = Reading::of(info, row);
-    let embedding = if let Reading::Embedding(values) = reading {
-        Some(values)
-    } else {
-        None
-    };
-    let mut out = Vec::with_capacity(128);
-    push(
-        &mut out,
-        &Named {
-            score: reading.score(),
-            label: reading.label(),
-            embedding,
-            model: &info.name,
-            version: &info.version,
-            scored_at: time::rfc3339(scored_at),
-        },
-    );
-    out
-}
-
-/// A ranking, as readers find it.
-#[derive(Debug, Serialize)]
-struct Ranking<'a> {
-    items: Vec<RankedItem<'a>>,
-    model: &'a str,
-    version: &'a str,
-    scored_at: String,
-}
-
-/// One key of a ranking.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct RankedItem<'a> {
-    /// The input's key.
-    pub key: &'a str,
-    /// Its score.
-    pub score: f32,
-}
-
-/// The best `top` items by descending score. Equal scores keep the job's order, and of a repeated key only the best item
-/// counts.
-pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
-    items.sort_by(|a, b| b.score.total_cmp(&a.score));
-    let mut seen = std::collections::HashSet::new();
-    items.retain(|item| seen.insert(item.key));
-    items.truncate(top);
-    items
-}
-
-/// The JSON of a ranking's items.
-pub fn items(items: &[RankedItem<'_>]) -> String {
-    let mut out = Vec::with_capacity(items.len() * 48 + 2);
-    push(&mut out, items);
-    String::from_utf8(out).unwrap_or_else(|_| "[]".into())
-}
-
-/// The JSON of a ranking.
-pub fn ranking(info: &ModelInfo, items: Vec<RankedItem<'_>>, scored_at: DateTime<Utc>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(items.len() * 48 + 128);
-    push(
-        &mut out,
-        &Ranking {
-            items,
-            model: &info.name,
-            version: &info.version,
-            scored_at: time::rfc3339(scored_at),
-        },
-    );
     out
 }
 

@@ -128,13 +128,6 @@ fn fits(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// A text without characters that would move a terminal's cursor or colours: producers choose some of it.
-pub(super) fn plain(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
 /// A table of headers as JSON.
 pub(super) fn headers_json(headers: &FieldTable) -> Value {
     let fields = headers
@@ -237,10 +230,5 @@ mod tests {
     fn codes_are_the_contracts() {
         assert_eq!(code("too_large"), Ok(Code::TooLarge));
         assert!(code("bad").is_err_and(|e| e.contains("unknown_model")));
-    }
-
-    #[test]
-    fn control_characters_are_not_printed() {
-        assert_eq!(plain("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
     }
 }

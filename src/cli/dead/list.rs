@@ -4,10 +4,13 @@
 
 use super::{
     DeadLetterQueue, ListArguments, ShowArguments,
-    letter::{Letter, headers_json, plain},
+    letter::{Letter, headers_json},
     progress, warn_of_unseen,
 };
-use crate::{cli::Exit, clock};
+use crate::{
+    cli::{Exit, plain::plain},
+    clock,
+};
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use lapin::{BasicProperties, types::FieldTable};

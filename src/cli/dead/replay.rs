@@ -187,7 +187,7 @@ impl Tally {
     fn leave(&mut self, id: &str, why: &str) {
         self.left += 1;
         if self.left <= SHOWN {
-            eprintln!("job `{}` stays: {why}", super::letter::plain(id));
+            eprintln!("job `{}` stays: {why}", crate::cli::plain::plain(id));
         }
     }
 }

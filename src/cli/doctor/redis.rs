@@ -1,4 +1,4 @@
-//! What `kiln doctor` asks of Redis: version, memory, whether it takes writes, and the clock.
+//! What `kiln doctor` asks of Redis: version, memory, whether it takes writes and runs scripts, and the clock.
 //!
 //! Promises that the key that it tries with is gone, by its deletion or within seconds by its TTL.
 
@@ -18,13 +18,17 @@ use std::time::Duration;
 const NAME: &str = "redis";
 const MEMORY: &str = "redis memory";
 const WRITES: &str = "redis writes";
+const SCRIPTS: &str = "redis scripts";
 const CLOCK: &str = "redis clock";
 /// The oldest version that Kiln is made for.
 const OLDEST: u64 = 7;
 /// Life of the trial's key, should its deletion be lost, in milliseconds.
 const TRIAL_MS: u64 = 10_000;
 
-/// Reachable, version, eviction policy, a key written, read and deleted, and the clock.
+/// A script that changes nothing.
+const SCRIPT: &str = "return redis.call('EXISTS', KEYS[1])";
+
+/// Reachable, version, eviction policy, a key written, read and deleted, a script, and the clock.
 pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     let Some(url) = &settings.redis.url else {
         return vec![Check::off(
@@ -48,6 +52,7 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
         server.version().await,
         server.memory().await,
         server.writes(token).await,
+        server.scripts(token).await,
         server.clock().await,
     ]
 }
@@ -144,6 +149,28 @@ impl<'a> Server<'a> {
                 "its memory may be far too small: raise maxmemory",
             ),
             Err(problem) => Check::fail(WRITES, problem.to_string(), write_advice(&problem)),
+        }
+    }
+
+    /// The ways in which scripts are called: without them nothing is written that readers find.
+    async fn scripts(&mut self, token: &str) -> Check {
+        let key = key::trial(token);
+        let trial = async {
+            let hash: String = self.ask(&["SCRIPT", "LOAD", SCRIPT]).await?;
+            self.ask::<u64>(&["EVALSHA", &hash, "1", &key]).await?;
+            self.ask::<u64>(&["EVAL", SCRIPT, "1", &key]).await
+        };
+        match trial.await {
+            Ok(_) => Check::ok(SCRIPTS, "a script was loaded and run"),
+            Err(problem) => {
+                let advice = match problem.cause {
+                    Cause::Forbidden => {
+                        "named entries and rankings aren't written without: `redis-cli ACL SETUSER USER +@scripting`"
+                    }
+                    _ => "named entries and rankings aren't written without: see Redis' log",
+                };
+                Check::fail(SCRIPTS, problem.to_string(), advice)
+            }
         }
     }
 

@@ -2,8 +2,8 @@
 
 use super::Range;
 use crate::config::{
-    Amqp, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis, Reply,
-    Retry, Settings, Warm,
+    Amqp, Audit, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis,
+    Reply, Retry, Settings, Warm,
 };
 use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
 use std::collections::BTreeMap;
@@ -43,6 +43,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
     all.extend(namespaces(&settings.namespaces));
     all.extend(drain(&settings.drain));
     all.extend(warm(&settings.warm));
+    all.extend(audit(&settings.audit));
     all
 }
 
@@ -202,6 +203,10 @@ fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Vec<Range> {
             let name = "namespaces.*.grace_seconds";
             all.push(range(name, grace, 0, MAX_TTL_SECONDS));
         }
+        if let Some(age) = namespace.max_age_seconds {
+            let name = "namespaces.*.max_age_seconds";
+            all.push(range(name, age, 1, 2 * MAX_TTL_SECONDS));
+        }
     }
     all
 }
@@ -217,5 +222,17 @@ fn warm(warm: &Warm) -> [Range; 3] {
         count("warm.piece_inputs", piece, 1, MAX_INPUTS as u64),
         count("warm.runs_at_once", warm.runs_at_once, 1, 64),
         range("warm.claim_seconds", warm.claim_seconds, 1, 3_600),
+    ]
+}
+
+fn audit(audit: &Audit) -> [Range; 2] {
+    [
+        count("audit.sample", audit.sample, 1, 100_000),
+        range(
+            "audit.interval_seconds",
+            audit.interval_seconds,
+            1,
+            DAY_SECONDS,
+        ),
     ]
 }

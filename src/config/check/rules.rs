@@ -53,6 +53,25 @@ pub(super) fn cache(cache: &Cache) -> Result<(), ConfigError> {
     refuse("cache.lease_from_ms", "expected 0 or more")
 }
 
+/// The audit's share of the time, and the shares of objectives.
+pub(super) fn audit(settings: &Settings) -> Result<(), ConfigError> {
+    let share = settings.audit.share;
+    if !(share > 0.0 && share <= 0.02) {
+        return refuse("audit.share", "expected above 0 and at most 0.02");
+    }
+    let mut shares = settings
+        .namespaces
+        .values()
+        .filter_map(|own| own.max_age_share);
+    if shares.all(|share| share > 0.0 && share <= 1.0) {
+        return Ok(());
+    }
+    refuse(
+        "namespaces.*.max_age_share",
+        "expected above 0 and at most 1",
+    )
+}
+
 pub(super) fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Result<(), ConfigError> {
     match namespaces.keys().find(|name| !is_name(name)) {
         Some(name) => {

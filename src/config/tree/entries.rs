@@ -94,6 +94,21 @@ pub struct Namespace {
     pub max_jobs_per_second: Option<f64>,
     /// Model seconds a second that this namespace has of each of a worker's lanes; further jobs wait.
     pub max_model_seconds_per_second: Option<f64>,
+    /// Its objective: age up to which what its readers find is young enough, in seconds.
+    pub max_age_seconds: Option<u64>,
+    /// Share of what its readers find that is to be young enough, 0 to 1; 0.999 if absent.
+    pub max_age_share: Option<f64>,
+}
+
+/// Share of what readers find that is to be young enough, where a namespace has none of its own.
+const MAX_AGE_SHARE: f64 = 0.999;
+
+impl Namespace {
+    /// Its objective: the oldest age in seconds, and the share that is to be no older; nothing where it has none.
+    pub fn objective(&self) -> Option<(u64, f64)> {
+        let share = self.max_age_share.unwrap_or(MAX_AGE_SHARE);
+        self.max_age_seconds.map(|seconds| (seconds, share))
+    }
 }
 
 /// What is stored in the database.

@@ -230,6 +230,13 @@ impl State {
     /// Gives everybody who waits for a slot its row; jobs that are complete leave.
     pub fn land(&mut self, taken: &Taken, row: &[f32], how: How, left: &mut Vec<Left>) {
         let mut how = how;
+        // Somebody who came while it was being scored may ask for a longer life than its entry has by now.
+        let slot = self.slots.get(taken.id.index);
+        let slot = slot.filter(|slot| slot.serial == taken.id.serial);
+        let ttl_seconds = slot.map_or(taken.ttl_seconds, |slot| slot.ttl_seconds);
+        if matches!(how, How::Scored { .. }) && ttl_seconds > taken.ttl_seconds {
+            how = How::Scored { is_stored: false };
+        }
         for (id, local) in self.end_slot(taken.id) {
             let Some(waiting) = self.jobs.get_mut(id) else {
                 continue;
@@ -237,7 +244,7 @@ impl State {
             waiting.open = waiting.open.saturating_sub(1);
             waiting.job.rows.fill(local, how, row);
             if let Some(slot) = waiting.job.rows.slots.get_mut(local) {
-                slot.ttl_seconds = taken.ttl_seconds;
+                slot.ttl_seconds = ttl_seconds;
             }
             // It counts as scored for the first one alone.
             how = How::Shared;

@@ -2,9 +2,10 @@
 
 use super::{
     labels::{
-        CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
-        InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION, PublisherKind,
-        QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf,
+        HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION,
+        PublisherKind, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION,
+        WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -98,11 +99,23 @@ catalogue! {
             "Entries in Redis that didn't decode or weren't their key's.");
         INVALIDATED = counter("kiln_invalidated_entries_total", "entries",
             "Entries of readers that an invalidation removed.");
+        OLDER_WORDS = counter("kiln_older_words_total", "entries",
+            "Named entries, rankings and removals that were not written: something newer stands under their key.");
         MARKS_REPAIRED = counter("kiln_invalidation_marks_repaired_total", "marks",
             "Marks of invalidations that Redis had lost and was given again.");
         LEASES = counter("kiln_leases_total", "inputs",
             "Inputs of expensive models by who scored them: this worker (won), another one (waited), or this one after waiting in vain (late).")
             .by(&[LeaseOutcome::LABEL]);
+    }
+    "Audit": {
+        AUDIT_FINDINGS = counter("kiln_audit_findings_total", "entries",
+            "What the audit beside jobs found of named entries, rankings and score entries. One entry may count under several findings.")
+            .by(&[NAMESPACE, AuditFinding::LABEL]);
+        AUDIT_DURATION = histogram("kiln_audit_duration_seconds", "seconds", &SECONDS,
+            "Time that the steps of one audit beside jobs took, waits for servers included and its rests left out.");
+        MAX_AGE_OBJECTIVE = gauge("kiln_max_age_objective_ratio", "ratio",
+            "Share of what readers of a namespace find that is to be young enough: `namespaces.*.max_age_share`.")
+            .by(&[NAMESPACE]);
     }
     "Models": {
         MODEL_BATCH_ROWS = histogram("kiln_model_batch_rows", "rows", &SIZES, "Rows of one forward pass.")

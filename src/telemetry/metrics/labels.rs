@@ -85,6 +85,28 @@ label!(
 );
 
 label!(
+    /// What an audit found of something in Redis.
+    AuditFinding: "finding" {
+        /// the model says the same
+        Right = "right",
+        /// its rows say the same, and it couldn't be recomputed: its version isn't here, its input isn't stored, or jobs went first
+        ByRows = "by_rows",
+        /// the model, or its row, says otherwise
+        Wrong = "wrong",
+        /// there is no row that it could be of
+        WithoutRow = "without_row",
+        /// there was nothing to compare it with
+        Unchecked = "unchecked",
+        /// a named entry or ranking of another version than the one in use
+        OtherVersion = "other_version",
+        /// a named entry or ranking no older than its namespace's objective
+        InTime = "in_time",
+        /// a named entry or ranking older than its namespace's objective
+        TooOld = "too_old",
+    }
+);
+
+label!(
     /// What Redis was asked.
     CacheOperation: "operation" {
         /// a look-up

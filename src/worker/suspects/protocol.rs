@@ -53,6 +53,8 @@ pub(super) struct Request {
     pub is_warming: bool,
     /// Milliseconds since it was received.
     pub waited_ms: u64,
+    /// When a worker first accepted it, in microseconds since 1970.
+    pub accepted_us: u64,
     /// The version that each model's bare name means.
     pub active: BTreeMap<String, String>,
 }

@@ -273,6 +273,7 @@ fn request(delivery: &Delivery, registry: &Registry) -> Request {
         tries: delivery.tries(),
         is_warming: delivery.origin == Origin::Warm,
         waited_ms: u64::try_from(delivery.received.elapsed().as_millis()).unwrap_or(u64::MAX),
+        accepted_us: delivery.first_accepted().micros(),
         active: active
             .map(|listed| (listed.info.name, listed.info.version))
             .collect(),

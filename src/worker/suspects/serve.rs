@@ -15,7 +15,7 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 use anyhow::anyhow;
-use kiln_contract::job::Job;
+use kiln_contract::{job::Job, order::Moment};
 use kiln_model::Registry;
 use std::{
     convert::Infallible,
@@ -265,6 +265,8 @@ impl Server {
         {
             return (Outcome::Abandoned, InputCounts::default());
         }
+        let accepted = i64::try_from(request.accepted_us).unwrap_or(i64::MAX);
+        let accepted = Moment::from_micros(accepted);
         let with = |source: JobSource| {
             let urgency = if request.is_warming {
                 Urgency::Warming
@@ -273,6 +275,7 @@ impl Server {
             };
             source
                 .received_at(received)
+                .accepted_by(Some(accepted))
                 .with_tries(request.tries)
                 .with_urgency(urgency)
         };

@@ -71,8 +71,13 @@ pub(in crate::worker) async fn remove(namespaces: Named, remover: Remover) -> an
                 due
             }
         };
+        let claimed = !due.is_empty();
         for one in due {
             remover.remove_one(&one).await;
+        }
+        if claimed {
+            // A server that is new has back what was removed of many namespaces.
+            tick.reset_immediately();
         }
     }
 }

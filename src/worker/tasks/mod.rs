@@ -1,5 +1,6 @@
 //! What a worker does beside its jobs, a file each.
 
+pub(super) mod audit;
 pub(super) mod controls;
 pub(super) mod depths;
 pub(super) mod health;

@@ -22,6 +22,12 @@ impl<'a> Known<'a> {
         }
     }
 
+    /// Everything that a metric may call a namespace.
+    pub(in crate::worker::tasks) fn labels(&self) -> impl Iterator<Item = &str> {
+        let named = self.named.iter().chain(&self.models);
+        named.map(String::as_str).chain([OTHERS])
+    }
+
     /// What a metric calls a namespace.
     pub(in crate::worker::tasks) fn label<'n>(&self, namespace: &'n str) -> &'n str {
         let is_known = self.named.contains(namespace) || self.models.contains(namespace);

@@ -67,6 +67,8 @@ fields! {
         OnError = "on_error",
         /// Whether results carry every label's probability.
         Detail = "detail",
+        /// How new the job's word on its keys is.
+        AsOf = "as_of",
     }
 }
 
@@ -81,6 +83,8 @@ fields! {
         TextPair = "text_pair",
         /// The numbers.
         Features = "features",
+        /// Whether what readers find under the key is to go.
+        Remove = "remove",
     }
 }
 

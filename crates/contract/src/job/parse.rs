@@ -2,6 +2,7 @@
 //! values in `values`), a slower one that explains bad ones (`explain`), and the checks that need more than one field, here.
 
 mod blame;
+mod digits;
 mod explain;
 mod input;
 mod pass;
@@ -11,7 +12,7 @@ mod values;
 pub(super) use explain::find_own_id;
 
 use super::{EXPECTED_JOB_ID, Input, Job, MAX_INPUTS, OnError, Rank, Unparsable, is_job_id};
-use crate::failure::Rejection;
+use crate::{failure::Rejection, order::AsOf};
 use std::borrow::Cow;
 
 /// See [`Job::parse`].
@@ -56,6 +57,7 @@ struct RawJob<'a> {
     ttl_seconds: Option<u64>,
     on_error: OnError,
     detail: bool,
+    as_of: Option<AsOf<'a>>,
 }
 
 /// The inputs, and the features of all of them one after the other.
@@ -116,6 +118,7 @@ fn finish<'a>(
         ttl_seconds: raw.ttl_seconds,
         on_error: raw.on_error,
         detail: raw.detail,
+        as_of: raw.as_of,
     })
 }
 

@@ -8,7 +8,7 @@ use super::{
     OnError,
     fields::{Field, InputField, JobField, RankField},
 };
-use crate::json;
+use crate::{json, order::AsOf};
 use serde::Serialize;
 
 /// An object under construction.
@@ -134,6 +134,11 @@ impl JobWriter {
         self.put(JobField::Detail, &detail)
     }
 
+    /// How new the job's word on its keys is.
+    pub fn as_of(&mut self, as_of: &AsOf<'_>) -> &mut Self {
+        self.put(JobField::AsOf, as_of)
+    }
+
     /// A field whose JSON somebody else wrote, byte for byte.
     pub fn json(&mut self, field: JobField, json: &str) -> &mut Self {
         self.fields.name(&mut self.buffer, field);
@@ -235,6 +240,11 @@ impl<'b> InputWriter<'b> {
     /// The numbers of models that take features: finite ones, each as the shortest decimal that reads back as the same float.
     pub fn features<N: Into<f64> + Serialize>(&mut self, values: &[N]) -> &mut Self {
         self.put(InputField::Features, values)
+    }
+
+    /// That what readers find under the key is to go, beside the key alone.
+    pub fn remove(&mut self) -> &mut Self {
+        self.put(InputField::Remove, &true)
     }
 
     /// A field whose JSON somebody else wrote, byte for byte.

@@ -38,6 +38,7 @@ fn results_have_the_contracts_bytes() {
     results.scored(None, &info(Task::Scalar), &[1e20, 0.0], false, true);
     results.scored(None, &info(Task::Embedding), &[1.0, -0.5], false, false);
     results.skipped(Some("b"), &Rejection::invalid("inputs[4].text", "expected"));
+    results.removed(Some("gone"));
     assert_eq!(
         results.finish(),
         [
@@ -45,7 +46,8 @@ fn results_have_the_contracts_bytes() {
             r#"{"label":"no","score":0.5,"scores":{"no":0.5,"\"yes\"":0.5},"cached":false}"#,
             r#"{"score":1e+20,"cached":false}"#,
             r#"{"embedding":[1.0,-0.5],"cached":false}"#,
-            r#"{"key":"b","error":{"code":"invalid","field":"inputs[4].text","message":"expected"}}]"#,
+            r#"{"key":"b","error":{"code":"invalid","field":"inputs[4].text","message":"expected"}}"#,
+            r#"{"key":"gone","removed":true}]"#,
         ]
         .join(",")
     );

@@ -393,3 +393,27 @@ proptest! {
         assert_empty(&state);
     }
 }
+
+#[test]
+fn an_entry_lives_as_long_as_the_longest_of_those_who_wait_for_it() {
+    let model = model();
+    for is_stored in [false, true] {
+        let (mut state, mut left) = (State::new(0.1), Vec::new());
+        let (one, _one) = job(&model, "one", &["a"]);
+        let (mut two, _two) = job(&model, "two", &["a"]);
+        let slot = two.rows.slots.iter_mut().next().expect("a slot");
+        slot.ttl_seconds = 7_000;
+        enter(&mut state, one);
+        let taken = take(&mut state, &mut left);
+        // It comes while the input is being scored.
+        enter(&mut state, two);
+        let row = vec![0.5; model.info().output_width];
+        state.land(&taken[0], &row, How::Scored { is_stored }, &mut left);
+        let first = &job_of(&left[0]).rows;
+        let slot = first.slots.iter().next().expect("a slot");
+        assert_eq!(slot.ttl_seconds, 7_000);
+        assert_eq!(slot.found, Some(How::Scored { is_stored: false }));
+        // What its own entries for readers live by is another matter.
+        assert_eq!(first.ttl_seconds, 60);
+    }
+}

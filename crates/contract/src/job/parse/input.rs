@@ -69,11 +69,12 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
     type Value = Input<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an input: an object with `text` or `features`")
+        f.write_str("an input: an object with `text`, `features` or `remove`")
     }
 
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Input<'de>, M::Error> {
         let (mut key, mut text, mut pair, mut range) = (None, None, None, None);
+        let mut remove = false;
         let mut seen = Seen::default();
         while let Some(field) = seen.next(&mut map)? {
             match field {
@@ -85,7 +86,21 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
                     map.next_value_seed(FeaturesSeed(&mut *self.features))?;
                     range = Some(from..self.features.len());
                 }
+                InputField::Remove => remove = map.next_value()?,
             }
+        }
+        if remove {
+            let is_bare = text.is_none() && pair.is_none() && range.is_none();
+            if !is_bare {
+                return Err(de::Error::custom(
+                    "expected nothing but `key` beside `remove`",
+                ));
+            }
+            if key.is_none() {
+                return Err(de::Error::custom("expected `key` beside `remove`"));
+            }
+            let content = Content::Removal;
+            return Ok(Input { key, content });
         }
         let content = match (text, pair, range) {
             (Some(text), pair, None) => Content::Text { text, pair },

@@ -6,7 +6,7 @@
 use super::{
     Inputs, RawJob,
     input::{AnyInput, InputSeed},
-    values::{Key, ModelName, Namespace, OnErrorSeed, Seen, Text, Whole},
+    values::{AsOfSeed, Key, ModelName, Namespace, OnErrorSeed, Seen, Text, Whole},
 };
 use crate::job::{
     MAX_INPUTS, MAX_TTL_SECONDS, Rank,
@@ -69,6 +69,7 @@ impl<'de> Visitor<'de> for JobSeed {
                 }
                 JobField::OnError => job.on_error = map.next_value_seed(OnErrorSeed)?,
                 JobField::Detail => job.detail = map.next_value()?,
+                JobField::AsOf => job.as_of = Some(map.next_value_seed(AsOfSeed)?),
             }
         }
         Ok(job)

@@ -4,7 +4,11 @@
 //! Promises that what it reads is what the general pass reads. Refuses to judge: a body that it doesn't know is left to that pass,
 //! with nothing said about it.
 
-use super::{Inputs, RawJob, values::model_problem};
+use super::{
+    Inputs, RawJob,
+    digits::{HIGH, MAX_DIGITS, ONES, POWERS, WHOLE_POWERS, add_up, count_digits, signed},
+    values::model_problem,
+};
 use crate::{
     job::{
         Content, Input, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank,
@@ -12,6 +16,7 @@ use crate::{
         key_problem,
     },
     name,
+    order::{AsOf, MAX_SEQUENCE},
 };
 use std::borrow::Cow;
 
@@ -21,30 +26,6 @@ const ROOM_INPUTS: usize = 8;
 const BYTES_PER_NUMBER: usize = 7;
 /// Numbers for which there is room at most before they are there.
 const MAX_ROOM: usize = 4096;
-
-/// Digits of a number that are added up without a look at overflow.
-const MAX_DIGITS: usize = 18;
-/// The powers of ten that a 64-bit float holds exactly.
-const POWERS: [f64; 23] = [
-    1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
-    1e17, 1e18, 1e19, 1e20, 1e21, 1e22,
-];
-const WHOLE_POWERS: [u64; 9] = [
-    1,
-    10,
-    100,
-    1_000,
-    10_000,
-    100_000,
-    1_000_000,
-    10_000_000,
-    100_000_000,
-];
-
-/// Eight bytes at a time, the first one lowest: the usual tricks of "Bit Twiddling Hacks" (Anderson, Stanford), and of "Number Parsing
-/// at a Gigabyte per Second" (Lemire, 2021) for the digits.
-const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
-const HIGH: u64 = u64::from_ne_bytes([0x80; 8]);
 
 /// Reads a body; nothing where the general pass is to read it.
 pub(super) fn job(body: &[u8]) -> Option<RawJob<'_>> {
@@ -135,9 +116,19 @@ impl<'a> Reader<'a> {
                 JobField::TtlSeconds => job.ttl_seconds = Some(self.whole(MAX_TTL_SECONDS)?),
                 JobField::OnError => job.on_error = OnError::find(self.string()?)?,
                 JobField::Detail => job.detail = self.truth()?,
+                JobField::AsOf => job.as_of = Some(self.as_of()?),
             }
         }
         Some(job)
+    }
+
+    fn as_of(&mut self) -> Option<AsOf<'a>> {
+        self.skip_space();
+        if self.peek() == Some(b'"') {
+            AsOf::moment(self.string()?)
+        } else {
+            self.whole(MAX_SEQUENCE).and_then(AsOf::sequence)
+        }
     }
 
     fn rank(&mut self) -> Option<Rank<'a>> {
@@ -176,6 +167,7 @@ impl<'a> Reader<'a> {
 
     fn input(&mut self, features: &mut Vec<f32>, left: usize) -> Option<Input<'a>> {
         let (mut key, mut text, mut pair, mut range) = (None, None, None, None);
+        let mut remove = false;
         let mut seen = 0;
         self.expect(b'{')?;
         while let Some(field) = self.field(&mut seen)? {
@@ -191,9 +183,12 @@ impl<'a> Reader<'a> {
                     self.features(features)?;
                     range = Some(from..features.len());
                 }
+                InputField::Remove => remove = self.truth()?,
             }
         }
         let content = match (text, pair, range) {
+            (None, None, None) if remove && key.is_some() => Content::Removal,
+            _ if remove => return None,
             (Some(text), pair, None) => Content::Text { text, pair },
             (None, None, Some(range)) => Content::Features(range),
             _ => return None,
@@ -365,27 +360,4 @@ impl<'a> Reader<'a> {
             }
         }
     }
-}
-
-/// How many of these bytes are digits, from the lowest one on.
-#[inline]
-fn count_digits(word: u64) -> usize {
-    let others = (word.wrapping_add(ONES * 0x76) | word) & HIGH;
-    others.trailing_zeros() as usize / 8
-}
-
-/// The value of the `count` lowest bytes, 1 to 8 digits of which the first is the lowest.
-#[inline]
-fn add_up(word: u64, count: usize) -> u64 {
-    // Zeros come before the digits, which then stand in the highest bytes.
-    let digits = word << (64 - 8 * count);
-    let pairs = (digits.wrapping_mul(2561) >> 8) & 0x00ff_00ff_00ff_00ff;
-    let fours = (pairs.wrapping_mul(6_553_601) >> 16) & 0x0000_ffff_0000_ffff;
-    fours.wrapping_mul(42_949_672_960_001) >> 32
-}
-
-/// Adding zero makes -0 and 0 one input.
-#[inline]
-fn signed(value: f32, is_negative: bool) -> f32 {
-    if is_negative { -value + 0.0 } else { value }
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     failure::Code,
     job::{Content, MAX_KEY_BYTES, MAX_TTL_SECONDS},
+    order::AsOf,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -232,6 +233,73 @@ fn names_the_field_of_an_input_that_breaks_the_contract() {
 }
 
 #[test]
+fn a_word_may_say_how_new_it_is() {
+    for (value, expected) in [
+        (json!(0), AsOf::Sequence(0)),
+        (
+            json!(9_223_372_036_854_775_807u64),
+            AsOf::Sequence(9_223_372_036_854_775_807),
+        ),
+        (
+            json!("2026-11-20T13:00:00.5+01:00"),
+            AsOf::moment("2026-11-20T13:00:00.5+01:00").expect("a time"),
+        ),
+    ] {
+        let body = with("as_of", value);
+        let job = job(body.as_bytes(), None).expect("parses");
+        assert_eq!(job.as_of, Some(expected));
+    }
+    for value in [
+        json!(-1),
+        json!(1.5),
+        json!(9_223_372_036_854_775_808u64),
+        json!("7"),
+        json!("2026-11-20"),
+        json!(null),
+        json!([7]),
+    ] {
+        invalid(&with("as_of", value), "as_of", "an RFC 3339 time from");
+    }
+}
+
+#[test]
+fn an_input_may_be_the_removal_of_its_key() {
+    let body = with(
+        "inputs",
+        json!([{"key": "a", "remove": true}, {"text": "b", "remove": false}]),
+    );
+    let removing = job(body.as_bytes(), None).expect("parses");
+    assert_eq!(removing.inputs[0].content, Content::Removal);
+    assert!(matches!(removing.inputs[1].content, Content::Text { .. }));
+    assert!(removing.is_for_readers());
+    let plain = with("detail", json!(true));
+    assert!(
+        !job(plain.as_bytes(), None)
+            .expect("parses")
+            .is_for_readers()
+    );
+    for (input, says) in [
+        (json!({"remove": true}), "expected `key` beside `remove`"),
+        (
+            json!({"key": "a", "text": "t", "remove": true}),
+            "nothing but `key`",
+        ),
+        (
+            json!({"key": "a", "features": [1], "remove": true}),
+            "nothing but `key`",
+        ),
+        (json!({"key": "a", "remove": false}), "neither"),
+    ] {
+        invalid(&with("inputs", json!([input])), "inputs[0]", says);
+    }
+    invalid(
+        &with("inputs", json!([{"key": "a", "remove": 1}])),
+        "inputs[0].remove",
+        "boolean",
+    );
+}
+
+#[test]
 fn the_id_may_come_from_the_message_and_must_agree() {
     let body = br#"{"model":"m","inputs":[{"text":"a"}]}"#;
     assert_eq!(
@@ -369,6 +437,8 @@ fn nearly_plain() -> impl Strategy<Value = String> {
             .prop_map(|(text, pair)| format!("{{\"text\":{text},\"text_pair\":{pair}}}")),
         text.clone()
             .prop_map(|text| format!("{{ \"text\" : {text} }}")),
+        (text.clone(), "true|false|1", "|,\"text\":\"a\"")
+            .prop_map(|(key, remove, more)| format!("{{\"key\":{key},\"remove\":{remove}{more}}}")),
     ];
     let inputs = prop::collection::vec(input, 0..4).prop_map(|all| format!("[{}]", all.join(",")));
     let field = prop_oneof![
@@ -380,6 +450,8 @@ fn nearly_plain() -> impl Strategy<Value = String> {
         "(true|false)x?".prop_map(|truth| format!("\"detail\" :{truth}")),
         "0?[0-9]{1,9}(\\.0)?".prop_map(|seconds| format!("\"ttl_seconds\":{seconds}")),
         "fail|skip|none".prop_map(|what| format!("\"on_error\":\"{what}\"")),
+        "\"20[0-9]{2}-11-[0-9]{2}T12:00:00(\\.[0-9]{1,9})?(Z|\\+01:00)\"|-?[0-9]{1,20}(\\.0)?|null"
+            .prop_map(|as_of| format!("\"as_of\":{as_of}")),
         (text, 0u32..5000)
             .prop_map(|(key, top)| format!("\"rank\":{{\"key\":{key},\"top\":{top}}}")),
     ];
@@ -407,6 +479,8 @@ fn the_quick_pass_reads_what_producers_send() {
             .replace("\\u2014 ", "")
             .as_str(),
         "{\n\t\"model\": \"m\",\r\n \"inputs\": [{\"text\": \"\"}], \"rank\": {\"key\": \"r\", \"top\": 4096}, \"ttl_seconds\": 60, \"on_error\": \"skip\"\n}\n",
+        r#"{"job_id":"j","model":"m","inputs":[{"key":"k","remove":true},{"text":"t","remove":false}],"as_of":"2026-11-20T12:00:00Z"}"#,
+        r#"{"job_id":"j","model":"m","inputs":[{"text":"t"}],"as_of": 17}"#,
     ] {
         let general = serde_json::from_str::<RawJob<'_>>(body).expect("it is a job");
         assert_eq!(plain::job(body.as_bytes()), Some(general), "{body}");

@@ -5,6 +5,7 @@
 use crate::{
     job::{OnError, fields::Field, key_problem, limits::MAX_MODEL_BYTES},
     name,
+    order::{AsOf, EXPECTED_AS_OF},
 };
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use std::{borrow::Cow, fmt, marker::PhantomData};
@@ -131,6 +132,37 @@ impl<'de> DeserializeSeed<'de> for OnErrorSeed {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<OnError, D::Error> {
         let text = Text.deserialize(deserializer)?;
         OnError::find(&text).ok_or_else(|| de::Error::custom("expected \"fail\" or \"skip\""))
+    }
+}
+
+/// An RFC 3339 time, or a sequence number.
+pub(super) struct AsOfSeed;
+
+impl<'de> DeserializeSeed<'de> for AsOfSeed {
+    type Value = AsOf<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<AsOf<'de>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for AsOfSeed {
+    type Value = AsOf<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(EXPECTED_AS_OF.trim_start_matches("expected "))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<AsOf<'de>, E> {
+        AsOf::sequence(number).ok_or_else(|| E::custom(EXPECTED_AS_OF))
+    }
+
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<AsOf<'de>, E> {
+        AsOf::moment(text).ok_or_else(|| E::custom(EXPECTED_AS_OF))
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<AsOf<'de>, E> {
+        AsOf::moment(text.to_owned()).ok_or_else(|| E::custom(EXPECTED_AS_OF))
     }
 }
 

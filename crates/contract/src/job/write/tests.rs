@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::job::{Content, Input, Job, MAX_INPUTS, MAX_TTL_SECONDS, Rank};
+use crate::order::{AsOf, MAX_SEQUENCE, Moment};
 use proptest::prelude::*;
 use std::borrow::Cow;
 
@@ -26,6 +27,9 @@ fn write(job: &Job<'_>) -> Vec<u8> {
             Content::Features(range) => {
                 out.features(job.features_of(range));
             }
+            Content::Removal => {
+                out.remove();
+            }
             Content::Bad(_) => unreachable!("no such input is made"),
         }
     });
@@ -44,6 +48,9 @@ fn write(job: &Job<'_>) -> Vec<u8> {
     if job.detail {
         out.detail(true);
     }
+    if let Some(as_of) = &job.as_of {
+        out.as_of(as_of);
+    }
     out.finish()
 }
 
@@ -58,12 +65,24 @@ fn parts() -> impl Strategy<Value = Parts> {
     )
 }
 
+fn as_ofs() -> impl Strategy<Value = Option<AsOf<'static>>> {
+    prop::option::of(prop_oneof![
+        (0..=MAX_SEQUENCE).prop_map(AsOf::Sequence),
+        (0..1i64 << 50).prop_map(|micros| {
+            let text = Moment::from_micros(micros).rfc3339();
+            AsOf::moment(text).expect("a time")
+        }),
+    ])
+}
+
 fn job_of(parts: Vec<Parts>) -> Job<'static> {
     let mut features = Vec::new();
     let inputs = parts
         .into_iter()
         .map(|(key, text, values)| {
             let content = match text {
+                // As good as any way to have some of them.
+                None if key.is_some() && values.is_empty() => Content::Removal,
                 Some((text, pair)) => Content::Text {
                     text: Cow::Owned(text),
                     pair: pair.map(Cow::Owned),
@@ -91,6 +110,7 @@ fn job_of(parts: Vec<Parts>) -> Job<'static> {
         ttl_seconds: None,
         on_error: OnError::Fail,
         detail: false,
+        as_of: None,
     }
 }
 
@@ -101,6 +121,7 @@ proptest! {
         inputs in prop::collection::vec(parts(), 1..6),
         rank in prop::option::of(("\\PC{1,30}", prop::option::of(1..=MAX_INPUTS))),
         ttl_seconds in prop::option::of(1..=MAX_TTL_SECONDS), named: bool, skip: bool, detail: bool,
+        as_of in as_ofs(),
     ) {
         let job = Job {
             job_id: job_id.into(),
@@ -111,6 +132,7 @@ proptest! {
             ttl_seconds,
             on_error: if skip { OnError::Skip } else { OnError::Fail },
             detail,
+            as_of,
             ..job_of(inputs)
         };
         let body = write(&job);

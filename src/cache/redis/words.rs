@@ -1,0 +1,367 @@
+//! Owns what readers find in Redis: it is only ever replaced, or removed, by what is newer.
+//!
+//! A script compares and sets many keys in one call, by the order at the end of each value. Promises one round trip for a batch, that
+//! writing again what stands changes nothing, and that what an invalidation overtook is taken back. A removed entry leaves a mark in a
+//! key of its own, in the same slot of a cluster, so that nothing older comes back. Refuses to write without comparing: where the server
+//! runs no scripts, readers' entries stay as they are, and that counts as a failure.
+
+use super::{
+    Again, Question, RedisCache, Unanswered,
+    size::{MAX_BYTES, Size},
+};
+use crate::{cut::cut, telemetry::metrics::CacheOperation};
+use kiln_contract::{
+    key,
+    order::Order,
+    reader::{self, Provenance},
+};
+use redis::{Cmd, Pipeline, RedisError, Value};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+/// Compares and sets. Half of the keys are those that readers know, the other half what is left of them where they were removed. Answers
+/// with the numbers of the words that were not written for a newer one, and with the negative ones of those that removed an entry.
+pub(super) const WRITE: &str = include_str!("write.lua");
+/// Takes back those of a job's words that still stand, by their acceptance.
+const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
+  local value = redis.call('GET', key)
+  if value and string.sub(value, -18, -3) == ARGV[i] then redis.call('UNLINK', key) end
+end";
+/// Words that one call of the script writes: Redis serves nobody else meanwhile.
+const MAX_WORDS: usize = 256;
+/// Words of one round trip.
+const MAX_ROUND: usize = 2_048;
+/// How long it is known when a job was accepted whose words are written, should it come again: from its acknowledgement being lost to
+/// its next delivery. Afterwards its row says enough.
+const SETTLED: Duration = Duration::from_secs(300);
+/// How long a removed key says so at the least: what is older may come out of a queue, a retry or a dead letter until then.
+pub const REMOVED: Duration = Duration::from_secs(86_400);
+
+/// What becomes of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WordKind {
+    /// It has this value.
+    Entry,
+    /// The same, unless it was removed: warming brings nothing back.
+    Refresh,
+    /// It is removed.
+    Removal,
+}
+
+/// What is to stand under one of readers' keys.
+#[derive(Debug, Clone)]
+pub struct Word {
+    /// As readers know it.
+    pub key: String,
+    /// Ends with its order.
+    pub value: Vec<u8>,
+    /// How long it stands, or how long it is known that the key was removed.
+    pub ttl_ms: u64,
+    pub kind: WordKind,
+}
+
+impl Word {
+    /// About what it takes on its way.
+    fn bytes(&self) -> usize {
+        2 * self.key.len() + self.value.len()
+    }
+
+    /// Its time, and how it is written.
+    fn manner(&self) -> String {
+        let is_plain = Order::of_entry(&self.value).is_some_and(|order| order.is_plain());
+        let said = if is_plain { "" } else { "e" };
+        let kind = match self.kind {
+            WordKind::Entry => "",
+            WordKind::Refresh => "b",
+            WordKind::Removal => "x",
+        };
+        format!("{said}{kind}{}", self.ttl_ms)
+    }
+}
+
+/// Words of several jobs.
+#[derive(Debug, Default)]
+pub struct Words<'a> {
+    /// By namespace.
+    pub all: BTreeMap<&'a str, Vec<Cow<'a, Word>>>,
+    /// The jobs whose words they are.
+    pub jobs: Vec<&'a str>,
+    /// The latest invalidation of all when the jobs' entries were looked up.
+    pub stamp: u64,
+}
+
+/// What became of a key that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forgotten {
+    /// Something stood there.
+    Removed,
+    /// Nothing did, and nothing older will.
+    Absent,
+    /// Something newer stands there, or was removed since.
+    Newer,
+}
+
+/// One call of the script.
+fn call(words: &[&Word], hash: Option<&str>) -> Cmd {
+    let mut command = match hash {
+        Some(hash) => {
+            let mut command = redis::cmd("EVALSHA");
+            command.arg(hash);
+            command
+        }
+        None => {
+            let mut command = redis::cmd("EVAL");
+            command.arg(WRITE);
+            command
+        }
+    };
+    command.arg(2 * words.len());
+    for word in words {
+        command.arg(word.key.as_str());
+    }
+    for word in words {
+        command.arg(key::removed(&word.key));
+    }
+    for word in words {
+        command.arg(word.value.as_slice()).arg(word.manner());
+    }
+    command
+}
+
+/// Cuts words into calls. The script reads all keys first: a key that comes again is another call's.
+fn calls(words: &[&Word]) -> Vec<Range<usize>> {
+    let mut calls = Vec::new();
+    let mut seen: HashSet<&str, ahash::RandomState> = HashSet::default();
+    let mut start = 0;
+    for (number, word) in words.iter().enumerate() {
+        if number - start >= MAX_WORDS || !seen.insert(&word.key) {
+            calls.push(start..number);
+            start = number;
+            seen.clear();
+            seen.insert(&word.key);
+        }
+    }
+    if start < words.len() {
+        calls.push(start..words.len());
+    }
+    calls
+}
+
+/// Whether the server doesn't know a script by its hash, or not any more.
+fn is_unknown_script(error: &RedisError) -> bool {
+    let refusals = error.clone().into_server_errors();
+    refusals.is_some_and(|all| all.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
+}
+
+/// The numbers that one call answered with.
+fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
+    let answers = match answer {
+        Value::Array(answers) => answers.as_slice(),
+        _ => &[],
+    };
+    answers.iter().filter_map(|answer| match answer {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    })
+}
+
+impl RedisCache {
+    /// Writes what readers find, where nothing newer stands there. What an invalidation has overtaken is taken back, so that its own
+    /// removal, which may have passed by already, misses nothing. Says how many words were left out for newer ones.
+    pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> u64 {
+        let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
+        let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
+        let last = rounds.pop().unwrap_or_default();
+        let mut older = 0;
+        // A mark that is set while these are written must be seen: they are there before it is looked for.
+        for round in rounds {
+            let Some(answers) = self.write(all.get(round).unwrap_or_default(), &[]).await else {
+                return older;
+            };
+            older += count(&answers);
+        }
+        let mut after = Vec::with_capacity(words.jobs.len() + words.all.len());
+        for job in &words.jobs {
+            let mut settled = redis::cmd("EXPIRE");
+            settled.arg(key::accepted(job)).arg(SETTLED.as_secs());
+            after.push(settled);
+        }
+        for namespace in words.all.keys() {
+            let mut mark = redis::cmd("GET");
+            mark.arg(key::mark(namespace));
+            after.push(mark);
+        }
+        let Some(mut answers) = self.write(all.get(last).unwrap_or_default(), &after).await else {
+            return older;
+        };
+        let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
+        older += count(&answers);
+        for ((namespace, written), mark) in words.all.iter().zip(marks) {
+            let mark = match mark {
+                Value::BulkString(bytes) => crate::cache::invalidate::read(&Some(bytes)),
+                _ => 0,
+            };
+            if mark.max(self.marks().of(namespace)) > words.stamp {
+                self.take_back(written).await;
+            }
+        }
+        older
+    }
+
+    /// One round trip: the script on these words, and then some more. Nothing where Redis fails.
+    async fn write(&self, words: &[&Word], after: &[Cmd]) -> Option<Vec<Value>> {
+        let calls = calls(words);
+        let size = Size {
+            keys: 2 * words.len() + after.len(),
+            bytes: words.iter().map(|word| word.bytes()).sum(),
+        };
+        let question = |hash: Option<&str>| -> Question {
+            let mut pipeline = Pipeline::with_capacity(calls.len() + after.len() + 1);
+            if hash.is_none() {
+                pipeline.cmd("SCRIPT").arg("LOAD").arg(WRITE);
+            }
+            for range in &calls {
+                pipeline.add_command(call(words.get(range.clone()).unwrap_or_default(), hash));
+            }
+            for command in after {
+                pipeline.add_command(command.clone());
+            }
+            pipeline.into()
+        };
+        let begun = Instant::now();
+        if let Some(hash) = self.write_hash.get() {
+            let known = question(Some(hash));
+            match self.connections.ask(&known, size, Again::Yes).await {
+                // It was started anew, or another one is in its stead.
+                Err(Unanswered::Failed(error)) if is_unknown_script(&error) => {}
+                answered => return self.concluded(CacheOperation::Set, begun, answered),
+            }
+        }
+        let whole = question(None);
+        let answered = self.connections.ask(&whole, size, Again::Yes).await;
+        let answers: Vec<Value> = self.concluded(CacheOperation::Set, begun, answered)?;
+        let mut answers = answers.into_iter();
+        if let Some(Value::BulkString(hash)) = answers.next()
+            && let Ok(hash) = String::from_utf8(hash)
+        {
+            // The same whoever noted it.
+            let _known = self.write_hash.set(hash);
+        }
+        Some(answers.collect())
+    }
+
+    /// Removes those of these words that still stand.
+    async fn take_back(&self, words: &[Cow<'_, Word>]) {
+        let entries = words.iter().filter_map(|word| {
+            let order = Order::of_entry(&word.value)?;
+            (word.kind != WordKind::Removal).then_some((&word.key, order))
+        });
+        let entries: Vec<(&String, Order)> = entries.collect();
+        for some in entries.chunks(MAX_WORDS) {
+            let mut command = redis::cmd("EVAL");
+            command.arg(TAKE_BACK).arg(some.len());
+            for (key, _) in some {
+                command.arg(key.as_str());
+            }
+            for (_, order) in some {
+                command.arg(format!("{:016}", order.accepted().micros()));
+            }
+            let size = Size {
+                keys: some.len(),
+                bytes: some.iter().map(|(key, _)| key.len() + 16).sum(),
+            };
+            self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
+                .await;
+        }
+    }
+
+    /// Removes what stands under one of a namespace's keys, unless it is newer. An error holds no credentials.
+    pub async fn forget(
+        &self,
+        namespace: &str,
+        key: &str,
+        said: &Provenance<'_>,
+        life: Duration,
+    ) -> Result<Forgotten, String> {
+        let word = Word {
+            key: key::named(namespace, key),
+            value: reader::removal(said),
+            ttl_ms: life.as_millis() as u64,
+            kind: WordKind::Removal,
+        };
+        let answer: Value = self
+            .command(call(&[&word], None))
+            .await
+            .map_err(|e| self.scrub(&e))?;
+        Ok(match numbers(&answer).next() {
+            None => Forgotten::Absent,
+            Some(number) if number < 0 => Forgotten::Removed,
+            Some(_) => Forgotten::Newer,
+        })
+    }
+}
+
+/// How many words these calls left out for newer ones.
+fn count(answers: &[Value]) -> u64 {
+    let older = answers
+        .iter()
+        .flat_map(numbers)
+        .filter(|number| *number > 0);
+    older.count() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_contract::order::{AsOf, Moment};
+
+    fn word(key: &str, order: Order, kind: WordKind) -> Word {
+        let said = Provenance {
+            job_id: None,
+            as_of: None,
+            order,
+        };
+        Word {
+            key: key.to_owned(),
+            value: reader::removal(&said),
+            ttl_ms: 60_000,
+            kind,
+        }
+    }
+
+    #[test]
+    fn a_key_that_comes_again_is_in_another_call() {
+        let order = Order::new(None, Moment::from_micros(7));
+        let keys = ["a", "b", "a", "c", "c"];
+        let words: Vec<Word> = keys.map(|key| word(key, order, WordKind::Entry)).into();
+        let words: Vec<&Word> = words.iter().collect();
+        assert_eq!(calls(&words), [0..2, 2..4, 4..5]);
+        assert!(calls(&[]).is_empty());
+        let many: Vec<Word> = (0..MAX_WORDS + 1)
+            .map(|number| word(&number.to_string(), order, WordKind::Entry))
+            .collect();
+        let many: Vec<&Word> = many.iter().collect();
+        assert_eq!(calls(&many), [0..MAX_WORDS, MAX_WORDS..MAX_WORDS + 1]);
+    }
+
+    #[test]
+    fn a_word_says_how_it_is_written() {
+        let accepted = Moment::from_micros(7);
+        let plain = Order::new(None, accepted);
+        let said = Order::new(Some(&AsOf::Sequence(7)), accepted);
+        for (order, kind, manner) in [
+            (plain, WordKind::Entry, "60000"),
+            (said, WordKind::Entry, "e60000"),
+            (plain, WordKind::Refresh, "b60000"),
+            (said, WordKind::Refresh, "eb60000"),
+            (plain, WordKind::Removal, "x60000"),
+            (said, WordKind::Removal, "ex60000"),
+        ] {
+            assert_eq!(word("k", order, kind).manner(), manner);
+        }
+    }
+}
