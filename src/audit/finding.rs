@@ -228,7 +228,7 @@ mod tests {
             kind: Kind::Named,
             verdict,
             is_other_version: None,
-            is_too_old: Some(verdict == Verdict::Right),
+            is_too_old: Some(verdict != Verdict::Right),
         };
         assert_eq!(report.all().consistency(), None);
         for verdict in [
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!((all.sampled, all.compared()), (6, 4));
         assert_eq!(all.consistency(), Some(0.75));
         assert_eq!((all.version_not_here, all.input_not_stored), (1, 0));
-        assert_eq!(all.in_time(), Some(4.0 / 6.0));
+        assert_eq!(all.in_time(), Some(2.0 / 6.0));
         assert_eq!(report.examples.len(), 2);
         assert_eq!(report.by_namespace().get("n"), Some(&all));
     }

@@ -359,11 +359,13 @@ impl Cache {
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
-    /// an invalidation, by its stamp, and comes after it is taken back.
-    pub async fn publish(&self, words: &Words<'_>) {
-        if let Backend::Redis(redis) = &self.backend {
-            let older = redis.publish(words).await;
-            self.metrics.older_words(older);
-        }
+    /// an invalidation, by its stamp, and comes after it is taken back. `false` where Redis fails.
+    pub async fn publish(&self, words: &Words<'_>) -> bool {
+        let Backend::Redis(redis) = &self.backend else {
+            return true;
+        };
+        let older = redis.publish(words).await;
+        self.metrics.older_words(older.unwrap_or_default());
+        older.is_some()
     }
 }

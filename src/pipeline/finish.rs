@@ -22,10 +22,10 @@ use crate::{
     telemetry::{trace::Stages, window::Causes},
 };
 use kiln_contract::job::Job;
-use kiln_contract::order::Order;
+use kiln_contract::order::{Moment, Order};
 use kiln_contract::result::Finished;
 use kiln_model::Model;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What is known of a job beside its rows.
 struct Head<'a> {
@@ -59,7 +59,7 @@ fn finish<'r>(
     };
     counts.skipped = skipped;
     let info = head.model.info();
-    let elapsed = head.source.received.elapsed();
+    let elapsed = elapsed(head);
     let result = Finished {
         model: info.name.clone(),
         version: info.version.clone(),
@@ -94,6 +94,19 @@ fn finish<'r>(
         note,
         rows: None,
     })
+}
+
+/// How long a job has taken; where readers are shown something of it, since a worker first accepted it: a repeat of it is no newer than
+/// that.
+fn elapsed(head: &Head<'_>) -> Duration {
+    let here = head.source.received.elapsed();
+    if !head.job.is_for_readers() {
+        return here;
+    }
+    let now = Moment::of(clock::now()).micros();
+    here.max(Duration::from_micros(
+        now.saturating_sub(head.source.accepted().micros()),
+    ))
 }
 
 fn end_of(finished: Option<FinishedJob>) -> End {

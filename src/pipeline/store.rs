@@ -11,7 +11,7 @@ use super::{
     owned::{How, JobRows, Value},
 };
 use crate::{
-    cache::{Fresh, Word, Words},
+    cache::{Fresh, Word, WordKind, Words},
     clock,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
@@ -37,18 +37,37 @@ pub(super) struct ToStore<'a> {
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
-    let kept = if context.settings.store.scores {
-        let kept = insert_rows(context, jobs).await;
-        let stored = jobs.iter().zip(&kept);
-        let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
-        put_entries(context, stored).await;
-        kept
+    let mut kept = if context.settings.store.scores {
+        insert_rows(context, jobs).await
     } else {
         let entries = put_entries(context, jobs.iter());
         tokio::join!(entries, insert_rows(context, jobs)).1
     };
+    let unremoved = {
+        let stored = jobs.iter().zip(&kept);
+        let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
+        let entries = async {
+            if context.settings.store.scores {
+                put_entries(context, stored).await;
+            }
+        };
+        tokio::join!(publish(context, jobs, &kept), entries).0
+    };
+    // Who deletes something must not hear that it is gone while readers find it.
+    for (kept, _) in kept.iter_mut().zip(unremoved).filter(|(_, is)| *is) {
+        *kept = Err("redis didn't take the removal of a key".to_owned());
+    }
+    kept
+}
+
+/// Writes what readers find of these jobs. Says of each whether it has removals that weren't written.
+async fn publish(
+    context: &Context,
+    jobs: &[ToStore<'_>],
+    kept: &[Result<Inserted, String>],
+) -> Vec<bool> {
     let mut shown: BTreeMap<u64, Words<'_>> = BTreeMap::new();
-    for (job, kept) in jobs.iter().map(|one| one.job).zip(&kept) {
+    for (job, kept) in jobs.iter().map(|one| one.job).zip(kept) {
         let first = match kept {
             Ok(Inserted::New) => None,
             Ok(Inserted::Same(first)) => Some(first),
@@ -66,10 +85,17 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    for words in shown.values() {
-        context.cache.publish(words).await;
+    let mut unwritten = Vec::new();
+    for (stamp, words) in &shown {
+        if !context.cache.publish(words).await {
+            unwritten.push(*stamp);
+        }
     }
-    kept
+    let removes = |job: &FinishedJob| job.shown.iter().any(|word| word.kind == WordKind::Removal);
+    let unremoved = jobs
+        .iter()
+        .map(|one| unwritten.contains(&one.job.stamp) && removes(one.job));
+    unremoved.collect()
 }
 
 /// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.
@@ -96,7 +122,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
                 .enumerate()
                 .filter(move |(_, slot)| match slot.found {
                     Some(How::Scored { is_stored }) => have_rows || !is_stored,
-                    Some(How::Cached) => refreshes || slot.seal.is_pending,
+                    Some(How::Cached) => refreshes || (have_rows && slot.seal.is_pending),
                     Some(How::Shared) | None => false,
                 });
             due.map(move |due| (rows, due))
@@ -107,7 +133,10 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
                 input: &slot.input,
                 row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
-                seal: Seal::settled(slot.seal.stamp),
+                seal: Seal {
+                    stamp: slot.seal.stamp,
+                    is_pending: slot.seal.is_pending && !have_rows,
+                },
             })
         })
         .collect()

@@ -635,7 +635,9 @@ async fn figures_are_told_by_namespace_and_kind_of_key_with_advice_from_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_never_end_make_no_series_and_little_to_show() {
     let stack = Stack::shared().await;
-    let worker = stack.worker().models(&["sentiment"]).start().await;
+    let no_room = "there is no room to watch all namespaces";
+    let settings = stack.worker().models(&["sentiment"]).allow(no_room);
+    let worker = settings.start().await;
     let ask = async |round: usize| {
         let jobs: Vec<Value> = (0..100)
             .map(|n| {
@@ -667,6 +669,8 @@ async fn names_that_never_end_make_no_series_and_little_to_show() {
     .await;
     let after = worker.metrics().await.len();
     assert!(after <= before + 4, "{before} series became {after}");
+    let said = worker.lines().into_iter();
+    assert!(said.filter(|line| line.contains(no_room)).count() <= 1);
     let (_, body) = worker
         .get("/v1/cache/stats/patterns")
         .await

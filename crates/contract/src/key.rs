@@ -4,6 +4,7 @@
 //! Redis key.
 
 use sha2::{Digest, Sha256};
+use std::sync::LazyLock;
 
 /// SHA-256 of a normalised input.
 pub type InputHash = [u8; 32];
@@ -122,13 +123,31 @@ pub fn removed(entry: &str) -> String {
         return format!("kiln:o:{{{entry}}}");
     }
     // No tag of its own, and none that can hold it: another one of the same slot.
-    let slot = slot(entry.as_bytes());
-    let tags = (0u32..).map(|number| format!("{number:x}"));
-    let tag = tags
-        .into_iter()
-        .find(|tag| self::slot(tag.as_bytes()) == slot);
-    format!("kiln:o:{{{}}}{entry}", tag.unwrap_or_default())
+    let tag = TAGS.get(usize::from(slot(entry.as_bytes())));
+    format!("kiln:o:{{{:x}}}{entry}", tag.copied().unwrap_or_default())
 }
+
+/// Slots of a Redis Cluster.
+const SLOTS: usize = 16_384;
+
+/// For each slot a number that is, in hexadecimal, a tag of it.
+static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+    let mut tags: Vec<Option<u32>> = vec![None; SLOTS];
+    let mut left = SLOTS;
+    for number in 0.. {
+        let slot = slot(format!("{number:x}").as_bytes());
+        if let Some(tag) = tags.get_mut(usize::from(slot))
+            && tag.is_none()
+        {
+            *tag = Some(number);
+            left -= 1;
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    tags.into_iter().map(Option::unwrap_or_default).collect()
+});
 
 /// Whether only a part of a key, between its first brace and the next closing one, decides on its slot.
 fn has_tag(key: &str) -> bool {
@@ -146,7 +165,7 @@ fn slot(bytes: &[u8]) -> u16 {
             (crc << 1) ^ carry
         })
     });
-    crc % 16_384
+    crc % SLOTS as u16
 }
 
 /// When a job that wants something shown to readers was first accepted: a repeat of it is no newer.

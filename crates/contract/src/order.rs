@@ -61,6 +61,9 @@ impl Moment {
     }
 }
 
+/// Longest text of a moment: every entry of its job holds it. RFC 3339 lets a second have any number of digits.
+const MAX_MOMENT_BYTES: usize = 40;
+
 /// How new a job says that its word is, by its producer's clock or by a count of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AsOf<'a> {
@@ -81,9 +84,12 @@ impl<'a> AsOf<'a> {
         (number <= MAX_SEQUENCE).then_some(Self::Sequence(number))
     }
 
-    /// A moment in RFC 3339, where the text is one.
+    /// A moment in RFC 3339, where the text is one, of [`MAX_MOMENT_BYTES`] at most.
     pub fn moment(text: impl Into<Cow<'a, str>>) -> Option<Self> {
         let text = text.into();
+        if text.len() > MAX_MOMENT_BYTES {
+            return None;
+        }
         let at = Moment::parse(&text)?;
         Some(Self::Moment { at, text })
     }

@@ -171,18 +171,17 @@ fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
 
 impl RedisCache {
     /// Writes what readers find, where nothing newer stands there. What an invalidation has overtaken is taken back, so that its own
-    /// removal, which may have passed by already, misses nothing. Says how many words were left out for newer ones.
-    pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> u64 {
+    /// removal, which may have passed by already, misses nothing. Says how many words were left out for newer ones; nothing where Redis
+    /// fails.
+    pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<u64> {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
         let last = rounds.pop().unwrap_or_default();
         let mut older = 0;
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         for round in rounds {
-            let Some(answers) = self.write(all.get(round).unwrap_or_default(), &[]).await else {
-                return older;
-            };
-            older += count(&answers);
+            let round = all.get(round).unwrap_or_default();
+            older += count(&self.write(round, &[]).await?);
         }
         let mut after = Vec::with_capacity(words.jobs.len() + words.all.len());
         for job in &words.jobs {
@@ -195,9 +194,8 @@ impl RedisCache {
             mark.arg(key::mark(namespace));
             after.push(mark);
         }
-        let Some(mut answers) = self.write(all.get(last).unwrap_or_default(), &after).await else {
-            return older;
-        };
+        let last = all.get(last).unwrap_or_default();
+        let mut answers = self.write(last, &after).await?;
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
         older += count(&answers);
         for ((namespace, written), mark) in words.all.iter().zip(marks) {
@@ -209,7 +207,7 @@ impl RedisCache {
                 self.take_back(written).await;
             }
         }
-        older
+        Some(older)
     }
 
     /// One round trip: the script on these words, and then some more. Nothing where Redis fails.

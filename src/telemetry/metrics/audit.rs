@@ -1,4 +1,4 @@
-//! Owns recording what the audit beside jobs found: once an audit, so that no handle is kept.
+//! Owns recording what the audit beside jobs found: a few a second at the utmost, so that no handle is kept.
 
 use super::{AuditFinding, Metrics, catalogue::*};
 use std::time::Duration;

@@ -255,6 +255,7 @@ fn a_word_may_say_how_new_it_is() {
         json!(9_223_372_036_854_775_808u64),
         json!("7"),
         json!("2026-11-20"),
+        json!(format!("2026-11-20T13:00:00.{}Z", "0".repeat(1_000))),
         json!(null),
         json!([7]),
     ] {
