@@ -1,7 +1,7 @@
 //! Owns jobs at their end: they are stored together with whatever else has ended, and then their owners are told.
 //!
-//! Promises that a job is called done or rejected only after its row is committed, that one which is done is never rejected later, that no two jobs of one id are in one transaction,
-//! and that a lone job is stored at once. Refuses to bound what waits: that is done by what may be in hand.
+//! Promises that a job is called done or rejected only after its row is committed, that one which is done is never rejected later, that
+//! no two jobs of one id are in one transaction, and that a lone job is stored at once. Refuses to bound what waits: that is done by what may be in hand.
 
 use super::{
     context::Context,

@@ -1,6 +1,7 @@
 //! Owns looking after the lanes: what waited in them for too long, and showing in metrics how they are.
 //!
-//! Promises that what nobody waits for any more leaves its lane whether there is a broker or not; that a lane or a namespace which has nothing any more is shown with 0, and that producers add no labels.
+//! Promises that what nobody waits for any more leaves its lane whether there is a broker or not; that a lane or a namespace which has nothing any
+//! more is shown with 0, and that producers add no labels.
 
 use super::namespaces::{Known, OTHERS};
 use crate::{
