@@ -3,15 +3,15 @@
 //! Promises that neither `Debug`, `Display` nor serialisation of a [`Secret`] gives its value away. Refuses
 //! to hand it out except through [`Secret::expose`], so that every use can be found.
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 
 /// What is printed in place of a password.
 const HIDDEN: &str = "***";
 
-/// A connection URL with credentials.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
-#[serde(transparent)]
+/// A connection URL with credentials. It may name several hosts, `amqp://user:password@a:5672,b/vhost`, or be several URLs with commas
+/// between them; a list in a settings file is the same.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
@@ -25,33 +25,106 @@ impl Secret {
         &self.0
     }
 
-    /// Where the URL points, without user, password and query: `amqp://host:port/vhost`.
-    pub fn host(&self) -> String {
-        let Some((scheme, rest)) = self.0.split_once("://") else {
-            return HIDDEN.to_owned();
-        };
-        // A password may hold '@' or '/' unescaped: everything up to the last '@' counts as credentials.
-        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
-        let host = host.split(['?', '#']).next().unwrap_or_default();
-        format!("{scheme}://{host}")
+    /// A URL for each host, in the order in which they are given: each has the user, the password, the path and the query that it was given
+    /// with. An empty host stays in the list, for the check of the settings to refuse.
+    pub fn addresses(&self) -> Vec<Self> {
+        urls(&self.0).flat_map(Url::each).map(Self).collect()
     }
 
-    /// The password between `user:` and `@`, if there is one.
-    fn password(&self) -> Option<&str> {
-        let (_, rest) = self.0.split_once("://")?;
-        let (user, _) = rest.rsplit_once('@')?;
-        user.split_once(':')
-            .map(|(_, password)| password)
-            .filter(|p| !p.is_empty())
+    /// Where the URL points, without user, password and query: `amqp://host:port/vhost`.
+    pub fn host(&self) -> String {
+        let shown = |url: Url<'_>| format!("{}://{}{}", url.scheme, url.hosts, url.path);
+        let all: Vec<String> = urls(&self.0).map(shown).collect();
+        match all.is_empty() {
+            true => HIDDEN.to_owned(),
+            false => all.join(","),
+        }
     }
 
     /// Takes this URL and its password out of a text, such as an error of a client library.
     pub fn scrub(&self, text: &str) -> String {
-        let text = text.replace(&self.0, &self.host());
-        match self.password() {
-            Some(password) => text.replace(password, HIDDEN),
-            None => text,
+        let mut text = text.replace(&self.0, &self.host());
+        for url in urls(&self.0) {
+            let password = url.user.and_then(|user| user.split_once(':'));
+            if let Some((_, password)) = password.filter(|(_, password)| !password.is_empty()) {
+                text = text.replace(password, HIDDEN);
+            }
         }
+        text
+    }
+}
+
+/// The parts of a URL that may name several hosts.
+struct Url<'a> {
+    scheme: &'a str,
+    user: Option<&'a str>,
+    hosts: &'a str,
+    path: &'a str,
+    query: &'a str,
+}
+
+impl<'a> Url<'a> {
+    /// A password may hold '@', ',' or '/' unescaped: everything up to the last '@' counts as credentials.
+    fn parse(text: &'a str) -> Option<Self> {
+        let (scheme, rest) = text.trim().split_once("://")?;
+        let (user, rest) = match rest.rsplit_once('@') {
+            Some((user, rest)) => (Some(user), rest),
+            None => (None, rest),
+        };
+        let (rest, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+        let (hosts, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        Some(Self {
+            scheme,
+            user,
+            hosts,
+            path,
+            query,
+        })
+    }
+
+    fn each(self) -> impl Iterator<Item = String> {
+        let user = self.user.map(|user| format!("{user}@"));
+        let user = user.unwrap_or_default();
+        self.hosts.split(',').map(move |host| {
+            let (scheme, path, query) = (self.scheme, self.path, self.query);
+            format!("{scheme}://{user}{host}{path}{query}")
+        })
+    }
+}
+
+/// The URLs of a text that has commas between them. A comma between two hosts of one URL parts nothing: no scheme follows it.
+fn urls(text: &str) -> impl Iterator<Item = Url<'_>> {
+    let mut rest = Some(text.trim());
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let commas = text.match_indices(',').map(|(at, _)| at);
+        let end = commas.into_iter().find(|at| starts_url(&text[at + 1..]));
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
+    .filter_map(Url::parse)
+}
+
+fn starts_url(text: &str) -> bool {
+    let scheme = text
+        .split_once("://")
+        .map(|(scheme, _)| scheme.trim_start());
+    let is_of_scheme = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'+';
+    scheme.is_some_and(|scheme| !scheme.is_empty() && scheme.bytes().all(is_of_scheme))
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a URL, or a list of URLs")]
+        enum Given {
+            One(String),
+            Several(Vec<String>),
+        }
+        Ok(match Given::deserialize(deserializer)? {
+            Given::One(url) => Self(url),
+            Given::Several(urls) => Self(urls.join(",")),
+        })
     }
 }
 
@@ -89,6 +162,39 @@ mod tests {
         assert_eq!(
             url.scrub("cannot reach postgres://kiln:hunter2@db/kiln (hunter2)"),
             "cannot reach postgres://db/kiln (***)"
+        );
+    }
+    #[test]
+    fn gives_each_host_with_what_they_share() {
+        let each = |text: &str| -> Vec<String> {
+            let addresses = Secret::new(text).addresses();
+            addresses.into_iter().map(|one| one.0).collect()
+        };
+        assert_eq!(
+            each("amqp://kiln:p,@ss@a:5672,b,[::1]:5673/v?heartbeat=5"),
+            [
+                "amqp://kiln:p,@ss@a:5672/v?heartbeat=5",
+                "amqp://kiln:p,@ss@b/v?heartbeat=5",
+                "amqp://kiln:p,@ss@[::1]:5673/v?heartbeat=5"
+            ]
+        );
+        assert_eq!(
+            each("redis://:one@a/0,redis://:two@b,c/1"),
+            ["redis://:one@a/0", "redis://:two@b/1", "redis://:two@c/1"]
+        );
+        assert_eq!(each("redis://a"), ["redis://a"]);
+        assert_eq!(each("redis://a,,b"), ["redis://a", "redis://", "redis://b"]);
+        assert_eq!(each("nothing"), [""; 0]);
+    }
+
+    #[test]
+    fn a_list_is_one_secret_of_which_nothing_is_shown() {
+        let given = r#"["amqp://kiln:one@a/v", "amqp://kiln:two@b/v"]"#;
+        let url: Secret = serde_json::from_str(given).expect("a list of URLs");
+        assert_eq!(url.host(), "amqp://a/v,amqp://b/v");
+        assert_eq!(
+            url.scrub("amqp://kiln:two@b/v: refused, one"),
+            "amqp://kiln:***@b/v: refused, ***"
         );
     }
 }

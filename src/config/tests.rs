@@ -240,6 +240,32 @@ fn certificates_that_cannot_be_used_are_told_before_anything_connects() {
     );
 }
 
+#[test]
+fn a_server_may_have_several_addresses_and_none_of_them_is_empty() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile();
+    let file = file.expect("a file");
+    let text = r#"amqp.url = ["amqp://kiln:one@a/v", "amqps://kiln:two@b/v"]"#;
+    std::fs::write(file.path(), text).expect("written");
+    let loaded = load(Some(file.path()), []).expect("loads");
+    let url = loaded.settings.amqp.url.expect("a URL");
+    let hosts: Vec<String> = url.addresses().iter().map(Secret::host).collect();
+    assert_eq!(hosts, ["amqp://a/v", "amqps://b/v"]);
+    for (url, expected) in [
+        ("redis://:hunter2@a,,b/0", "a host before and after"),
+        (
+            "redis://:hunter2@a,http://b",
+            "starts with redis:// or rediss://",
+        ),
+    ] {
+        let said = from_env(&[("KILN_REDIS_URL", url)]).expect_err("refused");
+        let said = said.to_string();
+        assert!(
+            said.contains(expected) && !said.contains("hunter2"),
+            "{said}"
+        );
+    }
+}
+
 /// The value of one setting and where it came from.
 fn one(loaded: &Loaded, name: &str) -> (serde_json::Value, String) {
     let all = loaded.effective().into_iter();

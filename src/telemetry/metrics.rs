@@ -48,6 +48,7 @@ struct Handles {
     replies: Vec<Counter>,
     in_hand: Gauge,
     servers: Vec<Gauge>,
+    failovers: Vec<Counter>,
     queues: Vec<Gauge>,
     reconnects: Counter,
     publishers: Vec<Gauge>,
@@ -120,6 +121,7 @@ impl Metrics {
             replies: REPLIES.counters(),
             in_hand: IN_HAND.gauge([]),
             servers: SERVER_UP.gauges(),
+            failovers: FAILOVERS.counters(),
             queues: QUEUE_MESSAGES.gauges(),
             reconnects: BROKER_RECONNECTS.counter([]),
             publishers: PUBLISHER_UP.gauges(),
@@ -227,6 +229,13 @@ impl Metrics {
     /// Sets how many jobs are in hand.
     pub fn in_hand(&self, jobs: usize) {
         self.0.in_hand.set(jobs as f64);
+    }
+
+    /// Counts a connection to another address of a server than the one before.
+    pub fn failover(&self, server: Server) {
+        if let Some(counter) = self.0.failovers.get(server as usize) {
+            counter.increment(1);
+        }
     }
 
     /// Sets whether a server answers.

@@ -158,23 +158,33 @@ pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
 }
 
 pub(super) fn urls(settings: &Settings) -> Result<(), ConfigError> {
-    let (amqp, redis) = (settings.amqp.url.as_ref(), settings.redis.url.as_ref());
-    let starts = |url: &Secret, schemes: &[&str]| {
-        let mut schemes = schemes.iter();
-        schemes.any(|scheme| url.expose().starts_with(scheme))
-    };
-    if amqp.is_some_and(|url| !starts(url, &["amqp://", "amqps://"])) {
-        let expected = "expected a URL that starts with amqp:// or amqps://";
-        return refuse("amqp.url", expected);
-    }
-    if redis.is_some_and(|url| !starts(url, &["redis://", "rediss://"])) {
-        let expected = "expected a URL that starts with redis:// or rediss://";
-        return refuse("redis.url", expected);
-    }
+    let (amqp, redis) = (&settings.amqp.url, &settings.redis.url);
+    url("amqp.url", amqp.as_ref(), &["amqp://", "amqps://"])?;
+    url("redis.url", redis.as_ref(), &["redis://", "rediss://"])?;
     let database = settings.database.url.as_ref();
-    if database.is_some_and(|url| !starts(url, &["postgres://", "postgresql://"])) {
-        let expected = "expected a URL that starts with postgres://";
-        return refuse("database.url", expected);
+    url("database.url", database, &["postgres://", "postgresql://"])
+}
+
+/// That each address of a server is one. Postgres alone may have none: its library then takes the system's.
+fn url(setting: &'static str, url: Option<&Secret>, schemes: &[&str]) -> Result<(), ConfigError> {
+    let Some(url) = url else {
+        return Ok(());
+    };
+    let is_one = |text: &str| schemes.iter().any(|scheme| text.starts_with(scheme));
+    let addresses = url.addresses();
+    if !is_one(url.expose()) || !addresses.iter().all(|one| is_one(one.expose())) {
+        let expected = format!("expected a URL that starts with {}", schemes.join(" or "));
+        return refuse(setting, expected);
+    }
+    let is_empty = |one: &Secret| {
+        let host = one.host();
+        schemes.iter().any(|scheme| {
+            let host = host.strip_prefix(scheme);
+            host.is_some_and(|host| host.is_empty() || host.starts_with('/'))
+        })
+    };
+    if addresses.len() > 1 && addresses.iter().any(is_empty) {
+        return refuse(setting, "expected a host before and after each comma");
     }
     Ok(())
 }

@@ -27,9 +27,7 @@ fn one(
 ) -> Result<(), TlsError> {
     Tls::read(server, tls)?;
     match (url, scheme) {
-        (Some(url), Some(scheme))
-            if !url.expose().starts_with(scheme) && *tls != TlsSettings::default() =>
-        {
+        (Some(url), Some(scheme)) if !is_each(url, scheme) && *tls != TlsSettings::default() => {
             Err(TlsError {
                 setting: format!("{server}.url"),
                 problem: format!("{server}.tls is set: expected a URL that starts with {scheme}"),
@@ -37,4 +35,10 @@ fn one(
         }
         _ => Ok(()),
     }
+}
+
+/// Whether every address of a server starts so.
+fn is_each(url: &Secret, scheme: &str) -> bool {
+    let addresses = url.addresses();
+    addresses.iter().all(|one| one.expose().starts_with(scheme))
 }

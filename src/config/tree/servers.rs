@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Amqp {
-    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS.
+    /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; several hosts with commas between them, or a list of URLs.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
     /// Time between heartbeats, in seconds; two missed ones end the connection.
@@ -34,7 +34,7 @@ impl Default for Amqp {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://user:password@host:port/database`, or `rediss://` for TLS.
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS; several hosts with commas between them, or a list of URLs.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
     /// Connections that one worker may open; a large answer on one doesn't hold up small ones on the others.
@@ -62,7 +62,7 @@ impl Default for Redis {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Database {
-    /// `postgres://user:password@host:port/database`; `?sslmode=verify-full` for TLS.
+    /// `postgres://user:password@host:port/database`; `?sslmode=verify-full` for TLS; several hosts with commas between them, or a list of URLs.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
     /// Connections that one worker may open.

@@ -142,6 +142,9 @@ catalogue! {
     "Servers and queues": {
         SERVER_UP = gauge("kiln_server_up", "1 or 0", "1 where the server answered when last asked.")
             .by(&[Server::LABEL]);
+        FAILOVERS = counter("kiln_failovers_total", "connections",
+            "Connections to another address of a server than the one before, since that one was lost or takes no writes any more.")
+            .by(&[Server::LABEL]);
         QUEUE_MESSAGES = gauge("kiln_queue_messages", "messages", "Messages ready in a queue.")
             .by(&[QueueKind::LABEL]);
         BROKER_RECONNECTS = counter("kiln_broker_reconnects_total", "connections",
