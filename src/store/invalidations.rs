@@ -23,7 +23,7 @@ INSERT INTO invalidations (namespace, stamp, change, removing_until)
 SELECT $1, stamp, change, now() + make_interval(secs => $3) FROM latest
 ON CONFLICT (namespace) DO UPDATE SET
   stamp = excluded.stamp, change = excluded.change, at = now(), removed_on = NULL, removing_until = excluded.removing_until
-RETURNING stamp";
+RETURNING stamp, pg_notify('kiln', '')";
 
 const ADOPT: &str = "\
 WITH latest AS (
@@ -34,7 +34,8 @@ WITH latest AS (
 INSERT INTO invalidations AS known (namespace, stamp, change)
 SELECT $1, $2, change FROM latest WHERE $1 <> ''
 ON CONFLICT (namespace) DO UPDATE SET stamp = excluded.stamp, change = excluded.change, at = now(), removed_on = NULL
-WHERE known.stamp < excluded.stamp";
+WHERE known.stamp < excluded.stamp
+RETURNING pg_notify('kiln', '')";
 
 /// The row of the latest of all always comes along: it says how far the changes go.
 const SINCE: &str =

@@ -6,6 +6,7 @@
 //! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
+mod address;
 mod ask;
 mod columns;
 mod controls;
@@ -13,8 +14,10 @@ mod inputs;
 mod insert;
 mod invalidations;
 mod jobs;
+mod listen;
 mod lost;
 mod migrations;
+mod news;
 mod parts;
 mod postgres;
 mod probe;
@@ -37,7 +40,9 @@ pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
+pub use listen::Listener;
 pub use migrations::POSTGRES as MIGRATIONS;
+pub use news::News;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;

@@ -70,7 +70,6 @@ impl PostgresStore {
             .parse()
             .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
         let options = tls::postgres(options, url.expose(), &settings.tls);
-        let options = options.application_name("kiln");
         let sessions = Sessions::new(options, settings.connections, statement_limit(settings));
         Ok(Self {
             sessions: Arc::new(sessions),

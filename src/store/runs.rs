@@ -20,7 +20,8 @@ FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1:
 const FINISH: &str = "\
 UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0),
   message = coalesce($6, message), finished_at = now(), lease_until = NULL
-WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
+WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
+RETURNING pg_notify('kiln', '')";
 const DROP_POSTS: &str = "DELETE FROM warm_posts WHERE run_id = $1";
 const COLUMNS: &str = "id, schedule, due_at, state, worker, planned, skipped, bad, posted, done, failed, hits, misses, \
 model_seconds, saved_seconds, message, started_at, finished_at";

@@ -4,9 +4,12 @@
 //! answered. One that is dropped before that is closed and noted as lost. Each has a name of its own, by which the server can be
 //! asked to end what runs on it, also behind pgbouncer, where a connection has no backend of its own.
 
-use super::lost::Lost;
+use super::{
+    address::{Address, Session},
+    lost::Lost,
+};
 use rand::Rng;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgConnectOptions};
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,13 +21,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// How long a connection that nobody needs is held.
 const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+/// Connections that are held for so long; with the one that listens, a worker that has nothing to do has four.
+const KEPT_IDLE: usize = 3;
+/// How long further ones are held, so that a load that comes and goes doesn't make them anew each time.
+const SPARE_IDLE: Duration = Duration::from_secs(5);
 /// Added to a statement's limit before the server is trusted to have ended it.
 const GRACE: Duration = Duration::from_secs(1);
 /// Longest goodbye to the server.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// How soon a statement ends whose client is gone; not every server can look.
-const WATCH_CLIENT: &str = "SET client_connection_check_interval = 1000";
 
 /// A connection that nobody uses.
 #[derive(Debug)]
@@ -84,7 +88,7 @@ impl DerefMut for Lease {
 /// The connections to one database.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    options: PgConnectOptions,
+    address: Address,
     statement_limit: Duration,
     connections: u32,
     permits: Arc<Semaphore>,
@@ -97,7 +101,7 @@ impl Sessions {
     /// At most `connections`, each made when it is first needed.
     pub fn new(options: PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
         Self {
-            options,
+            address: Address::new(options),
             statement_limit,
             connections,
             permits: Arc::new(Semaphore::new(connections as usize)),
@@ -141,30 +145,22 @@ impl Sessions {
 
     /// A connection of its own, beside those that are lent, with no limit and no name.
     pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect_with(&self.options).await
+        self.address.connect("kiln", None).await
+    }
+
+    /// How to connect for what lasts longer than a transaction, where that is known to be possible.
+    pub fn own_session(&self) -> Option<PgConnectOptions> {
+        self.address.own_session(self.statement_limit)
     }
 
     async fn open(&self) -> Result<Idle, sqlx::Error> {
-        let mut connection = self.connect().await?;
         let token: [u8; 8] = rand::rng().random();
         let name = format!("kiln {}", hex::encode(token));
-        let limit_ms = self.statement_limit.as_millis();
-        let own = format!("SET statement_timeout = {limit_ms}; SET application_name = '{name}'");
-        // Made of numbers and a name of our own, as what follows.
-        sqlx::raw_sql(AssertSqlSafe(own))
-            .execute(&mut connection)
-            .await?;
-        match sqlx::raw_sql(WATCH_CLIENT).execute(&mut connection).await {
-            Ok(_) | Err(sqlx::Error::Database(_)) => {}
-            Err(error) => return Err(error),
-        }
-        let seen = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'"
-        );
-        let seen = sqlx::raw_sql(AssertSqlSafe(seen))
-            .fetch_one(&mut connection)
-            .await?;
-        let is_seen = seen.try_get::<i64, _>(0)? > 0;
+        let opened = self.address.open(&name, self.statement_limit).await?;
+        let Session {
+            connection,
+            is_seen,
+        } = opened;
         let now = Instant::now();
         Ok(Idle {
             connection,
@@ -188,6 +184,10 @@ impl Sessions {
                 since: now,
             });
         }
+        let spare = idle.len().saturating_sub(KEPT_IDLE);
+        let is_late = |one: &&Idle| now.duration_since(one.since) >= SPARE_IDLE;
+        let late = idle.iter().take(spare).take_while(is_late).count();
+        idle.drain(..late);
         drop(idle);
         // Whoever waits for it finds the connection there.
         drop(lease.permit);

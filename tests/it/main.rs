@@ -25,6 +25,7 @@ mod harness_test;
 mod health;
 mod http;
 mod idempotency;
+mod idle;
 mod invalidate;
 mod kill;
 mod lanes;

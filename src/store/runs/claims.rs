@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use std::{collections::BTreeMap, time::Duration};
 
 const CLOCK: &str = "SELECT now()";
-const LAST_DUE: &str =
-    "SELECT schedule, max(due_at) FROM warm_runs WHERE schedule = ANY($1) GROUP BY schedule";
+/// One step down an index for each schedule, however many runs it has had.
+const LAST_DUE: &str = "\
+SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
+CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
 const CLAIM: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
@@ -19,7 +21,7 @@ ON CONFLICT (schedule, due_at) DO NOTHING
 RETURNING id, token, state";
 const ASK: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
-VALUES ($1, clock_timestamp(), 'queued', $2, now() + make_interval(secs => $2)) RETURNING id";
+VALUES ($1, clock_timestamp(), 'queued', $2, now() + make_interval(secs => $2)) RETURNING id, pg_notify('kiln', '')";
 const CLOSE_SKIPPED: &str = "\
 UPDATE warm_runs SET message = 'an earlier run was under way', finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
 const TAKE_OVER: &str = "\
@@ -40,7 +42,8 @@ const RENEW: &str = "\
 UPDATE warm_runs SET lease_until = now() + make_interval(secs => $3) WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
 RETURNING ends_at < now()";
 const RELEASE: &str = "\
-UPDATE warm_runs SET lease_until = now(), token = token + 1 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
+UPDATE warm_runs SET lease_until = now(), token = token + 1 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
+RETURNING pg_notify('kiln', '')";
 
 /// What became of a wish to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
