@@ -17,7 +17,7 @@ impl PostgresStore {
         let answer = self
             .deadline(sqlx::query_as::<_, (String, String)>(CHOSEN).fetch_all(&mut *lease))
             .await;
-        self.end(lease, answer).map(BTreeMap::from_iter)
+        self.end(lease, answer).await.map(BTreeMap::from_iter)
     }
 
     /// Chooses a model's version for every worker.

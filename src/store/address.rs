@@ -22,6 +22,8 @@ pub(super) struct Session {
     pub connection: PgConnection,
     /// Whether the server shows its name to others.
     pub is_seen: bool,
+    /// Whether it takes no writes.
+    pub is_read_only: bool,
 }
 
 /// One address of a database.
@@ -64,37 +66,42 @@ impl Address {
         }
     }
 
+    /// Where it is.
+    pub fn host(&self) -> String {
+        format!("{}:{}", self.options.get_host(), self.options.get_port())
+    }
+
     /// A connection; one of its own session ends its statements at the limit, if there is one.
-    pub async fn connect(
+    async fn connect(
         &self,
         name: &str,
         limit: Option<Duration>,
     ) -> Result<PgConnection, sqlx::Error> {
         if !self.is_pooled() {
             match PgConnection::connect_with(&self.marked(name, limit)).await {
-                Err(error) if is_refusal(&error) => {}
+                Err(error) if is_refusal(&error) => self.is_pooled.store(true, Ordering::Relaxed),
                 other => return other,
             }
         }
         let options = self.options.clone().application_name(name);
-        let connection = PgConnection::connect_with(&options).await?;
-        self.is_pooled.store(true, Ordering::Relaxed);
-        Ok(connection)
+        PgConnection::connect_with(&options).await
     }
 
-    /// A connection that is ready for statements, each of which ends at its limit.
-    pub async fn open(&self, name: &str, limit: Duration) -> Result<Session, sqlx::Error> {
-        let mut connection = self.connect(name, Some(limit)).await?;
+    /// A connection that is ready for statements, each of which ends at its limit, if there is one.
+    pub async fn open(&self, name: &str, limit: Option<Duration>) -> Result<Session, sqlx::Error> {
+        let mut connection = self.connect(name, limit).await?;
         // A name of our own making: it needs no quoting.
         let about = format!(
             "SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'),
-             (current_setting('{MARK}', true) IS NOT DISTINCT FROM '{name}')::int"
+             (current_setting('{MARK}', true) IS NOT DISTINCT FROM '{name}')::int,
+             (current_setting('transaction_read_only') = 'on')::int"
         );
         let about = sqlx::raw_sql(AssertSqlSafe(about))
             .fetch_one(&mut connection)
             .await?;
         let is_seen = about.try_get::<i64, _>(0)? > 0;
         let is_own = about.try_get::<i32, _>(1)? > 0;
+        let is_read_only = about.try_get::<i32, _>(2)? > 0;
         self.is_pooled.store(!is_own, Ordering::Relaxed);
         self.is_known.store(true, Ordering::Relaxed);
         if is_own {
@@ -106,6 +113,7 @@ impl Address {
         Ok(Session {
             connection,
             is_seen,
+            is_read_only,
         })
     }
 }

@@ -28,7 +28,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, String, DateTime<Utc>)>(PAUSED);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         Ok(rows
             .into_iter()
             .map(|(name, by, at)| Paused { name, by, at })

@@ -90,7 +90,7 @@ impl PostgresStore {
             .bind(number(floor))
             .bind(CLAIM_SECONDS);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-        self.end(lease, answer).map(i64::unsigned_abs)
+        self.end(lease, answer).await.map(i64::unsigned_abs)
     }
 
     /// Takes over a mark that only Redis has, as earlier releases set them; an empty name: the latest of all.
@@ -104,7 +104,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, i64, i64)>(SINCE).bind(change);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let marks = self.end(lease, answer)?.into_iter();
+        let marks = self.end(lease, answer).await?.into_iter();
         let mark = |(namespace, stamp, change): (String, i64, i64)| InvalidationMark {
             namespace,
             stamp: stamp.unsigned_abs(),
@@ -120,7 +120,7 @@ impl PostgresStore {
             .bind(server)
             .bind(CLAIM_SECONDS);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let claimed = self.end(lease, answer)?;
+        let claimed = self.end(lease, answer).await?;
         Ok(claimed.map(|(namespace, stamp, is_first)| Removable {
             namespace,
             stamp: stamp.unsigned_abs(),

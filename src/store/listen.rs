@@ -47,15 +47,20 @@ impl Listener {
     pub async fn news(&mut self, since: i64) -> Result<News, StoreError> {
         if self.ear.is_none()
             && self.again <= Instant::now()
-            && let Some(options) = self.store.sessions.own_session()
+            && let Some(options) = self.store.own_session()
         {
             self.ear = self.listen(options).await;
             self.again = Instant::now() + AGAIN;
         }
         if let Some(ear) = &mut self.ear {
             let asked = self.store.deadline(news::ask(ear, since)).await;
-            if let Ok(Ok(news)) = asked {
-                return Ok(news);
+            let hosts = &self.store.sessions.hosts;
+            match asked {
+                Ok(Ok(news)) if news.is_read_only && hosts.are_several() => {
+                    hosts.leave("it takes no writes");
+                }
+                Ok(Ok(news)) => return Ok(news),
+                Ok(Err(_)) | Err(_) => {}
             }
             // The others say what is wrong.
             self.ear = None;

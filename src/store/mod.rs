@@ -10,6 +10,7 @@ mod address;
 mod ask;
 mod columns;
 mod controls;
+mod hosts;
 mod inputs;
 mod insert;
 mod invalidations;
@@ -37,6 +38,7 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
+pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;

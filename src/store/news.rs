@@ -104,6 +104,6 @@ impl PostgresStore {
     pub(super) async fn news(&self, since: i64) -> Result<News, StoreError> {
         let mut lease = self.lease().await?;
         let answer = self.deadline(ask(&mut *lease, since)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 }

@@ -145,7 +145,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar("SELECT pieces FROM warm_runs WHERE id = $1").bind(run);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// When a run began.
@@ -153,7 +153,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar("SELECT started_at FROM warm_runs WHERE id = $1").bind(run);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// How many of a run's jobs are through.
@@ -162,6 +162,7 @@ impl PostgresStore {
         let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(PROGRESS).bind(run);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
         self.end(lease, answer)
+            .await
             .map(|(jobs, rejected, hits, misses)| Progress {
                 jobs,
                 rejected,
@@ -199,7 +200,7 @@ impl PostgresStore {
         // The text is made of constants alone.
         let query = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// The latest runs of every schedule, at most `each` of one, the latest first.
@@ -211,6 +212,6 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(each);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 }
