@@ -76,7 +76,6 @@ pub(super) struct Worker {
     pause: Switch,
     invalid: mpsc::Sender<Removable>,
     invalidated: tasks::invalidations::Named,
-    /// Where what the database says is told.
     news: Arc<watch::Sender<Option<Arc<News>>>>,
 }
 
@@ -333,11 +332,10 @@ impl Worker {
             let (registry, health) = (registry.clone(), health.clone());
             tasks::models::rescan(registry, health, metrics.clone(), unused_for)
         });
-        let (news, store) = (self.news.clone(), self.store.clone());
-        let (engine, health) = (self.engine.clone(), self.health.clone());
+        let (news, store, engine) = (self.news.clone(), self.store.clone(), self.engine.clone());
+        let health = self.health.clone();
         tasks.add_droppable("news", move || {
-            let (news, store) = (news.clone(), store.clone());
-            tasks::news::ask(news, store, engine.clone(), health.clone())
+            tasks::news::ask(news.clone(), store.clone(), engine.clone(), health.clone())
         });
         let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
         let heard = self.news.subscribe();

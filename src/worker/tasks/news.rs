@@ -37,7 +37,7 @@ pub(in crate::worker) async fn next(heard: &mut Heard) -> Arc<News> {
 
 /// Asks again and again.
 pub(in crate::worker) async fn ask(
-    tell: Arc<watch::Sender<Option<Arc<News>>>>,
+    sender: Arc<watch::Sender<Option<Arc<News>>>>,
     store: PostgresStore,
     engine: Arc<Engine>,
     health: Health,
@@ -64,7 +64,7 @@ pub(in crate::worker) async fn ask(
             Some(redis) => redis.heard(&news.marks, asking).await,
             None => true,
         };
-        tell.send_replace(Some(Arc::new(news)));
+        sender.send_replace(Some(Arc::new(news)));
         if !is_all {
             continue;
         }
