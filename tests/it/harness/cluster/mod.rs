@@ -1,0 +1,4 @@
+//! Servers that are clusters, on one machine.
+
+pub mod pgbouncer;
+pub mod postgres;
