@@ -1,0 +1,3 @@
+//! Servers that are clusters, on one machine.
+
+pub mod rabbitmq;
