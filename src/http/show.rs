@@ -74,6 +74,9 @@ pub struct PartShown {
     reason: String,
     /// When it came into this state.
     since: String,
+    /// Where the worker is connected to, where there may be several servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
 }
 
 /// Version of Kiln.
@@ -210,11 +213,13 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
         Readiness::Ready | Readiness::Degraded => (readiness.as_str(), StatusCode::OK),
     };
     let reason = |part: &PartReport| (part.part.as_str(), part.reason.clone());
+    let redis = state.and_then(|state| state.engine.cache().server()?.connected_to());
     let parts = report.parts.iter().map(|part| PartShown {
         part: part.part.as_str(),
         state: part.state.as_str(),
         reason: part.reason.clone(),
         since: rfc3339(part.since),
+        address: redis.clone().filter(|_| part.part == Part::Redis),
     });
     let database = state.and_then(|state| state.store.address());
     let addresses = [(Server::Postgres.as_str(), database)].into_iter();
