@@ -71,6 +71,9 @@ pub struct PartShown {
     reason: String,
     /// When it came into this state.
     since: String,
+    /// Where the worker is connected to, where there may be several servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
 }
 
 /// Version of Kiln.
@@ -207,11 +210,13 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
         Readiness::Ready | Readiness::Degraded => (readiness.as_str(), StatusCode::OK),
     };
     let reason = |part: &PartReport| (part.part.as_str(), part.reason.clone());
+    let broker = state.and_then(|state| state.publisher.connected_to());
     let parts = report.parts.iter().map(|part| PartShown {
         part: part.part.as_str(),
         state: part.state.as_str(),
         reason: part.reason.clone(),
         since: rfc3339(part.since),
+        address: broker.clone().filter(|_| part.part == Part::Broker),
     });
     let shown = HealthShown {
         status,

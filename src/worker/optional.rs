@@ -94,7 +94,7 @@ pub(super) async fn declare(
 /// The consumer of a queue that jobs don't need.
 pub(super) struct OptionalConsumer {
     connection: Arc<Connection>,
-    queue: String,
+    queue: QueueSpec,
     origin: Origin,
     prefetch: u16,
     timeout: Duration,
@@ -114,7 +114,7 @@ impl OptionalConsumer {
     /// One that is opened while it is asked for deliveries.
     pub(super) fn new(
         connection: &Arc<Connection>,
-        queue: &str,
+        queue: QueueSpec,
         origin: Origin,
         prefetch: u16,
         timeout: Duration,
@@ -122,7 +122,7 @@ impl OptionalConsumer {
     ) -> Self {
         let mut consumer = Self {
             connection: connection.clone(),
-            queue: queue.to_owned(),
+            queue,
             origin,
             prefetch,
             timeout,
@@ -139,8 +139,13 @@ impl OptionalConsumer {
         let (connection, queue) = (self.connection.clone(), self.queue.clone());
         let (origin, prefetch, timeout) = (self.origin, self.prefetch, self.timeout);
         let opening = async move {
-            tokio::time::sleep(rest).await;
-            let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+                // It may have been deleted.
+                let declared = queue.declare(&connection, timeout).await;
+                declared.map_err(|error| error.to_string())?;
+            }
+            let open = QueueConsumer::open(&connection, &queue.name, origin, prefetch);
             match tokio::time::timeout(timeout, open).await {
                 Ok(opened) => opened.map_err(|error| error.to_string()),
                 Err(_) => Err("no answer to starting a consumer".to_owned()),
@@ -160,7 +165,7 @@ impl OptionalConsumer {
                 },
                 State::Opening(opening) => match opening.await {
                     Ok(consumer) => {
-                        self.missing.found(&self.queue);
+                        self.missing.found(&self.queue.name);
                         self.rests.reset();
                         self.state = State::Open(Box::new(consumer));
                         continue;
@@ -170,7 +175,7 @@ impl OptionalConsumer {
             };
             // Without a connection the session ends by itself.
             if self.rests.attempts() >= SILENT_TRIES && self.connection.status().connected() {
-                self.missing.note(&self.queue, &lost);
+                self.missing.note(&self.queue.name, &lost);
             }
             let rest = self.rests.next_wait();
             let opening = self.opening(rest);

@@ -79,6 +79,7 @@ impl Session {
         );
         let optional = |queue: &str, origin, prefetch| {
             let limit = config::ms(limit);
+            let queue = topology.queue(queue);
             OptionalConsumer::new(&connection, queue, origin, prefetch, limit, missing)
         };
         Ok(Self {

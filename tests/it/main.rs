@@ -17,6 +17,7 @@ mod bad_input;
 mod broker;
 mod canary;
 mod cli_test;
+mod cluster_rabbitmq;
 mod crowd;
 mod examples;
 mod explain;

@@ -317,7 +317,8 @@ const SECTIONS = {
     const said = health.status === "degraded" ? degraded : [...missing, ...degraded.map((one) => `degraded: ${one}`)];
     const kind = { ready: "ready", degraded: "", paused: "" }[health.status] ?? "bad";
     state(kind, health.status, said.length ? ` – ${said.join("; ")}` : "");
-    $("worker").textContent = `${location.host}, version ${health.version}`;
+    const servers = health.parts.filter((p) => p.address).map((p) => `${p.part} at ${p.address}`);
+    $("worker").textContent = [`${location.host}, version ${health.version}`, ...servers].join("; ");
     document.title = `${health.status} – Kiln`;
     paused = health.status === "paused";
     $("intake").textContent = paused ? "Resume intake" : "Pause intake";
