@@ -2,8 +2,11 @@
 //!
 //! Promises that an end loses nothing and makes the broker mark nothing as redelivered that nobody has seen.
 
-use super::ack::Acks;
-use super::{delivery::Delivery, topology::Origin};
+use super::{
+    ack::Acks,
+    delivery::{Delivery, Parts},
+    topology::Origin,
+};
 use crate::clock;
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -69,14 +72,14 @@ impl QueueConsumer {
             return Ok(None);
         }
         match self.consumer.next().await {
-            Some(Ok(delivery)) => Ok(Some(Delivery {
+            Some(Ok(delivery)) => Ok(Some(Delivery::from(Parts {
                 guard: self.acks.guard(delivery.delivery_tag),
                 body: delivery.data,
                 properties: delivery.properties,
                 origin: self.origin,
                 received: clock::received(),
                 accepted: None,
-            })),
+            }))),
             Some(Err(error)) => Err(error.to_string()),
             None => {
                 self.ended = true;

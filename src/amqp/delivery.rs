@@ -12,7 +12,10 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable},
 };
-use std::time::{Duration, Instant};
+use std::{
+    ops::{Deref, DerefMut},
+    time::{Duration, Instant},
+};
 
 /// Header that counts the tries behind a job.
 pub const TRIES: &str = "kiln-tries";
@@ -33,9 +36,13 @@ pub const ACCEPTED_AT: &str = "kiln-accepted-at";
 /// Header with the W3C trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// A message in hand. Its guard settles it; dropping it returns it to its queue.
+/// A message in hand. Its guard settles it; dropping it returns it to its queue. It changes hands often, and so lies where it is.
 #[derive(Debug)]
-pub struct Delivery {
+pub struct Delivery(Box<Parts>);
+
+/// What a message in hand consists of.
+#[derive(Debug)]
+pub struct Parts {
     pub body: Vec<u8>,
     pub properties: BasicProperties,
     pub origin: Origin,
@@ -45,7 +52,32 @@ pub struct Delivery {
     pub guard: AckGuard,
 }
 
+impl From<Parts> for Delivery {
+    fn from(parts: Parts) -> Self {
+        Self(Box::new(parts))
+    }
+}
+
+impl Deref for Delivery {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for Delivery {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
+}
+
 impl Delivery {
+    /// The right to settle it, alone.
+    pub fn into_guard(self) -> AckGuard {
+        self.0.guard
+    }
+
     /// The message's own name for its job.
     pub fn message_id(&self) -> Option<&str> {
         self.properties.message_id().as_ref().map(|id| id.as_str())

@@ -5,10 +5,9 @@ use kiln_contract::key;
 use redis::{RedisError, Value};
 
 impl RedisCache {
-    /// A round trip, and a write that stores nothing: a server without memory, a replica or one that can't save refuses it all the
-    /// same; and a script that does nothing. The error holds no credentials.
-    pub async fn probe(&self) -> Result<(), String> {
-        self.ping().await?;
+    /// A write that stores nothing: a server without memory, a replica or one that can't save refuses it all the same; and, where that is
+    /// asked for, a script that does nothing. The error holds no credentials.
+    pub async fn probe(&self, with_script: bool) -> Result<(), String> {
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
         set.arg(key::trial("health")).arg("").arg("XX");
@@ -19,8 +18,15 @@ impl RedisCache {
             }
             reason
         };
-        let answer = self.command::<Value>(set).await;
-        answer.map_err(|e| refuses("writes", e))?;
+        if let Err(error) = self.command::<Value>(set).await {
+            // One that refuses writes may answer all the same.
+            self.ping().await?;
+            return Err(refuses("writes", error));
+        }
+        self.answered();
+        if !with_script {
+            return Ok(());
+        }
         let mut script = redis::cmd("EVAL");
         script.arg("return 1").arg(0);
         let answer = self.command::<Value>(script).await;

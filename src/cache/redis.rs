@@ -120,7 +120,8 @@ impl RedisCache {
         &self.marks
     }
 
-    pub(super) fn connections_made(&self) -> u64 {
+    /// How many connections were made so far.
+    pub fn connections_made(&self) -> u64 {
         self.connections.made()
     }
 
@@ -139,6 +140,11 @@ impl RedisCache {
         let result = self.command::<Value>(redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err());
         result.map(|_| ()).map_err(|e| self.scrub(&e))
+    }
+
+    /// Notes that it answers.
+    pub(super) fn answered(&self) {
+        self.note(CacheOperation::Get, None);
     }
 
     /// How round trips went so far, probes and those that were left out apart.

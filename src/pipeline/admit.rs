@@ -18,6 +18,7 @@ use kiln_contract::job::{self, Job, Unparsable};
 use kiln_contract::key;
 use kiln_model::{Model, Task};
 use std::{
+    borrow::Cow,
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
 };
@@ -54,7 +55,7 @@ fn all<'a>(
         repeats: Vec::new(),
         large: Vec::new(),
     };
-    let mut by_id: HashMap<String, (SourceIndex, [u8; 32]), RandomState> = HashMap::default();
+    let mut by_id: HashMap<Cow<'_, str>, (SourceIndex, [u8; 32]), RandomState> = HashMap::default();
     for (index, source) in sources.enumerate() {
         let (job, model) = match check(context, source) {
             Ok(checked) => checked,
@@ -81,7 +82,7 @@ fn all<'a>(
             continue;
         }
         let body_sha256 = key::hash_body(source.body());
-        match by_id.entry(job.job_id.to_string()) {
+        match by_id.entry(job.job_id.clone()) {
             Entry::Occupied(id) => {
                 let (first, sha256) = *id.get();
                 if sha256 == body_sha256 {

@@ -45,7 +45,7 @@ impl Queue {
     /// its queue behind one that needn't: they don't share its time.
     fn take(&mut self, max_jobs: usize, is_old: impl Fn(&Ending) -> bool) -> Vec<Ending> {
         let are_old = self.waiting.front().is_some_and(&is_old);
-        let mut ids: HashSet<String, RandomState> = HashSet::default();
+        let mut ids: HashSet<Arc<str>, RandomState> = HashSet::default();
         let (mut batch, mut later, mut bytes) = (Vec::new(), Vec::new(), 0);
         while batch.len() < max_jobs {
             let Some(next) = self.waiting.front() else {
@@ -205,9 +205,8 @@ impl Completions {
                 End::Failed { outcome, .. } => outcome.clone(),
             });
         }
-        let ended = endings.into_iter().zip(outcomes);
-        let is_rejected = |ended: &(Ending, Outcome)| matches!(ended.1, Outcome::Rejected { .. });
-        let (rejected, ended): (Vec<_>, Vec<_>) = ended.partition(is_rejected);
+        let mut ended: Vec<_> = endings.into_iter().zip(outcomes).collect();
+        let rejected: Vec<_> = ended.extract_if(.., is_rejected).collect();
         context.metrics.stage(Stage::Store, begun.elapsed());
         self.notify(ended);
         // Nobody waits for the rows of others' rejections.
@@ -228,6 +227,10 @@ impl Completions {
             notify(ending, outcome);
         }
     }
+}
+
+fn is_rejected(ended: &mut (Ending, Outcome)) -> bool {
+    matches!(ended.1, Outcome::Rejected { .. })
 }
 
 /// What became of a finished job.

@@ -34,7 +34,7 @@ pub(super) enum End {
 /// A job with its results, which have no row yet.
 #[derive(Debug)]
 pub(super) struct FinishedJob {
-    pub job_id: String,
+    pub job_id: Arc<str>,
     pub body_sha256: [u8; 32],
     pub result: Arc<Finished>,
     /// What readers find of it, in the result's namespace.

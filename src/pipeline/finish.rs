@@ -86,7 +86,7 @@ fn finish<'r>(
             Vec::new()
         },
         order: Order::new(head.job.as_of.as_ref(), head.source.accepted()),
-        job_id: head.job.job_id.to_string(),
+        job_id: head.job.job_id.as_ref().into(),
         body_sha256: head.body_sha256,
         result: Arc::new(result),
         shown,

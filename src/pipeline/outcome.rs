@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub enum Outcome {
     /// Its row is committed.
     Done {
-        job_id: String,
+        job_id: Arc<str>,
         result: Arc<Finished>,
         repeated: bool,
     },

@@ -37,7 +37,7 @@ pub(super) async fn batch(context: &Context, rejected: &mut [(Ending, Outcome)])
     for (number, job_id, first) in finished {
         if let Some((_, outcome)) = rejected.get_mut(number) {
             *outcome = Outcome::Done {
-                job_id,
+                job_id: job_id.into(),
                 result: Arc::from(first),
                 repeated: true,
             };

@@ -16,6 +16,7 @@ use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
 use kiln_model::Model;
 use std::{
+    ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
     time::Instant,
 };
@@ -65,8 +66,11 @@ pub enum Urgency {
     First,
 }
 
-/// One job as it comes in.
-pub struct JobSource {
+/// One job as it comes in. It changes hands often, and so lies where it is.
+pub struct JobSource(Box<Parts>);
+
+/// What is known of a job as it comes in.
+pub struct Parts {
     owner: Box<dyn JobOwner>,
     pub(super) received: Instant,
     /// When a worker first accepted it, as its message says, and as was found out.
@@ -93,6 +97,20 @@ pub struct JobSource {
     pub(super) reserved: Option<Reserved>,
 }
 
+impl Deref for JobSource {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl DerefMut for JobSource {
+    fn deref_mut(&mut self) -> &mut Parts {
+        &mut self.0
+    }
+}
+
 impl std::fmt::Debug for JobSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "JobSource({} bytes)", self.body().len())
@@ -102,7 +120,7 @@ impl std::fmt::Debug for JobSource {
 impl JobSource {
     /// A job that was received now, at its first try.
     pub fn new(owner: impl JobOwner) -> Self {
-        Self {
+        Self(Box::new(Parts {
             owner: Box::new(owner),
             received: clock::received(),
             accepted_before: None,
@@ -117,7 +135,7 @@ impl JobSource {
             arriving: None,
             held: Held::default(),
             reserved: None,
-        }
+        }))
     }
 
     /// A job whose end is heard at the receiver. It isn't tried again, nor moved.
@@ -235,12 +253,13 @@ impl JobSource {
 
     /// Tells its owner how it ended.
     pub(super) fn end(self, outcome: Outcome, counts: InputCounts, begun: Instant) {
-        self.owner.ended(Ended {
+        let parts = *self.0;
+        parts.owner.ended(Ended {
             outcome,
             counts,
             begun,
-            accepted: self.accepted.get().copied(),
-            held: Some((self.held, self.reserved)),
+            accepted: parts.accepted.get().copied(),
+            held: Some((parts.held, parts.reserved)),
         });
     }
 }

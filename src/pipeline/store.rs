@@ -178,14 +178,9 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs.iter().map(|ToStore { job, .. }| {
-        (
-            job.job_id.as_str(),
-            &*job.result,
-            job.order,
-            job.names.as_slice(),
-        )
-    });
+    let named = jobs
+        .iter()
+        .map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()));
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),

@@ -28,6 +28,8 @@ impl Tasks {
     /// Runs work beside the caller.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let cut = self.cut.clone();
+        // Large, and moved often until it is a task.
+        let work = Box::pin(work);
         let work = async move {
             // What a task that panics has of jobs is dropped with it, and so returned; locks are sound: see where they are taken.
             let caught = AssertUnwindSafe(cut.run_until_cancelled(work)).catch_unwind();

@@ -182,7 +182,7 @@ impl PostgresStore {
             .bind(i64::from(max))
             .bind(PAST_BYTES);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let past = || {
             let all = rows.first().map(|row| row.try_get::<i64, _>("all_rows"));
             let all = all.transpose()?.unwrap_or_default();
@@ -206,7 +206,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query(LATEST).bind(&namespaces).bind(&keys);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let mut found = vec![None; names.len()];
         for row in &rows {
             let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));

@@ -37,7 +37,7 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
     let metrics = Metrics::new();
     let servers = Servers {
         broker: parts::broker(&settings)?.counted(metrics.clone()),
-        store: parts::postgres(&settings)?,
+        store: parts::postgres(&settings)?.counted(metrics.clone()),
         redis: parts::redis(&settings, metrics.clone())?,
     };
     let health = Health::new(metrics.clone());

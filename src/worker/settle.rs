@@ -105,10 +105,10 @@ impl Settler {
                 Outcome::Abandoned => continue,
             };
             if letter.is_none() && reply.is_none() {
-                at_once.push(delivery.guard);
+                at_once.push(delivery.into_guard());
                 held.push(holds);
             } else {
-                let followed = self.follow(delivery.guard, letter, reply);
+                let followed = self.follow(delivery.into_guard(), letter, reply);
                 after.push(followed.map(|guard| (guard, holds)));
             }
         }

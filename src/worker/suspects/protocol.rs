@@ -134,7 +134,7 @@ impl Ended {
                 let done = Arc::unwrap_or_clone(result);
                 let at = done.finished_at;
                 let head = WireOutcome::Done {
-                    job_id,
+                    job_id: job_id.as_ref().into(),
                     model: done.model,
                     version: done.version,
                     namespace: done.namespace,
@@ -196,7 +196,7 @@ impl Ended {
                         .ok_or_else(|| malformed("a time out of range"))?,
                 };
                 Outcome::Done {
-                    job_id,
+                    job_id: job_id.into(),
                     result: Arc::new(result),
                     repeated,
                 }

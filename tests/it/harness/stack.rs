@@ -93,6 +93,30 @@ impl Stack {
         stack
     }
 
+    /// This Postgres, a virtual host on the shared broker, and a Redis of its own.
+    pub async fn on(postgres: Arc<Postgres>) -> Self {
+        let broker = SHARED_BROKER.get_or_init(started_broker).await.clone();
+        let redis = Redis::prepare();
+        redis.start().await;
+        let stack = Self::assemble(broker, postgres, redis, None);
+        tokio::join!(
+            stack.broker.add_vhost(&stack.vhost),
+            stack.postgres.add_database(&stack.database)
+        );
+        stack
+    }
+
+    /// The stack's database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Looks for the rows on another server from now on.
+    pub fn look_at(&mut self, postgres: Arc<Postgres>) {
+        self.pool = lazy_pool(&postgres.url(&self.database));
+        self.postgres = postgres;
+    }
+
     /// Servers that have their places and are not running yet: the test starts each.
     pub async fn stopped() -> Self {
         let turn = OWN_BROKERS.acquire().await.expect("never closed");

@@ -41,6 +41,14 @@ pub(super) fn add_up(word: u64, count: usize) -> u64 {
     fours.wrapping_mul(42_949_672_960_001) >> 32
 }
 
+/// A number below 2^52 as a float. As the low bits of 2^52 it needs no conversion: the processor's own waits for what the register held
+/// before, and so for the number before.
+#[inline]
+pub(super) fn small_float(number: u64) -> f64 {
+    const TWO_52: f64 = 4_503_599_627_370_496.0;
+    f64::from_bits(TWO_52.to_bits() | number) - TWO_52
+}
+
 /// Adding zero makes -0 and 0 one input.
 #[inline]
 pub(super) fn signed(value: f32, is_negative: bool) -> f32 {

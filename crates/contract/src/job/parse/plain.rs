@@ -6,7 +6,9 @@
 
 use super::{
     Inputs, RawJob,
-    digits::{HIGH, MAX_DIGITS, ONES, POWERS, WHOLE_POWERS, add_up, count_digits, signed},
+    digits::{
+        HIGH, MAX_DIGITS, ONES, POWERS, WHOLE_POWERS, add_up, count_digits, signed, small_float,
+    },
     values::model_problem,
 };
 use crate::{
@@ -26,6 +28,9 @@ const ROOM_INPUTS: usize = 8;
 const BYTES_PER_NUMBER: usize = 7;
 /// Numbers for which there is room at most before they are there.
 const MAX_ROOM: usize = 4096;
+
+/// Bytes that a number of the usual look is looked for in.
+const WINDOW: usize = 12;
 
 /// Reads a body; nothing where the general pass is to read it.
 pub(super) fn job(body: &[u8]) -> Option<RawJob<'_>> {
@@ -202,14 +207,28 @@ impl<'a> Reader<'a> {
             return Some(());
         }
         loop {
+            self.usual_numbers(features);
             self.skip_space();
             features.push(self.number()?);
-            match self.peek()? {
-                b',' => self.at += 1,
-                _ if self.passes(b',') => {}
-                _ => return self.expect(b']'),
+            if !self.passes(b',') {
+                return self.expect(b']');
             }
+            self.skip_space();
         }
+    }
+
+    /// Numbers that look as most do, each with the comma behind it: as far as they go.
+    #[inline]
+    fn usual_numbers(&mut self, features: &mut Vec<f32>) {
+        let mut rest = self.body.get(self.at..).unwrap_or_default();
+        while let Some(window) = rest.first_chunk()
+            && let Some((value, length)) = usual_number(window)
+            && let Some(after) = rest.get(length..)
+        {
+            features.push(value);
+            rest = after;
+        }
+        self.at = self.body.len() - rest.len();
     }
 
     fn truth(&mut self) -> Option<bool> {
@@ -271,31 +290,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A number as a 32-bit float, as the general pass rounds it: to a 64-bit float first, unless it is whole.
-    #[inline]
     fn number(&mut self) -> Option<f32> {
-        // Nearly all are one digit, a point and some decimals: eight bytes hold all of that, and what follows.
-        let word = self.word();
-        let is_negative = word & 0xff == u64::from(b'-');
-        let rest = word >> (8 * u32::from(is_negative));
-        let first = (rest & 0xff) ^ 0x30;
-        if first <= 9 && rest >> 8 & 0xff == u64::from(b'.') {
-            let decimals = (rest >> 16) ^ (ONES * 0x30);
-            let count = count_digits(decimals);
-            let next = rest.checked_shr(16 + 8 * count as u32).unwrap_or_default() & 0xff;
-            if count > 0 && (next == u64::from(b',') || next == u64::from(b']')) {
-                self.at += usize::from(is_negative) + 2 + count;
-                let significand = first * WHOLE_POWERS.get(count)? + add_up(decimals, count);
-                // A signed number becomes a float in one instruction.
-                let wide = significand as i64 as f64;
-                let narrow = (wide / POWERS.get(count)?) as f32;
-                return Some(signed(narrow, is_negative));
-            }
-        }
-        self.long_number()
-    }
-
-    /// A number of any length that fits.
-    fn long_number(&mut self) -> Option<f32> {
         let is_negative = self.peek() == Some(b'-');
         self.at += usize::from(is_negative);
         let starts_with_zero = self.peek() == Some(b'0');
@@ -360,4 +355,28 @@ impl<'a> Reader<'a> {
             }
         }
     }
+}
+
+/// A number of one digit, a point and at most five decimals, with a sign or not, and the bytes that it takes with the comma and the space
+/// behind it: eight bytes hold all that has to be looked at together.
+#[inline]
+fn usual_number(window: &[u8; WINDOW]) -> Option<(f32, usize)> {
+    let word = u64::from_le_bytes(*window.first_chunk()?);
+    let is_negative = word & 0xff == u64::from(b'-');
+    let unsigned = word >> (8 * u32::from(is_negative));
+    let first = (unsigned & 0xff) ^ 0x30;
+    if first > 9 || unsigned >> 8 & 0xff != u64::from(b'.') {
+        return None;
+    }
+    let decimals = (unsigned >> 16) ^ (ONES * 0x30);
+    let count = count_digits(decimals) & 7;
+    let comma = usize::from(is_negative) + 2 + count;
+    if count == 0 || window.get(comma) != Some(&b',') {
+        return None;
+    }
+    let significand = first * WHOLE_POWERS.get(count)? + add_up(decimals, count);
+    let narrow = (small_float(significand) / POWERS.get(count)?) as f32;
+    let is_space = window.get(comma + 1) == Some(&b' ');
+    let length = comma + 1 + usize::from(is_space);
+    Some((signed(narrow, is_negative), length))
 }
