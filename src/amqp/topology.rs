@@ -179,12 +179,6 @@ impl Topology {
         queues
     }
 
-    /// The queue of that name, with its arguments.
-    pub fn queue(&self, name: &str) -> QueueSpec {
-        let known = self.queues().into_iter().find(|queue| queue.name == name);
-        known.unwrap_or_else(|| spec(name, std::iter::empty()))
-    }
-
     /// The queue of hints: what nobody takes is of no use soon. No job needs it.
     pub fn hints(&self) -> QueueSpec {
         let limits = [

@@ -7,7 +7,7 @@ use crate::{
     amqp::{
         consumer::QueueConsumer,
         delivery::Delivery,
-        topology::{Origin, QueueSpec},
+        topology::{Origin, QueueSpec, Topology},
     },
     backoff::Backoff,
 };
@@ -94,7 +94,8 @@ pub(super) async fn declare(
 /// The consumer of a queue that jobs don't need.
 pub(super) struct OptionalConsumer {
     connection: Arc<Connection>,
-    queue: QueueSpec,
+    topology: Arc<Topology>,
+    queue: String,
     origin: Origin,
     prefetch: u16,
     timeout: Duration,
@@ -114,7 +115,8 @@ impl OptionalConsumer {
     /// One that is opened while it is asked for deliveries.
     pub(super) fn new(
         connection: &Arc<Connection>,
-        queue: QueueSpec,
+        topology: &Arc<Topology>,
+        queue: &str,
         origin: Origin,
         prefetch: u16,
         timeout: Duration,
@@ -122,7 +124,8 @@ impl OptionalConsumer {
     ) -> Self {
         let mut consumer = Self {
             connection: connection.clone(),
-            queue,
+            topology: topology.clone(),
+            queue: queue.to_owned(),
             origin,
             prefetch,
             timeout,
@@ -137,15 +140,19 @@ impl OptionalConsumer {
 
     fn opening(&self, rest: Duration) -> State {
         let (connection, queue) = (self.connection.clone(), self.queue.clone());
+        let topology = self.topology.clone();
         let (origin, prefetch, timeout) = (self.origin, self.prefetch, self.timeout);
         let opening = async move {
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
                 // It may have been deleted.
-                let declared = queue.declare(&connection, timeout).await;
-                declared.map_err(|error| error.to_string())?;
+                let declared = topology.declare(&connection, timeout).await;
+                let left = declared.map_err(|error| error.to_string())?;
+                if let Some((_, reason)) = left.into_iter().find(|(one, _)| one.name == queue) {
+                    return Err(reason);
+                }
             }
-            let open = QueueConsumer::open(&connection, &queue.name, origin, prefetch);
+            let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
             match tokio::time::timeout(timeout, open).await {
                 Ok(opened) => opened.map_err(|error| error.to_string()),
                 Err(_) => Err("no answer to starting a consumer".to_owned()),
@@ -165,7 +172,7 @@ impl OptionalConsumer {
                 },
                 State::Opening(opening) => match opening.await {
                     Ok(consumer) => {
-                        self.missing.found(&self.queue.name);
+                        self.missing.found(&self.queue);
                         self.rests.reset();
                         self.state = State::Open(Box::new(consumer));
                         continue;
@@ -175,7 +182,7 @@ impl OptionalConsumer {
             };
             // Without a connection the session ends by itself.
             if self.rests.attempts() >= SILENT_TRIES && self.connection.status().connected() {
-                self.missing.note(&self.queue.name, &lost);
+                self.missing.note(&self.queue, &lost);
             }
             let rest = self.rests.next_wait();
             let opening = self.opening(rest);
