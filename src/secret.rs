@@ -31,6 +31,29 @@ impl Secret {
         urls(&self.0).flat_map(Url::each).map(Self).collect()
     }
 
+    /// The parts of the first URL that say how to speak to which hosts, and of what: scheme, hosts, path.
+    pub fn parts(&self) -> Option<(&str, &str, &str)> {
+        let url = urls(&self.0).next()?;
+        Some((url.scheme, url.hosts, url.path))
+    }
+
+    /// The URL of another host for the same user, with the first one's password and query.
+    pub fn at(&self, scheme: &str, host: &str, path: &str) -> Self {
+        let url = urls(&self.0).next();
+        let user = url.as_ref().and_then(|url| url.user);
+        let user = user.map(|user| format!("{user}@")).unwrap_or_default();
+        let query = url.map_or("", |url| url.query);
+        Self(format!("{scheme}://{user}{host}{path}{query}"))
+    }
+
+    /// The same URL without user and password.
+    pub fn anonymous(&self) -> Self {
+        let url = urls(&self.0).next();
+        Self(url.map_or_else(String::new, |url| {
+            format!("{}://{}{}{}", url.scheme, url.hosts, url.path, url.query)
+        }))
+    }
+
     /// Where the URL points, without user, password and query: `amqp://host:port/vhost`.
     pub fn host(&self) -> String {
         let shown = |url: Url<'_>| format!("{}://{}{}", url.scheme, url.hosts, url.path);
@@ -164,6 +187,7 @@ mod tests {
             "cannot reach postgres://db/kiln (***)"
         );
     }
+
     #[test]
     fn gives_each_host_with_what_they_share() {
         let each = |text: &str| -> Vec<String> {
@@ -185,6 +209,16 @@ mod tests {
         assert_eq!(each("redis://a"), ["redis://a"]);
         assert_eq!(each("redis://a,,b"), ["redis://a", "redis://", "redis://b"]);
         assert_eq!(each("nothing"), [""; 0]);
+    }
+
+    #[test]
+    fn another_host_has_the_same_user_and_query() {
+        let url = Secret::new("redis+sentinel://kiln:p@ss@a:1,b:2/main/3?x=1");
+        let parts = ("redis+sentinel", "a:1,b:2", "/main/3");
+        assert_eq!(url.parts(), Some(parts));
+        let other = url.at("redis", "c:6379", "/3");
+        assert_eq!(other.0, "redis://kiln:p@ss@c:6379/3?x=1");
+        assert_eq!(other.anonymous().0, "redis://c:6379/3?x=1");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::{
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
 use kiln_contract::key;
-use redis::{Cmd, Pipeline, RedisError};
+use redis::{Cmd, RedisError};
 
 /// Raises a mark, stored for twice as long as an entry can be: TTLs are spread downwards only. Gives the one that was there.
 const RAISE: &str = "local mark = tonumber(redis.call('GET', KEYS[1])) or 0
@@ -126,14 +126,14 @@ impl RedisCache {
 
     /// Raises a namespace's mark and the latest of all; gives the latest one before.
     async fn raise_marks(&self, namespace: &str, stamp: u64) -> Result<u64, String> {
-        let mut pipeline = Pipeline::new();
-        pipeline
-            .add_command(raise(&key::mark(namespace), stamp))
-            .ignore();
-        pipeline.add_command(raise(&key::latest_mark(), stamp));
-        let raised: Result<Vec<String>, RedisError> = self.now(pipeline).await;
-        let raised = raised.map_err(|e| self.scrub(&e))?;
-        let before = raised.first().and_then(|before| before.parse().ok());
+        let keys = [key::mark(namespace), key::latest_mark()];
+        let raised = keys.map(|key| {
+            let raise = raise(&key, stamp);
+            (key.into_bytes(), raise)
+        });
+        let raised = self.now(&raised).await.into_iter().collect();
+        let raised: Vec<String> = Result::map_err(raised, |e: RedisError| self.scrub(&e))?;
+        let before = raised.last().and_then(|before| before.parse().ok());
         Ok(before.unwrap_or_default())
     }
 
@@ -158,26 +158,23 @@ impl RedisCache {
             "" => key::latest_mark(),
             named => key::mark(named),
         };
-        let mut ask = redis::cmd("MGET");
-        for (namespace, _) in &part {
-            ask.arg(key(namespace));
-        }
+        let keys = part.iter().map(|(namespace, _)| key(namespace));
+        let keys: Vec<Vec<u8>> = keys.map(String::into_bytes).collect();
         // That Redis is failing is told by its own check.
-        let Ok(there) = self.command::<Vec<Option<Vec<u8>>>>(ask).await else {
+        let there = self.values_now(&keys).await;
+        let lost = part
+            .iter()
+            .zip(&there)
+            .filter_map(|((namespace, mark), there)| {
+                let is_lost = read(there.as_ref().ok()?) < *mark;
+                is_lost.then(|| (key(namespace).into_bytes(), raise(&key(namespace), *mark)))
+            });
+        let lost: Vec<(Vec<u8>, Cmd)> = lost.collect();
+        if lost.is_empty() {
             return 0;
-        };
-        let mut pipeline = Pipeline::new();
-        for ((namespace, mark), there) in part.iter().zip(&there) {
-            if read(there) < *mark {
-                pipeline.add_command(raise(&key(namespace), *mark));
-            }
         }
-        let lost = pipeline.len() as u64;
-        if lost == 0 {
-            return 0;
-        }
-        let repaired: Result<Vec<String>, RedisError> = self.now(pipeline).await;
-        repaired.map_or(0, |_| lost)
+        let repaired = self.now::<String>(&lost).await;
+        repaired.iter().filter(|one| one.is_ok()).count() as u64
     }
 
     /// Notes what Redis shows of some namespaces' marks and, last, of the latest of all, and raises it to what is known.
@@ -221,8 +218,9 @@ impl RedisCache {
             command.arg(key).arg(0).arg(last);
             command
         };
-        let heads: Vec<Vec<u8>> = self.for_each_key(keys, entry::TO_STAMP, ask).await?;
+        let heads: Vec<Option<Vec<u8>>> = self.for_each_key(keys, entry::TO_STAMP, ask).await?;
         for (ttl, head) in ttls.iter_mut().zip(heads) {
+            let head = head.unwrap_or_default();
             // What readers find carries no stamp: an invalidation removes it.
             let is_entry = entry::is_entry(&head);
             if is_entry && entry::stamp_of(&head).unwrap_or_default() < mark {

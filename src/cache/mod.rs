@@ -17,7 +17,9 @@ mod samples;
 mod tally;
 
 use self::redis::Put;
-pub use self::redis::{Forgotten, REMOVED, RedisCache, Word, WordKind, Words, connect};
+pub use self::redis::{
+    Forgotten, Kind, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
+};
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;

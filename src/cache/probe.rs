@@ -6,8 +6,13 @@ use redis::{RedisError, Value};
 
 impl RedisCache {
     /// A write that stores nothing: a server without memory, a replica or one that can't save refuses it all the same; and, where that is
-    /// asked for, a script that does nothing. The error holds no credentials.
+    /// asked for, a script that does nothing. Of a cluster, each primary is asked, and every slot must have one. The error holds no credentials.
     pub async fn probe(&self, with_script: bool) -> Result<(), String> {
+        self.follow().await;
+        if self.is_cluster() {
+            let tried = self.try_each_primary().await;
+            return tried.map_err(|e| self.scrub(&e));
+        }
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
         set.arg(key::trial("health")).arg("").arg("XX");
@@ -18,7 +23,7 @@ impl RedisCache {
             }
             reason
         };
-        if let Err(error) = self.command::<Value>(set).await {
+        if let Err(error) = self.any::<Value>(set).await {
             // One that refuses writes may answer all the same.
             self.ping().await?;
             return Err(refuses("writes", error));
@@ -29,7 +34,7 @@ impl RedisCache {
         }
         let mut script = redis::cmd("EVAL");
         script.arg("return 1").arg(0);
-        let answer = self.command::<Value>(script).await;
+        let answer = self.any::<Value>(script).await;
         let scripts = "scripts, without which readers' entries aren't written";
         answer.map(|_| ()).map_err(|e| refuses(scripts, e))
     }

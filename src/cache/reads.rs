@@ -51,7 +51,7 @@ impl RedisCache {
     pub async fn access_counter(&self) -> Option<AccessCounter> {
         let mut info = redis::cmd("INFO");
         info.arg("memory");
-        let info: String = self.command(info).await.ok()?;
+        let info: String = self.any(info).await.ok()?;
         let policy = info
             .lines()
             .find_map(|line| line.trim_end().strip_prefix("maxmemory_policy:"))?;
@@ -61,7 +61,7 @@ impl RedisCache {
         let mut ask = redis::cmd("CONFIG");
         ask.arg("GET").arg("lfu-*");
         // A service that lets nobody read its settings mostly has the usual ones.
-        let settings: HashMap<String, String> = self.command(ask).await.unwrap_or_default();
+        let settings: HashMap<String, String> = self.any(ask).await.unwrap_or_default();
         let number = |name: &str, default: f64| {
             let set = settings.get(name).and_then(|value| value.parse().ok());
             set.filter(|value: &f64| *value > 0.0).unwrap_or(default)
@@ -87,9 +87,9 @@ impl RedisCache {
             command.arg(about).arg(key);
             command
         };
-        let answers: Vec<Value> = self.for_each_key(keys, SHORT_ANSWER, ask).await?;
+        let answers: Vec<Option<Value>> = self.for_each_key(keys, SHORT_ANSWER, ask).await?;
         let accesses = answers.into_iter().map(|answer| match answer {
-            Value::Int(answer) => Some(counter.access(answer)),
+            Some(Value::Int(answer)) => Some(counter.access(answer)),
             _ => None,
         });
         Some(accesses.collect())

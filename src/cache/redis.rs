@@ -5,15 +5,26 @@
 
 mod beside;
 mod breaker;
+mod cluster;
 mod connections;
+mod each;
+mod find;
+mod followed;
+mod kind;
 mod open;
+mod primaries;
+mod question;
 mod shared;
 mod size;
+mod source;
+mod spread;
 mod words;
 
-pub(super) use connections::{Again, Question};
-pub use open::connect;
-pub(super) use size::Size;
+pub use kind::{Kind, Survey, survey};
+pub use open::connect_one as connect;
+pub(super) use primaries::Walk;
+use question::{Again, Question};
+use size::Size;
 pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
 
 use super::{
@@ -26,16 +37,19 @@ use crate::{
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
 };
-pub(super) use connections::is_refusal;
-use connections::{Connections, Unanswered};
+use cluster::{Cluster, Many};
+use connections::Connections;
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
+use question::Unanswered;
+pub(super) use question::is_refusal;
+use redis::{Cmd, FromRedisValue, RedisError, Value};
 use size::{Part, parts};
+use source::Source;
 use std::{
     ops::Range,
     sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -61,19 +75,12 @@ impl Put {
     }
 }
 
-/// Commands that store values.
-fn sets<'a>(values: impl IntoIterator<Item = &'a Put>) -> Pipeline {
-    let mut pipeline = Pipeline::new();
-    for put in values {
-        pipeline
-            .cmd("SET")
-            .arg(put.key.as_slice())
-            .arg(put.value.as_slice())
-            .arg("PX")
-            .arg(put.ttl_ms)
-            .ignore();
-    }
-    pipeline
+/// A command that stores a value.
+fn set(put: &Put) -> Cmd {
+    let mut set = redis::cmd("SET");
+    set.arg(put.key.as_slice()).arg(put.value.as_slice());
+    set.arg("PX").arg(put.ttl_ms);
+    set
 }
 
 /// About what an answer takes that is a number or a word.
@@ -82,7 +89,11 @@ pub(super) const SHORT_ANSWER: usize = 16;
 /// What is asked of one Redis.
 pub struct RedisCache {
     url: Secret,
-    connections: Connections,
+    /// Connections that were made so far.
+    made: Arc<AtomicU64>,
+    /// To the one server that takes writes; to none where it is a cluster.
+    home: Connections,
+    cluster: Cluster,
     /// What the server calls the script that writes what readers find, once it has it.
     write_hash: OnceLock<String>,
     /// Whether the last look-up, and the last write, failed.
@@ -102,10 +113,16 @@ impl std::fmt::Debug for RedisCache {
 impl RedisCache {
     /// A cache that connects when it is first used.
     pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Result<Self, BadUrl> {
-        open::client(url, &settings.tls).map_err(BadUrl)?;
+        let source = Source::read(url).map_err(BadUrl)?;
+        for url in source.first() {
+            open::client(url, &settings.tls).map_err(BadUrl)?;
+        }
+        let made = Arc::new(AtomicU64::new(0));
         Ok(Self {
             url: url.clone(),
-            connections: Connections::new(url, settings, metrics.clone()),
+            home: Connections::new(url, source, settings, metrics.clone(), made.clone()),
+            cluster: Cluster::new(url, settings, metrics.clone(), made.clone()),
+            made,
             write_hash: OnceLock::new(),
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
@@ -122,12 +139,17 @@ impl RedisCache {
 
     /// How many connections were made so far.
     pub fn connections_made(&self) -> u64 {
-        self.connections.made()
+        self.made.load(Ordering::Acquire)
     }
 
-    /// Where it is, without credentials.
+    /// Where it is, as the settings say, without credentials.
     pub fn host(&self) -> String {
         self.url.host()
+    }
+
+    /// The cluster, if it is one.
+    fn cluster(&self) -> Option<&Cluster> {
+        self.home.is_cluster().then_some(&self.cluster)
     }
 
     /// Whether look-ups or writes fail: the last one was refused, or no connection works.
@@ -137,7 +159,7 @@ impl RedisCache {
 
     /// A round trip, whatever the cooldown says. The error holds no credentials.
     pub async fn ping(&self) -> Result<(), String> {
-        let result = self.command::<Value>(redis::cmd("PING")).await;
+        let result = self.any::<Value>(redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err());
         result.map(|_| ()).map_err(|e| self.scrub(&e))
     }
@@ -168,9 +190,18 @@ impl RedisCache {
             }
             command.into()
         };
-        let answers = self.in_parts(CacheOperation::Get, parts(&bytes), &ask, Again::Yes);
+        let answers = match self.cluster() {
+            None => {
+                self.in_parts(CacheOperation::Get, parts(&bytes), &ask, Again::Yes)
+                    .await
+            }
+            Some(_) => None,
+        };
+        if let (None, Some(cluster)) = (&answers, self.cluster()) {
+            return self.get_each(cluster, keys, &bytes).await;
+        }
         let mut found = Vec::with_capacity(keys.len());
-        for answer in answers.await? {
+        for answer in answers? {
             let Value::Array(values) = answer else {
                 return None;
             };
@@ -182,38 +213,18 @@ impl RedisCache {
         (found.len() == keys.len()).then_some(found)
     }
 
-    /// The answers to one command for each key, in order, of which each takes about `answer_bytes`; nothing where Redis fails.
-    pub(super) async fn for_each_key<T: FromRedisValue + Send>(
-        &self,
-        keys: &[Vec<u8>],
-        answer_bytes: usize,
-        command: impl Fn(&[u8]) -> Cmd + Sync,
-    ) -> Option<Vec<T>> {
-        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + answer_bytes).collect();
-        let ask = |range: Range<usize>| commands(keys, range, &command);
-        let answers = self.in_parts(CacheOperation::Get, parts(&bytes), &ask, Again::Yes);
-        let answers: Vec<Vec<T>> = answers.await?;
-        Some(answers.into_iter().flatten().collect())
-    }
-
-    /// What is left of each key's TTL in milliseconds, none for one that isn't there; nothing where Redis fails.
-    pub async fn ttls(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
-        let ask = |key: &[u8]| {
-            let mut command = redis::cmd("PTTL");
-            command.arg(key);
-            command
-        };
-        let ttls: Vec<i64> = self.for_each_key(keys, SHORT_ANSWER, ask).await?;
-        // -2: not there; -1: without an end, which nothing of Kiln's is.
-        Some(ttls.into_iter().map(|ms| u64::try_from(ms).ok()).collect())
-    }
-
     /// Stores values; `false` where Redis failed or refused any of them.
     pub async fn put(&self, values: &[Put]) -> bool {
         let bytes: Vec<usize> = values.iter().map(Put::bytes).collect();
-        let ask = |range: Range<usize>| sets(values.get(range).unwrap_or_default()).into();
-        let stored = self.in_parts::<()>(CacheOperation::Set, parts(&bytes), &ask, Again::Yes);
-        stored.await.is_some()
+        let many = Many {
+            bytes: &bytes,
+            key: &|number| values.get(number).map_or(&[][..], |put| &put.key),
+            command: &|number| values.get(number).map_or_else(Cmd::new, set),
+        };
+        let stored = self.each::<Value>(CacheOperation::Set, &many, Again::Yes);
+        stored
+            .await
+            .is_some_and(|all| all.iter().all(Option::is_some))
     }
 
     /// Sets keys that aren't there to `value`; says for each whether it wasn't. Nothing where Redis fails.
@@ -224,30 +235,42 @@ impl RedisCache {
         life: Duration,
     ) -> Option<Vec<bool>> {
         let life_ms = life.as_millis() as u64;
-        let command = |key: &[u8]| {
+        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + value.len()).collect();
+        let key = |number: usize| keys.get(number).map_or(&[][..], Vec::as_slice);
+        let command = |number: usize| {
             let mut command = redis::cmd("SET");
-            command.arg(key).arg(value).arg("NX").arg("PX").arg(life_ms);
+            let set = command.arg(key(number)).arg(value);
+            set.arg("NX").arg("PX").arg(life_ms);
             command
         };
-        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + value.len()).collect();
-        let ask = |range: Range<usize>| commands(keys, range, &command);
-        let set = self.in_parts(CacheOperation::Set, parts(&bytes), &ask, Again::No);
-        let set: Vec<Vec<Option<String>>> = set.await?;
-        Some(set.iter().flatten().map(Option::is_some).collect())
+        let many = Many {
+            bytes: &bytes,
+            key: &key,
+            command: &command,
+        };
+        let set = self.each(CacheOperation::Set, &many, Again::No);
+        let set: Vec<Option<Option<String>>> = set.await?;
+        // Where its server fails, nobody else could have it.
+        Some(set.iter().map(|set| !matches!(set, Some(None))).collect())
     }
 
     /// Runs a script of Kiln's own on each key, with one argument.
     pub async fn run_on_each(&self, script: &'static str, keys: &[Vec<u8>], argument: &str) {
-        let command = |key: &[u8]| {
-            let mut command = redis::cmd("EVAL");
-            command.arg(script).arg(1).arg(key).arg(argument);
-            command
-        };
         let own = script.len() + argument.len();
         let bytes: Vec<usize> = keys.iter().map(|key| key.len() + own).collect();
-        let ask = |range: Range<usize>| commands(keys, range, &command);
-        let ran = self.in_parts::<Value>(CacheOperation::Set, parts(&bytes), &ask, Again::No);
-        ran.await;
+        let key = |number: usize| keys.get(number).map_or(&[][..], Vec::as_slice);
+        let command = |number: usize| {
+            let mut command = redis::cmd("EVAL");
+            command.arg(script).arg(1).arg(key(number)).arg(argument);
+            command
+        };
+        let many = Many {
+            bytes: &bytes,
+            key: &key,
+            command: &command,
+        };
+        self.each::<Value>(CacheOperation::Set, &many, Again::No)
+            .await;
     }
 
     /// Asks in as many round trips as it takes, several at the same time; the answers in order, or nothing where one fails.
@@ -271,7 +294,7 @@ impl RedisCache {
                 self.guarded(operation, &question, part.size, again).await
             }));
         }
-        let mut asked = stream::iter(asked).buffered(self.connections.count());
+        let mut asked = stream::iter(asked).buffered(self.home.count());
         while let Some(answer) = asked.next().await {
             answers.push(answer?);
         }
@@ -287,7 +310,11 @@ impl RedisCache {
         again: Again,
     ) -> Option<T> {
         let begun = Instant::now();
-        let answered = self.connections.ask(question, size, again).await;
+        let answered = self.home.ask(question, size, again).await;
+        if answered.is_err() && self.home.is_cluster() {
+            // It is asked in another way.
+            return None;
+        }
         self.concluded(operation, begun, answered)
     }
 
@@ -323,7 +350,11 @@ impl RedisCache {
     /// such change.
     fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
         let is_refusal = error.is_some_and(is_refusal);
-        if error.is_some() && !is_refusal && !self.connections.is_closed() {
+        let works = match self.cluster() {
+            Some(cluster) => cluster.servers.is_whole(),
+            None => !self.home.is_closed(),
+        };
+        if error.is_some() && !is_refusal && works {
             return;
         }
         let was = self
@@ -343,31 +374,8 @@ impl RedisCache {
         }
     }
 
-    /// One small command with its deadline, whatever the cooldown says; whether Redis counts as failing doesn't change.
-    pub(super) async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T, RedisError> {
-        self.connections.ask_anyway(&command.into()).await
-    }
-
-    /// The same for several commands at once.
-    pub(super) async fn now<T: FromRedisValue>(&self, commands: Pipeline) -> Result<T, RedisError> {
-        self.connections.ask_anyway(&commands.into()).await
-    }
-
     /// What a failure says, without credentials.
     pub(super) fn scrub(&self, error: &RedisError) -> String {
-        self.connections.scrub(error)
+        self.home.scrub(error)
     }
-}
-
-/// One command for each of some keys.
-fn commands(
-    keys: &[Vec<u8>],
-    range: Range<usize>,
-    command: &(dyn Fn(&[u8]) -> Cmd + Sync),
-) -> Question {
-    let mut pipeline = Pipeline::with_capacity(range.len());
-    for key in keys.get(range).unwrap_or_default() {
-        pipeline.add_command(command(key));
-    }
-    pipeline.into()
 }

@@ -3,10 +3,10 @@
 //! Promises to hold Redis up with no more than a thousand keys at a time, and to know a Redis that was started again, or has taken over
 //! from another one: it may have what was removed before.
 
-use super::{RedisCache, redis::is_refusal};
+use super::{RedisCache, redis::Walk};
 use chrono::DateTime;
 use kiln_contract::key;
-use redis::{RedisError, Value};
+use redis::{Cmd, RedisError, Value};
 
 /// Keys that Redis scans, or removes, at a time.
 const AT_A_TIME: usize = 1_000;
@@ -16,9 +16,6 @@ const TAIL: i64 = 1_024;
 const SCORED_AT: &[u8] = b"\"scored_at\":\"";
 /// How far workers' clocks may be from the database's.
 const CLOCKS_MS: u64 = 60_000;
-/// What a server is called that doesn't say which one it is.
-const UNNAMED: &str = "unnamed";
-
 /// The removal of what readers find of one namespace, a piece at a time.
 #[derive(Debug)]
 pub struct Removal<'a> {
@@ -26,7 +23,7 @@ pub struct Removal<'a> {
     namespace: &'a str,
     /// What was scored later, by this stamp, stays.
     until: Option<u64>,
-    cursor: u64,
+    walk: Walk,
     /// Keys removed so far.
     pub removed: u64,
     /// Whether all that was there is gone.
@@ -39,28 +36,13 @@ impl RedisCache {
         self.members(&key::unremoved()).await
     }
 
-    /// Which server this is, by its run: it changes with a restart and a failover. An error holds no credentials.
-    pub async fn server_run(&self) -> Result<String, String> {
-        let mut info = redis::cmd("INFO");
-        info.arg("server");
-        match self.command::<String>(info).await {
-            Ok(info) => {
-                let mut lines = info.lines();
-                let run = lines.find_map(|line| line.trim_end().strip_prefix("run_id:"));
-                Ok(run.unwrap_or(UNNAMED).to_owned())
-            }
-            Err(error) if is_refusal(&error) => Ok(UNNAMED.to_owned()),
-            Err(error) => Err(self.scrub(&error)),
-        }
-    }
-
     /// Begins to remove what readers find of a namespace; where a stamp is given, only what was scored before it.
     pub fn removal<'a>(&'a self, namespace: &'a str, until: Option<u64>) -> Removal<'a> {
         Removal {
             redis: self,
             namespace,
             until,
-            cursor: 0,
+            walk: Walk::default(),
             removed: 0,
             done: false,
         }
@@ -70,31 +52,26 @@ impl RedisCache {
 impl Removal<'_> {
     /// Removes the next piece. An error holds no credentials; the removal may go on after it.
     pub async fn step(&mut self) -> Result<(), String> {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(self.cursor)
-            .arg("MATCH")
-            .arg(key::all_named(self.namespace))
-            .arg("COUNT")
-            .arg(AT_A_TIME);
         let scrub = |e: RedisError| self.redis.scrub(&e);
-        let (cursor, keys): (u64, Vec<Vec<u8>>) = self.redis.command(scan).await.map_err(scrub)?;
+        let pattern = key::all_named(self.namespace);
+        // Where what was found isn't removed, it is found again.
+        let mut walk = self.walk.clone();
+        let scanned = self.redis.scan(&mut walk, &pattern, AT_A_TIME).await;
+        let (keys, is_end) = scanned.map_err(scrub)?;
         let keys = match self.until {
             Some(stamp) => self.older(keys, stamp).await.map_err(scrub)?,
             None => keys,
         };
-        if !keys.is_empty() {
-            let mut unlink = redis::cmd("UNLINK");
-            unlink.arg(&keys);
-            let removed: u64 = self.redis.command(unlink).await.map_err(scrub)?;
-            self.removed += removed;
-        }
-        if cursor == 0 {
-            let mut end = redis::cmd("SREM");
-            end.arg(key::unremoved()).arg(self.namespace);
-            self.redis.command::<Value>(end).await.map_err(scrub)?;
+        let unlinked = self.redis.unlink(&keys).await;
+        self.removed += unlinked.map_err(scrub)?;
+        if is_end {
+            let (set, mut end) = (key::unremoved(), redis::cmd("SREM"));
+            end.arg(&set).arg(self.namespace);
+            let ended = self.redis.now_one::<Value>(set.as_bytes(), end).await;
+            ended.map_err(scrub)?;
             self.done = true;
         }
-        self.cursor = cursor;
+        self.walk = walk;
         Ok(())
     }
 
@@ -103,11 +80,14 @@ impl Removal<'_> {
         if keys.is_empty() {
             return Ok(keys);
         }
-        let mut tails = redis::Pipeline::with_capacity(keys.len());
-        for key in &keys {
-            tails.cmd("GETRANGE").arg(key).arg(-TAIL).arg(-1);
-        }
-        let tails: Vec<Vec<u8>> = self.redis.now(tails).await?;
+        let tails = keys.iter().map(|key| {
+            let mut tail = redis::cmd("GETRANGE");
+            tail.arg(key.as_slice()).arg(-TAIL).arg(-1);
+            (key.clone(), tail)
+        });
+        let tails: Vec<(Vec<u8>, Cmd)> = tails.collect();
+        let tails = self.redis.now(&tails).await;
+        let tails: Vec<Vec<u8>> = tails.into_iter().collect::<Result<_, RedisError>>()?;
         let mut tails = tails.iter();
         keys.retain(|_| {
             let scored = tails.next().and_then(|tail| scored_at_ms(tail));

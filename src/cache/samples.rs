@@ -3,12 +3,13 @@
 //! Promises that a look asks Redis for little at a time, and never for all keys at once; and that it doesn't count as reading
 //! where the server can leave that out (from Redis 7.2 on).
 
-use super::redis::connect;
+use super::redis::{Survey, connect, survey};
 use crate::{
     config::{self, Redis},
     secret::Secret,
 };
-use redis::{FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection};
+use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+use std::collections::BTreeMap;
 
 /// Keys that Redis looks at in one step.
 const STEP: usize = 200;
@@ -20,12 +21,20 @@ pub struct Sample {
     pub value: Vec<u8>,
 }
 
-/// A walk through the keys of one Redis, a step at a time.
+/// A walk through the keys of Redis, a step at a time: of one server after the other where it is a cluster.
 pub struct Samples {
     url: Secret,
     settings: Redis,
-    connection: Option<MultiplexedConnection>,
+    /// Looked for when it is first needed, and again after a failure.
+    servers: Option<Servers>,
     cursor: u64,
+    at: usize,
+}
+
+/// The servers that have keys.
+struct Servers {
+    survey: Survey,
+    connections: Vec<Option<MultiplexedConnection>>,
 }
 
 impl std::fmt::Debug for Samples {
@@ -40,14 +49,17 @@ impl Samples {
         Self {
             url: url.clone(),
             settings: settings.clone(),
-            connection: None,
+            servers: None,
             cursor: start,
+            at: start as usize,
         }
     }
 
     /// The keys of the next step that match, none as a rule where few do; and whether the walk has come to its end, after which it begins
     /// anew. An error holds no credentials.
     pub async fn step(&mut self, pattern: &str) -> Result<(Vec<Vec<u8>>, bool), String> {
+        let count = self.servers().await?.connections.len().max(1);
+        self.at %= count;
         let mut scan = Pipeline::new();
         scan.cmd("SCAN")
             .arg(self.cursor)
@@ -55,55 +67,106 @@ impl Samples {
             .arg(pattern)
             .arg("COUNT")
             .arg(STEP);
-        let [(cursor, keys)]: [(u64, Vec<Vec<u8>>); 1] = self.ask(&scan).await?;
+        let [(cursor, keys)]: [(u64, Vec<Vec<u8>>); 1] = self.ask(self.at, &scan).await?;
         self.cursor = cursor;
-        Ok((keys, cursor == 0))
+        if cursor == 0 {
+            self.at = (self.at + 1) % count;
+        }
+        Ok((keys, cursor == 0 && self.at == 0))
     }
 
     /// The values of these keys that are still there.
     pub async fn read(&mut self, keys: &[Vec<u8>]) -> Result<Vec<Sample>, String> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
+        let mut by_server: BTreeMap<usize, Vec<&Vec<u8>>> = BTreeMap::new();
+        let survey = &self.servers().await?.survey;
+        for key in keys {
+            by_server.entry(survey.owner(key)).or_default().push(key);
         }
-        let mut get = Pipeline::new();
-        get.cmd("MGET").arg(keys);
-        let [values]: [Vec<Option<Vec<u8>>>; 1] = self.ask(&get).await?;
-        let there = keys.iter().zip(values);
-        let there = there.filter_map(|(key, value)| {
-            Some(Sample {
-                key: key.clone(),
-                value: value?,
-            })
-        });
-        Ok(there.collect())
+        let mut samples = Vec::with_capacity(keys.len());
+        for (server, keys) in by_server {
+            let mut get = Pipeline::with_capacity(keys.len());
+            get.ignore_errors();
+            for key in &keys {
+                get.cmd("GET").arg(key.as_slice());
+            }
+            let values: Vec<RedisResult<Option<Vec<u8>>>> = self.ask(server, &get).await?;
+            let there = keys.into_iter().zip(values);
+            samples.extend(there.filter_map(|(key, value)| {
+                Some(Sample {
+                    key: key.clone(),
+                    value: value.ok()??,
+                })
+            }));
+        }
+        Ok(samples)
     }
 
-    async fn ask<T: FromRedisValue>(&mut self, question: &Pipeline) -> Result<T, String> {
-        let limit = config::ms(self.settings.timeout_ms);
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
+    async fn servers(&mut self) -> Result<&mut Servers, String> {
+        let servers = match self.servers.take() {
+            Some(servers) => servers,
             None => {
-                let connected = connect(&self.url, &self.settings).await;
-                let mut connection = connected.map_err(|e| self.scrub(&e))?;
-                let mut quiet = redis::cmd("CLIENT");
-                quiet.arg("NO-TOUCH").arg("ON");
-                // An older server refuses it, and what is looked at counts as read.
-                let quiet = quiet.query_async::<Value>(&mut connection);
-                let _as_it_is = tokio::time::timeout(limit, quiet).await;
-                connection
+                let found = survey(&self.url, &self.settings).await;
+                let survey = found.map_err(|e| self.scrub(&e))?;
+                let connections = survey.primaries.iter().map(|_| None).collect();
+                Servers {
+                    survey,
+                    connections,
+                }
             }
         };
-        match tokio::time::timeout(limit, question.query_async(&mut connection)).await {
-            Ok(Ok(answer)) => {
-                self.connection = Some(connection);
-                Ok(answer)
+        Ok(self.servers.insert(servers))
+    }
+
+    /// Asks one of the servers. After a failure they are looked for anew.
+    async fn ask<T: FromRedisValue>(
+        &mut self,
+        server: usize,
+        question: &Pipeline,
+    ) -> Result<T, String> {
+        let settings = self.settings.clone();
+        let answer = {
+            let servers = self.servers().await?;
+            let url = servers.survey.primaries.get(server).cloned();
+            match (url, servers.connections.get_mut(server)) {
+                (Some(url), Some(connection)) => {
+                    answer(&url, &settings, connection, question).await
+                }
+                _ => Err("its servers have changed".to_owned()),
             }
-            Ok(Err(error)) => Err(self.scrub(&error)),
-            Err(_) => Err("no answer in time".into()),
+        };
+        if answer.is_err() {
+            self.servers = None;
         }
+        answer.map_err(|e| self.url.scrub(&e))
     }
 
     fn scrub(&self, error: &RedisError) -> String {
         self.url.scrub(&error.to_string())
+    }
+}
+
+async fn answer<T: FromRedisValue>(
+    url: &Secret,
+    settings: &Redis,
+    connection: &mut Option<MultiplexedConnection>,
+    question: &Pipeline,
+) -> Result<T, String> {
+    let limit = config::ms(settings.timeout_ms);
+    let open = match connection {
+        Some(open) => open,
+        None => {
+            let connected = connect(url, settings).await;
+            let mut made = connected.map_err(|e| e.to_string())?;
+            let mut quiet = redis::cmd("CLIENT");
+            quiet.arg("NO-TOUCH").arg("ON");
+            // An older server refuses it, and what is looked at counts as read.
+            let quiet = quiet.query_async::<Value>(&mut made);
+            let _as_it_is = tokio::time::timeout(limit, quiet).await;
+            connection.insert(made)
+        }
+    };
+    match tokio::time::timeout(limit, question.query_async(open)).await {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(_) => Err("no answer in time".into()),
     }
 }

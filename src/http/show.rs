@@ -213,16 +213,18 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
         Readiness::Ready | Readiness::Degraded => (readiness.as_str(), StatusCode::OK),
     };
     let reason = |part: &PartReport| (part.part.as_str(), part.reason.clone());
-    let broker = state.and_then(|state| state.publisher.connected_to());
+    let redis = state.and_then(|state| state.engine.cache().server()?.connected_to());
     let parts = report.parts.iter().map(|part| PartShown {
         part: part.part.as_str(),
         state: part.state.as_str(),
         reason: part.reason.clone(),
         since: rfc3339(part.since),
-        address: broker.clone().filter(|_| part.part == Part::Broker),
+        address: redis.clone().filter(|_| part.part == Part::Redis),
     });
     let database = state.and_then(|state| state.store.address());
-    let addresses = [(Server::Postgres.as_str(), database)].into_iter();
+    let broker = state.and_then(|state| state.publisher.connected_to());
+    let addresses = [(Server::Postgres, database), (Server::Broker, broker)].into_iter();
+    let addresses = addresses.map(|(server, address)| (server.as_str(), address));
     let addresses = addresses.filter_map(|(server, address)| Some((server, address?)));
     let shown = HealthShown {
         status,

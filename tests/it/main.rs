@@ -20,6 +20,7 @@ mod cli_test;
 mod cluster_pgbouncer;
 mod cluster_postgres;
 mod cluster_rabbitmq;
+mod cluster_redis;
 mod crowd;
 mod examples;
 mod explain;

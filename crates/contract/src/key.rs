@@ -3,6 +3,7 @@
 //! Promises that two inputs have the same hash exactly if they are equal after normalisation. No other module builds a
 //! Redis key.
 
+use crate::slot;
 use sha2::{Digest, Sha256};
 use std::sync::LazyLock;
 
@@ -116,26 +117,23 @@ pub fn named(namespace: &str, key: &str) -> String {
 /// What a removed entry leaves behind, so that no older word on its key comes back: in the same slot of a Redis Cluster as `entry`, which
 /// is what [`named`] gives.
 pub fn removed(entry: &str) -> String {
-    if has_tag(entry) {
+    if slot::tag(entry.as_bytes()).is_some() {
         return format!("kiln:o:{entry}");
     }
     if !entry.contains('}') {
         return format!("kiln:o:{{{entry}}}");
     }
     // No tag of its own, and none that can hold it: another one of the same slot.
-    let tag = TAGS.get(usize::from(slot(entry.as_bytes())));
-    format!("kiln:o:{{{:x}}}{entry}", tag.copied().unwrap_or_default())
+    let tag = tag(slot::of_key(entry.as_bytes()));
+    format!("kiln:o:{{{tag:x}}}{entry}")
 }
-
-/// Slots of a Redis Cluster.
-const SLOTS: usize = 16_384;
 
 /// For each slot a number that is, in hexadecimal, a tag of it.
 static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
-    let mut tags: Vec<Option<u32>> = vec![None; SLOTS];
-    let mut left = SLOTS;
+    let mut tags: Vec<Option<u32>> = vec![None; slot::SLOTS.into()];
+    let mut left = tags.len();
     for number in 0.. {
-        let slot = slot(format!("{number:x}").as_bytes());
+        let slot = slot::of_key(format!("{number:x}").as_bytes());
         if let Some(tag) = tags.get_mut(usize::from(slot))
             && tag.is_none()
         {
@@ -149,23 +147,9 @@ static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
     tags.into_iter().map(Option::unwrap_or_default).collect()
 });
 
-/// Whether only a part of a key, between its first brace and the next closing one, decides on its slot.
-fn has_tag(key: &str) -> bool {
-    let inside = key
-        .split_once('{')
-        .and_then(|(_, rest)| rest.split_once('}'));
-    inside.is_some_and(|(tag, _)| !tag.is_empty())
-}
-
-/// The slot of a tag, or of a key without one, in a Redis Cluster: CRC-16 (XMODEM) of its bytes.
-fn slot(bytes: &[u8]) -> u16 {
-    let crc = bytes.iter().fold(0u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
-            let carry = if crc & 0x8000 == 0 { 0 } else { 0x1021 };
-            (crc << 1) ^ carry
-        })
-    });
-    crc % SLOTS as u16
+/// A number that is, in hexadecimal, a tag of that slot.
+fn tag(slot: u16) -> u32 {
+    TAGS.get(usize::from(slot)).copied().unwrap_or_default()
 }
 
 /// When a job that wants something shown to readers was first accepted: a repeat of it is no newer.
@@ -236,6 +220,11 @@ pub fn trial(token: &str) -> String {
     format!("kiln:trial:{token}")
 }
 
+/// The same in a slot of a Redis Cluster.
+pub fn trial_in(slot: u16, token: &str) -> String {
+    format!("kiln:trial:{{{:x}}}{token}", tag(slot))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -279,29 +268,19 @@ mod tests {
         );
     }
 
-    /// The slot of a whole key, as Redis finds it.
-    fn slot_of(key: &str) -> u16 {
-        let inside = key
-            .split_once('{')
-            .and_then(|(_, rest)| rest.split_once('}'))
-            .map(|(tag, _)| tag)
-            .filter(|tag| !tag.is_empty());
-        slot(inside.unwrap_or(key).as_bytes())
-    }
-
     proptest! {
         #[test]
         fn what_is_removed_leaves_its_mark_in_its_entrys_slot(key in "[a-c{}]{1,12}") {
             let entry = named("n", &key);
-            prop_assert_eq!(slot_of(&removed(&entry)), slot_of(&entry));
+            prop_assert_eq!(slot::of_key(removed(&entry).as_bytes()), slot::of_key(entry.as_bytes()));
         }
     }
 
     #[test]
-    fn slots_are_those_of_redis() {
-        // By CLUSTER KEYSLOT.
-        assert_eq!(slot(b"123456789"), 0x31c3);
-        assert_eq!(slot(b"foo"), 12_182);
+    fn a_key_is_made_for_a_slot() {
+        for slot in [0, 7_000, 16_383] {
+            assert_eq!(slot::of_key(trial_in(slot, "x").as_bytes()), slot);
+        }
         assert_eq!(removed("kiln:k:n:a"), "kiln:o:{kiln:k:n:a}");
         assert_eq!(removed("kiln:k:n:{a}b"), "kiln:o:kiln:k:n:{a}b");
     }

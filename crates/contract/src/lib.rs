@@ -78,4 +78,5 @@ pub mod name;
 pub mod order;
 pub mod reader;
 pub mod result;
+pub mod slot;
 pub mod time;

@@ -1,10 +1,10 @@
 //! Owns what is asked of Redis beside a look-up, at the same time: when jobs were first accepted, and longer lives of entries.
 
-use super::{Again, RedisCache, parts};
+use super::{Again, Many, RedisCache};
 use crate::telemetry::metrics::CacheOperation;
 use kiln_contract::order::Moment;
-use redis::Pipeline;
-use std::{ops::Range, time::Duration};
+use redis::Value;
+use std::time::Duration;
 
 impl RedisCache {
     /// Notes that these jobs were accepted, and says when each was first, if it was before; nothing where Redis fails.
@@ -15,37 +15,45 @@ impl RedisCache {
     ) -> Option<Vec<Option<Moment>>> {
         let life_ms = life.as_millis() as u64;
         let bytes: Vec<usize> = jobs.iter().map(|(key, _)| key.len() + 64).collect();
-        let ask = |range: Range<usize>| {
-            let mut pipeline = Pipeline::with_capacity(range.len());
-            for (key, accepted) in jobs.get(range).unwrap_or_default() {
-                let set = pipeline.cmd("SET").arg(key.as_slice());
-                let set = set.arg(accepted.micros()).arg("NX").arg("GET");
-                set.arg("PX").arg(life_ms);
+        let command = |number: usize| {
+            let mut set = redis::cmd("SET");
+            if let Some((key, accepted)) = jobs.get(number) {
+                set.arg(key.as_slice()).arg(accepted.micros());
+                set.arg("NX").arg("GET").arg("PX").arg(life_ms);
             }
-            pipeline.into()
+            set
         };
-        let parts = parts(&bytes);
-        let answers = self.in_parts(CacheOperation::Set, parts, &ask, Again::Yes);
-        let answers: Vec<Vec<Option<Vec<u8>>>> = answers.await?;
+        let many = Many {
+            bytes: &bytes,
+            key: &|number| jobs.get(number).map_or(&[][..], |(key, _)| key),
+            command: &command,
+        };
+        let answers = self.each(CacheOperation::Set, &many, Again::Yes);
+        let answers: Vec<Option<Option<Vec<u8>>>> = answers.await?;
         let read = |value: Option<Vec<u8>>| {
             let text = String::from_utf8(value?).ok()?;
             Some(Moment::from_micros(text.parse().ok()?))
         };
-        Some(answers.into_iter().flatten().map(read).collect())
+        let answers = answers.into_iter().map(Option::flatten);
+        Some(answers.map(read).collect())
     }
 
     /// Gives keys that are there so many milliseconds to live, where they have fewer.
     pub(in crate::cache) async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
         let bytes: Vec<usize> = lives.iter().map(|(key, _)| key.len()).collect();
-        let ask = |range: Range<usize>| {
-            let mut pipeline = Pipeline::with_capacity(range.len());
-            for (key, life_ms) in lives.get(range).unwrap_or_default() {
-                let life = pipeline.cmd("PEXPIRE").arg(key.as_slice());
-                life.arg(life_ms).arg("GT").ignore();
+        let command = |number: usize| {
+            let mut life = redis::cmd("PEXPIRE");
+            if let Some((key, life_ms)) = lives.get(number) {
+                life.arg(key.as_slice()).arg(life_ms).arg("GT");
             }
-            pipeline.into()
+            life
         };
-        let asked = self.in_parts::<()>(CacheOperation::Set, parts(&bytes), &ask, Again::Yes);
-        asked.await;
+        let many = Many {
+            bytes: &bytes,
+            key: &|number| lives.get(number).map_or(&[][..], |(key, _)| key),
+            command: &command,
+        };
+        self.each::<Value>(CacheOperation::Set, &many, Again::Yes)
+            .await;
     }
 }

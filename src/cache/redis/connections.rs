@@ -1,15 +1,18 @@
-//! Owns the connections to Redis, and the round trips over them.
+//! Owns the connections to one server of Redis, and the round trips over them.
 //!
 //! Promises a deadline by size to each round trip, and that a connection whose answer is late is closed: the answer is never read as
 //! another one's. Large round trips leave one connection to the small ones. When half of its time has passed, a round trip asks on
 //! another connection whether Redis answers at all, and goes there itself if it may be sent twice: so a connection that is
 //! slow alone costs its user little, and a dead Redis no more than one time-out. A connection to a server that has become a replica is made
-//! anew. Refuses to retry otherwise.
+//! anew; where there are several servers to choose from, all are, and so they are when it is lost. Refuses to retry otherwise.
 
 use super::{
     breaker::{Breaker, Failed, Since},
-    open::{LATE, connect},
+    followed::Followed,
+    open::LATE,
+    question::{Again, Question, Unanswered, is_no_primary, is_refusal},
     size::Size,
+    source::Source,
 };
 use crate::{
     config::{self, Redis},
@@ -17,13 +20,11 @@ use crate::{
     telemetry::metrics::Metrics,
     tls,
 };
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, Value, aio::MultiplexedConnection,
-};
+use redis::{ErrorKind, FromRedisValue, RedisError, Value, aio::MultiplexedConnection};
 use std::{
     pin::pin,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -33,71 +34,13 @@ use tokio::sync::Semaphore;
 /// How often it is said that a connection is lost while the others go on.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// What is asked in one round trip.
-#[derive(Debug)]
-pub(in crate::cache) enum Question {
-    One(Cmd),
-    Many(Pipeline),
-}
-
-impl From<Cmd> for Question {
-    fn from(command: Cmd) -> Self {
-        Self::One(command)
-    }
-}
-
-impl From<Pipeline> for Question {
-    fn from(pipeline: Pipeline) -> Self {
-        Self::Many(pipeline)
-    }
-}
-
-impl Question {
-    async fn send<T: FromRedisValue>(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<T, RedisError> {
-        match self {
-            Self::One(command) => command.query_async(connection).await,
-            Self::Many(pipeline) => pipeline.query_async(connection).await,
-        }
-    }
-}
-
-/// Whether a question may be sent a second time while the first may still have its effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cache) enum Again {
-    Yes,
-    No,
-}
-
-/// Why a question has no answer.
-pub(super) enum Unanswered {
-    /// It wasn't asked: every connection rests.
-    Skipped,
-    Failed(RedisError),
-}
-
 /// What went wrong on a connection.
 enum Trouble {
     /// It couldn't be made.
     Connect(RedisError),
     Ask(RedisError),
-}
-
-/// Whether the server itself says no, such as for want of memory: it is there.
-pub(in crate::cache) fn is_refusal(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-}
-
-/// What a server says that isn't the one that takes writes, or not yet: a primary that became a replica, a replica whose primary is away,
-/// a server that reads its data from its disk.
-const NO_PRIMARY: [&str; 3] = ["READONLY", "MASTERDOWN", "LOADING"];
-
-fn is_no_primary(error: &RedisError) -> bool {
-    let refusals = error.clone().into_server_errors();
-    let is_one = |code: &str| NO_PRIMARY.contains(&code);
-    refusals.is_some_and(|all| all.iter().any(|(_, error)| is_one(error.code())))
+    /// It is one of a cluster: nothing is asked of it as if it were alone.
+    Cluster,
 }
 
 /// One connection, made when it is first needed and made again after it was closed.
@@ -110,16 +53,18 @@ struct Open {
     generation: u64,
 }
 
-/// All connections to one Redis.
+/// All connections to one server.
 pub(super) struct Connections {
     settings: Redis,
+    followed: Followed,
+    /// What it is reached by: its credentials are shown nowhere.
     url: Secret,
     base: Duration,
     started: Instant,
     breaker: Mutex<Breaker>,
     open: Vec<tokio::sync::Mutex<Open>>,
-    /// How many connections were made so far.
-    made: AtomicU64,
+    /// How many connections were made so far, to this server and others beside it.
+    made: Arc<AtomicU64>,
     /// Large round trips at the same time: one connection fewer than there are.
     large: Semaphore,
     /// Milliseconds since `started` before which a lost connection isn't logged again.
@@ -144,25 +89,37 @@ impl Drop for Flight<'_> {
 
 impl Connections {
     /// Connections that are made when they are needed.
-    pub fn new(url: &Secret, settings: &Redis, metrics: Metrics) -> Self {
+    pub fn new(
+        url: &Secret,
+        source: Source,
+        settings: &Redis,
+        metrics: Metrics,
+        made: Arc<AtomicU64>,
+    ) -> Self {
         let count = settings.connections.max(1);
         Self {
             settings: settings.clone(),
+            followed: Followed::new(source, settings, metrics.clone()),
             url: url.clone(),
             base: config::ms(settings.timeout_ms),
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(count, config::ms(settings.cooldown_ms))),
             open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
-            made: AtomicU64::new(0),
+            made,
             large: Semaphore::new(count.saturating_sub(1).max(1)),
             quiet_until: AtomicU64::new(0),
             metrics,
         }
     }
 
-    /// How many connections were made so far.
-    pub fn made(&self) -> u64 {
-        self.made.load(Ordering::Acquire)
+    /// Whether what is connected to is part of a cluster, and is left to those who know all of it.
+    pub fn is_cluster(&self) -> bool {
+        self.followed.is_cluster()
+    }
+
+    /// Which server is spoken to.
+    pub fn followed(&self) -> &Followed {
+        &self.followed
     }
 
     /// How many there may be.
@@ -179,7 +136,13 @@ impl Connections {
     pub fn scrub(&self, error: &RedisError) -> String {
         let refusals = error.clone().into_server_errors();
         let first = refusals.as_ref().and_then(|all| all.first());
-        let text = first.map_or_else(|| error.to_string(), |(_, first)| first.to_string());
+        let text = first.map_or_else(
+            || error.to_string(),
+            |(_, first)| match first.details() {
+                Some(details) => format!("{}: {details}", first.code()),
+                None => first.code().to_owned(),
+            },
+        );
         tls::explain(self.url.scrub(&text))
     }
 
@@ -287,6 +250,9 @@ impl Connections {
         generation: &AtomicU64,
     ) -> Result<T, Trouble> {
         let (mut connection, made) = self.connection(index).await.map_err(Trouble::Connect)?;
+        if self.followed.is_cluster() {
+            return Err(Trouble::Cluster);
+        }
         generation.store(made, Ordering::Relaxed);
         question.send(&mut connection).await.map_err(Trouble::Ask)
     }
@@ -297,7 +263,7 @@ impl Connections {
         if let Some(connection) = &open.connection {
             return Ok((connection.clone(), open.generation));
         }
-        let made = connect(&self.url, &self.settings).await?;
+        let made = self.followed.connect().await?;
         open.generation += 1;
         self.made.fetch_add(1, Ordering::Release);
         open.made = self.now();
@@ -320,11 +286,17 @@ impl Connections {
             Err(Trouble::Ask(error)) if is_refusal(&error) => {
                 self.breaker().answered(index, self.now());
                 if is_no_primary(&error) {
-                    self.leave(index, generation);
+                    self.leave(index, generation, &error);
                 }
                 return Err(error);
             }
             Err(Trouble::Ask(error)) => (Failed::Broken, error),
+            Err(Trouble::Cluster) => {
+                self.breaker().answered(index, self.now());
+                self.close_all();
+                let found = "it is part of a cluster";
+                return Err(RedisError::from((ErrorKind::Client, found)));
+            }
             Err(Trouble::Connect(error)) if is_refusal(&error) => (Failed::Broken, error),
             Err(Trouble::Connect(error)) => (Failed::Refused, error),
         };
@@ -334,13 +306,25 @@ impl Connections {
 
     /// Has a connection made anew: the server's name may mean another one by now. Not sooner than a cooldown after it was made, so that a
     /// server which stays a replica is connected to a bounded number of times; what it answers meanwhile is good for look-ups.
-    fn leave(&self, index: usize, generation: &AtomicU64) {
+    fn leave(&self, index: usize, generation: &AtomicU64, why: &RedisError) {
+        if self.followed.leaves_at_once() {
+            self.followed.demoted(&self.scrub(why));
+            return self.close_all();
+        }
         let old = self
             .now()
             .saturating_sub(config::ms(self.settings.cooldown_ms));
         if let Some(mut open) = self.same(index, generation)
             && open.made <= old
         {
+            open.connection = None;
+        }
+    }
+
+    /// Closes every connection that isn't being made.
+    pub fn close_all(&self) {
+        for open in self.open.iter().filter_map(|open| open.try_lock().ok()) {
+            let mut open = open;
             open.connection = None;
         }
     }
@@ -367,6 +351,10 @@ impl Connections {
         // Where it is being made, what failed is gone already.
         if let Some(mut open) = self.same(index, generation) {
             open.connection = None;
+        }
+        self.followed.lost(reason);
+        if is_closed && self.followed.source().follows() {
+            self.close_all();
         }
         let now = now.as_millis() as u64;
         if !is_closed && self.quiet_until.load(Ordering::Relaxed) <= now {

@@ -1,4 +1,4 @@
-//! Owns making a connection to Redis.
+//! Owns making a connection to one server of Redis.
 
 use crate::{
     config::{self, Redis},
@@ -22,7 +22,10 @@ pub(super) fn client(url: &Secret, settings: &TlsSettings) -> Result<Client, Str
 }
 
 /// Connects to the server at `url`, within the time for one answer. Each question needs a limit of its own.
-pub async fn connect(url: &Secret, settings: &Redis) -> Result<MultiplexedConnection, RedisError> {
+pub async fn connect_one(
+    url: &Secret,
+    settings: &Redis,
+) -> Result<MultiplexedConnection, RedisError> {
     let wrong = |e| RedisError::from((ErrorKind::InvalidClientConfig, "settings", e));
     let client = client(url, &settings.tls).map_err(wrong)?;
     let timeout = config::ms(settings.timeout_ms);

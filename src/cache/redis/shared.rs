@@ -1,8 +1,8 @@
 //! Owns what workers share with each other through Redis: sets, and hashes with a field for each.
 
-use super::{Again, RedisCache, Size};
+use super::{Again, Many, RedisCache};
 use crate::telemetry::metrics::CacheOperation;
-use redis::{Cmd, FromRedisValue, Pipeline};
+use redis::{FromRedisValue, Value};
 use std::{collections::HashMap, time::Duration};
 
 impl RedisCache {
@@ -17,44 +17,55 @@ impl RedisCache {
         life: Duration,
     ) -> bool {
         let seconds = life.as_secs();
-        let mut pipeline = Pipeline::new();
-        pipeline.cmd("SADD").arg(index).arg(member).ignore();
-        pipeline.cmd("EXPIRE").arg(index).arg(seconds).ignore();
-        pipeline
-            .cmd("HSET")
-            .arg(hash)
-            .arg(field)
-            .arg(value)
-            .ignore();
-        pipeline.cmd("EXPIRE").arg(hash).arg(seconds).ignore();
+        let command = |number: usize| {
+            let (name, key) = match number {
+                0 => ("SADD", index),
+                2 => ("HSET", hash),
+                1 => ("EXPIRE", index),
+                _ => ("EXPIRE", hash),
+            };
+            let mut command = redis::cmd(name);
+            command.arg(key);
+            match number {
+                0 => command.arg(member),
+                2 => command.arg(field).arg(value),
+                _ => command.arg(seconds),
+            };
+            command
+        };
         let bytes = hash.len() + field.len() + value.len();
-        let size = Size { keys: 4, bytes };
-        let question = pipeline.into();
-        let recorded = self.guarded::<()>(CacheOperation::Set, &question, size, Again::No);
-        recorded.await.is_some()
+        let many = Many {
+            bytes: &[0, 0, bytes, 0],
+            key: &|number| if number < 2 { index } else { hash }.as_bytes(),
+            command: &command,
+        };
+        let recorded = self.each::<Value>(CacheOperation::Set, &many, Again::No);
+        let recorded = recorded.await;
+        recorded.is_some_and(|all| all.iter().all(Option::is_some))
     }
 
     /// The members of a set; nothing where Redis fails.
     pub async fn members(&self, set: &str) -> Option<Vec<String>> {
-        let mut command = redis::cmd("SMEMBERS");
-        command.arg(set);
-        self.asked(command).await
+        self.asked("SMEMBERS", set).await
     }
 
     /// The fields of a hash; nothing where Redis fails.
     pub async fn fields(&self, hash: &str) -> Option<HashMap<String, Vec<u8>>> {
-        let mut command = redis::cmd("HGETALL");
-        command.arg(hash);
-        self.asked(command).await
+        self.asked("HGETALL", hash).await
     }
 
-    async fn asked<T: FromRedisValue>(&self, command: Cmd) -> Option<T> {
-        self.guarded(
-            CacheOperation::Get,
-            &command.into(),
-            Size::SMALL,
-            Again::Yes,
-        )
-        .await
+    async fn asked<T: FromRedisValue + Send>(&self, name: &str, key: &str) -> Option<T> {
+        let command = |_| {
+            let mut command = redis::cmd(name);
+            command.arg(key);
+            command
+        };
+        let many = Many {
+            bytes: &[0],
+            key: &|_| key.as_bytes(),
+            command: &command,
+        };
+        let answers = self.each(CacheOperation::Get, &many, Again::Yes).await?;
+        answers.into_iter().next().flatten()
     }
 }

@@ -7,6 +7,7 @@
 
 use super::{
     Again, Question, RedisCache, Unanswered,
+    question::is_unknown_script,
     size::{MAX_BYTES, Size},
 };
 use crate::{cut::cut, telemetry::metrics::CacheOperation};
@@ -15,7 +16,7 @@ use kiln_contract::{
     order::Order,
     reader::{self, Provenance},
 };
-use redis::{Cmd, Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, Value};
 use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
@@ -27,7 +28,7 @@ use std::{
 /// with the numbers of the words that were not written for a newer one, and with the negative ones of those that removed an entry.
 pub(super) const WRITE: &str = include_str!("write.lua");
 /// Takes back those of a job's words that still stand, by their acceptance.
-const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
+pub(super) const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
   if value and string.sub(value, -18, -3) == ARGV[i] then redis.call('UNLINK', key) end
 end";
@@ -37,7 +38,7 @@ const MAX_WORDS: usize = 256;
 const MAX_ROUND: usize = 2_048;
 /// How long it is known when a job was accepted whose words are written, should it come again: from its acknowledgement being lost to
 /// its next delivery. Afterwards its row says enough.
-const SETTLED: Duration = Duration::from_secs(300);
+pub(super) const SETTLED: Duration = Duration::from_secs(300);
 /// How long a removed key says so at the least: what is older may come out of a queue, a retry or a dead letter until then.
 pub const REMOVED: Duration = Duration::from_secs(86_400);
 
@@ -66,7 +67,7 @@ pub struct Word {
 
 impl Word {
     /// About what it takes on its way.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         2 * self.key.len() + self.value.len()
     }
 
@@ -106,7 +107,7 @@ pub enum Forgotten {
 }
 
 /// One call of the script.
-fn call(words: &[&Word], hash: Option<&str>) -> Cmd {
+pub(super) fn call(words: &[&Word], hash: Option<&str>) -> Cmd {
     let mut command = match hash {
         Some(hash) => {
             let mut command = redis::cmd("EVALSHA");
@@ -151,14 +152,8 @@ fn calls(words: &[&Word]) -> Vec<Range<usize>> {
     calls
 }
 
-/// Whether the server doesn't know a script by its hash, or not any more.
-fn is_unknown_script(error: &RedisError) -> bool {
-    let refusals = error.clone().into_server_errors();
-    refusals.is_some_and(|all| all.iter().any(|(_, error)| error.code() == "NOSCRIPT"))
-}
-
 /// The numbers that one call answered with.
-fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
+pub(super) fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
     let answers = match answer {
         Value::Array(answers) => answers.as_slice(),
         _ => &[],
@@ -169,11 +164,32 @@ fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
     })
 }
 
+/// What an answer to a question for a mark shows.
+pub(super) fn mark_in(answer: &Value) -> u64 {
+    match answer {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or_default(),
+        _ => 0,
+    }
+}
+
 impl RedisCache {
     /// Writes what readers find, where nothing newer stands there. What an invalidation has overtaken is taken back, so that its own
     /// removal, which may have passed by already, misses nothing. Says how many words were left out for newer ones; nothing where Redis
     /// fails.
     pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<u64> {
+        if self.cluster().is_none() {
+            let older = self.publish_to_one(words).await;
+            if older.is_some() || self.cluster().is_none() {
+                return older;
+            }
+        }
+        self.publish_spread(self.cluster()?, words).await
+    }
+
+    async fn publish_to_one(&self, words: &Words<'_>) -> Option<u64> {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
         let last = rounds.pop().unwrap_or_default();
@@ -199,11 +215,7 @@ impl RedisCache {
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
         older += count(&answers);
         for ((namespace, written), mark) in words.all.iter().zip(marks) {
-            let mark = match mark {
-                Value::BulkString(bytes) => crate::cache::invalidate::read(&Some(bytes)),
-                _ => 0,
-            };
-            if mark.max(self.marks().of(namespace)) > words.stamp {
+            if mark_in(&mark).max(self.marks().of(namespace)) > words.stamp {
                 self.take_back(written).await;
             }
         }
@@ -233,14 +245,18 @@ impl RedisCache {
         let begun = Instant::now();
         if let Some(hash) = self.write_hash.get() {
             let known = question(Some(hash));
-            match self.connections.ask(&known, size, Again::Yes).await {
+            match self.home.ask(&known, size, Again::Yes).await {
                 // It was started anew, or another one is in its stead.
                 Err(Unanswered::Failed(error)) if is_unknown_script(&error) => {}
                 answered => return self.concluded(CacheOperation::Set, begun, answered),
             }
         }
         let whole = question(None);
-        let answered = self.connections.ask(&whole, size, Again::Yes).await;
+        let answered = self.home.ask(&whole, size, Again::Yes).await;
+        if answered.is_err() && self.cluster().is_some() {
+            // It is asked in another way.
+            return None;
+        }
         let answers: Vec<Value> = self.concluded(CacheOperation::Set, begun, answered)?;
         let mut answers = answers.into_iter();
         if let Some(Value::BulkString(hash)) = answers.next()
@@ -291,8 +307,8 @@ impl RedisCache {
             ttl_ms: life.as_millis() as u64,
             kind: WordKind::Removal,
         };
-        let answer: Value = self
-            .command(call(&[&word], None))
+        let answer = self
+            .now_one::<Value>(word.key.as_bytes(), call(&[&word], None))
             .await
             .map_err(|e| self.scrub(&e))?;
         Ok(match numbers(&answer).next() {

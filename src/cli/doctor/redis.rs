@@ -1,4 +1,4 @@
-//! What `kiln doctor` asks of Redis: version, memory, whether it takes writes and runs scripts, and the clock.
+//! What `kiln doctor` asks of Redis: of which kind it is, and of each server that takes writes its version, memory, whether it takes writes and runs scripts, and the clock.
 //!
 //! Promises that the key that it tries with is gone, by its deletion or within seconds by its TTL.
 
@@ -7,7 +7,7 @@ use super::{
     problem::{Cause, Problem},
 };
 use crate::{
-    cache,
+    cache::{self, Kind, Survey},
     config::{self, Redis, Settings},
     secret::Secret,
 };
@@ -16,6 +16,7 @@ use redis::{RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
 
 const NAME: &str = "redis";
+const KIND: &str = "redis kind";
 const MEMORY: &str = "redis memory";
 const WRITES: &str = "redis writes";
 const SCRIPTS: &str = "redis scripts";
@@ -37,24 +38,66 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
             "`kiln run` needs KILN_REDIS_URL",
         )];
     };
-    let mut server = match Server::connect(url, &settings.redis).await {
-        Ok(server) => server,
-        Err(problem) => {
-            let found = format!("{}: {problem}", url.host());
-            let advice = match problem.cause {
-                Cause::Login => "check the user and password in KILN_REDIS_URL",
-                _ => "start Redis, or correct KILN_REDIS_URL",
-            };
-            return vec![Check::fail(NAME, found, advice)];
-        }
+    let found = match cache::survey(url, &settings.redis).await {
+        Ok(found) => found,
+        Err(error) => return vec![unreachable(url, &Problem::redis(url, &error))],
     };
-    vec![
-        server.version().await,
-        server.memory().await,
-        server.writes(token).await,
-        server.scripts(token).await,
-        server.clock().await,
-    ]
+    let mut checks = Vec::new();
+    if found.kind != Kind::Single {
+        checks.push(judge_kind(&found));
+    }
+    for (number, primary) in found.primaries.iter().enumerate() {
+        let of = match found.primaries.len() {
+            1 => String::new(),
+            _ => format!(" at {}", address(primary)),
+        };
+        let mut server = match Server::connect(primary, &settings.redis).await {
+            Ok(server) => server,
+            Err(problem) => {
+                checks.push(unreachable(primary, &problem));
+                continue;
+            }
+        };
+        let key = match found.slot(number) {
+            Some(slot) => key::trial_in(slot, token),
+            None => key::trial(token),
+        };
+        let all = [
+            server.version().await,
+            server.memory().await,
+            server.writes(&key, token).await,
+            server.scripts(&key).await,
+            server.clock().await,
+        ];
+        checks.extend(all.map(|mut check| {
+            check.name.push_str(&of);
+            check
+        }));
+    }
+    checks
+}
+
+fn unreachable(url: &Secret, problem: &Problem) -> Check {
+    let found = format!("{}: {problem}", url.host());
+    let advice = match problem.cause {
+        Cause::Login => "check the user and password in KILN_REDIS_URL",
+        _ => "start Redis, or correct KILN_REDIS_URL",
+    };
+    Check::fail(NAME, found, advice)
+}
+
+/// Host and port.
+fn address(url: &Secret) -> &str {
+    url.parts().map_or("", |(_, host, _)| host)
+}
+
+/// What kind of Redis it is, and what would make a failover worse than it need be.
+fn judge_kind(survey: &Survey) -> Check {
+    if survey.lacks.is_empty() {
+        return Check::ok(KIND, survey.found.as_str());
+    }
+    let found = format!("{}; {}", survey.found, survey.lacks.join("; "));
+    Check::warn(KIND, found, "see docs/clusters.md")
 }
 
 struct Server<'a> {
@@ -131,14 +174,13 @@ impl<'a> Server<'a> {
         }
     }
 
-    async fn writes(&mut self, token: &str) -> Check {
-        let key = key::trial(token);
+    async fn writes(&mut self, key: &str, token: &str) -> Check {
         let life = TRIAL_MS.to_string();
         let trial = async {
-            self.ask::<String>(&["SET", &key, token, "PX", &life])
+            self.ask::<String>(&["SET", key, token, "PX", &life])
                 .await?;
-            let read: Option<String> = self.ask(&["GET", &key]).await?;
-            let deleted: u64 = self.ask(&["DEL", &key]).await?;
+            let read: Option<String> = self.ask(&["GET", key]).await?;
+            let deleted: u64 = self.ask(&["DEL", key]).await?;
             Ok::<_, Problem>(read.as_deref() == Some(token) && deleted == 1)
         };
         match trial.await {
@@ -153,12 +195,11 @@ impl<'a> Server<'a> {
     }
 
     /// The ways in which scripts are called: without them nothing is written that readers find.
-    async fn scripts(&mut self, token: &str) -> Check {
-        let key = key::trial(token);
+    async fn scripts(&mut self, key: &str) -> Check {
         let trial = async {
             let hash: String = self.ask(&["SCRIPT", "LOAD", SCRIPT]).await?;
-            self.ask::<u64>(&["EVALSHA", &hash, "1", &key]).await?;
-            self.ask::<u64>(&["EVAL", SCRIPT, "1", &key]).await
+            self.ask::<u64>(&["EVALSHA", &hash, "1", key]).await?;
+            self.ask::<u64>(&["EVAL", SCRIPT, "1", key]).await
         };
         match trial.await {
             Ok(_) => Check::ok(SCRIPTS, "a script was loaded and run"),

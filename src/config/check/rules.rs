@@ -160,7 +160,9 @@ pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
 pub(super) fn urls(settings: &Settings) -> Result<(), ConfigError> {
     let (amqp, redis) = (&settings.amqp.url, &settings.redis.url);
     url("amqp.url", amqp.as_ref(), &["amqp://", "amqps://"])?;
-    url("redis.url", redis.as_ref(), &["redis://", "rediss://"])?;
+    let plain = ["redis://", "rediss://"];
+    let sentinel = ["redis+sentinel://", "rediss+sentinel://"];
+    url("redis.url", redis.as_ref(), &[plain, sentinel].concat())?;
     let database = settings.database.url.as_ref();
     url("database.url", database, &["postgres://", "postgresql://"])
 }

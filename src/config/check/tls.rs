@@ -9,12 +9,13 @@ use crate::{
 /// Reads every file that the settings name, before anything connects.
 pub(super) fn check(settings: &Settings) -> Result<(), TlsError> {
     let (amqp, redis) = (&settings.amqp, &settings.redis);
-    one("amqp", &amqp.tls, amqp.url.as_ref(), Some("amqps://"))?;
-    one("redis", &redis.tls, redis.url.as_ref(), Some("rediss://"))?;
+    one("amqp", &amqp.tls, amqp.url.as_ref(), &["amqps://"])?;
+    let schemes = ["rediss://", "rediss+sentinel://"];
+    one("redis", &redis.tls, redis.url.as_ref(), &schemes)?;
     // A Postgres URL asks for TLS by its parameter `sslmode`, which defaults to TLS where there is an authority.
-    one("database", &settings.database.tls, None, None)?;
+    one("database", &settings.database.tls, None, &[])?;
     for (name, database) in &settings.databases {
-        one(&format!("databases.{name}"), &database.tls, None, None)?;
+        one(&format!("databases.{name}"), &database.tls, None, &[])?;
     }
     Ok(())
 }
@@ -23,14 +24,17 @@ fn one(
     server: &str,
     tls: &TlsSettings,
     url: Option<&Secret>,
-    scheme: Option<&str>,
+    schemes: &[&str],
 ) -> Result<(), TlsError> {
     Tls::read(server, tls)?;
-    match (url, scheme) {
-        (Some(url), Some(scheme)) if !is_each(url, scheme) && *tls != TlsSettings::default() => {
+    match url {
+        Some(url)
+            if !schemes.is_empty() && !is_each(url, schemes) && *tls != TlsSettings::default() =>
+        {
+            let expected = schemes.join(" or ");
             Err(TlsError {
                 setting: format!("{server}.url"),
-                problem: format!("{server}.tls is set: expected a URL that starts with {scheme}"),
+                problem: format!("{server}.tls is set: expected a URL that starts with {expected}"),
             })
         }
         _ => Ok(()),
@@ -38,7 +42,7 @@ fn one(
 }
 
 /// Whether every address of a server starts so.
-fn is_each(url: &Secret, scheme: &str) -> bool {
-    let addresses = url.addresses();
-    addresses.iter().all(|one| one.expose().starts_with(scheme))
+fn is_each(url: &Secret, schemes: &[&str]) -> bool {
+    let is_one = |text: &str| schemes.iter().any(|scheme| text.starts_with(scheme));
+    url.addresses().iter().all(|one| is_one(one.expose()))
 }

@@ -34,7 +34,9 @@ impl Default for Amqp {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
-    /// `redis://user:password@host:port/database`, or `rediss://` for TLS; several hosts with commas between them, or a list of URLs.
+    /// `redis://user:password@host:port/database`, or `rediss://` for TLS; several hosts with commas between them, or a list of URLs: the one
+    /// that takes writes is used, or all of a Redis Cluster. `redis+sentinel://host:26379,host:26379/NAME/database` (`rediss+sentinel://`): the
+    /// primary that Sentinels know by that name.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
     /// Connections that one worker may open; a large answer on one doesn't hold up small ones on the others.

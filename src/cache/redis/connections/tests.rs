@@ -51,7 +51,9 @@ impl Server {
             cooldown_ms,
             ..Redis::default()
         };
-        Connections::new(&url, &settings, Metrics::new())
+        let source = Source::One(url.clone());
+        let made = Arc::default();
+        Connections::new(&url, source, &settings, Metrics::new(), made)
     }
 }
 
