@@ -222,7 +222,9 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
         address: redis.clone().filter(|_| part.part == Part::Redis),
     });
     let database = state.and_then(|state| state.store.address());
-    let addresses = [(Server::Postgres.as_str(), database)].into_iter();
+    let broker = state.and_then(|state| state.publisher.connected_to());
+    let addresses = [(Server::Postgres, database), (Server::Broker, broker)].into_iter();
+    let addresses = addresses.map(|(server, address)| (server.as_str(), address));
     let addresses = addresses.filter_map(|(server, address)| Some((server, address?)));
     let shown = HealthShown {
         status,

@@ -145,6 +145,9 @@ impl Intake {
     }
 }
 
+/// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
+const HINTS: Duration = Duration::from_millis(300);
+
 /// Why no session was opened.
 enum Unopened {
     /// Waiting doesn't mend it.
@@ -153,6 +156,27 @@ enum Unopened {
 }
 
 impl Intake {
+    /// Declares the queues. What becomes of the one of hints is its consumer's matter.
+    async fn declare(
+        &self,
+        connection: &lapin::Connection,
+    ) -> Result<Vec<(QueueSpec, String)>, TopologyError> {
+        let limit = self.broker.timeout();
+        let spec = self.topology.hints();
+        let (needed, hints) = (
+            self.topology.declare(connection, limit),
+            spec.declare(connection, limit),
+        );
+        tokio::pin!(needed, hints);
+        tokio::select! {
+            declared = &mut needed => {
+                let _told_by_its_consumer = tokio::time::timeout(HINTS, hints).await;
+                declared
+            }
+            _ = &mut hints => needed.await,
+        }
+    }
+
     /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
     /// held.
     async fn open_session(&self, missing: &Missing) -> Result<Opened, Unopened> {
@@ -167,7 +191,7 @@ impl Intake {
             | ConnectError::Refused(_) => Unopened::Later(e.to_string()),
         })?;
         let limit = self.broker.timeout();
-        let declared = self.topology.declare(&connection, limit).await;
+        let declared = self.declare(&connection).await;
         let left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),

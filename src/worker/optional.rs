@@ -7,7 +7,7 @@ use crate::{
     amqp::{
         consumer::QueueConsumer,
         delivery::Delivery,
-        topology::{Origin, QueueSpec},
+        topology::{Origin, QueueSpec, Topology},
     },
     backoff::Backoff,
 };
@@ -94,6 +94,7 @@ pub(super) async fn declare(
 /// The consumer of a queue that jobs don't need.
 pub(super) struct OptionalConsumer {
     connection: Arc<Connection>,
+    topology: Arc<Topology>,
     queue: String,
     origin: Origin,
     prefetch: u16,
@@ -114,6 +115,7 @@ impl OptionalConsumer {
     /// One that is opened while it is asked for deliveries.
     pub(super) fn new(
         connection: &Arc<Connection>,
+        topology: &Arc<Topology>,
         queue: &str,
         origin: Origin,
         prefetch: u16,
@@ -122,6 +124,7 @@ impl OptionalConsumer {
     ) -> Self {
         let mut consumer = Self {
             connection: connection.clone(),
+            topology: topology.clone(),
             queue: queue.to_owned(),
             origin,
             prefetch,
@@ -137,9 +140,18 @@ impl OptionalConsumer {
 
     fn opening(&self, rest: Duration) -> State {
         let (connection, queue) = (self.connection.clone(), self.queue.clone());
+        let topology = self.topology.clone();
         let (origin, prefetch, timeout) = (self.origin, self.prefetch, self.timeout);
         let opening = async move {
-            tokio::time::sleep(rest).await;
+            if !rest.is_zero() {
+                tokio::time::sleep(rest).await;
+                // It may have been deleted.
+                let declared = topology.declare(&connection, timeout).await;
+                let left = declared.map_err(|error| error.to_string())?;
+                if let Some((_, reason)) = left.into_iter().find(|(one, _)| one.name == queue) {
+                    return Err(reason);
+                }
+            }
             let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
             match tokio::time::timeout(timeout, open).await {
                 Ok(opened) => opened.map_err(|error| error.to_string()),

@@ -79,7 +79,15 @@ impl Session {
         );
         let optional = |queue: &str, origin, prefetch| {
             let limit = config::ms(limit);
-            OptionalConsumer::new(&connection, queue, origin, prefetch, limit, missing)
+            OptionalConsumer::new(
+                &connection,
+                &topology,
+                queue,
+                origin,
+                prefetch,
+                limit,
+                missing,
+            )
         };
         Ok(Self {
             expired: optional(&topology.expired, Origin::Expired, EXPIRED_PREFETCH),

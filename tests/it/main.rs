@@ -19,6 +19,7 @@ mod canary;
 mod cli_test;
 mod cluster_pgbouncer;
 mod cluster_postgres;
+mod cluster_rabbitmq;
 mod cluster_redis;
 mod crowd;
 mod examples;

@@ -98,6 +98,11 @@ async fn addresses(broker: &Broker) -> (Vec<Check>, Option<(Broker, Connection)>
         }
     }
     let count = checks.len();
+    if count > 1 {
+        for (number, check) in (1..).zip(&mut checks) {
+            check.name = format!("{NAME} {number}");
+        }
+    }
     checks.extend(cluster(&clusters, count));
     (checks, first)
 }
@@ -108,19 +113,15 @@ fn cluster(clusters: &[(String, Option<String>)], addresses: usize) -> Option<Ch
     let of = |(host, name): &(String, Option<String>)| {
         format!("{host} of {}", name.as_deref().unwrap_or("an unnamed one"))
     };
+    let answering = format!("{} of {addresses} addresses answer", clusters.len());
     if clusters.iter().any(|(_, name)| name != first) {
         let found = clusters.iter().map(of).collect::<Vec<_>>().join(", ");
-        let advice =
-            "name nodes of one cluster in KILN_AMQP_URL: jobs posted to one aren't in the other";
-        return Some(Check::fail(
-            CLUSTER,
-            format!("several clusters: {found}"),
-            advice,
-        ));
+        let advice = "without a name each node tells its own: `rabbitmqctl set_cluster_name NAME`. If they are of several clusters, name one: jobs posted to one aren't in the other";
+        let found = format!("{answering}, by different names: {found}");
+        return Some(Check::warn(CLUSTER, found, advice));
     }
     let name = first.as_deref().unwrap_or("unnamed");
-    let found = format!("{name}: {} of {addresses} addresses answer", clusters.len());
-    Some(Check::ok(CLUSTER, found))
+    Some(Check::ok(CLUSTER, format!("{name}: {answering}")))
 }
 
 fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
@@ -325,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_several_clusters_are_a_failure() {
+    fn addresses_of_several_clusters_are_a_warning() {
         let one = |host: &str, name: &str| (host.to_owned(), Some(name.to_owned()));
         assert!(cluster(&[one("a", "rabbit@a")], 1).is_none(), "one address");
         let same = [one("a", "rabbit@a"), one("b", "rabbit@a")];
@@ -334,7 +335,7 @@ mod tests {
         assert_eq!(fine.found, "rabbit@a: 2 of 3 addresses answer");
         let other = cluster(&[one("a", "rabbit@a"), one("b", "rabbit@b")], 2);
         let other = other.expect("a check");
-        assert_eq!(other.status, Status::Fail);
+        assert_eq!(other.status, Status::Warn);
         assert!(other.found.contains("b of rabbit@b"), "{}", other.found);
         assert!(cluster(&[], 3).is_none(), "nobody answers");
     }
