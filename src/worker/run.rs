@@ -36,7 +36,7 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
     let recorder = metrics::install().context("metrics")?;
     let metrics = Metrics::new();
     let servers = Servers {
-        broker: parts::broker(&settings)?,
+        broker: parts::broker(&settings)?.counted(metrics.clone()),
         store: parts::postgres(&settings)?.counted(metrics.clone()),
         redis: parts::redis(&settings, metrics.clone())?,
     };
