@@ -1,26 +1,31 @@
 //! What a worker with nothing to do costs its servers, and how it hears what operators want.
 
 use std::fs;
+use std::time::Instant;
 
 use kiln::secret::Secret;
 use kiln::store::{INTAKE, Listener, PostgresStore};
-use sqlx::{Connection, PgConnection, Row};
 use tokio::time::timeout;
 
 use crate::harness::jobs::{job_ids, slow_jobs};
-use crate::harness::stack::Stack;
+use crate::harness::stack::{Own, Stack};
 use crate::harness::{PATIENCE, eventually, sandbox};
 
-/// Transactions and commands a second.
+/// Statements, each a transaction of its own, and commands a second.
 const BOUND: f64 = 2.0;
-/// So many transactions are waited for.
-const COUNTED: f64 = 16.0;
-/// As often as that at the most.
-const WINDOWS: usize = 4;
+/// So many statements are waited for.
+const COUNTED: usize = 24;
+
+/// Has the server log every statement with its client's name: its own counters tell some transactions late, or never.
+const LOGGED: [&str; 3] = [
+    "ALTER SYSTEM SET log_line_prefix = '[%a] '",
+    "ALTER SYSTEM SET log_statement = 'all'",
+    "SELECT pg_reload_conf()",
+];
 
 /// A worker's connections to a database.
 const HELD: &str = "\
-SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND application_name LIKE 'kiln%'";
+SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'kiln%'";
 
 /// Rows of a long history, and of runs that are over.
 const HISTORY: [&str; 4] = [
@@ -33,32 +38,15 @@ const HISTORY: [&str; 4] = [
     "ANALYZE",
 ];
 
-/// What a database has counted of itself: its transactions, and its clock. Asked from another database, so as not to be counted.
-#[derive(Clone, Copy)]
-struct Counted {
-    transactions: f64,
-    seconds: f64,
-}
-
-async fn counted(observer: &mut PgConnection, database: &str) -> Counted {
-    let all = "SELECT (xact_commit + xact_rollback)::float8, extract(epoch FROM clock_timestamp())::float8 \
-               FROM pg_stat_database WHERE datname = $1";
-    let row = sqlx::query(all).bind(database).fetch_one(observer).await;
-    let row = row.expect("the database's row");
-    Counted {
-        transactions: row.get(0),
-        seconds: row.get(1),
-    }
-}
-
-/// What is counted once so many further transactions were made.
-async fn further(observer: &mut PgConnection, database: &str, count: f64) -> Counted {
-    let before = counted(observer, database).await;
-    eventually("transactions", PATIENCE, async || {
-        let now = counted(observer, database).await;
-        (now.transactions - before.transactions >= count).then_some(now)
-    })
-    .await
+/// Statements that workers have sent so far, by the server's log.
+fn statements(stack: &Stack) -> usize {
+    let log = fs::read_to_string(stack.postgres.folder().join("output"));
+    let log = log.expect("the server's log");
+    let is_theirs = |line: &&str| {
+        let is_one = line.contains("LOG:  statement: ") || line.contains("LOG:  execute ");
+        line.starts_with("[kiln") && is_one
+    };
+    log.lines().filter(is_theirs).count()
 }
 
 /// Rows of the history that were read one after the other.
@@ -82,7 +70,11 @@ async fn commands(stack: &Stack) -> f64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_idle_worker_asks_little_of_its_servers_whatever_the_history() {
-    let stack = Stack::shared().await;
+    let stack = Stack::with(Own {
+        broker: false,
+        postgres: true,
+    })
+    .await;
     let schedules = sandbox::folder("schedules");
     let yearly = "name = \"yearly\"\ncron = \"0 0 29 2 *\"\nmissed = \"skip\"\nmodel = \"fault\"\n\
                   [source]\nkind = \"static\"\ninputs = [{ key = \"k\", text = \"t\" }]\n";
@@ -96,45 +88,31 @@ async fn an_idle_worker_asks_little_of_its_servers_whatever_the_history() {
     stack.expect_done(job_ids(&jobs)).await;
     let invalidated = busy.ask("POST", "/v1/cache/invalidate/fault", &[], b"");
     assert_eq!(invalidated.await.expect("an answer").status, 202);
-    let database = stack.text("SELECT current_database()").await;
-    let observer = PgConnection::connect(&stack.postgres.url("postgres")).await;
-    let mut observer = observer.expect("the server is up");
     // What was needed for the jobs is given back.
     eventually("few connections are held", PATIENCE, async || {
-        let held = sqlx::query_scalar::<_, i64>(HELD).bind(&database);
-        let held = held.fetch_one(&mut observer).await.ok()?;
-        (held <= 4).then_some(())
+        (stack.count(HELD).await <= 4).then_some(())
     })
     .await;
     busy.stop().await;
 
-    for rows in HISTORY {
-        stack.execute(rows).await;
+    for statement in HISTORY.into_iter().chain(LOGGED) {
+        stack.execute(statement).await;
     }
     let worker = settings.start().await;
     let read = history_read(&stack).await;
-    let mut measured = Vec::new();
-    // Backends tell what they did with a delay: what others did before may be counted at first.
-    while measured.len() < WINDOWS {
-        let (before, asked) = (
-            further(&mut observer, &database, 1.0).await,
-            commands(&stack).await,
-        );
-        let after = further(&mut observer, &database, COUNTED).await;
-        let seconds = after.seconds - before.seconds;
-        let transactions = (after.transactions - before.transactions) / seconds;
-        measured.push((transactions, (commands(&stack).await - asked) / seconds));
-        if measured
-            .last()
-            .is_some_and(|(transactions, _)| *transactions <= BOUND)
-        {
-            break;
-        }
-    }
-    println!("idle, transactions and commands of Redis a second: {measured:.2?}");
-    let (transactions, commands) = measured.last().expect("a window");
-    assert!(*transactions <= BOUND, "transactions: {measured:?}");
-    assert!(*commands <= BOUND, "commands of Redis: {measured:?}");
+    let sent = statements(&stack);
+    let (asked, begun) = (commands(&stack).await, Instant::now());
+    let sent = eventually("statements", PATIENCE, async || {
+        let now = statements(&stack) - sent;
+        (now >= COUNTED).then_some(now)
+    })
+    .await;
+    let seconds = begun.elapsed().as_secs_f64();
+    let statements = sent as f64 / seconds;
+    let commands = (commands(&stack).await - asked) / seconds;
+    println!("idle, a second: {statements:.2} statements, {commands:.2} commands of Redis");
+    assert!(statements <= BOUND, "{statements} statements a second");
+    assert!(commands <= BOUND, "{commands} commands of Redis a second");
     let now = history_read(&stack).await;
     assert_eq!(now, read, "rows of the history that were read");
     worker.stop().await;
