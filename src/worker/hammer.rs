@@ -74,6 +74,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "jobs too long in hand",
             "lanes",
             "models folder",
+            "news",
             "model choice",
             "controls",
             "invalidation marks",
