@@ -33,9 +33,7 @@ const SCAN_TICKS: u64 = 2;
 pub struct Warmer {
     pub carrier: Carrier,
     pub folder: Arc<Mutex<Folder>>,
-    /// What operators have paused.
-    pub paused: watch::Receiver<Vec<Paused>>,
-    /// What the database says of the clock, and of runs that wait.
+    /// What the database says of the clock, of runs that wait, and of what operators have paused.
     pub news: watch::Receiver<Option<Arc<News>>>,
     /// Names this worker in the rows of its runs.
     pub worker: String,
@@ -204,10 +202,9 @@ impl Warmer {
         let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
         let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
-        let paused = self.paused.borrow().clone();
         let is_paused = |schedule: &Schedule| {
             let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
-            paused.iter().any(held)
+            news.paused.iter().any(held)
         };
         let runs_itself = |schedule: &&Arc<Schedule>| schedule.enabled && !is_paused(schedule);
         let wanted: Vec<&Arc<Schedule>> = schedules.iter().filter(runs_itself).collect();

@@ -255,7 +255,6 @@ impl Worker {
             let warmer = Warmer {
                 carrier,
                 folder: self.folder.clone(),
-                paused: self.paused.clone(),
                 news: self.news.subscribe(),
                 worker: worker_name(),
             };
