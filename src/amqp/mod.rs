@@ -4,6 +4,7 @@
 //! Promises that a delivery is settled once, and that a message counts as sent only when the broker has confirmed it.
 
 pub mod ack;
+mod addresses;
 pub mod confirm;
 mod confirms;
 pub mod connection;

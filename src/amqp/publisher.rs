@@ -36,6 +36,7 @@ pub struct TooLarge {
 /// Hands messages over.
 #[derive(Debug, Clone)]
 struct Outlet {
+    broker: Broker,
     inbox: mpsc::UnboundedSender<Entry>,
     status: watch::Receiver<PublisherStatus>,
 }
@@ -88,8 +89,17 @@ fn open(
     let (sender, inbox) = mpsc::unbounded_channel();
     let (status, watched) = status::channel();
     metrics.publisher(kind, false);
-    let task = PublisherTask::new(broker, kind, policy, max_backoff, metrics, inbox, status);
+    let task = PublisherTask::new(
+        broker.clone(),
+        kind,
+        policy,
+        max_backoff,
+        metrics,
+        inbox,
+        status,
+    );
     let outlet = Outlet {
+        broker,
         inbox: sender,
         status: watched,
     };
@@ -139,6 +149,11 @@ impl Publisher {
     ) -> Result<(), TooLarge> {
         let sending: Vec<_> = messages.into_iter().map(|m| self.send(m)).collect();
         try_join_all(sending).await.map(|_| ())
+    }
+
+    /// The address of the broker that the worker's connections prefer by now; nothing before the first one.
+    pub fn connected_to(&self) -> Option<String> {
+        self.0.broker.connected_to()
     }
 
     /// Whether messages get to the broker, and since when.

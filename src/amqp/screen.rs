@@ -8,7 +8,7 @@
 
 mod stream;
 
-pub(super) use stream::connect;
+pub(super) use stream::{Silence, connect};
 
 /// Stands for a byte that isn't part of a text: the control character that is there for that.
 pub const SUBSTITUTE: char = '\u{1a}';

@@ -1,9 +1,10 @@
 //! Owns the queues: their names, their arguments, and declaring them.
 //!
 //! Promises that no message is dropped by the broker unseen: what expires in a queue or is delivered too often
-//! goes, at least once, to a queue from which Kiln writes its rejection.
+//! goes, at least once, to a queue from which Kiln writes its rejection. Each queue is a quorum queue: it outlives any node of a cluster.
 
 use crate::config::{Queues, Retry};
+use futures_util::future::join_all;
 use lapin::{
     Channel, Connection, ErrorKind,
     options::QueueDeclareOptions,
@@ -17,6 +18,8 @@ const QUEUE_TYPE: &str = "x-queue-type";
 const PRECONDITION_FAILED: u16 = 406;
 /// AMQP's reply code for a queue that doesn't exist.
 const NOT_FOUND: u16 = 404;
+/// How RabbitMQ says with the same code that a classic queue exists, on a node that is away.
+const HOME_IS_AWAY: &str = "inaccessible";
 /// A delivery limit that is never reached. A queue without a dead-letter exchange drops a message at its limit,
 /// and RabbitMQ 4 sets one of 20 where none is given. -1 means none there, and on 3.10 the first return.
 const NEVER: i64 = i32::MAX as i64;
@@ -142,8 +145,15 @@ impl Topology {
         names.map(spec).collect()
     }
 
-    /// Every queue that Kiln needs. A queue comes after those that it dead-letters to.
+    /// Every queue of Kiln's that isn't a lane's.
     pub fn queues(&self) -> Vec<QueueSpec> {
+        let mut queues = self.needed();
+        queues.push(self.hints());
+        queues
+    }
+
+    /// The queues through which jobs go. A queue comes after those that it dead-letters to.
+    fn needed(&self) -> Vec<QueueSpec> {
         let mut queues: Vec<QueueSpec> = [&self.dead, &self.expired]
             .map(|name| spec(name, std::iter::once(delivery_limit(NEVER))))
             .into();
@@ -166,20 +176,41 @@ impl Topology {
                 ));
             }
         }
-        queues.push(hints(&self.hits));
         queues
     }
 
-    /// Declares what is missing. Each queue has a channel of its own: a refusal costs the channel.
+    /// The queue of hints: what nobody takes is of no use soon. No job needs it.
+    pub fn hints(&self) -> QueueSpec {
+        let limits = [
+            ("x-max-length", AMQPValue::LongLongInt(MAX_HINTS)),
+            ("x-message-ttl", AMQPValue::LongLongInt(HINT_MS)),
+        ];
+        spec(&self.hits, limits.into_iter())
+    }
+
+    /// Declares what is missing of the queues through which jobs go, all at once: one whose leader doesn't answer holds up no other. An
+    /// error is why no job can be taken, or what no waiting mends; given are those that couldn't be declared now, and why.
     pub async fn declare(
         &self,
         connection: &Connection,
         timeout: Duration,
-    ) -> Result<(), TopologyError> {
-        for queue in self.queues() {
-            queue.declare(connection, timeout).await?;
+    ) -> Result<Vec<(QueueSpec, String)>, TopologyError> {
+        let queues = self.needed();
+        let declared = queues
+            .iter()
+            .map(|queue| queue.declare(connection, timeout));
+        let declared = join_all(declared).await;
+        let mut left = Vec::new();
+        for (queue, declared) in queues.into_iter().zip(declared) {
+            match declared {
+                Ok(()) => {}
+                Err(TopologyError::Unavailable { detail, .. }) if queue.name != self.jobs => {
+                    left.push((queue, detail));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        Ok(left)
     }
 
     /// The name of a queue that lives for one trial of the broker; `token` keeps two trials apart.
@@ -197,18 +228,6 @@ fn spec(name: &str, arguments: impl Iterator<Item = (&'static str, AMQPValue)>) 
     QueueSpec {
         name: name.to_owned(),
         arguments: table,
-    }
-}
-
-/// A queue of hints: what nobody takes is of no use soon.
-fn hints(name: &str) -> QueueSpec {
-    let mut arguments = FieldTable::default();
-    arguments.insert(QUEUE_TYPE.into(), text("classic"));
-    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(MAX_HINTS));
-    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(HINT_MS));
-    QueueSpec {
-        name: name.to_owned(),
-        arguments,
     }
 }
 
@@ -273,7 +292,7 @@ pub async fn inspect(
     };
     match attempt(connection, queue, options, &FieldTable::default(), timeout).await {
         Ok(seen) => Ok(Some(seen)),
-        Err(Refusal::Replied(NOT_FOUND, _)) => Ok(None),
+        Err(Refusal::Replied(NOT_FOUND, detail)) if !detail.contains(HOME_IS_AWAY) => Ok(None),
         Err(refusal) => Err(refusal.unavailable(queue)),
     }
 }

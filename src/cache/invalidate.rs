@@ -8,7 +8,7 @@
 use super::{RedisCache, journal::Journal};
 use crate::{
     clock,
-    store::{PostgresStore, StoreError},
+    store::{InvalidationMark, PostgresStore, StoreError},
 };
 use kiln_contract::entry;
 use kiln_contract::job::MAX_TTL_SECONDS;
@@ -85,6 +85,23 @@ impl RedisCache {
         match &self.journal {
             Some(journal) => journal.hear(self.marks(), self.connections_made()).await,
             None => Ok(()),
+        }
+    }
+
+    /// From which change on the database is to be asked, and how many connections to this Redis were made before that.
+    pub async fn asking(&self) -> (i64, u64) {
+        let made = self.connections_made();
+        match &self.journal {
+            Some(journal) => (journal.change().await, made),
+            None => (i64::MAX, made),
+        }
+    }
+
+    /// Takes what the database answered to [`RedisCache::asking`]. Says whether that is all: otherwise it is to be asked anew.
+    pub async fn heard(&self, news: &[InvalidationMark], (since, made): (i64, u64)) -> bool {
+        match &self.journal {
+            Some(journal) => journal.take(self.marks(), news, since, made).await,
+            None => true,
         }
     }
 

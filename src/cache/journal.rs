@@ -37,6 +37,22 @@ struct Heard {
     marks: BTreeMap<String, u64>,
 }
 
+impl Heard {
+    fn learn(&mut self, marks: &Marks, news: &[InvalidationMark]) {
+        self.change = self.change.max(last(news));
+        for mark in news {
+            marks.learn(&mark.namespace, mark.stamp);
+            let known = self.marks.entry(mark.namespace.clone()).or_default();
+            *known = mark.stamp.max(*known);
+        }
+    }
+}
+
+/// The last change of all that are new.
+fn last(news: &[InvalidationMark]) -> i64 {
+    news.iter().map(|mark| mark.change).max().unwrap_or(-1)
+}
+
 impl Default for Heard {
     fn default() -> Self {
         Self {
@@ -62,19 +78,39 @@ impl Journal {
         self.ask(&mut heard, marks, made).await
     }
 
+    /// The last change that is known.
+    pub async fn change(&self) -> i64 {
+        self.heard.lock().await.change
+    }
+
+    /// Takes what the database says is new since a change, asked when so many connections to Redis had been made. Says whether that is all.
+    pub async fn take(
+        &self,
+        marks: &Marks,
+        news: &[InvalidationMark],
+        since: i64,
+        made: u64,
+    ) -> bool {
+        let mut heard = self.heard.lock().await;
+        let last = last(news);
+        if last < since {
+            // It was set up anew, or from a backup.
+            *heard = Heard::default();
+            return false;
+        }
+        heard.learn(marks, news);
+        self.up_to.fetch_max(made, Ordering::Release);
+        true
+    }
+
     async fn ask(&self, heard: &mut Heard, marks: &Marks, made: u64) -> Result<(), StoreError> {
         let mut news = self.store.marks_since(heard.change).await?;
-        let last = |news: &[InvalidationMark]| news.iter().map(|mark| mark.change).max();
-        if last(&news).unwrap_or(-1) < heard.change {
+        if last(&news) < heard.change {
             // It was set up anew, or from a backup.
             *heard = Heard::default();
             news = self.store.marks_since(heard.change).await?;
         }
-        heard.change = last(&news).unwrap_or(-1);
-        for mark in news {
-            marks.learn(&mark.namespace, mark.stamp);
-            heard.marks.insert(mark.namespace, mark.stamp);
-        }
+        heard.learn(marks, &news);
         self.up_to.fetch_max(made, Ordering::Release);
         Ok(())
     }

@@ -5,14 +5,21 @@ use kiln_contract::key;
 use redis::{RedisError, Value};
 
 impl RedisCache {
-    /// A round trip, and a write that stores nothing: a server without memory, a replica or one that can't save refuses it all the
-    /// same; and a script that does nothing; of a cluster, each primary is asked, and every slot must have one. The error holds no credentials.
-    pub async fn probe(&self) -> Result<(), String> {
+    /// A write that stores nothing: a server without memory, a replica or one that can't save refuses it all the same; and, where that is
+    /// asked for, a script that does nothing. Of a cluster, each primary is asked, and every slot must have one. The error holds no credentials.
+    pub async fn probe(&self, with_script: bool) -> Result<(), String> {
         self.follow().await;
-        self.ping().await?;
         if self.is_cluster() {
-            let tried = self.try_each_primary().await;
-            return tried.map_err(|e| self.scrub(&e));
+            return match self.try_each_primary(with_script).await {
+                Ok(()) => {
+                    self.answered();
+                    Ok(())
+                }
+                Err(error) => {
+                    self.ping().await?;
+                    Err(self.scrub(&error))
+                }
+            };
         }
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
@@ -24,8 +31,19 @@ impl RedisCache {
             }
             reason
         };
-        let answer = self.any::<Value>(set).await;
-        answer.map_err(|e| refuses("writes", e))?;
+        if let Err(error) = self.any::<Value>(set).await {
+            if self.is_cluster() {
+                // That was found out just now: the next check asks all of it.
+                return Ok(());
+            }
+            // One that refuses writes may answer all the same.
+            self.ping().await?;
+            return Err(refuses("writes", error));
+        }
+        self.answered();
+        if !with_script {
+            return Ok(());
+        }
         let mut script = redis::cmd("EVAL");
         script.arg("return 1").arg(0);
         let answer = self.any::<Value>(script).await;

@@ -137,7 +137,8 @@ impl RedisCache {
         &self.marks
     }
 
-    pub(super) fn connections_made(&self) -> u64 {
+    /// How many connections were made so far.
+    pub fn connections_made(&self) -> u64 {
         self.made.load(Ordering::Acquire)
     }
 
@@ -161,6 +162,11 @@ impl RedisCache {
         let result = self.any::<Value>(redis::cmd("PING")).await;
         self.note(CacheOperation::Get, result.as_ref().err());
         result.map(|_| ()).map_err(|e| self.scrub(&e))
+    }
+
+    /// Notes that it answers.
+    pub(super) fn answered(&self) {
+        self.note(CacheOperation::Get, None);
     }
 
     /// How round trips went so far, probes and those that were left out apart.

@@ -234,7 +234,7 @@ fn cells(past: &PastShown) -> [String; 6] {
         until,
         said,
         format!("{}@{}", past.model, past.version),
-        past.job_id.clone(),
+        past.job_id.clone().unwrap_or_else(|| "by hand".into()),
         input.get(..16).unwrap_or(input).to_owned(),
     ]
 }

@@ -65,6 +65,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let redis = parts::redis_at_hand(&settings).await?;
     let ttl_seconds = settings.ttl_seconds(None, &namespace, None);
     let grace_seconds = settings.grace_seconds(&namespace);
+    // It is gone for readers without that, too.
+    let history = match settings.store.served && settings.database.url.is_some() {
+        true => Some(parts::postgres(&settings)?),
+        false => None,
+    };
     let life = REMOVED.max(Duration::from_secs(ttl_seconds + grace_seconds));
     for key in &keys {
         let said = Provenance {
@@ -75,6 +80,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         let forgotten = redis.forget(&namespace, key, &said, life).await;
         let forgotten =
             forgotten.map_err(|reason| anyhow!("redis at {}: {reason}", redis.host()))?;
+        if let (Forgotten::Removed, Some(store)) = (&forgotten, &history) {
+            let noted = store.forgotten(&namespace, key, said.order.into()).await;
+            if let Err(error) = noted {
+                eprintln!("kiln: the history of `{key}` doesn't know of it: {error}");
+            }
+        }
         if json {
             let outcome = match forgotten {
                 Forgotten::Removed => "removed",

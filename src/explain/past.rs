@@ -17,7 +17,8 @@ pub struct PastShown {
     pub until: Option<String>,
     /// Whether it is what readers find now.
     pub is_now: bool,
-    pub job_id: String,
+    /// Null where it was removed by hand.
+    pub job_id: Option<String>,
     pub model: String,
     pub version: String,
     /// SHA-256 of the normalised input; null for a ranking.
@@ -74,7 +75,7 @@ pub(super) fn shown(rows: Vec<ServedPast>, is_now: bool) -> Vec<PastShown> {
             until: until.replace(from.clone()),
             from,
             is_now: std::mem::take(&mut is_now),
-            job_id: row.job_id,
+            job_id: Some(row.job_id).filter(|id| !id.is_empty()),
             model: row.model,
             version: row.version,
             input_sha256: row.input.filter(|_| !is_ranking).map(hex::encode),

@@ -10,8 +10,11 @@ use std::time::Duration;
 const BURST: u32 = 6;
 /// How often a part that has used them up may log another one.
 const REFILL: Duration = Duration::from_secs(300);
-/// How often another reason for the same state is logged.
+/// How often another reason for the same state is logged, whatever becomes of it.
 const REASONS: Duration = Duration::from_secs(60);
+/// How long another reason has to stay the same to be logged at once, and how many of them may be until the state changes.
+const STEADY: Duration = Duration::from_secs(2);
+const STEADY_ONES: u32 = 3;
 
 /// What is logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,9 @@ pub(super) struct Record {
     state: PartState,
     reason: String,
     at: Duration,
+    /// The latest reason, since when, and how many were logged for having stayed the same.
+    latest: (String, Duration),
+    steady: u32,
     /// The state at the last look, logged or not.
     seen: PartState,
     unlogged: u32,
@@ -44,6 +50,8 @@ impl Record {
             state,
             reason: String::new(),
             at: Duration::ZERO,
+            latest: (String::new(), Duration::ZERO),
+            steady: 0,
             seen: state,
             unlogged: 0,
             left: BURST,
@@ -56,7 +64,12 @@ impl Record {
         let changed = std::mem::replace(&mut self.seen, state) != state;
         self.refill(now);
         let other_state = state != self.state;
-        let other_reason = reason != self.reason && now.saturating_sub(self.at) >= REASONS;
+        if self.latest.0 != reason {
+            self.latest = (reason.to_owned(), now);
+        }
+        let is_steady = now.saturating_sub(self.latest.1) >= STEADY && self.steady < STEADY_ONES;
+        let is_due = is_steady || now.saturating_sub(self.at) >= REASONS;
+        let other_reason = reason != self.reason && is_due;
         if self.state == PartState::Unknown && state == PartState::Works {
             // What works from the start is no news.
             self.state = state;
@@ -72,6 +85,10 @@ impl Record {
             return None;
         }
         self.left -= 1;
+        self.steady = match (other_state, is_steady) {
+            (true, _) => 0,
+            (false, steady) => self.steady + u32::from(steady),
+        };
         let line = Line {
             before: self.state,
             now: state,

@@ -11,6 +11,7 @@ use crate::{
     clock::{self, rfc3339},
     health::{Part, PartReport, Readiness},
     store::{INTAKE, RunRow, SCHEDULE},
+    telemetry::metrics::Server,
     warm::due,
 };
 use axum::{
@@ -53,6 +54,8 @@ pub struct HealthShown {
     degraded: BTreeMap<&'static str, String>,
     /// Every part, working or not.
     parts: Vec<PartShown>,
+    /// Which address of a server the worker is connected to, where it may have several.
+    addresses: BTreeMap<&'static str, String>,
     /// Active versions by model.
     models: BTreeMap<String, String>,
     /// Version of the formats of jobs, results and keys.
@@ -218,11 +221,17 @@ pub(super) async fn health(State(shared): State<Shared>) -> Response {
         since: rfc3339(part.since),
         address: redis.clone().filter(|_| part.part == Part::Redis),
     });
+    let database = state.and_then(|state| state.store.address());
+    let broker = state.and_then(|state| state.publisher.connected_to());
+    let addresses = [(Server::Postgres, database), (Server::Broker, broker)].into_iter();
+    let addresses = addresses.map(|(server, address)| (server.as_str(), address));
+    let addresses = addresses.filter_map(|(server, address)| Some((server, address?)));
     let shown = HealthShown {
         status,
         missing: report.missing().map(reason).collect(),
         degraded: report.degraded().map(reason).collect(),
         parts: parts.collect(),
+        addresses: addresses.collect(),
         models: active.map(|m| (m.info.name, m.info.version)).collect(),
         schema_version: SCHEMA_VERSION,
         version: env!("CARGO_PKG_VERSION"),

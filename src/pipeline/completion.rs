@@ -10,7 +10,7 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
     rejections,
-    store::{self, ToStore},
+    store::{self, Kept, ToStore},
     verdict,
 };
 use crate::{clock, store::Inserted, telemetry::metrics::Stage};
@@ -199,7 +199,7 @@ impl Completions {
             outcomes.push(match &ending.end {
                 End::Finished(job) => {
                     let kept = kept.next();
-                    let kept = kept.unwrap_or_else(|| Err("no row came back".to_owned()));
+                    let kept = kept.unwrap_or_else(|| Kept::Refused("no row came back".into()));
                     outcome(context, ending, job, kept)
                 }
                 End::Failed { outcome, .. } => outcome.clone(),
@@ -234,26 +234,26 @@ fn is_rejected(ended: &mut (Ending, Outcome)) -> bool {
 }
 
 /// What became of a finished job.
-fn outcome(
-    context: &Context,
-    ending: &Ending,
-    job: &FinishedJob,
-    kept: Result<Inserted, String>,
-) -> Outcome {
+fn outcome(context: &Context, ending: &Ending, job: &FinishedJob, kept: Kept) -> Outcome {
     let fail = |failure: Failure| verdict::outcome(context, failure, &ending.source, &job.job_id);
     match kept {
-        Ok(Inserted::New) => Outcome::Done {
+        Kept::Row(Inserted::New) => Outcome::Done {
             job_id: job.job_id.clone(),
             result: job.result.clone(),
             repeated: false,
         },
-        Ok(Inserted::Same(first)) => Outcome::Done {
+        Kept::Row(Inserted::Same(first)) => Outcome::Done {
             job_id: job.job_id.clone(),
             result: Arc::from(first),
             repeated: true,
         },
-        Ok(Inserted::Conflict) => fail(verdict::conflict().into()),
-        Err(reason) => fail(Failure::Unstorable(reason)),
+        Kept::Row(Inserted::Conflict) => fail(verdict::conflict().into()),
+        Kept::Refused(reason) => fail(Failure::Unstorable(reason)),
+        // Who deletes something must not hear that it is gone while readers find it, however often that was tried.
+        Kept::Unremoved => Outcome::Retry {
+            job_id: Some(job.job_id.to_string()),
+            reason: "redis doesn't take the removal of a key; ask again".to_owned(),
+        },
     }
 }
 

@@ -3,10 +3,10 @@
 //! Promises nothing at all for a job that names nothing, and one row a name for those that are stored together: the newest.
 
 use super::render::InputRow;
-use crate::store::{ServedRow, WordOrder};
+use crate::store::ServedRow;
 use kiln_contract::job::{Content, Job};
 use kiln_contract::key::{self, InputHash};
-use kiln_contract::order::{Kind, Order};
+use kiln_contract::order::Order;
 use kiln_contract::reader::{self, RankedItem};
 use kiln_contract::result::{Finished, Reading};
 use kiln_model::ModelInfo;
@@ -132,7 +132,7 @@ pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<
                 items: word.ranking.as_ref().map(|r| r.items.as_str()),
                 inputs: word.ranking.as_ref().map(|r| r.inputs.as_slice()),
                 is_removed: word.input.is_none(),
-                order: written(order),
+                order: order.into(),
             };
             let name = (row.namespace, row.key);
             let known = newest.get(&name);
@@ -143,18 +143,6 @@ pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<
         }
     }
     newest.into_values().map(|(_, row)| row).collect()
-}
-
-fn written(order: Order) -> WordOrder {
-    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    WordOrder {
-        kind: match order.kind() {
-            Kind::Sequence => 's',
-            Kind::Moment => 't',
-        },
-        value: whole(order.value()),
-        accepted_us: whole(order.accepted().micros()),
-    }
 }
 
 #[cfg(test)]

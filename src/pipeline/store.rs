@@ -34,10 +34,19 @@ pub(super) struct ToStore<'a> {
     pub refreshes_ttl: bool,
 }
 
+/// What became of a job that was to be stored.
+pub(super) enum Kept {
+    Row(Inserted),
+    /// The database refuses its row, and why.
+    Refused(String),
+    /// It has its row, but readers still find what it removes: Redis didn't take that.
+    Unremoved,
+}
+
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
-pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
-    let mut kept = if context.settings.store.scores {
+pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
+    let kept = if context.settings.store.scores {
         insert_rows(context, jobs).await
     } else {
         let entries = put_entries(context, jobs.iter());
@@ -53,11 +62,13 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<
         };
         tokio::join!(publish(context, jobs, &kept), entries).0
     };
-    // Who deletes something must not hear that it is gone while readers find it.
-    for (kept, _) in kept.iter_mut().zip(unremoved).filter(|(_, is)| *is) {
-        *kept = Err("redis didn't take the removal of a key".to_owned());
-    }
-    kept
+    let kept = kept.into_iter().zip(unremoved);
+    let kept = kept.map(|(kept, is_unremoved)| match kept {
+        Err(reason) => Kept::Refused(reason),
+        Ok(_) if is_unremoved => Kept::Unremoved,
+        Ok(inserted) => Kept::Row(inserted),
+    });
+    kept.collect()
 }
 
 /// Writes what readers find of these jobs. Says of each whether it has removals that weren't written.

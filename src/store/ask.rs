@@ -10,7 +10,7 @@ use crate::tls;
 use sqlx::{
     Connection, PgConnection, Postgres, Row,
     error::DatabaseError,
-    postgres::{PgArguments, PgDatabaseError, PgSeverity},
+    postgres::{PgArguments, PgConnectOptions, PgDatabaseError, PgSeverity},
     query::Query,
 };
 use std::{
@@ -21,6 +21,9 @@ use std::{
 /// What the server says when it ends a statement: it was cancelled, by its own limit as a rule; it waited too long for a lock; its
 /// transaction took too long.
 const LIMITS: [&str; 3] = ["57014", "55P03", "25P04"];
+
+/// What a server says that takes no writes any more: it only reads; it is shut down, by its operator or after a crash, or starts.
+const LEFT: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
 
 /// How soon the server is asked again whether a backend is gone.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -45,10 +48,29 @@ impl PostgresStore {
         lease.map_err(|e| self.classify(e))
     }
 
+    /// The same, with a transaction begun, which ends with the lease: committed where all was answered, else undone.
+    pub(super) async fn transaction(&self) -> Result<Lease, StoreError> {
+        let mut lease = self.lease().await?;
+        if !lease.is_transaction() {
+            let begun = self.deadline(lease.begin("BEGIN".to_owned())).await;
+            if let Err(error) = begun.and_then(|begun| begun.map_err(|e| self.classify(e))) {
+                self.sessions.close(lease);
+                return Err(error);
+            }
+        }
+        Ok(lease)
+    }
+
     /// Opens a connection beside the others.
     pub(super) async fn connect(&self) -> Result<PgConnection, StoreError> {
-        let connection = self.within(self.sessions.connect()).await?;
+        let connection = self.within(self.sessions.hosts.connect()).await?;
         connection.map_err(|e| self.classify(e))
+    }
+
+    /// How to connect for what lasts longer than a transaction, where that is known to be possible.
+    pub(super) fn own_session(&self) -> Option<PgConnectOptions> {
+        let limit = self.sessions.statement_limit;
+        self.sessions.hosts.own_session(limit)
     }
 
     pub(super) async fn goodbye(&self, connection: PgConnection) {
@@ -91,11 +113,18 @@ impl PostgresStore {
     }
 
     /// Takes a connection back once its statement was answered. One whose answer may still come is closed, and its statement noted as lost.
-    pub(super) fn end<T>(
+    pub(super) async fn end<T>(
         &self,
-        lease: Lease,
+        mut lease: Lease,
         answer: Result<Result<T, sqlx::Error>, StoreError>,
     ) -> Result<T, StoreError> {
+        let answer = match answer {
+            Ok(Ok(value)) if lease.is_transaction() => {
+                let committed = self.deadline(lease.commit()).await;
+                committed.map(|committed| committed.map(|()| value))
+            }
+            other => other,
+        };
         let error = match answer {
             Ok(Ok(value)) => {
                 self.sessions.give_back(lease);
@@ -104,10 +133,19 @@ impl PostgresStore {
             Ok(Err(error)) => error,
             Err(late) => {
                 drop(lease);
+                if self.sessions.hosts.are_several() {
+                    // Where this one is frozen, so are the others.
+                    self.sessions.close_idle();
+                }
                 return Err(late);
             }
         };
         let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_));
+        let code = error.as_database_error().and_then(|e| e.code());
+        if code.is_some_and(|code| LEFT.contains(&code.as_ref())) {
+            let why = self.url.scrub(&error.to_string());
+            self.sessions.hosts.leave(&why);
+        }
         // A transaction's limit ends the whole session.
         let is_over = matches!(&error, sqlx::Error::Database(e) if is_fatal(e.as_ref()));
         let error = self.classify(error);
@@ -117,7 +155,7 @@ impl PostgresStore {
         }
         if broken && lease.is_named() {
             drop(lease);
-        } else if is_over || matches!(error, StoreError::Unavailable(_)) {
+        } else if is_over || lease.is_transaction() || matches!(error, StoreError::Unavailable(_)) {
             self.sessions.close(lease);
         } else {
             self.sessions.give_back(lease);
@@ -132,17 +170,24 @@ impl PostgresStore {
     ) -> Result<u64, StoreError> {
         let mut lease = self.lease().await?;
         let answer = self.deadline(query.execute(&mut *lease)).await;
-        self.end(lease, answer).map(|r| r.rows_affected())
+        self.end(lease, answer).await.map(|r| r.rows_affected())
     }
 
     /// The answer to a statement, within the time limit.
     pub(super) async fn deadline<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
-        let answer = tokio::time::timeout(self.timeout, work).await;
-        answer.map_err(|_| StoreError::TimedOut(self.no_answer()))
+        let hosts = &self.sessions.hosts;
+        let turned = hosts.turned(hosts.turn());
+        tokio::select! {
+            biased;
+            answer = tokio::time::timeout(self.timeout, work) => {
+                answer.map_err(|_| StoreError::TimedOut(self.no_answer()))
+            }
+            () = turned => Err(StoreError::Unavailable("its address was left".into())),
+        }
     }
 
     /// What isn't a statement, within the time limit.
-    async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+    pub(super) async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
         let done = tokio::time::timeout(self.timeout, work).await;
         done.map_err(|_| StoreError::Unavailable(self.no_answer()))
     }

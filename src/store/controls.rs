@@ -4,8 +4,9 @@ use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
 
 const PAUSED: &str = "SELECT name, paused_by, paused_at FROM controls ORDER BY name";
-const PAUSE: &str =
-    "INSERT INTO controls (name, paused_by) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING";
+const PAUSE: &str = "\
+INSERT INTO controls (name, paused_by) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING RETURNING pg_notify('kiln', '')";
+const RESUME: &str = "DELETE FROM controls WHERE name = $1 RETURNING pg_notify('kiln', '')";
 
 /// Something that is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +28,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, String, DateTime<Utc>)>(PAUSED);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         Ok(rows
             .into_iter()
             .map(|(name, by, at)| Paused { name, by, at })
@@ -42,7 +43,7 @@ impl PostgresStore {
 
     /// Takes a pause back; says whether there was one.
     pub async fn resume(&self, name: &str) -> Result<bool, StoreError> {
-        let query = sqlx::query("DELETE FROM controls WHERE name = $1").bind(name);
+        let query = sqlx::query(RESUME).bind(name);
         self.execute(query).await.map(|rows| rows > 0)
     }
 }

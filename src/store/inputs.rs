@@ -44,7 +44,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query(INPUTS).bind(hashes).bind(model);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let mut found = HashMap::with_capacity(rows.len());
         for row in rows {
             let read = || -> Result<(Vec<u8>, KnownInput), sqlx::Error> {
@@ -72,7 +72,7 @@ impl PostgresStore {
             .bind(model)
             .bind(max);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         Ok(rows
             .into_iter()
             .filter_map(|hash| hash.try_into().ok())
@@ -94,7 +94,7 @@ impl PostgresStore {
             .bind(new)
             .bind(hashes);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let pair = |(old, new, old_label, new_label)| ScorePair {
             old,
             new,

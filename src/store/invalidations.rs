@@ -23,7 +23,7 @@ INSERT INTO invalidations (namespace, stamp, change, removing_until)
 SELECT $1, stamp, change, now() + make_interval(secs => $3) FROM latest
 ON CONFLICT (namespace) DO UPDATE SET
   stamp = excluded.stamp, change = excluded.change, at = now(), removed_on = NULL, removing_until = excluded.removing_until
-RETURNING stamp";
+RETURNING stamp, pg_notify('kiln', '')";
 
 const ADOPT: &str = "\
 WITH latest AS (
@@ -34,7 +34,8 @@ WITH latest AS (
 INSERT INTO invalidations AS known (namespace, stamp, change)
 SELECT $1, $2, change FROM latest WHERE $1 <> ''
 ON CONFLICT (namespace) DO UPDATE SET stamp = excluded.stamp, change = excluded.change, at = now(), removed_on = NULL
-WHERE known.stamp < excluded.stamp";
+WHERE known.stamp < excluded.stamp
+RETURNING pg_notify('kiln', '')";
 
 /// The row of the latest of all always comes along: it says how far the changes go.
 const SINCE: &str =
@@ -89,7 +90,7 @@ impl PostgresStore {
             .bind(number(floor))
             .bind(CLAIM_SECONDS);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-        self.end(lease, answer).map(i64::unsigned_abs)
+        self.end(lease, answer).await.map(i64::unsigned_abs)
     }
 
     /// Takes over a mark that only Redis has, as earlier releases set them; an empty name: the latest of all.
@@ -103,7 +104,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, i64, i64)>(SINCE).bind(change);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let marks = self.end(lease, answer)?.into_iter();
+        let marks = self.end(lease, answer).await?.into_iter();
         let mark = |(namespace, stamp, change): (String, i64, i64)| InvalidationMark {
             namespace,
             stamp: stamp.unsigned_abs(),
@@ -119,7 +120,7 @@ impl PostgresStore {
             .bind(server)
             .bind(CLAIM_SECONDS);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let claimed = self.end(lease, answer)?;
+        let claimed = self.end(lease, answer).await?;
         Ok(claimed.map(|(namespace, stamp, is_first)| Removable {
             namespace,
             stamp: stamp.unsigned_abs(),

@@ -22,7 +22,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query(FIND_JOB).bind(job_id);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let row = self.end(lease, answer)?;
+        let row = self.end(lease, answer).await?;
         row.map(|row| read(&row))
             .transpose()
             .map_err(|e| StoreError::Refused(e.to_string()))

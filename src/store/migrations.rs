@@ -5,10 +5,10 @@
 //! would compile the database clients, tokio and TLS a second time, for the compiler's own use.
 
 use sqlx::{
-    SqlSafeStr,
-    migrate::{Migration, MigrationType, Migrator},
+    PgConnection, Row, SqlSafeStr,
+    migrate::{MigrateError, Migration, MigrationType, Migrator},
 };
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock};
 
 /// A file's number, description and text.
 type File = (i64, &'static str, &'static str);
@@ -69,6 +69,42 @@ fn migrator(files: &[File]) -> Migrator {
         )
     });
     Migrator::with_migrations(migrations.collect())
+}
+
+/// Migrations that a database has had, with the hash of each one's text where it ended well.
+pub(super) type Applied = BTreeMap<i64, Option<Vec<u8>>>;
+
+/// Those of a Postgres, asked in one transaction.
+pub(super) async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> {
+    let ask =
+        "SELECT version, CASE WHEN success THEN checksum END AS checksum FROM _sqlx_migrations";
+    let rows = match sqlx::raw_sql(ask).fetch_all(connection).await {
+        // There is no such table yet.
+        Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Vec::new(),
+        other => other?,
+    };
+    let one = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+    rows.iter().map(one).collect()
+}
+
+/// How many are still to be made. An error: another release made the database.
+pub(super) fn pending(applied: &Applied) -> Result<usize, MigrateError> {
+    let mut pending = 0;
+    for migration in POSTGRES.iter() {
+        match applied.get(&migration.version) {
+            None => pending += 1,
+            Some(None) => return Err(MigrateError::Dirty(migration.version)),
+            Some(Some(hash)) if *hash != *migration.checksum => {
+                return Err(MigrateError::VersionMismatch(migration.version));
+            }
+            Some(Some(_)) => {}
+        }
+    }
+    let is_known = |version: &i64| POSTGRES.version_exists(*version);
+    match applied.keys().find(|version| !is_known(version)) {
+        Some(version) => Err(MigrateError::VersionMissing(*version)),
+        None => Ok(pending),
+    }
 }
 
 #[cfg(test)]

@@ -6,15 +6,19 @@
 //! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
 
 mod active;
+mod address;
 mod ask;
 mod columns;
 mod controls;
+mod hosts;
 mod inputs;
 mod insert;
 mod invalidations;
 mod jobs;
+mod listen;
 mod lost;
 mod migrations;
+mod news;
 mod parts;
 mod postgres;
 mod probe;
@@ -34,10 +38,13 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
+pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
+pub use listen::Listener;
 pub use migrations::POSTGRES as MIGRATIONS;
+pub use news::News;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;

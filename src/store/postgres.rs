@@ -3,18 +3,19 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, Rejected, RejectedRow, StoreError, insert, migrations, retry::until_answered,
-    sessions::Sessions,
+    Batch, Inserted, Opened, Rejected, RejectedRow, StoreError, address::Address, hosts::Hosts,
+    insert, migrations, retry::until_answered, sessions::Sessions,
 };
 use crate::{
     backoff::Backoff,
     config::{self, Database},
     secret::Secret,
+    telemetry::metrics::Metrics,
     tls,
 };
 use kiln_contract::result::Finished;
 use sqlx::{
-    Row,
+    PgConnection, Row,
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgRow},
 };
@@ -65,19 +66,37 @@ fn statement_limit(settings: &Database) -> Duration {
 impl PostgresStore {
     /// A store that connects when it is first used.
     pub fn new(url: &Secret, settings: &Database) -> Result<Self, StoreError> {
-        let options: PgConnectOptions = url
-            .expose()
-            .parse()
-            .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
-        let options = tls::postgres(options, url.expose(), &settings.tls);
-        let options = options.application_name("kiln");
-        let sessions = Sessions::new(options, settings.connections, statement_limit(settings));
+        let mut addresses = Vec::new();
+        for one in url.addresses() {
+            let options: PgConnectOptions = one
+                .expose()
+                .parse()
+                .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+            addresses.push(Address::new(tls::postgres(
+                options,
+                one.expose(),
+                &settings.tls,
+            )));
+        }
+        if addresses.is_empty() {
+            let expected = "expected postgres://user:password@host:port/database";
+            return Err(StoreError::Refused(expected.to_owned()));
+        }
+        let hosts = Hosts::new(addresses);
+        let sessions = Sessions::new(hosts, settings.connections, statement_limit(settings));
         Ok(Self {
             sessions: Arc::new(sessions),
             url: url.clone(),
             timeout: config::ms(settings.timeout_ms),
             stored: Arc::default(),
         })
+    }
+
+    /// The same for a worker, whose failovers are counted and logged.
+    pub fn counted(self, metrics: Metrics) -> Self {
+        // Only a worker's own store is, and that once.
+        let _first = self.sessions.hosts.metrics.set(metrics);
+        self
     }
 
     /// The same connections, for whoever waits no longer than `limit` for one answer.
@@ -96,21 +115,36 @@ impl PostgresStore {
     /// Runs the embedded migrations under the database's advisory lock.
     pub async fn migrate(&self) -> Result<(), StoreError> {
         let mut connection = self.connect().await?;
+        if self.sessions.hosts.is_pooled() {
+            return self.look_migrated(connection).await;
+        }
         // However long it takes: an index on a large table has no limit, and the lock is another worker's for as long as it migrates.
         let unlimited = sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection);
         unlimited.await.map_err(|e| self.classify(e))?;
         let migrated = migrations::POSTGRES
             .run_direct(None, &mut connection, false)
             .await;
-        // Behind pgbouncer the next client may have the same backend.
-        let _limited = sqlx::raw_sql("RESET statement_timeout")
-            .execute(&mut connection)
-            .await;
         self.goodbye(connection).await;
         migrated.map_err(|e| match e {
             MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
         })
+    }
+
+    /// Says whether nothing is to be migrated: behind a pooler the lock of who migrates can't be held.
+    async fn look_migrated(&self, mut connection: PgConnection) -> Result<(), StoreError> {
+        let applied = self.within(migrations::applied(&mut connection)).await?;
+        self.goodbye(connection).await;
+        let applied = applied.map_err(|e| self.classify(e))?;
+        match migrations::pending(&applied) {
+            Ok(0) => Ok(()),
+            Ok(pending) => Err(StoreError::Unavailable(format!(
+                "{} is behind a pooler such as pgbouncer, where the lock of who migrates can't be held, and {pending} migrations are pending: \
+                 run `kiln migrate` with the database's own address",
+                self.url.host()
+            ))),
+            Err(strange) => Err(StoreError::Refused(strange.to_string())),
+        }
     }
 
     /// Migrates, waiting for the database as long as it takes; `waiting` hears of each failed attempt.
@@ -133,13 +167,23 @@ impl PostgresStore {
         .await
     }
 
+    /// The address that it is connected to; nothing before the first connection.
+    pub fn address(&self) -> Option<String> {
+        self.sessions.hosts.address()
+    }
+
+    /// A connection to each address, as far as it answers in time: for whoever looks at all of them.
+    pub async fn open_each(&self, name: &str) -> Vec<Opened> {
+        self.sessions.hosts.open_each(name, self.timeout).await
+    }
+
     /// A round trip.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let mut lease = self.lease().await?;
         let answer = self
             .deadline(sqlx::query("SELECT 1").execute(&mut *lease))
             .await;
-        self.end(lease, answer).map(|_| ())
+        self.end(lease, answer).await.map(|_| ())
     }
 
     /// Closes the connections, each when it is idle.
@@ -197,7 +241,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let found = sqlx::query(FIND_JOBS).bind(ids).fetch_all(&mut *lease);
         let answer = self.deadline(found).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     pub(super) async fn finished(

@@ -18,6 +18,6 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let probe = sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut *lease);
         let answer = self.deadline(probe).await;
-        self.end(lease, answer).map(|_| ())
+        self.end(lease, answer).await.map(|_| ())
     }
 }

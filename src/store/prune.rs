@@ -65,7 +65,7 @@ impl PostgresStore {
             .bind(&walk.key)
             .bind(walk.id);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let Some(row) = self.end(lease, answer)? else {
+        let Some(row) = self.end(lease, answer).await? else {
             return Ok(None);
         };
         let read = || {

@@ -20,7 +20,8 @@ FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1:
 const FINISH: &str = "\
 UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0),
   message = coalesce($6, message), finished_at = now(), lease_until = NULL
-WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
+WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
+RETURNING pg_notify('kiln', '')";
 const DROP_POSTS: &str = "DELETE FROM warm_posts WHERE run_id = $1";
 const COLUMNS: &str = "id, schedule, due_at, state, worker, planned, skipped, bad, posted, done, failed, hits, misses, \
 model_seconds, saved_seconds, message, started_at, finished_at";
@@ -144,7 +145,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar("SELECT pieces FROM warm_runs WHERE id = $1").bind(run);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// When a run began.
@@ -152,7 +153,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar("SELECT started_at FROM warm_runs WHERE id = $1").bind(run);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// How many of a run's jobs are through.
@@ -161,6 +162,7 @@ impl PostgresStore {
         let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(PROGRESS).bind(run);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
         self.end(lease, answer)
+            .await
             .map(|(jobs, rejected, hits, misses)| Progress {
                 jobs,
                 rejected,
@@ -198,7 +200,7 @@ impl PostgresStore {
         // The text is made of constants alone.
         let query = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(id);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// The latest runs of every schedule, at most `each` of one, the latest first.
@@ -210,6 +212,6 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(each);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 }

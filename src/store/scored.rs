@@ -40,7 +40,7 @@ impl PostgresStore {
             .bind(&models)
             .bind(&versions);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let mut found = vec![None; wanted.len()];
         for row in &rows {
             let (number, scored) = read(row).map_err(|e| StoreError::Refused(e.to_string()))?;

@@ -8,8 +8,9 @@ use super::{
     columns::{Columns, column},
 };
 use chrono::{DateTime, Utc};
+use kiln_contract::order::{Kind, Order};
 use sqlx::{
-    Row,
+    AssertSqlSafe, Row,
     error::BoxDynError,
     postgres::{PgArguments, PgRow},
 };
@@ -22,6 +23,20 @@ pub struct WordOrder {
     pub value: i64,
     /// Microseconds since 1970.
     pub accepted_us: i64,
+}
+
+impl From<Order> for WordOrder {
+    fn from(order: Order) -> Self {
+        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        Self {
+            kind: match order.kind() {
+                Kind::Sequence => 's',
+                Kind::Moment => 't',
+            },
+            value: whole(order.value()),
+            accepted_us: whole(order.accepted().micros()),
+        }
+    }
 }
 
 impl WordOrder {
@@ -109,6 +124,16 @@ AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {l
 const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
 const LAST_IS_PLAIN: &str = "(last.order_kind = 't' AND last.order_value = last.accepted_us)";
 
+/// What a name that has a history is removed by, by hand: no job's, and the last one's model.
+const FORGET: &str = "\
+INSERT INTO served (namespace, key, served_from, job_id, model, version, is_removed, order_kind, order_value, accepted_us)
+SELECT new.namespace, new.key, now(), '', last.model, last.version, true,
+  CASE WHEN {continues} THEN last.order_kind ELSE new.order_kind END, CASE WHEN {continues} THEN last.order_value ELSE new.order_value END, new.accepted_us
+FROM (SELECT $1::text AS namespace, $2::text AS key, $3::\"char\" AS order_kind, $4::int8 AS order_value, $5::int8 AS accepted_us) AS new
+CROSS JOIN LATERAL (
+  SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
+) AS last WHERE NOT last.is_removed";
+
 /// The hashes of rankings' inputs are left out: nobody is shown them, and they are most of a long ranking.
 const PAST: &str = "\
 SELECT * FROM (
@@ -159,15 +184,39 @@ pub(super) fn insert(
         column(&rows, |r| r.order.accepted_us),
     )?;
     columns.one("served_from", "timestamptz", batch.finished_at)?;
-    let continues = format!("last.id IS NOT NULL AND {NEW_IS_PLAIN} AND NOT {LAST_IS_PLAIN}");
     Ok(INSERT
-        .replace("{continues}", &continues)
+        .replace("{continues}", &continues())
         .replace("{new_is_plain}", NEW_IS_PLAIN)
         .replace("{last_is_plain}", LAST_IS_PLAIN)
         .replace("{rows}", &columns.into_rows()))
 }
 
+/// Whether a word goes on under what the one before it says of its age.
+fn continues() -> String {
+    format!("last.id IS NOT NULL AND {NEW_IS_PLAIN} AND NOT {LAST_IS_PLAIN}")
+}
+
 impl PostgresStore {
+    /// Notes in a name's history that it was removed by hand.
+    pub async fn forgotten(
+        &self,
+        namespace: &str,
+        key: &str,
+        order: WordOrder,
+    ) -> Result<(), StoreError> {
+        let mut lease = self.lease().await?;
+        let text = FORGET.replace("{continues}", &continues());
+        // Made of this file's own constants.
+        let query = sqlx::query(AssertSqlSafe(text))
+            .bind(namespace)
+            .bind(key)
+            .bind(order.kind as i8)
+            .bind(order.value)
+            .bind(order.accepted_us);
+        let answer = self.deadline(query.execute(&mut *lease)).await;
+        self.end(lease, answer).await.map(|_| ())
+    }
+
     /// What readers were served under a name, at most `max` rows, and as many as fit into 8 MiB or a little more.
     pub async fn served(
         &self,
@@ -182,7 +231,7 @@ impl PostgresStore {
             .bind(i64::from(max))
             .bind(PAST_BYTES);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let past = || {
             let all = rows.first().map(|row| row.try_get::<i64, _>("all_rows"));
             let all = all.transpose()?.unwrap_or_default();
@@ -206,7 +255,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query(LATEST).bind(&namespaces).bind(&keys);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        let rows = self.end(lease, answer)?;
+        let rows = self.end(lease, answer).await?;
         let mut found = vec![None; names.len()];
         for row in &rows {
             let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));

@@ -4,9 +4,9 @@
 //! answered. One that is dropped before that is closed and noted as lost. Each has a name of its own, by which the server can be
 //! asked to end what runs on it, also behind pgbouncer, where a connection has no backend of its own.
 
-use super::lost::Lost;
+use super::{address::Session, hosts::Hosts, lost::Lost};
 use rand::Rng;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,13 +18,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 /// How long a connection that nobody needs is held.
 const MAX_IDLE: Duration = Duration::from_secs(10 * 60);
+/// Connections that are held for so long; with the one that listens, a worker that has nothing to do has four.
+const KEPT_IDLE: usize = 3;
+/// How long further ones are held, so that a load that comes and goes doesn't make them anew each time.
+const SPARE_IDLE: Duration = Duration::from_secs(5);
 /// Added to a statement's limit before the server is trusted to have ended it.
 const GRACE: Duration = Duration::from_secs(1);
 /// Longest goodbye to the server.
 const GOODBYE: Duration = Duration::from_secs(1);
-
-/// How soon a statement ends whose client is gone; not every server can look.
-const WATCH_CLIENT: &str = "SET client_connection_check_interval = 1000";
 
 /// A connection that nobody uses.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ struct Idle {
     connection: PgConnection,
     name: Option<String>,
     made: Instant,
+    /// The turn of the addresses in which it was made.
+    turn: u64,
     since: Instant,
 }
 
@@ -40,6 +43,9 @@ struct Idle {
 pub(super) struct Lease {
     connection: PgConnection,
     made: Instant,
+    turn: u64,
+    is_transaction: bool,
+    is_pooled: bool,
     watch: Watch,
     permit: OwnedSemaphorePermit,
 }
@@ -61,6 +67,32 @@ impl Drop for Watch {
 }
 
 impl Lease {
+    /// Whether a transaction was begun.
+    pub fn is_transaction(&self) -> bool {
+        self.is_transaction
+    }
+
+    /// Begins a transaction with a statement of Kiln's own.
+    pub async fn begin(&mut self, statement: String) -> Result<(), sqlx::Error> {
+        let begun = sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut self.connection);
+        begun.await?;
+        self.is_transaction = true;
+        Ok(())
+    }
+
+    /// Ends it.
+    pub async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        if self.is_pooled {
+            // The next session on the same backend may be another client's, and have statements of the same names.
+            self.connection.clear_cached_statements().await?;
+        }
+        sqlx::raw_sql("COMMIT")
+            .execute(&mut self.connection)
+            .await?;
+        self.is_transaction = false;
+        Ok(())
+    }
+
     /// Whether the server can be asked to end what runs on it.
     pub fn is_named(&self) -> bool {
         self.watch.name.is_some()
@@ -84,8 +116,8 @@ impl DerefMut for Lease {
 /// The connections to one database.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    options: PgConnectOptions,
-    statement_limit: Duration,
+    pub hosts: Hosts,
+    pub statement_limit: Duration,
     connections: u32,
     permits: Arc<Semaphore>,
     /// The one used last is at the end, and lent first: what isn't needed grows old.
@@ -95,9 +127,9 @@ pub(super) struct Sessions {
 
 impl Sessions {
     /// At most `connections`, each made when it is first needed.
-    pub fn new(options: PgConnectOptions, connections: u32, statement_limit: Duration) -> Self {
+    pub fn new(hosts: Hosts, connections: u32, statement_limit: Duration) -> Self {
         Self {
-            options,
+            hosts,
             statement_limit,
             connections,
             permits: Arc::new(Semaphore::new(connections as usize)),
@@ -117,59 +149,65 @@ impl Sessions {
 
     /// A connection for who has the right to one.
     pub async fn lease(&self, permit: OwnedSemaphorePermit) -> Result<Lease, sqlx::Error> {
-        let idle = self.idle().pop();
+        let turn = self.hosts.turn();
+        let idle = {
+            let mut idle = self.idle();
+            idle.retain(|one| one.turn == turn);
+            idle.pop()
+        };
         let Idle {
             connection,
             name,
             made,
+            turn,
             ..
         } = match idle {
             Some(idle) => idle,
             None => self.open().await?,
         };
-        Ok(Lease {
+        let is_pooled = self.hosts.is_pooled();
+        let mut lease = Lease {
             connection,
             made,
+            turn,
+            is_transaction: false,
+            is_pooled,
             watch: Watch {
                 name,
-                lost: Some(self.lost.clone()),
+                lost: None,
                 limit: self.statement_limit,
             },
             permit,
-        })
-    }
-
-    /// A connection of its own, beside those that are lent, with no limit and no name.
-    pub async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        PgConnection::connect_with(&self.options).await
+        };
+        if is_pooled {
+            // A session lasts as long as a transaction, and so does what is set in it.
+            let limit_ms = self.statement_limit.as_millis();
+            let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+            if let Err(error) = lease.begin(begin).await {
+                // As a rule the others broke with it.
+                self.close_idle();
+                return Err(error);
+            }
+        }
+        lease.watch.lost = Some(self.lost.clone());
+        Ok(lease)
     }
 
     async fn open(&self) -> Result<Idle, sqlx::Error> {
-        let mut connection = self.connect().await?;
         let token: [u8; 8] = rand::rng().random();
         let name = format!("kiln {}", hex::encode(token));
-        let limit_ms = self.statement_limit.as_millis();
-        let own = format!("SET statement_timeout = {limit_ms}; SET application_name = '{name}'");
-        // Made of numbers and a name of our own, as what follows.
-        sqlx::raw_sql(AssertSqlSafe(own))
-            .execute(&mut connection)
-            .await?;
-        match sqlx::raw_sql(WATCH_CLIENT).execute(&mut connection).await {
-            Ok(_) | Err(sqlx::Error::Database(_)) => {}
-            Err(error) => return Err(error),
-        }
-        let seen = format!(
-            "SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'"
-        );
-        let seen = sqlx::raw_sql(AssertSqlSafe(seen))
-            .fetch_one(&mut connection)
-            .await?;
-        let is_seen = seen.try_get::<i64, _>(0)? > 0;
+        let opened = self.hosts.open(&name, Some(self.statement_limit)).await?;
+        let Session {
+            connection,
+            is_seen,
+            ..
+        } = opened;
         let now = Instant::now();
         Ok(Idle {
             connection,
             name: is_seen.then_some(name),
             made: now,
+            turn: self.hosts.turn(),
             since: now,
         })
     }
@@ -180,14 +218,20 @@ impl Sessions {
         let now = Instant::now();
         let mut idle = self.idle();
         idle.retain(|one| now.duration_since(one.since) < MAX_IDLE);
-        if now.duration_since(lease.made) < MAX_AGE && !self.permits.is_closed() {
+        let is_of_use = lease.turn == self.hosts.turn();
+        if is_of_use && now.duration_since(lease.made) < MAX_AGE && !self.permits.is_closed() {
             idle.push(Idle {
                 connection: lease.connection,
                 name: lease.watch.name.take(),
                 made: lease.made,
+                turn: lease.turn,
                 since: now,
             });
         }
+        let spare = idle.len().saturating_sub(KEPT_IDLE);
+        let is_late = |one: &&Idle| now.duration_since(one.since) >= SPARE_IDLE;
+        let late = idle.iter().take(spare).take_while(is_late).count();
+        idle.drain(..late);
         drop(idle);
         // Whoever waits for it finds the connection there.
         drop(lease.permit);

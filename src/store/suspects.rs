@@ -16,7 +16,7 @@ impl PostgresStore {
             sqlx::query_scalar::<_, i32>("SELECT runs FROM suspects WHERE body_sha256 = $1")
                 .bind(body.as_slice());
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let runs = self.end(lease, answer)?;
+        let runs = self.end(lease, answer).await?;
         Ok(runs.unwrap_or_default().unsigned_abs())
     }
 

@@ -10,7 +10,7 @@ use super::{
     schedule::{Overlap, Schedule},
 };
 use crate::{
-    store::{Claim, Claimed, Paused, RunState, SCHEDULE, StoreError},
+    store::{Claim, Claimed, News, Paused, RunState, SCHEDULE, StoreError},
     telemetry::metrics::WarmOutcome,
 };
 use anyhow::bail;
@@ -35,8 +35,27 @@ pub struct Warmer {
     pub folder: Arc<Mutex<Folder>>,
     /// What operators have paused.
     pub paused: watch::Receiver<Vec<Paused>>,
+    /// What the database says of the clock, and of runs that wait.
+    pub news: watch::Receiver<Option<Arc<News>>>,
     /// Names this worker in the rows of its runs.
     pub worker: String,
+}
+
+/// What is known of the runs of each schedule.
+struct Last {
+    /// When this worker began to look.
+    since: DateTime<Utc>,
+    /// The latest due time by schedule, as it was asked last; none of one that had no run.
+    due: BTreeMap<String, Option<DateTime<Utc>>>,
+}
+
+impl Last {
+    fn since(since: DateTime<Utc>) -> Self {
+        Self {
+            since,
+            due: BTreeMap::new(),
+        }
+    }
 }
 
 /// Runs in hand.
@@ -86,24 +105,36 @@ impl Warmer {
     async fn follow(&self, runs: &mut Runs, stop: &CancellationToken) -> anyhow::Result<()> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut since: Option<DateTime<Utc>> = None;
-        for number in 0u64.. {
-            if stop.run_until_cancelled(tick.tick()).await.is_none() {
+        let (mut ticks, mut news) = (0u64, self.news.clone());
+        let mut last: Option<Last> = None;
+        loop {
+            let woken = async {
+                tokio::select! {
+                    _ = tick.tick() => true,
+                    Ok(()) = news.changed() => false,
+                }
+            };
+            let Some(ticked) = stop.run_until_cancelled(woken).await else {
                 break;
+            };
+            if !ticked && ticks == 0 {
+                // What is due at the start is only known of the schedules that were read.
+                continue;
             }
-            if number.is_multiple_of(SCAN_TICKS) {
-                self.scan().await?;
+            if ticked {
+                if ticks.is_multiple_of(SCAN_TICKS) {
+                    self.scan().await?;
+                }
+                ticks += 1;
             }
             runs.reap()?;
-            let starting = since.is_none();
-            // That the database is out of reach is told by its own check.
-            let clock = self.carrier.store.clock();
-            let Some(Ok(now)) = stop.run_until_cancelled(clock).await else {
+            let Some(news) = news.borrow_and_update().clone() else {
                 continue;
             };
-            let since = *since.get_or_insert(now);
+            let starting = last.is_none();
+            let last = last.get_or_insert_with(|| Last::since(news.now()));
             // Never cut short: a claim that was made is a run in hand, which is released.
-            if let Err(error) = self.tick(now, since, starting, runs).await {
+            if let Err(error) = self.tick(&news, last, starting, runs).await {
                 tracing::debug!(%error, "due runs can't be claimed now");
             }
         }
@@ -135,32 +166,56 @@ impl Warmer {
         folder.schedules()
     }
 
-    /// Claims what is due at `now`, and takes over what was left lying, as far as there is room.
+    /// Brings what is known of the runs up to date where something may be due: otherwise the database isn't asked.
+    async fn look(
+        &self,
+        wanted: &[&Arc<Schedule>],
+        last: &mut Last,
+        now: DateTime<Utc>,
+        starting: bool,
+    ) -> Result<(), StoreError> {
+        let names: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
+        let may_be_due = |schedule: &&Arc<Schedule>| {
+            let Some(known) = last.due.get(&schedule.name) else {
+                return true;
+            };
+            !due::due(schedule, *known, last.since, now, starting).is_empty()
+        };
+        if !wanted.iter().any(may_be_due) {
+            return Ok(());
+        }
+        let mut ran = self.carrier.store.last_due(&names).await?;
+        let known = names
+            .iter()
+            .map(|name| ((*name).to_owned(), ran.remove(*name)));
+        last.due = known.collect();
+        Ok(())
+    }
+
+    /// Claims what is due, and takes over what was left lying, as far as there is room.
     async fn tick(
         &self,
-        now: DateTime<Utc>,
-        since: DateTime<Utc>,
+        news: &News,
+        last: &mut Last,
         starting: bool,
         runs: &mut Runs,
     ) -> Result<(), StoreError> {
+        let now = news.now();
         let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
         let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
-        let last = if names.is_empty() {
-            BTreeMap::new()
-        } else {
-            self.carrier.store.last_due(&names).await?
-        };
         let paused = self.paused.borrow().clone();
         let is_paused = |schedule: &Schedule| {
             let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
             paused.iter().any(held)
         };
         let runs_itself = |schedule: &&Arc<Schedule>| schedule.enabled && !is_paused(schedule);
+        let wanted: Vec<&Arc<Schedule>> = schedules.iter().filter(runs_itself).collect();
+        self.look(&wanted, last, now, starting).await?;
         let mut overdue = 0;
-        for schedule in schedules.iter().filter(runs_itself) {
-            let last = last.get(&schedule.name).copied();
-            for due_at in due::due(schedule, last, since, now, starting) {
+        for schedule in wanted {
+            let known = last.due.get(&schedule.name).copied().flatten();
+            for due_at in due::due(schedule, known, last.since, now, starting) {
                 if runs.stop.is_cancelled() {
                     return Ok(());
                 }
@@ -180,7 +235,7 @@ impl Warmer {
             }
         }
         self.carrier.metrics.schedules_overdue(overdue);
-        while runs.tasks.len() < max && !runs.stop.is_cancelled() {
+        while news.is_run_waiting && runs.tasks.len() < max && !runs.stop.is_cancelled() {
             let life = self.carrier.life();
             let Some(taken) = self
                 .carrier

@@ -24,7 +24,7 @@ use crate::{
     heat::Heat,
     http::ApiState,
     pipeline::{Engine, EngineParts, insight::Insight},
-    store::{Paused, PostgresStore, Removable, Store},
+    store::{News, Paused, PostgresStore, Removable, Store},
     telemetry::{
         metrics::Metrics,
         otlp,
@@ -76,6 +76,7 @@ pub(super) struct Worker {
     pause: Switch,
     invalid: mpsc::Sender<Removable>,
     invalidated: tasks::invalidations::Named,
+    news: Arc<watch::Sender<Option<Arc<News>>>>,
 }
 
 impl Worker {
@@ -153,6 +154,7 @@ impl Worker {
             pause,
             invalid,
             invalidated,
+            news: Arc::new(watch::Sender::new(None)),
         }
     }
 
@@ -185,7 +187,8 @@ impl Worker {
         self.add_checks(&mut tasks);
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
-        tasks::audit::add(&mut tasks, &self.settings, &self.engine, &self.metrics);
+        let (settings, engine) = (&self.settings, &self.engine);
+        tasks::audit::add(&mut tasks, settings, engine, &self.store, &self.metrics);
         for (name, task) in [
             ("publisher", self.publisher_task.clone()),
             ("replies", self.replies_task.clone()),
@@ -253,6 +256,7 @@ impl Worker {
                 carrier,
                 folder: self.folder.clone(),
                 paused: self.paused.clone(),
+                news: self.news.subscribe(),
                 worker: worker_name(),
             };
             let health = self.health.clone();
@@ -328,43 +332,39 @@ impl Worker {
             let (registry, health) = (registry.clone(), health.clone());
             tasks::models::rescan(registry, health, metrics.clone(), unused_for)
         });
-        let (registry, store, metrics) = (
-            self.registry.clone(),
-            self.store.clone(),
-            self.metrics.clone(),
-        );
-        tasks.add_droppable("model choice", move || {
-            tasks::models::follow_choice(registry.clone(), store.clone(), metrics.clone())
+        let (news, store, engine) = (self.news.clone(), self.store.clone(), self.engine.clone());
+        let health = self.health.clone();
+        tasks.add_droppable("news", move || {
+            tasks::news::ask(news.clone(), store.clone(), engine.clone(), health.clone())
         });
-        let (controls, store) = (self.controls.clone(), self.store.clone());
-        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        let (registry, metrics) = (self.registry.clone(), self.metrics.clone());
+        let heard = self.news.subscribe();
+        tasks.add_droppable("model choice", move || {
+            tasks::models::follow_choice(registry.clone(), heard.clone(), metrics.clone())
+        });
+        let (controls, metrics) = (self.controls.clone(), self.metrics.clone());
+        let heard = self.news.subscribe();
         tasks.add_droppable("controls", move || {
-            let (controls, store) = (controls.clone(), store.clone());
-            tasks::controls::follow(controls, store, metrics.clone(), health.clone())
+            tasks::controls::follow(controls.clone(), heard.clone(), metrics.clone())
         });
         self.add_invalidations(tasks);
     }
 
     /// What has invalidations known, and brought to their end.
     fn add_invalidations(&self, tasks: &mut Supervisor) {
-        let (engine, metrics, health) = (
-            self.engine.clone(),
-            self.metrics.clone(),
-            self.health.clone(),
-        );
+        let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
         tasks.add_droppable("invalidation marks", move || {
-            tasks::marks::follow(engine.clone(), metrics.clone(), health.clone())
+            tasks::marks::repair(engine.clone(), metrics.clone())
         });
-        let named = self.invalidated.clone();
+        let (named, heard) = (self.invalidated.clone(), self.news.subscribe());
         let remover = Remover {
             engine: self.engine.clone(),
             store: self.store.clone(),
             metrics: self.metrics.clone(),
-            health: self.health.clone(),
             most_ms: self.settings.redis.cooldown_ms,
         };
         tasks.add_droppable("invalidations", move || {
-            tasks::invalidations::remove(named.clone(), remover.clone())
+            tasks::invalidations::remove(named.clone(), heard.clone(), remover.clone())
         });
     }
 

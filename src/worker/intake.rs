@@ -1,6 +1,7 @@
 //! Keeps a session open: migrates, connects, declares the queues, takes jobs, and connects again when the connection is lost.
 
 use super::{
+    optional::{self, Missing},
     process::JobProcessor,
     session::{End, Session},
     suspects::Suspects,
@@ -10,7 +11,7 @@ use super::{
 use crate::{
     amqp::{
         connection::{Broker, ConnectError},
-        topology::{Topology, TopologyError},
+        topology::{QueueSpec, Topology, TopologyError},
     },
     backoff::Backoff,
     config,
@@ -42,6 +43,14 @@ pub(super) struct Intake {
     pub pause: Switch,
 }
 
+/// A connection on which jobs are taken.
+struct Opened {
+    connection: Arc<lapin::Connection>,
+    session: Session,
+    /// Queues that couldn't be declared, and that jobs can do without for now.
+    left: Vec<(QueueSpec, String)>,
+}
+
 impl Intake {
     /// Migrates, connects, consumes, and connects again, until it is asked to stop. An error is what waiting doesn't mend.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
@@ -62,6 +71,7 @@ impl Intake {
             Duration::from_millis(100),
             config::ms(settings.amqp.max_backoff_ms),
         );
+        let missing = Missing::default();
         while !stop.is_cancelled() {
             if self.pause.is_on() {
                 tracing::info!("taking jobs is paused");
@@ -70,12 +80,12 @@ impl Intake {
                     Some(()) => tracing::info!("taking jobs goes on"),
                 }
             }
-            let opened = stop.run_until_cancelled(self.open_session()).await;
+            let opened = stop.run_until_cancelled(self.open_session(&missing)).await;
             match opened {
                 None => return Ok(()),
-                Some(Ok((connection, session))) => {
+                Some(Ok(opened)) => {
                     let begun = Instant::now();
-                    match self.take(connection, session, stop).await {
+                    match self.take(opened, &missing, stop).await {
                         End::Stopped => continue,
                         End::Lost(reason) => {
                             if begun.elapsed() >= LASTED {
@@ -116,20 +126,27 @@ impl Intake {
     }
 
     /// Takes jobs for as long as the session lasts.
-    async fn take(
-        &mut self,
-        connection: Arc<lapin::Connection>,
-        session: Session,
-        stop: &CancellationToken,
-    ) -> End {
+    async fn take(&mut self, opened: Opened, missing: &Missing, stop: &CancellationToken) -> End {
+        let Opened {
+            connection,
+            session,
+            left,
+        } = opened;
         self.health.up(Part::Broker);
         tracing::info!(queue = self.topology.jobs, "taking jobs");
-        let end = session.run(stop, &mut self.pause).await;
+        let left = optional::declare(&connection, left, self.broker.timeout(), missing);
+        let end = tokio::select! {
+            end = session.run(stop, &mut self.pause) => end,
+            never = left => match never {},
+        };
         let closing = connection.close(200, "stopped".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
         end
     }
 }
+
+/// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
+const HINTS: Duration = Duration::from_millis(300);
 
 /// Why no session was opened.
 enum Unopened {
@@ -139,9 +156,30 @@ enum Unopened {
 }
 
 impl Intake {
+    /// Declares the queues. What becomes of the one of hints is its consumer's matter.
+    async fn declare(
+        &self,
+        connection: &lapin::Connection,
+    ) -> Result<Vec<(QueueSpec, String)>, TopologyError> {
+        let limit = self.broker.timeout();
+        let spec = self.topology.hints();
+        let (needed, hints) = (
+            self.topology.declare(connection, limit),
+            spec.declare(connection, limit),
+        );
+        tokio::pin!(needed, hints);
+        tokio::select! {
+            declared = &mut needed => {
+                let _told_by_its_consumer = tokio::time::timeout(HINTS, hints).await;
+                declared
+            }
+            _ = &mut hints => needed.await,
+        }
+    }
+
     /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
     /// held.
-    async fn open_session(&self) -> Result<(Arc<lapin::Connection>, Session), Unopened> {
+    async fn open_session(&self, missing: &Missing) -> Result<Opened, Unopened> {
         let later = |reason: String| Unopened::Later(reason);
         let ping = self.processor.store.ping().await;
         ping.map_err(|e| later(format!("postgres comes first: {e}")))?;
@@ -153,17 +191,21 @@ impl Intake {
             | ConnectError::Refused(_) => Unopened::Later(e.to_string()),
         })?;
         let limit = self.broker.timeout();
-        let declared = self.topology.declare(&connection, limit).await;
-        declared.map_err(|e| match e {
+        let declared = self.declare(&connection).await;
+        let left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
         let connection = Arc::new(connection);
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
         let suspects = self.suspects.clone();
-        let open = Session::open(connection.clone(), topology, processor, suspects);
+        let open = Session::open(connection.clone(), topology, processor, suspects, missing);
         match tokio::time::timeout(limit, open).await {
-            Ok(Ok(session)) => Ok((connection, session)),
+            Ok(Ok(session)) => Ok(Opened {
+                connection,
+                session,
+                left,
+            }),
             Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),
             Err(_) => Err(later("no answer to starting the consumers".into())),
         }

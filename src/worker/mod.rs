@@ -8,6 +8,7 @@ mod hammer;
 mod intake;
 mod lane_intake;
 mod lane_session;
+mod optional;
 mod process;
 mod run;
 mod session;

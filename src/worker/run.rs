@@ -36,8 +36,8 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
     let recorder = metrics::install().context("metrics")?;
     let metrics = Metrics::new();
     let servers = Servers {
-        broker: parts::broker(&settings)?,
-        store: parts::postgres(&settings)?,
+        broker: parts::broker(&settings)?.counted(metrics.clone()),
+        store: parts::postgres(&settings)?.counted(metrics.clone()),
         redis: parts::redis(&settings, metrics.clone())?,
     };
     let health = Health::new(metrics.clone());

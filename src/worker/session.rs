@@ -1,12 +1,13 @@
 //! Owns taking jobs from the queues and handing them on, for as long as one connection lasts.
 //!
 //! Promises that no more is taken than may be in hand; that `kiln.warm` is served only while `kiln.jobs` has nothing ready; that what
-//! one queue's jobs wait for holds up no other queue; and that a stop finishes what was delivered. Refuses to await a server while it
-//! takes jobs, and to reconnect: that is the caller's.
+//! one queue's jobs wait for holds up no other queue, and neither does one that can't be consumed; and that a stop finishes what was
+//! delivered. Refuses to await a server while it takes jobs, and to reconnect: that is the caller's.
 
 use super::{
     channels::{self, DeliveryChannel, STRAGGLER_WAIT},
     drain::DrainLimits,
+    optional::{Missing, OptionalConsumer},
     process::JobProcessor,
     sized_consumer::SizedConsumer,
     suspects::Suspects,
@@ -52,30 +53,45 @@ pub struct Session {
     processor: JobProcessor,
     suspects: Suspects,
     jobs: SizedConsumer,
-    warm: QueueConsumer,
-    expired: QueueConsumer,
+    warm: OptionalConsumer,
+    expired: OptionalConsumer,
     throttle: Arc<Mutex<WarmThrottle>>,
 }
 
 impl Session {
-    /// Starts consuming.
-    pub async fn open(
+    /// Starts consuming jobs; the consumers of what isn't jobs follow when they can.
+    pub(super) async fn open(
         connection: Arc<Connection>,
         topology: Arc<Topology>,
         processor: JobProcessor,
         suspects: Suspects,
+        missing: &Missing,
     ) -> Result<Self, lapin::Error> {
-        let intake = &processor.settings.intake;
+        let (intake, limit) = (
+            &processor.settings.intake,
+            processor.settings.amqp.timeout_ms,
+        );
         let throttle = WarmThrottle::new(
             config::ms(intake.warm_idle_ms),
             intake.warm_share,
             // Warming never takes the last one.
             intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
         );
-        let (expired, warm) = (&topology.expired, &topology.warm);
+        let optional = |queue: &str, origin, prefetch| {
+            let limit = config::ms(limit);
+            OptionalConsumer::new(
+                &connection,
+                &topology,
+                queue,
+                origin,
+                prefetch,
+                limit,
+                missing,
+            )
+        };
         Ok(Self {
-            expired: QueueConsumer::open(&connection, expired, Origin::Expired, EXPIRED_PREFETCH)
-                .await?,
+            expired: optional(&topology.expired, Origin::Expired, EXPIRED_PREFETCH),
+            warm: optional(&topology.warm, Origin::Warm, intake.warm_prefetch),
             jobs: SizedConsumer::open(
                 connection.clone(),
                 &topology.jobs,
@@ -83,8 +99,6 @@ impl Session {
                 intake.max_bytes_in_hand,
             )
             .await?,
-            warm: QueueConsumer::open(&connection, warm, Origin::Warm, intake.warm_prefetch)
-                .await?,
             processor,
             suspects,
             throttle: Arc::new(Mutex::new(throttle)),
@@ -119,10 +133,7 @@ impl Session {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 () = pause.wait_on() => return Ok(()),
-                delivery = self.expired.next() => {
-                    let delivery = delivery?.ok_or("the broker cancelled the consumer of what it set aside")?;
-                    self.submit([delivery], None);
-                }
+                delivery = self.expired.next() => self.submit([delivery], None),
                 _ = stragglers.tick() => channels::flush_stragglers(&self.channels()),
                 _ = sweep.tick() => self.suspects.sweep(),
                 delivery = self.jobs.next(), if has_room => {
@@ -130,8 +141,7 @@ impl Session {
                     self.take_jobs(delivery)?;
                 }
                 delivery = self.warm.next(), if has_room && may_warm => {
-                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the warming jobs")?;
-                    self.take_warm(delivery, warm)?;
+                    self.take_warm(delivery, warm);
                 }
                 () = budget.room(), if !has_room => {}
                 () = tokio::time::sleep_until(wake_at.into()), if rested.is_some() => {}
@@ -178,25 +188,26 @@ impl Session {
     }
 
     /// Takes a warming job, and those that are here already, as far as they may go on their way now.
-    fn take_warm(&mut self, first: Delivery, allowance: Allowance) -> Result<(), String> {
+    fn take_warm(&mut self, first: Delivery, allowance: Allowance) {
         let max = match allowance {
             Allowance::Nothing(_) | Allowance::One => 1,
             Allowance::Many => WARM_JOBS,
         };
         let mut deliveries = vec![first];
         while deliveries.len() < max
-            && let Some(delivery) = self.warm.ready()?
+            && let Some(delivery) = self.warm.ready()
         {
             deliveries.push(delivery);
         }
         let batch = WarmBatch::start(self.throttle.clone());
         self.submit(deliveries, Some(Arc::new(batch)));
-        Ok(())
     }
 
     /// Every channel that deliveries came by.
     fn channels(&self) -> Vec<DeliveryChannel> {
-        let own = self.jobs.consumers().chain([&self.warm, &self.expired]);
+        let own = self.jobs.consumers();
+        let own = own.chain(self.warm.consumers());
+        let own = own.chain(self.expired.consumers());
         own.map(DeliveryChannel::of).collect()
     }
 
@@ -221,14 +232,10 @@ impl Session {
     }
 
     async fn finish(&mut self) {
-        let consumers = self.jobs.consumers_mut();
-        let consumers = consumers.chain([&mut self.warm, &mut self.expired]);
-        let arrived = consumers
-            .map(QueueConsumer::end)
-            .collect::<FuturesUnordered<_>>()
-            .concat()
-            .await;
-        self.submit(arrived, None);
+        let jobs = self.jobs.consumers_mut().map(QueueConsumer::end);
+        let jobs = jobs.collect::<FuturesUnordered<_>>().concat();
+        let (jobs, warm, expired) = tokio::join!(jobs, self.warm.end(), self.expired.end());
+        self.submit(jobs.into_iter().chain(warm).chain(expired), None);
         let (suspects, processor) = (self.suspects.clone(), self.processor.clone());
         let idle = async {
             suspects.finish().await;

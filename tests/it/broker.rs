@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
+use serde_json::json;
 
-use crate::harness::bus::{DEAD, JOBS};
+use crate::harness::bus::{DEAD, JOBS, persistent};
 use crate::harness::jobs::{fault_job, job_ids, quick_jobs, slow_jobs};
 use crate::harness::proxy::Proxy;
 use crate::harness::stack::{Own, Stack};
@@ -171,6 +172,54 @@ async fn a_queue_deleted_under_a_worker_is_declared_again() {
     let jobs = quick_jobs("deleted", 20);
     stack.bus.publish_jobs(&jobs).await;
     stack.expect_done(job_ids(&jobs)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_jobs_do_not_need_stops_none() {
+    let stack = Stack::shared().await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    // As earlier releases declared it.
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), text("classic"));
+    arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(10_000));
+    arguments.insert("x-message-ttl".into(), AMQPValue::LongLongInt(60_000));
+    stack.bus.declare("kiln.hits", arguments).await;
+    let settings = stack
+        .worker()
+        .allow("the queue of hints isn't the quorum queue");
+    let worker = settings.allow("jobs go on without it").start().await;
+    let hint = json!({"namespace": "feed", "keys": ["page:1"]});
+    let hint = vec![(hint.to_string().into_bytes(), persistent())];
+    stack.bus.publish("kiln.hits", hint.clone()).await;
+    eventually("a hint is counted", PATIENCE, async || {
+        let counted = worker.metric("kiln_hints_total", &[("outcome", "ok")]);
+        (counted.await == 1.0).then_some(())
+    })
+    .await;
+
+    for queue in ["kiln.warm", "kiln.expired", "kiln.hits"] {
+        stack.bus.delete(queue).await;
+    }
+    let jobs = quick_jobs("unneeded", 20);
+    stack.bus.publish_jobs(&jobs).await;
+    stack.expect_done(job_ids(&jobs)).await;
+    let reconnects = worker.metric("kiln_broker_reconnects_total", &[]);
+    assert_eq!(
+        reconnects.await,
+        0.0,
+        "jobs are taken on the same connection"
+    );
+    // Publishing insists on a queue to arrive in: it is declared anew.
+    stack.bus.publish("kiln.hits", hint).await;
+    eventually("another hint is counted", PATIENCE, async || {
+        let counted = worker.metric("kiln_hints_total", &[("outcome", "ok")]);
+        (counted.await == 2.0).then_some(())
+    })
+    .await;
+    let warming = fault_job("warming", "warmed on a queue that was deleted");
+    let warming = vec![(warming.to_string().into_bytes(), persistent())];
+    stack.bus.publish("kiln.warm", warming).await;
+    assert_eq!(stack.row("warming").await.status, "ok");
 }
 
 fn probe_jobs(round: &str) -> Vec<serde_json::Value> {

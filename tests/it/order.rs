@@ -281,6 +281,29 @@ async fn what_is_removed_comes_back_by_newer_words_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_hears_that_a_key_is_gone_while_readers_find_it() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    score(&worker, &job("there", "a")).await;
+    let inputs = json!([{"key": "k", "remove": true}]);
+    let removal =
+        json!({"job_id": "removal", "model": "fault", "namespace": "n", "inputs": inputs});
+    stack.redis.fill().await;
+    for _ in 0..2 {
+        let body = removal.to_string();
+        let answer = worker.ask("POST", "/v1/score/batch", &[], body.as_bytes());
+        let answer = answer.await.expect("an answer");
+        assert_eq!(answer.status, 503, "{}", answer.body);
+        assert!(answer.body.contains("removal of a key"), "{}", answer.body);
+    }
+    assert_says(&stack, "there").await;
+    stack.redis.make_room().await;
+    let said = score(&worker, &removal).await;
+    assert_eq!(said["results"][0], json!({"key": "k", "removed": true}));
+    assert_eq!(says(&stack, KEY).await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_can_be_forgotten_by_hand() {
     let stack = Stack::shared().await;
     let worker = stack.worker().start().await;
@@ -306,6 +329,14 @@ async fn a_key_can_be_forgotten_by_hand() {
     assert_eq!(forget(&[]).await, "removed");
     score(&worker, &as_of("v6", json!(6))).await;
     assert_eq!(says(&stack, KEY).await, None);
+    let by_hand = "SELECT count(*) FROM served WHERE key = 'k' AND is_removed AND job_id = ''";
+    assert_eq!(stack.count(by_hand).await, 3);
+    let explained = shell.kiln(&["explain", "n", "k", "--json"]).await.with(0);
+    let latest = &explained.lines()[0]["history"][0];
+    assert_eq!(
+        (&latest["removed"], &latest["job_id"]),
+        (&json!(true), &json!(null))
+    );
     shell.kiln(&["forget", "n", ""]).await.with(1);
     shell
         .kiln(&["forget", "n", "k", "--as-of", "soon"])

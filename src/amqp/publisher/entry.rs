@@ -32,6 +32,8 @@ pub(super) struct Entry {
     pub properties: BasicProperties,
     /// Tries that its queue refused.
     pub tries: u32,
+    /// Channels that were given up because it was refused there.
+    pub renewals: u32,
     /// How often the broker closed a channel on which it was in flight beside others.
     pub suspected: u32,
     /// Whether a connection was given up because it wasn't confirmed there.
@@ -49,6 +51,7 @@ impl Entry {
             body: Arc::new(message.body),
             properties: message.properties,
             tries: 0,
+            renewals: 0,
             suspected: 0,
             was_overdue: false,
             brief: message.brief,

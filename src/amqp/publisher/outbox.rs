@@ -73,6 +73,10 @@ pub(super) struct Outbox {
     answered_to: u64,
     /// When the broker last answered on this connection.
     last_answer: Option<Instant>,
+    /// When a connection was last lost.
+    lost_at: Option<Instant>,
+    /// A refusal may be the main channel's fault.
+    is_stale: bool,
     /// The largest message that the broker takes, as far as it has said so on this connection.
     max_bytes: Option<usize>,
     /// What was last logged of that.
@@ -100,6 +104,8 @@ impl Outbox {
             trial: None,
             answered_to: 0,
             last_answer: None,
+            lost_at: None,
+            is_stale: false,
             max_bytes: None,
             said_max_bytes: None,
             denied: None,

@@ -123,7 +123,7 @@ impl PublisherTask {
                         self.metrics.reconnect();
                         self.note(PublisherState::Down(reason));
                     }
-                    mail.outbox.lost();
+                    mail.outbox.lost(Instant::now());
                     if begun.elapsed() > self.max_backoff {
                         backoff.reset();
                     }
@@ -177,6 +177,9 @@ impl PublisherTask {
         }
         if is_blocked {
             return Ok(());
+        }
+        if outbox.take_stale() {
+            link.main = None;
         }
         let is_closed = |wire: &Wire| !wire.is_open();
         if link.main.as_ref().is_none_or(is_closed) && outbox.main_is_empty() {

@@ -1,6 +1,7 @@
 //! Owns the stream between the broker and the client library, and what the library wants of a runtime that has such streams.
 //!
-//! Promises to hold back no more than one unfinished frame of a method or a content header, and only until the rest of it is here.
+//! Promises to hold back no more than one unfinished frame of a method or a content header, and only until the rest of it is here; and that
+//! a stream on which nothing comes for longer than heartbeats allow fails then, also one that nobody waits for any more.
 
 use super::{Part, part, screen};
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
@@ -12,29 +13,41 @@ use lapin::{
     uri::AMQPUri,
 };
 use std::{
+    fmt,
     io::{self, IoSlice, Read, Write},
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
+use tokio::time::Sleep;
 
 /// Bytes that are read at once.
 const READ: usize = 64 << 10;
 /// Longest frame that is held back until it is whole. Brokers' frames hold 128 KiB, or what was agreed on.
 const LONGEST: usize = 16 << 20;
 
+/// How long nothing may come from a broker that sends heartbeats, and who hears of it where that is longer.
+#[derive(Clone)]
+pub(in crate::amqp) struct Silence {
+    pub limit: Duration,
+    pub noted: Arc<dyn Fn(&str) + Send + Sync>,
+}
+
 /// Connects, and screens what comes.
 pub(in crate::amqp) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
     tls: OwnedTLSConfig,
+    silence: Option<Silence>,
 ) -> Result<Connection, lapin::Error> {
     let tokio = Runtime::new(Tokio::current());
     let kit = RuntimeParts::new(Tokio::current(), Screening(Tokio::current()));
     let connect = async move |uri: AMQPUri, _: Runtime<_>| {
         let stream = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
-        Ok(AsyncTcpStream::Plain(Screened::new(stream)))
+        let stream = Screened::new(stream, silence.clone().map(Watch::new));
+        Ok(AsyncTcpStream::Plain(stream))
     };
     Connection::connector(uri, Runtime::new(kit), connect, properties).await
 }
@@ -70,7 +83,52 @@ impl Reactor for Screening {
         address: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connect = self.0.tcp_connect_addr(address);
-        async move { Ok(Screened::new(AsyncTcpStream::Plain(connect.await?))) }
+        async move { Ok(Screened::new(AsyncTcpStream::Plain(connect.await?), None)) }
+    }
+}
+
+/// Knows when something last came.
+pub(super) struct Watch {
+    silence: Silence,
+    heard: tokio::time::Instant,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Watch {
+    /// From now on.
+    pub(super) fn new(silence: Silence) -> Self {
+        Self {
+            heard: tokio::time::Instant::now(),
+            alarm: Box::pin(tokio::time::sleep(silence.limit)),
+            silence,
+        }
+    }
+
+    fn hear(&mut self) {
+        self.heard = tokio::time::Instant::now();
+    }
+
+    /// Ends when nothing has come for too long.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.alarm.as_mut().poll(context));
+            let due = self.heard + self.silence.limit;
+            if tokio::time::Instant::now() >= due {
+                let limit = self.silence.limit.as_millis();
+                let why = format!("nothing was heard from it for {limit} ms");
+                (self.silence.noted)(&why);
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            self.alarm.as_mut().reset(due);
+        }
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch")
+            .field("heard", &self.heard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -78,6 +136,7 @@ impl Reactor for Screening {
 #[derive(Debug)]
 pub(super) struct Screened<S> {
     stream: S,
+    watch: Option<Watch>,
     buffer: Vec<u8>,
     /// Bytes of the buffer that were given on; that are screened; that are there.
     given: usize,
@@ -88,9 +147,10 @@ pub(super) struct Screened<S> {
 }
 
 impl<S> Screened<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, watch: Option<Watch>) -> Self {
         Self {
             stream,
+            watch,
             buffer: vec![0; READ],
             given: 0,
             screened: 0,
@@ -157,7 +217,17 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
         while this.given == this.screened {
             this.make_room();
             let free = this.buffer.get_mut(this.filled..).unwrap_or_default();
-            let read = ready!(Pin::new(&mut this.stream).poll_read(context, free))?;
+            let read = match (
+                Pin::new(&mut this.stream).poll_read(context, free),
+                &mut this.watch,
+            ) {
+                (Poll::Pending, None) => return Poll::Pending,
+                (Poll::Pending, Some(watch)) => return watch.poll_silence(context).map(Err),
+                (Poll::Ready(read), watch) => {
+                    watch.iter_mut().for_each(Watch::hear);
+                    read?
+                }
+            };
             if read == 0 {
                 // What was held back is half a frame: nobody can read it.
                 return Poll::Ready(Ok(0));

@@ -1,6 +1,9 @@
 //! Frames as brokers send them, with what producers may write into them; and streams of them, cut anywhere.
 
-use super::{stream::Screened, *};
+use super::{
+    stream::{Screened, Watch},
+    *,
+};
 use futures_io::AsyncRead;
 use futures_util::future::poll_fn;
 use proptest::prelude::*;
@@ -8,7 +11,9 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
+    time::Duration,
 };
 
 const BODY: u8 = 3;
@@ -160,7 +165,7 @@ impl AsyncRead for Pieces {
 /// What comes through, read with so much room each time.
 async fn through(bytes: &[u8], piece: usize, room: usize) -> Vec<u8> {
     let pieces = bytes.chunks(piece).map(<[u8]>::to_vec).collect();
-    let mut stream = Screened::new(Pieces(pieces));
+    let mut stream = Screened::new(Pieces(pieces), None);
     let (mut all, mut room) = (Vec::new(), vec![0; room]);
     loop {
         let read = poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut room)).await;
@@ -204,6 +209,48 @@ async fn a_stream_is_screened_however_it_is_cut() {
             "{piece} {room}"
         );
     }
+}
+
+/// A broker that sends a heartbeat now and then, and at last none.
+struct Beats(Vec<Pin<Box<tokio::time::Sleep>>>);
+
+impl AsyncRead for Beats {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        room: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(next) = self.0.first_mut() else {
+            return Poll::Pending;
+        };
+        std::task::ready!(next.as_mut().poll(context));
+        drop(self.0.remove(0));
+        let beat = frame(8, &[]);
+        room[..beat.len()].copy_from_slice(&beat);
+        Poll::Ready(Ok(beat.len()))
+    }
+}
+
+#[tokio::test]
+async fn a_stream_on_which_nothing_comes_fails_and_one_with_heartbeats_does_not() {
+    let beats = [40, 80, 120].map(|at| Box::pin(tokio::time::sleep(Duration::from_millis(at))));
+    let noted = Arc::new(Mutex::new(Vec::new()));
+    let heard = noted.clone();
+    let silence = Silence {
+        limit: Duration::from_millis(60),
+        noted: Arc::new(move |why: &str| heard.lock().expect("a list").push(why.to_owned())),
+    };
+    let mut stream = Screened::new(Beats(beats.into()), Some(Watch::new(silence)));
+    let (mut read, mut room) = (0, [0; 64]);
+    let error = loop {
+        match poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut room)).await {
+            Ok(count) => read += count,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(read, 3 * frame(8, &[]).len());
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert_eq!(*noted.lock().expect("a list"), [error.to_string()]);
 }
 
 proptest! {

@@ -2,7 +2,7 @@
 //!
 //! Promises to create no queue that stays: it tries on one that goes with its connection.
 
-use super::check::Check;
+use super::check::{Check, Status};
 use crate::{
     amqp::{
         confirm::{ConfirmChannel, PublishOutcome},
@@ -25,6 +25,7 @@ use lapin::{
 use std::time::Duration;
 
 const NAME: &str = "rabbitmq";
+const CLUSTER: &str = "rabbitmq cluster";
 const RIGHTS: &str = "rabbitmq rights";
 const QUEUES: &str = "queues";
 /// The oldest version that has what Kiln's queues need: at-least-once dead-lettering.
@@ -40,14 +41,11 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
         )];
     };
     let broker = Broker::new(url, &settings.amqp);
-    let (connected, version) = tokio::join!(broker.connect("doctor"), broker.version());
-    let connection = match connected {
-        Ok(connection) => connection,
-        Err(error) => return vec![unreachable(&broker, &error)],
+    let (mut checks, connected) = addresses(&broker).await;
+    let Some((broker, connection)) = connected else {
+        return checks;
     };
     let topology = Topology::new(&settings.queues, &settings.retry);
-    let version = version.ok().flatten();
-    let mut checks = vec![greeted(&broker, version.as_deref())];
     checks.push(rights(&broker, &connection, &topology.trial(token)).await);
     let specs = topology.queues();
     let queues = specs
@@ -69,6 +67,61 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
     checks.extend(lanes(&connection, &topology, settings, broker.timeout()).await);
     close(&connection).await;
     checks
+}
+
+/// What becomes of each address, and a connection to one that answers.
+async fn addresses(broker: &Broker) -> (Vec<Check>, Option<(Broker, Connection)>) {
+    let each = broker.each();
+    let looks = each.into_iter().map(|one| async move {
+        let (connected, greeting) = tokio::join!(one.connect("doctor"), one.greeting());
+        (one, connected, greeting.unwrap_or_default())
+    });
+    let (mut checks, mut clusters) = (Vec::new(), Vec::new());
+    let mut first: Option<(Broker, Connection)> = None;
+    for (one, connected, greeting) in join_all(looks).await {
+        match connected {
+            Ok(connection) => {
+                checks.push(greeted(&one, greeting.version.as_deref()));
+                clusters.push((one.host(), greeting.cluster));
+                match &first {
+                    None => first = Some((one, connection)),
+                    Some(_) => close(&connection).await,
+                }
+            }
+            Err(error) => checks.push(unreachable(&one, &error)),
+        }
+    }
+    if first.is_some() {
+        // Jobs go on by the other addresses.
+        for check in checks.iter_mut().filter(|c| c.status == Status::Fail) {
+            check.status = Status::Warn;
+        }
+    }
+    let count = checks.len();
+    if count > 1 {
+        for (number, check) in (1..).zip(&mut checks) {
+            check.name = format!("{NAME} {number}");
+        }
+    }
+    checks.extend(cluster(&clusters, count));
+    (checks, first)
+}
+
+/// Whether several addresses are of one cluster; each answering one is given with the cluster's name.
+fn cluster(clusters: &[(String, Option<String>)], addresses: usize) -> Option<Check> {
+    let (_, first) = clusters.first().filter(|_| addresses > 1)?;
+    let of = |(host, name): &(String, Option<String>)| {
+        format!("{host} of {}", name.as_deref().unwrap_or("an unnamed one"))
+    };
+    let answering = format!("{} of {addresses} addresses answer", clusters.len());
+    if clusters.iter().any(|(_, name)| name != first) {
+        let found = clusters.iter().map(of).collect::<Vec<_>>().join(", ");
+        let advice = "without a name each node tells its own: `rabbitmqctl set_cluster_name NAME`. If they are of several clusters, name one: jobs posted to one aren't in the other";
+        let found = format!("{answering}, by different names: {found}");
+        return Some(Check::warn(CLUSTER, found, advice));
+    }
+    let name = first.as_deref().unwrap_or("unnamed");
+    Some(Check::ok(CLUSTER, format!("{name}: {answering}")))
 }
 
 fn unreachable(broker: &Broker, error: &ConnectError) -> Check {
@@ -178,6 +231,9 @@ async fn queue(
     let name = format!("queue {}", spec.name);
     let seen = match inspect(connection, &spec.name, timeout).await {
         Ok(seen) => seen?,
+        Err(error) if spec.name == topology.hits => {
+            return Some(Check::warn(name, error.to_string(), replace_hints(spec)));
+        }
         Err(error) => {
             let found = error.to_string();
             return Some(Check::fail(name, found, "see the broker's log"));
@@ -192,6 +248,11 @@ async fn queue(
             }
             check
         }
+        Err(TopologyError::Mismatch { detail, .. }) if spec.name == topology.hits => Check::warn(
+            name,
+            format!("no quorum queue as Kiln declares it: {detail}"),
+            replace_hints(spec),
+        ),
         Err(TopologyError::Mismatch { detail, .. }) => Check::fail(
             name,
             format!("other arguments than Kiln's: {detail}"),
@@ -203,6 +264,15 @@ async fn queue(
             "the user needs the right to configure it: `rabbitmqctl set_permissions`",
         ),
     })
+}
+
+/// How the queue of hints becomes one that outlives its node.
+fn replace_hints(spec: &QueueSpec) -> String {
+    format!(
+        "jobs go on without it, and it is lost with its node: once no older release runs, `rabbitmqctl delete_queue {}`; \
+         workers declare it anew within a minute, whose hints are lost",
+        spec.name
+    )
 }
 
 /// The queues of each lane that has some.
@@ -254,7 +324,21 @@ fn shown(seen: Seen) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::check::Status;
+
+    #[test]
+    fn addresses_of_several_clusters_are_a_warning() {
+        let one = |host: &str, name: &str| (host.to_owned(), Some(name.to_owned()));
+        assert!(cluster(&[one("a", "rabbit@a")], 1).is_none(), "one address");
+        let same = [one("a", "rabbit@a"), one("b", "rabbit@a")];
+        let fine = cluster(&same, 3).expect("a check");
+        assert_eq!(fine.status, Status::Ok);
+        assert_eq!(fine.found, "rabbit@a: 2 of 3 addresses answer");
+        let other = cluster(&[one("a", "rabbit@a"), one("b", "rabbit@b")], 2);
+        let other = other.expect("a check");
+        assert_eq!(other.status, Status::Warn);
+        assert!(other.found.contains("b of rabbit@b"), "{}", other.found);
+        assert!(cluster(&[], 3).is_none(), "nobody answers");
+    }
 
     #[test]
     fn a_lane_whose_jobs_nobody_takes_is_a_warning() {

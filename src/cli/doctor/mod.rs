@@ -8,6 +8,7 @@ mod local;
 mod postgres;
 mod problem;
 mod redis;
+mod replication;
 
 use super::Exit;
 use crate::config::Loaded;

@@ -5,20 +5,22 @@
 use super::{
     check::{self, Check},
     problem::{Cause, Problem},
+    replication::{self, Kind},
 };
 use crate::{
     config::{self, Settings},
     secret::Secret,
-    store::MIGRATIONS,
-    tls,
+    store::{MIGRATIONS, Opened, PostgresStore},
 };
-use sqlx::{Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, Row};
 use std::{collections::BTreeMap, time::Duration};
 
 const NAME: &str = "postgres";
 const RIGHTS: &str = "postgres rights";
 const SCHEMA: &str = "postgres migrations";
 const CLOCK: &str = "postgres clock";
+/// What to do about a URL that can't be read.
+const URL: &str = "correct KILN_DATABASE_URL";
 /// The oldest version that Kiln is made for, as `server_version_num` tells it.
 const OLDEST: i32 = 150_000;
 
@@ -59,19 +61,25 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
         let found = format!("{}: {problem}", url.host());
         vec![Check::fail(NAME, found, advice)]
     };
-    let options: PgConnectOptions = match url.expose().parse() {
-        Ok(options) => options,
-        Err(error) => {
-            return unreachable(Problem::postgres(url, &error));
-        }
+    let store = match PostgresStore::new(url, &settings.database) {
+        Ok(store) => store,
+        Err(error) => return vec![Check::fail(NAME, format!("{}: {error}", url.host()), URL)],
     };
-    let options = tls::postgres(options, url.expose(), &settings.database.tls);
-    let options = options.application_name("kiln doctor");
-    let connect = PgConnection::connect_with(&options);
-    let mut connection = match within(url, timeout, connect).await {
-        Ok(connection) => connection,
+    let Chosen {
+        host,
+        mut connection,
+        kind,
+    } = match choose(url, timeout, store.open_each("kiln doctor").await) {
+        Ok(chosen) => chosen,
         Err(problem) => return unreachable(problem),
     };
+    if kind.is_pooled() {
+        // A session lasts as long as a transaction.
+        let begun = sqlx::raw_sql("BEGIN").execute(&mut connection);
+        if let Err(problem) = within(url, timeout, begun).await {
+            return unreachable(problem);
+        }
+    }
     let checks = match within(url, timeout, About::ask(&mut connection)).await {
         Ok(about) => {
             let lacking = within(
@@ -84,9 +92,12 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
                 true => within(url, timeout, applied(&mut connection)).await,
                 false => Ok(BTreeMap::new()),
             };
+            let asked = replication::ask(&mut connection);
+            let standbys = within(url, timeout, asked).await;
             let migrations = judge_migrations(applied);
             vec![
-                about.version(&url.host()),
+                about.version(&host),
+                replication::check(kind, about.read_only, standbys),
                 about.rights(lacking, migrations.status == check::Status::Ok),
                 migrations,
                 check::clock(CLOCK, about.ahead_ms),
@@ -94,13 +105,63 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
         }
         Err(problem) => vec![Check::fail(
             NAME,
-            format!("{}: {problem}", url.host()),
+            format!("{host}: {problem}"),
             "see Postgres' log",
         )],
     };
     // Everything was answered: a slow goodbye changes nothing.
     let _gone_too = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
     checks
+}
+
+/// The address that is looked at.
+struct Chosen {
+    host: String,
+    connection: PgConnection,
+    kind: Kind,
+}
+
+/// The first address that takes writes, else the first that answers.
+fn choose(url: &Secret, timeout: Duration, all: Vec<Opened>) -> Result<Chosen, Problem> {
+    let scheme = "postgres://";
+    let mut problem = None;
+    let mut chosen: Option<(Chosen, bool)> = None;
+    let mut others = Vec::new();
+    for opened in all {
+        let (connection, is_read_only) = match opened.session {
+            Some(Ok(session)) => session,
+            failed => {
+                let reason = match failed {
+                    Some(Err(error)) => Problem::postgres(url, &error),
+                    _ => Problem::silent(timeout),
+                };
+                others.push(format!("{}: {reason}", opened.host));
+                problem = problem.or(Some(reason));
+                continue;
+            }
+        };
+        let one = Chosen {
+            host: format!("{scheme}{}", opened.host),
+            connection,
+            kind: Kind::of(opened.is_pooled),
+        };
+        if is_read_only {
+            others.push(format!("{} takes no writes", opened.host));
+        }
+        if chosen
+            .as_ref()
+            .is_none_or(|(_, reads)| *reads && !is_read_only)
+        {
+            chosen = Some((one, is_read_only));
+        }
+    }
+    match chosen {
+        Some((mut chosen, _)) => {
+            chosen.kind.others = others;
+            Ok(chosen)
+        }
+        None => Err(problem.unwrap_or_else(|| Problem::silent(timeout))),
+    }
 }
 
 async fn within<T>(

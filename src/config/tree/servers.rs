@@ -10,7 +10,7 @@ pub struct Amqp {
     /// `amqp://user:password@host:port/vhost`, or `amqps://` for TLS; several hosts with commas between them, or a list of URLs.
     pub url: Option<Secret>,
     pub tls: TlsSettings,
-    /// Time between heartbeats, in seconds; two missed ones end the connection.
+    /// Time between heartbeats, in seconds; a connection on which nothing comes for one and a half of them is given up.
     pub heartbeat_seconds: u16,
     /// Longest wait for a connection, a declaration or a publisher confirm, in milliseconds.
     pub timeout_ms: u64,
@@ -23,7 +23,7 @@ impl Default for Amqp {
         Self {
             url: None,
             tls: TlsSettings::default(),
-            heartbeat_seconds: 5,
+            heartbeat_seconds: 4,
             timeout_ms: 10_000,
             max_backoff_ms: 5_000,
         }

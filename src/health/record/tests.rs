@@ -36,6 +36,31 @@ fn another_reason_is_logged_once_a_minute_at_most() {
 }
 
 #[test]
+fn another_reason_that_stays_is_logged_at_once_a_few_times() {
+    let mut record = Record::new(PartState::Works);
+    let mut lines = Vec::new();
+    for at in 0..50 {
+        let reason = match at {
+            0..10 => "the connection was lost",
+            10..20 => "a queue isn't there",
+            // It changes every five seconds from here on.
+            _ if at / 5 % 2 == 0 => "refused",
+            _ => "silent",
+        };
+        let line = record.line(PartState::Down, reason, second(at));
+        lines.extend(line.map(|line| (at, line.reason)));
+    }
+    let lines: Vec<(u64, &str)> = lines.iter().map(|(at, r)| (*at, r.as_str())).collect();
+    let expected = [
+        (0, "the connection was lost"),
+        (12, "a queue isn't there"),
+        (22, "refused"),
+        (27, "silent"),
+    ];
+    assert_eq!(lines, expected);
+}
+
+#[test]
 fn what_flaps_for_a_day_costs_few_lines_and_its_last_state_is_logged() {
     let mut record = Record::new(PartState::Works);
     let (mut lines, mut quiet) = (Vec::new(), 0);

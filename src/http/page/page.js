@@ -42,6 +42,7 @@ const time = (ms) => (ms == null || Number.isNaN(ms) ? "–" : ms >= 1000 ? `${f
 
 let names = [];
 let samples = [];
+let addresses = {}; // Of servers that may have several.
 let columns = new Map();
 
 const column = (name) => columns.get(name);
@@ -191,7 +192,8 @@ function tiles() {
     const item = document.createElement("li");
     const up = at(last, name) === 1;
     const server = name.match(/"(.+)"/)[1];
-    item.textContent = `${server} ${up ? "answers" : "doesn't answer"}`;
+    const where = addresses[server] ? ` at ${addresses[server]}` : "";
+    item.textContent = `${server}${where} ${up ? "answers" : "doesn't answer"}`;
     item.classList.toggle("down", !up);
     return item;
   }));
@@ -312,6 +314,7 @@ const SECTIONS = {
     const health = await fetchJson("/health");
     // The words of /readyz.
     const line = ([part, why]) => `${part}: ${why}`;
+    addresses = health.addresses;
     const missing = Object.entries(health.missing).map(line);
     const degraded = Object.entries(health.degraded).map(line);
     const said = health.status === "degraded" ? degraded : [...missing, ...degraded.map((one) => `degraded: ${one}`)];

@@ -6,8 +6,10 @@ use chrono::{DateTime, Utc};
 use std::{collections::BTreeMap, time::Duration};
 
 const CLOCK: &str = "SELECT now()";
-const LAST_DUE: &str =
-    "SELECT schedule, max(due_at) FROM warm_runs WHERE schedule = ANY($1) GROUP BY schedule";
+/// One step down an index for each schedule, however many runs it has had.
+const LAST_DUE: &str = "\
+SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
+CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
 const CLAIM: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
@@ -19,7 +21,7 @@ ON CONFLICT (schedule, due_at) DO NOTHING
 RETURNING id, token, state";
 const ASK: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
-VALUES ($1, clock_timestamp(), 'queued', $2, now() + make_interval(secs => $2)) RETURNING id";
+VALUES ($1, clock_timestamp(), 'queued', $2, now() + make_interval(secs => $2)) RETURNING id, pg_notify('kiln', '')";
 const CLOSE_SKIPPED: &str = "\
 UPDATE warm_runs SET message = 'an earlier run was under way', finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
 const TAKE_OVER: &str = "\
@@ -40,7 +42,8 @@ const RENEW: &str = "\
 UPDATE warm_runs SET lease_until = now() + make_interval(secs => $3) WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
 RETURNING ends_at < now()";
 const RELEASE: &str = "\
-UPDATE warm_runs SET lease_until = now(), token = token + 1 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')";
+UPDATE warm_runs SET lease_until = now(), token = token + 1 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
+RETURNING pg_notify('kiln', '')";
 
 /// What became of a wish to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,7 @@ impl PostgresStore {
         let answer = self
             .deadline(sqlx::query_scalar(CLOCK).fetch_one(&mut *lease))
             .await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// The latest due time of each of these schedules that has a row.
@@ -82,7 +85,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (String, DateTime<Utc>)>(LAST_DUE).bind(schedules);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        self.end(lease, answer).map(BTreeMap::from_iter)
+        self.end(lease, answer).await.map(BTreeMap::from_iter)
     }
 
     /// Claims the run of a schedule that is due at `due_at`. `overlap` is `skip`, `wait` or `allow`.
@@ -95,12 +98,11 @@ impl PostgresStore {
         life: Duration,
         limit: Duration,
     ) -> Result<Claimed, StoreError> {
-        let mut lease = self.lease().await?;
+        let mut lease = self.transaction().await?;
         let work = async {
-            let mut transaction = sqlx::Connection::begin(&mut *lease).await?;
             sqlx::query(LOCK)
                 .bind(schedule)
-                .execute(&mut *transaction)
+                .execute(&mut *lease)
                 .await?;
             let row = sqlx::query_as::<_, (i64, i64, String)>(CLAIM)
                 .bind(schedule)
@@ -109,7 +111,7 @@ impl PostgresStore {
                 .bind(worker)
                 .bind(life.as_secs_f64())
                 .bind(limit.as_secs_f64())
-                .fetch_optional(&mut *transaction)
+                .fetch_optional(&mut *lease)
                 .await?;
             let claimed = match row {
                 None => Claimed::Taken,
@@ -118,18 +120,17 @@ impl PostgresStore {
                     RunState::Skipped => {
                         sqlx::query(CLOSE_SKIPPED)
                             .bind(id)
-                            .execute(&mut *transaction)
+                            .execute(&mut *lease)
                             .await?;
                         Claimed::Set(id, RunState::Skipped)
                     }
                     state => Claimed::Set(id, state),
                 },
             };
-            transaction.commit().await?;
             Ok(claimed)
         };
         let answer = self.deadline(work).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// Asks for a run now, whatever is due; a worker takes it as soon as no other run of the schedule is under way.
@@ -139,7 +140,7 @@ impl PostgresStore {
             .bind(schedule)
             .bind(limit.as_secs_f64());
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// Takes over a run whose worker is gone, or one that had to wait and may begin. One that isn't planned yet must be of
@@ -156,7 +157,7 @@ impl PostgresStore {
             .bind(life.as_secs_f64())
             .bind(schedules);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        let row = self.end(lease, answer)?;
+        let row = self.end(lease, answer).await?;
         row.map(|(id, token, schedule, due_at, state, is_over)| {
             Ok(TakenOver {
                 claim: Claim { id, token },
@@ -181,7 +182,7 @@ impl PostgresStore {
             .bind(claim.token)
             .bind(life.as_secs_f64());
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// Gives a claim up: any worker may take the run over at once, and a renewal that is still on its way changes nothing.

@@ -95,7 +95,7 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as(NEXT_POSTS).bind(run).bind(max);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        self.end(lease, answer)
+        self.end(lease, answer).await
     }
 
     /// Notes jobs as posted. Says whether the claim holds.

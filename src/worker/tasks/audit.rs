@@ -1,15 +1,14 @@
 //! Audits some of what is in Redis again and again, beside the jobs, and counts what it finds.
 //!
-//! Promises to have connections of its own, to keep to its share of the time, and to ask no model while jobs wait for theirs. Refuses to log
+//! Promises to have a connection to Redis of its own, to keep to its share of the time, and to ask no model while jobs wait for theirs. Refuses to log
 //! what it found: a count is enough for an alert, and `kiln audit` names what is wrong.
 
 use super::namespaces::Known;
 use crate::{
     audit::{Auditor, Counts, Finding, Pace, Wanted},
     cache::Samples,
-    config::{Database, Settings},
+    config::Settings,
     pipeline::{Engine, LaneFigures},
-    secret::Secret,
     store::PostgresStore,
     telemetry::metrics::{AuditFinding, Metrics},
     worker::supervisor::Supervisor,
@@ -26,12 +25,15 @@ pub(in crate::worker) fn add(
     tasks: &mut Supervisor,
     settings: &Arc<Settings>,
     engine: &Arc<Engine>,
+    store: &PostgresStore,
     metrics: &Metrics,
 ) {
     if settings.audit.enabled && settings.cache.enabled {
         let (settings, engine, metrics) = (settings.clone(), engine.clone(), metrics.clone());
+        let store = store.clone();
         tasks.add_droppable("audit", move || {
-            follow(settings.clone(), engine.clone(), metrics.clone())
+            let (engine, store) = (engine.clone(), store.clone());
+            follow(settings.clone(), engine, store, metrics.clone())
         });
     }
 }
@@ -40,21 +42,18 @@ pub(in crate::worker) fn add(
 async fn follow(
     settings: Arc<Settings>,
     engine: Arc<Engine>,
+    store: PostgresStore,
     metrics: Metrics,
 ) -> anyhow::Result<()> {
     let named: BTreeSet<String> = settings.namespaces.keys().cloned().collect();
-    let set = |url: &Option<Secret>| url.clone().context("a server without a URL");
-    let (redis, database) = (set(&settings.redis.url)?, set(&settings.database.url)?);
-    let of_its_own = Database {
-        connections: 1,
-        ..settings.database.clone()
-    };
+    let redis = settings.redis.url.clone();
+    let redis = redis.context("a server without a URL")?;
     let lanes = engine.clone();
     let between = Duration::from_secs(settings.audit.interval_seconds);
     let busy = Arc::new(move || lanes.lanes().iter().any(is_busy));
     let mut auditor = Auditor {
         samples: Samples::new(&redis, &settings.redis, rand::rng().random()),
-        store: PostgresStore::new(&database, &of_its_own)?,
+        store,
         registry: engine.registry().clone(),
         settings: settings.clone(),
         pace: Pace::beside(settings.audit.share, between, busy),

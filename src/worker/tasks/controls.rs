@@ -1,16 +1,13 @@
 //! Keeps this worker doing what operators have asked of all: taking jobs or not, running schedules or not.
 
+use super::news::{self, Heard};
 use crate::{
-    health::{Health, Part},
-    store::{INTAKE, Paused, PostgresStore},
+    store::{INTAKE, Paused},
     telemetry::metrics::Metrics,
     worker::switch::Switch,
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tokio::sync::watch;
-
-/// How often the database is asked: a worker follows within a second.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Where what is paused is told.
 pub(in crate::worker) struct Controls {
@@ -25,27 +22,20 @@ pub(in crate::worker) fn channels() -> (Controls, watch::Receiver<Vec<Paused>>, 
     (Controls { paused, intake }, heard, pause)
 }
 
-/// Follows the database. While it is out of reach, what was asked last goes on.
+/// Follows what the database says.
 pub(in crate::worker) async fn follow(
     controls: Arc<Controls>,
-    store: PostgresStore,
+    mut heard: Heard,
     metrics: Metrics,
-    health: Health,
 ) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(LOOK);
     loop {
-        tick.tick().await;
-        if !health.is_up(Part::Migrations) {
-            continue;
-        }
-        let Ok(paused) = store.paused().await else {
-            continue;
-        };
+        let news = news::next(&mut heard).await;
+        let paused = &news.paused;
         let intake = paused.iter().any(|one| one.name == INTAKE);
         metrics.paused(paused.len(), intake);
         controls.paused.send_if_modified(|known| {
-            let changed = *known != paused;
-            *known = paused;
+            let changed = known != paused;
+            known.clone_from(paused);
             changed
         });
         controls

@@ -21,6 +21,8 @@ use tokio::{
 
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
+/// How often Redis is asked whether it runs scripts, as a number of checks.
+const SCRIPTS: u32 = 5;
 /// Longest wait for Postgres's answer to a check: an outage is to be known before a statement's own limit has passed.
 const POSTGRES_LIMIT: Duration = Duration::from_secs(3);
 /// How often health shows that the worker's runtime runs, and takes note of what has lasted long enough.
@@ -48,6 +50,7 @@ pub(in crate::worker) async fn check_redis(
 ) -> anyhow::Result<()> {
     let mut tick = every(CHECK);
     let mut before = Tally::default();
+    let mut checks = 0u32;
     loop {
         tick.tick().await;
         let Some(redis) = engine.cache().server() else {
@@ -55,7 +58,14 @@ pub(in crate::worker) async fn check_redis(
             continue;
         };
         let begun = Instant::now();
-        let probed = redis.probe().await;
+        let with_script = checks.is_multiple_of(SCRIPTS);
+        let probed = redis.probe(with_script).await;
+        // What fails is asked each time.
+        checks = if probed.is_ok() {
+            checks.wrapping_add(1)
+        } else {
+            0
+        };
         let tally = redis.tally();
         let judged = probed.and_then(|()| judge(&before, &tally));
         health.checked(
@@ -87,12 +97,14 @@ pub(in crate::worker) async fn check_postgres(
     loop {
         tick.tick().await;
         let begun = Instant::now();
-        let answered = store.ping().await;
-        metrics.server(Server::Postgres, answered.is_ok());
-        let works = match answered {
-            Ok(()) if health.is_up(Part::Migrations) => store.probe_write().await,
-            other => other,
+        let works = if health.is_up(Part::Migrations) {
+            store.probe_write().await
+        } else {
+            store.ping().await
         };
+        // A server may answer and take no writes.
+        let answers = works.is_ok() || store.ping().await.is_ok();
+        metrics.server(Server::Postgres, answers);
         let works = works.map_err(|error| error.to_string());
         health.checked(
             Part::Postgres,

@@ -1,22 +1,23 @@
 //! Owns the queue on which readers' services tell what they read.
 //!
-//! Promises that hints never get in the way of jobs: they have a connection of their own, and the broker drops the oldest
-//! where workers can't follow. A bad one is counted and told, and dropped.
+//! Promises that hints never get in the way of jobs: their queue is declared and consumed on a connection of its own, whatever the broker
+//! says of it, and the broker drops the oldest where workers can't follow. A bad one is counted and told, and dropped.
 
 use crate::{
     amqp::{
         ack::{self, Acks},
         connection::Broker,
-        topology::Topology,
+        topology::{Topology, TopologyError},
     },
     backoff::Backoff,
     health::{Health, Part},
     heat::{Heat, Hint},
     telemetry::metrics::{HintOutcome, Metrics},
+    worker::optional::Missing,
 };
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
-    Consumer,
+    Connection, Consumer,
     options::{BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
@@ -30,14 +31,44 @@ const PREFETCH: u16 = 256;
 /// How often a bad hint is told of.
 const REPORT: Duration = Duration::from_secs(60);
 
+/// How long a consumer that was lost had to live for the next one to follow at once.
+const LASTED: Duration = Duration::from_secs(10);
+
+/// Declares the queue. One that is there with other arguments, such as the classic one of earlier releases, serves as well while its node
+/// lives.
+async fn declare(
+    broker: &Broker,
+    connection: &Connection,
+    topology: &Topology,
+    missing: &Missing,
+) -> Result<(), String> {
+    match topology.hints().declare(connection, broker.timeout()).await {
+        Ok(()) => {}
+        Err(TopologyError::Mismatch { queue, detail }) => {
+            if missing.is_news(&format!("{queue}, as it is"), &detail) {
+                tracing::warn!(
+                    queue,
+                    detail,
+                    "the queue of hints isn't the quorum queue that Kiln declares, and serves only while its node lives: \
+                     `kiln doctor` says how to replace it"
+                );
+            }
+        }
+        Err(error @ TopologyError::Unavailable { .. }) => return Err(error.to_string()),
+    }
+    Ok(())
+}
+
 /// Takes hints until the connection is lost. An error says why.
 async fn take(
     broker: &Broker,
     topology: &Topology,
     heat: &Heat,
     metrics: &Metrics,
+    missing: &Missing,
 ) -> Result<(), String> {
     let connection = broker.connect("hits").await.map_err(|e| e.to_string())?;
+    declare(broker, &connection, topology, missing).await?;
     let open = async {
         let channel = connection.create_channel().await?;
         channel
@@ -59,6 +90,7 @@ async fn take(
         Ok(open) => open.map_err(|e| broker.scrub(&e))?,
         Err(_) => return Err("no answer to starting a consumer".to_owned()),
     };
+    missing.found(&topology.hits);
     let acks = Acks::new(channel);
     let mut reported: Option<Instant> = None;
     loop {
@@ -107,15 +139,23 @@ pub(in crate::worker) async fn follow(
 ) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+    let missing = Missing::default();
     loop {
         tick.tick().await;
-        // Before the first session the queue may not be declared.
+        // Without a broker there is nothing to say of one of its queues.
         if !health.is_up(Part::Broker) {
             backoff.reset();
             continue;
         }
-        if let Err(reason) = take(&broker, &topology, &heat, &metrics).await {
-            tracing::debug!(reason, "no hints for now");
+        let begun = Instant::now();
+        if let Err(reason) = take(&broker, &topology, &heat, &metrics, &missing).await {
+            if begun.elapsed() > LASTED {
+                backoff.reset();
+            }
+            // The first failure may be the connection's, of which others say more.
+            if backoff.attempts() > 0 && health.is_up(Part::Broker) {
+                missing.note(&topology.hits, &reason);
+            }
         }
         tokio::time::sleep(backoff.next_wait()).await;
     }

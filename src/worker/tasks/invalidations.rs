@@ -1,12 +1,12 @@
 //! Removes, in the background, what readers find of namespaces that were invalidated.
 
+use super::news::{self, Heard};
 use crate::{
     backoff::Backoff,
     cache::RedisCache,
     config,
-    health::{Health, Part},
     pipeline::Engine,
-    store::{PostgresStore, Removable},
+    store::{News, PostgresStore, Removable},
     telemetry::metrics::Metrics,
 };
 use anyhow::bail;
@@ -19,10 +19,8 @@ use tokio::sync::{Mutex, mpsc};
 
 /// Namespaces that may wait for their removal.
 const WAITING: usize = 64;
-/// How often the database is asked for removals that nobody is at.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// How often those are looked for that workers of earlier releases have left, as a number of intervals.
-const RARELY: u32 = 5;
+/// How often those are looked for that workers of earlier releases have left.
+const RARELY: Duration = Duration::from_secs(10);
 /// How soon the right to remove is renewed: well before it ends.
 const RENEW: Duration = Duration::from_secs(5);
 
@@ -41,46 +39,47 @@ pub(in crate::worker) struct Remover {
     pub engine: Arc<Engine>,
     pub store: PostgresStore,
     pub metrics: Metrics,
-    pub health: Health,
     /// Longest wait for a Redis that is out of reach.
     pub most_ms: u64,
 }
 
 /// Removes one namespace after the other. While Redis is out of reach, it waits. Takes up what a worker that is gone has left, and what a
 /// Redis that was started again, or took over from another one, has back.
-pub(in crate::worker) async fn remove(namespaces: Named, remover: Remover) -> anyhow::Result<()> {
+pub(in crate::worker) async fn remove(
+    namespaces: Named,
+    mut heard: Heard,
+    remover: Remover,
+) -> anyhow::Result<()> {
     let mut namespaces = namespaces.lock().await;
-    let mut tick = tokio::time::interval(INTERVAL);
-    let (mut seen, mut turn): (Vec<String>, u32) = (Vec::new(), 0);
+    let mut tick = tokio::time::interval(RARELY);
+    let (mut seen, mut known): (Vec<String>, Option<Run>) = (Vec::new(), None);
     loop {
-        let due = tokio::select! {
+        tokio::select! {
             named = namespaces.recv() => match named {
-                Some(named) => vec![named],
+                Some(named) => remover.remove_one(&named).await,
                 None => bail!("nobody can ask for invalidations any more"),
             },
-            _ = tick.tick() => {
-                let mut due: Vec<Removable> = remover.claim().await.into_iter().collect();
-                if turn.is_multiple_of(RARELY) {
-                    let left = remover.left_over().await;
-                    // One that is new to this worker is on its way elsewhere.
-                    let (late, new) = left.into_iter().partition(|one| seen.contains(one));
-                    seen = new;
-                    due.extend(Vec::into_iter(late).map(unstored));
+            news = news::next(&mut heard) => {
+                // A server that is new has back what was removed of many namespaces.
+                while let Some(one) = remover.claim(&news, &mut known).await {
+                    remover.remove_one(&one).await;
                 }
-                turn = turn.wrapping_add(1);
-                due
             }
-        };
-        let claimed = !due.is_empty();
-        for one in due {
-            remover.remove_one(&one).await;
-        }
-        if claimed {
-            // A server that is new has back what was removed of many namespaces.
-            tick.reset_immediately();
+            _ = tick.tick() => {
+                let left = remover.left_over().await;
+                // One that is new to this worker is on its way elsewhere.
+                let (late, new) = left.into_iter().partition(|one| seen.contains(one));
+                seen = new;
+                for namespace in Vec::into_iter(late) {
+                    remover.remove_one(&unstored(namespace)).await;
+                }
+            }
         }
     }
 }
+
+/// Which server Redis is, asked when so many connections to it had been made.
+type Run = (u64, String);
 
 /// A removal of which the database knows nothing.
 fn unstored(namespace: String) -> Removable {
@@ -92,15 +91,23 @@ fn unstored(namespace: String) -> Removable {
 }
 
 impl Remover {
-    /// A removal that nobody is at.
-    async fn claim(&self) -> Option<Removable> {
+    /// A removal that nobody is at, where there may be one.
+    async fn claim(&self, news: &News, known: &mut Option<Run>) -> Option<Removable> {
         let redis = self.engine.cache().server()?;
-        if !self.health.is_up(Part::Migrations) {
+        if news.removed_on.is_empty() {
             return None;
         }
-        let run = redis.server_run().await.ok()?;
+        // A server that has come in another's stead isn't reached over the same connection.
+        let made = redis.connections_made();
+        if known.as_ref().is_none_or(|(before, _)| *before != made) {
+            *known = Some((made, redis.server_run().await.ok()?));
+        }
+        let (_, run) = known.as_ref()?;
+        if news.removed_on.iter().all(|on| on.as_ref() == Some(run)) {
+            return None;
+        }
         // That the database is out of reach is told by its own check.
-        self.store.claim_removal(&run).await.ok().flatten()
+        self.store.claim_removal(run).await.ok().flatten()
     }
 
     async fn left_over(&self) -> Vec<String> {

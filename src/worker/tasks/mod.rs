@@ -11,4 +11,5 @@ pub(super) mod lanes;
 pub(super) mod marks;
 pub(super) mod models;
 mod namespaces;
+pub(super) mod news;
 pub(super) mod warming;

@@ -1,5 +1,6 @@
 //! Keeps a worker's models as the folder and the database want them.
 
+use super::news::{self, Heard};
 use crate::{
     health::{Health, Part},
     store::{PostgresStore, StoreError},
@@ -10,8 +11,6 @@ use std::{sync::Arc, time::Duration};
 
 /// How often the models' folder is looked at.
 const RESCAN: Duration = Duration::from_secs(2);
-/// How often the chosen versions are asked for: a worker follows within a second.
-const CHOICE: Duration = Duration::from_millis(500);
 
 /// Loads what is new in the folder, and gives back the memory of what nobody asks for.
 pub(in crate::worker) async fn rescan(
@@ -81,22 +80,16 @@ pub(super) fn refused(count: usize, thing: &str, first: &str) -> String {
     }
 }
 
-/// Serves the versions that the database names, within a second of their being chosen. A database that doesn't answer
-/// changes nothing.
+/// Serves the versions that the database names, within a second of their being chosen.
 pub(in crate::worker) async fn follow_choice(
     registry: Arc<Registry>,
-    store: PostgresStore,
+    mut heard: Heard,
     metrics: Metrics,
 ) -> anyhow::Result<()> {
-    let mut tick = tokio::time::interval(CHOICE);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut before = ChoiceReport::default();
     loop {
-        tick.tick().await;
-        // That the database is out of reach is told by its own check.
-        let Ok(report) = choose(&registry, &store).await else {
-            continue;
-        };
+        let news = news::next(&mut heard).await;
+        let report = registry.choose(news.chosen.clone());
         for model in &report.switched {
             tracing::info!(model, "another model version is active");
         }

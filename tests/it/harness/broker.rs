@@ -1,4 +1,4 @@
-//! A private RabbitMQ node with a private port mapper (epmd), so that it never meets another node.
+//! A private RabbitMQ node with a private port mapper (epmd), so that it never meets a node that isn't the test's own.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -18,8 +18,10 @@ use super::{PATIENCE, eventually};
 
 /// Debian keeps the scripts that don't change the user here; the ones in `/usr/sbin` insist on the system's node.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
-const NODE: &str = "kiln-test@localhost";
+const NODE: &str = "kiln-test";
 const LOOPBACK_ONLY: &str = "-kernel inet_dist_use_interface {127,0,0,1}";
+/// How a cluster's nodes are told when to count a node as lost that doesn't answer, in seconds: docs/clusters.md says why.
+const TICK: &str = "-kernel net_ticktime 8";
 
 /// One node; stopped until [`Broker::start`], and killed with its folder when dropped.
 pub struct Broker {
@@ -27,7 +29,10 @@ pub struct Broker {
     /// Where it speaks TLS, once [`Broker::encrypt`] was called.
     pub tls_port: Option<u16>,
     folder: PathBuf,
+    name: String,
     epmd_port: u16,
+    /// Whether it starts the port mapper: that of a cluster is the first node's.
+    maps_ports: bool,
     distribution_port: u16,
     control_port: u16,
     running: Mutex<Running>,
@@ -42,11 +47,36 @@ struct Running {
 impl Broker {
     /// Takes a folder and ports, and starts nothing.
     pub fn prepare() -> Self {
+        Self::named(NODE, sandbox::free_port())
+    }
+
+    /// A cluster's nodes, which find each other when they first start. The first one is to be started before the others.
+    pub fn prepare_cluster(names: &[&str]) -> Vec<Self> {
+        let epmd_port = sandbox::free_port();
+        let mut settings = "cluster_formation.peer_discovery_backend = classic_config\n".to_owned();
+        for (number, name) in (1..).zip(names) {
+            settings.push_str(&format!(
+                "cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
+            ));
+        }
+        let mut nodes = Vec::new();
+        for name in names {
+            let mut node = Self::named(name, epmd_port);
+            node.maps_ports = nodes.is_empty();
+            node.add_settings(&settings);
+            nodes.push(node);
+        }
+        nodes
+    }
+
+    fn named(name: &str, epmd_port: u16) -> Self {
         let folder = sandbox::folder("rabbitmq");
         let broker = Self {
             port: sandbox::free_port(),
             tls_port: None,
-            epmd_port: sandbox::free_port(),
+            name: format!("{name}@localhost"),
+            epmd_port,
+            maps_ports: true,
             distribution_port: sandbox::free_port(),
             control_port: sandbox::free_port(),
             folder,
@@ -71,9 +101,7 @@ impl Broker {
     pub fn encrypt(&mut self, certificates: &Certificates) {
         certificates.give("server", &self.folder);
         let port = sandbox::free_port();
-        let file = self.folder.join("rabbitmq.conf");
-        let mut settings = fs::read_to_string(&file).expect("the node's settings");
-        settings.push_str(&format!("listeners.ssl.1 = 127.0.0.1:{port}\n"));
+        let mut settings = format!("listeners.ssl.1 = 127.0.0.1:{port}\n");
         for (option, value) in [
             (
                 "cacertfile",
@@ -89,18 +117,19 @@ impl Broker {
         ] {
             settings.push_str(&format!("ssl_options.{option} = {value}\n"));
         }
-        self.write("rabbitmq.conf", &settings);
+        self.add_settings(&settings);
         self.tls_port = Some(port);
     }
 
     /// Has the node close the channel of whoever publishes a larger message, from its start on.
     pub fn limit_messages(&self, bytes: usize) {
+        self.add_settings(&format!("max_message_size = {bytes}\n"));
+    }
+
+    fn add_settings(&self, more: &str) {
         let file = self.folder.join("rabbitmq.conf");
         let settings = fs::read_to_string(&file).expect("the node's settings");
-        self.write(
-            "rabbitmq.conf",
-            &format!("{settings}max_message_size = {bytes}\n"),
-        );
+        self.write("rabbitmq.conf", &format!("{settings}{more}"));
     }
 
     /// Shows another certificate to those who connect from now on.
@@ -137,6 +166,22 @@ impl Broker {
             node.kill().expect("the node is ours to kill");
             node.wait().expect("the node is our child");
         }
+    }
+
+    /// Stops the node in its tracks: its connections stay open, and new ones are accepted and never answered.
+    pub fn freeze(&self) {
+        self.signal(libc::SIGSTOP);
+    }
+
+    /// Ends [`Broker::freeze`].
+    pub fn thaw(&self) {
+        self.signal(libc::SIGCONT);
+    }
+
+    fn signal(&self, signal: i32) {
+        let running = self.running.lock().expect("no panic while locked");
+        let node = running.node.as_ref().expect("the node runs");
+        sandbox::signal(&[node.id() as i32], signal);
     }
 
     /// Stops the node in good order; clients are told that the connection is closed by force.
@@ -206,7 +251,7 @@ impl Broker {
     fn spawn(&self) {
         let mut running = self.running.lock().expect("no panic while locked");
         assert!(running.node.is_none(), "the broker is running already");
-        if running.epmd.is_none() {
+        if running.epmd.is_none() && self.maps_ports {
             let mut epmd = self.command(Path::new("epmd"));
             epmd.args([
                 "-address",
@@ -230,7 +275,8 @@ impl Broker {
             "RABBITMQ_SERVER_ERL_ARGS",
             "+S 2:2 +sbwt none +sbwtdcpu none +sbwtdio none +A 8",
         );
-        node.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", LOOPBACK_ONLY);
+        let arguments = format!("{LOOPBACK_ONLY} {TICK}");
+        node.env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", arguments);
         running.node = Some(node.spawn().expect("RabbitMQ starts"));
     }
 
@@ -240,7 +286,7 @@ impl Broker {
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("ERL_CRASH_DUMP", "/dev/null")
-            .env("RABBITMQ_NODENAME", NODE)
+            .env("RABBITMQ_NODENAME", &self.name)
             .env("RABBITMQ_DIST_PORT", self.distribution_port.to_string())
             .env("RABBITMQ_CTL_DIST_PORT_MIN", self.control_port.to_string())
             .env(

@@ -4,6 +4,7 @@
 //! again: producers do that too, and a job id makes it harmless.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lapin::message::BasicGetMessage;
@@ -32,7 +33,9 @@ const OPERATION_LIMIT: Duration = Duration::from_secs(5);
 
 /// Connects on first use.
 pub struct Bus {
-    url: String,
+    /// The addresses of one broker; the next one is tried where one fails.
+    urls: Vec<String>,
+    failed: AtomicUsize,
     link: Mutex<Option<(Connection, Channel)>>,
 }
 
@@ -48,8 +51,14 @@ pub type Message = (Vec<u8>, BasicProperties);
 
 impl Bus {
     pub fn new(url: String) -> Self {
+        Self::of(vec![url])
+    }
+
+    /// The same of a cluster, by any of its nodes.
+    pub fn of(urls: Vec<String>) -> Self {
         Self {
-            url,
+            urls,
+            failed: AtomicUsize::new(0),
             link: Mutex::default(),
         }
     }
@@ -92,9 +101,14 @@ impl Bus {
         }
     }
 
-    /// Declares the queue for replies, which survives the broker.
+    /// Declares the queue for replies, which survives the broker; in a cluster, any of its nodes.
     pub async fn declare_replies(&self) {
-        self.declare(REPLIES, FieldTable::default()).await;
+        let mut arguments = FieldTable::default();
+        if self.urls.len() > 1 {
+            let kind = AMQPValue::LongString("quorum".into());
+            arguments.insert("x-queue-type".into(), kind);
+        }
+        self.declare(REPLIES, arguments).await;
     }
 
     /// Declares a durable queue with `arguments`.
@@ -150,7 +164,7 @@ impl Bus {
 
     /// Takes `count` messages of `queue` and settles none: each returns, as delivered before, when what is given is dropped.
     pub async fn hold(&self, queue: &str, count: usize) -> Delivered {
-        let connection = Connection::connect(&self.url, ConnectionProperties::default()).await;
+        let connection = Connection::connect(self.url(), ConnectionProperties::default()).await;
         let connection = connection.expect("a connection");
         let channel = connection.create_channel().await.expect("a channel");
         for n in 0..count {
@@ -267,8 +281,16 @@ impl Bus {
             if !matches!(confirmed, Some(Confirmation::Ack(None))) {
                 left.push(message);
             }
+            // A channel that was opened while a node was lost may be refused for as long as that is away.
+            if matches!(confirmed, Some(Confirmation::Nack(_))) {
+                *self.link.lock().await = None;
+            }
         }
         left
+    }
+
+    fn url(&self) -> &str {
+        &self.urls[self.failed.load(Ordering::Relaxed) % self.urls.len()]
     }
 
     async fn channel(&self) -> Option<Channel> {
@@ -282,14 +304,17 @@ impl Bus {
         *link = None;
         let opened = async {
             let connection =
-                Connection::connect(&self.url, ConnectionProperties::default()).await?;
+                Connection::connect(self.url(), ConnectionProperties::default()).await?;
             let channel = connection.create_channel().await?;
             channel
                 .confirm_select(ConfirmSelectOptions::default())
                 .await?;
             lapin::Result::Ok((connection, channel))
         };
-        let (connection, channel) = timeout(OPERATION_LIMIT, opened).await.ok()?.ok()?;
+        let Ok(Ok((connection, channel))) = timeout(OPERATION_LIMIT, opened).await else {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
         *link = Some((connection, channel.clone()));
         Some(channel)
     }
@@ -302,6 +327,7 @@ impl Bus {
         match outcome {
             Ok(Ok(value)) => Some(value),
             Ok(Err(_)) | Err(_) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
                 *self.link.lock().await = None;
                 None
             }

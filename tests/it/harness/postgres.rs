@@ -154,6 +154,11 @@ impl Postgres {
         sandbox::signal(&sandbox::processes_under(&self.folder), libc::SIGCONT);
     }
 
+    /// Where its data is, under `data`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Creates an empty database; its name must be a plain lower-case identifier.
     pub async fn add_database(&self, name: &str) {
         let mut connection = self.connect("postgres").await.expect("the cluster is up");
@@ -212,7 +217,7 @@ fn copy_template(target: &Path) {
     run(copy);
 }
 
-fn run(mut command: Command) {
+pub(super) fn run(mut command: Command) {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -225,8 +230,13 @@ fn run(mut command: Command) {
 }
 
 /// A program of the newest installed Postgres, to be run as a user whom it accepts.
-fn server_command(program: &str, home: &Path) -> Command {
-    let mut command = sandbox::clean_command(programs().join(program), home);
+pub(super) fn server_command(program: &str, home: &Path) -> Command {
+    server_command_at(&programs().join(program), home)
+}
+
+/// Any program that refuses to run as root, to be run as that user.
+pub(super) fn server_command_at(program: &Path, home: &Path) -> Command {
+    let mut command = sandbox::clean_command(program, home);
     if let Some((user, group)) = server_user() {
         command.uid(user).gid(group);
     }
@@ -272,7 +282,7 @@ fn account(name: &CStr) -> Option<(u32, u32)> {
     }
 }
 
-fn give_to_server_user(folder: &Path) {
+pub(super) fn give_to_server_user(folder: &Path) {
     if let Some((user, group)) = server_user() {
         chown(folder, Some(user), Some(group)).expect("root may give a folder away");
     }

@@ -14,6 +14,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use super::broker::Broker;
 use super::bus::Bus;
 use super::certificates::Certificates;
+use super::cluster::rabbitmq::RabbitCluster;
 use super::jobs::Row;
 use super::postgres::Postgres;
 use super::redis::Redis;
@@ -21,7 +22,7 @@ use super::worker::Settings;
 use super::{PATIENCE, eventually, eventually_equals};
 
 /// Two cores stand one more broker beside the shared one.
-static OWN_BROKERS: Semaphore = Semaphore::const_new(1);
+pub(in crate::harness) static OWN_BROKERS: Semaphore = Semaphore::const_new(1);
 static SHARED_BROKER: OnceCell<Arc<Broker>> = OnceCell::const_new();
 static SHARED_POSTGRES: OnceCell<Arc<Postgres>> = OnceCell::const_new();
 
@@ -32,6 +33,8 @@ pub struct Stack {
     pub redis: Redis,
     pub bus: Bus,
     vhost: String,
+    /// The broker's, where it isn't one node.
+    url: Option<String>,
     database: String,
     pool: PgPool,
     _turn: Option<SemaphorePermit<'static>>,
@@ -90,6 +93,30 @@ impl Stack {
         stack
     }
 
+    /// This Postgres, a virtual host on the shared broker, and a Redis of its own.
+    pub async fn on(postgres: Arc<Postgres>) -> Self {
+        let broker = SHARED_BROKER.get_or_init(started_broker).await.clone();
+        let redis = Redis::prepare();
+        redis.start().await;
+        let stack = Self::assemble(broker, postgres, redis, None);
+        tokio::join!(
+            stack.broker.add_vhost(&stack.vhost),
+            stack.postgres.add_database(&stack.database)
+        );
+        stack
+    }
+
+    /// The stack's database.
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Looks for the rows on another server from now on.
+    pub fn look_at(&mut self, postgres: Arc<Postgres>) {
+        self.pool = lazy_pool(&postgres.url(&self.database));
+        self.postgres = postgres;
+    }
+
     /// Servers that have their places and are not running yet: the test starts each.
     pub async fn stopped() -> Self {
         let turn = OWN_BROKERS.acquire().await.expect("never closed");
@@ -141,6 +168,20 @@ impl Stack {
         stack
     }
 
+    /// A cluster's nodes as the broker, the other servers as ever.
+    pub async fn on_cluster(cluster: &RabbitCluster) -> Self {
+        let redis = Redis::prepare();
+        let postgres = SHARED_POSTGRES.get_or_init(started_postgres);
+        let (postgres, ()) = tokio::join!(postgres, redis.start());
+        let broker = cluster.nodes[0].clone();
+        let mut stack = Self::assemble(broker, postgres.clone(), redis, None);
+        stack.postgres.add_database(&stack.database).await;
+        stack.vhost = "%2f".to_owned();
+        stack.bus = Bus::of(cluster.urls());
+        stack.url = Some(cluster.url());
+        stack
+    }
+
     /// The stack's virtual host.
     pub fn vhost(&self) -> &str {
         &self.vhost
@@ -177,6 +218,7 @@ impl Stack {
             redis,
             bus,
             vhost: name.clone(),
+            url: None,
             database: name,
             pool,
             _turn: turn,
@@ -184,7 +226,8 @@ impl Stack {
     }
 
     pub fn amqp_url(&self) -> String {
-        self.amqp_url_at(self.broker.port)
+        let url = self.url.clone();
+        url.unwrap_or_else(|| self.amqp_url_at(self.broker.port))
     }
 
     /// The broker's URL through another port, a proxy's.

@@ -12,10 +12,16 @@ use crate::amqp::{
     },
 };
 use lapin::types::ShortString;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How often a message may be in flight on a channel that is closed before it counts as the reason.
 const SUSPECTED: u32 = 4;
+/// How long after a loss a refusal may be the channel's fault: where a cluster's node was lost, RabbitMQ 3.10 refuses whatever is published
+/// to a queue that the node led, on each channel that was opened before the others knew its new leader, for as long as the node is away.
+const UNSETTLED: Duration = Duration::from_secs(90);
+/// Rest of a message until it is tried on another channel, and how many it may have: a second and a half in all.
+const RENEW: Duration = Duration::from_millis(250);
+const RENEWALS: u32 = 6;
 
 impl Outbox {
     /// The broker's answer to a message.
@@ -168,8 +174,22 @@ impl Outbox {
         }
     }
 
+    /// Whether the main channel is to be given up because it may be what refuses messages: whatever isn't confirmed is published again on
+    /// the next one.
+    pub(in super::super) fn take_stale(&mut self) -> bool {
+        let is_stale = std::mem::take(&mut self.is_stale);
+        if is_stale {
+            for number in self.flights.on(Route::Main).into_iter().rev() {
+                self.unsent(number);
+            }
+            self.main_gone();
+        }
+        is_stale
+    }
+
     /// The connection is lost: whatever isn't confirmed is published again on the next one.
-    pub(in super::super) fn lost(&mut self) {
+    pub(in super::super) fn lost(&mut self, now: Instant) {
+        (self.lost_at, self.is_stale) = (Some(now), false);
         self.unproven();
         self.alone_gone();
         for number in self.flights.on(Route::Main).into_iter().rev() {
@@ -233,6 +253,17 @@ impl Outbox {
         let standing = self.lines.get(&queue).map(|line| line.standing);
         let standing = standing.unwrap_or(Standing::Taking);
         let must_arrive = self.policy.must_arrive;
+        let unsettled = self.lost_at.is_some_and(|at| now < at + UNSETTLED);
+        if failure == Failure::Refused
+            && unsettled
+            && standing == Standing::Taking
+            && entry.renewals < RENEWALS
+        {
+            entry.renewals += 1;
+            self.is_stale = true;
+            self.rest(entry, now + RENEW);
+            return self.requeue(&queue);
+        }
         let (next, why) = verdict::after(must_arrive, standing, entry.tries, failure);
         if let Some(why) = why {
             self.refuses(&queue, why);
@@ -241,11 +272,7 @@ impl Outbox {
             Next::End(end) => self.finish(entry, end),
             Next::Rest(time) => {
                 entry.tries += 1;
-                self.rested += 1;
-                if let Some(line) = self.lines.get_mut(&queue) {
-                    line.resting += 1;
-                }
-                self.resting.insert((now + time, self.rested), entry);
+                self.rest(entry, now + time);
             }
             Next::First => {
                 let line = self.lines.entry(queue.clone()).or_default();
@@ -257,6 +284,15 @@ impl Outbox {
             }
         }
         self.requeue(&queue);
+    }
+
+    /// A message is tried again then.
+    fn rest(&mut self, entry: Entry, until: Instant) {
+        self.rested += 1;
+        if let Some(line) = self.lines.get_mut(&entry.queue) {
+            line.resting += 1;
+        }
+        self.resting.insert((until, self.rested), entry);
     }
 
     /// Notes that a queue refuses messages.

@@ -56,6 +56,7 @@ impl World {
 
     /// Everything that may be written now: numbers and queues.
     fn written(&mut self) -> Vec<(u64, String)> {
+        self.outbox.take_stale();
         let mut written = Vec::new();
         while let Some(message) = self.outbox.next(self.now) {
             written.push((message.number, message.queue.to_string()));
@@ -318,7 +319,7 @@ fn a_reply_that_the_broker_finds_too_large_is_sent_without_its_results() {
     let ends = [(second, End::SentBrief), (third, End::TooLarge)];
     assert_eq!(world.ended(), ends);
     // Until the connection is another one.
-    world.outbox.lost();
+    world.outbox.lost(world.now);
     world.hand_over(large(None));
     assert_eq!(world.numbers().len(), 1);
 }
@@ -357,7 +358,7 @@ fn a_connection_on_which_nothing_is_confirmed_is_given_up_once() {
     assert_eq!(world.numbers().len(), 1);
     assert!(!world.pass(LATE));
     assert!(world.pass(PATIENCE), "it may be the connection's fault");
-    world.outbox.lost();
+    world.outbox.lost(world.now);
     assert!(world.ended().is_empty());
     assert_eq!(world.numbers().len(), 1);
     assert!(!world.pass(PATIENCE), "it isn't");
@@ -374,7 +375,7 @@ fn a_lost_connection_loses_nothing_and_keeps_the_order() {
     assert_eq!(world.numbers().len(), 4);
     world.close(&closing(405, "RESOURCE_LOCKED"));
     let trial = world.outbox.next_suspect().expect("a trial");
-    world.outbox.lost();
+    world.outbox.lost(world.now);
     assert!(world.ended().is_empty());
     let again = world.outbox.next_suspect().expect("the same");
     assert_ne!(again.number, trial.number, "numbers are never used twice");
@@ -386,6 +387,58 @@ fn a_lost_connection_loses_nothing_and_keeps_the_order() {
     }
     let ends = [(2, End::Sent), (3, End::Sent), (suspect, End::Sent)];
     assert_eq!(world.ended(), ends);
+}
+
+#[test]
+fn after_a_loss_a_refused_message_is_tried_on_other_channels_first() {
+    for must_arrive in [false, true] {
+        let mut world = World::new(must_arrive);
+        world.outbox.lost(world.now);
+        world.hand("led elsewhere", 10);
+        for _ in 0..6 {
+            let number = world.numbers()[0];
+            world.answer(number, Refused);
+            assert!(world.outbox.take_stale(), "another channel is asked for");
+            assert!(world.numbers().is_empty(), "it rests for a moment");
+            world.pass(Duration::from_millis(250));
+        }
+        assert!(
+            world.ended().is_empty() && world.changes() == 0,
+            "nothing is known yet"
+        );
+        let number = world.numbers()[0];
+        world.answer(number, Confirmed);
+        assert_eq!(world.ended(), [(1, End::Sent)]);
+    }
+}
+
+#[test]
+fn a_channel_that_is_given_up_has_everything_published_again_and_a_full_queue_is_known_in_time() {
+    let mut world = World::replies();
+    world.outbox.lost(world.now);
+    world.hand("full", 10);
+    let (full, other) = (world.numbers()[0], world.hand("other", 10));
+    world.numbers();
+    world.answer(full, Refused);
+    let again = world.written();
+    assert_eq!(again.len(), 1, "{again:?}");
+    assert_eq!(again[0].1, "other");
+    world.answer(again[0].0, Confirmed);
+    assert_eq!(world.ended(), [(other, End::Sent)]);
+    let mut tries = 1;
+    while world.ended().is_empty() {
+        world.pass(Duration::from_millis(500));
+        for number in world.numbers() {
+            tries += 1;
+            world.answer(number, Refused);
+        }
+    }
+    assert_eq!(tries, 6 + 3, "six other channels, and three tries as ever");
+    world.hand("full", 10);
+    let number = world.numbers()[0];
+    world.answer(number, Refused);
+    assert_eq!(world.ended().len(), 1, "the queue is known");
+    assert!(!world.outbox.take_stale());
 }
 
 #[test]
@@ -536,7 +589,7 @@ proptest! {
                     }
                 }
                 11 => {
-                    world.outbox.lost();
+                    world.outbox.lost(world.now);
                     main.clear();
                     alone.clear();
                     trial = None;
@@ -546,7 +599,7 @@ proptest! {
                 }
                 _ => {
                     if world.pass(LATE * u32::try_from(which).expect("a small number")) {
-                        world.outbox.lost();
+                        world.outbox.lost(world.now);
                         main.clear();
                     alone.clear();
                         trial = None;

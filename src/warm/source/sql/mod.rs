@@ -13,6 +13,7 @@ use crate::{
     tls,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
+use rand::seq::SliceRandom;
 use serde::Deserialize;
 use sqlx::{
     AssertSqlSafe, Connection, Executor, PgConnection,
@@ -73,7 +74,8 @@ impl SqlSpec {
 /// The rows of a statement.
 pub struct SqlSource {
     url: Secret,
-    options: PgConnectOptions,
+    /// One for each address: any of them will do, since nothing is written.
+    options: Vec<PgConnectOptions>,
     statement: String,
     limit: Duration,
     limit_rows: usize,
@@ -105,14 +107,22 @@ impl SqlSource {
                 known.join(", ")
             )));
         };
-        let options: PgConnectOptions = url
-            .expose()
-            .parse()
-            .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.to_string())))?;
-        let options = tls::postgres(options, url.expose(), certificates);
+        let mut options = Vec::new();
+        for address in url.addresses() {
+            let one: PgConnectOptions = address
+                .expose()
+                .parse()
+                .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.to_string())))?;
+            let one = tls::postgres(one, address.expose(), certificates);
+            // Poolers refuse the setting, and nothing here needs it.
+            options.push(
+                one.application_name("kiln warming")
+                    .extra_float_digits(None),
+            );
+        }
         Ok(Self {
             url: url.clone(),
-            options: options.application_name("kiln warming"),
+            options,
             statement: spec.statement.clone(),
             limit: Duration::from_secs(spec.limit_seconds),
             limit_rows: spec.limit_rows,
@@ -124,13 +134,26 @@ impl SqlSource {
         SourceError(tls::explain(self.url.scrub(&error.to_string())))
     }
 
+    /// A connection to the first address that takes one, tried in any order.
+    async fn connect(&self) -> Result<PgConnection, SourceError> {
+        let mut order: Vec<&PgConnectOptions> = self.options.iter().collect();
+        order.shuffle(&mut rand::rng());
+        let limit = self.connect_limit.div_f64(order.len().max(1) as f64);
+        let mut failure = SourceError("the database has no address".into());
+        for options in order {
+            let connect = PgConnection::connect_with(options);
+            failure = match tokio::time::timeout(limit, connect).await {
+                Ok(Ok(connection)) => return Ok(connection),
+                Ok(Err(error)) => self.explain(&error),
+                Err(_) => SourceError("the database doesn't answer".into()),
+            };
+        }
+        Err(failure)
+    }
+
     /// A connection with the cursor declared.
     async fn open(&self, until: Instant) -> Result<PgConnection, SourceError> {
-        let connect = PgConnection::connect_with(&self.options);
-        let mut connection = tokio::time::timeout(self.connect_limit, connect)
-            .await
-            .map_err(|_| SourceError("the database doesn't answer".into()))?
-            .map_err(|e| self.explain(&e))?;
+        let mut connection = self.connect().await?;
         let declare = async {
             let limit_ms = self.limit.as_millis();
             for statement in [

@@ -1,3 +1,6 @@
 //! Clusters of the servers, from the system's packages, whose nodes can be killed, frozen, demoted and started again.
 
+pub mod pgbouncer;
+pub mod postgres;
+pub mod rabbitmq;
 pub mod redis;
