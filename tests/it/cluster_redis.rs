@@ -378,9 +378,15 @@ async fn a_shard_that_nobody_serves_is_said_and_jobs_go_on() {
     let meanwhile = answer(&stack, "meanwhile", &all).await;
     assert_eq!(hits(&meanwhile), others, "{}", meanwhile.body);
     let shell = Shell::on(&stack).set("KILN_REDIS_URL", &cluster.url());
-    let found = shell.kiln(&["doctor", "--json"]).await;
-    assert!(found.out.contains("has no replica"), "{}", found.out);
-    assert!(found.out.contains("can't be reached"), "{}", found.out);
+    // That a replica is gone is known to the others after a while.
+    eventually("doctor says what is missing", PATIENCE, async || {
+        let found = shell.kiln(&["doctor", "--json"]).await.out;
+        let is_said = ["has no replica", "can't be reached"]
+            .iter()
+            .all(|what| found.contains(what));
+        is_said.then_some(())
+    })
+    .await;
 
     primary.start().await;
     is_written_to(&stack, "back", primary).await;
