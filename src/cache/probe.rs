@@ -10,8 +10,16 @@ impl RedisCache {
     pub async fn probe(&self, with_script: bool) -> Result<(), String> {
         self.follow().await;
         if self.is_cluster() {
-            let tried = self.try_each_primary().await;
-            return tried.map_err(|e| self.scrub(&e));
+            return match self.try_each_primary(with_script).await {
+                Ok(()) => {
+                    self.answered();
+                    Ok(())
+                }
+                Err(error) => {
+                    self.ping().await?;
+                    Err(self.scrub(&error))
+                }
+            };
         }
         let mut set = redis::cmd("SET");
         // There is no such key, and so nothing to overwrite.
@@ -24,6 +32,10 @@ impl RedisCache {
             reason
         };
         if let Err(error) = self.any::<Value>(set).await {
+            if self.is_cluster() {
+                // That was found out just now: the next check asks all of it.
+                return Ok(());
+            }
             // One that refuses writes may answer all the same.
             self.ping().await?;
             return Err(refuses("writes", error));

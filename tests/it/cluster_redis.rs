@@ -352,3 +352,48 @@ async fn of_several_addresses_the_one_that_takes_writes_is_used() {
     assert_eq!(failovers(&worker).await, 2.0);
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_nobody_serves_is_said_and_jobs_go_on() {
+    let (stack, cluster) = tokio::join!(Stack::shared(), RedisCluster::start());
+    let worker = settings(&stack, &cluster.url()).expect_trouble();
+    let worker = worker.start().await;
+    let all = texts("a text of", 60);
+    answer(&stack, "first", &all).await;
+    let others = cluster.keys(&[1, 2], "kiln:s:*").await.len();
+    let (primary, replica) = (&cluster.servers[0], &cluster.servers[3]);
+    replica.kill();
+    primary.kill();
+    eventually("the worker says which one", PATIENCE, async || {
+        let (status, text) = worker.get("/readyz").await?;
+        (status == 200 && text.starts_with("degraded") && text.contains(&primary.address()))
+            .then_some(())
+    })
+    .await;
+    let health = worker.get("/health").await.expect("an answer").1;
+    assert!(health.contains(&cluster.servers[1].address()), "{health}");
+    let other = settings(&stack, &cluster.url()).expect_trouble();
+    let other = other.start().await;
+    worker.stop().await;
+    let meanwhile = answer(&stack, "meanwhile", &all).await;
+    assert_eq!(hits(&meanwhile), others, "{}", meanwhile.body);
+    let shell = Shell::on(&stack).set("KILN_REDIS_URL", &cluster.url());
+    // That a replica is gone is known to the others after a while.
+    eventually("doctor says what is missing", PATIENCE, async || {
+        let found = shell.kiln(&["doctor", "--json"]).await.out;
+        let is_said = ["has no replica", "can't be reached"]
+            .iter()
+            .all(|what| found.contains(what));
+        is_said.then_some(())
+    })
+    .await;
+
+    primary.start().await;
+    is_written_to(&stack, "back", primary).await;
+    eventually("the worker says so", PATIENCE, async || {
+        let (_, text) = other.get("/readyz").await?;
+        (text == "ready\n").then_some(())
+    })
+    .await;
+    other.stop().await;
+}

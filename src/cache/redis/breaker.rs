@@ -34,6 +34,8 @@ struct State {
 pub(super) struct Breaker {
     states: Vec<State>,
     cooldown: Duration,
+    /// The rest after a connection that couldn't be made.
+    refused: Duration,
     /// Which of equals is next.
     next: usize,
 }
@@ -44,8 +46,15 @@ impl Breaker {
         Self {
             states: vec![State::default(); connections.max(1)],
             cooldown,
+            refused: cooldown,
             next: 0,
         }
+    }
+
+    /// The same, with another rest after a connection that couldn't be made.
+    pub fn with_refused(mut self, rest: Duration) -> Self {
+        self.refused = rest;
+        self
     }
 
     /// Whether every connection rests.
@@ -108,7 +117,11 @@ impl Breaker {
 
     /// Notes a failure.
     pub fn failed(&mut self, index: usize, now: Since, failed: Failed) {
-        let rests_until = now + self.cooldown;
+        let rest = match failed {
+            Failed::Refused => self.refused,
+            Failed::Broken | Failed::Late { .. } => self.cooldown,
+        };
+        let rests_until = now + rest;
         let proved = match failed {
             Failed::Late { proof_since } => self.states.iter().enumerate().any(|(other, state)| {
                 other != index
@@ -225,6 +238,15 @@ mod tests {
         assert_eq!(breaker.choose(at(12), Some(1)), None);
         breaker.failed(1, at(12), Failed::Broken);
         assert!(breaker.is_closed(at(13)));
+    }
+
+    #[test]
+    fn who_has_others_to_ask_rests_less_after_a_refusal() {
+        let mut breaker = Breaker::new(2, COOLDOWN).with_refused(COOLDOWN / 4);
+        breaker.failed(0, at(10), Failed::Refused);
+        assert!(breaker.is_closed(at(259)) && !breaker.is_closed(at(260)));
+        breaker.failed(0, at(300), Failed::Broken);
+        assert_eq!(breaker.choose(at(301), Some(1)), None, "a whole rest");
     }
 
     #[test]

@@ -20,8 +20,10 @@ use crate::{
     telemetry::metrics::Metrics,
     tls,
 };
+use rand::Rng;
 use redis::{ErrorKind, FromRedisValue, RedisError, Value, aio::MultiplexedConnection};
 use std::{
+    ops::Range,
     pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -33,6 +35,9 @@ use tokio::sync::Semaphore;
 
 /// How often it is said that a connection is lost while the others go on.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// The rest before the server that takes writes is looked for again, as a part of the usual one.
+const FOLLOWING: Range<f64> = 0.2..0.35;
 
 /// What went wrong on a connection.
 enum Trouble {
@@ -97,13 +102,19 @@ impl Connections {
         made: Arc<AtomicU64>,
     ) -> Self {
         let count = settings.connections.max(1);
+        let cooldown = config::ms(settings.cooldown_ms);
+        // Another primary may be elected any moment. Workers that lost one together don't ask together.
+        let refused = match source.follows() {
+            true => cooldown.mul_f64(rand::rng().random_range(FOLLOWING)),
+            false => cooldown,
+        };
         Self {
             settings: settings.clone(),
             followed: Followed::new(source, settings, metrics.clone()),
             url: url.clone(),
             base: config::ms(settings.timeout_ms),
             started: Instant::now(),
-            breaker: Mutex::new(Breaker::new(count, config::ms(settings.cooldown_ms))),
+            breaker: Mutex::new(Breaker::new(count, cooldown).with_refused(refused)),
             open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
             made,
             large: Semaphore::new(count.saturating_sub(1).max(1)),

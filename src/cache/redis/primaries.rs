@@ -158,8 +158,11 @@ impl RedisCache {
         })
     }
 
-    /// What is asked to learn whether servers are of use: the first answers of any, the second takes writes, the third runs scripts.
-    pub(in crate::cache) async fn try_each_primary(&self) -> Result<(), RedisError> {
+    /// Whether each primary takes writes and, where that is asked for, runs scripts, and every slot has one.
+    pub(in crate::cache) async fn try_each_primary(
+        &self,
+        with_script: bool,
+    ) -> Result<(), RedisError> {
         let Some(cluster) = self.cluster() else {
             return Ok(());
         };
@@ -168,7 +171,10 @@ impl RedisCache {
             set.arg(key::trial_in(slot, "health")).arg("").arg("XX");
             let mut script = redis::cmd("EVAL");
             script.arg("return 1").arg(0);
-            vec![redis::cmd("PING"), set, script]
+            match with_script {
+                true => vec![set, script],
+                false => vec![set],
+            }
         });
         tried.await?;
         let map = cluster.servers.known();
