@@ -196,7 +196,7 @@ impl Sessions {
     async fn open(&self) -> Result<Idle, sqlx::Error> {
         let token: [u8; 8] = rand::rng().random();
         let name = format!("kiln {}", hex::encode(token));
-        let opened = self.hosts.open(&name, Some(self.statement_limit)).await?;
+        let (opened, turn) = self.hosts.open(&name, Some(self.statement_limit)).await?;
         let Session {
             connection,
             is_seen,
@@ -207,7 +207,7 @@ impl Sessions {
             connection,
             name: is_seen.then_some(name),
             made: now,
-            turn: self.hosts.turn(),
+            turn,
             since: now,
         })
     }
@@ -219,6 +219,9 @@ impl Sessions {
         let mut idle = self.idle();
         idle.retain(|one| now.duration_since(one.since) < MAX_IDLE);
         let is_of_use = lease.turn == self.hosts.turn();
+        if is_of_use && self.hosts.are_several() {
+            self.hosts.answered();
+        }
         if is_of_use && now.duration_since(lease.made) < MAX_AGE && !self.permits.is_closed() {
             idle.push(Idle {
                 connection: lease.connection,
