@@ -123,10 +123,14 @@ impl Hosts {
         self.present().is_some_and(Address::is_pooled)
     }
 
-    /// Notes that the present address is of no use: connections to it aren't lent again.
-    pub fn leave(&self, why: &str) {
-        why.clone_into(&mut self.last().why);
-        self.turn.send_modify(|turn| *turn += 1);
+    /// Notes that the address of this turn is of no use: connections to it aren't lent again. One that was left before says nothing about the
+    /// present one.
+    pub fn leave(&self, turn: u64, why: &str) {
+        let mut last = self.last();
+        if turn == self.turn() {
+            why.clone_into(&mut last.why);
+            self.turn.send_modify(|turn| *turn += 1);
+        }
     }
 
     /// Every address, each tried for so long.
@@ -348,6 +352,10 @@ mod tests {
         let late = hosts.found(1, Some(1), &[]);
         assert_eq!(late, None, "who found the former one later goes back");
         assert_eq!(hosts.turn(), turn + 1);
+        hosts.leave(turn, "it takes no writes");
+        assert_eq!(hosts.turn(), turn + 1, "an earlier one said so");
+        hosts.leave(turn + 1, "it takes no writes");
+        assert_eq!(hosts.turn(), turn + 2);
     }
 
     #[tokio::test]

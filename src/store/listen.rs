@@ -22,7 +22,8 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// What asks for news, and hears when there may be some.
 pub struct Listener {
     store: PostgresStore,
-    ear: Option<PgListener>,
+    /// With the turn of the addresses in which it was made.
+    ear: Option<(PgListener, u64)>,
     /// When it may be tried again to listen.
     again: Instant,
 }
@@ -45,22 +46,25 @@ impl Listener {
 
     /// What is wanted of workers now, and the marks that were set after a change.
     pub async fn news(&mut self, since: i64) -> Result<News, StoreError> {
+        let turn = self.store.sessions.hosts.turn();
+        // The address that was left may still answer.
+        self.ear.take_if(|(_, made)| *made != turn);
         if self.ear.is_none()
             && self.again <= Instant::now()
             && let Some(options) = self.store.own_session()
         {
-            self.ear = self.listen(options).await;
+            self.ear = self.listen(options).await.map(|ear| (ear, turn));
             self.again = Instant::now() + AGAIN;
         }
-        if let Some(ear) = &mut self.ear {
+        if let Some((ear, turn)) = &mut self.ear {
             let asked = self.store.deadline(news::ask(ear, since)).await;
             let hosts = &self.store.sessions.hosts;
             match asked {
                 Ok(Ok(news)) if news.is_read_only && hosts.are_several() => {
-                    hosts.leave("it takes no writes");
+                    hosts.leave(*turn, "it takes no writes");
                 }
-                Ok(Ok(news)) => return Ok(news),
-                Ok(Err(_)) | Err(_) => {}
+                Ok(Ok(news)) if hosts.turn() == *turn => return Ok(news),
+                Ok(Ok(_) | Err(_)) | Err(_) => {}
             }
             // The others say what is wrong.
             self.ear = None;
@@ -87,7 +91,7 @@ impl Listener {
     /// Waits until there may be news, and for a while at most; says whether the database told of some.
     pub async fn changed(&mut self) -> bool {
         let spread = SPREAD.mul_f64(rand::rng().random());
-        let Some(ear) = &mut self.ear else {
+        let Some((ear, _)) = &mut self.ear else {
             tokio::time::sleep(DEAF + spread).await;
             return false;
         };

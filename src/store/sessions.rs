@@ -93,6 +93,11 @@ impl Lease {
         Ok(())
     }
 
+    /// The turn of the addresses in which it was made.
+    pub fn turn(&self) -> u64 {
+        self.turn
+    }
+
     /// Whether the server can be asked to end what runs on it.
     pub fn is_named(&self) -> bool {
         self.watch.name.is_some()
