@@ -16,6 +16,8 @@ const LISTENING: Duration = Duration::from_millis(2_000);
 const DEAF: Duration = Duration::from_millis(1_000);
 /// How far questions are spread, so that all workers don't ask in the same instant.
 const SPREAD: Duration = Duration::from_millis(50);
+/// How often is asked at the most, however much changes.
+const FLOOR: Duration = Duration::from_millis(100);
 /// How soon it is tried again to listen where that failed.
 const AGAIN: Duration = Duration::from_secs(10);
 
@@ -26,6 +28,8 @@ pub struct Listener {
     ear: Option<(PgListener, u64)>,
     /// When it may be tried again to listen.
     again: Instant,
+    /// When it was asked last.
+    asked: Instant,
 }
 
 impl std::fmt::Debug for Listener {
@@ -41,11 +45,13 @@ impl Listener {
             store,
             ear: None,
             again: Instant::now(),
+            asked: Instant::now(),
         }
     }
 
     /// What is wanted of workers now, and the marks that were set after a change.
     pub async fn news(&mut self, since: i64) -> Result<News, StoreError> {
+        self.asked = Instant::now();
         let turn = self.store.sessions.hosts.turn();
         // The address that was left may still answer.
         self.ear.take_if(|(_, made)| *made != turn);
@@ -98,13 +104,14 @@ impl Listener {
         match tokio::time::timeout(LISTENING + spread, ear.try_recv()).await {
             Ok(Ok(Some(_))) => {
                 // What changes meanwhile is in the same answer.
-                tokio::time::sleep(spread).await;
+                let early = FLOOR.saturating_sub(self.asked.elapsed());
+                tokio::time::sleep(early + spread).await;
                 while ear.next_buffered().is_some() {}
                 true
             }
             Ok(Ok(None) | Err(_)) => {
+                // It is made anew at once where it has lasted for a while.
                 self.ear = None;
-                self.again = Instant::now();
                 tokio::time::sleep(spread).await;
                 false
             }
