@@ -5,7 +5,10 @@
 //! to find out which of two that take writes is the right one: that is for whoever promotes.
 
 use super::address::{Address, Session};
-use crate::telemetry::metrics::{Metrics, Server};
+use crate::{
+    secret::Secret,
+    telemetry::metrics::{Metrics, Server},
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rand::seq::SliceRandom;
 use sqlx::{PgConnection, postgres::PgConnectOptions};
@@ -48,6 +51,7 @@ pub struct Opened {
 #[derive(Debug)]
 pub(super) struct Hosts {
     all: Vec<Address>,
+    url: Secret,
     last: Mutex<Last>,
     /// Rises when another address takes writes, or the present one was left: connections that were made before are of no use.
     turn: watch::Sender<u64>,
@@ -60,10 +64,11 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// `timeout` is the longest wait for an answer.
-    pub fn new(all: Vec<Address>, timeout: Duration) -> Self {
+    /// The addresses of `url`; `timeout` is the longest wait for an answer.
+    pub fn new(all: Vec<Address>, url: Secret, timeout: Duration) -> Self {
         Self {
             all,
+            url,
             answers: AtomicU64::new(0),
             silence: SILENCE.min(timeout / 2),
             last: Mutex::default(),
@@ -267,7 +272,7 @@ impl Hosts {
         };
         let refused = failures.iter().find(|(index, _)| *index == from);
         let why = match refused {
-            Some((_, error)) => error.to_string(),
+            Some((_, error)) => self.url.scrub(&error.to_string()),
             None if why.is_empty() => format!("no answer within {} ms", self.silence.as_millis()),
             None => why,
         };
@@ -323,7 +328,8 @@ mod tests {
             let options = PgConnectOptions::new().host("127.0.0.1").port(*port);
             Address::new(options)
         };
-        Hosts::new(ports.iter().map(address).collect(), Duration::from_secs(15))
+        let all = ports.iter().map(address).collect();
+        Hosts::new(all, Secret::new("postgres://a"), Duration::from_secs(15))
     }
 
     #[tokio::test]
