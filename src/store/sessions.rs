@@ -8,6 +8,7 @@ use super::{address::Session, hosts::Hosts, lost::Lost};
 use rand::Rng;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
+    fmt::Write,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -187,7 +188,10 @@ impl Sessions {
         if is_pooled {
             // A session lasts as long as a transaction, and so does what is set in it.
             let limit_ms = self.statement_limit.as_millis();
-            let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+            let mut begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+            if let Some(name) = &lease.watch.name {
+                let _infallible = write!(begin, "; SET LOCAL application_name = '{name}'");
+            }
             if let Err(error) = lease.begin(begin).await {
                 // As a rule the others broke with it.
                 self.close_idle();
