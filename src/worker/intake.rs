@@ -145,6 +145,8 @@ impl Intake {
     }
 }
 
+/// How long a session's start waits for the queues that jobs can do without; they are declared beside it then, with all of the time they need.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
 const HINTS: Duration = Duration::from_millis(300);
 
@@ -164,7 +166,7 @@ impl Intake {
         let limit = self.broker.timeout();
         let spec = self.topology.hints();
         let (needed, hints) = (
-            self.topology.declare(connection, limit),
+            self.topology.declare(connection, limit, limit.min(OTHERS)),
             spec.declare(connection, limit),
         );
         tokio::pin!(needed, hints);

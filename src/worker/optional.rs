@@ -146,10 +146,10 @@ impl OptionalConsumer {
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
                 // It may have been deleted.
-                let declared = topology.declare(&connection, timeout).await;
-                let left = declared.map_err(|error| error.to_string())?;
-                if let Some((_, reason)) = left.into_iter().find(|(one, _)| one.name == queue) {
-                    return Err(reason);
+                let specs = topology.queues().into_iter();
+                for spec in specs.filter(|spec| spec.name == queue) {
+                    let declared = spec.declare(&connection, timeout).await;
+                    declared.map_err(|error| error.to_string())?;
                 }
             }
             let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
