@@ -20,12 +20,14 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Rests between two tries.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const MAX_REST: Duration = Duration::from_secs(30);
+/// A consumer that lasted so long is a good one: where the broker cancels it each time sooner, the rests grow, and that is said.
+const LASTED: Duration = Duration::from_secs(3);
 /// Tries in a row that may fail before that is said: of workers that declare a queue at the same time, the broker refuses some.
 const SILENT_TRIES: u32 = 1;
 
@@ -108,7 +110,8 @@ pub(super) struct OptionalConsumer {
 
 enum State {
     Opening(BoxFuture<'static, Result<QueueConsumer, String>>),
-    Open(Box<QueueConsumer>),
+    /// The second is when it will have lasted; none once that is noted.
+    Open(Box<QueueConsumer>, Option<Instant>),
 }
 
 impl OptionalConsumer {
@@ -165,16 +168,24 @@ impl OptionalConsumer {
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
             let lost = match &mut self.state {
-                State::Open(consumer) => match consumer.next().await {
-                    Ok(Some(delivery)) => return delivery,
-                    Ok(None) => "the broker cancelled its consumer".to_owned(),
-                    Err(reason) => reason,
+                State::Open(consumer, lasts) => tokio::select! {
+                    biased;
+                    () = reached(*lasts) => {
+                        *lasts = None;
+                        self.missing.found(&self.queue);
+                        self.rests.reset();
+                        continue;
+                    }
+                    next = consumer.next() => match next {
+                        Ok(Some(delivery)) => return delivery,
+                        Ok(None) => "the broker cancelled its consumer".to_owned(),
+                        Err(reason) => reason,
+                    },
                 },
                 State::Opening(opening) => match opening.await {
                     Ok(consumer) => {
-                        self.missing.found(&self.queue);
-                        self.rests.reset();
-                        self.state = State::Open(Box::new(consumer));
+                        let lasts = Some(Instant::now() + LASTED);
+                        self.state = State::Open(Box::new(consumer), lasts);
                         continue;
                     }
                     Err(reason) => reason,
@@ -186,7 +197,7 @@ impl OptionalConsumer {
             }
             let rest = self.rests.next_wait();
             let opening = self.opening(rest);
-            if let State::Open(former) = std::mem::replace(&mut self.state, opening) {
+            if let State::Open(former, _) = std::mem::replace(&mut self.state, opening) {
                 self.former.push(*former);
                 self.former.retain(is_awaited);
             }
@@ -197,7 +208,7 @@ impl OptionalConsumer {
     pub(super) fn ready(&mut self) -> Option<Delivery> {
         match &mut self.state {
             // Why there is none is learnt by whoever waits for the next one.
-            State::Open(consumer) => consumer.ready().ok().flatten(),
+            State::Open(consumer, _) => consumer.ready().ok().flatten(),
             State::Opening(_) => None,
         }
     }
@@ -205,7 +216,7 @@ impl OptionalConsumer {
     /// Cancels the consumer and returns what it was given and hasn't taken.
     pub(super) async fn end(&mut self) -> Vec<Delivery> {
         match &mut self.state {
-            State::Open(consumer) => consumer.end().await,
+            State::Open(consumer, _) => consumer.end().await,
             State::Opening(_) => Vec::new(),
         }
     }
@@ -213,10 +224,17 @@ impl OptionalConsumer {
     /// Every consumer there is.
     pub(super) fn consumers(&self) -> impl Iterator<Item = &QueueConsumer> {
         let open = match &self.state {
-            State::Open(consumer) => Some(&**consumer),
+            State::Open(consumer, _) => Some(&**consumer),
             State::Opening(_) => None,
         };
         open.into_iter().chain(&self.former)
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
