@@ -10,6 +10,7 @@ use crate::{
         topology::{Origin, QueueSpec, Topology},
     },
     backoff::Backoff,
+    health::Health,
 };
 use futures_util::{
     FutureExt,
@@ -37,12 +38,26 @@ fn rests() -> Backoff {
 
 /// What is said of queues that the worker does without.
 #[derive(Clone, Default)]
-pub(super) struct Missing(Arc<Mutex<BTreeMap<String, String>>>);
+pub(super) struct Missing {
+    said: Arc<Mutex<BTreeMap<String, String>>>,
+    health: Option<Health>,
+}
 
 impl Missing {
+    /// One that health hears of as well.
+    pub(super) fn of(health: &Health) -> Self {
+        Self {
+            health: Some(health.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Says why a queue can't be used, where that is news.
     pub(super) fn note(&self, queue: &str, reason: &str) {
         if self.is_news(queue, reason) {
+            if let Some(health) = &self.health {
+                health.queue(queue, Err(reason));
+            }
             tracing::warn!(
                 queue,
                 reason,
@@ -54,6 +69,9 @@ impl Missing {
     /// Says that a queue is used again, where the contrary was said.
     pub(super) fn found(&self, queue: &str) {
         if self.said().remove(queue).is_some() {
+            if let Some(health) = &self.health {
+                health.queue(queue, Ok(()));
+            }
             tracing::info!(queue, "a queue is used again");
         }
     }
@@ -65,24 +83,29 @@ impl Missing {
     }
 
     fn said(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Declares what couldn't be declared at first, until it is; never ends.
+/// Declares what couldn't be declared at first, until it is; never ends. What becomes of the queues that have a consumer is said by that.
 pub(super) async fn declare(
     connection: &Connection,
     left: Vec<(QueueSpec, String)>,
     timeout: Duration,
     missing: &Missing,
+    consumed: [&str; 2],
 ) -> Infallible {
     let each = left.into_iter().map(|(queue, _)| async move {
         let mut rests = rests();
+        let is_said = !consumed.contains(&queue.name.as_str());
         loop {
             tokio::time::sleep(rests.next_wait()).await;
             match queue.declare(connection, timeout).await {
-                Ok(()) => return missing.found(&queue.name),
-                Err(error) if connection.status().connected() => {
+                Ok(()) if is_said => return missing.found(&queue.name),
+                Ok(()) => return,
+                // The try that was cut short at the start may be in its way.
+                Err(_) if rests.attempts() <= SILENT_TRIES => {}
+                Err(error) if is_said && connection.status().connected() => {
                     missing.note(&queue.name, &error.to_string());
                 }
                 Err(_) => {}
@@ -246,6 +269,7 @@ fn is_awaited(consumer: &QueueConsumer) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{health::Part, telemetry::metrics::Metrics};
 
     #[test]
     fn a_reason_is_news_once_and_another_one_is_news_again() {
@@ -256,5 +280,17 @@ mod tests {
         assert!(missing.is_news("kiln.warm", "away"), "a queue of its own");
         missing.found("kiln.hits");
         assert!(missing.is_news("kiln.hits", "away"));
+    }
+
+    #[test]
+    fn health_hears_of_each_outage() {
+        let health = Health::new(Metrics::new());
+        let missing = Missing::of(&health);
+        for _ in 0..2 {
+            missing.note("kiln.warm", "away");
+            assert!(!health.is_up(Part::Queues));
+            missing.found("kiln.warm");
+            assert!(health.is_up(Part::Queues));
+        }
     }
 }
