@@ -71,7 +71,7 @@ impl Intake {
             Duration::from_millis(100),
             config::ms(settings.amqp.max_backoff_ms),
         );
-        let missing = Missing::default();
+        let missing = Missing::of(&self.health);
         while !stop.is_cancelled() {
             if self.pause.is_on() {
                 tracing::info!("taking jobs is paused");
@@ -134,7 +134,9 @@ impl Intake {
         } = opened;
         self.health.up(Part::Broker);
         tracing::info!(queue = self.topology.jobs, "taking jobs");
-        let left = optional::declare(&connection, left, self.broker.timeout(), missing);
+        let limit = self.broker.timeout();
+        let consumed = consumed(&self.topology);
+        let left = optional::declare(&connection, left, limit, missing, consumed);
         let end = tokio::select! {
             end = session.run(stop, &mut self.pause) => end,
             never = left => match never {},
@@ -145,8 +147,15 @@ impl Intake {
     }
 }
 
+/// How long a session's start waits for the queues that jobs can do without; they are declared beside it then, with all of the time they need.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
 const HINTS: Duration = Duration::from_millis(300);
+
+/// The queues of which their consumers say whether they can be used.
+fn consumed(topology: &Topology) -> [&str; 2] {
+    [&topology.warm, &topology.expired]
+}
 
 /// Why no session was opened.
 enum Unopened {
@@ -164,7 +173,7 @@ impl Intake {
         let limit = self.broker.timeout();
         let spec = self.topology.hints();
         let (needed, hints) = (
-            self.topology.declare(connection, limit),
+            self.topology.declare(connection, limit, limit.min(OTHERS)),
             spec.declare(connection, limit),
         );
         tokio::pin!(needed, hints);
@@ -196,6 +205,12 @@ impl Intake {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
         })?;
+        for queue in self.topology.queues() {
+            let is_left = left.iter().any(|(one, _)| one.name == queue.name);
+            if !is_left && !consumed(&self.topology).contains(&queue.name.as_str()) {
+                missing.found(&queue.name);
+            }
+        }
         let connection = Arc::new(connection);
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
         let suspects = self.suspects.clone();
