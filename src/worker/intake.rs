@@ -72,6 +72,7 @@ impl Intake {
             config::ms(settings.amqp.max_backoff_ms),
         );
         let missing = Missing::of(&self.health);
+        let mut clashes = 0;
         while !stop.is_cancelled() {
             if self.pause.is_on() {
                 tracing::info!("taking jobs is paused");
@@ -84,6 +85,7 @@ impl Intake {
             match opened {
                 None => return Ok(()),
                 Some(Ok(opened)) => {
+                    clashes = 0;
                     let begun = Instant::now();
                     match self.take(opened, &missing, stop).await {
                         End::Stopped => continue,
@@ -98,6 +100,14 @@ impl Intake {
                 }
                 Some(Err(Unopened::Hopeless(reason))) => bail!(reason),
                 Some(Err(Unopened::Later(reason))) => self.health.down(Part::Broker, &reason),
+                Some(Err(Unopened::Clashed(reason))) => {
+                    clashes += 1;
+                    if clashes >= CLASHES {
+                        self.health.down(Part::Broker, &reason);
+                    } else {
+                        tracing::debug!(reason, "a new connection was given up; another is made");
+                    }
+                }
             }
             let rest = tokio::time::sleep(backoff.next_wait());
             stop.run_until_cancelled(rest).await;
@@ -147,6 +157,8 @@ impl Intake {
     }
 }
 
+/// New connections in a row that clash before that is a reason to wait for the broker.
+const CLASHES: u32 = 3;
 /// How long a session's start waits for the queues that jobs can do without; they are declared beside it then, with all of the time they need.
 const OTHERS: Duration = Duration::from_secs(1);
 /// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
@@ -162,6 +174,8 @@ enum Unopened {
     /// Waiting doesn't mend it.
     Hopeless(String),
     Later(String),
+    /// What a broker does to one of two workers that declare the same queue at the same moment, or worse.
+    Clashed(String),
 }
 
 impl Intake {
@@ -203,7 +217,7 @@ impl Intake {
         let declared = self.declare(&connection).await;
         let left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
-            TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
+            TopologyError::Unavailable { .. } => Unopened::Clashed(e.to_string()),
         })?;
         for queue in self.topology.queues() {
             let is_left = left.iter().any(|(one, _)| one.name == queue.name);
@@ -221,7 +235,7 @@ impl Intake {
                 session,
                 left,
             }),
-            Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),
+            Ok(Err(error)) => Err(Unopened::Clashed(self.broker.scrub(&error))),
             Err(_) => Err(later("no answer to starting the consumers".into())),
         }
     }
