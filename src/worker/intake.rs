@@ -145,8 +145,7 @@ impl Intake {
         self.health.up(Part::Broker);
         tracing::info!(queue = self.topology.jobs, "taking jobs");
         let limit = self.broker.timeout();
-        let consumed = consumed(&self.topology);
-        let left = optional::declare(&connection, left, limit, missing, consumed);
+        let left = optional::declare(&connection, left, limit, missing);
         let end = tokio::select! {
             end = session.run(stop, &mut self.pause) => end,
             never = left => match never {},
@@ -164,7 +163,7 @@ const OTHERS: Duration = Duration::from_secs(1);
 /// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
 const HINTS: Duration = Duration::from_millis(300);
 
-/// The queues of which their consumers say whether they can be used.
+/// The queues that their consumers declare as well, and of which those say whether they can be used.
 fn consumed(topology: &Topology) -> [&str; 2] {
     [&topology.warm, &topology.expired]
 }
@@ -215,13 +214,15 @@ impl Intake {
         })?;
         let limit = self.broker.timeout();
         let declared = self.declare(&connection).await;
-        let left = declared.map_err(|e| match e {
+        let mut left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
             TopologyError::Unavailable { .. } => Unopened::Clashed(e.to_string()),
         })?;
+        let consumed = consumed(&self.topology);
+        left.retain(|(queue, _)| !consumed.contains(&queue.name.as_str()));
         for queue in self.topology.queues() {
             let is_left = left.iter().any(|(one, _)| one.name == queue.name);
-            if !is_left && !consumed(&self.topology).contains(&queue.name.as_str()) {
+            if !is_left && !consumed.contains(&queue.name.as_str()) {
                 missing.found(&queue.name);
             }
         }

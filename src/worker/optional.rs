@@ -24,8 +24,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Rests between two tries.
-const FIRST_REST: Duration = Duration::from_millis(500);
+/// Rests between two tries. The first gives a declaration that was cut short time to end: RabbitMQ may end the connection where two of
+/// the same queue meet.
+const FIRST_REST: Duration = Duration::from_secs(1);
 const MAX_REST: Duration = Duration::from_secs(30);
 /// A consumer that lasted so long is a good one: where the broker cancels it each time sooner, the rests grow, and that is said.
 const LASTED: Duration = Duration::from_secs(3);
@@ -87,25 +88,22 @@ impl Missing {
     }
 }
 
-/// Declares what couldn't be declared at first, until it is; never ends. What becomes of the queues that have a consumer is said by that.
+/// Declares what couldn't be declared at first, until it is; never ends.
 pub(super) async fn declare(
     connection: &Connection,
     left: Vec<(QueueSpec, String)>,
     timeout: Duration,
     missing: &Missing,
-    consumed: [&str; 2],
 ) -> Infallible {
     let each = left.into_iter().map(|(queue, _)| async move {
         let mut rests = rests();
-        let is_said = !consumed.contains(&queue.name.as_str());
         loop {
             tokio::time::sleep(rests.next_wait()).await;
             match queue.declare(connection, timeout).await {
-                Ok(()) if is_said => return missing.found(&queue.name),
-                Ok(()) => return,
+                Ok(()) => return missing.found(&queue.name),
                 // The try that was cut short at the start may be in its way.
                 Err(_) if rests.attempts() <= SILENT_TRIES => {}
-                Err(error) if is_said && connection.status().connected() => {
+                Err(error) if connection.status().connected() => {
                     missing.note(&queue.name, &error.to_string());
                 }
                 Err(_) => {}
