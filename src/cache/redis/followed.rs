@@ -73,8 +73,8 @@ impl Followed {
         self.last().address.clone()
     }
 
-    /// Connects to it.
-    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// Connects to it, and says whether it is at another address than before.
+    pub async fn connect(&self) -> Result<(MultiplexedConnection, bool), RedisError> {
         let (first, demoted) = {
             let last = self.last();
             (last.address.clone(), last.demoted.clone())
@@ -86,11 +86,11 @@ impl Followed {
             demoted.as_deref(),
         );
         let found = found.await?;
-        self.met(found.url.host(), found.says);
-        Ok(found.connection)
+        let is_elsewhere = self.met(found.url.host(), found.says);
+        Ok((found.connection, is_elsewhere))
     }
 
-    fn met(&self, address: String, says: Says) {
+    fn met(&self, address: String, says: Says) -> bool {
         self.is_cluster.fetch_or(says.is_cluster, Ordering::AcqRel);
         let mut last = self.last();
         last.says_so = says.takes_writes.is_some();
@@ -99,14 +99,16 @@ impl Followed {
         }
         if last.address.as_ref() == Some(&address) {
             last.why.clear();
-            return;
+            return false;
         }
         let from = last.address.replace(address.clone());
         let why = std::mem::take(&mut last.why);
         drop(last);
-        if let Some(from) = from.filter(|_| !says.is_cluster) {
-            moved(&self.metrics, &from, &address, &why);
+        let from = from.filter(|_| !says.is_cluster);
+        if let Some(from) = &from {
+            moved(&self.metrics, from, &address, &why);
         }
+        from.is_some()
     }
 
     /// Whether the Sentinels call another server the primary than the one that is spoken to, which may not know it yet. They are asked once
