@@ -195,12 +195,15 @@ impl Cache {
             Some(entry) => entry.space.codec.entry_bytes(),
             None => invalidate::MARK_BYTES,
         };
-        let (seals, shown) = match redis.get(&keys, bytes).await {
+        // Of a cluster, the server that has a namespace's mark may be away while others answer.
+        let (marks, mut is_unread) = (wanted.len()..keys.len() - 1, false);
+        let unread = |number| is_unread |= marks.contains(&number);
+        let (seals, shown) = match redis.get_noting(&keys, bytes, unread).await {
             Some(mut values) => {
                 let marks = values.split_off(wanted.len().min(values.len()));
                 let failing = redis.is_failing();
                 // An entry of which nobody can say whether it is invalid isn't used.
-                let seals = if redis.is_current().await {
+                let seals = if redis.is_current(is_unread).await {
                     self.read(wanted, values, failing, outputs)
                 } else {
                     vec![None; wanted.len()]

@@ -32,9 +32,9 @@ impl RedisCache {
         let after: Vec<(Vec<u8>, Cmd)> = settled.chain(marks).collect();
         let mut shown = self.on_keys(cluster, &after).await;
         let shown = shown.split_off(words.jobs.len().min(shown.len()));
-        let mut is_known = true;
+        let is_unread = shown.iter().any(Result::is_err);
+        let is_known = !is_unread || self.is_current(true).await;
         for ((namespace, written), mark) in words.all.iter().zip(&shown) {
-            is_known &= mark.is_ok();
             let mark = mark.as_ref().map_or(0, mark_in);
             if mark.max(self.marks().of(namespace)) > words.stamp {
                 self.take_back_spread(cluster, written).await;
