@@ -364,13 +364,14 @@ impl Cache {
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
-    /// an invalidation, by its stamp, and comes after it is taken back. `false` where Redis fails.
-    pub async fn publish(&self, words: &Words<'_>) -> bool {
+    /// an invalidation, by its stamp, and comes after it is taken back. Says which keys a cluster has not taken; nothing where Redis fails.
+    pub async fn publish(&self, words: &Words<'_>) -> Option<Vec<String>> {
         let Backend::Redis(redis) = &self.backend else {
-            return true;
+            return Some(Vec::new());
         };
-        let older = redis.publish(words).await;
-        self.metrics.older_words(older.unwrap_or_default());
-        older.is_some()
+        let published = redis.publish(words).await;
+        let older = published.as_ref().map_or(0, |published| published.older);
+        self.metrics.older_words(older);
+        published.map(|published| published.unwritten)
     }
 }
