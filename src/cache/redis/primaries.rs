@@ -4,7 +4,7 @@ use super::{
     Again, RedisCache, Size, Unanswered,
     cluster::{Cluster, Map, Node},
     find::first_of,
-    question::is_refusal,
+    question::{is_refusal, redirection},
 };
 use futures_util::future::{BoxFuture, join_all};
 use kiln_contract::key;
@@ -138,10 +138,17 @@ impl RedisCache {
                 .ask(pipeline.into(), Size::SMALL, Again::No, true)
                 .await
             {
-                Ok(answers) => answers
-                    .into_iter()
-                    .collect::<RedisResult<Vec<Value>>>()
-                    .map_err(|error| node.names(error)),
+                Ok(answers) => {
+                    let answers = answers.into_iter().map(|answer| match answer {
+                        // Its slot moves just now: the server is well, and so the slot's next one is asked when it is known.
+                        Err(error) if redirection(&error).is_some() => {
+                            cluster.servers.doubt();
+                            Ok(Value::Nil)
+                        }
+                        answer => answer.map_err(|error| node.names(error)),
+                    });
+                    answers.collect()
+                }
                 Err(Unanswered::Failed(error)) => Err(error),
                 Err(Unanswered::Skipped) => Err(map.nobody()),
             }
