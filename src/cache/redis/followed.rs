@@ -3,7 +3,7 @@
 //! Promises one line and one count for each move to another address, with the reason why the one before was left.
 
 use super::{
-    find::{Says, find},
+    find::{Says, elected, find},
     source::Source,
 };
 use crate::{
@@ -115,18 +115,21 @@ impl Followed {
     /// in a while.
     pub async fn is_outvoted(&self) -> bool {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed);
-        if !matches!(self.source, Source::Sentinel(_)) || !turn.is_multiple_of(ASK_EVERY) {
+        let Source::Sentinel(sentinels) = &self.source else {
+            return false;
+        };
+        if !turn.is_multiple_of(ASK_EVERY) {
             return false;
         }
         let Some(known) = self.address() else {
             return false;
         };
-        let found = find(&self.source, &self.settings, None, None);
+        let elected = elected(sentinels, &self.settings);
         let limit = config::ms(self.settings.timeout_ms);
-        let found = tokio::time::timeout(limit, found).await;
-        let is_other = matches!(found, Ok(Ok(found)) if found.url.host() != known);
+        let elected = tokio::time::timeout(limit, elected).await;
+        let is_other = matches!(elected, Ok(Some(url)) if url.host() != known);
         if is_other {
-            self.lost("the Sentinels call another server the primary");
+            self.demoted("the Sentinels call another server the primary");
         }
         is_other
     }
