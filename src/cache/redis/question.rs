@@ -88,6 +88,11 @@ pub(super) fn is_unknown_script(error: &RedisError) -> bool {
     has_code(error, &["NOSCRIPT"])
 }
 
+/// Whether a question on several keys can't be answered while their slot moves.
+pub(super) fn is_try_again(error: &RedisError) -> bool {
+    has_code(error, &["TRYAGAIN"])
+}
+
 /// Whether a failure in a cluster is one after which another server may own the slot.
 pub(super) fn may_have_moved(error: &RedisError) -> bool {
     !is_refusal(error) || has_code(error, &["MOVED", "CLUSTERDOWN"]) || is_no_primary(error)
@@ -137,6 +142,7 @@ mod tests {
         ] {
             assert_eq!(redirection(&said(text)), None, "{text}");
             assert_eq!(may_have_moved(&said(text)), moves, "{text}");
+            assert_eq!(is_try_again(&said(text)), text.starts_with("-TRYAGAIN"));
         }
         assert!(may_have_moved(&RedisError::from((ErrorKind::Io, "late"))));
     }
