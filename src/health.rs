@@ -46,6 +46,7 @@ struct Parts {
     machines: Vec<Machine>,
     failed: Failed,
     failed_queues: Failed,
+    missing_queues: Failed,
     /// When the worker's runtime last showed that it runs.
     beat: Option<Duration>,
 }
@@ -60,6 +61,7 @@ impl Health {
                 machines: parts.map(|part| Machine::new(Policy::of(*part))).collect(),
                 failed: Failed::default(),
                 failed_queues: Failed::default(),
+                missing_queues: Failed::default(),
                 beat: None,
             }),
             metrics,
@@ -122,6 +124,22 @@ impl Health {
             }
         }
         self.note_lanes();
+    }
+
+    /// Notes whether a queue that jobs can do without for a while can be used, and why not.
+    pub fn queue(&self, name: &str, usable: Result<(), &str>) {
+        let reason = {
+            let missing = &mut self.parts().missing_queues;
+            match usable {
+                Ok(()) => missing.remove(name),
+                Err(reason) => missing.add(name, reason),
+            }
+            missing.reason()
+        };
+        match reason {
+            Some(reason) => self.degraded(Part::Queues, &reason),
+            None => self.up(Part::Queues),
+        }
     }
 
     fn note_lanes(&self) {

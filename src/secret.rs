@@ -64,14 +64,14 @@ impl Secret {
         }
     }
 
-    /// Takes this URL and its password out of a text, such as an error of a client library.
+    /// Takes this URL, that of each address, and the passwords in them out of a text, such as an error of a client library.
     pub fn scrub(&self, text: &str) -> String {
         let mut text = text.replace(&self.0, &self.host());
-        for url in urls(&self.0) {
-            let password = url.user.and_then(|user| user.split_once(':'));
-            if let Some((_, password)) = password.filter(|(_, password)| !password.is_empty()) {
-                text = text.replace(password, HIDDEN);
-            }
+        for one in self.addresses() {
+            text = text.replace(&one.0, &one.host());
+        }
+        for password in urls(&self.0).flat_map(|url| url.passwords()) {
+            text = text.replace(password, HIDDEN);
         }
         text
     }
@@ -103,6 +103,16 @@ impl<'a> Url<'a> {
             path,
             query,
         })
+    }
+
+    /// Its user's password, and what its query has of the kind.
+    fn passwords(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        let user = self.user.and_then(|user| user.split_once(':'));
+        let query = self.query.split(['?', '#', '&']);
+        let query = query.filter_map(|pair| pair.split_once('='));
+        let query = query.filter(|(name, _)| name.ends_with("password"));
+        let all = user.into_iter().chain(query);
+        all.map(|(_, word)| word).filter(|word| !word.is_empty())
     }
 
     fn each(self) -> impl Iterator<Item = String> {
@@ -228,7 +238,14 @@ mod tests {
         assert_eq!(url.host(), "amqp://a/v,amqp://b/v");
         assert_eq!(
             url.scrub("amqp://kiln:two@b/v: refused, one"),
-            "amqp://kiln:***@b/v: refused, ***"
+            "amqp://b/v: refused, ***"
         );
+    }
+
+    #[test]
+    fn scrubs_each_of_several_addresses_with_its_user_and_query() {
+        let url = Secret::new("postgres://kiln:one@a,b:5433/kiln?sslmode=require&password=two");
+        let said = "postgres://kiln:one@b:5433/kiln?sslmode=require&password=two: refused, two";
+        assert_eq!(url.scrub(said), "postgres://b:5433/kiln: refused, ***");
     }
 }

@@ -189,17 +189,20 @@ impl Topology {
     }
 
     /// Declares what is missing of the queues through which jobs go, all at once: one whose leader doesn't answer holds up no other. An
-    /// error is why no job can be taken, or what no waiting mends; given are those that couldn't be declared now, and why.
+    /// error is why no job can be taken, or what no waiting mends; given are those that couldn't be declared now, and why. `others` bounds
+    /// those that jobs can do without for a while.
     pub async fn declare(
         &self,
         connection: &Connection,
         timeout: Duration,
+        others: Duration,
     ) -> Result<Vec<(QueueSpec, String)>, TopologyError> {
         let queues = self.needed();
-        let declared = queues
-            .iter()
-            .map(|queue| queue.declare(connection, timeout));
-        let declared = join_all(declared).await;
+        let declared = join_all(queues.iter().map(|queue| {
+            let is_jobs = queue.name == self.jobs;
+            queue.declare(connection, if is_jobs { timeout } else { others })
+        }))
+        .await;
         let mut left = Vec::new();
         for (queue, declared) in queues.into_iter().zip(declared) {
             match declared {

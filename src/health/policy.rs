@@ -55,6 +55,13 @@ impl Policy {
                 logs_degraded: false,
                 ..FACT
             },
+            // Each queue that can't be used has a line of its own.
+            Part::Queues => Self {
+                optional: true,
+                assumed: true,
+                logs_degraded: false,
+                ..FACT
+            },
             // A lane that fails and recovers with every other call isn't one that works.
             Part::Lanes => Self {
                 assumed: true,

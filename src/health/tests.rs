@@ -51,6 +51,22 @@ fn the_worker_is_ready_without_what_it_can_do_without() {
 }
 
 #[test]
+fn a_queue_that_jobs_can_do_without_is_named_until_it_can_be_used() {
+    let health = well();
+    health.queue("kiln.warm", Err("no answer"));
+    health.queue("kiln.expired", Err("cancelled"));
+    let report = health.report();
+    assert_eq!(report.readiness(), Readiness::Degraded);
+    assert_eq!(
+        report.to_string(),
+        "degraded: queues: kiln.expired: cancelled; kiln.warm: no answer\n"
+    );
+    health.queue("kiln.expired", Ok(()));
+    health.queue("kiln.warm", Ok(()));
+    assert_eq!(health.report().to_string(), "ready\n");
+}
+
+#[test]
 fn a_lane_that_failed_is_named_until_it_works() {
     let health = well();
     health.lane_failed("encoder", "its model panics");

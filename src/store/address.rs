@@ -1,7 +1,7 @@
 //! Owns one address of a database: how a connection to it is made, and what stands there.
 //!
 //! Promises to know whether a session is Kiln's own: what it sets with its first message is lost where a pooler such as pgbouncer stands between.
-//! There a session lasts for a transaction only, and nothing may be set for longer.
+//! There a session lasts for a transaction only, and nothing may be set for longer: a name that stayed would have others' statements ended.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
 use std::{
@@ -13,6 +13,10 @@ use std::{
 const MARK: &str = "kiln.session";
 /// How a pooler refuses what it doesn't know: a violation of the protocol, a feature that isn't supported.
 const REFUSALS: [&str; 2] = ["08P01", "0A000"];
+/// What every session is called whose server connection others get, when no statement of Kiln's runs there.
+const SHARED: &str = "kiln";
+/// The same, where the pooler was given another name before it was known.
+const RENAME: &str = "SET application_name = 'kiln'";
 /// How soon a statement ends whose client is gone; not every server can look.
 const WATCH_CLIENT: &str = "SET client_connection_check_interval = 1000";
 
@@ -83,16 +87,18 @@ impl Address {
                 other => return other,
             }
         }
-        let options = self.options.clone().application_name(name);
+        let options = self.options.clone().application_name(SHARED);
         PgConnection::connect_with(&options).await
     }
 
     /// A connection that is ready for statements, each of which ends at its limit, if there is one.
     pub async fn open(&self, name: &str, limit: Option<Duration>) -> Result<Session, sqlx::Error> {
+        let was_pooled = self.is_pooled();
         let mut connection = self.connect(name, limit).await?;
         // A name of our own making: it needs no quoting.
         let about = format!(
-            "SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'),
+            "SET LOCAL application_name = '{name}';
+             SELECT (SELECT count(*) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND application_name = '{name}'),
              (current_setting('{MARK}', true) IS NOT DISTINCT FROM '{name}')::int,
              (current_setting('transaction_read_only') = 'on')::int"
         );
@@ -109,6 +115,8 @@ impl Address {
                 Ok(_) | Err(sqlx::Error::Database(_)) => {}
                 Err(error) => return Err(error),
             }
+        } else if !was_pooled {
+            sqlx::raw_sql(RENAME).execute(&mut connection).await?;
         }
         Ok(Session {
             connection,

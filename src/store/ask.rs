@@ -144,7 +144,7 @@ impl PostgresStore {
         let code = error.as_database_error().and_then(|e| e.code());
         if code.is_some_and(|code| LEFT.contains(&code.as_ref())) {
             let why = self.url.scrub(&error.to_string());
-            self.sessions.hosts.leave(&why);
+            self.sessions.hosts.leave(lease.turn(), &why);
         }
         // A transaction's limit ends the whole session.
         let is_over = matches!(&error, sqlx::Error::Database(e) if is_fatal(e.as_ref()));

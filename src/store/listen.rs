@@ -16,15 +16,20 @@ const LISTENING: Duration = Duration::from_millis(2_000);
 const DEAF: Duration = Duration::from_millis(1_000);
 /// How far questions are spread, so that all workers don't ask in the same instant.
 const SPREAD: Duration = Duration::from_millis(50);
+/// How often is asked at the most, however much changes.
+const FLOOR: Duration = Duration::from_millis(100);
 /// How soon it is tried again to listen where that failed.
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// What asks for news, and hears when there may be some.
 pub struct Listener {
     store: PostgresStore,
-    ear: Option<PgListener>,
+    /// With the turn of the addresses in which it was made.
+    ear: Option<(PgListener, u64)>,
     /// When it may be tried again to listen.
     again: Instant,
+    /// When it was asked last.
+    asked: Instant,
 }
 
 impl std::fmt::Debug for Listener {
@@ -40,27 +45,32 @@ impl Listener {
             store,
             ear: None,
             again: Instant::now(),
+            asked: Instant::now(),
         }
     }
 
     /// What is wanted of workers now, and the marks that were set after a change.
     pub async fn news(&mut self, since: i64) -> Result<News, StoreError> {
+        self.asked = Instant::now();
+        let turn = self.store.sessions.hosts.turn();
+        // The address that was left may still answer.
+        self.ear.take_if(|(_, made)| *made != turn);
         if self.ear.is_none()
             && self.again <= Instant::now()
             && let Some(options) = self.store.own_session()
         {
-            self.ear = self.listen(options).await;
+            self.ear = self.listen(options).await.map(|ear| (ear, turn));
             self.again = Instant::now() + AGAIN;
         }
-        if let Some(ear) = &mut self.ear {
+        if let Some((ear, turn)) = &mut self.ear {
             let asked = self.store.deadline(news::ask(ear, since)).await;
             let hosts = &self.store.sessions.hosts;
             match asked {
                 Ok(Ok(news)) if news.is_read_only && hosts.are_several() => {
-                    hosts.leave("it takes no writes");
+                    hosts.leave(*turn, "it takes no writes");
                 }
-                Ok(Ok(news)) => return Ok(news),
-                Ok(Err(_)) | Err(_) => {}
+                Ok(Ok(news)) if hosts.turn() == *turn => return Ok(news),
+                Ok(Ok(_) | Err(_)) | Err(_) => {}
             }
             // The others say what is wrong.
             self.ear = None;
@@ -87,20 +97,21 @@ impl Listener {
     /// Waits until there may be news, and for a while at most; says whether the database told of some.
     pub async fn changed(&mut self) -> bool {
         let spread = SPREAD.mul_f64(rand::rng().random());
-        let Some(ear) = &mut self.ear else {
+        let Some((ear, _)) = &mut self.ear else {
             tokio::time::sleep(DEAF + spread).await;
             return false;
         };
         match tokio::time::timeout(LISTENING + spread, ear.try_recv()).await {
             Ok(Ok(Some(_))) => {
                 // What changes meanwhile is in the same answer.
-                tokio::time::sleep(spread).await;
+                let early = FLOOR.saturating_sub(self.asked.elapsed());
+                tokio::time::sleep(early + spread).await;
                 while ear.next_buffered().is_some() {}
                 true
             }
             Ok(Ok(None) | Err(_)) => {
+                // It is made anew at once where it has lasted for a while.
                 self.ear = None;
-                self.again = Instant::now();
                 tokio::time::sleep(spread).await;
                 false
             }

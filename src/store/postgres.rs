@@ -82,7 +82,7 @@ impl PostgresStore {
             let expected = "expected postgres://user:password@host:port/database";
             return Err(StoreError::Refused(expected.to_owned()));
         }
-        let hosts = Hosts::new(addresses);
+        let hosts = Hosts::new(addresses, url.clone(), config::ms(settings.timeout_ms));
         let sessions = Sessions::new(hosts, settings.connections, statement_limit(settings));
         Ok(Self {
             sessions: Arc::new(sessions),

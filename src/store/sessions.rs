@@ -8,6 +8,7 @@ use super::{address::Session, hosts::Hosts, lost::Lost};
 use rand::Rng;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use std::{
+    fmt::Write,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -91,6 +92,11 @@ impl Lease {
             .await?;
         self.is_transaction = false;
         Ok(())
+    }
+
+    /// The turn of the addresses in which it was made.
+    pub fn turn(&self) -> u64 {
+        self.turn
     }
 
     /// Whether the server can be asked to end what runs on it.
@@ -182,7 +188,10 @@ impl Sessions {
         if is_pooled {
             // A session lasts as long as a transaction, and so does what is set in it.
             let limit_ms = self.statement_limit.as_millis();
-            let begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+            let mut begin = format!("BEGIN; SET LOCAL statement_timeout = {limit_ms}");
+            if let Some(name) = &lease.watch.name {
+                let _infallible = write!(begin, "; SET LOCAL application_name = '{name}'");
+            }
             if let Err(error) = lease.begin(begin).await {
                 // As a rule the others broke with it.
                 self.close_idle();
@@ -196,7 +205,7 @@ impl Sessions {
     async fn open(&self) -> Result<Idle, sqlx::Error> {
         let token: [u8; 8] = rand::rng().random();
         let name = format!("kiln {}", hex::encode(token));
-        let opened = self.hosts.open(&name, Some(self.statement_limit)).await?;
+        let (opened, turn) = self.hosts.open(&name, Some(self.statement_limit)).await?;
         let Session {
             connection,
             is_seen,
@@ -207,7 +216,7 @@ impl Sessions {
             connection,
             name: is_seen.then_some(name),
             made: now,
-            turn: self.hosts.turn(),
+            turn,
             since: now,
         })
     }
@@ -219,6 +228,9 @@ impl Sessions {
         let mut idle = self.idle();
         idle.retain(|one| now.duration_since(one.since) < MAX_IDLE);
         let is_of_use = lease.turn == self.hosts.turn();
+        if is_of_use && self.hosts.are_several() {
+            self.hosts.answered();
+        }
         if is_of_use && now.duration_since(lease.made) < MAX_AGE && !self.permits.is_closed() {
             idle.push(Idle {
                 connection: lease.connection,

@@ -71,7 +71,8 @@ impl Intake {
             Duration::from_millis(100),
             config::ms(settings.amqp.max_backoff_ms),
         );
-        let missing = Missing::default();
+        let missing = Missing::of(&self.health);
+        let mut clashes = 0;
         while !stop.is_cancelled() {
             if self.pause.is_on() {
                 tracing::info!("taking jobs is paused");
@@ -84,6 +85,7 @@ impl Intake {
             match opened {
                 None => return Ok(()),
                 Some(Ok(opened)) => {
+                    clashes = 0;
                     let begun = Instant::now();
                     match self.take(opened, &missing, stop).await {
                         End::Stopped => continue,
@@ -98,6 +100,14 @@ impl Intake {
                 }
                 Some(Err(Unopened::Hopeless(reason))) => bail!(reason),
                 Some(Err(Unopened::Later(reason))) => self.health.down(Part::Broker, &reason),
+                Some(Err(Unopened::Clashed(reason))) => {
+                    clashes += 1;
+                    if clashes >= CLASHES {
+                        self.health.down(Part::Broker, &reason);
+                    } else {
+                        tracing::debug!(reason, "a new connection was given up; another is made");
+                    }
+                }
             }
             let rest = tokio::time::sleep(backoff.next_wait());
             stop.run_until_cancelled(rest).await;
@@ -134,7 +144,9 @@ impl Intake {
         } = opened;
         self.health.up(Part::Broker);
         tracing::info!(queue = self.topology.jobs, "taking jobs");
-        let left = optional::declare(&connection, left, self.broker.timeout(), missing);
+        let limit = self.broker.timeout();
+        let consumed = consumed(&self.topology);
+        let left = optional::declare(&connection, left, limit, missing, consumed);
         let end = tokio::select! {
             end = session.run(stop, &mut self.pause) => end,
             never = left => match never {},
@@ -145,14 +157,25 @@ impl Intake {
     }
 }
 
+/// New connections in a row that clash before that is a reason to wait for the broker.
+const CLASHES: u32 = 3;
+/// How long a session's start waits for the queues that jobs can do without; they are declared beside it then, with all of the time they need.
+const OTHERS: Duration = Duration::from_secs(1);
 /// How long the queue of hints is waited for beyond all others: whoever looks at a worker that is ready is to find its queues.
 const HINTS: Duration = Duration::from_millis(300);
+
+/// The queues of which their consumers say whether they can be used.
+fn consumed(topology: &Topology) -> [&str; 2] {
+    [&topology.warm, &topology.expired]
+}
 
 /// Why no session was opened.
 enum Unopened {
     /// Waiting doesn't mend it.
     Hopeless(String),
     Later(String),
+    /// What a broker does to one of two workers that declare the same queue at the same moment, or worse.
+    Clashed(String),
 }
 
 impl Intake {
@@ -164,7 +187,7 @@ impl Intake {
         let limit = self.broker.timeout();
         let spec = self.topology.hints();
         let (needed, hints) = (
-            self.topology.declare(connection, limit),
+            self.topology.declare(connection, limit, limit.min(OTHERS)),
             spec.declare(connection, limit),
         );
         tokio::pin!(needed, hints);
@@ -194,8 +217,14 @@ impl Intake {
         let declared = self.declare(&connection).await;
         let left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
-            TopologyError::Unavailable { .. } => Unopened::Later(e.to_string()),
+            TopologyError::Unavailable { .. } => Unopened::Clashed(e.to_string()),
         })?;
+        for queue in self.topology.queues() {
+            let is_left = left.iter().any(|(one, _)| one.name == queue.name);
+            if !is_left && !consumed(&self.topology).contains(&queue.name.as_str()) {
+                missing.found(&queue.name);
+            }
+        }
         let connection = Arc::new(connection);
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
         let suspects = self.suspects.clone();
@@ -206,7 +235,7 @@ impl Intake {
                 session,
                 left,
             }),
-            Ok(Err(error)) => Err(Unopened::Later(self.broker.scrub(&error))),
+            Ok(Err(error)) => Err(Unopened::Clashed(self.broker.scrub(&error))),
             Err(_) => Err(later("no answer to starting the consumers".into())),
         }
     }

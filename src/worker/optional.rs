@@ -10,6 +10,7 @@ use crate::{
         topology::{Origin, QueueSpec, Topology},
     },
     backoff::Backoff,
+    health::Health,
 };
 use futures_util::{
     FutureExt,
@@ -20,12 +21,14 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Rests between two tries.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const MAX_REST: Duration = Duration::from_secs(30);
+/// A consumer that lasted so long is a good one: where the broker cancels it each time sooner, the rests grow, and that is said.
+const LASTED: Duration = Duration::from_secs(3);
 /// Tries in a row that may fail before that is said: of workers that declare a queue at the same time, the broker refuses some.
 const SILENT_TRIES: u32 = 1;
 
@@ -35,12 +38,26 @@ fn rests() -> Backoff {
 
 /// What is said of queues that the worker does without.
 #[derive(Clone, Default)]
-pub(super) struct Missing(Arc<Mutex<BTreeMap<String, String>>>);
+pub(super) struct Missing {
+    said: Arc<Mutex<BTreeMap<String, String>>>,
+    health: Option<Health>,
+}
 
 impl Missing {
+    /// One that health hears of as well.
+    pub(super) fn of(health: &Health) -> Self {
+        Self {
+            health: Some(health.clone()),
+            ..Self::default()
+        }
+    }
+
     /// Says why a queue can't be used, where that is news.
     pub(super) fn note(&self, queue: &str, reason: &str) {
         if self.is_news(queue, reason) {
+            if let Some(health) = &self.health {
+                health.queue(queue, Err(reason));
+            }
             tracing::warn!(
                 queue,
                 reason,
@@ -52,6 +69,9 @@ impl Missing {
     /// Says that a queue is used again, where the contrary was said.
     pub(super) fn found(&self, queue: &str) {
         if self.said().remove(queue).is_some() {
+            if let Some(health) = &self.health {
+                health.queue(queue, Ok(()));
+            }
             tracing::info!(queue, "a queue is used again");
         }
     }
@@ -63,24 +83,29 @@ impl Missing {
     }
 
     fn said(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Declares what couldn't be declared at first, until it is; never ends.
+/// Declares what couldn't be declared at first, until it is; never ends. What becomes of the queues that have a consumer is said by that.
 pub(super) async fn declare(
     connection: &Connection,
     left: Vec<(QueueSpec, String)>,
     timeout: Duration,
     missing: &Missing,
+    consumed: [&str; 2],
 ) -> Infallible {
     let each = left.into_iter().map(|(queue, _)| async move {
         let mut rests = rests();
+        let is_said = !consumed.contains(&queue.name.as_str());
         loop {
             tokio::time::sleep(rests.next_wait()).await;
             match queue.declare(connection, timeout).await {
-                Ok(()) => return missing.found(&queue.name),
-                Err(error) if connection.status().connected() => {
+                Ok(()) if is_said => return missing.found(&queue.name),
+                Ok(()) => return,
+                // The try that was cut short at the start may be in its way.
+                Err(_) if rests.attempts() <= SILENT_TRIES => {}
+                Err(error) if is_said && connection.status().connected() => {
                     missing.note(&queue.name, &error.to_string());
                 }
                 Err(_) => {}
@@ -108,7 +133,8 @@ pub(super) struct OptionalConsumer {
 
 enum State {
     Opening(BoxFuture<'static, Result<QueueConsumer, String>>),
-    Open(Box<QueueConsumer>),
+    /// The second is when it will have lasted; none once that is noted.
+    Open(Box<QueueConsumer>, Option<Instant>),
 }
 
 impl OptionalConsumer {
@@ -146,10 +172,10 @@ impl OptionalConsumer {
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
                 // It may have been deleted.
-                let declared = topology.declare(&connection, timeout).await;
-                let left = declared.map_err(|error| error.to_string())?;
-                if let Some((_, reason)) = left.into_iter().find(|(one, _)| one.name == queue) {
-                    return Err(reason);
+                let specs = topology.queues().into_iter();
+                for spec in specs.filter(|spec| spec.name == queue) {
+                    let declared = spec.declare(&connection, timeout).await;
+                    declared.map_err(|error| error.to_string())?;
                 }
             }
             let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
@@ -165,16 +191,24 @@ impl OptionalConsumer {
     pub(super) async fn next(&mut self) -> Delivery {
         loop {
             let lost = match &mut self.state {
-                State::Open(consumer) => match consumer.next().await {
-                    Ok(Some(delivery)) => return delivery,
-                    Ok(None) => "the broker cancelled its consumer".to_owned(),
-                    Err(reason) => reason,
+                State::Open(consumer, lasts) => tokio::select! {
+                    biased;
+                    () = reached(*lasts) => {
+                        *lasts = None;
+                        self.missing.found(&self.queue);
+                        self.rests.reset();
+                        continue;
+                    }
+                    next = consumer.next() => match next {
+                        Ok(Some(delivery)) => return delivery,
+                        Ok(None) => "the broker cancelled its consumer".to_owned(),
+                        Err(reason) => reason,
+                    },
                 },
                 State::Opening(opening) => match opening.await {
                     Ok(consumer) => {
-                        self.missing.found(&self.queue);
-                        self.rests.reset();
-                        self.state = State::Open(Box::new(consumer));
+                        let lasts = Some(Instant::now() + LASTED);
+                        self.state = State::Open(Box::new(consumer), lasts);
                         continue;
                     }
                     Err(reason) => reason,
@@ -186,7 +220,7 @@ impl OptionalConsumer {
             }
             let rest = self.rests.next_wait();
             let opening = self.opening(rest);
-            if let State::Open(former) = std::mem::replace(&mut self.state, opening) {
+            if let State::Open(former, _) = std::mem::replace(&mut self.state, opening) {
                 self.former.push(*former);
                 self.former.retain(is_awaited);
             }
@@ -197,7 +231,7 @@ impl OptionalConsumer {
     pub(super) fn ready(&mut self) -> Option<Delivery> {
         match &mut self.state {
             // Why there is none is learnt by whoever waits for the next one.
-            State::Open(consumer) => consumer.ready().ok().flatten(),
+            State::Open(consumer, _) => consumer.ready().ok().flatten(),
             State::Opening(_) => None,
         }
     }
@@ -205,7 +239,7 @@ impl OptionalConsumer {
     /// Cancels the consumer and returns what it was given and hasn't taken.
     pub(super) async fn end(&mut self) -> Vec<Delivery> {
         match &mut self.state {
-            State::Open(consumer) => consumer.end().await,
+            State::Open(consumer, _) => consumer.end().await,
             State::Opening(_) => Vec::new(),
         }
     }
@@ -213,10 +247,17 @@ impl OptionalConsumer {
     /// Every consumer there is.
     pub(super) fn consumers(&self) -> impl Iterator<Item = &QueueConsumer> {
         let open = match &self.state {
-            State::Open(consumer) => Some(&**consumer),
+            State::Open(consumer, _) => Some(&**consumer),
             State::Opening(_) => None,
         };
         open.into_iter().chain(&self.former)
+    }
+}
+
+async fn reached(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -228,6 +269,7 @@ fn is_awaited(consumer: &QueueConsumer) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{health::Part, telemetry::metrics::Metrics};
 
     #[test]
     fn a_reason_is_news_once_and_another_one_is_news_again() {
@@ -238,5 +280,17 @@ mod tests {
         assert!(missing.is_news("kiln.warm", "away"), "a queue of its own");
         missing.found("kiln.hits");
         assert!(missing.is_news("kiln.hits", "away"));
+    }
+
+    #[test]
+    fn health_hears_of_each_outage() {
+        let health = Health::new(Metrics::new());
+        let missing = Missing::of(&health);
+        for _ in 0..2 {
+            missing.note("kiln.warm", "away");
+            assert!(!health.is_up(Part::Queues));
+            missing.found("kiln.warm");
+            assert!(health.is_up(Part::Queues));
+        }
     }
 }

@@ -17,15 +17,16 @@ use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 const SCHEDULE: &str = "name = \"words\"\nenabled = false\ncron = \"0 0 29 2 *\"\nmodel = \"sentiment\"\nnamespace = \"warmed\"\n\
 [source]\nkind = \"sql\"\ndatabase = \"kiln\"\nstatement = \"SELECT 'k' || n AS key, 'nice word ' || n AS text FROM generate_series(1, 30) AS n\"\n";
 
-/// What a session of another client's finds on each server connection: its limit, and statements that somebody left there.
-async fn left_behind(other: &mut PgConnection) -> Vec<(String, i64)> {
-    let look = "SELECT current_setting('statement_timeout'), (SELECT count(*) FROM pg_prepared_statements)";
+/// What a session of another client's finds on each server connection: its limit, statements that somebody left there, and
+/// whether it bears the name of one of Kiln's.
+async fn left_behind(other: &mut PgConnection) -> Vec<(String, i64, bool)> {
+    let look = "SELECT current_setting('statement_timeout'), (SELECT count(*) FROM pg_prepared_statements), current_setting('application_name') LIKE 'kiln %'";
     let mut found = Vec::new();
     for _ in 0..20 {
         let row = sqlx::raw_sql(look).fetch_one(&mut *other).await;
         let row = row.expect("an answer");
         let count: i64 = row.get(1);
-        found.push((row.get(0), count));
+        found.push((row.get(0), count, row.get(2)));
     }
     found.dedup();
     found
@@ -127,6 +128,10 @@ async fn behind_pgbouncer_everything_works_but_migrations() {
         .await
         .expect("a client");
     let left = left_behind(&mut client).await;
-    assert_eq!(left, [("0".to_owned(), 0)], "left on a server connection");
+    assert_eq!(
+        left,
+        [("0".to_owned(), 0, false)],
+        "left on a server connection"
+    );
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
 }

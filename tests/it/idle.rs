@@ -15,6 +15,8 @@ use crate::harness::{PATIENCE, eventually, sandbox};
 const BOUND: f64 = 2.0;
 /// So many statements are waited for.
 const COUNTED: usize = 24;
+/// After so many more, what was read before is in the server's counters: it writes them down once a second.
+const SETTLED: usize = 8;
 
 /// Has the server log every statement with its client's name: its own counters tell some transactions late, or never.
 const LOGGED: [&str; 3] = [
@@ -99,6 +101,12 @@ async fn an_idle_worker_asks_little_of_its_servers_whatever_the_history() {
         stack.execute(statement).await;
     }
     let worker = settings.start().await;
+    // What the start read is counted once the server has gathered it.
+    let begun = statements(&stack);
+    eventually("some statements", PATIENCE, async || {
+        (statements(&stack) - begun >= SETTLED).then_some(())
+    })
+    .await;
     let read = history_read(&stack).await;
     let sent = statements(&stack);
     let (asked, begun) = (commands(&stack).await, Instant::now());

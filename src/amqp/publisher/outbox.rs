@@ -16,6 +16,7 @@ use super::{
     verdict::{Standing, Why},
 };
 use crate::telemetry::metrics::{Metrics, ReplyOutcome};
+use fate::Renewals;
 use lapin::{BasicProperties, types::ShortString};
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -75,8 +76,8 @@ pub(super) struct Outbox {
     last_answer: Option<Instant>,
     /// When a connection was last lost.
     lost_at: Option<Instant>,
-    /// A refusal may be the main channel's fault.
-    is_stale: bool,
+    /// Whether a refusal may be the main channel's fault.
+    renewals: Renewals,
     /// The largest message that the broker takes, as far as it has said so on this connection.
     max_bytes: Option<usize>,
     /// What was last logged of that.
@@ -105,7 +106,7 @@ impl Outbox {
             answered_to: 0,
             last_answer: None,
             lost_at: None,
-            is_stale: false,
+            renewals: Renewals::default(),
             max_bytes: None,
             said_max_bytes: None,
             denied: None,

@@ -6,22 +6,24 @@
 use super::{Part, part, screen};
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
 use futures_io::{AsyncRead, AsyncWrite};
-use futures_util::Stream;
+use futures_util::{Stream, task::AtomicWaker};
 use lapin::{
     Connection, ConnectionProperties,
     tcp::{AMQPUriTcpExt, AsyncTcpStream, OwnedTLSConfig},
     uri::AMQPUri,
 };
 use std::{
-    fmt,
     io::{self, IoSlice, Read, Write},
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
-use tokio::time::Sleep;
+use tokio::task::JoinSet;
 
 /// Bytes that are read at once.
 const READ: usize = 64 << 10;
@@ -87,49 +89,76 @@ impl Reactor for Screening {
     }
 }
 
-/// Knows when something last came.
+/// Knows when something last came. Its clock runs in a task of its own: the client library's thread outlives the runtime, whose clock it
+/// must not ask then.
+#[derive(Debug)]
 pub(super) struct Watch {
-    silence: Silence,
-    heard: tokio::time::Instant,
-    alarm: Pin<Box<Sleep>>,
+    heard: Arc<Heard>,
+    limit: Duration,
+    /// Ends with this.
+    _task: JoinSet<()>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    begun: tokio::time::Instant,
+    /// When something last came, in milliseconds since it began.
+    at_ms: AtomicU64,
+    is_late: AtomicBool,
+    reader: AtomicWaker,
 }
 
 impl Watch {
     /// From now on.
     pub(super) fn new(silence: Silence) -> Self {
+        let heard = Arc::new(Heard {
+            begun: tokio::time::Instant::now(),
+            at_ms: AtomicU64::new(0),
+            is_late: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        });
+        let limit = silence.limit;
+        let mut task = JoinSet::new();
+        task.spawn(watch(heard.clone(), silence));
         Self {
-            heard: tokio::time::Instant::now(),
-            alarm: Box::pin(tokio::time::sleep(silence.limit)),
-            silence,
+            heard,
+            limit,
+            _task: task,
         }
     }
 
     fn hear(&mut self) {
-        self.heard = tokio::time::Instant::now();
+        let now_ms = self.heard.begun.elapsed().as_millis() as u64;
+        self.heard.at_ms.store(now_ms, Ordering::Relaxed);
     }
 
     /// Ends when nothing has come for too long.
     fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        loop {
-            ready!(self.alarm.as_mut().poll(context));
-            let due = self.heard + self.silence.limit;
-            if tokio::time::Instant::now() >= due {
-                let limit = self.silence.limit.as_millis();
-                let why = format!("nothing was heard from it for {limit} ms");
-                (self.silence.noted)(&why);
-                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why));
-            }
-            self.alarm.as_mut().reset(due);
+        self.heard.reader.register(context.waker());
+        if !self.heard.is_late.load(Ordering::Acquire) {
+            return Poll::Pending;
         }
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, reason(self.limit)))
     }
 }
 
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Watch")
-            .field("heard", &self.heard)
-            .finish_non_exhaustive()
+fn reason(limit: Duration) -> String {
+    format!("nothing was heard from it for {} ms", limit.as_millis())
+}
+
+/// Waits until nothing has come for too long, and says so.
+async fn watch(heard: Arc<Heard>, silence: Silence) {
+    loop {
+        let at = Duration::from_millis(heard.at_ms.load(Ordering::Relaxed));
+        let due = heard.begun + at + silence.limit;
+        if tokio::time::Instant::now() >= due {
+            break;
+        }
+        tokio::time::sleep_until(due).await;
     }
+    (silence.noted)(&reason(silence.limit));
+    heard.is_late.store(true, Ordering::Release);
+    heard.reader.wake();
 }
 
 /// A stream whose frames are screened on their way in.

@@ -170,9 +170,8 @@ async fn connect(settings: &Settings, queue: Queue) -> anyhow::Result<(Post, Str
     };
     if !post.knows(&queue).await? {
         // Before the first worker has started there are no queues: jobs may wait for it.
-        topology
-            .declare(&post.connection, post.broker.timeout())
-            .await?;
+        let limit = post.broker.timeout();
+        topology.declare(&post.connection, limit, limit).await?;
     }
     Ok((post, queue))
 }

@@ -199,6 +199,8 @@ label!(
         Migrations = "migrations",
         /// RabbitMQ: jobs are taken from it
         Broker = "broker",
+        /// the queues that jobs can do without for a while: each is there, and consumed where it is to be
+        Queues = "queues",
         /// the connection that replies, dead letters and retries are published on
         Publisher = "publisher",
         /// Redis: it answers in time, and takes writes

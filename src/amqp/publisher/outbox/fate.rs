@@ -19,9 +19,31 @@ const SUSPECTED: u32 = 4;
 /// How long after a loss a refusal may be the channel's fault: where a cluster's node was lost, RabbitMQ 3.10 refuses whatever is published
 /// to a queue that the node led, on each channel that was opened before the others knew its new leader, for as long as the node is away.
 const UNSETTLED: Duration = Duration::from_secs(90);
-/// Rest of a message until it is tried on another channel, and how many it may have: a second and a half in all.
+/// First rest of a message until it is tried on another channel, and how many it may have, each twice as long: some four seconds in all.
 const RENEW: Duration = Duration::from_millis(250);
-const RENEWALS: u32 = 6;
+const RENEWALS: u32 = 4;
+
+fn rest(before: u32) -> Duration {
+    RENEW.saturating_mul(1 << before.min(16))
+}
+
+/// The main channels of one connection that are given up because they refused messages: with each one that is, the next has longer, so
+/// that full queues cost the messages of others a few channels at most.
+#[derive(Debug, Default)]
+pub(super) struct Renewals {
+    is_wanted: bool,
+    count: u32,
+    next_at: Option<Instant>,
+}
+
+impl Renewals {
+    fn want(&mut self, now: Instant) {
+        if self.next_at.is_none_or(|at| at <= now) {
+            (self.is_wanted, self.next_at) = (true, Some(now + rest(self.count)));
+            self.count += 1;
+        }
+    }
+}
 
 impl Outbox {
     /// The broker's answer to a message.
@@ -177,7 +199,7 @@ impl Outbox {
     /// Whether the main channel is to be given up because it may be what refuses messages: whatever isn't confirmed is published again on
     /// the next one.
     pub(in super::super) fn take_stale(&mut self) -> bool {
-        let is_stale = std::mem::take(&mut self.is_stale);
+        let is_stale = std::mem::take(&mut self.renewals.is_wanted);
         if is_stale {
             for number in self.flights.on(Route::Main).into_iter().rev() {
                 self.unsent(number);
@@ -189,7 +211,7 @@ impl Outbox {
 
     /// The connection is lost: whatever isn't confirmed is published again on the next one.
     pub(in super::super) fn lost(&mut self, now: Instant) {
-        (self.lost_at, self.is_stale) = (Some(now), false);
+        (self.lost_at, self.renewals) = (Some(now), Renewals::default());
         self.unproven();
         self.alone_gone();
         for number in self.flights.on(Route::Main).into_iter().rev() {
@@ -259,9 +281,10 @@ impl Outbox {
             && standing == Standing::Taking
             && entry.renewals < RENEWALS
         {
+            self.renewals.want(now);
+            let until = now + rest(entry.renewals);
             entry.renewals += 1;
-            self.is_stale = true;
-            self.rest(entry, now + RENEW);
+            self.rest(entry, until);
             return self.requeue(&queue);
         }
         let (next, why) = verdict::after(must_arrive, standing, entry.tries, failure);
