@@ -113,12 +113,12 @@ impl RedisCache {
         }
     }
 
-    /// Whether all is known that this Redis may have lost.
-    pub(super) async fn is_current(&self) -> bool {
+    /// Whether all is known that this Redis may have lost, or doesn't show just now.
+    pub(super) async fn is_current(&self, is_unread: bool) -> bool {
         match &self.journal {
             Some(journal) => {
                 let made = self.connections_made();
-                journal.is_current(self.marks(), made).await
+                journal.is_current(self.marks(), made, is_unread).await
             }
             None => true,
         }

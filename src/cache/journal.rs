@@ -115,9 +115,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Whether all is known that the servers of so many connections may have lost. Asks the database where that isn't so.
-    pub async fn is_current(&self, marks: &Marks, made: u64) -> bool {
-        let is_current = || self.up_to.load(Ordering::Acquire) >= made;
+    /// Whether all is known that the servers of so many connections may have lost. Asks the database where that isn't so, or a mark
+    /// couldn't be read.
+    pub async fn is_current(&self, marks: &Marks, made: u64, is_unread: bool) -> bool {
+        let is_current = || !is_unread && self.up_to.load(Ordering::Acquire) >= made;
         if is_current() {
             return true;
         }

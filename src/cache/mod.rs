@@ -195,12 +195,15 @@ impl Cache {
             Some(entry) => entry.space.codec.entry_bytes(),
             None => invalidate::MARK_BYTES,
         };
-        let (seals, shown) = match redis.get(&keys, bytes).await {
+        // Of a cluster, the server that has a namespace's mark may be away while others answer.
+        let (marks, mut is_unread) = (wanted.len()..keys.len() - 1, false);
+        let unread = |number| is_unread |= marks.contains(&number);
+        let (seals, shown) = match redis.get_noting(&keys, bytes, unread).await {
             Some(mut values) => {
                 let marks = values.split_off(wanted.len().min(values.len()));
                 let failing = redis.is_failing();
                 // An entry of which nobody can say whether it is invalid isn't used.
-                let seals = if redis.is_current().await {
+                let seals = if redis.is_current(is_unread).await {
                     self.read(wanted, values, failing, outputs)
                 } else {
                     vec![None; wanted.len()]
@@ -361,13 +364,14 @@ impl Cache {
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
-    /// an invalidation, by its stamp, and comes after it is taken back. `false` where Redis fails.
-    pub async fn publish(&self, words: &Words<'_>) -> bool {
+    /// an invalidation, by its stamp, and comes after it is taken back. Says which keys a cluster has not taken; nothing where Redis fails.
+    pub async fn publish(&self, words: &Words<'_>) -> Option<Vec<String>> {
         let Backend::Redis(redis) = &self.backend else {
-            return true;
+            return Some(Vec::new());
         };
-        let older = redis.publish(words).await;
-        self.metrics.older_words(older.unwrap_or_default());
-        older.is_some()
+        let published = redis.publish(words).await;
+        let older = published.as_ref().map_or(0, |published| published.older);
+        self.metrics.older_words(older);
+        published.map(|published| published.unwritten)
     }
 }

@@ -181,6 +181,16 @@ impl RedisCache {
         keys: &[Vec<u8>],
         value_bytes: impl Fn(usize) -> usize,
     ) -> Option<Vec<Option<Vec<u8>>>> {
+        self.get_noting(keys, value_bytes, |_| {}).await
+    }
+
+    /// The same; `unread` hears of each key of a cluster that couldn't be asked for, by its number.
+    pub(super) async fn get_noting(
+        &self,
+        keys: &[Vec<u8>],
+        value_bytes: impl Fn(usize) -> usize,
+        unread: impl FnMut(usize),
+    ) -> Option<Vec<Option<Vec<u8>>>> {
         let bytes = keys.iter().enumerate();
         let bytes: Vec<usize> = bytes.map(|(n, key)| key.len() + value_bytes(n)).collect();
         let ask = |range: Range<usize>| {
@@ -198,7 +208,7 @@ impl RedisCache {
             Some(_) => None,
         };
         if let (None, Some(cluster)) = (&answers, self.cluster()) {
-            return self.get_each(cluster, keys, &bytes).await;
+            return self.get_each(cluster, keys, &bytes, unread).await;
         }
         let mut found = Vec::with_capacity(keys.len());
         for answer in answers? {

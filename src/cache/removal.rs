@@ -28,6 +28,8 @@ pub struct Removal<'a> {
     pub removed: u64,
     /// Whether all that was there is gone.
     pub done: bool,
+    /// Whether all servers of a cluster were visited, and some of them failed.
+    pub is_partial: bool,
 }
 
 impl RedisCache {
@@ -45,18 +47,34 @@ impl RedisCache {
             walk: Walk::default(),
             removed: 0,
             done: false,
+            is_partial: false,
         }
     }
 }
 
 impl Removal<'_> {
-    /// Removes the next piece. An error holds no credentials; the removal may go on after it.
+    /// Removes the next piece. A server of a cluster that fails doesn't hold up the others: the error comes when all were visited. It
+    /// holds no credentials; the removal may go on after it.
     pub async fn step(&mut self) -> Result<(), String> {
-        let scrub = |e: RedisError| self.redis.scrub(&e);
-        let pattern = key::all_named(self.namespace);
+        let begun = self.redis.begin(&mut self.walk).await;
+        begun.map_err(|e| self.redis.scrub(&e))?;
         // Where what was found isn't removed, it is found again.
         let mut walk = self.walk.clone();
-        let scanned = self.redis.scan(&mut walk, &pattern, AT_A_TIME).await;
+        let went = match self.piece(&mut walk).await {
+            Ok(()) => {
+                self.walk = walk;
+                self.walk.is_whole()
+            }
+            Err(why) => self.walk.pass_by(why),
+        };
+        self.is_partial = went.is_err() && self.redis.is_cluster();
+        went
+    }
+
+    async fn piece(&mut self, walk: &mut Walk) -> Result<(), String> {
+        let scrub = |e: RedisError| self.redis.scrub(&e);
+        let pattern = key::all_named(self.namespace);
+        let scanned = self.redis.scan(walk, &pattern, AT_A_TIME).await;
         let (keys, is_end) = scanned.map_err(scrub)?;
         let keys = match self.until {
             Some(stamp) => self.older(keys, stamp).await.map_err(scrub)?,
@@ -71,7 +89,6 @@ impl Removal<'_> {
             ended.map_err(scrub)?;
             self.done = true;
         }
-        self.walk = walk;
         Ok(())
     }
 

@@ -60,7 +60,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     };
     let removed = match unheard {
         None => remove(&store, &redis, &one).await,
-        Some(reason) => Err(anyhow!("{reason}")),
+        // What other servers of a cluster have is removed all the same, and again once all have heard of it.
+        Some(reason) => {
+            let mut removal = redis.removal(&one.namespace, None);
+            while redis.is_cluster() && !removal.done && removal.step().await.is_ok() {}
+            Err(anyhow!("{reason}"))
+        }
     };
     let namespace = one.namespace;
     if let Err(reason) = &removed {
@@ -89,7 +94,7 @@ async fn remove(store: &PostgresStore, redis: &RedisCache, one: &Removable) -> a
     bar.set_style(ProgressStyle::with_template(
         "{spinner} {pos} entries removed, {per_sec}",
     )?);
-    let run = redis.server_run().await.map_err(|e| anyhow!(e))?;
+    let run = redis.server_run().await;
     let mut removal = redis.removal(&one.namespace, None);
     let mut renewed = Instant::now();
     while !removal.done {
@@ -102,6 +107,8 @@ async fn remove(store: &PostgresStore, redis: &RedisCache, one: &Removable) -> a
     }
     bar.finish_and_clear();
     // Where this isn't noted, a worker does it once more.
-    let _again = store.note_removed(one, &run).await;
+    if let Ok(run) = run {
+        let _again = store.note_removed(one, &run).await;
+    }
     Ok(removal.removed)
 }

@@ -96,17 +96,23 @@ async fn publish(
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    let mut unwritten = Vec::new();
+    let mut unwritten = BTreeMap::new();
     for (stamp, words) in &shown {
-        if !context.cache.publish(words).await {
-            unwritten.push(*stamp);
-        }
+        unwritten.insert(*stamp, context.cache.publish(words).await);
     }
-    let removes = |job: &FinishedJob| job.shown.iter().any(|word| word.kind == WordKind::Removal);
-    let unremoved = jobs
-        .iter()
-        .map(|one| unwritten.contains(&one.job.stamp) && removes(one.job));
+    let unremoved = jobs.iter().map(|one| {
+        let unwritten = unwritten.get(&one.job.stamp);
+        unwritten.is_some_and(|keys| has_unwritten_removal(one.job, keys.as_deref()))
+    });
     unremoved.collect()
+}
+
+/// Whether a job has a removal under one of these keys; under any, where all are unwritten.
+fn has_unwritten_removal(job: &FinishedJob, unwritten: Option<&[String]>) -> bool {
+    let mut shown = job.shown.iter();
+    shown.any(|word| {
+        word.kind == WordKind::Removal && unwritten.is_none_or(|keys| keys.contains(&word.key))
+    })
 }
 
 /// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.

@@ -1,6 +1,7 @@
 //! Owns the conversation with a Redis Cluster: one round trip for each server that has some of the keys.
 //!
-//! Promises that a server which fails costs only its own keys, and that what has moved is followed once. Refuses to send one command for keys of several slots.
+//! Promises that a server which fails costs only its own keys, that what has moved is followed once, and that what can't be answered while
+//! its slot moves is asked a few times more. Refuses to send one command for keys of several slots.
 
 mod layout;
 mod servers;
@@ -9,14 +10,22 @@ pub(super) use layout::Layout;
 pub(super) use servers::{Map, Node, learn_at};
 
 use super::{
-    question::{Again, Unanswered, may_have_moved, redirection},
+    question::{Again, Unanswered, is_try_again, may_have_moved, redirection},
     size::parts,
 };
-use crate::{config::Redis, secret::Secret, telemetry::metrics::Metrics};
+use crate::{backoff::Backoff, config::Redis, secret::Secret, telemetry::metrics::Metrics};
 use futures_util::{StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, Pipeline, Value};
 use servers::Servers;
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+/// First wait before a question is asked again whose keys are on both servers while their slot moves.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+/// How often it is asked again.
+const TRIES: u32 = 4;
 
 /// Commands on keys of several slots.
 pub(super) struct Many<'a> {
@@ -54,15 +63,36 @@ impl Cluster {
 
     /// Runs commands, each where its key is. `anyway`: whatever rests.
     pub async fn each(&self, many: &Many<'_>, again: Again, anyway: bool) -> Answers {
-        let map = self.servers.map().await;
         let mut answers: Answers = vec![Err(Unanswered::Skipped); many.bytes.len()];
+        let mut numbers: Vec<usize> = (0..many.bytes.len()).collect();
+        let mut backoff = Backoff::new(TRY_AGAIN, TRY_AGAIN * 4);
+        loop {
+            self.each_of(&numbers, &mut answers, many, again, anyway)
+                .await;
+            numbers.retain(|number| is_between_servers(answers.get(*number)));
+            if numbers.is_empty() || backoff.attempts() == TRIES {
+                return answers;
+            }
+            tokio::time::sleep(backoff.next_wait()).await;
+        }
+    }
+
+    async fn each_of(
+        &self,
+        numbers: &[usize],
+        answers: &mut Answers,
+        many: &Many<'_>,
+        again: Again,
+        anyway: bool,
+    ) {
+        let map = self.servers.map().await;
         let mut visits = Visits::default();
-        for number in 0..many.bytes.len() {
+        for number in numbers.iter().copied() {
             match map.node_of((many.key)(number)) {
                 Some(node) => visits.add(node, false, number),
                 None => {
                     self.servers.doubt();
-                    set(&mut answers, number, Err(Unanswered::Failed(map.nobody())));
+                    set(answers, number, Err(Unanswered::Failed(map.nobody())));
                 }
             }
         }
@@ -77,15 +107,14 @@ impl Cluster {
                 }
                 _ => None,
             };
-            set(&mut answers, number, answer);
+            set(answers, number, answer);
             if let Some((address, is_once)) = elsewhere {
                 redirected.add(&self.servers.node_at(&map, &address), is_once, number);
             }
         }
         for (number, answer) in self.visit(redirected.0, many, again, anyway).await {
-            set(&mut answers, number, answer);
+            set(answers, number, answer);
         }
-        answers
     }
 
     /// Goes to several servers at the same time.
@@ -156,4 +185,9 @@ fn set(answers: &mut Answers, number: usize, answer: Result<Value, Unanswered>) 
     if let Some(known) = answers.get_mut(number) {
         *known = answer;
     }
+}
+
+/// Whether a question's keys are on two servers just now, or on their way.
+fn is_between_servers(answer: Option<&Result<Value, Unanswered>>) -> bool {
+    matches!(answer, Some(Err(Unanswered::Failed(error))) if is_try_again(error))
 }

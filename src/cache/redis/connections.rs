@@ -10,7 +10,7 @@ use super::{
     breaker::{Breaker, Failed, Since},
     followed::Followed,
     open::LATE,
-    question::{Again, Question, Unanswered, is_no_primary, is_refusal},
+    question::{Again, Question, Unanswered, is_no_primary, is_refusal, said_by},
     size::Size,
     source::Source,
 };
@@ -56,6 +56,8 @@ struct Open {
     made: Since,
     /// Counts how often it was made.
     generation: u64,
+    /// When, as the epochs of all go.
+    epoch: u64,
 }
 
 /// All connections to one server.
@@ -68,6 +70,8 @@ pub(super) struct Connections {
     started: Instant,
     breaker: Mutex<Breaker>,
     open: Vec<tokio::sync::Mutex<Open>>,
+    /// Counts how often all were closed, or left for another server: those of before aren't used again.
+    epoch: AtomicU64,
     /// How many connections were made so far, to this server and others beside it.
     made: Arc<AtomicU64>,
     /// Large round trips at the same time: one connection fewer than there are.
@@ -116,6 +120,7 @@ impl Connections {
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(count, cooldown).with_refused(refused)),
             open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
+            epoch: AtomicU64::new(0),
             made,
             large: Semaphore::new(count.saturating_sub(1).max(1)),
             quiet_until: AtomicU64::new(0),
@@ -143,18 +148,9 @@ impl Connections {
         self.breaker().is_closed(self.now())
     }
 
-    /// What a failure says, without credentials. Of many refusals at once the first says enough.
+    /// What a failure says, without credentials.
     pub fn scrub(&self, error: &RedisError) -> String {
-        let refusals = error.clone().into_server_errors();
-        let first = refusals.as_ref().and_then(|all| all.first());
-        let text = first.map_or_else(
-            || error.to_string(),
-            |(_, first)| match first.details() {
-                Some(details) => format!("{}: {details}", first.code()),
-                None => first.code().to_owned(),
-            },
-        );
-        tls::explain(self.url.scrub(&text))
+        tls::explain(self.url.scrub(&said_by(error)))
     }
 
     /// Asks, unless every connection rests.
@@ -271,10 +267,15 @@ impl Connections {
     async fn connection(&self, index: usize) -> Result<(MultiplexedConnection, u64), RedisError> {
         let unknown = || RedisError::from((ErrorKind::InvalidClientConfig, "no such connection"));
         let mut open = self.open.get(index).ok_or_else(unknown)?.lock().await;
-        if let Some(connection) = &open.connection {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        if let Some(connection) = open.connection.as_ref().filter(|_| open.epoch == epoch) {
             return Ok((connection.clone(), open.generation));
         }
-        let made = self.followed.connect().await?;
+        let (made, is_elsewhere) = self.followed.connect().await?;
+        open.epoch = match is_elsewhere {
+            true => 1 + self.epoch.fetch_add(1, Ordering::AcqRel),
+            false => epoch,
+        };
         open.generation += 1;
         self.made.fetch_add(1, Ordering::Release);
         open.made = self.now();
@@ -332,8 +333,9 @@ impl Connections {
         }
     }
 
-    /// Closes every connection that isn't being made.
+    /// Closes every connection; one that is being made isn't used.
     pub fn close_all(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
         for open in self.open.iter().filter_map(|open| open.try_lock().ok()) {
             let mut open = open;
             open.connection = None;

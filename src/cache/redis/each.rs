@@ -69,6 +69,7 @@ impl RedisCache {
         cluster: &Cluster,
         keys: &[Vec<u8>],
         bytes: &[usize],
+        mut unread: impl FnMut(usize),
     ) -> Option<Vec<Option<Vec<u8>>>> {
         let key = |number: usize| keys.get(number).map_or(&[][..], Vec::as_slice);
         let get = |number: usize| {
@@ -83,9 +84,14 @@ impl RedisCache {
         };
         let answers = self.spread(cluster, CacheOperation::Get, &many, Again::Yes);
         let values: Vec<Option<Value>> = some(answers.await)?;
-        let values = values.into_iter().map(|value| match value {
+        let values = values.into_iter().enumerate();
+        let values = values.map(|(number, value)| match value {
             Some(Value::BulkString(bytes)) => Some(bytes),
-            _ => None,
+            Some(_) => None,
+            None => {
+                unread(number);
+                None
+            }
         });
         Some(values.collect())
     }

@@ -11,7 +11,11 @@ use crate::{
     config::{self, Redis},
     secret::Secret,
 };
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
 use rand::seq::SliceRandom;
 use redis::{ErrorKind, RedisError, aio::MultiplexedConnection};
 use std::time::Duration;
@@ -63,9 +67,17 @@ pub(super) async fn find(
         let host = url.host();
         (last == Some(host.as_str()), first != Some(host.as_str()))
     });
-    let tries = all.into_iter().map(|url| -> BoxFuture<'_, _> {
+    // A Sentinel may still name what was left: that is gone back to only where no other one names another.
+    let rounds = match source {
+        Source::Sentinel(_) if last.is_some() => vec![last, None],
+        _ => vec![None],
+    };
+    let all = all.as_slice();
+    let rounds = rounds.into_iter();
+    let tries = rounds.flat_map(|unless| all.iter().map(move |url| (unless, *url)));
+    let tries = tries.map(|(unless, url)| -> BoxFuture<'_, _> {
         match source {
-            Source::Sentinel(sentinels) => Box::pin(by_sentinel(sentinels, url, settings)),
+            Source::Sentinel(sentinels) => Box::pin(by_sentinel(sentinels, url, settings, unless)),
             Source::Several(_) => Box::pin(taking_writes(url, settings)),
             Source::One(_) => Box::pin(as_it_is(url, settings, true)),
             Source::Node(_) => Box::pin(as_it_is(url, settings, false)),
@@ -141,9 +153,37 @@ async fn by_sentinel(
     sentinels: &Sentinels,
     url: &Secret,
     settings: &Redis,
+    unless: Option<&str>,
 ) -> Result<Found, RedisError> {
     let (host, port) = ask_sentinel(&sentinels.name, url, settings).await?;
-    taking_writes(&sentinels.server(&host, &port), settings).await
+    let server = sentinels.server(&host, &port);
+    if unless == Some(server.host().as_str()) {
+        let left = format!("{} names the server that was left", url.host());
+        return Err(RedisError::from((ErrorKind::Io, "sentinel", left)));
+    }
+    taking_writes(&server, settings).await
+}
+
+/// The server that takes writes by the word of more than half of the Sentinels that answer, and of more than one where several are named.
+pub(super) async fn elected(sentinels: &Sentinels, settings: &Redis) -> Option<Secret> {
+    // The other half of the time is the server's.
+    let limit = config::ms(settings.timeout_ms) / 2;
+    let asked = sentinels.all.iter().map(async |url| {
+        let said = ask_sentinel(&sentinels.name, url, settings);
+        tokio::time::timeout(limit, said).await.ok()?.ok()
+    });
+    let said: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+    let (host, port) = agreed(&said, sentinels.all.len())?;
+    let url = sentinels.server(host, port);
+    taking_writes(&url, settings).await.ok()?;
+    Some(url)
+}
+
+/// What more than half of those that answered say, and more than one where several are named.
+fn agreed<T: PartialEq>(said: &[T], named: usize) -> Option<&T> {
+    let votes = |one: &T| said.iter().filter(|other| *other == one).count();
+    let mut all = said.iter();
+    all.find(|one| 2 * votes(one) > said.len() && votes(one) >= named.min(2))
 }
 
 /// Where a Sentinel says that the primary is.
@@ -209,5 +249,15 @@ mod tests {
         assert_eq!(found.ok(), Some(3));
         let none = first_of::<u8>(Vec::new(), patience).await;
         assert!(none.is_err());
+    }
+
+    #[test]
+    fn a_server_is_elected_by_more_than_one_sentinel() {
+        assert_eq!(agreed(&["b"], 1), Some(&"b"), "only one is named");
+        assert_eq!(agreed(&["b"], 3), None, "the others don't answer");
+        assert_eq!(agreed(&["a", "b"], 3), None);
+        assert_eq!(agreed(&["b", "a", "b"], 3), Some(&"b"));
+        assert_eq!(agreed(&["a", "a", "b", "b"], 5), None);
+        assert_eq!(agreed::<&str>(&[], 3), None);
     }
 }

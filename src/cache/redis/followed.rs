@@ -3,7 +3,7 @@
 //! Promises one line and one count for each move to another address, with the reason why the one before was left.
 
 use super::{
-    find::{Says, find},
+    find::{Says, elected, find},
     source::Source,
 };
 use crate::{
@@ -73,8 +73,8 @@ impl Followed {
         self.last().address.clone()
     }
 
-    /// Connects to it.
-    pub async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+    /// Connects to it, and says whether it is at another address than before.
+    pub async fn connect(&self) -> Result<(MultiplexedConnection, bool), RedisError> {
         let (first, demoted) = {
             let last = self.last();
             (last.address.clone(), last.demoted.clone())
@@ -86,11 +86,11 @@ impl Followed {
             demoted.as_deref(),
         );
         let found = found.await?;
-        self.met(found.url.host(), found.says);
-        Ok(found.connection)
+        let is_elsewhere = self.met(found.url.host(), found.says);
+        Ok((found.connection, is_elsewhere))
     }
 
-    fn met(&self, address: String, says: Says) {
+    fn met(&self, address: String, says: Says) -> bool {
         self.is_cluster.fetch_or(says.is_cluster, Ordering::AcqRel);
         let mut last = self.last();
         last.says_so = says.takes_writes.is_some();
@@ -99,32 +99,37 @@ impl Followed {
         }
         if last.address.as_ref() == Some(&address) {
             last.why.clear();
-            return;
+            return false;
         }
         let from = last.address.replace(address.clone());
         let why = std::mem::take(&mut last.why);
         drop(last);
-        if let Some(from) = from.filter(|_| !says.is_cluster) {
-            moved(&self.metrics, &from, &address, &why);
+        let from = from.filter(|_| !says.is_cluster);
+        if let Some(from) = &from {
+            moved(&self.metrics, from, &address, &why);
         }
+        from.is_some()
     }
 
     /// Whether the Sentinels call another server the primary than the one that is spoken to, which may not know it yet. They are asked once
     /// in a while.
     pub async fn is_outvoted(&self) -> bool {
         let turn = self.asked.fetch_add(1, Ordering::Relaxed);
-        if !matches!(self.source, Source::Sentinel(_)) || !turn.is_multiple_of(ASK_EVERY) {
+        let Source::Sentinel(sentinels) = &self.source else {
+            return false;
+        };
+        if !turn.is_multiple_of(ASK_EVERY) {
             return false;
         }
         let Some(known) = self.address() else {
             return false;
         };
-        let found = find(&self.source, &self.settings, None, None);
+        let elected = elected(sentinels, &self.settings);
         let limit = config::ms(self.settings.timeout_ms);
-        let found = tokio::time::timeout(limit, found).await;
-        let is_other = matches!(found, Ok(Ok(found)) if found.url.host() != known);
+        let elected = tokio::time::timeout(limit, elected).await;
+        let is_other = matches!(elected, Ok(Some(url)) if url.host() != known);
         if is_other {
-            self.lost("the Sentinels call another server the primary");
+            self.demoted("the Sentinels call another server the primary");
         }
         is_other
     }

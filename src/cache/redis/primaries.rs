@@ -4,7 +4,7 @@ use super::{
     Again, RedisCache, Size, Unanswered,
     cluster::{Cluster, Map, Node},
     find::first_of,
-    question::is_refusal,
+    question::{is_refusal, redirection},
 };
 use futures_util::future::{BoxFuture, join_all};
 use kiln_contract::key;
@@ -24,6 +24,31 @@ pub(in crate::cache) struct Walk {
     /// The servers as they were when it began, and which of them is next.
     begun: Option<Arc<Map>>,
     at: usize,
+    /// Why a server was left out.
+    missed: Option<String>,
+}
+
+impl Walk {
+    /// Leaves out what is left of a cluster's server that failed. An error where nobody else remains.
+    pub(in crate::cache) fn pass_by(&mut self, why: String) -> Result<(), String> {
+        let Some(map) = &self.begun else {
+            return Err(why);
+        };
+        let is_last = self.at + 1 >= map.nodes.len();
+        let missed = self.missed.take().unwrap_or(why);
+        if is_last {
+            *self = Self::default();
+            return Err(missed);
+        }
+        (self.at, self.cursor, self.missed) = (self.at + 1, 0, Some(missed));
+        Ok(())
+    }
+
+    /// An error where it has come to its end, and had left out a server.
+    pub(in crate::cache) fn is_whole(&mut self) -> Result<(), String> {
+        let missed = self.missed.take_if(|_| self.begun.is_none());
+        missed.map_or(Ok(()), Err)
+    }
 }
 
 impl std::fmt::Debug for Walk {
@@ -113,10 +138,17 @@ impl RedisCache {
                 .ask(pipeline.into(), Size::SMALL, Again::No, true)
                 .await
             {
-                Ok(answers) => answers
-                    .into_iter()
-                    .collect::<RedisResult<Vec<Value>>>()
-                    .map_err(|error| node.names(error)),
+                Ok(answers) => {
+                    let answers = answers.into_iter().map(|answer| match answer {
+                        // Its slot moves just now: the server is well, and so the slot's next one is asked when it is known.
+                        Err(error) if redirection(&error).is_some() => {
+                            cluster.servers.doubt();
+                            Ok(Value::Nil)
+                        }
+                        answer => answer.map_err(|error| node.names(error)),
+                    });
+                    answers.collect()
+                }
                 Err(Unanswered::Failed(error)) => Err(error),
                 Err(Unanswered::Skipped) => Err(map.nobody()),
             }
@@ -188,6 +220,14 @@ impl RedisCache {
         }
     }
 
+    /// Begins a walk through a cluster, where it hasn't begun.
+    pub(in crate::cache) async fn begin(&self, walk: &mut Walk) -> Result<(), RedisError> {
+        if walk.begun.is_none() && self.is_cluster() {
+            walk.begun = Some(self.cluster.servers.map_now().await?);
+        }
+        Ok(())
+    }
+
     /// The next keys of a walk, and whether it has come to its end. A cluster whose slots moved meanwhile is walked through again.
     pub(in crate::cache) async fn scan(
         &self,
@@ -212,14 +252,8 @@ impl RedisCache {
             *walk = Walk::default();
         }
         let servers = &self.cluster.servers;
-        let map = match &walk.begun {
-            Some(map) => map.clone(),
-            None => {
-                let map = servers.map_now().await?;
-                walk.begun = Some(map.clone());
-                map
-            }
-        };
+        self.begin(walk).await?;
+        let map = walk.begun.clone().unwrap_or_default();
         let node = map.nodes.get(walk.at).ok_or_else(|| map.nobody())?;
         let answer = ask_one(node, scan(walk.cursor)).await;
         if answer.is_err() {
@@ -235,8 +269,11 @@ impl RedisCache {
             return Ok((keys, false));
         }
         let is_same = servers.map_now().await?.layout == map.layout;
+        let missed = walk.missed.take();
+        let is_end = is_same && missed.is_none();
         *walk = Walk::default();
-        Ok((keys, is_same))
+        walk.missed = missed;
+        Ok((keys, is_end))
     }
 
     /// Removes keys; says how many were there.
@@ -263,7 +300,7 @@ impl RedisCache {
     }
 
     /// Whether it is a cluster.
-    pub(in crate::cache) fn is_cluster(&self) -> bool {
+    pub fn is_cluster(&self) -> bool {
         self.cluster().is_some()
     }
 
@@ -282,10 +319,45 @@ impl RedisCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{config::Redis, secret::Secret, telemetry::metrics::Metrics};
 
     #[test]
     fn a_run_is_read_from_what_a_server_says() {
         assert_eq!(run_id("# Server\r\nrun_id:abc\r\nx:1\r\n"), "abc");
         assert_eq!(run_id("OK"), UNNAMED);
+    }
+
+    #[test]
+    fn a_server_that_fails_is_passed_by_and_said_at_the_end() {
+        let away = || "away".to_owned();
+        let mut alone = Walk {
+            cursor: 7,
+            ..Walk::default()
+        };
+        assert_eq!(alone.pass_by(away()), Err(away()));
+        assert_eq!(alone.cursor, 7, "one server is asked again from there");
+
+        let url = Secret::new("redis://h:1".to_owned());
+        let cache = RedisCache::new(&url, &Redis::default(), Metrics::new()).expect("a cache");
+        let at = |address| cache.cluster.servers.node_at(&Map::default(), address);
+        let map = Arc::new(Map {
+            nodes: vec![at("h:1"), at("h:2"), at("h:3")],
+            ..Map::default()
+        });
+        let mut walk = Walk {
+            begun: Some(map),
+            ..alone
+        };
+        assert_eq!(walk.pass_by(away()), Ok(()));
+        assert_eq!((walk.at, walk.cursor, walk.is_whole()), (1, 0, Ok(())));
+        let mut ended = Walk {
+            begun: None,
+            ..walk.clone()
+        };
+        assert_eq!(ended.is_whole(), Err(away()));
+        assert_eq!(ended.is_whole(), Ok(()), "the next walk may be");
+        assert_eq!(walk.pass_by("late".to_owned()), Ok(()));
+        assert_eq!(walk.pass_by("late".to_owned()), Err(away()), "the last one");
+        assert_eq!((walk.at, walk.begun.is_none()), (0, true));
     }
 }

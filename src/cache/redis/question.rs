@@ -70,9 +70,27 @@ fn has_code(error: &RedisError, codes: &[&str]) -> bool {
     refusals.is_some_and(|all| all.iter().any(|(_, error)| is_one(error.code())))
 }
 
+/// What a failure says. Of many refusals at once the first says enough.
+pub(super) fn said_by(error: &RedisError) -> String {
+    let refusals = error.clone().into_server_errors();
+    let first = refusals.as_ref().and_then(|all| all.first());
+    first.map_or_else(
+        || error.to_string(),
+        |(_, first)| match first.details() {
+            Some(details) => format!("{}: {details}", first.code()),
+            None => first.code().to_owned(),
+        },
+    )
+}
+
 /// Whether the server doesn't know a script by its hash, or not any more.
 pub(super) fn is_unknown_script(error: &RedisError) -> bool {
     has_code(error, &["NOSCRIPT"])
+}
+
+/// Whether a question on several keys can't be answered while their slot moves.
+pub(super) fn is_try_again(error: &RedisError) -> bool {
+    has_code(error, &["TRYAGAIN"])
 }
 
 /// Whether a failure in a cluster is one after which another server may own the slot.
@@ -124,6 +142,7 @@ mod tests {
         ] {
             assert_eq!(redirection(&said(text)), None, "{text}");
             assert_eq!(may_have_moved(&said(text)), moves, "{text}");
+            assert_eq!(is_try_again(&said(text)), text.starts_with("-TRYAGAIN"));
         }
         assert!(may_have_moved(&RedisError::from((ErrorKind::Io, "late"))));
     }

@@ -4,7 +4,7 @@ use super::{
     Again, CacheOperation, RedisCache,
     cluster::{Answers, Cluster, Many},
     question::is_unknown_script,
-    words::{SETTLED, TAKE_BACK, WRITE, Word, WordKind, Words, call, mark_in, numbers},
+    words::{Published, SETTLED, TAKE_BACK, WRITE, Word, WordKind, Words, call, mark_in, numbers},
 };
 use crate::cache::redis::Unanswered;
 use kiln_contract::{key, order::Order};
@@ -13,11 +13,14 @@ use std::borrow::Cow;
 
 impl RedisCache {
     /// As `publish`, on a cluster. What its servers that work have taken stands, whatever the others did.
-    pub(super) async fn publish_spread(&self, cluster: &Cluster, words: &Words<'_>) -> Option<u64> {
+    pub(super) async fn publish_spread(&self, cluster: &Cluster, words: &Words<'_>) -> Published {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let written = self.write_spread(cluster, &all).await;
         let older = written.iter().flatten().flat_map(numbers);
         let older = older.filter(|number| *number > 0).count() as u64;
+        let unwritten = all.iter().zip(&written);
+        let unwritten = unwritten.filter(|(_, written)| written.is_err());
+        let unwritten = unwritten.map(|(word, _)| word.key.clone()).collect();
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         let settled = words.jobs.iter().map(|job| {
             let mut settled = redis::cmd("EXPIRE");
@@ -32,15 +35,16 @@ impl RedisCache {
         let after: Vec<(Vec<u8>, Cmd)> = settled.chain(marks).collect();
         let mut shown = self.on_keys(cluster, &after).await;
         let shown = shown.split_off(words.jobs.len().min(shown.len()));
-        let mut is_known = true;
+        if shown.iter().any(Result::is_err) {
+            self.is_current(true).await;
+        }
         for ((namespace, written), mark) in words.all.iter().zip(&shown) {
-            is_known &= mark.is_ok();
             let mark = mark.as_ref().map_or(0, mark_in);
             if mark.max(self.marks().of(namespace)) > words.stamp {
                 self.take_back_spread(cluster, written).await;
             }
         }
-        (is_known && written.iter().all(Result::is_ok)).then_some(older)
+        Published { older, unwritten }
     }
 
     /// The script on each of these words, by its hash; servers that don't know it are shown it.

@@ -95,6 +95,15 @@ pub struct Words<'a> {
     pub stamp: u64,
 }
 
+/// What became of words that Redis was to take.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct Published {
+    /// Words that were left out for newer ones.
+    pub older: u64,
+    /// Keys of words that their server of a cluster hasn't taken.
+    pub unwritten: Vec<String>,
+}
+
 /// What became of a key that was to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgotten {
@@ -177,16 +186,16 @@ pub(super) fn mark_in(answer: &Value) -> u64 {
 
 impl RedisCache {
     /// Writes what readers find, where nothing newer stands there. What an invalidation has overtaken is taken back, so that its own
-    /// removal, which may have passed by already, misses nothing. Says how many words were left out for newer ones; nothing where Redis
-    /// fails.
-    pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<u64> {
+    /// removal, which may have passed by already, misses nothing. Nothing where Redis fails.
+    pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         if self.cluster().is_none() {
             let older = self.publish_to_one(words).await;
             if older.is_some() || self.cluster().is_none() {
-                return older;
+                let unwritten = Vec::new();
+                return older.map(|older| Published { older, unwritten });
             }
         }
-        self.publish_spread(self.cluster()?, words).await
+        Some(self.publish_spread(self.cluster()?, words).await)
     }
 
     async fn publish_to_one(&self, words: &Words<'_>) -> Option<u64> {

@@ -3,7 +3,6 @@
 use super::news::{self, Heard};
 use crate::{
     backoff::Backoff,
-    cache::RedisCache,
     config,
     pipeline::Engine,
     store::{News, PostgresStore, Removable},
@@ -128,22 +127,23 @@ impl Remover {
         };
         let mut backoff = Backoff::new(Duration::from_millis(100), config::ms(self.most_ms));
         let mut renewed = Instant::now();
-        let mut run = self.run_of(redis, &mut backoff).await;
+        let mut run = redis.server_run().await.ok();
         let namespace = one.namespace.as_str();
         let until = (!one.is_first).then_some(one.stamp);
         let mut removal = redis.removal(namespace, until);
         while !removal.done {
             let before = removal.removed;
-            match removal.step().await {
-                Ok(()) => {
-                    backoff.reset();
-                    self.metrics.invalidated(removal.removed - before);
-                }
+            let went = removal.step().await;
+            self.metrics.invalidated(removal.removed - before);
+            match went {
+                Ok(()) => backoff.reset(),
+                // It is claimed again. Meanwhile other namespaces have their turn at the servers that work.
+                Err(_) if removal.is_partial => return,
                 Err(_) => {
                     tokio::time::sleep(backoff.next_wait()).await;
                     // Another server may have come in its stead: it is to be asked from the beginning.
-                    let now = self.run_of(redis, &mut backoff).await;
-                    if now != run {
+                    let now = redis.server_run().await.ok();
+                    if now.is_none() || now != run {
                         run = now;
                         let removed = removal.removed;
                         removal = redis.removal(namespace, until);
@@ -156,8 +156,8 @@ impl Remover {
                 let _others_may_join = self.store.renew_removal(one).await;
             }
         }
-        if one.stamp > 0 {
-            // Where this isn't noted, it is done once more.
+        // Where this isn't noted, it is done once more.
+        if let Some(run) = run.filter(|_| one.stamp > 0) {
             let _again = self.store.note_removed(one, &run).await;
         }
         let removed = removal.removed;
@@ -166,15 +166,5 @@ impl Remover {
             removed,
             "what readers found of an invalidated namespace is removed"
         );
-    }
-
-    /// Which server Redis is, once it answers.
-    async fn run_of(&self, redis: &RedisCache, backoff: &mut Backoff) -> String {
-        loop {
-            match redis.server_run().await {
-                Ok(run) => return run,
-                Err(_) => tokio::time::sleep(backoff.next_wait()).await,
-            }
-        }
     }
 }

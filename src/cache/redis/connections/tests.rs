@@ -157,3 +157,24 @@ async fn a_server_that_stays_a_replica_is_connected_to_once_a_cooldown() {
     }
     assert!(!connections.is_closed());
 }
+
+#[tokio::test]
+async fn what_is_connected_to_another_address_than_the_last_one_is_left() {
+    let (one, other) = (Server::start(0).await, Server::start(0).await);
+    let url = |port| Secret::new(format!("redis://127.0.0.1:{port}/0"));
+    let source = Source::Several(vec![url(one.port), url(other.port)]);
+    let settings = Redis {
+        connections: 2,
+        ..Redis::default()
+    };
+    let made = Arc::default();
+    let all = Connections::new(&url(one.port), source, &settings, Metrics::new(), made);
+    let generation = async |index| all.connection(index).await.expect("a connection").1;
+    assert_eq!((generation(0).await, generation(0).await), (1, 1));
+    all.followed().demoted("it is none any more");
+    assert_eq!((generation(0).await, generation(1).await), (1, 1));
+    assert_eq!(generation(0).await, 2, "it was at the address before");
+    assert_eq!((generation(0).await, generation(1).await), (2, 1));
+    all.close_all();
+    assert_eq!((generation(0).await, generation(1).await), (3, 2));
+}
