@@ -22,7 +22,7 @@ use tokio::{
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
 /// How often Redis is asked whether it runs scripts, as a number of checks.
-const SCRIPTS: u32 = 5;
+const SCRIPTS: u32 = 10;
 /// Longest wait for Postgres's answer to a check: an outage is to be known before a statement's own limit has passed.
 const POSTGRES_LIMIT: Duration = Duration::from_secs(3);
 /// How often health shows that the worker's runtime runs, and takes note of what has lasted long enough.
