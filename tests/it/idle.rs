@@ -122,8 +122,9 @@ async fn an_idle_worker_asks_little_of_its_servers_whatever_the_history() {
     println!("idle, a second: {statements:.2} statements, {commands:.2} commands of Redis");
     assert!(statements <= BOUND, "{statements} statements a second");
     assert!(commands <= BOUND, "{commands} commands of Redis a second");
-    let now = history_read(&stack).await;
-    assert_eq!(now, read, "rows of the history that were read");
+    // A look through a table of the history reads 20,000 rows at least; what was read before it was there may be counted late.
+    let read = history_read(&stack).await - read;
+    assert!(read < 20_000, "{read} rows of the history were read");
     worker.stop().await;
 }
 
