@@ -100,7 +100,8 @@ impl Codec {
                 }
             }
         }
-        let check = self.check(input, bytes.get(HEAD..).unwrap_or_default());
+        let checked = bytes.get(HEAD..).unwrap_or_default();
+        let check = self.check(input, checked, seal.is_pending);
         if let Some(slot) = bytes.get_mut(1..HEAD) {
             slot.copy_from_slice(&check);
         }
@@ -123,7 +124,7 @@ impl Codec {
             _ => return None,
         };
         let sound = values.len() == self.width * size
-            && head.get(1..) == Some(self.check(input, checked).as_slice());
+            && head.get(1..) == Some(self.check(input, checked, is_pending).as_slice());
         if !sound {
             return None;
         }
@@ -146,9 +147,11 @@ impl Codec {
     }
 
     #[inline]
-    fn check(&self, input: &InputHash, values: &[u8]) -> [u8; 4] {
+    fn check(&self, input: &InputHash, values: &[u8], is_pending: bool) -> [u8; 4] {
         let mixed = fold(fold(self.seed, input), values);
-        ((mixed >> 32) as u32).to_le_bytes()
+        let check = (mixed >> 32) as u32;
+        // What is pending has another one, so that the one bit which says so is checked too.
+        (if is_pending { !check } else { check }).to_le_bytes()
     }
 }
 
