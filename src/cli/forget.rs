@@ -66,7 +66,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let ttl_seconds = settings.ttl_seconds(None, &namespace, None);
     let grace_seconds = settings.grace_seconds(&namespace);
     // It is gone for readers without that, too.
-    let history = match settings.store.served && settings.database.url.is_some() {
+    let mut history = match settings.store.served && settings.database.url.is_some() {
         true => Some(parts::postgres(&settings)?),
         false => None,
     };
@@ -83,7 +83,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         if let (Forgotten::Removed, Some(store)) = (&forgotten, &history) {
             let noted = store.forgotten(&namespace, key, said.order.into()).await;
             if let Err(error) = noted {
-                eprintln!("kiln: the history of `{key}` doesn't know of it: {error}");
+                eprintln!("kiln: the history doesn't hear of `{key}` and what follows: {error}");
+                history = None;
             }
         }
         if json {

@@ -357,7 +357,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// A number of one digit, a point and at most five decimals, with a sign or not, and the bytes that it takes with the comma and the space
+/// A number of one digit, a point and at most six decimals (five behind a sign), and the bytes that it takes with the comma and the space
 /// behind it: eight bytes hold all that has to be looked at together.
 #[inline]
 fn usual_number(window: &[u8; WINDOW]) -> Option<(f32, usize)> {
