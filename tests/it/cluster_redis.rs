@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::cluster::redis::{RedisCluster, Server, Watched};
+use crate::harness::cluster::redis::{RedisCluster, Watched};
 use crate::harness::jobs::{Reply, text_job};
+use crate::harness::redis::Server;
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
 use crate::harness::worker::{Settings, Worker};

@@ -1,16 +1,12 @@
 //! A Redis Cluster of three primaries with a replica each, and a primary with replicas that three Sentinels watch.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-use std::sync::Mutex;
-use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Client, FromRedisValue, RedisResult, Value};
+use ::redis::Value;
 use futures_util::future::join_all;
 use kiln_contract::slot;
 
+use crate::harness::redis::Server;
 use crate::harness::{PATIENCE, eventually, sandbox};
 
 /// How long the servers of a cluster wait for one of them before they hold it to be gone, in milliseconds.
@@ -19,131 +15,6 @@ const NODE_TIMEOUT_MS: &str = "2000";
 const DOWN_AFTER_MS: u32 = 1_000;
 /// What Sentinels call the primary.
 pub const NAME: &str = "main";
-
-/// One process; stopped until [`Server::start`], and killed when dropped.
-pub struct Server {
-    pub port: u16,
-    folder: PathBuf,
-    arguments: Vec<String>,
-    running: Mutex<Option<Child>>,
-}
-
-impl Server {
-    /// A server without persistence, with these further arguments.
-    pub fn prepare(arguments: &[&str]) -> Self {
-        let port = sandbox::free_port();
-        let port_text = port.to_string();
-        let own = [
-            "--port",
-            &port_text,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-            "--io-threads",
-            "1",
-            "--repl-diskless-sync-delay",
-            "0",
-        ];
-        let arguments = own.iter().chain(arguments);
-        Self {
-            port,
-            folder: sandbox::folder("redis"),
-            arguments: arguments.map(|one| (*one).to_owned()).collect(),
-            running: Mutex::default(),
-        }
-    }
-
-    /// Starts it, and returns when it answers.
-    pub async fn start(&self) {
-        let mut command = sandbox::clean_command("redis-server", &self.folder);
-        command.args(&self.arguments);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
-        let before = self
-            .running
-            .lock()
-            .expect("no panic while locked")
-            .replace(child.expect("redis-server starts"));
-        assert!(before.is_none(), "it is running already");
-        eventually("it answers", PATIENCE, || async {
-            self.ask::<String>(&["PING"]).await.ok()
-        })
-        .await;
-    }
-
-    /// SIGKILL.
-    pub fn kill(&self) {
-        let child = self.running.lock().expect("no panic while locked").take();
-        if let Some(mut child) = child {
-            child.kill().expect("the server is ours to kill");
-            child.wait().expect("the server is our child");
-        }
-    }
-
-    /// Stops it in its tracks: connections stay open and nothing answers.
-    pub fn pause(&self) {
-        sandbox::signal(&self.pids(), libc::SIGSTOP);
-    }
-
-    /// Ends [`Server::pause`].
-    pub fn resume(&self) {
-        sandbox::signal(&self.pids(), libc::SIGCONT);
-    }
-
-    fn pids(&self) -> Vec<i32> {
-        let running = self.running.lock().expect("no panic while locked");
-        running.iter().map(|child| child.id() as i32).collect()
-    }
-
-    /// A new connection, which lives on its own.
-    pub async fn connection(&self) -> RedisResult<MultiplexedConnection> {
-        let limit = Some(Duration::from_secs(2));
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(limit)
-            .set_response_timeout(limit);
-        let client = Client::open(format!("redis://{}/0", self.address()))?;
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-    }
-
-    /// Runs one command on a connection of its own.
-    pub async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
-        let mut command = ::redis::Cmd::new();
-        command.arg(words);
-        command.query_async(&mut self.connection().await?).await
-    }
-
-    /// The same, and panics where it fails.
-    pub async fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
-        let answer = self.ask(words).await;
-        answer.unwrap_or_else(|error| panic!("redis {words:?}: {error}"))
-    }
-
-    /// Whether a text is in its answer to INFO.
-    pub async fn says(&self, section: &str, text: &str) -> bool {
-        let info = self.ask::<String>(&["INFO", section]).await;
-        info.is_ok_and(|info| info.contains(text))
-    }
-
-    /// Host and port.
-    pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.kill();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
 
 fn addresses<'a>(servers: impl IntoIterator<Item = &'a Server>) -> String {
     let all: Vec<String> = servers.into_iter().map(Server::address).collect();
