@@ -118,7 +118,8 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
     let config = json!({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [ops("prometheus/recording.yml"), ops("prometheus/alerts.yml")],
-        "scrape_configs": [{"job_name": "kiln", "static_configs": [{"targets": [format!("127.0.0.1:{}", worker.http_port)]}]}],
+        // A node of a cluster, as far as its exporter's answering goes.
+        "scrape_configs": ["kiln", "rabbitmq"].map(|job| json!({"job_name": job, "static_configs": [{"targets": [format!("127.0.0.1:{}", worker.http_port)]}]})),
     });
     fs::write(folder.join("prometheus.yml"), config.to_string()).expect("a file");
     let mut prometheus = Command::new("prometheus")
