@@ -97,9 +97,22 @@ impl<'a> Columns<'a> {
 
     /// A column that most batches have in common.
     pub fn shared(&mut self, name: &'static str, values: Vec<&str>) -> Result<(), BoxDynError> {
+        self.common(name, "text", values)
+    }
+
+    /// The same, of any type.
+    pub fn common<'v, T>(
+        &mut self,
+        name: &'static str,
+        sql_type: &str,
+        values: Vec<T>,
+    ) -> Result<(), BoxDynError>
+    where
+        T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + PartialEq + Copy + 'v,
+    {
         match values.first() {
-            Some(first) if values.iter().all(|v| v == first) => self.one(name, "text", *first),
-            _ => self.each(name, "text", values),
+            Some(first) if values.iter().all(|v| v == first) => self.one(name, sql_type, *first),
+            _ => self.each(name, sql_type, values),
         }
     }
 

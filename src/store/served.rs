@@ -174,21 +174,26 @@ pub(super) fn insert(
     columns.nullable("score", "real", column(&rows, |r| r.score))?;
     columns.nullable("items", "text", column(&rows, |r| r.items))?;
     columns.nullable("inputs_sha256", "bytea", column(&rows, |r| r.inputs))?;
-    columns.each("is_removed", "bool", column(&rows, |r| r.is_removed))?;
+    columns.common("is_removed", "bool", column(&rows, |r| r.is_removed))?;
     let kinds = column(&rows, |r| r.order.kind as i8);
-    columns.each("order_kind", "\"char\"", kinds)?;
-    columns.each("order_value", "int8", column(&rows, |r| r.order.value))?;
-    columns.each(
-        "accepted_us",
-        "int8",
-        column(&rows, |r| r.order.accepted_us),
-    )?;
+    columns.common("order_kind", "\"char\"", kinds)?;
+    let accepted = column(&rows, |r| r.order.accepted_us);
+    columns.each("accepted_us", "int8", accepted)?;
     columns.one("served_from", "timestamptz", batch.finished_at)?;
+    // What says nothing of its age is as old as its job.
+    let are_plain = rows.iter().all(|row| row.order.is_plain());
+    if !are_plain {
+        columns.each("order_value", "int8", column(&rows, |r| r.order.value))?;
+    }
+    let mut rows = columns.into_rows();
+    if are_plain {
+        rows = format!("SELECT *, accepted_us AS order_value FROM ({rows}) AS plain");
+    }
     Ok(INSERT
         .replace("{continues}", &continues())
         .replace("{new_is_plain}", NEW_IS_PLAIN)
         .replace("{last_is_plain}", LAST_IS_PLAIN)
-        .replace("{rows}", &columns.into_rows()))
+        .replace("{rows}", &rows))
 }
 
 /// Whether a word goes on under what the one before it says of its age.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::harness::jobs::text_job;
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
+use crate::harness::worker::Worker;
 
 /// A key of characters that paths and shells have meanings for.
 const KEY: &str = "item/7 ?é%";
@@ -133,4 +134,43 @@ async fn a_name_is_explained_with_everything_that_was_served_under_it() {
         .await
         .with(0);
     assert_eq!(said(&kept.lines()[0]), [("second", "negative", false)]);
+}
+
+/// A job that says something under forty names.
+fn naming_many(id: &str, changed: &str) -> Value {
+    let input = |number| {
+        let text = if number == 7 { changed } else { "as ever" };
+        json!({"key": format!("k{number}"), "text": text})
+    };
+    naming(id, (0..40).map(input).collect())
+}
+
+async fn score(worker: &Worker, job: &Value) {
+    let body = job.to_string();
+    let answer = worker.ask("POST", "/v1/score/batch", &[], body.as_bytes());
+    let answer = answer.await.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_history_of_many_names_has_what_changed_whoever_changed_it() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["sentiment"]);
+    let (one, other) = (settings.clone().start().await, settings.start().await);
+    let rows = "SELECT count(*) FROM served";
+    let first = naming_many("first", "I love this");
+    score(&one, &first).await;
+    assert_eq!(stack.count(rows).await, 40);
+    score(&other, &naming_many("renewal", "I love this")).await;
+    let mut dated = naming_many("dated", "I love this");
+    dated["as_of"] = json!(7);
+    score(&one, &dated).await;
+    score(&other, &first).await;
+    assert_eq!(stack.count(rows).await, 40);
+    score(&other, &naming_many("changed", "I hate this")).await;
+    score(&one, &naming_many("back", "I love this")).await;
+    let history = "SELECT string_agg(job_id, ' ' ORDER BY id) FROM served WHERE key = 'k7'";
+    assert_eq!(stack.text(history).await, "first changed back");
+    let orders = "SELECT string_agg(DISTINCT order_kind::text || (order_value = accepted_us), ' ') FROM served";
+    assert_eq!(stack.text(orders).await, "ttrue");
 }
