@@ -34,7 +34,7 @@ fn job(prefix: &str, n: usize) -> Value {
         ],
         "rank": {"key": "page:1", "top": 2},
     });
-    if n % 2 == 0 {
+    if n.is_multiple_of(2) {
         job["as_of"] = json!(n);
     }
     job
