@@ -35,6 +35,7 @@ mod invalidate;
 mod kill;
 mod lanes;
 mod lanes_shown;
+mod leaks;
 mod ledger;
 mod message;
 mod models;

@@ -1,0 +1,95 @@
+//! What a worker held for a connection that was lost, it gives back.
+
+use crate::harness::jobs::{job_ids, quick_jobs};
+use crate::harness::proxy::Proxy;
+use crate::harness::stack::Stack;
+use crate::harness::worker::{Usage, Worker};
+use crate::harness::{PATIENCE, eventually};
+
+const TIMES: usize = 5;
+/// Sockets and tasks that come and go: what rests and listens has its own rhythm.
+const MORE: usize = 5;
+
+/// How the broker's connections are lost.
+#[derive(Clone, Copy, Debug)]
+enum Loss {
+    Reset,
+    /// By the server, which says so.
+    Closed,
+}
+
+/// Has it do some jobs, and gives what it holds when they are done.
+async fn usage_after_jobs(
+    stack: &Stack,
+    worker: &Worker,
+    name: &str,
+    done: &mut Vec<String>,
+) -> Usage {
+    let jobs = quick_jobs(name, 20);
+    stack.bus.publish_jobs(&jobs).await;
+    done.extend(job_ids(&jobs));
+    stack.expect_done(done.clone()).await;
+    worker.wait_ready().await;
+    worker.wait_in_hand(0).await;
+    worker.usage().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_lost_again_and_again_leave_nothing_behind() {
+    let stack = Stack::shared().await;
+    let broker = Proxy::start(stack.broker.port).await;
+    let redis = Proxy::start(stack.redis.port).await;
+    let postgres = Proxy::start(stack.postgres.port).await;
+    let worker = stack
+        .worker()
+        .expect_trouble()
+        .set("KILN_LANE__EXPENSIVE_FROM_MS", "0")
+        .set("KILN_AMQP_URL", &stack.amqp_url_at(broker.port))
+        .set(
+            "KILN_REDIS_URL",
+            &format!("redis://127.0.0.1:{}/0", redis.port),
+        )
+        .set("KILN_DATABASE_URL", &stack.database_url_at(postgres.port))
+        .start()
+        .await;
+    let mut done = Vec::new();
+    usage_after_jobs(&stack, &worker, "first", &mut done).await;
+    let declared = "jobs may wait in a lane's queues";
+    let is_declared = |line: &str| line.contains(declared);
+    worker.wait_for_line(declared, is_declared).await;
+    let before = usage_after_jobs(&stack, &worker, "before", &mut done).await;
+    for (server, proxy, loss) in [
+        ("broker", &broker, Loss::Reset),
+        ("broker", &broker, Loss::Closed),
+        ("redis", &redis, Loss::Reset),
+        ("postgres", &postgres, Loss::Reset),
+    ] {
+        for n in 0..TIMES {
+            let accepted = proxy.accepted();
+            match loss {
+                Loss::Reset => {
+                    proxy.cut().await;
+                    proxy.resume().await;
+                }
+                Loss::Closed => {
+                    let close = ["close_all_connections", "-p", stack.vhost(), "a test"];
+                    stack.broker.ctl(&close).await;
+                }
+            }
+            eventually("it connects again", PATIENCE, async || {
+                (proxy.accepted() > accepted).then_some(())
+            })
+            .await;
+            let name = format!("{server}-{loss:?}-{n}");
+            let now = usage_after_jobs(&stack, &worker, &name, &mut done).await;
+            println!("{name}: {now:?}");
+        }
+    }
+    eventually("it holds what it held", PATIENCE, async || {
+        let now = worker.usage().await;
+        let fits = now.sockets <= before.sockets + MORE && now.tasks <= before.tasks + MORE;
+        fits.then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
