@@ -12,7 +12,11 @@ Example:
 pub(super) struct Arguments {}
 
 pub(super) async fn run(_: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    parts::postgres(&settings)?.migrate().await?;
-    println!("the database is up to date");
+    match parts::postgres(&settings)?.migrate().await? {
+        None => println!("the database is up to date"),
+        Some(newer) => println!(
+            "the database is up to date; a newer release's migrations, up to {newer}, are there as well"
+        ),
+    }
     Ok(Exit::Ok)
 }

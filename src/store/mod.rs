@@ -43,7 +43,7 @@ pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
 pub use listen::Listener;
-pub use migrations::POSTGRES as MIGRATIONS;
+pub use migrations::{Applied, Unfit};
 pub use news::News;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;

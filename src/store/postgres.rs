@@ -3,8 +3,13 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, Opened, Rejected, RejectedRow, StoreError, address::Address, hosts::Hosts,
-    insert, migrations, retry::until_answered, sessions::Sessions,
+    Batch, Inserted, Opened, Rejected, RejectedRow, StoreError,
+    address::Address,
+    hosts::Hosts,
+    insert,
+    migrations::{self, Applied, SchemaState},
+    retry::until_answered,
+    sessions::Sessions,
 };
 use crate::{
     backoff::Backoff,
@@ -15,7 +20,7 @@ use crate::{
 };
 use kiln_contract::result::Finished;
 use sqlx::{
-    PgConnection, Row,
+    Row,
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgRow},
 };
@@ -112,11 +117,18 @@ impl PostgresStore {
         self.timeout
     }
 
-    /// Runs the embedded migrations under the database's advisory lock.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    /// Runs the embedded migrations under the database's advisory lock. Says which migration of a newer release the database has had, if any.
+    pub async fn migrate(&self) -> Result<Option<i64>, StoreError> {
         let mut connection = self.connect().await?;
-        if self.sessions.hosts.is_pooled() {
-            return self.look_migrated(connection).await;
+        let applied = self.within(Applied::ask(&mut connection)).await?;
+        let applied = applied.map_err(|e| self.classify(e))?;
+        let state = applied.judge();
+        let state = state.map_err(|unfit| StoreError::Refused(unfit.to_string()))?;
+        // Nobody waits for a newer release that is migrating.
+        if state.pending == 0 || self.sessions.hosts.is_pooled() {
+            self.goodbye(connection).await;
+            self.is_migrated(state)?;
+            return Ok(state.newer);
         }
         // However long it takes: an index on a large table has no limit, and the lock is another worker's for as long as it migrates.
         let unlimited = sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection);
@@ -128,22 +140,19 @@ impl PostgresStore {
         migrated.map_err(|e| match e {
             MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
-        })
+        })?;
+        Ok(state.newer)
     }
 
     /// Says whether nothing is to be migrated: behind a pooler the lock of who migrates can't be held.
-    async fn look_migrated(&self, mut connection: PgConnection) -> Result<(), StoreError> {
-        let applied = self.within(migrations::applied(&mut connection)).await?;
-        self.goodbye(connection).await;
-        let applied = applied.map_err(|e| self.classify(e))?;
-        match migrations::pending(&applied) {
-            Ok(0) => Ok(()),
-            Ok(pending) => Err(StoreError::Unavailable(format!(
+    fn is_migrated(&self, state: SchemaState) -> Result<(), StoreError> {
+        match state.pending {
+            0 => Ok(()),
+            pending => Err(StoreError::Unavailable(format!(
                 "{} is behind a pooler such as pgbouncer, where the lock of who migrates can't be held, and {pending} migrations are pending: \
                  run `kiln migrate` with the database's own address",
                 self.url.host()
             ))),
-            Err(strange) => Err(StoreError::Refused(strange.to_string())),
         }
     }
 
@@ -152,7 +161,7 @@ impl PostgresStore {
         &self,
         max: Duration,
         mut waiting: impl FnMut(&StoreError, u32),
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<i64>, StoreError> {
         let backoff = Backoff::new(Duration::from_millis(100), max);
         until_answered(
             backoff,
