@@ -6,11 +6,11 @@
 use super::{
     context::Context,
     count,
-    ending::{End, Ending, FinishedJob},
+    ending::{End, Ending, FinishedJob, ToStore},
     input_counts::InputCounts,
     outcome::Outcome,
     rejections,
-    store::{self, Kept, ToStore},
+    store::{self, Kept},
     verdict,
 };
 use crate::{clock, store::Inserted, telemetry::metrics::Stage};

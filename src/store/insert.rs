@@ -39,7 +39,7 @@ pub(super) fn statement<'q>(
     let insert = jobs(&finished, &mut arguments)?.into_insert("jobs");
     let insert = format!("{insert}\n{OVER_REJECTIONS}");
     let text = if !batch.served.is_empty() {
-        let served = served::insert(batch, &mut arguments)?;
+        let served = served::beside_jobs(batch, &mut arguments)?;
         let scores = if scores.is_empty() {
             scores
         } else {

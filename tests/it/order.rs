@@ -408,6 +408,7 @@ async fn the_script_compares_as_the_contract_does() {
         let (key, mark) = (format!("entry:{round}"), format!("mark:{round}"));
         // What stands: an entry's order, a removal's, or nothing.
         let (mut entry, mut removed) = (None, None);
+        let mut content = None;
         for _ in 0..12 {
             let (as_of, order, kind) = word(&mut rng);
             let said = Provenance {
@@ -415,7 +416,12 @@ async fn the_script_compares_as_the_contract_does() {
                 as_of: as_of.as_ref(),
                 order,
             };
-            let value = String::from_utf8(removal(&said)).expect("UTF-8");
+            let mut value = String::from_utf8(removal(&said)).expect("UTF-8");
+            let own = [None, Some(1), Some(2)][rng.random_range(0..3)];
+            if let Some(own) = own {
+                let field = format!(r#","content":"{own:016x}","order""#);
+                value = value.replace(r#","order""#, &field);
+            }
             let says = if order.is_plain() { "" } else { "e" };
             let manner = format!("{says}{kind}60000");
             let words = ["EVAL", script, "2", &key, &mark, &value, &manner];
@@ -426,7 +432,12 @@ async fn the_script_compares_as_the_contract_does() {
             let expected: Vec<i64> = match (after, kind) {
                 (None, _) => {
                     let same = stands.is_some_and(|one| one.accepted() == order.accepted());
-                    if same { Vec::new() } else { vec![1] }
+                    match (same, kind) {
+                        (false, _) => vec![1],
+                        (true, "x") => Vec::new(),
+                        // It may be a repeat of a question whose answer was lost.
+                        (true, _) => vec![10_001],
+                    }
                 }
                 (Some(_), "b") if entry.is_none() && removed.is_some() => vec![1],
                 (Some(after), "x") => {
@@ -438,8 +449,9 @@ async fn the_script_compares_as_the_contract_does() {
                     }
                 }
                 (Some(after), _) => {
-                    entry = Some(after);
-                    Vec::new()
+                    let is_same = entry.is_some() && own.is_some() && content == own;
+                    (entry, content) = (Some(after), own);
+                    if is_same { Vec::new() } else { vec![10_001] }
                 }
             };
             assert_eq!(answer, expected, "{order:?} {kind} after {stands:?}");
