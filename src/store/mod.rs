@@ -19,6 +19,7 @@ mod listen;
 mod lost;
 mod migrations;
 mod news;
+mod partitions;
 mod parts;
 mod postgres;
 mod probe;
@@ -30,6 +31,7 @@ mod served;
 mod sessions;
 mod sqlite;
 mod suspects;
+mod tables;
 
 use chrono::{DateTime, Utc};
 use kiln_contract::failure::Rejection;
@@ -45,6 +47,7 @@ pub use jobs::JobEnd;
 pub use listen::Listener;
 pub use migrations::{Applied, Unfit};
 pub use news::News;
+pub use partitions::Moved;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
@@ -227,19 +230,17 @@ impl Store {
             - chrono::Duration::from_std(age).map_err(|e| StoreError::Refused(e.to_string()))?;
         let mut pruned = Pruned::default();
         for table in Table::ALL {
-            loop {
-                let rows = match self {
-                    Self::Postgres(store) => store.prune(table, before, batch).await?,
-                    Self::Sqlite(store) => store.prune(table, before, batch).await?,
-                };
+            let mut walk = prune::BlockWalk::default();
+            while let Some(rows) = match self {
+                Self::Postgres(store) => store.prune(table, before, batch, &mut walk).await?,
+                Self::Sqlite(store) => store.prune(table, before, batch).await?,
+            } {
                 *pruned.of(table) += rows;
                 progress(pruned.all());
-                if rows == 0 {
-                    break;
-                }
             }
         }
         if let Self::Postgres(store) = self {
+            store.prune_results(before, batch).await?;
             let mut walk = prune::Walk::default();
             while let Some(rows) = store.prune_served(before, batch, &mut walk).await? {
                 pruned.served += rows;

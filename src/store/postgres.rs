@@ -10,6 +10,7 @@ use super::{
     migrations::{self, Applied, SchemaState},
     retry::until_answered,
     sessions::Sessions,
+    tables::{KnownTables, Tables},
 };
 use crate::{
     backoff::Backoff,
@@ -25,7 +26,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -45,6 +46,14 @@ ON CONFLICT (job_id) DO UPDATE SET
   body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
 WHERE jobs.status = 'rejected'";
 
+/// The same where results have tables of their own.
+const REJECT_ID: &str = "\
+INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
+VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
+ON CONFLICT (job_id) DO UPDATE SET
+  rejection = excluded.rejection, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE job_ids.status = 'rejected'";
+
 /// The share of the time that is waited for an answer after which the server ends a statement at the latest: the server's word is to come
 /// before it is given up.
 const SERVERS_SHARE: f64 = 0.8;
@@ -58,6 +67,7 @@ pub struct PostgresStore {
     pub(super) timeout: Duration,
     /// Statements that added rows, of batches that were answered.
     stored: Arc<AtomicU64>,
+    pub(super) tables: Arc<KnownTables>,
 }
 
 /// The time after which the server ends a statement.
@@ -94,6 +104,7 @@ impl PostgresStore {
             url: url.clone(),
             timeout: config::ms(settings.timeout_ms),
             stored: Arc::default(),
+            tables: Arc::default(),
         })
     }
 
@@ -209,8 +220,16 @@ impl PostgresStore {
         if batch.jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
-        let written = self.execute(statement).await?;
+        let days = || {
+            let moments = batch.jobs.iter().map(|j| j.done.finished_at.date_naive());
+            moments.collect()
+        };
+        let write = |tables| async move {
+            let statement = insert::statement(batch, tables);
+            let statement = statement.map_err(|e| StoreError::Refused(e.to_string()))?;
+            self.execute(statement).await
+        };
+        let written = self.for_tables(days, write).await?;
         let inserted = if written == batch.jobs.len() as u64 {
             batch.jobs.iter().map(|_| Inserted::New).collect()
         } else {
@@ -278,14 +297,21 @@ impl PostgresStore {
             for id in [&own, &other] {
                 let error = serde_json::to_string(row.rejection)
                     .map_err(|e| StoreError::Refused(e.to_string()))?;
-                let query = sqlx::query(REJECT)
-                    .bind(id)
-                    .bind(row.model)
-                    .bind(row.namespace)
-                    .bind(&error)
-                    .bind(row.body_sha256.as_slice())
-                    .bind(row.finished_at);
-                if self.execute(query).await? > 0 {
+                let write = |tables| {
+                    let statement = match tables {
+                        Tables::Plain => REJECT,
+                        Tables::Partitioned => REJECT_ID,
+                    };
+                    let query = sqlx::query(statement)
+                        .bind(id)
+                        .bind(row.model)
+                        .bind(row.namespace)
+                        .bind(&error)
+                        .bind(row.body_sha256.as_slice())
+                        .bind(row.finished_at);
+                    self.execute(query)
+                };
+                if self.for_tables(BTreeSet::new, write).await? > 0 {
                     break;
                 }
                 // A finished job's row stands there: this very job's, or another one's under the same id.

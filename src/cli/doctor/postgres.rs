@@ -4,6 +4,7 @@
 
 use super::{
     check::{self, Check},
+    partitions::{self, Partitions},
     problem::{Cause, Problem},
     replication::{self, Kind},
 };
@@ -34,10 +35,10 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 
 /// Kiln's tables on which one of the rights that it uses is missing.
 const LACKING: &str = "\
-SELECT t.name FROM unnest(ARRAY['jobs', 'scores', 'suspects']) AS t(name)
-WHERE to_regclass(t.name) IS NOT NULL
-  AND NOT (has_table_privilege(to_regclass(t.name)::oid, 'SELECT') AND has_table_privilege(to_regclass(t.name)::oid, 'INSERT')
-       AND has_table_privilege(to_regclass(t.name)::oid, 'UPDATE') AND has_table_privilege(to_regclass(t.name)::oid, 'DELETE'))";
+SELECT t.name FROM unnest(ARRAY['jobs', 'job_ids', 'job_results', 'scores', 'suspects']) AS t(name)
+JOIN pg_class ON pg_class.oid = to_regclass(t.name)
+WHERE NOT (has_table_privilege(pg_class.oid, 'SELECT') AND (relkind = 'v' OR has_table_privilege(pg_class.oid, 'INSERT')
+       AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE')))";
 
 /// Reachable, version, rights, pending migrations and the clock.
 pub(super) async fn check(settings: &Settings) -> Vec<Check> {
@@ -88,14 +89,18 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
             let applied = within(url, timeout, Applied::ask(&mut connection)).await;
             let asked = replication::ask(&mut connection);
             let standbys = within(url, timeout, asked).await;
+            let partitions = within(url, timeout, partitions::ask(&mut connection)).await;
             let migrations = judge_migrations(applied);
-            vec![
+            let mut checks = vec![
                 about.version(&host),
                 replication::check(kind, about.read_only, standbys),
                 about.rights(lacking, migrations.status == check::Status::Ok),
                 migrations,
                 check::clock(CLOCK, about.ahead_ms),
-            ]
+            ];
+            // Who doesn't answer is shown by the others.
+            checks.extend(partitions.ok().and_then(Partitions::check));
+            checks
         }
         Err(problem) => vec![Check::fail(
             NAME,
