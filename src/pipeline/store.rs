@@ -15,6 +15,7 @@ use super::{
 use crate::{
     cache::{Fresh, Published, Word, WordKind, Words},
     clock,
+    config::StoredJobs,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
@@ -220,6 +221,7 @@ async fn attempt(
             .first()
             .map(|one| one.job.result.finished_at)
             .unwrap_or_default(),
+        is_ledger: context.settings.store.jobs == StoredJobs::Ledger,
     };
     let kept = context
         .write_in_time(|| context.store.insert(&batch))

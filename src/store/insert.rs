@@ -47,12 +47,16 @@ pub(super) fn statement<'q>(
     }
     let (jobs, last) = match tables {
         Tables::Plain => {
-            let insert = jobs(&finished, &mut arguments)?.into_insert("jobs");
+            let insert = jobs(&finished, batch.is_ledger, &mut arguments)?.into_insert("jobs");
             (format!("{insert}\n{OVER_REJECTIONS}"), None)
         }
         Tables::Partitioned => {
-            let (ids, results) = ids_and_results(&finished, &mut arguments)?;
-            (format!("{ids}\n{IDS_OVER_REJECTIONS}"), Some(results))
+            let (ids, job_id, finished_at) = ids(&finished, &mut arguments)?;
+            let results = match batch.is_ledger {
+                true => None,
+                false => Some(results(&finished, job_id, finished_at, &mut arguments)?),
+            };
+            (format!("{ids}\n{IDS_OVER_REJECTIONS}"), results)
         }
     };
     let last = if batch.served.is_empty() && last.is_none() {
@@ -75,6 +79,7 @@ pub(super) fn statement<'q>(
 
 fn jobs<'a>(
     rows: &[&JobRow<'_>],
+    is_ledger: bool,
     arguments: &'a mut PgArguments,
 ) -> Result<Columns<'a>, BoxDynError> {
     let mut columns = Columns::new(arguments);
@@ -84,8 +89,10 @@ fn jobs<'a>(
     columns.shared("namespace", column(rows, |j| j.done.namespace.as_str()))?;
     columns.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
     columns.each("misses", "int", column(rows, |j| j.done.misses as i32))?;
-    let results = column(rows, |j| j.done.results.as_str());
-    columns.each_as("results", "text", "jsonb", results)?;
+    if !is_ledger {
+        let results = column(rows, |j| j.done.results.as_str());
+        columns.each_as("results", "text", "jsonb", results)?;
+    }
     columns.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     let bodies = column(rows, |j| j.body_sha256.as_slice());
     columns.each("body_sha256", "bytea", bodies)?;
@@ -95,11 +102,11 @@ fn jobs<'a>(
     Ok(columns)
 }
 
-/// The insertions of the jobs' ids, and of the results of those that were written.
-fn ids_and_results(
+/// The insertion of the jobs' ids, and which arguments are their ids and their ends.
+fn ids(
     rows: &[&JobRow<'_>],
     arguments: &mut PgArguments,
-) -> Result<(String, String), BoxDynError> {
+) -> Result<(String, usize, usize), BoxDynError> {
     let mut ids = Columns::new(arguments);
     let job_id = ids.each("job_id", "text", column(rows, |j| j.job_id))?;
     ids.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
@@ -109,7 +116,16 @@ fn ids_and_results(
     let finished = column(rows, |j| j.done.finished_at);
     let finished_at = ids.each("finished_at", "timestamptz", finished)?;
     ids.one("status", "text", "ok")?;
-    let ids = ids.into_insert("job_ids");
+    Ok((ids.into_insert("job_ids"), job_id, finished_at))
+}
+
+/// The insertion of the results of those whose ids were written.
+fn results(
+    rows: &[&JobRow<'_>],
+    job_id: usize,
+    finished_at: usize,
+    arguments: &mut PgArguments,
+) -> Result<String, BoxDynError> {
     let mut results = Columns::new(arguments);
     results.again("job_id", "text", job_id);
     results.shared("model", column(rows, |j| j.done.model.as_str()))?;
@@ -119,7 +135,7 @@ fn ids_and_results(
     results.each_as("results", "text", "jsonb", values)?;
     results.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     results.again("finished_at", "timestamptz", finished_at);
-    Ok((ids, results.into_insert_where("job_results", WRITTEN)))
+    Ok(results.into_insert_where("job_results", WRITTEN))
 }
 
 fn scores<'a>(
@@ -168,7 +184,7 @@ mod tests {
         }
     }
 
-    fn text_of(models: &[&str], with_key: bool, tables: Tables) -> String {
+    fn text_of(models: &[&str], with_key: bool, tables: Tables, is_ledger: bool) -> String {
         let finished: Vec<Finished> = models.iter().map(|m| done(m)).collect();
         let batch = Batch {
             jobs: finished
@@ -197,6 +213,7 @@ mod tests {
                 .collect(),
             served: Vec::new(),
             finished_at: crate::clock::now(),
+            is_ledger,
         };
         let mut query = statement(&batch, tables).expect("arguments that encode");
         let arguments = query.take_arguments().expect("encoded").expect("some");
@@ -248,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_a_batch_has_in_common_is_sent_once_and_what_is_empty_not_at_all() {
-        let same = text_of(&["m", "m"], true, Tables::Plain);
+        let same = text_of(&["m", "m"], true, Tables::Plain, false);
         assert!(
             same.contains("$2::text, $3::text, $4::text, unnest($5::text[])"),
             "{same}"
@@ -259,15 +276,18 @@ mod tests {
         );
         assert_eq!(
             same,
-            text_of(&["other"], true, Tables::Plain),
+            text_of(&["other"], true, Tables::Plain, false),
             "one statement for batches alike"
         );
-        assert!(text_of(&["m", "n"], true, Tables::Plain).contains("unnest($2::text[]), $3::text"));
-        assert!(!text_of(&["m"], false, Tables::Plain).contains("key"));
+        assert!(
+            text_of(&["m", "n"], true, Tables::Plain, false)
+                .contains("unnest($2::text[]), $3::text")
+        );
+        assert!(!text_of(&["m"], false, Tables::Plain, false).contains("key"));
     }
     #[test]
     fn results_in_partitions_are_written_of_the_jobs_whose_ids_are_new() {
-        let text = text_of(&["m", "m"], false, Tables::Partitioned);
+        let text = text_of(&["m", "m"], false, Tables::Partitioned, false);
         assert!(
             text.starts_with("WITH kept AS (INSERT INTO scores"),
             "{text}"
@@ -278,6 +298,14 @@ mod tests {
             "{text}"
         );
         assert!(text.ends_with(WRITTEN), "{text}");
-        assert_eq!(text, text_of(&["other"], false, Tables::Partitioned));
+        assert_eq!(text, text_of(&["other"], false, Tables::Partitioned, false));
+    }
+    #[test]
+    fn a_ledger_has_no_results() {
+        let plain = text_of(&["m"], true, Tables::Plain, true);
+        assert!(!plain.contains("jsonb"), "{plain}");
+        let partitioned = text_of(&["m"], true, Tables::Partitioned, true);
+        assert!(!partitioned.contains("job_results"), "{partitioned}");
+        assert!(partitioned.contains("INSERT INTO job_ids"), "{partitioned}");
     }
 }

@@ -119,6 +119,8 @@ pub struct Batch<'a> {
     /// What readers are served from now on, by those of these jobs that are new; no name twice.
     pub served: Vec<ServedRow<'a>>,
     pub finished_at: DateTime<Utc>,
+    /// Leave the results out of Postgres: a repeat's are those that it has now.
+    pub is_ledger: bool,
 }
 
 /// What became of a job's row.

@@ -3,7 +3,7 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, Opened, Rejected, RejectedRow, StoreError,
+    Batch, Inserted, JobRow, Opened, Rejected, RejectedRow, StoreError,
     address::Address,
     hosts::Hosts,
     insert,
@@ -252,16 +252,29 @@ impl PostgresStore {
             let (id, hash, done) = super::jobs::read_job(row).map_err(|e| self.classify(e))?;
             found.insert(id, (hash, done));
         }
+        // Where its results weren't stored, a repeat's are as good: a score depends on model, version and input alone.
+        let with_results = |done: Finished, now: &Finished| match done.results.is_empty() {
+            false => done,
+            true => Finished {
+                hits: done.hits,
+                misses: done.misses,
+                finished_at: done.finished_at,
+                ..now.clone()
+            },
+        };
+        let known = |job: &JobRow<'_>, (hash, done)| (hash, with_results(done, job.done));
         Ok(batch
             .jobs
             .iter()
-            .map(|job| match found.remove(job.job_id) {
-                // Written by this statement and pruned since, or written and unchanged: either way it is kept.
-                None => Inserted::New,
-                Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
-                Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
-                Some((_, done)) => Inserted::Same(Box::new(done)),
-            })
+            .map(
+                |job| match found.remove(job.job_id).map(|one| known(job, one)) {
+                    // Written by this statement and pruned since, or written and unchanged: either way it is kept.
+                    None => Inserted::New,
+                    Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
+                    Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
+                    Some((_, done)) => Inserted::Same(Box::new(done)),
+                },
+            )
             .collect())
     }
 

@@ -340,8 +340,8 @@ mod tests {
         let batch = Batch {
             jobs: vec![row("a", &first), row("b", &second)],
             scores: Vec::new(),
-            served: Vec::new(),
             finished_at: now,
+            ..Batch::default()
         };
         for _written in 0..2 {
             let kept = store.insert(&batch).await.expect("a write");

@@ -13,7 +13,7 @@ use kiln_contract::result::Finished;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, Row};
 
 use crate::harness::bus::{DEAD, JOBS};
-use crate::harness::jobs::{job_ids, quick_jobs, text_job};
+use crate::harness::jobs::{Reply, job_ids, quick_jobs, text_job};
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually, sandbox};
@@ -263,6 +263,41 @@ async fn a_worker_without_a_right_to_make_tables_stores_into_partitions() {
     assert_eq!(pruned.jobs, 1);
     let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'job_results'::regclass";
     assert_eq!(stack.count(days).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_knows_jobs_without_their_results() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().set("KILN_STORE__JOBS", "ledger");
+    let worker = worker.start().await;
+    for round in ["plain", "partitioned"] {
+        let job = text_job(round, "fault", &["one input"]);
+        let first = stack.bus.answer(&job).await;
+        let row = stack.row(round).await;
+        assert_eq!((row.status.as_str(), row.results), ("ok", None), "{round}");
+        let again = stack.bus.answer(&job).await;
+        let scored = |reply: &Reply| reply.body["results"][0]["score"].clone();
+        assert_eq!(scored(&again), scored(&first), "scored again");
+        assert!(scored(&again).is_number(), "{}", again.body);
+        for same in ["finished_at", "hits", "misses", "model", "version"] {
+            assert_eq!(again.body[same], first.body[same], "{same}");
+        }
+        let shown = worker.get(&format!("/v1/jobs/{round}")).await;
+        let (status, body) = shown.expect("an answer");
+        assert!(
+            status == 200 && body.contains("\"results_omitted\":true"),
+            "{body}"
+        );
+        let other = text_job(round, "fault", &["another input"]);
+        stack.bus.publish_job(&other).await;
+        assert_eq!(stack.bus.dead_letters(1).await[0].code, "conflict");
+        let rejected = stack.bus.reply_within(PATIENCE).await;
+        assert_eq!(rejected.status(), "rejected");
+        let shell = Shell::on(&stack);
+        shell.kiln(&["migrate", "--partition"]).await.with(0);
+    }
+    assert_eq!(stack.count("SELECT count(*) FROM job_results").await, 0);
+    worker.stop().await;
 }
 
 async fn connect(stack: &Stack) -> PgConnection {
