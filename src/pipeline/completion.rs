@@ -6,11 +6,11 @@
 use super::{
     context::Context,
     count,
-    ending::{End, Ending, FinishedJob, ToStore},
+    ending::{End, Ending, FinishedJob},
     input_counts::InputCounts,
     outcome::Outcome,
     rejections,
-    store::{self, Kept},
+    store::{self, Kept, ToStore},
     verdict,
 };
 use crate::{clock, store::Inserted, telemetry::metrics::Stage};

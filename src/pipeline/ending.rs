@@ -51,12 +51,6 @@ pub(super) struct FinishedJob {
     pub rows: Option<Box<JobRows>>,
 }
 
-/// A finished job, and whether its entries that were in the cache have their TTL refreshed.
-pub(super) struct ToStore<'a> {
-    pub job: &'a FinishedJob,
-    pub refreshes_ttl: bool,
-}
-
 impl Ending {
     /// Bytes that storing it takes, about.
     pub fn bytes(&self) -> usize {

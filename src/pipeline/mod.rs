@@ -16,7 +16,6 @@ mod ending;
 mod engine;
 mod finish;
 mod front;
-mod history;
 mod index;
 mod input_counts;
 pub mod insight;

@@ -34,16 +34,6 @@ struct RankingWord {
 }
 
 impl NameWord {
-    /// The name that the word is under, in its job's namespace.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// Whether the name was removed.
-    pub fn is_removal(&self) -> bool {
-        self.input.is_none()
-    }
-
     fn bytes(&self) -> usize {
         let ranking = self.ranking.as_ref();
         let ranking = ranking.map_or(0, |r| r.items.len() + r.inputs.len());
@@ -122,32 +112,34 @@ pub(super) fn bytes(words: &[NameWord]) -> usize {
     words.iter().map(NameWord::bytes).sum()
 }
 
-/// What a finished job says under one name: the job's id, its result, how new it is, and the word.
-pub(super) type Naming<'a> = (&'a str, &'a Finished, Order, &'a NameWord);
+/// A finished job's id, its result, how new it is and what its names say.
+pub(super) type Naming<'a> = (&'a str, &'a Finished, Order, &'a [NameWord]);
 
-/// The rows of names: of a name under which several jobs say something, the newest word, since nobody is served the others.
-pub(super) fn rows<'a>(words: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<'a>> {
+/// The rows of these jobs' names: of a name that several of them have, the newest word, since nobody is served the others.
+pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<'a>> {
     let mut newest: BTreeMap<(&str, &str), (Order, ServedRow<'a>)> = BTreeMap::new();
-    for (job_id, result, order, word) in words {
-        let row = ServedRow {
-            namespace: &result.namespace,
-            key: &word.key,
-            job_id,
-            model: &result.model,
-            version: &result.version,
-            input: word.input.as_ref().map(|input| input.as_slice()),
-            label: word.label.as_deref(),
-            score: word.score,
-            items: word.ranking.as_ref().map(|r| r.items.as_str()),
-            inputs: word.ranking.as_ref().map(|r| r.inputs.as_slice()),
-            is_removed: word.is_removal(),
-            order: order.into(),
-        };
-        let name = (row.namespace, row.key);
-        let known = newest.get(&name);
-        // Of equals the last one: it is the same job's.
-        if known.is_none_or(|(known, _)| !known.is_newer_than(&order)) {
-            newest.insert(name, (order, row));
+    for (job_id, result, order, words) in jobs {
+        for word in words {
+            let row = ServedRow {
+                namespace: &result.namespace,
+                key: &word.key,
+                job_id,
+                model: &result.model,
+                version: &result.version,
+                input: word.input.as_ref().map(|input| input.as_slice()),
+                label: word.label.as_deref(),
+                score: word.score,
+                items: word.ranking.as_ref().map(|r| r.items.as_str()),
+                inputs: word.ranking.as_ref().map(|r| r.inputs.as_slice()),
+                is_removed: word.input.is_none(),
+                order: order.into(),
+            };
+            let name = (row.namespace, row.key);
+            let known = newest.get(&name);
+            // Of equals the last one: it is the same job's.
+            if known.is_none_or(|(known, _)| !known.is_newer_than(&order)) {
+                newest.insert(name, (order, row));
+            }
         }
     }
     newest.into_values().map(|(_, row)| row).collect()
@@ -187,14 +179,14 @@ mod tests {
         let (first, second) = ([word("b", 1), word("a", 2)], [word("b", 3)]);
         let order = |micros| Order::new(None, Moment::from_micros(micros));
         let older = [word("b", 4)];
-        let words: [Naming<'_>; 5] = [
-            ("1", &here, order(1), &first[0]),
-            ("1", &here, order(1), &first[1]),
-            ("2", &here, order(3), &second[0]),
-            ("3", &there, order(3), &second[0]),
-            ("5", &here, order(2), &older[0]),
+        let jobs: [Naming<'_>; 5] = [
+            ("1", &here, order(1), &first),
+            ("2", &here, order(3), &second),
+            ("3", &there, order(3), &second),
+            ("4", &there, order(4), &[]),
+            ("5", &here, order(2), &older),
         ];
-        let rows = rows(words.into_iter());
+        let rows = rows(jobs.into_iter());
         let rows: Vec<_> = rows
             .iter()
             .map(|row| (row.namespace, row.key, row.job_id))

@@ -69,7 +69,7 @@ pub(super) fn words<'r>(
         };
         if job.named {
             written.push((key, Some(*input)));
-            put(key, writer.named(input, row));
+            put(key, writer.named(row));
         }
         if job.rank.is_some()
             && let Some(score) = Reading::of(info, row).score()

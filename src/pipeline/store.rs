@@ -1,19 +1,17 @@
-//! Owns storing jobs at their end: rows to the database, then entries to the cache and what readers find, then to the history of names
-//! what has changed by that.
+//! Owns storing jobs at their end: rows to the database, then entries to the cache and what readers find.
 //!
 //! Promises to wait for a database that is out of reach, and that a row which the database refuses costs only
 //! its own job.
 
 use super::{
     context::Context,
-    ending::{FinishedJob, ToStore},
-    history::{self, ByStamp, begun},
+    ending::FinishedJob,
     index::{SlotIndex, bug},
-    names::{self, Naming},
+    names,
     owned::{How, JobRows, Value},
 };
 use crate::{
-    cache::{Fresh, Published, Word, WordKind, Words},
+    cache::{Fresh, Word, WordKind, Words},
     clock,
     config::StoredJobs,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
@@ -21,13 +19,22 @@ use crate::{
 };
 use kiln_contract::{
     entry::Seal,
-    order::Order,
+    order::{Moment, Order},
     result::{Finished, Reading},
 };
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
+/// Longest run of a job that a row is taken to tell of, in milliseconds: a day.
+const MAX_ELAPSED_MS: f64 = 86_400_000.0;
+
+/// A finished job, and whether its entries that were in the cache have their TTL refreshed.
+pub(super) struct ToStore<'a> {
+    pub job: &'a FinishedJob,
+    pub refreshes_ttl: bool,
+}
+
 /// What became of a job that was to be stored.
 pub(super) enum Kept {
     Row(Inserted),
@@ -40,15 +47,13 @@ pub(super) enum Kept {
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
-    let names: usize = jobs.iter().map(|one| one.job.names.len()).sum();
-    let has_few_names = names <= history::FEW_NAMES;
     let kept = if context.settings.store.scores {
-        insert_rows(context, jobs, has_few_names).await
+        insert_rows(context, jobs).await
     } else {
         let entries = put_entries(context, jobs.iter());
-        tokio::join!(entries, insert_rows(context, jobs, has_few_names)).1
+        tokio::join!(entries, insert_rows(context, jobs)).1
     };
-    let published = {
+    let unremoved = {
         let stored = jobs.iter().zip(&kept);
         let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
         let entries = async {
@@ -58,24 +63,21 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
         };
         tokio::join!(publish(context, jobs, &kept), entries).0
     };
-    if names > 0 {
-        history::note(context, jobs, &kept, &published, has_few_names).await;
-    }
-    let kept = kept.into_iter().zip(jobs);
-    let kept = kept.map(|(kept, one)| match kept {
+    let kept = kept.into_iter().zip(unremoved);
+    let kept = kept.map(|(kept, is_unremoved)| match kept {
         Err(reason) => Kept::Refused(reason),
-        Ok(_) if has_unwritten_removal(one.job, published.get(&one.job.stamp)) => Kept::Unremoved,
+        Ok(_) if is_unremoved => Kept::Unremoved,
         Ok(inserted) => Kept::Row(inserted),
     });
     kept.collect()
 }
 
-/// Writes what readers find of these jobs.
+/// Writes what readers find of these jobs. Says of each whether it has removals that weren't written.
 async fn publish(
     context: &Context,
     jobs: &[ToStore<'_>],
     kept: &[Result<Inserted, String>],
-) -> ByStamp {
+) -> Vec<bool> {
     let mut shown: BTreeMap<u64, Words<'_>> = BTreeMap::new();
     for (job, kept) in jobs.iter().map(|one| one.job).zip(kept) {
         let first = match kept {
@@ -95,32 +97,29 @@ async fn publish(
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    let mut published = BTreeMap::new();
+    let mut unwritten = BTreeMap::new();
     for (stamp, words) in &shown {
-        published.insert(*stamp, context.cache.publish(words).await);
+        unwritten.insert(*stamp, context.cache.publish(words).await);
     }
-    published
+    let unremoved = jobs.iter().map(|one| {
+        let unwritten = unwritten.get(&one.job.stamp);
+        unwritten.is_some_and(|keys| has_unwritten_removal(one.job, keys.as_deref()))
+    });
+    unremoved.collect()
 }
 
-/// Whether a job has a removal that wasn't written.
-fn has_unwritten_removal(job: &FinishedJob, published: Option<&Option<Published>>) -> bool {
-    let Some(published) = published else {
-        return false;
-    };
-    let is_unwritten = |word: &Word| {
-        let published = published.as_ref();
-        published.is_none_or(|published| published.unwritten.contains(&word.key))
-    };
-    let mut removals = job
-        .shown
-        .iter()
-        .filter(|word| word.kind == WordKind::Removal);
-    removals.any(is_unwritten)
+/// Whether a job has a removal under one of these keys; under any, where all are unwritten.
+fn has_unwritten_removal(job: &FinishedJob, unwritten: Option<&[String]>) -> bool {
+    let mut shown = job.shown.iter();
+    shown.any(|word| {
+        word.kind == WordKind::Removal && unwritten.is_none_or(|keys| keys.contains(&word.key))
+    })
 }
 
 /// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.
 fn repeated(word: &Word, first: &Finished) -> Word {
-    let begun = begun(first);
+    let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
+    let begun = Moment::of(first.finished_at - elapsed);
     let mut word = word.clone();
     Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
     word
@@ -167,17 +166,10 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
 
 /// Writes the jobs' rows and the misses' scores, in parts where they are too much for one statement or the database refuses them
 /// together.
-async fn insert_rows(
-    context: &Context,
-    jobs: &[ToStore<'_>],
-    with_names: bool,
-) -> Vec<Result<Inserted, String>> {
+async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
     let bytes = statement_bytes(context, jobs);
     let stored = || context.store.stored();
-    let insert = |part: Range<usize>| {
-        let jobs = jobs.get(part).unwrap_or_default();
-        attempt(context, jobs, with_names)
-    };
+    let insert = |part: Range<usize>| attempt(context, jobs.get(part).unwrap_or_default());
     let kept = store::in_parts(bytes, context.write_backoff(), stored, insert).await;
     if let [Err(reason)] = kept.as_slice() {
         tracing::warn!(reason, "the database refuses a job's row");
@@ -197,22 +189,16 @@ fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
 }
 
 /// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
-async fn attempt(
-    context: &Context,
-    jobs: &[ToStore<'_>],
-    with_names: bool,
-) -> Result<Vec<Inserted>, StoreError> {
+async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted>, StoreError> {
     let rows = jobs.iter().map(|ToStore { job, .. }| JobRow {
         job_id: &job.job_id,
         body_sha256: job.body_sha256,
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs.iter().filter(|_| with_names);
-    let named = named.flat_map(|ToStore { job, .. }| {
-        let naming = |name| -> Naming<'_> { (&*job.job_id, &*job.result, job.order, name) };
-        job.names.iter().map(naming)
-    });
+    let named = jobs
+        .iter()
+        .map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()));
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),

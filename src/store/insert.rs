@@ -64,7 +64,7 @@ pub(super) fn statement<'q>(
     } else {
         with.push(format!("done AS ({jobs}\nRETURNING job_id)"));
         if !batch.served.is_empty() {
-            let served = served::beside_jobs(batch, &mut arguments)?;
+            let served = served::insert(batch, &mut arguments)?;
             with.push(format!("shown AS ({served})"));
         }
         last.unwrap_or_else(|| "SELECT FROM done".to_owned())

@@ -116,7 +116,7 @@ pub struct ScoreRow<'a> {
 pub struct Batch<'a> {
     pub jobs: Vec<JobRow<'a>>,
     pub scores: Vec<ScoreRow<'a>>,
-    /// What readers are served from now on, by those of these jobs that are new; no name twice.
+    /// What readers are served from now on, by these jobs; no name twice.
     pub served: Vec<ServedRow<'a>>,
     pub finished_at: DateTime<Utc>,
     /// Leave the results out of Postgres: a repeat's are those that it has now.
@@ -179,14 +179,6 @@ impl Store {
         match self {
             Self::Postgres(store) => store.insert(batch).await,
             Self::Sqlite(store) => store.insert(batch).await,
-        }
-    }
-
-    /// Writes what names are served from now on, by jobs that have their rows; no name twice. SQLite keeps no history of names.
-    pub async fn serve(&self, rows: &[ServedRow<'_>], at: DateTime<Utc>) -> Result<(), StoreError> {
-        match self {
-            Self::Postgres(store) => store.serve(rows, at).await,
-            Self::Sqlite(_) => Ok(()),
         }
     }
 

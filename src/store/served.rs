@@ -1,7 +1,7 @@
 //! Owns what readers were served under a name: a row whenever that changed.
 //!
-//! Promises that a row is written only where a name's latest row is older news and says something else; beside jobs, in the statement that
-//! writes them, only for those that are new. Rows are only added, so that no two writers wait for each other.
+//! Promises that a batch's rows are written by the statement that writes its jobs, only for jobs that are new, and only where a name's
+//! latest row is older news and says something else. Rows are only added, so that no two writers wait for each other.
 
 use super::{
     Batch, PostgresStore, StoreError,
@@ -74,16 +74,6 @@ pub struct ServedRow<'a> {
     pub order: WordOrder,
 }
 
-impl ServedRow<'_> {
-    /// About what it takes in a statement, in bytes.
-    pub fn bytes(&self) -> usize {
-        const FIXED: usize = 160;
-        let texts = [Some(self.key), Some(self.job_id), self.label, self.items];
-        let texts = texts.iter().flatten().map(|text| text.len());
-        FIXED + texts.sum::<usize>() + self.inputs.map_or(0, <[u8]>::len)
-    }
-}
-
 /// What readers were served under a name, once.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServedPast {
@@ -118,7 +108,7 @@ INSERT INTO served (namespace, key, served_from, job_id, model, version, input_s
 SELECT new.namespace, new.key, new.served_from, new.job_id, new.model, new.version, new.input_sha256, new.label, new.score, new.items::jsonb,
   new.inputs_sha256, new.is_removed,
   CASE WHEN {continues} THEN last.order_kind ELSE new.order_kind END, CASE WHEN {continues} THEN last.order_value ELSE new.order_value END, new.accepted_us
-FROM ({rows}) AS new{jobs}
+FROM ({rows}) AS new JOIN done ON done.job_id = new.job_id
 LEFT JOIN LATERAL (
   SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
 ) AS last ON true
@@ -167,21 +157,11 @@ CROSS JOIN LATERAL (
 ) AS last ORDER BY last.id";
 
 /// The insertion of a batch's names, where the jobs that were written are in `done`.
-pub(super) fn beside_jobs(
+pub(super) fn insert(
     batch: &Batch<'_>,
     arguments: &mut PgArguments,
 ) -> Result<String, BoxDynError> {
-    let join = " JOIN done ON done.job_id = new.job_id";
-    insert(&batch.served, batch.finished_at, join, arguments)
-}
-
-fn insert(
-    rows: &[ServedRow<'_>],
-    at: DateTime<Utc>,
-    jobs: &str,
-    arguments: &mut PgArguments,
-) -> Result<String, BoxDynError> {
-    let mut rows: Vec<&ServedRow<'_>> = rows.iter().collect();
+    let mut rows: Vec<&ServedRow<'_>> = batch.served.iter().collect();
     rows.sort_unstable_by_key(|row| (row.namespace, row.key));
     let mut columns = Columns::new(arguments);
     columns.shared("namespace", column(&rows, |r| r.namespace))?;
@@ -203,9 +183,8 @@ fn insert(
         "int8",
         column(&rows, |r| r.order.accepted_us),
     )?;
-    columns.one("served_from", "timestamptz", at)?;
+    columns.one("served_from", "timestamptz", batch.finished_at)?;
     Ok(INSERT
-        .replace("{jobs}", jobs)
         .replace("{continues}", &continues())
         .replace("{new_is_plain}", NEW_IS_PLAIN)
         .replace("{last_is_plain}", LAST_IS_PLAIN)
@@ -218,20 +197,6 @@ fn continues() -> String {
 }
 
 impl PostgresStore {
-    /// Writes what names are served from now on, by jobs that have their rows; no name twice.
-    pub(super) async fn serve(
-        &self,
-        rows: &[ServedRow<'_>],
-        at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
-        let mut arguments = PgArguments::default();
-        let text = insert(rows, at, "", &mut arguments);
-        let text = text.map_err(|e| StoreError::Refused(e.to_string()))?;
-        // Made of this file's own constants.
-        let query = sqlx::query_with(AssertSqlSafe(text), arguments);
-        self.execute(query).await.map(|_| ())
-    }
-
     /// Notes in a name's history that it was removed by hand.
     pub async fn forgotten(
         &self,

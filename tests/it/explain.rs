@@ -5,8 +5,6 @@ use serde_json::{Value, json};
 use crate::harness::jobs::text_job;
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
-use crate::harness::worker::Worker;
-use crate::harness::{PATIENCE, eventually_equals};
 
 /// A key of characters that paths and shells have meanings for.
 const KEY: &str = "item/7 ?é%";
@@ -135,68 +133,4 @@ async fn a_name_is_explained_with_everything_that_was_served_under_it() {
         .await
         .with(0);
     assert_eq!(said(&kept.lines()[0]), [("second", "negative", false)]);
-}
-
-/// A job that says something under forty names: more than are written to the history beside their job.
-fn naming_many(id: &str, changed: &str) -> Value {
-    let input = |number| {
-        let text = if number == 7 { changed } else { "as ever" };
-        json!({"key": format!("k{number}"), "text": text})
-    };
-    naming(id, (0..40).map(input).collect())
-}
-
-async fn score(worker: &Worker, job: &Value) {
-    let body = job.to_string();
-    let answer = worker.ask("POST", "/v1/score/batch", &[], body.as_bytes());
-    let answer = answer.await.expect("an answer");
-    assert_eq!(answer.status, 200, "{}", answer.body);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_history_of_many_names_has_what_changed_whoever_changed_it() {
-    let stack = Stack::shared().await;
-    let settings = stack.worker().models(&["sentiment"]);
-    let (one, other) = (settings.clone().start().await, settings.start().await);
-    let rows = "SELECT count(*) FROM served";
-    let first = naming_many("first", "I love this");
-    score(&one, &first).await;
-    assert_eq!(stack.count(rows).await, 40);
-    score(&other, &naming_many("renewal", "I love this")).await;
-    score(&one, &naming_many("renewed", "I love this")).await;
-    score(&other, &first).await;
-    assert_eq!(stack.count(rows).await, 40);
-    score(&other, &naming_many("changed", "I hate this")).await;
-    score(&one, &naming_many("back", "I love this")).await;
-    let history = "SELECT string_agg(job_id, ' ' ORDER BY id) FROM served WHERE key = 'k7'";
-    assert_eq!(stack.text(history).await, "first changed back");
-    // What Redis has lost, or has from a release that doesn't say what an entry's content is, is looked for in the history.
-    let _: i64 = stack.redis.command(&["DEL", "kiln:k:shop:k7"]).await;
-    let cut = "local value = redis.call('GET', KEYS[1])
-        return redis.call('SET', KEYS[1], (string.gsub(value, '\"content\":\"%x+\",', '')))";
-    let before = ["EVAL", cut, "1", "kiln:k:shop:k8"];
-    let _: String = stack.redis.command(&before).await;
-    score(&other, &naming_many("again", "I love this")).await;
-    assert_eq!(stack.count(rows).await, 42);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_dies_between_a_job_and_its_history_loses_neither() {
-    let stack = Stack::shared().await;
-    let settings = stack.worker().models(&["sentiment"]);
-    let worker = settings.clone().start().await;
-    let held = stack.hold_history().await;
-    stack
-        .bus
-        .publish_jobs(&[naming_many("cut off", "I love this")])
-        .await;
-    stack.wait_for_rows(1).await;
-    let found = || stack.redis.command::<i64>(&["EXISTS", "kiln:k:shop:k7"]);
-    eventually_equals("readers find it", PATIENCE, 1, found).await;
-    worker.kill();
-    drop(held);
-    let rows = "SELECT count(*) FROM served";
-    assert_eq!(stack.count(rows).await, 0);
-    let _after = settings.start().await;
-    eventually_equals("its history is there", PATIENCE, 40, || stack.count(rows)).await;
 }

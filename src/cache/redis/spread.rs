@@ -3,9 +3,8 @@
 use super::{
     Again, CacheOperation, RedisCache,
     cluster::{Answers, Cluster, Many},
-    published::Published,
     question::is_unknown_script,
-    words::{SETTLED, TAKE_BACK, WRITE, Word, WordKind, Words, call, mark_in},
+    words::{Published, SETTLED, TAKE_BACK, WRITE, Word, WordKind, Words, call, mark_in, numbers},
 };
 use crate::cache::redis::Unanswered;
 use kiln_contract::{key, order::Order};
@@ -17,13 +16,11 @@ impl RedisCache {
     pub(super) async fn publish_spread(&self, cluster: &Cluster, words: &Words<'_>) -> Published {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let written = self.write_spread(cluster, &all).await;
-        let mut published = Published::default();
-        for (word, written) in all.iter().zip(&written) {
-            match written {
-                Ok(answer) => published.note(|_| Some(word.key.as_str()), answer),
-                Err(_) => published.unwritten.push(word.key.clone()),
-            }
-        }
+        let older = written.iter().flatten().flat_map(numbers);
+        let older = older.filter(|number| *number > 0).count() as u64;
+        let unwritten = all.iter().zip(&written);
+        let unwritten = unwritten.filter(|(_, written)| written.is_err());
+        let unwritten = unwritten.map(|(word, _)| word.key.clone()).collect();
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         let settled = words.jobs.iter().map(|job| {
             let mut settled = redis::cmd("EXPIRE");
@@ -47,7 +44,7 @@ impl RedisCache {
                 self.take_back_spread(cluster, written).await;
             }
         }
-        published
+        Published { older, unwritten }
     }
 
     /// The script on each of these words, by its hash; servers that don't know it are shown it.

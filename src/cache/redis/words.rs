@@ -7,7 +7,6 @@
 
 use super::{
     Again, Question, RedisCache, Unanswered,
-    published::{Published, numbers},
     question::is_unknown_script,
     size::{MAX_BYTES, Size},
 };
@@ -26,8 +25,7 @@ use std::{
 };
 
 /// Compares and sets. Half of the keys are those that readers know, the other half what is left of them where they were removed. Answers
-/// with the numbers of the words that were not written for a newer one, with the negative ones of those that removed an entry, and, higher
-/// by 10,000, with those of the words that say something else than what stood there, and of those that stood there already.
+/// with the numbers of the words that were not written for a newer one, and with the negative ones of those that removed an entry.
 pub(super) const WRITE: &str = include_str!("write.lua");
 /// Takes back those of a job's words that still stand, by their acceptance.
 pub(super) const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
@@ -97,6 +95,15 @@ pub struct Words<'a> {
     pub stamp: u64,
 }
 
+/// What became of words that Redis was to take.
+#[derive(Debug, Default)]
+pub(in crate::cache) struct Published {
+    /// Words that were left out for newer ones.
+    pub older: u64,
+    /// Keys of words that their server of a cluster hasn't taken.
+    pub unwritten: Vec<String>,
+}
+
 /// What became of a key that was to be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forgotten {
@@ -154,6 +161,18 @@ fn calls(words: &[&Word]) -> Vec<Range<usize>> {
     calls
 }
 
+/// The numbers that one call answered with.
+pub(super) fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
+    let answers = match answer {
+        Value::Array(answers) => answers.as_slice(),
+        _ => &[],
+    };
+    answers.iter().filter_map(|answer| match answer {
+        Value::Int(number) => Some(*number),
+        _ => None,
+    })
+}
+
 /// What an answer to a question for a mark shows.
 pub(super) fn mark_in(answer: &Value) -> u64 {
     match answer {
@@ -170,23 +189,24 @@ impl RedisCache {
     /// removal, which may have passed by already, misses nothing. Nothing where Redis fails.
     pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         if self.cluster().is_none() {
-            let published = self.publish_to_one(words).await;
-            if published.is_some() || self.cluster().is_none() {
-                return published;
+            let older = self.publish_to_one(words).await;
+            if older.is_some() || self.cluster().is_none() {
+                let unwritten = Vec::new();
+                return older.map(|older| Published { older, unwritten });
             }
         }
         Some(self.publish_spread(self.cluster()?, words).await)
     }
 
-    async fn publish_to_one(&self, words: &Words<'_>) -> Option<Published> {
+    async fn publish_to_one(&self, words: &Words<'_>) -> Option<u64> {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
         let last = rounds.pop().unwrap_or_default();
-        let mut published = Published::default();
+        let mut older = 0;
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         for round in rounds {
             let round = all.get(round).unwrap_or_default();
-            self.write(round, &[], &mut published).await?;
+            older += count(&self.write(round, &[]).await?);
         }
         let mut after = Vec::with_capacity(words.jobs.len() + words.all.len());
         for job in &words.jobs {
@@ -200,32 +220,20 @@ impl RedisCache {
             after.push(mark);
         }
         let last = all.get(last).unwrap_or_default();
-        let mut answers = self.write(last, &after, &mut published).await?;
+        let mut answers = self.write(last, &after).await?;
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
+        older += count(&answers);
         for ((namespace, written), mark) in words.all.iter().zip(marks) {
             if mark_in(&mark).max(self.marks().of(namespace)) > words.stamp {
                 self.take_back(written).await;
             }
         }
-        Some(published)
+        Some(older)
     }
 
-    /// One round trip: the script on these words, and then some more, whose answers are returned. Nothing where Redis fails.
-    async fn write(
-        &self,
-        words: &[&Word],
-        after: &[Cmd],
-        published: &mut Published,
-    ) -> Option<Vec<Value>> {
+    /// One round trip: the script on these words, and then some more. Nothing where Redis fails.
+    async fn write(&self, words: &[&Word], after: &[Cmd]) -> Option<Vec<Value>> {
         let calls = calls(words);
-        let mut conclude = |answers: Vec<Value>| {
-            let mut answers = answers.into_iter();
-            for (range, answer) in calls.iter().zip(answers.by_ref().take(calls.len())) {
-                let key = |index: usize| Some(words.get(range.start + index)?.key.as_str());
-                published.note(key, &answer);
-            }
-            answers.collect()
-        };
         let size = Size {
             keys: 2 * words.len() + after.len(),
             bytes: words.iter().map(|word| word.bytes()).sum(),
@@ -249,10 +257,7 @@ impl RedisCache {
             match self.home.ask(&known, size, Again::Yes).await {
                 // It was started anew, or another one is in its stead.
                 Err(Unanswered::Failed(error)) if is_unknown_script(&error) => {}
-                answered => {
-                    let answers = self.concluded(CacheOperation::Set, begun, answered);
-                    return answers.map(conclude);
-                }
+                answered => return self.concluded(CacheOperation::Set, begun, answered),
             }
         }
         let whole = question(None);
@@ -269,7 +274,7 @@ impl RedisCache {
             // The same whoever noted it.
             let _known = self.write_hash.set(hash);
         }
-        Some(conclude(answers.collect()))
+        Some(answers.collect())
     }
 
     /// Removes those of these words that still stand.
@@ -321,6 +326,15 @@ impl RedisCache {
             Some(_) => Forgotten::Newer,
         })
     }
+}
+
+/// How many words these calls left out for newer ones.
+fn count(answers: &[Value]) -> u64 {
+    let older = answers
+        .iter()
+        .flat_map(numbers)
+        .filter(|number| *number > 0);
+    older.count() as u64
 }
 
 #[cfg(test)]

@@ -29,12 +29,8 @@ for i = 1, n do
     end
     if is_newer and said and not says then
       value = sub(value, 1, -40) .. sub(stands, -39, -19) .. sub(value, -18)
-    elseif not is_newer then
-      if accepted ~= before then
-        answer[#answer + 1] = i
-      elseif not removes then
-        answer[#answer + 1] = i + 10000
-      end
+    elseif not is_newer and accepted ~= before then
+      answer[#answer + 1] = i
     end
   end
   if is_newer then
@@ -48,11 +44,6 @@ for i = 1, n do
       answer[#answer + 1] = i
     else
       call('PSETEX', KEYS[i], ttl, value)
-      -- A content is its name and 16 digits, in quotes, before the order.
-      local content = sub(value, -77, -50)
-      if not found[i] or sub(content, 1, 11) ~= '"content":"' or sub(found[i], -77, -50) ~= content then
-        answer[#answer + 1] = i + 10000
-      end
     end
   end
 end

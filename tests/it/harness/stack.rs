@@ -182,6 +182,17 @@ impl Stack {
         stack
     }
 
+    /// Clusters of all three, whose addresses the caller gives to its workers: no Redis of the stack's own runs.
+    pub async fn on_clusters(rabbit: &RabbitCluster, postgres: Arc<Postgres>) -> Self {
+        let broker = rabbit.nodes[0].clone();
+        let mut stack = Self::assemble(broker, postgres, Redis::prepare(), None);
+        stack.postgres.add_database(&stack.database).await;
+        stack.vhost = "%2f".to_owned();
+        stack.bus = Bus::of(rabbit.urls());
+        stack.url = Some(rabbit.url());
+        stack
+    }
+
     /// The stack's virtual host.
     pub fn vhost(&self) -> &str {
         &self.vhost
@@ -305,17 +316,11 @@ impl Stack {
 
     /// Keeps everybody from writing rows of jobs until it is dropped.
     pub async fn hold_jobs(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
-        self.hold("LOCK TABLE jobs IN EXCLUSIVE MODE").await
-    }
-
-    /// Keeps everybody from writing to the history of names until it is dropped.
-    pub async fn hold_history(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
-        self.hold("LOCK TABLE served IN EXCLUSIVE MODE").await
-    }
-
-    async fn hold(&self, lock: &'static str) -> sqlx::Transaction<'static, sqlx::Postgres> {
         let mut held = self.pool.begin().await.expect("a transaction");
-        sqlx::query(lock).execute(&mut *held).await.expect("a lock");
+        sqlx::query("LOCK TABLE jobs IN EXCLUSIVE MODE")
+            .execute(&mut *held)
+            .await
+            .expect("a lock");
         held
     }
 
