@@ -13,7 +13,7 @@ mod servers;
 mod warm;
 
 pub use audit::Audit;
-pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store};
+pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store, StoredJobs};
 pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
 pub use lanes::{Lane, LaneLimits, lanes_by_model};

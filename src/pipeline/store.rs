@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
+    config::StoredJobs,
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
@@ -206,6 +207,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
             .first()
             .map(|one| one.job.result.finished_at)
             .unwrap_or_default(),
+        is_ledger: context.settings.store.jobs == StoredJobs::Ledger,
     };
     let kept = context
         .write_in_time(|| context.store.insert(&batch))

@@ -5,6 +5,7 @@
 use super::{
     PostgresStore, StoreError,
     sessions::{Lease, end_backends},
+    tables::is_for_others,
 };
 use crate::tls;
 use sqlx::{
@@ -200,6 +201,10 @@ impl PostgresStore {
     pub(super) fn classify(&self, error: sqlx::Error) -> StoreError {
         let text = tls::explain(self.url.scrub(&error.to_string()));
         match &error {
+            sqlx::Error::Database(e) if is_for_others(e.as_ref()) => {
+                self.tables.doubt();
+                StoreError::Unavailable(text)
+            }
             // 40: a transaction rolled back by the server, and nothing wrong with it or the server.
             sqlx::Error::Database(e) if e.code().is_some_and(|code| code.starts_with("40")) => {
                 StoreError::Contended(text)

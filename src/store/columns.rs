@@ -29,19 +29,25 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// A column with a value of its own in every row.
+    /// A column with a value of its own in every row; says which argument it is.
     pub fn each<'v, T>(
         &mut self,
         name: &'static str,
         sql_type: &str,
         values: Vec<T>,
-    ) -> Result<(), BoxDynError>
+    ) -> Result<usize, BoxDynError>
     where
         T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
     {
-        let index = self.add(name, values)?;
+        let index = self.add(values)?;
+        self.again(name, sql_type, index);
+        Ok(index)
+    }
+
+    /// A column whose values are an argument already.
+    pub fn again(&mut self, name: &'static str, sql_type: &str, index: usize) {
+        self.names.push(name);
         self.values.push(format!("unnest(${index}::{sql_type}[])"));
-        Ok(())
     }
 
     /// The same, turned into another type by the server.
@@ -55,7 +61,8 @@ impl<'a> Columns<'a> {
     where
         T: Encode<'v, Postgres> + Type<Postgres> + PgHasArrayType + 'v,
     {
-        let index = self.add(name, values)?;
+        let index = self.add(values)?;
+        self.names.push(name);
         let value = format!("unnest(${index}::{sql_type}[])::{stored_type}");
         self.values.push(value);
         Ok(())
@@ -74,7 +81,7 @@ impl<'a> Columns<'a> {
         if values.iter().all(Option::is_none) {
             return Ok(());
         }
-        self.each(name, sql_type, values)
+        self.each(name, sql_type, values).map(|_| ())
     }
 
     /// A column that may be empty in every row, and is read all the same.
@@ -92,7 +99,7 @@ impl<'a> Columns<'a> {
             self.values.push(format!("NULL::{sql_type}"));
             return Ok(());
         }
-        self.each(name, sql_type, values)
+        self.each(name, sql_type, values).map(|_| ())
     }
 
     /// A column that most batches have in common.
@@ -112,7 +119,7 @@ impl<'a> Columns<'a> {
     {
         match values.first() {
             Some(first) if values.iter().all(|v| v == first) => self.one(name, sql_type, *first),
-            _ => self.each(name, sql_type, values),
+            _ => self.each(name, sql_type, values).map(|_| ()),
         }
     }
 
@@ -126,18 +133,18 @@ impl<'a> Columns<'a> {
     where
         T: Encode<'v, Postgres> + Type<Postgres>,
     {
-        let index = self.add(name, value)?;
+        let index = self.add(value)?;
+        self.names.push(name);
         self.values.push(format!("${index}::{sql_type}"));
         Ok(())
     }
 
     /// Adds an argument; returns its number.
-    fn add<'v, T>(&mut self, name: &'static str, value: T) -> Result<usize, BoxDynError>
+    fn add<'v, T>(&mut self, value: T) -> Result<usize, BoxDynError>
     where
         T: Encode<'v, Postgres> + Type<Postgres>,
     {
         self.arguments.add(value)?;
-        self.names.push(name);
         Ok(self.arguments.len())
     }
 
@@ -145,6 +152,13 @@ impl<'a> Columns<'a> {
     pub fn into_insert(self, table: &str) -> String {
         let (names, values) = (self.names.join(", "), self.values.join(", "));
         format!("INSERT INTO {table} ({names})\nSELECT {values}")
+    }
+
+    /// The insertion of those of these rows for which a condition on their columns holds.
+    pub fn into_insert_where(self, table: &str, condition: &str) -> String {
+        let names = self.names.join(", ");
+        let rows = self.into_rows();
+        format!("INSERT INTO {table} ({names})\nSELECT * FROM ({rows}) AS rows WHERE {condition}")
     }
 
     /// The rows by themselves, under their columns' names.

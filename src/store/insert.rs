@@ -8,6 +8,7 @@ use super::{
     Batch, JobRow, ScoreRow,
     columns::{Columns, column},
     float_bytes, served,
+    tables::Tables,
 };
 use sqlx::{AssertSqlSafe, Postgres, error::BoxDynError, postgres::PgArguments, query::Query};
 
@@ -19,39 +20,58 @@ ON CONFLICT (job_id) DO UPDATE SET
   elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
 WHERE jobs.status = 'rejected'";
 
+/// The same of ids, where results have tables of their own.
+const IDS_OVER_REJECTIONS: &str = "\
+ON CONFLICT (job_id) DO UPDATE SET
+  status = 'ok', hits = excluded.hits, misses = excluded.misses, finished_at = excluded.finished_at, body_sha256 = excluded.body_sha256, rejection = NULL
+WHERE job_ids.status = 'rejected'";
+/// The jobs whose ids were written. As a test of truth it is hashed once, however few rows the server expects.
+const WRITTEN: &str = "(job_id IN (SELECT job_id FROM done)) IS TRUE";
+
 /// The statement for a batch with its arguments; the rows that it touches are the jobs written.
 pub(super) fn statement<'q>(
     batch: &Batch<'_>,
+    tables: Tables,
 ) -> Result<Query<'q, Postgres, PgArguments>, BoxDynError> {
     let mut arguments = PgArguments::default();
     // All rows in the order of their keys, so that two workers with the same ones wait for each other one
     // after the other, never in a circle.
     let mut finished: Vec<&JobRow<'_>> = batch.jobs.iter().collect();
     finished.sort_unstable_by_key(|j| j.job_id);
-    let scores = if batch.scores.is_empty() {
-        String::new()
-    } else {
+    let mut with = Vec::new();
+    if !batch.scores.is_empty() {
         let mut rows: Vec<&ScoreRow<'_>> = batch.scores.iter().collect();
         rows.sort_unstable_by_key(|s| (s.input, s.model, s.version));
         let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
-        format!("kept AS ({insert} ON CONFLICT DO NOTHING)")
+        with.push(format!("kept AS ({insert} ON CONFLICT DO NOTHING)"));
+    }
+    let (jobs, last) = match tables {
+        Tables::Plain => {
+            let insert = jobs(&finished, batch.is_ledger, &mut arguments)?.into_insert("jobs");
+            (format!("{insert}\n{OVER_REJECTIONS}"), None)
+        }
+        Tables::Partitioned => {
+            let (ids, job_id, finished_at) = ids(&finished, &mut arguments)?;
+            let results = match batch.is_ledger {
+                true => None,
+                false => Some(results(&finished, job_id, finished_at, &mut arguments)?),
+            };
+            (format!("{ids}\n{IDS_OVER_REJECTIONS}"), results)
+        }
     };
-    let insert = jobs(&finished, &mut arguments)?.into_insert("jobs");
-    let insert = format!("{insert}\n{OVER_REJECTIONS}");
-    let text = if !batch.served.is_empty() {
-        let served = served::insert(batch, &mut arguments)?;
-        let scores = if scores.is_empty() {
-            scores
-        } else {
-            format!("{scores},\n")
-        };
-        format!(
-            "WITH {scores}done AS ({insert}\nRETURNING job_id),\nshown AS ({served})\nSELECT FROM done"
-        )
-    } else if scores.is_empty() {
-        insert
+    let last = if batch.served.is_empty() && last.is_none() {
+        jobs
     } else {
-        format!("WITH {scores}\n{insert}")
+        with.push(format!("done AS ({jobs}\nRETURNING job_id)"));
+        if !batch.served.is_empty() {
+            let served = served::insert(batch, &mut arguments)?;
+            with.push(format!("shown AS ({served})"));
+        }
+        last.unwrap_or_else(|| "SELECT FROM done".to_owned())
+    };
+    let text = match with.is_empty() {
+        true => last,
+        false => format!("WITH {}\n{last}", with.join(",\n")),
     };
     // The text is made of this file's own constants alone; all data is in the arguments.
     Ok(sqlx::query_with(AssertSqlSafe(text), arguments))
@@ -59,6 +79,7 @@ pub(super) fn statement<'q>(
 
 fn jobs<'a>(
     rows: &[&JobRow<'_>],
+    is_ledger: bool,
     arguments: &'a mut PgArguments,
 ) -> Result<Columns<'a>, BoxDynError> {
     let mut columns = Columns::new(arguments);
@@ -68,8 +89,10 @@ fn jobs<'a>(
     columns.shared("namespace", column(rows, |j| j.done.namespace.as_str()))?;
     columns.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
     columns.each("misses", "int", column(rows, |j| j.done.misses as i32))?;
-    let results = column(rows, |j| j.done.results.as_str());
-    columns.each_as("results", "text", "jsonb", results)?;
+    if !is_ledger {
+        let results = column(rows, |j| j.done.results.as_str());
+        columns.each_as("results", "text", "jsonb", results)?;
+    }
     columns.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     let bodies = column(rows, |j| j.body_sha256.as_slice());
     columns.each("body_sha256", "bytea", bodies)?;
@@ -77,6 +100,42 @@ fn jobs<'a>(
     columns.each("finished_at", "timestamptz", finished)?;
     columns.one("status", "text", "ok")?;
     Ok(columns)
+}
+
+/// The insertion of the jobs' ids, and which arguments are their ids and their ends.
+fn ids(
+    rows: &[&JobRow<'_>],
+    arguments: &mut PgArguments,
+) -> Result<(String, usize, usize), BoxDynError> {
+    let mut ids = Columns::new(arguments);
+    let job_id = ids.each("job_id", "text", column(rows, |j| j.job_id))?;
+    ids.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
+    ids.each("misses", "int", column(rows, |j| j.done.misses as i32))?;
+    let bodies = column(rows, |j| j.body_sha256.as_slice());
+    ids.each("body_sha256", "bytea", bodies)?;
+    let finished = column(rows, |j| j.done.finished_at);
+    let finished_at = ids.each("finished_at", "timestamptz", finished)?;
+    ids.one("status", "text", "ok")?;
+    Ok((ids.into_insert("job_ids"), job_id, finished_at))
+}
+
+/// The insertion of the results of those whose ids were written.
+fn results(
+    rows: &[&JobRow<'_>],
+    job_id: usize,
+    finished_at: usize,
+    arguments: &mut PgArguments,
+) -> Result<String, BoxDynError> {
+    let mut results = Columns::new(arguments);
+    results.again("job_id", "text", job_id);
+    results.shared("model", column(rows, |j| j.done.model.as_str()))?;
+    results.shared("version", column(rows, |j| j.done.version.as_str()))?;
+    results.shared("namespace", column(rows, |j| j.done.namespace.as_str()))?;
+    let values = column(rows, |j| j.done.results.as_str());
+    results.each_as("results", "text", "jsonb", values)?;
+    results.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
+    results.again("finished_at", "timestamptz", finished_at);
+    Ok(results.into_insert_where("job_results", WRITTEN))
 }
 
 fn scores<'a>(
@@ -125,7 +184,7 @@ mod tests {
         }
     }
 
-    fn text_of(models: &[&str], with_key: bool) -> String {
+    fn text_of(models: &[&str], with_key: bool, tables: Tables, is_ledger: bool) -> String {
         let finished: Vec<Finished> = models.iter().map(|m| done(m)).collect();
         let batch = Batch {
             jobs: finished
@@ -154,8 +213,9 @@ mod tests {
                 .collect(),
             served: Vec::new(),
             finished_at: crate::clock::now(),
+            is_ledger,
         };
-        let mut query = statement(&batch).expect("arguments that encode");
+        let mut query = statement(&batch, tables).expect("arguments that encode");
         let arguments = query.take_arguments().expect("encoded").expect("some");
         let text = query.sql().as_str().to_owned();
         assert!(text.contains(&format!("${}", arguments.len())));
@@ -193,7 +253,7 @@ mod tests {
             served: vec![row("b", None), row("a", None)],
             ..Batch::default()
         };
-        let mut query = statement(&batch).expect("arguments that encode");
+        let mut query = statement(&batch, Tables::Plain).expect("arguments that encode");
         let arguments = query.take_arguments().expect("encoded").expect("some");
         let text = query.sql().as_str().to_owned();
         assert!(text.starts_with("WITH done AS (INSERT INTO jobs"), "{text}");
@@ -205,7 +265,7 @@ mod tests {
 
     #[test]
     fn what_a_batch_has_in_common_is_sent_once_and_what_is_empty_not_at_all() {
-        let same = text_of(&["m", "m"], true);
+        let same = text_of(&["m", "m"], true, Tables::Plain, false);
         assert!(
             same.contains("$2::text, $3::text, $4::text, unnest($5::text[])"),
             "{same}"
@@ -216,10 +276,36 @@ mod tests {
         );
         assert_eq!(
             same,
-            text_of(&["other"], true),
+            text_of(&["other"], true, Tables::Plain, false),
             "one statement for batches alike"
         );
-        assert!(text_of(&["m", "n"], true).contains("unnest($2::text[]), $3::text"));
-        assert!(!text_of(&["m"], false).contains("key"));
+        assert!(
+            text_of(&["m", "n"], true, Tables::Plain, false)
+                .contains("unnest($2::text[]), $3::text")
+        );
+        assert!(!text_of(&["m"], false, Tables::Plain, false).contains("key"));
+    }
+    #[test]
+    fn results_in_partitions_are_written_of_the_jobs_whose_ids_are_new() {
+        let text = text_of(&["m", "m"], false, Tables::Partitioned, false);
+        assert!(
+            text.starts_with("WITH kept AS (INSERT INTO scores"),
+            "{text}"
+        );
+        assert!(text.contains("done AS (INSERT INTO job_ids"), "{text}");
+        assert!(
+            text.contains("INSERT INTO job_results (job_id, model"),
+            "{text}"
+        );
+        assert!(text.ends_with(WRITTEN), "{text}");
+        assert_eq!(text, text_of(&["other"], false, Tables::Partitioned, false));
+    }
+    #[test]
+    fn a_ledger_has_no_results() {
+        let plain = text_of(&["m"], true, Tables::Plain, true);
+        assert!(!plain.contains("jsonb"), "{plain}");
+        let partitioned = text_of(&["m"], true, Tables::Partitioned, true);
+        assert!(!partitioned.contains("job_results"), "{partitioned}");
+        assert!(partitioned.contains("INSERT INTO job_ids"), "{partitioned}");
     }
 }

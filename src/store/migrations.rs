@@ -1,12 +1,13 @@
 //! Owns the migrations that this binary carries, a list for each kind of database.
 //!
 //! Promises that every file under `migrations/` is in its list, and that its number, description and checksum are those
-//! under which databases already have it: what has run once is never changed. Refuses sqlx's `migrate!`, whose macros
+//! under which databases already have it: what has run once is never changed. A database that a newer release has migrated is taken,
+//! since migrations add and take nothing away, unless it says itself that it needs a newer binary. Refuses sqlx's `migrate!`, whose macros
 //! would compile the database clients, tokio and TLS a second time, for the compiler's own use.
 
 use sqlx::{
     PgConnection, Row, SqlSafeStr,
-    migrate::{MigrateError, Migration, MigrationType, Migrator},
+    migrate::{Migration, MigrationType, Migrator},
 };
 use std::{collections::BTreeMap, sync::LazyLock};
 
@@ -68,42 +69,92 @@ fn migrator(files: &[File]) -> Migrator {
             sql.starts_with("-- no-transaction"),
         )
     });
-    Migrator::with_migrations(migrations.collect())
+    let mut migrator = Migrator::with_migrations(migrations.collect());
+    // A newer release's add something that this one doesn't use.
+    migrator.set_ignore_missing(true);
+    migrator
 }
 
-/// Migrations that a database has had, with the hash of each one's text where it ended well.
-pub(super) type Applied = BTreeMap<i64, Option<Vec<u8>>>;
+/// Which of the tables are there that say what a database has had.
+const TABLES: &str =
+    "SELECT to_regclass('_sqlx_migrations') IS NOT NULL, to_regclass('kiln_schema') IS NOT NULL";
+const APPLIED: &str =
+    "SELECT version, CASE WHEN success THEN checksum END AS checksum FROM _sqlx_migrations";
+/// The migration that a binary must know to work with the database: set by one that takes away what earlier releases use.
+const NEEDED: &str = "SELECT max(needs_migration)::int8 FROM kiln_schema";
 
-/// Those of a Postgres, asked in one transaction.
-pub(super) async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> {
-    let ask =
-        "SELECT version, CASE WHEN success THEN checksum END AS checksum FROM _sqlx_migrations";
-    let rows = match sqlx::raw_sql(ask).fetch_all(connection).await {
-        // There is no such table yet.
-        Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("42P01") => Vec::new(),
-        other => other?,
-    };
-    let one = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
-    rows.iter().map(one).collect()
+/// What a database says of its migrations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Those that it has had, with the hash of each one's text where it ended well.
+    pub migrations: BTreeMap<i64, Option<Vec<u8>>>,
+    /// The one that a binary must know, where it says so.
+    pub needs: Option<i64>,
 }
 
-/// How many are still to be made. An error: another release made the database.
-pub(super) fn pending(applied: &Applied) -> Result<usize, MigrateError> {
-    let mut pending = 0;
-    for migration in POSTGRES.iter() {
-        match applied.get(&migration.version) {
-            None => pending += 1,
-            Some(None) => return Err(MigrateError::Dirty(migration.version)),
-            Some(Some(hash)) if *hash != *migration.checksum => {
-                return Err(MigrateError::VersionMismatch(migration.version));
-            }
-            Some(Some(_)) => {}
+/// What is to be done before this binary works with a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SchemaState {
+    /// Migrations that are still to be made.
+    pub pending: usize,
+    /// The last one of a newer release's.
+    pub newer: Option<i64>,
+}
+
+/// Why this binary doesn't work with a database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    #[error("migration {0} was left incomplete")]
+    Incomplete(i64),
+    #[error("migration {0} differs from this binary's")]
+    Differs(i64),
+    #[error(
+        "the database needs a release that knows migration {needs}, and this one knows those up to {known}: run the newer one"
+    )]
+    TooOld { needs: i64, known: i64 },
+}
+
+impl Applied {
+    /// Asks a Postgres; each question is a statement by itself, so that any pooler serves.
+    pub async fn ask(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let tables = sqlx::raw_sql(TABLES).fetch_one(&mut *connection).await?;
+        let mut applied = Self::default();
+        if tables.try_get(0)? {
+            let rows = sqlx::raw_sql(APPLIED).fetch_all(&mut *connection).await?;
+            let one = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+            applied.migrations = rows.iter().map(one).collect::<Result<_, sqlx::Error>>()?;
         }
+        if tables.try_get(1)? {
+            let row = sqlx::raw_sql(NEEDED).fetch_one(&mut *connection).await?;
+            applied.needs = row.try_get(0)?;
+        }
+        Ok(applied)
     }
-    let is_known = |version: &i64| POSTGRES.version_exists(*version);
-    match applied.keys().find(|version| !is_known(version)) {
-        Some(version) => Err(MigrateError::VersionMissing(*version)),
-        None => Ok(pending),
+
+    /// How it stands to this binary's migrations.
+    pub fn judge(&self) -> Result<SchemaState, Unfit> {
+        let known = POSTGRES.iter().map(|m| m.version).max().unwrap_or_default();
+        if let Some(needs) = self.needs.filter(|needs| *needs > known) {
+            return Err(Unfit::TooOld { needs, known });
+        }
+        let mut pending = 0;
+        for migration in POSTGRES.iter() {
+            match self.migrations.get(&migration.version) {
+                None => pending += 1,
+                Some(None) => return Err(Unfit::Incomplete(migration.version)),
+                Some(Some(hash)) if *hash != *migration.checksum => {
+                    return Err(Unfit::Differs(migration.version));
+                }
+                Some(Some(_)) => {}
+            }
+        }
+        let is_newer = |version: &&i64| !POSTGRES.version_exists(**version);
+        let newer = self.migrations.keys().rev().find(is_newer).copied();
+        // One that failed halfway has changed nothing, but sqlx goes no further.
+        match newer.filter(|version| self.migrations.get(version) == Some(&None)) {
+            Some(version) => Err(Unfit::Incomplete(version)),
+            None => Ok(SchemaState { pending, newer }),
+        }
     }
 }
 

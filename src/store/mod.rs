@@ -19,6 +19,7 @@ mod listen;
 mod lost;
 mod migrations;
 mod news;
+mod partitions;
 mod parts;
 mod postgres;
 mod probe;
@@ -30,6 +31,7 @@ mod served;
 mod sessions;
 mod sqlite;
 mod suspects;
+mod tables;
 
 use chrono::{DateTime, Utc};
 use kiln_contract::failure::Rejection;
@@ -43,8 +45,9 @@ pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
 pub use jobs::JobEnd;
 pub use listen::Listener;
-pub use migrations::POSTGRES as MIGRATIONS;
+pub use migrations::{Applied, Unfit};
 pub use news::News;
+pub use partitions::Moved;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
@@ -116,6 +119,8 @@ pub struct Batch<'a> {
     /// What readers are served from now on, by these jobs; no name twice.
     pub served: Vec<ServedRow<'a>>,
     pub finished_at: DateTime<Utc>,
+    /// Leave the results out of Postgres: a repeat's are those that it has now.
+    pub is_ledger: bool,
 }
 
 /// What became of a job's row.
@@ -219,19 +224,17 @@ impl Store {
             - chrono::Duration::from_std(age).map_err(|e| StoreError::Refused(e.to_string()))?;
         let mut pruned = Pruned::default();
         for table in Table::ALL {
-            loop {
-                let rows = match self {
-                    Self::Postgres(store) => store.prune(table, before, batch).await?,
-                    Self::Sqlite(store) => store.prune(table, before, batch).await?,
-                };
+            let mut walk = prune::BlockWalk::default();
+            while let Some(rows) = match self {
+                Self::Postgres(store) => store.prune(table, before, batch, &mut walk).await?,
+                Self::Sqlite(store) => store.prune(table, before, batch).await?,
+            } {
                 *pruned.of(table) += rows;
                 progress(pruned.all());
-                if rows == 0 {
-                    break;
-                }
             }
         }
         if let Self::Postgres(store) = self {
+            store.prune_results(before, batch).await?;
             let mut walk = prune::Walk::default();
             while let Some(rows) = store.prune_served(before, batch, &mut walk).await? {
                 pruned.served += rows;

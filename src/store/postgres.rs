@@ -3,8 +3,14 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, Opened, Rejected, RejectedRow, StoreError, address::Address, hosts::Hosts,
-    insert, migrations, retry::until_answered, sessions::Sessions,
+    Batch, Inserted, JobRow, Opened, Rejected, RejectedRow, StoreError,
+    address::Address,
+    hosts::Hosts,
+    insert,
+    migrations::{self, Applied, SchemaState},
+    retry::until_answered,
+    sessions::Sessions,
+    tables::{KnownTables, Tables},
 };
 use crate::{
     backoff::Backoff,
@@ -15,12 +21,12 @@ use crate::{
 };
 use kiln_contract::result::Finished;
 use sqlx::{
-    PgConnection, Row,
+    Row,
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -40,6 +46,14 @@ ON CONFLICT (job_id) DO UPDATE SET
   body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
 WHERE jobs.status = 'rejected'";
 
+/// The same where results have tables of their own.
+const REJECT_ID: &str = "\
+INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
+VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
+ON CONFLICT (job_id) DO UPDATE SET
+  rejection = excluded.rejection, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+WHERE job_ids.status = 'rejected'";
+
 /// The share of the time that is waited for an answer after which the server ends a statement at the latest: the server's word is to come
 /// before it is given up.
 const SERVERS_SHARE: f64 = 0.8;
@@ -53,6 +67,7 @@ pub struct PostgresStore {
     pub(super) timeout: Duration,
     /// Statements that added rows, of batches that were answered.
     stored: Arc<AtomicU64>,
+    pub(super) tables: Arc<KnownTables>,
 }
 
 /// The time after which the server ends a statement.
@@ -89,6 +104,7 @@ impl PostgresStore {
             url: url.clone(),
             timeout: config::ms(settings.timeout_ms),
             stored: Arc::default(),
+            tables: Arc::default(),
         })
     }
 
@@ -112,11 +128,18 @@ impl PostgresStore {
         self.timeout
     }
 
-    /// Runs the embedded migrations under the database's advisory lock.
-    pub async fn migrate(&self) -> Result<(), StoreError> {
+    /// Runs the embedded migrations under the database's advisory lock. Says which migration of a newer release the database has had, if any.
+    pub async fn migrate(&self) -> Result<Option<i64>, StoreError> {
         let mut connection = self.connect().await?;
-        if self.sessions.hosts.is_pooled() {
-            return self.look_migrated(connection).await;
+        let applied = self.within(Applied::ask(&mut connection)).await?;
+        let applied = applied.map_err(|e| self.classify(e))?;
+        let state = applied.judge();
+        let state = state.map_err(|unfit| StoreError::Refused(unfit.to_string()))?;
+        // Nobody waits for a newer release that is migrating.
+        if state.pending == 0 || self.sessions.hosts.is_pooled() {
+            self.goodbye(connection).await;
+            self.is_migrated(state)?;
+            return Ok(state.newer);
         }
         // However long it takes: an index on a large table has no limit, and the lock is another worker's for as long as it migrates.
         let unlimited = sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection);
@@ -128,22 +151,19 @@ impl PostgresStore {
         migrated.map_err(|e| match e {
             MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => self.classify(e),
             other => StoreError::Refused(self.url.scrub(&other.to_string())),
-        })
+        })?;
+        Ok(state.newer)
     }
 
     /// Says whether nothing is to be migrated: behind a pooler the lock of who migrates can't be held.
-    async fn look_migrated(&self, mut connection: PgConnection) -> Result<(), StoreError> {
-        let applied = self.within(migrations::applied(&mut connection)).await?;
-        self.goodbye(connection).await;
-        let applied = applied.map_err(|e| self.classify(e))?;
-        match migrations::pending(&applied) {
-            Ok(0) => Ok(()),
-            Ok(pending) => Err(StoreError::Unavailable(format!(
+    fn is_migrated(&self, state: SchemaState) -> Result<(), StoreError> {
+        match state.pending {
+            0 => Ok(()),
+            pending => Err(StoreError::Unavailable(format!(
                 "{} is behind a pooler such as pgbouncer, where the lock of who migrates can't be held, and {pending} migrations are pending: \
                  run `kiln migrate` with the database's own address",
                 self.url.host()
             ))),
-            Err(strange) => Err(StoreError::Refused(strange.to_string())),
         }
     }
 
@@ -152,7 +172,7 @@ impl PostgresStore {
         &self,
         max: Duration,
         mut waiting: impl FnMut(&StoreError, u32),
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<i64>, StoreError> {
         let backoff = Backoff::new(Duration::from_millis(100), max);
         until_answered(
             backoff,
@@ -200,8 +220,16 @@ impl PostgresStore {
         if batch.jobs.is_empty() {
             return Ok(Vec::new());
         }
-        let statement = insert::statement(batch).map_err(|e| StoreError::Refused(e.to_string()))?;
-        let written = self.execute(statement).await?;
+        let days = || {
+            let moments = batch.jobs.iter().map(|j| j.done.finished_at.date_naive());
+            moments.collect()
+        };
+        let write = |tables| async move {
+            let statement = insert::statement(batch, tables);
+            let statement = statement.map_err(|e| StoreError::Refused(e.to_string()))?;
+            self.execute(statement).await
+        };
+        let written = self.for_tables(days, write).await?;
         let inserted = if written == batch.jobs.len() as u64 {
             batch.jobs.iter().map(|_| Inserted::New).collect()
         } else {
@@ -224,16 +252,29 @@ impl PostgresStore {
             let (id, hash, done) = super::jobs::read_job(row).map_err(|e| self.classify(e))?;
             found.insert(id, (hash, done));
         }
+        // Where its results weren't stored, a repeat's are as good: a score depends on model, version and input alone.
+        let with_results = |done: Finished, now: &Finished| match done.results.is_empty() {
+            false => done,
+            true => Finished {
+                hits: done.hits,
+                misses: done.misses,
+                finished_at: done.finished_at,
+                ..now.clone()
+            },
+        };
+        let known = |job: &JobRow<'_>, (hash, done)| (hash, with_results(done, job.done));
         Ok(batch
             .jobs
             .iter()
-            .map(|job| match found.remove(job.job_id) {
-                // Written by this statement and pruned since, or written and unchanged: either way it is kept.
-                None => Inserted::New,
-                Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
-                Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
-                Some((_, done)) => Inserted::Same(Box::new(done)),
-            })
+            .map(
+                |job| match found.remove(job.job_id).map(|one| known(job, one)) {
+                    // Written by this statement and pruned since, or written and unchanged: either way it is kept.
+                    None => Inserted::New,
+                    Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
+                    Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
+                    Some((_, done)) => Inserted::Same(Box::new(done)),
+                },
+            )
             .collect())
     }
 
@@ -269,14 +310,21 @@ impl PostgresStore {
             for id in [&own, &other] {
                 let error = serde_json::to_string(row.rejection)
                     .map_err(|e| StoreError::Refused(e.to_string()))?;
-                let query = sqlx::query(REJECT)
-                    .bind(id)
-                    .bind(row.model)
-                    .bind(row.namespace)
-                    .bind(&error)
-                    .bind(row.body_sha256.as_slice())
-                    .bind(row.finished_at);
-                if self.execute(query).await? > 0 {
+                let write = |tables| {
+                    let statement = match tables {
+                        Tables::Plain => REJECT,
+                        Tables::Partitioned => REJECT_ID,
+                    };
+                    let query = sqlx::query(statement)
+                        .bind(id)
+                        .bind(row.model)
+                        .bind(row.namespace)
+                        .bind(&error)
+                        .bind(row.body_sha256.as_slice())
+                        .bind(row.finished_at);
+                    self.execute(query)
+                };
+                if self.for_tables(BTreeSet::new, write).await? > 0 {
                     break;
                 }
                 // A finished job's row stands there: this very job's, or another one's under the same id.

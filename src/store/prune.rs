@@ -2,13 +2,23 @@
 //!
 //! Promises that a name's latest row stays, however long ago it began: what readers find may still be of it.
 
-use super::{PostgresStore, StoreError, Table};
+use super::{PostgresStore, StoreError, Table, tables::Tables};
 use chrono::{DateTime, Utc};
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
-const PRUNE_JOBS: &str =
-    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < $1 LIMIT $2)";
-const PRUNE_SCORES: &str = "DELETE FROM scores WHERE ctid = ANY(ARRAY(SELECT ctid FROM scores WHERE scored_at < $1 LIMIT $2))";
+/// A step of a walk over a table's rows as they lie in its file, so that no step looks again at what an earlier one has left, and none reads
+/// more than some blocks, however few rows are old.
+const PRUNE_BLOCKS: &str = "\
+WITH old AS (
+  SELECT ctid FROM TABLE WHERE ctid > $3::text::tid AND ctid < $4::text::tid AND TIME < $1 LIMIT $2
+), gone AS (
+  DELETE FROM TABLE WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) RETURNING 1
+)
+SELECT (SELECT count(*) FROM old) AS looked, (SELECT count(*) FROM gone) AS gone, (SELECT max(ctid)::text FROM old) AS at";
+const BLOCKS: &str =
+    "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
+/// Blocks of a step: 64 MiB of a server's default ones.
+const STEP_BLOCKS: i64 = 8192;
 const PRUNE_RUNS: &str =
     "DELETE FROM warm_runs WHERE id IN (SELECT id FROM warm_runs WHERE finished_at < $1 LIMIT $2)";
 
@@ -34,20 +44,86 @@ pub(super) struct Walk {
     id: i64,
 }
 
+/// How far a walk over a table's blocks is.
+#[derive(Debug, Default)]
+pub(super) struct BlockWalk {
+    /// The row at which it has come.
+    at: Option<String>,
+    block: i64,
+    /// Where it ends: what is written later isn't old.
+    end: Option<i64>,
+}
+
 impl PostgresStore {
+    /// A step; says how many rows it deleted, or nothing at the end.
     pub(super) async fn prune(
         &self,
         table: Table,
         before: DateTime<Utc>,
         batch: u32,
-    ) -> Result<u64, StoreError> {
-        let statement = match table {
-            Table::Jobs => PRUNE_JOBS,
-            Table::Scores => PRUNE_SCORES,
-            Table::Runs => PRUNE_RUNS,
+        walk: &mut BlockWalk,
+    ) -> Result<Option<u64>, StoreError> {
+        let (table, time) = match (table, self.tables().await?) {
+            (Table::Jobs, Tables::Plain) => ("jobs", "finished_at"),
+            (Table::Jobs, Tables::Partitioned) => ("job_ids", "finished_at"),
+            (Table::Scores, _) => ("scores", "scored_at"),
+            (Table::Runs, _) => {
+                let delete = sqlx::query(PRUNE_RUNS).bind(before).bind(i64::from(batch));
+                let rows = self.execute(delete).await?;
+                return Ok((rows > 0).then_some(rows));
+            }
         };
-        self.execute(sqlx::query(statement).bind(before).bind(i64::from(batch)))
-            .await
+        self.prune_blocks(table, time, before, batch, walk).await
+    }
+
+    /// A step over a table's blocks.
+    pub(super) async fn prune_blocks(
+        &self,
+        table: &str,
+        time: &str,
+        before: DateTime<Utc>,
+        batch: u32,
+        walk: &mut BlockWalk,
+    ) -> Result<Option<u64>, StoreError> {
+        let end = match walk.end {
+            Some(end) => end,
+            None => {
+                let mut lease = self.lease().await?;
+                let query = sqlx::query_scalar::<_, Option<i64>>(BLOCKS).bind(table);
+                let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+                let blocks = self.end(lease, answer).await?.unwrap_or_default();
+                *walk.end.insert(blocks)
+            }
+        };
+        if walk.block >= end {
+            return Ok(None);
+        }
+        // The names are Kiln's own.
+        let statement = PRUNE_BLOCKS.replace("TABLE", table).replace("TIME", time);
+        let from = walk.at.clone();
+        let from = from.unwrap_or_else(|| format!("({},0)", walk.block));
+        let next = walk.block + STEP_BLOCKS;
+        let mut lease = self.lease().await?;
+        let query = sqlx::query(AssertSqlSafe(statement))
+            .bind(before)
+            .bind(i64::from(batch))
+            .bind(from)
+            .bind(format!("({next},0)"));
+        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+        let row = self.end(lease, answer).await?;
+        let read = || {
+            let looked: i64 = row.try_get("looked")?;
+            let gone: i64 = row.try_get("gone")?;
+            Ok((looked, gone, row.try_get("at")?))
+        };
+        let (looked, gone, at) = read().map_err(|e: sqlx::Error| self.classify(e))?;
+        if looked < i64::from(batch) {
+            // There is no more among these blocks.
+            (walk.at, walk.block) = (None, next);
+        } else {
+            walk.at = at;
+        }
+        Ok(Some(gone.unsigned_abs()))
     }
 
     /// A step over what names were served; says how many rows it deleted, or nothing at the end.

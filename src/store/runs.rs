@@ -9,14 +9,18 @@ mod posts;
 pub use claims::{Claimed, TakenOver};
 pub use posts::{PlanTotals, Post};
 
-use super::{PostgresStore, StoreError};
+use super::{PostgresStore, StoreError, tables::Tables};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row, postgres::PgRow};
+use std::collections::BTreeSet;
 
 // A job's row lies under warm-<run>-<piece>; '-' comes right before '.'.
 const PROGRESS: &str = "\
 SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0)
 FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
+const PROGRESS_BY_IDS: &str = "\
+SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0)
+FROM job_ids WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
 const FINISH: &str = "\
 UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0),
   message = coalesce($6, message), finished_at = now(), lease_until = NULL
@@ -158,17 +162,23 @@ impl PostgresStore {
 
     /// How many of a run's jobs are through.
     pub async fn run_progress(&self, run: i64) -> Result<Progress, StoreError> {
-        let mut lease = self.lease().await?;
-        let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(PROGRESS).bind(run);
-        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-        self.end(lease, answer)
-            .await
-            .map(|(jobs, rejected, hits, misses)| Progress {
-                jobs,
-                rejected,
-                hits,
-                misses,
-            })
+        let ask = |tables| async move {
+            let statement = match tables {
+                Tables::Plain => PROGRESS,
+                Tables::Partitioned => PROGRESS_BY_IDS,
+            };
+            let mut lease = self.lease().await?;
+            let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(statement).bind(run);
+            let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+            self.end(lease, answer).await
+        };
+        let (jobs, rejected, hits, misses) = self.for_tables(BTreeSet::new, ask).await?;
+        Ok(Progress {
+            jobs,
+            rejected,
+            hits,
+            misses,
+        })
     }
 
     /// Ends a run and drops what of it isn't posted. Says whether the claim held.

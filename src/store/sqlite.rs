@@ -279,12 +279,12 @@ impl SqliteStore {
         table: Table,
         before: DateTime<Utc>,
         batch: u32,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let statement = match table {
             Table::Jobs => PRUNE_JOBS,
             Table::Scores => PRUNE_SCORES,
             // Without servers nobody reads names, and nothing is warmed.
-            Table::Runs => return Ok(0),
+            Table::Runs => return Ok(None),
         };
         let query = sqlx::query(statement)
             .bind(clock::rfc3339(before))
@@ -292,7 +292,7 @@ impl SqliteStore {
         query
             .execute(&self.pool)
             .await
-            .map(|r| r.rows_affected())
+            .map(|r| Some(r.rows_affected()).filter(|rows| *rows > 0))
             .map_err(classify)
     }
 }
@@ -340,8 +340,8 @@ mod tests {
         let batch = Batch {
             jobs: vec![row("a", &first), row("b", &second)],
             scores: Vec::new(),
-            served: Vec::new(),
             finished_at: now,
+            ..Batch::default()
         };
         for _written in 0..2 {
             let kept = store.insert(&batch).await.expect("a write");

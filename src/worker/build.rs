@@ -289,6 +289,7 @@ impl Worker {
         tasks.add_droppable("postgres check", move || {
             tasks::health::check_postgres(store.clone(), metrics.clone(), health.clone())
         });
+        tasks::days::add(tasks, &self.store, &self.health);
         self.add_depths(tasks);
     }
 

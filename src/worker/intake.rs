@@ -122,7 +122,12 @@ impl Intake {
             self.health.down(Part::Migrations, &reason.to_string());
         };
         let migrated = self.processor.store.migrate_when_up(max, waiting).await;
-        migrated.context("migrations")?;
+        if let Some(newest) = migrated.context("migrations")? {
+            tracing::info!(
+                newest,
+                "a newer release has migrated the database; what it added isn't used"
+            );
+        }
         self.health.up(Part::Migrations);
         let mut backoff = Backoff::new(Duration::from_millis(100), max);
         let registry = self.processor.engine.registry();

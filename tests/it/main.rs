@@ -52,6 +52,7 @@ mod stampede;
 mod startup;
 mod stop;
 mod suspects;
+mod tables;
 mod tls;
 mod traces;
 mod upgrade;

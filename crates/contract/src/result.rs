@@ -202,12 +202,16 @@ impl Finished {
     }
 }
 
-/// The reply to a job that succeeded.
+/// The reply to a job that succeeded; it says that its results are left out where they weren't kept.
 pub fn ok_reply(job_id: &str, done: &Finished) -> Vec<u8> {
-    ok(job_id, done, Some(&done.results))
+    ok(
+        job_id,
+        done,
+        Some(done.results.as_str()).filter(|results| !results.is_empty()),
+    )
 }
 
-/// The reply to a job that succeeded, without its results: it says that they are left out, and that they are in the job's row.
+/// The reply to a job that succeeded, without its results: it says that they are left out.
 pub fn ok_reply_without_results(job_id: &str, done: &Finished) -> Vec<u8> {
     ok(job_id, done, None)
 }

@@ -5,6 +5,7 @@
 mod broker;
 mod check;
 mod local;
+mod partitions;
 mod postgres;
 mod problem;
 mod redis;

@@ -4,16 +4,17 @@
 
 use super::{
     check::{self, Check},
+    partitions::{self, Partitions},
     problem::{Cause, Problem},
     replication::{self, Kind},
 };
 use crate::{
     config::{self, Settings},
     secret::Secret,
-    store::{MIGRATIONS, Opened, PostgresStore},
+    store::{Applied, Opened, PostgresStore, Unfit},
 };
 use sqlx::{Connection, PgConnection, Row};
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 const NAME: &str = "postgres";
 const RIGHTS: &str = "postgres rights";
@@ -30,17 +31,14 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
        current_user::text AS login, current_schema()::text AS schema,
        coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create,
        current_setting('transaction_read_only')::bool AS read_only,
-       to_regclass('_sqlx_migrations') IS NOT NULL AS migrated,
        floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock_ms";
 
 /// Kiln's tables on which one of the rights that it uses is missing.
 const LACKING: &str = "\
-SELECT t.name FROM unnest(ARRAY['jobs', 'scores', 'suspects']) AS t(name)
-WHERE to_regclass(t.name) IS NOT NULL
-  AND NOT (has_table_privilege(to_regclass(t.name)::oid, 'SELECT') AND has_table_privilege(to_regclass(t.name)::oid, 'INSERT')
-       AND has_table_privilege(to_regclass(t.name)::oid, 'UPDATE') AND has_table_privilege(to_regclass(t.name)::oid, 'DELETE'))";
-
-const APPLIED: &str = "SELECT version, success, checksum FROM _sqlx_migrations";
+SELECT t.name FROM unnest(ARRAY['jobs', 'job_ids', 'job_results', 'scores', 'suspects']) AS t(name)
+JOIN pg_class ON pg_class.oid = to_regclass(t.name)
+WHERE NOT (has_table_privilege(pg_class.oid, 'SELECT') AND (relkind = 'v' OR has_table_privilege(pg_class.oid, 'INSERT')
+       AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE')))";
 
 /// Reachable, version, rights, pending migrations and the clock.
 pub(super) async fn check(settings: &Settings) -> Vec<Check> {
@@ -88,20 +86,21 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
                 sqlx::query_scalar::<_, String>(LACKING).fetch_all(&mut connection),
             )
             .await;
-            let applied = match about.migrated {
-                true => within(url, timeout, applied(&mut connection)).await,
-                false => Ok(BTreeMap::new()),
-            };
+            let applied = within(url, timeout, Applied::ask(&mut connection)).await;
             let asked = replication::ask(&mut connection);
             let standbys = within(url, timeout, asked).await;
+            let partitions = within(url, timeout, partitions::ask(&mut connection)).await;
             let migrations = judge_migrations(applied);
-            vec![
+            let mut checks = vec![
                 about.version(&host),
                 replication::check(kind, about.read_only, standbys),
                 about.rights(lacking, migrations.status == check::Status::Ok),
                 migrations,
                 check::clock(CLOCK, about.ahead_ms),
-            ]
+            ];
+            // Who doesn't answer is shown by the others.
+            checks.extend(partitions.ok().and_then(Partitions::check));
+            checks
         }
         Err(problem) => vec![Check::fail(
             NAME,
@@ -183,7 +182,6 @@ struct About {
     schema: Option<String>,
     may_create: bool,
     read_only: bool,
-    migrated: bool,
     ahead_ms: i64,
 }
 
@@ -201,7 +199,6 @@ impl About {
             schema: row.try_get("schema")?,
             may_create: row.try_get("may_create")?,
             read_only: row.try_get("read_only")?,
-            migrated: row.try_get("migrated")?,
             ahead_ms: check::ahead_ms(row.try_get("clock_ms")?, asked, answered),
         })
     }
@@ -254,65 +251,39 @@ impl About {
     }
 }
 
-/// Migrations that were run: whether each ended well, and the hash of its text.
-type Applied = BTreeMap<i64, (bool, Vec<u8>)>;
-
-async fn applied(connection: &mut PgConnection) -> Result<Applied, sqlx::Error> {
-    let rows = sqlx::query(APPLIED).fetch_all(connection).await?;
-    rows.iter()
-        .map(|row| {
-            let state = (row.try_get("success")?, row.try_get("checksum")?);
-            Ok((row.try_get("version")?, state))
-        })
-        .collect()
-}
-
 fn judge_migrations(applied: Result<Applied, Problem>) -> Check {
-    let mut applied = match applied {
+    let applied = match applied {
         Ok(applied) => applied,
         Err(problem) => {
             return Check::fail(
                 SCHEMA,
                 problem.to_string(),
-                "grant SELECT on the table _sqlx_migrations",
+                "grant SELECT on the tables _sqlx_migrations and kiln_schema",
             );
         }
     };
-    let mut pending = 0;
-    let all = MIGRATIONS
-        .iter()
-        .filter(|m| !m.migration_type.is_down_migration());
-    for migration in all {
-        let version = migration.version;
-        match applied.remove(&version) {
-            None => pending += 1,
-            Some((false, _)) => {
-                return Check::fail(
-                    SCHEMA,
-                    format!("migration {version} was left incomplete"),
-                    "undo what it did, delete its row in _sqlx_migrations, and run `kiln migrate`",
-                );
-            }
-            Some((true, hash)) if hash != *migration.checksum => {
-                return Check::fail(
-                    SCHEMA,
-                    format!("migration {version} differs from this binary's"),
-                    "another release made this database: use that one, or a new database",
-                );
-            }
-            Some((true, _)) => {}
+    let state = match applied.judge() {
+        Ok(state) => state,
+        Err(unfit) => {
+            let advice = match unfit {
+                Unfit::Incomplete(_) => {
+                    "undo what it did, delete its row in _sqlx_migrations, and run `kiln migrate`"
+                }
+                Unfit::Differs(_) => {
+                    "another release made this database: use that one, or a new database"
+                }
+                Unfit::TooOld { .. } => "a newer release migrated this database: run that one",
+            };
+            return Check::fail(SCHEMA, unfit.to_string(), advice);
         }
-    }
-    if let Some(version) = applied.keys().next() {
-        return Check::fail(
+    };
+    match (state.pending, state.newer) {
+        (0, None) => Check::ok(SCHEMA, "up to date"),
+        (0, Some(newer)) => Check::ok(
             SCHEMA,
-            format!("migration {version} is not this binary's"),
-            "a newer release migrated this database: run that one",
-        );
-    }
-    match pending {
-        0 => Check::ok(SCHEMA, "up to date"),
-        pending => Check::warn(
+            format!("up to date; a newer release's, up to {newer}, are there as well"),
+        ),
+        (pending, _) => Check::warn(
             SCHEMA,
             format!("{pending} pending"),
             "`kiln migrate`, or start `kiln run`, which does the same",
@@ -325,30 +296,19 @@ mod tests {
     use super::*;
     use crate::cli::doctor::check::Status;
 
-    fn done() -> Applied {
-        MIGRATIONS
-            .iter()
-            .map(|m| (m.version, (true, m.checksum.to_vec())))
-            .collect()
-    }
-
     #[test]
     fn migrations_are_complete_pending_or_strange() {
         let judged = |applied| judge_migrations(applied).status;
-        assert_eq!(judged(Ok(done())), Status::Ok);
-        assert_eq!(judged(Ok(Applied::new())), Status::Warn);
-        let mut newer = done();
-        newer.insert(i64::MAX, (true, Vec::new()));
-        assert_eq!(judged(Ok(newer)), Status::Fail);
-        let with = |state: (bool, Vec<u8>)| {
-            let mut applied = done();
-            if let Some(mut first) = applied.first_entry() {
-                first.insert(state);
-            }
-            applied
+        assert_eq!(judged(Ok(Applied::default())), Status::Warn);
+        let needy = Applied {
+            needs: Some(i64::MAX),
+            ..Applied::default()
         };
-        assert_eq!(judged(Ok(with((false, Vec::new())))), Status::Fail);
-        assert_eq!(judged(Ok(with((true, b"other".to_vec())))), Status::Fail);
+        let check = judge_migrations(Ok(needy));
+        assert!(check.status == Status::Fail && check.advice.contains("newer release"));
+        let mut strange = Applied::default();
+        strange.migrations.insert(1, Some(b"other".to_vec()));
+        assert_eq!(judged(Ok(strange)), Status::Fail);
         assert_eq!(
             judged(Err(Problem::silent(Duration::from_secs(1)))),
             Status::Fail
@@ -364,7 +324,6 @@ mod tests {
             schema: schema.map(str::to_owned),
             may_create,
             read_only,
-            migrated: true,
             ahead_ms: 0,
         };
         let none = || Ok(Vec::new());

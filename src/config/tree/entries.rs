@@ -111,10 +111,23 @@ impl Namespace {
     }
 }
 
+/// What is stored of a finished job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoredJobs {
+    /// Its results as well.
+    #[default]
+    All,
+    /// That it is done: enough to know a repeat from a conflict.
+    Ledger,
+}
+
 /// What is stored in the database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
+    /// What is stored of a finished job in Postgres: `all`, or `ledger`, which is that it is done, without its results; a repeat is scored again then, as a rule from the cache.
+    pub jobs: StoredJobs,
     /// Whether the inputs of misses are stored beside their scores.
     pub inputs: bool,
     /// Whether the scores of misses are stored at all.
@@ -126,6 +139,7 @@ pub struct Store {
 impl Default for Store {
     fn default() -> Self {
         Self {
+            jobs: StoredJobs::All,
             inputs: true,
             scores: true,
             served: true,
