@@ -7,8 +7,10 @@ mod check;
 mod local;
 mod postgres;
 mod problem;
+mod queue;
 mod redis;
 mod replication;
+mod shards;
 
 use super::Exit;
 use crate::config::Loaded;
