@@ -340,3 +340,57 @@ fn a_setting_by_both_its_names_is_refused_and_a_typo_of_either_suggests_the_pres
     let said = from_env(&[("KILN_AMQP__MAX_BACKOFF_MS", "0")]).expect_err("range");
     assert!(said.to_string().contains("amqp.max_backoff_ms"), "{said}");
 }
+
+/// Settings that a file to deploy with gives: what stands behind names that begin with `from`.
+fn deployed<'a>(file: &'a str, from: &str) -> Vec<(&'a str, String)> {
+    let settings = file.lines().filter_map(|line| {
+        let (name, value) = line.trim().split_once(": ")?;
+        let value = value.trim_matches('"').to_owned();
+        name.starts_with(from).then_some((name, value))
+    });
+    settings.collect()
+}
+
+#[test]
+fn what_kiln_is_deployed_with_gives_settings_that_it_takes() {
+    let single = include_str!("../../compose.yaml");
+    let clusters = include_str!("../../compose.cluster.yaml");
+    for (file, at_least) in [(single, 6), (clusters, 3)] {
+        let settings = deployed(file, "KILN_");
+        assert!(settings.len() >= at_least, "{settings:?}");
+        let settings: Vec<(&str, &str)> = settings.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        from_env(&settings).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let kubernetes = include_str!("../../ops/kubernetes/clusters.yaml");
+    let secret = deployed(kubernetes, "");
+    let url = |name: &str, scheme: &str| {
+        let found = secret
+            .iter()
+            .find(|(key, value)| *key == name && value.starts_with(scheme));
+        found.expect(name).1.clone()
+    };
+    let (amqp, redis) = (url("amqp", "amqp://"), url("redis", "redis://"));
+    let database = url("database", "postgres://");
+    let pairs = [
+        ("KILN_AMQP_URL", amqp.as_str()),
+        ("KILN_REDIS_URL", &redis),
+        ("KILN_DATABASE_URL", &database),
+    ];
+    from_env(&pairs).unwrap_or_else(|error| panic!("{error}"));
+    // Each address is one that the file has.
+    for (name, urls) in deployed(clusters, "KILN_") {
+        for address in Secret::new(urls).addresses() {
+            let host = address.parts().expect("an address").1;
+            let host = host.split(':').next().expect("a host");
+            let here = [
+                format!("  {host}: {{"),
+                format!("  {host}:\n"),
+                format!("ipv4_address: {host} "),
+            ];
+            assert!(
+                here.iter().any(|one| clusters.contains(one)),
+                "{name}: {host}"
+            );
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
 use super::Shared;
-use crate::health::Readiness;
+use crate::{health::Readiness, telemetry::metrics};
 use axum::{
     extract::State,
     http::{StatusCode, header},
@@ -28,6 +28,7 @@ pub(super) async fn readyz(State(shown): State<Shared>) -> impl IntoResponse {
 pub(super) async fn metrics(State(shown): State<Shared>) -> impl IntoResponse {
     // The worker's own tasks keep its figures up to date, unless it is they who stand still.
     shown.health.report();
+    metrics::tasks(shown.runtime.num_alive_tasks());
     (
         [(
             header::CONTENT_TYPE,

@@ -52,7 +52,11 @@ use std::{
     time::{Duration, Instant},
 };
 use stopping::Stopping;
-use tokio::{net::TcpListener, sync::oneshot};
+use tokio::{
+    net::TcpListener,
+    runtime::{Handle, RuntimeMetrics},
+    sync::oneshot,
+};
 
 /// How often the recorder forgets what it need not keep.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -86,6 +90,8 @@ type Shared = Arc<SharedState>;
 struct SharedState {
     health: Health,
     metrics: PrometheusHandle,
+    /// Of the worker, not of this port.
+    runtime: RuntimeMetrics,
     keys: Arc<Keys>,
     /// There once the worker has its parts.
     state: Arc<OnceLock<ApiState>>,
@@ -157,6 +163,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     let shared = Arc::new(SharedState {
         health: port.health,
         metrics: port.metrics,
+        runtime: Handle::current().metrics(),
         keys: Arc::new(Keys::new(&port.settings)),
         state: state.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),

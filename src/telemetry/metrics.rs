@@ -9,6 +9,7 @@ mod lanes;
 mod metric;
 #[cfg(test)]
 mod reference;
+mod runtime;
 
 pub use catalogue::SECONDS;
 pub use labels::{
@@ -17,6 +18,7 @@ pub use labels::{
     Table, TraceOutcome, WarmOutcome,
 };
 pub use lanes::LaneGauges;
+pub use runtime::tasks;
 
 use catalogue::*;
 use kiln_contract::failure::Code;

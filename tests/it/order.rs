@@ -475,7 +475,10 @@ impl History {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_never_sees_a_key_go_back_while_workers_die() {
     const KEYS: usize = 100;
-    const VERSIONS: u64 = 8;
+    // Two minutes of it: HISTORY_KILLS=60.
+    let kills: u64 =
+        std::env::var("HISTORY_KILLS").map_or(5, |kills| kills.parse().expect("a number"));
+    let versions = 8 * kills / 5;
     let stack = Stack::shared().await;
     let settings = stack
         .worker()
@@ -483,7 +486,7 @@ async fn a_reader_never_sees_a_key_go_back_while_workers_die() {
         .set("KILN_INTAKE__BATCH_JOBS", "4");
     let mut rng = SmallRng::seed_from_u64(6);
     let mut jobs: Vec<Value> = Vec::new();
-    for version in 1..=VERSIONS {
+    for version in 1..=versions {
         let mut keys: Vec<usize> = (0..KEYS).collect();
         keys.shuffle(&mut rng);
         for (number, keys) in keys.chunks(4).enumerate() {
@@ -514,9 +517,9 @@ async fn a_reader_never_sees_a_key_go_back_while_workers_die() {
     };
     stack.bus.publish_jobs(&jobs).await;
     let all = jobs.len() as i64;
-    for kill in 1..=5 {
-        // At every sixth of the work, one dies and another comes.
-        while stack.row_count().await < all * kill / 6 {
+    for kill in 1..=kills {
+        // After every so much of the work, one dies and another comes.
+        while stack.row_count().await < all * kill as i64 / (kills as i64 + 1) {
             read(&mut history).await;
         }
         let index = rng.random_range(0..workers.len());
@@ -536,7 +539,7 @@ async fn a_reader_never_sees_a_key_go_back_while_workers_die() {
     read(&mut history).await;
     assert!(history.seen > KEYS as u64, "it saw entries change");
     assert!(
-        history.last.len() == KEYS && history.last.values().all(|last| *last == VERSIONS),
+        history.last.len() == KEYS && history.last.values().all(|last| *last == versions),
         "every entry is the newest: {:?}",
         history.last
     );

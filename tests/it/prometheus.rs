@@ -115,10 +115,14 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         .await;
     let port = sandbox::free_port();
     let folder = sandbox::folder("prometheus");
+    // The second job is a node of a cluster, as far as its exporter's answering goes.
+    let target = format!("127.0.0.1:{}", worker.http_port);
+    let scrapes = ["kiln", "rabbitmq"]
+        .map(|job| json!({"job_name": job, "static_configs": [{"targets": [&target]}]}));
     let config = json!({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [ops("prometheus/recording.yml"), ops("prometheus/alerts.yml")],
-        "scrape_configs": [{"job_name": "kiln", "static_configs": [{"targets": [format!("127.0.0.1:{}", worker.http_port)]}]}],
+        "scrape_configs": scrapes,
     });
     fs::write(folder.join("prometheus.yml"), config.to_string()).expect("a file");
     let mut prometheus = Command::new("prometheus")

@@ -5,6 +5,7 @@
 
 mod graph;
 mod head;
+mod padding;
 mod weights;
 
 use std::path::Path;
@@ -18,7 +19,7 @@ use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
-use kiln_kernels::{self as kernels, Finish, Layer, Norm, PackedLinear, Tables, Texts};
+use kiln_kernels::{self as kernels, Finish, Layer, Norm, Tables, Texts};
 use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 
 pub(crate) struct Encoder {
@@ -75,12 +76,7 @@ impl Encoder {
                 threads: Arc::clone(&hardware.threads),
             }
         } else {
-            Body::Graph(Box::new(GraphEncoder::new(
-                shape,
-                tables,
-                layers,
-                &hardware.device,
-            )))
+            Body::Graph(Box::new(GraphEncoder::new(shape, tables, layers, hardware)))
         };
         Ok(Self {
             tokenizer,
@@ -134,6 +130,12 @@ impl Network for Encoder {
         self.head.forward(pooled, lengths.len())
     }
 
+    fn warm(&self) {
+        if let Body::Graph(encoder) = &self.body {
+            encoder.warm(self.head.pooling);
+        }
+    }
+
     fn smallest_share(&self) -> usize {
         match self.body {
             Body::Kernels { .. } => usize::MAX,
@@ -160,7 +162,7 @@ fn on_kernels(
     };
     let layers = layers
         .map(|layer| Layer {
-            query_key_value: stacked([layer.query, layer.key, layer.value]),
+            query_key_value: LinearWeights::joined([layer.query, layer.key, layer.value]).packed(),
             attended: layer.attended.packed(),
             attended_norm: norm(layer.attended_norm),
             up: layer.up.packed(),
@@ -182,16 +184,4 @@ fn on_kernels(
         tables,
         layers,
     )
-}
-
-/// Three layers over the same input as one.
-fn stacked(parts: [LinearWeights; 3]) -> PackedLinear {
-    let [LinearWeights { inputs, .. }, ..] = parts;
-    let outputs = parts.iter().map(|part| part.outputs).sum();
-    let (mut weight, mut bias) = (Vec::new(), Vec::new());
-    for part in parts {
-        weight.extend(part.weight);
-        bias.extend(part.bias.unwrap_or_else(|| vec![0.0; part.outputs]));
-    }
-    PackedLinear::new(&weight, Some(&bias), inputs, outputs)
 }

@@ -193,6 +193,15 @@ pub(crate) const PROCESSORS: &[Backend] = &[
     Backend::Ndarray,
 ];
 
+/// The backends on a graphics processor that this build has.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(crate) const GRAPHICS: &[Backend] = &[
+    #[cfg(feature = "wgpu")]
+    Backend::Wgpu,
+    #[cfg(feature = "cuda")]
+    Backend::Cuda,
+];
+
 /// The largest difference between two answers.
 pub(crate) fn furthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());

@@ -10,7 +10,9 @@ use burn_tensor::{Device, Tensor};
 use rayon::ThreadPoolBuilder;
 use thiserror::Error;
 
+use super::error::LoadError;
 use super::network::{Batch, Network};
+use super::product::Products;
 use super::runner::panic_message;
 use super::settings::Backend;
 use super::tokens::Tokenizer;
@@ -34,6 +36,8 @@ pub(crate) enum HardwareError {
 pub(crate) struct Hardware {
     backend: Backend,
     pub device: Device,
+    /// How the device multiplies matrices.
+    pub products: Products,
     pub threads: Arc<ThreadPool>,
     /// The one thread of a graphics processor.
     gpu_thread: Option<Arc<rayon::ThreadPool>>,
@@ -62,8 +66,8 @@ impl Hardware {
             Some(gpu_thread) => gpu_thread.install(open),
             None => open(),
         };
-        let device = match opened {
-            Ok(device) => device?,
+        let (device, products) = match opened {
+            Ok(opened) => opened?,
             Err(panic) => {
                 return Err(HardwareError::NoDevice {
                     backend,
@@ -74,9 +78,15 @@ impl Hardware {
         Ok(Self {
             backend,
             device,
+            products,
             threads,
             gpu_thread,
         })
+    }
+
+    /// Whether it is a graphics processor.
+    pub fn is_gpu(&self) -> bool {
+        self.backend.is_gpu()
     }
 
     /// Whether the processor's kernels of Kiln's own are to be used.
@@ -90,15 +100,26 @@ impl Hardware {
         if self.backend.is_gpu() { 1e-4 } else { 1e-5 }
     }
 
-    /// Builds a network on the thread that may touch the device, and keeps it there.
-    pub fn build<E: Send>(
+    /// Builds a network on the thread that may touch the device, and keeps it there. On a graphics processor it has made its first passes
+    /// then, which take seconds; what goes wrong on the device is an error of this version.
+    pub fn build(
         &self,
-        build: impl FnOnce() -> Result<Arc<dyn Network>, E> + Send,
-    ) -> Result<Arc<dyn Network>, E> {
+        build: impl FnOnce() -> Result<Arc<dyn Network>, LoadError> + Send,
+    ) -> Result<Arc<dyn Network>, LoadError> {
         match &self.gpu_thread {
             None => build(),
             Some(gpu_thread) => {
-                let network = gpu_thread.install(build)?;
+                let warmed = || {
+                    let network = build()?;
+                    network.warm();
+                    Ok(network)
+                };
+                let network = gpu_thread
+                    .install(|| catch_unwind(AssertUnwindSafe(warmed)))
+                    .unwrap_or_else(|panic| {
+                        let reason = panic_message(panic.as_ref());
+                        Err(LoadError::field("settings models.backends", &reason))
+                    })?;
                 let gpu_thread = Arc::clone(gpu_thread);
                 Ok(Arc::new(OnGpuThread {
                     network,
@@ -124,17 +145,22 @@ impl Network for OnGpuThread {
         self.gpu_thread.install(|| self.network.forward(batch))
     }
 
+    fn warm(&self) {
+        self.gpu_thread.install(|| self.network.warm());
+    }
+
     fn smallest_share(&self) -> usize {
         usize::MAX
     }
 }
 
 /// A device that has answered: opening one is put off until its first use.
-fn tried(device: Device) -> Device {
+fn tried(device: Device) -> (Device, Products) {
     let sum = Tensor::<1>::ones([8], &device).sum().into_data();
     let sum = sum.as_slice::<f32>().map(<[f32]>::to_vec);
     assert_eq!(sum.ok(), Some(vec![8.0]), "it doesn't add up");
-    device
+    let products = Products::of(&device);
+    (device, products)
 }
 
 fn device(backend: Backend) -> Result<Device, HardwareError> {
@@ -149,5 +175,69 @@ fn device(backend: Backend) -> Result<Device, HardwareError> {
         Backend::Cuda => Ok(Device::cuda(0)),
         #[allow(unreachable_patterns, reason = "where every backend is compiled in")]
         other => Err(HardwareError::NotCompiledIn { backend: other }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::thread;
+
+    use super::*;
+
+    /// Which threads touched it, and for what.
+    struct Noted(Arc<Mutex<Vec<String>>>);
+
+    impl Noted {
+        fn note(&self, what: &str) {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            self.0.lock().unwrap().push(format!("{what} on {name}"));
+        }
+    }
+
+    impl Network for Noted {
+        fn forward(&self, _: Batch<'_>) -> Vec<f32> {
+            self.note("forward");
+            Vec::new()
+        }
+
+        fn warm(&self) {
+            self.note("warm");
+        }
+
+        fn smallest_share(&self) -> usize {
+            1
+        }
+    }
+
+    /// With a thread for the device, which stands for one of a graphics processor.
+    fn hardware() -> Hardware {
+        let gpu_thread = ThreadPoolBuilder::new()
+            .num_threads(1)
+            .thread_name(|_| "device".to_owned());
+        Hardware {
+            backend: Backend::Cuda,
+            device: Device::flex(),
+            products: Products::Exact,
+            threads: Arc::new(ThreadPool::start("test", 1, || ()).unwrap()),
+            gpu_thread: Some(Arc::new(gpu_thread.build().unwrap())),
+        }
+    }
+
+    #[test]
+    fn a_network_makes_its_first_passes_before_it_serves_and_all_on_the_devices_thread() {
+        let notes = Arc::new(Mutex::new(Vec::new()));
+        let noted = Noted(Arc::clone(&notes));
+        let network = hardware().build(|| Ok(Arc::new(noted))).ok().unwrap();
+        assert_eq!(*notes.lock().unwrap(), ["warm on device"]);
+        network.forward(Batch::Features(&[]));
+        assert_eq!(notes.lock().unwrap()[1..], ["forward on device"]);
+    }
+
+    #[test]
+    fn what_goes_wrong_on_the_device_is_an_error_of_the_version() {
+        let built = hardware().build(|| panic!("no memory is left"));
+        let error = built.err().unwrap().to_string();
+        assert!(error.contains("no memory is left"), "{error}");
     }
 }

@@ -30,6 +30,7 @@ mod naming;
 mod network;
 mod ngram;
 mod priority;
+mod product;
 mod registry;
 mod rows;
 mod runner;

@@ -1,8 +1,8 @@
 //! `mlp`: dense features through fully connected layers.
 
-use burn_tensor::{Device, Tensor, activation};
+use burn_tensor::{Tensor, activation};
 
-use super::dense::{Dense, finish, in_tiles};
+use super::dense::{Dense, Tiles, finish};
 use super::error::LoadError;
 use super::hardware::Hardware;
 use super::manifest::{HiddenActivation, Manifest, OutputActivation};
@@ -12,6 +12,8 @@ use kiln_kernels::{self as kernels, Finish, PackedLinear, Stack};
 
 /// Multiplications worth waking another thread for.
 const SHARE_WORK: usize = 4_000_000;
+/// Rows for which kernels of different sizes are chosen.
+const WARM_ROWS: [usize; 3] = [1, 128, 1024];
 /// Multiplications that take hardly more time than handing them to a thread: some sixty microseconds.
 const QUICK_WORK: usize = 7_000_000;
 
@@ -31,7 +33,7 @@ enum Body {
     Graph {
         layers: Vec<Dense>,
         hidden: HiddenActivation,
-        device: Device,
+        tiles: Tiles,
     },
 }
 
@@ -88,12 +90,12 @@ impl Mlp {
         } else {
             let layers = sizes.iter().enumerate().map(|(i, &(from, to))| {
                 let (weight, bias) = layer(i);
-                Dense::new(&weight, bias, from, to, &hardware.device)
+                Dense::new(&weight, bias, from, to, hardware)
             });
             Body::Graph {
                 layers: layers.collect(),
                 hidden: shape.activation,
-                device: hardware.device.clone(),
+                tiles: Tiles::on(hardware),
             }
         };
         let scaling = match (&input.mean, &input.std) {
@@ -172,12 +174,11 @@ impl Network for Mlp {
             Body::Graph {
                 layers,
                 hidden,
-                device,
-            } => in_tiles(
+                tiles,
+            } => tiles.run(
                 data.len() / width,
                 width,
                 self.output_width,
-                device,
                 |rows, tile| {
                     let from = data.chunks_exact(width).skip(rows.start);
                     for (into, row) in tile.chunks_exact_mut(width).zip(from) {
@@ -187,6 +188,12 @@ impl Network for Mlp {
                 },
                 |x| graph(layers, *hidden, self.output, x),
             ),
+        }
+    }
+
+    fn warm(&self) {
+        for rows in WARM_ROWS {
+            self.forward(Batch::Features(&vec![0.0; rows * self.width]));
         }
     }
 

@@ -26,7 +26,7 @@ pub(crate) enum Batch<'a> {
 /// A built architecture with its weights.
 ///
 /// A row's outputs don't depend on the other rows of its batch: the cache hands one caller's scores to another. On Kiln's own
-/// kernels (the backend `cpu`), and wherever rows go through `dense::in_tiles`, they are the same bits in any batch. A graph that
+/// kernels (the backend `cpu`), and wherever rows go through `dense::Tiles` on the processor, they are the same bits in any batch. A graph that
 /// pads its rows to one length, as the encoder's does on the other backends, may round the last digits of its sums otherwise
 /// beside longer rows; a test bounds by how much.
 pub(crate) trait Network: Send + Sync {
@@ -37,6 +37,10 @@ pub(crate) trait Network: Send + Sync {
 
     /// The outputs of every row, row after row. Runs on a model thread and may panic; the runner catches it.
     fn forward(&self, batch: Batch<'_>) -> Vec<f32>;
+
+    /// Passes of every size that needs kernels of its own, so that they are compiled before a request needs them. Called on graphics
+    /// processors alone, when the network was built.
+    fn warm(&self) {}
 
     /// The minimum of rows for which waking another thread pays; `usize::MAX` if a pass spreads over the threads by
     /// itself.

@@ -9,9 +9,9 @@ mod featuriser;
 
 use std::cell::RefCell;
 
-use burn_tensor::{Device, Int, Tensor, TensorData};
+use burn_tensor::{Int, Tensor, TensorData};
 
-use super::dense::{Dense, finish, in_tiles, numbers};
+use super::dense::{Dense, Tiles, finish, numbers};
 use super::error::LoadError;
 use super::hardware::Hardware;
 use super::manifest::{Manifest, OutputActivation};
@@ -49,7 +49,7 @@ struct Graph {
     /// `[buckets, dim]`.
     vectors: Tensor<2>,
     linear: Dense,
-    device: Device,
+    tiles: Tiles,
 }
 
 /// Buffers of one thread.
@@ -107,8 +107,8 @@ impl NgramText {
             let vectors = TensorData::new(vectors, [shape.buckets as usize, dim]);
             Body::Graph(Box::new(Graph {
                 vectors: Tensor::from_data(vectors, device),
-                linear: Dense::new(&weight, bias, dim, output_width, device),
-                device: device.clone(),
+                linear: Dense::new(&weight, bias, dim, output_width, hardware),
+                tiles: Tiles::on(hardware),
             }))
         };
         Ok(Self {
@@ -147,14 +147,11 @@ impl NgramText {
                 graph.mean(self.featuriser.cut(&row.text, &mut features), into);
             }
         };
-        in_tiles(
-            texts.len(),
-            self.dim,
-            self.output_width,
-            &graph.device,
-            fill,
-            |x| finish(graph.linear.forward(x), self.output),
-        )
+        graph
+            .tiles
+            .run(texts.len(), self.dim, self.output_width, fill, |x| {
+                finish(graph.linear.forward(x), self.output)
+            })
     }
 }
 
@@ -167,7 +164,7 @@ impl Graph {
         }
         let buckets: Vec<i32> = buckets.iter().map(|&bucket| bucket as i32).collect();
         let count = buckets.len();
-        let at = Tensor::<1, Int>::from_data(TensorData::new(buckets, [count]), &self.device);
+        let at = Tensor::<1, Int>::from_data(TensorData::new(buckets, [count]), &self.tiles.device);
         let mean = self.vectors.clone().select(0, at).mean_dim(0);
         into.copy_from_slice(&numbers(mean));
     }

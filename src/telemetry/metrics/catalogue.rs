@@ -184,6 +184,8 @@ catalogue! {
         DEGRADED = gauge("kiln_degraded", "1 or 0",
             "1 where something is missing that the worker goes on without; `/readyz` says why.")
             .by(&[HealthPart::LABEL]);
+        TASKS = gauge("kiln_tasks", "tasks",
+            "Tasks of this worker's runtime. Idle, it goes back to what it was before.");
         TRACES = counter("kiln_traces_total", "jobs", "Traced jobs by what became of their spans.")
             .by(&[TraceOutcome::LABEL]);
         BUILD_INFO = gauge("kiln_build_info", "1", "1, with the version of this worker.")

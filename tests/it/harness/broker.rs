@@ -53,7 +53,9 @@ impl Broker {
     /// A cluster's nodes, which find each other when they first start. The first one is to be started before the others.
     pub fn prepare_cluster(names: &[&str]) -> Vec<Self> {
         let epmd_port = sandbox::free_port();
-        let mut settings = "cluster_formation.peer_discovery_backend = classic_config\n".to_owned();
+        let mut settings = "cluster_formation.peer_discovery_backend = classic_config\n\
+                            cluster_partition_handling = pause_minority\n"
+            .to_owned();
         for (number, name) in (1..).zip(names) {
             settings.push_str(&format!(
                 "cluster_formation.classic_config.nodes.{number} = {name}@localhost\n"
@@ -240,6 +242,16 @@ impl Broker {
     /// Clears the memory alarm.
     pub async fn unblock_publishers(&self) {
         self.ctl(&["set_vm_memory_high_watermark", "0.9"]).await;
+    }
+
+    /// Has the node hold that its disk is full: the whole cluster takes nothing from those who publish.
+    pub async fn fill_disk(&self) {
+        self.ctl(&["set_disk_free_limit", "1000000GB"]).await;
+    }
+
+    /// Ends [`Broker::fill_disk`].
+    pub async fn free_disk(&self) {
+        self.ctl(&["set_disk_free_limit", "1MB"]).await;
     }
 
     /// Whether an AMQP handshake is answered.

@@ -319,8 +319,16 @@ impl Bus {
         }
         let sent = confirms.len();
         let mut left = batch[sent..].to_vec();
+        let mut is_silent = false;
         for (message, confirm) in batch.into_iter().zip(confirms) {
-            let confirmed = self.checked(timeout(OPERATION_LIMIT, confirm).await).await;
+            // A node that is frozen says nothing to any of them: waiting for one is enough.
+            if is_silent {
+                left.push(message);
+                continue;
+            }
+            let confirmed = timeout(OPERATION_LIMIT, confirm).await;
+            is_silent = confirmed.is_err();
+            let confirmed = self.checked(confirmed).await;
             // A returned message found no queue: the worker has not declared it yet.
             if !matches!(confirmed, Some(Confirmation::Ack(None))) {
                 left.push(message);

@@ -142,6 +142,23 @@ impl Postgres {
         }
     }
 
+    /// Stops it in good order: its sessions are ended, and a standby that streams has all that there was.
+    pub async fn stop(&self) {
+        let child = self.running.lock().expect("no panic while locked").take();
+        let mut child = child.expect("it runs");
+        sandbox::signal(&[child.id() as i32], libc::SIGINT);
+        eventually("Postgres stops", PATIENCE, || {
+            let ended = child.try_wait().expect("the postmaster is our child");
+            async move { ended }
+        })
+        .await;
+    }
+
+    /// Forgets all its data, once it is dead: what starts again has to be given some.
+    pub(super) fn clear(&self) {
+        let _ = fs::remove_dir_all(self.folder.join("data"));
+    }
+
     /// Stops all its processes in their tracks: connections stay open, new ones are accepted by the kernel, nothing answers.
     pub fn pause(&self) {
         // The postmaster comes first in the list; a child that it forked meanwhile is in the second.

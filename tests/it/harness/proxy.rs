@@ -112,6 +112,11 @@ impl Proxy {
         self.target.store(target, Ordering::SeqCst);
     }
 
+    /// The port of the server that it passes to.
+    pub fn target(&self) -> u16 {
+        self.target.load(Ordering::SeqCst)
+    }
+
     /// How many connections were accepted so far, those that nothing answers included.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)

@@ -187,6 +187,17 @@ impl Stack {
         stack
     }
 
+    /// Clusters of all three, whose addresses the caller gives to its workers: no Redis of the stack's own runs.
+    pub async fn on_clusters(rabbit: &RabbitCluster, postgres: Arc<Postgres>) -> Self {
+        let broker = rabbit.nodes[0].clone();
+        let mut stack = Self::assemble(broker, postgres, Redis::prepare(), None);
+        stack.postgres.add_database(&stack.database).await;
+        stack.vhost = "%2f".to_owned();
+        stack.bus = Bus::of(rabbit.urls());
+        stack.url = Some(rabbit.url());
+        stack
+    }
+
     /// The stack's virtual host.
     pub fn vhost(&self) -> &str {
         &self.vhost

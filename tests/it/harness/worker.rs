@@ -26,6 +26,7 @@ pub struct Settings {
     models: Vec<String>,
     allowed: Vec<String>,
     any_trouble: bool,
+    program: PathBuf,
 }
 
 impl Settings {
@@ -36,6 +37,7 @@ impl Settings {
             models: Vec::new(),
             allowed: Vec::new(),
             any_trouble: false,
+            program: env!("CARGO_BIN_EXE_kiln").into(),
         };
         settings
             .set("KILN_AMQP_URL", amqp_url)
@@ -59,6 +61,12 @@ impl Settings {
         self
     }
 
+    /// Another release's binary.
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = program.to_owned();
+        self
+    }
+
     /// A WARN or ERROR line that contains `text` is expected.
     pub fn allow(mut self, text: &str) -> Self {
         self.allowed.push(text.to_owned());
@@ -79,7 +87,7 @@ impl Settings {
             copy_folder(&model_folder(name), &models.join(name));
         }
         let http_port = sandbox::free_port();
-        let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &folder);
+        let mut command = sandbox::clean_command(&self.program, &folder);
         command
             .arg("run")
             .env("KILN_HTTP_ADDR", format!("127.0.0.1:{http_port}"))
@@ -117,6 +125,14 @@ pub struct Worker {
     child: Mutex<Child>,
     lines: Arc<Mutex<Vec<String>>>,
     settings: Settings,
+}
+
+/// What a worker holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    pub rss_kib: usize,
+    pub sockets: usize,
+    pub tasks: usize,
 }
 
 /// An answer of the HTTP port.
@@ -223,6 +239,27 @@ impl Worker {
     /// All that it wrote so far, standard output and standard error as they came.
     pub fn lines(&self) -> Vec<String> {
         self.lines.lock().expect("no panic while locked").clone()
+    }
+
+    /// What it holds of the machine and of its runtime now.
+    pub async fn usage(&self) -> Usage {
+        let pid = self.pid();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let rss = rss.and_then(|rss| rss.trim().strip_suffix(" kB"));
+        let files = fs::read_dir(format!("/proc/{pid}/fd"))
+            .into_iter()
+            .flatten();
+        let links = files
+            .flatten()
+            .filter_map(|file| fs::read_link(file.path()).ok());
+        Usage {
+            rss_kib: rss.and_then(|rss| rss.trim().parse().ok()).unwrap_or(0),
+            sockets: links
+                .filter(|link| link.to_string_lossy().starts_with("socket:"))
+                .count(),
+            tasks: self.metric("kiln_tasks", &[]).await as usize,
+        }
     }
 
     pub fn pid(&self) -> i32 {

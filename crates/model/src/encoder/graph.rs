@@ -1,14 +1,17 @@
 //! The encoder as a graph of burn operations: what every backend but `cpu` runs, and the reference for the kernels.
 //!
-//! A batch is padded to its longest text, and padding is masked out of the attention. Sums over a padded row may round
+//! Texts are padded to the longest one of their group, and padding is masked out of the attention. Sums over a padded row may round
 //! otherwise than over a bare one: a text's vector can differ in the last bits between batches (see the bound in the
 //! tests), unlike on the kernels.
 
 use burn_tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
+use super::padding::{Group, Padded, Sizes, groups};
 use super::weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
 use crate::dense::numbers;
+use crate::hardware::Hardware;
 use crate::manifest::{EncoderActivation, EncoderShape, Pooling};
+use crate::product::{Parts, Products};
 
 /// What a masked score becomes: its exponential is zero in 32-bit floats, without being infinite itself.
 const MASKED: f32 = -1e4;
@@ -22,12 +25,12 @@ pub(crate) struct GraphEncoder {
     norm: Norm,
     layers: Vec<Layer>,
     device: Device,
+    products: Products,
+    sizes: Sizes,
 }
 
 struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
+    query_key_value: Linear,
     attended: Linear,
     attended_norm: Norm,
     up: Linear,
@@ -37,7 +40,7 @@ struct Layer {
 
 struct Linear {
     /// `[inputs, outputs]`.
-    weight: Tensor<2>,
+    weight: Parts<2>,
     /// `[1, outputs]`.
     bias: Tensor<2>,
 }
@@ -55,8 +58,9 @@ impl GraphEncoder {
         shape: &EncoderShape,
         tables: TableWeights,
         layers: impl Iterator<Item = LayerWeights>,
-        device: &Device,
+        hardware: &Hardware,
     ) -> Self {
+        let (device, products) = (&hardware.device, hardware.products);
         let eps = shape.norm_eps;
         let table = |rows: usize, numbers: Vec<f32>| {
             Tensor::from_data(TensorData::new(numbers, [rows, shape.hidden]), device)
@@ -68,18 +72,25 @@ impl GraphEncoder {
             norm: Norm::new(tables.norm, eps, device),
             layers: layers
                 .map(|layer| Layer {
-                    query: Linear::new(layer.query, device),
-                    key: Linear::new(layer.key, device),
-                    value: Linear::new(layer.value, device),
-                    attended: Linear::new(layer.attended, device),
+                    query_key_value: Linear::new(
+                        LinearWeights::joined([layer.query, layer.key, layer.value]),
+                        hardware,
+                    ),
+                    attended: Linear::new(layer.attended, hardware),
                     attended_norm: Norm::new(layer.attended_norm, eps, device),
-                    up: Linear::new(layer.up, device),
-                    down: Linear::new(layer.down, device),
+                    up: Linear::new(layer.up, hardware),
+                    down: Linear::new(layer.down, hardware),
                     norm: Norm::new(layer.norm, eps, device),
                 })
                 .collect(),
             shape: shape.clone(),
             device: device.clone(),
+            products,
+            sizes: if hardware.is_gpu() {
+                Sizes::OfFewKinds
+            } else {
+                Sizes::AsTheyAre
+            },
         }
     }
 
@@ -91,13 +102,54 @@ impl GraphEncoder {
         lengths: &[usize],
         pooling: Pooling,
     ) -> Vec<f32> {
+        let (mut ids, mut types) = (ids, types);
+        let texts: Vec<(&[u32], &[u32])> = lengths
+            .iter()
+            .map(|&length| {
+                let (of_ids, other_ids) = ids.split_at(length);
+                let (of_types, other_types) = types.split_at(length);
+                (ids, types) = (other_ids, other_types);
+                (of_ids, of_types)
+            })
+            .collect();
+        let groups = groups(lengths);
+        // All of them are under way before the first one is waited for.
+        let vectors: Vec<Tensor<2>> = groups
+            .iter()
+            .map(|group| self.group(group, &texts, pooling))
+            .collect();
+        let hidden = self.shape.hidden;
+        let mut pooled = vec![0.0; lengths.len() * hidden];
+        for (group, vectors) in groups.iter().zip(vectors) {
+            let vectors = numbers(vectors);
+            for (&text, vector) in group.texts.iter().zip(vectors.chunks_exact(hidden)) {
+                if let Some(into) = pooled.chunks_exact_mut(hidden).nth(text) {
+                    into.copy_from_slice(vector);
+                }
+            }
+        }
+        pooled
+    }
+
+    /// A pass for each kind of size, for its kernels to be compiled.
+    pub fn warm(&self, pooling: Pooling) {
+        let longest = self.shape.positions - self.shape.position_offset;
+        for length in self.sizes.lengths(longest) {
+            let length = length.min(longest);
+            self.pooled(&vec![0; length], &vec![0; length], &[length], pooling);
+        }
+    }
+
+    /// The vectors of a group's texts, and of the rows that it is filled up with.
+    fn group(&self, group: &Group, texts: &[(&[u32], &[u32])], pooling: Pooling) -> Tensor<2> {
         let Padded {
+            texts,
+            longest,
             words,
             kinds,
             positions,
             real,
-        } = Padded::new(ids, types, lengths, self.shape.position_offset);
-        let (texts, longest) = (lengths.len(), longest(lengths));
+        } = Padded::new(group, texts, self.sizes, self.shape.position_offset);
         let slots = texts * longest;
         let index = |numbers: Vec<i32>| {
             Tensor::<1, Int>::from_data(TensorData::new(numbers, [slots]), &self.device)
@@ -118,17 +170,17 @@ impl GraphEncoder {
             x = self.layer(layer, x, &padding, texts, longest);
         }
         let x: Tensor<3> = x.reshape([texts, longest, self.shape.hidden]);
-        let pooled: Tensor<2> = match pooling {
+        match pooling {
             Pooling::Cls => x.narrow(1, 0, 1).squeeze_dim(1),
             Pooling::Mean => {
                 let weights = real
                     .clone()
                     .div(real.sum_dim(1))
                     .reshape([texts, 1, longest]);
-                weights.matmul(x).squeeze_dim(1)
+                let weights = self.products.parts(weights);
+                weights.times(&self.products.parts(x)).squeeze_dim(1)
             }
-        };
-        numbers(pooled)
+        }
     }
 
     fn layer(
@@ -141,13 +193,13 @@ impl GraphEncoder {
     ) -> Tensor<2> {
         let attended = self.attention(layer, x.clone(), padding, texts, longest);
         let x = layer.attended_norm.forward(x + attended);
-        let up = layer.up.forward(x.clone());
+        let up = self.linear(&layer.up, x.clone());
         let up = match self.shape.activation {
             EncoderActivation::Gelu => activation::gelu(up),
             EncoderActivation::GeluTanh => gelu_tanh(up),
             EncoderActivation::Relu => activation::relu(up),
         };
-        layer.norm.forward(x + layer.down.forward(up))
+        layer.norm.forward(x + self.linear(&layer.down, up))
     }
 
     fn attention(
@@ -160,86 +212,39 @@ impl GraphEncoder {
     ) -> Tensor<2> {
         let (heads, hidden) = (self.shape.heads, self.shape.hidden);
         let width = hidden / heads;
-        let split = |linear: &Linear| {
-            linear
-                .forward(x.clone())
-                .reshape([texts, longest, heads, width])
-                .swap_dims(1, 2)
-        };
+        let mixed = self
+            .linear(&layer.query_key_value, x)
+            .reshape([texts, longest, 3 * heads, width])
+            .swap_dims(1, 2);
+        let mixed = self.products.parts(mixed);
+        let [query, key, value] = [0, 1, 2].map(|n| mixed.map(|x| x.narrow(1, n * heads, heads)));
         let scale = 1.0 / (width as f32).sqrt();
-        let scores = split(&layer.query)
-            .matmul(split(&layer.key).swap_dims(2, 3))
+        let scores = query
+            .times(&key.map(|key| key.swap_dims(2, 3)))
             .mul_scalar(scale)
             .mask_fill(padding.clone(), MASKED);
-        let attended = activation::softmax(scores, 3).matmul(split(&layer.value));
-        layer
-            .attended
-            .forward(attended.swap_dims(1, 2).reshape([texts * longest, hidden]))
-    }
-}
-
-/// Texts filled up to the longest one, `[texts, longest]`.
-struct Padded {
-    words: Vec<i32>,
-    kinds: Vec<i32>,
-    positions: Vec<i32>,
-    /// 1 for a token, 0 for padding.
-    real: Vec<f32>,
-}
-
-impl Padded {
-    fn new(ids: &[u32], types: &[u32], lengths: &[usize], offset: usize) -> Self {
-        let longest = longest(lengths);
-        let slots = lengths.len() * longest;
-        let mut padded = Self {
-            words: Vec::with_capacity(slots),
-            kinds: Vec::with_capacity(slots),
-            positions: Vec::with_capacity(slots),
-            real: Vec::with_capacity(slots),
-        };
-        let mut tokens = ids.iter().zip(types);
-        for (text, &length) in lengths.iter().enumerate() {
-            let mut position = offset;
-            for (&id, &kind) in tokens.by_ref().take(length) {
-                // The row before the first belongs to a padding token, which isn't counted.
-                let is_padding = id as usize + 1 == offset;
-                let row = if is_padding { offset - 1 } else { position };
-                position += usize::from(!is_padding);
-                padded.push(id as i32, kind as i32, row as i32, 1.0);
-            }
-            while padded.words.len() < (text + 1) * longest {
-                padded.push(0, 0, offset as i32, 0.0);
-            }
-        }
-        padded
+        let scores = self.products.parts(activation::softmax(scores, 3));
+        let attended = scores.times(&value);
+        let attended = attended.swap_dims(1, 2).reshape([texts * longest, hidden]);
+        self.linear(&layer.attended, attended)
     }
 
-    fn push(&mut self, word: i32, kind: i32, position: i32, real: f32) {
-        self.words.push(word);
-        self.kinds.push(kind);
-        self.positions.push(position);
-        self.real.push(real);
+    fn linear(&self, linear: &Linear, x: Tensor<2>) -> Tensor<2> {
+        self.products.parts(x).times(&linear.weight) + linear.bias.clone()
     }
-}
-
-fn longest(lengths: &[usize]) -> usize {
-    lengths.iter().copied().max().unwrap_or(0)
 }
 
 impl Linear {
-    fn new(weights: LinearWeights, device: &Device) -> Self {
+    fn new(weights: LinearWeights, hardware: &Hardware) -> Self {
+        let device = &hardware.device;
         let (inputs, outputs) = (weights.inputs, weights.outputs);
         let weight =
             Tensor::<2>::from_data(TensorData::new(weights.weight, [outputs, inputs]), device);
         let bias = weights.bias.unwrap_or_else(|| vec![0.0; outputs]);
         Self {
-            weight: weight.transpose(),
+            weight: hardware.products.parts(weight.transpose()),
             bias: Tensor::from_data(TensorData::new(bias, [1, outputs]), device),
         }
-    }
-
-    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        x.matmul(self.weight.clone()) + self.bias.clone()
     }
 }
 

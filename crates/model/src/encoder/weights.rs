@@ -152,6 +152,23 @@ impl LayerWeights {
 }
 
 impl LinearWeights {
+    /// Three layers over the same input as one.
+    pub fn joined(parts: [Self; 3]) -> Self {
+        let [Self { inputs, .. }, ..] = parts;
+        let outputs = parts.iter().map(|part| part.outputs).sum();
+        let (mut weight, mut bias) = (Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend(part.weight);
+            bias.extend(part.bias.unwrap_or_else(|| vec![0.0; part.outputs]));
+        }
+        Self {
+            inputs,
+            outputs,
+            weight,
+            bias: Some(bias),
+        }
+    }
+
     /// Packed for the processor's kernels.
     pub fn packed(self) -> PackedLinear {
         PackedLinear::new(

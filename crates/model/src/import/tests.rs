@@ -106,12 +106,15 @@ async fn compare(backend: Backend, tolerance: f32) {
         let scored = score(&registry, name, rows).await;
         let cut = expected.truncated.iter().filter(|cut| **cut).count();
         assert_eq!(scored.truncated, cut, "{name}");
-        assert_near(name, &scored.outputs, &expected, tolerance);
+        let furthest = assert_near(name, &scored.outputs, &expected, tolerance);
+        println!("{name} on {backend:?}: {furthest:.1e} at the furthest");
     }
 }
 
-fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32) {
+/// Returns how far they are apart at the furthest.
+fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32) -> f32 {
     let width = expected.outputs[0].len();
+    let mut furthest: f32 = 0.0;
     for (i, (found, expected)) in outputs.chunks(width).zip(&expected.outputs).enumerate() {
         for (found, expected) in found.iter().zip(expected) {
             let difference = (found - expected).abs();
@@ -119,8 +122,10 @@ fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32)
                 difference <= tolerance * expected.abs().max(1.0),
                 "{name}, input {i}: expected {expected}, found {found}"
             );
+            furthest = furthest.max(difference);
         }
     }
+    furthest
 }
 
 #[tokio::test]
@@ -163,10 +168,12 @@ fn a_graph_holds_its_bound_beside_longer_texts() {
     }
 }
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[tokio::test]
 async fn a_graphics_processor_answers_as_the_reference_does() {
-    compare(Backend::Wgpu, 1e-4).await;
+    for backend in crate::fixtures::GRAPHICS {
+        compare(*backend, 1e-4).await;
+    }
 }
 
 #[tokio::test]

@@ -218,6 +218,26 @@ fn even_layers(sizes: &[usize]) -> Vec<Named> {
     layers
 }
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[test]
+fn a_graphics_processor_agrees_with_the_kernels() {
+    for sizes in SHAPES {
+        let models = ModelsDir::new();
+        models.put("m", "1", &mlp_manifest(sizes), &even_layers(sizes));
+        let (on_kernels, data) = (models.open_on(Backend::Cpu, 2), numbers(1100 * sizes[0], 3));
+        for backend in crate::fixtures::GRAPHICS {
+            let registry = models.open_on(*backend, 2);
+            for count in [1, 2, 63, 64, 65, 1100] {
+                let data = &data[..count * sizes[0]];
+                let [found, expected] = [&registry, &on_kernels]
+                    .map(|registry| score(&registry.resolve("m").unwrap(), rows(sizes[0], data)));
+                let furthest = furthest(&found, &expected);
+                assert!(furthest < 1e-4, "{count} rows of {sizes:?}: {furthest}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_kernels_and_every_graph_agree() {
     for sizes in SHAPES {

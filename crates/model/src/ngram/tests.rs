@@ -177,6 +177,20 @@ fn every_backend_agrees() {
     }
 }
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[test]
+fn a_graphics_processor_agrees_with_the_kernels() {
+    let all = some_texts(130);
+    let (models, _registry, model) = models(2, Backend::Cpu);
+    let here = score(&model, texts(&all));
+    for backend in fixtures::GRAPHICS {
+        let registry = models.open_on(*backend, 2);
+        let there = score(&registry.resolve("m").unwrap(), texts(&all));
+        let furthest = furthest(&here, &there);
+        assert!(furthest < 1e-4, "{backend:?}: {furthest}");
+    }
+}
+
 /// How far the kernels' outputs are from the graph's at the furthest.
 fn kernels_from_graph(settings: &ModelSettings, name: &str, texts: &[String]) -> f32 {
     let [kernels, graph] = [Backend::Cpu, Backend::Flex].map(|backend| {

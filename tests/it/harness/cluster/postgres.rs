@@ -18,6 +18,7 @@ pub enum Replication {
 pub struct Pair {
     pub primary: Arc<Postgres>,
     pub standby: Arc<Postgres>,
+    replication: Replication,
 }
 
 impl Pair {
@@ -25,39 +26,58 @@ impl Pair {
     pub async fn start(replication: Replication) -> Self {
         let (primary, standby) = (Postgres::prepare(), Postgres::prepare());
         primary.start().await;
-        let from = format!(
-            "host=127.0.0.1 port={} user=kiln application_name=standby",
-            primary.port
-        );
-        let mut copy = server_command("pg_basebackup", standby.folder());
-        copy.args(["-d", &from, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
-            .arg("-D")
-            .arg(standby.folder().join("data"));
-        tokio::task::spawn_blocking(move || run(copy))
-            .await
-            .expect("the standby's copy");
-        standby.start().await;
         let pair = Self {
             primary: Arc::new(primary),
             standby: Arc::new(standby),
+            replication,
         };
-        let wanted = match replication {
-            Replication::Synchronous => {
-                // The standby's own settings were copied before: once promoted it waits for nobody.
-                let all = "ALTER SYSTEM SET synchronous_standby_names = '*'";
-                set(&pair.primary, all).await;
-                "sync"
-            }
+        pair.follow().await;
+        pair
+    }
+
+    /// Gives the standby a copy of the primary, and returns when it streams and commits wait for it, if they are to.
+    async fn follow(&self) {
+        let from = format!(
+            "host=127.0.0.1 port={} user=kiln application_name=standby",
+            self.primary.port
+        );
+        let mut copy = server_command("pg_basebackup", self.standby.folder());
+        copy.args(["-d", &from, "-R", "-X", "stream", "-c", "fast", "--no-sync"])
+            .arg("-D")
+            .arg(self.standby.folder().join("data"));
+        tokio::task::spawn_blocking(move || run(copy))
+            .await
+            .expect("the standby's copy");
+        self.standby.start().await;
+        if self.replication == Replication::Synchronous {
+            // The standby's own settings were copied before: once promoted it waits for nobody.
+            let all = "ALTER SYSTEM SET synchronous_standby_names = '*'";
+            set(&self.primary, all).await;
+        }
+        self.wait_streaming().await;
+    }
+
+    /// Waits until the standby has what the primary has, and is waited for if it is to be.
+    pub async fn wait_streaming(&self) {
+        let wanted = match self.replication {
+            Replication::Synchronous => "sync",
             Replication::Asynchronous => "async",
         };
         eventually("the standby streams", PATIENCE, async || {
-            let mut connection = connect(&pair.primary).await?;
+            let mut connection = connect(&self.primary).await?;
             let state = "SELECT sync_state FROM pg_stat_replication WHERE state = 'streaming'";
             let row = connection.fetch_optional(state).await.ok()??;
             (row.get::<String, _>(0) == wanted).then_some(())
         })
         .await;
-        pair
+    }
+
+    /// Once the standby was promoted and the primary is dead, they change their parts: that one gets a new copy and follows the other.
+    pub async fn change_parts(&mut self) {
+        std::mem::swap(&mut self.primary, &mut self.standby);
+        set(&self.primary, "ALTER SYSTEM RESET ALL").await;
+        self.standby.clear();
+        self.follow().await;
     }
 
     /// The URL of a database on whichever of the two takes writes.

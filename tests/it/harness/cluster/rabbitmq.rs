@@ -32,11 +32,71 @@ impl RabbitCluster {
 
     /// Waits until every node runs and is seen by the first one.
     pub async fn wait_complete(&self) {
-        eventually("the cluster's nodes see each other", PATIENCE, async || {
-            let seen = self.nodes[0].ctl(&["eval", "length(rabbit_nodes:all_running())."]);
-            (seen.await.trim() == NAMES.len().to_string()).then_some(())
+        self.wait_running(0, NAMES.len()).await;
+    }
+
+    /// Waits until so many nodes run, as one of them sees it.
+    pub async fn wait_running(&self, asked: usize, count: usize) {
+        eventually("so many nodes are seen", PATIENCE, async || {
+            let seen = self.nodes[asked].ctl(&["eval", "length(rabbit_nodes:all_running())."]);
+            (seen.await.trim() == count.to_string()).then_some(())
         })
         .await;
+    }
+
+    /// Waits until each node accepts clients, and all know each other.
+    pub async fn wait_whole(&self) {
+        for node in &self.nodes {
+            eventually("a node accepts clients", PATIENCE, async || {
+                node.accepts().await.then_some(())
+            })
+            .await;
+        }
+        self.wait_complete().await;
+    }
+
+    /// Has another node lead a quorum queue.
+    pub async fn hand_over(&self, queue: &str, to: usize) {
+        let from = self.home(queue, to).await;
+        let member = |number: usize| format!("{{'%2F_{queue}','{}@localhost'}}", NAMES[number]);
+        let hand = format!("ra:transfer_leadership({}, {}).", member(from), member(to));
+        self.nodes[to].ctl(&["eval", &hand]).await;
+    }
+
+    /// Breaks the connections between one node and the others, and lets none be made anew, until [`RabbitCluster::join`].
+    pub async fn cut_off(&self, number: usize) {
+        self.between(number, "wrong", "erlang:disconnect_node(N)")
+            .await;
+    }
+
+    /// Ends [`RabbitCluster::cut_off`].
+    pub async fn join(&self, number: usize) {
+        let cookie = "(erlang:get_cookie())";
+        self.between(number, cookie, "ok").await;
+    }
+
+    /// What one node says to the others when they shake hands, and something more.
+    async fn between(&self, number: usize, cookie: &str, more: &str) {
+        let others = NAMES.iter().filter(|name| **name != NAMES[number]);
+        let others: Vec<String> = others.map(|name| format!("'{name}@localhost'")).collect();
+        let change = format!(
+            "[begin erlang:set_cookie(N, {cookie}), {more} end || N <- [{}]].",
+            others.join(", ")
+        );
+        self.nodes[number].ctl(&["eval", &change]).await;
+    }
+
+    /// Its queues and who takes from them, as one of its nodes sees them.
+    pub async fn report(&self, asked: usize) -> String {
+        let node = &self.nodes[asked];
+        let running = node.ctl(&["eval", "{rabbit_nodes:all_running(), nodes()}."]);
+        let mut report = running.await;
+        let columns = "name leader online messages_ready messages_unacknowledged consumers";
+        let mut queues = vec!["list_queues", "--timeout", "20", "--no-table-headers"];
+        queues.extend(columns.split(' '));
+        report.push_str(&node.ctl(&queues).await);
+        report.push_str(&node.ctl(&["list_consumers", "--timeout", "20"]).await);
+        report
     }
 
     /// The URLs of its nodes, one each, on the virtual host that a broker has from the start.

@@ -29,7 +29,14 @@ pub struct RedisCluster {
 impl RedisCluster {
     /// Starts it, and returns when every slot has its primary and every primary its replica. While a shard is away, the others answer.
     pub async fn start() -> Self {
-        let servers: Vec<Server> = (0..6)
+        let cluster = Self::prepare();
+        cluster.form().await;
+        cluster
+    }
+
+    /// Six servers that know nothing of each other and don't run.
+    pub fn prepare() -> Self {
+        let servers = (0..6)
             .map(|_| {
                 let bus = sandbox::free_port().to_string();
                 Server::prepare(&[
@@ -46,18 +53,33 @@ impl RedisCluster {
                 ])
             })
             .collect();
-        join_all(servers.iter().map(Server::start)).await;
-        let cluster = Self { servers };
-        cluster.meet().await;
-        for (number, primary) in cluster.servers.iter().take(3).enumerate() {
+        Self { servers }
+    }
+
+    /// Has clients, and the other servers, reach one at another port, a proxy's, from its start on.
+    pub fn announce(&mut self, number: usize, port: u16) {
+        let arguments = &mut self.servers[number].arguments;
+        arguments.extend(["--cluster-announce-port".to_owned(), port.to_string()]);
+    }
+
+    /// Starts what was prepared, and makes one cluster of it.
+    pub async fn form(&self) {
+        join_all(self.servers.iter().map(Server::start)).await;
+        self.meet().await;
+        for (number, primary) in self.servers.iter().take(3).enumerate() {
             let id: String = primary.command(&["CLUSTER", "MYID"]).await;
-            let replica = &cluster.servers[number + 3];
+            let replica = &self.servers[number + 3];
             eventually("it knows its primary", PATIENCE, || async {
                 replica.ask::<()>(&["CLUSTER", "REPLICATE", &id]).await.ok()
             })
             .await;
         }
-        for server in &cluster.servers {
+        self.wait_whole().await;
+    }
+
+    /// Waits until every slot has its primary and every primary its replica, as each of them sees it.
+    pub async fn wait_whole(&self) {
+        for server in &self.servers {
             eventually("the cluster is whole", PATIENCE, || async {
                 let info = server.ask::<String>(&["CLUSTER", "INFO"]).await.ok()?;
                 let replicas = server.ask::<Vec<Value>>(&["CLUSTER", "SLOTS"]).await.ok()?;
@@ -66,15 +88,31 @@ impl RedisCluster {
                 (is_whole && replicas.iter().all(of_two)).then_some(())
             })
             .await;
-        }
-        for replica in cluster.servers.iter().skip(3) {
-            eventually("it follows its primary", PATIENCE, || async {
-                let up = "master_link_status:up";
-                replica.says("replication", up).await.then_some(())
+            eventually("each follows its primary, or is one", PATIENCE, || async {
+                let info = server.ask::<String>(&["INFO", "replication"]).await.ok()?;
+                let follows = info.contains("master_link_status:up");
+                (follows || info.contains("role:master")).then_some(())
             })
             .await;
         }
-        cluster
+    }
+
+    /// The numbers of the primary and of the replica of a shard, 0 to 2, once there is one of each.
+    pub async fn shard(&self, shard: usize) -> (usize, usize) {
+        let (one, other) = (shard, shard + 3);
+        eventually("a shard has its primary", PATIENCE, || async {
+            let leads = async |number: usize| {
+                self.servers[number]
+                    .says("replication", "role:master")
+                    .await
+            };
+            match (leads(one).await, leads(other).await) {
+                (true, false) => Some((one, other)),
+                (false, true) => Some((other, one)),
+                _ => None,
+            }
+        })
+        .await
     }
 
     async fn meet(&self) {
