@@ -3,10 +3,15 @@
 //! Promises that no message is dropped by the broker unseen: what expires in a queue or is delivered too often
 //! goes, at least once, to a queue from which Kiln writes its rejection. Each queue is a quorum queue: it outlives any node of a cluster.
 
+pub use super::declare::{Seen, TopologyError, inspect, look};
+use super::{
+    declare::{PRECONDITION_FAILED, Refusal, attempt},
+    shards::Shards,
+};
 use crate::config::{Queues, Retry};
 use futures_util::future::join_all;
 use lapin::{
-    Channel, Connection, ErrorKind,
+    Connection,
     options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable, LongString},
 };
@@ -14,12 +19,6 @@ use std::time::Duration;
 
 /// The quorum queue arguments that Kiln uses.
 const QUEUE_TYPE: &str = "x-queue-type";
-/// AMQP's reply code for a queue that exists with other arguments.
-const PRECONDITION_FAILED: u16 = 406;
-/// AMQP's reply code for a queue that doesn't exist.
-const NOT_FOUND: u16 = 404;
-/// How RabbitMQ says with the same code that a classic queue exists, on a node that is away.
-const HOME_IS_AWAY: &str = "inaccessible";
 /// A delivery limit that is never reached. A queue without a dead-letter exchange drops a message at its limit,
 /// and RabbitMQ 4 sets one of 20 where none is given. -1 means none there, and on 3.10 the first return.
 const NEVER: i64 = i32::MAX as i64;
@@ -54,20 +53,6 @@ impl Origin {
     }
 }
 
-/// Why the queues can't be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TopologyError {
-    /// A queue exists with other arguments: nothing that waiting mends.
-    #[error(
-        "queue `{queue}` exists with other arguments than Kiln's ({detail}); \
-         delete it once it is empty, or name another one under [queues]"
-    )]
-    Mismatch { queue: String, detail: String },
-    /// The broker can't be asked now.
-    #[error("queue `{queue}`: {detail}")]
-    Unavailable { queue: String, detail: String },
-}
-
 /// One queue with its arguments.
 #[derive(Debug, Clone)]
 pub struct QueueSpec {
@@ -85,6 +70,8 @@ pub struct Topology {
     pub expired: String,
     /// What readers' services tell of their reads.
     pub hits: String,
+    /// The queues over which jobs may be spread, beside `jobs`.
+    pub shards: Shards,
     prefix: String,
     delays_ms: Vec<u64>,
     delivery_limit: u32,
@@ -100,8 +87,10 @@ impl Topology {
                 name.to_owned()
             }
         };
+        let jobs = named(&queues.jobs, "jobs");
         Self {
-            jobs: named(&queues.jobs, "jobs"),
+            shards: Shards::new(queues, &jobs),
+            jobs,
             warm: named(&queues.warm, "warm"),
             dead: named(&queues.dead, "dead"),
             expired: format!("{}.expired", queues.prefix),
@@ -138,11 +127,18 @@ impl Topology {
     /// The queues of a lane, with their arguments.
     pub fn lane_queues(&self, lane: &str, count: usize) -> Vec<QueueSpec> {
         let names = (0..count.max(1)).map(|number| self.lane(lane, number));
-        let spec = |name: String| {
-            let limit = delivery_limit(self.delivery_limit.into());
-            spec(&name, dead_lettering(&self.expired).chain([limit]))
-        };
-        names.map(spec).collect()
+        names.map(|name| self.of_jobs(&name)).collect()
+    }
+
+    /// The queues of the shards, with their arguments: those of `jobs`.
+    pub fn shard_queues(&self) -> Vec<QueueSpec> {
+        let shard = |number| self.of_jobs(&self.shards.queue(number));
+        self.shards.wanted().map(shard).collect()
+    }
+
+    fn of_jobs(&self, name: &str) -> QueueSpec {
+        let limit = delivery_limit(self.delivery_limit.into());
+        spec(name, dead_lettering(&self.expired).chain([limit]))
     }
 
     /// Every queue of Kiln's that isn't a lane's.
@@ -157,10 +153,7 @@ impl Topology {
         let mut queues: Vec<QueueSpec> = [&self.dead, &self.expired]
             .map(|name| spec(name, std::iter::once(delivery_limit(NEVER))))
             .into();
-        for name in [&self.jobs, &self.warm] {
-            let limit = delivery_limit(self.delivery_limit.into());
-            queues.push(spec(name, dead_lettering(&self.expired).chain([limit])));
-        }
+        queues.extend([&self.jobs, &self.warm].map(|name| self.of_jobs(name)));
         let mut delays = self.delays_ms.clone();
         delays.sort_unstable();
         delays.dedup();
@@ -272,101 +265,6 @@ impl QueueSpec {
             }),
             Err(refusal) => Err(refusal.unavailable(&self.name)),
         }
-    }
-}
-
-/// What the broker says of a queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Messages that wait to be delivered.
-    pub messages: u32,
-    pub consumers: u32,
-}
-
-/// Looks at a queue without changing it; `None` where there is none.
-pub async fn inspect(
-    connection: &Connection,
-    queue: &str,
-    timeout: Duration,
-) -> Result<Option<Seen>, TopologyError> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    match attempt(connection, queue, options, &FieldTable::default(), timeout).await {
-        Ok(seen) => Ok(Some(seen)),
-        Err(Refusal::Replied(NOT_FOUND, detail)) if !detail.contains(HOME_IS_AWAY) => Ok(None),
-        Err(refusal) => Err(refusal.unavailable(queue)),
-    }
-}
-
-/// Why a declaration failed.
-enum Refusal {
-    /// The broker's reply code and text.
-    Replied(u16, String),
-    Silent(String),
-}
-
-impl Refusal {
-    fn unavailable(self, queue: &str) -> TopologyError {
-        let (Self::Replied(_, detail) | Self::Silent(detail)) = self;
-        TopologyError::Unavailable {
-            queue: queue.to_owned(),
-            detail,
-        }
-    }
-}
-
-/// Declares on a channel of its own: a refusal costs the channel.
-async fn attempt(
-    connection: &Connection,
-    queue: &str,
-    options: QueueDeclareOptions,
-    arguments: &FieldTable,
-    timeout: Duration,
-) -> Result<Seen, Refusal> {
-    let work = async {
-        let channel = connection.create_channel().await?;
-        let queue = channel
-            .queue_declare(queue.into(), options, arguments.clone())
-            .await?;
-        channel.close(200, "declared".into()).await?;
-        Ok::<_, lapin::Error>(Seen {
-            messages: queue.message_count(),
-            consumers: queue.consumer_count(),
-        })
-    };
-    match tokio::time::timeout(timeout, work).await {
-        Ok(Ok(seen)) => Ok(seen),
-        Ok(Err(error)) => Err(match error.kind() {
-            ErrorKind::ProtocolError(e) => {
-                Refusal::Replied(e.get_id(), e.get_message().to_string())
-            }
-            _ => Refusal::Silent(error.to_string()),
-        }),
-        Err(_) => Err(Refusal::Silent(format!(
-            "no answer within {} ms",
-            timeout.as_millis()
-        ))),
-    }
-}
-
-/// The same on a channel that is open already; where there is no such queue, the channel is closed by that.
-pub async fn look(channel: &Channel, queue: &str) -> Result<Option<Seen>, lapin::Error> {
-    let options = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declared = channel.queue_declare(queue.into(), options, FieldTable::default());
-    match declared.await {
-        Ok(queue) => Ok(Some(Seen {
-            messages: queue.message_count(),
-            consumers: queue.consumer_count(),
-        })),
-        Err(error) => match error.kind() {
-            ErrorKind::ProtocolError(e) if e.get_id() == NOT_FOUND => Ok(None),
-            _ => Err(error),
-        },
     }
 }
 

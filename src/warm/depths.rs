@@ -3,7 +3,7 @@
 use crate::{
     amqp::{
         connection::Broker,
-        topology::{self, Topology},
+        topology::{self, Seen, Topology},
     },
     config::Warm,
 };
@@ -31,18 +31,23 @@ impl Depths {
         let Some((_, channel)) = &self.0 else {
             return false;
         };
-        let max = [
-            (&topology.jobs, settings.max_backlog),
-            (&topology.warm, settings.max_queued),
-        ];
-        for (queue, max) in max {
-            match tokio::time::timeout(broker.timeout(), topology::look(channel, queue)).await {
-                Ok(Ok(Some(seen))) if seen.messages < max => {}
-                Ok(Ok(Some(_))) => return false,
-                Ok(Ok(None) | Err(_)) | Err(_) => {
+        let shards = &topology.shards;
+        let found = shards.found().borrow().clone();
+        let mut jobs: Vec<String> = found.iter().map(|one| shards.queue(*one)).collect();
+        jobs.push(topology.jobs.clone());
+        let warm = vec![topology.warm.clone()];
+        for (queues, max) in [(jobs, settings.max_backlog), (warm, settings.max_queued)] {
+            let mut all = Seen::default();
+            for queue in queues {
+                let look = topology::look(channel, &queue);
+                let Ok(Ok(Some(seen))) = tokio::time::timeout(broker.timeout(), look).await else {
                     self.0 = None;
                     return false;
-                }
+                };
+                all = all.and(seen);
+            }
+            if all.messages >= max {
+                return false;
             }
         }
         true

@@ -302,6 +302,7 @@ impl Worker {
             lanes: self.lane_depths.clone(),
             metrics: self.metrics.clone(),
             health: self.health.clone(),
+            pause: self.pause.clone(),
         };
         tasks.add_droppable("queue depths", move || tasks::depths::watch(watch.clone()));
         let engine = self.engine.clone();

@@ -4,6 +4,7 @@ use super::{
     optional::{self, Missing},
     process::JobProcessor,
     session::{End, Session},
+    shard_keeper::ShardKeeper,
     suspects::Suspects,
     switch::Switch,
     tasks,
@@ -19,7 +20,9 @@ use crate::{
     store::StoreError,
 };
 use anyhow::{Context, bail};
+use futures_util::{FutureExt, future::BoxFuture};
 use std::{
+    convert::Infallible,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -49,6 +52,8 @@ struct Opened {
     session: Session,
     /// Queues that couldn't be declared, and that jobs can do without for now.
     left: Vec<(QueueSpec, String)>,
+    /// What keeps the shards for as long as the session lasts.
+    shards: BoxFuture<'static, Infallible>,
 }
 
 impl Intake {
@@ -146,6 +151,7 @@ impl Intake {
             connection,
             session,
             left,
+            shards,
         } = opened;
         self.health.up(Part::Broker);
         tracing::info!(queue = self.topology.jobs, "taking jobs");
@@ -154,6 +160,7 @@ impl Intake {
         let end = tokio::select! {
             end = session.run(stop, &mut self.pause) => end,
             never = left => match never {},
+            never = shards => match never {},
         };
         let closing = connection.close(200, "stopped".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
@@ -204,6 +211,31 @@ impl Intake {
         }
     }
 
+    /// What keeps the shards. The first time, they and their exchange are tried once before it is given: whoever looks at a worker that is
+    /// ready is to find them.
+    async fn keep_shards(
+        &self,
+        connection: &Arc<lapin::Connection>,
+        missing: &Missing,
+    ) -> BoxFuture<'static, Infallible> {
+        let (shards, tried) = (&self.topology.shards, CancellationToken::new());
+        let keeper = ShardKeeper {
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            missing: missing.clone(),
+            tried: tried.clone(),
+        };
+        let mut keeping = keeper.run(connection.clone()).boxed();
+        if !shards.wanted().is_empty() && shards.found().borrow().is_empty() {
+            tokio::select! {
+                never = &mut keeping => match never {},
+                () = tried.cancelled() => {}
+                () = tokio::time::sleep(OTHERS) => {}
+            }
+        }
+        keeping
+    }
+
     /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
     /// held.
     async fn open_session(&self, missing: &Missing) -> Result<Opened, Unopened> {
@@ -232,6 +264,7 @@ impl Intake {
             }
         }
         let connection = Arc::new(connection);
+        let shards = self.keep_shards(&connection, missing).await;
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
         let suspects = self.suspects.clone();
         let open = Session::open(connection.clone(), topology, processor, suspects, missing);
@@ -240,6 +273,7 @@ impl Intake {
                 connection,
                 session,
                 left,
+                shards,
             }),
             Ok(Err(error)) => Err(Unopened::Clashed(self.broker.scrub(&error))),
             Err(_) => Err(later("no answer to starting the consumers".into())),

@@ -5,8 +5,10 @@
 
 use super::{channels::DeliveryChannel, process::JobProcessor, suspects::Suspects};
 use crate::amqp::{
+    connection::Broker,
     consumer::QueueConsumer,
     delivery::Delivery,
+    spread::Spread,
     topology::{self, Origin, Topology},
 };
 use crate::pipeline::{Arriving, Engine, LaneQueue, LaneQueues};
@@ -54,11 +56,15 @@ pub(super) struct LaneIntake {
 impl LaneIntake {
     /// Declares the lane's queues, and consumes them where the lane is served here; and so those that it had before it was given fewer.
     pub async fn open(
+        broker: &Broker,
         connection: &Connection,
         topology: &Topology,
         lane: &LaneQueues,
-        timeout: Duration,
     ) -> Result<Self, String> {
+        let timeout = broker.timeout();
+        // Those of lanes with one queue each aren't all on one node either.
+        let first = lane.lane.bytes().map(usize::from).sum();
+        let mut spread = Spread::from(broker, first);
         let mut consumers = Vec::new();
         let (mut is_new, mut waiting) = (false, 0);
         let queues = topology.lane_queues(&lane.lane, lane.queues);
@@ -67,7 +73,10 @@ impl LaneIntake {
             let there = there.map_err(|e| e.to_string())?;
             is_new |= there.is_none();
             waiting += there.map_or(0, |depth| depth.messages);
-            let declared = queue.declare(connection, timeout).await;
+            let declared = match there {
+                Some(_) => queue.declare(connection, timeout).await,
+                None => spread.declare(&queue, connection, timeout).await,
+            };
             declared.map_err(|e| e.to_string())?;
             if lane.is_served {
                 let is_limited = number >= lane.shared;

@@ -243,6 +243,7 @@ impl<'s> LaneSession<'s> {
             };
             self.open.insert(lane.lane.clone(), opening);
             let (connection, topology) = (self.connection.clone(), self.sessions.topology.clone());
+            let broker = self.sessions.broker.clone();
             self.opening.spawn(async move {
                 let queue = topology.lane(&lane.lane, 0);
                 if !is_sure {
@@ -251,7 +252,7 @@ impl<'s> LaneSession<'s> {
                         return (lane, Ok(None));
                     }
                 }
-                let open = LaneIntake::open(&connection, &topology, &lane, timeout);
+                let open = LaneIntake::open(&broker, &connection, &topology, &lane);
                 let open = open.await.map(Some);
                 (lane, open)
             });

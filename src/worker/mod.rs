@@ -6,6 +6,7 @@ mod drain;
 #[cfg(test)]
 mod hammer;
 mod intake;
+mod job_queues;
 mod lane_intake;
 mod lane_session;
 mod optional;
@@ -13,6 +14,8 @@ mod process;
 mod run;
 mod session;
 mod settle;
+mod shard_keeper;
+mod share;
 mod sized_consumer;
 mod supervisor;
 mod suspects;

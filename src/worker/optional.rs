@@ -3,11 +3,12 @@
 //! Promises that none of them ends a session or holds up a job, whatever the broker says of it; that each is tried again, with rests that
 //! grow; and that each reason is said once.
 
+use super::{share::Share, sized_consumer::SizedConsumer};
 use crate::{
     amqp::{
         consumer::QueueConsumer,
         delivery::Delivery,
-        topology::{Origin, QueueSpec, Topology},
+        topology::{Origin, QueueSpec, Topology, inspect},
     },
     backoff::Backoff,
     health::Health,
@@ -16,7 +17,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
-use lapin::Connection;
+use lapin::{Channel, Connection};
 use std::{
     collections::BTreeMap,
     convert::Infallible,
@@ -67,6 +68,26 @@ impl Missing {
         }
     }
 
+    /// Says why the exchange can't be used, where that is news.
+    pub(super) fn note_exchange(&self, exchange: &str, reason: &str) {
+        let name = of_exchange(exchange);
+        if self.is_news(&name, reason) {
+            if let Some(health) = &self.health {
+                health.queue(&name, Err(reason));
+            }
+            tracing::warn!(
+                exchange,
+                reason,
+                "an exchange can't be used; jobs that don't go through it go on, and it is tried again"
+            );
+        }
+    }
+
+    /// Says that the exchange is used again, where the contrary was said.
+    pub(super) fn found_exchange(&self, exchange: &str) {
+        self.found(&of_exchange(exchange));
+    }
+
     /// Says that a queue is used again, where the contrary was said.
     pub(super) fn found(&self, queue: &str) {
         if self.said().remove(queue).is_some() {
@@ -86,6 +107,10 @@ impl Missing {
     fn said(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn of_exchange(exchange: &str) -> String {
+    format!("exchange {exchange}")
 }
 
 /// Declares what couldn't be declared at first, until it is; never ends.
@@ -114,13 +139,20 @@ pub(super) async fn declare(
     std::future::pending().await
 }
 
+/// A queue that jobs can do without, and how it is taken from.
+pub(super) struct OptionalQueue {
+    pub name: String,
+    pub origin: Origin,
+    pub share: Share,
+    /// Hears that it isn't there any more: whether it is to be is for others to say. Without one it is declared again.
+    pub gone: Option<Arc<dyn Fn() + Send + Sync>>,
+}
+
 /// The consumer of a queue that jobs don't need.
 pub(super) struct OptionalConsumer {
     connection: Arc<Connection>,
     topology: Arc<Topology>,
-    queue: String,
-    origin: Origin,
-    prefetch: u16,
+    queue: OptionalQueue,
     timeout: Duration,
     missing: Missing,
     state: State,
@@ -130,9 +162,17 @@ pub(super) struct OptionalConsumer {
 }
 
 enum State {
-    Opening(BoxFuture<'static, Result<QueueConsumer, String>>),
+    Opening(BoxFuture<'static, Result<SizedConsumer, Unopened>>),
     /// The second is when it will have lasted; none once that is noted.
-    Open(Box<QueueConsumer>, Option<Instant>),
+    Open(Box<SizedConsumer>, Option<Instant>),
+    /// There is no such queue, and it isn't this consumer's to declare it.
+    Gone,
+}
+
+/// Why a consumer couldn't be opened.
+enum Unopened {
+    Gone,
+    Refused(String),
 }
 
 impl OptionalConsumer {
@@ -140,49 +180,66 @@ impl OptionalConsumer {
     pub(super) fn new(
         connection: &Arc<Connection>,
         topology: &Arc<Topology>,
-        queue: &str,
-        origin: Origin,
-        prefetch: u16,
+        queue: OptionalQueue,
         timeout: Duration,
         missing: &Missing,
     ) -> Self {
         let mut consumer = Self {
             connection: connection.clone(),
             topology: topology.clone(),
-            queue: queue.to_owned(),
-            origin,
-            prefetch,
+            queue,
             timeout,
             missing: missing.clone(),
             state: State::Opening(std::future::pending().boxed()),
             former: Vec::new(),
             rests: rests(),
         };
-        consumer.state = consumer.opening(Duration::ZERO);
+        consumer.state = consumer.opening(Duration::ZERO, Vec::new());
         consumer
     }
 
-    fn opening(&self, rest: Duration) -> State {
-        let (connection, queue) = (self.connection.clone(), self.queue.clone());
+    /// Opens it after a rest, once the channels by which nothing is taken any more are closed.
+    fn opening(&self, rest: Duration, over: Vec<Channel>) -> State {
+        let (connection, queue) = (self.connection.clone(), self.queue.name.clone());
         let topology = self.topology.clone();
-        let (origin, prefetch, timeout) = (self.origin, self.prefetch, self.timeout);
+        let (origin, share, timeout) = (self.queue.origin, self.queue.share, self.timeout);
+        let is_declared = self.queue.gone.is_none();
         let opening = async move {
+            for channel in over {
+                let closing = channel.close(200, "over".into());
+                let _gone_counts_too = tokio::time::timeout(timeout, closing).await;
+            }
             if !rest.is_zero() {
                 tokio::time::sleep(rest).await;
                 // It may have been deleted.
-                let specs = topology.queues().into_iter();
-                for spec in specs.filter(|spec| spec.name == queue) {
-                    let declared = spec.declare(&connection, timeout).await;
-                    declared.map_err(|error| error.to_string())?;
+                if is_declared {
+                    let specs = topology.queues().into_iter();
+                    for spec in specs.filter(|spec| spec.name == queue) {
+                        let declared = spec.declare(&connection, timeout).await;
+                        declared.map_err(|error| Unopened::Refused(error.to_string()))?;
+                    }
+                } else if matches!(inspect(&connection, &queue, timeout).await, Ok(None)) {
+                    return Err(Unopened::Gone);
                 }
             }
-            let open = QueueConsumer::open(&connection, &queue, origin, prefetch);
+            let open = SizedConsumer::open(connection, &queue, origin, share);
             match tokio::time::timeout(timeout, open).await {
-                Ok(opened) => opened.map_err(|error| error.to_string()),
-                Err(_) => Err("no answer to starting a consumer".to_owned()),
+                Ok(opened) => opened.map_err(|error| Unopened::Refused(error.to_string())),
+                Err(_) => {
+                    let reason = "no answer to starting a consumer".to_owned();
+                    Err(Unopened::Refused(reason))
+                }
             }
         };
         State::Opening(opening.boxed())
+    }
+
+    /// Opens it again where its queue wasn't there any more, and is now.
+    pub(super) fn revive(&mut self) {
+        if matches!(self.state, State::Gone) {
+            self.rests.reset();
+            self.state = self.opening(Duration::ZERO, Vec::new());
+        }
     }
 
     /// The next delivery, however long it takes to open a consumer.
@@ -193,7 +250,7 @@ impl OptionalConsumer {
                     biased;
                     () = reached(*lasts) => {
                         *lasts = None;
-                        self.missing.found(&self.queue);
+                        self.missing.found(&self.queue.name);
                         self.rests.reset();
                         continue;
                     }
@@ -209,20 +266,39 @@ impl OptionalConsumer {
                         self.state = State::Open(Box::new(consumer), lasts);
                         continue;
                     }
-                    Err(reason) => reason,
+                    Err(Unopened::Refused(reason)) => reason,
+                    Err(Unopened::Gone) => {
+                        self.state = State::Gone;
+                        self.missing.found(&self.queue.name);
+                        self.queue.gone.iter().for_each(|gone| gone());
+                        continue;
+                    }
                 },
+                State::Gone => std::future::pending().await,
             };
             // Without a connection the session ends by itself.
             if self.rests.attempts() >= SILENT_TRIES && self.connection.status().connected() {
-                self.missing.note(&self.queue, &lost);
+                self.missing.note(&self.queue.name, &lost);
             }
-            let rest = self.rests.next_wait();
-            let opening = self.opening(rest);
-            if let State::Open(former, _) = std::mem::replace(&mut self.state, opening) {
-                self.former.push(*former);
-                self.former.retain(is_awaited);
-            }
+            self.reopen();
         }
+    }
+
+    /// Opens another consumer after a rest.
+    fn reopen(&mut self) {
+        let former = std::mem::replace(&mut self.state, State::Gone);
+        let former: Vec<QueueConsumer> = match former {
+            State::Open(former, _) => former.into_consumers().collect(),
+            State::Opening(_) | State::Gone => Vec::new(),
+        };
+        // What still came by one of them would wait for nobody.
+        let is_over = |one: &&QueueConsumer| !one.has_ended();
+        let over = former.iter().filter(is_over).map(|one| one.channel.clone());
+        let over = over.collect();
+        let rest = self.rests.next_wait();
+        self.state = self.opening(rest, over);
+        self.former.extend(former);
+        self.former.retain(is_awaited);
     }
 
     /// A delivery that is here already.
@@ -230,7 +306,7 @@ impl OptionalConsumer {
         match &mut self.state {
             // Why there is none is learnt by whoever waits for the next one.
             State::Open(consumer, _) => consumer.ready().ok().flatten(),
-            State::Opening(_) => None,
+            State::Opening(_) | State::Gone => None,
         }
     }
 
@@ -238,17 +314,17 @@ impl OptionalConsumer {
     pub(super) async fn end(&mut self) -> Vec<Delivery> {
         match &mut self.state {
             State::Open(consumer, _) => consumer.end().await,
-            State::Opening(_) => Vec::new(),
+            State::Opening(_) | State::Gone => Vec::new(),
         }
     }
 
     /// Every consumer there is.
     pub(super) fn consumers(&self) -> impl Iterator<Item = &QueueConsumer> {
         let open = match &self.state {
-            State::Open(consumer, _) => Some(&**consumer),
-            State::Opening(_) => None,
+            State::Open(consumer, _) => Some(consumer.consumers()),
+            State::Opening(_) | State::Gone => None,
         };
-        open.into_iter().chain(&self.former)
+        open.into_iter().flatten().chain(&self.former)
     }
 }
 

@@ -7,22 +7,21 @@
 use super::{
     channels::{self, DeliveryChannel, STRAGGLER_WAIT},
     drain::DrainLimits,
-    optional::{Missing, OptionalConsumer},
+    job_queues::JobQueues,
+    optional::{Missing, OptionalConsumer, OptionalQueue},
     process::JobProcessor,
-    sized_consumer::SizedConsumer,
+    share::Share,
     suspects::Suspects,
     switch::Switch,
     warm_throttle::{Allowance, WarmBatch, WarmThrottle},
 };
 use crate::{
     amqp::{
-        consumer::QueueConsumer,
         delivery::Delivery,
         topology::{Origin, Topology},
     },
     config,
 };
-use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -52,7 +51,7 @@ pub enum End {
 pub struct Session {
     processor: JobProcessor,
     suspects: Suspects,
-    jobs: SizedConsumer,
+    jobs: JobQueues,
     warm: OptionalConsumer,
     expired: OptionalConsumer,
     throttle: Arc<Mutex<WarmThrottle>>,
@@ -77,26 +76,23 @@ impl Session {
             // Warming never takes the last one.
             intake.batches_in_flight - usize::from(intake.batches_in_flight > 1),
         );
-        let optional = |queue: &str, origin, prefetch| {
-            let limit = config::ms(limit);
-            OptionalConsumer::new(
-                &connection,
-                &topology,
-                queue,
+        let optional = |name: &str, origin, prefetch| {
+            let queue = OptionalQueue {
+                name: name.to_owned(),
                 origin,
-                prefetch,
-                limit,
-                missing,
-            )
+                share: Share::fixed(prefetch),
+                gone: None,
+            };
+            OptionalConsumer::new(&connection, &topology, queue, config::ms(limit), missing)
         };
         Ok(Self {
             expired: optional(&topology.expired, Origin::Expired, EXPIRED_PREFETCH),
             warm: optional(&topology.warm, Origin::Warm, intake.warm_prefetch),
-            jobs: SizedConsumer::open(
+            jobs: JobQueues::open(
                 connection.clone(),
-                &topology.jobs,
-                intake.prefetch,
-                intake.max_bytes_in_hand,
+                topology.clone(),
+                &processor.settings,
+                missing,
             )
             .await?,
             processor,
@@ -137,8 +133,7 @@ impl Session {
                 _ = stragglers.tick() => channels::flush_stragglers(&self.channels()),
                 _ = sweep.tick() => self.suspects.sweep(),
                 delivery = self.jobs.next(), if has_room => {
-                    let delivery = delivery?.ok_or("the broker cancelled the consumer of the jobs")?;
-                    self.take_jobs(delivery)?;
+                    self.take_jobs(delivery?)?;
                 }
                 delivery = self.warm.next(), if has_room && may_warm => {
                     self.take_warm(delivery, warm);
@@ -232,9 +227,8 @@ impl Session {
     }
 
     async fn finish(&mut self) {
-        let jobs = self.jobs.consumers_mut().map(QueueConsumer::end);
-        let jobs = jobs.collect::<FuturesUnordered<_>>().concat();
-        let (jobs, warm, expired) = tokio::join!(jobs, self.warm.end(), self.expired.end());
+        let (jobs, warm, expired) =
+            tokio::join!(self.jobs.end(), self.warm.end(), self.expired.end());
         self.submit(jobs.into_iter().chain(warm).chain(expired), None);
         let (suspects, processor) = (self.suspects.clone(), self.processor.clone());
         let idle = async {

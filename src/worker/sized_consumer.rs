@@ -1,17 +1,15 @@
-//! Owns taking producers' jobs with as many of them unacknowledged as their size allows.
+//! Owns taking a queue's messages with as many of them unacknowledged as their size allows.
 //!
 //! Promises to begin with few, so that large bodies which wait are never all in memory; to take as many as the settings say while
 //! bodies are small; and to go back to few when large ones come, for as long as they come. Refuses to await the broker: that is done beside it.
 
+use super::share::{FEW, Share};
 use crate::amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
 use std::sync::Arc;
 use tokio::task::JoinSet;
 
-/// Messages that may be unacknowledged whatever their size.
-const FEW: u16 = 16;
-/// Of the bytes that may be in hand, one part in so many is for bodies that were delivered and wait to be taken.
-const PART: usize = 4;
 /// Weight of a body in the running mean if it is larger than that, and if it is smaller.
 const LARGER: f64 = 0.5;
 const SMALLER: f64 = 0.05;
@@ -19,17 +17,15 @@ const SMALLER: f64 = 0.05;
 /// How large bodies are, and what follows from it. Pure.
 #[derive(Debug)]
 struct Sizes {
-    max_prefetch: u16,
-    bytes: usize,
+    share: Share,
     mean: f64,
     seen: u64,
 }
 
 impl Sizes {
-    fn new(max_prefetch: u16, max_bytes_in_hand: usize) -> Self {
+    fn new(share: Share) -> Self {
         Self {
-            max_prefetch,
-            bytes: max_bytes_in_hand / PART,
+            share,
             mean: 0.0,
             seen: 0,
         }
@@ -43,9 +39,9 @@ impl Sizes {
 
     /// Messages beyond the first few that may be unacknowledged.
     fn beyond_few(&self) -> u16 {
-        let fit = self.bytes as f64 / self.mean.max(1.0);
-        let fit = fit.min(f64::from(self.max_prefetch)) as u16;
-        fit.saturating_sub(FEW)
+        let fit = self.share.bytes as f64 / self.mean.max(1.0);
+        let fit = fit.min(f64::from(self.share.max)) as u16;
+        fit.saturating_sub(self.share.few)
     }
 
     /// What is to become of a consumer that takes so many beyond the first few; of none, where there is none.
@@ -72,6 +68,7 @@ enum Change {
 pub(super) struct SizedConsumer {
     connection: Arc<Connection>,
     queue: String,
+    origin: Origin,
     sizes: Sizes,
     few: QueueConsumer,
     /// The one that takes more, and how many.
@@ -88,15 +85,15 @@ impl SizedConsumer {
     pub async fn open(
         connection: Arc<Connection>,
         queue: &str,
-        max_prefetch: u16,
-        max_bytes_in_hand: usize,
+        origin: Origin,
+        share: Share,
     ) -> Result<Self, lapin::Error> {
-        let few = FEW.min(max_prefetch);
         Ok(Self {
-            few: QueueConsumer::open(&connection, queue, Origin::Jobs, few).await?,
+            few: QueueConsumer::open(&connection, queue, origin, share.few).await?,
             connection,
             queue: queue.to_owned(),
-            sizes: Sizes::new(max_prefetch, max_bytes_in_hand),
+            origin,
+            sizes: Sizes::new(share),
             many: None,
             ending: Vec::new(),
             opening: JoinSet::new(),
@@ -166,9 +163,10 @@ impl SizedConsumer {
             }
             Change::Open(wanted) if !self.is_opening => {
                 let (connection, queue) = (self.connection.clone(), self.queue.clone());
+                let origin = self.origin;
                 self.is_opening = true;
                 self.opening.spawn(async move {
-                    let many = QueueConsumer::open(&connection, &queue, Origin::Jobs, wanted);
+                    let many = QueueConsumer::open(&connection, &queue, origin, wanted);
                     Ok(Some((many.await?, wanted)))
                 });
             }
@@ -182,12 +180,20 @@ impl SizedConsumer {
         std::iter::once(&self.few).chain(many).chain(&self.ending)
     }
 
-    /// The same, to end them.
-    pub fn consumers_mut(&mut self) -> impl Iterator<Item = &mut QueueConsumer> {
+    /// Cancels them and returns what they were given and haven't taken.
+    pub async fn end(&mut self) -> Vec<Delivery> {
         let many = self.many.iter_mut().map(|(consumer, _)| consumer);
-        std::iter::once(&mut self.few)
+        let all = std::iter::once(&mut self.few)
             .chain(many)
-            .chain(&mut self.ending)
+            .chain(&mut self.ending);
+        let ends: FuturesUnordered<_> = all.map(QueueConsumer::end).collect();
+        ends.concat().await
+    }
+
+    /// Every consumer, of one that gives no more.
+    pub fn into_consumers(self) -> impl Iterator<Item = QueueConsumer> {
+        let many = self.many.into_iter().map(|(consumer, _)| consumer);
+        std::iter::once(self.few).chain(many).chain(self.ending)
     }
 }
 
@@ -207,9 +213,13 @@ async fn next_of(consumer: Option<&mut QueueConsumer>) -> Result<Option<Delivery
 mod tests {
     use super::*;
 
+    fn sizes(prefetch: u16) -> Sizes {
+        Sizes::new(Share::jobs(prefetch, 256 << 20, 0))
+    }
+
     #[test]
     fn few_large_bodies_are_unacknowledged_and_many_small_ones() {
-        let mut sizes = Sizes::new(1_000, 256 << 20);
+        let mut sizes = sizes(1_000);
         for _ in 0..16 {
             sizes.note(2_200);
         }
@@ -225,12 +235,13 @@ mod tests {
             sizes.note(2_200);
         }
         assert_eq!(sizes.beyond_few(), 1_000 - FEW);
-        assert_eq!(Sizes::new(8, 256 << 20).beyond_few(), 0);
+        let few = Sizes::new(Share::jobs(8, 256 << 20, 0));
+        assert_eq!(few.beyond_few(), 0);
     }
 
     #[test]
     fn it_goes_back_to_many_when_bodies_are_small_again() {
-        let mut sizes = Sizes::new(1_000, 256 << 20);
+        let mut sizes = sizes(1_000);
         assert_eq!(sizes.change(None), Change::None, "nothing is known yet");
         (0..16).for_each(|_| sizes.note(2_200));
         assert_eq!(sizes.change(None), Change::Open(984));

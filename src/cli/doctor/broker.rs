@@ -2,13 +2,17 @@
 //!
 //! Promises to create no queue that stays: it tries on one that goes with its connection.
 
-use super::check::{Check, Status};
+use super::{
+    check::{Check, Status},
+    queue::{queue, shown},
+    shards,
+};
 use crate::{
     amqp::{
         confirm::{ConfirmChannel, PublishOutcome},
         connection::{Broker, ConnectError, NoAnswer},
         message::Message,
-        topology::{QueueSpec, Seen, Topology, TopologyError, inspect},
+        topology::Topology,
     },
     cli::{
         lane_queues::{self, LaneSeen},
@@ -64,6 +68,7 @@ pub(super) async fn check(settings: &Settings, token: &str) -> Vec<Check> {
         checks.push(Check::warn(QUEUES, found, advice));
     }
     checks.extend(there);
+    checks.extend(shards::check(&broker, &connection, &topology, token).await);
     checks.extend(lanes(&connection, &topology, settings, broker.timeout()).await);
     close(&connection).await;
     checks
@@ -221,60 +226,6 @@ async fn try_rights(
     broker.within(trial).await
 }
 
-/// Whether a queue has Kiln's arguments; `None` where there is none of its name, and that stays so.
-async fn queue(
-    connection: &Connection,
-    spec: &QueueSpec,
-    topology: &Topology,
-    timeout: Duration,
-) -> Option<Check> {
-    let name = format!("queue {}", spec.name);
-    let seen = match inspect(connection, &spec.name, timeout).await {
-        Ok(seen) => seen?,
-        Err(error) if spec.name == topology.hits => {
-            return Some(Check::warn(name, error.to_string(), replace_hints(spec)));
-        }
-        Err(error) => {
-            let found = error.to_string();
-            return Some(Check::fail(name, found, "see the broker's log"));
-        }
-    };
-    // To declare what exists compares the arguments and changes nothing.
-    Some(match spec.declare(connection, timeout).await {
-        Ok(()) => {
-            let mut check = Check::ok(name, shown(seen));
-            if spec.name == topology.dead && seen.messages > 0 {
-                check.advice = "see `kiln dead list`".into();
-            }
-            check
-        }
-        Err(TopologyError::Mismatch { detail, .. }) if spec.name == topology.hits => Check::warn(
-            name,
-            format!("no quorum queue as Kiln declares it: {detail}"),
-            replace_hints(spec),
-        ),
-        Err(TopologyError::Mismatch { detail, .. }) => Check::fail(
-            name,
-            format!("other arguments than Kiln's: {detail}"),
-            "delete it once it is empty, or name another one under [queues]",
-        ),
-        Err(TopologyError::Unavailable { detail, .. }) => Check::fail(
-            name,
-            detail,
-            "the user needs the right to configure it: `rabbitmqctl set_permissions`",
-        ),
-    })
-}
-
-/// How the queue of hints becomes one that outlives its node.
-fn replace_hints(spec: &QueueSpec) -> String {
-    format!(
-        "jobs go on without it, and it is lost with its node: once no older release runs, `rabbitmqctl delete_queue {}`; \
-         workers declare it anew within a minute, whose hints are lost",
-        spec.name
-    )
-}
-
 /// The queues of each lane that has some.
 async fn lanes(
     connection: &Connection,
@@ -309,21 +260,10 @@ fn lane_check(name: String, lane: &str, queues: LaneSeen) -> Check {
     Check::warn(name, found, advice)
 }
 
-fn shown(seen: Seen) -> String {
-    let counted = |number: u32, thing: &str| {
-        let plural = if number == 1 { "" } else { "s" };
-        format!("{number} {thing}{plural}")
-    };
-    format!(
-        "{}, {}",
-        counted(seen.messages, "message"),
-        counted(seen.consumers, "consumer")
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amqp::topology::Seen;
 
     #[test]
     fn addresses_of_several_clusters_are_a_warning() {

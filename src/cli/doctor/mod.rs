@@ -8,8 +8,10 @@ mod local;
 mod partitions;
 mod postgres;
 mod problem;
+mod queue;
 mod redis;
 mod replication;
+mod shards;
 
 use super::Exit;
 use crate::config::Loaded;

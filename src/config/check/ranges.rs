@@ -90,9 +90,12 @@ fn http(http: &Http) -> [Range; 2] {
     ]
 }
 
-fn queues(queues: &Queues) -> [Range; 1] {
+fn queues(queues: &Queues) -> [Range; 2] {
     let limit = queues.delivery_limit;
-    [range("queues.delivery_limit", limit, 10, 1_000_000)]
+    [
+        range("queues.delivery_limit", limit, 10, 1_000_000),
+        count("queues.shards", queues.shards, 0, 32),
+    ]
 }
 
 fn intake(intake: &Intake) -> [Range; 13] {

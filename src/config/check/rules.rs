@@ -22,6 +22,7 @@ pub(super) fn queues(queues: &Queues) -> Result<(), ConfigError> {
         ("queues.jobs", &queues.jobs, 0),
         ("queues.warm", &queues.warm, 0),
         ("queues.dead", &queues.dead, 0),
+        ("queues.exchange", &queues.exchange, 0),
     ] {
         let length = Range {
             name,

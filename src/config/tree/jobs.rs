@@ -14,6 +14,11 @@ pub struct Queues {
     pub warm: String,
     /// Name of the queue of dead letters; empty: `{prefix}.dead`.
     pub dead: String,
+    /// Further queues of jobs, `{jobs}.0` and so on, with leaders on different nodes: for more jobs than one node can lead. An exchange spreads
+    /// over them what is published to it with the job's id as the routing key. 0: none, and no exchange.
+    pub shards: usize,
+    /// Name of that exchange; empty: the prefix.
+    pub exchange: String,
     /// Deliveries after which RabbitMQ itself dead-letters a message; a backstop far beyond `retry.max_tries`.
     pub delivery_limit: u32,
 }
@@ -25,6 +30,8 @@ impl Default for Queues {
             jobs: String::new(),
             warm: String::new(),
             dead: String::new(),
+            shards: 0,
+            exchange: String::new(),
             delivery_limit: 100,
         }
     }

@@ -4,7 +4,7 @@ use super::{
     labels::{
         AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf,
         HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION,
-        PublisherKind, QueueKind, ReplyOutcome, Server, Stage, Table, TraceOutcome, VERSION,
+        PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table, TraceOutcome, VERSION,
         WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
@@ -147,6 +147,8 @@ catalogue! {
             .by(&[Server::LABEL]);
         QUEUE_MESSAGES = gauge("kiln_queue_messages", "messages", "Messages ready in a queue.")
             .by(&[QueueKind::LABEL]);
+        SHARD_MESSAGES = gauge("kiln_shard_messages", "messages", "Messages ready in a shard of the queue of jobs.")
+            .by(&[SHARD]);
         BROKER_RECONNECTS = counter("kiln_broker_reconnects_total", "connections",
             "Connections to the broker that had to be made again.");
         PUBLISHER_UP = gauge("kiln_publisher_up", "1 or 0", "1 while what is published gets to the broker.")

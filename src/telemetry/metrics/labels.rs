@@ -213,7 +213,7 @@ label!(
 label!(
     /// The queues whose depth is watched.
     QueueKind: "queue" {
-        /// jobs from producers
+        /// jobs from producers, those in shards included
         Jobs = "jobs",
         /// warming jobs
         Warm = "warm",
@@ -313,6 +313,11 @@ fn meaning(code: Code) -> &'static str {
 pub(super) const LANE: Label = Label {
     name: "lane",
     values: Values::Named("a lane: a model's name, or a name under `[lanes]` in the settings"),
+};
+
+pub(super) const SHARD: Label = Label {
+    name: "shard",
+    values: Values::Named("the number of a shard: 0 to 31 (`queues.shards`)"),
 };
 
 pub(super) const MODEL: Label = Label {

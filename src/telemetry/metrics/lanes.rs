@@ -1,4 +1,4 @@
-//! Owns recording how the lanes are: set once every few seconds, so that no handle is kept.
+//! Owns recording how the lanes are, and the shards: set once every few seconds, so that no handle is kept.
 
 use super::{Metrics, catalogue::*};
 
@@ -46,6 +46,12 @@ impl Metrics {
         let lane = || [lane.to_owned().into()];
         LANE_QUEUE_MESSAGES.gauge(lane()).set(messages);
         LANE_QUEUE_CONSUMERS.gauge(lane()).set(consumers);
+    }
+
+    /// Sets what is in a shard of the queue of jobs.
+    pub fn shard(&self, number: usize, messages: u32) {
+        let label = [number.to_string().into()];
+        SHARD_MESSAGES.gauge(label).set(messages);
     }
 
     /// Sets how many bytes are in hand.

@@ -11,14 +11,19 @@ use crate::{
     health::{Health, Part},
     pipeline::{Engine, LaneFigures},
     telemetry::metrics::{Metrics, QueueKind},
+    worker::{optional::Missing, switch::Switch},
 };
 use lapin::{Channel, Connection};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How often queue depths are asked.
 const DEPTHS: Duration = Duration::from_secs(5);
 /// Queues of lanes that are asked about each time; further ones the next time.
 const MAX_LANE_QUEUES: usize = 64;
+
+/// Looks in a row at a shard from which nobody takes before that is said.
+const UNTAKEN_LOOKS: u32 = 2;
+const UNTAKEN: &str = "the broker doesn't answer for it, or counts no consumer: the majority of its nodes may be away";
 
 /// What asks about the queues.
 #[derive(Clone)]
@@ -29,6 +34,18 @@ pub(in crate::worker) struct DepthWatch {
     pub lanes: LaneDepths,
     pub metrics: Metrics,
     pub health: Health,
+    pub pause: Switch,
+}
+
+/// Shards from which nobody takes: looks in a row that saw that, by number.
+struct Untaken {
+    looks: BTreeMap<usize, u32>,
+    missing: Missing,
+}
+
+/// What the log and health call the leader of a queue.
+fn leader_of(queue: &str) -> String {
+    format!("leader of {queue}")
 }
 
 /// A connection with the channel that is asked on.
@@ -44,6 +61,10 @@ pub(in crate::worker) async fn watch(watch: DepthWatch) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(DEPTHS);
     let mut asked: Option<Asked> = None;
     let mut first_lane = 0;
+    let mut untaken = Untaken {
+        looks: BTreeMap::new(),
+        missing: Missing::of(&watch.health),
+    };
     loop {
         tick.tick().await;
         // Before the first session the queues may not be declared.
@@ -56,7 +77,8 @@ pub(in crate::worker) async fn watch(watch: DepthWatch) -> anyhow::Result<()> {
             None => watch.open().await,
         };
         let Some(known) = known else { continue };
-        asked = watch.round(known, &mut first_lane).await.ok();
+        let round = watch.round(known, &mut first_lane, &mut untaken);
+        asked = round.await.ok();
     }
 }
 
@@ -76,10 +98,19 @@ impl DepthWatch {
     }
 
     /// Asks about Kiln's own queues, and about those of some lanes.
-    async fn round(&self, mut asked: Asked, first_lane: &mut usize) -> Result<Asked, Lost> {
+    async fn round(
+        &self,
+        mut asked: Asked,
+        first_lane: &mut usize,
+        untaken: &mut Untaken,
+    ) -> Result<Asked, Lost> {
         let topology = &self.topology;
+        let jobs = self.look(&asked.channel, &topology.jobs).await?;
+        let jobs = jobs
+            .ok_or(Lost)?
+            .and(self.shards(&mut asked, untaken).await?);
+        self.metrics.queue(QueueKind::Jobs, jobs.messages);
         for (kind, queue) in [
-            (QueueKind::Jobs, &topology.jobs),
             (QueueKind::Warm, &topology.warm),
             (QueueKind::Dead, &topology.dead),
             (QueueKind::Expired, &topology.expired),
@@ -105,6 +136,50 @@ impl DepthWatch {
             self.metrics.lane_queue(&lane.name, messages, consumers);
         }
         Ok(asked)
+    }
+
+    /// Asks about the shards that are there; gives what they come to.
+    async fn shards(&self, asked: &mut Asked, untaken: &mut Untaken) -> Result<Seen, Lost> {
+        let shards = &self.topology.shards;
+        let numbers = shards.found().borrow().clone();
+        let Untaken { looks, missing } = untaken;
+        looks.retain(|number, _| {
+            let is_there = numbers.contains(number);
+            if !is_there {
+                self.metrics.shard(*number, 0);
+                missing.found(&leader_of(&shards.queue(*number)));
+            }
+            is_there
+        });
+        let mut all = Seen::default();
+        for number in numbers {
+            let queue = shards.queue(number);
+            let look = self.look(&asked.channel, &queue).await;
+            if !matches!(look, Ok(Some(_))) {
+                asked.channel = self.channel(&asked.connection).await?;
+            }
+            let seen = match look {
+                Ok(Some(seen)) => seen,
+                Ok(None) => continue,
+                Err(Lost) => Seen::default(),
+            };
+            all = all.and(seen);
+            self.metrics.shard(number, seen.messages);
+            let looks = looks.entry(number).or_default();
+            // Of a queue that has no leader the broker says that nothing is in it and nobody takes from it: this worker does.
+            *looks = if seen.consumers == 0 && !self.pause.is_on() {
+                looks.saturating_add(1)
+            } else {
+                0
+            };
+            let leader = leader_of(&queue);
+            match *looks {
+                0 => missing.found(&leader),
+                UNTAKEN_LOOKS.. => missing.note(&leader, UNTAKEN),
+                _ => {}
+            }
+        }
+        Ok(all)
     }
 
     async fn look(&self, channel: &Channel, queue: &str) -> Result<Option<Seen>, Lost> {

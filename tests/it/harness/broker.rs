@@ -84,7 +84,7 @@ impl Broker {
             folder,
             running: Mutex::default(),
         };
-        broker.write("plugins", "[].\n");
+        broker.write("plugins", "[rabbitmq_consistent_hash_exchange].\n");
         broker.write(
             "rabbitmq.conf",
             &format!(
@@ -126,6 +126,11 @@ impl Broker {
     /// Has the node close the channel of whoever publishes a larger message, from its start on.
     pub fn limit_messages(&self, bytes: usize) {
         self.add_settings(&format!("max_message_size = {bytes}\n"));
+    }
+
+    /// Starts no plugin.
+    pub fn without_plugins(&self) {
+        self.write("plugins", "[].\n");
     }
 
     fn add_settings(&self, more: &str) {

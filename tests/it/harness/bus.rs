@@ -84,8 +84,18 @@ impl Bus {
             .await;
     }
 
+    /// Publishes jobs to an exchange, each confirmed and under its id, with a reply asked for. One that the exchange has no queue for is lost.
+    pub async fn publish_through(&self, exchange: &str, jobs: &[Value]) {
+        let messages = jobs.iter().map(asking_reply).collect();
+        self.publish_to(exchange, "", messages).await;
+    }
+
     /// Publishes to `queue` until every message is confirmed and was routed there, in windows of unconfirmed messages.
     pub async fn publish(&self, queue: &str, messages: Vec<Message>) {
+        self.publish_to("", queue, messages).await;
+    }
+
+    async fn publish_to(&self, exchange: &str, queue: &str, messages: Vec<Message>) {
         self.declare_replies().await;
         for window in messages.chunks(WINDOW) {
             let mut left: Vec<&Message> = window.iter().collect();
@@ -93,7 +103,8 @@ impl Bus {
                 &format!("messages to {queue} are confirmed"),
                 PATIENCE,
                 async || {
-                    left = self.publish_window(queue, std::mem::take(&mut left)).await;
+                    let window = std::mem::take(&mut left);
+                    left = self.publish_window(exchange, queue, window).await;
                     left.is_empty().then_some(())
                 },
             )
@@ -121,6 +132,28 @@ impl Bus {
                 arguments.clone(),
             );
             self.checked(timeout(OPERATION_LIMIT, declared).await).await
+        })
+        .await;
+    }
+
+    /// Declares a topic exchange, or deletes whichever exchange has that name.
+    pub async fn exchange(&self, name: &str, is_there: bool) {
+        eventually(&format!("the exchange {name}"), PATIENCE, || async {
+            let channel = self.channel().await?;
+            let done = async {
+                if is_there {
+                    let (options, none) = (Default::default(), FieldTable::default());
+                    let kind = lapin::ExchangeKind::Topic;
+                    channel
+                        .exchange_declare(name.into(), kind, options, none)
+                        .await
+                } else {
+                    channel
+                        .exchange_delete(name.into(), Default::default())
+                        .await
+                }
+            };
+            self.checked(timeout(OPERATION_LIMIT, done).await).await
         })
         .await;
     }
@@ -256,18 +289,29 @@ impl Bus {
         letters
     }
 
-    async fn publish_window<'a>(&self, queue: &str, batch: Vec<&'a Message>) -> Vec<&'a Message> {
+    async fn publish_window<'a>(
+        &self,
+        exchange: &str,
+        queue: &str,
+        batch: Vec<&'a Message>,
+    ) -> Vec<&'a Message> {
         let Some(channel) = self.channel().await else {
             return batch;
         };
         let options = BasicPublishOptions {
-            mandatory: true,
+            mandatory: exchange.is_empty(),
             ..Default::default()
         };
         let mut confirms = Vec::with_capacity(batch.len());
         for (body, properties) in &batch {
-            let sent =
-                channel.basic_publish("".into(), queue.into(), options, body, properties.clone());
+            let id = properties.correlation_id().clone().unwrap_or_default();
+            let key = if exchange.is_empty() {
+                queue.into()
+            } else {
+                id
+            };
+            let properties = properties.clone();
+            let sent = channel.basic_publish(exchange.into(), key, options, body, properties);
             match self.checked(timeout(OPERATION_LIMIT, sent).await).await {
                 Some(confirm) => confirms.push(confirm),
                 None => break,

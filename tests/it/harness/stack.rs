@@ -154,9 +154,14 @@ impl Stack {
 
     /// A broker of its own that takes no message larger than that, the other servers shared.
     pub async fn with_message_limit(bytes: usize) -> Self {
+        Self::with_broker(|broker| broker.limit_messages(bytes)).await
+    }
+
+    /// A broker of its own that is `prepared` before it starts, the other servers shared.
+    pub async fn with_broker(prepared: impl FnOnce(&Broker)) -> Self {
         let turn = OWN_BROKERS.acquire().await.expect("never closed");
         let broker = Arc::new(Broker::prepare());
-        broker.limit_messages(bytes);
+        prepared(&broker);
         let redis = Redis::prepare();
         let postgres = SHARED_POSTGRES.get_or_init(started_postgres);
         let ((), postgres, ()) = tokio::join!(broker.start(), postgres, redis.start());
