@@ -42,7 +42,7 @@ async fn shards_are_led_by_different_nodes_and_go_on_without_one() {
     let lost = homes[0];
     cluster.nodes[lost].flush_declarations().await;
     let shards: Vec<String> = (0..SHARDS).map(|one| format!("{JOBS}.{one}")).collect();
-    let sends = cluster.nodes[0].wait_bound(stack.vhost(), "kiln", &shards);
+    let sends = cluster.nodes[0].wait_bound("/", "kiln", &shards);
     sends.await;
 
     let before = slow_jobs("before", 600, 10);
