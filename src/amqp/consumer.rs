@@ -113,7 +113,8 @@ impl QueueConsumer {
     /// A quorum queue marks as redelivered what it sends to a consumer whose cancellation is under way, and
     /// every acknowledgement makes it send more. So acknowledgements wait until what the earlier ones called
     /// for is here: the window is full, or nothing has come for a moment. Jobs that trickle in meanwhile are taken for half a second at most.
-    pub async fn end(&mut self) -> Vec<Delivery> {
+    /// The broker is waited for no longer than `patience`: of a queue without a leader it doesn't answer.
+    pub async fn end(&mut self, patience: Duration) -> Vec<Delivery> {
         let acks = self.acks.clone();
         let held = acks.hold().await;
         let mut arrived = Vec::new();
@@ -125,14 +126,20 @@ impl QueueConsumer {
                 Ok(Ok(None) | Err(_)) | Err(_) => break,
             }
         }
-        let _gone_counts_too = self
-            .channel
-            .basic_cancel(self.consumer.tag(), BasicCancelOptions::default())
-            .await;
+        let is_cancelled = tokio::time::timeout(patience, self.cancel()).await.is_ok();
         drop(held);
-        while let Ok(Some(delivery)) = self.next().await {
-            arrived.push(delivery);
-        }
+        let left = async {
+            while let Ok(Some(delivery)) = self.next().await {
+                arrived.push(delivery);
+            }
+        };
+        let wait = if is_cancelled {
+            patience
+        } else {
+            // What is here already.
+            Duration::ZERO
+        };
+        let _what_came_counts = tokio::time::timeout(wait, left).await;
         arrived
     }
 }

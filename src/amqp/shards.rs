@@ -132,17 +132,48 @@ impl Shards {
         timeout: Duration,
     ) -> Result<(), ExchangeError> {
         let alternate = self.alternate();
-        let declare = |channel: Channel| async move {
+        let beside = |channel: Channel| async move {
             let name = alternate.as_str();
             declare(&channel, name, ExchangeKind::Fanout, FieldTable::default()).await?;
-            bind(&channel, &self.jobs, name, "").await?;
+            bind(&channel, &self.jobs, name, "").await
+        };
+        let declared = on_own_channel(connection, timeout, beside).await;
+        declared.map_err(ExchangeError::from)?;
+        self.declare_hashing(connection, timeout).await
+    }
+
+    /// Declares only the exchange itself. Where it exists, that compares its type and arguments and changes nothing.
+    pub async fn declare_hashing(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+    ) -> Result<(), ExchangeError> {
+        let hashing = |channel: Channel| async move {
+            let alternate = AMQPValue::LongString(self.alternate().into());
             let mut arguments = FieldTable::default();
-            arguments.insert(ALTERNATE.into(), AMQPValue::LongString(name.into()));
+            arguments.insert(ALTERNATE.into(), alternate);
             let kind = ExchangeKind::Custom(CONSISTENT_HASH.to_owned());
             declare(&channel, &self.exchange, kind, arguments).await
         };
-        let declared = on_own_channel(connection, timeout, declare).await;
+        let declared = on_own_channel(connection, timeout, hashing).await;
         declared.map_err(ExchangeError::from)
+    }
+
+    /// Has what the exchange has no shard for go to `jobs`, where there is a way for it from former settings: `jobs` may have been deleted,
+    /// and declared anew without it.
+    pub async fn bind_unsharded(
+        &self,
+        connection: &Connection,
+        timeout: Duration,
+    ) -> Result<(), ExchangeError> {
+        let alternate = self.alternate();
+        if !exists(connection, &alternate, timeout).await? {
+            return Ok(());
+        }
+        let work =
+            |channel: Channel| async move { bind(&channel, &self.jobs, &alternate, "").await };
+        let bound = on_own_channel(connection, timeout, work).await;
+        bound.map_err(ExchangeError::from)
     }
 
     /// Has the exchange send jobs to a shard from now on.
@@ -183,21 +214,7 @@ impl Shards {
         connection: &Connection,
         timeout: Duration,
     ) -> Result<bool, ExchangeError> {
-        let look = |channel: Channel| async move {
-            let passive = ExchangeDeclareOptions {
-                passive: true,
-                ..ExchangeDeclareOptions::default()
-            };
-            // The type isn't looked at.
-            let (name, kind) = (self.exchange.as_str().into(), ExchangeKind::Fanout);
-            let none = FieldTable::default();
-            channel.exchange_declare(name, kind, passive, none).await
-        };
-        match on_own_channel(connection, timeout, look).await {
-            Ok(()) => Ok(true),
-            Err(Refusal::Replied(NOT_FOUND, _)) => Ok(false),
-            Err(refusal) => Err(refusal.into()),
-        }
+        exists(connection, &self.exchange, timeout).await
     }
 
     /// Tries whether the broker knows the exchange's type, on one that is deleted at once.
@@ -215,6 +232,30 @@ impl Shards {
         };
         let tried = on_own_channel(connection, timeout, work).await;
         tried.map_err(ExchangeError::from)
+    }
+}
+
+/// Whether there is an exchange of that name, of whatever type.
+async fn exists(
+    connection: &Connection,
+    exchange: &str,
+    timeout: Duration,
+) -> Result<bool, ExchangeError> {
+    let look = |channel: Channel| async move {
+        let passive = ExchangeDeclareOptions {
+            passive: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        // The type isn't looked at.
+        let (kind, none) = (ExchangeKind::Fanout, FieldTable::default());
+        channel
+            .exchange_declare(exchange.into(), kind, passive, none)
+            .await
+    };
+    match on_own_channel(connection, timeout, look).await {
+        Ok(()) => Ok(true),
+        Err(Refusal::Replied(NOT_FOUND, _)) => Ok(false),
+        Err(refusal) => Err(refusal.into()),
     }
 }
 

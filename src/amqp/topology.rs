@@ -15,7 +15,7 @@ use lapin::{
     options::QueueDeclareOptions,
     types::{AMQPValue, FieldTable, LongString},
 };
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// The quorum queue arguments that Kiln uses.
 const QUEUE_TYPE: &str = "x-queue-type";
@@ -51,6 +51,20 @@ impl Origin {
             Self::Lane => "lane",
         }
     }
+}
+
+/// Looks at several shards at the same time.
+pub async fn inspect_all(
+    connection: &Connection,
+    shards: &Shards,
+    numbers: &BTreeSet<usize>,
+    timeout: Duration,
+) -> Vec<Result<Option<Seen>, TopologyError>> {
+    let queues: Vec<String> = numbers.iter().map(|one| shards.queue(*one)).collect();
+    let looks = queues
+        .iter()
+        .map(|queue| inspect(connection, queue, timeout));
+    join_all(looks).await
 }
 
 /// One queue with its arguments.
@@ -130,10 +144,15 @@ impl Topology {
         names.map(|name| self.of_jobs(&name)).collect()
     }
 
-    /// The queues of the shards, with their arguments: those of `jobs`.
+    /// The queues of the shards that the settings want, with their arguments: those of `jobs`.
     pub fn shard_queues(&self) -> Vec<QueueSpec> {
-        let shard = |number| self.of_jobs(&self.shards.queue(number));
-        self.shards.wanted().map(shard).collect()
+        let wanted = self.shards.wanted();
+        wanted.map(|number| self.shard_queue(number)).collect()
+    }
+
+    /// The queue of one shard, with its arguments.
+    pub fn shard_queue(&self, number: usize) -> QueueSpec {
+        self.of_jobs(&self.shards.queue(number))
     }
 
     fn of_jobs(&self, name: &str) -> QueueSpec {

@@ -28,28 +28,49 @@ impl Depths {
             let Ok(Ok(channel)) = open else { return false };
             self.0 = Some((connection, channel));
         }
-        let Some((_, channel)) = &self.0 else {
+        let Some((connection, channel)) = &self.0 else {
             return false;
         };
-        let shards = &topology.shards;
-        let found = shards.found().borrow().clone();
-        let mut jobs: Vec<String> = found.iter().map(|one| shards.queue(*one)).collect();
-        jobs.push(topology.jobs.clone());
-        let warm = vec![topology.warm.clone()];
-        for (queues, max) in [(jobs, settings.max_backlog), (warm, settings.max_queued)] {
-            let mut all = Seen::default();
-            for queue in queues {
-                let look = topology::look(channel, &queue);
-                let Ok(Ok(Some(seen))) = tokio::time::timeout(broker.timeout(), look).await else {
-                    self.0 = None;
-                    return false;
-                };
-                all = all.and(seen);
-            }
-            if all.messages >= max {
+        let Some(in_shards) = in_shards(connection, broker, topology).await else {
+            self.0 = None;
+            return false;
+        };
+        for (queue, more, max) in [
+            (&topology.jobs, in_shards, settings.max_backlog),
+            (&topology.warm, 0, settings.max_queued),
+        ] {
+            let look = topology::look(channel, queue);
+            let Ok(Ok(Some(seen))) = tokio::time::timeout(broker.timeout(), look).await else {
+                self.0 = None;
+                return false;
+            };
+            if seen.messages.saturating_add(more) >= max {
                 return false;
             }
         }
         true
     }
+}
+
+/// What waits in the shards that are there; nothing where that isn't known. Of a queue that has no leader the broker says that nothing is in
+/// it and nobody takes from it.
+async fn in_shards(
+    connection: &lapin::Connection,
+    broker: &Broker,
+    topology: &Topology,
+) -> Option<u32> {
+    let numbers = topology.shards.found().borrow().clone();
+    let seen = topology::inspect_all(connection, &topology.shards, &numbers, broker.timeout());
+    let mut messages = 0_u32;
+    for seen in seen.await {
+        match seen {
+            Ok(Some(seen)) if seen != Seen::default() => {
+                messages = messages.saturating_add(seen.messages);
+            }
+            // It is gone.
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => return None,
+        }
+    }
+    Some(messages)
 }

@@ -212,19 +212,15 @@ impl Intake {
     }
 
     /// What keeps the shards. The first time, they and their exchange are tried once before it is given: whoever looks at a worker that is
-    /// ready is to find them.
+    /// ready is to find them. The exchange sends to them a little later.
     async fn keep_shards(
         &self,
         connection: &Arc<lapin::Connection>,
         missing: &Missing,
     ) -> BoxFuture<'static, Infallible> {
         let (shards, tried) = (&self.topology.shards, CancellationToken::new());
-        let keeper = ShardKeeper {
-            broker: self.broker.clone(),
-            topology: self.topology.clone(),
-            missing: missing.clone(),
-            tried: tried.clone(),
-        };
+        let (broker, topology) = (self.broker.clone(), self.topology.clone());
+        let keeper = ShardKeeper::new(broker, topology, missing.clone(), tried.clone());
         let mut keeping = keeper.run(connection.clone()).boxed();
         if !shards.wanted().is_empty() && shards.found().borrow().is_empty() {
             tokio::select! {
@@ -267,7 +263,14 @@ impl Intake {
         let shards = self.keep_shards(&connection, missing).await;
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
         let suspects = self.suspects.clone();
-        let open = Session::open(connection.clone(), topology, processor, suspects, missing);
+        let open = Session::open(
+            &self.broker,
+            connection.clone(),
+            topology,
+            processor,
+            suspects,
+            missing,
+        );
         match tokio::time::timeout(limit, open).await {
             Ok(Ok(session)) => Ok(Opened {
                 connection,

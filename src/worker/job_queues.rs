@@ -1,7 +1,7 @@
 //! Owns taking producers' jobs from all the queues that they may be in: `kiln.jobs`, and shards of it.
 //!
 //! Promises that the queues are taken from in turns; that each shard which is found to be there is taken from, whatever the settings say; and
-//! that one which can't be taken from holds up no other. An end of `kiln.jobs` is an end of all.
+//! that one which can't be taken from holds up no other: each has a connection of its own. An end of `kiln.jobs` is an end of all.
 
 use super::{
     optional::{Missing, OptionalConsumer, OptionalQueue},
@@ -10,24 +10,29 @@ use super::{
 };
 use crate::{
     amqp::{
+        connection::Broker,
         consumer::QueueConsumer,
         delivery::Delivery,
         topology::{Origin, Topology},
     },
-    config::{self, Settings},
+    config::{self, Intake, Settings},
 };
-use futures_util::future::{join_all, select_all};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all, select_all},
+};
 use lapin::Connection;
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// The consumers of the queues of jobs.
 pub(super) struct JobQueues {
+    broker: Broker,
     connection: Arc<Connection>,
     topology: Arc<Topology>,
     missing: Missing,
     timeout: Duration,
-    share: Share,
+    intake: Intake,
     jobs: SizedConsumer,
     shards: Vec<Shard>,
     found: watch::Receiver<BTreeSet<usize>>,
@@ -43,26 +48,27 @@ struct Shard {
 impl JobQueues {
     /// Starts consuming jobs; the consumers of the shards follow when they can.
     pub async fn open(
+        broker: &Broker,
         connection: Arc<Connection>,
         topology: Arc<Topology>,
         settings: &Settings,
         missing: &Missing,
     ) -> Result<Self, lapin::Error> {
-        let intake = &settings.intake;
-        let (prefetch, bytes) = (intake.prefetch, intake.max_bytes_in_hand);
+        let intake = settings.intake.clone();
         let shards = topology.shards.wanted().len();
-        let share = Share::jobs(prefetch, bytes, shards);
+        let share = Share::jobs(intake.prefetch, intake.max_bytes_in_hand, shards);
         let queue = topology.jobs.clone();
         let mut found = topology.shards.found();
         // Those that are known from before this connection.
         found.mark_changed();
         Ok(Self {
             jobs: SizedConsumer::open(connection.clone(), &queue, Origin::Jobs, share).await?,
+            broker: broker.clone(),
             connection,
             topology,
             missing: missing.clone(),
             timeout: config::ms(settings.amqp.timeout_ms),
-            share: Share::shard(prefetch, bytes, shards),
+            intake,
             shards: Vec::new(),
             found,
             turn: 0,
@@ -83,10 +89,16 @@ impl JobQueues {
                     () = changed(&mut self.found) => {}
                 }
             } else {
-                // None of them first: a queue with many jobs would leave no other a chance.
+                let jobs = self.jobs.next();
+                let jobs = async { jobs.await?.ok_or_else(|| CANCELLED.to_owned()) };
+                let shards = self.shards.iter_mut();
+                let shards = shards.map(|one| one.consumer.next().map(Ok).boxed());
+                let each = std::iter::once(jobs.boxed()).chain(shards).collect();
                 tokio::select! {
-                    delivery = self.jobs.next() => return delivery?.ok_or_else(|| CANCELLED.to_owned()),
-                    delivery = next_of(&mut self.shards, self.turn) => return Ok(delivery),
+                    (delivery, turn) = in_turn(each, self.turn) => {
+                        self.turn = turn;
+                        return delivery;
+                    }
                     () = changed(&mut self.found) => {}
                 }
             }
@@ -116,23 +128,34 @@ impl JobQueues {
     /// Takes from each shard that is there by now.
     fn take_from_found(&mut self) {
         let numbers = self.found.borrow_and_update().clone();
+        let wanted = self.topology.shards.wanted().len();
+        let left_over = numbers.range(wanted..).count();
+        let (prefetch, bytes) = (self.intake.prefetch, self.intake.max_bytes_in_hand);
+        let share = |number: usize| {
+            if number < wanted {
+                Share::shard(prefetch, bytes, wanted)
+            } else {
+                Share::left_over(prefetch, bytes, left_over)
+            }
+        };
         for number in numbers {
             match self.shards.iter_mut().find(|one| one.number == number) {
                 Some(shard) => shard.consumer.revive(),
                 None => self.shards.push(Shard {
                     number,
-                    consumer: self.shard(number),
+                    consumer: self.shard(number, share(number)),
                 }),
             }
         }
     }
 
-    fn shard(&self, number: usize) -> OptionalConsumer {
+    fn shard(&self, number: usize, share: Share) -> OptionalConsumer {
         let shards = self.topology.shards.clone();
         let queue = OptionalQueue {
             name: shards.queue(number),
             origin: Origin::Jobs,
-            share: self.share,
+            share,
+            own: Some(self.broker.clone()),
             gone: Some(Arc::new(move || shards.note_gone(number))),
         };
         let (connection, topology) = (&self.connection, &self.topology);
@@ -142,7 +165,9 @@ impl JobQueues {
     /// Cancels every consumer and returns what was delivered and not taken.
     pub async fn end(&mut self) -> Vec<Delivery> {
         let shards = self.shards.iter_mut().map(|shard| shard.consumer.end());
-        let (mut jobs, shards) = tokio::join!(self.jobs.end(), join_all(shards));
+        // Its jobs are waited for as long as the drain limit allows.
+        let jobs = self.jobs.end(Duration::MAX);
+        let (mut jobs, shards) = tokio::join!(jobs, join_all(shards));
         jobs.extend(shards.into_iter().flatten());
         jobs
     }
@@ -162,11 +187,29 @@ async fn changed(found: &mut watch::Receiver<BTreeSet<usize>>) {
     found.mark_changed();
 }
 
-/// The next delivery of any shard, the one whose turn it is first.
-async fn next_of(shards: &mut [Shard], turn: usize) -> Delivery {
-    let first = turn.saturating_sub(1).min(shards.len());
-    let (before, from) = shards.split_at_mut(first);
-    let each = from.iter_mut().chain(before);
-    let each = each.map(|shard| Box::pin(shard.consumer.next()));
-    select_all(each).await.0
+/// What comes first, of several that are here the one whose turn it is; and whose turn it is then.
+async fn in_turn<T>(mut each: Vec<BoxFuture<'_, T>>, turn: usize) -> (T, usize) {
+    let count = each.len().max(1);
+    let first = turn % count;
+    each.rotate_left(first);
+    let (came, index, _) = select_all(each).await;
+    (came, (first + index) % count + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn none_of_many_full_queues_is_left_out() {
+        let (mut turn, mut came) = (0, Vec::new());
+        for _ in 0..6 {
+            let mut each: Vec<_> = (0..3).map(|one| std::future::ready(one).boxed()).collect();
+            each.push(std::future::pending().boxed());
+            let (one, next) = in_turn(each, turn).await;
+            came.push(one);
+            turn = next;
+        }
+        assert_eq!(came, [0, 1, 2, 0, 1, 2]);
+    }
 }

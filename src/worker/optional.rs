@@ -6,6 +6,7 @@
 use super::{share::Share, sized_consumer::SizedConsumer};
 use crate::{
     amqp::{
+        connection::Broker,
         consumer::QueueConsumer,
         delivery::Delivery,
         topology::{Origin, QueueSpec, Topology, inspect},
@@ -33,6 +34,8 @@ const MAX_REST: Duration = Duration::from_secs(30);
 const LASTED: Duration = Duration::from_secs(3);
 /// Tries in a row that may fail before that is said: of workers that declare a queue at the same time, the broker refuses some.
 const SILENT_TRIES: u32 = 1;
+/// How long a stop waits for the broker to end a consumer.
+const CANCELLED: Duration = Duration::from_secs(2);
 
 fn rests() -> Backoff {
     Backoff::new(FIRST_REST, MAX_REST)
@@ -144,6 +147,8 @@ pub(super) struct OptionalQueue {
     pub name: String,
     pub origin: Origin,
     pub share: Share,
+    /// Where its consumer has a connection of its own: of a queue without a leader, the broker ends the connection that asks for one.
+    pub own: Option<Broker>,
     /// Hears that it isn't there any more: whether it is to be is for others to say. Without one it is declared again.
     pub gone: Option<Arc<dyn Fn() + Send + Sync>>,
 }
@@ -201,7 +206,7 @@ impl OptionalConsumer {
     /// Opens it after a rest, once the channels by which nothing is taken any more are closed.
     fn opening(&self, rest: Duration, over: Vec<Channel>) -> State {
         let (connection, queue) = (self.connection.clone(), self.queue.name.clone());
-        let topology = self.topology.clone();
+        let (topology, own) = (self.topology.clone(), self.queue.own.clone());
         let (origin, share, timeout) = (self.queue.origin, self.queue.share, self.timeout);
         let is_declared = self.queue.gone.is_none();
         let opening = async move {
@@ -222,6 +227,13 @@ impl OptionalConsumer {
                     return Err(Unopened::Gone);
                 }
             }
+            let connection = match own {
+                None => connection,
+                Some(broker) => {
+                    let own = broker.connect("shard").await;
+                    Arc::new(own.map_err(|error| Unopened::Refused(error.to_string()))?)
+                }
+            };
             let open = SizedConsumer::open(connection, &queue, origin, share);
             match tokio::time::timeout(timeout, open).await {
                 Ok(opened) => opened.map_err(|error| Unopened::Refused(error.to_string())),
@@ -313,7 +325,7 @@ impl OptionalConsumer {
     /// Cancels the consumer and returns what it was given and hasn't taken.
     pub(super) async fn end(&mut self) -> Vec<Delivery> {
         match &mut self.state {
-            State::Open(consumer, _) => consumer.end().await,
+            State::Open(consumer, _) => consumer.end(CANCELLED).await,
             State::Opening(_) | State::Gone => Vec::new(),
         }
     }

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     amqp::{
+        connection::Broker,
         delivery::Delivery,
         topology::{Origin, Topology},
     },
@@ -60,6 +61,7 @@ pub struct Session {
 impl Session {
     /// Starts consuming jobs; the consumers of what isn't jobs follow when they can.
     pub(super) async fn open(
+        broker: &Broker,
         connection: Arc<Connection>,
         topology: Arc<Topology>,
         processor: JobProcessor,
@@ -81,6 +83,7 @@ impl Session {
                 name: name.to_owned(),
                 origin,
                 share: Share::fixed(prefetch),
+                own: None,
                 gone: None,
             };
             OptionalConsumer::new(&connection, &topology, queue, config::ms(limit), missing)
@@ -89,6 +92,7 @@ impl Session {
             expired: optional(&topology.expired, Origin::Expired, EXPIRED_PREFETCH),
             warm: optional(&topology.warm, Origin::Warm, intake.warm_prefetch),
             jobs: JobQueues::open(
+                broker,
                 connection.clone(),
                 topology.clone(),
                 &processor.settings,

@@ -1,12 +1,13 @@
 //! Owns how the messages that may be unacknowledged are shared among the queues that a worker takes jobs from.
 //!
-//! Pure. Promises that all queues of jobs together get no more than one queue would, but for one message of each.
+//! Pure. Promises that all queues of jobs together get no more than one queue would, but for one message of each and a sixteenth for the
+//! shards that are left over.
 
 /// Messages that may be unacknowledged whatever their size.
 pub(super) const FEW: u16 = 16;
 /// Of the bytes that may be in hand, one part in so many is for bodies that were delivered and wait to be taken.
 const PART: usize = 4;
-/// Of what one queue could get, the part of `kiln.jobs` beside shards, and that of a shard which is left over from more of them.
+/// Of what one queue could get, the part of `kiln.jobs` beside shards, and that of all shards together which are left over from more of them.
 const JOBS_PART: usize = 4;
 const LEFT_OVER_PART: usize = 16;
 
@@ -37,15 +38,17 @@ impl Share {
         Self::part(prefetch, max_bytes_in_hand, shards + 1, max)
     }
 
-    /// That of one shard of so many; where there are to be none, that of one which is left over.
+    /// That of one shard of so many that are wanted.
     pub fn shard(prefetch: u16, max_bytes_in_hand: usize, shards: usize) -> Self {
-        let (queues, max) = match shards {
-            0 => (LEFT_OVER_PART, prefetch / LEFT_OVER_PART as u16),
-            _ => {
-                let left = usize::from(prefetch - jobs_max(prefetch, shards));
-                (shards + 1, (left / shards) as u16)
-            }
-        };
+        let left = usize::from(prefetch.saturating_sub(jobs_max(prefetch, shards)));
+        let max = (left / shards.max(1)) as u16;
+        Self::part(prefetch, max_bytes_in_hand, shards + 1, max.max(1))
+    }
+
+    /// That of one shard of so many that are there beyond those that are wanted.
+    pub fn left_over(prefetch: u16, max_bytes_in_hand: usize, shards: usize) -> Self {
+        let queues = LEFT_OVER_PART * shards.max(1);
+        let max = (usize::from(prefetch) / queues) as u16;
         Self::part(prefetch, max_bytes_in_hand, queues, max.max(1))
     }
 
@@ -106,6 +109,20 @@ mod tests {
         let shard = Share::shard(1_000, BYTES, 8);
         assert_eq!((shard.few, shard.max), (2, 93));
         assert_eq!(Share::jobs(1_000, BYTES, 8).max, 250);
-        assert_eq!(Share::shard(1_000, BYTES, 0).max, 62);
+    }
+
+    #[test]
+    fn shards_that_are_left_over_share_a_sixteenth() {
+        for prefetch in [1, 100, 1_000] {
+            for shards in 1..=32_usize {
+                let one = Share::left_over(prefetch, BYTES, shards);
+                let max = shards * usize::from(one.max);
+                assert!(max <= usize::from(prefetch) / 16 + shards, "{prefetch}");
+                let beyond = shards * (BYTES / 4) / usize::from(prefetch);
+                assert!(shards * one.bytes <= BYTES / 64 + beyond, "{prefetch}");
+                assert!(shards * usize::from(one.few) <= 1 + shards);
+            }
+        }
+        assert_eq!(Share::left_over(1_000, BYTES, 1).max, 62);
     }
 }

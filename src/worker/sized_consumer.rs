@@ -7,7 +7,7 @@ use super::share::{FEW, Share};
 use crate::amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
 /// Weight of a body in the running mean if it is larger than that, and if it is smaller.
@@ -180,13 +180,13 @@ impl SizedConsumer {
         std::iter::once(&self.few).chain(many).chain(&self.ending)
     }
 
-    /// Cancels them and returns what they were given and haven't taken.
-    pub async fn end(&mut self) -> Vec<Delivery> {
+    /// Cancels them and returns what they were given and haven't taken; the broker is waited for as long as `patience`.
+    pub async fn end(&mut self, patience: Duration) -> Vec<Delivery> {
         let many = self.many.iter_mut().map(|(consumer, _)| consumer);
         let all = std::iter::once(&mut self.few)
             .chain(many)
             .chain(&mut self.ending);
-        let ends: FuturesUnordered<_> = all.map(QueueConsumer::end).collect();
+        let ends: FuturesUnordered<_> = all.map(|one| one.end(patience)).collect();
         ends.concat().await
     }
 

@@ -21,7 +21,10 @@ async fn shards_are_led_by_different_nodes_and_go_on_without_one() {
     let settings = settings
         .set("KILN_QUEUES__SHARDS", &SHARDS.to_string())
         .set("KILN_LANE__EXPENSIVE_FROM_MS", "0");
-    let workers = [settings.clone().start().await, settings.start().await];
+    let workers = [
+        settings.clone().start().await,
+        settings.clone().start().await,
+    ];
     let mut homes = Vec::new();
     for number in 0..SHARDS {
         homes.push(cluster.home(&format!("{JOBS}.{number}"), 0).await);
@@ -38,6 +41,9 @@ async fn shards_are_led_by_different_nodes_and_go_on_without_one() {
     assert_eq!(nodes.len(), 3, "each node leads some: {lanes:?}");
     let lost = homes[0];
     cluster.nodes[lost].flush_declarations().await;
+    let shards: Vec<String> = (0..SHARDS).map(|one| format!("{JOBS}.{one}")).collect();
+    let sends = cluster.nodes[0].wait_bound("/", "kiln", &shards);
+    sends.await;
 
     let before = slow_jobs("before", 600, 10);
     stack.bus.publish_through("kiln", &before).await;
@@ -68,4 +74,26 @@ async fn shards_are_led_by_different_nodes_and_go_on_without_one() {
     for worker in &workers {
         worker.wait_ready().await;
     }
+
+    // A shard of which one member of three is left has no leader: whoever starts now takes from all others and keeps its connection, and
+    // whoever stops doesn't wait for it.
+    let member = "ra:stop_server(quorum_queues, {'%2F_kiln.jobs.1', node()}).";
+    let led = &cluster.nodes[(lost + 1) % 3];
+    led.ctl(&["eval", member]).await;
+    let late = settings.start().await;
+    late.wait_for_line("the shard is tried in vain", |line| {
+        line.contains("a queue can't be used") && line.contains("kiln.jobs.1")
+    })
+    .await;
+    for worker in &workers {
+        worker.stop().await;
+        let lines = worker.lines();
+        assert!(!lines.iter().any(|line| line.contains("drain limit passed")));
+    }
+    for number in 0..4 {
+        let job = &slow_jobs(&format!("late-{number}"), 1, 2)[0];
+        stack.bus.answer(job).await;
+    }
+    let reconnects = late.metric("kiln_broker_reconnects_total", &[]).await;
+    assert_eq!(reconnects, 0.0);
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lapin::types::FieldTable;
 use serde_json::Value;
 
 use crate::harness::bus::{DEAD, JOBS, asking_reply};
@@ -51,6 +52,19 @@ async fn produce(stack: &Stack, until: &AtomicBool) -> Vec<String> {
     ids
 }
 
+/// Waits until the exchange sends to so many shards, and to no more.
+async fn bound(stack: &Stack, shards: usize) {
+    let queues: Vec<String> = (0..shards).map(shard).collect();
+    let sends = stack.broker.wait_bound(stack.vhost(), EXCHANGE, &queues);
+    sends.await;
+}
+
+async fn consumed(stack: &Stack, queue: &str) {
+    let what = format!("{queue} is consumed");
+    let is_consumed = || async { (stack.bus.consumers(queue).await? > 0).then_some(()) };
+    eventually(&what, PATIENCE, is_consumed).await;
+}
+
 async fn flows(stack: &Stack, more: usize) {
     let done = stack.row_count().await as usize;
     stack.wait_for_rows(done + more).await;
@@ -66,6 +80,7 @@ async fn more_shards_and_fewer_under_load_lose_nothing() {
         // A worker that knows of none takes from all that others have declared.
         let none = worker(&stack, "0").await;
         let four = worker(&stack, "4").await;
+        bound(&stack, 4).await;
         flows(&stack, 50).await;
         one.stop().await;
         none.stop().await;
@@ -84,7 +99,9 @@ async fn more_shards_and_fewer_under_load_lose_nothing() {
     // Nobody takes: it is seen where jobs go. The last worker to start has the last word.
     one.stop().await;
     assert_eq!(waiting(&stack).await, [0; 4]);
-    worker(&stack, "4").await.stop().await;
+    let four = worker(&stack, "4").await;
+    bound(&stack, 4).await;
+    four.stop().await;
     let spread = quick_jobs("spread", 400);
     stack.bus.publish_through(EXCHANGE, &spread).await;
     let each = waiting(&stack).await;
@@ -93,12 +110,15 @@ async fn more_shards_and_fewer_under_load_lose_nothing() {
     let one = worker(&stack, "1").await;
     ids.extend(job_ids(&spread));
     stack.expect_done(ids.clone()).await;
+    bound(&stack, 1).await;
     one.stop().await;
     let narrow = quick_jobs("narrow", 40);
     stack.bus.publish_through(EXCHANGE, &narrow).await;
     assert_eq!(waiting(&stack).await, [40, 0, 0, 0]);
 
-    // Without shards in its settings a worker takes from what is left over, and an exchange without shards sends to the queue of jobs.
+    // Without shards in its settings a worker takes from what is left over, and an exchange without shards sends to the queue of jobs,
+    // also to one that was declared since.
+    stack.bus.delete(JOBS).await;
     let none = worker(&stack, "0").await;
     ids.extend(job_ids(&narrow));
     stack.expect_done(ids.clone()).await;
@@ -120,6 +140,8 @@ async fn more_shards_and_fewer_under_load_lose_nothing() {
 async fn shards_are_shown_and_one_that_is_deleted_is_declared_again() {
     let stack = Stack::shared().await;
     let worker = worker(&stack, "2").await;
+    consumed(&stack, &shard(0)).await;
+    consumed(&stack, &shard(1)).await;
     let shell = |shards: &str| {
         let shell = Shell::on(&stack).set("KILN_RETRY__DELAYS_MS", "[100,200]");
         shell.set(SHARDS, shards)
@@ -144,15 +166,8 @@ async fn shards_are_shown_and_one_that_is_deleted_is_declared_again() {
     // The broker ends its consumer; another one follows, and the exchange sends to the new queue.
     let one = shard(1);
     stack.bus.delete(&one).await;
-    let consumed = || async { (stack.bus.consumers(&one).await? > 0).then_some(()) };
-    eventually("the shard is consumed again", PATIENCE, consumed).await;
-    let bound = || async {
-        let mut asked = vec!["list_bindings", "-p", stack.vhost(), "--no-table-headers"];
-        asked.extend(["source_name", "destination_name"]);
-        let listed = stack.broker.ctl(&asked).await;
-        listed.contains(&format!("{EXCHANGE}\t{one}")).then_some(())
-    };
-    eventually("the exchange sends to the shard again", PATIENCE, bound).await;
+    consumed(&stack, &one).await;
+    bound(&stack, 2).await;
     worker.stop().await;
     let jobs = quick_jobs("again", 100);
     stack.bus.publish_through(EXCHANGE, &jobs).await;
@@ -209,6 +224,9 @@ async fn is_whole(worker: &Worker) {
 async fn an_exchange_of_another_type_is_named_and_stops_nothing() {
     let stack = Stack::shared().await;
     stack.bus.exchange(EXCHANGE, true).await;
+    // Somebody else's, by its arguments.
+    let foreign = shard(2);
+    stack.bus.declare(&foreign, FieldTable::default()).await;
     let settings = stack.worker().set(SHARDS, "2");
     let allowed = settings
         .allow("an exchange can't be used")
@@ -227,12 +245,15 @@ async fn an_exchange_of_another_type_is_named_and_stops_nothing() {
         status == "fail" && found.contains("another type"),
         "{found}"
     );
+    let (status, _, advice) = &ended.checks()["queue kiln.jobs.2"];
+    assert!(status == "warn" && advice.contains("leave it alone"));
 
     stack.bus.exchange(EXCHANGE, false).await;
     is_whole(&worker).await;
     let jobs = quick_jobs("through", 20);
     stack.bus.publish_through(EXCHANGE, &jobs).await;
     stack.bus.reply_to_each(&job_ids(&jobs)).await;
+    assert_eq!(stack.bus.consumers(&foreign).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -268,7 +289,7 @@ async fn a_shard_that_cannot_be_reached_is_named_and_the_others_flow() {
     let allowed = settings
         .allow("a queue can't be used")
         .allow("\"part\":\"queues\"");
-    let worker = allowed.start().await;
+    let worker = allowed.clone().start().await;
     direct_jobs_flow(&stack, "before", &[JOBS, "kiln.jobs.0", "kiln.jobs.1"]).await;
     // As if the majority of its nodes were away.
     let server = |action: &str| {
@@ -282,7 +303,13 @@ async fn a_shard_that_cannot_be_reached_is_named_and_the_others_flow() {
     direct_jobs_flow(&stack, "meanwhile", &[JOBS, "kiln.jobs.0"]).await;
     is_degraded(&worker, "degraded: queues: leader of kiln.jobs.1").await;
     direct_jobs_flow(&stack, "degraded", &[JOBS, "kiln.jobs.0"]).await;
+    // One that starts meanwhile takes from all others and keeps its connection, and one that stops doesn't wait for the shard.
+    let late = allowed.start().await;
+    worker.stop().await;
+    direct_jobs_flow(&stack, "late", &[JOBS, "kiln.jobs.0"]).await;
+    is_degraded(&late, "kiln.jobs.1").await;
+    assert_eq!(late.metric("kiln_broker_reconnects_total", &[]).await, 0.0);
     stack.broker.ctl(&["eval", &server("restart")]).await;
-    is_whole(&worker).await;
+    is_whole(&late).await;
     direct_jobs_flow(&stack, "after", &[JOBS, "kiln.jobs.0", "kiln.jobs.1"]).await;
 }

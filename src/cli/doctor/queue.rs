@@ -25,6 +25,10 @@ pub(super) async fn queue(
     };
     // To declare what exists compares the arguments and changes nothing.
     Some(match spec.declare(connection, timeout).await {
+        Ok(()) if seen.consumers == 0 && is_shard(spec, topology) => {
+            let advice = "start a worker; where one runs, the majority of its nodes may be away: `rabbitmqctl list_queues name leader online`";
+            Check::warn(name, shown(seen), advice)
+        }
         Ok(()) => {
             let mut check = Check::ok(name, shown(seen));
             if spec.name == topology.dead && seen.messages > 0 {
@@ -48,6 +52,13 @@ pub(super) async fn queue(
             "the user needs the right to configure it: `rabbitmqctl set_permissions`",
         ),
     })
+}
+
+/// Whether it is a shard that the settings want. Of a queue that has no leader the broker says that nothing is in it and nobody takes from it.
+fn is_shard(spec: &QueueSpec, topology: &Topology) -> bool {
+    let shards = &topology.shards;
+    let mut wanted = shards.wanted();
+    wanted.any(|number| shards.queue(number) == spec.name)
 }
 
 /// How the queue of hints becomes one that outlives its node.

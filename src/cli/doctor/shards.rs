@@ -10,7 +10,7 @@ use crate::{
     amqp::{
         connection::Broker,
         shards::{ExchangeError, Shards},
-        topology::{Seen, Topology, inspect},
+        topology::{Seen, Topology, TopologyError, inspect},
     },
     cli::post::close,
 };
@@ -48,11 +48,20 @@ pub(super) async fn check(
         }
     }
     for number in shards.beyond() {
-        let name = shards.queue(number);
-        match inspect(connection, &name, timeout).await {
-            Ok(Some(seen)) => checks.push(left_over(&name, seen, shards)),
+        let spec = topology.shard_queue(number);
+        let name = &spec.name;
+        match inspect(connection, name, timeout).await {
+            Ok(Some(seen)) => match spec.declare(connection, timeout).await {
+                Err(TopologyError::Mismatch { .. }) => checks.push(foreign(name)),
+                Ok(()) | Err(TopologyError::Unavailable { .. }) => {
+                    checks.push(left_over(name, seen, shards));
+                }
+            },
             // Where there never were any, the broker's log isn't filled.
-            Ok(None) if number == 0 => break,
+            Ok(None) if number == 0 => match shards.has_exchange(connection, timeout).await {
+                Ok(false) | Err(_) => break,
+                Ok(true) => {}
+            },
             Ok(None) => {}
             Err(error) => {
                 let name = format!("queue {name}");
@@ -81,6 +90,13 @@ fn left_over(queue: &str, seen: Seen, shards: &Shards) -> Check {
     Check::warn(format!("queue {queue}"), found, advice)
 }
 
+/// A queue with a shard's name that isn't one.
+fn foreign(queue: &str) -> Check {
+    let found = "a shard's name, and other arguments than Kiln's";
+    let advice = "workers leave it alone; delete it, or name the queue of jobs otherwise, before there are to be so many shards";
+    Check::warn(format!("queue {queue}"), found, advice)
+}
+
 async fn exchange(broker: &Broker, connection: &Connection, shards: &Shards, trial: &str) -> Check {
     let name = format!("exchange {}", shards.exchange());
     let timeout = broker.timeout();
@@ -89,8 +105,7 @@ async fn exchange(broker: &Broker, connection: &Connection, shards: &Shards, tri
         Err(error) => return Check::fail(name, error.to_string(), "see the broker's log"),
     };
     let found = match shards.has_exchange(connection, timeout).await {
-        // To declare what exists compares the arguments and changes nothing.
-        Ok(true) => shards.declare_exchange(&own, timeout).await.map(|()| true),
+        Ok(true) => shards.declare_hashing(&own, timeout).await.map(|()| true),
         Ok(false) => {
             let tried = Shards::try_type(&own, trial, timeout).await;
             tried.map(|()| false)
@@ -103,7 +118,7 @@ async fn exchange(broker: &Broker, connection: &Connection, shards: &Shards, tri
 
 fn exchange_check(name: String, found: Result<bool, ExchangeError>) -> Check {
     match found {
-        Ok(true) => Check::ok(name, "spreads jobs over the shards"),
+        Ok(true) => Check::ok(name, "exists, of Kiln's type and arguments"),
         Ok(false) => Check::warn(name, "missing", "`kiln run` declares it when it starts"),
         Err(error @ ExchangeError::NoPlugin) => {
             let advice = "until then only jobs that are published to the queues themselves arrive";

@@ -37,10 +37,35 @@ pub(in crate::worker) struct DepthWatch {
     pub pause: Switch,
 }
 
-/// Shards from which nobody takes: looks in a row that saw that, by number.
+/// What was seen of the shards, by number.
 struct Untaken {
-    looks: BTreeMap<usize, u32>,
+    looks: BTreeMap<usize, Looks>,
     missing: Missing,
+}
+
+/// What was seen of one shard.
+#[derive(Default)]
+struct Looks {
+    /// Looks in a row that saw that nobody takes from it.
+    untaken: u32,
+    /// Messages that waited when it was last known.
+    messages: u32,
+}
+
+impl Looks {
+    /// What waits there. Of a queue that has no leader the broker says that nothing is in it and nobody takes from it, while this worker
+    /// does: what waited before is still there.
+    fn note(&mut self, seen: Seen, takes: bool) -> u32 {
+        if seen != Seen::default() || !takes {
+            self.messages = seen.messages;
+        }
+        self.untaken = if seen.consumers == 0 && takes {
+            self.untaken.saturating_add(1)
+        } else {
+            0
+        };
+        self.messages
+    }
 }
 
 /// What the log and health call the leader of a queue.
@@ -106,9 +131,7 @@ impl DepthWatch {
     ) -> Result<Asked, Lost> {
         let topology = &self.topology;
         let jobs = self.look(&asked.channel, &topology.jobs).await?;
-        let jobs = jobs
-            .ok_or(Lost)?
-            .and(self.shards(&mut asked, untaken).await?);
+        let jobs = jobs.ok_or(Lost)?.and(self.shards(&asked, untaken).await?);
         self.metrics.queue(QueueKind::Jobs, jobs.messages);
         for (kind, queue) in [
             (QueueKind::Warm, &topology.warm),
@@ -139,7 +162,7 @@ impl DepthWatch {
     }
 
     /// Asks about the shards that are there; gives what they come to.
-    async fn shards(&self, asked: &mut Asked, untaken: &mut Untaken) -> Result<Seen, Lost> {
+    async fn shards(&self, asked: &Asked, untaken: &mut Untaken) -> Result<Seen, Lost> {
         let shards = &self.topology.shards;
         let numbers = shards.found().borrow().clone();
         let Untaken { looks, missing } = untaken;
@@ -152,28 +175,24 @@ impl DepthWatch {
             is_there
         });
         let mut all = Seen::default();
-        for number in numbers {
-            let queue = shards.queue(number);
-            let look = self.look(&asked.channel, &queue).await;
-            if !matches!(look, Ok(Some(_))) {
-                asked.channel = self.channel(&asked.connection).await?;
-            }
-            let seen = match look {
+        let seen =
+            topology::inspect_all(&asked.connection, shards, &numbers, self.broker.timeout());
+        let seen = seen.await;
+        if !asked.connection.status().connected() {
+            return Err(Lost);
+        }
+        for (number, seen) in numbers.into_iter().zip(seen) {
+            let mut seen = match seen {
                 Ok(Some(seen)) => seen,
                 Ok(None) => continue,
-                Err(Lost) => Seen::default(),
+                Err(_) => Seen::default(),
             };
+            let looks = looks.entry(number).or_default();
+            seen.messages = looks.note(seen, !self.pause.is_on());
             all = all.and(seen);
             self.metrics.shard(number, seen.messages);
-            let looks = looks.entry(number).or_default();
-            // Of a queue that has no leader the broker says that nothing is in it and nobody takes from it: this worker does.
-            *looks = if seen.consumers == 0 && !self.pause.is_on() {
-                looks.saturating_add(1)
-            } else {
-                0
-            };
-            let leader = leader_of(&queue);
-            match *looks {
+            let leader = leader_of(&shards.queue(number));
+            match looks.untaken {
                 0 => missing.found(&leader),
                 UNTAKEN_LOOKS.. => missing.note(&leader, UNTAKEN),
                 _ => {}
@@ -207,6 +226,23 @@ fn turn(lanes: &[LaneFigures], first: usize) -> (Vec<&LaneFigures>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_in_a_shard_without_a_leader_is_not_forgotten() {
+        let seen = |messages, consumers| Seen {
+            messages,
+            consumers,
+        };
+        let mut looks = Looks::default();
+        let each = [(7, 1), (0, 0), (0, 0), (0, 1)];
+        let each = each.map(|(messages, consumers)| {
+            let waits = looks.note(seen(messages, consumers), true);
+            (waits, looks.untaken)
+        });
+        assert_eq!(each, [(7, 0), (7, 1), (7, 2), (0, 0)]);
+        looks.note(seen(7, 1), true);
+        assert_eq!(looks.note(seen(0, 0), false), 0, "a worker that is paused");
+    }
 
     fn lanes(queues: &[usize]) -> Vec<LaneFigures> {
         let numbered = queues.iter().zip(0..);

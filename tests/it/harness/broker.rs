@@ -161,6 +161,22 @@ impl Broker {
         self.ctl(&["eval", "mnesia:sync_log()."]).await;
     }
 
+    /// Waits until an exchange sends to these queues and to no others.
+    pub async fn wait_bound(&self, vhost: &str, exchange: &str, queues: &[String]) {
+        let what = format!("{exchange} sends to {queues:?}");
+        let from = format!("{exchange}\t");
+        eventually(&what, PATIENCE, async || {
+            let mut asked = vec!["list_bindings", "-p", vhost, "--no-table-headers"];
+            asked.extend(["source_name", "destination_name"]);
+            let listed = self.ctl(&asked).await;
+            let bound = listed.lines().filter_map(|line| line.strip_prefix(&from));
+            let mut bound: Vec<&str> = bound.collect();
+            bound.sort_unstable();
+            (bound == queues).then_some(())
+        })
+        .await;
+    }
+
     /// SIGKILL. Call [`Broker::flush_declarations`] first where a queue was declared a moment ago.
     pub fn kill(&self) {
         let node = self
