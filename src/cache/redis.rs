@@ -360,9 +360,9 @@ impl RedisCache {
     /// such change.
     fn note(&self, operation: CacheOperation, error: Option<&RedisError>) {
         let is_refusal = error.is_some_and(is_refusal);
-        let works = match self.cluster() {
-            Some(cluster) => cluster.servers.is_whole(),
-            None => !self.home.is_closed(),
+        let (works, answers) = match self.cluster() {
+            Some(cluster) => (cluster.servers.is_whole(), cluster.servers.any_answers()),
+            None => (!self.home.is_closed(), false),
         };
         if error.is_some() && !is_refusal && works {
             return;
@@ -371,8 +371,9 @@ impl RedisCache {
             .failing
             .get(operation as usize)
             .is_some_and(|f| f.swap(error.is_some(), Ordering::Relaxed));
-        self.metrics
-            .server(Server::Redis, error.is_none() || is_refusal);
+        // A cluster that lacks one shard is there, whichever keys are asked for.
+        let is_up = error.is_none() || is_refusal || answers;
+        self.metrics.server(Server::Redis, is_up);
         let operation = operation.as_str();
         match (was, error) {
             (false, Some(error)) => {

@@ -273,12 +273,8 @@ impl Worker {
         let health = self.health.clone();
         tasks.add_droppable("publisher check", move || {
             let (publishing, health) = (publishing.clone(), health.clone());
-            tasks::health::follow(
-                Part::Publisher,
-                publishing,
-                PublisherStatus::trouble,
-                health,
-            )
+            let trouble = PublisherStatus::trouble;
+            tasks::health::follow(Part::Publisher, publishing, trouble, health)
         });
         let (engine, health) = (self.engine.clone(), self.health.clone());
         tasks.add_droppable("redis check", move || {

@@ -70,6 +70,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "publisher check",
             "redis check",
             "postgres check",
+            "days ahead",
             "queue depths",
             "jobs too long in hand",
             "lanes",

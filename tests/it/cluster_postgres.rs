@@ -61,6 +61,28 @@ async fn a_primary_that_dies_under_load_is_followed_by_its_standby_and_nothing_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_standby_has_not_is_acknowledged_to_nobody() {
+    let (pair, stack, settings) = pair(Replication::Synchronous).await;
+    let settings = settings.set("KILN_DATABASE__TIMEOUT_MS", "1000");
+    let worker = settings.start().await;
+    pair.standby.pause();
+    let job = quick_jobs("half", 1);
+    stack.bus.publish_jobs(&job).await;
+    // The row is seen as soon as the session that wrote it was ended, and each further try finds it.
+    stack.wait_for_rows(1).await;
+    let tries = worker.metric("kiln_store_timeouts_total", &[]).await + 3.0;
+    eventually("it is tried again", PATIENCE, async || {
+        let now = worker.metric("kiln_store_timeouts_total", &[]).await;
+        (now >= tries).then_some(())
+    })
+    .await;
+    worker.wait_in_hand(1).await;
+    pair.standby.resume();
+    stack.bus.reply_to_each(&job_ids(&job)).await;
+    worker.wait_in_hand(0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_primary_that_is_frozen_is_left_once_its_standby_takes_writes() {
     let (pair, mut stack, settings) = pair(Replication::Synchronous).await;
     let worker = settings.start().await;

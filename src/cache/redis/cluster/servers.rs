@@ -187,6 +187,12 @@ impl Servers {
         map.nodes.iter().all(|node| !node.connections.is_closed())
     }
 
+    /// Whether one of them can be asked.
+    pub fn any_answers(&self) -> bool {
+        let map = self.known();
+        map.nodes.iter().any(|node| !node.connections.is_closed())
+    }
+
     /// The servers, which are learned anew if need be and it is time.
     pub async fn map(&self) -> Arc<Map> {
         let map = self.known();
