@@ -352,8 +352,12 @@ async fn a_ledger_knows_jobs_without_their_results() {
     }
     assert_eq!(stack.count("SELECT count(*) FROM job_results").await, 0);
 
-    // One that would be rejected now isn't scored again.
-    let body = text_job("gone", "a-model-that-is-gone", &["one input"]).to_string();
+    worker.stop().await;
+
+    // One that would be rejected now has no results.
+    let worker = stack.worker().set("KILN_STORE__JOBS", "ledger");
+    let worker = worker.expect_trouble().start().await;
+    let body = text_job("gone", "fault", &["score it as nan"]).to_string();
     let row = "INSERT INTO job_ids (job_id, status, body_sha256, finished_at) VALUES ('gone', 'ok', $1, now())";
     let hash = kiln_contract::key::hash_body(body.as_bytes());
     let row = sqlx::query(row).bind(hash.as_slice());
