@@ -45,8 +45,12 @@ pub struct ScoreResponse<'a> {
     version: &'a str,
     namespace: &'a str,
     /// One per input, in order: `label` and `score`, or `embedding`; `cached`; and `latency_ms` if known.
-    #[schema(value_type = Vec<Object>)]
-    results: Vec<BTreeMap<&'a str, &'a RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<Object>>)]
+    results: Option<Vec<BTreeMap<&'a str, &'a RawValue>>>,
+    /// `true` in place of results that weren't stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    results_omitted: Option<bool>,
     hits: u32,
     misses: u32,
     elapsed_ms: f64,
@@ -187,13 +191,15 @@ fn scored(
             result.insert("latency_ms", latency);
         }
     }
+    let is_omitted = done.results.is_empty();
     let response = ScoreResponse {
         job_id,
         status: "ok",
         model: &done.model,
         version: &done.version,
         namespace: &done.namespace,
-        results,
+        results_omitted: is_omitted.then_some(true),
+        results: (!is_omitted).then_some(results),
         hits: done.hits,
         misses: done.misses,
         elapsed_ms: done.elapsed_ms,

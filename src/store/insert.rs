@@ -23,7 +23,8 @@ WHERE jobs.status = 'rejected'";
 /// The same of ids, where results have tables of their own.
 const IDS_OVER_REJECTIONS: &str = "\
 ON CONFLICT (job_id) DO UPDATE SET
-  status = 'ok', hits = excluded.hits, misses = excluded.misses, finished_at = excluded.finished_at, body_sha256 = excluded.body_sha256, rejection = NULL
+  status = 'ok', hits = excluded.hits, misses = excluded.misses, elapsed_ms = excluded.elapsed_ms,
+  finished_at = excluded.finished_at, body_sha256 = excluded.body_sha256, rejection = NULL
 WHERE job_ids.status = 'rejected'";
 /// The jobs whose ids were written. As a test of truth it is hashed once, however few rows the server expects.
 const WRITTEN: &str = "(job_id IN (SELECT job_id FROM done)) IS TRUE";
@@ -111,6 +112,7 @@ fn ids(
     let job_id = ids.each("job_id", "text", column(rows, |j| j.job_id))?;
     ids.each("hits", "int", column(rows, |j| j.done.hits as i32))?;
     ids.each("misses", "int", column(rows, |j| j.done.misses as i32))?;
+    ids.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     let bodies = column(rows, |j| j.body_sha256.as_slice());
     ids.each("body_sha256", "bytea", bodies)?;
     let finished = column(rows, |j| j.done.finished_at);
@@ -133,7 +135,6 @@ fn results(
     results.shared("namespace", column(rows, |j| j.done.namespace.as_str()))?;
     let values = column(rows, |j| j.done.results.as_str());
     results.each_as("results", "text", "jsonb", values)?;
-    results.each("elapsed_ms", "float8", column(rows, |j| j.done.elapsed_ms))?;
     results.again("finished_at", "timestamptz", finished_at);
     Ok(results.into_insert_where("job_results", WRITTEN))
 }

@@ -234,12 +234,14 @@ impl Store {
             }
         }
         if let Self::Postgres(store) = self {
-            store.prune_results(before, batch).await?;
+            // What can't be dropped now holds up nothing else.
+            let results = store.prune_results(before, batch).await;
             let mut walk = prune::Walk::default();
             while let Some(rows) = store.prune_served(before, batch, &mut walk).await? {
                 pruned.served += rows;
                 progress(pruned.all());
             }
+            results?;
         }
         Ok(pruned)
     }

@@ -1,7 +1,7 @@
 //! Owns the move of `jobs` into daily partitions, while workers write, and the partitions after it: made ahead, and dropped for their age.
 //!
 //! Promises that the move can be cut short at any moment and goes on where it was; that nothing is copied but what is narrow; that nobody who
-//! writes waits for it longer than [`LOCK_LIMIT`], however long who reads takes; and that it is no migration of sqlx's: a release that doesn't
+//! writes waits for it longer than [`LOCK_LIMIT`], or now and then the server's `deadlock_timeout`, however long who reads takes; and that it is no migration of sqlx's: a release that doesn't
 //! know of it starts as before until it is made.
 
 use super::{PostgresStore, StoreError, prune::BlockWalk, tables::Tables};
@@ -10,6 +10,8 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
 use std::time::{Duration, Instant};
 
+/// How both transactions begin: with a lock, and refused where something would be left behind.
+const FIT: &str = include_str!("partitions/fit.sql");
 const BEGIN: &str = include_str!("partitions/begin.sql");
 const SWITCH: &str = include_str!("partitions/switch.sql");
 const STAGE: &str = "\
@@ -30,6 +32,13 @@ WHERE job_results.finished_at = old.finished_at AND job_results.job_id = old.job
 const LOCK_LIMIT: Duration = Duration::from_millis(500);
 /// Tries to get one.
 const LOCK_TRIES: u32 = 60;
+/// The same, once another was not to be had.
+const FEWER_TRIES: u32 = 4;
+/// Every so many tries one waits for longer.
+const LONGER_EVERY: u32 = 4;
+/// That is, for a little longer than `deadlock_timeout`: an autovacuum gives way only to who has waited for so long.
+const LONGER_LIMIT: &str = "\
+DO $$ BEGIN PERFORM set_config('lock_timeout', (setting::int + 250)::text, true) FROM pg_settings WHERE name = 'deadlock_timeout'; END $$";
 /// Longest rest between two tries.
 const MAX_REST: Duration = Duration::from_secs(2);
 /// How long filling in some blocks is to take: a deletion waits for it.
@@ -87,17 +96,19 @@ impl PostgresStore {
             return Ok(Moved::Before);
         }
         if !stage.try_get::<bool, _>(1).map_err(failed)? {
-            self.with_locks(connection, BEGIN).await?;
+            let begin = locked("SHARE ROW EXCLUSIVE", BEGIN);
+            self.with_locks(connection, &begin).await?;
         }
         for day in days_ahead(clock::now()) {
             let add = sqlx::query("SELECT kiln_add_job_day($1)").bind(day);
             add.execute(&mut *connection).await.map_err(failed)?;
         }
         self.fill(connection, progress).await?;
-        let analyze = sqlx::raw_sql("ANALYZE job_ids");
+        let analyze = sqlx::raw_sql("ANALYZE job_ids_next");
         analyze.execute(&mut *connection).await.map_err(failed)?;
         // A table that was written anew since begins anew.
-        while let Err(error) = self.with_locks(connection, SWITCH).await {
+        let switch = locked("ACCESS EXCLUSIVE", SWITCH);
+        while let Err(error) = self.with_locks(connection, &switch).await {
             if !self.is_unfilled(connection).await? {
                 return Err(error);
             }
@@ -106,7 +117,7 @@ impl PostgresStore {
         Ok(Moved::Now)
     }
 
-    /// Whether rows are missing in `job_ids`.
+    /// Whether rows are missing in `job_ids_next`.
     async fn is_unfilled(&self, connection: &mut PgConnection) -> Result<bool, StoreError> {
         let ask = "SELECT EXISTS (SELECT FROM job_partitioning WHERE done < blocks OR file <> pg_relation_filenode('jobs'))";
         let row = sqlx::raw_sql(ask).fetch_one(connection).await;
@@ -149,14 +160,11 @@ impl PostgresStore {
         connection: &mut PgConnection,
         statements: &str,
     ) -> Result<(), StoreError> {
-        // Statements in one message are one transaction.
-        let statements = format!(
-            "SET LOCAL lock_timeout = {}; {statements}",
-            LOCK_LIMIT.as_millis()
-        );
         let mut backoff = Backoff::new(Duration::from_millis(100), MAX_REST);
         loop {
-            let run = sqlx::raw_sql(AssertSqlSafe(statements.as_str()));
+            // Statements in one message are one transaction.
+            let limited = format!("{}; {statements}", lock_limit(backoff.attempts()));
+            let run = sqlx::raw_sql(AssertSqlSafe(limited));
             let error = match run.execute(&mut *connection).await {
                 Ok(_) => return Ok(()),
                 Err(error) => self.classify(error),
@@ -195,12 +203,20 @@ impl PostgresStore {
         let days = names
             .iter()
             .map(|day| NaiveDate::parse_from_str(day, "%Y%m%d"));
+        // What can't be dropped now holds up nothing else.
+        let mut failed = None;
+        let tries = |failed: &Option<StoreError>| match failed {
+            None => LOCK_TRIES,
+            Some(_) => FEWER_TRIES,
+        };
         for day in days.flatten().filter(|day| is_over(*day, before)) {
             let drop = format!("SELECT true FROM kiln_drop_job_day('{day}')");
-            self.with_short_locks(&drop).await?;
+            let dropped = self.with_short_locks(&drop, tries(&failed)).await;
+            failed = failed.or(dropped.err());
         }
         let drop_before = format!("SELECT kiln_drop_jobs_before('{}')", clock::rfc3339(before));
-        if !self.with_short_locks(&drop_before).await? {
+        let dropped = self.with_short_locks(&drop_before, tries(&failed)).await;
+        if matches!(dropped, Ok(false)) {
             let mut walk = BlockWalk::default();
             let (table, time) = ("jobs_before", "finished_at");
             while let Some(_rows) = self
@@ -214,29 +230,39 @@ impl PostgresStore {
                 .bind(i64::from(batch))
         };
         while self.execute(delete()).await? > 0 {}
-        Ok(())
+        failed.or(dropped.err()).map_or(Ok(()), Err)
     }
 
     /// Asks for a change that needs a lock on a whole table, again and again until it gets it in time.
-    async fn with_short_locks(&self, change: &str) -> Result<bool, StoreError> {
-        let statements = format!(
-            "SET LOCAL lock_timeout = {}; {change}",
-            LOCK_LIMIT.as_millis()
-        );
+    async fn with_short_locks(&self, change: &str, tries: u32) -> Result<bool, StoreError> {
         let mut backoff = Backoff::new(Duration::from_millis(100), MAX_REST);
         loop {
             let mut lease = self.lease().await?;
-            let run = sqlx::raw_sql(AssertSqlSafe(statements.as_str()));
+            let limited = format!("{}; {change}", lock_limit(backoff.attempts()));
+            let run = sqlx::raw_sql(AssertSqlSafe(limited));
             let answer = self.deadline(run.fetch_one(&mut *lease)).await;
             match self.end(lease, answer).await {
                 Ok(row) => return row.try_get(0).map_err(|e| self.classify(e)),
-                Err(StoreError::TimedOut(_)) if backoff.attempts() < LOCK_TRIES => {
+                Err(StoreError::TimedOut(_)) if backoff.attempts() < tries => {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// Statements of the move, behind the lock that they need.
+fn locked(mode: &str, statements: &str) -> String {
+    format!("{}{statements}", FIT.replace("LOCK_MODE", mode))
+}
+
+/// Limits how long a try waits for a lock, of which so many came before.
+fn lock_limit(tries: u32) -> String {
+    if tries % LONGER_EVERY == LONGER_EVERY - 1 {
+        return LONGER_LIMIT.to_owned();
+    }
+    format!("SET LOCAL lock_timeout = {}", LOCK_LIMIT.as_millis())
 }
 
 /// The days for which there are to be partitions: some clocks are behind.
@@ -263,6 +289,12 @@ mod tests {
         assert!(!is_over(day, at("2026-11-26T23:59:59.999Z")));
         assert!(is_over(day, at("2026-11-27T00:00:00Z")));
         assert!(is_over(day, at("2027-01-01T00:00:00Z")));
+    }
+
+    #[test]
+    fn some_tries_wait_until_an_autovacuum_gives_way() {
+        let longer = (0..FEWER_TRIES).filter(|tries| lock_limit(*tries) == LONGER_LIMIT);
+        assert_eq!(longer.count(), 1, "also where there are few");
     }
 
     #[test]

@@ -258,6 +258,7 @@ impl PostgresStore {
             true => Finished {
                 hits: done.hits,
                 misses: done.misses,
+                elapsed_ms: done.elapsed_ms,
                 finished_at: done.finished_at,
                 ..now.clone()
             },

@@ -2,19 +2,24 @@
 //!
 //! Promises that a name's latest row stays, however long ago it began: what readers find may still be of it.
 
-use super::{PostgresStore, StoreError, Table, tables::Tables};
+use super::{
+    PostgresStore, StoreError, Table,
+    tables::{TRIES, Tables},
+};
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Row};
 
 /// A step of a walk over a table's rows as they lie in its file, so that no step looks again at what an earlier one has left, and none reads
-/// more than some blocks, however few rows are old.
+/// more than some blocks, however few rows are old. A row that was written anew meanwhile is looked at again: it may be young.
 const PRUNE_BLOCKS: &str = "\
 WITH old AS (
   SELECT ctid FROM TABLE WHERE ctid > $3::text::tid AND ctid < $4::text::tid AND TIME < $1 LIMIT $2
 ), gone AS (
-  DELETE FROM TABLE WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) RETURNING 1
+  DELETE FROM TABLE WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) AND TIME < $1 RETURNING 1
 )
 SELECT (SELECT count(*) FROM old) AS looked, (SELECT count(*) FROM gone) AS gone, (SELECT max(ctid)::text FROM old) AS at";
+/// Else the server may begin in the middle of a table, where others read it as well: the latest of a step's rows tells of those before it.
+const IN_ORDER: &str = "SET LOCAL synchronize_seqscans = off";
 const BLOCKS: &str =
     "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
 /// Blocks of a step: 64 MiB of a server's default ones.
@@ -55,8 +60,27 @@ pub(super) struct BlockWalk {
 }
 
 impl PostgresStore {
-    /// A step; says how many rows it deleted, or nothing at the end.
+    /// A step; says how many rows it deleted, or nothing at the end. Where the tables turn out to be others, the walk begins anew.
     pub(super) async fn prune(
+        &self,
+        table: Table,
+        before: DateTime<Utc>,
+        batch: u32,
+        walk: &mut BlockWalk,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut tries = 1;
+        loop {
+            let doubts = self.tables.doubts();
+            let step = self.prune_step(table, before, batch, walk).await;
+            if step.is_ok() || tries == TRIES || self.tables.doubts() == doubts {
+                return step;
+            }
+            tries += 1;
+            *walk = BlockWalk::default();
+        }
+    }
+
+    async fn prune_step(
         &self,
         table: Table,
         before: DateTime<Utc>,
@@ -103,13 +127,17 @@ impl PostgresStore {
         let from = walk.at.clone();
         let from = from.unwrap_or_else(|| format!("({},0)", walk.block));
         let next = walk.block + STEP_BLOCKS;
-        let mut lease = self.lease().await?;
+        let mut lease = self.transaction().await?;
         let query = sqlx::query(AssertSqlSafe(statement))
             .bind(before)
             .bind(i64::from(batch))
             .bind(from)
             .bind(format!("({next},0)"));
-        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+        let step = async {
+            sqlx::raw_sql(IN_ORDER).execute(&mut *lease).await?;
+            query.fetch_one(&mut *lease).await
+        };
+        let answer = self.deadline(step).await;
         let row = self.end(lease, answer).await?;
         let read = || {
             let looked: i64 = row.try_get("looked")?;

@@ -22,7 +22,7 @@ const OTHERS: [&str; 6] = ["55000", "42P01", "42703", "42P10", "42809", "42883"]
 const NO_PARTITION: &str = "23514";
 
 /// Tries of one statement while the tables are changed.
-const TRIES: u32 = 3;
+pub(super) const TRIES: u32 = 3;
 
 /// The tables that hold the jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +59,11 @@ impl KnownTables {
         self.known.store(known, Ordering::Relaxed);
     }
 
+    /// How often a statement was for others.
+    pub fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
     /// They are to be asked for again.
     pub fn doubt(&self) {
         self.known.store(0, Ordering::Relaxed);
@@ -72,6 +77,14 @@ pub(super) fn is_for_others(error: &(dyn DatabaseError + 'static)) -> bool {
         return false;
     };
     OTHERS.contains(&code.as_ref()) || (code == NO_PARTITION && error.constraint().is_none())
+}
+
+/// What is asked or made of the tables may take too long, and says nothing of the rows that wait for it: none is given up for that.
+fn of_no_row(error: StoreError) -> StoreError {
+    match error {
+        StoreError::TimedOut(reason) => StoreError::Unavailable(reason),
+        other => other,
+    }
 }
 
 impl PostgresStore {
@@ -100,17 +113,17 @@ impl PostgresStore {
     ) -> Result<T, StoreError> {
         let mut tries = 1;
         loop {
-            let doubts = self.tables.doubts.load(Ordering::Relaxed);
-            let error = match run(self.tables().await?).await {
+            let doubts = self.tables.doubts();
+            let error = match run(self.tables().await.map_err(of_no_row)?).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if tries == TRIES || self.tables.doubts.load(Ordering::Relaxed) == doubts {
+            if tries == TRIES || self.tables.doubts() == doubts {
                 return Err(error);
             }
             tries += 1;
-            if self.tables().await? == Tables::Partitioned {
-                self.add_days(days()).await?;
+            if self.tables().await.map_err(of_no_row)? == Tables::Partitioned {
+                self.add_days(days()).await.map_err(of_no_row)?;
             }
         }
     }
@@ -141,5 +154,11 @@ mod tests {
             known.doubt();
             assert_eq!(known.get(), None);
         }
+    }
+
+    #[test]
+    fn no_row_is_given_up_because_its_table_is_late() {
+        let late = of_no_row(StoreError::TimedOut("late".into()));
+        assert!(matches!(late, StoreError::Unavailable(_)), "{late}");
     }
 }

@@ -101,12 +101,12 @@ async fn jobs_move_into_partitions_while_they_flow_though_the_move_is_killed() {
 
         // And while it fills rows in: it is back at the start, and meets a row that somebody is writing.
         connection
-            .execute("DELETE FROM job_ids WHERE job_id LIKE 'old-1%'; UPDATE job_partitioning SET done = 0")
+            .execute("DELETE FROM job_ids_next WHERE job_id LIKE 'old-1%'; UPDATE job_partitioning SET done = 0")
             .await
             .expect("rows");
         let mut writing = reader.begin().await.expect("a transaction");
         writing
-            .execute("INSERT INTO job_ids (job_id, status, finished_at, body_sha256) VALUES ('old-12345', 'ok', now(), '')")
+            .execute("INSERT INTO job_ids_next (job_id, status, finished_at, body_sha256) VALUES ('old-12345', 'ok', now(), '')")
             .await
             .expect("a row");
         let begun = started(&shell);
@@ -175,6 +175,31 @@ async fn a_jobs_row_in_partitions_is_what_it_was_in_one_table() {
     let Store::Postgres(mover) = &store else {
         panic!("a Postgres");
     };
+    // What a failover leaves that loses the end of the move: its beginning, and workers that know of the end.
+    let mut server = connect(&stack).await;
+    let begin = [
+        &include_str!("../../src/store/partitions/fit.sql")
+            .replace("LOCK_MODE", "SHARE ROW EXCLUSIVE"),
+        include_str!("../../src/store/partitions/begin.sql"),
+        "; ALTER TABLE jobs RENAME TO hidden; CREATE VIEW jobs AS SELECT * FROM hidden",
+    ];
+    let begin = AssertSqlSafe(begin.concat());
+    server.execute(begin).await.expect("a beginning");
+    mover.add_days_ahead().await.expect("it finds a view");
+    let back = "DROP VIEW jobs; ALTER TABLE hidden RENAME TO jobs";
+    server.execute(back).await.expect("the table");
+    let lost = insert(&store, &[("lost", &before)]).await;
+    assert_eq!(lost, [Inserted::New]);
+    let count = stack.count("SELECT count(*) FROM jobs WHERE job_id = 'lost'");
+    assert_eq!(count.await, 1, "where it is read");
+    let seen = "CREATE VIEW seen AS SELECT job_id FROM jobs";
+    server.execute(seen).await.expect("a view");
+    let refused = mover.partition_jobs(|_, _| {}).await;
+    let reason = refused.expect_err("a view").to_string();
+    assert!(reason.contains("view seen"), "{reason}");
+    // A publication of everything needs each table's key.
+    let rest = "DROP VIEW seen; CREATE PUBLICATION everything FOR ALL TABLES";
+    server.execute(rest).await.expect("no view");
     assert_eq!(mover.partition_jobs(|_, _| {}).await.ok(), Some(Moved::Now));
     // It knows the former tables, and a row over a rejection is as good as new.
     let written = insert(&plain, &[("late", &after), ("new", &after)]).await;
@@ -200,6 +225,10 @@ async fn a_jobs_row_in_partitions_is_what_it_was_in_one_table() {
         assert_eq!(insert(&plain, &[(&id, &far)]).await, [Inserted::New]);
         assert_eq!(insert(&store, &[(&id, &far)]).await, [Inserted::New]);
     }
+    let other = "CREATE TABLE job_results_20200101 (); SELECT kiln_add_job_day('2020-01-01')";
+    let refused = server.execute(other).await.expect_err("a name in use");
+    let is_named = refused.to_string().contains("job_results_20200101 is no");
+    assert!(is_named, "{refused}");
     let plan = plan(&stack, "SELECT * FROM jobs WHERE job_id = 'new'").await;
     let partitions = plan.iter().filter(|line| line.contains(" on job_results_"));
     let run = partitions.filter(|line| !line.contains("never executed"));
@@ -215,7 +244,7 @@ async fn a_jobs_row_in_partitions_is_what_it_was_in_one_table() {
     );
     let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'job_results'::regclass";
     assert_eq!(stack.count(days).await, 5 + 2, "their partitions are gone");
-    assert_eq!(stack.count("SELECT count(*) FROM jobs_before").await, 2);
+    assert_eq!(stack.count("SELECT count(*) FROM jobs_before").await, 3);
     let gone = "SELECT count(*) FROM jobs WHERE finished_at < now()";
     eventually("all that has ended is old enough", PATIENCE, || async {
         shell.kiln(&["prune", "--older-than", "1s"]).await.with(0);
@@ -245,6 +274,8 @@ async fn a_worker_without_a_right_to_make_tables_stores_into_partitions() {
         let run = connection.execute(AssertSqlSafe(statement)).await;
         run.expect("rights");
     }
+    not_moved_where_something_stays_behind(&stack, &shell).await;
+    moved_while_pruned(&stack).await;
     shell.kiln(&["migrate", "--partition"]).await.with(0);
     let url = stack
         .database_url()
@@ -259,8 +290,24 @@ async fn a_worker_without_a_right_to_make_tables_stores_into_partitions() {
     assert_eq!(insert(&store, &[("far", &far)]).await, [Inserted::New]);
     assert_eq!(stack.row_count().await, 1);
     let day = Duration::from_secs(86_400);
-    let pruned = store.prune(30 * day, 100, |_| {}).await.expect("rights");
-    assert_eq!(pruned.jobs, 1);
+    // And one that is written anew while it is to be deleted.
+    assert_eq!(insert(&store, &[("anew", &far)]).await, [Inserted::New]);
+    let mut owner = connect(&stack).await;
+    let mut writing = owner.begin().await.expect("a transaction");
+    let anew = "UPDATE job_ids SET finished_at = now() WHERE job_id = 'anew'";
+    writing.execute(anew).await.expect("a row");
+    let commit = async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%DELETE FROM job_ids%' AND datname = current_database()";
+        eventually("the deletion waits", PATIENCE, || async {
+            (stack.count(waits).await > 0).then_some(())
+        })
+        .await;
+        writing.commit().await.expect("an end");
+    };
+    let (pruned, ()) = tokio::join!(store.prune(30 * day, 100, |_| {}), commit);
+    assert_eq!(pruned.expect("rights").jobs, 1);
+    let kept = stack.count("SELECT count(*) FROM job_ids WHERE job_id = 'anew'");
+    assert_eq!(kept.await, 1, "it is young");
     let days = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'job_results'::regclass";
     assert_eq!(stack.count(days).await, 5);
 }
@@ -279,7 +326,14 @@ async fn a_ledger_knows_jobs_without_their_results() {
         let scored = |reply: &Reply| reply.body["results"][0]["score"].clone();
         assert_eq!(scored(&again), scored(&first), "scored again");
         assert!(scored(&again).is_number(), "{}", again.body);
-        for same in ["finished_at", "hits", "misses", "model", "version"] {
+        for same in [
+            "finished_at",
+            "elapsed_ms",
+            "hits",
+            "misses",
+            "model",
+            "version",
+        ] {
             assert_eq!(again.body[same], first.body[same], "{same}");
         }
         let shown = worker.get(&format!("/v1/jobs/{round}")).await;
@@ -297,7 +351,76 @@ async fn a_ledger_knows_jobs_without_their_results() {
         shell.kiln(&["migrate", "--partition"]).await.with(0);
     }
     assert_eq!(stack.count("SELECT count(*) FROM job_results").await, 0);
+
     worker.stop().await;
+
+    // One that would be rejected now has no results.
+    let worker = stack.worker().set("KILN_STORE__JOBS", "ledger");
+    let worker = worker.expect_trouble().start().await;
+    let body = text_job("gone", "fault", &["score it as nan"]).to_string();
+    let row = "INSERT INTO job_ids (job_id, status, body_sha256, finished_at) VALUES ('gone', 'ok', $1, now())";
+    let hash = kiln_contract::key::hash_body(body.as_bytes());
+    let row = sqlx::query(row).bind(hash.as_slice());
+    row.execute(&mut connect(&stack).await)
+        .await
+        .expect("a row");
+    let answer = worker.ask("POST", "/v1/score/batch", &[], body.as_bytes());
+    let answer = answer.await.expect("an answer");
+    let said = answer.json();
+    let (omitted, results) = (&said["results_omitted"], said.get("results"));
+    assert!(answer.status == 200, "{said}");
+    assert!(omitted == true && results.is_none(), "{said}");
+    worker.stop().await;
+}
+
+/// Neither who reads the table by its number nor who isn't its owner is left behind.
+async fn not_moved_where_something_stays_behind(stack: &Stack, shell: &Shell) {
+    let mover = format!("mover_{}", stack.database());
+    let mut connection = connect(stack).await;
+    let others = "CREATE VIEW seen AS SELECT job_id FROM jobs; CREATE TABLE notes (job_id text REFERENCES jobs); CREATE PUBLICATION shown FOR TABLE jobs;";
+    let others = format!("{others} CREATE ROLE \"{mover}\" LOGIN SUPERUSER");
+    connection
+        .execute(AssertSqlSafe(others))
+        .await
+        .expect("others");
+    let refused = shell.kiln(&["migrate", "--partition"]).await.with(1);
+    for other in ["view seen", "table notes", "publication shown"] {
+        assert!(refused.err.contains(other), "{}", refused.err);
+    }
+    let gone = "DROP VIEW seen; DROP TABLE notes; DROP PUBLICATION shown";
+    connection.execute(gone).await.expect("none");
+    let url = stack.database_url();
+    let url = url.replacen("kiln@", &format!("{mover}@"), 1);
+    let shell = Shell::on(stack).set("KILN_DATABASE_URL", &url);
+    let refused = shell.kiln(&["migrate", "--partition"]).await.with(1);
+    let reason = "jobs belongs to kiln";
+    assert!(refused.err.contains(reason), "{}", refused.err);
+    let begun = "SELECT count(*) FROM pg_class WHERE relname = 'job_partitioning'";
+    assert_eq!(stack.count(begun).await, 0);
+}
+
+/// Old jobs are pruned to the last one, though the move ends in the course of it.
+async fn moved_while_pruned(stack: &Stack) {
+    let (pruner, mover) = (store(stack).await, store(stack).await);
+    let old = done(kiln::clock::now() - TimeDelta::days(50), "[1]");
+    let jobs = [("old 1", &old), ("old 2", &old), ("old 3", &old)];
+    insert(&pruner, &jobs).await;
+    let Store::Postgres(mover) = &mover else {
+        panic!("a Postgres");
+    };
+    let mut is_moved = false;
+    let progress = |_| {
+        if !std::mem::replace(&mut is_moved, true) {
+            tokio::task::block_in_place(|| {
+                let moved = mover.partition_jobs(|_, _| {});
+                let moved = tokio::runtime::Handle::current().block_on(moved);
+                assert_eq!(moved.ok(), Some(Moved::Now));
+            });
+        }
+    };
+    let age = Duration::from_secs(30 * 86_400);
+    let pruned = pruner.prune(age, 1, progress).await.expect("it goes on");
+    assert_eq!((pruned.jobs, stack.row_count().await), (3, 0));
 }
 
 async fn connect(stack: &Stack) -> PgConnection {

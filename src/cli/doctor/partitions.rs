@@ -10,7 +10,8 @@ const ASK: &str = "\
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass('jobs') AND relkind = 'v') AS is_moved,
   to_regclass('job_partitioning') IS NOT NULL AS is_begun, to_regclass('jobs_before') IS NOT NULL AS has_before,
   (SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass('job_results')) AS days,
-  to_regclass('job_results_' || to_char((now() AT TIME ZONE 'UTC') + interval '1 day', 'YYYYMMDD')) IS NOT NULL AS has_next";
+  to_regclass('job_results_' || to_char((now() AT TIME ZONE 'UTC') + interval '1 day', 'YYYYMMDD')) IS NOT NULL AS has_next,
+  current_setting('max_locks_per_transaction')::bigint AS locks";
 
 /// How jobs are stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub(super) struct Partitions {
     has_before: bool,
     days: i64,
     has_next: bool,
+    /// That the server provides for, a connection.
+    locks: i64,
 }
 
 pub(super) async fn ask(connection: &mut PgConnection) -> Result<Partitions, sqlx::Error> {
@@ -33,6 +36,7 @@ pub(super) async fn ask(connection: &mut PgConnection) -> Result<Partitions, sql
         has_before: row.try_get("has_before")?,
         days: row.try_get("days")?,
         has_next: row.try_get("has_next")?,
+        locks: row.try_get("locks")?,
     })
 }
 
@@ -52,7 +56,17 @@ impl Partitions {
             false => "",
         };
         let found = format!("in daily partitions, {} of them{before}", self.days);
+        // Whoever looks a job up locks each one and its index.
+        let locks = 2 * self.days;
         Some(match self.has_next {
+            true if locks > self.locks => Check::warn(
+                NAME,
+                format!(
+                    "{found}; each look-up takes {locks} locks, and the server provides for {} a connection",
+                    self.locks
+                ),
+                "raise max_locks_per_transaction above that, or prune sooner",
+            ),
             true => Check::ok(NAME, found),
             false => Check::warn(
                 NAME,
@@ -81,9 +95,12 @@ mod tests {
             is_moved: true,
             days: 5,
             has_next: true,
+            locks: 64,
             ..plain
         };
         assert_eq!(moved.check().map(|check| check.status), Some(Status::Ok));
+        let many = Partitions { days: 33, ..moved };
+        assert_eq!(many.check().map(|check| check.status), Some(Status::Warn));
         let late = Partitions {
             has_next: false,
             ..moved

@@ -1,22 +1,19 @@
--- Begins the move of `jobs` into partitions. Whatever is written to `jobs` from here on is noted in `job_ids` as well, and the rows that are there
+-- Begins the move of `jobs` into partitions. Whatever is written to `jobs` from here on is noted in `job_ids_next` as well, and the rows that are there
 -- are filled in afterwards, by blocks of the table. In one transaction, which waits no longer than `lock_timeout` for who writes.
--- In the schema of the table, and with nobody's temporary tables before it.
-SELECT set_config('search_path', quote_ident(nspname) || ', pg_temp', true)
-FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'jobs'::regclass;
-LOCK TABLE jobs IN SHARE ROW EXCLUSIVE MODE;
-
-CREATE TABLE job_ids (
-    job_id      text COLLATE "C" PRIMARY KEY,
-    status      text NOT NULL CHECK (status IN ('ok', 'rejected')),
+-- Not under its last name yet: a server that was left behind at the end of the move has no table that a worker which knows that end could write to.
+CREATE TABLE job_ids_next (
+    job_id      text COLLATE "C" CONSTRAINT job_ids_pkey PRIMARY KEY,
+    status      text NOT NULL CONSTRAINT job_ids_status_check CHECK (status IN ('ok', 'rejected')),
     hits        integer NOT NULL DEFAULT 0,
     misses      integer NOT NULL DEFAULT 0,
+    elapsed_ms  double precision,
     finished_at timestamptz NOT NULL,
     body_sha256 bytea NOT NULL,
     rejection   jsonb
 );
-COMMENT ON TABLE job_ids IS 'One row a job: what tells a repeat from a conflict. Its results are in job_results; the view jobs shows both as one.';
-COMMENT ON COLUMN job_ids.rejection IS 'Of a rejected job: error, with code, field and message; model and namespace.';
-CREATE INDEX job_ids_finished_at ON job_ids USING brin (finished_at);
+COMMENT ON TABLE job_ids_next IS 'One row a job: what tells a repeat from a conflict. Its results are in job_results; the view jobs shows both as one.';
+COMMENT ON COLUMN job_ids_next.rejection IS 'Of a rejected job: error, with code, field and message; model and namespace.';
+CREATE INDEX job_ids_finished_at ON job_ids_next USING brin (finished_at);
 
 CREATE TABLE job_results (
     job_id      text COLLATE "C" NOT NULL,
@@ -24,12 +21,24 @@ CREATE TABLE job_results (
     version     text,
     namespace   text,
     results     jsonb,
-    elapsed_ms  double precision,
-    finished_at timestamptz NOT NULL
+    finished_at timestamptz NOT NULL,
+    -- Rows come in this order, so that an index of it grows at its end only.
+    CONSTRAINT job_results_key PRIMARY KEY (finished_at, job_id)
 ) PARTITION BY RANGE (finished_at);
 COMMENT ON TABLE job_results IS 'The results of finished jobs, a partition a day in UTC: job_results_YYYYMMDD.';
--- Rows come in this order, so that an index of it grows at its end only.
-CREATE UNIQUE INDEX job_results_key ON job_results (finished_at, job_id);
+
+-- Whether a day has its partition. A table of its name that is none is somebody's: it isn't touched.
+CREATE FUNCTION kiln_has_job_day(partition text) RETURNS boolean
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF to_regclass(partition) IS NULL THEN
+        RETURN false;
+    END IF;
+    IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = to_regclass(partition) AND inhparent = 'job_results'::regclass) THEN
+        RAISE duplicate_table USING MESSAGE = format('%I is no partition of job_results: attach it, or give it another name', partition);
+    END IF;
+    RETURN true;
+END $$;
 
 -- Makes a day's partition where there is none. Whoever may insert rows may call it; workers need not own the table.
 CREATE FUNCTION kiln_add_job_day(day date) RETURNS boolean
@@ -37,7 +46,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'U
 DECLARE
     partition text := 'job_results_' || to_char(day, 'YYYYMMDD');
 BEGIN
-    IF to_regclass(partition) IS NOT NULL THEN
+    IF kiln_has_job_day(partition) THEN
         RETURN false;
     END IF;
     IF NOT has_table_privilege(session_user, 'job_results', 'INSERT') THEN
@@ -45,7 +54,7 @@ BEGIN
     END IF;
     -- One at a time; the one that waited looks again.
     PERFORM pg_advisory_xact_lock(1802071150, 'job_results'::regclass::oid::int);
-    IF to_regclass(partition) IS NOT NULL THEN
+    IF kiln_has_job_day(partition) THEN
         RETURN false;
     END IF;
     -- Attaching one that was made apart holds up nobody who writes or reads.
@@ -71,14 +80,14 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     shown text := 'CREATE OR REPLACE VIEW jobs AS SELECT i.job_id, i.status, coalesce(%1$s, i.rejection->>''model'') AS model, coalesce(%2$s) AS version,'
         ' coalesce(%3$s, i.rejection->>''namespace'') AS namespace, i.hits, i.misses, coalesce(%4$s) AS results, i.rejection->''error'' AS error,'
-        ' coalesce(%5$s) AS elapsed_ms, i.body_sha256, i.finished_at'
+        ' i.elapsed_ms, i.body_sha256, i.finished_at'
         ' FROM job_ids AS i LEFT JOIN job_results AS r ON r.finished_at = i.finished_at AND r.job_id = i.job_id';
 BEGIN
     IF with_before THEN
         shown := shown || ' LEFT JOIN jobs_before AS b ON b.finished_at = i.finished_at AND b.job_id = i.job_id';
-        EXECUTE format(shown, 'r.model, b.model', 'r.version, b.version', 'r.namespace, b.namespace', 'r.results, b.results', 'r.elapsed_ms, b.elapsed_ms');
+        EXECUTE format(shown, 'r.model, b.model', 'r.version, b.version', 'r.namespace, b.namespace', 'r.results, b.results');
     ELSE
-        EXECUTE format(shown, 'r.model', 'r.version', 'r.namespace', 'r.results', 'r.elapsed_ms');
+        EXECUTE format(shown, 'r.model', 'r.version', 'r.namespace', 'r.results');
     END IF;
 END $$;
 
@@ -111,13 +120,13 @@ BEGIN
         FROM pg_class, aclexplode(relacl) AS acl LEFT JOIN pg_roles AS role ON role.oid = acl.grantee
         WHERE pg_class.oid = 'jobs'::regclass AND acl.privilege_type IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE')
     LOOP
-        EXECUTE format('GRANT %s ON job_ids, job_results TO %s', granted.what, granted.who);
+        EXECUTE format('GRANT %s ON job_ids_next, job_results TO %s', granted.what, granted.who);
     END LOOP;
 END $$;
 
 -- How far the rows that are there have been filled in, by blocks of the file in which they are.
 CREATE TABLE job_partitioning (
-    file   oid NOT NULL,
+    file   oid PRIMARY KEY,
     blocks bigint NOT NULL,
     done   bigint NOT NULL DEFAULT 0
 );
@@ -130,18 +139,18 @@ CREATE FUNCTION kiln_note_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_WHEN = 'BEFORE' THEN
-        PERFORM pg_advisory_xact_lock_shared(1802071150, 'job_ids'::regclass::oid::int);
+        PERFORM pg_advisory_xact_lock_shared(1802071150, 'job_ids_next'::regclass::oid::int);
     ELSIF TG_OP = 'TRUNCATE' THEN
-        TRUNCATE job_ids;
+        TRUNCATE job_ids_next;
     ELSIF TG_OP = 'DELETE' THEN
-        DELETE FROM job_ids USING gone WHERE job_ids.job_id = gone.job_id;
+        DELETE FROM job_ids_next USING gone WHERE job_ids_next.job_id = gone.job_id;
     ELSE
-        INSERT INTO job_ids (job_id, status, hits, misses, finished_at, body_sha256, rejection)
-        SELECT job_id, status, hits, misses, finished_at, body_sha256,
+        INSERT INTO job_ids_next (job_id, status, hits, misses, elapsed_ms, finished_at, body_sha256, rejection)
+        SELECT job_id, status, hits, misses, elapsed_ms, finished_at, body_sha256,
             CASE status WHEN 'rejected' THEN jsonb_build_object('error', error, 'model', model, 'namespace', namespace) END
         FROM written ORDER BY job_id
         ON CONFLICT (job_id) DO UPDATE SET status = excluded.status, hits = excluded.hits, misses = excluded.misses,
-            finished_at = excluded.finished_at, body_sha256 = excluded.body_sha256, rejection = excluded.rejection;
+            elapsed_ms = excluded.elapsed_ms, finished_at = excluded.finished_at, body_sha256 = excluded.body_sha256, rejection = excluded.rejection;
     END IF;
     RETURN NULL;
 END $$;
@@ -158,13 +167,13 @@ LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     start bigint;
 BEGIN
-    PERFORM pg_advisory_xact_lock(1802071150, 'job_ids'::regclass::oid::int);
+    PERFORM pg_advisory_xact_lock(1802071150, 'job_ids_next'::regclass::oid::int);
     -- A table that was written anew has its rows elsewhere.
     UPDATE job_partitioning SET file = pg_relation_filenode('jobs'), done = 0, blocks = pg_relation_size('jobs') / current_setting('block_size')::bigint
     WHERE file <> pg_relation_filenode('jobs');
     SELECT done INTO start FROM job_partitioning;
-    INSERT INTO job_ids (job_id, status, hits, misses, finished_at, body_sha256, rejection)
-    SELECT job_id, status, hits, misses, finished_at, body_sha256,
+    INSERT INTO job_ids_next (job_id, status, hits, misses, elapsed_ms, finished_at, body_sha256, rejection)
+    SELECT job_id, status, hits, misses, elapsed_ms, finished_at, body_sha256,
         CASE status WHEN 'rejected' THEN jsonb_build_object('error', error, 'model', model, 'namespace', namespace) END
     FROM jobs WHERE ctid >= format('(%s,0)', start)::tid AND ctid < format('(%s,0)', start + many)::tid
     ORDER BY job_id

@@ -1,9 +1,5 @@
 -- Ends the move of `jobs` into partitions: the view takes the table's name, and the table holds what was there before. In one transaction,
 -- which waits no longer than `lock_timeout` for who reads or writes.
--- In the schema of the table, and with nobody's temporary tables before it.
-SELECT set_config('search_path', quote_ident(nspname) || ', pg_temp', true)
-FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace WHERE pg_class.oid = 'jobs'::regclass;
-LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE;
 
 DO $$
 DECLARE
@@ -21,6 +17,7 @@ BEGIN
     DROP FUNCTION kiln_note_jobs();
     DROP FUNCTION kiln_fill_job_ids(bigint);
     DROP TABLE job_partitioning;
+    ALTER TABLE job_ids_next RENAME TO job_ids;
     ALTER TABLE jobs RENAME TO jobs_before;
     COMMENT ON TABLE jobs_before IS 'The results of jobs from before the move into partitions; nothing is written here any more.';
     PERFORM kiln_show_jobs(true);
