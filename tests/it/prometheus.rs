@@ -107,6 +107,7 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         .models(&["sentiment"])
         // A lane that the settings name has queues.
         .set("KILN_LANES__SENTIMENT__QUEUES", "2")
+        .set("KILN_QUEUES__SHARDS", "2")
         // An objective, and an audit that measures it.
         .set("KILN_AUDIT__INTERVAL_SECONDS", "1")
         .set("KILN_NAMESPACES__SENTIMENT__MAX_AGE_SECONDS", "600")
