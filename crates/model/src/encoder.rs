@@ -130,9 +130,12 @@ impl Network for Encoder {
         self.head.forward(pooled, lengths.len())
     }
 
-    fn warm(&self) {
-        if let Body::Graph(encoder) = &self.body {
-            encoder.warm(self.head.pooling);
+    fn warm(&self, pass: usize) -> bool {
+        match &self.body {
+            Body::Kernels { .. } => false,
+            Body::Graph(encoder) => {
+                encoder.warm(pass, self.tokenizer.max_tokens(), self.head.pooling)
+            }
         }
     }
 

@@ -61,7 +61,7 @@ impl Hardware {
         } else {
             None
         };
-        let open = || catch_unwind(AssertUnwindSafe(|| device(backend).map(tried)));
+        let open = || catch_unwind(AssertUnwindSafe(|| tried(backend)));
         let opened = match &gpu_thread {
             Some(gpu_thread) => gpu_thread.install(open),
             None => open(),
@@ -101,7 +101,7 @@ impl Hardware {
     }
 
     /// Builds a network on the thread that may touch the device, and keeps it there. On a graphics processor it has made its first passes
-    /// then, which take seconds; what goes wrong on the device is an error of this version.
+    /// then, which take seconds; other networks' passes get in between. What goes wrong on the device is an error of this version.
     pub fn build(
         &self,
         build: impl FnOnce() -> Result<Arc<dyn Network>, LoadError> + Send,
@@ -109,17 +109,11 @@ impl Hardware {
         match &self.gpu_thread {
             None => build(),
             Some(gpu_thread) => {
-                let warmed = || {
-                    let network = build()?;
-                    network.warm();
-                    Ok(network)
-                };
-                let network = gpu_thread
-                    .install(|| catch_unwind(AssertUnwindSafe(warmed)))
-                    .unwrap_or_else(|panic| {
-                        let reason = panic_message(panic.as_ref());
-                        Err(LoadError::field("settings models.backends", &reason))
-                    })?;
+                let network = caught_on(gpu_thread, build)??;
+                let mut passes = 0..;
+                while caught_on(gpu_thread, || {
+                    passes.next().is_some_and(|pass| network.warm(pass))
+                })? {}
                 let gpu_thread = Arc::clone(gpu_thread);
                 Ok(Arc::new(OnGpuThread {
                     network,
@@ -145,22 +139,37 @@ impl Network for OnGpuThread {
         self.gpu_thread.install(|| self.network.forward(batch))
     }
 
-    fn warm(&self) {
-        self.gpu_thread.install(|| self.network.warm());
-    }
-
     fn smallest_share(&self) -> usize {
         usize::MAX
     }
 }
 
+/// Runs on the device's thread; a panic there is an error.
+fn caught_on<T: Send>(
+    gpu_thread: &rayon::ThreadPool,
+    run: impl FnOnce() -> T + Send,
+) -> Result<T, LoadError> {
+    gpu_thread
+        .install(|| catch_unwind(AssertUnwindSafe(run)))
+        .map_err(|panic| {
+            let reason = panic_message(panic.as_ref());
+            LoadError::field("settings models.backends", &reason)
+        })
+}
+
 /// A device that has answered: opening one is put off until its first use.
-fn tried(device: Device) -> (Device, Products) {
+fn tried(backend: Backend) -> Result<(Device, Products), HardwareError> {
+    let device = device(backend)?;
     let sum = Tensor::<1>::ones([8], &device).sum().into_data();
     let sum = sum.as_slice::<f32>().map(<[f32]>::to_vec);
     assert_eq!(sum.ok(), Some(vec![8.0]), "it doesn't add up");
-    let products = Products::of(&device);
-    (device, products)
+    // Processors don't round, and start without the time that it takes to find out.
+    let products = if backend.is_gpu() {
+        Products::of(&device)
+    } else {
+        Products::Exact
+    };
+    Ok((device, products))
 }
 
 fn device(backend: Backend) -> Result<Device, HardwareError> {
@@ -186,12 +195,16 @@ mod tests {
     use super::*;
 
     /// Which threads touched it, and for what.
-    struct Noted(Arc<Mutex<Vec<String>>>);
+    #[derive(Clone)]
+    struct Noted {
+        notes: Arc<Mutex<Vec<String>>>,
+        device: Arc<rayon::ThreadPool>,
+    }
 
     impl Noted {
         fn note(&self, what: &str) {
             let name = thread::current().name().unwrap_or_default().to_owned();
-            self.0.lock().unwrap().push(format!("{what} on {name}"));
+            self.notes.lock().unwrap().push(format!("{what} on {name}"));
         }
     }
 
@@ -201,8 +214,22 @@ mod tests {
             Vec::new()
         }
 
-        fn warm(&self) {
-            self.note("warm");
+        fn warm(&self, pass: usize) -> bool {
+            if pass == 0 {
+                // Another model's pass comes meanwhile.
+                let other = self.clone();
+                let asked = thread::Builder::new()
+                    .name("asker".to_owned())
+                    .spawn(move || {
+                        let device = Arc::clone(&other.device);
+                        device.spawn(move || other.note("other"));
+                    });
+                asked.unwrap().join().unwrap();
+            }
+            if pass < 2 {
+                self.note(&format!("pass {pass}"));
+            }
+            pass < 2
         }
 
         fn smallest_share(&self) -> usize {
@@ -225,13 +252,21 @@ mod tests {
     }
 
     #[test]
-    fn a_network_makes_its_first_passes_before_it_serves_and_all_on_the_devices_thread() {
+    fn first_passes_are_made_before_a_network_serves_on_the_devices_thread_with_others_in_between()
+    {
+        let hardware = hardware();
         let notes = Arc::new(Mutex::new(Vec::new()));
-        let noted = Noted(Arc::clone(&notes));
-        let network = hardware().build(|| Ok(Arc::new(noted))).ok().unwrap();
-        assert_eq!(*notes.lock().unwrap(), ["warm on device"]);
+        let noted = Noted {
+            notes: Arc::clone(&notes),
+            device: Arc::clone(hardware.gpu_thread.as_ref().unwrap()),
+        };
+        let network = hardware.build(|| Ok(Arc::new(noted))).ok().unwrap();
+        assert_eq!(
+            *notes.lock().unwrap(),
+            ["pass 0 on device", "other on device", "pass 1 on device"]
+        );
         network.forward(Batch::Features(&[]));
-        assert_eq!(notes.lock().unwrap()[1..], ["forward on device"]);
+        assert_eq!(notes.lock().unwrap()[3..], ["forward on device"]);
     }
 
     #[test]

@@ -191,10 +191,12 @@ impl Network for Mlp {
         }
     }
 
-    fn warm(&self) {
-        for rows in WARM_ROWS {
+    fn warm(&self, pass: usize) -> bool {
+        let rows = WARM_ROWS.get(pass);
+        if let Some(rows) = rows {
             self.forward(Batch::Features(&vec![0.0; rows * self.width]));
         }
+        rows.is_some()
     }
 
     fn smallest_share(&self) -> usize {

@@ -38,9 +38,11 @@ pub(crate) trait Network: Send + Sync {
     /// The outputs of every row, row after row. Runs on a model thread and may panic; the runner catches it.
     fn forward(&self, batch: Batch<'_>) -> Vec<f32>;
 
-    /// Passes of every size that needs kernels of its own, so that they are compiled before a request needs them. Called on graphics
-    /// processors alone, when the network was built.
-    fn warm(&self) {}
+    /// A pass of one of the sizes that need kernels of their own, so that they are compiled before a request needs them: by number from 0,
+    /// and false from where there are no more. Called on graphics processors alone, when the network was built.
+    fn warm(&self, _pass: usize) -> bool {
+        false
+    }
 
     /// The minimum of rows for which waking another thread pays; `usize::MAX` if a pass spreads over the threads by
     /// itself.

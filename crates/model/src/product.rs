@@ -7,8 +7,13 @@ use burn_tensor::{Device, Tensor};
 
 /// Times this, less the product's own low part, a 32-bit float keeps 11 of its 24 bits (Veltkamp, 1968).
 const SPLITTER: f32 = 8193.0;
-/// Rows and columns of the matrix that finds out: as many as make a processor's matrix unit worth its while.
-const PROBE: usize = 64;
+/// Numbers beyond this would leave the floats' range by [`SPLITTER`].
+const LARGEST: f32 = 4e34;
+/// Left factors of the products that find out. Which kernel makes a product depends on its shape, and one rounds where another doesn't: a square
+/// for a processor's matrix unit, a layer's rows, and the attention's batches.
+const SQUARE: [usize; 2] = [64, 64];
+const TALL: [usize; 2] = [1024, 512];
+const BATCHED: [usize; 4] = [8, 4, 64, 64];
 
 /// How a device multiplies matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,26 +32,45 @@ pub(crate) struct Parts<const D: usize> {
 }
 
 impl Products {
-    /// Multiplies numbers of 13 bits by one, and looks whether they are still the same.
+    /// Multiplies numbers of 13 bits by one, in several shapes, and looks whether they are still the same.
     pub fn of(device: &Device) -> Self {
-        let fine = 1.0 + 2f32.powi(-12);
-        let numbers = Tensor::<2>::ones([PROBE, PROBE], device).mul_scalar(fine);
-        let product = numbers.matmul(Tensor::eye(PROBE, device)).into_data();
-        let exact = product
-            .as_slice::<f32>()
-            .is_ok_and(|numbers| numbers.iter().all(|&x| x == fine));
+        Self::found(device, Tensor::matmul, Tensor::matmul)
+    }
+
+    /// A deviation in any shape means that products are rounded.
+    fn found(
+        device: &Device,
+        flat: impl Fn(Tensor<2>, Tensor<2>) -> Tensor<2>,
+        batched: impl Fn(Tensor<4>, Tensor<4>) -> Tensor<4>,
+    ) -> Self {
+        let exact = is_exact(SQUARE, device, &flat)
+            && is_exact(TALL, device, &flat)
+            && is_exact(BATCHED, device, batched);
         if exact { Self::Exact } else { Self::Rounded }
     }
 
     /// Prepares a factor.
     pub fn parts<const D: usize>(self, numbers: Tensor<D>) -> Parts<D> {
+        self.prepared(numbers, |numbers| numbers.clamp(-LARGEST, LARGEST))
+    }
+
+    /// Prepares a factor whose numbers are far below [`LARGEST`], which takes a step less: what was normed, and what comes of it.
+    pub fn parts_of_normed<const D: usize>(self, numbers: Tensor<D>) -> Parts<D> {
+        self.prepared(numbers, |numbers| numbers)
+    }
+
+    fn prepared<const D: usize>(
+        self,
+        numbers: Tensor<D>,
+        bound: impl Fn(Tensor<D>) -> Tensor<D>,
+    ) -> Parts<D> {
         match self {
             Self::Exact => Parts {
                 leading: numbers,
                 rest: None,
             },
             Self::Rounded => {
-                let (leading, rest) = split(numbers);
+                let (leading, rest) = split(bound(numbers.clone()), numbers);
                 Parts {
                     leading,
                     rest: Some(rest),
@@ -79,9 +103,33 @@ impl<const D: usize> Parts<D> {
     }
 }
 
-/// The leading 11 bits of each number, and the rest.
-fn split<const D: usize>(numbers: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
-    let scaled = numbers.clone().mul_scalar(SPLITTER);
+/// Whether numbers of that shape are what they were after a multiplication by one.
+fn is_exact<const D: usize>(
+    shape: [usize; D],
+    device: &Device,
+    multiply: impl Fn(Tensor<D>, Tensor<D>) -> Tensor<D>,
+) -> bool {
+    let fine = 1.0 + 2f32.powi(-12);
+    let numbers = Tensor::<D>::ones(shape, device).mul_scalar(fine);
+    let [.., width] = shape.as_slice() else {
+        return true;
+    };
+    // Of the whole shape: a matrix that stands for a batch may be multiplied by another kernel.
+    let mut square = shape;
+    if let [.., rows, _] = square.as_mut_slice() {
+        *rows = *width;
+    }
+    let one = Tensor::<2>::eye(*width, device).unsqueeze::<D>() * Tensor::ones(square, device);
+    let product = multiply(numbers, one).into_data();
+    product
+        .as_slice::<f32>()
+        .is_ok_and(|numbers| numbers.iter().all(|&x| x == fine))
+}
+
+/// The leading 11 bits of each number, and the rest. `bounded` are the same numbers, [`LARGEST`] in place of larger ones: of those the
+/// leading part has more bits, and may be the whole.
+fn split<const D: usize>(bounded: Tensor<D>, numbers: Tensor<D>) -> (Tensor<D>, Tensor<D>) {
+    let scaled = bounded.mul_scalar(SPLITTER);
     let leading = scaled.clone() - (scaled - numbers.clone());
     (leading.clone(), numbers - leading)
 }
@@ -112,9 +160,59 @@ mod tests {
     }
 
     #[test]
+    fn a_deviation_in_one_shape_means_that_products_are_rounded() {
+        // Multiplied by one, as the matrix unit reads it.
+        fn by_one<const D: usize>(left: Tensor<D>, _: Tensor<D>) -> Tensor<D> {
+            left
+        }
+        fn coarse<const D: usize>(left: Tensor<D>, _: Tensor<D>) -> Tensor<D> {
+            let shape = left.shape();
+            let numbers: Vec<f32> = numbers(left).into_iter().map(rounded).collect();
+            Tensor::from_data(
+                burn_tensor::TensorData::new(numbers, shape),
+                &Device::flex(),
+            )
+        }
+        let device = Device::flex();
+        let tall = |left: Tensor<2>, right: Tensor<2>| {
+            if left.dims()[0] > 64 {
+                coarse(left, right)
+            } else {
+                by_one(left, right)
+            }
+        };
+        assert_eq!(Products::found(&device, by_one, by_one), Products::Exact);
+        for found in [
+            Products::found(&device, coarse, by_one),
+            Products::found(&device, tall, by_one),
+            Products::found(&device, by_one, coarse),
+        ] {
+            assert_eq!(found, Products::Rounded);
+        }
+    }
+
+    #[test]
+    fn numbers_as_large_as_floats_are_stay_numbers_in_parts() {
+        let large = [3e38, 1.2345678e38, 5e34, 4e34, 1e34, -4.1e34, -3.3e38, 0.0];
+        let whole = Tensor::<2>::from_data([large], &Device::flex());
+        let parts = Products::Rounded.parts(whole.clone());
+        let (leading, rest) = (numbers(parts.leading), numbers(parts.rest.unwrap()));
+        for ((whole, leading), rest) in large.iter().zip(&leading).zip(&rest) {
+            assert_eq!(leading + rest, *whole);
+            assert!(
+                rest.abs() <= whole.abs() * 2f32.powi(-11),
+                "{rest} of {whole}"
+            );
+        }
+        let half = Products::Rounded.parts(Tensor::<2>::eye(8, &Device::flex()).mul_scalar(0.5));
+        let product = numbers(Products::Rounded.parts(whole).times(&half));
+        assert_eq!(product, large.map(|x| x / 2.0));
+    }
+
+    #[test]
     fn the_parts_are_the_whole_and_lose_hardly_anything_where_factors_are_rounded() {
         let whole = tensor(40, 30, 1);
-        let (leading, rest) = split(whole.clone());
+        let (leading, rest) = split(whole.clone(), whole.clone());
         let (whole, leading, rest) = (numbers(whole), numbers(leading), numbers(rest));
         for ((whole, leading), rest) in whole.iter().zip(&leading).zip(&rest) {
             assert_eq!(leading + rest, *whole);

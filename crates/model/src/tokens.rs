@@ -136,6 +136,11 @@ impl Tokenizer {
         })
     }
 
+    /// Maximum of tokens in a text, special ones included.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
     /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ impl GraphEncoder {
                 (of_ids, of_types)
             })
             .collect();
-        let groups = groups(lengths);
+        let groups = groups(lengths, self.sizes, self.shape.heads);
         // All of them are under way before the first one is waited for.
         let vectors: Vec<Tensor<2>> = groups
             .iter()
@@ -131,13 +131,14 @@ impl GraphEncoder {
         pooled
     }
 
-    /// A pass for each kind of size, for its kernels to be compiled.
-    pub fn warm(&self, pooling: Pooling) {
-        let longest = self.shape.positions - self.shape.position_offset;
-        for length in self.sizes.lengths(longest) {
+    /// A pass of one kind of size, for its kernels to be compiled; false where there are no more, of texts up to `longest` tokens.
+    pub fn warm(&self, pass: usize, longest: usize, pooling: Pooling) -> bool {
+        let length = self.sizes.lengths(longest).get(pass).copied();
+        if let Some(length) = length {
             let length = length.min(longest);
             self.pooled(&vec![0; length], &vec![0; length], &[length], pooling);
         }
+        length.is_some()
     }
 
     /// The vectors of a group's texts, and of the rows that it is filled up with.
@@ -149,7 +150,7 @@ impl GraphEncoder {
             kinds,
             positions,
             real,
-        } = Padded::new(group, texts, self.sizes, self.shape.position_offset);
+        } = Padded::new(group, texts, self.shape.position_offset);
         let slots = texts * longest;
         let index = |numbers: Vec<i32>| {
             Tensor::<1, Int>::from_data(TensorData::new(numbers, [slots]), &self.device)
@@ -177,8 +178,9 @@ impl GraphEncoder {
                     .clone()
                     .div(real.sum_dim(1))
                     .reshape([texts, 1, longest]);
-                let weights = self.products.parts(weights);
-                weights.times(&self.products.parts(x)).squeeze_dim(1)
+                let weights = self.products.parts_of_normed(weights);
+                let x = self.products.parts_of_normed(x);
+                weights.times(&x).squeeze_dim(1)
             }
         }
     }
@@ -216,21 +218,23 @@ impl GraphEncoder {
             .linear(&layer.query_key_value, x)
             .reshape([texts, longest, 3 * heads, width])
             .swap_dims(1, 2);
-        let mixed = self.products.parts(mixed);
+        let mixed = self.products.parts_of_normed(mixed);
         let [query, key, value] = [0, 1, 2].map(|n| mixed.map(|x| x.narrow(1, n * heads, heads)));
         let scale = 1.0 / (width as f32).sqrt();
         let scores = query
             .times(&key.map(|key| key.swap_dims(2, 3)))
             .mul_scalar(scale)
             .mask_fill(padding.clone(), MASKED);
-        let scores = self.products.parts(activation::softmax(scores, 3));
+        let scores = self
+            .products
+            .parts_of_normed(activation::softmax(scores, 3));
         let attended = scores.times(&value);
         let attended = attended.swap_dims(1, 2).reshape([texts * longest, hidden]);
         self.linear(&layer.attended, attended)
     }
 
     fn linear(&self, linear: &Linear, x: Tensor<2>) -> Tensor<2> {
-        self.products.parts(x).times(&linear.weight) + linear.bias.clone()
+        self.products.parts_of_normed(x).times(&linear.weight) + linear.bias.clone()
     }
 }
 

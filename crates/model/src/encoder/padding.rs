@@ -6,6 +6,8 @@
 const WORTH_A_PASS: usize = 4096;
 /// Maximum of tokens in a group, padding included, unless one text alone has more: it bounds the memory.
 const MAX_SLOTS: usize = 65_536;
+/// Maximum of numbers in a group's scores, likewise: texts · heads · length². 1 GiB, of which a pass holds several.
+const MAX_SCORES: usize = 1 << 28;
 
 /// How sizes are rounded up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +36,27 @@ impl Sizes {
         lengths
     }
 
-    fn texts(self, texts: usize) -> usize {
-        match self {
-            Self::AsTheyAre => texts,
-            Self::OfFewKinds => texts.next_multiple_of(8),
-        }
+    /// Texts of `length` tokens, rounded up by as many as cost less than a pass.
+    fn texts(self, texts: usize, length: usize, heads: usize) -> usize {
+        let steps: &[usize] = match self {
+            Self::AsTheyAre => &[],
+            Self::OfFewKinds => &[8, 4, 2],
+        };
+        steps
+            .iter()
+            .map(|&step| texts.next_multiple_of(step))
+            .find(|&rounded| {
+                (rounded - texts) * length < WORTH_A_PASS && is_bounded(rounded, length, heads)
+            })
+            .unwrap_or(texts)
     }
+}
+
+/// Whether that many texts of `length` tokens fit in a group.
+fn is_bounded(texts: usize, length: usize, heads: usize) -> bool {
+    let slots = texts.saturating_mul(length);
+    let scores = slots.saturating_mul(length).saturating_mul(heads);
+    slots <= MAX_SLOTS && scores <= MAX_SCORES
 }
 
 /// Texts that are padded to one length, by where each stands among all.
@@ -47,10 +64,14 @@ impl Sizes {
 pub(super) struct Group {
     pub texts: Vec<usize>,
     longest: usize,
+    /// What `longest` is padded to.
+    length: usize,
+    /// How many texts they are filled up to.
+    rows: usize,
 }
 
-/// Cuts texts into groups, longest first.
-pub(super) fn groups(lengths: &[usize]) -> Vec<Group> {
+/// Cuts texts into groups, longest first, for an attention of so many heads.
+pub(super) fn groups(lengths: &[usize], sizes: Sizes, heads: usize) -> Vec<Group> {
     let mut order: Vec<(usize, usize)> = lengths.iter().copied().enumerate().collect();
     order.sort_by_key(|&(text, length)| (std::cmp::Reverse(length), text));
     let mut groups: Vec<Group> = Vec::new();
@@ -59,15 +80,20 @@ pub(super) fn groups(lengths: &[usize]) -> Vec<Group> {
             let left = lengths.len() - done;
             let saved = left * (group.longest - length);
             let is_worth_it = length * 2 <= group.longest && saved >= WORTH_A_PASS;
-            !is_worth_it && (group.texts.len() + 1) * group.longest <= MAX_SLOTS
+            !is_worth_it && is_bounded(group.texts.len() + 1, group.length, heads)
         };
         match groups.last_mut().filter(fits) {
             Some(group) => group.texts.push(text),
             None => groups.push(Group {
                 texts: vec![text],
                 longest: length,
+                length: sizes.length(length),
+                rows: 1,
             }),
         }
+    }
+    for group in &mut groups {
+        group.rows = sizes.texts(group.texts.len(), group.length, heads);
     }
     groups
 }
@@ -85,9 +111,8 @@ pub(super) struct Padded {
 
 impl Padded {
     /// `texts` are all texts' tokens with their kinds. Rows that are filled up with have one token.
-    pub fn new(group: &Group, texts: &[(&[u32], &[u32])], sizes: Sizes, offset: usize) -> Self {
-        let longest = sizes.length(group.longest);
-        let count = sizes.texts(group.texts.len());
+    pub fn new(group: &Group, texts: &[(&[u32], &[u32])], offset: usize) -> Self {
+        let (count, longest) = (group.rows, group.length);
         let slots = count * longest;
         let mut padded = Self {
             texts: count,
@@ -135,7 +160,7 @@ mod tests {
     use super::*;
 
     fn cut(lengths: &[usize]) -> Vec<(usize, Vec<usize>)> {
-        let groups = groups(lengths);
+        let groups = groups(lengths, Sizes::AsTheyAre, 12);
         groups.into_iter().map(|g| (g.longest, g.texts)).collect()
     }
 
@@ -153,7 +178,7 @@ mod tests {
     #[test]
     fn a_group_is_bounded_and_no_text_is_lost() {
         let lengths: Vec<usize> = (0..1000).map(|i| 1 + i * 7919 % 512).collect();
-        let groups = groups(&lengths);
+        let groups = groups(&lengths, Sizes::AsTheyAre, 12);
         let mut seen: Vec<usize> = groups.iter().flat_map(|g| g.texts.clone()).collect();
         seen.sort_unstable();
         assert_eq!(seen, (0..1000).collect::<Vec<_>>());
@@ -171,17 +196,14 @@ mod tests {
 
     #[test]
     fn sizes_are_of_few_kinds_on_a_graphics_processor() {
-        let group = Group {
-            texts: vec![1, 0],
-            longest: 3,
-        };
+        let group = |sizes: Sizes| groups(&[1, 3], sizes, 12).remove(0);
         let texts: [(&[u32], &[u32]); 2] = [(&[5], &[0]), (&[6, 7, 8], &[0, 0, 1])];
-        let bare = Padded::new(&group, &texts, Sizes::AsTheyAre, 0);
+        let bare = Padded::new(&group(Sizes::AsTheyAre), &texts, 0);
         assert_eq!((bare.texts, bare.longest), (2, 3));
         assert_eq!(bare.words, [6, 7, 8, 5, 0, 0]);
         assert_eq!(bare.real, [1.0, 1.0, 1.0, 1.0, 0.0, 0.0]);
         assert_eq!(bare.positions, [0, 1, 2, 0, 0, 0]);
-        let filled = Padded::new(&group, &texts, Sizes::OfFewKinds, 0);
+        let filled = Padded::new(&group(Sizes::OfFewKinds), &texts, 0);
         assert_eq!((filled.texts, filled.longest), (8, 16));
         assert_eq!(
             (filled.words.len(), filled.real.iter().sum::<f32>()),
@@ -193,5 +215,43 @@ mod tests {
             [16, 32, 48, 64, 96, 128, 192, 256]
         );
         assert!(Sizes::AsTheyAre.lengths(200).is_empty());
+    }
+
+    fn sizes(lengths: &[usize], heads: usize) -> Vec<(usize, usize)> {
+        let groups = groups(lengths, Sizes::OfFewKinds, heads);
+        groups.iter().map(|g| (g.rows, g.length)).collect()
+    }
+
+    #[test]
+    fn few_long_texts_are_not_filled_up_to_many() {
+        for (length, rows) in [(1, 8), (512, 8), (1024, 4), (2048, 2), (4096, 1), (8192, 1)] {
+            assert_eq!(sizes(&[length], 16), [(rows, length.max(16))]);
+        }
+        // As many as a pass of 16,384 tokens has.
+        assert_eq!(sizes(&[38; 431], 12), [(432, 48)]);
+        assert_eq!(sizes(&[500; 33], 12), [(40, 512)]);
+    }
+
+    #[test]
+    fn a_groups_scores_are_bounded_as_they_are_padded() {
+        for (length, texts) in [
+            (30, 5000),
+            (65, 1000),
+            (500, 300),
+            (1000, 50),
+            (3000, 9),
+            (8192, 3),
+        ] {
+            let found = sizes(&vec![length; texts], 16);
+            assert!(found.iter().map(|(rows, _)| rows).sum::<usize>() >= texts);
+            for (rows, length) in found {
+                let is_alone = rows == 1;
+                assert!(rows * length <= MAX_SLOTS, "{rows} of {length}");
+                assert!(
+                    is_alone || rows * length * length * 16 <= MAX_SCORES,
+                    "{rows} of {length}"
+                );
+            }
+        }
     }
 }
