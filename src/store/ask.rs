@@ -85,7 +85,8 @@ impl PostgresStore {
         if lost.remaining(Instant::now()).is_none() {
             return Ok(());
         }
-        let _one_at_a_time = self.within(lost.ending.lock()).await?;
+        let stays = |_| StoreError::Unavailable("a statement that had no answer still runs".into());
+        let _one_at_a_time = self.within(lost.ending.lock()).await.map_err(stays)?;
         let names = lost.names();
         if !names.is_empty() {
             let mut connection = self.connect().await?;
@@ -95,8 +96,6 @@ impl PostgresStore {
                 }
                 Ok(())
             });
-            let stays =
-                |_| StoreError::Unavailable("a statement that had no answer still runs".into());
             match gone.await.map_err(stays)? {
                 Ok(()) => lost.ended(&names),
                 Err(sqlx::Error::Database(_)) => lost.left_to_their_limit(&names),

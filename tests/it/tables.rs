@@ -353,24 +353,6 @@ async fn a_ledger_knows_jobs_without_their_results() {
     assert_eq!(stack.count("SELECT count(*) FROM job_results").await, 0);
 
     worker.stop().await;
-
-    // One that would be rejected now has no results.
-    let worker = stack.worker().set("KILN_STORE__JOBS", "ledger");
-    let worker = worker.expect_trouble().start().await;
-    let body = text_job("gone", "fault", &["score it as nan"]).to_string();
-    let row = "INSERT INTO job_ids (job_id, status, body_sha256, finished_at) VALUES ('gone', 'ok', $1, now())";
-    let hash = kiln_contract::key::hash_body(body.as_bytes());
-    let row = sqlx::query(row).bind(hash.as_slice());
-    row.execute(&mut connect(&stack).await)
-        .await
-        .expect("a row");
-    let answer = worker.ask("POST", "/v1/score/batch", &[], body.as_bytes());
-    let answer = answer.await.expect("an answer");
-    let said = answer.json();
-    let (omitted, results) = (&said["results_omitted"], said.get("results"));
-    assert!(answer.status == 200, "{said}");
-    assert!(omitted == true && results.is_none(), "{said}");
-    worker.stop().await;
 }
 
 /// Neither who reads the table by its number nor who isn't its owner is left behind.
