@@ -1,7 +1,7 @@
 //! A known ledger of jobs over clusters of all three servers, while a fault strikes every two seconds: none lost, none unknown, one row
 //! each, and afterwards the workers hold what they held before.
 //!
-//! `KILN_LEDGER_SECONDS` says for how long faults strike, and `KILN_LEDGER_SEED` repeats a sequence that was printed.
+//! `LEDGER_SECONDS` says for how long faults strike, and `LEDGER_SEED` repeats a sequence that was printed.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -36,12 +36,12 @@ const LANE: &str = "kiln.lane.fault";
 const MORE: usize = 12;
 
 fn seconds() -> u64 {
-    let set = env::var("KILN_LEDGER_SECONDS").ok();
+    let set = env::var("LEDGER_SECONDS").ok();
     set.and_then(|text| text.parse().ok()).unwrap_or(SECONDS)
 }
 
 fn seed() -> u64 {
-    let set = env::var("KILN_LEDGER_SEED").ok();
+    let set = env::var("LEDGER_SEED").ok();
     let set = set.and_then(|text| text.parse().ok());
     set.unwrap_or_else(|| rand::rng().random())
 }
@@ -74,7 +74,7 @@ async fn idle(worker: &Worker) -> Usage {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_confirmed_job_has_one_row_whatever_befalls_the_clusters() {
     let seed = seed();
-    println!("KILN_LEDGER_SEED={seed}");
+    println!("LEDGER_SEED={seed}");
     let mut dice = StdRng::seed_from_u64(seed);
     let (mut rabbits, mut shards, mut databases) =
         tokio::join!(Rabbits::start(), Shards::start(), Databases::start());

@@ -1,7 +1,7 @@
 //! The last release's workers and this one's beside each other on one set of servers, on the way up and on the way back.
 //!
-//! `KILN_BEFORE` is that release's binary, which `scripts/test` builds; without it the test says that it was skipped.
-//! `KILN_UPGRADE_SECONDS` says for how long both run, each time.
+//! `LAST_RELEASE` is that release's binary, which `scripts/test` builds; without it the test says that it was skipped.
+//! `UPGRADE_SECONDS` says for how long both run, each time.
 
 use std::env;
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ impl Load {
 
     /// The same for a while.
     async fn keep_posting(&mut self, prefix: &str) {
-        let set = env::var("KILN_UPGRADE_SECONDS").ok();
+        let set = env::var("UPGRADE_SECONDS").ok();
         let seconds = set.and_then(|text| text.parse().ok()).unwrap_or(SECONDS);
         let begun = Instant::now();
         for round in 0.. {
@@ -110,8 +110,8 @@ async fn work_together(load: &mut Load, one: &Worker, other: &Worker, round: &st
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_release_before_and_this_one_work_side_by_side_in_both_directions() {
-    let Some(before) = env::var_os("KILN_BEFORE").map(PathBuf::from) else {
-        println!("skipped: KILN_BEFORE names no binary of the last release");
+    let Some(before) = env::var_os("LAST_RELEASE").map(PathBuf::from) else {
+        println!("skipped: LAST_RELEASE names no binary of the last release");
         return;
     };
     let stack = Stack::shared().await;
