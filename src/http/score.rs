@@ -216,3 +216,33 @@ fn scored(
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn results_that_were_not_kept_are_omitted_and_not_called_none() {
+        let answer = async |results: &str| {
+            let done = Finished {
+                model: "m".to_owned(),
+                version: "1".to_owned(),
+                namespace: "n".to_owned(),
+                results: results.to_owned(),
+                hits: 1,
+                misses: 0,
+                elapsed_ms: 1.0,
+                finished_at: crate::clock::now(),
+            };
+            let body = scored("j", &done, None, ()).into_body();
+            let body = axum::body::to_bytes(body, 10_000).await.expect("a body");
+            serde_json::from_slice::<serde_json::Value>(&body).expect("JSON")
+        };
+        let said = answer("").await;
+        assert_eq!(said["results_omitted"], true);
+        assert!(said.get("results").is_none(), "{said}");
+        let said = answer("[]").await;
+        assert_eq!(said["results"], serde_json::json!([]));
+        assert!(said.get("results_omitted").is_none(), "{said}");
+    }
+}
