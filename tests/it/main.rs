@@ -15,6 +15,7 @@
 mod audit;
 mod bad_input;
 mod broker;
+mod cache_worth;
 mod canary;
 mod cli_test;
 mod cluster_ledger;

@@ -115,6 +115,7 @@ enum WireOutcome {
 struct WireCounts {
     hits: u64,
     misses: u64,
+    uncached: u64,
     coalesced: u64,
     skipped: u64,
     looked_up: Duration,
@@ -159,6 +160,7 @@ impl Ended {
         let counts = WireCounts {
             hits: counts.hits,
             misses: counts.misses,
+            uncached: counts.uncached,
             coalesced: counts.coalesced,
             skipped: counts.skipped,
             looked_up: counts.stages.looked_up,
@@ -208,6 +210,7 @@ impl Ended {
         let WireCounts {
             hits,
             misses,
+            uncached,
             coalesced,
             skipped,
             looked_up,
@@ -217,6 +220,7 @@ impl Ended {
         let counts = InputCounts {
             hits,
             misses,
+            uncached,
             coalesced,
             skipped,
             stages: Stages {
