@@ -16,6 +16,7 @@ mod audit;
 mod bad_input;
 mod broker;
 mod canary;
+mod canary_rows;
 mod cli_test;
 mod cluster_ledger;
 mod cluster_pgbouncer;

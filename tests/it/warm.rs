@@ -430,7 +430,7 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
     assert!(
         one.lines()
             .iter()
-            .any(|line| line.contains("bad.toml:2: `cron`: expected 5 fields"))
+            .any(|line| line.contains("bad.toml:2:8: `cron`: expected 5 fields"))
     );
     let (code, lines, said) =
         tokio::task::block_in_place(|| schedules.kiln(&stack, &["schedules", "--json"]));

@@ -1,6 +1,7 @@
 //! A file of inputs, one JSON object per line.
 
 use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
+use crate::redact::Redact;
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -70,7 +71,7 @@ impl RowSource for FileSource {
 
 impl FileSource {
     fn failed(&self, error: &std::io::Error) -> SourceError {
-        SourceError(format!("{}: {error}", self.0.display()))
+        SourceError(format!("{}: {}", self.0.display(), error.redacted()))
     }
 }
 
@@ -98,7 +99,7 @@ impl Reading {
                 continue;
             }
             let row = serde_json::from_slice::<InputSpec>(line)
-                .map_err(|e| e.to_string())
+                .map_err(|e| e.redacted())
                 .and_then(InputSpec::into_row);
             return Ok(Some(match row {
                 Ok(row) => Item::Row(row),

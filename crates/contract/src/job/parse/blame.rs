@@ -1,4 +1,6 @@
-//! The words in which a reader's error is told: which field, and what was expected there.
+//! Which field a reader's error is told of.
+
+use crate::redact;
 
 /// A path as rejections write it: empty for the whole.
 pub(super) fn without_dot(path: &serde_path_to_error::Path) -> String {
@@ -11,7 +13,8 @@ pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
     let message = error.to_string();
     let named = ["unknown field `", "duplicate field `", "missing field `"]
         .iter()
-        .find_map(|start| message.strip_prefix(start)?.split('`').next());
+        .find_map(|start| message.strip_prefix(start)?.split('`').next())
+        .filter(|name| redact::is_name(name));
     match named {
         Some(name) if path.is_empty() => name.to_owned(),
         Some(name) if path != name && !path.ends_with(&format!(".{name}")) => {
@@ -19,13 +22,4 @@ pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
         }
         _ => path,
     }
-}
-
-/// The reader's message without the line and column: a path says it better.
-pub(super) fn without_position(error: &serde_json::Error) -> String {
-    let mut message = error.to_string();
-    if let Some(at) = message.rfind(" at line ") {
-        message.truncate(at);
-    }
-    message
 }

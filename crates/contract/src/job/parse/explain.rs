@@ -5,12 +5,13 @@
 
 use super::{
     RawJob,
-    blame::{blame, without_dot, without_position},
+    blame::{blame, without_dot},
     pass::JobSeed,
 };
 use crate::{
     failure::{Code, Rejection},
     job::{OnError, is_job_id},
+    redact,
 };
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
@@ -27,7 +28,10 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
         Err(error) => error,
         Ok(_) => {
             let message = match reader.end() {
-                Err(error) => format!("expected one JSON object and nothing after it: {error}"),
+                Err(error) => {
+                    let reason = redact::json(&error);
+                    format!("expected one JSON object and nothing after it: {reason}")
+                }
                 Ok(()) => "the body could not be read".to_owned(),
             };
             return Err(Rejection::new(Code::Malformed, "", message));
@@ -50,7 +54,7 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
 }
 
 fn invalid(field: String, error: &serde_json::Error) -> Rejection {
-    Rejection::invalid(blame(field, error), without_position(error))
+    Rejection::invalid(blame(field, error), redact::data(error))
 }
 
 /// The rejection of what the JSON reader itself refuses.
@@ -59,7 +63,7 @@ fn not_json(field: String, error: &serde_json::Error) -> Rejection {
     if error.to_string().starts_with("number out of range") {
         Rejection::invalid(field, "expected a finite 32-bit float")
     } else {
-        let message = format!("the body is not JSON: {error}");
+        let message = format!("the body is not JSON: {}", redact::json(error));
         Rejection::new(Code::Malformed, field, message)
     }
 }
