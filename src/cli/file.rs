@@ -8,6 +8,7 @@ mod piece;
 
 use crate::redact::Redact;
 use kiln_contract::job::{JobWriter, OnError};
+use kiln_contract::redact;
 use serde_json::Value;
 use std::io::{BufRead, Read};
 
@@ -158,7 +159,7 @@ fn json_line(line: u64, bytes: &[u8]) -> Piece {
         },
         Ok(Value::Object(_)) => Piece::Inputs(vec![(line, text.to_owned())]),
         Ok(_) => bad("expected a JSON object: an input, or a job".into()),
-        Err(error) => bad(format!("not JSON: {}", error.redacted())),
+        Err(error) => bad(format!("not JSON: {}", redact::json_line(&error))),
     }
 }
 

@@ -203,13 +203,7 @@ fn refused_jobs() -> Vec<serde_json::Value> {
     vec![
         job("checked", json!([input("check", "some words")])),
         job("triggered", json!([input("trigger", "other words")])),
-        job(
-            "unique",
-            json!([
-                input("unique", "a few words"),
-                input("unique", "more words")
-            ]),
-        ),
+        job("unique", json!([input("unique", "a few words")])),
     ]
 }
 
@@ -219,14 +213,14 @@ const REFUSALS: [&str; 6] = [
     "CREATE FUNCTION complain(mail text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no %', mail; END $$",
     "CREATE FUNCTION lengthy(mail text) RETURNS int LANGUAGE plpgsql AS $$ DECLARE short varchar(3); BEGIN short := mail; RETURN 1; END $$",
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no %', NEW.key USING ERRCODE = '22023'; END $$",
-    "CREATE TABLE \"anna.private@example.org\" (a int)",
+    "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO people VALUES (split_part(NEW.key, ':', 2)); RETURN NEW; END $$",
 ];
 
 async fn refuse_rows(stack: &Stack) {
     for statement in [
         "ALTER TABLE scores ADD CONSTRAINT no_people CHECK (key NOT LIKE 'check:%')",
         "CREATE TRIGGER refusing BEFORE INSERT ON scores FOR EACH ROW WHEN (NEW.key LIKE 'trigger:%') EXECUTE FUNCTION refuse()",
-        "CREATE UNIQUE INDEX one_person ON scores (key) WHERE key LIKE 'unique:%'",
+        "CREATE TRIGGER repeating BEFORE INSERT ON scores FOR EACH ROW WHEN (NEW.key LIKE 'unique:%') EXECUTE FUNCTION again()",
     ] {
         stack.execute(statement).await;
     }
@@ -336,6 +330,10 @@ async fn nobodys_data_is_in_a_message() {
         let message = stack.text(&message).await;
         assert!(message.contains(told), "{name}: {message}");
     }
+    let quoted = "SELECT message FROM warm_runs WHERE schedule = 'quoted'";
+    let quoted = stack.text(quoted).await;
+    let told = "quoted.toml:9:50: `source.statement`: database `kiln`: there is no such column (SQLSTATE 42703";
+    assert!(quoted.contains(told), "{quoted}");
     let lines = "SELECT message FROM warm_runs WHERE schedule = 'lines'";
     let lines = stack.text(lines).await;
     assert!(lines.contains("line 2: invalid type: integer"), "{lines}");
@@ -343,7 +341,7 @@ async fn nobodys_data_is_in_a_message() {
     said.note("warm_runs", stack.text(messages).await);
     let errors = "SELECT string_agg(error::text, E'\\n') FROM jobs WHERE status = 'rejected'";
     let errors = stack.text(errors).await;
-    for told in ["no_people", "22023", "one_person"] {
+    for told in ["no_people", "22023", "people_pkey"] {
         assert!(errors.contains(told), "{told}: {errors}");
     }
     said.note("jobs", errors);
@@ -361,8 +359,13 @@ async fn nobodys_data_is_in_a_message() {
     })
     .await;
     stack.bus.publish_job(&json!({"job_id": "later", "model": "sentiment", "named": true, "inputs": [{"key": CANARY, "text": CANARY}]})).await;
-    stack.wait_for_rows(count + 1).await;
-    said.note("the worker", worker.lines().join("\n"));
+    stack.row("later").await;
+    let lines = worker.lines();
+    for told in ["unknown database", "unknown model"] {
+        let is_one = |line: &&String| line.contains("a schedule can't run") && line.contains(told);
+        assert_eq!(lines.iter().filter(is_one).count(), 1, "{told}");
+    }
+    said.note("the worker", lines.join("\n"));
     worker.terminate();
     worker.wait_exit(PATIENCE).await;
     said.note("the stopped worker", worker.lines().join("\n"));

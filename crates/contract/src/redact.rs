@@ -3,6 +3,7 @@
 //! Promises that of such an error its kind, its position, names of fields and what was expected remain, and that a value doesn't:
 //! the readers' own messages quote it. Other errors of servers and libraries are the root package's `redact`, which uses this.
 
+use serde_path_to_error::{Path, Segment};
 use std::any::Any;
 
 /// Longest name that is shown, in bytes: PostgreSQL's longest identifier, and an IPv6 address with its port.
@@ -46,6 +47,11 @@ pub fn json(error: &serde_json::Error) -> String {
         0 => message,
         line => format!("{message} at line {line} column {}", error.column()),
     }
+}
+
+/// [`json`] for a text that is one line of a file, whose number its reader knows: with the column only.
+pub fn json_line(error: &serde_json::Error) -> String {
+    json(error).replacen(" at line 1 column ", " at column ", 1)
 }
 
 /// [`json`] without line and column, for those who know the path of the field.
@@ -164,6 +170,28 @@ pub fn panic(payload: &(dyn Any + Send)) -> &str {
     literal.or(built).unwrap_or(other)
 }
 
+/// A path to a field, such as `inputs[3].text`; empty for the whole. A step that is no name is hidden: an unknown field's may be
+/// anything.
+pub fn path(path: &Path) -> String {
+    let mut shown = String::new();
+    for segment in path {
+        let name = match segment {
+            Segment::Seq { index } => {
+                shown.push_str(&format!("[{index}]"));
+                continue;
+            }
+            Segment::Map { key } => key,
+            Segment::Enum { variant } => variant,
+            Segment::Unknown => "?",
+        };
+        if !shown.is_empty() {
+            shown.push('.');
+        }
+        shown.push_str(if is_name(name) { name } else { HIDDEN });
+    }
+    shown
+}
+
 /// Whether a text can be shown as the name of a field, a column, a table, a queue, a user or a host.
 pub fn is_name(text: &str) -> bool {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/$[]*#".contains(&byte);
@@ -237,6 +265,8 @@ mod tests {
             assert_eq!(said, expected, "{text}");
             assert!(!said.contains(CANARY));
         }
+        let cut = serde_json::from_str::<Row>("{\"rate\": 1").expect_err("half an object");
+        assert_eq!(json_line(&cut), "EOF while parsing an object at column 10");
     }
 
     #[test]

@@ -22,11 +22,11 @@ impl Manifest {
             .map_err(|error| LoadError::manifest(&unreadable(&error, source)))?;
         let manifest: Manifest =
             serde_path_to_error::deserialize(deserializer).map_err(|error| {
-                let path = error.path().to_string();
+                let path = redact::path(error.path());
                 let inner = error.into_inner();
                 let message = redact::serde(inner.message());
                 match path.as_str() {
-                    "." => LoadError::manifest(&message),
+                    "" => LoadError::manifest(&message),
                     path => LoadError::field(path, &message),
                 }
             })?;

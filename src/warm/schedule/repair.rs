@@ -3,7 +3,7 @@
 
 use super::BadSchedule;
 use crate::redact::Position;
-use kiln_contract::redact::serde;
+use kiln_contract::redact::{HIDDEN, is_name, serde};
 use serde::Deserialize;
 use serde_path_to_error::{Path, Segment};
 use std::{borrow::Cow, collections::BTreeSet};
@@ -185,10 +185,11 @@ fn shown(steps: &[Step]) -> String {
     for (number, step) in steps.iter().enumerate() {
         match step {
             Step::Key(_) if number == 1 && is_of_source => {}
-            Step::Key(key) if shown.is_empty() => shown.push_str(key),
             Step::Key(key) => {
-                shown.push('.');
-                shown.push_str(key);
+                if !shown.is_empty() {
+                    shown.push('.');
+                }
+                shown.push_str(if is_name(key) { key } else { HIDDEN });
             }
             Step::Index(index) => shown.push_str(&format!("[{index}]")),
         }

@@ -76,7 +76,7 @@ fn an_error_names_line_field_and_what_was_expected() {
         (
             "text = \"one\"",
             "text = \"one\", features = [1.0]",
-            9,
+            11,
             "source.inputs[0]",
             "not both",
         ),

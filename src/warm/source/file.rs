@@ -3,6 +3,7 @@
 use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
 use crate::redact::Redact;
 use futures_util::{StreamExt, stream, stream::BoxStream};
+use kiln_contract::redact::json_line;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -99,7 +100,7 @@ impl Reading {
                 continue;
             }
             let row = serde_json::from_slice::<InputSpec>(line)
-                .map_err(|e| e.redacted())
+                .map_err(|e| json_line(&e))
                 .and_then(InputSpec::into_row);
             return Ok(Some(match row {
                 Ok(row) => Item::Row(row),

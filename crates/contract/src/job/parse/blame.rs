@@ -2,12 +2,6 @@
 
 use crate::redact;
 
-/// A path as rejections write it: empty for the whole.
-pub(super) fn without_dot(path: &serde_path_to_error::Path) -> String {
-    let path = path.to_string();
-    if path == "." { String::new() } else { path }
-}
-
 /// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
 pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
     let message = error.to_string();

@@ -3,11 +3,7 @@
 //! Promises a rejection that names the field at fault or, where only single inputs are bad and the job says `skip`, a job that
 //! carries their errors.
 
-use super::{
-    RawJob,
-    blame::{blame, without_dot},
-    pass::JobSeed,
-};
+use super::{RawJob, blame::blame, pass::JobSeed};
 use crate::{
     failure::{Code, Rejection},
     job::{OnError, is_job_id},
@@ -37,7 +33,7 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
             return Err(Rejection::new(Code::Malformed, "", message));
         }
     };
-    let field = without_dot(error.path());
+    let field = redact::path(error.path());
     let inner = error.into_inner();
     if inner.classify() != Category::Data {
         return Err(not_json(field, &inner));
@@ -74,7 +70,7 @@ fn skip_bad_inputs(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
     let read = JobSeed { skip_bad: true }.deserialize(tracked);
-    let job = read.map_err(|error| invalid(without_dot(&track.path()), &error))?;
+    let job = read.map_err(|error| invalid(redact::path(&track.path()), &error))?;
     let ended = reader.end();
     ended.map_err(|error| not_json(String::new(), &error))?;
     Ok(job)

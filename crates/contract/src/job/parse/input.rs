@@ -1,7 +1,7 @@
 //! One input of a job, by itself: as the contract has it, or marked where it breaks the contract.
 
 use super::{
-    blame::{blame, without_dot},
+    blame::blame,
     values::{Key, Number, Seen, Text},
 };
 use crate::{
@@ -43,7 +43,7 @@ fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> serde_json::Result<I
             let key = tree.get("key").and_then(Value::as_str);
             let key = key.filter(|key| key_problem(key).is_none());
             let content = Content::Bad(InputError {
-                field: blame(without_dot(&track.path()), &error),
+                field: blame(redact::path(&track.path()), &error),
                 message: redact::data(&error),
             });
             Ok(Input {
