@@ -175,7 +175,13 @@ fn may_speak(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     // A message that comes back is logged whole there, as a warning; and what callers handle is reported as an error, such as a lane's
     // queue that isn't there.
-    let is_hidden = target.starts_with("lapin::returned_messages") || target == "lapin::channel";
+    // What functions in a database notify of, and what a URL has that isn't known, are shown with their values.
+    let hidden = [
+        "lapin::returned_messages",
+        "sqlx::postgres::notice",
+        "sqlx_postgres::options",
+    ];
+    let is_hidden = hidden.iter().any(|one| target.starts_with(one)) || target == "lapin::channel";
     !is_hidden && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))
 }
 

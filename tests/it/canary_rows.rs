@@ -210,7 +210,7 @@ fn refused_jobs() -> Vec<serde_json::Value> {
 const REFUSALS: [&str; 6] = [
     "CREATE TABLE people (mail text PRIMARY KEY)",
     "INSERT INTO people VALUES ('anna.private@example.org')",
-    "CREATE FUNCTION complain(mail text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no %', mail; END $$",
+    "CREATE FUNCTION complain(mail text) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'about %', mail; RAISE EXCEPTION 'no %', mail; END $$",
     "CREATE FUNCTION lengthy(mail text) RETURNS int LANGUAGE plpgsql AS $$ DECLARE short varchar(3); BEGIN short := mail; RETURN 1; END $$",
     "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no %', NEW.key USING ERRCODE = '22023'; END $$",
     "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO people VALUES (split_part(NEW.key, ':', 2)); RETURN NEW; END $$",

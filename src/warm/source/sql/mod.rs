@@ -19,7 +19,7 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection,
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
@@ -148,7 +148,9 @@ impl SqlSource {
             // Poolers refuse the setting, and nothing here needs it.
             options.push(
                 one.application_name("kiln warming")
-                    .extra_float_digits(None),
+                    .extra_float_digits(None)
+                    // A slow statement's text would be logged, with what the schedule compares with.
+                    .disable_statement_logging(),
             );
         }
         Ok(Self {
