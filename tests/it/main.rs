@@ -17,6 +17,7 @@ mod bad_input;
 mod broker;
 mod cache_worth;
 mod canary;
+mod canary_rows;
 mod cli_test;
 mod cluster_ledger;
 mod cluster_pgbouncer;
