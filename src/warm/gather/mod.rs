@@ -11,7 +11,7 @@ mod weigh;
 pub use run_plan::{PlannedEntry, RunPlan};
 
 use super::{
-    schedule::Schedule,
+    schedule::{Budget, Schedule},
     source::{Item, RowSource, SourceError},
 };
 use crate::{cache::RedisCache, config::Settings};
@@ -66,7 +66,10 @@ impl Gatherer<'_> {
             candidates.append(&mut self.weigh(&context, groups, &mut plan).await);
             // Without rates the source's order decides, so rows beyond the budget needn't be read.
             let rated = candidates.iter().any(|p| p.candidate.rate.is_some());
-            if !rated && candidates.len() >= schedule.budget.inputs {
+            let Budget {
+                inputs, renewals, ..
+            } = schedule.budget;
+            if !rated && candidates.len() >= inputs.saturating_add(renewals) {
                 break;
             }
         }

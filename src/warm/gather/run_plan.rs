@@ -1,7 +1,7 @@
 //! What a run will do: the entries that it posts, and what it leaves out.
 
 use crate::warm::{
-    plan::{self, Candidate},
+    plan::{self, Candidate, MemoryRoom},
     schedule::Budget,
     source::Row,
 };
@@ -83,13 +83,13 @@ impl RunPlan {
     /// Chooses the most worthwhile candidates within the budget.
     pub(super) fn choose(&mut self, candidates: Vec<PlannedEntry>, budget: &Budget) {
         let weights: Vec<Candidate> = candidates.iter().map(|p| p.candidate).collect();
-        let order = plan::choose(&weights, budget);
-        let all: usize = weights.iter().map(|c| c.inputs).sum();
+        let choice = plan::choose(&weights, budget, MemoryRoom::UNKNOWN);
         let mut slots: Vec<Option<PlannedEntry>> = candidates.into_iter().map(Some).collect();
-        self.chosen = order
+        self.chosen = choice
+            .chosen
             .into_iter()
             .filter_map(|index| slots.get_mut(index).and_then(Option::take))
             .collect();
-        self.over_budget = all - self.inputs();
+        self.over_budget = choice.left.inputs();
     }
 }

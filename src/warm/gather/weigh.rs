@@ -107,19 +107,20 @@ impl<'a> PlanContext<'a> {
     fn candidate(&self, group: Group, lives: &Lives) -> PlannedEntry {
         let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
         let missing = lives.scores.iter().zip(&costs);
-        let missing = missing.filter(|(left, _)| left.is_none());
+        let missing = missing.filter_map(|(left, cost)| left.is_none().then_some(*cost));
+        let missing: Vec<f64> = missing.collect();
         let rates: Vec<f64> = group.rows.iter().filter_map(|row| row.rate).collect();
         let foretold = (!rates.is_empty()).then(|| rates.iter().sum::<f64>());
         let read = group.key.as_ref().and_then(|key| self.reads.get(key));
         let candidate = Candidate {
             inputs: group.rows.len(),
+            computes: missing.len(),
             // Neither the source nor readers' hints need know of all requests.
             rate: foretold.into_iter().chain(read.copied()).reduce(f64::max),
             ttl: self.ttl,
-            cost: missing
-                .map(|(_, cost)| cost)
-                .fold(0.0, |all, cost| all + cost),
+            cost: missing.iter().fold(0.0, |all, cost| all + cost),
             wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
+            ..Candidate::default()
         };
         PlannedEntry {
             key: group.key,
