@@ -9,6 +9,8 @@ pub struct InputCounts {
     pub misses: u64,
     pub coalesced: u64,
     pub skipped: u64,
+    /// Model time of the misses, in nanoseconds.
+    pub model_nanos: u64,
     pub stages: Stages,
 }
 
@@ -19,5 +21,6 @@ impl InputCounts {
         self.misses += other.misses;
         self.coalesced += other.coalesced;
         self.skipped += other.skipped;
+        self.model_nanos += other.model_nanos;
     }
 }

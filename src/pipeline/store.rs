@@ -14,7 +14,7 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::StoredJobs,
-    store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
+    store::{self, Batch, Inserted, JobRow, RunPiece, ScoreRow, SpentTime, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::{
@@ -33,6 +33,21 @@ const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 pub(super) struct ToStore<'a> {
     pub job: &'a FinishedJob,
     pub refreshes_ttl: bool,
+    /// Model time that it took, in nanoseconds.
+    pub model_nanos: u64,
+}
+
+impl ToStore<'_> {
+    /// What a warming run's job took of the model, for its run.
+    fn spent(&self) -> Option<SpentTime> {
+        if !self.refreshes_ttl || self.model_nanos == 0 {
+            return None;
+        }
+        Some(SpentTime {
+            of: RunPiece::of_job(&self.job.job_id)?,
+            seconds: self.model_nanos as f64 / 1e9,
+        })
+    }
 }
 
 /// What became of a job that was to be stored.
@@ -139,7 +154,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
                 .slots
                 .enumerate()
                 .filter(move |(_, slot)| match slot.found {
-                    Some(How::Scored { is_stored }) => have_rows || !is_stored,
+                    Some(How::Scored { is_stored, .. }) => have_rows || !is_stored,
                     Some(How::Cached) => refreshes || (have_rows && slot.seal.is_pending),
                     Some(How::Shared) | None => false,
                 });
@@ -203,6 +218,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         jobs: rows.collect(),
         scores: misses.rows(),
         served: names::rows(named),
+        spent: jobs.iter().filter_map(ToStore::spent).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)

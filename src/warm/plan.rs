@@ -63,7 +63,7 @@ impl Candidate {
         Some(self.saves()? / self.bytes.max(1.0))
     }
 
-    fn renews(&self) -> usize {
+    fn renewed(&self) -> usize {
         self.inputs.saturating_sub(self.computes)
     }
 }
@@ -164,12 +164,12 @@ impl Room {
         }
     }
 
-    fn computes(&self, one: &Candidate) -> bool {
+    fn may_compute(&self, one: &Candidate) -> bool {
         one.computes == 0 || (one.computes <= self.inputs && one.cost <= self.seconds + ROUNDING)
     }
 
-    fn renews(&self, one: &Candidate) -> bool {
-        one.renews() <= self.renewals
+    fn may_renew(&self, one: &Candidate) -> bool {
+        one.renewed() <= self.renewals
     }
 
     fn holds(&self, one: &Candidate) -> bool {
@@ -179,7 +179,7 @@ impl Room {
     fn take(&mut self, one: &Candidate) {
         self.inputs = self.inputs.saturating_sub(one.computes);
         self.seconds -= one.cost;
-        self.renewals = self.renewals.saturating_sub(one.renews());
+        self.renewals = self.renewals.saturating_sub(one.renewed());
         self.memory.keeps -= one.bytes;
         self.memory.adds -= one.adds;
     }
@@ -201,7 +201,7 @@ pub fn choose(candidates: &[Candidate], budget: &Budget, memory: MemoryRoom) -> 
         .iter()
         .filter_map(|n| Some((*n, candidates.get(*n)?)))
     {
-        let fits = room.computes(one);
+        let fits = room.may_compute(one);
         if fits {
             room.take(one);
         }
@@ -228,9 +228,9 @@ pub fn choose(candidates: &[Candidate], budget: &Budget, memory: MemoryRoom) -> 
         .chain(again)
         .filter_map(|n| Some((n, candidates.get(n)?)))
     {
-        let left = if !room.computes(one) {
+        let left = if !room.may_compute(one) {
             &mut choice.left.compute
-        } else if !room.renews(one) {
+        } else if !room.may_renew(one) {
             &mut choice.left.renewals
         } else if !room.holds(one) {
             &mut choice.left.memory

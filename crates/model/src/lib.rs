@@ -39,6 +39,7 @@ mod text;
 mod tokens;
 mod weights;
 
+pub use cost::LengthCost;
 pub use error::{OpenError, Problem, UnknownModel};
 pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision, Task};

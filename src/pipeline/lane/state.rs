@@ -234,8 +234,10 @@ impl State {
         let slot = self.slots.get(taken.id.index);
         let slot = slot.filter(|slot| slot.serial == taken.id.serial);
         let ttl_seconds = slot.map_or(taken.ttl_seconds, |slot| slot.ttl_seconds);
-        if matches!(how, How::Scored { .. }) && ttl_seconds > taken.ttl_seconds {
-            how = How::Scored { is_stored: false };
+        if let How::Scored { is_stored, .. } = &mut how
+            && ttl_seconds > taken.ttl_seconds
+        {
+            *is_stored = false;
         }
         for (id, local) in self.end_slot(taken.id) {
             let Some(waiting) = self.jobs.get_mut(id) else {

@@ -1,3 +1,5 @@
+//! What is chosen, in which order, within both budgets and the memory.
+
 use super::*;
 use proptest::prelude::*;
 

@@ -209,7 +209,10 @@ impl Reader<'_> {
             model_seconds,
             renewals,
         } = *budget.get_ref();
-        if inputs == 0 || renewals == 0 || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
+        if inputs == 0
+            || renewals == 0
+            || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0))
+        {
             return Err(self.field(budget, "budget", "expected numbers above 0"));
         }
         Ok(())

@@ -219,6 +219,8 @@ impl Ended {
             misses,
             coalesced,
             skipped,
+            // Their run heard of it with the job's row.
+            model_nanos: 0,
             stages: Stages {
                 looked_up,
                 scored,
