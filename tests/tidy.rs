@@ -304,7 +304,7 @@ const FOREIGN: [&str; 12] = [
 ];
 
 /// How an error is shown by its own text.
-const SHOWN: [&str; 13] = [
+const SHOWN: [&str; 15] = [
     "e.to_string()",
     "err.to_string()",
     "error.to_string()",
@@ -313,8 +313,10 @@ const SHOWN: [&str; 13] = [
     "{e}",
     "{err}",
     "{error}",
-    "{error:",
-    "{e:",
+    "{error:?",
+    "{error:#",
+    "{e:?",
+    "{e:#",
     "%e,",
     "%error",
     "ToString::to_string)",

@@ -5,6 +5,7 @@
 
 mod beside;
 mod breaker;
+mod capacity;
 mod cluster;
 mod connections;
 mod each;
@@ -20,6 +21,7 @@ mod source;
 mod spread;
 mod words;
 
+pub use capacity::memory_bytes;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;

@@ -60,7 +60,16 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     let runs = store.latest_runs(1).await?;
     let paused = store.paused().await?;
     let mut table = plain([
-        "schedule", "next run", "last run", "outcome", "inputs", "scored", "seconds", "saves s",
+        "schedule",
+        "next run",
+        "last run",
+        "outcome",
+        "inputs",
+        "computed",
+        "renewed",
+        "left over",
+        "seconds",
+        "saves s",
     ]);
     for schedule in folder.schedules() {
         let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
@@ -72,7 +81,8 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
                 json!({
                     "due_at": rfc3339(run.due_at), "state": run.state.as_str(), "planned": run.planned, "skipped": run.skipped, "bad": run.bad,
                     "posted": run.posted, "done": run.done, "failed": run.failed, "hits": run.hits, "misses": run.misses,
-                    "model_seconds": run.model_seconds, "saved_seconds": run.saved_seconds, "message": run.message,
+                    "computes": run.computes, "left_over": run.left_over, "kept_bytes": run.kept_bytes, "message": run.message,
+                    "model_seconds": run.model_seconds, "spent_seconds": run.spent_seconds, "saved_seconds": run.saved_seconds,
                     "started_at": rfc3339(run.started_at), "finished_at": run.finished_at.map(rfc3339),
                 })
             });
@@ -92,7 +102,7 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
         ];
         row.extend(match last {
             Some(run) => cells(run, &schedule),
-            None => ["never", "", "", "", "", ""].map(str::to_owned),
+            None => ["never", "", "", "", "", "", "", ""].map(str::to_owned),
         });
         table.add_row(row);
     }
@@ -109,12 +119,12 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     })
 }
 
-fn cells(run: &RunRow, schedule: &Schedule) -> [String; 6] {
+fn cells(run: &RunRow, schedule: &Schedule) -> [String; 8] {
     let seconds = run
         .finished_at
         .map(|end| (end - run.started_at).as_seconds_f64());
     let outcome = match &run.message {
-        Some(message) if run.state != RunState::Done || run.bad > 0 => {
+        Some(message) if run.state != RunState::Done || run.bad > 0 || run.left_over > 0 => {
             format!("{}: {message}", run.state.as_str())
         }
         _ => run.state.as_str().to_owned(),
@@ -124,6 +134,8 @@ fn cells(run: &RunRow, schedule: &Schedule) -> [String; 6] {
         outcome,
         format!("{} of {}", run.done, run.planned),
         run.misses.to_string(),
+        run.hits.to_string(),
+        run.left_over.to_string(),
         seconds.map_or_else(String::new, |s| format!("{s:.1}")),
         run.saved_seconds
             .map_or_else(String::new, |s| format!("{s:.1}")),

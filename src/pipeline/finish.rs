@@ -212,9 +212,10 @@ fn count(rows: &JobRows) -> InputCounts {
     for slot in rows.slots.iter() {
         match slot.found {
             Some(How::Cached) if slot.is_first => counts.hits += 1,
-            Some(How::Scored { .. }) => {
+            Some(How::Scored { nanos, .. }) => {
                 counts.misses += 1;
                 counts.uncached += u64::from(!slot.keeps.entry);
+                counts.model_nanos += nanos;
             }
             _ => {}
         }

@@ -11,6 +11,8 @@ pub struct InputCounts {
     pub uncached: u64,
     pub coalesced: u64,
     pub skipped: u64,
+    /// Model time of the misses, in nanoseconds.
+    pub model_nanos: u64,
     pub stages: Stages,
 }
 
@@ -22,5 +24,6 @@ impl InputCounts {
         self.uncached += other.uncached;
         self.coalesced += other.coalesced;
         self.skipped += other.skipped;
+        self.model_nanos += other.model_nanos;
     }
 }

@@ -27,6 +27,8 @@ pub(super) enum How {
     Scored {
         /// Whether its entry is in the cache already.
         is_stored: bool,
+        /// Its part of the call, in nanoseconds.
+        nanos: u64,
     },
     /// It was scored for another job, here or on another worker.
     Shared,

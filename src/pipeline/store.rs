@@ -14,7 +14,7 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::{StoredJobs, StoredScores},
-    store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
+    store::{self, Batch, Inserted, JobRow, RunPiece, ScoreRow, SpentTime, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::{
@@ -33,6 +33,21 @@ const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 pub(super) struct ToStore<'a> {
     pub job: &'a FinishedJob,
     pub refreshes_ttl: bool,
+    /// Model time that it took, in nanoseconds.
+    pub model_nanos: u64,
+}
+
+impl ToStore<'_> {
+    /// What a warming run's job took of the model, for its run.
+    fn spent(&self) -> Option<SpentTime> {
+        if !self.refreshes_ttl || self.model_nanos == 0 {
+            return None;
+        }
+        Some(SpentTime {
+            of: RunPiece::of_job(&self.job.job_id)?,
+            seconds: self.model_nanos as f64 / 1e9,
+        })
+    }
 }
 
 /// What became of a job that was to be stored.
@@ -164,7 +179,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
 fn is_due(slot: &JobSlot, refreshes_ttl: bool) -> bool {
     match slot.found {
         // One that was written before its row was is pending there.
-        Some(How::Scored { is_stored }) => slot.keeps.row || !is_stored,
+        Some(How::Scored { is_stored, .. }) => slot.keeps.row || !is_stored,
         Some(How::Cached) => refreshes_ttl || (slot.keeps.row && slot.seal.is_pending),
         Some(How::Shared) | None => false,
     }
@@ -209,6 +224,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         jobs: rows.collect(),
         scores: misses.rows(),
         served: names::rows(named),
+        spent: jobs.iter().filter_map(ToStore::spent).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)

@@ -61,3 +61,4 @@ mod tls;
 mod traces;
 mod upgrade;
 mod warm;
+mod warm_budget;

@@ -18,39 +18,62 @@ use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// A schedules folder of the test's own.
-struct Schedules(PathBuf);
+pub(crate) struct Schedules {
+    folder: PathBuf,
+    models: &'static str,
+    /// What workers and commands are told beside it.
+    environment: Vec<(&'static str, &'static str)>,
+}
 
 impl Schedules {
-    fn new() -> Self {
-        Self(sandbox::folder("schedules"))
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: sandbox::folder("schedules"),
+            models: concat!(env!("CARGO_MANIFEST_DIR"), "/models"),
+            environment: Vec::new(),
+        }
     }
 
-    fn put(&self, name: &str, text: &str) {
-        let path = self.0.join(format!("{name}.toml"));
+    /// Has commands know the model that is slow on request.
+    pub(crate) fn with_fault(mut self) -> Self {
+        self.models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+        self
+    }
+
+    /// Sets a variable for workers and commands.
+    pub(crate) fn set(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+
+    pub(crate) fn put(&self, name: &str, text: &str) {
+        let path = self.folder.join(format!("{name}.toml"));
         fs::write(path, format!("name = \"{name}\"\n{text}")).expect("a file");
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().expect("a plain path")
+        self.folder.to_str().expect("a plain path")
     }
 
-    fn worker(&self, stack: &Stack) -> Settings {
-        stack
+    pub(crate) fn worker(&self, stack: &Stack) -> Settings {
+        let mut settings = stack
             .worker()
             .models(&["sentiment"])
             .set("KILN_WARM__DIR", self.path())
-            .set("KILN_WARM__CLAIM_SECONDS", "2")
+            .set("KILN_WARM__CLAIM_SECONDS", "2");
+        for (name, value) in &self.environment {
+            settings = settings.set(name, value);
+        }
+        settings
     }
 
     /// Runs the command line on this folder and the stack's servers; returns the exit code and its output's lines as JSON.
-    fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+    pub(crate) fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
         let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
             .args(arguments)
-            .env("KILN_WARM__DIR", &self.0)
-            .env(
-                "KILN_MODELS_DIR",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/models"),
-            )
+            .env("KILN_WARM__DIR", &self.folder)
+            .env("KILN_MODELS_DIR", self.models)
+            .envs(self.environment.iter().copied())
             .env("KILN_DATABASE_URL", stack.database_url())
             .env("KILN_REDIS_URL", stack.redis.url())
             .output()
@@ -64,7 +87,15 @@ impl Schedules {
         (output.status.code().unwrap_or(-1), lines, said)
     }
 
-    async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
+    /// What a run would post.
+    pub(crate) fn dry_run(&self, stack: &Stack, name: &str) -> Value {
+        let arguments = ["warm", name, "--dry-run", "--json"];
+        let (_, lines, said) = tokio::task::block_in_place(|| self.kiln(stack, &arguments));
+        let line = lines.into_iter().next();
+        line.unwrap_or_else(|| panic!("no plan: {said}"))
+    }
+
+    pub(crate) async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
         let (code, lines, said) =
             tokio::task::block_in_place(|| self.kiln(stack, &["warm", name, "--wait", "--json"]));
         let line = lines.into_iter().next();
@@ -73,7 +104,7 @@ impl Schedules {
 }
 
 /// Runs only when asked; its next due time is half an hour away.
-fn on_request() -> String {
+pub(crate) fn on_request() -> String {
     use chrono::Timelike;
     let minute = (Utc::now().minute() + 30) % 60;
     format!(
@@ -81,7 +112,7 @@ fn on_request() -> String {
     )
 }
 
-fn words(count: usize) -> String {
+pub(crate) fn words(count: usize) -> String {
     let rows: Vec<String> = (0..count)
         .map(|n| format!("{{ key = \"k{n}\", text = \"nice word {n}\" }}"))
         .collect();
@@ -605,14 +636,14 @@ async fn what_jobs_ask_for_most_is_seen_and_warmed() {
     );
     assert!(stack.redis.keys("kiln:h*").await.len() == 2);
 
-    // Its score expires before readers ask again: a run makes it anew, from the input in the table of scores.
+    // Its score expires before readers ask again: a run makes it anew, from its row in the table of scores.
     for key in stack.redis.keys("kiln:s:*").await {
         let _: i64 = stack.redis.at("DEL", &key, &[]).await;
     }
     let (code, run) = schedules.run_now(&stack, "hot").await;
     assert_eq!(
-        (code, &run["planned"], &run["misses"]),
-        (0, &json!(4), &json!(4)),
+        (code, &run["planned"], &run["hits"], &run["misses"]),
+        (0, &json!(4), &json!(4), &json!(0)),
         "{run}"
     );
     assert!(

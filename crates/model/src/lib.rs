@@ -40,6 +40,7 @@ mod text;
 mod tokens;
 mod weights;
 
+pub use cost::LengthCost;
 pub use described::described;
 pub use error::{OpenError, Problem, UnknownModel};
 pub use import::{ImportError, ImportOptions, Imported, import};

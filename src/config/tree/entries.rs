@@ -121,7 +121,7 @@ pub struct Namespace {
     pub max_jobs_per_second: Option<f64>,
     /// Model seconds a second that this namespace has of each of a worker's lanes; further jobs wait.
     pub max_model_seconds_per_second: Option<f64>,
-    /// Its objective: age up to which what its readers find is young enough, in seconds.
+    /// Its objective: age up to which what its readers find is young enough, in seconds. Warming by heat renews a named entry no further than that since a producer's job said last what it is made of.
     pub max_age_seconds: Option<u64>,
     /// Share of what its readers find that is to be young enough, 0 to 1; 0.999 if absent.
     pub max_age_share: Option<f64>,

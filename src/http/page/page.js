@@ -353,7 +353,8 @@ const SECTIONS = {
       ["schedule", (s) => s.name], ["cron", (s) => `${s.cron} (${s.time_zone})`],
       ["next run", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
       ["last run", (s) => when(s.last?.started_at)], ["result", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
-      ["inputs warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
+      ["computed", (s) => (s.last ? figures.format(s.last.misses) : null), "n"], ["renewed", (s) => (s.last ? figures.format(s.last.hits) : null), "n"],
+      ["left over", (s) => (s.last ? figures.format(s.last.left_over) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
       ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
       ["", (s) => {
         const container = document.createElement("div");

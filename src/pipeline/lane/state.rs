@@ -238,10 +238,10 @@ impl State {
         let slot = slot.filter(|slot| slot.serial == taken.id.serial);
         let ttl_seconds = slot.map_or(taken.ttl_seconds, |slot| slot.ttl_seconds);
         let keeps = slot.map_or(taken.keeps, |slot| slot.keeps);
-        if matches!(how, How::Scored { .. })
+        if let How::Scored { is_stored, .. } = &mut how
             && (ttl_seconds > taken.ttl_seconds || keeps != taken.keeps)
         {
-            how = How::Scored { is_stored: false };
+            *is_stored = false;
         }
         for (id, local) in self.end_slot(taken.id) {
             let Some(waiting) = self.jobs.get_mut(id) else {

@@ -270,6 +270,18 @@ label!(
 );
 
 label!(
+    /// What became of a warming run's input.
+    WarmInput: "outcome" {
+        /// the model computed its score
+        Computed = "computed",
+        /// its score was known: only its entries were written anew
+        Renewed = "renewed",
+        /// a budget or Redis's memory had no room for it
+        LeftOver = "left_over",
+    }
+);
+
+label!(
     /// How an input that a lease guards got its score.
     LeaseOutcome: "outcome" {
         /// scored by this worker, which holds the lease

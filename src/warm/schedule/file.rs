@@ -228,8 +228,12 @@ impl Mistakes<'_> {
         let Budget {
             inputs,
             model_seconds,
+            renewals,
         } = *budget.get_ref();
-        if inputs == 0 || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
+        if inputs == 0
+            || renewals == 0
+            || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0))
+        {
             self.field(budget, "budget", "expected numbers above 0");
         }
     }

@@ -57,10 +57,12 @@ pub enum Keep {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
-    /// Inputs posted.
+    /// Inputs that the model computes.
     pub inputs: usize,
-    /// Seconds of model time, estimated from what the model's inputs have cost so far.
+    /// Seconds of model time.
     pub model_seconds: Option<f64>,
+    /// Inputs whose known scores are renewed without the model.
+    pub renewals: usize,
 }
 
 impl Default for Budget {
@@ -68,6 +70,7 @@ impl Default for Budget {
         Self {
             inputs: 100_000,
             model_seconds: None,
+            renewals: 100_000,
         }
     }
 }

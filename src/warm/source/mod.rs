@@ -66,6 +66,8 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
+    /// One that its source remembers: nobody was asked for it now. With when somebody who knows has said so last, in milliseconds since 1970.
+    Remembered(Row, i64),
     /// An invalid row: where it is, and what is wrong.
     Bad(String),
 }

@@ -224,6 +224,8 @@ impl Ended {
             uncached,
             coalesced,
             skipped,
+            // Their run heard of it with the job's row.
+            model_nanos: 0,
             stages: Stages {
                 looked_up,
                 scored,
