@@ -1,6 +1,7 @@
 //! Owns finding again what a model version said of an input.
 
 use super::{PostgresStore, StoreError};
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
 use kiln_contract::key::InputHash;
 use sqlx::{Row, postgres::PgRow};
@@ -89,7 +90,7 @@ impl PostgresStore {
             let answer = self.deadline(query.fetch_all(&mut *lease)).await;
             for row in self.end(lease, answer).await? {
                 let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(&row)?));
-                let (number, one) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
+                let (number, one) = read().map_err(|e| StoreError::Refused(e.redacted()))?;
                 let index = usize::try_from(number - 1).ok();
                 if let Some(slot) = index.and_then(|index| slots.get_mut(index)) {
                     *slot = Some(one);
@@ -119,7 +120,7 @@ impl PostgresStore {
         let rows = self.end(lease, answer).await?;
         let mut found = vec![None; wanted.len()];
         for row in &rows {
-            let (number, scored) = read(row).map_err(|e| StoreError::Refused(e.to_string()))?;
+            let (number, scored) = read(row).map_err(|e| StoreError::Refused(e.redacted()))?;
             let index = usize::try_from(number - 1).ok();
             if let Some(slot) = index.and_then(|index| found.get_mut(index)) {
                 *slot = Some(scored);

@@ -281,7 +281,9 @@ impl Gatherer<'_> {
         due: &mut [Looked],
     ) -> Result<(), StoreError> {
         // Where no entry can be put back, none is taken for known.
-        let (Some(mark), true) = (context.mark, self.settings.store.scores) else {
+        let info = context.model.info();
+        let are_kept = known::are_kept(self.settings, context.schedule.namespace(), &info.name);
+        let (Some(mark), true) = (context.mark, are_kept) else {
             return Ok(());
         };
         let mut missing: Vec<(&mut Score, InputHash)> = Vec::new();
@@ -294,7 +296,6 @@ impl Gatherer<'_> {
             return Ok(());
         }
         let hashes: Vec<InputHash> = missing.iter().map(|(_, hash)| *hash).collect();
-        let info = context.model.info();
         let version = (info.name.as_str(), info.version.as_str());
         let rows = self.store.scored_at(version, &hashes).await?;
         for ((score, _), scored_at) in missing.into_iter().zip(rows) {
