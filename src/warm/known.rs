@@ -6,7 +6,7 @@
 use crate::{
     cache::{Cache, Fresh, Space},
     clock,
-    config::{Settings, StoredScores},
+    config::{CacheMode, Settings, StoredScores},
     store::{Post, PostgresStore, RunPiece, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -33,6 +33,13 @@ pub(super) fn is_after(scored_at: DateTime<Utc>, mark: u64, settings: &Settings)
         .checked_sub_signed(hold)
         .and_then(|at| at.checked_sub_signed(SKEW));
     since.is_some_and(|at| at.timestamp_millis() > i64::try_from(mark).unwrap_or(i64::MAX))
+}
+
+/// Whether scores of a namespace's inputs are looked up in any case, and may have rows: otherwise what a model computes sooner is computed.
+pub(super) fn are_kept(settings: &Settings, namespace: &str, model: &str) -> bool {
+    let own = settings.namespaces.get(namespace);
+    let is_looked_up = settings.cache.mode_of(own, model) == CacheMode::Always;
+    is_looked_up && settings.store.scores != StoredScores::None
 }
 
 /// What jobs of a run renew.
@@ -78,13 +85,16 @@ pub(super) async fn put_back(
     settings: &Settings,
     (run, posts): (i64, &[Post]),
 ) -> Result<(), StoreError> {
-    let has_rows = settings.store.scores != StoredScores::None;
-    let (Some(redis), true) = (cache.server(), has_rows) else {
+    let Some(redis) = cache.server() else {
         return Ok(());
     };
     let renewals = posts
         .iter()
         .filter_map(|post| Renewals::of(registry, run, post));
+    let renewals = renewals.filter(|renewal| {
+        let model = &renewal.model.info().name;
+        are_kept(settings, &renewal.namespace, model)
+    });
     for renewal in renewals {
         let (info, space) = (renewal.model.info(), Space::new(renewal.model.info()));
         let keys: Vec<Vec<u8>> = renewal

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     amqp::message::{self, Message},
+    backoff::Backoff,
     store::{Claim, Post, Progress, RunPiece},
     telemetry::metrics::WarmInput,
 };
@@ -20,8 +21,8 @@ use std::time::Duration;
 const WINDOW: i64 = 128;
 /// How often a paused or waiting run looks again.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often a run looks that waits for a portion of its own.
-const LOOK_SOON: Duration = Duration::from_millis(25);
+/// How soon a run looks that waits for a portion of its own, at first and at the latest.
+const LOOK_SOON: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
 
 impl Carrier {
     /// Posts what is left of a run, pausing while the queues are full, until its budget is spent.
@@ -31,8 +32,13 @@ impl Carrier {
         let Some(began) = self.store.run_started_at(claim.id).await? else {
             return Err(Stopped::Lost);
         };
+        let [soon, late] = LOOK_SOON;
+        let mut rest = Backoff::new(soon, late);
+        let mut posts = Vec::new();
         loop {
-            let mut posts = self.store.next_posts(claim.id, WINDOW).await?;
+            if posts.is_empty() {
+                posts = self.store.next_posts(claim.id, WINDOW).await?;
+            }
             if posts.is_empty() {
                 break;
             }
@@ -40,9 +46,9 @@ impl Carrier {
             let Some(outlay) = self.store.run_outlay(claim).await? else {
                 return Err(Stopped::Lost);
             };
-            match portion::next(&outlay, &progress, &posts) {
+            let later = match portion::next(&outlay, &progress, &posts) {
                 Portion::Wait => {
-                    tokio::time::sleep(LOOK_SOON).await;
+                    tokio::time::sleep(rest.next_wait()).await;
                     continue;
                 }
                 Portion::Stop(why) => {
@@ -52,8 +58,8 @@ impl Carrier {
                     self.metrics.warm_inputs(WarmInput::LeftOver, left_over);
                     break;
                 }
-                Portion::Post(count) => posts.truncate(count),
-            }
+                Portion::Post(count) => posts.split_off(count.min(posts.len())),
+            };
             while !depths
                 .have_room(&self.broker, &self.topology, &self.settings.warm)
                 .await
@@ -61,6 +67,8 @@ impl Carrier {
                 tokio::time::sleep(LOOK).await;
             }
             self.post_portion(claim, Moment::of(began), posts).await?;
+            posts = later;
+            rest.reset();
         }
         if self.store.all_posted(claim).await? {
             Ok(())

@@ -29,9 +29,9 @@ const ALL_POSTED: &str =
 const LEAVE_REST: &str = "\
 WITH gone AS (
   DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) RETURNING inputs)
-UPDATE warm_runs SET pieces = pieces - gone.pieces, left_over = left_over + gone.inputs, message = concat_ws('; ', message, $3::text)
-FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS pieces FROM gone) AS gone WHERE id = $1 AND token = $2 AND state = 'posting'
-RETURNING gone.inputs";
+UPDATE warm_runs SET pieces = pieces - rest.jobs, left_over = left_over + rest.inputs, message = concat_ws('; ', message, $3::text)
+FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS jobs FROM gone) AS rest WHERE id = $1 AND token = $2 AND state = 'posting'
+RETURNING rest.inputs";
 
 /// A job of a run that isn't posted yet.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,7 +4,6 @@
 use super::{Gatherer, PlannedEntry, RunPlan, group::Group, knowledge::Knowledge};
 use crate::{
     cache::{RedisCache, Space, memory_bytes},
-    config::StoredScores,
     heat::SharedHeat,
     pipeline::ROUND_TRIP_SECONDS,
     store::StoreError,
@@ -282,8 +281,9 @@ impl Gatherer<'_> {
         due: &mut [Looked],
     ) -> Result<(), StoreError> {
         // Where no entry can be put back, none is taken for known.
-        let has_rows = self.settings.store.scores != StoredScores::None;
-        let (Some(mark), true) = (context.mark, has_rows) else {
+        let info = context.model.info();
+        let are_kept = known::are_kept(self.settings, context.schedule.namespace(), &info.name);
+        let (Some(mark), true) = (context.mark, are_kept) else {
             return Ok(());
         };
         let mut missing: Vec<(&mut Score, InputHash)> = Vec::new();
@@ -296,7 +296,6 @@ impl Gatherer<'_> {
             return Ok(());
         }
         let hashes: Vec<InputHash> = missing.iter().map(|(_, hash)| *hash).collect();
-        let info = context.model.info();
         let version = (info.name.as_str(), info.version.as_str());
         let rows = self.store.scored_at(version, &hashes).await?;
         for ((score, _), scored_at) in missing.into_iter().zip(rows) {
