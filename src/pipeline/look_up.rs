@@ -48,17 +48,23 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
         .collect();
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
-    let looked = context.cache.look_up(&wanted, namespaces, &mut outputs);
+    let looked = async {
+        let begun = Instant::now();
+        let looked = context
+            .cache
+            .look_up(&wanted, namespaces, &mut outputs)
+            .await;
+        (looked, begun.elapsed().as_secs_f64())
+    };
     let lives = lives(plan);
     // At the same time: it is no second wait.
     let prolonged = context.cache.prolong(&lives);
-    let (looked, (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
+    let ((looked, seconds), (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
     context.metrics.stage(Stage::LookUp, begun.elapsed());
     let server = context.cache.server();
     if server.is_none_or(|redis| !redis.is_failing()) {
-        let seconds = begun.elapsed().as_secs_f64();
         context.look_up_cost.record(order.len(), seconds);
     }
 }
@@ -134,7 +140,7 @@ fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f3
             return;
         };
         rest = after;
-        if seal.stamp >= slot.min_stamp {
+        if seal.stamp >= slot.min_stamp && slot.keeps.entry {
             slot.found = Found::Cached(group.push_row(row));
             slot.seal = seal;
         }

@@ -76,7 +76,7 @@ pub struct Slot {
     /// The first job that asks for it.
     pub asked_by: JobIndex,
     pub found: Found,
-    /// What is kept of its score, and whether it is looked up.
+    /// What is kept of its score, and whether it is looked up: of what isn't kept, only that it was looked up counts, not what was found.
     pub keeps: Retention,
     pub is_looked_up: bool,
     /// The oldest stamp that an entry may bear: nobody who asks has invalidated anything since.

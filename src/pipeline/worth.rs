@@ -4,6 +4,7 @@
 
 use super::{context::Context, index::Index, plan::Plan, retention::Retention};
 use crate::config::{CacheMode, StoredScores};
+use std::time::Instant;
 
 /// Says of each input of a batch what is kept of its score.
 pub(super) fn judge(context: &Context, plan: &mut Plan<'_>) {
@@ -21,7 +22,7 @@ pub(super) fn judge(context: &Context, plan: &mut Plan<'_>) {
     if rows != StoredScores::Dear && modes.iter().all(|mode| *mode == CacheMode::Always) {
         return;
     }
-    let is_probe = context.look_up_cost.is_probe();
+    let is_probe = context.look_up_cost.is_probe(Instant::now());
     let mut kept = vec![None::<Retention>; plan.slots.len()];
     for (job, mode) in plan.jobs.iter().zip(modes) {
         for index in job.slots() {

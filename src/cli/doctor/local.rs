@@ -14,6 +14,7 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -46,8 +47,8 @@ pub(super) fn settings(loaded: &Loaded) -> Check {
     )
 }
 
-/// Every version with its golden inputs, and everything that is wrong in the models' folder.
-pub(super) async fn models(settings: &Settings) -> Vec<Check> {
+/// Every version with its golden inputs, and everything that is wrong in the models' folder; and the models, where they could be opened.
+pub(super) async fn models(settings: &Settings) -> (Vec<Check>, Option<Arc<Registry>>) {
     let models = settings.models.clone();
     let dir = models.dir.display().to_string();
     // Loading runs every golden input: as long as that takes, and never on the runtime's threads.
@@ -55,18 +56,12 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
     let registry = match opened {
         Ok(Ok(registry)) => registry,
         Ok(Err(error)) => {
-            return vec![Check::fail(
-                MODELS,
-                error.to_string(),
-                "correct the setting",
-            )];
+            let check = Check::fail(MODELS, error.to_string(), "correct the setting");
+            return (vec![check], None);
         }
         Err(error) => {
-            return vec![Check::fail(
-                MODELS,
-                error.redacted(),
-                "report this as a bug",
-            )];
+            let check = Check::fail(MODELS, error.redacted(), "report this as a bug");
+            return (vec![check], None);
         }
     };
     let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
@@ -86,7 +81,7 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
         let advice = "put a model there, or name another folder with KILN_MODELS_DIR";
         checks.push(Check::fail(MODELS, format!("none in {dir}"), advice));
     }
-    checks
+    (checks, Some(registry))
 }
 
 fn served(model: &ListedModel) -> Check {

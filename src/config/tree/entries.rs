@@ -1,7 +1,10 @@
 //! Owns the settings of what is kept: entries in Redis and memory, rows in the database.
 
-use serde::{Deserialize, Deserializer, Serialize, de::Error};
-use std::{collections::BTreeMap, path::PathBuf};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected, Visitor},
+};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 /// Which inputs are looked up in the cache, and their scores kept there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,22 +167,34 @@ pub enum StoredScores {
 
 impl<'de> Deserialize<'de> for StoredScores {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// It was a switch once.
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Said {
-            Switch(bool),
-            Name(String),
-        }
-        match Said::deserialize(deserializer)? {
-            Said::Switch(true) => Ok(Self::All),
-            Said::Switch(false) => Ok(Self::None),
-            Said::Name(name) => match name.as_str() {
-                "all" | "true" => Ok(Self::All),
-                "dear" => Ok(Self::Dear),
-                "none" | "false" => Ok(Self::None),
-                _ => Err(D::Error::custom("expected `all`, `dear` or `none`")),
-            },
+        deserializer.deserialize_any(ScoresVisitor)
+    }
+}
+
+struct ScoresVisitor;
+
+impl Visitor<'_> for ScoresVisitor {
+    type Value = StoredScores;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`all`, `dear` or `none`")
+    }
+
+    /// It was a switch once.
+    fn visit_bool<E: Error>(self, is_on: bool) -> Result<StoredScores, E> {
+        Ok(if is_on {
+            StoredScores::All
+        } else {
+            StoredScores::None
+        })
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<StoredScores, E> {
+        match name {
+            "all" | "true" => Ok(StoredScores::All),
+            "dear" => Ok(StoredScores::Dear),
+            "none" | "false" => Ok(StoredScores::None),
+            _ => Err(E::invalid_value(Unexpected::Str(name), &self)),
         }
     }
 }
