@@ -6,7 +6,8 @@ use crate::store::{
     columns::{Columns, column},
     tables::Tables,
 };
-use sqlx::{error::BoxDynError, postgres::PgArguments};
+use sqlx::error::BoxDynError;
+use sqlx::postgres::PgArguments;
 use std::collections::BTreeSet;
 
 /// One of the jobs that a warming run is cut into. In order, runs first.
