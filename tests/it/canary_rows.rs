@@ -74,12 +74,13 @@ impl Said {
     }
 
     fn expect_silence(&self) {
+        let mut told = Vec::new();
         for (who, what) in &self.0 {
-            for line in what.lines() {
-                let found = PARTS.iter().find(|part| line.contains(**part));
-                assert!(found.is_none(), "{who} says {found:?}: {line}");
-            }
+            let lines = what.lines();
+            let lines = lines.filter(|line| PARTS.iter().any(|part| line.contains(part)));
+            told.extend(lines.map(|line| format!("{who}: {line}")));
         }
+        assert!(told.is_empty(), "{}", told.join("\n"));
     }
 }
 
@@ -152,7 +153,8 @@ fn schedules(folder: &Path) {
         let text = text.replacen("\"bad\"", &format!("\"bad-{number}\""), 1);
         put(folder, &format!("bad-{number:02}.toml"), &text);
     }
-    let elsewhere = good.replace("\"bad\"", "\"elsewhere\"").replace(
+    let elsewhere = good.replace("sentiment", "sentimant");
+    let elsewhere = elsewhere.replace("\"bad\"", "\"elsewhere\"").replace(
         "kind = \"static\"\ninputs = [{ key = \"k\", text = \"t\" }]",
         &format!("kind = \"sql\"\ndatabase = \"{CANARY}\"\nstatement = \"SELECT 1\""),
     );

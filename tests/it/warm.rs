@@ -537,7 +537,7 @@ async fn schedules_are_checked_without_servers_and_all_mistakes_are_told() {
         "schedules/bad.toml:1:8: `name`: expected 1 to 64 of a-z, 0-9, _ and -",
         "schedules/bad.toml:2:8: `cron`: it is never due",
         "schedules/bad.toml:6:10: `source.inputs`: expected at least one input",
-        "schedules/ranker.toml:6:34: `source.inputs[0].features`: expected ",
+        "schedules/ranker.toml:6:35: `source.inputs[0].features`: expected ",
         "schedules/shop.toml:3:9: `model`: unknown model; known: ",
         "schedules/shop.toml:6:12: `source.database`: unknown database; known: kiln",
     ];

@@ -6,7 +6,7 @@
 use super::piece::{BadLine, Piece};
 use crate::redact::Redact;
 use kiln_contract::job::write;
-use kiln_contract::redact::{HIDDEN, is_name};
+use kiln_contract::redact::is_name;
 use std::io::BufRead;
 
 /// Which columns of a CSV file are what.
@@ -29,7 +29,7 @@ pub enum HeaderError {
     #[error("the header can't be read: {0}")]
     Unreadable(String),
     /// A column that was named isn't there.
-    #[error("no column `{wanted}`; there are: {}", names(found).join(", "))]
+    #[error("no column `{wanted}`; {}", described(found))]
     NoColumn { wanted: String, found: Vec<String> },
 }
 
@@ -49,23 +49,30 @@ struct Resolved {
 }
 
 impl Resolved {
-    /// A column in a message: by its name, or by its number where the header holds something else, as in a file without one.
+    /// A column in a message: by its name, or by its number where the first line may be no header.
     fn name(&self, at: usize) -> String {
-        match self.headers.get(at).filter(|name| is_name(name)) {
+        let name = self.headers.get(at).filter(|_| is_header(&self.headers));
+        match name {
             Some(name) => format!("column `{name}`"),
             None => format!("column {}", at + 1),
         }
     }
 }
 
-/// A header's names; of a file without a header, its first row stands there.
-fn names(header: &[String]) -> Vec<&str> {
-    let all = header.iter();
-    all.map(|name| match is_name(name) {
-        true => name.as_str(),
-        false => HIDDEN,
-    })
-    .collect()
+/// Whether a first line can be shown as a header: of a file without one, it is a row.
+fn is_header(line: &[String]) -> bool {
+    line.iter().all(|name| is_name(name))
+}
+
+/// What a message says of a first line.
+fn described(line: &[String]) -> String {
+    match is_header(line) {
+        true => format!("there are: {}", line.join(", ")),
+        false => format!(
+            "the {} of the first line aren't all names, as if it is no header",
+            line.len()
+        ),
+    }
 }
 
 impl<R: BufRead> CsvLines<R> {

@@ -10,7 +10,7 @@ use crate::{
 };
 use chrono_tz::Tz;
 use kiln_contract::job;
-use kiln_contract::name::{EXPECTED_NAME, is_name};
+use kiln_contract::name::{EXPECTED_NAME, is_name, is_version};
 use kiln_contract::redact;
 use serde::Deserialize;
 use std::{fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
@@ -97,15 +97,23 @@ pub fn locate(text: &str, path: &[&str]) -> Option<Position> {
     Some(Position::of(text, value.span().start))
 }
 
+/// Whether a text can name a model, or a version of one.
+fn is_model(text: &str) -> bool {
+    match text.split_once('@') {
+        Some((name, version)) => is_name(name) && is_version(version),
+        None => is_name(text),
+    }
+}
+
 /// A schedule, if nothing is wrong with it; what is, is noted.
 fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
     mistakes.namespace(Some(&read.name), "name");
     let cron = mistakes.cron(&read.cron);
     let zone = mistakes.zone(read.time_zone.as_ref());
     mistakes.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400);
-    let model = read.model.get_ref();
-    if model.is_empty() || model.len() > 256 {
-        mistakes.field(&read.model, "model", "expected a name or name@version");
+    if !is_model(read.model.get_ref()) {
+        let expected = format!("{EXPECTED_NAME}, or name@version");
+        mistakes.field(&read.model, "model", &expected);
     }
     mistakes.namespace(read.namespace.as_ref(), "namespace");
     let ttl = read.ttl_seconds.as_ref();
