@@ -24,6 +24,7 @@ pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;
 use memory::Remembered;
+pub use probe::Checks;
 pub use reads::Access;
 pub use samples::{Sample, Samples};
 pub use tally::Tally;
