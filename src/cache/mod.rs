@@ -355,6 +355,15 @@ impl Cache {
         known.unwrap_or_else(|| vec![None; jobs.len()])
     }
 
+    /// When jobs were first accepted, by the keys of that, where it is known.
+    pub async fn accepted(&self, keys: &[Vec<u8>]) -> Vec<Option<Moment>> {
+        let known = match &self.backend {
+            Backend::Redis(redis) if !keys.is_empty() => redis.accepted(keys).await,
+            _ => None,
+        };
+        known.unwrap_or_else(|| vec![None; keys.len()])
+    }
+
     /// Has entries live for so many milliseconds more, where they are there and would live shorter.
     pub async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
         if let Backend::Redis(redis) = &self.backend
