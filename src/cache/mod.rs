@@ -18,7 +18,7 @@ mod tally;
 
 use self::redis::Put;
 pub use self::redis::{
-    Forgotten, Kind, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
+    Forgotten, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
 };
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
@@ -374,14 +374,14 @@ impl Cache {
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
-    /// an invalidation, by its stamp, and comes after it is taken back. Says which keys a cluster has not taken; nothing where Redis fails.
-    pub async fn publish(&self, words: &Words<'_>) -> Option<Vec<String>> {
+    /// an invalidation, by its stamp, and comes after it is taken back. Nothing where Redis fails.
+    pub async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         let Backend::Redis(redis) = &self.backend else {
-            return Some(Vec::new());
+            return Some(Published::default());
         };
         let published = redis.publish(words).await;
         let older = published.as_ref().map_or(0, |published| published.older);
         self.metrics.older_words(older);
-        published.map(|published| published.unwritten)
+        published
     }
 }

@@ -18,6 +18,7 @@ mod shared;
 mod size;
 mod source;
 mod spread;
+mod unsure;
 mod words;
 
 pub use kind::{Kind, Survey, survey};
@@ -25,7 +26,7 @@ pub use open::connect_one as connect;
 pub(super) use primaries::Walk;
 use question::{Again, Question};
 use size::Size;
-pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
+pub use words::{Forgotten, Published, REMOVED, Word, WordKind, Words};
 
 use super::{
     journal::Journal,
@@ -53,6 +54,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use unsure::AllUnsure;
 
 /// A bad URL.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +102,7 @@ pub struct RedisCache {
     failing: [AtomicBool; 2],
     tally: Tallied,
     marks: Marks,
+    unsure: AllUnsure,
     pub(super) journal: Option<Journal>,
     metrics: Metrics,
 }
@@ -127,6 +130,7 @@ impl RedisCache {
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             marks: Marks::default(),
+            unsure: AllUnsure::default(),
             journal: None,
             metrics,
         })
