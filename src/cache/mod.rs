@@ -18,7 +18,8 @@ mod tally;
 
 use self::redis::Put;
 pub use self::redis::{
-    Forgotten, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
+    Forgotten, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect,
+    memory_bytes, survey,
 };
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
@@ -57,6 +58,16 @@ impl Space {
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }
+    }
+
+    /// Bytes of one of its entries.
+    pub fn entry_bytes(&self) -> usize {
+        self.codec.entry_bytes()
+    }
+
+    /// Values of one row.
+    pub fn width(&self) -> usize {
+        self.codec.width()
     }
 
     /// The row of an entry; nothing where the bytes are no entry of this input's.

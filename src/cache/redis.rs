@@ -5,6 +5,7 @@
 
 mod beside;
 mod breaker;
+mod capacity;
 mod cluster;
 mod connections;
 mod each;
@@ -21,6 +22,7 @@ mod spread;
 mod unsure;
 mod words;
 
+pub use capacity::memory_bytes;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;

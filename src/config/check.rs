@@ -44,6 +44,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::queues(&settings.queues)?;
     rules::intake(&settings.intake)?;
     rules::cache(&settings.cache)?;
+    rules::warm(&settings.warm)?;
     rules::audit(settings)?;
     rules::namespaces(&settings.namespaces)?;
     rules::lanes(settings)?;

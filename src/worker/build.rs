@@ -345,6 +345,7 @@ impl Worker {
         tasks.add_droppable("controls", move || {
             tasks::controls::follow(controls.clone(), heard.clone(), metrics.clone())
         });
+        tasks::costs::add(tasks, &self.registry, &self.store, &self.health);
         self.add_invalidations(tasks);
     }
 

@@ -1,7 +1,9 @@
 //! Owns the checks of settings that aren't just the bounds of a whole number.
 
 use crate::{
-    config::{Cache, ConfigError, Http, Intake, Namespace, Queues, Settings, Trace, check::Range},
+    config::{
+        Cache, ConfigError, Http, Intake, Namespace, Queues, Settings, Trace, Warm, check::Range,
+    },
     secret::Secret,
 };
 use hyper::Uri;
@@ -44,6 +46,14 @@ pub(super) fn intake(intake: &Intake) -> Result<(), ConfigError> {
         return Ok(());
     }
     refuse("intake.warm_share", "expected above 0 and at most 1")
+}
+
+pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
+    let share = warm.max_redis_share;
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    refuse("warm.max_redis_share", "expected above 0 and at most 1")
 }
 
 pub(super) fn cache(cache: &Cache) -> Result<(), ConfigError> {

@@ -21,6 +21,8 @@ pub struct Warm {
     pub max_backlog: u32,
     /// Waiting warming jobs at which posting pauses.
     pub max_queued: u32,
+    /// Share of Redis's memory (its `maxmemory`, or where none is set all that its machine has) that the entries which warming keeps may fill, all schedules together, 0 to 1; half of that while Redis evicts.
+    pub max_redis_share: f64,
 }
 
 impl Default for Warm {
@@ -33,6 +35,7 @@ impl Default for Warm {
             claim_seconds: 15,
             max_backlog: 1_000,
             max_queued: 1_000,
+            max_redis_share: 0.5,
         }
     }
 }

@@ -243,8 +243,10 @@ async fn scored(
     if let Some(space) = space {
         leases::put_entries(context, space, width, taken, &called.outputs).await;
     }
+    let nanos = called.seconds * 1e9 / taken.len().max(1) as f64;
     let how = How::Scored {
         is_stored: space.is_some(),
+        nanos: nanos as u64,
     };
     let rows = called.outputs.chunks_exact(width.max(1));
     flight.land(how, taken.iter().zip(rows));

@@ -40,7 +40,7 @@ impl PostgresStore {
         }
         let mut arguments = PgArguments::default();
         let words = rows(words, at, &mut arguments);
-        let words = words.map_err(|e| StoreError::Refused(e.to_string()))?;
+        let words = words.map_err(|e| self.classify(sqlx::Error::Encode(e)))?;
         let text = INSERT
             .replace("{is_newer}", &is_newer())
             .replace("{differs}", DIFFERS)

@@ -2,6 +2,7 @@
 
 pub(super) mod audit;
 pub(super) mod controls;
+pub(super) mod costs;
 pub(super) mod days;
 pub(super) mod depths;
 pub(super) mod health;
