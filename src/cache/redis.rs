@@ -19,6 +19,7 @@ mod shared;
 mod size;
 mod source;
 mod spread;
+mod unsure;
 mod words;
 
 pub use capacity::memory_bytes;
@@ -27,7 +28,7 @@ pub use open::connect_one as connect;
 pub(super) use primaries::Walk;
 use question::{Again, Question};
 use size::Size;
-pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
+pub use words::{Forgotten, Published, REMOVED, Word, WordKind, Words};
 
 use super::{
     journal::Journal,
@@ -55,6 +56,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use unsure::AllUnsure;
 
 /// A bad URL.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +104,7 @@ pub struct RedisCache {
     failing: [AtomicBool; 2],
     tally: Tallied,
     marks: Marks,
+    unsure: AllUnsure,
     pub(super) journal: Option<Journal>,
     metrics: Metrics,
 }
@@ -129,6 +132,7 @@ impl RedisCache {
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             marks: Marks::default(),
+            unsure: AllUnsure::default(),
             journal: None,
             metrics,
         })

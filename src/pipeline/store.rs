@@ -19,10 +19,17 @@ use crate::{
 };
 use kiln_contract::{
     entry::Seal,
+    key,
     order::{Moment, Order},
     result::{Finished, Reading},
 };
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
@@ -113,15 +120,53 @@ async fn publish(
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    let mut unwritten = BTreeMap::new();
+    let (mut unwritten, mut alone) = (BTreeMap::new(), HashSet::new());
     for (stamp, words) in &shown {
-        unwritten.insert(*stamp, context.cache.publish(words).await);
+        let published = context.cache.publish(words).await;
+        let published = published.map(|published| {
+            alone.extend(published.alone);
+            published.unwritten
+        });
+        unwritten.insert(*stamp, published);
     }
+    let published = jobs.iter().zip(kept);
+    let published = published.filter(|(_, kept)| is_stored(kept));
+    note_alone(context, published.map(|(job, _)| job), &alone).await;
     let unremoved = jobs.iter().map(|one| {
         let unwritten = unwritten.get(&one.job.stamp);
         unwritten.is_some_and(|keys| has_unwritten_removal(one.job, keys.as_deref()))
     });
     unremoved.collect()
+}
+
+/// Has the history say what stands now, under these keys, although something newer stood before: Redis has forgotten that.
+async fn note_alone<'a>(
+    context: &Context,
+    jobs: impl Iterator<Item = &'a ToStore<'a>>,
+    alone: &HashSet<String>,
+) {
+    if alone.is_empty() {
+        return;
+    }
+    let mut rows = names::rows(naming(jobs));
+    rows.retain(|row| alone.contains(&key::named(row.namespace, row.key)));
+    let note = || context.store.served_alone(&rows, clock::now());
+    let noted = store::until_answered(context.write_backoff(), note, |e, _| e.may_pass()).await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the database refuses what stands under names");
+    }
+}
+
+/// What the names of these jobs say.
+fn naming<'a>(
+    jobs: impl Iterator<Item = &'a ToStore<'a>>,
+) -> impl Iterator<Item = names::Naming<'a>> {
+    jobs.map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()))
+}
+
+/// Whether a job's row is there, from now or from before.
+fn is_stored(kept: &Result<Inserted, String>) -> bool {
+    matches!(kept, Ok(Inserted::New | Inserted::Same(_)))
 }
 
 /// Whether a job has a removal under one of these keys; under any, where all are unwritten.
@@ -137,6 +182,7 @@ fn repeated(word: &Word, first: &Finished) -> Word {
     let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
     let begun = Moment::of(first.finished_at - elapsed);
     let mut word = word.clone();
+    word.may_be_old = word.kind != WordKind::Removal;
     Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
     word
 }
@@ -217,13 +263,10 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs
-        .iter()
-        .map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()));
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
-        served: names::rows(named),
+        served: names::rows(naming(jobs.iter())),
         spent: jobs.iter().filter_map(ToStore::spent).collect(),
         finished_at: jobs
             .first()

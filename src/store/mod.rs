@@ -189,6 +189,19 @@ impl Store {
         }
     }
 
+    /// Notes what stands under names although something newer stood there before, which the cache has forgotten.
+    pub async fn served_alone(
+        &self,
+        rows: &[ServedRow<'_>],
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.served_alone(rows, at).await,
+            // It has no history of names.
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
     /// How many batches were written so far.
     pub fn stored(&self) -> u64 {
         match self {

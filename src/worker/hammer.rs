@@ -78,7 +78,6 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "news",
             "model choice",
             "controls",
-            "invalidation marks",
             "invalidations",
             "heat",
             "hints",

@@ -10,7 +10,6 @@ pub(super) mod heat;
 pub(super) mod hints;
 pub(super) mod invalidations;
 pub(super) mod lanes;
-pub(super) mod marks;
 pub(super) mod models;
 mod namespaces;
 pub(super) mod news;
