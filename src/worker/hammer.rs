@@ -78,6 +78,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "news",
             "model choice",
             "controls",
+            "model costs",
             "invalidations",
             "heat",
             "hints",
