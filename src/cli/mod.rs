@@ -136,6 +136,12 @@ pub fn main() -> ExitCode {
     if is_for_suspects {
         worker::stand_back();
     }
+    if !matches!(
+        arguments.command,
+        Command::Work(Work::Run(_) | Work::RunSuspect(_))
+    ) {
+        end_quietly_when_output_is_closed();
+    }
     let result = match arguments.command {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
@@ -163,6 +169,19 @@ pub fn main() -> ExitCode {
             Exit::Failed.into()
         }
     }
+}
+
+/// Has a command end, and say nothing, whose standard output nobody reads any more, as in `kiln models list | head`: whoever reads has
+/// what they wanted. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose.
+fn end_quietly_when_output_is_closed() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(Exit::Ok as i32);
+        }
+        usual(panic);
+    }));
 }
 
 /// Why no command can be started.

@@ -52,11 +52,18 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
 
 /// SQLite's migrations.
 pub static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
-    migrator(&[(
-        1,
-        "jobs and scores",
-        include_str!("../../migrations/sqlite/0001_jobs_and_scores.sql"),
-    )])
+    migrator(&[
+        (
+            1,
+            "jobs and scores",
+            include_str!("../../migrations/sqlite/0001_jobs_and_scores.sql"),
+        ),
+        (
+            2,
+            "look up and log",
+            include_str!("../../migrations/sqlite/0002_look_up_and_log.sql"),
+        ),
+    ])
 });
 
 fn migrator(files: &[File]) -> Migrator {
@@ -233,11 +240,18 @@ mod tests {
                 "6390f348e89867e423680a36e7527f66fb3cb2d5741ff937e2caa4e1b7a8c4ae0fb140899ed38eaf45c1955010b1b184",
             ),
         ]);
-        let sqlite = sums(&[(
-            1,
-            "jobs and scores",
-            "9489f76b378c44d52d4ff449583d59b7370e715310d166d236b84fc0247c82491ac045556f39e2fd8884b88151a8f803",
-        )]);
+        let sqlite = sums(&[
+            (
+                1,
+                "jobs and scores",
+                "9489f76b378c44d52d4ff449583d59b7370e715310d166d236b84fc0247c82491ac045556f39e2fd8884b88151a8f803",
+            ),
+            (
+                2,
+                "look up and log",
+                "00ce5012a55f27104bbd166d54b69b7126c196dadc11f81c222d02138aa8da5574a93ff04d314b3850ac02669b6a361c",
+            ),
+        ]);
         assert_eq!(known(&POSTGRES)[..postgres.len()], postgres);
         assert_eq!(known(&SQLITE)[..sqlite.len()], sqlite);
     }
