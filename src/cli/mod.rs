@@ -102,7 +102,7 @@ enum Work {
     Run(run::Arguments),
     #[command(hide = true)]
     RunSuspect(run_suspect::Arguments),
-    Score(score::Arguments),
+    Score(Box<score::Arguments>),
     Submit(submit::Arguments),
     Dead(dead::Arguments),
     Doctor(doctor::Arguments),
@@ -226,7 +226,7 @@ impl Work {
         match self {
             Self::Run(arguments) => run::run(arguments, loaded.settings, loaded.file).await,
             Self::RunSuspect(arguments) => run_suspect::run(arguments, loaded.settings).await,
-            Self::Score(arguments) => score::run(arguments, loaded.settings).await,
+            Self::Score(arguments) => score::run(*arguments, loaded.settings).await,
             Self::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Self::Dead(arguments) => dead::run(arguments, loaded.settings).await,
             Self::Doctor(arguments) => doctor::run(arguments, loaded).await,

@@ -108,12 +108,7 @@ impl SqliteStore {
 
     /// Waits until everything is written that was stored before.
     pub async fn flush(&self) -> Result<(), StoreError> {
-        self.inner.queue.wait(self.inner.queue.added(), true).await
-    }
-
-    /// The same, without hurrying it.
-    pub async fn settled(&self) -> Result<(), StoreError> {
-        self.inner.queue.wait(self.inner.queue.added(), false).await
+        self.inner.queue.flush().await
     }
 
     /// The output rows of `width` values of those inputs that a model version has scored before.

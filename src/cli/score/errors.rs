@@ -1,11 +1,11 @@
 //! Owns bad rows: the first few are named on standard error, all are counted, and where that is asked for they end the run or go to a file.
 
-use super::{block::BadRow, output::Part};
+use super::{block::BadRow, output::Part, source::Source};
 use crate::cli::file::{BadLine, BadLines, Format};
 use anyhow::bail;
 use indicatif::ProgressBar;
 use serde_json::{json, value::RawValue};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What a bad row does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -31,6 +31,24 @@ pub(super) struct Errors {
 }
 
 impl Errors {
+    /// None yet, but for the first `kept` bytes of what an earlier run has put aside.
+    pub fn open(
+        on_error: OnError,
+        source: &Source,
+        quarantine: Option<&Path>,
+        kept: u64,
+    ) -> anyhow::Result<Self> {
+        let quarantine = quarantine.map(|path| Part::open(path, kept)).transpose()?;
+        Ok(Self {
+            on_error,
+            file: source.path.clone(),
+            format: source.format,
+            quarantine,
+            lines: BadLines::default(),
+            failed: false,
+        })
+    }
+
     /// Takes the bad rows of a block. An error is the end of the run.
     pub fn take(&mut self, bar: &ProgressBar, rows: Vec<BadRow>) -> anyhow::Result<()> {
         for bad in rows {

@@ -60,7 +60,7 @@ impl Marks {
         let (store, path) = (self.store.clone(), self.output.clone());
         self.last = Instant::now();
         self.keeping = Some(Handle::current().spawn(async move {
-            store.settled().await?;
+            store.flush().await?;
             let keep = move || {
                 for file in files {
                     file.sync_data()?;

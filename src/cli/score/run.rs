@@ -14,10 +14,7 @@ use super::{
     work::{Done, Parsed, Shared, work},
 };
 use crate::{
-    cli::{
-        Exit,
-        file::{BadLines, Format},
-    },
+    cli::{Exit, file::Format},
     clock,
     config::Settings,
     parts::{self, Embedded},
@@ -81,17 +78,8 @@ pub(super) async fn run(
     );
     let from = (manifest.end != Position::default()).then_some(manifest.end);
     let mut sink = Output::open(output.as_deref(), manifest.output_bytes)?;
-    let mut errors = Errors {
-        on_error,
-        file: source.path.clone(),
-        format: source.format,
-        quarantine: match &quarantine {
-            Some(path) => Some(Part::open(path, manifest.quarantine_bytes)?),
-            None => None,
-        },
-        lines: BadLines::default(),
-        failed: false,
-    };
+    let kept = manifest.quarantine_bytes;
+    let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
     match from {
         Some(from) => eprintln!(
             "goes on after line {} of {}",
@@ -131,10 +119,7 @@ pub(super) async fn run(
         run.bar.finish_and_clear();
         // What was stored stays stored, whatever ended the run.
         let _ = run.embedded.store.flush().await;
-        if errors.failed {
-            sink.discard();
-            output.as_deref().map(manifest::remove);
-        }
+        give_up(sink, errors, output.as_deref());
         return Err(error);
     }
     sink.finish()?;
@@ -143,6 +128,22 @@ pub(super) async fn run(
     }
     output.as_deref().map(manifest::remove);
     run.end(arguments, output.as_deref(), &errors)
+}
+
+/// Leaves what a later run can go on from, and nothing else.
+fn give_up(sink: Output, errors: Errors, output: Option<&Path>) {
+    let Some(output) = output else {
+        return;
+    };
+    if errors.failed {
+        manifest::remove(output);
+    }
+    if !manifest::path(output).exists() {
+        sink.discard();
+        if let Some(part) = errors.quarantine {
+            part.discard();
+        }
+    }
 }
 
 /// Says once that the file's scores are brought into a new form.

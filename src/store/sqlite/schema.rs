@@ -13,19 +13,19 @@ const MOVED_TOGETHER: i64 = 50_000;
 
 /// WAL: look-ups go on while rows are written. With `synchronous = NORMAL` the file is synced when the log is copied into it and not at each
 /// commit: a power failure can cost the newest transactions, and what they held is scored again; it can't harm the file, as `OFF` could.
-/// A page that many transactions change is written into the file once for all that the log holds of it: so the log may grow to 64 MiB. A cache
-/// of the same size holds the inner pages of tens of millions of keys.
+/// A page that many transactions change is written into the file once for all that the log holds of it: so the log may grow to 64 MiB.
+/// The cache holds the inner pages of tens of millions of keys.
 const WRITER: &str = "\
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
-PRAGMA cache_size = -65536;
+PRAGMA cache_size = -32768;
 PRAGMA wal_autocheckpoint = 16384;
 PRAGMA journal_size_limit = 67108864;
 PRAGMA temp_store = MEMORY;";
 
 /// A look-up asks for its keys in order: of the leaves it needs each once.
 const READER: &str = "\
-PRAGMA cache_size = -16384;
+PRAGMA cache_size = -8192;
 PRAGMA query_only = ON;";
 
 /// Where sqlx's own migrator noted what it had done, which earlier releases used.

@@ -17,9 +17,9 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 /// Bytes of rows from which a transaction is begun. The larger it is, the more keys fall on one page of the look-up table.
-const WRITE_FROM: usize = 16 << 20;
+const WRITE_FROM: usize = 12 << 20;
 /// Bytes of rows that wait at most beside those that are being written.
-const MAX_STAGED: usize = 20 << 20;
+const MAX_STAGED: usize = 16 << 20;
 /// Longest time that a row waits for others. A process that is killed loses no more than that, which is scored again.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Wait before a write is repeated that another process holds up.
@@ -89,13 +89,9 @@ impl Queue {
         }
     }
 
-    /// Batches that were staged so far.
-    pub fn added(&self) -> u64 {
-        self.state().added
-    }
-
-    /// Waits until so many batches are written; at once where `now`, else when it is their time.
-    pub async fn wait(&self, batches: u64, now: bool) -> Result<(), StoreError> {
+    /// Has everything written that is staged, and waits for it.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let batches = self.state().added;
         loop {
             let written = self.written.notified();
             {
@@ -104,10 +100,8 @@ impl Queue {
                     return Ok(());
                 }
                 check(&state)?;
-                if now {
-                    state.is_urgent = true;
-                    self.wake.notify_one();
-                }
+                state.is_urgent = true;
+                self.wake.notify_one();
             }
             written.await;
         }
