@@ -3,6 +3,7 @@
 //! Promises that a certificate or key which can't be used is reported with its setting and file, and that new ones are used
 //! from the next connection on, since they are replaced while workers run. Keys are never shown.
 
+use crate::redact::Redact;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -48,7 +49,7 @@ impl Tls {
     /// Reads the files that `settings` name; `server` is the part of the settings that they belong to.
     pub fn read(server: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
         let file = |name: &str, path: &Path| {
-            std::fs::read(path).map_err(|e| wrong(server, name, path, &e.to_string()))
+            std::fs::read(path).map_err(|e| wrong(server, name, path, &e.redacted()))
         };
         let certificates = |name: &str, path: &Path| {
             let pem = file(name, path)?;

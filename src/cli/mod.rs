@@ -38,6 +38,7 @@ mod worker_api;
 
 use crate::{
     config::{self as settings, ConfigError, Loaded},
+    redact::Redact,
     telemetry::logs::{self, Speaker},
     worker,
 };
@@ -136,10 +137,7 @@ pub fn main() -> ExitCode {
     if is_for_suspects {
         worker::stand_back();
     }
-    if !matches!(
-        arguments.command,
-        Command::Work(Work::Run(_) | Work::RunSuspect(_))
-    ) {
+    if !matches!(arguments.command, Command::Work(_)) {
         end_quietly_when_output_is_closed();
     }
     let result = match arguments.command {
@@ -165,7 +163,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("kiln: {error:#}");
+            eprintln!("kiln: {}", error.redacted());
             Exit::Failed.into()
         }
     }
@@ -214,6 +212,9 @@ fn prepare(config: Option<&Path>, work: &Work) -> Result<(Loaded, Runtime), Unus
         _ => Speaker::Command,
     };
     logs::start(&loaded.settings.log, speaker).map_err(Unusable::Log)?;
+    if speaker == Speaker::Command {
+        end_quietly_when_output_is_closed();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("kiln")

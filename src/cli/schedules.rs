@@ -1,5 +1,7 @@
 //! `kiln schedules`: the schedules with their next and last runs, and what is wrong with their files.
 
+mod check;
+
 use super::Exit;
 use crate::{
     clock::rfc3339,
@@ -18,7 +20,7 @@ use serde_json::json;
 #[command(after_help = "\
 Examples:
   kiln schedules
-  kiln schedules check")]
+  kiln schedules check --next 20")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
@@ -29,67 +31,25 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Checks every schedule file, and shows when each schedule would run next. Needs no server.
+    /// Checks every schedule file against the settings and the models, and shows when each schedule would run next. Needs no server.
     #[command(after_help = "\
-Exits with 3 if a file is bad.
+All mistakes of all files are told at once, each with its file, line and column: what can't be read, a
+time that never comes, a model or database that there isn't, inputs that the model doesn't take.
+Exits with 3 if there is one.
 
-Example:
-  kiln schedules check")]
-    Check,
+Examples:
+  kiln schedules check
+  kiln schedules check --next 20 --from 2026-03-28T00:00:00Z
+  kiln schedules check --json")]
+    Check(check::Arguments),
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let mut folder = Folder::new(&settings.warm.dir);
     folder.scan();
     match arguments.action {
-        Some(Action::Check) => Ok(check(&folder, arguments.json)),
+        Some(Action::Check(check)) => Ok(check::check(&check, &folder, &settings, arguments.json)),
         None => list(&folder, &settings, arguments.json).await,
-    }
-}
-
-/// How many next runs `check` shows.
-const SHOWN: usize = 3;
-
-fn check(folder: &Folder, json: bool) -> Exit {
-    let now = crate::clock::now();
-    let mut table = plain(["schedule", "cron", "time zone", "next runs"]);
-    for schedule in folder.schedules() {
-        let mut runs = Vec::new();
-        let mut last = now;
-        while let Some(next) = due::next(&schedule, last).filter(|_| runs.len() < SHOWN) {
-            runs.push(local(next, &schedule));
-            last = next;
-        }
-        if json {
-            println!(
-                "{}",
-                json!({"schedule": schedule.name, "file": schedule.file, "cron": schedule.cron.as_str(), "time_zone": schedule.zone.name(), "next": runs})
-            );
-        }
-        table.add_row([
-            schedule.name.clone(),
-            schedule.cron.as_str().to_owned(),
-            schedule.zone.name().to_owned(),
-            runs.join(", "),
-        ]);
-    }
-    if !json && table.row_iter().next().is_some() {
-        println!("{table}");
-    }
-    for problem in folder.problems() {
-        if json {
-            println!(
-                "{}",
-                json!({"problem": problem.to_string(), "file": problem.file, "line": problem.line, "field": problem.field})
-            );
-        } else {
-            eprintln!("{problem}");
-        }
-    }
-    if folder.problems().is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Partial
     }
 }
 

@@ -53,6 +53,11 @@ impl Engine {
         &self.context.cache
     }
 
+    /// Seconds that the look-up of one input takes, a running mean; nothing before the first one.
+    pub fn look_up_seconds(&self) -> Option<f64> {
+        self.context.look_up_cost.seconds()
+    }
+
     /// What jobs hold of the bytes that may be in hand.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.context.budget

@@ -7,6 +7,8 @@ use crate::telemetry::trace::Stages;
 pub struct InputCounts {
     pub hits: u64,
     pub misses: u64,
+    /// Of the misses, those that weren't looked up: their model is faster than a look-up.
+    pub uncached: u64,
     pub coalesced: u64,
     pub skipped: u64,
     pub stages: Stages,
@@ -17,6 +19,7 @@ impl InputCounts {
     pub fn add(&mut self, other: &Self) {
         self.hits += other.hits;
         self.misses += other.misses;
+        self.uncached += other.uncached;
         self.coalesced += other.coalesced;
         self.skipped += other.skipped;
     }

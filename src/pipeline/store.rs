@@ -8,12 +8,12 @@ use super::{
     ending::FinishedJob,
     index::{SlotIndex, bug},
     names,
-    owned::{How, JobRows, Value},
+    owned::{How, JobRows, JobSlot, Value},
 };
 use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
-    config::StoredJobs,
+    config::{StoredJobs, StoredScores},
     store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
     telemetry::metrics::Table,
 };
@@ -47,7 +47,8 @@ pub(super) enum Kept {
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
-    let kept = if context.settings.store.scores {
+    let have_rows = context.settings.store.scores != StoredScores::None;
+    let kept = if have_rows {
         insert_rows(context, jobs).await
     } else {
         let entries = put_entries(context, jobs.iter());
@@ -57,7 +58,7 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
         let stored = jobs.iter().zip(&kept);
         let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
         let entries = async {
-            if context.settings.store.scores {
+            if have_rows {
                 put_entries(context, stored).await;
             }
         };
@@ -127,7 +128,6 @@ fn repeated(word: &Word, first: &Finished) -> Word {
 
 /// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
 async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToStore<'a>>) {
-    let have_rows = context.settings.store.scores;
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let stored = jobs.filter_map(|one| {
@@ -138,11 +138,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
             let due = rows
                 .slots
                 .enumerate()
-                .filter(move |(_, slot)| match slot.found {
-                    Some(How::Scored { is_stored }) => have_rows || !is_stored,
-                    Some(How::Cached) => refreshes || (have_rows && slot.seal.is_pending),
-                    Some(How::Shared) | None => false,
-                });
+                .filter(move |(_, slot)| slot.keeps.entry && is_due(slot, refreshes));
             due.map(move |due| (rows, due))
         });
         due.filter_map(|(rows, (index, slot))| {
@@ -153,7 +149,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
                 seal: Seal {
                     stamp: slot.seal.stamp,
-                    is_pending: slot.seal.is_pending && !have_rows,
+                    is_pending: slot.seal.is_pending && !slot.keeps.row,
                 },
             })
         })
@@ -161,6 +157,16 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
     };
     if !fresh.is_empty() {
         context.cache.put(&fresh).await;
+    }
+}
+
+/// Whether an entry is to be written at its job's end.
+fn is_due(slot: &JobSlot, refreshes_ttl: bool) -> bool {
+    match slot.found {
+        // One that was written before its row was is pending there.
+        Some(How::Scored { is_stored }) => slot.keeps.row || !is_stored,
+        Some(How::Cached) => refreshes_ttl || (slot.keeps.row && slot.seal.is_pending),
+        Some(How::Shared) | None => false,
     }
 }
 
@@ -179,7 +185,7 @@ async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inse
 
 /// About how many bytes each job adds to a statement.
 fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
-    let scores = context.settings.store.scores;
+    let scores = context.settings.store.scores != StoredScores::None;
     let bytes = |ToStore { job, .. }: &ToStore<'_>| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
@@ -232,7 +238,7 @@ impl<'a> Misses<'a> {
     fn of(context: &Context, jobs: &[ToStore<'a>]) -> Self {
         let inputs = context.settings.store.inputs;
         let mut misses = Vec::new();
-        if context.settings.store.scores {
+        if context.settings.store.scores != StoredScores::None {
             let stored = jobs.iter().filter_map(|one| {
                 let rows = one.job.rows.as_deref()?;
                 Some((rows, one.refreshes_ttl))

@@ -54,7 +54,7 @@ pub use retry::until_answered;
 pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
 pub use scored::ScoredInput;
 pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
-pub use sqlite::{FoundScores, LookUpCost, SqliteStore};
+pub use sqlite::{FoundScores, SqliteStore};
 
 /// Why a write or read failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! Owns finding again what a model version said of an input.
 
 use super::{PostgresStore, StoreError};
+use crate::redact::Redact;
 use kiln_contract::key::InputHash;
 use sqlx::{Row, postgres::PgRow};
 
@@ -43,7 +44,7 @@ impl PostgresStore {
         let rows = self.end(lease, answer).await?;
         let mut found = vec![None; wanted.len()];
         for row in &rows {
-            let (number, scored) = read(row).map_err(|e| StoreError::Refused(e.to_string()))?;
+            let (number, scored) = read(row).map_err(|e| StoreError::Refused(e.redacted()))?;
             let index = usize::try_from(number - 1).ok();
             if let Some(slot) = index.and_then(|index| found.get_mut(index)) {
                 *slot = Some(scored);

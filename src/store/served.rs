@@ -7,6 +7,7 @@ use super::{
     Batch, PostgresStore, StoreError,
     columns::{Columns, column},
 };
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
 use kiln_contract::order::{Kind, Order};
 use sqlx::{
@@ -244,7 +245,7 @@ impl PostgresStore {
             Ok((past?, all.unsigned_abs() > rows.len() as u64))
         };
         let (past, is_cut_short) =
-            past().map_err(|e: sqlx::Error| StoreError::Refused(e.to_string()))?;
+            past().map_err(|e: sqlx::Error| StoreError::Refused(e.redacted()))?;
         Ok(ServedHistory {
             rows: in_order(past),
             is_cut_short,
@@ -264,7 +265,7 @@ impl PostgresStore {
         let mut found = vec![None; names.len()];
         for row in &rows {
             let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));
-            let (number, past) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
+            let (number, past) = read().map_err(|e| StoreError::Refused(e.redacted()))?;
             let index = usize::try_from(number - 1).ok();
             let slot: Option<&mut Option<ServedPast>> =
                 index.and_then(|index| found.get_mut(index));

@@ -14,8 +14,9 @@ mod statements;
 mod writer;
 
 use super::{Batch, Inserted, Rejected, RejectedRow, ScoreRow, StoreError, Table};
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
-pub use found::{FoundScores, LookUpCost};
+pub use found::FoundScores;
 use found::{find_written, take};
 use kiln_contract::key::InputHash;
 use kiln_contract::result::Finished;
@@ -24,11 +25,7 @@ use rusqlite::Connection;
 use staged::{StagedJob, short};
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::Semaphore;
 use writer::{Queue, classify};
@@ -50,8 +47,6 @@ struct Inner {
     names: Names,
     readers: Mutex<Vec<Connection>>,
     may_read: Semaphore,
-    looked_up: AtomicU64,
-    look_up_ns: AtomicU64,
 }
 
 struct Open(Arc<Inner>);
@@ -81,7 +76,7 @@ impl SqliteStore {
     ) -> Result<Self, StoreError> {
         let path = path.to_owned();
         let file = path.display().to_string();
-        let problem = |e: &dyn std::fmt::Display| StoreError::Refused(format!("{file}: {e}"));
+        let problem = |e: &dyn Redact| StoreError::Refused(format!("{file}: {}", e.redacted()));
         let opening = path.clone();
         let open = tokio::task::spawn_blocking(move || schema::open(&opening, &mut moved));
         let connection = open.await.map_err(|e| problem(&e))?;
@@ -92,8 +87,6 @@ impl SqliteStore {
             names: Names::default(),
             readers: Mutex::default(),
             may_read: Semaphore::new(READERS),
-            looked_up: AtomicU64::new(0),
-            look_up_ns: AtomicU64::new(0),
         });
         let serving = inner.clone();
         std::thread::Builder::new()
@@ -130,26 +123,11 @@ impl SqliteStore {
         if found.of.iter().all(Option::is_some) {
             return Ok(found);
         }
-        let inner = self.inner.clone();
         let found = self.read(move |connection| {
-            let begun = Instant::now();
             find_written(connection, model, width, &inputs, &mut found)?;
-            let elapsed = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            inner.look_up_ns.fetch_add(elapsed, Ordering::Relaxed);
-            inner
-                .looked_up
-                .fetch_add(inputs.len() as u64, Ordering::Relaxed);
             Ok(found)
         });
         found.await
-    }
-
-    /// What look-ups in the file took so far.
-    pub fn look_up_cost(&self) -> LookUpCost {
-        LookUpCost {
-            inputs: self.inner.looked_up.load(Ordering::Relaxed),
-            nanoseconds: self.inner.look_up_ns.load(Ordering::Relaxed),
-        }
     }
 
     /// A model version's number; nothing where the file has none of its scores.
@@ -228,13 +206,12 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let refused = |e: &dyn std::fmt::Display| StoreError::Refused(e.to_string());
         let _turn = self
             .inner
             .may_read
             .acquire()
             .await
-            .map_err(|e| refused(&e))?;
+            .map_err(|_closed| StoreError::Refused("the file is closed".to_owned()))?;
         let inner = self.inner.clone();
         let read = move || {
             let readers = || inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,7 +225,8 @@ impl SqliteStore {
             read
         };
         let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|e| refused(&e))?.map_err(classify)
+        read.map_err(|e| StoreError::Refused(e.redacted()))?
+            .map_err(classify)
     }
 
     pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {

@@ -15,7 +15,9 @@
 mod audit;
 mod bad_input;
 mod broker;
+mod cache_worth;
 mod canary;
+mod canary_rows;
 mod cli_test;
 mod cluster_ledger;
 mod cluster_pgbouncer;

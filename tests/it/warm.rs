@@ -12,6 +12,7 @@ use kiln_contract::order::{Moment, Order};
 use serde_json::{Value, json};
 
 use crate::harness::bus::persistent;
+use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
@@ -430,7 +431,7 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
     assert!(
         one.lines()
             .iter()
-            .any(|line| line.contains("bad.toml:2: `cron`: expected 5 fields"))
+            .any(|line| line.contains("bad.toml:2:8: `cron`: expected 5 fields"))
     );
     let (code, lines, said) =
         tokio::task::block_in_place(|| schedules.kiln(&stack, &["schedules", "--json"]));
@@ -443,6 +444,87 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
         lines[0]["next"].is_string() && said.contains("bad.toml:2"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_are_checked_without_servers_and_all_mistakes_are_told() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+    let shell = Shell::bare()
+        .set("KILN_MODELS_DIR", models)
+        .set("KILN_WARM__DIR", "schedules");
+    let missing = shell.kiln(&["schedules", "check"]).await.with(3);
+    assert_eq!(
+        missing.err,
+        "schedules: `warm.dir`: there is no such folder\n"
+    );
+    fs::create_dir(shell.folder.join("schedules")).expect("a folder");
+    let put = |name: &str, text: &str| {
+        let path = shell.folder.join(format!("schedules/{name}.toml"));
+        fs::write(path, text).expect("written");
+    };
+    put(
+        "nightly",
+        &format!(
+            "name = \"nightly\"\ncron = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"\nmodel = \"sentiment\"\n{}",
+            words(2)
+        ),
+    );
+    // A night without half past two.
+    let from = [
+        "schedules",
+        "check",
+        "--next",
+        "3",
+        "--from",
+        "2026-03-27T12:00",
+    ];
+    let table = shell.kiln(&from).await.with(0);
+    for expected in [
+        "2026-03-28T02:30:00+01:00",
+        "2026-03-28T01:30:00.000Z",
+        "2026-03-29T03:00:00+02:00",
+        "2026-03-29T01:00:00.000Z",
+        "2026-03-30T00:30:00.000Z",
+    ] {
+        assert!(table.out.contains(expected), "{expected}: {}", table.out);
+    }
+    put(
+        "bad",
+        "name = \"Bad\"\ncron = \"0 0 30 2 *\"\nmodel = \"sentiment\"\n[source]\nkind = \"static\"\ninputs = []\n",
+    );
+    put(
+        "ranker",
+        "name = \"ranker\"\ncron = \"@hourly\"\nmodel = \"feed-ranker\"\n[source]\nkind = \"static\"\ninputs = [{ key = \"a\", features = [1.0] }]\n",
+    );
+    put(
+        "shop",
+        "name = \"shop\"\ncron = \"@hourly\"\nmodel = \"sentimant\"\n[source]\nkind = \"sql\"\ndatabase = \"shop\"\nstatement = \"SELECT 1\"\n",
+    );
+    let told = shell.kiln(&["schedules", "check"]).await.with(3).err;
+    let lines: Vec<&str> = told.lines().collect();
+    let expected = [
+        "schedules/bad.toml:1:8: `name`: expected 1 to 64 of a-z, 0-9, _ and -",
+        "schedules/bad.toml:2:8: `cron`: it is never due",
+        "schedules/bad.toml:6:10: `source.inputs`: expected at least one input",
+        "schedules/ranker.toml:6:34: `source.inputs[0].features`: expected ",
+        "schedules/shop.toml:3:9: `model`: unknown model; known: ",
+        "schedules/shop.toml:6:12: `source.database`: unknown database; known: kiln",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{told}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+    let json = shell.kiln(&[from.as_slice(), &["--json"]].concat()).await;
+    let lines = json.with(3).lines();
+    let next = json!([
+        "2026-03-28T01:30:00.000Z",
+        "2026-03-29T01:00:00.000Z",
+        "2026-03-30T00:30:00.000Z"
+    ]);
+    assert_eq!(lines[0]["next_utc"], next);
+    let cron = lines.iter().find(|line| line["field"] == "cron");
+    let cron = cron.expect("the cron's mistake");
+    assert_eq!((&cron["line"], &cron["column"]), (&json!(2), &json!(8)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

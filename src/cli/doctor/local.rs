@@ -6,6 +6,7 @@ use super::check::Check;
 use crate::{
     config::{Loaded, Settings},
     health::Readiness,
+    redact::Redact,
 };
 use kiln_model::{InputKind, ListedModel, PairRule, Registry};
 use std::{
@@ -63,7 +64,7 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
         Err(error) => {
             return vec![Check::fail(
                 MODELS,
-                error.to_string(),
+                error.redacted(),
                 "report this as a bug",
             )];
         }
@@ -129,7 +130,7 @@ pub(super) async fn http(settings: &Settings) -> Check {
         }
         Err(error) => Check::fail(
             HTTP,
-            format!("{addr}: {error}"),
+            format!("{addr}: {}", error.redacted()),
             "choose an address of this machine with KILN_HTTP_ADDR",
         ),
     }
@@ -194,13 +195,13 @@ fn writable(path: &Path) -> Result<bool, String> {
     match fs::OpenOptions::new().read(true).append(true).open(path) {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.redacted()),
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let about = fs::metadata(folder).map_err(|e| format!("its folder: {e}"))?;
+    let about = fs::metadata(folder).map_err(|e| format!("its folder: {}", e.redacted()))?;
     if !about.is_dir() {
         return Err("its folder is a file".into());
     }

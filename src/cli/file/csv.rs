@@ -6,7 +6,9 @@
 use super::piece::LINE_BYTES;
 #[cfg(test)]
 use super::piece::{BadLine, Piece};
+use crate::redact::Redact;
 use kiln_contract::job::write;
+use kiln_contract::redact::{HIDDEN, is_name};
 use std::{
     fmt,
     io::{self, BufRead, Read},
@@ -36,7 +38,7 @@ pub enum HeaderError {
     #[error("the header can't be read: {0}")]
     Unreadable(String),
     /// A column that was named isn't there.
-    #[error("no column `{wanted}`; there are: {}", found.join(", "))]
+    #[error("no column `{wanted}`; there are: {}", column_names(found).join(", "))]
     NoColumn { wanted: String, found: Vec<String> },
 }
 
@@ -61,15 +63,26 @@ pub struct CsvRow {
 /// Why a record can't be used.
 #[derive(Debug)]
 pub struct CsvProblem {
-    pub column: Option<String>,
+    /// The column at fault, by its name, or by its number where that is none.
+    column: Result<String, usize>,
     message: String,
+}
+
+impl CsvProblem {
+    /// The column at fault, by its name or number.
+    pub fn column(&self) -> String {
+        match &self.column {
+            Ok(name) => name.clone(),
+            Err(number) => number.to_string(),
+        }
+    }
 }
 
 impl fmt::Display for CsvProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.column {
-            Some(column) => write!(f, "column `{column}`{}", self.message),
-            None => f.write_str(&self.message),
+            Ok(name) => write!(f, "column `{name}`{}", self.message),
+            Err(number) => write!(f, "column {number}{}", self.message),
         }
     }
 }
@@ -81,6 +94,24 @@ struct Resolved {
     text_pair: Option<usize>,
     key: Option<usize>,
     features: Vec<usize>,
+}
+
+impl Resolved {
+    /// A column in a message: by its name, or by its number where the header holds something else, as in a file without one.
+    fn name(&self, at: usize) -> Result<&str, usize> {
+        let name = self.headers.get(at).filter(|name| is_name(name));
+        name.map(String::as_str).ok_or(at + 1)
+    }
+}
+
+/// A header's names; of a file without a header, its first row stands there.
+pub fn column_names(header: &[String]) -> Vec<&str> {
+    let all = header.iter();
+    all.map(|name| match is_name(name) {
+        true => name.as_str(),
+        false => HIDDEN,
+    })
+    .collect()
 }
 
 /// Reads no more than may be held of one record.
@@ -128,7 +159,7 @@ impl<R: BufRead> CsvLines<R> {
         let mut reader = reader(source, delimiter, &left, true);
         let headers = reader
             .headers()
-            .map_err(|e| HeaderError::Unreadable(e.to_string()))?;
+            .map_err(|e| HeaderError::Unreadable(e.redacted()))?;
         let headers: Vec<String> = headers.iter().map(|h| h.trim().to_owned()).collect();
         Ok(Self {
             reader: Box::new(reader),
@@ -211,7 +242,7 @@ impl<R: BufRead> CsvLines<R> {
             },
             Err(error) => Piece::Bad(BadLine {
                 line: next,
-                problem: error.to_string(),
+                problem: error.redacted(),
             }),
         })
     }
@@ -259,13 +290,7 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
 /// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
 fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, CsvProblem> {
     let problem = |at: usize, message: &str| CsvProblem {
-        column: Some(
-            columns
-                .headers
-                .get(at)
-                .map_or("?", String::as_str)
-                .to_owned(),
-        ),
+        column: columns.name(at).map(str::to_owned),
         message: message.to_owned(),
     };
     let cell = |at: usize| {

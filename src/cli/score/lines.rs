@@ -3,6 +3,7 @@
 //! Promises that a line which can't be used costs only itself. Pure.
 
 use super::block::{BadRow, Input, Item, Json, Keep, Pick};
+use kiln_contract::redact;
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
@@ -82,7 +83,7 @@ pub(super) fn unread(line: u64, text: &str) -> Option<BadRow> {
         ),
         Err(error) => (
             Some(error.column().to_string()),
-            format!("not JSON: {error}"),
+            format!("not JSON: {}", redact::json_line(&error)),
         ),
     };
     Some(BadRow {
@@ -177,8 +178,8 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
         problem,
         row: None,
     };
-    let fields: Fields<'_> =
-        serde_json::from_str(text).map_err(|error| problem(None, format!("not JSON: {error}")))?;
+    let fields: Fields<'_> = serde_json::from_str(text)
+        .map_err(|error| problem(None, format!("not JSON: {}", redact::json_line(&error))))?;
     let find = |name: &str| {
         let mut fields = fields.0.iter();
         fields.find(|(field, _)| field == name).map(|(_, raw)| *raw)

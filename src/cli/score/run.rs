@@ -300,7 +300,6 @@ impl Run {
             model: self.manifest.model.as_deref(),
             elapsed: self.elapsed(),
             resumed_after: self.from.map(|from| from.lines),
-            look_ups: self.embedded.store.look_up_cost(),
         };
         if let Some(path) = &arguments.report {
             summary::report(path, tally, &facts, &self.engine)?;

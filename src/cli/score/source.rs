@@ -7,9 +7,10 @@ use super::{
     block::{BadRow, Block, Input, Item, Json, Keep, Position, Rows},
 };
 use crate::cli::{
-    file::{Columns, CsvLines, CsvRow, Format, LINE_BYTES, Packing, unpack},
+    file::{Columns, CsvLines, CsvRow, Format, LINE_BYTES, Packing, column_names, unpack},
     progress::on_terminal,
 };
+use crate::redact::Redact;
 use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
 use std::{
@@ -162,8 +163,8 @@ impl Source {
             Some(file) => Box::new(flow.bar.wrap_read(file)),
             None => Box::new(flow.bar.wrap_read(io::stdin())),
         };
-        let unreadable = |error: &dyn std::fmt::Display| anyhow!("{shown} can't be read: {error}");
-        let (reader, packing) = unpack(raw).map_err(|e| unreadable(&e))?;
+        let unpacked = unpack(raw).with_context(|| format!("{shown} can't be read"));
+        let (reader, packing) = unpacked?;
         match self.format {
             Format::Jsonl => {
                 let reader = self.skip(reader, packing, from, flow)?;
@@ -240,8 +241,13 @@ fn read_lines(
                 .by_ref()
                 .take(LINE_BYTES)
                 .read_until(b'\n', &mut bytes);
-            let unreadable =
-                |error: io::Error| anyhow!("{shown}: line {} can't be read: {error}", at.lines + 1);
+            let unreadable = |error: io::Error| {
+                anyhow!(
+                    "{shown}: line {} can't be read: {}",
+                    at.lines + 1,
+                    error.redacted()
+                )
+            };
             let mut read = read.map_err(unreadable)? as u64;
             if read == 0 {
                 is_over = true;
@@ -285,7 +291,10 @@ fn keep<R: BufRead>(lines: &CsvLines<R>, keep: &Keep) -> anyhow::Result<Vec<(usi
             .map(|name| {
                 let at = headers.iter().position(|header| header == name);
                 at.map(|at| (at, name.clone())).with_context(|| {
-                    format!("no column `{name}`; there are: {}", headers.join(", "))
+                    format!(
+                        "no column `{name}`; there are: {}",
+                        column_names(headers).join(", ")
+                    )
                 })
             })
             .collect(),
@@ -307,8 +316,9 @@ fn read_records<R: BufRead>(
     while let Some(row) = lines.next_row() {
         let CsvRow { line, input } = row.map_err(|error| {
             anyhow!(
-                "{shown}: line {} can't be read: {error}",
-                lines.position().0 + 1
+                "{shown}: line {} can't be read: {}",
+                lines.position().0 + 1,
+                error.redacted()
             )
         })?;
         let row = (wants_rows || input.is_err()).then(|| whole(lines));
@@ -321,8 +331,8 @@ fn read_records<R: BufRead>(
             }),
             Err(problem) => Item::Bad(BadRow {
                 line,
-                problem: problem.to_string(),
-                column: problem.column,
+                problem: format!("{problem}"),
+                column: Some(problem.column()),
                 row,
             }),
         };

@@ -3,7 +3,7 @@
 //! Promises that a report holds no row's values.
 
 use super::{render::cell, tally::Tally};
-use crate::{pipeline::Engine, store::LookUpCost};
+use crate::pipeline::Engine;
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, fs, path::Path, time::Duration};
@@ -56,7 +56,6 @@ pub(super) struct Facts<'a> {
     pub elapsed: Duration,
     /// The last line of an earlier run that this one has gone on from.
     pub resumed_after: Option<u64>,
-    pub look_ups: LookUpCost,
 }
 
 /// Writes the report.
@@ -82,7 +81,7 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
     let expected = tally.longest.iter().filter_map(|long| long.seconds).next();
     let per_input = measured.or(expected);
     let found = tally.hits + tally.coalesced;
-    let look_up = facts.look_ups.seconds_per_input();
+    let look_up = engine.look_up_seconds();
     let saved =
         per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
     let round = |value: f64| (value * 1e9).round() / 1e9;

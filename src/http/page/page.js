@@ -81,7 +81,7 @@ function percentile(before, after, share) {
 
 const HITS = ['kiln_inputs_total{result="hit"}'];
 const LOOKED_UP = [...HITS, 'kiln_inputs_total{result="miss"}'];
-const INPUTS = [...LOOKED_UP, 'kiln_inputs_total{result="coalesced"}'];
+const INPUTS = [...LOOKED_UP, 'kiln_inputs_total{result="coalesced"}', 'kiln_inputs_total{result="uncached"}'];
 const queue = (kind) => `kiln_queue_messages{queue="${kind}"}`;
 
 /** What a chart shows between two samples. */
@@ -371,7 +371,7 @@ const SECTIONS = {
   },
   async cache() {
     const health = await fetchJson("/v1/cache/health");
-    $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings].join(" ");
+    $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings, ...health.advice].join(" ");
     const layout = [
       ["pattern", (p) => p.pattern], ["hits", (p) => figures.format(p.hits), "n"], ["misses", (p) => figures.format(p.misses), "n"],
       ["hit rate", (p) => percent(p.hit_rate), "n"], ["jobs", (p) => figures.format(p.requests), "n"],

@@ -16,20 +16,6 @@ pub struct FoundScores {
     pub rows: Vec<f32>,
 }
 
-/// What look-ups took.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LookUpCost {
-    pub(super) inputs: u64,
-    pub(super) nanoseconds: u64,
-}
-
-impl LookUpCost {
-    /// Seconds for each input; nothing before the first.
-    pub fn seconds_per_input(&self) -> Option<f64> {
-        (self.inputs > 0).then(|| self.nanoseconds as f64 / 1e9 / self.inputs as f64)
-    }
-}
-
 /// Adds a row to `rows`, and says which it is. One of another width is another model's, whose files were replaced under the same version.
 pub(super) fn take(rows: &mut Vec<f32>, width: usize, bytes: &[u8]) -> Option<usize> {
     if bytes.len() != width * size_of::<f32>() || width == 0 {

@@ -7,7 +7,10 @@ use super::{
     staged::{Staged, StagedJob},
     statements,
 };
-use crate::store::{Batch, StoreError};
+use crate::{
+    redact::Redact,
+    store::{Batch, StoreError},
+};
 use rusqlite::{Connection, ErrorCode};
 use std::{
     collections::VecDeque,
@@ -221,10 +224,13 @@ impl Queue {
                 Err(error) => error,
             };
             if !is_busy(&error) || self.state().is_closed {
-                return Some(error.to_string());
+                return Some(error.redacted());
             }
             if !has_said {
-                tracing::warn!(%error, "another process writes the file of scores; waiting for it");
+                tracing::warn!(
+                    error = error.redacted(),
+                    "another process writes the file of scores; waiting for it"
+                );
                 has_said = true;
             }
             std::thread::sleep(RETRY);
@@ -267,8 +273,8 @@ fn is_busy(error: &rusqlite::Error) -> bool {
 /// Whether the same call may succeed later.
 pub(super) fn classify(error: rusqlite::Error) -> StoreError {
     if is_busy(&error) {
-        StoreError::Unavailable(error.to_string())
+        StoreError::Unavailable(error.redacted())
     } else {
-        StoreError::Refused(error.to_string())
+        StoreError::Refused(error.redacted())
     }
 }

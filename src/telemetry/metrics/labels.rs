@@ -61,6 +61,8 @@ label!(
         Hit = "hit",
         /// scored by the model
         Miss = "miss",
+        /// scored by the model without a look-up, which would have taken longer
+        Uncached = "uncached",
         /// the same as another input of the batch, or as one in flight, and answered with it
         Coalesced = "coalesced",
         /// refused, in a job that says `"on_error": "skip"`

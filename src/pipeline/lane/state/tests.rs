@@ -7,6 +7,7 @@ use crate::{
         index::IndexVec,
         lane::take::BatchLimits,
         owned::JobRows,
+        retention::Retention,
         source::{Ended, JobOwner, JobSource},
     },
 };
@@ -73,6 +74,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
                 number,
                 is_first: true,
                 found: None,
+                keeps: Retention::default(),
                 ttl_seconds: 60,
                 min_stamp: 0,
                 seal: Seal::default(),

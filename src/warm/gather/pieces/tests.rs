@@ -8,7 +8,7 @@ use std::path::Path;
 fn schedule(keep: &str) -> Schedule {
     let text = format!(
         "name = \"trending\"\ncron = \"*/5 * * * *\"\nmodel = \"sentiment@2\"\nnamespace = \"feed\"\n{keep}\n\
-         [source]\nkind = \"static\"\ninputs = [{{ text = \"one\" }}]\n"
+         [source]\nkind = \"static\"\ninputs = [{{ key = \"k\", text = \"one\" }}]\n"
     );
     schedule::parse(Path::new("schedules/x.toml"), &text).expect("a schedule")
 }

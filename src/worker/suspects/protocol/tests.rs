@@ -25,6 +25,7 @@ async fn every_outcome_arrives_as_it_was_sent() {
     let counts = InputCounts {
         hits: 1,
         misses: 2,
+        uncached: 1,
         coalesced: 3,
         skipped: 4,
         stages: Stages {
