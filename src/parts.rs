@@ -2,7 +2,7 @@
 
 use crate::{
     amqp::connection::Broker,
-    cache::{Cache, MemoryCache, RedisCache},
+    cache::{Cache, RedisCache},
     config::Settings,
     health::{Health, Part},
     pipeline::{Engine, EngineParts},
@@ -13,31 +13,44 @@ use anyhow::{Context, bail};
 use kiln_model::Registry;
 use std::sync::Arc;
 
-/// An engine without servers: a SQLite file and memory.
-pub async fn embedded_engine(settings: &Settings) -> anyhow::Result<Engine> {
-    let metrics = Metrics::new();
-    let registry = open_registry(settings)?;
-    let file = SqliteStore::open(&settings.embedded.path).await?;
-    let memory = MemoryCache::new(settings.cache.memory_mib);
-    let cache = if settings.cache.enabled {
-        Cache::file(file.clone(), memory, metrics.clone())
-    } else {
-        Cache::off(metrics.clone())
-    };
-    let health = Health::new(metrics.clone());
-    health.up(Part::Postgres);
-    Ok(Engine::new(
-        EngineParts {
+/// What there is without servers.
+pub struct Embedded {
+    /// The file that holds results and scores.
+    pub store: SqliteStore,
+}
+
+/// Opens the file; `moved` hears how many rows of an earlier release's form were moved, and of how many.
+pub async fn embedded(
+    settings: &Settings,
+    moved: impl FnMut(u64, u64) + Send + 'static,
+) -> anyhow::Result<Embedded> {
+    let store = SqliteStore::open_noting(&settings.embedded.path, moved).await?;
+    Ok(Embedded { store })
+}
+
+impl Embedded {
+    /// An engine over it.
+    pub fn engine(&self, settings: &Settings) -> anyhow::Result<Engine> {
+        let metrics = Metrics::new();
+        let registry = open_registry(settings)?;
+        let cache = if settings.cache.enabled {
+            Cache::file(self.store.clone(), metrics.clone())
+        } else {
+            Cache::off(metrics.clone())
+        };
+        let health = Health::new(metrics.clone());
+        health.up(Part::Postgres);
+        let parts = EngineParts {
             registry,
             cache,
-            store: Store::Sqlite(file),
+            store: Store::Sqlite(self.store.clone()),
             health,
             metrics,
             heat: None,
             insight: None,
-        },
-        settings,
-    ))
+        };
+        Ok(Engine::new(parts, settings))
+    }
 }
 
 /// Loads the models; a broken version is logged and left out.

@@ -288,7 +288,8 @@ fn only_its_owner_names_a_key_a_metric_or_settles() {
 }
 
 /// What a file names that handles errors of servers and libraries.
-const FOREIGN: [&str; 12] = [
+const FOREIGN: [&str; 13] = [
+    "rusqlite::",
     "sqlx::",
     "RedisError",
     "lapin::",

@@ -1,4 +1,4 @@
-//! Owns the cache in the worker's own memory: bounded by bytes, used while Redis fails and without servers.
+//! Owns the cache in the worker's own memory: bounded by bytes, used while Redis fails.
 
 use kiln_contract::entry::Seal;
 use kiln_contract::key::InputHash;

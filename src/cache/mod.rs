@@ -1,5 +1,5 @@
 //! Owns looking entries up and storing them: in Redis, with the worker's memory behind it, or, without
-//! servers, in memory with the SQLite file behind it.
+//! servers, in the SQLite file.
 //!
 //! Promises never to decide correctness: whatever fails here is a miss. A bad entry is a miss that is counted
 //! and overwritten.
@@ -30,7 +30,10 @@ pub use reads::Access;
 pub use samples::{Sample, Samples};
 pub use tally::Tally;
 
-use crate::{store::SqliteStore, telemetry::metrics::Metrics};
+use crate::{
+    store::{FoundScores, SqliteStore},
+    telemetry::metrics::Metrics,
+};
 use kiln_contract::entry::{Codec, Seal};
 use kiln_contract::key::{self, EntryPrefix, InputHash};
 use kiln_contract::order::Moment;
@@ -139,11 +142,11 @@ impl Cache {
         }
     }
 
-    /// Memory, with a SQLite file's scores behind it.
-    pub fn file(store: SqliteStore, memory: MemoryCache, metrics: Metrics) -> Self {
+    /// A SQLite file's scores.
+    pub fn file(store: SqliteStore, metrics: Metrics) -> Self {
         Self {
             backend: Backend::File(store),
-            memory,
+            memory: MemoryCache::new(1),
             metrics,
         }
     }
@@ -183,7 +186,7 @@ impl Cache {
                     .await
             }
             Backend::File(store) => {
-                let there = self.look_up_in_file(store, wanted, outputs).await;
+                let there = Self::look_up_in_file(store, wanted, outputs).await;
                 Lookup {
                     seals: there.into_iter().map(|is| is.then_some(OWN)).collect(),
                     ..Lookup::default()
@@ -271,69 +274,39 @@ impl Cache {
         (known.row.len() == wanted.space.codec.width()).then_some(known)
     }
 
+    /// Asks the file, whose own pages in memory are its cache: what a run has stored is found there at once.
     async fn look_up_in_file(
-        &self,
         store: &SqliteStore,
         wanted: &[Wanted<'_>],
         outputs: &mut Vec<f32>,
     ) -> Vec<bool> {
-        let in_memory = wanted
-            .iter()
-            .map(|w| self.in_memory(w).map(|known| known.row));
-        let mut rows: Vec<Option<Arc<[f32]>>> = in_memory.collect();
-        let mut at = 0;
-        // Wanted inputs come grouped by model version: one statement for each run of the same.
-        while let Some(first) = wanted.get(at) {
-            let run = wanted
-                .iter()
-                .skip(at)
-                .take_while(|w| std::ptr::eq(w.space, first.space))
-                .count();
-            let missing: Vec<usize> = (at..at + run)
-                .filter(|i| matches!(rows.get(*i), Some(None)))
-                .collect();
-            let hashes: Vec<InputHash> = missing
-                .iter()
-                .filter_map(|i| wanted.get(*i))
-                .map(|w| *w.input)
-                .collect();
-            if !hashes.is_empty() {
-                match store
-                    .find_scores(&first.space.model, &first.space.version, &hashes)
-                    .await
-                {
-                    Ok(found) => {
-                        for (index, hash) in missing.iter().zip(&hashes) {
-                            let row = found
-                                .get(hash)
-                                .filter(|r| r.len() == first.space.codec.width());
-                            if let (Some(row), Some(slot)) = (row, rows.get_mut(*index)) {
-                                self.memory.put(&first.space.memory_prefix, hash, row, OWN);
-                                *slot = Some(row.as_slice().into());
-                            }
-                        }
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "the file's scores can't be read; scoring again")
-                    }
-                }
+        let mut are_there = Vec::with_capacity(wanted.len());
+        // Wanted inputs come grouped by model version: one look-up for each run of the same.
+        for run in wanted.chunk_by(|one, next| std::ptr::eq(one.space, next.space)) {
+            let Some(Wanted { space, .. }) = run.first() else {
+                continue;
+            };
+            let (inputs, width) = (run.iter().map(|w| *w.input).collect(), space.codec.width());
+            let found = store.find_scores(&space.model, &space.version, width, inputs);
+            let found = found.await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the file's scores can't be read; scoring again");
+                FoundScores::default()
+            });
+            for number in 0..run.len() {
+                let at = found.of.get(number).copied().flatten();
+                let row = at.and_then(|at| found.rows.get(at * width..(at + 1) * width));
+                outputs.extend_from_slice(row.unwrap_or_default());
+                are_there.push(row.is_some());
             }
-            at += run;
         }
-        rows.iter()
-            .map(|row| {
-                row.as_ref()
-                    .inspect(|r| outputs.extend_from_slice(r))
-                    .is_some()
-            })
-            .collect()
+        are_there
     }
 
     /// Stores rows that were just scored.
     pub async fn put(&self, fresh: &[Fresh<'_>]) {
         match &self.backend {
-            Backend::Off => {}
-            Backend::File(_) => self.remember(fresh),
+            // The file has them with their rows.
+            Backend::Off | Backend::File(_) => {}
             Backend::Redis(redis) => {
                 let puts: Vec<Put> = fresh
                     .iter()

@@ -1,34 +1,62 @@
-//! Owns reading jobs and inputs from a file: JSONL with inputs or whole jobs, or CSV with a header.
+//! Owns reading jobs and inputs from a file: JSONL with inputs or whole jobs, CSV or TSV with a header; and how a file is packed.
 //!
 //! Promises to hold no more than one piece of the file at a time, and that a bad line is reported with its
 //! number while the rest goes on. Lines are counted from 1.
 
 mod csv;
+mod packed;
 mod piece;
 
 use crate::redact::Redact;
 use kiln_contract::job::{JobWriter, OnError};
 use kiln_contract::redact;
 use serde_json::Value;
-use std::io::{BufRead, Read};
+use std::{
+    io::{BufRead, Read},
+    path::Path,
+};
 
-use self::csv::CsvLines;
+#[cfg(test)]
+use self::csv::HeaderError;
 pub use self::{
-    csv::{Columns, HeaderError},
-    piece::{BadLine, BadLines, Piece},
+    csv::{Columns, CsvLines, CsvRow, described},
+    packed::{Packer, Packing, unpack},
+    piece::{BadLine, BadLines, LINE_BYTES, Piece},
 };
 
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
-
-/// Longest line: that of a whole job, and far more than an input's. What is longer is bad, and never held.
-const LINE_BYTES: u64 = 16 << 20;
 
 /// The file's format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     Jsonl,
     Csv,
+    Tsv,
+}
+
+impl Format {
+    /// By a file's name, beside how it is packed.
+    pub fn of_name(path: &Path) -> Option<Self> {
+        let inner = match Packing::of_name(path) {
+            Packing::Plain => path.extension()?.to_owned(),
+            Packing::Gzip | Packing::Zstd => Path::new(path.file_stem()?).extension()?.to_owned(),
+        };
+        match inner.to_str()? {
+            "csv" => Some(Self::Csv),
+            "tsv" | "tab" => Some(Self::Tsv),
+            "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
+            _ => None,
+        }
+    }
+
+    /// What stands between two columns.
+    pub fn delimiter(self) -> u8 {
+        match self {
+            Self::Jsonl | Self::Csv => b',',
+            Self::Tsv => b'\t',
+        }
+    }
 }
 
 /// Reads a file piece by piece, with the bytes read so far.
@@ -42,20 +70,33 @@ pub struct Pieces<R> {
 }
 
 enum Lines<R> {
-    Jsonl { reader: R, line: u64 },
+    Jsonl {
+        reader: R,
+        line: u64,
+        is_broken: bool,
+    },
+    #[cfg(test)]
     Csv(CsvLines<R>),
 }
 
 impl<R: BufRead> Pieces<R> {
     /// JSONL: every line an input, or a whole job (an object with `inputs`).
     pub fn jsonl(reader: R, max_inputs: usize) -> Self {
-        Self::new(Lines::Jsonl { reader, line: 0 }, max_inputs)
+        Self::new(
+            Lines::Jsonl {
+                reader,
+                line: 0,
+                is_broken: false,
+            },
+            max_inputs,
+        )
     }
 
-    /// CSV with a header.
+    /// CSV with a header: what `kiln submit` would make of it.
+    #[cfg(test)]
     pub fn csv(reader: R, max_inputs: usize, columns: &Columns) -> Result<Self, HeaderError> {
         Ok(Self::new(
-            Lines::Csv(CsvLines::new(reader, columns)?),
+            Lines::Csv(CsvLines::new(reader, columns, b',')?),
             max_inputs,
         ))
     }
@@ -109,7 +150,14 @@ impl<R: BufRead> Lines<R> {
     /// The next line that isn't empty.
     fn next(&mut self) -> Option<Piece> {
         match self {
-            Self::Jsonl { reader, line } => loop {
+            Self::Jsonl {
+                is_broken: true, ..
+            } => None,
+            Self::Jsonl {
+                reader,
+                line,
+                is_broken,
+            } => loop {
                 let mut bytes = Vec::new();
                 *line += 1;
                 match reader
@@ -137,11 +185,12 @@ impl<R: BufRead> Lines<R> {
                             line: *line,
                             problem,
                         });
-                        *line = u64::MAX - 1;
+                        *is_broken = true;
                         return Some(bad);
                     }
                 }
             },
+            #[cfg(test)]
             Self::Csv(lines) => lines.next(),
         }
     }
@@ -164,11 +213,16 @@ fn json_line(line: u64, bytes: &[u8]) -> Piece {
 }
 
 /// The body of a job over inputs that were cut from a file. Bad inputs are skipped, not the job.
-pub fn job_body(job_id: &str, model: &str, inputs: &[(u64, String)], detail: bool) -> Vec<u8> {
+pub fn job_body<'t>(
+    job_id: &str,
+    model: &str,
+    inputs: impl IntoIterator<Item = &'t str>,
+    detail: bool,
+) -> Vec<u8> {
     let mut job = JobWriter::new();
     job.job_id(job_id).model(model).on_error(OnError::Skip);
     job.detail(detail);
-    job.json_inputs(inputs.iter().map(|(_, input)| input.as_str()));
+    job.json_inputs(inputs);
     job.finish()
 }
 
@@ -256,11 +310,8 @@ mod tests {
 
     #[test]
     fn a_cut_job_reads_as_one() {
-        let inputs = [
-            (1, r#"{"key":"a","text":"x"}"#.to_owned()),
-            (2, r#"{"text":"y"}"#.to_owned()),
-        ];
-        let body = job_body("id \"1\"", "m@1", &inputs, true);
+        let inputs = [r#"{"key":"a","text":"x"}"#, r#"{"text":"y"}"#];
+        let body = job_body("id \"1\"", "m@1", inputs, true);
         assert_eq!(
             std::str::from_utf8(&body),
             Ok(

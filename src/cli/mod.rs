@@ -103,7 +103,7 @@ enum Work {
     Run(run::Arguments),
     #[command(hide = true)]
     RunSuspect(run_suspect::Arguments),
-    Score(score::Arguments),
+    Score(Box<score::Arguments>),
     Submit(submit::Arguments),
     Dead(dead::Arguments),
     Doctor(doctor::Arguments),
@@ -137,6 +137,9 @@ pub fn main() -> ExitCode {
     if is_for_suspects {
         worker::stand_back();
     }
+    if !matches!(arguments.command, Command::Work(_)) {
+        end_quietly_when_output_is_closed();
+    }
     let result = match arguments.command {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
@@ -164,6 +167,19 @@ pub fn main() -> ExitCode {
             Exit::Failed.into()
         }
     }
+}
+
+/// Has a command end, and say nothing, whose standard output nobody reads any more, as in `kiln models list | head`: whoever reads has
+/// what they wanted. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose.
+fn end_quietly_when_output_is_closed() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(Exit::Ok as i32);
+        }
+        usual(panic);
+    }));
 }
 
 /// Why no command can be started.
@@ -196,6 +212,9 @@ fn prepare(config: Option<&Path>, work: &Work) -> Result<(Loaded, Runtime), Unus
         _ => Speaker::Command,
     };
     logs::start(&loaded.settings.log, speaker).map_err(Unusable::Log)?;
+    if speaker == Speaker::Command {
+        end_quietly_when_output_is_closed();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("kiln")
@@ -208,7 +227,7 @@ impl Work {
         match self {
             Self::Run(arguments) => run::run(arguments, loaded.settings, loaded.file).await,
             Self::RunSuspect(arguments) => run_suspect::run(arguments, loaded.settings).await,
-            Self::Score(arguments) => score::run(arguments, loaded.settings).await,
+            Self::Score(arguments) => score::run(*arguments, loaded.settings).await,
             Self::Submit(arguments) => submit::run(arguments, loaded.settings).await,
             Self::Dead(arguments) => dead::run(arguments, loaded.settings).await,
             Self::Doctor(arguments) => doctor::run(arguments, loaded).await,

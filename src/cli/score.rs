@@ -1,41 +1,46 @@
 //! `kiln score`: scores a file on this machine, with no servers, through the same pipeline as the worker.
 //!
-//! Promises results in the file's order, a bounded number of jobs in memory, and that a bad line costs only itself.
+//! Promises results in the file's order, a bounded number of bytes in memory, that a bad line costs only itself, and that a run that is killed
+//! goes on where it stopped.
 
+mod block;
+mod errors;
+mod lines;
+mod manifest;
+mod model;
 mod output;
+mod progress;
+mod render;
+mod run;
 mod source;
 mod summary;
+mod tally;
+mod work;
 
 use super::Exit;
-use crate::{
-    cli::file::Format,
-    clock,
-    config::Settings,
-    parts,
-    pipeline::{Engine, InputCounts, JobSource, Outcome, outcome_of},
-};
-use anyhow::Context;
+use crate::{cli::file::Format, config::Settings};
+use block::{Keep, Pick};
 use clap::Args;
-use futures_util::{StreamExt, stream};
-use output::Output;
-use source::{Read, Work, format_of, open, progress, read};
-use std::{path::PathBuf, sync::Arc, time::Instant};
-use summary::{Summary, take};
-use tokio::sync::mpsc;
-
-/// Jobs that are worked on at once.
-const IN_FLIGHT: usize = 3;
+use errors::OnError;
+use output::Closed;
+use std::path::PathBuf;
 
 /// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
 /// `embedded.path`), so that what was scored before is found, not scored again.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILE is JSONL, each line an input such as {\"key\": \"r1\", \"text\": \"I love this!\"} or a whole job, or CSV
-with a header: a `text` column, or feature columns, and a `key` column if there is one.
+FILE is JSONL, each line an input such as {\"key\": \"r1\", \"text\": \"I love this!\"} or a whole job, or CSV or
+TSV with a header: a `text` column, or feature columns, and a `key` column if there is one. It may be packed with
+gzip or zstd; --output is packed by its name (.gz, .zst).
+
+--output appears once it is complete. A run that is killed goes on where it stopped when it is started again with
+the same options: FILE.partial and FILE.manifest beside the output say how far it came. Not where standard input is
+read, nor where the output is packed with zstd: these begin anew.
 
 Examples:
   kiln score examples/reviews.jsonl
   kiln score items.csv --model feed-ranker --output scores.csv
+  kiln score reviews.csv.gz --text-column review --key-column id --keep-columns --output scored.jsonl.gz
   cat reviews.jsonl | kiln score - --detail")]
 pub(super) struct Arguments {
     /// The file, or - for standard input.
@@ -52,18 +57,37 @@ pub(super) struct Arguments {
     /// Format of FILE [default: by its name, else jsonl].
     #[arg(long, value_enum)]
     input_format: Option<Format>,
-    /// CSV column that holds the text.
+    /// Column, or field of a line, that holds the text.
     #[arg(long, value_name = "COLUMN")]
     text_column: Option<String>,
-    /// CSV column that holds the second text of a pair.
+    /// Column that holds the second text of a pair.
     #[arg(long, value_name = "COLUMN")]
     text_pair_column: Option<String>,
-    /// CSV column that holds the key.
+    /// Column that holds the key.
     #[arg(long, value_name = "COLUMN")]
     key_column: Option<String>,
-    /// CSV columns that hold the features, in the model's order.
+    /// Columns that hold the features, in the model's order.
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     feature_columns: Vec<String>,
+    /// Columns that go to the output as they are, before the result's own: those named, or else all others. One that is named as a
+    /// result's own gets `input_` before its name.
+    #[arg(
+        long,
+        value_name = "COLUMNS",
+        value_delimiter = ',',
+        num_args = 0..,
+        require_equals = true
+    )]
+    keep_columns: Option<Vec<String>>,
+    /// What a bad row does [default: skip, or quarantine where --quarantine names a file].
+    #[arg(long, value_enum)]
+    on_error: Option<OnError>,
+    /// File for bad rows: a line of JSON each, with its file, line, column, problem and the row itself.
+    #[arg(long, value_name = "FILE")]
+    quarantine: Option<PathBuf>,
+    /// File for a report of the run, as JSON: counts, labels and scores, cost, what the cache was worth, the longest inputs.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
     /// Give every label's probability.
     #[arg(long)]
     detail: bool,
@@ -72,70 +96,58 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let begun = Instant::now();
-    let engine = Arc::new(parts::embedded_engine(&settings).await?);
-    let (pieces, bytes) = open(&arguments)?;
-    let bar = progress(bytes);
-    let reading = bar.clone();
-    let (sender, receiver) = mpsc::channel(IN_FLIGHT);
-    let run_id = format!(
-        "score-{}-{:08x}",
-        clock::now().timestamp_millis(),
-        rand::random::<u32>()
-    );
-    let (registry, model, detail) = (
-        engine.registry().clone(),
-        arguments.model.clone(),
-        arguments.detail,
-    );
-    let reader = tokio::task::spawn_blocking(move || {
-        read(pieces(reading)?, &registry, model, &run_id, detail, &sender)
-    });
-    let mut summary = Summary::default();
-    let format = arguments
-        .format
-        .or_else(|| format_of(arguments.output.as_deref()?))
-        .unwrap_or(Format::Jsonl);
-    let mut output = Output::open(arguments.output.as_deref(), format)?;
-    let work = stream::unfold(receiver, async |mut r| r.recv().await.map(|item| (item, r)));
-    let mut done = Box::pin(
-        work.map(|item| {
-            let engine = engine.clone();
-            async move {
-                match item {
-                    Read::Bad(bad) => Err(bad),
-                    Read::Work(work) => Ok(score(&engine, work).await),
-                }
-            }
-        })
-        .buffered(IN_FLIGHT),
-    );
-    while let Some(item) = done.next().await {
-        match item {
-            Err(bad) => summary.bad_lines.report(&bar, &bad),
-            Ok((work, outcome, counts)) => {
-                summary.count(counts);
-                take(&work, outcome, &mut output, &mut summary, &bar)?;
-            }
+impl Arguments {
+    /// Columns that go to the output.
+    fn keep(&self) -> Keep {
+        match self.keep_columns.as_deref() {
+            None => Keep::None,
+            Some([]) => Keep::Others,
+            Some(names) => Keep::These(names.to_vec()),
         }
     }
-    drop(done);
-    reader.await.context("the reading thread panicked")??;
-    output.finish()?;
-    bar.finish_and_clear();
-    summary.print(begun.elapsed(), arguments.json);
-    Ok(if summary.is_partial() {
-        Exit::Partial
-    } else {
-        Exit::Ok
-    })
+
+    /// The fields of a line that make its input, where lines are to be taken apart.
+    fn pick(&self) -> Option<Pick> {
+        let pick = Pick {
+            text: self.text_column.clone(),
+            text_pair: self.text_pair_column.clone(),
+            key: self.key_column.clone(),
+            features: self.feature_columns.clone(),
+            keep: self.keep(),
+        };
+        pick.is_needed().then_some(pick)
+    }
+
+    fn on_error(&self) -> Result<OnError, &'static str> {
+        match (self.on_error, &self.quarantine) {
+            (None, None) => Ok(OnError::Skip),
+            (None | Some(OnError::Quarantine), Some(_)) => Ok(OnError::Quarantine),
+            (Some(OnError::Quarantine), None) => {
+                Err("--on-error quarantine needs a file: say which with --quarantine FILE")
+            }
+            (Some(_), Some(_)) => Err("--quarantine goes with --on-error quarantine alone"),
+            (Some(other), None) => Ok(other),
+        }
+    }
+
+    /// Format of the results.
+    fn output_format(&self) -> Format {
+        let by_name = || Format::of_name(self.output.as_deref()?);
+        self.format.or_else(by_name).unwrap_or(Format::Jsonl)
+    }
 }
 
-/// Runs one job through the engine.
-async fn score(engine: &Engine, work: Work) -> (Work, Outcome, InputCounts) {
-    let ended = engine.run(work.body.clone(), None, JobSource::without_retry);
-    let ended = ended.await;
-    let counts = ended.as_ref().map(|ended| ended.counts);
-    (work, outcome_of(ended), counts.unwrap_or_default())
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let on_error = match arguments.on_error() {
+        Ok(on_error) => on_error,
+        Err(problem) => {
+            eprintln!("kiln: {problem}");
+            return Ok(Exit::Usage);
+        }
+    };
+    match run::run(&arguments, on_error, &settings).await {
+        // Whoever reads has what they wanted.
+        Err(error) if error.is::<Closed>() => Ok(Exit::Ok),
+        ended => ended,
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    cache::{Cache, MemoryCache},
+    cache::Cache,
     config::Settings,
     health::Health,
     heat::Heat,
@@ -29,7 +29,7 @@ async fn engine_with(models: &str, mut settings: Settings) -> (Engine, TempDir) 
     let file = SqliteStore::open(&path).await.expect("a file");
     let parts = EngineParts {
         registry: Registry::open(&settings.models).expect("models"),
-        cache: Cache::file(file.clone(), MemoryCache::new(8), metrics.clone()),
+        cache: Cache::file(file.clone(), metrics.clone()),
         store: Store::Sqlite(file),
         health: Health::new(metrics.clone()),
         metrics,

@@ -42,6 +42,12 @@ impl Redact for ::redis::RedisError {
     }
 }
 
+impl Redact for rusqlite::Error {
+    fn redacted(&self) -> String {
+        sqlite::any(self)
+    }
+}
+
 impl Redact for lapin::Error {
     fn redacted(&self) -> String {
         amqp::any(self)
@@ -127,6 +133,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<String> {
     as_one::<sqlx::Error>(error)
         .or_else(|| as_one::<sqlx::migrate::MigrateError>(error))
         .or_else(|| as_one::<::redis::RedisError>(error))
+        .or_else(|| as_one::<rusqlite::Error>(error))
         .or_else(|| as_one::<lapin::Error>(error))
         .or_else(|| as_one::<serde_json::Error>(error))
         .or_else(|| as_one::<::csv::Error>(error))

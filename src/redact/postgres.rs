@@ -1,14 +1,13 @@
 //! What is said of an error of PostgreSQL or of its client: by the fields that the server sends beside its text (its code, the
 //! position, the column, the table, the constraint), and by the text only where that is the server's own.
 
-use super::{Redact, of, sqlite, sqlstate};
+use super::{Redact, of, sqlstate};
 use kiln_contract::redact::{is_name, names_only};
 use sqlx::{
     Error,
     error::DatabaseError,
     migrate::MigrateError,
     postgres::{PgDatabaseError, PgErrorPosition, PgSeverity},
-    sqlite::SqliteError,
 };
 use std::fmt;
 
@@ -77,12 +76,8 @@ fn value(error: &(dyn std::error::Error + 'static)) -> String {
 }
 
 fn database(error: &(dyn DatabaseError + 'static)) -> String {
-    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
-        return postgres(error);
-    }
-    let code = error.code();
-    match error.try_downcast_ref::<SqliteError>() {
-        Some(error) => sqlite::said(code.as_deref(), error.message()),
+    match error.try_downcast_ref::<PgDatabaseError>() {
+        Some(error) => postgres(error),
         None => "the database refuses".to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! What is said of an error of SQLite: its [result code](https://www.sqlite.org/rescode.html), and the columns that a constraint names.
 
-use kiln_contract::redact::is_name;
+use kiln_contract::redact::{is_name, names_only};
+use rusqlite::Error;
 
 /// The result codes whose meaning an operator can act on; an extended code has its primary one in its lowest byte.
 const CODES: [(i64, &str); 12] = [
@@ -17,6 +18,16 @@ const CODES: [(i64, &str); 12] = [
     (19, "a constraint refuses the row"),
     (26, "the file is no SQLite database"),
 ];
+
+pub(super) fn any(error: &Error) -> String {
+    let (failed, message) = match error {
+        Error::SqliteFailure(failed, message) => (failed, message.as_deref()),
+        Error::SqlInputError { error, msg, .. } => (error, Some(msg.as_str())),
+        other => return names_only(&other.to_string()),
+    };
+    let code = failed.extended_code.to_string();
+    said(Some(&code), message.unwrap_or_default())
+}
 
 /// What a code with a message says.
 pub(super) fn said(code: Option<&str>, message: &str) -> String {

@@ -57,11 +57,18 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
 
 /// SQLite's migrations.
 pub static SQLITE: LazyLock<Migrator> = LazyLock::new(|| {
-    migrator(&[(
-        1,
-        "jobs and scores",
-        include_str!("../../migrations/sqlite/0001_jobs_and_scores.sql"),
-    )])
+    migrator(&[
+        (
+            1,
+            "jobs and scores",
+            include_str!("../../migrations/sqlite/0001_jobs_and_scores.sql"),
+        ),
+        (
+            2,
+            "look up and log",
+            include_str!("../../migrations/sqlite/0002_look_up_and_log.sql"),
+        ),
+    ])
 });
 
 fn migrator(files: &[File]) -> Migrator {
@@ -243,11 +250,18 @@ mod tests {
                 "1f4ba0f0035a5ec84befb3a39a4b4c359d9a2f6d2711f9549e6638e435bbaa169989edeaaa307b6aac015df0d87b1326",
             ),
         ]);
-        let sqlite = sums(&[(
-            1,
-            "jobs and scores",
-            "9489f76b378c44d52d4ff449583d59b7370e715310d166d236b84fc0247c82491ac045556f39e2fd8884b88151a8f803",
-        )]);
+        let sqlite = sums(&[
+            (
+                1,
+                "jobs and scores",
+                "9489f76b378c44d52d4ff449583d59b7370e715310d166d236b84fc0247c82491ac045556f39e2fd8884b88151a8f803",
+            ),
+            (
+                2,
+                "look up and log",
+                "00ce5012a55f27104bbd166d54b69b7126c196dadc11f81c222d02138aa8da5574a93ff04d314b3850ac02669b6a361c",
+            ),
+        ]);
         assert_eq!(known(&POSTGRES)[..postgres.len()], postgres);
         assert_eq!(known(&SQLITE)[..sqlite.len()], sqlite);
     }

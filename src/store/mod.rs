@@ -59,7 +59,7 @@ pub use runs::{
 };
 pub use scored::{KnownScore, ScoredInput};
 pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
-pub use sqlite::SqliteStore;
+pub use sqlite::{FoundScores, SqliteStore};
 
 /// Why a write or read failed.
 #[derive(Debug, thiserror::Error)]

@@ -1,233 +1,273 @@
-//! Owns the statements against SQLite, for Kiln without servers.
+//! Owns what is stored without servers: one SQLite file, of one process at a time.
 //!
-//! The same tables as in Postgres. A batch goes in as one JSON
-//! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
+//! `jobs` is Postgres's. A score is two rows: one in `outputs`, small and found by its key, which a second run looks up; and one in `inputs`, a log
+//! to which rows are added at the end. The view `scores` shows them as Postgres has them. Promises that rows go together in large
+//! transactions on a thread of its own, behind those who store them: what isn't written yet is found all the same, and
+//! [`SqliteStore::flush`] waits for it. A process that is killed loses what came in its last seconds, jobs with their scores, so that it is
+//! scored again.
 
-use super::{Batch, Inserted, Rejected, RejectedRow, StoreError, Table, float_bytes, migrations};
-use crate::{clock, redact::Redact};
+mod found;
+mod names;
+mod schema;
+mod staged;
+mod statements;
+mod writer;
+
+use super::{Batch, Inserted, Rejected, RejectedRow, ScoreRow, StoreError, Table};
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
+pub use found::FoundScores;
+use found::{find_written, take};
 use kiln_contract::key::InputHash;
 use kiln_contract::result::Finished;
-use serde_json::json;
-use sqlx::{
-    Row, SqlitePool,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+use names::{ModelName, Names, add_model, add_namespace, find_model};
+use rusqlite::Connection;
+use staged::{StagedJob, short};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
-use std::{collections::HashMap, path::Path, time::Duration};
+use tokio::sync::Semaphore;
+use writer::{Queue, classify};
 
-const KEEP_JOBS: &str = "\
-INSERT INTO jobs (job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at)
-SELECT value->>0, 'ok', value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, value->>7, value->>8, value->>9
-FROM json_each(?1) WHERE true
-ON CONFLICT (job_id) DO UPDATE SET
-  status = 'ok', model = excluded.model, version = excluded.version, namespace = excluded.namespace,
-  hits = excluded.hits, misses = excluded.misses, results = excluded.results, error = NULL,
-  elapsed_ms = excluded.elapsed_ms, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE jobs.status = 'rejected'";
-
-const KEEP_SCORES: &str = "\
-INSERT INTO scores (input_sha256, model, version, namespace, key, label, score, outputs, text, text_pair, features, scored_at)
-SELECT unhex(value->>0), value->>1, value->>2, value->>3, value->>4, value->>5, value->>6, unhex(value->>7), value->>8, value->>9, unhex(value->>10), ?2
-FROM json_each(?1) WHERE true
-ON CONFLICT DO NOTHING";
-
-const FIND_JOBS: &str = "\
-SELECT job_id, status, model, version, namespace, hits, misses, results, elapsed_ms, body_sha256, finished_at
-FROM jobs WHERE status = 'ok' AND job_id IN (SELECT value FROM json_each(?1))";
-
-const FIND_SCORES: &str = "\
-SELECT input_sha256, outputs FROM scores
-WHERE model = ?1 AND version = ?2 AND input_sha256 IN (SELECT unhex(value) FROM json_each(?3))";
-
-const REJECT: &str = "\
-INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
-VALUES (?1, 'rejected', ?2, ?3, ?4, ?5, ?6)
-ON CONFLICT (job_id) DO UPDATE SET
-  model = excluded.model, namespace = excluded.namespace, error = excluded.error,
-  body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE jobs.status = 'rejected'";
-
-const PRUNE_JOBS: &str =
-    "DELETE FROM jobs WHERE job_id IN (SELECT job_id FROM jobs WHERE finished_at < ?1 LIMIT ?2)";
-const PRUNE_SCORES: &str = "\
-DELETE FROM scores WHERE (input_sha256, model, version) IN
-  (SELECT input_sha256, model, version FROM scores WHERE scored_at < ?1 LIMIT ?2)";
+/// Look-ups at the same time: each has a connection with a cache of its own.
+const READERS: usize = 2;
 
 /// One file.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct SqliteStore {
-    pool: SqlitePool,
+    inner: Arc<Inner>,
+    /// Ends the thread when the last one goes.
+    _open: Arc<Open>,
+}
+
+struct Inner {
+    path: PathBuf,
+    queue: Queue,
+    names: Names,
+    readers: Mutex<Vec<Connection>>,
+    may_read: Semaphore,
+}
+
+struct Open(Arc<Inner>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.queue.close();
+    }
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SqliteStore({})", self.inner.path.display())
+    }
 }
 
 impl SqliteStore {
     /// Opens the file, making it where it isn't there, and migrates it.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
-            // Hashes land on random pages: a larger cache and rarer checkpoints write each of them less often.
-            .pragma("cache_size", "-65536")
-            .pragma("wal_autocheckpoint", "8000")
-            .busy_timeout(Duration::from_secs(30));
-        let problem =
-            |e: &dyn Redact| StoreError::Refused(format!("{}: {}", path.display(), e.redacted()));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .connect_with(options)
-            .await
-            .map_err(|e| problem(&e))?;
-        migrations::SQLITE
-            .run(&pool)
-            .await
-            .map_err(|e| problem(&e))?;
-        Ok(Self { pool })
+        Self::open_noting(path, |_, _| {}).await
     }
 
-    /// The output rows of those inputs that a model version has scored before.
+    /// The same; `moved` hears how many rows of an earlier release's form were moved, and of how many.
+    pub async fn open_noting(
+        path: &Path,
+        mut moved: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let file = path.display().to_string();
+        let problem = |e: &dyn Redact| StoreError::Refused(format!("{file}: {}", e.redacted()));
+        let opening = path.clone();
+        let open = tokio::task::spawn_blocking(move || schema::open(&opening, &mut moved));
+        let connection = open.await.map_err(|e| problem(&e))?;
+        let connection = connection.map_err(|e| problem(&e))?;
+        let inner = Arc::new(Inner {
+            path,
+            queue: Queue::default(),
+            names: Names::default(),
+            readers: Mutex::default(),
+            may_read: Semaphore::new(READERS),
+        });
+        let serving = inner.clone();
+        std::thread::Builder::new()
+            .name("kiln-file".to_owned())
+            .spawn(move || serving.queue.serve(connection))
+            .map_err(|e| problem(&e))?;
+        Ok(Self {
+            _open: Arc::new(Open(inner.clone())),
+            inner,
+        })
+    }
+
+    /// Waits until everything is written that was stored before.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.inner.queue.flush().await
+    }
+
+    /// The output rows of `width` values of those inputs that a model version has scored before.
     pub async fn find_scores(
         &self,
         model: &str,
         version: &str,
-        inputs: &[InputHash],
-    ) -> Result<HashMap<InputHash, Vec<f32>>, StoreError> {
-        let wanted = json!(inputs.iter().map(hex::encode).collect::<Vec<_>>()).to_string();
-        let rows = sqlx::query(FIND_SCORES)
-            .bind(model)
-            .bind(version)
-            .bind(wanted)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(classify)?;
-        let mut found = HashMap::with_capacity(rows.len());
-        for row in rows {
-            let hash: &[u8] = row.try_get(0).map_err(classify)?;
-            let outputs: &[u8] = row.try_get(1).map_err(classify)?;
-            if let Ok(key) = InputHash::try_from(hash) {
-                found.insert(key, super::floats(outputs));
-            }
+        width: usize,
+        inputs: Vec<InputHash>,
+    ) -> Result<FoundScores, StoreError> {
+        let name = (model.to_owned(), version.to_owned());
+        let Some(model) = self.known_model(&name).await? else {
+            return Ok(FoundScores {
+                of: vec![None; inputs.len()],
+                rows: Vec::new(),
+            });
+        };
+        let mut found = self.find_pending(model, width, &inputs);
+        if found.of.iter().all(Option::is_some) {
+            return Ok(found);
         }
-        Ok(found)
+        let found = self.read(move |connection| {
+            find_written(connection, model, width, &inputs, &mut found)?;
+            Ok(found)
+        });
+        found.await
+    }
+
+    /// A model version's number; nothing where the file has none of its scores.
+    async fn known_model(&self, name: &ModelName) -> Result<Option<i64>, StoreError> {
+        if let Some(number) = self.inner.names.model(name) {
+            return Ok(Some(number));
+        }
+        let asked = name.clone();
+        let number = self.read(move |connection| find_model(connection, &asked));
+        let number = number.await?;
+        if let Some(number) = number {
+            self.inner.names.note_model(name.clone(), number);
+        }
+        Ok(number)
+    }
+
+    /// The numbers of the model and the namespace of each row.
+    async fn numbers(&self, rows: &[ScoreRow<'_>]) -> Result<Vec<(i64, i64)>, StoreError> {
+        let mut numbers = Vec::with_capacity(rows.len());
+        let of = |row: &ScoreRow<'_>| {
+            let name = (row.model.to_owned(), row.version.to_owned());
+            (name, row.namespace.to_owned())
+        };
+        for run in rows.chunk_by(|one, next| {
+            (one.model, one.version, one.namespace) == (next.model, next.version, next.namespace)
+        }) {
+            let Some((model, namespace)) = run.first().map(of) else {
+                continue;
+            };
+            let pair = (self.model(model).await?, self.namespace(namespace).await?);
+            numbers.resize(numbers.len() + run.len(), pair);
+        }
+        Ok(numbers)
+    }
+
+    async fn model(&self, name: ModelName) -> Result<i64, StoreError> {
+        if let Some(number) = self.known_model(&name).await? {
+            return Ok(number);
+        }
+        let asked = name.clone();
+        let number = self
+            .inner
+            .queue
+            .run(move |file| add_model(file, &asked))
+            .await?;
+        self.inner.names.note_model(name, number);
+        Ok(number)
+    }
+
+    async fn namespace(&self, name: String) -> Result<i64, StoreError> {
+        if let Some(number) = self.inner.names.namespace(&name) {
+            return Ok(number);
+        }
+        let asked = name.clone();
+        let add = move |file: &mut Connection| add_namespace(file, &asked);
+        let number = self.inner.queue.run(add).await?;
+        self.inner.names.note_namespace(name, number);
+        Ok(number)
+    }
+
+    fn find_pending(&self, model: i64, width: usize, inputs: &[InputHash]) -> FoundScores {
+        let mut found = FoundScores::default();
+        self.inner.queue.pending(|waiting| {
+            for input in inputs {
+                let key = short(input);
+                let outputs = waiting.iter().find_map(|staged| staged.find(key, model));
+                let row = outputs.and_then(|bytes| take(&mut found.rows, width, bytes));
+                found.of.push(row);
+            }
+        });
+        found
+    }
+
+    /// Reads the file on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _turn = self
+            .inner
+            .may_read
+            .acquire()
+            .await
+            .map_err(|_closed| StoreError::Refused("the file is closed".to_owned()))?;
+        let inner = self.inner.clone();
+        let read = move || {
+            let readers = || inner.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let idle = readers().pop();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => schema::open_reader(&inner.path)?,
+            };
+            let read = work(&mut connection);
+            readers().push(connection);
+            read
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|e| StoreError::Refused(e.redacted()))?
+            .map_err(classify)
     }
 
     pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
-        let at = clock::rfc3339(batch.finished_at);
-        let jobs: Vec<_> = batch
+        let names = self.numbers(&batch.scores).await?;
+        let mut found: Vec<Option<(String, Finished)>> = Vec::with_capacity(batch.jobs.len());
+        let ids: Vec<&str> = batch.jobs.iter().map(|job| job.job_id).collect();
+        found.extend(self.find(&ids).await?);
+        let kept: Vec<Inserted> = batch
             .jobs
             .iter()
-            .map(|j| {
-                let d = j.done;
-                let hash = hex::encode(j.body_sha256);
-                json!([
-                    j.job_id,
-                    d.model,
-                    d.version,
-                    d.namespace,
-                    d.hits,
-                    d.misses,
-                    d.results,
-                    d.elapsed_ms,
-                    hash,
-                    clock::rfc3339(d.finished_at)
-                ])
-            })
-            .collect();
-        let scores: Vec<_> = batch
-            .scores
-            .iter()
-            .map(|s| {
-                let floats = |values: &[f32]| hex::encode(float_bytes(values));
-                json!([
-                    hex::encode(s.input),
-                    s.model,
-                    s.version,
-                    s.namespace,
-                    s.key,
-                    s.label,
-                    s.score,
-                    floats(s.outputs),
-                    s.text,
-                    s.text_pair,
-                    s.features.map(floats)
-                ])
-            })
-            .collect();
-        let mut transaction = self
-            .pool
-            .begin_with("BEGIN IMMEDIATE")
-            .await
-            .map_err(classify)?;
-        if !scores.is_empty() {
-            let query = sqlx::query(KEEP_SCORES)
-                .bind(json!(scores).to_string())
-                .bind(&at);
-            query.execute(&mut *transaction).await.map_err(classify)?;
-        }
-        let query = sqlx::query(KEEP_JOBS).bind(json!(jobs).to_string());
-        let written = query
-            .execute(&mut *transaction)
-            .await
-            .map_err(classify)?
-            .rows_affected();
-        transaction.commit().await.map_err(classify)?;
-        if written == batch.jobs.len() as u64 {
-            return Ok(batch.jobs.iter().map(|_| Inserted::New).collect());
-        }
-        self.compare(batch).await
-    }
-
-    /// Finished jobs by id, each with its body's hash.
-    async fn find(&self, ids: &[&str]) -> Result<HashMap<String, (String, Finished)>, StoreError> {
-        let ids = json!(ids).to_string();
-        let rows = sqlx::query(FIND_JOBS)
-            .bind(ids)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(classify)?;
-        let mut found = HashMap::with_capacity(rows.len());
-        for row in &rows {
-            let text = |name: &str| {
-                row.try_get::<Option<String>, _>(name)
-                    .map(Option::unwrap_or_default)
-            };
-            let read = || -> Result<_, sqlx::Error> {
-                let at: String = row.try_get("finished_at")?;
-                let done = Finished {
-                    model: text("model")?,
-                    version: text("version")?,
-                    namespace: text("namespace")?,
-                    results: text("results")?,
-                    hits: row.try_get("hits")?,
-                    misses: row.try_get("misses")?,
-                    elapsed_ms: row
-                        .try_get::<Option<f64>, _>("elapsed_ms")?
-                        .unwrap_or_default(),
-                    finished_at: DateTime::parse_from_rfc3339(&at)
-                        .map(|t| t.to_utc())
-                        .unwrap_or_default(),
-                };
-                Ok((text("job_id")?, (text("body_sha256")?, done)))
-            };
-            let (id, job) = read().map_err(classify)?;
-            found.insert(id, job);
-        }
-        Ok(found)
-    }
-
-    async fn compare(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
-        let ids: Vec<&str> = batch.jobs.iter().map(|j| j.job_id).collect();
-        let mut found = self.find(&ids).await?;
-        Ok(batch
-            .jobs
-            .iter()
-            .map(|job| match found.remove(job.job_id) {
+            .zip(found)
+            .map(|(job, found)| match found {
                 None => Inserted::New,
                 Some((hash, _)) if hash != hex::encode(job.body_sha256) => Inserted::Conflict,
                 Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
                 Some((_, done)) => Inserted::Same(Box::new(done)),
             })
-            .collect())
+            .collect();
+        self.inner.queue.stage(batch, &names).await?;
+        Ok(kept)
+    }
+
+    /// Finished jobs by id, each with its body's hash.
+    async fn find(&self, ids: &[&str]) -> Result<Vec<Option<(String, Finished)>>, StoreError> {
+        let pending = |id: &&str| {
+            let job: StagedJob = self.inner.queue.job(id)?;
+            Some((hex::encode(job.body_sha256), Finished::clone(&job.done)))
+        };
+        let pending: Vec<_> = ids.iter().map(pending).collect();
+        if pending.iter().all(Option::is_some) {
+            return Ok(pending);
+        }
+        let ids: Vec<String> = ids.iter().map(|id| (*id).to_owned()).collect();
+        let found = self.read(move |connection| {
+            let one = |(id, pending): (String, Option<_>)| match pending {
+                Some(job) => Ok(Some(job)),
+                None => statements::find_job(connection, &id),
+            };
+            ids.into_iter().zip(pending).map(one).collect()
+        });
+        found.await
     }
 
     pub(super) async fn finished(
@@ -235,10 +275,8 @@ impl SqliteStore {
         job_id: &str,
         body_sha256: &[u8; 32],
     ) -> Result<Option<Box<Finished>>, StoreError> {
-        let mut found = self.find(&[job_id]).await?;
-        let done = found
-            .remove(job_id)
-            .filter(|(hash, _)| *hash == hex::encode(body_sha256));
+        let found = self.find(&[job_id]).await?.into_iter().flatten().next();
+        let done = found.filter(|(hash, _)| *hash == hex::encode(body_sha256));
         Ok(done.map(|(_, done)| Box::new(done)))
     }
 
@@ -246,32 +284,22 @@ impl SqliteStore {
         &self,
         rows: &[RejectedRow<'_>],
     ) -> Result<Vec<Rejected>, StoreError> {
-        let mut rejected = Vec::with_capacity(rows.len());
-        'rows: for row in rows {
-            let (own, other) = row.ids();
-            for id in [&own, &other] {
-                let written = sqlx::query(REJECT)
-                    .bind(id)
-                    .bind(row.model)
-                    .bind(row.namespace)
-                    .bind(json!(row.rejection).to_string())
-                    .bind(hex::encode(row.body_sha256))
-                    .bind(clock::rfc3339(row.finished_at))
-                    .execute(&self.pool)
-                    .await
-                    .map_err(classify)?
-                    .rows_affected();
-                if written > 0 {
-                    break;
-                }
-                if let Some(first) = self.finished(id, &row.body_sha256).await? {
-                    rejected.push(Rejected::Finished(first));
-                    continue 'rows;
-                }
+        let rows: Vec<statements::RejectedJob> = rows.iter().map(Into::into).collect();
+        let first = self.inner.queue.run(move |connection| {
+            let transaction = schema::begin(connection)?;
+            let mut first = Vec::with_capacity(rows.len());
+            for row in &rows {
+                first.push(statements::reject(&transaction, row)?);
             }
-            rejected.push(Rejected::Noted);
-        }
-        Ok(rejected)
+            transaction.commit()?;
+            Ok(first)
+        });
+        let first = first.await?.into_iter();
+        let noted = first.map(|first| match first {
+            Some(done) => Rejected::Finished(Box::new(done)),
+            None => Rejected::Noted,
+        });
+        Ok(noted.collect())
     }
 
     pub(super) async fn prune(
@@ -280,72 +308,14 @@ impl SqliteStore {
         before: DateTime<Utc>,
         batch: u32,
     ) -> Result<Option<u64>, StoreError> {
-        let statement = match table {
-            Table::Jobs => PRUNE_JOBS,
-            Table::Scores => PRUNE_SCORES,
-            // Without servers nobody reads names, and nothing is warmed.
-            Table::Runs => return Ok(None),
-        };
-        let query = sqlx::query(statement)
-            .bind(clock::rfc3339(before))
-            .bind(batch);
-        query
-            .execute(&self.pool)
-            .await
-            .map(|r| Some(r.rows_affected()).filter(|rows| *rows > 0))
-            .map_err(classify)
-    }
-}
-
-fn classify(error: sqlx::Error) -> StoreError {
-    match &error {
-        // Busy or locked: another process holds the file.
-        sqlx::Error::Database(e) if e.code().is_some_and(|c| c == "5" || c == "6") => {
-            StoreError::Unavailable(error.redacted())
-        }
-        sqlx::Error::PoolTimedOut => StoreError::Unavailable(error.redacted()),
-        _ => StoreError::Refused(error.redacted()),
+        let pruned = self
+            .inner
+            .queue
+            .run(move |connection| statements::prune(connection, table, before, batch));
+        let pruned = pruned.await? as u64;
+        Ok(Some(pruned).filter(|rows| *rows > 0))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::JobRow;
-    use chrono::Duration;
-    use kiln_contract::result::Finished;
-
-    #[tokio::test]
-    async fn jobs_that_finished_apart_are_known_again_when_their_batch_is_written_twice() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = SqliteStore::open(&folder.path().join("kiln.db")).await;
-        let store = store.expect("a database");
-        let now = clock::now();
-        let done = |ms: i64| Finished {
-            model: "m".to_owned(),
-            version: "1".to_owned(),
-            namespace: "n".to_owned(),
-            results: "[]".to_owned(),
-            hits: 0,
-            misses: 1,
-            elapsed_ms: 1.0,
-            finished_at: now + Duration::milliseconds(ms),
-        };
-        let (first, second) = (done(0), done(12));
-        let row = |job_id, done| JobRow {
-            job_id,
-            body_sha256: [0; 32],
-            done,
-        };
-        let batch = Batch {
-            jobs: vec![row("a", &first), row("b", &second)],
-            scores: Vec::new(),
-            finished_at: now,
-            ..Batch::default()
-        };
-        for _written in 0..2 {
-            let kept = store.insert(&batch).await.expect("a write");
-            assert_eq!(kept, [Inserted::New, Inserted::New]);
-        }
-    }
-}
+mod tests;

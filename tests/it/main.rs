@@ -28,6 +28,7 @@ mod cluster_shards;
 mod crowd;
 mod examples;
 mod explain;
+mod files;
 mod harness;
 mod harness_test;
 mod health;

@@ -1,13 +1,22 @@
-//! Owns inputs from CSV: which columns are what, and one input a record.
+//! Owns inputs from CSV or TSV: which columns are what, and one input a record.
 //!
 //! Promises that a column that isn't there is an error before the first record is read, and that a record that can't be used is
-//! reported with its line.
+//! reported with its line. Refuses to hold a record that is longer than any line may be, as an unclosed quote makes it.
 
+use super::piece::LINE_BYTES;
+#[cfg(test)]
 use super::piece::{BadLine, Piece};
 use crate::redact::Redact;
 use kiln_contract::job::write;
 use kiln_contract::redact::is_name;
-use std::io::BufRead;
+use std::{
+    fmt,
+    io::{self, BufRead, Read},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 /// Which columns of a CSV file are what.
 #[derive(Debug, Clone, Default)]
@@ -33,10 +42,49 @@ pub enum HeaderError {
     NoColumn { wanted: String, found: Vec<String> },
 }
 
-/// The records of a CSV file.
-pub(super) struct CsvLines<R> {
-    reader: Box<csv::Reader<R>>,
+/// The records of a file.
+pub struct CsvLines<R> {
+    reader: Box<csv::Reader<Bounded<R>>>,
+    record: csv::ByteRecord,
     columns: Resolved,
+    /// Bytes that may be read before the next record is begun.
+    left: Arc<AtomicU64>,
+    /// Where the records begin that this reads: in lines, and in bytes.
+    after: (u64, u64),
+}
+
+/// One record.
+pub struct CsvRow {
+    pub line: u64,
+    /// Its input as JSON.
+    pub input: Result<String, CsvProblem>,
+}
+
+/// Why a record can't be used.
+#[derive(Debug)]
+pub struct CsvProblem {
+    /// The column at fault, by its name, or by its number where that is none.
+    column: Result<String, usize>,
+    message: String,
+}
+
+impl CsvProblem {
+    /// The column at fault, by its name or number.
+    pub fn column(&self) -> String {
+        match &self.column {
+            Ok(name) => name.clone(),
+            Err(number) => number.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for CsvProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.column {
+            Ok(name) => write!(f, "column `{name}`{}", self.message),
+            Err(number) => write!(f, "column {number}{}", self.message),
+        }
+    }
 }
 
 /// Columns by their position in a record.
@@ -50,12 +98,9 @@ struct Resolved {
 
 impl Resolved {
     /// A column in a message: by its name, or by its number where the first line may be no header.
-    fn name(&self, at: usize) -> String {
+    fn name(&self, at: usize) -> Result<&str, usize> {
         let name = self.headers.get(at).filter(|_| is_header(&self.headers));
-        match name {
-            Some(name) => format!("column `{name}`"),
-            None => format!("column {}", at + 1),
-        }
+        name.map(String::as_str).ok_or(at + 1)
     }
 }
 
@@ -65,7 +110,7 @@ fn is_header(line: &[String]) -> bool {
 }
 
 /// What a message says of a first line.
-fn described(line: &[String]) -> String {
+pub fn described(line: &[String]) -> String {
     match is_header(line) {
         true => format!("there are: {}", line.join(", ")),
         false => format!(
@@ -75,38 +120,137 @@ fn described(line: &[String]) -> String {
     }
 }
 
+/// Reads no more than may be held of one record.
+struct Bounded<R> {
+    source: R,
+    left: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            let problem =
+                format!("a record is longer than {LINE_BYTES} bytes: is a quote left open?");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        let read = self.source.read(buffer)?;
+        self.left
+            .store(left.saturating_sub(read as u64), Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+fn reader<R: Read>(
+    source: R,
+    delimiter: u8,
+    left: &Arc<AtomicU64>,
+    headers: bool,
+) -> csv::Reader<Bounded<R>> {
+    csv::ReaderBuilder::new()
+        .flexible(true)
+        .delimiter(delimiter)
+        .has_headers(headers)
+        .buffer_capacity(1 << 16)
+        .from_reader(Bounded {
+            source,
+            left: left.clone(),
+        })
+}
+
 impl<R: BufRead> CsvLines<R> {
     /// Reads the header.
-    pub(super) fn new(reader: R, columns: &Columns) -> Result<Self, HeaderError> {
-        let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
+    pub fn new(source: R, columns: &Columns, delimiter: u8) -> Result<Self, HeaderError> {
+        let left = Arc::new(AtomicU64::new(LINE_BYTES));
+        let mut reader = reader(source, delimiter, &left, true);
         let headers = reader
             .headers()
             .map_err(|e| HeaderError::Unreadable(e.redacted()))?;
         let headers: Vec<String> = headers.iter().map(|h| h.trim().to_owned()).collect();
         Ok(Self {
             reader: Box::new(reader),
+            record: csv::ByteRecord::new(),
             columns: resolve(headers, columns)?,
+            left,
+            after: (0, 0),
         })
     }
 
-    /// The next record as an input.
-    pub(super) fn next(&mut self) -> Option<Piece> {
-        let mut record = csv::ByteRecord::new();
-        let line = self.reader.position().line();
-        match self.reader.read_byte_record(&mut record) {
+    /// Goes on in `source`, which stands after so many lines and bytes of the file whose header this has read.
+    pub fn resume(self, source: R, delimiter: u8, lines: u64, bytes: u64) -> Self {
+        Self {
+            reader: Box::new(reader(source, delimiter, &self.left, false)),
+            after: (lines, bytes),
+            ..self
+        }
+    }
+
+    /// The columns' names.
+    pub fn headers(&self) -> &[String] {
+        &self.columns.headers
+    }
+
+    /// Which of the columns no input is made of.
+    pub fn others(&self) -> Vec<usize> {
+        let Resolved {
+            headers,
+            text,
+            text_pair,
+            key,
+            features,
+        } = &self.columns;
+        let used = [*text, *text_pair, *key];
+        let all = 0..headers.len();
+        all.filter(|at| !used.contains(&Some(*at)) && !features.contains(at))
+            .collect()
+    }
+
+    /// A cell of the last record, as far as it is there and text.
+    pub fn cell(&self, at: usize) -> Option<&str> {
+        std::str::from_utf8(self.record.get(at)?).ok()
+    }
+
+    /// Lines and bytes of the file up to the next record.
+    pub fn position(&self) -> (u64, u64) {
+        let at = self.reader.position();
+        let (lines, bytes) = self.after;
+        (lines + at.line().saturating_sub(1), bytes + at.byte())
+    }
+
+    /// The next record; an error where the file can't be read on.
+    pub fn next_row(&mut self) -> Option<Result<CsvRow, csv::Error>> {
+        self.left.store(LINE_BYTES, Ordering::Relaxed);
+        let next = self.position().0 + 1;
+        match self.reader.read_byte_record(&mut self.record) {
             Ok(false) => None,
             Ok(true) => {
-                let line = record.position().map_or(line, csv::Position::line);
-                Some(match csv_input(&record, &self.columns) {
-                    Ok(input) => Piece::Inputs(vec![(line, input)]),
-                    Err(problem) => Piece::Bad(BadLine { line, problem }),
-                })
+                let line = self.record.position().map(|at| self.after.0 + at.line());
+                Some(Ok(CsvRow {
+                    line: line.unwrap_or(next),
+                    input: csv_input(&self.record, &self.columns),
+                }))
             }
-            Err(error) => Some(Piece::Bad(BadLine {
-                line,
-                problem: error.redacted(),
-            })),
+            Err(error) => Some(Err(error)),
         }
+    }
+
+    /// The next record as an input.
+    #[cfg(test)]
+    pub(super) fn next(&mut self) -> Option<Piece> {
+        let next = self.position().0 + 1;
+        Some(match self.next_row()? {
+            Ok(CsvRow { line, input }) => match input {
+                Ok(input) => Piece::Inputs(vec![(line, input)]),
+                Err(problem) => Piece::Bad(BadLine {
+                    line,
+                    problem: problem.to_string(),
+                }),
+            },
+            Err(error) => Piece::Bad(BadLine {
+                line: next,
+                problem: error.redacted(),
+            }),
+        })
     }
 }
 
@@ -150,13 +294,14 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
 }
 
 /// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
-fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, String> {
+fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, CsvProblem> {
+    let problem = |at: usize, message: &str| CsvProblem {
+        column: columns.name(at).map(str::to_owned),
+        message: message.to_owned(),
+    };
     let cell = |at: usize| {
-        let name = || columns.name(at);
-        let bytes = record
-            .get(at)
-            .ok_or_else(|| format!("{} is missing", name()))?;
-        std::str::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", name()))
+        let bytes = record.get(at).ok_or_else(|| problem(at, " is missing"))?;
+        std::str::from_utf8(bytes).map_err(|_| problem(at, " is not UTF-8"))
     };
     let key = columns.key.map(cell).transpose()?;
     let Some(at) = columns.text else {
@@ -165,9 +310,9 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Str
             let text = cell(*at)?.trim();
             let value: f64 = text
                 .parse()
-                .map_err(|_| format!("{}: expected a number", columns.name(*at)))?;
+                .map_err(|_| problem(*at, ": expected a number"))?;
             if !value.is_finite() {
-                return Err(format!("{}: expected a finite number", columns.name(*at)));
+                return Err(problem(*at, ": expected a finite number"));
             }
             values.push(value);
         }

@@ -2,6 +2,9 @@
 
 use indicatif::ProgressBar;
 
+/// Longest line: that of a whole job, and far more than an input's. What is longer is bad, and never held.
+pub const LINE_BYTES: u64 = 16 << 20;
+
 /// A line that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadLine {

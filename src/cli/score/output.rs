@@ -1,128 +1,197 @@
-//! Owns how `kiln score` writes results: one JSON object a line, or CSV.
+//! Owns where results go: standard output, or a file that appears whole.
+//!
+//! Promises that a file is written under another name beside it, `FILE.partial`, and has its own only once it is complete; and that who reads
+//! standard output may stop doing so at any time.
 
-use crate::cli::file::Format;
-use anyhow::Context;
-use serde_json::{Value, value::RawValue};
+use crate::cli::file::{Packer, Packing};
+use anyhow::{Context, bail};
 use std::{
-    fs::File,
-    io::{self, BufWriter, IsTerminal, Write},
-    path::Path,
+    ffi::OsString,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, BufWriter, IsTerminal, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
 };
 
+/// Nobody reads standard output any more.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
+pub(super) struct Closed;
+
 /// Where results go.
-pub(super) struct Output {
-    writer: Writer,
-    /// Whether every line is to be seen at once.
-    live: bool,
-}
-
-enum Writer {
-    Jsonl(Box<dyn Write + Send>),
-    Csv {
-        writer: Box<csv::Writer<Box<dyn Write + Send>>>,
-        started: bool,
+pub(super) enum Output {
+    Stdout {
+        writer: BufWriter<io::Stdout>,
+        /// Whether every line is to be seen at once.
+        is_live: bool,
     },
+    File(Box<Part>),
 }
 
-impl Output {
-    /// A file, or standard output.
-    pub(super) fn open(path: Option<&Path>, format: Format) -> anyhow::Result<Self> {
-        let sink: Box<dyn Write + Send> = match path {
-            Some(path) => {
-                let file = File::create(path)
-                    .with_context(|| format!("{} can't be written", path.display()))?;
-                Box::new(BufWriter::new(file))
+/// A file that isn't complete yet.
+pub(super) struct Part {
+    path: PathBuf,
+    /// Where it is written: beside its own path, or there at once where that is a device or a pipe.
+    partial: Option<PathBuf>,
+    packing: Packing,
+    packer: Option<Packer>,
+}
+
+/// The path of what belongs to a file, beside it.
+pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name: OsString = path.as_os_str().to_owned();
+    name.push(end);
+    name.into()
+}
+
+impl Part {
+    /// Opens it with the first `keep` bytes that an earlier run has written of it.
+    pub fn open(path: &Path, keep: u64) -> anyhow::Result<Self> {
+        // Who names a link means what it leads to.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let shown = path.display();
+        let about = fs::metadata(&path).ok();
+        if about.as_ref().is_some_and(fs::Metadata::is_dir) {
+            bail!("{shown} is a folder, not a file");
+        }
+        let is_special = about.as_ref().is_some_and(|about| !about.is_file());
+        if about.is_some() {
+            // Who may not write a file may not replace it.
+            let there = OpenOptions::new().write(true).open(&path);
+            there.with_context(|| format!("{shown} can't be written"))?;
+        }
+        let partial = (!is_special).then(|| beside(&path, ".partial"));
+        let target = partial.as_ref().unwrap_or(&path);
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(target)
+            .with_context(|| format!("{shown} can't be written"))?;
+        if partial.is_some() {
+            if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
+                bail!("{shown} is being written by another process");
             }
-            None => Box::new(BufWriter::new(io::stdout())),
-        };
-        let writer = match format {
-            Format::Jsonl => Writer::Jsonl(sink),
-            Format::Csv => Writer::Csv {
-                writer: Box::new(csv::Writer::from_writer(sink)),
-                started: false,
-            },
-        };
+            file.set_len(keep)?;
+        }
+        let mut file = file;
+        if partial.is_some() {
+            file.seek(SeekFrom::End(0))?;
+        }
+        let packing = Packing::of_name(&path);
         Ok(Self {
-            writer,
-            live: path.is_none() && io::stdout().is_terminal(),
+            packer: Some(Packer::new(file, packing)?),
+            path,
+            partial,
+            packing,
         })
     }
 
-    pub(super) fn format(&self) -> Format {
-        match self.writer {
-            Writer::Jsonl(_) => Format::Jsonl,
-            Writer::Csv { .. } => Format::Csv,
-        }
+    /// Whether a run that is killed can go on where it stopped: not in the middle of what is packed as one, nor in a pipe.
+    pub fn may_resume(&self) -> bool {
+        self.partial.is_some() && self.packing != Packing::Zstd
     }
 
-    /// One line of JSON as it stands.
-    pub(super) fn line(&mut self, json: &[u8]) -> anyhow::Result<()> {
-        if let Writer::Jsonl(sink) = &mut self.writer {
-            sink.write_all(json)?;
-            sink.write_all(b"\n")?;
-        }
-        self.show()
+    /// Hands what was written so far to the file, so that it can be gone on from here; gives its length, and the file to sync.
+    pub fn mark(&mut self) -> io::Result<(u64, File)> {
+        let packer = self.packer.take().ok_or(io::ErrorKind::NotConnected)?;
+        let mut file = packer.finish()?;
+        let length = file.stream_position()?;
+        let same = file.try_clone()?;
+        self.packer = Some(Packer::new(file, self.packing)?);
+        Ok((length, same))
     }
 
-    /// One input's result.
-    pub(super) fn result(&mut self, result: &RawValue) -> anyhow::Result<()> {
-        match &mut self.writer {
-            Writer::Jsonl(sink) => {
-                sink.write_all(result.get().as_bytes())?;
-                sink.write_all(b"\n")?;
+    /// Completes it: its name is its own from now on.
+    pub fn finish(mut self) -> anyhow::Result<()> {
+        let shown = self.path.display().to_string();
+        let Some(packer) = self.packer.take() else {
+            bail!("{shown} is closed");
+        };
+        let file = packer.finish()?;
+        if let Some(partial) = &self.partial {
+            if let Ok(about) = fs::metadata(&self.path) {
+                // What replaces a file may be read by whom that could be.
+                file.set_permissions(about.permissions())?;
             }
-            Writer::Csv { writer, started } => {
-                if !*started {
-                    writer.write_record([
-                        "key",
-                        "label",
-                        "score",
-                        "cached",
-                        "scores",
-                        "embedding",
-                        "error",
-                    ])?;
-                    *started = true;
-                }
-                let result: Value = serde_json::from_str(result.get())?;
-                let error = result.get("error").and_then(|e| e.get("message"));
-                writer.write_record([
-                    cell(result.get("key")),
-                    cell(result.get("label")),
-                    cell(result.get("score")),
-                    cell(result.get("cached")),
-                    cell(result.get("scores")),
-                    cell(result.get("embedding")),
-                    cell(error),
-                ])?;
-            }
-        }
-        self.show()
-    }
-
-    fn show(&mut self) -> anyhow::Result<()> {
-        match &mut self.writer {
-            Writer::Jsonl(sink) if self.live => sink.flush()?,
-            Writer::Csv { writer, .. } if self.live => writer.flush()?,
-            _ => {}
+            file.sync_all()?;
+            fs::rename(partial, &self.path).with_context(|| format!("{shown} can't be written"))?;
         }
         Ok(())
     }
 
-    /// Writes what is buffered.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
-        match &mut self.writer {
-            Writer::Jsonl(sink) => sink.flush()?,
-            Writer::Csv { writer, .. } => writer.flush()?,
+    /// Forgets it.
+    pub fn discard(self) {
+        if let Some(partial) = &self.partial {
+            // It is in nobody's way where it stays.
+            let _ = fs::remove_file(partial);
+        }
+    }
+
+    /// Adds to it.
+    pub fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        if let Some(packer) = &mut self.packer {
+            let shown = self.path.display();
+            packer
+                .write_all(bytes)
+                .with_context(|| format!("{shown} can't be written"))?;
         }
         Ok(())
     }
 }
 
-fn cell(value: Option<&Value>) -> String {
-    match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
+impl Output {
+    /// A file, with the first `keep` bytes of an earlier run's, or standard output.
+    pub fn open(path: Option<&Path>, keep: u64) -> anyhow::Result<Self> {
+        Ok(match path {
+            Some(path) => Self::File(Box::new(Part::open(path, keep)?)),
+            None => Self::Stdout {
+                writer: BufWriter::with_capacity(1 << 16, io::stdout()),
+                is_live: io::stdout().is_terminal(),
+            },
+        })
+    }
+
+    /// The file.
+    pub fn part(&mut self) -> Option<&mut Part> {
+        match self {
+            Self::Stdout { .. } => None,
+            Self::File(part) => Some(part),
+        }
+    }
+
+    /// Adds to it.
+    pub fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        match self {
+            Self::File(part) => part.write(bytes),
+            Self::Stdout { writer, is_live } => {
+                let mut written = writer.write_all(bytes);
+                if *is_live {
+                    written = written.and_then(|()| writer.flush());
+                }
+                written.map_err(closed)
+            }
+        }
+    }
+
+    /// Completes it.
+    pub fn finish(self) -> anyhow::Result<()> {
+        match self {
+            Self::File(part) => part.finish(),
+            Self::Stdout { mut writer, .. } => writer.flush().map_err(closed),
+        }
+    }
+
+    /// Forgets a file.
+    pub fn discard(self) {
+        if let Self::File(part) = self {
+            part.discard();
+        }
+    }
+}
+
+fn closed(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Closed.into(),
+        _ => anyhow::Error::new(error).context("standard output can't be written"),
     }
 }

@@ -1,93 +1,122 @@
-//! Owns reading the file: on a thread of its own, cut into jobs, with its progress.
+//! Owns reading the file: on a thread of its own, cut into blocks, with its progress.
 //!
-//! Promises to hold a few jobs of the file at a time. Refuses inputs for which no model, or more than one, could be meant.
+//! Promises that what is in hand is bounded in bytes, whatever the file holds, and that a file which can't be read on ends the run.
 
-use super::Arguments;
+use super::{
+    Arguments,
+    block::{BadRow, Block, Input, Item, Json, Keep, Position, Rows},
+};
 use crate::cli::{
-    file::{BadLine, Columns, Format, Piece, Pieces, job_body},
+    file::{Columns, CsvLines, CsvRow, Format, LINE_BYTES, Packing, described, unpack},
     progress::on_terminal,
 };
-use anyhow::{Context, bail};
+use crate::redact::Redact;
+use anyhow::{Context, anyhow, bail};
 use indicatif::ProgressBar;
-use kiln_model::{InputKind, Registry};
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
-    path::Path,
+    fs::{File, Metadata},
+    io::{self, BufRead, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
 
-/// Inputs of one job that a file is cut into.
-const INPUTS: usize = 4_096;
+/// Bytes of rows after which a block is cut, whatever their number.
+const BLOCK_BYTES: usize = 1 << 20;
+/// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
+const MAX_IN_HAND: usize = 36 << 20;
+/// Bytes that a block takes on its way for each of its rows, and for each of its own bytes: as a job, as results.
+const BYTES_PER_ROW: usize = 1_400;
+const BYTES_PER_BYTE: usize = 4;
+/// What one permit stands for.
+const PERMIT_BYTES: usize = 1 << 10;
 
-/// A job on its way through the engine.
-pub(super) struct Work {
-    pub(super) body: Vec<u8>,
-    /// The line of each input; one for a whole job.
-    pub(super) lines: Vec<u64>,
-    pub(super) whole: bool,
+/// The file, and what is known of it before it is read.
+pub(super) struct Source {
+    pub path: PathBuf,
+    pub format: Format,
+    file: Option<File>,
+    pub about: Option<Metadata>,
+    columns: Columns,
+    keep: Keep,
+    /// Whether rows are wanted as they stand.
+    wants_rows: bool,
 }
 
-impl Work {
-    /// The line that an input stands in.
-    pub(super) fn line(&self, input: usize) -> u64 {
-        let line = self.lines.get(input).or(self.lines.first());
-        line.copied().unwrap_or_default()
+/// What the reading thread shares with the rest.
+pub(super) struct Flow {
+    pub bar: ProgressBar,
+    pub sender: mpsc::Sender<Block>,
+    /// Rows of one block at most.
+    pub max_rows: Arc<AtomicUsize>,
+    in_hand: Arc<Semaphore>,
+}
+
+impl Flow {
+    pub fn new(bar: ProgressBar, sender: mpsc::Sender<Block>, max_rows: Arc<AtomicUsize>) -> Self {
+        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND / PERMIT_BYTES));
+        Self {
+            bar,
+            sender,
+            max_rows,
+            in_hand,
+        }
+    }
+
+    /// Hands a block over once there is room for it; says whether anybody takes it.
+    fn send(&self, rows: Rows, count: usize, bytes: usize, end: Position) -> bool {
+        if count == 0 {
+            return true;
+        }
+        let size = BYTES_PER_BYTE * bytes + BYTES_PER_ROW * count;
+        let permits = (size.min(MAX_IN_HAND) / PERMIT_BYTES).max(1);
+        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
+        let held = Handle::current().block_on(self.in_hand.clone().acquire_many_owned(permits));
+        let held = held.ok();
+        self.sender.blocking_send(Block { rows, end, held }).is_ok()
+    }
+
+    fn max_rows(&self) -> usize {
+        self.max_rows.load(Ordering::Relaxed).max(1)
     }
 }
 
-/// What the reading thread hands over.
-pub(super) enum Read {
-    Work(Work),
-    Bad(BadLine),
-}
-
-pub(super) type OpenPieces =
-    Box<dyn FnOnce(ProgressBar) -> anyhow::Result<Box<dyn Iterator<Item = Piece>>> + Send>;
-
-/// The file's pieces, to be opened on the reading thread, and its size where that is known.
-pub(super) fn open(arguments: &Arguments) -> anyhow::Result<(OpenPieces, Option<u64>)> {
+/// Opens the file.
+pub(super) fn open(arguments: &Arguments) -> anyhow::Result<Source> {
     let path = arguments.file.clone();
-    let stdin = path.as_os_str() == "-";
-    let file = if stdin {
-        None
+    let format = arguments.input_format.or_else(|| Format::of_name(&path));
+    let (file, about) = if path.as_os_str() == "-" {
+        (None, None)
     } else {
-        Some(File::open(&path).with_context(|| format!("{} can't be opened", path.display()))?)
+        let shown = path.display();
+        let file = File::open(&path).with_context(|| format!("{shown} can't be opened"))?;
+        let about = file
+            .metadata()
+            .with_context(|| format!("{shown} can't be read"))?;
+        if about.is_dir() {
+            bail!("{shown} is a folder, not a file");
+        }
+        // A pipe or device has no size of its own.
+        let about = Some(about).filter(Metadata::is_file);
+        (Some(file), about)
     };
-    let bytes = file
-        .as_ref()
-        .and_then(|f| f.metadata().ok())
-        .map(|m| m.len());
-    let format = arguments
-        .input_format
-        .or_else(|| format_of(&path))
-        .unwrap_or(Format::Jsonl);
-    let columns = Columns {
-        text: arguments.text_column.clone(),
-        text_pair: arguments.text_pair_column.clone(),
-        key: arguments.key_column.clone(),
-        features: arguments.feature_columns.clone(),
-    };
-    let open = move |bar: ProgressBar| -> anyhow::Result<Box<dyn Iterator<Item = Piece>>> {
-        let source: Box<dyn BufRead> = match file {
-            Some(file) => Box::new(BufReader::new(bar.wrap_read(file))),
-            None => Box::new(BufReader::new(bar.wrap_read(io::stdin()))),
-        };
-        Ok(match format {
-            Format::Jsonl => Box::new(Pieces::jsonl(source, INPUTS)),
-            Format::Csv => Box::new(Pieces::csv(source, INPUTS, &columns)?),
-        })
-    };
-    Ok((Box::new(open), bytes))
-}
-
-/// A file's format by its name.
-pub(super) fn format_of(path: &Path) -> Option<Format> {
-    match path.extension()?.to_str()? {
-        "csv" => Some(Format::Csv),
-        "jsonl" | "ndjson" | "json" => Some(Format::Jsonl),
-        _ => None,
-    }
+    Ok(Source {
+        path,
+        format: format.unwrap_or(Format::Jsonl),
+        file,
+        about,
+        columns: Columns {
+            text: arguments.text_column.clone(),
+            text_pair: arguments.text_pair_column.clone(),
+            key: arguments.key_column.clone(),
+            features: arguments.feature_columns.clone(),
+        },
+        keep: arguments.keep(),
+        wants_rows: arguments.quarantine.is_some(),
+    })
 }
 
 /// A bar over the file's bytes, on a terminal.
@@ -95,80 +124,254 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match bytes {
         Some(bytes) => (
             ProgressBar::new(bytes),
-            "{bar:40} {percent:>3} %  {bytes_per_sec}  {eta} left",
+            "{bar:40} {percent:>3} %  {msg}  {eta} left",
         ),
-        None => (
-            ProgressBar::new_spinner(),
-            "{spinner} {bytes} read  {bytes_per_sec}",
-        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes} read  {msg}"),
     };
     on_terminal(bar, template)
 }
 
-/// Cuts the file into jobs. Ends early where nobody takes them any more.
-pub(super) fn read(
-    pieces: Box<dyn Iterator<Item = Piece>>,
-    registry: &Registry,
-    mut model: Option<String>,
-    run_id: &str,
-    detail: bool,
-    sender: &mpsc::Sender<Read>,
-) -> anyhow::Result<()> {
-    for (number, piece) in pieces.enumerate() {
-        let item = match piece {
-            Piece::Bad(bad) => Read::Bad(bad),
-            Piece::Job { line, body } => Read::Work(Work {
-                body: body.into_bytes(),
-                lines: vec![line],
-                whole: true,
-            }),
-            Piece::Inputs(inputs) => {
-                let name = match &model {
-                    Some(name) => name.clone(),
-                    None => model.insert(choose(registry, &inputs)?).clone(),
-                };
-                let body = job_body(&format!("{run_id}-{number}"), &name, &inputs, detail);
-                Read::Work(Work {
-                    body,
-                    lines: inputs.iter().map(|(line, _)| *line).collect(),
-                    whole: false,
-                })
-            }
-        };
-        if sender.blocking_send(item).is_err() {
-            break;
+impl Source {
+    /// The columns that go to the output, in its order, where the file has a header or they are named.
+    pub fn kept(&self, wanted: &Keep) -> anyhow::Result<Vec<String>> {
+        match (wanted, self.format) {
+            (Keep::None, _) | (Keep::Others, Format::Jsonl) => Ok(Vec::new()),
+            (Keep::These(names), _) => Ok(names.clone()),
+            (Keep::Others, Format::Csv | Format::Tsv) => self.header_kept(wanted),
         }
     }
+
+    fn header_kept(&self, wanted: &Keep) -> anyhow::Result<Vec<String>> {
+        let shown = self.path.display();
+        if self.about.is_none() {
+            bail!(
+                "the columns of {shown} aren't known before it is read: name them, as --keep-columns=a,b, and write --format jsonl"
+            );
+        }
+        let file = File::open(&self.path).with_context(|| format!("{shown} can't be opened"))?;
+        let (reader, _) = unpack(file).with_context(|| format!("{shown} can't be read"))?;
+        let lines = CsvLines::new(reader, &self.columns, self.format.delimiter());
+        let lines = lines.with_context(|| shown.to_string())?;
+        let kept = keep(&lines, wanted).with_context(|| shown.to_string())?;
+        Ok(kept.into_iter().map(|(_, name)| name).collect())
+    }
+
+    /// Reads what comes after a position, to the end or until nobody takes it any more.
+    pub fn read(mut self, from: Position, flow: &Flow) -> anyhow::Result<()> {
+        let shown = self.path.display().to_string();
+        let raw: Box<dyn Read + Send> = match self.file.take() {
+            Some(file) => Box::new(flow.bar.wrap_read(file)),
+            None => Box::new(flow.bar.wrap_read(io::stdin())),
+        };
+        let unpacked = unpack(raw).with_context(|| format!("{shown} can't be read"));
+        let (reader, packing) = unpacked?;
+        match self.format {
+            Format::Jsonl => {
+                let reader = self.skip(reader, packing, from, flow)?;
+                read_lines(reader, from, flow, &shown)
+            }
+            Format::Csv | Format::Tsv => {
+                let delimiter = self.format.delimiter();
+                let mut lines = CsvLines::new(reader, &self.columns, delimiter)
+                    .with_context(|| shown.clone())?;
+                let keep = keep(&lines, &self.keep).with_context(|| shown.clone())?;
+                if from == Position::default() {
+                    return read_records(&mut lines, &keep, self.wants_rows, flow, &shown);
+                }
+                let rest = self.reopen(from, flow)?;
+                let mut lines = lines.resume(rest, delimiter, from.lines, from.bytes);
+                read_records(&mut lines, &keep, self.wants_rows, flow, &shown)
+            }
+        }
+    }
+
+    /// The file from a position on.
+    fn reopen(&self, from: Position, flow: &Flow) -> anyhow::Result<Box<dyn BufRead + Send>> {
+        let shown = self.path.display();
+        let file = File::open(&self.path).with_context(|| format!("{shown} can't be opened"))?;
+        flow.bar.set_position(0);
+        let unpacked = unpack(flow.bar.wrap_read(file));
+        let (reader, packing) = unpacked.with_context(|| format!("{shown} can't be read"))?;
+        self.skip(reader, packing, from, flow)
+    }
+
+    /// Goes to a position: at once where the file isn't packed.
+    fn skip(
+        &self,
+        mut reader: Box<dyn BufRead + Send>,
+        packing: Packing,
+        from: Position,
+        flow: &Flow,
+    ) -> anyhow::Result<Box<dyn BufRead + Send>> {
+        let shown = self.path.display();
+        let unreadable = || format!("{shown} can't be read");
+        if from.bytes == 0 {
+            return Ok(reader);
+        }
+        if packing == Packing::Plain && self.about.is_some() {
+            let mut file = File::open(&self.path).with_context(unreadable)?;
+            file.seek(SeekFrom::Start(from.bytes))
+                .with_context(unreadable)?;
+            flow.bar.set_position(from.bytes);
+            let buffered = io::BufReader::with_capacity(1 << 17, flow.bar.wrap_read(file));
+            return Ok(Box::new(buffered));
+        }
+        let skipped = io::copy(&mut reader.by_ref().take(from.bytes), &mut io::sink());
+        if skipped.with_context(unreadable)? < from.bytes {
+            bail!("{shown} is shorter than it was");
+        }
+        Ok(reader)
+    }
+}
+
+fn read_lines(
+    mut reader: Box<dyn BufRead + Send>,
+    from: Position,
+    flow: &Flow,
+    shown: &str,
+) -> anyhow::Result<()> {
+    let mut at = from;
+    loop {
+        let (mut bytes, first) = (Vec::with_capacity(BLOCK_BYTES / 4), at.lines + 1);
+        let (mut is_over, mut is_long) = (false, false);
+        let mut count = 0;
+        while count < flow.max_rows() && bytes.len() < BLOCK_BYTES {
+            let before = bytes.len();
+            let read = reader
+                .by_ref()
+                .take(LINE_BYTES)
+                .read_until(b'\n', &mut bytes);
+            let unreadable = |error: io::Error| {
+                anyhow!(
+                    "{shown}: line {} can't be read: {}",
+                    at.lines + 1,
+                    error.redacted()
+                )
+            };
+            let mut read = read.map_err(unreadable)? as u64;
+            if read == 0 {
+                is_over = true;
+                break;
+            }
+            is_long = read == LINE_BYTES && bytes.last() != Some(&b'\n');
+            if is_long {
+                bytes.truncate(before);
+                read += reader.skip_until(b'\n').map_err(unreadable)? as u64;
+            }
+            at = Position {
+                bytes: at.bytes + read,
+                lines: at.lines + 1,
+            };
+            if is_long {
+                break;
+            }
+            count += 1;
+        }
+        let size = bytes.len();
+        let is_taken = flow.send(Rows::Lines(bytes, first), count, size, at)
+            && (!is_long || {
+                let bad = Item::Bad(BadRow::too_long(at.lines));
+                flow.send(Rows::Items(vec![bad]), 1, 0, at)
+            });
+        if is_over || !is_taken {
+            return Ok(());
+        }
+    }
+}
+
+/// Columns that go to the output, by position, with their names.
+fn keep<R: BufRead>(lines: &CsvLines<R>, keep: &Keep) -> anyhow::Result<Vec<(usize, String)>> {
+    let headers = lines.headers();
+    let named = |at: usize| headers.get(at).map(|name| (at, name.clone()));
+    match keep {
+        Keep::None => Ok(Vec::new()),
+        Keep::Others => Ok(lines.others().into_iter().filter_map(named).collect()),
+        Keep::These(names) => names
+            .iter()
+            .map(|name| {
+                let at = headers.iter().position(|header| header == name);
+                at.map(|at| (at, name.clone()))
+                    .with_context(|| format!("no column `{name}`; {}", described(headers)))
+            })
+            .collect(),
+    }
+}
+
+fn read_records<R: BufRead>(
+    lines: &mut CsvLines<R>,
+    keep: &[(usize, String)],
+    wants_rows: bool,
+    flow: &Flow,
+    shown: &str,
+) -> anyhow::Result<()> {
+    let (mut items, mut size) = (Vec::new(), 0);
+    let end = |lines: &CsvLines<R>| {
+        let (lines, bytes) = lines.position();
+        Position { bytes, lines }
+    };
+    while let Some(row) = lines.next_row() {
+        let CsvRow { line, input } = row.map_err(|error| {
+            anyhow!(
+                "{shown}: line {} can't be read: {}",
+                lines.position().0 + 1,
+                error.redacted()
+            )
+        })?;
+        let row = (wants_rows || input.is_err()).then(|| whole(lines));
+        let item = match input {
+            Ok(json) => Item::Input(Input {
+                line,
+                kept: kept(lines, keep),
+                row,
+                json: Json::Own(json),
+            }),
+            Err(problem) => Item::Bad(BadRow {
+                line,
+                problem: format!("{problem}"),
+                column: Some(problem.column()),
+                row,
+            }),
+        };
+        size += item.bytes();
+        items.push(item);
+        if items.len() >= flow.max_rows() || size >= BLOCK_BYTES {
+            let full = std::mem::take(&mut items);
+            let count = full.len();
+            if !flow.send(Rows::Items(full), count, size, end(lines)) {
+                return Ok(());
+            }
+            size = 0;
+        }
+    }
+    let count = items.len();
+    flow.send(Rows::Items(items), count, size, end(lines));
     Ok(())
 }
 
-/// The only active model that takes such inputs.
-fn choose(registry: &Registry, inputs: &[(u64, String)]) -> anyhow::Result<String> {
-    let features = inputs.iter().any(|(_, input)| {
-        serde_json::from_str::<serde_json::Value>(input).is_ok_and(|v| v.get("features").is_some())
-    });
-    let kind = if features { "features" } else { "text" };
-    let fits = |input: &InputKind| matches!(input, InputKind::Features { .. }) == features;
-    let active: Vec<String> = registry
-        .list()
-        .into_iter()
-        .filter(|m| m.active && fits(&m.info.input))
-        .map(|m| m.info.name)
-        .collect();
-    match active.as_slice() {
-        [one] => Ok(one.clone()),
-        [] => bail!("no model takes `{kind}`{}", refused(registry)),
-        many => bail!(
-            "several models take `{kind}`: choose one of {} with --model",
-            many.join(", ")
-        ),
-    }
+fn kept<R: BufRead>(lines: &CsvLines<R>, keep: &[(usize, String)]) -> Vec<(String, String)> {
+    let json = |at: usize| serde_json::json!(lines.cell(at).unwrap_or_default()).to_string();
+    keep.iter()
+        .map(|(at, name)| (name.clone(), json(*at)))
+        .collect()
 }
 
-fn refused(registry: &Registry) -> String {
-    registry
-        .problems()
-        .iter()
-        .map(|p| format!("\n  refused: {p}"))
-        .collect()
+/// A record as a JSON object.
+fn whole<R: BufRead>(lines: &CsvLines<R>) -> String {
+    let cells = lines.headers().iter().enumerate();
+    let row: serde_json::Map<String, serde_json::Value> = cells
+        .map(|(at, name)| (name.clone(), lines.cell(at).into()))
+        .collect();
+    serde_json::Value::Object(row).to_string()
+}
+
+/// How a file is known again: by its path, its size and the time of its last change.
+pub(super) fn identity(path: &Path, about: &Metadata) -> serde_json::Value {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let changed = about.modified().ok();
+    let changed = changed.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    serde_json::json!({
+        "path": path.display().to_string(),
+        "bytes": about.len(),
+        "changed_ns": changed.map(|at| at.as_nanos().to_string()),
+    })
 }

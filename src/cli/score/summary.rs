@@ -1,138 +1,117 @@
-//! Owns what becomes of a job's outcome: its results go out, its bad inputs are reported by line, and all is counted for the
-//! closing summary.
+//! Owns what is said at the end: the closing summary on standard error, and the report.
+//!
+//! Promises that a report holds no row's values.
 
-use super::{output::Output, source::Work};
-use crate::{
-    cli::file::{BadLine, BadLines, Format},
-    pipeline::{InputCounts, Outcome},
-};
-use anyhow::bail;
-use indicatif::ProgressBar;
-use kiln_contract::result;
-use serde_json::{Value, value::RawValue};
-use std::{collections::BTreeMap, time::Duration};
+use super::{render::cell, tally::Tally};
+use crate::pipeline::Engine;
+use anyhow::Context;
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-/// Writes a job's results, and reports its bad inputs by line.
-pub(super) fn take(
-    work: &Work,
-    outcome: Outcome,
-    output: &mut Output,
-    summary: &mut Summary,
-    bar: &ProgressBar,
+/// Says it on standard error.
+pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
+    let inputs = tally.inputs();
+    let per_second = per_second(inputs, elapsed);
+    let labels = labels(tally);
+    if as_json {
+        let summary = json!({
+            "inputs": inputs, "hits": tally.hits, "misses": tally.misses, "coalesced": tally.coalesced, "bad_lines": tally.bad_rows,
+            "seconds": seconds(elapsed), "inputs_per_s": per_second, "labels": labels,
+        });
+        eprintln!("{summary}");
+        return;
+    }
+    let line = |name: &str, value: String| eprintln!("{name:<12}{value:>12}");
+    line("inputs", inputs.to_string());
+    line("hits", tally.hits.to_string());
+    line("misses", tally.misses.to_string());
+    line("coalesced", tally.coalesced.to_string());
+    line("bad lines", tally.bad_rows.to_string());
+    line("seconds", format!("{:.3}", elapsed.as_secs_f64()));
+    line("inputs/s", per_second.to_string());
+    for (label, count) in &labels {
+        line(label, count.to_string());
+    }
+}
+
+fn seconds(elapsed: Duration) -> f64 {
+    (elapsed.as_secs_f64() * 1e3).round() / 1e3
+}
+
+fn per_second(inputs: u64, elapsed: Duration) -> f64 {
+    (inputs as f64 / elapsed.as_secs_f64().max(1e-9)).round()
+}
+
+/// Labels by their names: a tally has them as results do.
+fn labels(tally: &Tally) -> BTreeMap<String, u64> {
+    let labels = tally.labels.iter();
+    labels.map(|(label, count)| (cell(label), *count)).collect()
+}
+
+/// What a report is made of beside the tally.
+pub(super) struct Facts<'a> {
+    pub file: &'a Path,
+    pub output: Option<&'a Path>,
+    pub model: Option<&'a str>,
+    pub elapsed: Duration,
+    /// The last line of an earlier run that this one has gone on from.
+    pub resumed_after: Option<u64>,
+}
+
+/// Writes the report.
+pub(super) fn report(
+    path: &Path,
+    tally: &Tally,
+    facts: &Facts<'_>,
+    engine: &Engine,
 ) -> anyhow::Result<()> {
-    let replies = work.whole && output.format() == Format::Jsonl;
-    let mut bad = |problem: String| {
-        let line = work.line(0);
-        summary.bad_lines.report(bar, &BadLine { line, problem });
-    };
-    match outcome {
-        Outcome::Done { job_id, result, .. } => {
-            let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
-            for (index, raw) in results.iter().enumerate() {
-                summary.result(bar, work, index, &serde_json::from_str(raw.get())?);
-            }
-            if replies {
-                output.line(&result::ok_reply(&job_id, &result))?;
-            } else {
-                for result in results {
-                    output.result(result)?;
-                }
-            }
-        }
-        Outcome::Rejected { job_id, rejection } => {
-            bad(rejection.to_string());
-            if replies {
-                let job_id = job_id.unwrap_or_default();
-                output.line(&result::rejected_reply(&job_id, &rejection))?;
-            }
-        }
-        Outcome::Retry { reason, .. } => bad(reason),
-        Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
-            bail!("the model threads have stopped")
-        }
-    }
-    Ok(())
+    let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
+    fs::write(path, bytes).with_context(|| format!("{} can't be written", path.display()))
 }
 
-/// An input's error in words. Within a file of inputs the line says which input it is, and the field only what of it.
-fn problem(error: &Value, whole: bool) -> String {
-    let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-    let field = if whole {
-        part("field")
-    } else {
-        part("field").split_once('.').map_or("", |f| f.1)
-    };
-    let named = if field.is_empty() {
-        String::new()
-    } else {
-        format!("`{field}`: ")
-    };
-    format!("{named}{}", part("message"))
-}
-
-/// What is said at the end.
-#[derive(Debug, Default)]
-pub(super) struct Summary {
-    counts: InputCounts,
-    pub(super) bad_lines: BadLines,
-    labels: BTreeMap<String, u64>,
-}
-
-impl Summary {
-    /// Adds the inputs of one job.
-    pub(super) fn count(&mut self, counts: InputCounts) {
-        self.counts.hits += counts.hits;
-        self.counts.misses += counts.misses;
-        self.counts.coalesced += counts.coalesced;
-        self.counts.skipped += counts.skipped;
-    }
-
-    /// Counts one input's result, and reports it where it is an error.
-    fn result(&mut self, bar: &ProgressBar, work: &Work, index: usize, result: &Value) {
-        if let Some(error) = result.get("error") {
-            let line = work.line(index);
-            let problem = problem(error, work.whole);
-            self.bad_lines.report(bar, &BadLine { line, problem });
-        }
-        if let Some(label) = result.get("label").and_then(Value::as_str) {
-            *self.labels.entry(label.to_owned()).or_default() += 1;
-        }
-    }
-
-    /// Whether any line was bad.
-    pub(super) fn is_partial(&self) -> bool {
-        self.bad_lines.count() > 0
-    }
-
-    /// Says it on standard error.
-    pub(super) fn print(&self, elapsed: Duration, json: bool) {
-        let InputCounts {
-            hits,
-            misses,
-            coalesced,
-            ..
-        } = self.counts;
-        let inputs = hits + misses + coalesced;
-        let per_second = (inputs as f64 / elapsed.as_secs_f64().max(1e-9)).round();
-        if json {
-            let summary = serde_json::json!({
-                "inputs": inputs, "hits": hits, "misses": misses, "coalesced": coalesced, "bad_lines": self.bad_lines.count(),
-                "seconds": (elapsed.as_secs_f64() * 1e3).round() / 1e3, "inputs_per_s": per_second, "labels": self.labels,
-            });
-            eprintln!("{summary}");
-            return;
-        }
-        self.bad_lines.print_rest();
-        let line = |name: &str, value: String| eprintln!("{name:<12}{value:>12}");
-        line("inputs", inputs.to_string());
-        line("hits", hits.to_string());
-        line("misses", misses.to_string());
-        line("coalesced", coalesced.to_string());
-        line("bad lines", self.bad_lines.count().to_string());
-        line("seconds", format!("{:.3}", elapsed.as_secs_f64()));
-        line("inputs/s", per_second.to_string());
-        for (label, count) in &self.labels {
-            line(label, count.to_string());
-        }
-    }
+fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
+    let inputs = tally.inputs();
+    let name = facts
+        .model
+        .map(|model| model.split('@').next().unwrap_or(model));
+    let lanes = engine.lanes();
+    let lane = lanes.iter().find(|lane| Some(lane.name.as_str()) == name);
+    let measured = lane.and_then(|lane| lane.seconds_per_input);
+    // Where everything was found, no call was measured: what the model was measured to take when it was loaded, for its longest inputs.
+    let expected = tally.longest.iter().filter_map(|long| long.seconds).next();
+    let per_input = measured.or(expected);
+    let found = tally.hits + tally.coalesced;
+    let look_up = engine.look_up_seconds();
+    let saved =
+        per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
+    let round = |value: f64| (value * 1e9).round() / 1e9;
+    let slowest = tally.longest.iter().map(|long| {
+        json!({"line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
+    });
+    json!({
+        "file": facts.file.display().to_string(),
+        "output": facts.output.map(|path| path.display().to_string()),
+        "model": facts.model,
+        "rows": tally.rows,
+        "inputs": inputs,
+        "hits": tally.hits,
+        "misses": tally.misses,
+        "coalesced": tally.coalesced,
+        "bad_rows": tally.bad_rows,
+        "seconds": seconds(facts.elapsed),
+        "inputs_per_s": per_second(inputs, facts.elapsed),
+        "resumed_after_line": facts.resumed_after,
+        "labels": labels(tally),
+        "scores": tally.scores.report(),
+        "cost": {
+            "seconds_per_input": per_input.map(round),
+            "model_seconds": measured.map(|cost| round(cost * tally.misses as f64)),
+        },
+        "cache": {
+            "hit_share": (inputs > 0).then(|| round(tally.hits as f64 / inputs as f64)),
+            "look_up_seconds_per_input": look_up.map(round),
+            "seconds_saved": saved.map(round),
+        },
+        "slowest_inputs": slowest.collect::<Vec<_>>(),
+    })
 }

@@ -1,0 +1,42 @@
+//! Owns which model scores inputs that name none. Refuses inputs for which no model, or more than one, could be meant.
+
+use anyhow::bail;
+use kiln_model::{InputKind, Registry};
+
+/// The version that a reference means now: a run uses one. What the registry doesn't know stays as it is, and is refused with each job.
+pub(super) fn pinned(registry: &Registry, reference: &str) -> String {
+    match registry.resolve(reference) {
+        Ok(model) => format!("{}@{}", model.info().name, model.info().version),
+        Err(_) => reference.to_owned(),
+    }
+}
+
+/// The only active model that takes such an input.
+pub(super) fn choose(registry: &Registry, input: &str) -> anyhow::Result<String> {
+    let features = serde_json::from_str::<serde_json::Value>(input)
+        .is_ok_and(|value| value.get("features").is_some());
+    let kind = if features { "features" } else { "text" };
+    let fits = |input: &InputKind| matches!(input, InputKind::Features { .. }) == features;
+    let active: Vec<String> = registry
+        .list()
+        .into_iter()
+        .filter(|m| m.active && fits(&m.info.input))
+        .map(|m| m.info.name)
+        .collect();
+    match active.as_slice() {
+        [one] => Ok(pinned(registry, one)),
+        [] => bail!("no model takes `{kind}`{}", refused(registry)),
+        many => bail!(
+            "several models take `{kind}`: choose one of {} with --model",
+            many.join(", ")
+        ),
+    }
+}
+
+fn refused(registry: &Registry) -> String {
+    registry
+        .problems()
+        .iter()
+        .map(|p| format!("\n  refused: {p}"))
+        .collect()
+}

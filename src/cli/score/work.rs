@@ -1,0 +1,365 @@
+//! Owns what becomes of one block: its lines are parsed, its inputs scored through the engine, its results written out in memory.
+//!
+//! Promises that blocks are worked on independently of each other, and that a bad row costs only itself.
+
+use super::{
+    block::{BadRow, Block, Input, Item, Pick, Position, Rows},
+    lines::{items, unread},
+    render::{Layout, ResultRow},
+    tally::Tally,
+};
+use crate::{
+    cli::file::{Format, job_body},
+    pipeline::{Ended, Engine, JobSource, Outcome, outcome_of},
+};
+use anyhow::bail;
+use futures_util::{StreamExt, stream};
+use kiln_contract::{job::MAX_INPUTS, result};
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Whole jobs of one block that are worked on at once.
+const JOBS_AT_ONCE: usize = 64;
+
+/// What all blocks share.
+pub(super) struct Shared {
+    pub engine: Arc<Engine>,
+    pub run_id: String,
+    pub detail: bool,
+    pub pick: Option<Pick>,
+    pub layout: Layout,
+    /// Whether bad rows go elsewhere, and not into the output.
+    pub quarantines: bool,
+    /// Whether the longest inputs are named.
+    pub reports: bool,
+}
+
+/// What became of a block.
+pub(super) struct Done {
+    /// Lines of the output.
+    pub out: Vec<u8>,
+    pub bad: Vec<BadRow>,
+    pub tally: Tally,
+    pub end: Position,
+    _held: Option<OwnedSemaphorePermit>,
+}
+
+/// A block whose rows are known.
+pub(super) struct Parsed {
+    bytes: Vec<u8>,
+    pub items: Vec<Item>,
+    end: Position,
+    held: Option<OwnedSemaphorePermit>,
+}
+
+impl Parsed {
+    /// Takes a block's lines apart.
+    pub fn new(block: Block, pick: Option<&Pick>) -> Self {
+        let (bytes, items) = match block.rows {
+            Rows::Lines(bytes, first) => {
+                let items = items(&bytes, first, pick);
+                (bytes, items)
+            }
+            Rows::Items(items) => (Vec::new(), items),
+        };
+        Self {
+            bytes,
+            items,
+            end: block.end,
+            held: block.held,
+        }
+    }
+
+    /// The first input, as JSON.
+    pub fn first_input(&self) -> Option<&str> {
+        self.items.iter().find_map(|item| match item {
+            Item::Input(input) => Some(input.json.text(&self.bytes)),
+            Item::Job { .. } | Item::Bad(_) => None,
+        })
+    }
+}
+
+/// Rows that go through the engine together.
+enum Part<'a> {
+    Inputs(Vec<&'a Input>),
+    Job { line: u64, body: &'a str },
+    Bad(&'a BadRow),
+}
+
+/// What a part adds to its block.
+#[derive(Default)]
+struct Written {
+    out: Vec<u8>,
+    bad: Vec<BadRow>,
+    tally: Tally,
+}
+
+impl Written {
+    fn bad(&mut self, bad: BadRow) {
+        self.tally.bad_rows += 1;
+        self.bad.push(bad);
+    }
+}
+
+/// Works on a block. `model` scores its inputs.
+pub(super) async fn work(
+    parsed: Parsed,
+    number: usize,
+    model: String,
+    shared: Arc<Shared>,
+) -> anyhow::Result<Done> {
+    let Parsed {
+        bytes,
+        items,
+        end,
+        held,
+    } = parsed;
+    let mut parts: Vec<Part<'_>> = Vec::new();
+    for item in &items {
+        match (item, parts.last_mut()) {
+            (Item::Input(input), Some(Part::Inputs(inputs))) if inputs.len() < MAX_INPUTS => {
+                inputs.push(input);
+            }
+            (Item::Input(input), _) => parts.push(Part::Inputs(vec![input])),
+            (Item::Job { line, body }, _) => parts.push(Part::Job {
+                line: *line,
+                body: body.text(&bytes),
+            }),
+            (Item::Bad(bad), _) => parts.push(Part::Bad(bad)),
+        }
+    }
+    let context = Context {
+        shared: &shared,
+        bytes: &bytes,
+        model: &model,
+        number,
+    };
+    let context = &context;
+    let parts = parts.into_iter().enumerate();
+    let parts: Vec<_> = parts.map(|(part, rows)| context.part(part, rows)).collect();
+    let written = stream::iter(parts).buffered(JOBS_AT_ONCE);
+    let mut written = std::pin::pin!(written);
+    let mut done = Done {
+        out: Vec::new(),
+        bad: Vec::new(),
+        tally: Tally::default(),
+        end,
+        _held: held,
+    };
+    while let Some(part) = written.next().await {
+        let Written { out, bad, tally } = part?;
+        match done.out.is_empty() {
+            true => done.out = out,
+            false => done.out.extend_from_slice(&out),
+        }
+        done.bad.extend(bad);
+        done.tally.merge(&tally);
+    }
+    Ok(done)
+}
+
+struct Context<'a> {
+    shared: &'a Shared,
+    bytes: &'a [u8],
+    model: &'a str,
+    number: usize,
+}
+
+impl Context<'_> {
+    async fn part(&self, part: usize, rows: Part<'_>) -> anyhow::Result<Written> {
+        let mut written = Written::default();
+        match rows {
+            Part::Bad(bad) => written.bad(bad.clone()),
+            Part::Job { line, body } => self.job(line, body, &mut written).await?,
+            Part::Inputs(inputs) => {
+                let id = format!("{}-{}-{part}", self.shared.run_id, self.number);
+                if self.inputs(&id, &inputs, &mut written).await? {
+                    return Ok(written);
+                }
+                // A line that reads as JSON at first sight and isn't: it costs itself, not its neighbours.
+                let mut written = Written::default();
+                let mut fit = Vec::with_capacity(inputs.len());
+                for input in inputs {
+                    match unread(input.line, self.text(input)) {
+                        Some(bad) => written.bad(bad),
+                        None => fit.push(input),
+                    }
+                }
+                let id = format!("{id}-again");
+                if !fit.is_empty() {
+                    self.inputs(&id, &fit, &mut written).await?;
+                }
+                return Ok(written);
+            }
+        }
+        Ok(written)
+    }
+
+    fn text<'a>(&'a self, input: &'a Input) -> &'a str {
+        input.json.text(self.bytes)
+    }
+
+    async fn run(&self, body: Vec<u8>) -> (Option<Ended>, usize) {
+        let bytes = body.len();
+        let ended = self.shared.engine.run(body, None, JobSource::without_retry);
+        (ended.await, bytes)
+    }
+
+    /// Scores inputs; says whether the job as such was taken.
+    async fn inputs(
+        &self,
+        id: &str,
+        inputs: &[&Input],
+        written: &mut Written,
+    ) -> anyhow::Result<bool> {
+        let texts = inputs.iter().map(|input| self.text(input));
+        let body = job_body(id, self.model, texts, self.shared.detail);
+        let (ended, _) = self.run(body).await;
+        let counts = ended.as_ref().map(|ended| ended.counts);
+        match outcome_of(ended) {
+            Outcome::Done { result, .. } => {
+                written.tally.count(&counts.unwrap_or_default());
+                let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
+                written.out.reserve(result.results.len() + results.len());
+                for (input, raw) in inputs.iter().zip(results) {
+                    self.result(input, raw.get(), written)?;
+                }
+                if self.shared.reports {
+                    for input in inputs {
+                        let bytes = self.text(input).len();
+                        written.tally.note_length(bytes, input.line);
+                    }
+                    self.expect(inputs, written);
+                }
+            }
+            Outcome::Rejected { rejection, .. } => {
+                if !id.ends_with("-again") {
+                    return Ok(false);
+                }
+                written.bad(self.whole_bad(inputs, rejection.to_string()));
+            }
+            Outcome::Retry { reason, .. } => written.bad(self.whole_bad(inputs, reason)),
+            Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
+                bail!("the model threads have stopped")
+            }
+        }
+        Ok(true)
+    }
+
+    /// What none of these inputs was scored for.
+    fn whole_bad(&self, inputs: &[&Input], problem: String) -> BadRow {
+        BadRow {
+            line: inputs.first().map_or(0, |input| input.line),
+            column: None,
+            problem,
+            row: None,
+        }
+    }
+
+    fn result(&self, input: &Input, raw: &str, written: &mut Written) -> anyhow::Result<()> {
+        let row: ResultRow<'_> = serde_json::from_str(raw)?;
+        if let Some((field, message)) = row.problem() {
+            // The line says which input it is, and the field only what of it.
+            let field = field.split_once('.').map_or("", |field| field.1);
+            written.bad(BadRow {
+                line: input.line,
+                column: Some(field.to_owned()).filter(|field| !field.is_empty()),
+                problem: named(field, &message),
+                row: Some(
+                    input
+                        .row
+                        .clone()
+                        .unwrap_or_else(|| self.text(input).to_owned()),
+                ),
+            });
+            if self.shared.quarantines {
+                return Ok(());
+            }
+        }
+        row.count(&mut written.tally, self.shared.reports);
+        written.tally.rows += 1;
+        let layout = &self.shared.layout;
+        layout.result(&mut written.out, raw, &row, &input.kept);
+        Ok(())
+    }
+
+    /// Says of the longest inputs what their model is expected to take for each.
+    fn expect(&self, inputs: &[&Input], written: &mut Written) {
+        let Ok(model) = self.shared.engine.registry().resolve(self.model) else {
+            return;
+        };
+        for long in &mut written.tally.longest {
+            let input = inputs.iter().find(|input| input.line == long.line);
+            let value = input
+                .and_then(|input| serde_json::from_str::<serde_json::Value>(self.text(input)).ok());
+            let Some(value) = value else { continue };
+            let text = |name: &str| value.get(name).and_then(serde_json::Value::as_str);
+            long.seconds = model.expected_seconds(text("text").map(|one| (one, text("text_pair"))));
+        }
+    }
+
+    /// Runs a whole job.
+    async fn job(&self, line: u64, body: &str, written: &mut Written) -> anyhow::Result<()> {
+        let replies = self.shared.layout.format == Format::Jsonl;
+        let (ended, _) = self.run(body.as_bytes().to_vec()).await;
+        let counts = ended.as_ref().map(|ended| ended.counts);
+        let bad = |problem: String| BadRow {
+            line,
+            column: None,
+            problem,
+            row: Some(body.to_owned()),
+        };
+        match outcome_of(ended) {
+            Outcome::Done { job_id, result, .. } => {
+                written.tally.count(&counts.unwrap_or_default());
+                let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
+                for raw in results {
+                    let row: ResultRow<'_> = serde_json::from_str(raw.get())?;
+                    if let Some((field, message)) = row.problem() {
+                        written.bad(BadRow {
+                            column: Some(field.clone()).filter(|field| !field.is_empty()),
+                            row: None,
+                            ..bad(named(&field, &message))
+                        });
+                    }
+                    row.count(&mut written.tally, self.shared.reports);
+                    written.tally.rows += 1;
+                    if !replies {
+                        self.shared
+                            .layout
+                            .result(&mut written.out, raw.get(), &row, &[]);
+                    }
+                }
+                if replies {
+                    written.out.extend(result::ok_reply(&job_id, &result));
+                    written.out.push(b'\n');
+                }
+            }
+            Outcome::Rejected { job_id, rejection } => {
+                written.bad(bad(rejection.to_string()));
+                if replies && !self.shared.quarantines {
+                    let job_id = job_id.unwrap_or_default();
+                    written
+                        .out
+                        .extend(result::rejected_reply(&job_id, &rejection));
+                    written.out.push(b'\n');
+                }
+            }
+            Outcome::Retry { reason, .. } => written.bad(bad(reason)),
+            Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
+                bail!("the model threads have stopped")
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A problem with the field that it is of.
+fn named(field: &str, message: &str) -> String {
+    if field.is_empty() {
+        message.to_owned()
+    } else {
+        format!("`{field}`: {message}")
+    }
+}

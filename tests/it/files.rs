@@ -1,0 +1,436 @@
+//! `kiln score`: whole files, in order, in bounded memory, through kills, and whatever a file may be.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::harness::sandbox;
+use crate::harness::shell::Shell;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// More than what is in hand, staged and cached takes, and far less than the files of these tests hold.
+const MAX_MIB: u64 = 300;
+
+fn texts(count: usize) -> Vec<String> {
+    let line = |n: usize| json!({"key": format!("r{n}"), "text": format!("text {n}")}).to_string();
+    (0..count).map(line).collect()
+}
+
+fn command(shell: &Shell, arguments: &[&str]) -> Command {
+    let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &shell.folder);
+    command.args(arguments).envs(&shell.variables);
+    command
+}
+
+fn rows(path: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(path).expect("an output");
+    let parse = |line: &str| serde_json::from_str(line).expect("a line of JSON");
+    text.lines().map(parse).collect()
+}
+
+/// The most memory that a process has had, in MiB.
+fn peak_mib(child: &Child) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|peak| peak.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.unwrap_or_default() / 1024
+}
+
+#[tokio::test]
+async fn results_stand_in_the_files_order_and_are_all_found_the_second_time() {
+    let shell = Shell::bare();
+    let mut lines = texts(30_000);
+    lines[7] = "nope".to_owned();
+    lines[20_000] = r#"{"features":[1]}"#.to_owned();
+    // Reads at first sight, and not when it is looked at closely.
+    lines[20_001] = r#"{"text":"a","key":1e999}"#.to_owned();
+    lines[25_000] = r#"{"job_id":"whole","model":"fault","inputs":[{"text":"text 1"}]}"#.to_owned();
+    shell.write("in.jsonl", &lines);
+    let score = ["score", "in.jsonl", "--output", "out.jsonl", "--json"];
+    let first = shell.kiln(&score).await.with(3);
+    let out = rows(&shell.folder.join("out.jsonl"));
+    let names: Vec<String> = out
+        .iter()
+        .map(|row| row["key"].as_str().unwrap_or("-").to_owned())
+        .collect();
+    let expected: Vec<String> = (0..30_000)
+        .filter(|n| ![7, 20_001].contains(n))
+        .map(|n| {
+            if [20_000, 25_000].contains(&n) {
+                "-".to_owned()
+            } else {
+                format!("r{n}")
+            }
+        })
+        .collect();
+    assert!(
+        names == expected,
+        "an output row is missing, double or elsewhere"
+    );
+    assert!(out[19_999]["error"].is_object(), "{}", out[19_999]);
+    assert_eq!(out[24_998]["job_id"], "whole");
+    for line in ["line 8: not JSON", "line 20001: ", "line 20002: "] {
+        assert!(first.err.contains(line), "{line}: {}", first.err);
+    }
+    let summary = |err: &str| -> Value {
+        serde_json::from_str(err.lines().last().expect("a summary")).expect("JSON")
+    };
+    let counted = summary(&first.err);
+    assert_eq!(
+        (&counted["bad_lines"], &counted["inputs"]),
+        (&json!(3), &json!(29_997))
+    );
+    let again = shell.kiln(&score).await.with(3);
+    let counted = summary(&again.err);
+    assert_eq!(counted["misses"], 0, "{counted}");
+    let cached = rows(&shell.folder.join("out.jsonl"));
+    let scores = |rows: &[Value]| {
+        rows.iter()
+            .map(|row| row["score"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert!(scores(&out) == scores(&cached));
+}
+
+#[tokio::test]
+async fn memory_does_not_follow_what_comes_through_a_pipe() {
+    let shell = Shell::bare();
+    let mut child = command(&shell, &["score", "-", "--output", "/dev/null"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let mut pipe = BufWriter::new(child.stdin.take().expect("a pipe"));
+    let filling = "abcdefg ".repeat(512);
+    for n in 0..150_000 {
+        writeln!(pipe, r#"{{"text":"{n} {filling}"}}"#).expect("it is read");
+    }
+    let peak = peak_mib(&child);
+    drop(pipe);
+    assert!(child.wait().expect("our child").success());
+    assert!((20..MAX_MIB).contains(&peak), "{peak} MiB");
+}
+
+#[tokio::test]
+async fn a_run_that_is_killed_goes_on_where_it_stopped_and_writes_each_row_once() {
+    for (input, output) in [("in.jsonl", "out.jsonl"), ("in.csv", "out.csv.gz")] {
+        let shell = Shell::bare();
+        let count = 60_000;
+        if input == "in.csv" {
+            let line = |n: usize| format!("r{n},\"text\n{n}\",more {n}");
+            let lines = std::iter::once("key,text,other".to_owned()).chain((0..count).map(line));
+            shell.write(input, &lines.collect::<Vec<_>>());
+        } else {
+            shell.write(input, &texts(count));
+        }
+        let score = ["score", input, "--output", output, "--keep-columns"];
+        let (whole, manifest) = (
+            shell.folder.join(output),
+            shell.folder.join(format!("{output}.manifest")),
+        );
+        let mut kills = 0;
+        loop {
+            // It stops for a moment with every block, so that it can be killed in between.
+            let mut child = command(&shell, &score)
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("the binary starts");
+            let before = fs::read(&manifest).ok();
+            let begun = Instant::now();
+            let ended = loop {
+                if child.try_wait().expect("our child").is_some() {
+                    break true;
+                }
+                let now = fs::read(&manifest).ok();
+                if now.is_some() && now != before {
+                    break false;
+                }
+                assert!(begun.elapsed() < PATIENCE, "it neither ends nor comes on");
+                std::thread::sleep(Duration::from_millis(2));
+            };
+            if ended {
+                break;
+            }
+            assert!(!whole.exists(), "an output appears once it is whole");
+            child.kill().expect("our child");
+            child.wait().expect("our child");
+            kills += 1;
+        }
+        assert!(kills > 0, "it was too quick to be killed");
+        assert!(!manifest.exists());
+        let text = if output.ends_with(".gz") {
+            let unpacked = Command::new("gzip")
+                .args(["-dc"])
+                .arg(&whole)
+                .output()
+                .expect("gzip");
+            assert!(unpacked.status.success());
+            String::from_utf8(unpacked.stdout).expect("text")
+        } else {
+            fs::read_to_string(&whole).expect("an output")
+        };
+        let keys: Vec<&str> = match input {
+            "in.csv" => text
+                .lines()
+                .skip(1)
+                .map(|line| line.split(',').nth(1).expect("a key"))
+                .collect(),
+            _ => text
+                .lines()
+                .map(|line| line.split('"').nth(3).expect("a key"))
+                .collect(),
+        };
+        let expected: Vec<String> = (0..count).map(|n| format!("r{n}")).collect();
+        assert!(
+            keys == expected,
+            "a row is missing, double or elsewhere after {kills} kills"
+        );
+    }
+}
+
+#[tokio::test]
+async fn hostile_files_get_one_clear_line_in_bounded_memory() {
+    let shell = Shell::bare();
+    fs::create_dir(shell.folder.join("folder")).expect("a folder");
+    let said = shell.kiln(&["score", "folder"]).await.with(1);
+    assert_eq!(said.err, "kiln: folder is a folder, not a file\n");
+    let said = shell.kiln(&["score", "gone.jsonl"]).await.with(1);
+    assert!(
+        said.err.starts_with("kiln: gone.jsonl can't be opened") && said.err.lines().count() == 1,
+        "{}",
+        said.err
+    );
+    shell.write("in.jsonl", &texts(3));
+    let said = shell
+        .kiln(&["score", "in.jsonl", "--output", "folder"])
+        .await
+        .with(1);
+    assert_eq!(said.err, "kiln: folder is a folder, not a file\n");
+
+    // A line of 100 MB costs itself alone; NUL is no JSON by itself, and a character in a text.
+    let mut file = fs::File::create(shell.folder.join("long.jsonl")).expect("a file");
+    let long = "x".repeat(100 << 20);
+    write!(
+        file,
+        "{{\"text\":\"a\"}}\n{{\"text\":\"{long}\"}}\n\0\0\n{{\"text\":\"a\\u0000b\"}}\n"
+    )
+    .expect("a file");
+    let said = shell.kiln(&["score", "long.jsonl"]).await.with(3);
+    assert_eq!(said.lines().len(), 2, "{}", said.out);
+    assert!(
+        said.err.contains("line 2: longer than 16777216 bytes"),
+        "{}",
+        said.err
+    );
+    assert!(said.err.contains("line 3: not JSON"), "{}", said.err);
+    // A quote that nobody closes.
+    fs::write(
+        shell.folder.join("open.csv"),
+        format!("key,text\na,b\nc,\"{long}"),
+    )
+    .expect("a file");
+    let said = shell.kiln(&["score", "open.csv"]).await.with(1);
+    assert!(
+        said.err
+            .contains("line 3 can't be read: a record is longer than 16777216 bytes"),
+        "{}",
+        said.err
+    );
+
+    // A packed file that was cut, and one that unpacks to far more than it is.
+    let packed = |name: &str, bytes: &[u8]| {
+        fs::write(shell.folder.join(name), bytes).expect("a file");
+        let packed = Command::new("gzip")
+            .arg("-9")
+            .arg(shell.folder.join(name))
+            .status();
+        assert!(packed.expect("gzip").success());
+        shell.folder.join(format!("{name}.gz"))
+    };
+    let cut = packed("cut.jsonl", texts(20_000).join("\n").as_bytes());
+    let bytes = fs::read(&cut).expect("a file");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).expect("a file");
+    let said = shell
+        .kiln(&["score", "cut.jsonl.gz", "--output", "cut.out"])
+        .await
+        .with(1);
+    assert!(
+        said.err.contains("cut.jsonl.gz: line ") && said.err.contains("can't be read"),
+        "{}",
+        said.err
+    );
+    assert!(!shell.folder.join("cut.out").exists());
+    let bomb = packed("bomb.jsonl", &vec![b' '; 400 << 20]);
+    let bomb = bomb.to_str().expect("a path").to_owned();
+    let mut child = command(&shell, &["score", &bomb])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("the binary starts");
+    let mut peak = 0;
+    let ended = loop {
+        peak = peak.max(peak_mib(&child));
+        if let Some(ended) = child.try_wait().expect("our child") {
+            break ended;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(ended.code(), Some(3), "its one line is too long");
+    assert!((1..MAX_MIB).contains(&peak), "{peak} MiB");
+}
+
+#[tokio::test]
+async fn who_stops_reading_ends_the_command_quietly() {
+    let shell = Shell::bare();
+    shell.write("in.jsonl", &texts(100_000));
+    let kiln = env!("CARGO_BIN_EXE_kiln");
+    for piped in [
+        format!("{kiln} score in.jsonl | head -n 1"),
+        format!("sleep 0.2; ({kiln} models list; echo code $? >&2) | true"),
+    ] {
+        let ended = sandbox::clean_command("bash", &shell.folder)
+            .args(["-c", &piped])
+            .envs(&shell.variables)
+            .output()
+            .expect("bash");
+        let err = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(["", "code 0\n"].contains(&err.as_str()), "{piped}: {err}");
+    }
+}
+
+#[tokio::test]
+async fn bad_rows_end_the_run_or_go_to_a_file_of_their_own() {
+    let shell = Shell::bare();
+    let mut lines = texts(6_000);
+    lines[10] = "{nope".to_owned();
+    lines[5_000] = r#"{"key":"bad","text":7}"#.to_owned();
+    shell.write("in.jsonl", &lines);
+    let said = shell
+        .kiln(&["score", "in.jsonl", "-o", "out.jsonl", "--on-error", "fail"])
+        .await
+        .with(1);
+    assert!(
+        said.err.starts_with("kiln: in.jsonl: line 11: not JSON"),
+        "{}",
+        said.err
+    );
+    for left in ["out.jsonl", "out.jsonl.partial", "out.jsonl.manifest"] {
+        assert!(!shell.folder.join(left).exists(), "{left}");
+    }
+    shell
+        .kiln(&["score", "in.jsonl", "--on-error", "quarantine"])
+        .await
+        .with(2);
+    shell
+        .kiln(&[
+            "score",
+            "in.jsonl",
+            "--on-error",
+            "skip",
+            "--quarantine",
+            "bad",
+        ])
+        .await
+        .with(2);
+    let score = [
+        "score",
+        "in.jsonl",
+        "-o",
+        "out.jsonl",
+        "--quarantine",
+        "bad.jsonl",
+        "--report",
+        "report.json",
+    ];
+    shell.kiln(&score).await.with(3);
+    assert_eq!(rows(&shell.folder.join("out.jsonl")).len(), 5_998);
+    let bad = rows(&shell.folder.join("bad.jsonl"));
+    let said: Vec<_> = bad
+        .iter()
+        .map(|bad| (&bad["file"], &bad["line"], &bad["column"], &bad["row"]))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (&json!("in.jsonl"), &json!(11), &json!("2"), &json!("{nope")),
+            (
+                &json!("in.jsonl"),
+                &json!(5_001),
+                &json!("text"),
+                &json!(lines[5_000])
+            ),
+        ]
+    );
+    let report = fs::read(shell.folder.join("report.json")).expect("a report");
+    let report: Value = serde_json::from_slice(&report).expect("JSON");
+    assert_eq!(
+        (&report["rows"], &report["bad_rows"], &report["misses"]),
+        (&json!(5_998), &json!(2), &json!(5_998))
+    );
+    assert_eq!(report["scores"]["count"], 5_998);
+    assert_eq!(report["slowest_inputs"].as_array().map(Vec::len), Some(10));
+    assert!(report["cost"]["seconds_per_input"].is_number(), "{report}");
+}
+
+#[tokio::test]
+async fn tables_are_read_and_written_packed_and_keep_their_columns() {
+    let shell = Shell::bare();
+    shell.write(
+        "in.tsv",
+        &[
+            "id\tbody\tscore".to_owned(),
+            "1\tone \"a\"\tx".to_owned(),
+            "2\ttwo\ty".to_owned(),
+        ],
+    );
+    let pick = [
+        "--text-column",
+        "body",
+        "--key-column",
+        "id",
+        "--keep-columns",
+    ];
+    let run = async |input: &str, output: &str, more: &[&str]| {
+        let mut score = vec!["score", input, "--output", output];
+        score.extend(more);
+        shell.kiln(&score).await.with(0);
+        fs::read(shell.folder.join(output)).expect("an output")
+    };
+    let plain = run("in.tsv", "out.jsonl", &pick).await;
+    let plain = String::from_utf8(plain).expect("text");
+    assert!(
+        plain.starts_with(r#"{"input_score":"x","key":"1","score":0."#),
+        "{plain}"
+    );
+    for (packer, end) in [("gzip", "gz"), ("zstd", "zst")] {
+        let packed = format!("out.jsonl.{end}");
+        let bytes = run("in.tsv", &packed, &pick).await;
+        assert_ne!(bytes.first(), Some(&b'{'));
+        // Read again as what it is, whatever it is called.
+        fs::rename(shell.folder.join(&packed), shell.folder.join("any.jsonl")).expect("a file");
+        let again = run(
+            "any.jsonl",
+            &format!("{packer}.csv"),
+            &["--text-column", "key", "--keep-columns=input_score"],
+        )
+        .await;
+        let again = String::from_utf8(again).expect("text");
+        assert!(again.starts_with("input_score,key,label,score"), "{again}");
+        let kept: HashSet<&str> = again
+            .lines()
+            .skip(1)
+            .filter_map(|line| line.split(',').next())
+            .collect();
+        assert_eq!(kept, HashSet::from(["x", "y"]));
+    }
+    let said = shell
+        .kiln(&["score", "out.jsonl", "-o", "x.csv", "--keep-columns"])
+        .await
+        .with(1);
+    assert!(said.err.contains("--keep-columns=a,b"), "{}", said.err);
+}
