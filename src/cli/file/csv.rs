@@ -4,9 +4,8 @@
 //! reported with its line.
 
 use super::piece::{BadLine, Piece};
-use crate::redact::Redact;
+use crate::redact::{Redact, header};
 use kiln_contract::job::write;
-use kiln_contract::redact::{HIDDEN, is_name};
 use std::io::BufRead;
 
 /// Which columns of a CSV file are what.
@@ -29,7 +28,7 @@ pub enum HeaderError {
     #[error("the header can't be read: {0}")]
     Unreadable(String),
     /// A column that was named isn't there.
-    #[error("no column `{wanted}`; there are: {}", names(found).join(", "))]
+    #[error("no column `{wanted}`; {}", names(found))]
     NoColumn { wanted: String, found: Vec<String> },
 }
 
@@ -51,7 +50,7 @@ struct Resolved {
 impl Resolved {
     /// A column in a message: by its name, or by its number where the header holds something else, as in a file without one.
     fn name(&self, at: usize) -> String {
-        match self.headers.get(at).filter(|name| is_name(name)) {
+        match header(&self.headers).and_then(|names| names.get(at)) {
             Some(name) => format!("column `{name}`"),
             None => format!("column {}", at + 1),
         }
@@ -59,13 +58,14 @@ impl Resolved {
 }
 
 /// A header's names; of a file without a header, its first row stands there.
-fn names(header: &[String]) -> Vec<&str> {
-    let all = header.iter();
-    all.map(|name| match is_name(name) {
-        true => name.as_str(),
-        false => HIDDEN,
-    })
-    .collect()
+fn names(found: &[String]) -> String {
+    match header(found) {
+        Some(names) => format!("there are: {}", names.join(", ")),
+        None => format!(
+            "the first line has {} columns and doesn't look like a header",
+            found.len()
+        ),
+    }
 }
 
 impl<R: BufRead> CsvLines<R> {
