@@ -2,8 +2,8 @@
 
 use super::Redact;
 use csv::ErrorKind;
-use kiln_contract::redact::serde;
-use std::fmt;
+use kiln_contract::redact::{is_name, serde};
+use std::{collections::BTreeSet, fmt};
 
 /// A line and a column of a text, in characters, both counted from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,6 +41,19 @@ pub fn toml(error: &toml::de::Error, text: &str) -> String {
 /// The same without a position.
 pub(super) fn message(error: &toml::de::Error) -> String {
     serde(error.message())
+}
+
+/// Digits of a column's name: more are a number of somebody's.
+const MAX_DIGITS: usize = 3;
+
+/// The names of a CSV file's columns, if its first record looks like a header: of a file without one, it is a row.
+pub fn header(cells: &[String]) -> Option<&[String]> {
+    let is_column = |cell: &String| {
+        let digits = cell.bytes().filter(u8::is_ascii_digit).count();
+        is_name(cell) && cell.parse::<f64>().is_err() && digits <= MAX_DIGITS
+    };
+    let distinct: BTreeSet<&String> = cells.iter().collect();
+    (cells.iter().all(is_column) && distinct.len() == cells.len()).then_some(cells)
 }
 
 /// An error of the CSV reader.

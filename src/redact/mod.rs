@@ -6,6 +6,7 @@
 //! [`redact`](kiln_contract::redact), which this uses. Refuses to know credentials: those a [`Secret`](crate::secret::Secret) scrubs.
 
 mod amqp;
+mod conditions;
 mod files;
 mod postgres;
 mod redis;
@@ -13,7 +14,7 @@ mod sqlite;
 mod sqlstate;
 
 pub use amqp::reply;
-pub use files::{Position, toml};
+pub use files::{Position, header, toml};
 pub use postgres::statement;
 
 use std::{error::Error, io};

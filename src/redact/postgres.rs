@@ -133,13 +133,24 @@ struct ServerError<'a> {
     /// What has a field of its own.
     names: [(&'static str, Option<&'a str>); 4],
     position: String,
+    /// Whether it points at a character of the statement: then it read the statement, and no row yet.
+    is_pointed: bool,
+    /// Whether it was in a function, or at a row.
+    has_context: bool,
+    /// Whether a function said it: all of it is what somebody wrote, or what stands in a row.
+    is_raised: bool,
 }
+
+/// The files of the server's languages for functions.
+const LANGUAGES: [&str; 5] = ["pl_", "plperl", "plpy", "pltcl", "plv8"];
+
+/// Names of the server's own files, which it counts.
+const FILES: [&str; 3] = ["base/", "global/", "pg_"];
 
 impl fmt::Display for ServerError<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (meaning, condition) = sqlstate::meaning(self.code);
-        // A server that speaks another language quotes in ways that aren't all known.
-        match sqlstate::is_fixed(self.code, self.text) && self.text.is_ascii() {
+        match self.is_text_shown() {
             true => f.write_str(&names_only(self.text))?,
             false => f.write_str(meaning)?,
         }
@@ -171,100 +182,129 @@ impl<'a> ServerError<'a> {
                 ("type", error.data_type()),
             ],
             position,
+            is_pointed: matches!(error.position(), Some(PgErrorPosition::Original(_))),
+            has_context: error.r#where().is_some_and(|context| !context.is_empty()),
+            is_raised: is_raised(error.routine(), error.file()),
         }
     }
 
-    /// The names that have fields of their own; without any, those that the text quotes.
+    /// Whether the server's own text may be shown.
+    fn is_text_shown(&self) -> bool {
+        let is_own = sqlstate::is_fixed(self.code, self.text) && !self.is_raised;
+        // A server that speaks another language quotes in ways that aren't all known.
+        if !is_own || !self.text.is_ascii() {
+            return false;
+        }
+        let is_file = |name: &str| FILES.iter().any(|start| name.starts_with(start));
+        let is_of_row = self.severity.is_empty() && sqlstate::is_asked(self.code);
+        !is_of_row || quoted(self.text).all(is_file)
+    }
+
+    /// The names that have fields of their own; without any, those that the text has.
     fn named(&self) -> Vec<(&'static str, &str)> {
+        // A function gives the fields values too.
+        if self.is_raised {
+            return Vec::new();
+        }
         let fields = self.names.iter();
         let mut names: Vec<_> = fields
             .filter_map(|(what, name)| Some((*what, (*name)?)))
             .collect();
-        // What isn't found or isn't allowed: in class 42 the text quotes the statement, which is nobody's row.
-        if names.is_empty() && self.code.starts_with("42") {
-            let quoted = self.text.split('"').skip(1).step_by(2);
+        // What isn't found: in class 42 the text quotes the statement, which is nobody's row. A statement that a function puts
+        // together, and a name that it is asked for, may be.
+        let is_of_statement =
+            !self.has_context && (self.is_pointed || sqlstate::is_made(self.code));
+        if names.is_empty() && self.code.starts_with("42") && is_of_statement {
             let what = if self.code == SYNTAX { "at" } else { "name" };
-            names.extend(quoted.map(|name| (what, name)));
+            names.extend(quoted(self.text).map(|name| (what, name)));
+        }
+        if names.is_empty() && !self.is_text_shown() {
+            names.extend(self.found());
         }
         names.retain(|(_, name)| is_name(name));
         names
     }
+
+    /// The name in a text of the server that has it without quotes, or in a class that has other texts too.
+    fn found(&self) -> Option<(&'static str, &str)> {
+        let text = self.text;
+        match self.code {
+            "42501" => {
+                let heads = ["permission denied for ", "must be owner of "];
+                kind_and_name(heads.iter().find_map(|head| text.strip_prefix(head))?)
+            }
+            "42883" | "42725" if self.is_pointed && !self.has_context => {
+                let (kind, rest) = kind_and_rest(text)?;
+                Some((kind, rest.split_once('(')?.0))
+            }
+            "0A000" | "58P01" if !self.has_context => {
+                let rest = text.strip_prefix("extension \"")?;
+                Some(("extension", rest.strip_suffix("\" is not available")?))
+            }
+            "XX001" | "XX002" => {
+                let of = |mark: &str| Some(text.split_once(mark)?.1.split([' ', ',', ';']).next()?);
+                let index = text
+                    .strip_prefix("index \"")
+                    .and_then(|rest| rest.split('"').next());
+                let toast = of(" in pg_toast")
+                    .and(text.rsplit_once(" in "))
+                    .map(|(_, name)| name);
+                index
+                    .map(|name| ("index", name))
+                    .or_else(|| Some(("relation", of(" of relation ")?)))
+                    .or_else(|| Some(("table", toast?)))
+                    .map(|(kind, name)| (kind, name.trim_matches('"')))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a function said an error.
+fn is_raised(routine: Option<&str>, file: Option<&str>) -> bool {
+    let file = file.and_then(|file| file.rsplit('/').next()).unwrap_or("");
+    routine == Some("exec_stmt_raise") || LANGUAGES.iter().any(|start| file.starts_with(start))
+}
+
+/// The parts in double quotes.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('"').skip(1).step_by(2)
+}
+
+/// What the server names without quotes.
+const KINDS: [&str; 20] = [
+    "aggregate",
+    "column",
+    "database",
+    "domain",
+    "extension",
+    "foreign server",
+    "foreign table",
+    "function",
+    "index",
+    "language",
+    "large object",
+    "materialized view",
+    "parameter",
+    "procedure",
+    "publication",
+    "relation",
+    "schema",
+    "sequence",
+    "table",
+    "view",
+];
+
+fn kind_and_rest(text: &str) -> Option<(&'static str, &str)> {
+    KINDS.into_iter().find_map(|kind| {
+        let rest = text.strip_prefix(kind)?.strip_prefix(' ')?;
+        Some((kind, rest))
+    })
+}
+
+fn kind_and_name(text: &str) -> Option<(&'static str, &str)> {
+    kind_and_rest(text).map(|(kind, name)| (kind, name.trim_matches('"')))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CANARY: &str = "anna.private@example.org";
-
-    fn said(code: &str, text: &str, names: [Option<&str>; 4]) -> String {
-        let [column, table, constraint, kind] = names;
-        let error = ServerError {
-            severity: "",
-            code,
-            text,
-            names: [
-                ("column", column),
-                ("table", table),
-                ("constraint", constraint),
-                ("type", kind),
-            ],
-            position: ", character 8 of the statement".to_owned(),
-        };
-        error.to_string()
-    }
-
-    #[test]
-    fn a_server_s_text_is_replaced_by_what_its_code_means() {
-        let none = [None; 4];
-        let cast = format!("invalid input syntax for type integer: \"{CANARY}\"");
-        assert_eq!(
-            said("22P02", &cast, none),
-            "a text can't be read as the type that it is to be (SQLSTATE 22P02 invalid_text_representation, \
-             character 8 of the statement)"
-        );
-        let unique = [None, Some("users"), Some("users_mail_key"), None];
-        assert_eq!(
-            said("23505", "duplicate key value", unique),
-            "a unique constraint refuses the row, table `users`, constraint `users_mail_key` (SQLSTATE 23505 \
-             unique_violation, character 8 of the statement)"
-        );
-        let column = "column \"rats\" does not exist";
-        assert!(said("42703", column, none).contains("no such column, name `rats` ("));
-        // Double quotes where single ones were meant.
-        let literal = format!("column \"{CANARY}\" does not exist");
-        assert!(said("42703", &literal, none).starts_with("there is no such column (SQLSTATE"));
-        let timeout = "canceling statement due to statement timeout";
-        assert!(said("57014", timeout, none).starts_with(timeout));
-        for code in [
-            "22001", "22003", "22012", "P0001", "XX000", "99999", "", "2", "é",
-        ] {
-            for text in [cast.as_str(), CANARY] {
-                assert!(!said(code, text, none).contains("anna"), "{code}");
-            }
-        }
-        let other = "FEHLER: »anna.private@example.org« gibt’s nicht";
-        assert!(!said("3D000", other, none).contains("anna"));
-    }
-
-    #[test]
-    fn a_value_that_the_client_cannot_take_is_not_shown() {
-        let decode = Error::Decode(format!("expected a day, found {CANARY}").into());
-        let column = Error::ColumnDecode {
-            index: "\"mail\"".into(),
-            source: format!("no number: {CANARY}").into(),
-        };
-        let encode = Error::Encode(CANARY.into());
-        for error in [decode, column, encode, Error::Protocol(CANARY.into())] {
-            assert!(!any(&error).contains("anna"), "{error}");
-        }
-        let column = Error::ColumnDecode {
-            index: "mail".into(),
-            source: "unexpected null; try decoding as an `Option`".into(),
-        };
-        assert_eq!(
-            any(&column),
-            "column mail can't be read: unexpected null; try decoding as an `Option`"
-        );
-    }
-}
+mod tests;

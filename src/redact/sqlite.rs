@@ -35,20 +35,26 @@ pub(super) fn said(code: Option<&str>, message: &str) -> String {
     let primary = number.map(|number| number & 0xff);
     let meaning = CODES.iter().find(|(known, _)| Some(*known) == primary);
     let meaning = meaning.map_or("SQLite refuses the statement", |(_, meaning)| meaning);
-    let names = names(message).map_or_else(String::new, |names| format!(": {names}"));
+    let (meaning, names) = match names(message) {
+        Some((absent, names)) => (absent.unwrap_or(meaning), format!(": {names}")),
+        None => (meaning, String::new()),
+    };
     let code = code.map_or_else(String::new, |code| format!(" (SQLite {code})"));
     format!("{meaning}{names}{code}")
 }
 
-/// The names behind the words that SQLite puts before them.
-fn names(message: &str) -> Option<&str> {
+/// The names behind the words that SQLite puts before them, with what these say where the code, which many errors share, doesn't.
+fn names(message: &str) -> Option<(Option<&'static str>, &str)> {
     let heads = [
-        "UNIQUE constraint failed: ",
-        "NOT NULL constraint failed: ",
-        "CHECK constraint failed: ",
-        "no such table: ",
-        "no such column: ",
+        ("UNIQUE constraint failed: ", None),
+        ("NOT NULL constraint failed: ", None),
+        ("CHECK constraint failed: ", None),
+        ("no such table: ", Some("there is no such table")),
+        ("no such column: ", Some("there is no such column")),
     ];
-    let found = heads.iter().find_map(|head| message.strip_prefix(head));
-    found.filter(|names| names.split(", ").all(is_name))
+    let mut found = heads.into_iter().filter_map(|(head, absent)| {
+        let names = message.strip_prefix(head)?;
+        Some((absent, names))
+    });
+    found.find(|(_, names)| names.split(", ").all(is_name))
 }

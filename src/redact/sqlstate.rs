@@ -1,6 +1,8 @@
 //! What PostgreSQL's codes mean (appendix A of its manual), and of which classes its own text may be shown.
 
-/// Codes that operators meet, each with its condition's name and what it means.
+use super::conditions::OPERATION;
+
+/// Codes of statements that operators meet, each with its condition's name and what it means.
 const CODES: [(&str, &str, &str); 45] = [
     (
         "21000",
@@ -182,18 +184,34 @@ const CODES: [(&str, &str, &str); 45] = [
 ];
 
 /// What a class says of a code that isn't in the list.
-const CLASSES: [(&str, &str); 15] = [
+const CLASSES: [(&str, &str); 25] = [
+    ("08", "the connection failed"),
     ("0A", "a feature isn't supported"),
     ("21", "a subquery gave more or fewer rows than expected"),
     ("22", "a value can't be used as it is"),
     ("23", "a constraint refuses the row"),
+    (
+        "25",
+        "the transaction is in a state that doesn't allow this",
+    ),
     ("26", "a prepared statement is unknown"),
+    ("28", "the user may not log in"),
     ("2B", "other objects depend on the privileges"),
     ("34", "a cursor is unknown"),
     ("38", "a function outside the database failed"),
+    ("3D", "there is no such database"),
+    ("3F", "there is no such schema"),
+    ("40", "the transaction was rolled back"),
     ("42", "the statement can't be run"),
     ("44", "a view's check refuses the row"),
+    ("53", "the server lacks resources"),
     ("54", "a limit of the server is exceeded"),
+    (
+        "55",
+        "an object isn't in the state that the statement needs",
+    ),
+    ("57", "an operator, or a limit of the server, intervened"),
+    ("58", "the server's system failed"),
     ("F0", "the server's settings are wrong"),
     ("HV", "a foreign data source failed"),
     ("P0", "a function or trigger failed"),
@@ -212,6 +230,24 @@ const TEXTS: [&str; 4] = [
     "cannot open multi-query plan as cursor",
 ];
 
+/// Classes whose texts quote what a function was asked for, where it isn't a connection that fails: databases, schemas, files.
+const ASKED: [&str; 3] = ["3D", "3F", "58"];
+
+/// Codes of objects that a statement makes, whose names can't come from a row.
+const MADE: [&str; 7] = [
+    "42701", "42710", "42723", "42P06", "42P07", "42P16", "42P17",
+];
+
+/// Whether a text may quote what a function was asked for.
+pub(super) fn is_asked(code: &str) -> bool {
+    ASKED.iter().any(|class| code.starts_with(class))
+}
+
+/// Whether the text names what the statement makes.
+pub(super) fn is_made(code: &str) -> bool {
+    MADE.contains(&code)
+}
+
 /// Whether the server's own text may be shown, but for quoted parts that are no names.
 pub(super) fn is_fixed(code: &str, text: &str) -> bool {
     TEXTS.contains(&text) || FIXED.iter().any(|class| code.starts_with(class))
@@ -225,7 +261,8 @@ pub(super) fn is_of_statement(code: &str) -> bool {
 
 /// What a code means; with its condition's name, where it has one here.
 pub(super) fn meaning(code: &str) -> (&'static str, Option<&'static str>) {
-    let exact = CODES.iter().find(|(known, _, _)| *known == code);
+    let mut all = CODES.iter().chain(&OPERATION);
+    let exact = all.find(|(known, _, _)| *known == code);
     if let Some((_, name, meaning)) = exact {
         return (meaning, Some(name));
     }

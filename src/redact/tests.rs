@@ -95,6 +95,36 @@ fn csv_says_line_and_field() {
 }
 
 #[test]
+fn a_row_is_no_header() {
+    let header = |row: &str| {
+        let cells: Vec<String> = row.split(',').map(str::to_owned).collect();
+        header(&cells).is_some()
+    };
+    for row in [
+        "text,key",
+        "f1,f2,f128",
+        "feature.0,feature.1",
+        "review_text",
+    ] {
+        assert!(header(row), "{row}");
+    }
+    for row in [
+        "anna,7",
+        "anna,anna",
+        "anna private,x",
+        "anna.private.4711",
+        "4111111111111111,x",
+        "4111-1111-1111-1111",
+        "DE89370400440532013000,x",
+        "NaN,x",
+        "a,",
+        "",
+    ] {
+        assert!(!header(row), "{row}");
+    }
+}
+
+#[test]
 fn toml_says_line_and_column() {
     let text = "name = \"x\"\npassword = \"anna.private@example.org\n";
     let error = text.parse::<::toml::Table>().expect_err("half a string");
@@ -141,6 +171,14 @@ fn a_constraint_of_a_file_is_named_by_its_column() {
     assert_eq!(
         said("5", "database is locked"),
         "the database is locked (SQLite 5)"
+    );
+    assert_eq!(
+        said("1", "no such table: scores"),
+        "there is no such table: scores (SQLite 1)"
+    );
+    assert_eq!(
+        said("1", "no such table: anna.private@example.org"),
+        "SQLite refuses the statement (SQLite 1)"
     );
     assert_eq!(sqlite::said(None, CANARY), "SQLite refuses the statement");
 }

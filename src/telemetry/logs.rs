@@ -96,7 +96,11 @@ fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
         BacktraceStatus::Captured => format!("\n{backtrace}"),
         _ => String::new(),
     };
-    eprintln!("thread '{name}' panicked at {at}: {reason}{trace}");
+    // Nobody may read standard error any more, and a panic in here would end the process.
+    let _unread = writeln!(
+        std::io::stderr().lock(),
+        "thread '{name}' panicked at {at}: {reason}{trace}"
+    );
 }
 
 /// Levels in the syntax of tracing's `EnvFilter`, such as `info,kiln=debug`.
@@ -226,20 +230,26 @@ impl<'a> MakeWriter<'a> for Named {
 }
 
 impl Write for Line<'_> {
-    /// Takes a whole line: that is how the formatter writes one.
+    /// Takes a whole line: that is how the formatter writes one. A line that can't be written is lost: the formatter would say so on
+    /// standard error too, and panic where that is closed.
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        std::io::stderr().lock().write_all(&self.0.line(line))?;
+        let _unread = std::io::stderr().lock().write_all(&self.0.line(line));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        let _unread = std::io::stderr().flush();
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::Read,
+        process::{Command, Stdio},
+    };
 
     #[test]
     fn lines_of_the_process_for_suspects_say_so() {
@@ -252,5 +262,34 @@ mod tests {
         assert_eq!(named.line(b"INFO hello\n"), b"suspects: INFO hello\n");
         let worker = Named::of(Speaker::Worker);
         assert_eq!(worker.line(b"INFO hello\n"), b"INFO hello\n");
+    }
+
+    /// Set in the process that [`a_process_outlives_the_reader_of_its_log`] starts.
+    const CHILD: &str = "KILN_TEST_UNREAD_LOG";
+
+    #[test]
+    fn a_process_outlives_the_reader_of_its_log() {
+        if std::env::var_os(CHILD).is_some() {
+            // Until the other end is closed.
+            std::io::stdin()
+                .read_to_end(&mut Vec::new())
+                .expect("an end");
+            start(&Log::default(), Speaker::Worker).expect("logging starts");
+            tracing::error!("nobody reads this");
+            let caught = std::panic::catch_unwind(|| panic!("nobody reads this"));
+            std::process::exit(if caught.is_err() { 42 } else { 1 });
+        }
+        let name = "telemetry::logs::tests::a_process_outlives_the_reader_of_its_log";
+        let mut child = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(CHILD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        drop(child.stderr.take());
+        drop(child.stdin.take());
+        assert_eq!(child.wait().expect("it ends").code(), Some(42));
     }
 }

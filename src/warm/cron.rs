@@ -112,6 +112,12 @@ impl Cron {
         None
     }
 
+    /// Whether it is due again after `after`, however far ahead.
+    pub fn is_due_after(&self, after: DateTime<Utc>, zone: Tz) -> bool {
+        let wall = after.naive_utc() + offset(after, zone);
+        self.next_on_the_wall(wall).is_some()
+    }
+
     /// The last instant at or before `until` at which it was due, not before `from`.
     pub fn last_before(
         &self,

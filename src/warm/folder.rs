@@ -1,7 +1,7 @@
 //! Owns the folder of schedules: what is in it, and what is wrong there.
 //!
 //! Promises that an invalid file affects no other one, and that its last valid version stays in use until the file is fixed or
-//! removed.
+//! removed; and that all stay in use while the folder itself can't be listed.
 
 use super::schedule::{self, BadSchedule, Known, Schedule};
 use crate::redact::Redact;
@@ -14,6 +14,9 @@ use std::{
 
 /// Largest schedule file, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+
+/// Schedules that were removed whose times are remembered.
+const MAX_GONE: usize = 10_000;
 
 /// What a scan found new.
 #[derive(Debug, Default, PartialEq)]
@@ -39,6 +42,8 @@ pub struct Folder {
     files: BTreeMap<PathBuf, Held>,
     problems: Vec<BadSchedule>,
     is_missing: bool,
+    /// Removed schedules: one that comes back as it was is due as if it had been there.
+    gone: BTreeMap<String, Arc<Schedule>>,
 }
 
 impl Folder {
@@ -49,6 +54,7 @@ impl Folder {
             files: BTreeMap::new(),
             problems: Vec::new(),
             is_missing: false,
+            gone: BTreeMap::new(),
         }
     }
 
@@ -94,21 +100,22 @@ impl Folder {
     /// Reads the folder again.
     pub fn scan(&mut self) -> Changes {
         let before = self.schedules();
-        let mut known = std::mem::take(&mut self.files);
-        let mut found = Found::default();
-        match list(&self.dir) {
-            Err(error) => found.problems.push(whole(
-                &self.dir,
-                format!("can't be read: {}", error.redacted()),
-            )),
+        let listed = list(&self.dir);
+        self.is_missing = matches!(listed, Ok(None)) && self.files.is_empty();
+        let found = match listed {
+            Err(error) => self.unlisted(&error.redacted()),
+            // A folder that is replaced, or mounted again, is away for a moment.
+            Ok(None) if !self.files.is_empty() => self.unlisted("there is no such folder"),
             Ok(paths) => {
-                self.is_missing = paths.is_none();
+                let mut known = std::mem::take(&mut self.files);
+                let mut found = Found::default();
                 for path in paths.unwrap_or_default() {
                     let known = known.remove(&path);
                     found.read_file(path, known);
                 }
+                found
             }
-        }
+        };
         let new_problems = found
             .problems
             .iter()
@@ -119,11 +126,45 @@ impl Folder {
         self.problems = found.problems;
         let after = self.schedules();
         let (read, gone) = compare(&before, &after);
+        let retimed = retimed(&before, &self.gone, &after);
+        self.remember(&before, &after);
         Changes {
             read,
-            retimed: retimed(&before, &after),
+            retimed,
             gone,
             problems: new_problems,
+        }
+    }
+
+    /// What is found where the folder can't be listed: what was there, and why nothing new.
+    fn unlisted(&mut self, reason: &str) -> Found {
+        let mut problems = std::mem::take(&mut self.problems);
+        let said = problems.clone();
+        problems.retain(|problem| problem.file != self.dir);
+        let kept = match self.files.is_empty() {
+            true => "",
+            false => "; its schedules stay in use",
+        };
+        let message = format!("can't be read: {reason}{kept}");
+        problems.push(whole(&self.dir, message));
+        self.problems = said;
+        Found {
+            files: std::mem::take(&mut self.files),
+            names: BTreeMap::new(),
+            problems,
+        }
+    }
+
+    /// Remembers the schedules that were removed, and forgets those that are back.
+    fn remember(&mut self, before: &[Arc<Schedule>], after: &[Arc<Schedule>]) {
+        for schedule in before {
+            self.gone.insert(schedule.name.clone(), schedule.clone());
+        }
+        for schedule in after {
+            self.gone.remove(&schedule.name);
+        }
+        while self.gone.len() > MAX_GONE {
+            self.gone.pop_first();
         }
     }
 }
@@ -184,12 +225,20 @@ fn compare(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> (Vec<String>, V
     )
 }
 
-/// Names of schedules that are new, on again, or due at other times.
-fn retimed(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> Vec<String> {
+/// Names of schedules that are new, on again, or due at other times than before or, back after a removal, than then.
+fn retimed(
+    before: &[Arc<Schedule>],
+    gone: &BTreeMap<String, Arc<Schedule>>,
+    after: &[Arc<Schedule>],
+) -> Vec<String> {
+    let was: BTreeMap<&str, &Arc<Schedule>> = gone
+        .values()
+        .chain(before)
+        .map(|old| (old.name.as_str(), old))
+        .collect();
     let is_as_before = |new: &Schedule| {
-        before.iter().any(|old| {
-            old.name == new.name
-                && old.cron.as_str() == new.cron.as_str()
+        was.get(new.name.as_str()).is_some_and(|old| {
+            old.cron.as_str() == new.cron.as_str()
                 && old.zone == new.zone
                 && (old.enabled || !new.enabled)
         })
@@ -237,76 +286,5 @@ fn whole(file: &Path, message: String) -> BadSchedule {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn text(name: &str, cron: &str) -> String {
-        format!(
-            "name = \"{name}\"\ncron = \"{cron}\"\nmodel = \"m\"\n[source]\nkind = \"static\"\ninputs = [{{ key = \"k\", text = \"t\" }}]\n"
-        )
-    }
-
-    #[test]
-    fn a_bad_file_takes_no_good_one_down() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let put =
-            |file: &str, text: String| fs::write(dir.path().join(file), text).expect("written");
-        let mut folder = Folder::new(&dir.path().join("none"));
-        assert_eq!(folder.scan(), Changes::default());
-        folder = Folder::new(dir.path());
-        put("a.toml", text("one", "* * * * *"));
-        put("b.toml", text("two", "* * * *"));
-        put("c.toml", text("one", "* * * * *"));
-        put("notes.md", "not a schedule".into());
-        let changes = folder.scan();
-        assert_eq!(changes.read, ["one"]);
-        let found: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
-        assert!(
-            found[0].contains("b.toml:2:8: `cron`: expected 5 fields"),
-            "{found:?}"
-        );
-        assert!(
-            found[1].contains("c.toml:1:8: `name`: `one` is taken by") && found.len() == 2,
-            "{found:?}"
-        );
-
-        put("b.toml", text("two", "0 * * * *"));
-        put("c.toml", text("three", "0 * * * *"));
-        let changes = folder.scan();
-        assert_eq!(
-            (changes.read.clone(), folder.problems().len()),
-            (vec!["three".into(), "two".into()], 0)
-        );
-        assert_eq!(changes.retimed, ["three", "two"]);
-        // Two mistakes of one file are two problems of one refused file.
-        put("d.toml", text("Four", "* * * *"));
-        let changes = folder.scan();
-        assert_eq!((changes.problems.len(), folder.refused()), (2, 1));
-        fs::remove_file(dir.path().join("d.toml")).expect("removed");
-        // The last valid version stays in use.
-        put("b.toml", "name = ".into());
-        let changes = folder.scan();
-        assert_eq!(
-            (
-                changes.read.len(),
-                changes.gone.len(),
-                changes.problems.len()
-            ),
-            (0, 0, 1)
-        );
-        assert_eq!(
-            folder
-                .get("two")
-                .map(|s| s.cron.as_str().to_owned())
-                .as_deref(),
-            Some("0 * * * *")
-        );
-        assert_eq!(
-            folder.scan(),
-            Changes::default(),
-            "the same is reported once"
-        );
-        fs::remove_file(dir.path().join("b.toml")).expect("removed");
-        assert_eq!(folder.scan().gone, ["two"]);
-    }
-}
+#[path = "folder/tests.rs"]
+mod tests;

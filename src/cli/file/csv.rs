@@ -6,9 +6,8 @@
 use super::piece::LINE_BYTES;
 #[cfg(test)]
 use super::piece::{BadLine, Piece};
-use crate::redact::Redact;
+use crate::redact::{Redact, header};
 use kiln_contract::job::write;
-use kiln_contract::redact::is_name;
 use std::{
     fmt,
     io::{self, BufRead, Read},
@@ -99,22 +98,17 @@ struct Resolved {
 impl Resolved {
     /// A column in a message: by its name, or by its number where the first line may be no header.
     fn name(&self, at: usize) -> Result<&str, usize> {
-        let name = self.headers.get(at).filter(|_| is_header(&self.headers));
+        let name = header(&self.headers).and_then(|names| names.get(at));
         name.map(String::as_str).ok_or(at + 1)
     }
 }
 
-/// Whether a first line can be shown as a header: of a file without one, it is a row.
-fn is_header(line: &[String]) -> bool {
-    line.iter().all(|name| is_name(name))
-}
-
-/// What a message says of a first line.
+/// What a message says of a first line: of a file without a header, it is a row.
 pub fn described(line: &[String]) -> String {
-    match is_header(line) {
-        true => format!("there are: {}", line.join(", ")),
-        false => format!(
-            "the {} of the first line aren't all names, as if it is no header",
+    match header(line) {
+        Some(names) => format!("there are: {}", names.join(", ")),
+        None => format!(
+            "the first line has {} columns and doesn't look like a header",
             line.len()
         ),
     }

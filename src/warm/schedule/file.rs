@@ -13,7 +13,7 @@ use kiln_contract::job;
 use kiln_contract::name::{EXPECTED_NAME, is_name, is_version};
 use kiln_contract::redact;
 use serde::Deserialize;
-use std::{fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
+use std::{cell::OnceCell, fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -82,19 +82,39 @@ pub fn parse(file: &Path, text: &str) -> Result<Schedule, Vec<BadSchedule>> {
     }
 }
 
-/// Where a field stands in the text of a schedule file that could be read; an element of a list is named by its number.
-pub fn locate(text: &str, path: &[&str]) -> Option<Position> {
-    let tree = DeTable::parse(text).ok()?;
-    let (first, rest) = path.split_first()?;
-    let mut value = tree.get_ref().get(*first)?;
-    for step in rest {
-        value = match value.get_ref() {
-            DeValue::Table(table) => table.get(*step)?,
-            DeValue::Array(list) => list.get(step.parse::<usize>().ok()?)?,
-            _ => return None,
-        };
+/// Where fields stand in the text of a schedule file that could be read. It is parsed once, and only when a field is asked for.
+pub struct Fields<'a> {
+    text: &'a str,
+    tree: OnceCell<Option<Spanned<DeTable<'a>>>>,
+}
+
+impl<'a> Fields<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            tree: OnceCell::new(),
+        }
     }
-    Some(Position::of(text, value.span().start))
+
+    /// Where a field stands; an element of a list is named by its number.
+    pub fn locate(&self, path: &[&str]) -> Option<Position> {
+        let tree = self.tree.get_or_init(|| DeTable::parse(self.text).ok());
+        let (first, rest) = path.split_first()?;
+        let mut value = tree.as_ref()?.get_ref().get(*first)?;
+        for step in rest {
+            value = match value.get_ref() {
+                DeValue::Table(table) => table.get(*step)?,
+                DeValue::Array(list) => list.get(step.parse::<usize>().ok()?)?,
+                _ => return None,
+            };
+        }
+        Some(Position::of(self.text, value.span().start))
+    }
+}
+
+/// [`Fields::locate`] of one field.
+pub fn locate(text: &str, path: &[&str]) -> Option<Position> {
+    Fields::new(text).locate(path)
 }
 
 /// Whether a text can name a model, or a version of one.
@@ -252,18 +272,19 @@ impl Mistakes<'_> {
             return source;
         }
         let folder = self.file.parent().unwrap_or(Path::new("."));
+        let fields = Fields::new(self.text);
         for bad in source.check(folder).err().into_iter().flatten() {
             let field = format!("source.{}", bad.field);
             let steps = field.replace('[', ".").replace(']', "");
             let steps: Vec<&str> = steps.split('.').collect();
-            let at = locate(self.text, &steps);
+            let at = fields.locate(&steps);
             self.note_at(at, read.span().start, &field, &bad.message);
         }
         source.locate(self.file, self.text);
         if self.is_sound("source")
             && let Some(problem) = keep.and_then(|keep| unkept(&source, keep))
         {
-            let at = locate(self.text, &["keep"]);
+            let at = fields.locate(&["keep"]);
             self.note_at(at, read.span().start, "keep", problem);
         }
         source

@@ -3,7 +3,7 @@
 //! Promises that nothing is loaded and nobody asked: it is handed what is known. What doesn't fit now may later, so that a schedule
 //! is used all the same, and who runs it is told.
 
-use super::{BadSchedule, Keep, Schedule, locate};
+use super::{BadSchedule, Fields, Keep, Schedule};
 use crate::warm::source::{RowContent, SourceSpec};
 use chrono::{DateTime, Utc};
 use kiln_contract::{
@@ -12,8 +12,8 @@ use kiln_contract::{
 };
 use std::collections::BTreeSet;
 
-/// Misfits of one schedule that are told; the next ones are of the same kind.
-const MAX_TOLD: usize = 32;
+/// Inputs of one schedule that are named; the next ones misfit in the same way.
+const MAX_MISFITS: usize = 32;
 
 /// A version of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,15 +58,16 @@ pub(super) fn unkept(source: &SourceSpec, keep: &Keep) -> Option<&'static str> {
 /// What of a schedule doesn't fit; `text` is its file's.
 pub fn misfits(schedule: &Schedule, text: &str, known: &Known<'_>) -> Vec<BadSchedule> {
     let mut found = Vec::new();
+    let fields = Fields::new(text);
     let mut note = |path: &[&str], field: &str, message: String| {
         found.push(BadSchedule {
             file: schedule.file.clone(),
-            at: locate(text, path),
+            at: fields.locate(path),
             field: field.to_owned(),
             message,
         });
     };
-    if schedule.cron.next_after(known.now, schedule.zone).is_none() {
+    if !schedule.cron.is_due_after(known.now, schedule.zone) {
         note(&["cron"], "cron", "is never due again".to_owned());
     }
     if let Some(database) = schedule.source.database()
@@ -97,21 +98,20 @@ pub fn misfits(schedule: &Schedule, text: &str, known: &Known<'_>) -> Vec<BadSch
         };
         note(&["model"], "model", message);
     } else if let Some(list) = schedule.source.listed() {
-        for (index, row) in list.rows().enumerate() {
-            let problems: Vec<Option<(&str, String)>> = fitting
+        let misfits = list.rows().enumerate().filter_map(|(index, row)| {
+            let problems = fitting
                 .iter()
-                .map(|model| unlike(&row.content, model.input))
-                .collect();
+                .map(|model| unlike(&row.content, model.input));
             // Which version is active is for others to say: an input that fits one of them is no mistake.
-            let all: Option<Vec<_>> = problems.into_iter().collect();
-            if let Some((field, message)) = all.and_then(|all| all.into_iter().next()) {
-                let number = index.to_string();
-                let path = ["source", "inputs", number.as_str(), field];
-                note(&path, &format!("source.inputs[{index}].{field}"), message);
-            }
+            let all: Option<Vec<(&str, String)>> = problems.collect();
+            Some((index, all?.into_iter().next()?))
+        });
+        for (index, (field, message)) in misfits.take(MAX_MISFITS) {
+            let number = index.to_string();
+            let path = ["source", "inputs", number.as_str(), field];
+            note(&path, &format!("source.inputs[{index}].{field}"), message);
         }
     }
-    found.truncate(MAX_TOLD);
     found
 }
 

@@ -247,3 +247,59 @@ inputs = [{ key = "a", features = [1.0, 2.0] }, { key = "b", features = [1.0] },
         ]
     );
 }
+
+#[test]
+fn a_list_of_misfits_is_cut_before_it_is_located() {
+    let input = "{ text = \"t\" }, ";
+    let text = format!(
+        "name = \"n\"\ncron = \"0 0 0 1 1 ? 2099\"\nmodel = \"price\"\nkeep = \"scores\"\n[source]\nkind = \"static\"\ninputs = [{}]\n",
+        input.repeat(20_000)
+    );
+    let schedule = read(&text).expect("a schedule");
+    let models = [KnownModel {
+        name: "price".to_owned(),
+        version: "1".to_owned(),
+        input: InputKind::Features { count: 2 },
+    }];
+    let known = Known {
+        models: &models,
+        databases: [].into(),
+        now: "2026-11-26T12:00:00Z".parse().expect("an instant"),
+    };
+    let found = misfits(&schedule, &text, &known);
+    assert_eq!(found.len(), 32);
+    assert_eq!(
+        found.last().map(ToString::to_string).as_deref(),
+        Some(
+            "schedules/x.toml:7:516: `source.inputs[31].text`: the model takes `features` (2 numbers)"
+        )
+    );
+}
+
+#[test]
+fn what_is_due_in_decades_is_due() {
+    for (cron, is_due) in [
+        ("0 0 0 1 1 ? 2040", true),
+        ("0 0 29 2 */7", true),
+        ("0 0 0 1 1 ? 2026", false),
+        ("0 30 12 26 11 ? 2026", true),
+    ] {
+        let text = GOOD.replacen("*/5 * * * *", cron, 1);
+        let schedule = read(&text).expect(cron);
+        let models = [KnownModel {
+            name: "sentiment".to_owned(),
+            version: "1".to_owned(),
+            input: InputKind::Text {
+                pair: PairRule::None,
+            },
+        }];
+        let known = Known {
+            models: &models,
+            databases: [].into(),
+            // Half past twelve in Berlin is half an hour away.
+            now: "2026-11-26T11:00:00Z".parse().expect("an instant"),
+        };
+        let found = misfits(&schedule, &text, &known);
+        assert_eq!(found.is_empty(), is_due, "{cron}: {found:?}");
+    }
+}
