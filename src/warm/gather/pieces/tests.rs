@@ -31,6 +31,7 @@ fn planned(key: Option<&str>, rows: Vec<(Option<&str>, RowContent)>) -> PlannedE
             ttl: 1.0,
             cost: 1.0,
             wait: 1.0,
+            ..Candidate::default()
         },
         rows,
         left: None,
