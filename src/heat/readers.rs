@@ -8,7 +8,7 @@
 //!
 //! Promises bounded memory: names that are read least make room. Refuses to talk to Redis.
 
-use super::sketch::Pace;
+use super::pace::{Now, Pace, Trust};
 use crate::cache::Access;
 use kiln_contract::key::InputHash;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
@@ -73,6 +73,7 @@ struct Names {
     by_name: HashMap<String, usize>,
     /// When there was a sign of any, in seconds since the beginning.
     last: f64,
+    trust: Trust,
 }
 
 #[derive(Debug)]
@@ -103,9 +104,9 @@ impl Name {
         }
     }
 
-    fn rate(&self, now: f64) -> f64 {
+    fn rate(&self, now: &Now, trust: &Trust) -> f64 {
         match &self.hints {
-            Some(hints) => hints.rate(now),
+            Some(hints) => hints.rate(now, trust),
             None if self.reported.1 > 0.0 => self.reported.0 / self.reported.1,
             None if self.seen.1 > 0.0 => self.seen.0 / self.seen.1,
             None => 0.0,
@@ -159,7 +160,11 @@ impl Names {
             let count = self.all.len();
             let drawn = (0..LOTS).filter(|_| count > 0);
             let drawn = drawn.map(|_| rng.random_range(0..count));
-            let rate = |index: &usize| self.all.get(*index).map_or(0.0, |name| name.rate(now));
+            let (moment, trust) = (Now::new(now), &self.trust);
+            let rate = |index: &usize| {
+                let name = self.all.get(*index);
+                name.map_or(0.0, |name| name.rate(&moment, trust))
+            };
             let rarest = drawn.min_by(|a, b| rate(a).total_cmp(&rate(b)))?;
             let slot = self.all.get_mut(rarest)?;
             *bytes = bytes.saturating_sub(bytes_of(&slot.name));
@@ -229,13 +234,23 @@ impl Readers {
 
     /// Counts reads that a reader's service reports.
     pub fn hinted<'a>(&self, namespace: &str, names: impl Iterator<Item = &'a str>) {
-        let now = self.now();
+        self.hinted_at(self.now(), namespace, names);
+    }
+
+    /// The same at a time of the caller's, in seconds since the beginning.
+    pub fn hinted_at<'a>(&self, now: f64, namespace: &str, names: impl Iterator<Item = &'a str>) {
+        let moment = Now::new(now);
         self.with(|inner| {
+            let known = inner.namespaces.get(namespace);
+            let mut trust = known.map_or_else(Trust::default, |names| names.trust);
             for name in names {
                 if let Some(name) = inner.name(namespace, name, now) {
                     let hints = name.hints.unwrap_or_else(|| Pace::new(now));
-                    name.hints = Some(hints.asked(now, 1.0));
+                    name.hints = Some(hints.asked(&moment, 1.0, &mut trust));
                 }
+            }
+            if let Some(names) = inner.namespaces.get_mut(namespace) {
+                names.trust = trust;
             }
         });
     }
@@ -287,7 +302,12 @@ impl Readers {
 
     /// The `top` names of each namespace that are read most, the fastest first; none that nobody reads. `now_ms` is the time of day.
     pub fn hottest(&self, top: usize, now_ms: i64) -> Vec<(String, Vec<NamedRate>)> {
-        let now = self.now();
+        self.hottest_at(self.now(), top, now_ms)
+    }
+
+    /// The same at a time of the caller's, in seconds since the beginning.
+    pub fn hottest_at(&self, now: f64, top: usize, now_ms: i64) -> Vec<(String, Vec<NamedRate>)> {
+        let moment = Now::new(now);
         self.with(|inner| {
             let namespaces = inner.namespaces.iter().map(|(namespace, names)| {
                 let mut hot: Vec<NamedRate> = names
@@ -297,7 +317,7 @@ impl Readers {
                         name: name.name.clone(),
                         input: name.input,
                         written_ms: super::moment(now_ms, now - name.written),
-                        rate: name.rate(now),
+                        rate: name.rate(&moment, &names.trust),
                         counted: name.hints.is_some(),
                     })
                     .filter(|name| name.rate > 0.0)

@@ -6,8 +6,8 @@ use crate::cache::RedisCache;
 use kiln_contract::key::{self, InputHash};
 use std::{collections::HashMap, time::Duration};
 
-/// Inputs of one namespace that a worker reports.
-const MAX_REPORTED: usize = 2_000;
+/// Inputs, and names, of one namespace that a worker reports.
+pub const REPORTED: usize = super::sketch::CAPACITY;
 /// How long a report counts.
 const CURRENT: Duration = Duration::from_secs(60);
 /// How long it is stored at most.
@@ -53,7 +53,7 @@ impl<'a> SharedHeat<'a> {
 
     /// Reports what this worker sees. `now_ms` is the time of day.
     pub async fn report(&self, heat: &Heat, worker: &str, now_ms: i64) -> bool {
-        for (scope, hot) in heat.asked_last(MAX_REPORTED, now_ms) {
+        for (scope, hot) in heat.asked_last(REPORTED, now_ms) {
             let hash = key::heat(&scope.namespace, &scope.model);
             let member = format!("{}:{}", scope.namespace, scope.model);
             if !self
@@ -71,7 +71,7 @@ impl<'a> SharedHeat<'a> {
                 return false;
             }
         }
-        for (namespace, hot) in heat.readers.hottest(MAX_REPORTED, now_ms) {
+        for (namespace, hot) in heat.readers.hottest(REPORTED, now_ms) {
             let (index, hash) = (key::reads_index(), key::reads(&namespace));
             let body = encode_names(&hot, now_ms);
             if !self

@@ -4,130 +4,31 @@
 //! probability 1 / (count + 1) (Ben Basat, Chen, Einziger, Friedman: "Randomized admission policy for efficient top-k,
 //! frequency, and volume estimation", IEEE/ACM Transactions on Networking 27, 2019). A long tail of keys that are asked for
 //! once doesn't wash out the warm ones then, as it does with plain Space-Saving.
-//!
-//! How fast each is asked for: estimates over several half-lives, weighted for each key by how well each has foretold its
-//! requests of late (averaging of models with forgetting, as in Raftery, Kárný, Ettler: "Online prediction under model
-//! uncertainty via dynamic model averaging", Technometrics 52, 2010). So a steady key is read over hours and a trend over
-//! minutes, with nothing to tune.
+//! How fast each is asked for is [`Pace`](super::pace)'s.
 
+use super::pace::{Now, Pace, Trust};
 use ahash::RandomState;
+use hashbrown::HashTable;
 use kiln_contract::key::InputHash;
 use rand::Rng;
-use std::collections::HashMap;
 
-/// Half-lives of the estimates, in seconds.
-const HALF_LIVES: [f32; PACES] = [60.0, 240.0, 960.0, 3_840.0, 15_360.0];
-/// How far each is trusted before it has foretold anything: a key is taken for steady until shown otherwise.
-const TRUST: [f32; PACES] = [0.02, 0.05, 0.13, 0.3, 0.5];
-/// Half-life of the memory of how well each foretold, in seconds.
-const TRUST_HALF_LIFE: f32 = 1_800.0;
 /// Half-life of the counts by which keys are ranked, in seconds.
 const RANK_HALF_LIFE: f64 = 1_800.0;
 /// The weight of a new request at which all weights are brought down.
-const LARGEST_WEIGHT: f64 = 1e100;
-/// Slowest pace that counts as one, in requests a second.
-const SLOWEST: f32 = 1e-7;
-
-const PACES: usize = 5;
-
+const LARGEST_WEIGHT: f64 = 1e30;
 /// Keys that are held of one namespace: they take less than a mebibyte.
-pub const CAPACITY: usize = 5_500;
+pub const CAPACITY: usize = 8_500;
 /// Keys for which room is made at a time.
 const STEP: usize = 500;
 /// Bytes that a step takes, about.
-pub const STEP_BYTES: usize = STEP * 192;
-
-/// How fast one key is asked for.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Pace {
-    /// Requests, fading with each half-life, as of `at`.
-    sums: [f32; PACES],
-    /// Logarithms of how far each estimate is trusted, as of `at`.
-    trust: [f32; PACES],
-    /// Seconds since the sketch began.
-    at: f64,
-}
-
-fn mean_life(half_life: f32) -> f32 {
-    half_life / std::f32::consts::LN_2
-}
-
-/// How much of an estimate's past the sketch has seen after `age` seconds, in seconds.
-fn seen(half_life: f32, age: f64) -> f32 {
-    let life = mean_life(half_life);
-    (life * (1.0 - (-(age as f32) / life).exp())).max(1.0)
-}
-
-impl Pace {
-    pub(super) fn new(now: f64) -> Self {
-        Self {
-            sums: [0.0; PACES],
-            trust: TRUST.map(f32::ln),
-            at: now,
-        }
-    }
-
-    /// As it stands at `now`: a time without requests speaks against the estimates that expected some.
-    fn at(&self, now: f64) -> Self {
-        let gap = (now - self.at).max(0.0) as f32;
-        let forget = (-gap * std::f32::consts::LN_2 / TRUST_HALF_LIFE).exp();
-        let mut moved = *self;
-        moved.at = self.at.max(now);
-        for (((sum, trust), half_life), prior) in moved
-            .sums
-            .iter_mut()
-            .zip(&mut moved.trust)
-            .zip(HALF_LIVES)
-            .zip(TRUST)
-        {
-            let fade = (-gap / mean_life(half_life)).exp();
-            let faded = *sum * fade;
-            // The integral of the estimate over the gap.
-            let expected = (*sum - faded) * mean_life(half_life) / seen(half_life, now);
-            let prior = prior.ln();
-            *trust = prior + (*trust - prior) * forget - expected;
-            *sum = faded;
-        }
-        moved
-    }
-
-    /// Notes `weight` requests at `now`.
-    pub(super) fn asked(&self, now: f64, weight: f32) -> Self {
-        let mut moved = self.at(now);
-        let first = moved.sums.iter().all(|sum| *sum <= 0.0);
-        for ((sum, trust), half_life) in moved.sums.iter_mut().zip(&mut moved.trust).zip(HALF_LIVES)
-        {
-            if !first {
-                let foretold = (*sum / seen(half_life, now)).max(SLOWEST);
-                *trust += weight * foretold.ln();
-            }
-            *sum += weight;
-        }
-        let max = moved.trust.iter().copied().fold(f32::MIN, f32::max);
-        moved.trust.iter_mut().for_each(|trust| *trust -= max);
-        moved
-    }
-
-    /// Requests a second at `now`.
-    pub(super) fn rate(&self, now: f64) -> f64 {
-        let moved = self.at(now);
-        let max = moved.trust.iter().copied().fold(f32::MIN, f32::max);
-        let (mut rate, mut all) = (0.0, 0.0);
-        for ((sum, trust), half_life) in moved.sums.iter().zip(&moved.trust).zip(HALF_LIVES) {
-            let weight = (trust - max).exp();
-            rate += weight * sum / seen(half_life, now);
-            all += weight;
-        }
-        f64::from(rate / all)
-    }
-}
+pub const STEP_BYTES: usize = STEP * 112;
 
 /// One key that is held.
 #[derive(Debug, Clone)]
 struct Entry {
     key: InputHash,
     /// Fading count, in weights of when it was last asked for.
-    count: f64,
+    count: f32,
     pace: Pace,
     /// Where it is in the heap.
     heap_index: u32,
@@ -148,7 +49,10 @@ pub struct Asked {
 pub struct Sketch {
     capacity: usize,
     entries: Vec<Entry>,
-    by_key: HashMap<u64, u32, RandomState>,
+    /// Indices of entries by their keys.
+    by_key: HashTable<u32>,
+    hasher: RandomState,
+    trust: Trust,
     /// Indices of entries, the smallest count first.
     heap: Vec<u32>,
     /// When a request weighed 1, in seconds since the sketch began.
@@ -157,21 +61,16 @@ pub struct Sketch {
     pub may_grow: bool,
 }
 
-/// The first bytes of a hash are as random as the whole.
-fn short(key: &InputHash) -> u64 {
-    key.iter()
-        .take(8)
-        .fold(0, |all, byte| all << 8 | u64::from(*byte))
-}
-
 impl Sketch {
-    /// A sketch of at most `capacity` keys. It takes some 150 bytes for each.
+    /// A sketch of at most `capacity` keys. It takes some hundred bytes for each.
     pub fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
         Self {
             capacity,
             entries: Vec::new(),
-            by_key: HashMap::default(),
+            by_key: HashTable::new(),
+            hasher: RandomState::new(),
+            trust: Trust::default(),
             heap: Vec::new(),
             unit_at: 0.0,
             may_grow: true,
@@ -181,7 +80,7 @@ impl Sketch {
     /// Bytes that it takes.
     pub fn bytes(&self) -> usize {
         // The map keeps an eighth of its slots empty, and a byte beside each.
-        let map = self.by_key.capacity() * 8 / 7 * (size_of::<(u64, u32)>() + 1);
+        let map = self.by_key.capacity() * 8 / 7 * (size_of::<u32>() + 1);
         self.entries.capacity() * size_of::<Entry>() + self.heap.capacity() * 4 + map
     }
 
@@ -191,55 +90,78 @@ impl Sketch {
         let mut unit = self.unit(now);
         if unit > LARGEST_WEIGHT {
             for entry in &mut self.entries {
-                entry.count /= unit;
+                entry.count = (f64::from(entry.count) / unit) as f32;
             }
             self.unit_at = now;
             unit = 1.0;
         }
         let worth = f64::from(weight * value);
-        let grown = worth * unit;
-        if let Some(index) = self.by_key.get(&short(key)).copied() {
+        let grown = (worth * unit) as f32;
+        let (moment, hash) = (Now::new(now), self.hasher.hash_one(key));
+        if let Some(index) = self.index_of(key, hash) {
             if let Some(entry) = self.entries.get_mut(index as usize) {
                 entry.count += grown;
-                entry.pace = entry.pace.asked(now, weight);
+                entry.pace = entry.pace.asked(&moment, weight, &mut self.trust);
                 let index = entry.heap_index as usize;
                 self.sink(index);
             }
             return;
         }
-        let pace = || Pace::new(now).asked(now, weight);
+        let pace = Pace::new(now).asked(&moment, weight, &mut self.trust);
         if self.has_room() {
             let index = self.entries.len() as u32;
-            self.by_key.insert(short(key), index);
             self.heap.push(index);
             self.entries.push(Entry {
                 key: *key,
                 count: grown,
-                pace: pace(),
+                pace,
                 heap_index: index,
             });
+            self.insert(index, hash);
             self.rise(index as usize);
             return;
         }
         let Some(smallest) = self.heap.first().copied() else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(smallest as usize) else {
+        let Some(entry) = self.entries.get(smallest as usize) else {
             return;
         };
-        let min = entry.count / unit;
+        let (count, heap_index) = (entry.count, entry.heap_index);
+        let min = f64::from(count) / unit;
         if rng.random::<f64>() * (min + worth) >= worth {
             return;
         }
-        self.by_key.remove(&short(&entry.key));
-        self.by_key.insert(short(key), smallest);
-        *entry = Entry {
-            key: *key,
-            count: entry.count + grown,
-            pace: pace(),
-            heap_index: entry.heap_index,
-        };
+        let old = self.hasher.hash_one(entry.key);
+        if let Ok(found) = self.by_key.find_entry(old, |index| *index == smallest) {
+            found.remove();
+        }
+        if let Some(entry) = self.entries.get_mut(smallest as usize) {
+            *entry = Entry {
+                key: *key,
+                count: count + grown,
+                pace,
+                heap_index,
+            };
+        }
+        self.insert(smallest, hash);
         self.sink(0);
+    }
+
+    fn index_of(&self, key: &InputHash, hash: u64) -> Option<u32> {
+        let entries = &self.entries;
+        let is_it = |index: &u32| entries.get(*index as usize).is_some_and(|e| e.key == *key);
+        self.by_key.find(hash, is_it).copied()
+    }
+
+    fn insert(&mut self, index: u32, hash: u64) {
+        let (entries, hasher) = (&self.entries, &self.hasher);
+        let of = |index: &u32| {
+            entries
+                .get(*index as usize)
+                .map_or(0, |e| hasher.hash_one(e.key))
+        };
+        self.by_key.insert_unique(hash, index, of);
     }
 
     /// Whether one more key can be held, for which room is made where it may be.
@@ -265,13 +187,14 @@ impl Sketch {
 
     /// The same, with when each was asked for last.
     pub fn asked(&self, now: f64) -> Vec<Asked> {
+        let moment = Now::new(now);
         let mut all: Vec<Asked> = self
             .entries
             .iter()
             .map(|entry| Asked {
                 input: entry.key,
-                rate: entry.pace.rate(now),
-                at: entry.pace.at,
+                rate: entry.pace.rate(&moment, &self.trust),
+                at: entry.pace.last(),
             })
             .collect();
         all.sort_by(|a, b| b.rate.total_cmp(&a.rate));
@@ -288,11 +211,11 @@ impl Sketch {
         ((now - self.unit_at).max(0.0) / RANK_HALF_LIFE).exp2()
     }
 
-    fn count_at(&self, index: usize) -> f64 {
+    fn count_at(&self, index: usize) -> f32 {
         self.heap
             .get(index)
             .and_then(|index| self.entries.get(*index as usize))
-            .map_or(f64::INFINITY, |entry| entry.count)
+            .map_or(f32::INFINITY, |entry| entry.count)
     }
 
     fn swap(&mut self, one: usize, other: usize) {

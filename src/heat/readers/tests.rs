@@ -63,7 +63,7 @@ fn idle(rate: f64, rng: &mut SmallRng) -> f64 {
         }
         name.note(Access::Idle((now - last).floor()), now);
     }
-    name.rate(7_200.0)
+    name.rate(&Now::new(7_200.0), &Trust::default())
 }
 
 #[test]
@@ -74,7 +74,10 @@ fn idle_times_tell_rates_within_a_factor_of_two() {
         let mean = rates.iter().sum::<f64>() / 100.0;
         assert!((0.6..1.7).contains(&(mean / rate)), "{rate}: {mean}");
     }
-    assert_eq!(Name::new("never read", 0.0).rate(10.0), 0.0);
+    assert_eq!(
+        Name::new("never read", 0.0).rate(&Now::new(10.0), &Trust::default()),
+        0.0
+    );
 }
 
 #[test]

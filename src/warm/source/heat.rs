@@ -23,7 +23,7 @@ pub struct HeatSpec {
 }
 
 fn some_thousand() -> usize {
-    4_000
+    10_000
 }
 
 impl HeatSpec {
