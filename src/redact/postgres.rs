@@ -242,7 +242,7 @@ impl<'a> ServerError<'a> {
                 Some(("extension", rest.strip_suffix("\" is not available")?))
             }
             "XX001" | "XX002" => {
-                let of = |mark: &str| Some(text.split_once(mark)?.1.split([' ', ',', ';']).next()?);
+                let of = |mark: &str| text.split_once(mark)?.1.split([' ', ',', ';']).next();
                 let index = text
                     .strip_prefix("index \"")
                     .and_then(|rest| rest.split('"').next());
