@@ -18,7 +18,7 @@ mod tally;
 
 use self::redis::Put;
 pub use self::redis::{
-    Forgotten, Kind, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
+    Forgotten, KeyReader, Kind, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
 };
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;

@@ -10,6 +10,7 @@ mod connections;
 mod each;
 mod find;
 mod followed;
+mod key_reader;
 mod kind;
 mod open;
 mod primaries;
@@ -20,6 +21,7 @@ mod source;
 mod spread;
 mod words;
 
+pub use key_reader::KeyReader;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;

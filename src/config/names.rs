@@ -20,13 +20,14 @@ pub(super) fn renamed(name: &str) -> Option<&'static str> {
 }
 
 /// Settings whose keys a user chooses.
-pub(super) const FREE_TABLES: [&str; 6] = [
+pub(super) const FREE_TABLES: [&str; 7] = [
     "databases",
     "http.keys",
     "lanes",
     "namespaces",
     "models.active",
     "models.backends",
+    "redis_sources",
 ];
 
 /// Every setting's name.

@@ -59,3 +59,4 @@ mod tls;
 mod traces;
 mod upgrade;
 mod warm;
+mod warm_sources;

@@ -17,14 +17,14 @@ use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// A schedules folder of the test's own.
-struct Schedules(PathBuf);
+pub struct Schedules(PathBuf);
 
 impl Schedules {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self(sandbox::folder("schedules"))
     }
 
-    fn put(&self, name: &str, text: &str) {
+    pub fn put(&self, name: &str, text: &str) {
         let path = self.0.join(format!("{name}.toml"));
         fs::write(path, format!("name = \"{name}\"\n{text}")).expect("a file");
     }
@@ -33,7 +33,7 @@ impl Schedules {
         self.0.to_str().expect("a plain path")
     }
 
-    fn worker(&self, stack: &Stack) -> Settings {
+    pub fn worker(&self, stack: &Stack) -> Settings {
         stack
             .worker()
             .models(&["sentiment"])
@@ -43,6 +43,16 @@ impl Schedules {
 
     /// Runs the command line on this folder and the stack's servers; returns the exit code and its output's lines as JSON.
     fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+        self.kiln_with(stack, arguments, &[])
+    }
+
+    /// The same with more of an environment.
+    pub fn kiln_with(
+        &self,
+        stack: &Stack,
+        arguments: &[&str],
+        more: &[(&str, &str)],
+    ) -> (i32, Vec<Value>, String) {
         let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
             .args(arguments)
             .env("KILN_WARM__DIR", &self.0)
@@ -52,6 +62,7 @@ impl Schedules {
             )
             .env("KILN_DATABASE_URL", stack.database_url())
             .env("KILN_REDIS_URL", stack.redis.url())
+            .envs(more.iter().copied())
             .output()
             .expect("the binary runs");
         let out = String::from_utf8_lossy(&output.stdout);
@@ -63,7 +74,7 @@ impl Schedules {
         (output.status.code().unwrap_or(-1), lines, said)
     }
 
-    async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
+    pub async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
         let (code, lines, said) =
             tokio::task::block_in_place(|| self.kiln(stack, &["warm", name, "--wait", "--json"]));
         let line = lines.into_iter().next();
@@ -72,7 +83,7 @@ impl Schedules {
 }
 
 /// Runs only when asked; its next due time is half an hour away.
-fn on_request() -> String {
+pub fn on_request() -> String {
     use chrono::Timelike;
     let minute = (Utc::now().minute() + 30) % 60;
     format!(
@@ -80,7 +91,7 @@ fn on_request() -> String {
     )
 }
 
-fn words(count: usize) -> String {
+pub fn words(count: usize) -> String {
     let rows: Vec<String> = (0..count)
         .map(|n| format!("{{ key = \"k{n}\", text = \"nice word {n}\" }}"))
         .collect();

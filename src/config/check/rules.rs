@@ -163,7 +163,11 @@ pub(super) fn urls(settings: &Settings) -> Result<(), ConfigError> {
     url("amqp.url", amqp.as_ref(), &["amqp://", "amqps://"])?;
     let plain = ["redis://", "rediss://"];
     let sentinel = ["redis+sentinel://", "rediss+sentinel://"];
-    url("redis.url", redis.as_ref(), &[plain, sentinel].concat())?;
+    let schemes = [plain, sentinel].concat();
+    url("redis.url", redis.as_ref(), &schemes)?;
+    for named in settings.redis_sources.values() {
+        url("redis_sources.*.url", Some(&named.url), &schemes)?;
+    }
     let database = settings.database.url.as_ref();
     url("database.url", database, &["postgres://", "postgresql://"])
 }

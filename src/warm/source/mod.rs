@@ -1,4 +1,5 @@
-//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, or what is hot.
+//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, a sorted set or stream in Redis, or
+//! what is hot.
 //!
 //! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; an invalid row is
 //! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
@@ -7,6 +8,7 @@
 mod file;
 mod heat;
 mod list;
+mod redis_counts;
 mod sql;
 
 use crate::config::Settings;
@@ -18,6 +20,7 @@ use std::path::Path;
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
 pub use list::ListSource;
+pub use redis_counts::{Member, RedisSource, RedisSpec};
 pub use sql::SqlSource;
 
 /// Longest line of a file and largest row, in bytes.
@@ -105,6 +108,7 @@ pub enum SourceSpec {
     Static(list::ListSpec),
     File(file::FileSpec),
     Sql(sql::SqlSpec),
+    Redis(RedisSpec),
     Heat(HeatSpec),
 }
 
@@ -115,6 +119,7 @@ impl SourceSpec {
             Self::Static(spec) => spec.check(),
             Self::File(spec) => spec.check(folder),
             Self::Sql(spec) => spec.check(),
+            Self::Redis(spec) => spec.check(),
             Self::Heat(spec) => spec.check(),
         }
     }
@@ -129,6 +134,7 @@ impl SourceSpec {
                 &settings.databases,
                 &settings.database,
             )?),
+            Self::Redis(spec) => Box::new(RedisSource::new(spec, settings)?),
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }
