@@ -50,5 +50,6 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::http(&settings.http)?;
     rules::urls(settings)?;
     rules::trace(&settings.trace)?;
+    rules::warm(&settings.warm)?;
     Ok(tls::check(settings)?)
 }

@@ -1,4 +1,4 @@
-//! Warming from what others keep: sorted sets and streams in a Redis.
+//! Warming from what others keep: sorted sets and streams in a Redis, lists over HTTP.
 
 use serde_json::{Value, json};
 
@@ -196,4 +196,82 @@ async fn a_sorted_set_and_a_stream_in_a_redis_cluster_are_read_where_they_are() 
         let plan = dry_run(&schedules, &stack, &format!("stream{n}"), &more);
         assert_eq!(plan["inputs"], 1, "{plan}");
     }
+}
+
+/// A web server that answers each request for `/top` with a list, where the request has the token.
+async fn web(token: &'static str, list: Value) -> String {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = vec![0; 4_096];
+            let read = stream.read(&mut request).await.unwrap_or_default();
+            let request = String::from_utf8_lossy(&request[..read]).into_owned();
+            let is_good = request.starts_with("GET /top?n=9 HTTP/1.1\r\n")
+                && request.contains(&format!("authorization: Bearer {token}\r\n"));
+            let answer = if is_good {
+                let body = list.to_string();
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}",
+                    body.len()
+                )
+            } else {
+                "HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n".to_owned()
+            };
+            let _gone = stream.write_all(answer.as_bytes()).await;
+        }
+    });
+    format!("http://{address}/top?n=9")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_over_http_is_warmed_from_where_the_settings_allow() {
+    let stack = Stack::shared().await;
+    let rows = json!([{"id": 1, "title": "nice word", "views": 120}, {"id": 2, "title": 7}, {"id": 3, "title": "bad word", "views": 60}]);
+    let url = web("hunter2", json!({"data": {"items": rows}})).await;
+    let schedules = Schedules::new();
+    let fields = "[source.fields]\nkey = \"id\"\ntext = \"/title\"\nrate = \"views\"\n";
+    let source = format!(
+        "[source]\nkind = \"http\"\nurl = \"{url}\"\nlist = \"/data/items\"\nkey_prefix = \"h:\"\nper_seconds = 60.0\n"
+    );
+    let header =
+        "[source.headers]\nAuthorization = { env = \"SHOP_TOKEN\", prefix = \"Bearer \" }\n";
+    schedules.put("web", &format!("{}{source}{fields}{header}", on_request()));
+    let private = [
+        ("SHOP_TOKEN", "hunter2"),
+        ("KILN_WARM__PRIVATE_NETWORKS", "[\"127.0.0.0/8\"]"),
+    ];
+    let dry_run = |more: &[(&str, &str)]| {
+        let words = ["warm", "web", "--dry-run"];
+        tokio::task::block_in_place(|| schedules.kiln_with(&stack, &words, more))
+    };
+    let refused = dry_run(&private[..1]);
+    assert!(
+        refused.0 != 0 && refused.2.contains("private address"),
+        "{refused:?}"
+    );
+    let wrong = [("SHOP_TOKEN", "another"), private[1]];
+    let refused = dry_run(&wrong);
+    assert!(
+        refused.0 != 0 && refused.2.contains("answered 403") && !refused.2.contains("n=9"),
+        "{refused:?}"
+    );
+
+    let _worker = with(schedules.worker(&stack), &private).start().await;
+    let (code, run) = schedules.run_now(&stack, "web").await;
+    assert_eq!(
+        (code, &run["planned"], &run["bad"]),
+        (3, &json!(2), &json!(1)),
+        "{run}"
+    );
+    assert!(
+        run["message"]
+            .as_str()
+            .is_some_and(|said| said.contains("element 2: `text`")),
+        "{run}"
+    );
+    assert!(stack.redis.json("kiln:k:warmed:h:3").await.is_some());
 }

@@ -1,7 +1,10 @@
 //! Owns the checks of settings that aren't just the bounds of a whole number.
 
 use crate::{
-    config::{Cache, ConfigError, Http, Intake, Namespace, Queues, Settings, Trace, check::Range},
+    config::{
+        Cache, ConfigError, Http, Intake, Namespace, Network, Queues, Settings, Trace, Warm,
+        check::Range,
+    },
     secret::Secret,
 };
 use hyper::Uri;
@@ -208,4 +211,13 @@ pub(super) fn trace(trace: &Trace) -> Result<(), ConfigError> {
         return Ok(());
     }
     refuse("trace.share", "expected 0 to 1")
+}
+
+/// That what is listed are networks.
+pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
+    let mut listed = warm.private_networks.iter();
+    match listed.find_map(|one| one.parse::<Network>().err()) {
+        Some(problem) => refuse("warm.private_networks", problem),
+        None => Ok(()),
+    }
 }

@@ -1,5 +1,5 @@
-//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, a sorted set or stream in Redis, or
-//! what is hot.
+//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, a sorted set or stream in Redis, a web
+//! server, or what is hot.
 //!
 //! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; an invalid row is
 //! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
@@ -7,6 +7,7 @@
 
 mod file;
 mod heat;
+mod http;
 mod list;
 mod redis_counts;
 mod sql;
@@ -19,6 +20,7 @@ use std::path::Path;
 
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
+pub use http::{HttpSource, HttpSpec};
 pub use list::ListSource;
 pub use redis_counts::{Member, RedisSource, RedisSpec};
 pub use sql::SqlSource;
@@ -109,6 +111,7 @@ pub enum SourceSpec {
     File(file::FileSpec),
     Sql(sql::SqlSpec),
     Redis(RedisSpec),
+    Http(HttpSpec),
     Heat(HeatSpec),
 }
 
@@ -120,6 +123,7 @@ impl SourceSpec {
             Self::File(spec) => spec.check(folder),
             Self::Sql(spec) => spec.check(),
             Self::Redis(spec) => spec.check(),
+            Self::Http(spec) => spec.check(folder),
             Self::Heat(spec) => spec.check(),
         }
     }
@@ -135,6 +139,7 @@ impl SourceSpec {
                 &settings.database,
             )?),
             Self::Redis(spec) => Box::new(RedisSource::new(spec, settings)?),
+            Self::Http(spec) => Box::new(HttpSource::new(spec, settings)?),
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }
