@@ -47,6 +47,8 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
 }
 
+/// What is shown in place of the next run of what follows a table.
+const FOLLOWS: &str = "as rows change";
 /// How many next runs `check` shows.
 const SHOWN: usize = 3;
 
@@ -59,6 +61,9 @@ fn check(folder: &Folder, json: bool) -> Exit {
         while let Some(next) = due::next(&schedule, last).filter(|_| runs.len() < SHOWN) {
             runs.push(local(next, &schedule));
             last = next;
+        }
+        if schedule.follows() && !json {
+            runs.push(FOLLOWS.to_owned());
         }
         if json {
             println!(
@@ -126,6 +131,7 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
             match next {
                 Some(next) => local(next, &schedule),
                 None if paused => "paused".to_owned(),
+                None if schedule.enabled && schedule.follows() => FOLLOWS.to_owned(),
                 None if schedule.enabled => "never".to_owned(),
                 None => "off".to_owned(),
             },

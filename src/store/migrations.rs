@@ -47,6 +47,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "served",
             include_str!("../../migrations/postgres/0006_served.sql"),
         ),
+        (
+            8,
+            "warm positions",
+            include_str!("../../migrations/postgres/0008_warm_positions.sql"),
+        ),
     ])
 });
 

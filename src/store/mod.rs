@@ -10,6 +10,7 @@ mod address;
 mod ask;
 mod columns;
 mod controls;
+mod follow;
 mod hosts;
 mod inputs;
 mod insert;
@@ -40,6 +41,7 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
+pub use follow::Followed;
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};

@@ -10,6 +10,7 @@ mod metric;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod warming;
 
 pub use catalogue::SECONDS;
 pub use labels::{
@@ -334,14 +335,6 @@ impl Metrics {
     /// Counts a hint of readers.
     pub fn hint(&self, outcome: HintOutcome) {
         add(&self.0.hints, outcome as usize, 1);
-    }
-
-    /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
-    /// namespaces to those that the settings or models name.
-    pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
-        let labels = || [of.as_str().into(), namespace.to_owned().into()];
-        HEAT_REQUESTS.gauge(labels()).set(rate);
-        HEAT_TOP_SHARE.gauge(labels()).set(top_share);
     }
 
     /// Counts requests of namespaces that aren't watched for want of room.

@@ -4,7 +4,7 @@
 use super::{
     schedule::{Keep, Schedule},
     source::{
-        HotInputs, Member, RedisSource, Reported, RowSource, SourceError,
+        Changes, ChangesSource, HotInputs, Member, RedisSource, Reported, RowSource, SourceError,
         SourceSpec,
     },
 };
@@ -38,6 +38,12 @@ pub async fn open(
             let read = Some(read);
             let reported = Reported { hot, read };
             return Ok(Box::new(HotInputs::new(store.clone(), reported, spec.top)));
+        }
+        SourceSpec::Changes(spec) => {
+            let stored = store.followed_to(&schedule.name).await;
+            let stored = stored.map_err(|e| SourceError(e.to_string()))?;
+            let changes = Changes::new(spec, settings)?;
+            return Ok(Box::new(ChangesSource::new(changes, spec.from, stored)));
         }
         other => return other.open(settings),
     };

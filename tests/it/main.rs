@@ -59,4 +59,5 @@ mod tls;
 mod traces;
 mod upgrade;
 mod warm;
+mod warm_changes;
 mod warm_sources;

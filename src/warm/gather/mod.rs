@@ -4,7 +4,7 @@
 //! Promises the same plan for a run and a dry run. Refuses to write anything.
 
 mod group;
-mod pieces;
+pub(in crate::warm) mod pieces;
 mod run_plan;
 mod weigh;
 

@@ -34,7 +34,7 @@ struct File {
     name: Spanned<String>,
     #[serde(default = "yes")]
     enabled: bool,
-    cron: Spanned<String>,
+    cron: Option<Spanned<String>>,
     time_zone: Option<Spanned<String>>,
     #[serde(default)]
     at_start: bool,
@@ -79,8 +79,8 @@ pub fn parse(file: &Path, text: &str) -> Result<Schedule, BadSchedule> {
 
 fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
     reader.namespace(Some(&read.name), "name")?;
-    let cron =
-        Cron::parse(read.cron.get_ref()).map_err(|e| reader.field(&read.cron, "cron", &e))?;
+    let follows = matches!(read.source.get_ref(), SourceSpec::Changes(_));
+    let cron = reader.cron(read.cron.as_ref(), follows)?;
     let zone = reader.zone(read.time_zone.as_ref())?;
     reader.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400)?;
     let model = read.model.get_ref();
@@ -109,9 +109,15 @@ fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
         namespace: read.namespace.map(Spanned::into_inner),
         ttl_seconds: read.ttl_seconds.map(Spanned::into_inner),
         keep,
-        budget: read
-            .budget
-            .map_or_else(Budget::default, Spanned::into_inner),
+        budget: match read.budget {
+            Some(budget) => budget.into_inner(),
+            // What changed is wrong until it is scored anew, however much it is.
+            None if follows => Budget {
+                inputs: usize::MAX,
+                model_seconds: None,
+            },
+            None => Budget::default(),
+        },
         source,
     })
 }
@@ -161,6 +167,21 @@ impl Reader<'_> {
                 Err(self.field(value, field, &message))
             }
             _ => Ok(()),
+        }
+    }
+
+    fn cron(&self, cron: Option<&Spanned<String>>, follows: bool) -> Result<Cron, BadSchedule> {
+        match (cron, follows) {
+            (Some(cron), true) => {
+                let message = "has no meaning for what follows a table: it runs all the time";
+                Err(self.field(cron, "cron", message))
+            }
+            (None, true) => Ok(Cron::never()),
+            (Some(cron), false) => {
+                let read = Cron::parse(cron.get_ref());
+                read.map_err(|e| self.field(cron, "cron", &e))
+            }
+            (None, false) => Err(self.wrong(None, "cron", "missing field `cron`")),
         }
     }
 
@@ -221,6 +242,10 @@ impl Reader<'_> {
             let field = format!("source.{}", bad.field);
             self.field(read, &field, &bad.message)
         })?;
+        if matches!(source, SourceSpec::Changes(_)) && matches!(keep, Keep::Rank { .. }) {
+            let message = "a ranking can't be made of what changed: the other rows are missing";
+            return Err(self.field(read, "keep", message));
+        }
         if matches!(source, SourceSpec::Heat(_)) && matches!(keep, Keep::Rank { .. }) {
             let message = "a ranking can't be made of what is hot: its rows have no group";
             return Err(self.field(read, "keep", message));

@@ -5,6 +5,7 @@
 //! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
 //! same tests (`conformance` below). Refuses to decide which rows are worth warming.
 
+mod changes;
 mod file;
 mod heat;
 mod http;
@@ -18,6 +19,10 @@ use kiln_contract::job;
 use serde::Deserialize;
 use std::path::Path;
 
+pub use changes::ChangesSpec;
+pub(super) use changes::{
+    Beginning, ChangedRow, Changes, ChangesSource, Found, Point, PositionKind,
+};
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
 pub use http::{HttpSource, HttpSpec};
@@ -52,6 +57,16 @@ impl RowContent {
             (None, Some(_), _) => Err("`text_pair` without `text`".into()),
             (None, None, None) => Err(absent.into()),
             (Some(_), _, Some(_)) => Err("expected `text` or `features`, not both".into()),
+        }
+    }
+}
+
+impl RowContent {
+    /// Its texts; nothing of features.
+    pub(super) fn text(&self) -> Option<(&str, Option<&str>)> {
+        match self {
+            Self::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
+            Self::Features(_) => None,
         }
     }
 }
@@ -112,6 +127,7 @@ pub enum SourceSpec {
     Sql(sql::SqlSpec),
     Redis(RedisSpec),
     Http(HttpSpec),
+    Changes(ChangesSpec),
     Heat(HeatSpec),
 }
 
@@ -124,11 +140,13 @@ impl SourceSpec {
             Self::Sql(spec) => spec.check(),
             Self::Redis(spec) => spec.check(),
             Self::Http(spec) => spec.check(folder),
+            Self::Changes(spec) => spec.check(),
             Self::Heat(spec) => spec.check(),
         }
     }
 
-    /// Opens the source. [`HotInputs`] is opened elsewhere: it needs what the workers share in Redis.
+    /// Opens the source. [`HotInputs`] is opened elsewhere, since it needs what the workers share in Redis, and so is what changes, which
+    /// needs its position.
     pub fn open(&self, settings: &Settings) -> Result<Box<dyn RowSource>, SourceError> {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
@@ -140,6 +158,11 @@ impl SourceSpec {
             )?),
             Self::Redis(spec) => Box::new(RedisSource::new(spec, settings)?),
             Self::Http(spec) => Box::new(HttpSource::new(spec, settings)?),
+            Self::Changes(_) => {
+                return Err(SourceError(
+                    "a table that is followed has a position".into(),
+                ));
+            }
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }

@@ -1,0 +1,35 @@
+//! Owns recording what is hot, and how soon what readers find follows the tables that schedules follow: a few times a second at the utmost, so that no
+//! handle is kept.
+
+use super::{HeatOf, Metrics, catalogue::*};
+
+impl Metrics {
+    /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
+    /// namespaces to those that the settings or models name.
+    pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
+        let labels = || [of.as_str().into(), namespace.to_owned().into()];
+        HEAT_REQUESTS.gauge(labels()).set(rate);
+        HEAT_TOP_SHARE.gauge(labels()).set(top_share);
+    }
+
+    /// Records how long after its row's change a job had ended. The caller bounds the namespaces to those that the settings or models name.
+    pub fn staleness(&self, namespace: &str, seconds: f64) {
+        STALENESS
+            .histogram([namespace.to_owned().into()])
+            .record(seconds);
+    }
+
+    /// Sets the age of the oldest change that isn't served.
+    pub fn behind(&self, namespace: &str, seconds: f64) {
+        UNSERVED_AGE
+            .gauge([namespace.to_owned().into()])
+            .set(seconds);
+    }
+
+    /// Sets the time within which what readers find is to follow a change.
+    pub fn max_staleness(&self, namespace: &str, seconds: u64) {
+        MAX_STALENESS
+            .gauge([namespace.to_owned().into()])
+            .set(seconds as f64);
+    }
+}
