@@ -108,34 +108,7 @@ impl ChangesSpec {
                     );
                 }
             }
-            (None, Some(table)) => {
-                let names = columns
-                    .iter()
-                    .filter_map(|(field, column)| Some((*field, column.as_deref()?)));
-                let parts = table.split('.').map(|part| ("table", part));
-                if let Some((field, _)) = names.chain(parts).find(|(_, name)| !is_identifier(name))
-                {
-                    return wrong(field, "expected a name of 1 to 63 bytes");
-                }
-                if table.split('.').count() > 2 {
-                    return wrong(
-                        "table",
-                        "expected a table, or a schema and a table with a dot between them",
-                    );
-                }
-                if self.position.is_none() || self.key.is_none() {
-                    return wrong(
-                        "position",
-                        "expected the columns `position` and `key` of the table",
-                    );
-                }
-                if self.text.is_none() && self.features.is_none() {
-                    return wrong("text", "expected a column `text` or `features`");
-                }
-                if self.key_prefix.len() > kiln_contract::job::MAX_KEY_BYTES {
-                    return wrong("key_prefix", "expected a short text");
-                }
-            }
+            (None, Some(table)) => self.check_table(table, &columns)?,
         }
         if self
             .notify
@@ -152,6 +125,36 @@ impl ChangesSpec {
         }
         if !(1..=3_600).contains(&self.limit_seconds) {
             return wrong("limit_seconds", "expected 1 to 3600");
+        }
+        Ok(())
+    }
+
+    fn check_table(
+        &self,
+        table: &str,
+        columns: &[(&str, &Option<String>)],
+    ) -> Result<(), BadSource> {
+        let wrong = |field: &str, message: &str| Err(BadSource::new(field, message));
+        let names = columns
+            .iter()
+            .filter_map(|(field, column)| Some((*field, column.as_deref()?)));
+        let parts = table.split('.').map(|part| ("table", part));
+        if let Some((field, _)) = names.chain(parts).find(|(_, name)| !is_identifier(name)) {
+            return wrong(field, "expected a name of 1 to 63 bytes");
+        }
+        if table.split('.').count() > 2 {
+            let expected = "expected a table, or a schema and a table with a dot between them";
+            return wrong("table", expected);
+        }
+        if self.position.is_none() || self.key.is_none() {
+            let expected = "expected the columns `position` and `key` of the table";
+            return wrong("position", expected);
+        }
+        if self.text.is_none() && self.features.is_none() {
+            return wrong("text", "expected a column `text` or `features`");
+        }
+        if self.key_prefix.len() > kiln_contract::job::MAX_KEY_BYTES {
+            return wrong("key_prefix", "expected a short text");
         }
         Ok(())
     }

@@ -166,8 +166,11 @@ fn bytes(value: Value) -> Result<Vec<u8>, String> {
     }
 }
 
+/// Members with their scores, or fields with their values.
+type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Two by two, whether the answer nests them or not.
-fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+fn pairs(value: Value) -> Result<Pairs, String> {
     let mut pairs = Vec::new();
     let mut values = array(value)?.into_iter();
     while let Some(first) = values.next() {
@@ -183,9 +186,7 @@ fn pairs(value: Value) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
     Ok(pairs)
 }
 
-type Fields = Vec<(Vec<u8>, Vec<u8>)>;
-
-fn entry_parts(entry: Value) -> Result<(String, Fields), String> {
+fn entry_parts(entry: Value) -> Result<(String, Pairs), String> {
     match <[Value; 2]>::try_from(array(entry)?) {
         Ok([id, fields]) => {
             let id = String::from_utf8(bytes(id)?).map_err(|_| STRANGE.to_owned())?;
