@@ -123,6 +123,10 @@ fn describe(error: &figment::Error) -> String {
     let problem = match &error.kind {
         figment::error::Kind::InvalidType(_, expected) => format!("expected {expected}"),
         figment::error::Kind::InvalidValue(_, expected) => format!("expected {expected}"),
+        figment::error::Kind::UnknownVariant(_, expected) => {
+            format!("expected one of {}", expected.join(", "))
+        }
+        figment::error::Kind::Message(text) => kiln_contract::redact::serde(text),
         other => other.to_string(),
     };
     format!("`{name}`: {problem}{from}")

@@ -25,6 +25,7 @@
 //! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
 //! | `health`, `telemetry` | what works; metrics, logs, traces |
 //! | [`config`], `tls`, [`secret`], [`clock`], `backoff`, `cut` | settings, and what everybody needs |
+//! | `redact` | what is said of errors of servers and libraries: no row of anybody's |
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
 #![forbid(unsafe_code)]
@@ -45,6 +46,7 @@ mod heat;
 mod http;
 mod parts;
 mod pipeline;
+mod redact;
 pub mod secret;
 pub mod store;
 mod telemetry;

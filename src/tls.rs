@@ -3,6 +3,7 @@
 //! Promises that a certificate or key which can't be used is reported with its setting and file, and that new ones are used
 //! from the next connection on, since they are replaced while workers run. Keys are never shown.
 
+use crate::redact::Redact;
 use lapin::tcp::{OwnedIdentity, OwnedTLSConfig};
 use redis::{ClientTlsConfig, TlsCertificates};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -52,7 +53,7 @@ impl Tls {
     /// Reads the files that `settings` name; `server` is the part of the settings that they belong to.
     pub fn read(server: &str, settings: &TlsSettings) -> Result<Self, TlsError> {
         let file = |name: &str, path: &Path| {
-            std::fs::read(path).map_err(|e| wrong(server, name, path, &e.to_string()))
+            std::fs::read(path).map_err(|e| wrong(server, name, path, &e.redacted()))
         };
         let certificates = |name: &str, path: &Path| {
             let pem = file(name, path)?;
@@ -116,15 +117,16 @@ impl Tls {
         let provider = Arc::new(ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
+            .map_err(|_| "no version of TLS can be used".to_owned())?
             .with_root_certificates(roots);
         let Some((chain, key)) = &self.identity else {
             return Ok(config.with_no_client_auth());
         };
         let chain = CertificateDer::pem_slice_iter(chain).flatten().collect();
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| e.to_string())?;
+        let key = PrivateKeyDer::from_pem_slice(key);
+        let key = key.map_err(|_| "expected a private key in PEM".to_owned())?;
         let config = config.with_client_auth_cert(chain, key);
-        config.map_err(|e| e.to_string())
+        config.map_err(|_| "the certificate and its key don't go together".to_owned())
     }
 
     /// For Redis's client.

@@ -15,7 +15,8 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 21] = [
+const ROOMS: [&str; 22] = [
+    "redact",
     "backoff",
     "clock",
     "cut",
@@ -43,11 +44,20 @@ const ROOMS: [&str; 21] = [
 const LEAVES: [(&str, &[&str]); 4] = [
     (
         "amqp",
-        &["backoff", "clock", "secret", "tls", "config", "telemetry"],
+        &[
+            "redact",
+            "backoff",
+            "clock",
+            "secret",
+            "tls",
+            "config",
+            "telemetry",
+        ],
     ),
     (
         "cache",
         &[
+            "redact",
             "backoff",
             "clock",
             "cut",
@@ -58,10 +68,11 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "store",
         ],
     ),
-    ("heat", &["cache", "clock", "config", "telemetry"]),
+    ("heat", &["redact", "cache", "clock", "config", "telemetry"]),
     (
         "store",
         &[
+            "redact",
             "backoff",
             "clock",
             "cut",
@@ -274,6 +285,128 @@ fn only_its_owner_names_a_key_a_metric_or_settles() {
         }
     }
     report(problems);
+}
+
+/// What a file names that handles errors of servers and libraries.
+const FOREIGN: [&str; 12] = [
+    "sqlx::",
+    "RedisError",
+    "lapin::",
+    "hyper::",
+    "csv::",
+    "toml::de",
+    "toml::from_str",
+    "serde_json::from_",
+    "serde_json::Error",
+    "serde_path_to_error",
+    "safetensors::",
+    "tokenizers::",
+];
+
+/// How an error is shown by its own text.
+const SHOWN: [&str; 15] = [
+    "e.to_string()",
+    "err.to_string()",
+    "error.to_string()",
+    "failed.to_string()",
+    "other.to_string()",
+    "{e}",
+    "{err}",
+    "{error}",
+    "{error:?",
+    "{error:#",
+    "{e:?",
+    "{e:#",
+    "%e,",
+    "%error",
+    "ToString::to_string)",
+];
+
+/// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
+const OWN: [(&str, usize); 30] = [
+    ("crates/contract/src/job/parse/blame.rs", 1),
+    ("crates/contract/src/job/parse/explain.rs", 1),
+    ("crates/model/src/import/error.rs", 1),
+    ("crates/model/src/import/source.rs", 1),
+    ("crates/model/src/import/tensors.rs", 2),
+    ("crates/model/src/tokens.rs", 1),
+    ("crates/model/src/weights.rs", 1),
+    ("src/amqp/connection.rs", 3),
+    ("src/amqp/publisher/task.rs", 2),
+    ("src/cache/redis.rs", 1),
+    ("src/cache/redis/open.rs", 1),
+    ("src/cli/dead/letter.rs", 1),
+    ("src/cli/dead/list.rs", 1),
+    ("src/cli/doctor/broker.rs", 3),
+    ("src/cli/doctor/postgres.rs", 1),
+    ("src/cli/doctor/queue.rs", 2),
+    ("src/cli/doctor/shards.rs", 3),
+    ("src/cli/explain.rs", 2),
+    ("src/cli/post.rs", 1),
+    ("src/cli/score/output.rs", 1),
+    ("src/cli/submit/mod.rs", 1),
+    ("src/telemetry/logs.rs", 5),
+    ("src/tls.rs", 1),
+    ("src/warm/source/http/mod.rs", 1),
+    ("src/worker/intake.rs", 5),
+    ("src/worker/lane_intake.rs", 3),
+    ("src/worker/lane_session.rs", 1),
+    ("src/worker/optional.rs", 3),
+    ("src/worker/shard_keeper.rs", 6),
+    ("src/worker/tasks/hints.rs", 2),
+];
+
+/// The text of a server's or a library's error may quote anybody's data: `redact` says what may be said of it. A file that handles
+/// such errors shows no other error by its own text than those that are counted here: whoever adds one looks whose it is.
+#[test]
+fn errors_of_servers_and_libraries_are_shown_by_redact_alone() {
+    let mut problems = Vec::new();
+    for (folder, name) in roots() {
+        for file in Tree::read(&folder, &name).files {
+            let is_redact =
+                file.path.starts_with("src/redact/") || file.path.ends_with("/redact.rs");
+            if is_redact || file.is_test() {
+                continue;
+            }
+            let code = file.without_tests();
+            if code.contains("#[from] ") {
+                for library in FOREIGN {
+                    if code.contains(&format!("#[from] {library}")) {
+                        problems.push(format!("{}: shows an error of {library}", file.path));
+                    }
+                }
+            }
+            if !FOREIGN.iter().any(|library| code.contains(library)) {
+                continue;
+            }
+            let text = before_tests(&file.text);
+            let shown: usize = SHOWN.iter().map(|how| times(text, how)).sum();
+            let own = OWN.iter().find(|(path, _)| *path == file.path);
+            let own = own.map_or(0, |(_, own)| *own);
+            if shown > own {
+                problems.push(format!(
+                    "{}: {shown} errors are shown by their own text, {own} are known to be Kiln's own: see redact",
+                    file.path
+                ));
+            }
+        }
+    }
+    report(problems);
+}
+
+/// How often `text` has `how`, which isn't the end of a longer name.
+fn times(text: &str, how: &str) -> usize {
+    let is_whole = |at: usize| {
+        let before = text.get(..at).unwrap_or_default();
+        !before.ends_with(|c: char| c.is_alphanumeric() || c == '_')
+    };
+    text.match_indices(how)
+        .filter(|(at, _)| is_whole(*at))
+        .count()
+}
+
+fn before_tests(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or(text)
 }
 
 fn roots() -> Vec<(String, String)> {

@@ -3,6 +3,7 @@
 //! Promises that a delivery is settled once, that an acknowledgement of many never covers one that isn't
 //! settled, and that a guard which is dropped returns its message. [`Window`] is pure.
 
+use crate::redact::Redact;
 use lapin::{
     Channel,
     options::{BasicAckOptions, BasicRejectOptions},
@@ -196,7 +197,8 @@ impl Acks {
         let _one_at_a_time = self.sending.lock().await;
         let sent = send_all(&self.state, stragglers, |frame| self.send(frame));
         if let Err(error) = sent.await {
-            tracing::debug!(%error, "an acknowledgement found its channel gone");
+            let error = error.redacted();
+            tracing::debug!(error, "an acknowledgement found its channel gone");
         }
     }
 

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     config::{self, Amqp},
+    redact::Redact,
     secret::Secret,
     telemetry::metrics::{Metrics, Server},
     tls::{self, Tls, TlsSettings},
@@ -246,7 +247,7 @@ impl Broker {
                 version: text_in(&frame, b"\x07versionS"),
                 cluster: text_in(&frame, b"\x0ccluster_nameS"),
             }),
-            Ok(Err(error)) => Err(ConnectError::Refused(error.to_string())),
+            Ok(Err(error)) => Err(ConnectError::Refused(error.redacted())),
             Err(_) => Err(self.silent()),
         }
     }
@@ -281,7 +282,7 @@ impl Broker {
 
     /// An error of the client library without credentials.
     pub fn scrub(&self, error: &lapin::Error) -> String {
-        tls::explain(self.addresses.scrub(&error.to_string()))
+        tls::explain(self.addresses.scrub(&error.redacted()))
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     delivery::{Delivery, Parts},
     topology::Origin,
 };
-use crate::clock;
+use crate::{clock, redact::Redact};
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Connection, Consumer,
@@ -80,7 +80,7 @@ impl QueueConsumer {
                 received: clock::received(),
                 accepted: None,
             }))),
-            Some(Err(error)) => Err(error.to_string()),
+            Some(Err(error)) => Err(error.redacted()),
             None => {
                 self.ended = true;
                 Ok(None)

@@ -2,6 +2,7 @@
 //!
 //! Refuses to know names and arguments: those are the [topology](super::topology)'s.
 
+use crate::redact::{self, Redact};
 use lapin::{Channel, Connection, ErrorKind, options::QueueDeclareOptions, types::FieldTable};
 use std::time::Duration;
 
@@ -108,9 +109,9 @@ where
         Ok(Ok(done)) => Ok(done),
         Ok(Err(error)) => Err(match error.kind() {
             ErrorKind::ProtocolError(e) => {
-                Refusal::Replied(e.get_id(), e.get_message().to_string())
+                Refusal::Replied(e.get_id(), redact::reply(e.get_message().as_str()))
             }
-            _ => Refusal::Silent(error.to_string()),
+            _ => Refusal::Silent(error.redacted()),
         }),
         Err(_) => Err(Refusal::Silent(format!(
             "no answer within {} ms",

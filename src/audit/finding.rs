@@ -46,7 +46,7 @@ pub enum Unchecked {
     InputNotStored,
     /// Jobs came first, or the model failed.
     NoTurn,
-    /// Rows of its kind aren't stored: `store.served` or `store.scores` is off.
+    /// Rows of its kind aren't stored: `store.served` is off, or `store.scores` or `cache.mode` leaves scores out.
     RowsOff,
     /// Nothing says which inputs all of it is made of.
     NoInputs,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     cache::{Sample, Samples},
-    config::Settings,
+    config::{Settings, StoredScores},
     store::{PostgresStore, ServedPast},
 };
 use chrono::{DateTime, Utc};
@@ -284,14 +284,17 @@ impl Auditor {
             .zip(at_sight)
             .zip(parts.iter().zip(&piece.names))
         {
+            let Some((namespace, name)) = key::read_named(&sample.key) else {
+                continue;
+            };
             let scored = scored.get(part.clone()).unwrap_or_default();
             let verdict = match (at_sight, value) {
                 (Err(verdict), _) => verdict,
-                (Ok(_), Some(value)) => name_verdict(value, scored, stores.scores),
+                (Ok(latest), Some(value)) => {
+                    let stores = self.settings.stores_scores(Some(namespace), &latest.model);
+                    name_verdict(value, scored, stores)
+                }
                 (Ok(_), None) => Verdict::Wrong("it isn't what Kiln writes"),
-            };
-            let Some((namespace, name)) = key::read_named(&sample.key) else {
-                continue;
             };
             let finding = self.of_name((namespace, name), value.as_ref(), verdict, piece.at);
             found.push((sample.key.clone(), finding));
@@ -332,7 +335,8 @@ impl Auditor {
     }
 
     async fn entries(&mut self, piece: &Piece) -> Result<Vec<(Vec<u8>, Finding)>, String> {
-        let stores_scores = self.settings.store.scores;
+        // What is kept in the cache has its row, unless only expensive scores have one.
+        let stores_scores = self.settings.store.scores == StoredScores::All;
         let read: Vec<(&Sample, (&str, &str, InputHash))> = piece
             .entries
             .iter()

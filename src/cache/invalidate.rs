@@ -138,8 +138,8 @@ impl RedisCache {
     }
 
     /// Puts back what Redis has lost of the marks that are known here, a part of them at a time where they are many; `turn` says where to
-    /// go on. Says how many were lost.
-    pub async fn repair_marks(&self, turn: &mut usize) -> u64 {
+    /// go on. Says how many were lost; nothing where none is known, or Redis doesn't show them.
+    pub(super) async fn repair_marks(&self, turn: &mut usize) -> Option<u64> {
         let mut known = self.marks().all();
         known.sort();
         known.push((String::new(), self.marks().latest()));
@@ -152,7 +152,7 @@ impl RedisCache {
             .collect();
         *turn = begin + part.len();
         if part.is_empty() {
-            return 0;
+            return None;
         }
         let key = |namespace: &str| match namespace {
             "" => key::latest_mark(),
@@ -162,6 +162,7 @@ impl RedisCache {
         let keys: Vec<Vec<u8>> = keys.map(String::into_bytes).collect();
         // That Redis is failing is told by its own check.
         let there = self.values_now(&keys).await;
+        let are_shown = there.iter().all(Result::is_ok);
         let lost = part
             .iter()
             .zip(&there)
@@ -170,11 +171,12 @@ impl RedisCache {
                 is_lost.then(|| (key(namespace).into_bytes(), raise(&key(namespace), *mark)))
             });
         let lost: Vec<(Vec<u8>, Cmd)> = lost.collect();
-        if lost.is_empty() {
-            return 0;
+        let mut repaired = 0;
+        if !lost.is_empty() {
+            let raised = self.now::<String>(&lost).await;
+            repaired = raised.iter().filter(|one| one.is_ok()).count() as u64;
         }
-        let repaired = self.now::<String>(&lost).await;
-        repaired.iter().filter(|one| one.is_ok()).count() as u64
+        are_shown.then_some(repaired)
     }
 
     /// Notes what Redis shows of some namespaces' marks and, last, of the latest of all, and raises it to what is known.

@@ -18,12 +18,14 @@ mod tally;
 
 use self::redis::Put;
 pub use self::redis::{
-    Forgotten, KeyReader, Kind, REMOVED, RedisCache, Survey, Word, WordKind, Words, connect, survey,
+    Forgotten, KeyReader, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind, Words,
+    connect, memory_bytes, survey,
 };
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;
 pub use memory::MemoryCache;
 use memory::Remembered;
+pub use probe::Checks;
 pub use reads::Access;
 pub use samples::{Sample, Samples};
 pub use tally::Tally;
@@ -56,6 +58,16 @@ impl Space {
             memory_prefix: prefix.as_bytes().into(),
             prefix,
         }
+    }
+
+    /// Bytes of one of its entries.
+    pub fn entry_bytes(&self) -> usize {
+        self.codec.entry_bytes()
+    }
+
+    /// Values of one row.
+    pub fn width(&self) -> usize {
+        self.codec.width()
     }
 
     /// The row of an entry; nothing where the bytes are no entry of this input's.
@@ -354,6 +366,15 @@ impl Cache {
         known.unwrap_or_else(|| vec![None; jobs.len()])
     }
 
+    /// When jobs were first accepted, by the keys of that, where it is known.
+    pub async fn accepted(&self, keys: &[Vec<u8>]) -> Vec<Option<Moment>> {
+        let known = match &self.backend {
+            Backend::Redis(redis) if !keys.is_empty() => redis.accepted(keys).await,
+            _ => None,
+        };
+        known.unwrap_or_else(|| vec![None; keys.len()])
+    }
+
     /// Has entries live for so many milliseconds more, where they are there and would live shorter.
     pub async fn prolong(&self, lives: &[(Vec<u8>, u64)]) {
         if let Backend::Redis(redis) = &self.backend
@@ -364,14 +385,14 @@ impl Cache {
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before
-    /// an invalidation, by its stamp, and comes after it is taken back. Says which keys a cluster has not taken; nothing where Redis fails.
-    pub async fn publish(&self, words: &Words<'_>) -> Option<Vec<String>> {
+    /// an invalidation, by its stamp, and comes after it is taken back. Nothing where Redis fails.
+    pub async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         let Backend::Redis(redis) = &self.backend else {
-            return Some(Vec::new());
+            return Some(Published::default());
         };
         let published = redis.publish(words).await;
         let older = published.as_ref().map_or(0, |published| published.older);
         self.metrics.older_words(older);
-        published.map(|published| published.unwritten)
+        published
     }
 }

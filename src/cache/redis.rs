@@ -5,6 +5,7 @@
 
 mod beside;
 mod breaker;
+mod capacity;
 mod cluster;
 mod connections;
 mod each;
@@ -19,15 +20,17 @@ mod shared;
 mod size;
 mod source;
 mod spread;
+mod unsure;
 mod words;
 
+pub use capacity::memory_bytes;
 pub use key_reader::KeyReader;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;
 use question::{Again, Question};
 use size::Size;
-pub use words::{Forgotten, REMOVED, Word, WordKind, Words};
+pub use words::{Forgotten, Published, REMOVED, Word, WordKind, Words};
 
 use super::{
     journal::Journal,
@@ -55,6 +58,7 @@ use std::{
     },
     time::{Duration, Instant},
 };
+use unsure::AllUnsure;
 
 /// A bad URL.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +106,7 @@ pub struct RedisCache {
     failing: [AtomicBool; 2],
     tally: Tallied,
     marks: Marks,
+    unsure: AllUnsure,
     pub(super) journal: Option<Journal>,
     metrics: Metrics,
 }
@@ -129,6 +134,7 @@ impl RedisCache {
             failing: [AtomicBool::new(false), AtomicBool::new(false)],
             tally: Tallied::default(),
             marks: Marks::default(),
+            unsure: AllUnsure::default(),
             journal: None,
             metrics,
         })

@@ -6,6 +6,7 @@
 use super::redis::{Survey, connect, survey};
 use crate::{
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
 };
 use redis::{FromRedisValue, Pipeline, RedisError, RedisResult, Value, aio::MultiplexedConnection};
@@ -141,7 +142,7 @@ impl Samples {
     }
 
     fn scrub(&self, error: &RedisError) -> String {
-        self.url.scrub(&error.to_string())
+        self.url.scrub(&error.redacted())
     }
 }
 
@@ -156,7 +157,7 @@ async fn answer<T: FromRedisValue>(
         Some(open) => open,
         None => {
             let connected = connect(url, settings).await;
-            let mut made = connected.map_err(|e| e.to_string())?;
+            let mut made = connected.map_err(|e| e.redacted())?;
             let mut quiet = redis::cmd("CLIENT");
             quiet.arg("NO-TOUCH").arg("ON");
             // An older server refuses it, and what is looked at counts as read.
@@ -166,7 +167,7 @@ async fn answer<T: FromRedisValue>(
         }
     };
     match tokio::time::timeout(limit, question.query_async(open)).await {
-        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Ok(answer) => answer.map_err(|e| e.redacted()),
         Err(_) => Err("no answer in time".into()),
     }
 }

@@ -6,7 +6,9 @@
 mod csv;
 mod piece;
 
+use crate::redact::Redact;
 use kiln_contract::job::{JobWriter, OnError};
+use kiln_contract::redact;
 use serde_json::Value;
 use std::io::{BufRead, Read};
 
@@ -119,7 +121,7 @@ impl<R: BufRead> Lines<R> {
                     Ok(n) if n as u64 == LINE_BYTES && bytes.last() != Some(&b'\n') => {
                         let problem = match reader.skip_until(b'\n') {
                             Ok(_) => format!("longer than {LINE_BYTES} bytes"),
-                            Err(error) => format!("can't be read: {error}"),
+                            Err(error) => format!("can't be read: {}", error.redacted()),
                         };
                         return Some(Piece::Bad(BadLine {
                             line: *line,
@@ -130,7 +132,7 @@ impl<R: BufRead> Lines<R> {
                     Ok(_) => return Some(json_line(*line, &bytes)),
                     Err(error) => {
                         // The source itself is broken: say so, and end.
-                        let problem = format!("can't be read: {error}");
+                        let problem = format!("can't be read: {}", error.redacted());
                         let bad = Piece::Bad(BadLine {
                             line: *line,
                             problem,
@@ -157,7 +159,7 @@ fn json_line(line: u64, bytes: &[u8]) -> Piece {
         },
         Ok(Value::Object(_)) => Piece::Inputs(vec![(line, text.to_owned())]),
         Ok(_) => bad("expected a JSON object: an input, or a job".into()),
-        Err(error) => bad(format!("not JSON: {error}")),
+        Err(error) => bad(format!("not JSON: {}", redact::json_line(&error))),
     }
 }
 

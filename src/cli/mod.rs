@@ -38,6 +38,7 @@ mod worker_api;
 
 use crate::{
     config::{self as settings, ConfigError, Loaded},
+    redact::Redact,
     telemetry::logs::{self, Speaker},
     worker,
 };
@@ -159,7 +160,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("kiln: {error:#}");
+            eprintln!("kiln: {}", error.redacted());
             Exit::Failed.into()
         }
     }

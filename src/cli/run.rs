@@ -3,7 +3,7 @@
 //! Refuses to start without all three servers' URLs.
 
 use super::Exit;
-use crate::{config::Settings, worker};
+use crate::{config::Settings, redact::Redact, worker};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -45,7 +45,7 @@ pub(super) async fn run(
     }
     if let Err(error) = worker::run(settings, file.as_deref()).await {
         // The log is where operators look; the line on the terminal comes from `main`.
-        tracing::error!(error = format!("{error:#}"), "the worker stops");
+        tracing::error!(error = error.redacted(), "the worker stops");
         return Err(error);
     }
     Ok(Exit::Ok)

@@ -1,5 +1,7 @@
 //! `kiln schedules`: the schedules with their next and last runs, and what is wrong with their files.
 
+mod check;
+
 use super::Exit;
 use crate::{
     clock::rfc3339,
@@ -18,7 +20,7 @@ use serde_json::json;
 #[command(after_help = "\
 Examples:
   kiln schedules
-  kiln schedules check")]
+  kiln schedules check --next 20")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Option<Action>,
@@ -29,74 +31,30 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Checks every schedule file, and shows when each schedule would run next. Needs no server.
+    /// Checks every schedule file against the settings and the models, and shows when each schedule would run next. Needs no server.
     #[command(after_help = "\
-Exits with 3 if a file is bad.
+All mistakes of all files are told at once, each with its file, line and column: what can't be read, a
+time that never comes, a model or database that there isn't, inputs that the model doesn't take.
+Exits with 3 if there is one.
 
-Example:
-  kiln schedules check")]
-    Check,
+Examples:
+  kiln schedules check
+  kiln schedules check --next 20 --from 2026-03-28T00:00:00Z
+  kiln schedules check --json")]
+    Check(check::Arguments),
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let mut folder = Folder::new(&settings.warm.dir);
     folder.scan();
     match arguments.action {
-        Some(Action::Check) => Ok(check(&folder, arguments.json)),
+        Some(Action::Check(check)) => Ok(check::check(&check, &folder, &settings, arguments.json)),
         None => list(&folder, &settings, arguments.json).await,
     }
 }
 
 /// What is shown in place of the next run of what follows a table.
-const FOLLOWS: &str = "as rows change";
-/// How many next runs `check` shows.
-const SHOWN: usize = 3;
-
-fn check(folder: &Folder, json: bool) -> Exit {
-    let now = crate::clock::now();
-    let mut table = plain(["schedule", "cron", "time zone", "next runs"]);
-    for schedule in folder.schedules() {
-        let mut runs = Vec::new();
-        let mut last = now;
-        while let Some(next) = due::next(&schedule, last).filter(|_| runs.len() < SHOWN) {
-            runs.push(local(next, &schedule));
-            last = next;
-        }
-        if schedule.follows() && !json {
-            runs.push(FOLLOWS.to_owned());
-        }
-        if json {
-            println!(
-                "{}",
-                json!({"schedule": schedule.name, "file": schedule.file, "cron": schedule.cron.as_str(), "time_zone": schedule.zone.name(), "next": runs})
-            );
-        }
-        table.add_row([
-            schedule.name.clone(),
-            schedule.cron.as_str().to_owned(),
-            schedule.zone.name().to_owned(),
-            runs.join(", "),
-        ]);
-    }
-    if !json && table.row_iter().next().is_some() {
-        println!("{table}");
-    }
-    for problem in folder.problems() {
-        if json {
-            println!(
-                "{}",
-                json!({"problem": problem.to_string(), "file": problem.file, "line": problem.line, "field": problem.field})
-            );
-        } else {
-            eprintln!("{problem}");
-        }
-    }
-    if folder.problems().is_empty() {
-        Exit::Ok
-    } else {
-        Exit::Partial
-    }
-}
+pub(super) const FOLLOWS: &str = "as rows change";
 
 async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let store = parts::postgres(settings)?;
@@ -105,7 +63,16 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     let runs = store.latest_runs(1).await?;
     let paused = store.paused().await?;
     let mut table = plain([
-        "schedule", "next run", "last run", "outcome", "inputs", "scored", "seconds", "saves s",
+        "schedule",
+        "next run",
+        "last run",
+        "outcome",
+        "inputs",
+        "computed",
+        "renewed",
+        "left over",
+        "seconds",
+        "saves s",
     ]);
     for schedule in folder.schedules() {
         let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
@@ -117,7 +84,8 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
                 json!({
                     "due_at": rfc3339(run.due_at), "state": run.state.as_str(), "planned": run.planned, "skipped": run.skipped, "bad": run.bad,
                     "posted": run.posted, "done": run.done, "failed": run.failed, "hits": run.hits, "misses": run.misses,
-                    "model_seconds": run.model_seconds, "saved_seconds": run.saved_seconds, "message": run.message,
+                    "computes": run.computes, "left_over": run.left_over, "kept_bytes": run.kept_bytes, "message": run.message,
+                    "model_seconds": run.model_seconds, "spent_seconds": run.spent_seconds, "saved_seconds": run.saved_seconds,
                     "started_at": rfc3339(run.started_at), "finished_at": run.finished_at.map(rfc3339),
                 })
             });
@@ -138,7 +106,7 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
         ];
         row.extend(match last {
             Some(run) => cells(run, &schedule),
-            None => ["never", "", "", "", "", ""].map(str::to_owned),
+            None => ["never", "", "", "", "", "", "", ""].map(str::to_owned),
         });
         table.add_row(row);
     }
@@ -155,12 +123,12 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     })
 }
 
-fn cells(run: &RunRow, schedule: &Schedule) -> [String; 6] {
+fn cells(run: &RunRow, schedule: &Schedule) -> [String; 8] {
     let seconds = run
         .finished_at
         .map(|end| (end - run.started_at).as_seconds_f64());
     let outcome = match &run.message {
-        Some(message) if run.state != RunState::Done || run.bad > 0 => {
+        Some(message) if run.state != RunState::Done || run.bad > 0 || run.left_over > 0 => {
             format!("{}: {message}", run.state.as_str())
         }
         _ => run.state.as_str().to_owned(),
@@ -170,6 +138,8 @@ fn cells(run: &RunRow, schedule: &Schedule) -> [String; 6] {
         outcome,
         format!("{} of {}", run.done, run.planned),
         run.misses.to_string(),
+        run.hits.to_string(),
+        run.left_over.to_string(),
         seconds.map_or_else(String::new, |s| format!("{s:.1}")),
         run.saved_seconds
             .map_or_else(String::new, |s| format!("{s:.1}")),

@@ -44,12 +44,12 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::queues(&settings.queues)?;
     rules::intake(&settings.intake)?;
     rules::cache(&settings.cache)?;
+    rules::warm(&settings.warm)?;
     rules::audit(settings)?;
     rules::namespaces(&settings.namespaces)?;
     rules::lanes(settings)?;
     rules::http(&settings.http)?;
     rules::urls(settings)?;
     rules::trace(&settings.trace)?;
-    rules::warm(&settings.warm)?;
     Ok(tls::check(settings)?)
 }

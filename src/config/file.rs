@@ -1,6 +1,7 @@
 //! Owns the settings file.
 
 use super::{ConfigError, names};
+use crate::redact::{self, Redact};
 use figment::{
     Metadata, Profile, Provider,
     providers::Serialized,
@@ -21,10 +22,10 @@ impl SettingsFile {
             path: path.into(),
             problem,
         };
-        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.to_string()))?;
+        let text = std::fs::read_to_string(path).map_err(|e| wrong(e.redacted()))?;
         let mut table: toml::Table = text
             .parse()
-            .map_err(|e: toml::de::Error| wrong(e.to_string()))?;
+            .map_err(|e: toml::de::Error| wrong(redact::toml(&e, &text)))?;
         let shown = path.display().to_string();
         names.check_file(&table, &shown)?;
         for (old, new) in names::RENAMED {

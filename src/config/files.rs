@@ -1,6 +1,7 @@
 //! Owns secrets that lie in files: `KILN_AMQP_URL_FILE=/run/secrets/amqp` instead of the URL itself.
 
 use super::ConfigError;
+use crate::redact::Redact;
 use std::collections::BTreeMap;
 
 /// What the name of a variable ends with that names a file.
@@ -27,11 +28,13 @@ pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), Confi
         if variables.get(&setting).is_some_and(|v| !v.is_empty()) {
             return Err(wrong(format!("{setting} is set, too; which one counts?")));
         }
-        let size = std::fs::metadata(&path).map_err(|e| wrong(format!("{path}: {e}")))?;
+        let size =
+            std::fs::metadata(&path).map_err(|e| wrong(format!("{path}: {}", e.redacted())))?;
         if size.len() > MAX_BYTES {
             return Err(wrong(format!("{path} is larger than a URL can be")));
         }
-        let text = std::fs::read_to_string(&path).map_err(|e| wrong(format!("{path}: {e}")))?;
+        let text = std::fs::read_to_string(&path)
+            .map_err(|e| wrong(format!("{path}: {}", e.redacted())))?;
         let text = text.trim();
         if text.is_empty() {
             return Err(wrong(format!("{path} is empty")));

@@ -13,7 +13,9 @@ mod servers;
 mod warm;
 
 pub use audit::Audit;
-pub use entries::{Cache, CacheThresholds, Embedded, Namespace, Store, StoredJobs};
+pub use entries::{
+    Cache, CacheMode, CacheThresholds, Embedded, Namespace, Store, StoredJobs, StoredScores,
+};
 pub use http::{ApiKey, Http, Scope};
 pub use jobs::{Drain, Intake, Queues, Retry};
 pub use lanes::{Lane, LaneLimits, lanes_by_model};
@@ -59,6 +61,13 @@ impl Settings {
     pub fn ttl_seconds(&self, asked: Option<u64>, namespace: &str, model: Option<u64>) -> u64 {
         let own = self.namespaces.get(namespace);
         self.cache.life_seconds(asked, own, model)
+    }
+
+    /// Whether every score that a model gives for a namespace has its row in the database.
+    pub fn stores_scores(&self, namespace: Option<&str>, model: &str) -> bool {
+        let own = namespace.and_then(|name| self.namespaces.get(name));
+        self.store.scores == StoredScores::All
+            && self.cache.mode_of(own, model) == CacheMode::Always
     }
 
     /// Time for which what readers of a namespace find is still there after its life, in seconds.

@@ -6,7 +6,7 @@ use crate::{
     store::SCHEDULE,
     warm::{
         due,
-        schedule::{Keep, Schedule},
+        schedule::{Budget, Keep, Schedule},
         source::SourceSpec,
     },
 };
@@ -124,7 +124,10 @@ fn hot(schedule: &Schedule, top: usize, heat: Option<&NameHeat>) -> (&'static st
     let Some(heat) = heat else {
         return ("unknown", "how hot it is couldn't be read".into());
     };
-    let bound = top.min(schedule.budget.inputs);
+    let Budget {
+        inputs, renewals, ..
+    } = schedule.budget;
+    let bound = top.min(inputs.saturating_add(renewals));
     match heat.rank {
         None => ("no", "it isn't among the names that are read now".into()),
         Some(rank) if rank > bound => {

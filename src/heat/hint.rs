@@ -1,5 +1,6 @@
 //! What a reader's service reports of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
 
+use crate::redact::Redact;
 use kiln_contract::job;
 use kiln_contract::name;
 use serde::Deserialize;
@@ -18,7 +19,7 @@ pub struct Hint {
 impl Hint {
     /// Reads a hint. An error names the field and what was expected.
     pub fn parse(body: &[u8]) -> Result<Self, String> {
-        let hint: Self = serde_json::from_slice(body).map_err(|e| e.to_string())?;
+        let hint: Self = serde_json::from_slice(body).map_err(|e| e.redacted())?;
         if !name::is_name(&hint.namespace) {
             return Err(format!("`namespace`: {}", name::EXPECTED_NAME));
         }

@@ -5,6 +5,7 @@
 //! answer is cut.
 
 use super::{problem::Problem, unread::Impatient};
+use crate::redact::Redact;
 use axum::{
     Router,
     body::Body,
@@ -135,7 +136,8 @@ pub(super) async fn accept(
             (_, None) => break,
             // Out of file handles, or a client that was gone at once: neither is mended by haste.
             (Err(error), _) => {
-                tracing::debug!(%error, "a connection could not be taken");
+                let error = error.redacted();
+                tracing::debug!(error, "a connection could not be taken");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -192,7 +194,8 @@ async fn serve(
         }
     };
     if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended early");
+        let error = error.redacted();
+        tracing::debug!(error, "a connection ended early");
     }
 }
 

@@ -1,7 +1,8 @@
 //! Judges a pattern's statistics: whether the cache is healthy, and what would raise its hit rate. Pure.
 
 use crate::{
-    config::CacheThresholds,
+    config::{Cache, CacheMode, CacheThresholds},
+    pipeline::LaneFigures,
     telemetry::{causes::SOON, window::Figures},
 };
 
@@ -79,6 +80,30 @@ pub(super) fn recommend(figures: &Figures, ttl: u64) -> String {
         "use coarser inputs, if your use allows it: {:.0} % of the misses were requested for the first time, which neither a longer TTL nor warming by heat avoids",
         percent(causes.first)
     )
+}
+
+/// The models that score an input in less time than it is looked up, though all of theirs are.
+pub(super) fn not_worth_it(
+    cache: &Cache,
+    look_up: Option<f64>,
+    lanes: &[LaneFigures],
+) -> Vec<String> {
+    let Some(look_up) = look_up.filter(|_| cache.enabled) else {
+        return Vec::new();
+    };
+    let cheap = lanes.iter().filter_map(|lane| {
+        let model = lane.seconds_per_input.filter(|model| *model < look_up)?;
+        (cache.mode_of(None, &lane.name) == CacheMode::Always).then(|| {
+            format!(
+                "`{}` scores an input in {:.1} µs, a look-up takes {:.1} µs: `cache.models.{} = \"auto\"` would spare both the look-up and what is stored",
+                lane.name,
+                1e6 * model,
+                1e6 * look_up,
+                lane.name
+            )
+        })
+    });
+    cheap.collect()
 }
 
 #[cfg(test)]

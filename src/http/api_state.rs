@@ -6,6 +6,7 @@ use crate::{
     config::Settings,
     heat::Heat,
     pipeline::{Engine, budget::Budget, insight::Insight},
+    redact::Redact,
     store::{Paused, PostgresStore, Removable, StoreError},
     telemetry::{
         recent::{Recent, Rejected},
@@ -74,7 +75,8 @@ impl ApiState {
         match tokio::time::timeout(self.limit(), &mut run_on_worker.0).await {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(error)) => {
-                tracing::error!(%error, "the work for a request panicked");
+                let error = error.redacted();
+                tracing::error!(error, "the work for a request panicked");
                 Err(Problem::unavailable("the work for this request failed"))
             }
             Err(_) => Err(Problem::timeout(self.limit())),

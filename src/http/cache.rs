@@ -108,6 +108,8 @@ pub struct CacheHealth {
     mean_ms: f64,
     p95_ms: f64,
     warnings: Vec<String>,
+    /// What would make it cheaper, by what models and look-ups are measured to take on this worker.
+    advice: Vec<String>,
 }
 
 /// Cache configuration.
@@ -119,6 +121,8 @@ pub struct CacheInfo {
     ttl_seconds: u64,
     grace_seconds: u64,
     memory_mib: u64,
+    /// What the look-up of one input takes, a running mean; null before the first one.
+    look_up_seconds: Option<f64>,
     /// How far statistics go back, in seconds.
     watched_seconds: u64,
 }
@@ -270,6 +274,11 @@ pub(super) async fn health(
         mean_ms: figures.mean_ms,
         p95_ms: figures.p95_ms,
         warnings,
+        advice: advice::not_worth_it(
+            &state.settings.cache,
+            state.engine.look_up_seconds(),
+            &state.engine.lanes(),
+        ),
     }))
 }
 
@@ -289,6 +298,7 @@ pub(super) async fn info(
         ttl_seconds: cache.ttl_seconds,
         grace_seconds: cache.grace_seconds,
         memory_mib: cache.memory_mib,
+        look_up_seconds: state.engine.look_up_seconds(),
         watched_seconds: state.insight.window.age().as_secs(),
     }))
 }

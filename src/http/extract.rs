@@ -4,7 +4,7 @@
 //! there is room for it.
 
 use super::{Shared, problem::Problem};
-use crate::pipeline::budget::Held;
+use crate::{pipeline::budget::Held, redact::Redact};
 use axum::{
     RequestExt,
     body::{Bytes, HttpBody},
@@ -94,7 +94,8 @@ pub(super) async fn apart<T: Send + 'static>(
     match tokio::task::spawn_blocking(work).await {
         Ok(outcome) => outcome,
         Err(error) => {
-            tracing::error!(%error, "work on a body panicked");
+            let error = error.redacted();
+            tracing::error!(error, "work on a body panicked");
             Err(Problem::unavailable("the work for this request failed"))
         }
     }

@@ -7,7 +7,7 @@ use super::{
     problem::Problem,
     responses::{BadRequest, Guarded, TooLarge, Unavailable},
 };
-use crate::{clock::rfc3339, telemetry::logs};
+use crate::{clock::rfc3339, redact::Redact, telemetry::logs};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -62,7 +62,7 @@ pub(super) async fn set_levels(
     Payload(body): Payload,
 ) -> Result<Json<Levels>, Problem> {
     let wanted = extract::read(body, |body| {
-        serde_json::from_slice::<Levels>(body).map_err(|e| Problem::invalid("", e.to_string()))
+        serde_json::from_slice::<Levels>(body).map_err(|e| Problem::invalid("", e.redacted()))
     });
     let wanted = wanted.await?;
     logs::set_levels(&wanted.levels).map_err(|reason| Problem::invalid("levels", reason))?;

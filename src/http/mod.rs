@@ -33,6 +33,7 @@ pub use api_state::ApiState;
 use crate::{
     config::Http,
     health::Health,
+    redact::Redact,
     telemetry::window::{Noted, Pattern, Window},
 };
 use auth::Keys;
@@ -176,7 +177,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
     let run = move || {
         let reason = match blocking(listener, shared, &settings, max) {
             Ok(()) => "it stopped serving".to_owned(),
-            Err(error) => error.to_string(),
+            Err(error) => error.redacted(),
         };
         // Nobody listens any more once the worker is on its way out.
         let _unheard = sender.send(reason);

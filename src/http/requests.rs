@@ -3,6 +3,7 @@
 //! Owns only their outline. The job's own parser checks the values, so that HTTP and the queue accept and refuse the same.
 
 use super::problem::Problem;
+use crate::redact::Redact;
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::job::{InputField, JobField, JobWriter};
 use serde::Deserialize;
@@ -50,9 +51,9 @@ impl<'a> ScoreRequest<'a> {
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Problem> {
         serde_json::from_slice(body).map_err(|error| {
             if error.is_data() {
-                Problem::invalid("", error.to_string())
+                Problem::invalid("", error.redacted())
             } else {
-                Rejection::new(Code::Malformed, "", error.to_string()).into()
+                Rejection::new(Code::Malformed, "", error.redacted()).into()
             }
         })
     }

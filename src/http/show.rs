@@ -124,10 +124,21 @@ pub struct RunShown {
     posted: i64,
     done: i64,
     failed: i64,
+    /// Inputs whose known scores were renewed.
     hits: i64,
+    /// Inputs that the model computed.
     misses: i64,
+    /// Planned inputs that the model was to compute.
+    computes: i64,
+    /// Inputs that a budget or Redis's memory left no room for.
+    left_over: i64,
+    /// Model time that was expected, in seconds.
     model_seconds: f64,
+    /// Model time that its jobs took, in seconds.
+    spent_seconds: f64,
     saved_seconds: Option<f64>,
+    /// About what its entries fill of Redis's memory, in bytes.
+    kept_bytes: i64,
     message: Option<String>,
 }
 
@@ -148,8 +159,12 @@ impl From<&RunRow> for RunShown {
             failed: run.failed,
             hits: run.hits,
             misses: run.misses,
+            computes: run.computes,
+            left_over: run.left_over,
             model_seconds: run.model_seconds,
+            spent_seconds: run.spent_seconds,
             saved_seconds: run.saved_seconds,
+            kept_bytes: run.kept_bytes,
             message: run.message.clone(),
         }
     }

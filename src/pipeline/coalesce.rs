@@ -6,6 +6,7 @@
 use super::{
     index::{GroupIndex, IndexVec, NamespaceIndex, SlotIndex},
     plan::{Found, Group, Plan, PlannedJob, Slot},
+    retention::Retention,
     source::AdmittedJob,
 };
 use ahash::RandomState;
@@ -20,9 +21,12 @@ use std::{
 
 type SlotsByInput = HashMap<InputHash, SlotIndex, RandomState>;
 
-/// Plans a batch of admitted jobs.
-pub(super) fn plan<'a>(jobs: &'a [AdmittedJob<'a>]) -> Plan<'a> {
-    let mut coalescing = Coalescing::default();
+/// Plans a batch of admitted jobs, whose scores are kept as `keeps` says.
+pub(super) fn plan<'a>(jobs: &'a [AdmittedJob<'a>], keeps: Retention) -> Plan<'a> {
+    let mut coalescing = Coalescing {
+        keeps,
+        ..Coalescing::default()
+    };
     for job in jobs {
         coalescing.add(job);
     }
@@ -33,6 +37,8 @@ pub(super) fn plan<'a>(jobs: &'a [AdmittedJob<'a>]) -> Plan<'a> {
 struct Coalescing<'a> {
     plan: Plan<'a>,
     by_input: IndexVec<GroupIndex, SlotsByInput>,
+    /// What is kept of a score unless its cost says otherwise.
+    keeps: Retention,
 }
 
 impl<'a> Coalescing<'a> {
@@ -41,6 +47,7 @@ impl<'a> Coalescing<'a> {
         let group = self.group(&admitted.model);
         let namespace = self.namespace(job.namespace());
         let index = self.plan.jobs.next_index();
+        let keeps = self.keeps;
         let Some(by_input) = self.by_input.get_mut(group) else {
             return;
         };
@@ -60,6 +67,8 @@ impl<'a> Coalescing<'a> {
                                 cost,
                                 asked_by: index,
                                 found: Found::Not,
+                                keeps,
+                                is_looked_up: true,
                                 min_stamp: 0,
                                 seal: Seal::default(),
                             }))

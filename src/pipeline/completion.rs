@@ -189,6 +189,7 @@ impl Completions {
             End::Finished(job) => Some(ToStore {
                 job,
                 refreshes_ttl: ending.source.refreshes_ttl(),
+                model_nanos: ending.counts.model_nanos,
             }),
             End::Failed { .. } => None,
         });

@@ -2,7 +2,9 @@
 //!
 //! Promises that a write through it waits for the database. Refuses to know the stages.
 
-use super::{budget::Budget, insight::Insight, share::Share, tasks::Tasks};
+use super::{
+    budget::Budget, insight::Insight, look_up_cost::LookUpCost, share::Share, tasks::Tasks,
+};
 use crate::{
     backoff::Backoff,
     cache::Cache,
@@ -45,6 +47,7 @@ pub(super) struct Context {
     pub insight: Option<Arc<Insight>>,
     pub budget: Arc<Budget>,
     pub tasks: Tasks,
+    pub look_up_cost: LookUpCost,
     pub settings: PipelineSettings,
 }
 
@@ -149,6 +152,7 @@ impl Context {
             insight: parts.insight,
             budget: Budget::new(settings.intake.max_bytes_in_hand),
             tasks: Tasks::new(),
+            look_up_cost: LookUpCost::default(),
             settings: PipelineSettings::new(settings),
         }
     }

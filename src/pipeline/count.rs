@@ -24,7 +24,11 @@ pub(super) fn one(context: &Context, received: Instant, outcome: &Outcome, input
 
 fn count_inputs(metrics: &Metrics, inputs: &InputCounts) {
     metrics.inputs(InputResult::Hit, inputs.hits);
-    metrics.inputs(InputResult::Miss, inputs.misses);
+    metrics.inputs(
+        InputResult::Miss,
+        inputs.misses.saturating_sub(inputs.uncached),
+    );
+    metrics.inputs(InputResult::Uncached, inputs.uncached);
     metrics.inputs(InputResult::Coalesced, inputs.coalesced);
     metrics.inputs(InputResult::Skipped, inputs.skipped);
 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{cache::Cache, config::Settings};
 use kiln_contract::failure::Rejection;
+use kiln_contract::{key, order::Moment};
 use kiln_model::Registry;
 use std::{sync::Arc, time::Instant};
 
@@ -51,6 +52,11 @@ impl Engine {
     /// Where it looks entries up.
     pub fn cache(&self) -> &Cache {
         &self.context.cache
+    }
+
+    /// Seconds that the look-up of one input takes, a running mean; nothing before the first one.
+    pub fn look_up_seconds(&self) -> Option<f64> {
+        self.context.look_up_cost.seconds()
     }
 
     /// What jobs hold of the bytes that may be in hand.
@@ -110,6 +116,12 @@ impl Engine {
     /// [`Engine::budget`].
     pub fn submit(&self, sources: impl IntoIterator<Item = JobSource>) {
         self.front.submit(sources);
+    }
+
+    /// When a worker first accepted a job that has something for readers, where that is known.
+    pub async fn first_accepted(&self, job_id: &str) -> Option<Moment> {
+        let known = self.context.cache.accepted(&[key::accepted(job_id)]).await;
+        known.into_iter().flatten().next()
     }
 
     /// Counts a job that another process ran through an engine of its own.

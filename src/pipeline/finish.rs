@@ -142,6 +142,7 @@ pub(super) fn found(
             input: &slot.input,
             row,
             how: How::Cached,
+            is_kept: true,
             causes: Causes::default(),
         })
     };
@@ -189,6 +190,7 @@ pub(super) fn owned(context: &Context, owned: OwnedJob, labels: &mut LabelCounts
             input: &slot.input,
             row: rows.row(index)?,
             how: slot.found?,
+            is_kept: slot.keeps.entry,
             causes: causes.get(index.number()).copied().unwrap_or_default(),
         })
     };
@@ -210,7 +212,11 @@ fn count(rows: &JobRows) -> InputCounts {
     for slot in rows.slots.iter() {
         match slot.found {
             Some(How::Cached) if slot.is_first => counts.hits += 1,
-            Some(How::Scored { .. }) => counts.misses += 1,
+            Some(How::Scored { nanos, .. }) => {
+                counts.misses += 1;
+                counts.uncached += u64::from(!slot.keeps.entry);
+                counts.model_nanos += nanos;
+            }
             _ => {}
         }
     }
@@ -229,6 +235,6 @@ fn causes(context: &Context, source: &JobSource, rows: &JobRows) -> Vec<Causes> 
     }
     insight.causes(rows.slots.iter().map(|slot| {
         let scored = matches!(slot.found, Some(How::Scored { .. }));
-        scored.then_some((&slot.input, slot.ttl_seconds))
+        (scored && slot.keeps.entry).then_some((&slot.input, slot.ttl_seconds))
     }))
 }

@@ -16,8 +16,10 @@ use super::{
     outcome::Outcome,
     owned::{JobRows, OwnedJob},
     render::LabelCounts,
+    retention::Retention,
     source::{AdmittedJob, JobSource},
     split::{self, Next, OpenJob},
+    worth,
 };
 use crate::telemetry::{
     metrics::{CloseReason, Stage},
@@ -179,7 +181,9 @@ impl Front {
         let admission = admit::batch(context, &self.lanes, &sources);
         let mut labels = LabelCounts::default();
         let (nexts, looked_up) = {
-            let mut plan = coalesce::plan(&admission.admitted);
+            let keeps = Retention::always(context.settings.store.scores);
+            let mut plan = coalesce::plan(&admission.admitted, keeps);
+            worth::judge(context, &mut plan);
             note_heat::batch(context, &plan);
             context.metrics.stage(Stage::Parse, begun.elapsed());
             look_up::slots(context, &mut plan).await;

@@ -74,10 +74,6 @@ impl<I, T> IndexVec<I, T> {
         self.items.len()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     pub fn iter(&self) -> std::slice::Iter<'_, T> {
         self.items.iter()
     }

@@ -7,8 +7,12 @@ use crate::telemetry::trace::Stages;
 pub struct InputCounts {
     pub hits: u64,
     pub misses: u64,
+    /// Of the misses, those that weren't looked up: their model is faster than a look-up.
+    pub uncached: u64,
     pub coalesced: u64,
     pub skipped: u64,
+    /// Model time of the misses, in nanoseconds.
+    pub model_nanos: u64,
     pub stages: Stages,
 }
 
@@ -17,7 +21,9 @@ impl InputCounts {
     pub fn add(&mut self, other: &Self) {
         self.hits += other.hits;
         self.misses += other.misses;
+        self.uncached += other.uncached;
         self.coalesced += other.coalesced;
         self.skipped += other.skipped;
+        self.model_nanos += other.model_nanos;
     }
 }

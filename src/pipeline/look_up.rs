@@ -23,12 +23,16 @@ const HOLDS: u32 = 4;
 /// Looks every slot up.
 pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let accepted = Accepted::of(plan);
-    if plan.slots.is_empty() && accepted.jobs.is_empty() {
+    let is_wanted = plan.slots.iter().any(|slot| slot.is_looked_up);
+    if !is_wanted && accepted.jobs.is_empty() {
         return;
     }
     let begun = Instant::now();
     // Slots of one model version stand together, so that its rows do too.
-    let mut order: Vec<SlotIndex> = plan.slots.indices().collect();
+    let slots = plan.slots.enumerate();
+    let mut order: Vec<SlotIndex> = slots
+        .filter_map(|(index, slot)| slot.is_looked_up.then_some(index))
+        .collect();
     if plan.groups.len() > 1 {
         order.sort_by_key(|index| plan.slots.get(*index).map(|slot| slot.group));
     }
@@ -44,14 +48,25 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
         .collect();
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
-    let looked = context.cache.look_up(&wanted, namespaces, &mut outputs);
+    let looked = async {
+        let begun = Instant::now();
+        let looked = context
+            .cache
+            .look_up(&wanted, namespaces, &mut outputs)
+            .await;
+        (looked, begun.elapsed().as_secs_f64())
+    };
     let lives = lives(plan);
     // At the same time: it is no second wait.
     let prolonged = context.cache.prolong(&lives);
-    let (looked, (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
+    let ((looked, seconds), (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
     context.metrics.stage(Stage::LookUp, begun.elapsed());
+    let server = context.cache.server();
+    if server.is_none_or(|redis| !redis.is_failing()) {
+        context.look_up_cost.record(order.len(), seconds);
+    }
 }
 
 /// Jobs that have something for readers.
@@ -93,6 +108,9 @@ fn lives(plan: &Plan<'_>) -> Vec<(Vec<u8>, u64)> {
     let slots = outliving.flat_map(|one| one.slots().map(move |slot| (one.admitted, slot)));
     let life = slots.filter_map(|(admitted, index)| {
         let slot = plan.slots.get(index)?;
+        if !slot.keeps.entry {
+            return None;
+        }
         let entry = plan.groups.get(slot.group)?.space.prefix.key(&slot.input);
         Some((entry, clock::random_ttl_ms(&mut rng, admitted.ttl_seconds)))
     });
@@ -122,7 +140,7 @@ fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f3
             return;
         };
         rest = after;
-        if seal.stamp >= slot.min_stamp {
+        if seal.stamp >= slot.min_stamp && slot.keeps.entry {
             slot.found = Found::Cached(group.push_row(row));
             slot.seal = seal;
         }

@@ -21,6 +21,7 @@ mod input_counts;
 pub mod insight;
 mod lane;
 mod look_up;
+mod look_up_cost;
 mod model_call;
 mod names;
 mod note_heat;
@@ -30,6 +31,7 @@ mod plan;
 mod publish;
 mod rejections;
 mod render;
+mod retention;
 mod share;
 mod source;
 mod split;
@@ -38,6 +40,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod worth;
 
 pub use arriving::Arriving;
 pub use context::EngineParts;

@@ -4,6 +4,7 @@
 
 use super::{
     index::{Index, IndexVec, SlotIndex, bug},
+    retention::Retention,
     source::JobSource,
 };
 use crate::cache::Space;
@@ -26,6 +27,8 @@ pub(super) enum How {
     Scored {
         /// Whether its entry is in the cache already.
         is_stored: bool,
+        /// Its part of the call, in nanoseconds.
+        nanos: u64,
     },
     /// It was scored for another job, here or on another worker.
     Shared,
@@ -41,6 +44,8 @@ pub(super) struct JobSlot {
     pub is_first: bool,
     /// How its row was found; nothing before.
     pub found: Option<How>,
+    /// What is kept of its score.
+    pub keeps: Retention,
     /// TTL of its entry: the longest that a job asks for.
     pub ttl_seconds: u64,
     /// The oldest stamp that an entry may bear.
@@ -53,11 +58,12 @@ impl JobSlot {
     /// Whether its row is to be in the database with its job's. An entry that is kept alive outlives its row where old rows are pruned: the job that
     /// refreshes its TTL brings the row back.
     pub fn needs_row(&self, refreshes_ttl: bool) -> bool {
-        match self.found {
-            Some(How::Scored { .. } | How::Shared) => true,
-            Some(How::Cached) => refreshes_ttl || self.seal.is_pending,
-            None => false,
-        }
+        self.keeps.row
+            && match self.found {
+                Some(How::Scored { .. } | How::Shared) => true,
+                Some(How::Cached) => refreshes_ttl || self.seal.is_pending,
+                None => false,
+            }
     }
 }
 
@@ -207,6 +213,7 @@ mod tests {
             number: 0,
             is_first: true,
             found,
+            keeps: Retention::default(),
             ttl_seconds: 60,
             min_stamp: 0,
             seal: Seal::default(),
@@ -215,5 +222,13 @@ mod tests {
         assert!(!slot(Some(How::Cached)).needs_row(false));
         assert!(slot(Some(How::Shared)).needs_row(false));
         assert!(!slot(None).needs_row(true));
+        let unkept = JobSlot {
+            keeps: Retention {
+                entry: true,
+                row: false,
+            },
+            ..slot(Some(How::Shared))
+        };
+        assert!(!unkept.needs_row(true));
     }
 }

@@ -6,6 +6,7 @@ use super::{
     index::{
         GroupIndex, Index, IndexVec, JobIndex, NamespaceIndex, RowIndex, SlotIndex, bug, lost,
     },
+    retention::Retention,
     source::AdmittedJob,
 };
 use crate::cache::Space;
@@ -75,6 +76,9 @@ pub struct Slot {
     /// The first job that asks for it.
     pub asked_by: JobIndex,
     pub found: Found,
+    /// What is kept of its score, and whether it is looked up: of what isn't kept, only that it was looked up counts, not what was found.
+    pub keeps: Retention,
+    pub is_looked_up: bool,
     /// The oldest stamp that an entry may bear: nobody who asks has invalidated anything since.
     pub min_stamp: u64,
     /// The latest invalidation before its row was scored, and whether that row may be missing in the database.

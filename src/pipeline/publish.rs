@@ -40,6 +40,7 @@ pub(super) fn words<'r>(
         order: Order::new(job.as_of.as_ref(), source.accepted()),
     };
     let writer = EntryWriter::new(info, at, &said);
+    let may_be_old = job.as_of.is_some();
     let kind = if source.refreshes_ttl() {
         WordKind::Refresh
     } else {
@@ -53,6 +54,7 @@ pub(super) fn words<'r>(
             value,
             ttl_ms: clock::random_ttl_ms(&mut rng, ttl_seconds) + grace_ms,
             kind,
+            may_be_old,
         });
     };
     let (mut ranked, mut written, mut removed) = (Vec::new(), Vec::new(), Vec::new());
@@ -89,6 +91,7 @@ pub(super) fn words<'r>(
         value: reader::removal(&said),
         ttl_ms: life.max(REMOVED.as_millis() as u64),
         kind: WordKind::Removal,
+        may_be_old: false,
     }));
     if let Some(heat) = &context.heat {
         let is_news = !source.refreshes_ttl();
@@ -124,6 +127,7 @@ mod tests {
             value: vec![value],
             ttl_ms: 1,
             kind: WordKind::Entry,
+            may_be_old: false,
         };
         let words = [("a", 1), ("b", 2), ("a", 3), ("c", 4), ("a", 5)].map(word);
         let left = last_of_each(words.into());

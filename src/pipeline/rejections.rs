@@ -2,7 +2,7 @@
 //!
 //! Promises that a job which was finished before isn't rejected, however its message comes back: its first result is its outcome. Waits for a
 //! database that is out of reach. A rejection that the database refuses, or doesn't store in time while it stores others, is logged: its dead letter
-//! still says why.
+//! still says why. A job that came before is as old as its first delivery, also where it is rejected unseen.
 
 use super::{
     blocking::blocking,
@@ -24,6 +24,7 @@ pub(super) const TOGETHER: usize = 16;
 /// Writes the rows of these jobs, in the order of their ids, so that no two writers wait for each other's. Who was finished before has
 /// that outcome then.
 pub(super) async fn batch(context: &Context, rejected: &mut [(Ending, Outcome)]) {
+    date(context, rejected).await;
     let finished = {
         let rows = rejected.iter().enumerate();
         let rows = rows.filter_map(|(number, one)| Some((number, row(one)?)));
@@ -42,6 +43,22 @@ pub(super) async fn batch(context: &Context, rejected: &mut [(Ending, Outcome)])
                 repeated: true,
             };
         }
+    }
+}
+
+/// Finds out when those were first accepted that were never looked up.
+async fn date(context: &Context, rejected: &[(Ending, Outcome)]) {
+    let undated = rejected.iter().filter_map(|(ending, outcome)| {
+        let Outcome::Rejected { job_id, .. } = outcome else {
+            return None;
+        };
+        let source = Some(&ending.source).filter(|source| !source.is_dated());
+        Some((source?, key::accepted(job_id.as_deref()?)))
+    });
+    let (sources, keys): (Vec<_>, Vec<_>) = undated.unzip();
+    let known = context.cache.accepted(&keys).await;
+    for (source, known) in sources.into_iter().zip(known) {
+        known.into_iter().for_each(|at| source.note_accepted(at));
     }
 }
 

@@ -20,6 +20,8 @@ pub(super) struct InputRow<'r> {
     pub input: &'r InputHash,
     pub row: &'r [f32],
     pub how: How,
+    /// Whether its score is kept in the cache.
+    pub is_kept: bool,
     /// Why it missed, where it did and is watched.
     pub causes: Causes,
 }
@@ -114,7 +116,11 @@ pub(super) fn render<'r>(
             continue;
         }
         let InputRow {
-            row, how, causes, ..
+            row,
+            how,
+            is_kept,
+            causes,
+            ..
         } = rows(number)?;
         let cached = how == How::Cached;
         if cached {
@@ -128,7 +134,7 @@ pub(super) fn render<'r>(
         }
         let one = InputNote {
             hits: u64::from(cached),
-            misses: u64::from(!cached),
+            misses: u64::from(!cached && is_kept),
             causes,
         };
         all.add(&one);

@@ -245,6 +245,11 @@ impl JobSource {
         self.accepted_before.map_or(here, |before| before.min(here))
     }
 
+    /// Whether it was asked for when a worker first accepted it.
+    pub(super) fn is_dated(&self) -> bool {
+        self.accepted.get().is_some()
+    }
+
     /// Notes when a worker first accepted it, whatever it says itself.
     pub(super) fn note_accepted(&self, accepted: Moment) {
         // Looked up again, it hears the same.

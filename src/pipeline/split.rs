@@ -44,7 +44,10 @@ pub(super) fn jobs(
         let admitted: &AdmittedJob<'_> = planned.admitted;
         let is_complete = planned.slots().all(|index| {
             let slot = plan.slots.get(index);
-            slot.is_some_and(|slot| slot.found != Found::Not && !slot.seal.is_pending)
+            slot.is_some_and(|slot| {
+                let lacks_row = slot.seal.is_pending && slot.keeps.row;
+                slot.found != Found::Not && !lacks_row
+            })
         });
         let next = if is_complete && !admitted.source.refreshes_ttl() {
             let (end, counts) = finish::found(context, plan, planned, labels);
@@ -95,6 +98,7 @@ fn open(plan: &Plan<'_>, planned: &PlannedJob<'_>) -> Option<Next> {
             number,
             is_first: slot.asked_by == job,
             found: (slot.found != Found::Not).then_some(How::Cached),
+            keeps: slot.keeps,
             ttl_seconds: planned.admitted.ttl_seconds,
             min_stamp: slot.min_stamp,
             seal: slot.seal,

@@ -8,21 +8,28 @@ use super::{
     ending::FinishedJob,
     index::{SlotIndex, bug},
     names,
-    owned::{How, JobRows, Value},
+    owned::{How, JobRows, JobSlot, Value},
 };
 use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
-    config::StoredJobs,
-    store::{self, Batch, Inserted, JobRow, ScoreRow, StoreError},
+    config::{StoredJobs, StoredScores},
+    store::{self, Batch, Inserted, JobRow, RunPiece, ScoreRow, SpentTime, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::{
     entry::Seal,
+    key,
     order::{Moment, Order},
     result::{Finished, Reading},
 };
-use std::{borrow::Cow, collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
@@ -33,6 +40,21 @@ const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 pub(super) struct ToStore<'a> {
     pub job: &'a FinishedJob,
     pub refreshes_ttl: bool,
+    /// Model time that it took, in nanoseconds.
+    pub model_nanos: u64,
+}
+
+impl ToStore<'_> {
+    /// What a warming run's job took of the model, for its run.
+    fn spent(&self) -> Option<SpentTime> {
+        if !self.refreshes_ttl || self.model_nanos == 0 {
+            return None;
+        }
+        Some(SpentTime {
+            of: RunPiece::of_job(&self.job.job_id)?,
+            seconds: self.model_nanos as f64 / 1e9,
+        })
+    }
 }
 
 /// What became of a job that was to be stored.
@@ -47,7 +69,8 @@ pub(super) enum Kept {
 /// Stores jobs, no two of them with the same id, and says of each what became of its row. Where inputs have rows, entries come after
 /// them: a worker that dies in between leaves rows without entries, which costs a score, and never an entry without its row.
 pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
-    let kept = if context.settings.store.scores {
+    let have_rows = context.settings.store.scores != StoredScores::None;
+    let kept = if have_rows {
         insert_rows(context, jobs).await
     } else {
         let entries = put_entries(context, jobs.iter());
@@ -57,7 +80,7 @@ pub(super) async fn jobs(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Kept> {
         let stored = jobs.iter().zip(&kept);
         let stored = stored.filter_map(|(one, kept)| kept.is_ok().then_some(one));
         let entries = async {
-            if context.settings.store.scores {
+            if have_rows {
                 put_entries(context, stored).await;
             }
         };
@@ -97,15 +120,53 @@ async fn publish(
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    let mut unwritten = BTreeMap::new();
+    let (mut unwritten, mut alone) = (BTreeMap::new(), HashSet::new());
     for (stamp, words) in &shown {
-        unwritten.insert(*stamp, context.cache.publish(words).await);
+        let published = context.cache.publish(words).await;
+        let published = published.map(|published| {
+            alone.extend(published.alone);
+            published.unwritten
+        });
+        unwritten.insert(*stamp, published);
     }
+    let published = jobs.iter().zip(kept);
+    let published = published.filter(|(_, kept)| is_stored(kept));
+    note_alone(context, published.map(|(job, _)| job), &alone).await;
     let unremoved = jobs.iter().map(|one| {
         let unwritten = unwritten.get(&one.job.stamp);
         unwritten.is_some_and(|keys| has_unwritten_removal(one.job, keys.as_deref()))
     });
     unremoved.collect()
+}
+
+/// Has the history say what stands now, under these keys, although something newer stood before: Redis has forgotten that.
+async fn note_alone<'a>(
+    context: &Context,
+    jobs: impl Iterator<Item = &'a ToStore<'a>>,
+    alone: &HashSet<String>,
+) {
+    if alone.is_empty() {
+        return;
+    }
+    let mut rows = names::rows(naming(jobs));
+    rows.retain(|row| alone.contains(&key::named(row.namespace, row.key)));
+    let note = || context.store.served_alone(&rows, clock::now());
+    let noted = store::until_answered(context.write_backoff(), note, |e, _| e.may_pass()).await;
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the database refuses what stands under names");
+    }
+}
+
+/// What the names of these jobs say.
+fn naming<'a>(
+    jobs: impl Iterator<Item = &'a ToStore<'a>>,
+) -> impl Iterator<Item = names::Naming<'a>> {
+    jobs.map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()))
+}
+
+/// Whether a job's row is there, from now or from before.
+fn is_stored(kept: &Result<Inserted, String>) -> bool {
+    matches!(kept, Ok(Inserted::New | Inserted::Same(_)))
 }
 
 /// Whether a job has a removal under one of these keys; under any, where all are unwritten.
@@ -121,13 +182,13 @@ fn repeated(word: &Word, first: &Finished) -> Word {
     let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
     let begun = Moment::of(first.finished_at - elapsed);
     let mut word = word.clone();
+    word.may_be_old = word.kind != WordKind::Removal;
     Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
     word
 }
 
 /// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
 async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToStore<'a>>) {
-    let have_rows = context.settings.store.scores;
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let stored = jobs.filter_map(|one| {
@@ -138,11 +199,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
             let due = rows
                 .slots
                 .enumerate()
-                .filter(move |(_, slot)| match slot.found {
-                    Some(How::Scored { is_stored }) => have_rows || !is_stored,
-                    Some(How::Cached) => refreshes || (have_rows && slot.seal.is_pending),
-                    Some(How::Shared) | None => false,
-                });
+                .filter(move |(_, slot)| slot.keeps.entry && is_due(slot, refreshes));
             due.map(move |due| (rows, due))
         });
         due.filter_map(|(rows, (index, slot))| {
@@ -153,7 +210,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
                 seal: Seal {
                     stamp: slot.seal.stamp,
-                    is_pending: slot.seal.is_pending && !have_rows,
+                    is_pending: slot.seal.is_pending && !slot.keeps.row,
                 },
             })
         })
@@ -161,6 +218,16 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
     };
     if !fresh.is_empty() {
         context.cache.put(&fresh).await;
+    }
+}
+
+/// Whether an entry is to be written at its job's end.
+fn is_due(slot: &JobSlot, refreshes_ttl: bool) -> bool {
+    match slot.found {
+        // One that was written before its row was is pending there.
+        Some(How::Scored { is_stored, .. }) => slot.keeps.row || !is_stored,
+        Some(How::Cached) => refreshes_ttl || (slot.keeps.row && slot.seal.is_pending),
+        Some(How::Shared) | None => false,
     }
 }
 
@@ -179,7 +246,7 @@ async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inse
 
 /// About how many bytes each job adds to a statement.
 fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
-    let scores = context.settings.store.scores;
+    let scores = context.settings.store.scores != StoredScores::None;
     let bytes = |ToStore { job, .. }: &ToStore<'_>| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
@@ -196,13 +263,11 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         done: &job.result,
     });
     let misses = Misses::of(context, jobs);
-    let named = jobs
-        .iter()
-        .map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()));
     let batch = Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
-        served: names::rows(named),
+        served: names::rows(naming(jobs.iter())),
+        spent: jobs.iter().filter_map(ToStore::spent).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)
@@ -232,7 +297,7 @@ impl<'a> Misses<'a> {
     fn of(context: &Context, jobs: &[ToStore<'a>]) -> Self {
         let inputs = context.settings.store.inputs;
         let mut misses = Vec::new();
-        if context.settings.store.scores {
+        if context.settings.store.scores != StoredScores::None {
             let stored = jobs.iter().filter_map(|one| {
                 let rows = one.job.rows.as_deref()?;
                 Some((rows, one.refreshes_ttl))

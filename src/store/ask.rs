@@ -7,7 +7,7 @@ use super::{
     sessions::{Lease, end_backends},
     tables::is_for_others,
 };
-use crate::tls;
+use crate::{redact::Redact, tls};
 use sqlx::{
     Connection, PgConnection, Postgres, Row,
     error::DatabaseError,
@@ -143,7 +143,7 @@ impl PostgresStore {
         let broken = matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_));
         let code = error.as_database_error().and_then(|e| e.code());
         if code.is_some_and(|code| LEFT.contains(&code.as_ref())) {
-            let why = self.url.scrub(&error.to_string());
+            let why = self.url.scrub(&error.redacted());
             self.sessions.hosts.leave(lease.turn(), &why);
         }
         // A transaction's limit ends the whole session.
@@ -198,7 +198,7 @@ impl PostgresStore {
 
     /// Whether an error can pass. Only what Postgres says of the data itself can't.
     pub(super) fn classify(&self, error: sqlx::Error) -> StoreError {
-        let text = tls::explain(self.url.scrub(&error.to_string()));
+        let text = tls::explain(self.url.scrub(&error.redacted()));
         match &error {
             sqlx::Error::Database(e) if is_for_others(e.as_ref()) => {
                 self.tables.doubt();

@@ -6,6 +6,7 @@
 
 use super::address::{Address, Session};
 use crate::{
+    redact::Redact,
     secret::Secret,
     telemetry::metrics::{Metrics, Server},
 };
@@ -242,7 +243,7 @@ impl Hosts {
     fn explain(&self, failures: &[(usize, sqlx::Error)]) -> String {
         let each = failures.iter().map(|(index, error)| {
             let host = self.all.get(*index).map(Address::host).unwrap_or_default();
-            format!("{host}: {error}")
+            format!("{host}: {}", error.redacted())
         });
         each.collect::<Vec<_>>().join("; ")
     }
@@ -272,7 +273,7 @@ impl Hosts {
         };
         let refused = failures.iter().find(|(index, _)| *index == from);
         let why = match refused {
-            Some((_, error)) => self.url.scrub(&error.to_string()),
+            Some((_, error)) => self.url.scrub(&error.redacted()),
             None if why.is_empty() => format!("no answer within {} ms", self.silence.as_millis()),
             None => why,
         };
@@ -337,7 +338,7 @@ mod tests {
         // Nobody listens on these.
         let hosts = nowhere(&[1, 2]);
         let error = hosts.open("kiln", None).await.map(|_| ());
-        let said = error.expect_err("nobody is there").to_string();
+        let said = error.expect_err("nobody is there").redacted();
         assert!(
             said.contains("127.0.0.1:1: ") && said.contains("127.0.0.1:2: "),
             "{said}"

@@ -1,6 +1,7 @@
 //! Owns finding inputs again that were scored before.
 
 use super::{PostgresStore, StoreError};
+use crate::redact::Redact;
 use kiln_contract::key::InputHash;
 use sqlx::Row;
 use std::collections::HashMap;
@@ -59,7 +60,7 @@ impl PostgresStore {
                     },
                 ))
             };
-            let (hash, input) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
+            let (hash, input) = read().map_err(|e| StoreError::Refused(e.redacted()))?;
             found.insert(hash, input);
         }
         Ok(found)

@@ -7,7 +7,9 @@
 use super::{
     Batch, JobRow, ScoreRow,
     columns::{Columns, column},
-    float_bytes, served,
+    float_bytes,
+    runs::spent,
+    served,
     tables::Tables,
 };
 use sqlx::{AssertSqlSafe, Postgres, error::BoxDynError, postgres::PgArguments, query::Query};
@@ -45,6 +47,10 @@ pub(super) fn statement<'q>(
         rows.sort_unstable_by_key(|s| (s.input, s.model, s.version));
         let insert = scores(&rows, batch, &mut arguments)?.into_insert("scores");
         with.push(format!("kept AS ({insert} ON CONFLICT DO NOTHING)"));
+    }
+    if !batch.spent.is_empty() {
+        let insert = spent::insert(batch, &mut arguments)?;
+        with.push(format!("spent AS ({insert})"));
     }
     let (jobs, last) = match tables {
         Tables::Plain => {
@@ -213,6 +219,7 @@ mod tests {
                 })
                 .collect(),
             served: Vec::new(),
+            spent: Vec::new(),
             finished_at: crate::clock::now(),
             is_ledger,
         };

@@ -1,6 +1,7 @@
 //! Owns finding one job's row.
 
 use super::{PostgresStore, StoreError};
+use crate::redact::Redact;
 use kiln_contract::result::Finished;
 use sqlx::{Row, postgres::PgRow};
 
@@ -25,7 +26,7 @@ impl PostgresStore {
         let row = self.end(lease, answer).await?;
         row.map(|row| read(&row))
             .transpose()
-            .map_err(|e| StoreError::Refused(e.to_string()))
+            .map_err(|e| StoreError::Refused(e.redacted()))
     }
 }
 

@@ -48,6 +48,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             include_str!("../../migrations/postgres/0006_served.sql"),
         ),
         (
+            7,
+            "warm budgets",
+            include_str!("../../migrations/postgres/0007_warm_budgets.sql"),
+        ),
+        (
             8,
             "warm positions",
             include_str!("../../migrations/postgres/0008_warm_positions.sql"),
@@ -236,6 +241,11 @@ mod tests {
                 6,
                 "served",
                 "6390f348e89867e423680a36e7527f66fb3cb2d5741ff937e2caa4e1b7a8c4ae0fb140899ed38eaf45c1955010b1b184",
+            ),
+            (
+                7,
+                "warm budgets",
+                "1f4ba0f0035a5ec84befb3a39a4b4c359d9a2f6d2711f9549e6638e435bbaa169989edeaaa307b6aac015df0d87b1326",
             ),
         ]);
         let sqlite = sums(&[(

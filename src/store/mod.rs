@@ -10,6 +10,7 @@ mod address;
 mod ask;
 mod columns;
 mod controls;
+mod costs;
 mod follow;
 mod hosts;
 mod inputs;
@@ -41,6 +42,7 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
+pub use costs::KnownCost;
 pub use follow::Followed;
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
@@ -53,8 +55,11 @@ pub use partitions::Moved;
 pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
-pub use runs::{Claim, Claimed, PlanTotals, Post, Progress, RunRow, RunState, TakenOver};
-pub use scored::ScoredInput;
+pub use runs::{
+    Claim, Claimed, NewPost, Outlay, PlanTotals, Post, Progress, RunPiece, RunRow, RunState,
+    SpentTime, TakenOver,
+};
+pub use scored::{KnownScore, ScoredInput};
 pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
 pub use sqlite::SqliteStore;
 
@@ -120,6 +125,8 @@ pub struct Batch<'a> {
     pub scores: Vec<ScoreRow<'a>>,
     /// What readers are served from now on, by these jobs; no name twice.
     pub served: Vec<ServedRow<'a>>,
+    /// Model time that those of these jobs took that are of warming runs.
+    pub spent: Vec<SpentTime>,
     pub finished_at: DateTime<Utc>,
     /// Leave the results out of Postgres: a repeat's are those that it has now.
     pub is_ledger: bool,
@@ -181,6 +188,19 @@ impl Store {
         match self {
             Self::Postgres(store) => store.insert(batch).await,
             Self::Sqlite(store) => store.insert(batch).await,
+        }
+    }
+
+    /// Notes what stands under names although something newer stood there before, which the cache has forgotten.
+    pub async fn served_alone(
+        &self,
+        rows: &[ServedRow<'_>],
+        at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.served_alone(rows, at).await,
+            // It has no history of names.
+            Self::Sqlite(_) => Ok(()),
         }
     }
 

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     config::{self, Database},
+    redact::Redact,
     secret::Secret,
     telemetry::metrics::Metrics,
     tls,
@@ -86,7 +87,7 @@ impl PostgresStore {
             let options: PgConnectOptions = one
                 .expose()
                 .parse()
-                .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.to_string())))?;
+                .map_err(|e: sqlx::Error| StoreError::Refused(url.scrub(&e.redacted())))?;
             addresses.push(Address::new(tls::postgres(
                 options,
                 one.expose(),
@@ -150,7 +151,7 @@ impl PostgresStore {
         self.goodbye(connection).await;
         migrated.map_err(|e| match e {
             MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => self.classify(e),
-            other => StoreError::Refused(self.url.scrub(&other.to_string())),
+            other => StoreError::Refused(self.url.scrub(&other.redacted())),
         })?;
         Ok(state.newer)
     }
@@ -226,7 +227,8 @@ impl PostgresStore {
         };
         let write = |tables| async move {
             let statement = insert::statement(batch, tables);
-            let statement = statement.map_err(|e| StoreError::Refused(e.to_string()))?;
+            let statement =
+                statement.map_err(|e| StoreError::Refused(sqlx::Error::Encode(e).redacted()))?;
             self.execute(statement).await
         };
         let written = self.for_tables(days, write).await?;
@@ -310,7 +312,7 @@ impl PostgresStore {
             let (own, other) = row.ids();
             for id in [&own, &other] {
                 let error = serde_json::to_string(row.rejection)
-                    .map_err(|e| StoreError::Refused(e.to_string()))?;
+                    .map_err(|e| StoreError::Refused(e.redacted()))?;
                 let write = |tables| {
                     let statement = match tables {
                         Tables::Plain => REJECT,

@@ -6,6 +6,7 @@ use super::{
     PostgresStore, StoreError, Table,
     tables::{TRIES, Tables},
 };
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
 use sqlx::{AssertSqlSafe, Row};
 
@@ -180,7 +181,7 @@ impl PostgresStore {
             };
             Ok((at, row.try_get::<i64, _>("gone")?))
         };
-        let (at, gone) = read().map_err(|e: sqlx::Error| StoreError::Refused(e.to_string()))?;
+        let (at, gone) = read().map_err(|e: sqlx::Error| StoreError::Refused(e.redacted()))?;
         *walk = at;
         Ok(Some(gone.unsigned_abs()))
     }

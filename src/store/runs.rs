@@ -5,30 +5,27 @@
 
 mod claims;
 mod posts;
+pub(super) mod spent;
 
 pub use claims::{Claimed, TakenOver};
-pub use posts::{PlanTotals, Post};
+pub use posts::{NewPost, PlanTotals, Post};
+pub use spent::{Outlay, Progress, RunPiece, SpentTime};
 
-use super::{PostgresStore, StoreError, tables::Tables};
+use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row, postgres::PgRow};
-use std::collections::BTreeSet;
 
-// A job's row lies under warm-<run>-<piece>; '-' comes right before '.'.
-const PROGRESS: &str = "\
-SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0)
-FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
-const PROGRESS_BY_IDS: &str = "\
-SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0)
-FROM job_ids WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
 const FINISH: &str = "\
-UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0),
+UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0), spent_seconds = $7,
   message = coalesce($6, message), finished_at = now(), lease_until = NULL
 WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
 RETURNING pg_notify('kiln', '')";
 const DROP_POSTS: &str = "DELETE FROM warm_posts WHERE run_id = $1";
+/// With what jobs that came back late have left of others.
+const DROP_SPENT: &str = "\
+DELETE FROM warm_spent WHERE run_id = $1 OR NOT EXISTS (SELECT FROM warm_runs WHERE id = run_id AND finished_at IS NULL)";
 const COLUMNS: &str = "id, schedule, due_at, state, worker, planned, skipped, bad, posted, done, failed, hits, misses, \
-model_seconds, saved_seconds, message, started_at, finished_at";
+model_seconds, saved_seconds, message, started_at, finished_at, computes, left_over, spent_seconds, kept_bytes, evicted_keys";
 
 /// What holds a run: its row and the claim's token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,15 +83,6 @@ impl RunState {
     }
 }
 
-/// How many of a run's jobs are through.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    pub jobs: i64,
-    pub rejected: i64,
-    pub hits: i64,
-    pub misses: i64,
-}
-
 /// A run as its row has it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunRow {
@@ -116,6 +104,16 @@ pub struct RunRow {
     pub message: Option<String>,
     pub started_at: DateTime<Utc>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// Those of the planned inputs that the model was to compute.
+    pub computes: i64,
+    /// Inputs that a budget or the memory left no room for.
+    pub left_over: i64,
+    /// Model time that its jobs took, in seconds; `model_seconds` was planned.
+    pub spent_seconds: f64,
+    /// About what its entries fill of Redis, in bytes.
+    pub kept_bytes: i64,
+    /// What Redis had evicted when it was planned, where it said so.
+    pub evicted_keys: Option<i64>,
 }
 
 impl FromRow<'_, PgRow> for RunRow {
@@ -139,46 +137,22 @@ impl FromRow<'_, PgRow> for RunRow {
             message: row.try_get("message")?,
             started_at: row.try_get("started_at")?,
             finished_at: row.try_get("finished_at")?,
+            computes: row.try_get("computes")?,
+            left_over: row.try_get("left_over")?,
+            spent_seconds: row.try_get("spent_seconds")?,
+            kept_bytes: row.try_get("kept_bytes")?,
+            evicted_keys: row.try_get("evicted_keys")?,
         })
     }
 }
 
 impl PostgresStore {
-    /// How many jobs a run consists of.
-    pub async fn run_pieces(&self, run: i64) -> Result<Option<i64>, StoreError> {
-        let mut lease = self.lease().await?;
-        let query = sqlx::query_scalar("SELECT pieces FROM warm_runs WHERE id = $1").bind(run);
-        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
-        self.end(lease, answer).await
-    }
-
     /// When a run began.
     pub async fn run_started_at(&self, run: i64) -> Result<Option<DateTime<Utc>>, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query_scalar("SELECT started_at FROM warm_runs WHERE id = $1").bind(run);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         self.end(lease, answer).await
-    }
-
-    /// How many of a run's jobs are through.
-    pub async fn run_progress(&self, run: i64) -> Result<Progress, StoreError> {
-        let ask = |tables| async move {
-            let statement = match tables {
-                Tables::Plain => PROGRESS,
-                Tables::Partitioned => PROGRESS_BY_IDS,
-            };
-            let mut lease = self.lease().await?;
-            let query = sqlx::query_as::<_, (i64, i64, i64, i64)>(statement).bind(run);
-            let answer = self.deadline(query.fetch_one(&mut *lease)).await;
-            self.end(lease, answer).await
-        };
-        let (jobs, rejected, hits, misses) = self.for_tables(BTreeSet::new, ask).await?;
-        Ok(Progress {
-            jobs,
-            rejected,
-            hits,
-            misses,
-        })
     }
 
     /// Ends a run and drops what of it isn't posted. Says whether the claim held.
@@ -195,11 +169,13 @@ impl PostgresStore {
             .bind(state.as_str())
             .bind(progress.hits)
             .bind(progress.misses)
-            .bind(message);
+            .bind(message)
+            .bind(progress.model_seconds);
         if self.execute(query).await? == 0 {
             return Ok(false);
         }
         self.execute(sqlx::query(DROP_POSTS).bind(claim.id)).await?;
+        self.execute(sqlx::query(DROP_SPENT).bind(claim.id)).await?;
         Ok(true)
     }
 

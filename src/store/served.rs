@@ -1,12 +1,15 @@
 //! Owns what readers were served under a name: a row whenever that changed.
 //!
 //! Promises that a batch's rows are written by the statement that writes its jobs, only for jobs that are new, and only where a name's
-//! latest row is older news and says something else. Rows are only added, so that no two writers wait for each other.
+//! latest row is older news and says something else, or has left the cache. Rows are only added, so that no two writers wait for each other.
+
+mod alone;
 
 use super::{
     Batch, PostgresStore, StoreError,
     columns::{Columns, column},
 };
+use crate::redact::Redact;
 use chrono::{DateTime, Utc};
 use kiln_contract::order::{Kind, Order};
 use sqlx::{
@@ -92,6 +95,13 @@ pub struct ServedPast {
     pub order: WordOrder,
 }
 
+impl ServedPast {
+    /// Whether it only says that what stood before had left the cache: the next row may be older.
+    fn is_end(&self) -> bool {
+        self.is_removed && self.order.accepted_us == 0
+    }
+}
+
 /// What readers were served under a name, the latest first.
 #[derive(Debug)]
 pub struct ServedHistory {
@@ -100,7 +110,7 @@ pub struct ServedHistory {
     pub is_cut_short: bool,
 }
 
-/// A score that differs by a ten-thousandth is the same: not every device sums in one order. A word whose job says nothing of its age is plain: it
+/// A word whose job says nothing of its age is plain: it
 /// is compared by its acceptance, and goes on under what the word before it says.
 const INSERT: &str = "\
 INSERT INTO served (namespace, key, served_from, job_id, model, version, input_sha256, label, score, items, inputs_sha256, is_removed,
@@ -113,12 +123,7 @@ LEFT JOIN LATERAL (
   SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
 ) AS last ON true
 WHERE last.id IS NULL
-OR ((last.is_removed, last.model, last.version, last.input_sha256, last.label)
-    IS DISTINCT FROM (new.is_removed, new.model, new.version, new.input_sha256, new.label)
-  OR abs(new.score - last.score) > 0.0001 * greatest(abs(new.score), abs(last.score)))
-AND CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {last_is_plain}
-  THEN (new.order_value, new.accepted_us) > (last.order_value, last.accepted_us)
-  ELSE new.accepted_us > last.accepted_us END";
+OR {differs} AND {is_newer}";
 
 /// Whether a word says nothing but when it was accepted, as the contract's `Order` has it; and whether it therefore continues the last one.
 const NEW_IS_PLAIN: &str = "(new.order_kind = 't' AND new.order_value = new.accepted_us)";
@@ -133,6 +138,18 @@ FROM (SELECT $1::text AS namespace, $2::text AS key, $3::\"char\" AS order_kind,
 CROSS JOIN LATERAL (
   SELECT * FROM served WHERE namespace = new.namespace AND key = new.key ORDER BY id DESC LIMIT 1
 ) AS last WHERE NOT last.is_removed";
+
+/// Whether a word says something else than the last one. A score that differs by a ten-thousandth is the same: not every device sums in one order.
+const DIFFERS: &str = "\
+((last.is_removed, last.model, last.version, last.input_sha256, last.label)
+    IS DISTINCT FROM (new.is_removed, new.model, new.version, new.input_sha256, new.label)
+  OR abs(new.score - last.score) > 0.0001 * greatest(abs(new.score), abs(last.score)))";
+
+/// Whether a word replaces the last one.
+const IS_NEWER: &str = "\
+(CASE WHEN new.order_kind = last.order_kind AND NOT {new_is_plain} AND NOT {last_is_plain}
+  THEN (new.order_value, new.accepted_us) > (last.order_value, last.accepted_us)
+  ELSE new.accepted_us > last.accepted_us END)";
 
 /// The hashes of rankings' inputs are left out: nobody is shown them, and they are most of a long ranking.
 const PAST: &str = "\
@@ -161,7 +178,21 @@ pub(super) fn insert(
     batch: &Batch<'_>,
     arguments: &mut PgArguments,
 ) -> Result<String, BoxDynError> {
-    let mut rows: Vec<&ServedRow<'_>> = batch.served.iter().collect();
+    let rows = rows(&batch.served, batch.finished_at, arguments)?;
+    Ok(INSERT
+        .replace("{continues}", &continues())
+        .replace("{differs}", DIFFERS)
+        .replace("{is_newer}", &is_newer())
+        .replace("{rows}", &rows))
+}
+
+/// These rows, as a query of their own.
+fn rows(
+    rows: &[ServedRow<'_>],
+    at: DateTime<Utc>,
+    arguments: &mut PgArguments,
+) -> Result<String, BoxDynError> {
+    let mut rows: Vec<&ServedRow<'_>> = rows.iter().collect();
     rows.sort_unstable_by_key(|row| (row.namespace, row.key));
     let mut columns = Columns::new(arguments);
     columns.shared("namespace", column(&rows, |r| r.namespace))?;
@@ -179,21 +210,22 @@ pub(super) fn insert(
     columns.common("order_kind", "\"char\"", kinds)?;
     let accepted = column(&rows, |r| r.order.accepted_us);
     columns.each("accepted_us", "int8", accepted)?;
-    columns.one("served_from", "timestamptz", batch.finished_at)?;
+    columns.one("served_from", "timestamptz", at)?;
     // What says nothing of its age is as old as its job.
     let are_plain = rows.iter().all(|row| row.order.is_plain());
     if !are_plain {
         columns.each("order_value", "int8", column(&rows, |r| r.order.value))?;
     }
-    let mut rows = columns.into_rows();
-    if are_plain {
-        rows = format!("SELECT *, accepted_us AS order_value FROM ({rows}) AS plain");
-    }
-    Ok(INSERT
-        .replace("{continues}", &continues())
-        .replace("{new_is_plain}", NEW_IS_PLAIN)
-        .replace("{last_is_plain}", LAST_IS_PLAIN)
-        .replace("{rows}", &rows))
+    let rows = columns.into_rows();
+    Ok(match are_plain {
+        true => format!("SELECT *, accepted_us AS order_value FROM ({rows}) AS plain"),
+        false => rows,
+    })
+}
+
+fn is_newer() -> String {
+    let is_newer = IS_NEWER.replace("{new_is_plain}", NEW_IS_PLAIN);
+    is_newer.replace("{last_is_plain}", LAST_IS_PLAIN)
 }
 
 /// Whether a word goes on under what the one before it says of its age.
@@ -244,7 +276,7 @@ impl PostgresStore {
             Ok((past?, all.unsigned_abs() > rows.len() as u64))
         };
         let (past, is_cut_short) =
-            past().map_err(|e: sqlx::Error| StoreError::Refused(e.to_string()))?;
+            past().map_err(|e: sqlx::Error| StoreError::Refused(e.redacted()))?;
         Ok(ServedHistory {
             rows: in_order(past),
             is_cut_short,
@@ -264,16 +296,18 @@ impl PostgresStore {
         let mut found = vec![None; names.len()];
         for row in &rows {
             let read = || Ok::<_, sqlx::Error>((row.try_get::<i64, _>("number")?, read(row)?));
-            let (number, past) = read().map_err(|e| StoreError::Refused(e.to_string()))?;
+            let (number, past) = read().map_err(|e| StoreError::Refused(e.redacted()))?;
             let index = usize::try_from(number - 1).ok();
             let slot: Option<&mut Option<ServedPast>> =
                 index.and_then(|index| found.get_mut(index));
-            // Two that were written at the same time may stand in either order.
-            if let Some(slot) = slot
-                && slot
-                    .as_ref()
-                    .is_none_or(|last| past.order.is_newer_than(last.order))
-            {
+            let Some(slot) = slot else {
+                continue;
+            };
+            let last = slot.as_ref().map(|last| last.order);
+            if past.is_end() {
+                *slot = None;
+            } else if last.is_none_or(|last| past.order.is_newer_than(last)) {
+                // Two that were written at the same time may stand in either order.
                 *slot = Some(past);
             }
         }
@@ -284,10 +318,14 @@ impl PostgresStore {
 /// Leaves out what was older than what readers had already: it was written at the same time, and never served. The latest comes first.
 fn in_order(rows: Vec<ServedPast>) -> Vec<ServedPast> {
     let mut served: Vec<ServedPast> = Vec::with_capacity(rows.len());
+    let mut has_left = false;
     for row in rows.into_iter().rev() {
-        let last = served.last();
-        if last.is_none_or(|last| row.order.is_newer_than(last.order)) {
+        let last = served.last().filter(|_| !has_left);
+        if row.is_end() {
+            has_left = true;
+        } else if last.is_none_or(|last| row.order.is_newer_than(last.order)) {
             served.push(row);
+            has_left = false;
         }
     }
     served.reverse();
@@ -349,5 +387,12 @@ mod tests {
         ];
         let ids: Vec<String> = in_order(rows).into_iter().map(|row| row.job_id).collect();
         assert_eq!(ids, ["s8", "t40", "t30"]);
+        let end = ServedPast {
+            is_removed: true,
+            ..past('t', 0, 0)
+        };
+        let rows = vec![past('s', 4, 80), past('s', 5, 70), end, past('s', 8, 50)];
+        let ids: Vec<String> = in_order(rows).into_iter().map(|row| row.job_id).collect();
+        assert_eq!(ids, ["s5", "s8"], "one was older and stood all the same");
     }
 }

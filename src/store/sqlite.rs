@@ -4,7 +4,7 @@
 //! array a table, in one transaction. The scores are also what a second run finds: its cache on disk.
 
 use super::{Batch, Inserted, Rejected, RejectedRow, StoreError, Table, float_bytes, migrations};
-use crate::clock;
+use crate::{clock, redact::Redact};
 use chrono::{DateTime, Utc};
 use kiln_contract::key::InputHash;
 use kiln_contract::result::Finished;
@@ -72,7 +72,7 @@ impl SqliteStore {
             .pragma("wal_autocheckpoint", "8000")
             .busy_timeout(Duration::from_secs(30));
         let problem =
-            |e: &dyn std::fmt::Display| StoreError::Refused(format!("{}: {e}", path.display()));
+            |e: &dyn Redact| StoreError::Refused(format!("{}: {}", path.display(), e.redacted()));
         let pool = SqlitePoolOptions::new()
             .max_connections(4)
             .connect_with(options)
@@ -301,10 +301,10 @@ fn classify(error: sqlx::Error) -> StoreError {
     match &error {
         // Busy or locked: another process holds the file.
         sqlx::Error::Database(e) if e.code().is_some_and(|c| c == "5" || c == "6") => {
-            StoreError::Unavailable(error.to_string())
+            StoreError::Unavailable(error.redacted())
         }
-        sqlx::Error::PoolTimedOut => StoreError::Unavailable(error.to_string()),
-        _ => StoreError::Refused(error.to_string()),
+        sqlx::Error::PoolTimedOut => StoreError::Unavailable(error.redacted()),
+        _ => StoreError::Refused(error.redacted()),
     }
 }
 

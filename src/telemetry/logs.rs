@@ -1,12 +1,14 @@
 //! Owns how log lines look, and which are written. Lines go to standard error: standard output belongs to results.
 //!
 //! Promises that levels can be changed while the worker runs, and that no level, however talkative, lets the libraries that
-//! carry bodies and passwords say more than what happened: below INFO only Kiln's own lines are written.
+//! carry bodies and passwords say more than what happened: below INFO only Kiln's own lines are written; and that a panic says where
+//! it happened, and nothing of what it failed on.
 
 use super::recent::Recent;
 use crate::config::{Log, LogFormat};
 use chrono::{DateTime, Utc};
 use std::{
+    backtrace::{Backtrace, BacktraceStatus},
     collections::BTreeMap,
     fmt::Debug,
     io::{IsTerminal, Write},
@@ -50,6 +52,7 @@ pub fn start(settings: &Log, speaker: Speaker) -> Result<(), String> {
         settings.filter.as_str()
     };
     let filter = parse(wanted).map_err(|e| format!("setting `log.filter`: {e}"))?;
+    std::panic::set_hook(Box::new(report_panic));
     let (filter, levels) = reload::Layer::new(filter);
     let _already_set = LEVELS.set(levels);
     let terminal = std::io::stderr().is_terminal();
@@ -79,6 +82,21 @@ pub fn start(settings: &Log, speaker: Speaker) -> Result<(), String> {
             .try_init()
     };
     Ok(())
+}
+
+/// Says where a thread panicked, and why as far as that quotes nothing: a panic's text may hold what it failed on.
+fn report_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    let at = panic.location().map(ToString::to_string);
+    let at = at.unwrap_or_default();
+    let reason = kiln_contract::redact::panic(panic.payload());
+    let backtrace = Backtrace::capture();
+    let trace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("\n{backtrace}"),
+        _ => String::new(),
+    };
+    eprintln!("thread '{name}' panicked at {at}: {reason}{trace}");
 }
 
 /// Levels in the syntax of tracing's `EnvFilter`, such as `info,kiln=debug`.
@@ -157,7 +175,13 @@ fn may_speak(metadata: &Metadata<'_>) -> bool {
     let target = metadata.target();
     // A message that comes back is logged whole there, as a warning; and what callers handle is reported as an error, such as a lane's
     // queue that isn't there.
-    let is_hidden = target.starts_with("lapin::returned_messages") || target == "lapin::channel";
+    // What functions in a database notify of, and what a URL has that isn't known, are shown with their values.
+    let hidden = [
+        "lapin::returned_messages",
+        "sqlx::postgres::notice",
+        "sqlx_postgres::options",
+    ];
+    let is_hidden = hidden.iter().any(|one| target.starts_with(one)) || target == "lapin::channel";
     !is_hidden && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))
 }
 

@@ -16,7 +16,7 @@ pub use catalogue::SECONDS;
 pub use labels::{
     AuditFinding, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
     InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage,
-    Table, TraceOutcome, WarmOutcome,
+    Table, TraceOutcome, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use runtime::tasks;
@@ -287,11 +287,6 @@ impl Metrics {
     /// Counts inputs whose scoring a lease guarded.
     pub fn leases(&self, outcome: LeaseOutcome, inputs: usize) {
         add(&self.0.leases, outcome as usize, inputs as u64);
-    }
-
-    /// Counts a warming run that ended.
-    pub fn warm_run(&self, outcome: WarmOutcome) {
-        add(&self.0.warm_runs, outcome as usize, 1);
     }
 
     /// Sets how many schedule files are refused.

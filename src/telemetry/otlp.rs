@@ -6,6 +6,7 @@ use super::{
     metrics::{Metrics, TraceOutcome},
     trace::{self, Kind, Traced, Tree},
 };
+use crate::redact::Redact;
 use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Uri, body::Bytes, header};
@@ -112,10 +113,10 @@ async fn post(uri: &Uri, body: Vec<u8>) -> Result<(), String> {
     let host = uri.host().unwrap_or_default();
     let stream = TcpStream::connect((host, uri.port_u16().unwrap_or(80)))
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| e.redacted())?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| e.redacted())?;
     let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
     let request = Request::builder()
         .method(Method::POST)
@@ -124,7 +125,7 @@ async fn post(uri: &Uri, body: Vec<u8>) -> Result<(), String> {
         .header(header::CONTENT_TYPE, "application/x-protobuf")
         .header(header::CONNECTION, "close")
         .body(Full::new(Bytes::from(body)))
-        .map_err(|e| e.to_string())?;
+        .map_err(|e| e.redacted())?;
     let exchange = async {
         let response = sender.send_request(request).await?;
         let status = response.status();
@@ -133,7 +134,7 @@ async fn post(uri: &Uri, body: Vec<u8>) -> Result<(), String> {
         Ok::<_, hyper::Error>(status)
     };
     let (status, _ended) = tokio::join!(exchange, connection);
-    let status = status.map_err(|e| e.to_string())?;
+    let status = status.map_err(|e| e.redacted())?;
     if status.is_success() {
         Ok(())
     } else {

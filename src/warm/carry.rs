@@ -4,32 +4,23 @@
 //! from does nothing any more that counts: its jobs have the same ids and bodies, and its writes carry an older token.
 
 use super::{
-    depths::Depths, gather::Gatherer, hot_source::open, schedule::Schedule, source::SourceError,
+    gather::{Gatherer, PlanError},
+    hot_source::open,
+    schedule::Schedule,
+    source::SourceError,
 };
 use crate::{
-    amqp::{
-        connection::Broker,
-        message::{self, Message},
-        publisher::Publisher,
-        topology::Topology,
-    },
+    amqp::{connection::Broker, publisher::Publisher, topology::Topology},
     config::Settings,
     pipeline::Engine,
-    store::{Claim, PlanTotals, PostgresStore, Progress, RunState, StoreError},
-    telemetry::metrics::{Metrics, WarmOutcome},
+    store::{Claim, PostgresStore, Progress, RunState, StoreError},
+    telemetry::metrics::{Metrics, WarmInput, WarmOutcome},
 };
-use kiln_contract::order::Moment;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Jobs of a run that are posted together.
-const WINDOW: i64 = 128;
 /// Jobs of a plan written in one statement.
 const WRITE: usize = 32;
-/// How often a paused or waiting run looks again.
-const LOOK: Duration = Duration::from_millis(100);
-/// What a run is taken to last before one has ended, in seconds.
-const USUAL_SECONDS: f64 = 2.0;
 
 /// Why a run wasn't carried on here.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +53,15 @@ impl From<StoreError> for Stopped {
 impl From<SourceError> for Stopped {
     fn from(error: SourceError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<PlanError> for Stopped {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Source(error) => error.into(),
+            PlanError::Store(error) => error.into(),
+        }
     }
 }
 
@@ -125,7 +125,12 @@ impl Carrier {
             .finish_run(claim, state, progress, message.as_deref())
             .await
         {
-            Ok(true) if state == RunState::Done => self.metrics.warm_run(WarmOutcome::Done),
+            Ok(true) if state == RunState::Done => {
+                let Progress { hits, misses, .. } = progress;
+                self.metrics.warm_inputs(WarmInput::Renewed, hits);
+                self.metrics.warm_inputs(WarmInput::Computed, misses);
+                self.metrics.warm_run(WarmOutcome::Done);
+            }
             Ok(true) => {
                 self.metrics.warm_run(WarmOutcome::Failed);
                 tracing::error!(run = claim.id, reason = message, "a warming run failed");
@@ -194,11 +199,11 @@ impl Carrier {
         let gatherer = Gatherer {
             settings: &self.settings,
             registry: self.engine.registry(),
+            store: &self.store,
             redis: self.engine.cache().server(),
             now,
-            random: rand::random,
+            scores_here: true,
         };
-        let spread = self.usual_seconds(&schedule.name).await?;
         let source = open(
             schedule,
             &self.settings,
@@ -206,114 +211,33 @@ impl Carrier {
             self.engine.cache().server(),
         )
         .await?;
-        let plan = gatherer.plan(schedule, source.as_ref(), spread).await?;
-        let pieces = gatherer.pieces(schedule, &plan);
-        for (part, first) in pieces.chunks(WRITE).zip((0i32..).step_by(WRITE)) {
-            let numbers: Vec<i32> = (first..).take(part.len()).collect();
-            let inputs: Vec<i32> = part.iter().map(|(inputs, _)| *inputs).collect();
-            let bodies: Vec<&[u8]> = part.iter().map(|(_, body)| body.as_slice()).collect();
-            if !self
-                .store
-                .add_posts(claim, &numbers, &inputs, &bodies)
-                .await?
-            {
+        let plan = gatherer.plan(schedule, source.as_ref()).await?;
+        let posts = gatherer.pieces(schedule, &plan);
+        for (part, first) in posts.chunks(WRITE).zip((0i32..).step_by(WRITE)) {
+            if !self.store.add_posts(claim, first, part).await? {
                 return Err(Stopped::Lost);
             }
         }
-        let totals = PlanTotals {
-            planned: plan.inputs() as i64,
-            skipped: (plan.fresh + plan.over_budget) as i64,
-            bad: plan.bad as i64,
-            pieces: pieces.len() as i64,
-            model_seconds: plan.model_seconds(),
-            saved_seconds: plan.saved_seconds(),
-            message: plan.message(),
-        };
+        let totals = plan.totals(&schedule.budget, posts.len());
         tracing::info!(
             schedule = schedule.name,
             run = claim.id,
             planned = totals.planned,
+            computes = totals.computes,
             skipped = totals.skipped,
+            left_over = totals.left_over,
             bad = totals.bad,
             "a warming run is planned"
         );
+        self.metrics
+            .warm_inputs(WarmInput::LeftOver, totals.left_over);
         if self.store.plan_run(claim, &totals).await? {
             Ok(())
         } else {
             Err(Stopped::Lost)
         }
     }
-
-    /// How long the last run of a schedule took, in seconds.
-    async fn usual_seconds(&self, schedule: &str) -> Result<f64, Stopped> {
-        let runs = self.store.latest_runs(3).await?;
-        let ended = runs.iter().find_map(|run| {
-            let done = run.schedule == schedule && run.state == RunState::Done;
-            let ended = run.finished_at.filter(|_| done)?;
-            Some((ended - run.started_at).as_seconds_f64())
-        });
-        Ok(ended.unwrap_or(USUAL_SECONDS).max(0.1))
-    }
-
-    /// Posts what is left of a run, pausing while the queues are full.
-    async fn post(&self, claim: Claim) -> Result<(), Stopped> {
-        let mut depths = Depths::default();
-        // What readers were told since the run began is newer than what its source said.
-        let Some(began) = self.store.run_started_at(claim.id).await? else {
-            return Err(Stopped::Lost);
-        };
-        loop {
-            let posts = self.store.next_posts(claim.id, WINDOW).await?;
-            if posts.is_empty() {
-                break;
-            }
-            while !depths
-                .have_room(&self.broker, &self.topology, &self.settings.warm)
-                .await
-            {
-                tokio::time::sleep(LOOK).await;
-            }
-            let pieces: Vec<i32> = posts.iter().map(|post| post.piece).collect();
-            let messages: Vec<Message> = posts
-                .into_iter()
-                .map(|post| {
-                    let id = job_id(claim.id, post.piece);
-                    let message = message::job(&self.topology.warm, &id, post.body);
-                    message::accepted(message, Moment::of(began))
-                })
-                .collect();
-            let posted = self.publisher.publish(messages).await;
-            posted.map_err(|error| Stopped::Failed(format!("{error}; lower warm.piece_inputs")))?;
-            if !self.store.note_posted(claim, &pieces).await? {
-                return Err(Stopped::Lost);
-            }
-        }
-        if self.store.all_posted(claim).await? {
-            Ok(())
-        } else {
-            Err(Stopped::Lost)
-        }
-    }
-
-    /// Waits until every posted job has its row.
-    async fn wait(&self, claim: Claim) -> Result<Progress, Stopped> {
-        loop {
-            let Some(run) = self.store.run_pieces(claim.id).await? else {
-                return Err(Stopped::Lost);
-            };
-            let progress = self.store.run_progress(claim.id).await?;
-            if progress.jobs >= run {
-                return Ok(progress);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
 }
 
 /// What is said of a run that hit its limit.
 pub(super) const TOO_LONG: &str = "it ran past its time limit";
-
-/// The id of a run's job: what makes posting it twice harmless.
-fn job_id(run: i64, piece: i32) -> String {
-    format!("warm-{run}-{piece}")
-}

@@ -7,10 +7,13 @@
 use chrono::{DateTime, Duration, MappedLocalTime, NaiveDateTime, Offset, TimeZone, Timelike, Utc};
 use chrono_tz::Tz;
 use cron::Schedule;
+use kiln_contract::redact::HIDDEN;
 use std::{collections::BTreeSet, str::FromStr};
 
 /// How far ahead to search for a run: a leap day may be eight years away.
 const HORIZON_DAYS: i64 = 9 * 366;
+/// Longest part of an expression that a message shows, in bytes.
+const MAX_SHOWN_BYTES: usize = 40;
 /// No zone changes its offset twice within this time.
 const PROBE_HOURS: i64 = 12;
 
@@ -48,18 +51,26 @@ impl Cron {
             Schedule::from_str(&format!(
                 "{seconds} {minute} {hour} {day} {month} {weekday} {year}"
             ))
-            .map_err(|e| format!("not a cron expression: {e}"))
+            // The crate's own words quote the expression.
+            .map_err(|_| "not a cron expression".to_owned())
         };
         let schedules = if either {
             vec![schedule(&day, "*")?, schedule("*", &weekday)?]
         } else {
             vec![schedule(&day, &weekday)?]
         };
-        Ok(Self {
+        let cron = Self {
             expression: expression.trim().to_owned(),
             schedules,
             every_hour: hours.len() == 24,
-        })
+        };
+        if cron
+            .next_on_the_wall(DateTime::UNIX_EPOCH.naive_utc())
+            .is_none()
+        {
+            return Err("it is never due: no day in the calendar matches".into());
+        }
+        Ok(cron)
     }
 
     /// Never due: of what follows a table instead of the clock.
@@ -215,11 +226,21 @@ fn spelled_out(expression: &str) -> Result<&str, String> {
         "@reboot" => return Err("`@reboot` is not a time: use `at_start = true`".into()),
         name if name.starts_with('@') => {
             return Err(format!(
-                "`{name}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly"
+                "`@{}` is unknown; there are @yearly, @monthly, @weekly, @daily and @hourly",
+                shown(name.trim_start_matches('@'))
             ));
         }
         other => other,
     })
+}
+
+/// A part of an expression in a message: one with other characters than expressions have is something else, and isn't shown.
+fn shown(part: &str) -> &str {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"*/,-?#".contains(&byte);
+    match part.len() <= MAX_SHOWN_BYTES && part.bytes().all(fits) {
+        true => part,
+        false => HIDDEN,
+    }
 }
 
 /// Seven fields, from seconds to the year, with defaults for those that are left out.
@@ -276,8 +297,10 @@ fn parse_field(
     max: u32,
     by_name: impl Fn(&str) -> Option<u32>,
 ) -> Result<BTreeSet<u32>, String> {
-    let wrong =
-        |part: &str| format!("{name} `{part}`: expected {min} to {max}, a range, a list or a step");
+    let wrong = |part: &str| {
+        let part = shown(part);
+        format!("{name} `{part}`: expected {min} to {max}, a range, a list or a step")
+    };
     let value = |text: &str| {
         by_name(text)
             .or_else(|| {

@@ -4,8 +4,10 @@ use super::schedule::{Missed, Schedule};
 use chrono::{DateTime, Duration, Utc};
 use sha2::{Digest, Sha256};
 
-/// A run that would start later than this counts as missed.
+/// A run that would start later than this counts as missed, and so does an earlier one when the next one is due already.
 const ON_TIME: Duration = Duration::seconds(60);
+/// A run that is this late is on time whatever the next one is: due runs are looked for every second.
+const SLACK: Duration = Duration::seconds(2);
 /// Maximum number of runs that are found due at once.
 const MAX_RUNS: usize = 1_000;
 /// How far back to search for the last due time at a worker's start.
@@ -31,7 +33,7 @@ pub fn due(
     let jitter = Duration::from_std(schedule.jitter).unwrap_or_default();
     let since = last.unwrap_or(since - Duration::nanoseconds(1));
     let mut from = since.max(now - jitter - reach - Duration::nanoseconds(1));
-    let mut on_time = Vec::new();
+    let mut on_time: Vec<DateTime<Utc>> = Vec::new();
     let mut late = Vec::new();
     while let Some(at) = schedule
         .cron
@@ -42,6 +44,11 @@ pub fn due(
         let starts = at + jitter_of(schedule);
         if starts > now {
             continue;
+        }
+        // The one before it can be on time no more: this one is due.
+        let missed = |at: &DateTime<Utc>| now - (*at + jitter_of(schedule)) > SLACK;
+        if let Some(before) = on_time.pop_if(|before| missed(before)) {
+            late.push(before);
         }
         if now - starts <= ON_TIME {
             on_time.push(at);
@@ -150,6 +157,40 @@ mod tests {
             found(old, Some("05:10:00"), "08:45:00", false),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn below_a_minute_a_run_is_missed_when_the_next_one_is_due() {
+        let found = |more: &str, last: &str, now: &str| {
+            let mut schedule = schedule(more);
+            schedule.cron = crate::warm::cron::Cron::parse("*/10 * * * * *").expect("a cron");
+            due(&schedule, Some(at(last)), at(last), at(now), false)
+                .into_iter()
+                .map(|t| t.format("%H:%M:%S").to_string())
+                .collect::<Vec<_>>()
+        };
+        let (skip, once, all) = ("missed = \"skip\"", "", "missed = \"all\"");
+        for rule in [skip, once, all] {
+            assert_eq!(found(rule, "08:00:00", "08:00:19"), ["08:00:10"]);
+            assert_eq!(found(rule, "08:00:20", "08:00:31"), ["08:00:30"]);
+        }
+        assert_eq!(found(skip, "08:00:00", "08:00:45"), ["08:00:40"]);
+        assert_eq!(found(once, "08:00:00", "08:00:45"), ["08:00:40"]);
+        assert_eq!(
+            found(all, "08:00:00", "08:00:45"),
+            ["08:00:10", "08:00:20", "08:00:30", "08:00:40"]
+        );
+    }
+
+    #[test]
+    fn every_second_none_is_missed_by_who_looks_every_second() {
+        let mut every = schedule("missed = \"skip\"");
+        every.cron = crate::warm::cron::Cron::parse("* * * * * *").expect("a cron");
+        let last = at("08:00:00");
+        let now = last + Duration::milliseconds(2_020);
+        assert_eq!(due(&every, Some(last), last, now, false).len(), 2);
+        let now = last + Duration::seconds(30);
+        assert_eq!(due(&every, Some(last), last, now, false).len(), 3);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! Promises that an invalid file affects no other one, and that its last valid version stays in use until the file is fixed or
 //! removed.
 
-use super::schedule::{self, BadSchedule, Schedule};
+use super::schedule::{self, BadSchedule, Known, Schedule};
+use crate::redact::Redact;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
@@ -19,6 +20,9 @@ const MAX_FILE_BYTES: u64 = 4 << 20;
 pub struct Changes {
     /// Names of new and changed schedules.
     pub read: Vec<String>,
+    /// Names of those of them that are new, or due at other times than before: what they would have been due before now, they never
+    /// were.
+    pub retimed: Vec<String>,
     /// Names of removed schedules.
     pub gone: Vec<String>,
     /// Problems that the last scan didn't find.
@@ -34,6 +38,7 @@ pub struct Folder {
     dir: PathBuf,
     files: BTreeMap<PathBuf, Held>,
     problems: Vec<BadSchedule>,
+    is_missing: bool,
 }
 
 impl Folder {
@@ -43,7 +48,27 @@ impl Folder {
             dir: dir.to_owned(),
             files: BTreeMap::new(),
             problems: Vec::new(),
+            is_missing: false,
         }
+    }
+
+    /// Whether the last scan found no such folder.
+    pub fn is_missing(&self) -> bool {
+        self.is_missing
+    }
+
+    /// Files that the last scan refused.
+    pub fn refused(&self) -> usize {
+        let files: BTreeSet<&Path> = self.problems.iter().map(|bad| bad.file.as_path()).collect();
+        files.len()
+    }
+
+    /// What of valid schedules doesn't fit what is known, by file; of those whose names `of` takes.
+    pub fn misfits(&self, known: &Known<'_>, of: impl Fn(&str) -> bool) -> Vec<BadSchedule> {
+        let wanted = self.files.values().filter(|(_, s)| of(&s.name));
+        wanted
+            .flat_map(|(text, schedule)| schedule::misfits(schedule, text, known))
+            .collect()
     }
 
     /// Every valid schedule, by name.
@@ -72,11 +97,13 @@ impl Folder {
         let mut known = std::mem::take(&mut self.files);
         let mut found = Found::default();
         match list(&self.dir) {
-            Err(error) => found
-                .problems
-                .push(whole(&self.dir, format!("can't be read: {error}"))),
+            Err(error) => found.problems.push(whole(
+                &self.dir,
+                format!("can't be read: {}", error.redacted()),
+            )),
             Ok(paths) => {
-                for path in paths {
+                self.is_missing = paths.is_none();
+                for path in paths.unwrap_or_default() {
                     let known = known.remove(&path);
                     found.read_file(path, known);
                 }
@@ -90,9 +117,11 @@ impl Folder {
             .collect();
         self.files = found.files;
         self.problems = found.problems;
-        let (read, gone) = compare(&before, &self.schedules());
+        let after = self.schedules();
+        let (read, gone) = compare(&before, &after);
         Changes {
             read,
+            retimed: retimed(&before, &after),
             gone,
             problems: new_problems,
         }
@@ -114,14 +143,14 @@ impl Found {
         let held = match read(&path) {
             Err(error) => {
                 self.problems
-                    .push(whole(&path, format!("can't be read: {error}")));
+                    .push(whole(&path, format!("can't be read: {}", error.redacted())));
                 known
             }
             Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
             Ok(text) => match schedule::parse(&path, &text) {
                 Ok(schedule) => Some((text, Arc::new(schedule))),
-                Err(bad) => {
-                    self.problems.push(bad);
+                Err(mut bad) => {
+                    self.problems.append(&mut bad);
                     known
                 }
             },
@@ -131,8 +160,8 @@ impl Found {
         };
         if let Some(first) = self.names.get(&schedule.name) {
             self.problems.push(BadSchedule {
+                at: schedule::locate(&text, &["name"]),
                 file: path,
-                line: None,
                 field: "name".into(),
                 message: format!("`{}` is taken by {}", schedule.name, first.display()),
             });
@@ -155,10 +184,24 @@ fn compare(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> (Vec<String>, V
     )
 }
 
-/// The schedule files of a folder, in order.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+/// Names of schedules that are new, on again, or due at other times.
+fn retimed(before: &[Arc<Schedule>], after: &[Arc<Schedule>]) -> Vec<String> {
+    let is_as_before = |new: &Schedule| {
+        before.iter().any(|old| {
+            old.name == new.name
+                && old.cron.as_str() == new.cron.as_str()
+                && old.zone == new.zone
+                && (old.enabled || !new.enabled)
+        })
+    };
+    let other = after.iter().filter(|new| !is_as_before(new));
+    other.map(|new| new.name.clone()).collect()
+}
+
+/// The schedule files of a folder, in order; nothing where there is no folder.
+fn list(dir: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         entries => entries?,
     };
     let mut paths = Vec::new();
@@ -172,7 +215,7 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     paths.sort();
-    Ok(paths)
+    Ok(Some(paths))
 }
 
 fn read(path: &Path) -> io::Result<String> {
@@ -187,7 +230,7 @@ fn read(path: &Path) -> io::Result<String> {
 fn whole(file: &Path, message: String) -> BadSchedule {
     BadSchedule {
         file: file.to_owned(),
-        line: None,
+        at: None,
         field: String::new(),
         message,
     }
@@ -219,11 +262,11 @@ mod tests {
         assert_eq!(changes.read, ["one"]);
         let found: Vec<String> = changes.problems.iter().map(ToString::to_string).collect();
         assert!(
-            found[0].contains("b.toml:2: `cron`: expected 5 fields"),
+            found[0].contains("b.toml:2:8: `cron`: expected 5 fields"),
             "{found:?}"
         );
         assert!(
-            found[1].contains("c.toml: `name`: `one` is taken by") && found.len() == 2,
+            found[1].contains("c.toml:1:8: `name`: `one` is taken by") && found.len() == 2,
             "{found:?}"
         );
 
@@ -231,9 +274,15 @@ mod tests {
         put("c.toml", text("three", "0 * * * *"));
         let changes = folder.scan();
         assert_eq!(
-            (changes.read, folder.problems().len()),
+            (changes.read.clone(), folder.problems().len()),
             (vec!["three".into(), "two".into()], 0)
         );
+        assert_eq!(changes.retimed, ["three", "two"]);
+        // Two mistakes of one file are two problems of one refused file.
+        put("d.toml", text("Four", "* * * *"));
+        let changes = folder.scan();
+        assert_eq!((changes.problems.len(), folder.refused()), (2, 1));
+        fs::remove_file(dir.path().join("d.toml")).expect("removed");
         // The last valid version stays in use.
         put("b.toml", "name = ".into());
         let changes = folder.scan();

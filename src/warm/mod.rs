@@ -1,7 +1,8 @@
 //! Decides what to warm, and posts jobs for it.
 //!
 //! Flow: the [`folder`] of [`schedule`] files says what to warm and when; [`due`] says which runs are due; a run ([`run`]) reads
-//! its [`source`], skips what is fresh ([`gather`]), chooses by benefit and cost ([`plan`]), and posts.
+//! its [`source`], skips what is fresh ([`gather`]), chooses by benefit and cost ([`plan`]), and posts in portions for as long as its budget lasts
+//! ([`portion`], [`posting`]).
 
 pub mod carry;
 pub mod cron;
@@ -11,7 +12,10 @@ pub mod folder;
 mod follow;
 pub mod gather;
 pub mod hot_source;
+mod known;
 pub mod plan;
+mod portion;
+mod posting;
 pub mod rollover;
 pub mod run;
 pub mod schedule;

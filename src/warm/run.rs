@@ -6,11 +6,13 @@
 use super::{
     carry::{Carrier, Stopped, TOO_LONG},
     due,
-    folder::Folder,
+    folder::{Changes, Folder},
     follow::Followers,
-    schedule::{Overlap, Schedule},
+    schedule::{BadSchedule, Known, KnownModel, Overlap, Schedule},
 };
 use crate::{
+    config::Warm,
+    redact::Redact,
     store::{Claim, Claimed, News, Paused, RunState, SCHEDULE, StoreError},
     telemetry::metrics::WarmOutcome,
 };
@@ -46,6 +48,8 @@ struct Last {
     since: DateTime<Utc>,
     /// The latest due time by schedule, as it was asked last; none of one that had no run.
     due: BTreeMap<String, Option<DateTime<Utc>>>,
+    /// When schedules were added, switched on or given other times while this worker ran: before that they weren't due.
+    retimed: BTreeMap<String, DateTime<Utc>>,
 }
 
 impl Last {
@@ -53,7 +57,16 @@ impl Last {
         Self {
             since,
             due: BTreeMap::new(),
+            retimed: BTreeMap::new(),
         }
+    }
+
+    /// The time after which runs of a schedule count, if it isn't all of this worker's: the latest due time that was dealt with, or
+    /// when it was added.
+    fn of(&self, schedule: &str) -> Option<DateTime<Utc>> {
+        let last = self.due.get(schedule).copied().flatten();
+        let added = self.retimed.get(schedule).copied();
+        last.max(added)
     }
 }
 
@@ -69,7 +82,7 @@ impl Runs {
     fn reap(&mut self) -> anyhow::Result<()> {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
-                bail!("a run panicked: {error}");
+                bail!("a run ended: {}", error.redacted());
             }
         }
         self.followers.reap()
@@ -119,6 +132,7 @@ impl Warmer {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut ticks, mut news) = (0u64, self.news.clone());
         let mut last: Option<Last> = None;
+        let mut retimed = Vec::new();
         loop {
             let woken = async {
                 tokio::select! {
@@ -135,7 +149,8 @@ impl Warmer {
             }
             if ticked {
                 if ticks.is_multiple_of(SCAN_TICKS) {
-                    self.scan().await?;
+                    let changes = self.scan(ticks == 0).await?;
+                    retimed.extend(changes.retimed.into_iter().filter(|_| ticks > 0));
                 }
                 ticks += 1;
             }
@@ -145,6 +160,8 @@ impl Warmer {
             };
             let starting = last.is_none();
             let last = last.get_or_insert_with(|| Last::since(news.now()));
+            let added = retimed.drain(..).map(|name| (name, news.now()));
+            last.retimed.extend(added);
             // Never cut short: a claim that was made is a run in hand, which is released.
             if let Err(error) = self.tick(&news, last, starting, runs).await {
                 tracing::debug!(%error, "due runs can't be claimed now");
@@ -153,11 +170,17 @@ impl Warmer {
         Ok(())
     }
 
-    async fn scan(&self) -> anyhow::Result<()> {
-        let folder = self.folder.clone();
-        let (changes, problems) = tokio::task::spawn_blocking(move || {
+    /// Reads the folder again, and says what has changed and what is wrong.
+    async fn scan(&self, is_first: bool) -> anyhow::Result<Changes> {
+        let (folder, own) = (self.folder.clone(), self.clone());
+        let (changes, refused, misfits) = tokio::task::spawn_blocking(move || {
             let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
-            (folder.scan(), folder.problems().len())
+            let changes = folder.scan();
+            if is_first && folder.is_missing() {
+                own.report_missing();
+            }
+            let misfits = own.misfits(&folder, &changes.read);
+            (changes, folder.refused(), misfits)
         })
         .await?;
         for schedule in &changes.read {
@@ -169,8 +192,44 @@ impl Warmer {
         for problem in &changes.problems {
             tracing::error!(%problem, "a schedule file is refused");
         }
-        self.carrier.metrics.schedule_problems(problems);
-        Ok(())
+        for misfit in &misfits {
+            tracing::warn!(%misfit, "a schedule can't run as it is");
+        }
+        self.carrier.metrics.schedule_problems(refused);
+        Ok(changes)
+    }
+
+    /// Says that there is no folder of schedules; only who sets one misses it.
+    fn report_missing(&self) {
+        let dir = &self.carrier.settings.warm.dir;
+        let shown = dir.display();
+        if *dir == Warm::default().dir {
+            tracing::info!(dir = %shown, "there are no schedules: there is no such folder (warm.dir)");
+        } else {
+            tracing::warn!(dir = %shown, "there are no schedules: the folder in `warm.dir` is missing");
+        }
+    }
+
+    /// What of these schedules doesn't fit the models and databases that this worker has.
+    fn misfits(&self, folder: &Folder, names: &[String]) -> Vec<BadSchedule> {
+        if names.is_empty() {
+            return Vec::new();
+        }
+        let listed = self.carrier.engine.registry().list().into_iter();
+        let models: Vec<KnownModel> = listed
+            .map(|listed| KnownModel {
+                name: listed.info.name.clone(),
+                version: listed.info.version.clone(),
+                input: listed.info.input,
+            })
+            .collect();
+        let databases = self.carrier.settings.databases.keys();
+        let known = Known {
+            models: &models,
+            databases: databases.map(String::as_str).collect(),
+            now: crate::clock::now(),
+        };
+        folder.misfits(&known, |name| names.iter().any(|read| read == name))
     }
 
     fn schedules(&self) -> Vec<Arc<Schedule>> {
@@ -191,7 +250,8 @@ impl Warmer {
             let Some(known) = last.due.get(&schedule.name) else {
                 return true;
             };
-            !due::due(schedule, *known, last.since, now, starting).is_empty()
+            let known = last.of(&schedule.name).max(*known);
+            !due::due(schedule, known, last.since, now, starting).is_empty()
         };
         if !wanted.iter().any(may_be_due) {
             return Ok(());
@@ -227,7 +287,7 @@ impl Warmer {
         self.look(&wanted, last, now, starting).await?;
         let mut overdue = 0;
         for schedule in wanted {
-            let known = last.due.get(&schedule.name).copied().flatten();
+            let known = last.of(&schedule.name);
             for due_at in due::due(schedule, known, last.since, now, starting) {
                 if runs.stop.is_cancelled() {
                     return Ok(());
@@ -306,5 +366,35 @@ impl Warmer {
             }
             Claimed::Set(..) | Claimed::Taken => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::warm::schedule::parse;
+    use std::path::Path;
+
+    #[test]
+    fn what_is_added_to_a_running_worker_was_not_due_before() {
+        let text = "name = \"s\"\ncron = \"*/10 * * * *\"\nmodel = \"m\"\nmissed = \"all\"\n[source]\nkind = \"static\"\n\
+                    inputs = [{ key = \"k\", text = \"t\" }]";
+        let schedule = parse(Path::new("s.toml"), text).expect("a schedule");
+        let at = |time: &str| -> DateTime<Utc> {
+            format!("2026-11-21T{time}Z").parse().expect("an instant")
+        };
+        let mut last = Last::since(at("08:00:01"));
+        let due = |last: &Last, now: &str| {
+            due::due(&schedule, last.of("s"), last.since, at(now), false).len()
+        };
+        assert_eq!(due(&last, "08:50:00"), 5, "it was there from the start");
+        last.retimed.insert("s".to_owned(), at("08:45:10"));
+        assert_eq!(due(&last, "08:49:59"), 0);
+        assert_eq!(due(&last, "08:50:00"), 1);
+        // Its runs from before count as dealt with, and so does a later one.
+        last.due.insert("s".to_owned(), Some(at("08:10:00")));
+        assert_eq!(due(&last, "08:50:00"), 1);
+        last.due.insert("s".to_owned(), Some(at("08:50:00")));
+        assert_eq!(due(&last, "08:50:01"), 0);
     }
 }

@@ -277,8 +277,9 @@ impl Worker {
             tasks::health::follow(Part::Publisher, publishing, trouble, health)
         });
         let (engine, health) = (self.engine.clone(), self.health.clone());
+        let metrics = self.metrics.clone();
         tasks.add_droppable("redis check", move || {
-            tasks::health::check_redis(engine.clone(), health.clone())
+            tasks::health::check_redis(engine.clone(), health.clone(), metrics.clone())
         });
         let (store, health) = (self.store.clone(), self.health.clone());
         let metrics = self.metrics.clone();
@@ -344,15 +345,12 @@ impl Worker {
         tasks.add_droppable("controls", move || {
             tasks::controls::follow(controls.clone(), heard.clone(), metrics.clone())
         });
+        tasks::costs::add(tasks, &self.registry, &self.store, &self.health);
         self.add_invalidations(tasks);
     }
 
-    /// What has invalidations known, and brought to their end.
+    /// What brings invalidations to their end.
     fn add_invalidations(&self, tasks: &mut Supervisor) {
-        let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
-        tasks.add_droppable("invalidation marks", move || {
-            tasks::marks::repair(engine.clone(), metrics.clone())
-        });
         let (named, heard) = (self.invalidated.clone(), self.news.subscribe());
         let remover = Remover {
             engine: self.engine.clone(),

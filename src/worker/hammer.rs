@@ -78,7 +78,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "news",
             "model choice",
             "controls",
-            "invalidation marks",
+            "model costs",
             "invalidations",
             "heat",
             "hints",

@@ -11,7 +11,10 @@ use crate::amqp::{
     spread::Spread,
     topology::{self, Origin, Topology},
 };
-use crate::pipeline::{Arriving, Engine, LaneQueue, LaneQueues};
+use crate::{
+    pipeline::{Arriving, Engine, LaneQueue, LaneQueues},
+    redact::Redact,
+};
 use futures_util::future::select_all;
 use lapin::Connection;
 use std::{
@@ -250,5 +253,5 @@ async fn consume(
     let open = QueueConsumer::open(connection, queue, Origin::Lane, prefetch);
     let open = tokio::time::timeout(timeout, open).await;
     let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
-    open.map_err(|e| e.to_string())
+    open.map_err(|e| e.redacted())
 }

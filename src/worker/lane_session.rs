@@ -20,6 +20,7 @@ use crate::{
     config,
     health::{Health, Part},
     pipeline::LaneQueues,
+    redact::Redact,
 };
 use lapin::Connection;
 use rand::Rng;
@@ -191,11 +192,11 @@ impl<'s> LaneSession<'s> {
                 () = pause.wait_on() => return End::Stopped,
                 Some(opened) = self.opening.join_next() => match opened {
                     Ok((lane, opened)) => self.opened(lane, opened),
-                    Err(error) => return End::Lost(error.to_string()),
+                    Err(error) => return End::Lost(error.redacted()),
                 },
                 Some(ended) = self.running.join_next() => match ended {
                     Ok((lane, ended)) => self.ended(&lane, ended),
-                    Err(error) => return End::Lost(error.to_string()),
+                    Err(error) => return End::Lost(error.redacted()),
                 },
                 _ = stragglers.tick() => {
                     self.channels

@@ -13,6 +13,7 @@ use crate::{
     },
     backoff::Backoff,
     health::Health,
+    redact::Redact,
 };
 use futures_util::{
     FutureExt,
@@ -236,7 +237,7 @@ impl OptionalConsumer {
             };
             let open = SizedConsumer::open(connection, &queue, origin, share);
             match tokio::time::timeout(timeout, open).await {
-                Ok(opened) => opened.map_err(|error| Unopened::Refused(error.to_string())),
+                Ok(opened) => opened.map_err(|error| Unopened::Refused(error.redacted())),
                 Err(_) => {
                     let reason = "no answer to starting a consumer".to_owned();
                     Err(Unopened::Refused(reason))

@@ -182,10 +182,15 @@ impl JobProcessor {
     /// Settles a job that another process ran, and that the caller counts as in hand.
     pub(super) async fn conclude(
         &self,
-        delivery: Delivery,
+        mut delivery: Delivery,
         outcome: Outcome,
         (begun, counts): (Instant, InputCounts),
     ) {
+        if let Outcome::Rejected { job_id, .. } | Outcome::Retry { job_id, .. } = &outcome
+            && let Some(job_id) = job_id
+        {
+            delivery.accepted = self.engine.first_accepted(job_id).await;
+        }
         let ended = Ended {
             outcome,
             counts,

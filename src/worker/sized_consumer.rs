@@ -4,7 +4,10 @@
 //! bodies are small; and to go back to few when large ones come, for as long as they come. Refuses to await the broker: that is done beside it.
 
 use super::share::{FEW, Share};
-use crate::amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin};
+use crate::{
+    amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin},
+    redact::Redact,
+};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use lapin::Connection;
 use std::{sync::Arc, time::Duration};
@@ -111,8 +114,8 @@ impl SizedConsumer {
             let delivery = tokio::select! {
                 biased;
                 Some(opened) = self.opening.join_next() => {
-                    let opened = opened.map_err(|e| e.to_string())?;
-                    if let Some(many) = opened.map_err(|e| e.to_string())? {
+                    let opened = opened.map_err(|e| e.redacted())?;
+                    if let Some(many) = opened.map_err(|e| e.redacted())? {
                         self.many = Some(many);
                         self.is_opening = false;
                     }

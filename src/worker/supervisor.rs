@@ -4,6 +4,7 @@
 //! is awaited, and is safe before the start, twice, and from several sides at once; a task that was stopped may be started again.
 //! Promises that a task which ends before it was asked to, or panics, is reported with its name: nothing dies silently.
 
+use crate::redact::Redact;
 use futures_util::future::{BoxFuture, join_all};
 use std::{
     future::Future,
@@ -79,10 +80,13 @@ impl Task {
             let failure = match work.await {
                 Ok(Ok(())) if asked.is_cancelled() => None,
                 Ok(Ok(())) => Some(format!("the task `{name}` ended before the worker did")),
-                Ok(Err(reason)) => Some(format!("the task `{name}` failed: {reason:#}")),
+                Ok(Err(reason)) => Some(format!("the task `{name}` failed: {}", reason.redacted())),
                 // It was dropped: whoever did that knows.
                 Err(lost) if lost.is_cancelled() => None,
-                Err(lost) => Some(format!("the task `{name}` failed: panicked: {lost}")),
+                Err(lost) => Some(format!(
+                    "the task `{name}` failed: panicked: {}",
+                    lost.redacted()
+                )),
             };
             if let Some(reason) = failure {
                 // A full channel means that a failure is on its way already, and one is enough.

@@ -1,6 +1,7 @@
 //! Invalidating a namespace: on every worker at once, without holding Redis up, and for good, whatever Redis loses.
 
 use std::process::Output;
+use std::time::Duration;
 
 use ::redis::pipe;
 use serde_json::{Value, json};
@@ -153,6 +154,54 @@ async fn who_asks_after_an_invalidation_shares_no_score_that_was_begun_before() 
         worker
             .metric("kiln_inputs_total", &[("result", "miss")])
             .await
+    })
+    .await;
+}
+
+/// How often Redis has run a command so far.
+async fn calls(redis: &Redis, command: &str) -> u64 {
+    let all: String = redis.command(&["INFO", "commandstats"]).await;
+    let prefix = format!("cmdstat_{command}:calls=");
+    let calls = all.lines().find_map(|line| line.strip_prefix(&prefix));
+    let calls = calls.and_then(|rest| rest.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_writes_long_after_its_answer_was_due_is_taken_back() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.redis.port).await;
+    let url = format!("redis://127.0.0.1:{}/0", proxy.port);
+    let settings = stack.worker().models(&["fault"]).expect_trouble();
+    let far = settings.clone().set("KILN_REDIS_URL", &url).start().await;
+    let near = settings.start().await;
+    let writes = || calls(&stack.redis, "psetex");
+    let inputs = json!([{"key": "k", "text": "a text"}]);
+    let job = json!({"model": "fault", "namespace": "feed", "named": true, "inputs": inputs});
+    let body = job.to_string();
+    let held = stack.hold_jobs().await;
+    let scoring = far.ask("POST", "/v1/score/batch", &[], body.as_bytes());
+    let delaying = async {
+        let name = "kiln_stage_duration_seconds_count";
+        let stage = [("stage", "score")];
+        let is_scored = || far.metric(name, &stage);
+        eventually_equals("it is scored", PATIENCE, 1.0, is_scored).await;
+        // What readers find follows the row.
+        proxy.delay(Duration::from_secs(8)).await;
+        drop(held);
+    };
+    let (scored, ()) = tokio::join!(scoring, delaying);
+    assert_eq!(scored.expect("an answer").status, 200);
+    // Its entry is on its way. Everything else goes on.
+    proxy.resume().await;
+    assert_eq!(writes().await, 0);
+    assert_eq!(invalidate(&near, "feed").await, 202);
+    let removed = |line: &str| line.contains("of an invalidated namespace is removed");
+    near.wait_for_line("it is removed", removed).await;
+    eventually_equals("its entry is written", PATIENCE, 1, writes).await;
+    eventually("it is taken back", PATIENCE, || async {
+        let left = stack.redis.keys("kiln:k:*").await;
+        left.is_empty().then_some(())
     })
     .await;
 }

@@ -8,14 +8,18 @@ use crate::harness::{PATIENCE, eventually};
 
 const TIMES: usize = 5;
 /// Sockets and tasks that come and go: what rests and listens has its own rhythm.
-const MORE: usize = 5;
+const MORE: usize = 3;
 
-/// How the broker's connections are lost.
+/// How a server's connections are lost.
 #[derive(Clone, Copy, Debug)]
 enum Loss {
     Reset,
     /// By the server, which says so.
     Closed,
+    /// Reset, and new ones refused until the worker knows.
+    Refused,
+    /// Nothing comes on them, nor on new ones, until the worker knows.
+    Silent,
 }
 
 /// Has it do some jobs, and gives what it holds when they are done.
@@ -34,6 +38,16 @@ async fn usage_after_jobs(
     worker.usage().await
 }
 
+/// Waits until a worker says that it is without a server.
+async fn expect_missed(worker: &Worker, server: &str) {
+    let line = format!("{server}: ");
+    eventually("the worker misses it", PATIENCE, async || {
+        let (_, said) = worker.get("/readyz").await?;
+        said.contains(&line).then_some(())
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_lost_again_and_again_leave_nothing_behind() {
     let stack = Stack::shared().await;
@@ -44,6 +58,7 @@ async fn connections_lost_again_and_again_leave_nothing_behind() {
         .worker()
         .expect_trouble()
         .set("KILN_LANE__EXPENSIVE_FROM_MS", "0")
+        .set("KILN_AMQP__HEARTBEAT_SECONDS", "1")
         .set("KILN_AMQP_URL", &stack.amqp_url_at(broker.port))
         .set(
             "KILN_REDIS_URL",
@@ -58,12 +73,17 @@ async fn connections_lost_again_and_again_leave_nothing_behind() {
     let is_declared = |line: &str| line.contains(declared);
     worker.wait_for_line(declared, is_declared).await;
     let before = usage_after_jobs(&stack, &worker, "before", &mut done).await;
-    for (server, proxy, loss) in [
-        ("broker", &broker, Loss::Reset),
-        ("broker", &broker, Loss::Closed),
-        ("redis", &redis, Loss::Reset),
-        ("postgres", &postgres, Loss::Reset),
-    ] {
+    println!("before: {before:?}");
+    let losses = [Loss::Reset, Loss::Refused, Loss::Silent];
+    let servers = [
+        ("broker", &broker),
+        ("redis", &redis),
+        ("postgres", &postgres),
+    ];
+    let each = servers
+        .into_iter()
+        .flat_map(|server| losses.map(|loss| (server, loss)));
+    for ((server, proxy), loss) in each.chain([(servers[0], Loss::Closed)]) {
         for n in 0..TIMES {
             let accepted = proxy.accepted();
             match loss {
@@ -74,6 +94,16 @@ async fn connections_lost_again_and_again_leave_nothing_behind() {
                 Loss::Closed => {
                     let close = ["close_all_connections", "-p", stack.vhost(), "a test"];
                     stack.broker.ctl(&close).await;
+                }
+                Loss::Refused => {
+                    proxy.cut().await;
+                    expect_missed(&worker, server).await;
+                    proxy.resume().await;
+                }
+                Loss::Silent => {
+                    proxy.blackhole().await;
+                    expect_missed(&worker, server).await;
+                    proxy.resume().await;
                 }
             }
             eventually("it connects again", PATIENCE, async || {

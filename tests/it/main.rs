@@ -15,7 +15,9 @@
 mod audit;
 mod bad_input;
 mod broker;
+mod cache_worth;
 mod canary;
+mod canary_rows;
 mod cli_test;
 mod cluster_ledger;
 mod cluster_pgbouncer;
@@ -59,5 +61,6 @@ mod tls;
 mod traces;
 mod upgrade;
 mod warm;
+mod warm_budget;
 mod warm_changes;
 mod warm_sources;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use kiln_contract::order::{AsOf, Moment, Order};
 use kiln_contract::reader::{Provenance, removal};
+use lapin::types::AMQPValue;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -233,6 +234,70 @@ async fn a_replayed_job_is_as_old_as_it_is() {
     worker.wait_in_hand(0).await;
     assert_eq!(stack.row("dead").await.status, "ok");
     assert_says(&stack, "newer").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_once_newer_words_have_left_redis_is_in_its_history() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().start().await;
+    let audit = ["audit", "--namespace", "n", "--json"];
+    let shell = Shell::on(&stack);
+    let mut expected = Vec::new();
+    // The last one comes again, as it is.
+    for (id, number) in [
+        ("ten", 10),
+        ("five", 5),
+        ("seven", 7),
+        ("six", 6),
+        ("ten", 10),
+    ] {
+        score(&worker, &as_of(id, json!(number))).await;
+        worker.wait_in_hand(0).await;
+        assert_says(&stack, id).await;
+        expected.insert(0, id);
+        let explained = shell.kiln(&["explain", "n", "k", "--json"]).await.with(0);
+        let explained: Value = serde_json::from_str(&explained.out).expect("JSON");
+        let rows = explained["history"].as_array().expect("rows").iter();
+        let history: Vec<&str> = rows.filter_map(|row| row["job_id"].as_str()).collect();
+        assert_eq!(history, expected, "{explained}");
+        assert_eq!(explained["history"][0]["is_now"], true, "{explained}");
+        shell.kiln(&audit).await.with(0);
+        // What is newer replaces it; otherwise Redis has to forget it first.
+        if id != "five" {
+            let _: i64 = stack.redis.command(&["DEL", KEY]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_came_before_and_is_never_looked_up_is_as_old_as_it_is() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    // What is left of the worker that they killed first: each was accepted in 2001.
+    let first = Moment::from_micros(1_000_000_000_000_000);
+    let jobs = [job("killer", "abort now"), job("nan", "score it as nan")];
+    for id in job_ids(&jobs) {
+        let key = format!("kiln:a:{id}");
+        let micros = first.micros().to_string();
+        let _: () = stack.redis.at("SET", key.as_bytes(), &[&micros]).await;
+    }
+    stack.bus.publish_jobs(&jobs).await;
+    drop(stack.bus.hold(JOBS, jobs.len()).await);
+    // One is given up unseen, the other after runs in another process.
+    let _worker = stack
+        .worker()
+        .expect_trouble()
+        .set("KILN_INTAKE__SUSPECT_AFTER", "1")
+        .set("KILN_INTAKE__SUSPECT_RUNS", "1")
+        .start()
+        .await;
+    for _ in &jobs {
+        let letter = eventually("it is dead", PATIENCE, || stack.bus.take(DEAD)).await;
+        let headers = letter.properties.headers().clone().unwrap_or_default();
+        let said = headers.inner().get("kiln-accepted-at").cloned();
+        let expected = AMQPValue::LongString(first.rfc3339().into());
+        assert_eq!(said, Some(expected), "{headers:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

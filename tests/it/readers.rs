@@ -142,7 +142,7 @@ async fn hints_are_counted_and_the_hottest_name_is_warmed_first() {
     )
     .await;
     let folder = sandbox::folder("schedules");
-    let text = "name = \"hot\"\nenabled = false\ncron = \"0 0 1 1 *\"\nmodel = \"sentiment\"\nnamespace = \"warmed\"\n[budget]\ninputs = 1\n[source]\nkind = \"heat\"\n";
+    let text = "name = \"hot\"\nenabled = false\ncron = \"0 0 1 1 *\"\nmodel = \"sentiment\"\nnamespace = \"warmed\"\n[budget]\nrenewals = 1\n[source]\nkind = \"heat\"\n";
     fs::write(folder.join("hot.toml"), text).expect("a file");
     let folder = folder.to_str().expect("a plain path");
     let plan = kiln(&stack, folder, &["warm", "hot", "--dry-run", "--json"]);

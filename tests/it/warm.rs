@@ -12,42 +12,68 @@ use kiln_contract::order::{Moment, Order};
 use serde_json::{Value, json};
 
 use crate::harness::bus::persistent;
+use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 /// A schedules folder of the test's own.
-pub struct Schedules(PathBuf);
+pub(crate) struct Schedules {
+    folder: PathBuf,
+    models: &'static str,
+    /// What workers and commands are told beside it.
+    environment: Vec<(&'static str, &'static str)>,
+}
 
 impl Schedules {
-    pub fn new() -> Self {
-        Self(sandbox::folder("schedules"))
+    pub(crate) fn new() -> Self {
+        Self {
+            folder: sandbox::folder("schedules"),
+            models: concat!(env!("CARGO_MANIFEST_DIR"), "/models"),
+            environment: Vec::new(),
+        }
     }
 
-    pub fn put(&self, name: &str, text: &str) {
-        let path = self.0.join(format!("{name}.toml"));
+    /// Has commands know the model that is slow on request.
+    pub(crate) fn with_fault(mut self) -> Self {
+        self.models = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/models");
+        self
+    }
+
+    /// Sets a variable for workers and commands.
+    pub(crate) fn set(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
+        self
+    }
+
+    pub(crate) fn put(&self, name: &str, text: &str) {
+        let path = self.folder.join(format!("{name}.toml"));
         fs::write(path, format!("name = \"{name}\"\n{text}")).expect("a file");
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().expect("a plain path")
+        self.folder.to_str().expect("a plain path")
     }
 
-    pub fn worker(&self, stack: &Stack) -> Settings {
-        stack
+    pub(crate) fn worker(&self, stack: &Stack) -> Settings {
+        let mut settings = stack
             .worker()
             .models(&["sentiment"])
             .set("KILN_WARM__DIR", self.path())
-            .set("KILN_WARM__CLAIM_SECONDS", "2")
+            .set("KILN_WARM__CLAIM_SECONDS", "2");
+        for (name, value) in &self.environment {
+            settings = settings.set(name, value);
+        }
+        settings
     }
 
     /// Runs the command line on this folder and the stack's servers; returns the exit code and its output's lines as JSON.
-    fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+    pub(crate) fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
         self.kiln_with(stack, arguments, &[])
     }
 
     /// The same with more of an environment.
-    pub fn kiln_with(
+    pub(crate) fn kiln_with(
         &self,
         stack: &Stack,
         arguments: &[&str],
@@ -55,11 +81,9 @@ impl Schedules {
     ) -> (i32, Vec<Value>, String) {
         let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
             .args(arguments)
-            .env("KILN_WARM__DIR", &self.0)
-            .env(
-                "KILN_MODELS_DIR",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/models"),
-            )
+            .env("KILN_WARM__DIR", &self.folder)
+            .env("KILN_MODELS_DIR", self.models)
+            .envs(self.environment.iter().copied())
             .env("KILN_DATABASE_URL", stack.database_url())
             .env("KILN_REDIS_URL", stack.redis.url())
             .envs(more.iter().copied())
@@ -74,7 +98,15 @@ impl Schedules {
         (output.status.code().unwrap_or(-1), lines, said)
     }
 
-    pub async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
+    /// What a run would post.
+    pub(crate) fn dry_run(&self, stack: &Stack, name: &str) -> Value {
+        let arguments = ["warm", name, "--dry-run", "--json"];
+        let (_, lines, said) = tokio::task::block_in_place(|| self.kiln(stack, &arguments));
+        let line = lines.into_iter().next();
+        line.unwrap_or_else(|| panic!("no plan: {said}"))
+    }
+
+    pub(crate) async fn run_now(&self, stack: &Stack, name: &str) -> (i32, Value) {
         let (code, lines, said) =
             tokio::task::block_in_place(|| self.kiln(stack, &["warm", name, "--wait", "--json"]));
         let line = lines.into_iter().next();
@@ -83,7 +115,7 @@ impl Schedules {
 }
 
 /// Runs only when asked; its next due time is half an hour away.
-pub fn on_request() -> String {
+pub(crate) fn on_request() -> String {
     use chrono::Timelike;
     let minute = (Utc::now().minute() + 30) % 60;
     format!(
@@ -91,7 +123,7 @@ pub fn on_request() -> String {
     )
 }
 
-pub fn words(count: usize) -> String {
+pub(crate) fn words(count: usize) -> String {
     let rows: Vec<String> = (0..count)
         .map(|n| format!("{{ key = \"k{n}\", text = \"nice word {n}\" }}"))
         .collect();
@@ -441,7 +473,7 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
     assert!(
         one.lines()
             .iter()
-            .any(|line| line.contains("bad.toml:2: `cron`: expected 5 fields"))
+            .any(|line| line.contains("bad.toml:2:8: `cron`: expected 5 fields"))
     );
     let (code, lines, said) =
         tokio::task::block_in_place(|| schedules.kiln(&stack, &["schedules", "--json"]));
@@ -454,6 +486,87 @@ async fn due_runs_happen_by_themselves_and_a_bad_file_takes_no_good_one_down() {
         lines[0]["next"].is_string() && said.contains("bad.toml:2"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schedules_are_checked_without_servers_and_all_mistakes_are_told() {
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+    let shell = Shell::bare()
+        .set("KILN_MODELS_DIR", models)
+        .set("KILN_WARM__DIR", "schedules");
+    let missing = shell.kiln(&["schedules", "check"]).await.with(3);
+    assert_eq!(
+        missing.err,
+        "schedules: `warm.dir`: there is no such folder\n"
+    );
+    fs::create_dir(shell.folder.join("schedules")).expect("a folder");
+    let put = |name: &str, text: &str| {
+        let path = shell.folder.join(format!("schedules/{name}.toml"));
+        fs::write(path, text).expect("written");
+    };
+    put(
+        "nightly",
+        &format!(
+            "name = \"nightly\"\ncron = \"30 2 * * *\"\ntime_zone = \"Europe/Berlin\"\nmodel = \"sentiment\"\n{}",
+            words(2)
+        ),
+    );
+    // A night without half past two.
+    let from = [
+        "schedules",
+        "check",
+        "--next",
+        "3",
+        "--from",
+        "2026-03-27T12:00",
+    ];
+    let table = shell.kiln(&from).await.with(0);
+    for expected in [
+        "2026-03-28T02:30:00+01:00",
+        "2026-03-28T01:30:00.000Z",
+        "2026-03-29T03:00:00+02:00",
+        "2026-03-29T01:00:00.000Z",
+        "2026-03-30T00:30:00.000Z",
+    ] {
+        assert!(table.out.contains(expected), "{expected}: {}", table.out);
+    }
+    put(
+        "bad",
+        "name = \"Bad\"\ncron = \"0 0 30 2 *\"\nmodel = \"sentiment\"\n[source]\nkind = \"static\"\ninputs = []\n",
+    );
+    put(
+        "ranker",
+        "name = \"ranker\"\ncron = \"@hourly\"\nmodel = \"feed-ranker\"\n[source]\nkind = \"static\"\ninputs = [{ key = \"a\", features = [1.0] }]\n",
+    );
+    put(
+        "shop",
+        "name = \"shop\"\ncron = \"@hourly\"\nmodel = \"sentimant\"\n[source]\nkind = \"sql\"\ndatabase = \"shop\"\nstatement = \"SELECT 1\"\n",
+    );
+    let told = shell.kiln(&["schedules", "check"]).await.with(3).err;
+    let lines: Vec<&str> = told.lines().collect();
+    let expected = [
+        "schedules/bad.toml:1:8: `name`: expected 1 to 64 of a-z, 0-9, _ and -",
+        "schedules/bad.toml:2:8: `cron`: it is never due",
+        "schedules/bad.toml:6:10: `source.inputs`: expected at least one input",
+        "schedules/ranker.toml:6:35: `source.inputs[0].features`: expected ",
+        "schedules/shop.toml:3:9: `model`: unknown model; known: ",
+        "schedules/shop.toml:6:12: `source.database`: unknown database; known: kiln",
+    ];
+    assert_eq!(lines.len(), expected.len(), "{told}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}");
+    }
+    let json = shell.kiln(&[from.as_slice(), &["--json"]].concat()).await;
+    let lines = json.with(3).lines();
+    let next = json!([
+        "2026-03-28T01:30:00.000Z",
+        "2026-03-29T01:00:00.000Z",
+        "2026-03-30T00:30:00.000Z"
+    ]);
+    assert_eq!(lines[0]["next_utc"], next);
+    let cron = lines.iter().find(|line| line["field"] == "cron");
+    let cron = cron.expect("the cron's mistake");
+    assert_eq!((&cron["line"], &cron["column"]), (&json!(2), &json!(8)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -534,14 +647,14 @@ async fn what_jobs_ask_for_most_is_seen_and_warmed() {
     );
     assert!(stack.redis.keys("kiln:h*").await.len() == 2);
 
-    // Its score expires before readers ask again: a run makes it anew, from the input in the table of scores.
+    // Its score expires before readers ask again: a run makes it anew, from its row in the table of scores.
     for key in stack.redis.keys("kiln:s:*").await {
         let _: i64 = stack.redis.at("DEL", &key, &[]).await;
     }
     let (code, run) = schedules.run_now(&stack, "hot").await;
     assert_eq!(
-        (code, &run["planned"], &run["misses"]),
-        (0, &json!(4), &json!(4)),
+        (code, &run["planned"], &run["hits"], &run["misses"]),
+        (0, &json!(4), &json!(4), &json!(0)),
         "{run}"
     );
     assert!(

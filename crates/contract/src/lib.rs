@@ -15,6 +15,7 @@
 //! | [`order`] | how new a word on a reader's key is |
 //! | [`model`] | what a model takes and gives, and why it could not |
 //! | [`name`] | the rule of names and versions |
+//! | [`redact`] | what may be said of an error of a reader of JSON or TOML: no value |
 //! | [`time`] | how an instant is written |
 //!
 //! A job comes in as bytes, and its reply goes out as bytes:
@@ -77,6 +78,7 @@ pub mod model;
 pub mod name;
 pub mod order;
 pub mod reader;
+pub mod redact;
 pub mod result;
 pub mod slot;
 pub mod time;

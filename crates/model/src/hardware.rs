@@ -4,7 +4,7 @@
 //! used from one thread: its tensors don't take well to being shared.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use burn_tensor::{Device, Tensor};
 use rayon::ThreadPoolBuilder;
@@ -89,6 +89,12 @@ impl Hardware {
         self.backend.is_gpu()
     }
 
+    /// What kind of machine it is, as far as that says what a pass costs: the backend, the processor, and how many threads share a pass.
+    pub fn machine(&self) -> String {
+        let backend = self.backend.as_str();
+        format!("{backend}/{}/{}", processor(), self.threads.count())
+    }
+
     /// Whether the processor's kernels of Kiln's own are to be used.
     pub fn has_kernels(&self) -> bool {
         self.backend.has_kernels()
@@ -122,6 +128,21 @@ impl Hardware {
             }
         }
     }
+}
+
+/// Longest name of a processor that is used, in characters.
+const MAX_PROCESSOR: usize = 64;
+
+/// The processor's name where the system tells it, else its architecture.
+fn processor() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+        let name = lines.find(|(field, _)| field.trim_end() == "model name");
+        let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
+        name.chars().take(MAX_PROCESSOR).collect()
+    })
 }
 
 /// A network that runs on the device's thread, whichever thread calls it.

@@ -20,6 +20,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kiln_contract::redact;
 use kiln_kernels::ThreadPool;
 
 use super::hardware::Hardware;
@@ -137,8 +138,10 @@ impl Scratch {
     }
 
     fn write_manifest(&self, draft: &Draft<'_>) -> Result<(), ImportError> {
-        let text = toml::to_string(draft)
-            .map_err(|error| ImportError::new(&self.0.join(MANIFEST_FILE), error.to_string()))?;
+        let text = toml::to_string(draft).map_err(|error| {
+            let message = redact::names_only(&error.to_string());
+            ImportError::new(&self.0.join(MANIFEST_FILE), message)
+        })?;
         self.write(MANIFEST_FILE, text.as_bytes())
     }
 }

@@ -10,6 +10,7 @@
 
 mod cost;
 mod dense;
+mod described;
 mod directory;
 mod encoder;
 mod error;
@@ -39,6 +40,8 @@ mod text;
 mod tokens;
 mod weights;
 
+pub use cost::LengthCost;
+pub use described::described;
 pub use error::{OpenError, Problem, UnknownModel};
 pub use import::{ImportError, ImportOptions, Imported, import};
 pub use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision, Task};

@@ -13,23 +13,36 @@ pub(crate) use tables::{
 pub use tables::{NgramShape, OutputActivation, Pooling};
 
 use super::error::LoadError;
+use kiln_contract::redact;
 
 impl Manifest {
     /// Reads and checks a manifest.
     pub fn parse(source: &str) -> Result<Manifest, LoadError> {
         let deserializer = toml::Deserializer::parse(source)
-            .map_err(|error| LoadError::manifest(error.to_string().trim_end()))?;
+            .map_err(|error| LoadError::manifest(&unreadable(&error, source)))?;
         let manifest: Manifest =
             serde_path_to_error::deserialize(deserializer).map_err(|error| {
-                let path = error.path().to_string();
+                let path = redact::path(error.path());
                 let inner = error.into_inner();
+                let message = redact::serde(inner.message());
                 match path.as_str() {
-                    "." => LoadError::manifest(inner.message()),
-                    path => LoadError::field(path, inner.message()),
+                    "" => LoadError::manifest(&message),
+                    path => LoadError::field(path, &message),
                 }
             })?;
         manifest.check()?;
         Ok(manifest)
+    }
+}
+
+/// Where a text isn't TOML, and why: not with the line itself, as the reader would.
+fn unreadable(error: &toml::de::Error, source: &str) -> String {
+    let message = redact::serde(error.message());
+    let before = error.span().and_then(|span| source.get(..span.start));
+    let line = before.map(|before| before.matches('\n').count() + 1);
+    match line {
+        Some(line) => format!("line {line}: {message}"),
+        None => message,
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision};
 
-use super::cost::{self, Cost};
+use super::cost::{self, Cost, LengthCost};
 use super::inputs::Inputs;
 use super::lazy_network::LazyNetwork;
 use super::network::Network;
@@ -23,6 +23,8 @@ pub struct Model {
     rules: TextRules,
     network: LazyNetwork,
     queue: Arc<Queue>,
+    /// The kind of machine that its costs are of.
+    machine: String,
     cost: Cost,
 }
 
@@ -33,20 +35,22 @@ impl fmt::Debug for Model {
 }
 
 impl Model {
-    /// A version that is in memory and was checked, at a cost of so many seconds a unit if that is known.
+    /// A version that is in memory and was checked, with golden inputs of so many units that took so many seconds.
     pub(crate) fn new(
         info: ModelInfo,
         rules: TextRules,
         network: LazyNetwork,
         queue: Arc<Queue>,
-        cost: Option<f64>,
+        machine: String,
+        goldens: &[(f64, f64)],
     ) -> Self {
         Self {
             info,
             rules,
             network,
             queue,
-            cost: Cost::guessed(cost),
+            machine,
+            cost: Cost::of_goldens(goldens),
         }
     }
 
@@ -72,7 +76,7 @@ impl Model {
     /// One bad row fails the request: callers that want the others score them apart.
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
         fits(&self.info, &rows)?;
-        let units = Cost::units(&rows);
+        let (count, units) = (rows.len(), Cost::units(&rows));
         let network = self.network.get().await?;
         let inputs = match (rows, network.tokenizer()) {
             (Rows::Texts(texts), Some(tokenizer)) => {
@@ -85,10 +89,12 @@ impl Model {
             }
             (rows, _) => rows.into(),
         };
-        let expected = self.cost.seconds_per_unit().map(|cost| cost * units);
+        let each = units / count.max(1) as f64;
+        let expected = self.cost.expected_seconds(each);
+        let expected = expected.map(|each| each * count as f64);
         let mut scored = self.queue.score(&network, inputs, expected).await?;
-        self.cost
-            .record(units, scored.calls.iter().map(|call| call.seconds).sum());
+        let seconds = scored.calls.iter().map(|call| call.seconds).sum();
+        self.cost.record(count, units, seconds);
         round(&self.info, &mut scored.outputs)?;
         Ok(scored)
     }
@@ -99,10 +105,31 @@ impl Model {
         score_blocking(&self.info, &network, &self.queue, rows)
     }
 
-    /// Seconds of model time that a text, or with none a row of features, is expected to cost; nothing before the first call.
+    /// Seconds of model time that a text, or with none a row of features, is expected to cost; nothing where neither calls nor golden inputs,
+    /// nor others, have said.
     pub fn expected_seconds(&self, text: Option<(&str, Option<&str>)>) -> Option<f64> {
         let units = text.map_or(1.0, |(text, pair)| cost::text_units(text, pair));
-        Some(self.cost.seconds_per_unit()? * units)
+        self.cost.expected_seconds(units)
+    }
+
+    /// The kind of machine that it runs on: its backend, its processor, and how many of that.
+    pub fn machine(&self) -> &str {
+        &self.machine
+    }
+
+    /// Whether calls have measured what its inputs cost.
+    pub fn has_measured(&self) -> bool {
+        self.cost.is_measured()
+    }
+
+    /// What its own calls and golden inputs say of what inputs cost, by their length.
+    pub fn costs(&self) -> Vec<LengthCost> {
+        self.cost.own()
+    }
+
+    /// Takes what others know of its costs for what its own calls haven't measured.
+    pub fn adopt_costs(&self, costs: &[LengthCost]) {
+        self.cost.adopt(costs);
     }
 }
 

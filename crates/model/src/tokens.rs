@@ -3,10 +3,11 @@
 //! Promises that no text has more tokens than its model takes, that truncated texts are counted, and that a tokenizer that
 //! doesn't belong to its model is refused when it is loaded. The algorithms are those of the `tokenizers` crate.
 
+use std::error::Error;
 use std::ops::Range;
 use std::path::Path;
 
-use kiln_contract::model::ModelError;
+use kiln_contract::{model::ModelError, redact};
 use tokenizers::{
     Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
     truncate_encodings,
@@ -98,7 +99,7 @@ impl Tokenizer {
         vocabulary: usize,
     ) -> Result<Self, String> {
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| format!("is not a tokenizer.json: {error}"))?;
+            .map_err(|error| format!("is not a tokenizer.json: {}", said(error.as_ref())))?;
         let special = [false, true].map(|pair| {
             tokenizer
                 .get_post_processor()
@@ -124,7 +125,7 @@ impl Tokenizer {
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| said(error.as_ref()))?;
         Ok(Self {
             tokenizer,
             max_tokens,
@@ -151,7 +152,7 @@ impl Tokenizer {
             let refuse = |message: String| ModelError::Untokenised { row, message };
             let (encoding, truncated) = self
                 .encode(text)
-                .map_err(|error| refuse(error.to_string()))?;
+                .map_err(|error| refuse(said(error.as_ref())))?;
             if encoding.is_empty() {
                 return Err(refuse("the text has no tokens".to_owned()));
             }
@@ -183,5 +184,13 @@ impl Tokenizer {
         };
         let encoding = self.tokenizer.post_process(first, second, true)?;
         Ok((encoding, truncated))
+    }
+}
+
+/// What the tokenizer's library says, without what it quotes: that may be a text.
+fn said(error: &(dyn Error + Send + Sync + 'static)) -> String {
+    match error.downcast_ref::<serde_json::Error>() {
+        Some(error) => redact::json(error),
+        None => redact::names_only(&error.to_string()),
     }
 }

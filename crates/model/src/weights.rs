@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensors};
+use kiln_contract::redact;
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 use super::error::LoadError;
 use super::files::read_verified;
@@ -47,8 +48,7 @@ impl Weights {
     ) -> Result<Weights, LoadError> {
         let refuse = |message: String| LoadError::file(&declared.file, message);
         let bytes = read_verified(folder, &declared.file, &declared.sha256, "weights")?;
-        let file = SafeTensors::deserialize(&bytes)
-            .map_err(|error| refuse(format!("is not a whole safetensors file: {error}")))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(unreadable(&error)))?;
 
         let mut tensors = BTreeMap::new();
         let mut names_used = Vec::with_capacity(expected.len());
@@ -143,6 +143,12 @@ fn listed(file: &SafeTensors<'_>) -> String {
         text.push_str(&format!(" and {more} more"));
     }
     text
+}
+
+/// Why bytes are no safetensors file; of its header only names are shown.
+pub(crate) fn unreadable(error: &SafeTensorError) -> String {
+    let reason = redact::names_only(&error.to_string());
+    format!("is not a whole safetensors file: {reason}")
 }
 
 #[cfg(test)]

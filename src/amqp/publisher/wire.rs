@@ -8,6 +8,7 @@ use crate::amqp::{
     headers,
     returns::Answer,
 };
+use crate::redact;
 use futures_util::{FutureExt, future::BoxFuture};
 use lapin::{Channel, Connection, ErrorKind, PublisherConfirm, options::ConfirmSelectOptions};
 use std::{future::poll_fn, task::Poll};
@@ -29,7 +30,7 @@ impl From<lapin::Error> for Cause {
         match error.kind() {
             ErrorKind::ProtocolError(said) if error.is_amqp_soft_error() => Self::Closed(Closing {
                 code: said.get_id(),
-                text: said.get_message().to_string(),
+                text: redact::reply(said.get_message().as_str()),
             }),
             ErrorKind::InvalidChannelState(..) => Self::Unsent,
             _ => Self::Lost(error),

@@ -1,7 +1,8 @@
 //! Owns the stream between the broker and the client library, and what the library wants of a runtime that has such streams.
 //!
-//! Promises to hold back no more than one unfinished frame of a method or a content header, and only until the rest of it is here; and that
-//! a stream on which nothing comes for longer than heartbeats allow fails then, also one that nobody waits for any more.
+//! Promises to hold back no more than one unfinished frame of a method or a content header, and only until the rest of it is here; that
+//! a stream on which nothing comes for longer than heartbeats allow fails then, also one that nobody waits for any more; and that an attempt
+//! which fails or is given up leaves nothing behind.
 
 use super::{Part, part, screen};
 use async_rs::{Runtime, Tokio, traits::Reactor, util::RuntimeParts};
@@ -17,8 +18,8 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -37,7 +38,8 @@ pub(in crate::amqp) struct Silence {
     pub noted: Arc<dyn Fn(&str) + Send + Sync>,
 }
 
-/// Connects, and screens what comes.
+/// Connects, and screens what comes. The library is handed a stream that is there: where its own connecting fails, or nobody waits for it any
+/// more, tasks of its stay for ever.
 pub(in crate::amqp) async fn connect(
     uri: AMQPUri,
     properties: ConnectionProperties,
@@ -45,13 +47,32 @@ pub(in crate::amqp) async fn connect(
     silence: Option<Silence>,
 ) -> Result<Connection, lapin::Error> {
     let tokio = Runtime::new(Tokio::current());
-    let kit = RuntimeParts::new(Tokio::current(), Screening(Tokio::current()));
-    let connect = async move |uri: AMQPUri, _: Runtime<_>| {
-        let stream = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
-        let stream = Screened::new(stream, silence.clone().map(Watch::new));
+    let stream = uri.connect_with_config_async(tls.as_ref(), &tokio).await?;
+    let watch = Watch::new(silence);
+    let mut attempt = Attempt(Some(watch.heard.clone()));
+    let stream = Mutex::new(Some(Screened::new(stream, Some(watch))));
+    let connect = async move |_: AMQPUri, _: Runtime<_>| {
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // It is asked for once: nothing is tried again.
+        let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
         Ok(AsyncTcpStream::Plain(stream))
     };
-    Connection::connector(uri, Runtime::new(kit), connect, properties).await
+    let kit = RuntimeParts::new(Tokio::current(), Screening(Tokio::current()));
+    let connected = Connection::connector(uri, Runtime::new(kit), connect, properties).await;
+    attempt.0 = None;
+    connected
+}
+
+/// An attempt to connect. Dropped before it has come to something, it ends its stream, which nobody else would: the library goes on
+/// shaking hands.
+struct Attempt(Option<Arc<Heard>>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(heard) = &self.0 {
+            heard.end("the attempt to connect was given up".to_owned());
+        }
+    }
 }
 
 type TokioStream = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
@@ -89,12 +110,11 @@ impl Reactor for Screening {
     }
 }
 
-/// Knows when something last came. Its clock runs in a task of its own: the client library's thread outlives the runtime, whose clock it
-/// must not ask then.
+/// Knows when something last came, and ends a stream. Its clock runs in a task of its own: the client library's thread outlives the runtime,
+/// whose clock it must not ask then.
 #[derive(Debug)]
 pub(super) struct Watch {
     heard: Arc<Heard>,
-    limit: Duration,
     /// Ends with this.
     _task: JoinSet<()>,
 }
@@ -104,27 +124,32 @@ struct Heard {
     begun: tokio::time::Instant,
     /// When something last came, in milliseconds since it began.
     at_ms: AtomicU64,
-    is_late: AtomicBool,
+    /// Why the stream is over, once it is.
+    over: OnceLock<String>,
     reader: AtomicWaker,
+}
+
+impl Heard {
+    fn end(&self, why: String) {
+        let _why_it_was_before = self.over.set(why);
+        self.reader.wake();
+    }
 }
 
 impl Watch {
     /// From now on.
-    pub(super) fn new(silence: Silence) -> Self {
+    pub(super) fn new(silence: Option<Silence>) -> Self {
         let heard = Arc::new(Heard {
             begun: tokio::time::Instant::now(),
             at_ms: AtomicU64::new(0),
-            is_late: AtomicBool::new(false),
+            over: OnceLock::new(),
             reader: AtomicWaker::new(),
         });
-        let limit = silence.limit;
         let mut task = JoinSet::new();
-        task.spawn(watch(heard.clone(), silence));
-        Self {
-            heard,
-            limit,
-            _task: task,
+        if let Some(silence) = silence {
+            task.spawn(watch(heard.clone(), silence));
         }
+        Self { heard, _task: task }
     }
 
     fn hear(&mut self) {
@@ -132,18 +157,14 @@ impl Watch {
         self.heard.at_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// Ends when nothing has come for too long.
-    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+    /// Ends when nothing has come for too long, or nobody wants the stream.
+    fn poll_over(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         self.heard.reader.register(context.waker());
-        if !self.heard.is_late.load(Ordering::Acquire) {
-            return Poll::Pending;
+        match self.heard.over.get() {
+            None => Poll::Pending,
+            Some(why) => Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, why.as_str())),
         }
-        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, reason(self.limit)))
     }
-}
-
-fn reason(limit: Duration) -> String {
-    format!("nothing was heard from it for {} ms", limit.as_millis())
 }
 
 /// Waits until nothing has come for too long, and says so.
@@ -156,9 +177,10 @@ async fn watch(heard: Arc<Heard>, silence: Silence) {
         }
         tokio::time::sleep_until(due).await;
     }
-    (silence.noted)(&reason(silence.limit));
-    heard.is_late.store(true, Ordering::Release);
-    heard.reader.wake();
+    let limit_ms = silence.limit.as_millis();
+    let why = format!("nothing was heard from it for {limit_ms} ms");
+    (silence.noted)(&why);
+    heard.end(why);
 }
 
 /// A stream whose frames are screened on their way in.
@@ -251,7 +273,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Screened<S> {
                 &mut this.watch,
             ) {
                 (Poll::Pending, None) => return Poll::Pending,
-                (Poll::Pending, Some(watch)) => return watch.poll_silence(context).map(Err),
+                (Poll::Pending, Some(watch)) => return watch.poll_over(context).map(Err),
                 (Poll::Ready(read), watch) => {
                     watch.iter_mut().for_each(Watch::hear);
                     read?
@@ -293,3 +315,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Screened<S> {
         Pin::new(&mut self.stream).poll_close(context)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -240,7 +240,7 @@ async fn a_stream_on_which_nothing_comes_fails_and_one_with_heartbeats_does_not(
         limit: Duration::from_millis(60),
         noted: Arc::new(move |why: &str| heard.lock().expect("a list").push(why.to_owned())),
     };
-    let mut stream = Screened::new(Beats(beats.into()), Some(Watch::new(silence)));
+    let mut stream = Screened::new(Beats(beats.into()), Some(Watch::new(Some(silence))));
     let (mut read, mut room) = (0, [0; 64]);
     let error = loop {
         match poll_fn(|context| Pin::new(&mut stream).poll_read(context, &mut room)).await {

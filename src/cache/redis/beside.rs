@@ -1,10 +1,16 @@
 //! Owns what is asked of Redis beside a look-up, at the same time: when jobs were first accepted, and longer lives of entries.
 
-use super::{Again, Many, RedisCache};
+use super::{Again, Many, RedisCache, SHORT_ANSWER};
 use crate::telemetry::metrics::CacheOperation;
 use kiln_contract::order::Moment;
 use redis::Value;
 use std::time::Duration;
+
+/// The moment that a value tells.
+fn moment(value: Option<Vec<u8>>) -> Option<Moment> {
+    let text = String::from_utf8(value?).ok()?;
+    Some(Moment::from_micros(text.parse().ok()?))
+}
 
 impl RedisCache {
     /// Notes that these jobs were accepted, and says when each was first, if it was before; nothing where Redis fails.
@@ -30,12 +36,14 @@ impl RedisCache {
         };
         let answers = self.each(CacheOperation::Set, &many, Again::Yes);
         let answers: Vec<Option<Option<Vec<u8>>>> = answers.await?;
-        let read = |value: Option<Vec<u8>>| {
-            let text = String::from_utf8(value?).ok()?;
-            Some(Moment::from_micros(text.parse().ok()?))
-        };
         let answers = answers.into_iter().map(Option::flatten);
-        Some(answers.map(read).collect())
+        Some(answers.map(moment).collect())
+    }
+
+    /// When jobs were first accepted, by the keys of that, where it is known; nothing where Redis fails.
+    pub(in crate::cache) async fn accepted(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<Moment>>> {
+        let known = self.get(keys, |_| SHORT_ANSWER).await?;
+        Some(known.into_iter().map(moment).collect())
     }
 
     /// Gives keys that are there so many milliseconds to live, where they have fewer.

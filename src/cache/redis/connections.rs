@@ -1,21 +1,21 @@
 //! Owns the connections to one server of Redis, and the round trips over them.
 //!
-//! Promises a deadline by size to each round trip, and that a connection whose answer is late is closed: the answer is never read as
-//! another one's. Large round trips leave one connection to the small ones. When half of its time has passed, a round trip asks on
-//! another connection whether Redis answers at all, and goes there itself if it may be sent twice: so a connection that is
-//! slow alone costs its user little, and a dead Redis no more than one time-out. A connection to a server that has become a replica is made
-//! anew; where there are several servers to choose from, all are, and so they are when it is lost. Refuses to retry otherwise.
-
+//! Promises a deadline by size to each round trip, and that a connection whose answer is late is closed: the answer is never read as another
+//! one's. Large round trips leave one connection to the small ones. When half of its time has passed, a round trip asks on another connection
+//! whether Redis answers at all, and goes there itself if it may be sent twice: so a connection that is slow alone costs its user little, and a
+//! dead Redis no more than one time-out. A connection to a server that has become a replica is made anew; where there are several servers to
+//! choose from, all are, and so they are when it is lost. Refuses to retry otherwise.
 use super::{
     breaker::{Breaker, Failed, Since},
     followed::Followed,
     open::LATE,
-    question::{Again, Question, Unanswered, is_no_primary, is_refusal, said_by},
+    question::{Again, Question, Unanswered, is_no_primary, is_refusal},
     size::Size,
     source::Source,
 };
 use crate::{
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
     telemetry::metrics::Metrics,
     tls,
@@ -150,7 +150,7 @@ impl Connections {
 
     /// What a failure says, without credentials.
     pub fn scrub(&self, error: &RedisError) -> String {
-        tls::explain(self.url.scrub(&said_by(error)))
+        tls::explain(self.url.scrub(&error.redacted()))
     }
 
     /// Asks, unless every connection rests.

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
     tls::TlsSettings,
 };
@@ -90,5 +91,5 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Result<T, 
 }
 
 fn explained(url: &Secret, error: &RedisError) -> String {
-    crate::tls::explain(url.scrub(&error.to_string()))
+    crate::tls::explain(url.scrub(&error.redacted()))
 }

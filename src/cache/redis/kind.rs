@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
 };
 use futures_util::future::{BoxFuture, join_all};
@@ -120,7 +121,8 @@ async fn away(all: &[Secret], settings: &Redis) -> Vec<String> {
     let asked = all.iter().map(async |url| {
         let answer = asked::<String>(url, settings, info("replication")).await;
         let error = answer.err().filter(|error| error.is_io_error())?;
-        Some(url.scrub(&format!("{} can't be reached: {error}", address(url))))
+        let reason = error.redacted();
+        Some(url.scrub(&format!("{} can't be reached: {reason}", address(url))))
     });
     let away = join_all(asked).await;
     away.into_iter().flatten().collect()
@@ -143,7 +145,8 @@ async fn watched(sentinels: &Sentinels, settings: &Redis) -> Vec<String> {
         let mut connection = match sentinel(url, settings).await {
             Ok(connection) => connection,
             Err(error) => {
-                return Some(url.scrub(&format!("Sentinel {host} can't be reached: {error}")));
+                let reason = error.redacted();
+                return Some(url.scrub(&format!("Sentinel {host} can't be reached: {reason}")));
             }
         };
         let mut ask = redis::cmd("SENTINEL");

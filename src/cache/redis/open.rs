@@ -2,6 +2,7 @@
 
 use crate::{
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
     tls::{Tls, TlsSettings},
 };
@@ -18,7 +19,7 @@ pub(super) fn client(url: &Secret, settings: &TlsSettings) -> Result<Client, Str
     } else {
         Client::open(url.expose())
     };
-    made.map_err(|e| url.scrub(&e.to_string()))
+    made.map_err(|e| url.scrub(&e.redacted()))
 }
 
 /// Connects to the server at `url`, within the time for one answer. Each question needs a limit of its own.

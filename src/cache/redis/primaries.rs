@@ -118,7 +118,7 @@ impl RedisCache {
     }
 
     /// What each primary of a cluster answers to some commands, of which `ask` makes those for a server that has this slot.
-    async fn each_primary(
+    pub(super) async fn each_primary(
         &self,
         cluster: &Cluster,
         ask: impl Fn(u16) -> Vec<Cmd>,

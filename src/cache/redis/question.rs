@@ -70,19 +70,6 @@ fn has_code(error: &RedisError, codes: &[&str]) -> bool {
     refusals.is_some_and(|all| all.iter().any(|(_, error)| is_one(error.code())))
 }
 
-/// What a failure says. Of many refusals at once the first says enough.
-pub(super) fn said_by(error: &RedisError) -> String {
-    let refusals = error.clone().into_server_errors();
-    let first = refusals.as_ref().and_then(|all| all.first());
-    first.map_or_else(
-        || error.to_string(),
-        |(_, first)| match first.details() {
-            Some(details) => format!("{}: {details}", first.code()),
-            None => first.code().to_owned(),
-        },
-    )
-}
-
 /// Whether the server doesn't know a script by its hash, or not any more.
 pub(super) fn is_unknown_script(error: &RedisError) -> bool {
     has_code(error, &["NOSCRIPT"])

@@ -4,23 +4,32 @@ use super::{
     Again, CacheOperation, RedisCache,
     cluster::{Answers, Cluster, Many},
     question::is_unknown_script,
-    words::{Published, SETTLED, TAKE_BACK, WRITE, Word, WordKind, Words, call, mark_in, numbers},
+    unsure::TAKE_BACK,
+    words::{Published, SETTLED, WRITE, Word, WordKind, Words, call, mark_in},
 };
 use crate::cache::redis::Unanswered;
 use kiln_contract::{key, order::Order};
 use redis::{Cmd, Value};
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet};
 
 impl RedisCache {
     /// As `publish`, on a cluster. What its servers that work have taken stands, whatever the others did.
     pub(super) async fn publish_spread(&self, cluster: &Cluster, words: &Words<'_>) -> Published {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let written = self.write_spread(cluster, &all).await;
-        let older = written.iter().flatten().flat_map(numbers);
-        let older = older.filter(|number| *number > 0).count() as u64;
+        let mut published = Published::default();
+        for (word, answer) in all.iter().zip(&written) {
+            let answer = answer.as_ref().unwrap_or(&Value::Nil);
+            published.add_call(&[*word], answer);
+        }
         let unwritten = all.iter().zip(&written);
         let unwritten = unwritten.filter(|(_, written)| written.is_err());
-        let unwritten = unwritten.map(|(word, _)| word.key.clone()).collect();
+        let unwritten: HashSet<&str> = unwritten.map(|(word, _)| word.key.as_str()).collect();
+        if !unwritten.is_empty() {
+            self.unsure
+                .note(words, |word| unwritten.contains(word.key.as_str()));
+        }
+        published.unwritten = unwritten.into_iter().map(str::to_owned).collect();
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         let settled = words.jobs.iter().map(|job| {
             let mut settled = redis::cmd("EXPIRE");
@@ -44,7 +53,7 @@ impl RedisCache {
                 self.take_back_spread(cluster, written).await;
             }
         }
-        Published { older, unwritten }
+        published
     }
 
     /// The script on each of these words, by its hash; servers that don't know it are shown it.

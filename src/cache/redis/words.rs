@@ -25,13 +25,11 @@ use std::{
 };
 
 /// Compares and sets. Half of the keys are those that readers know, the other half what is left of them where they were removed. Answers
-/// with the numbers of the words that were not written for a newer one, and with the negative ones of those that removed an entry.
+/// with the numbers of the words that were not written for a newer one, with the negative ones of those that removed an entry, and with
+/// [`ALONE`] more of those that ask and were written where nothing stood.
 pub(super) const WRITE: &str = include_str!("write.lua");
-/// Takes back those of a job's words that still stand, by their acceptance.
-pub(super) const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
-  local value = redis.call('GET', key)
-  if value and string.sub(value, -18, -3) == ARGV[i] then redis.call('UNLINK', key) end
-end";
+/// What is added to the number of a word that was written where nothing stood.
+const ALONE: i64 = 1_000;
 /// Words that one call of the script writes: Redis serves nobody else meanwhile.
 const MAX_WORDS: usize = 256;
 /// Words of one round trip.
@@ -63,6 +61,8 @@ pub struct Word {
     /// How long it stands, or how long it is known that the key was removed.
     pub ttl_ms: u64,
     pub kind: WordKind,
+    /// Whether something newer may have stood that has left Redis, so that it matters where this is written.
+    pub may_be_old: bool,
 }
 
 impl Word {
@@ -80,7 +80,8 @@ impl Word {
             WordKind::Refresh => "b",
             WordKind::Removal => "x",
         };
-        format!("{said}{kind}{}", self.ttl_ms)
+        let asks = if self.may_be_old { "n" } else { "" };
+        format!("{said}{asks}{kind}{}", self.ttl_ms)
     }
 }
 
@@ -97,11 +98,13 @@ pub struct Words<'a> {
 
 /// What became of words that Redis was to take.
 #[derive(Debug, Default)]
-pub(in crate::cache) struct Published {
+pub struct Published {
     /// Words that were left out for newer ones.
     pub older: u64,
     /// Keys of words that their server of a cluster hasn't taken.
     pub unwritten: Vec<String>,
+    /// Keys of words that may be old and were written where nothing stood.
+    pub alone: Vec<String>,
 }
 
 /// What became of a key that was to be removed.
@@ -186,27 +189,29 @@ pub(super) fn mark_in(answer: &Value) -> u64 {
 
 impl RedisCache {
     /// Writes what readers find, where nothing newer stands there. What an invalidation has overtaken is taken back, so that its own
-    /// removal, which may have passed by already, misses nothing. Nothing where Redis fails.
+    /// removal, which may have passed by already, misses nothing; also where the answer is lost. Nothing where Redis fails.
     pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         if self.cluster().is_none() {
-            let older = self.publish_to_one(words).await;
-            if older.is_some() || self.cluster().is_none() {
-                let unwritten = Vec::new();
-                return older.map(|older| Published { older, unwritten });
+            let published = self.publish_to_one(words).await;
+            if published.is_none() {
+                self.unsure.note(words, |_| true);
+            }
+            if published.is_some() || self.cluster().is_none() {
+                return published;
             }
         }
         Some(self.publish_spread(self.cluster()?, words).await)
     }
 
-    async fn publish_to_one(&self, words: &Words<'_>) -> Option<u64> {
+    async fn publish_to_one(&self, words: &Words<'_>) -> Option<Published> {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
         let last = rounds.pop().unwrap_or_default();
-        let mut older = 0;
+        let mut published = Published::default();
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         for round in rounds {
             let round = all.get(round).unwrap_or_default();
-            older += count(&self.write(round, &[]).await?);
+            published.add(round, &self.write(round, &[]).await?);
         }
         let mut after = Vec::with_capacity(words.jobs.len() + words.all.len());
         for job in &words.jobs {
@@ -222,13 +227,13 @@ impl RedisCache {
         let last = all.get(last).unwrap_or_default();
         let mut answers = self.write(last, &after).await?;
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
-        older += count(&answers);
+        published.add(last, &answers);
         for ((namespace, written), mark) in words.all.iter().zip(marks) {
             if mark_in(&mark).max(self.marks().of(namespace)) > words.stamp {
                 self.take_back(written).await;
             }
         }
-        Some(older)
+        Some(published)
     }
 
     /// One round trip: the script on these words, and then some more. Nothing where Redis fails.
@@ -277,31 +282,6 @@ impl RedisCache {
         Some(answers.collect())
     }
 
-    /// Removes those of these words that still stand.
-    async fn take_back(&self, words: &[Cow<'_, Word>]) {
-        let entries = words.iter().filter_map(|word| {
-            let order = Order::of_entry(&word.value)?;
-            (word.kind != WordKind::Removal).then_some((&word.key, order))
-        });
-        let entries: Vec<(&String, Order)> = entries.collect();
-        for some in entries.chunks(MAX_WORDS) {
-            let mut command = redis::cmd("EVAL");
-            command.arg(TAKE_BACK).arg(some.len());
-            for (key, _) in some {
-                command.arg(key.as_str());
-            }
-            for (_, order) in some {
-                command.arg(format!("{:016}", order.accepted().micros()));
-            }
-            let size = Size {
-                keys: some.len(),
-                bytes: some.iter().map(|(key, _)| key.len() + 16).sum(),
-            };
-            self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
-                .await;
-        }
-    }
-
     /// Removes what stands under one of a namespace's keys, unless it is newer. An error holds no credentials.
     pub async fn forget(
         &self,
@@ -315,6 +295,7 @@ impl RedisCache {
             value: reader::removal(said),
             ttl_ms: life.as_millis() as u64,
             kind: WordKind::Removal,
+            may_be_old: false,
         };
         let answer = self
             .now_one::<Value>(word.key.as_bytes(), call(&[&word], None))
@@ -328,13 +309,27 @@ impl RedisCache {
     }
 }
 
-/// How many words these calls left out for newer ones.
-fn count(answers: &[Value]) -> u64 {
-    let older = answers
-        .iter()
-        .flat_map(numbers)
-        .filter(|number| *number > 0);
-    older.count() as u64
+impl Published {
+    /// Notes what the calls on these words answered.
+    fn add(&mut self, words: &[&Word], answers: &[Value]) {
+        if answers.iter().flat_map(numbers).next().is_none() {
+            return;
+        }
+        for (range, answer) in calls(words).into_iter().zip(answers) {
+            self.add_call(words.get(range).unwrap_or_default(), answer);
+        }
+    }
+
+    /// Notes what one call answered.
+    pub(super) fn add_call(&mut self, words: &[&Word], answer: &Value) {
+        for number in numbers(answer).filter(|number| *number > 0) {
+            let index = usize::try_from(number - ALONE - 1).ok();
+            match index.map(|index| words.get(index)) {
+                None => self.older += 1,
+                Some(word) => self.alone.extend(word.map(|word| word.key.clone())),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -353,6 +348,7 @@ mod tests {
             value: reader::removal(&said),
             ttl_ms: 60_000,
             kind,
+            may_be_old: false,
         }
     }
 

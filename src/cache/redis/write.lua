@@ -10,10 +10,10 @@ if #at > 0 then
 end
 local answer = {}
 for i = 1, n do
-  local value, ttl, says, refreshes, removes = ARGV[2 * i - 1], ARGV[2 * i], false, false, false
+  local value, ttl, says, refreshes, removes, asks = ARGV[2 * i - 1], ARGV[2 * i], false, false, false, false
   while byte(ttl) > 57 do
     local letter = byte(ttl)
-    says, refreshes, removes = says or letter == 101, letter == 98, letter == 120
+    says, refreshes, removes, asks = says or letter == 101, letter == 98, letter == 120, asks or letter == 110
     ttl = sub(ttl, 2)
   end
   -- An order is a letter, 19 digits, a dash and 16 digits; a quote and a brace end the value.
@@ -44,6 +44,7 @@ for i = 1, n do
       answer[#answer + 1] = i
     else
       call('PSETEX', KEYS[i], ttl, value)
+      if asks and not stands then answer[#answer + 1] = 1000 + i end
     end
   end
 end

@@ -32,6 +32,15 @@ impl Check {
         Self::new(name, Status::Ok, found, "")
     }
 
+    /// All is well, and something could be better.
+    pub(super) fn note(
+        name: impl Into<String>,
+        found: impl Into<String>,
+        advice: impl Into<String>,
+    ) -> Self {
+        Self::new(name, Status::Ok, found, advice)
+    }
+
     /// It works, and something should be done.
     pub(super) fn warn(
         name: impl Into<String>,

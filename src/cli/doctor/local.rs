@@ -6,6 +6,7 @@ use super::check::Check;
 use crate::{
     config::{Loaded, Settings},
     health::Readiness,
+    redact::Redact,
 };
 use kiln_model::{InputKind, ListedModel, PairRule, Registry};
 use std::{
@@ -13,6 +14,7 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, TcpListener},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 use tokio::{
@@ -45,8 +47,8 @@ pub(super) fn settings(loaded: &Loaded) -> Check {
     )
 }
 
-/// Every version with its golden inputs, and everything that is wrong in the models' folder.
-pub(super) async fn models(settings: &Settings) -> Vec<Check> {
+/// Every version with its golden inputs, and everything that is wrong in the models' folder; and the models, where they could be opened.
+pub(super) async fn models(settings: &Settings) -> (Vec<Check>, Option<Arc<Registry>>) {
     let models = settings.models.clone();
     let dir = models.dir.display().to_string();
     // Loading runs every golden input: as long as that takes, and never on the runtime's threads.
@@ -54,18 +56,12 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
     let registry = match opened {
         Ok(Ok(registry)) => registry,
         Ok(Err(error)) => {
-            return vec![Check::fail(
-                MODELS,
-                error.to_string(),
-                "correct the setting",
-            )];
+            let check = Check::fail(MODELS, error.to_string(), "correct the setting");
+            return (vec![check], None);
         }
         Err(error) => {
-            return vec![Check::fail(
-                MODELS,
-                error.to_string(),
-                "report this as a bug",
-            )];
+            let check = Check::fail(MODELS, error.redacted(), "report this as a bug");
+            return (vec![check], None);
         }
     };
     let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
@@ -85,7 +81,7 @@ pub(super) async fn models(settings: &Settings) -> Vec<Check> {
         let advice = "put a model there, or name another folder with KILN_MODELS_DIR";
         checks.push(Check::fail(MODELS, format!("none in {dir}"), advice));
     }
-    checks
+    (checks, Some(registry))
 }
 
 fn served(model: &ListedModel) -> Check {
@@ -129,7 +125,7 @@ pub(super) async fn http(settings: &Settings) -> Check {
         }
         Err(error) => Check::fail(
             HTTP,
-            format!("{addr}: {error}"),
+            format!("{addr}: {}", error.redacted()),
             "choose an address of this machine with KILN_HTTP_ADDR",
         ),
     }
@@ -194,13 +190,13 @@ fn writable(path: &Path) -> Result<bool, String> {
     match fs::OpenOptions::new().read(true).append(true).open(path) {
         Ok(_) => return Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.redacted()),
     }
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let about = fs::metadata(folder).map_err(|e| format!("its folder: {e}"))?;
+    let about = fs::metadata(folder).map_err(|e| format!("its folder: {}", e.redacted()))?;
     if !about.is_dir() {
         return Err("its folder is a file".into());
     }

@@ -12,6 +12,7 @@ mod queue;
 mod redis;
 mod replication;
 mod shards;
+mod worth;
 
 use super::Exit;
 use crate::config::Loaded;
@@ -45,12 +46,19 @@ pub(super) async fn run(arguments: Arguments, loaded: Loaded) -> anyhow::Result<
         local::models(settings),
         local::http(settings),
     );
+    let (models, registry) = models;
+    // On its own: what else is asked at the same time would be measured with it.
+    let worth = match &registry {
+        Some(registry) => worth::check(settings, registry, &token).await,
+        None => None,
+    };
     let mut checks = vec![local::settings(&loaded)];
     checks.extend(broker);
     checks.extend(redis);
     checks.extend(postgres);
     checks.extend(local::embedded(settings));
     checks.extend(models);
+    checks.extend(worth);
     checks.push(http);
     let failed = count(&checks, Status::Fail);
     if arguments.json {

@@ -2,7 +2,7 @@
 //!
 //! Promises that the text shows no credentials, and that causes are distinguished by the servers' own codes.
 
-use crate::{secret::Secret, tls};
+use crate::{redact::Redact, secret::Secret, tls};
 use redis::{ErrorKind, RedisError};
 use std::{fmt, time::Duration};
 
@@ -30,10 +30,10 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(cause: Cause, url: &Secret, error: &dyn fmt::Display) -> Self {
+    fn new(cause: Cause, url: &Secret, error: &dyn Redact) -> Self {
         Self {
             cause,
-            text: tls::explain(url.scrub(&error.to_string())),
+            text: tls::explain(url.scrub(&error.redacted())),
         }
     }
 

@@ -4,7 +4,9 @@
 //! reported with its line.
 
 use super::piece::{BadLine, Piece};
+use crate::redact::Redact;
 use kiln_contract::job::write;
+use kiln_contract::redact::is_name;
 use std::io::BufRead;
 
 /// Which columns of a CSV file are what.
@@ -27,7 +29,7 @@ pub enum HeaderError {
     #[error("the header can't be read: {0}")]
     Unreadable(String),
     /// A column that was named isn't there.
-    #[error("no column `{wanted}`; there are: {}", found.join(", "))]
+    #[error("no column `{wanted}`; {}", described(found))]
     NoColumn { wanted: String, found: Vec<String> },
 }
 
@@ -46,13 +48,40 @@ struct Resolved {
     features: Vec<usize>,
 }
 
+impl Resolved {
+    /// A column in a message: by its name, or by its number where the first line may be no header.
+    fn name(&self, at: usize) -> String {
+        let name = self.headers.get(at).filter(|_| is_header(&self.headers));
+        match name {
+            Some(name) => format!("column `{name}`"),
+            None => format!("column {}", at + 1),
+        }
+    }
+}
+
+/// Whether a first line can be shown as a header: of a file without one, it is a row.
+fn is_header(line: &[String]) -> bool {
+    line.iter().all(|name| is_name(name))
+}
+
+/// What a message says of a first line.
+fn described(line: &[String]) -> String {
+    match is_header(line) {
+        true => format!("there are: {}", line.join(", ")),
+        false => format!(
+            "the {} of the first line aren't all names, as if it is no header",
+            line.len()
+        ),
+    }
+}
+
 impl<R: BufRead> CsvLines<R> {
     /// Reads the header.
     pub(super) fn new(reader: R, columns: &Columns) -> Result<Self, HeaderError> {
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
         let headers = reader
             .headers()
-            .map_err(|e| HeaderError::Unreadable(e.to_string()))?;
+            .map_err(|e| HeaderError::Unreadable(e.redacted()))?;
         let headers: Vec<String> = headers.iter().map(|h| h.trim().to_owned()).collect();
         Ok(Self {
             reader: Box::new(reader),
@@ -75,7 +104,7 @@ impl<R: BufRead> CsvLines<R> {
             }
             Err(error) => Some(Piece::Bad(BadLine {
                 line,
-                problem: error.to_string(),
+                problem: error.redacted(),
             })),
         }
     }
@@ -123,23 +152,22 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
 /// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
 fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, String> {
     let cell = |at: usize| {
-        let name = columns.headers.get(at).map_or("?", String::as_str);
+        let name = || columns.name(at);
         let bytes = record
             .get(at)
-            .ok_or_else(|| format!("column `{name}` is missing"))?;
-        std::str::from_utf8(bytes).map_err(|_| format!("column `{name}` is not UTF-8"))
+            .ok_or_else(|| format!("{} is missing", name()))?;
+        std::str::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", name()))
     };
     let key = columns.key.map(cell).transpose()?;
     let Some(at) = columns.text else {
         let mut values = Vec::with_capacity(columns.features.len());
         for at in &columns.features {
-            let name = columns.headers.get(*at).map_or("?", String::as_str);
             let text = cell(*at)?.trim();
             let value: f64 = text
                 .parse()
-                .map_err(|_| format!("column `{name}`: expected a number"))?;
+                .map_err(|_| format!("{}: expected a number", columns.name(*at)))?;
             if !value.is_finite() {
-                return Err(format!("column `{name}`: expected a finite number"));
+                return Err(format!("{}: expected a finite number", columns.name(*at)));
             }
             values.push(value);
         }

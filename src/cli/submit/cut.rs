@@ -7,6 +7,7 @@
 use crate::cli::file::{BadLine, Piece};
 use kiln_contract::job::{self, JobWriter, OnError};
 use kiln_contract::key;
+use kiln_contract::redact::json_line;
 use serde_json::{Map, Value};
 
 /// What the command line says about jobs.
@@ -49,7 +50,7 @@ impl Cut {
     /// A whole job, byte for byte as it stands, after the fields that the command line gives and it lacks.
     fn job(&self, text: String) -> Result<Posting, String> {
         let fields: Map<String, Value> =
-            serde_json::from_str(&text).map_err(|e| format!("not JSON: {e}"))?;
+            serde_json::from_str(&text).map_err(|e| format!("not JSON: {}", json_line(&e)))?;
         let body = self
             .head(|field| !fields.contains_key(field))
             .finish_before(&text);

@@ -2,6 +2,7 @@
 //!
 //! Promises that a dry run posts nothing; a run is carried out by a worker, never by this process.
 
+mod dry_run;
 mod simulate;
 
 use super::Exit;
@@ -9,19 +10,10 @@ use crate::{
     config::Settings,
     parts,
     store::{PostgresStore, RunRow, RunState},
-    telemetry::metrics::Metrics,
-    warm::{
-        due,
-        folder::Folder,
-        gather::{Gatherer, PlannedEntry, RunPlan},
-        hot_source::open,
-        schedule::Schedule,
-    },
+    warm::folder::Folder,
 };
 use anyhow::{Context, bail};
-use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use std::time::Duration;
@@ -95,7 +87,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let store = parts::postgres(&settings)?;
     store.migrate().await.context("migrations")?;
     if arguments.dry_run {
-        return dry_run(&arguments, &settings, &schedule, &store).await;
+        return dry_run::run(&arguments, &settings, &schedule, &store).await;
     }
     if schedule.follows() {
         bail!(
@@ -115,107 +107,6 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         );
     }
     Ok(Exit::Ok)
-}
-
-async fn dry_run(
-    arguments: &Arguments,
-    settings: &Settings,
-    schedule: &Schedule,
-    store: &PostgresStore,
-) -> anyhow::Result<Exit> {
-    let models = settings.clone();
-    let registry = tokio::task::spawn_blocking(move || parts::open_registry(&models)).await??;
-    let redis = match &settings.redis.url {
-        Some(_) => Some(parts::redis(settings, Metrics::new())?),
-        None => None,
-    };
-    let now = store.clock().await?;
-    let gatherer = Gatherer {
-        settings,
-        registry: &registry,
-        redis: redis.as_ref(),
-        now,
-        // No draw: what is shown is what is certain.
-        random: || 1.0,
-    };
-    let source = open(schedule, settings, store, redis.as_ref()).await?;
-    let plan = gatherer.plan(schedule, source.as_ref(), 0.0).await?;
-    if arguments.json {
-        let shown: Vec<_> = plan
-            .chosen
-            .iter()
-            .take(arguments.show)
-            .map(|p| {
-                json!({"key": p.key, "inputs": p.rows.len(), "seconds_left": p.left, "rate": p.candidate.rate, "cost_seconds": p.candidate.cost, "saves_seconds": p.candidate.saves(), "why": why(p, schedule, now)})
-            })
-            .collect();
-        println!(
-            "{}",
-            json!({
-                "schedule": schedule.name, "entries": plan.chosen.len(), "inputs": plan.inputs(), "fresh": plan.fresh, "over_budget": plan.over_budget,
-                "bad": plan.bad, "model_seconds": plan.model_seconds(), "saved_seconds": plan.saved_seconds(), "message": plan.message(), "first": shown,
-            })
-        );
-        return Ok(Exit::Ok);
-    }
-    show(arguments, schedule, now, &plan);
-    Ok(if plan.bad > 0 {
-        Exit::Partial
-    } else {
-        Exit::Ok
-    })
-}
-
-fn show(arguments: &Arguments, schedule: &Schedule, now: DateTime<Utc>, plan: &RunPlan) {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING);
-    table.set_header(["entry", "inputs", "asked /s", "cost ms", "why"]);
-    for planned in plan.chosen.iter().take(arguments.show) {
-        table.add_row([
-            planned
-                .key
-                .clone()
-                .unwrap_or_else(|| "(a score)".to_owned()),
-            planned.rows.len().to_string(),
-            planned
-                .candidate
-                .rate
-                .map_or_else(String::new, |rate| format!("{rate:.4}")),
-            format!("{:.3}", planned.candidate.cost * 1e3),
-            why(planned, schedule, now),
-        ]);
-    }
-    if !plan.chosen.is_empty() {
-        println!("{table}");
-    }
-    let more = plan.chosen.len().saturating_sub(arguments.show);
-    if more > 0 {
-        println!("and {more} more");
-    }
-    println!(
-        "would post         {} inputs in {} entries",
-        plan.inputs(),
-        plan.chosen.len()
-    );
-    println!("model time         {:.3} s", plan.model_seconds());
-    if let Some(saved) = plan.saved_seconds() {
-        println!("waiting saved      {saved:.3} s");
-    }
-    println!("fresh enough       {} inputs", plan.fresh);
-    println!("over the budget    {} inputs", plan.over_budget);
-    if let Some(message) = plan.message() {
-        eprintln!("{message}");
-    }
-}
-
-fn why(planned: &PlannedEntry, schedule: &Schedule, now: DateTime<Utc>) -> String {
-    let next = due::next(schedule, now).map(|next| (next - now).as_seconds_f64());
-    match (planned.left, next) {
-        (None, _) => "not there".to_owned(),
-        (Some(left), _) if left < 0.0 => format!("served in its grace time for {:.0} s", -left),
-        (Some(left), Some(next)) => format!("expires in {left:.0} s, next run in {next:.0} s"),
-        (Some(left), None) => format!("expires in {left:.0} s"),
-    }
 }
 
 async fn wait(arguments: &Arguments, store: &PostgresStore, id: i64) -> anyhow::Result<Exit> {
@@ -261,6 +152,7 @@ fn end(arguments: &Arguments, run: &RunRow) {
             json!({
                 "run": run.id, "schedule": run.schedule, "state": run.state.as_str(), "planned": run.planned, "skipped": run.skipped, "bad": run.bad,
                 "posted": run.posted, "done": run.done, "failed": run.failed, "hits": run.hits, "misses": run.misses,
+                "computes": run.computes, "left_over": run.left_over, "kept_bytes": run.kept_bytes, "spent_seconds": run.spent_seconds,
                 "seconds": seconds, "model_seconds": run.model_seconds, "saved_seconds": run.saved_seconds, "message": run.message,
             })
         );
@@ -271,10 +163,13 @@ fn end(arguments: &Arguments, run: &RunRow) {
         ("planned", run.planned.to_string()),
         ("skipped", run.skipped.to_string()),
         ("done", run.done.to_string()),
-        ("of them scored", run.misses.to_string()),
+        ("computed", run.misses.to_string()),
+        ("renewed", run.hits.to_string()),
+        ("left over", run.left_over.to_string()),
         ("failed", run.failed.to_string()),
         ("bad rows", run.bad.to_string()),
         ("seconds", format!("{seconds:.1}")),
+        ("model seconds", format!("{:.3}", run.spent_seconds)),
     ] {
         println!("{name:<15}{value:>12}");
     }

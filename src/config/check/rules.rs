@@ -49,6 +49,18 @@ pub(super) fn intake(intake: &Intake) -> Result<(), ConfigError> {
     refuse("intake.warm_share", "expected above 0 and at most 1")
 }
 
+pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
+    let mut listed = warm.private_networks.iter();
+    if let Some(problem) = listed.find_map(|one| one.parse::<Network>().err()) {
+        return refuse("warm.private_networks", problem);
+    }
+    let share = warm.max_redis_share;
+    if share > 0.0 && share <= 1.0 {
+        return Ok(());
+    }
+    refuse("warm.max_redis_share", "expected above 0 and at most 1")
+}
+
 pub(super) fn cache(cache: &Cache) -> Result<(), ConfigError> {
     // No comparison holds for NaN.
     if cache.lease_from_ms >= 0.0 {
@@ -211,13 +223,4 @@ pub(super) fn trace(trace: &Trace) -> Result<(), ConfigError> {
         return Ok(());
     }
     refuse("trace.share", "expected 0 to 1")
-}
-
-/// That what is listed are networks.
-pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
-    let mut listed = warm.private_networks.iter();
-    match listed.find_map(|one| one.parse::<Network>().err()) {
-        Some(problem) => refuse("warm.private_networks", problem),
-        None => Ok(()),
-    }
 }

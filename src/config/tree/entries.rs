@@ -1,7 +1,21 @@
 //! Owns the settings of what is kept: entries in Redis and memory, rows in the database.
 
-use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected, Visitor},
+};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
+
+/// Which inputs are looked up in the cache, and their scores kept there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CacheMode {
+    /// All of them.
+    #[default]
+    Always,
+    /// Those that the model is measured to take longer for than a look-up.
+    Auto,
+}
 
 /// Entries in Redis and in the worker's own memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -9,6 +23,10 @@ use std::path::PathBuf;
 pub struct Cache {
     /// Whether entries are looked up and stored at all; off only to measure the benefit of the cache.
     pub enabled: bool,
+    /// Which inputs are looked up and have their scores kept: `always`, or `auto`, which leaves those alone that the model is measured to score faster than they are looked up.
+    pub mode: CacheMode,
+    /// The same for single models, by name.
+    pub models: BTreeMap<String, CacheMode>,
     /// TTL of an entry if neither its job, its namespace nor its model sets one, in seconds.
     pub ttl_seconds: u64,
     /// Time for which named entries and rankings are still served after their TTL, while they are refreshed, in seconds.
@@ -36,6 +54,14 @@ impl Cache {
             .unwrap_or(self.ttl_seconds)
     }
 
+    /// Which of a model's inputs are looked up for a namespace: what is set for that, or else for the model, or for all.
+    pub fn mode_of(&self, namespace: Option<&Namespace>, model: &str) -> CacheMode {
+        namespace
+            .and_then(|own| own.cache_mode)
+            .or_else(|| self.models.get(model).copied())
+            .unwrap_or(self.mode)
+    }
+
     /// Time for which what readers of a namespace find is still there after its life, in seconds.
     pub fn grace_of(&self, namespace: Option<&Namespace>) -> u64 {
         namespace
@@ -48,6 +74,8 @@ impl Default for Cache {
     fn default() -> Self {
         Self {
             enabled: true,
+            mode: CacheMode::Always,
+            models: BTreeMap::new(),
             ttl_seconds: 3_600,
             grace_seconds: 0,
             memory_mib: 64,
@@ -88,13 +116,15 @@ pub struct Namespace {
     pub ttl_seconds: Option<u64>,
     /// Time for which its named entries and rankings are still served after their TTL, in seconds.
     pub grace_seconds: Option<u64>,
+    /// Which of its inputs are looked up: as `cache.mode`, which it goes before, as it does before `cache.models`.
+    pub cache_mode: Option<CacheMode>,
     /// Part of a lane's time that this namespace has, in proportion to the others that wait; 1 if absent.
     pub weight: Option<f64>,
     /// Jobs a second of this namespace that are scored in each of a worker's lanes; further ones wait.
     pub max_jobs_per_second: Option<f64>,
     /// Model seconds a second that this namespace has of each of a worker's lanes; further jobs wait.
     pub max_model_seconds_per_second: Option<f64>,
-    /// Its objective: age up to which what its readers find is young enough, in seconds.
+    /// Its objective: age up to which what its readers find is young enough, in seconds. Warming by heat renews a named entry no further than that since a producer's job said last what it is made of.
     pub max_age_seconds: Option<u64>,
     /// Share of what its readers find that is to be young enough, 0 to 1; 0.999 if absent.
     pub max_age_share: Option<f64>,
@@ -124,6 +154,53 @@ pub enum StoredJobs {
     Ledger,
 }
 
+/// Which scores of misses are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoredScores {
+    /// All that the cache keeps.
+    #[default]
+    All,
+    /// Those that a model takes longer for than a look-up.
+    Dear,
+    /// None.
+    None,
+}
+
+impl<'de> Deserialize<'de> for StoredScores {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ScoresVisitor)
+    }
+}
+
+struct ScoresVisitor;
+
+impl Visitor<'_> for ScoresVisitor {
+    type Value = StoredScores;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`all`, `dear` or `none`")
+    }
+
+    /// It was a switch once.
+    fn visit_bool<E: Error>(self, is_on: bool) -> Result<StoredScores, E> {
+        Ok(if is_on {
+            StoredScores::All
+        } else {
+            StoredScores::None
+        })
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<StoredScores, E> {
+        match name {
+            "all" | "true" => Ok(StoredScores::All),
+            "dear" => Ok(StoredScores::Dear),
+            "none" | "false" => Ok(StoredScores::None),
+            _ => Err(E::invalid_value(Unexpected::Str(name), &self)),
+        }
+    }
+}
+
 /// What is stored in the database.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -132,8 +209,8 @@ pub struct Store {
     pub jobs: StoredJobs,
     /// Whether the inputs of misses are stored beside their scores.
     pub inputs: bool,
-    /// Whether the scores of misses are stored at all.
-    pub scores: bool,
+    /// Which scores of misses are stored: `all` that the cache keeps, those that are `dear`, which a model is measured to take longer for than a look-up, or `none`. `true` stands for `all`, `false` for `none`.
+    pub scores: StoredScores,
     /// Whether a row is stored whenever what readers find under a name changes: what `kiln explain` shows as its history.
     pub served: bool,
 }
@@ -143,7 +220,7 @@ impl Default for Store {
         Self {
             jobs: StoredJobs::All,
             inputs: true,
-            scores: true,
+            scores: StoredScores::All,
             served: true,
         }
     }

@@ -81,7 +81,7 @@ function percentile(before, after, share) {
 
 const HITS = ['kiln_inputs_total{result="hit"}'];
 const LOOKED_UP = [...HITS, 'kiln_inputs_total{result="miss"}'];
-const INPUTS = [...LOOKED_UP, 'kiln_inputs_total{result="coalesced"}'];
+const INPUTS = [...LOOKED_UP, 'kiln_inputs_total{result="coalesced"}', 'kiln_inputs_total{result="uncached"}'];
 const queue = (kind) => `kiln_queue_messages{queue="${kind}"}`;
 
 /** What a chart shows between two samples. */
@@ -353,7 +353,8 @@ const SECTIONS = {
       ["schedule", (s) => s.name], ["cron", (s) => `${s.cron} (${s.time_zone})`],
       ["next run", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
       ["last run", (s) => when(s.last?.started_at)], ["result", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
-      ["inputs warmed", (s) => (s.last ? figures.format(s.last.done) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
+      ["computed", (s) => (s.last ? figures.format(s.last.misses) : null), "n"], ["renewed", (s) => (s.last ? figures.format(s.last.hits) : null), "n"],
+      ["left over", (s) => (s.last ? figures.format(s.last.left_over) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
       ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
       ["", (s) => {
         const container = document.createElement("div");
@@ -371,7 +372,7 @@ const SECTIONS = {
   },
   async cache() {
     const health = await fetchJson("/v1/cache/health");
-    $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings].join(" ");
+    $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings, ...health.advice].join(" ");
     const layout = [
       ["pattern", (p) => p.pattern], ["hits", (p) => figures.format(p.hits), "n"], ["misses", (p) => figures.format(p.misses), "n"],
       ["hit rate", (p) => percent(p.hit_rate), "n"], ["jobs", (p) => figures.format(p.requests), "n"],

@@ -34,8 +34,16 @@ pub(super) struct Round {
 pub(super) fn leases<'c>(context: &'c Context, taken: &[Taken]) -> Option<Leases<'c>> {
     let redis = context.cache.server()?;
     let min_seconds = context.settings.cache.lease_from_ms / 1e3;
-    let is_worth_it = |one: &Taken| one.seconds >= min_seconds.max(ROUND_TRIP_SECONDS);
-    (min_seconds <= 0.0 || taken.iter().any(is_worth_it))
+    let min_seconds = if min_seconds <= 0.0 {
+        0.0
+    } else {
+        min_seconds.max(ROUND_TRIP_SECONDS)
+    };
+    // What isn't kept isn't found by whoever would wait for it.
+    let is_worth_it = |one: &Taken| one.keeps.entry && one.seconds >= min_seconds;
+    taken
+        .iter()
+        .any(is_worth_it)
         .then(|| Leases::new(redis, config::ms(context.settings.cache.lease_ms)))
 }
 
@@ -115,14 +123,15 @@ pub(super) async fn put_entries(
     let fresh: Vec<Fresh<'_>> = {
         let mut rng = rand::rng();
         let rows = taken.iter().zip(outputs.chunks_exact(width.max(1)));
-        rows.map(|(one, row)| Fresh {
+        let kept = rows.filter(|(one, _)| one.keeps.entry);
+        kept.map(|(one, row)| Fresh {
             space,
             input: &one.input,
             row,
             ttl_ms: clock::random_ttl_ms(&mut rng, one.ttl_seconds),
             seal: Seal {
                 stamp: one.stamp,
-                is_pending: context.settings.store.scores,
+                is_pending: one.keeps.row,
             },
         })
         .collect()

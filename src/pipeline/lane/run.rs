@@ -122,7 +122,10 @@ async fn leased(
     let context = &*lanes.context;
     let width = model.info().output_width;
     let all = taken.clone();
-    let round = leases::ask(context, space, width, Some(leases), taken).await;
+    // What isn't kept is neither looked for nor leased: nobody would find it.
+    let (kept, mut own): (Vec<Taken>, Vec<Taken>) =
+        taken.into_iter().partition(|one| one.keeps.entry);
+    let round = leases::ask(context, space, width, Some(leases), kept).await;
     let found = round.found.len();
     context.metrics.leases(LeaseOutcome::Waited, found);
     let found = round.found.iter();
@@ -142,10 +145,11 @@ async fn leased(
         let work = wait(elsewhere, model.clone(), round.waiting, rows);
         context.tasks.spawn(work);
     }
-    if !round.own.is_empty() {
-        context.metrics.leases(LeaseOutcome::Won, round.own.len());
-        let own = rows_of(&rows, &all, &round.own);
-        score(flight, model, round.own, own, Some(space)).await;
+    context.metrics.leases(LeaseOutcome::Won, round.own.len());
+    own.extend(round.own);
+    if !own.is_empty() {
+        let rows = rows_of(&rows, &all, &own);
+        score(flight, model, own, rows, Some(space)).await;
     }
     if !round.held.is_empty() {
         leases.give_back(&round.held).await;
@@ -243,8 +247,10 @@ async fn scored(
     if let Some(space) = space {
         leases::put_entries(context, space, width, taken, &called.outputs).await;
     }
+    let nanos = called.seconds * 1e9 / taken.len().max(1) as f64;
     let how = How::Scored {
         is_stored: space.is_some(),
+        nanos: nanos as u64,
     };
     let rows = called.outputs.chunks_exact(width.max(1));
     flight.land(how, taken.iter().zip(rows));

@@ -1,6 +1,6 @@
 //! What a lane's state is made of: its jobs, their distinct inputs, and what they take.
 
-use crate::pipeline::{index::SlotIndex, owned::OwnedJob};
+use crate::pipeline::{index::SlotIndex, owned::OwnedJob, retention::Retention};
 use kiln_contract::key::InputHash;
 use kiln_model::ModelError;
 use std::sync::Arc;
@@ -57,6 +57,7 @@ pub struct LaneSlot {
     pub waiters: Vec<(JobId, SlotIndex)>,
     pub is_taken: bool,
     pub ttl_seconds: u64,
+    pub keeps: Retention,
     pub seconds: f64,
 }
 
@@ -103,6 +104,7 @@ pub struct Taken {
     pub stamp: u64,
     pub min_stamp: u64,
     pub ttl_seconds: u64,
+    pub keeps: Retention,
     pub namespace: Arc<str>,
     pub seconds: f64,
     /// Its part of a job.

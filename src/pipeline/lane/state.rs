@@ -10,6 +10,7 @@ use super::{
 use crate::pipeline::{
     index::{SlotIndex, bug},
     owned::{How, JobSlot, OwnedJob, Value},
+    retention::Retention,
     share::Share,
     source::Urgency,
 };
@@ -116,7 +117,7 @@ impl State {
                 input: slot.input,
             };
             let expected = || expected_seconds(&job, slot);
-            let entry = self.slot(key, (id, local), slot.ttl_seconds, expected);
+            let entry = self.slot(key, (id, local), (slot.ttl_seconds, slot.keeps), expected);
             mine.push((local, entry.at));
             if entry.is_new {
                 seconds += entry.seconds;
@@ -159,7 +160,7 @@ impl State {
         &mut self,
         key: SlotKey,
         waiter: (JobId, SlotIndex),
-        ttl_seconds: u64,
+        (ttl_seconds, keeps): (u64, Retention),
         expected: impl Fn() -> Option<f64>,
     ) -> Entry {
         let known = self.by_key.get(&key).copied();
@@ -168,6 +169,7 @@ impl State {
         {
             known.waiters.push(waiter);
             known.ttl_seconds = known.ttl_seconds.max(ttl_seconds);
+            known.keeps = known.keeps.or(keeps);
             let serial = known.serial;
             return Entry {
                 at: SlotId { index, serial },
@@ -185,6 +187,7 @@ impl State {
             waiters: vec![waiter],
             is_taken: false,
             ttl_seconds,
+            keeps,
             seconds,
         });
         self.by_key.insert(key, index);
@@ -234,8 +237,11 @@ impl State {
         let slot = self.slots.get(taken.id.index);
         let slot = slot.filter(|slot| slot.serial == taken.id.serial);
         let ttl_seconds = slot.map_or(taken.ttl_seconds, |slot| slot.ttl_seconds);
-        if matches!(how, How::Scored { .. }) && ttl_seconds > taken.ttl_seconds {
-            how = How::Scored { is_stored: false };
+        let keeps = slot.map_or(taken.keeps, |slot| slot.keeps);
+        if let How::Scored { is_stored, .. } = &mut how
+            && (ttl_seconds > taken.ttl_seconds || keeps != taken.keeps)
+        {
+            *is_stored = false;
         }
         for (id, local) in self.end_slot(taken.id) {
             let Some(waiting) = self.jobs.get_mut(id) else {
@@ -245,6 +251,7 @@ impl State {
             waiting.job.rows.fill(local, how, row);
             if let Some(slot) = waiting.job.rows.slots.get_mut(local) {
                 slot.ttl_seconds = ttl_seconds;
+                slot.keeps = keeps;
             }
             // It counts as scored for the first one alone.
             how = How::Shared;

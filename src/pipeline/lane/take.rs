@@ -191,6 +191,7 @@ impl State {
             stamp: of_job.seal.stamp,
             min_stamp: of_job.min_stamp,
             ttl_seconds: slot.ttl_seconds,
+            keeps: slot.keeps,
             namespace: namespace.clone(),
             seconds: slot.seconds,
             part: 0.0,

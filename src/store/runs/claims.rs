@@ -1,7 +1,10 @@
 //! Which worker has which run: claims are made, renewed, given up, and taken over.
 
 use super::{Claim, RunState};
-use crate::store::{PostgresStore, StoreError};
+use crate::{
+    redact::Redact,
+    store::{PostgresStore, StoreError},
+};
 use chrono::{DateTime, Utc};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -163,7 +166,7 @@ impl PostgresStore {
                 claim: Claim { id, token },
                 schedule,
                 due_at,
-                state: RunState::parse(&state).map_err(|e| StoreError::Refused(e.to_string()))?,
+                state: RunState::parse(&state).map_err(|e| StoreError::Refused(e.redacted()))?,
                 is_over,
             })
         })

@@ -1,31 +1,58 @@
 //! The jobs of a planned run that aren't posted yet: an outbox, so that a run which is taken over posts the same jobs.
 
 use super::Claim;
-use crate::store::{PostgresStore, StoreError};
+use crate::store::{PostgresStore, StoreError, columns::column};
 use sqlx::{FromRow, Row, postgres::PgRow};
 
 const CLEAR_POSTS: &str = "\
 DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'planning' FOR UPDATE)";
 const ADD_POSTS: &str = "\
 WITH held AS MATERIALIZED (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'planning' FOR UPDATE)
-INSERT INTO warm_posts (run_id, piece, inputs, body) SELECT id, unnest($3::int[]), unnest($4::int[]), unnest($5::bytea[]) FROM held";
+INSERT INTO warm_posts (run_id, piece, inputs, body, computes, model_seconds)
+SELECT id, unnest($3::int[]), unnest($4::int[]), unnest($5::bytea[]), unnest($6::int[]), unnest($7::float8[]) FROM held";
 const PLANNED: &str = "\
-UPDATE warm_runs SET state = 'posting', planned = $3, skipped = $4, bad = $5, pieces = $6, model_seconds = $7, saved_seconds = $8, message = $9
+UPDATE warm_runs SET state = 'posting', planned = $3, skipped = $4, bad = $5, pieces = $6, model_seconds = $7, saved_seconds = $8, message = $9,
+  computes = $10, left_over = $11, budget_inputs = $12, budget_seconds = $13, kept_bytes = $14, evicted_keys = $15
 WHERE id = $1 AND token = $2 AND state = 'planning'";
-const NEXT_POSTS: &str =
-    "SELECT piece, body FROM warm_posts WHERE run_id = $1 ORDER BY piece LIMIT $2";
+const NEXT_POSTS: &str = "SELECT piece, inputs, computes, model_seconds, body FROM warm_posts WHERE run_id = $1 ORDER BY piece LIMIT $2";
 const POSTED: &str = "\
 WITH gone AS (
   DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) AND piece = ANY($3)
-  RETURNING inputs)
-UPDATE warm_runs SET posted = posted + (SELECT coalesce(sum(inputs), 0) FROM gone) WHERE id = $1 AND token = $2 AND state = 'posting'";
+  RETURNING inputs, computes, model_seconds)
+UPDATE warm_runs SET posted = posted + gone.inputs, posted_pieces = posted_pieces + gone.pieces, posted_computes = posted_computes + gone.computes,
+  posted_seconds = posted_seconds + gone.seconds
+FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS pieces, coalesce(sum(computes), 0) AS computes, coalesce(sum(model_seconds), 0) AS seconds
+  FROM gone) AS gone WHERE id = $1 AND token = $2 AND state = 'posting'";
 const ALL_POSTED: &str =
     "UPDATE warm_runs SET state = 'waiting' WHERE id = $1 AND token = $2 AND state = 'posting'";
+/// What a run leaves unposted is no part of it any more.
+const LEAVE_REST: &str = "\
+WITH gone AS (
+  DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) RETURNING inputs)
+UPDATE warm_runs SET pieces = pieces - rest.jobs, left_over = left_over + rest.inputs, message = concat_ws('; ', message, $3::text)
+FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS jobs FROM gone) AS rest WHERE id = $1 AND token = $2 AND state = 'posting'
+RETURNING rest.inputs";
 
 /// A job of a run that isn't posted yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Post {
     pub piece: i32,
+    pub inputs: i32,
+    /// Those of them that the model is to compute.
+    pub computes: i32,
+    /// Model time that this is expected to take, in seconds.
+    pub model_seconds: f64,
+    pub body: Vec<u8>,
+}
+
+/// A job to post, which gets its number from its place in the plan.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NewPost {
+    pub inputs: i32,
+    /// Those of them that the model is to compute.
+    pub computes: i32,
+    /// Model time that this is expected to take, in seconds.
+    pub model_seconds: f64,
     pub body: Vec<u8>,
 }
 
@@ -33,6 +60,9 @@ impl FromRow<'_, PgRow> for Post {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             piece: row.try_get("piece")?,
+            inputs: row.try_get("inputs")?,
+            computes: row.try_get("computes")?,
+            model_seconds: row.try_get("model_seconds")?,
             body: row.try_get("body")?,
         })
     }
@@ -48,6 +78,18 @@ pub struct PlanTotals {
     pub model_seconds: f64,
     pub saved_seconds: Option<f64>,
     pub message: Option<String>,
+    /// Those of the planned inputs that the model is to compute.
+    pub computes: i64,
+    /// Inputs that a budget or the memory left no room for.
+    pub left_over: i64,
+    /// Inputs that the model may compute.
+    pub budget_inputs: i64,
+    /// Model time that its jobs may take, in seconds.
+    pub budget_seconds: Option<f64>,
+    /// About what its entries fill of Redis, in bytes.
+    pub kept_bytes: i64,
+    /// What Redis has evicted so far, where it says so.
+    pub evicted_keys: Option<i64>,
 }
 
 impl PostgresStore {
@@ -58,21 +100,24 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Adds jobs to post: their pieces' numbers, how many inputs each has, and their bodies. Says whether the claim holds.
+    /// Adds jobs to post, the first of which is number `first`. Says whether the claim holds.
     pub async fn add_posts(
         &self,
         claim: Claim,
-        pieces: &[i32],
-        inputs: &[i32],
-        bodies: &[&[u8]],
+        first: i32,
+        posts: &[NewPost],
     ) -> Result<bool, StoreError> {
+        let numbers: Vec<i32> = (first..).take(posts.len()).collect();
+        let bodies: Vec<&[u8]> = posts.iter().map(|post| post.body.as_slice()).collect();
         let query = sqlx::query(ADD_POSTS)
             .bind(claim.id)
             .bind(claim.token)
-            .bind(pieces)
-            .bind(inputs)
-            .bind(bodies);
-        Ok(self.execute(query).await? == pieces.len() as u64)
+            .bind(numbers)
+            .bind(column(posts, |post| post.inputs))
+            .bind(bodies)
+            .bind(column(posts, |post| post.computes))
+            .bind(column(posts, |post| post.model_seconds));
+        Ok(self.execute(query).await? == posts.len() as u64)
     }
 
     /// Ends planning. Says whether the claim holds.
@@ -86,7 +131,13 @@ impl PostgresStore {
             .bind(totals.pieces)
             .bind(totals.model_seconds)
             .bind(totals.saved_seconds)
-            .bind(totals.message.as_deref());
+            .bind(totals.message.as_deref())
+            .bind(totals.computes)
+            .bind(totals.left_over)
+            .bind(totals.budget_inputs)
+            .bind(totals.budget_seconds)
+            .bind(totals.kept_bytes)
+            .bind(totals.evicted_keys);
         Ok(self.execute(query).await? > 0)
     }
 
@@ -105,6 +156,17 @@ impl PostgresStore {
             .bind(claim.token)
             .bind(pieces);
         Ok(self.execute(query).await? > 0)
+    }
+
+    /// Leaves the rest of a run unposted, for a reason. Says how many inputs that is; nothing where the claim doesn't hold.
+    pub async fn leave_rest(&self, claim: Claim, why: &str) -> Result<Option<i64>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar(LEAVE_REST)
+            .bind(claim.id)
+            .bind(claim.token)
+            .bind(why);
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        self.end(lease, answer).await
     }
 
     /// Ends posting. Says whether the claim holds.

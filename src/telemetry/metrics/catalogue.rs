@@ -5,7 +5,7 @@ use super::{
         AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf,
         HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION,
         PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table, TraceOutcome, VERSION,
-        WarmOutcome,
+        WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -167,6 +167,9 @@ catalogue! {
         WARM_RUNS = counter("kiln_warm_runs_total", "runs",
             "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way.")
             .by(&[WarmOutcome::LABEL]);
+        WARM_INPUTS = counter("kiln_warm_inputs_total", "inputs",
+            "Inputs of warming runs that this worker planned or ended, by what became of them.")
+            .by(&[WarmInput::LABEL]);
         SCHEDULE_PROBLEMS = gauge("kiln_schedule_problems", "files", "Schedule files that are refused.");
         SCHEDULES_OVERDUE = gauge("kiln_schedules_overdue", "schedules",
             "Schedules that are due and that no worker has room to run.");

@@ -61,6 +61,8 @@ label!(
         Hit = "hit",
         /// scored by the model
         Miss = "miss",
+        /// scored by the model without a look-up, which would have taken longer
+        Uncached = "uncached",
         /// the same as another input of the batch, or as one in flight, and answered with it
         Coalesced = "coalesced",
         /// refused, in a job that says `"on_error": "skip"`
@@ -264,6 +266,18 @@ label!(
         Failed = "failed",
         /// it was left out: an earlier run of the schedule was under way
         Skipped = "skipped",
+    }
+);
+
+label!(
+    /// What became of a warming run's input.
+    WarmInput: "outcome" {
+        /// the model computed its score
+        Computed = "computed",
+        /// its score was known: only its entries were written anew
+        Renewed = "renewed",
+        /// a budget or Redis's memory had no room for it
+        LeftOver = "left_over",
     }
 );
 

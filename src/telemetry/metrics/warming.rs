@@ -1,9 +1,22 @@
-//! Owns recording what is hot, and how soon what readers find follows the tables that schedules follow: a few times a second at the utmost, so that no
-//! handle is kept.
+//! Owns recording how warming runs ended, what is hot, and how soon what readers find follows the tables that schedules follow. Most is told once a run
+//! or a few times a second, so that no handle is kept for that.
 
-use super::{HeatOf, Metrics, catalogue::*};
+use super::{HeatOf, Metrics, WarmInput, WarmOutcome, add, catalogue::*};
 
 impl Metrics {
+    /// Counts a warming run that ended.
+    pub fn warm_run(&self, outcome: WarmOutcome) {
+        add(&self.0.warm_runs, outcome as usize, 1);
+    }
+
+    /// Counts inputs of a warming run.
+    pub fn warm_inputs(&self, outcome: WarmInput, inputs: i64) {
+        let count = inputs.max(0).unsigned_abs();
+        WARM_INPUTS
+            .counter([outcome.as_str().into()])
+            .increment(count);
+    }
+
     /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
     /// namespaces to those that the settings or models name.
     pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {

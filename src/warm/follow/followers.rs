@@ -2,6 +2,7 @@
 
 use super::{Behind, Follower};
 use crate::{
+    redact::Redact,
     store::{Claim, StoreError},
     warm::{carry::Carrier, schedule::Schedule},
 };
@@ -72,7 +73,7 @@ impl Followers {
                         self.rests.insert(name, Instant::now() + REST);
                     }
                 }
-                Err(error) => bail!("what follows a table panicked: {error}"),
+                Err(error) => bail!("what follows a table ended: {}", error.redacted()),
             }
         }
         Ok(())

@@ -1,47 +1,76 @@
-//! Compares rows with what Redis holds: entries that outlive the next run are skipped, the others become candidates with what
-//! their refresh costs and saves.
+//! Compares rows with what is known of them: entries that outlive the next run are skipped, the others become candidates with what
+//! their refresh costs and saves. A score that Redis or the table of scores has needn't be computed.
 
-use super::{Gatherer, PlannedEntry, RunPlan, group::Group};
+use super::{Gatherer, PlannedEntry, RunPlan, group::Group, knowledge::Knowledge};
 use crate::{
-    cache::RedisCache,
+    cache::{RedisCache, Space, memory_bytes},
     heat::SharedHeat,
     pipeline::ROUND_TRIP_SECONDS,
+    store::StoreError,
     warm::{
-        due,
+        due, known,
         plan::{self, Candidate},
         schedule::{Keep, Schedule},
         source::{Row, RowContent},
     },
 };
-use kiln_contract::key::{self, EntryPrefix};
+use chrono::{DateTime, Utc};
+use kiln_contract::key::{self, InputHash};
 use kiln_model::Model;
 use std::{collections::HashMap, sync::Arc};
 
-/// Assumed cost of an input before the model has run, in seconds.
+/// Assumed cost of an input of which nothing is known, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
+/// About what readers find of one input, in bytes, and of a ranking's item beside its key.
+const NAMED_BYTES: usize = 260;
+const ITEM_BYTES: usize = 36;
 
 /// What all candidates of one plan share.
 pub(super) struct PlanContext<'a> {
     schedule: &'a Schedule,
     model: Arc<Model>,
-    entries: EntryPrefix,
+    space: Space,
     /// Reads per second, by name.
     reads: HashMap<String, f64>,
-    /// How long a run takes, in seconds.
-    spread: f64,
+    pub knowledge: Knowledge,
+    /// When the next run is due.
+    next_due: Option<DateTime<Utc>>,
     /// Seconds until the next run.
     next: f64,
     /// TTL of an entry, and how long readers are served it after that, in seconds.
-    ttl: f64,
+    pub ttl: f64,
     grace: f64,
+    /// The namespace's latest invalidation; nothing where Redis doesn't answer.
+    mark: Option<u64>,
 }
 
-/// Remaining TTLs of a group's entries, in seconds.
-struct Lives {
-    /// Of what readers find, or else of the first input's score.
-    left: Option<f64>,
-    /// Of each input's score.
-    scores: Vec<Option<f64>>,
+/// How a group's score is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Score {
+    /// For so many seconds more.
+    InRedis(f64),
+    InTable,
+    Unknown,
+}
+
+/// A group with what is known of it.
+struct Looked {
+    group: Group,
+    /// The hash of each input.
+    hashes: Vec<InputHash>,
+    /// What is left of what readers find, in seconds; below 0 in its grace time.
+    shown: Option<f64>,
+    scores: Vec<Score>,
+}
+
+impl Looked {
+    /// Remaining TTL of what readers find, or else of the first input's score, in seconds.
+    fn left(&self, has_name: bool) -> Option<f64> {
+        match self.scores.first() {
+            Some(Score::InRedis(left)) if !has_name => Some(*left),
+            _ => self.shown,
+        }
+    }
 }
 
 impl<'a> PlanContext<'a> {
@@ -49,20 +78,25 @@ impl<'a> PlanContext<'a> {
         gatherer: &Gatherer<'_>,
         schedule: &'a Schedule,
         model: Arc<Model>,
-        spread: f64,
-    ) -> Self {
+    ) -> Result<Self, StoreError> {
         let info = model.info();
         let next = due::next(schedule, gatherer.now);
-        Self {
+        let mark = match gatherer.redis {
+            Some(redis) => redis.mark(schedule.namespace()).await,
+            None => None,
+        };
+        Ok(Self {
             schedule,
-            entries: EntryPrefix::new(&info.name, &info.version),
+            space: Space::new(info),
             reads: reads(gatherer, schedule).await,
-            spread,
+            knowledge: gatherer.knowledge(schedule).await?,
+            next_due: next,
             next: next.map_or(f64::INFINITY, |next| (next - gatherer.now).as_seconds_f64()),
             ttl: gatherer.ttl_seconds(schedule, info.ttl_seconds) as f64,
             grace: gatherer.settings.grace_seconds(schedule.namespace()) as f64,
+            mark,
             model,
-        }
+        })
     }
 
     /// Where readers find an entry, if they do.
@@ -71,61 +105,104 @@ impl<'a> PlanContext<'a> {
         Some(key::named(self.schedule.namespace(), key).into_bytes())
     }
 
-    fn score_key(&self, row: &Row) -> Vec<u8> {
-        let hash = match &row.content {
+    fn hash(&self, row: &Row) -> InputHash {
+        match &row.content {
             RowContent::Features(features) => key::hash_features(features),
             RowContent::Text { text, pair } => {
                 let pair = pair.as_deref().map(|p| self.model.normalise(p));
                 key::hash_text(&self.model.normalise(text), pair.as_deref())
             }
-        };
-        self.entries.key(&hash)
+        }
     }
 
-    /// The key that readers use first, if any, then one score entry per input.
-    fn keys(&self, group: &Group) -> impl Iterator<Item = Vec<u8>> {
-        let scores = group.rows.iter().map(|row| self.score_key(row));
-        self.reader_key(group.key.as_deref())
-            .into_iter()
-            .chain(scores)
-    }
-
-    /// Takes the remaining TTLs of a group's keys, in their order.
-    fn lives(&self, group: &Group, lives: &mut impl Iterator<Item = Option<f64>>) -> Lives {
+    /// A group with what Redis says of its keys: first of the one that readers use, if any, then of each input's score.
+    fn looked(
+        &self,
+        (group, hashes): (Group, Vec<InputHash>),
+        lives: &mut impl Iterator<Item = Option<f64>>,
+    ) -> Looked {
         let shown = self
             .reader_key(group.key.as_deref())
-            .map(|_| lives.next().flatten().map(|left| left - self.grace));
-        let scores: Vec<Option<f64>> = lives.take(group.rows.len()).collect();
+            .and_then(|_| lives.next().flatten().map(|left| left - self.grace));
+        let scores = lives.take(group.rows.len());
+        let scores = scores.map(|left| left.map_or(Score::Unknown, Score::InRedis));
+        let scores: Vec<Score> = scores.collect();
         debug_assert_eq!(scores.len(), group.rows.len(), "a life for each key");
-        let first = scores.first().copied().flatten();
-        Lives {
-            left: shown.unwrap_or(first),
+        Looked {
+            group,
+            hashes,
+            shown,
             scores,
         }
     }
 
-    fn candidate(&self, group: Group, lives: &Lives) -> PlannedEntry {
+    /// Whether it can wait for the next run. The draw is the same for whoever plans before that.
+    fn is_fresh(&self, looked: &Looked) -> bool {
+        let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
+        let name = looked.group.key.as_deref().map(str::as_bytes);
+        let name = name.or_else(|| looked.hashes.first().map(<[u8; 32]>::as_slice));
+        let draw = draw(&self.schedule.name, self.next_due, name.unwrap_or_default());
+        let left = looked.left(has_name);
+        plan::is_fresh(left, self.next, self.knowledge.spread, draw)
+    }
+
+    /// Memory that a group's entries fill, in bytes, and how much of it isn't filled yet.
+    fn memory(&self, looked: &Looked) -> (f64, f64) {
+        let (group, mut bytes, mut adds) = (&looked.group, 0.0, 0.0);
+        if let Some(key) = self.reader_key(group.key.as_deref()) {
+            let value = match self.schedule.keep {
+                Keep::Rank { top, .. } => {
+                    let items = group.rows.iter().take(top.unwrap_or(usize::MAX));
+                    let item = |row: &Row| ITEM_BYTES + row.key.as_ref().map_or(0, String::len);
+                    NAMED_BYTES + items.map(item).sum::<usize>()
+                }
+                _ => NAMED_BYTES,
+            };
+            bytes += memory_bytes(key.len(), value);
+            if looked.shown.is_none() {
+                adds += bytes;
+            }
+        }
+        let key = self.space.prefix.as_bytes().len() + size_of::<InputHash>();
+        let each = memory_bytes(key, self.space.entry_bytes());
+        for score in &looked.scores {
+            bytes += each;
+            if !matches!(score, Score::InRedis(_)) {
+                adds += each;
+            }
+        }
+        (bytes, adds)
+    }
+
+    fn candidate(&self, looked: Looked) -> PlannedEntry {
+        let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
+        let (left, (bytes, adds)) = (looked.left(has_name), self.memory(&looked));
+        let Looked { group, scores, .. } = looked;
         let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
-        let missing = lives.scores.iter().zip(&costs);
-        let missing = missing.filter(|(left, _)| left.is_none());
+        let missing = scores.iter().zip(&costs);
+        let missing =
+            missing.filter_map(|(score, cost)| (*score == Score::Unknown).then_some(*cost));
+        let missing: Vec<f64> = missing.collect();
         let rates: Vec<f64> = group.rows.iter().filter_map(|row| row.rate).collect();
         let foretold = (!rates.is_empty()).then(|| rates.iter().sum::<f64>());
         let read = group.key.as_ref().and_then(|key| self.reads.get(key));
         let candidate = Candidate {
             inputs: group.rows.len(),
+            computes: missing.len(),
             // Neither the source nor readers' hints need know of all requests.
             rate: foretold.into_iter().chain(read.copied()).reduce(f64::max),
             ttl: self.ttl,
-            cost: missing
-                .map(|(_, cost)| cost)
-                .fold(0.0, |all, cost| all + cost),
+            cost: missing.iter().fold(0.0, |all, cost| all + cost),
             wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
+            bytes,
+            adds,
         };
         PlannedEntry {
             key: group.key,
             rows: group.rows,
             candidate,
-            left: lives.left,
+            left,
+            from_table: scores.iter().filter(|one| **one == Score::InTable).count(),
         }
     }
 
@@ -135,6 +212,16 @@ impl<'a> PlanContext<'a> {
     }
 }
 
+/// A number from 0 to 1 that is any, and the same until the next run.
+fn draw(schedule: &str, next: Option<DateTime<Utc>>, name: &[u8]) -> f64 {
+    let next = next.map_or(0, |next| next.timestamp_millis());
+    let mut seed = schedule.as_bytes().to_vec();
+    seed.extend_from_slice(&next.to_le_bytes());
+    seed.extend_from_slice(name);
+    let [a, b, c, d, ..] = key::hash_body(&seed);
+    (f64::from(u32::from_le_bytes([a, b, c, d])) + 0.5) / 2f64.powi(32)
+}
+
 impl Gatherer<'_> {
     /// Looks up the entries of some groups; those that need a refresh become candidates.
     pub(super) async fn weigh(
@@ -142,48 +229,85 @@ impl Gatherer<'_> {
         context: &PlanContext<'_>,
         groups: Vec<Group>,
         plan: &mut RunPlan,
-    ) -> Vec<PlannedEntry> {
-        let keys: Vec<Vec<u8>> = groups
-            .iter()
-            .flat_map(|group| context.keys(group))
-            .collect();
-        let mut lives = self.lives(context.schedule, &keys).await.into_iter();
-        let mut candidates = Vec::new();
+    ) -> Result<Vec<PlannedEntry>, StoreError> {
+        let hashed = groups.into_iter().map(|group| {
+            let hashes: Vec<InputHash> = group.rows.iter().map(|row| context.hash(row)).collect();
+            (group, hashes)
+        });
+        let groups: Vec<(Group, Vec<InputHash>)> = hashed.collect();
+        let keys = groups.iter().flat_map(|(group, hashes)| {
+            let scores = hashes.iter().map(|hash| context.space.prefix.key(hash));
+            let shown = context.reader_key(group.key.as_deref());
+            shown.into_iter().chain(scores)
+        });
+        let keys: Vec<Vec<u8>> = keys.collect();
+        let mut lives = self.lives(context, &keys).await.into_iter();
+        let mut due = Vec::new();
         for group in groups {
-            let lives = context.lives(&group, &mut lives);
-            if plan::is_fresh(lives.left, context.next, context.spread, (self.random)()) {
-                plan.fresh += group.rows.len();
+            let looked = context.looked(group, &mut lives);
+            if context.is_fresh(&looked) {
+                plan.fresh += looked.group.rows.len();
+                plan.kept_bytes += context.memory(&looked).0;
             } else {
-                candidates.push(context.candidate(group, &lives));
+                due.push(looked);
             }
         }
-        candidates
+        self.look_in_table(context, &mut due).await?;
+        Ok(due.into_iter().map(|one| context.candidate(one)).collect())
     }
 
     /// Remaining TTLs of keys, in seconds. Without Redis there are none.
-    async fn lives(&self, schedule: &Schedule, keys: &[Vec<u8>]) -> Vec<Option<f64>> {
+    async fn lives(&self, context: &PlanContext<'_>, keys: &[Vec<u8>]) -> Vec<Option<f64>> {
         let known = match self.redis {
-            Some(redis) => lives_since_mark(redis, schedule.namespace(), keys).await,
+            Some(redis) => {
+                redis
+                    .ttls_since(keys, context.mark.unwrap_or_default())
+                    .await
+            }
             None => None,
         };
         let known = known.unwrap_or_else(|| vec![None; keys.len()]);
         let seconds = known.into_iter().map(|ms| ms.map(|ms| ms as f64 / 1e3));
         seconds.collect()
     }
-}
 
-async fn lives_since_mark(
-    redis: &RedisCache,
-    namespace: &str,
-    keys: &[Vec<u8>],
-) -> Option<Vec<Option<u64>>> {
-    let mark = redis.mark(namespace).await;
-    redis.ttls_since(keys, mark.unwrap_or_default()).await
+    /// Looks in the table of scores for what Redis doesn't have.
+    async fn look_in_table(
+        &self,
+        context: &PlanContext<'_>,
+        due: &mut [Looked],
+    ) -> Result<(), StoreError> {
+        // Where no entry can be put back, none is taken for known.
+        let info = context.model.info();
+        let are_kept = known::are_kept(self.settings, context.schedule.namespace(), &info.name);
+        let (Some(mark), true) = (context.mark, are_kept) else {
+            return Ok(());
+        };
+        let mut missing: Vec<(&mut Score, InputHash)> = Vec::new();
+        for looked in due {
+            let scores = looked.scores.iter_mut().zip(&looked.hashes);
+            let unknown = scores.filter(|(score, _)| **score == Score::Unknown);
+            missing.extend(unknown.map(|(score, hash)| (score, *hash)));
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let hashes: Vec<InputHash> = missing.iter().map(|(_, hash)| *hash).collect();
+        let version = (info.name.as_str(), info.version.as_str());
+        let rows = self.store.scored_at(version, &hashes).await?;
+        for ((score, _), scored_at) in missing.into_iter().zip(rows) {
+            if scored_at.is_some_and(|at| known::is_after(at, mark, self.settings)) {
+                *score = Score::InTable;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// How often the names of a schedule's namespace are read, per second, as far as the workers know.
 async fn reads(gatherer: &Gatherer<'_>, schedule: &Schedule) -> HashMap<String, f64> {
-    let redis = gatherer.redis.filter(|_| schedule.keep != Keep::Scores);
+    let redis: Option<&RedisCache> = gatherer.redis;
+    let redis = redis.filter(|_| schedule.keep != Keep::Scores);
     let Some(redis) = redis else {
         return HashMap::new();
     };
@@ -192,4 +316,22 @@ async fn reads(gatherer: &Gatherer<'_>, schedule: &Schedule) -> HashMap<String, 
         .await;
     let named = read.unwrap_or_default().into_iter();
     named.map(|one| (one.name, one.rate)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draw_stands_until_the_next_run_and_any_number_comes() {
+        let at = DateTime::from_timestamp(60, 0);
+        assert_eq!(draw("s", at, b"k"), draw("s", at, b"k"));
+        assert_ne!(draw("s", at, b"k"), draw("s", at, b"l"));
+        assert_ne!(draw("s", at, b"k"), draw("s", None, b"k"));
+        assert_ne!(draw("s", at, b"k"), draw("t", at, b"k"));
+        let draws = (0..1_000u32).map(|n| draw("s", at, &n.to_le_bytes()));
+        let low = draws.clone().filter(|one| *one < 0.25).count();
+        assert!((200..300).contains(&low), "{low}");
+        assert!(draws.into_iter().all(|one| one > 0.0 && one < 1.0));
+    }
 }

@@ -1,16 +1,23 @@
 //! Owns what a schedule file may say, and reads it.
 //!
-//! Promises that a file is checked completely before it is used, and that an error names the file, the line, the field and what
-//! was expected there.
+//! Promises that a file is checked completely before it is used, that all of its mistakes are found at once, and that each names the
+//! file, line and column, the field and what was expected there, and no value.
 
-use super::{BadSchedule, Budget, Keep, Missed, Overlap, Schedule};
-use crate::warm::{cron::Cron, source::SourceSpec};
+use super::{BadSchedule, Budget, Keep, Missed, Overlap, Schedule, fit::unkept, repair::Mistakes};
+use crate::{
+    redact::Position,
+    warm::{cron::Cron, source::SourceSpec},
+};
 use chrono_tz::Tz;
 use kiln_contract::job;
-use kiln_contract::name::{EXPECTED_NAME, is_name};
+use kiln_contract::name::{EXPECTED_NAME, is_name, is_version};
+use kiln_contract::redact;
 use serde::Deserialize;
 use std::{fmt::Display, ops::RangeInclusive, path::Path, time::Duration};
-use toml::Spanned;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -60,45 +67,67 @@ fn yes() -> bool {
     true
 }
 
-/// What a spanned value adds to its path.
-const SPAN: &str = ".$__serde_spanned_private_value";
-
-/// Reads the text of a schedule file; `file` is its name in errors, and where its relative paths start.
-pub fn parse(file: &Path, text: &str) -> Result<Schedule, BadSchedule> {
-    let reader = Reader { file, text };
-    let deserializer = toml::Deserializer::parse(text)
-        .map_err(|e| reader.wrong(e.span().map(|s| s.start), "", e.message()))?;
-    let read: File = serde_path_to_error::deserialize(deserializer).map_err(|error| {
-        let path = error.path().to_string().replace(SPAN, "");
-        let inner = error.into_inner();
-        let field = if path == "." { "" } else { &path };
-        reader.wrong(inner.span().map(|s| s.start), field, inner.message())
-    })?;
-    check(&reader, read)
+/// Reads the text of a schedule file; `file` is its name in errors, and where its relative paths start. An error is everything that is
+/// wrong with it, in the order of the file.
+pub fn parse(file: &Path, text: &str) -> Result<Schedule, Vec<BadSchedule>> {
+    let mut mistakes = Mistakes::new(file, text);
+    let read: Option<File> = mistakes.read();
+    let schedule = read.and_then(|read| check(&mut mistakes, read));
+    match schedule {
+        Some(schedule) if mistakes.found.is_empty() => Ok(schedule),
+        _ => {
+            mistakes.found.sort_by_key(|bad| bad.at);
+            Err(mistakes.found)
+        }
+    }
 }
 
-fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
-    reader.namespace(Some(&read.name), "name")?;
-    let follows = matches!(read.source.get_ref(), SourceSpec::Changes(_));
-    let cron = reader.cron(read.cron.as_ref(), follows)?;
-    let zone = reader.zone(read.time_zone.as_ref())?;
-    reader.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400)?;
-    let model = read.model.get_ref();
-    if model.is_empty() || model.len() > 256 {
-        return Err(reader.field(&read.model, "model", "expected a name or name@version"));
+/// Where a field stands in the text of a schedule file that could be read; an element of a list is named by its number.
+pub fn locate(text: &str, path: &[&str]) -> Option<Position> {
+    let tree = DeTable::parse(text).ok()?;
+    let (first, rest) = path.split_first()?;
+    let mut value = tree.get_ref().get(*first)?;
+    for step in rest {
+        value = match value.get_ref() {
+            DeValue::Table(table) => table.get(*step)?,
+            DeValue::Array(list) => list.get(step.parse::<usize>().ok()?)?,
+            _ => return None,
+        };
     }
-    reader.namespace(read.namespace.as_ref(), "namespace")?;
+    Some(Position::of(text, value.span().start))
+}
+
+/// Whether a text can name a model, or a version of one.
+fn is_model(text: &str) -> bool {
+    match text.split_once('@') {
+        Some((name, version)) => is_name(name) && is_version(version),
+        None => is_name(text),
+    }
+}
+
+/// A schedule, if nothing is wrong with it; what is, is noted.
+fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
+    mistakes.namespace(Some(&read.name), "name");
+    let follows = matches!(read.source.get_ref(), SourceSpec::Changes(_));
+    let cron = mistakes.cron(read.cron.as_ref(), follows);
+    let zone = mistakes.zone(read.time_zone.as_ref());
+    mistakes.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400);
+    if !is_model(read.model.get_ref()) {
+        let expected = format!("{EXPECTED_NAME}, or name@version");
+        mistakes.field(&read.model, "model", &expected);
+    }
+    mistakes.namespace(read.namespace.as_ref(), "namespace");
     let ttl = read.ttl_seconds.as_ref();
-    reader.range(ttl, "ttl_seconds", 1..=job::MAX_TTL_SECONDS)?;
-    let keep = reader.keep(read.keep, read.rank.as_ref())?;
-    reader.budget(read.budget.as_ref())?;
-    let source = reader.source(&read.source, &keep)?;
-    Ok(Schedule {
+    mistakes.range(ttl, "ttl_seconds", 1..=job::MAX_TTL_SECONDS);
+    let keep = mistakes.keep(read.keep, read.rank.as_ref());
+    mistakes.budget(read.budget.as_ref());
+    let source = mistakes.source(&read.source, keep.as_ref());
+    Some(Schedule {
         name: read.name.into_inner(),
-        file: reader.file.to_owned(),
+        file: mistakes.file.to_owned(),
         enabled: read.enabled,
-        cron,
-        zone,
+        cron: cron?,
+        zone: zone?,
         at_start: read.at_start,
         jitter: Duration::from_secs(read.jitter_seconds),
         limit: Duration::from_secs(read.limit_seconds.map_or(600, Spanned::into_inner)),
@@ -108,13 +137,14 @@ fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
         model: read.model.into_inner(),
         namespace: read.namespace.map(Spanned::into_inner),
         ttl_seconds: read.ttl_seconds.map(Spanned::into_inner),
-        keep,
+        keep: keep?,
         budget: match read.budget {
             Some(budget) => budget.into_inner(),
             // What changed is wrong until it is scored anew, however much it is.
             None if follows => Budget {
                 inputs: usize::MAX,
                 model_seconds: None,
+                renewals: usize::MAX,
             },
             None => Budget::default(),
         },
@@ -122,83 +152,81 @@ fn check(reader: &Reader<'_>, read: File) -> Result<Schedule, BadSchedule> {
     })
 }
 
-/// Locates errors in the file's text.
-struct Reader<'a> {
-    file: &'a Path,
-    text: &'a str,
-}
-
-impl Reader<'_> {
-    fn wrong(&self, at: Option<usize>, field: &str, message: &str) -> BadSchedule {
-        let line = at.map(|at| {
-            let before = self.text.get(..at).unwrap_or(self.text);
-            before.bytes().filter(|b| *b == b'\n').count() + 1
-        });
-        BadSchedule {
-            file: self.file.to_owned(),
-            line,
-            field: field.to_owned(),
-            message: message.to_owned(),
-        }
+impl Mistakes<'_> {
+    fn field<T>(&mut self, value: &Spanned<T>, field: &str, message: &str) {
+        self.note(Some(value.span().start), field, message);
     }
 
-    fn field<T>(&self, value: &Spanned<T>, field: &str, message: &str) -> BadSchedule {
-        self.wrong(Some(value.span().start), field, message)
-    }
-
-    fn namespace(&self, value: Option<&Spanned<String>>, field: &str) -> Result<(), BadSchedule> {
+    fn namespace(&mut self, value: Option<&Spanned<String>>, field: &str) {
         match value {
-            Some(value) if !is_name(value.get_ref()) => {
-                Err(self.field(value, field, EXPECTED_NAME))
-            }
-            _ => Ok(()),
+            Some(value) if !is_name(value.get_ref()) => self.field(value, field, EXPECTED_NAME),
+            _ => {}
         }
     }
 
     fn range<T: PartialOrd + Display>(
-        &self,
+        &mut self,
         value: Option<&Spanned<T>>,
         field: &str,
         range: RangeInclusive<T>,
-    ) -> Result<(), BadSchedule> {
+    ) {
         match value {
             Some(value) if !range.contains(value.get_ref()) => {
                 let message = format!("expected {} to {}", range.start(), range.end());
-                Err(self.field(value, field, &message))
+                self.field(value, field, &message);
             }
-            _ => Ok(()),
+            _ => {}
         }
     }
 
-    fn cron(&self, cron: Option<&Spanned<String>>, follows: bool) -> Result<Cron, BadSchedule> {
-        match (cron, follows) {
-            (Some(cron), true) => {
+    fn cron(&mut self, read: Option<&Spanned<String>>, follows: bool) -> Option<Cron> {
+        match (read, follows) {
+            (Some(read), true) => {
                 let message = "has no meaning for what follows a table: it runs all the time";
-                Err(self.field(cron, "cron", message))
+                self.field(read, "cron", message);
+                None
             }
-            (None, true) => Ok(Cron::never()),
-            (Some(cron), false) => {
-                let read = Cron::parse(cron.get_ref());
-                read.map_err(|e| self.field(cron, "cron", &e))
+            (None, true) => Some(Cron::never()),
+            (Some(read), false) => match Cron::parse(read.get_ref()) {
+                Ok(cron) => Some(cron),
+                Err(problem) => {
+                    self.field(read, "cron", &problem);
+                    None
+                }
+            },
+            (None, false) => {
+                // What a source that can't be read would need isn't known.
+                if self.is_sound("cron") && self.is_sound("source") {
+                    self.note(None, "cron", "missing");
+                }
+                None
             }
-            (None, false) => Err(self.wrong(None, "cron", "missing field `cron`")),
         }
     }
 
-    fn zone(&self, zone: Option<&Spanned<String>>) -> Result<Tz, BadSchedule> {
+    fn zone(&mut self, zone: Option<&Spanned<String>>) -> Option<Tz> {
         let Some(zone) = zone else {
-            return Ok(Tz::UTC);
+            return Some(Tz::UTC);
         };
-        zone.get_ref().parse().map_err(|_| {
-            let message = format!(
-                "`{}` is no time zone; expected an IANA name such as Europe/Berlin",
-                zone.get_ref()
-            );
-            self.field(zone, "time_zone", &message)
-        })
+        let name = zone.get_ref().as_str();
+        let found = name.parse().ok();
+        if found.is_none() {
+            let shown = if redact::is_name(name) {
+                name
+            } else {
+                redact::HIDDEN
+            };
+            let message =
+                format!("`{shown}` is no time zone; expected an IANA name such as Europe/Berlin");
+            self.field(zone, "time_zone", &message);
+        }
+        found
     }
 
-    fn keep(&self, kind: KeepKind, rank: Option<&Spanned<RankFile>>) -> Result<Keep, BadSchedule> {
+    fn keep(&mut self, kind: KeepKind, rank: Option<&Spanned<RankFile>>) -> Option<Keep> {
+        if !self.is_sound("keep") || !self.is_sound("rank") {
+            return None;
+        }
         match (kind, rank) {
             (KeepKind::Rank, rank) => {
                 let rank = rank.map(Spanned::get_ref);
@@ -206,50 +234,61 @@ impl Reader<'_> {
                 if let Some(key) = key
                     && let Some(problem) = job::key_problem(key.get_ref())
                 {
-                    return Err(self.field(key, "rank.key", &problem));
+                    self.field(key, "rank.key", &problem);
                 }
                 let top = rank.and_then(|rank| rank.top.as_ref());
-                self.range(top, "rank.top", 1..=job::MAX_INPUTS)?;
-                Ok(Keep::Rank {
+                self.range(top, "rank.top", 1..=job::MAX_INPUTS);
+                Some(Keep::Rank {
                     key: key.map(|key| key.get_ref().clone()),
                     top: top.map(|top| *top.get_ref()),
                 })
             }
-            (_, Some(rank)) => Err(self.field(rank, "rank", "is only for `keep = \"rank\"`")),
-            (KeepKind::Named, None) => Ok(Keep::Named),
-            (KeepKind::Scores, None) => Ok(Keep::Scores),
+            (_, Some(rank)) => {
+                self.field(rank, "rank", "is only for `keep = \"rank\"`");
+                None
+            }
+            (KeepKind::Named, None) => Some(Keep::Named),
+            (KeepKind::Scores, None) => Some(Keep::Scores),
         }
     }
 
-    fn budget(&self, budget: Option<&Spanned<Budget>>) -> Result<(), BadSchedule> {
+    fn budget(&mut self, budget: Option<&Spanned<Budget>>) {
         let Some(budget) = budget else {
-            return Ok(());
+            return;
         };
         let Budget {
             inputs,
             model_seconds,
+            renewals,
         } = *budget.get_ref();
-        if inputs == 0 || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0)) {
-            return Err(self.field(budget, "budget", "expected numbers above 0"));
+        if inputs == 0
+            || renewals == 0
+            || model_seconds.is_some_and(|s| !(s.is_finite() && s > 0.0))
+        {
+            self.field(budget, "budget", "expected numbers above 0");
         }
-        Ok(())
     }
 
-    fn source(&self, read: &Spanned<SourceSpec>, keep: &Keep) -> Result<SourceSpec, BadSchedule> {
+    fn source(&mut self, read: &Spanned<SourceSpec>, keep: Option<&Keep>) -> SourceSpec {
         let mut source = read.get_ref().clone();
+        if !self.is_sound("source") {
+            return source;
+        }
         let folder = self.file.parent().unwrap_or(Path::new("."));
-        source.check(folder).map_err(|bad| {
+        for bad in source.check(folder).err().into_iter().flatten() {
             let field = format!("source.{}", bad.field);
-            self.field(read, &field, &bad.message)
-        })?;
-        if matches!(source, SourceSpec::Changes(_)) && matches!(keep, Keep::Rank { .. }) {
-            let message = "a ranking can't be made of what changed: the other rows are missing";
-            return Err(self.field(read, "keep", message));
+            let steps = field.replace('[', ".").replace(']', "");
+            let steps: Vec<&str> = steps.split('.').collect();
+            let at = locate(self.text, &steps);
+            self.note_at(at, read.span().start, &field, &bad.message);
         }
-        if matches!(source, SourceSpec::Heat(_)) && matches!(keep, Keep::Rank { .. }) {
-            let message = "a ranking can't be made of what is hot: its rows have no group";
-            return Err(self.field(read, "keep", message));
+        source.locate(self.file, self.text);
+        if self.is_sound("source")
+            && let Some(problem) = keep.and_then(|keep| unkept(&source, keep))
+        {
+            let at = locate(self.text, &["keep"]);
+            self.note_at(at, read.span().start, "keep", problem);
         }
-        Ok(source)
+        source
     }
 }

@@ -1,10 +1,14 @@
 //! Owns what a schedule is, and what can be wrong with its file. [`parse`] reads one.
 
 mod file;
+mod fit;
+mod repair;
 
-pub use file::parse;
+pub use file::{locate, parse};
+pub use fit::{Known, KnownModel, misfits};
 
 use super::{cron::Cron, source::SourceSpec};
+use crate::redact::Position;
 use chrono_tz::Tz;
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, time::Duration};
@@ -53,10 +57,12 @@ pub enum Keep {
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Budget {
-    /// Inputs posted.
+    /// Inputs that the model computes.
     pub inputs: usize,
-    /// Seconds of model time, estimated from what the model's inputs have cost so far.
+    /// Seconds of model time.
     pub model_seconds: Option<f64>,
+    /// Inputs whose known scores are renewed without the model.
+    pub renewals: usize,
 }
 
 impl Default for Budget {
@@ -64,6 +70,7 @@ impl Default for Budget {
         Self {
             inputs: 100_000,
             model_seconds: None,
+            renewals: 100_000,
         }
     }
 }
@@ -115,8 +122,8 @@ impl Schedule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadSchedule {
     pub file: PathBuf,
-    /// Counted from 1; none for the file as a whole.
-    pub line: Option<usize>,
+    /// None for the file as a whole.
+    pub at: Option<Position>,
     /// Empty for the file as a whole.
     pub field: String,
     pub message: String,
@@ -125,8 +132,8 @@ pub struct BadSchedule {
 impl fmt::Display for BadSchedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
+        if let Some(Position { line, column }) = self.at {
+            write!(f, ":{line}:{column}")?;
         }
         if !self.field.is_empty() {
             write!(f, ": `{}`", self.field)?;

@@ -1,6 +1,7 @@
 //! What a schedule file may say, and what its errors name.
 
 use super::*;
+use kiln_contract::model::{InputKind, PairRule};
 use std::path::Path;
 
 const GOOD: &str = r#"
@@ -16,8 +17,15 @@ kind = "static"
 inputs = [{ key = "a", text = "one", group = "g" }]
 "#;
 
-fn read(text: &str) -> Result<Schedule, BadSchedule> {
+fn read(text: &str) -> Result<Schedule, Vec<BadSchedule>> {
     parse(Path::new("schedules/x.toml"), text)
+}
+
+/// The only mistake of a text.
+fn mistake(text: &str) -> BadSchedule {
+    let mut found = read(text).expect_err(text);
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
 }
 
 #[test]
@@ -68,7 +76,7 @@ fn an_error_names_line_field_and_what_was_expected() {
         (
             "text = \"one\"",
             "text = \"one\", features = [1.0]",
-            9,
+            11,
             "source.inputs[0]",
             "not both",
         ),
@@ -82,20 +90,162 @@ fn an_error_names_line_field_and_what_was_expected() {
         ("\nkeep", "\nkeeps = 0\nkeep", 6, "keeps", "unknown field"),
     ] {
         let text = GOOD.replacen(from, to, 1);
-        let bad = read(&text).expect_err(to);
+        let bad = mistake(&text);
         assert_eq!(bad.field, field, "{bad}");
-        assert_eq!(bad.line, Some(line), "{bad}");
+        let at = bad.at.expect("a position");
+        assert_eq!(at.line, line, "{bad}");
         assert!(bad.message.contains(message), "{bad}");
+        let column = at.column;
         assert!(
             bad.to_string()
-                .starts_with(&format!("schedules/x.toml:{line}: `{field}`: ")),
+                .starts_with(&format!("schedules/x.toml:{line}:{column}: `{field}`: ")),
             "{bad}"
         );
     }
-    let bad = read("name = \"x\"\ncron = ").expect_err("half a file");
-    assert_eq!(bad.line, Some(2), "{bad}");
-    let bad = read(&GOOD.replace("cron = ", "# ")).expect_err("no cron");
-    assert!(bad.message.contains("cron"), "{bad}");
+    let bad = mistake("name = \"x\"\ncron = ");
+    assert_eq!(bad.at.map(|at| at.line), Some(2), "{bad}");
+    let bad = mistake(&GOOD.replace("cron = ", "# "));
+    assert!(bad.to_string().contains("`cron`: missing"), "{bad}");
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_found_at_once() {
+    let text = r#"
+name = "Trending!"
+cron = "*/5 * * *"
+time_zone = "Europe/Berlib"
+missed = "sometimes"
+limit = 3
+limit_seconds = "x"
+keep = "rank"
+[rank]
+top = 0
+[budget]
+inputs = 0
+[source]
+kind = "static"
+inputs = [
+  { key = "a", text = "one", group = "g" },
+  { key = 7, text = "two" },
+  { key = "c", features = ["x"] },
+  { key = "d", txt = "four" },
+  { key = "e" },
+]
+"#;
+    let found = read(text).expect_err("many mistakes");
+    let found: Vec<(usize, usize, &str)> = found
+        .iter()
+        .map(|bad| {
+            let at = bad.at.expect("a position");
+            (at.line, at.column, bad.field.as_str())
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (1, 1, "model"),
+            (2, 8, "name"),
+            (3, 8, "cron"),
+            (4, 13, "time_zone"),
+            (5, 10, "missed"),
+            (6, 1, "limit"),
+            (7, 17, "limit_seconds"),
+            (10, 7, "rank.top"),
+            (11, 1, "budget"),
+            (17, 11, "source.inputs[1].key"),
+            (18, 28, "source.inputs[2].features[0]"),
+            (19, 16, "source.inputs[3].txt"),
+        ]
+    );
+    let syntax = "name = \n[source\nkind = \"static\"\ncron = 'a";
+    let found = read(syntax).expect_err("no TOML");
+    let lines: std::collections::BTreeSet<_> =
+        found.iter().filter_map(|bad| Some(bad.at?.line)).collect();
+    assert!(lines.len() > 1, "{found:?}");
+}
+
+#[test]
+fn what_is_never_due_is_refused() {
+    for never in ["0 0 30 2 *", "0 0 31 4,6,9,11 *", "0 0 0 31 2 * *"] {
+        let bad = mistake(&GOOD.replacen("*/5 * * * *", never, 1));
+        assert!(bad.message.contains("never due"), "{bad}");
+    }
+    // A leap day, and a day that either rule allows.
+    for seldom in ["0 0 29 2 *", "0 0 30 2 1"] {
+        read(&GOOD.replacen("*/5 * * * *", seldom, 1)).expect(seldom);
+    }
+}
+
+#[test]
+fn what_can_keep_nothing_is_refused() {
+    let named = "name = \"n\"\ncron = \"@hourly\"\nmodel = \"m\"\nKEEP\n[source]\nkind = \"static\"\n\
+                 inputs = [{ text = \"one\" }, { text = \"two\" }]\n";
+    for (keep, reason) in [
+        ("", "the default"),
+        ("keep = \"named\"", "`key`"),
+        ("keep = \"rank\"", "`key`"),
+    ] {
+        let bad = mistake(&named.replace("KEEP", keep));
+        assert_eq!(bad.field, "keep");
+        assert!(bad.message.contains(reason), "{bad}");
+    }
+    read(&named.replace("KEEP", "keep = \"scores\"")).expect("scores need no key");
+    let bad = mistake(&GOOD.replace(", group = \"g\"", ""));
+    assert!(bad.message.contains("`group`"), "{bad}");
+    assert_eq!(bad.at.map(|at| (at.line, at.column)), Some((6, 8)));
+}
+
+#[test]
+fn what_a_schedule_names_and_gives_is_compared_with_what_there_is() {
+    let text = r#"name = "n"
+cron = "0 0 0 1 1 * 2020"
+model = "price"
+[source]
+kind = "static"
+inputs = [{ key = "a", features = [1.0, 2.0] }, { key = "b", features = [1.0] }, { key = "c", text = "t" }]
+"#;
+    let schedule = read(text).expect("a schedule");
+    let model = |name: &str, input| KnownModel {
+        name: name.to_owned(),
+        version: "1".to_owned(),
+        input,
+    };
+    let price = InputKind::Features { count: 2 };
+    let words = InputKind::Text {
+        pair: PairRule::None,
+    };
+    let shown = |schedule: &Schedule, text: &str, models: &[KnownModel]| {
+        let known = Known {
+            models,
+            databases: ["shop"].into(),
+            now: "2026-11-26T12:00:00Z".parse().expect("an instant"),
+        };
+        let found = misfits(schedule, text, &known);
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let all_of = |models: &[KnownModel]| shown(&schedule, text, models);
+    assert_eq!(
+        all_of(&[model("price", price), model("words", words)]),
+        [
+            "schedules/x.toml:2:8: `cron`: is never due again",
+            "schedules/x.toml:6:73: `source.inputs[1].features`: expected 2 numbers, found 1",
+            "schedules/x.toml:6:102: `source.inputs[2].text`: the model takes `features` (2 numbers)",
+        ]
+    );
+    let unknown = all_of(&[model("words", words)]);
+    assert_eq!(
+        unknown.last().map(String::as_str),
+        Some("schedules/x.toml:3:9: `model`: unknown model; known: words")
+    );
+    let sql = "name = \"n\"\ncron = \"@hourly\"\nmodel = \"price@2\"\n[source]\nkind = \"sql\"\ndatabase = \"shp\"\nstatement = \"SELECT 1\"\n";
+    let schedule = read(sql).expect("a schedule");
+    assert_eq!(
+        shown(&schedule, sql, &[model("price", price)]),
+        [
+            "schedules/x.toml:6:12: `source.database`: unknown database; known: shop, kiln",
+            "schedules/x.toml:3:9: `model`: unknown version; known: 1",
+        ]
+    );
 }
 
 #[test]
@@ -108,12 +258,15 @@ fn what_follows_a_table_has_no_times_and_no_budget_unless_it_names_one() {
     assert!(crate::warm::due::due(&schedule, None, now, now, true).is_empty());
     for (more, field, line) in [
         ("cron = \"* * * * *\"", "cron", Some(3)),
-        ("keep = \"rank\"\nrank = { key = \"k\" }", "keep", Some(5)),
+        ("keep = \"rank\"\nrank = { key = \"k\" }", "keep", Some(3)),
     ] {
         let text = text.replacen("[source]", &format!("{more}\n[source]"), 1);
-        let bad = read(&text).expect_err(more);
-        assert_eq!((bad.field.as_str(), bad.line), (field, line), "{bad}");
+        let bad = read(&text).expect_err(more).remove(0);
+        let at = bad.at.map(|at| at.line);
+        assert_eq!((bad.field.as_str(), at), (field, line), "{bad}");
     }
-    let bad = read(&text.replace("$1", "1")).expect_err("no position");
+    let bad = read(&text.replace("$1", "1"))
+        .expect_err("no position")
+        .remove(0);
     assert_eq!(bad.field, "source.statement");
 }

@@ -239,10 +239,12 @@ fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
     let cost = cost(world, key);
     Candidate {
         inputs: 1,
+        computes: 1,
         rate: Some(rate),
         ttl: world.ttl,
         cost,
         wait: world.round_trip + cost,
+        ..Candidate::default()
     }
 }
 
@@ -251,6 +253,7 @@ fn seconds(allowance: f64) -> Budget {
     Budget {
         inputs: usize::MAX,
         model_seconds: Some(allowance),
+        ..Budget::default()
     }
 }
 

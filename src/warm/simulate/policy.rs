@@ -3,7 +3,7 @@
 use super::{World, candidate, cost, seconds, trace::RequestTrace};
 use crate::{
     heat::sketch::{CAPACITY, Sketch},
-    warm::plan,
+    warm::plan::{self, MemoryRoom},
 };
 use kiln_contract::key::{self, InputHash};
 use rand::{SeedableRng, rngs::StdRng};
@@ -213,8 +213,9 @@ impl Hot {
             .iter()
             .map(|(key, rate)| candidate(view.world, *key, *rate))
             .collect();
-        plan::choose(&candidates, &seconds(allowance))
-            .into_iter()
+        let choice = plan::choose(&candidates, &seconds(allowance), MemoryRoom::UNKNOWN);
+        let chosen = choice.chosen.into_iter();
+        chosen
             .filter_map(|index| due.get(index).map(|(key, _)| *key))
             .collect()
     }

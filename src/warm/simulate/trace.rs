@@ -1,6 +1,7 @@
 //! Owns requests to replay, and reads them from a file. [`synthetic`](super::synthetic) generates them.
 
 use super::rates::TrueRates;
+use crate::redact::Redact;
 use std::{collections::HashMap, io};
 
 /// A request: seconds since the trace began, and the key's number.
@@ -43,8 +44,8 @@ impl RequestTrace {
 pub enum BadTrace {
     #[error("line {line}: {problem}")]
     Line { line: u64, problem: String },
-    #[error(transparent)]
-    Read(#[from] csv::Error),
+    #[error("{0}")]
+    Read(String),
     #[error("it holds no request")]
     Empty,
 }
@@ -60,7 +61,7 @@ pub fn read(input: impl io::Read) -> Result<(RequestTrace, Vec<String>), BadTrac
     let mut names = Vec::new();
     let mut requests: Vec<Request> = Vec::new();
     for (index, record) in reader.records().enumerate() {
-        let record = record?;
+        let record = record.map_err(|error| BadTrace::Read(error.redacted()))?;
         let line = record
             .position()
             .map_or(index as u64 + 1, csv::Position::line);

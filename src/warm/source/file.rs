@@ -1,7 +1,9 @@
 //! A file of inputs, one JSON object per line.
 
 use super::{BadSource, InputSpec, Item, MAX_ROW_BYTES, RowSource, SourceError};
+use crate::redact::Redact;
 use futures_util::{StreamExt, stream, stream::BoxStream};
+use kiln_contract::redact::json_line;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -70,7 +72,7 @@ impl RowSource for FileSource {
 
 impl FileSource {
     fn failed(&self, error: &std::io::Error) -> SourceError {
-        SourceError(format!("{}: {error}", self.0.display()))
+        SourceError(format!("{}: {}", self.0.display(), error.redacted()))
     }
 }
 
@@ -98,7 +100,7 @@ impl Reading {
                 continue;
             }
             let row = serde_json::from_slice::<InputSpec>(line)
-                .map_err(|e| e.to_string())
+                .map_err(|e| json_line(&e))
                 .and_then(InputSpec::into_row);
             return Ok(Some(match row {
                 Ok(row) => Item::Row(row),

@@ -3,7 +3,7 @@
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{
     heat::{Hot, NamedRate},
-    store::PostgresStore,
+    store::{PostgresStore, RunPiece},
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use kiln_contract::key::InputHash;
@@ -54,6 +54,8 @@ struct LastServed {
     at_ms: i64,
     /// Nothing for a ranking, or where the name was removed.
     input: Option<InputHash>,
+    /// Whether a warming run said so, of what it had remembered itself.
+    is_of_run: bool,
 }
 
 /// One hot input.
@@ -64,6 +66,8 @@ struct HotInput {
     name: Option<String>,
     /// Requests per second.
     rate: f64,
+    /// When somebody who knows has said last that the name is this input's, in milliseconds since 1970.
+    said_ms: Option<i64>,
 }
 
 /// What workers report of a namespace.
@@ -148,6 +152,7 @@ impl HotInputs {
                 .input
                 .filter(|_| past.items.is_none() && !past.is_removed);
             let last = LastServed {
+                is_of_run: RunPiece::of_job(&past.job_id).is_some(),
                 at_ms: past.from.timestamp_millis(),
                 input: input.and_then(|hash| InputHash::try_from(hash).ok()),
             };
@@ -181,12 +186,17 @@ impl HotInputs {
                 };
                 // Where no names are warmed, a key is only for people.
                 let key = known.key.filter(|_| self.reported.read.is_none());
-                Some(Ok(Item::Row(Row {
+                let row = Row {
                     key: one.name.clone().or(key),
                     group: None,
                     content,
                     rate: Some(one.rate),
-                })))
+                };
+                // What has no name is looked for by what it is, which doesn't change.
+                Some(Ok(match one.name {
+                    Some(_) => Item::Remembered(row, one.said_ms.unwrap_or(i64::MIN)),
+                    None => Item::Row(row),
+                }))
             })
             .collect())
     }
@@ -217,6 +227,24 @@ fn latest<'a>(
     latest
 }
 
+/// When it was said last of each name what its input is, by jobs that somebody posted who knows: not by runs that only remember.
+fn said<'a>(
+    asked: &'a [AskedInput],
+    served: &'a HashMap<String, LastServed>,
+) -> HashMap<(&'a str, InputHash), i64> {
+    let asked = asked
+        .iter()
+        .filter_map(|one| Some(((one.key.as_deref()?, one.hash), one.at_ms)));
+    let served = served.iter().filter(|(_, last)| !last.is_of_run);
+    let served = served.filter_map(|(name, last)| Some(((name.as_str(), last.input?), last.at_ms)));
+    let mut said = HashMap::new();
+    for (what, at_ms) in asked.chain(served) {
+        let known = said.entry(what).or_insert(at_ms);
+        *known = at_ms.max(*known);
+    }
+    said
+}
+
 /// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one. What jobs ask for under a
 /// key that nobody is known to read is that key's rate, whichever text they asked for: its latest text has it.
 fn together(
@@ -225,7 +253,8 @@ fn together(
     served: &HashMap<String, LastServed>,
     top: usize,
 ) -> Vec<HotInput> {
-    let latest = latest(asked, read, served);
+    let (latest, said) = (latest(asked, read, served), said(asked, served));
+    let said_ms = |name: &str, hash| said.get(&(name, hash)).copied();
     let input_of = |name: &str| latest.get(name).and_then(|(_, input)| *input);
     let mut rates: HashMap<InputHash, f64> = asked.iter().map(|one| (one.hash, one.rate)).collect();
     let mut hot: Vec<HotInput> = Vec::with_capacity(read.len() + asked.len());
@@ -238,6 +267,7 @@ fn together(
             hot.push(HotInput {
                 hash,
                 name: Some(one.name.clone()),
+                said_ms: said_ms(&one.name, hash),
                 rate: one.rate + rates.remove(&hash).unwrap_or(0.0),
             });
         }
@@ -250,6 +280,7 @@ fn together(
                 hash: one.hash,
                 name: None,
                 rate,
+                said_ms: None,
             })),
         }
     }
@@ -257,8 +288,12 @@ fn together(
         if let Some(hash) = input_of(key)
             && named.insert(key)
         {
-            let name = Some(key.to_owned());
-            hot.push(HotInput { hash, name, rate });
+            hot.push(HotInput {
+                hash,
+                name: Some(key.to_owned()),
+                rate,
+                said_ms: said_ms(key, hash),
+            });
         }
     }
     hot.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.hash.cmp(&b.hash)));
@@ -289,79 +324,4 @@ impl RowSource for HotInputs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn named(name: &str, input: u8, rate: f64) -> NamedRate {
-        NamedRate {
-            name: name.to_owned(),
-            input: (input > 0).then_some([input; 32]),
-            written_ms: 100,
-            rate,
-            counted: true,
-        }
-    }
-
-    fn asked(input: u8, rate: f64, at_ms: i64, key: Option<&str>) -> AskedInput {
-        AskedInput {
-            hash: [input; 32],
-            rate,
-            at_ms,
-            key: key.map(str::to_owned),
-        }
-    }
-
-    fn served(name: &str, at_ms: i64, input: u8) -> HashMap<String, LastServed> {
-        let input = (input > 0).then_some([input; 32]);
-        HashMap::from([(name.to_owned(), LastServed { at_ms, input })])
-    }
-
-    fn found(hot: &[HotInput]) -> Vec<(u8, Option<&str>)> {
-        hot.iter()
-            .map(|one| (one.hash[0], one.name.as_deref()))
-            .collect()
-    }
-
-    #[test]
-    fn what_jobs_ask_and_what_readers_read_come_together() {
-        let asked = [asked(1, 1.0, 50, None), asked(2, 5.0, 50, None)];
-        let read = [
-            named("a", 1, 3.0),
-            named("a again", 1, 2.0),
-            named("a ranking", 0, 9.0),
-        ];
-        let hot = together(&asked, &read, &HashMap::new(), 3);
-        let found: Vec<(Option<&str>, f64)> = hot
-            .iter()
-            .map(|one| (one.name.as_deref(), one.rate))
-            .collect();
-        assert_eq!(
-            found,
-            [(None, 5.0), (Some("a"), 4.0), (Some("a again"), 2.0)]
-        );
-    }
-
-    #[test]
-    fn a_name_is_given_to_the_input_that_was_asked_for_last_under_it() {
-        let none = HashMap::new();
-        // By jobs alone; the hotter one is the older.
-        let both = [asked(1, 9.0, 50, Some("k")), asked(2, 1.0, 60, Some("k"))];
-        let hot = together(&both, &[], &none, 9);
-        assert_eq!(found(&hot), [(2, Some("k"))]);
-        assert_eq!(hot[0].rate, 10.0);
-        // An entry that was written since.
-        let hot = together(&both, &[named("k", 3, 2.0)], &none, 9);
-        assert_eq!(found(&hot), [(3, Some("k"))]);
-        // The database knows of one that no worker remembers.
-        let hot = together(&both, &[named("k", 3, 2.0)], &served("k", 110, 4), 9);
-        assert_eq!(found(&hot), [(4, Some("k"))]);
-        let hot = together(&both, &[], &served("k", 110, 4), 9);
-        assert_eq!(found(&hot), [(4, Some("k"))]);
-        // What jobs that name nothing have asked for since is news.
-        let hot = together(&both, &[], &served("k", 55, 1), 9);
-        assert_eq!(found(&hot), [(2, Some("k"))]);
-        // Nobody is served anything any more.
-        let hot = together(&both, &[named("k", 3, 2.0)], &served("k", 110, 0), 9);
-        assert_eq!(found(&hot), []);
-    }
-}
+mod tests;

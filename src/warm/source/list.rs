@@ -4,6 +4,9 @@ use super::{BadSource, InputSpec, Item, Row, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use serde::Deserialize;
 
+/// Bad inputs that are reported at once.
+const MAX_BAD: usize = 32;
+
 /// `kind = "static"`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -18,16 +21,21 @@ impl ListSpec {
         inputs.filter_map(|input| input.clone().into_row().ok())
     }
 
-    pub(super) fn check(&self) -> Result<(), BadSource> {
+    pub(super) fn check(&self) -> Result<(), Vec<BadSource>> {
         if self.inputs.is_empty() {
-            return Err(BadSource::new("inputs", "expected at least one input"));
+            let bad = BadSource::new("inputs", "expected at least one input");
+            return Err(vec![bad]);
         }
-        for (index, input) in self.inputs.iter().enumerate() {
-            if let Err(problem) = input.clone().into_row() {
-                return Err(BadSource::new(format!("inputs[{index}]"), problem));
-            }
+        let inputs = self.inputs.iter().enumerate();
+        let bad = inputs.filter_map(|(index, input)| {
+            let problem = input.clone().into_row().err()?;
+            Some(BadSource::new(format!("inputs[{index}]"), problem))
+        });
+        let bad: Vec<BadSource> = bad.take(MAX_BAD).collect();
+        match bad.is_empty() {
+            true => Ok(()),
+            false => Err(bad),
         }
-        Ok(())
     }
 }
 
@@ -68,7 +76,9 @@ mod tests {
             ]"#,
         )
         .expect("a list");
-        assert_eq!(spec.check().expect_err("one is bad").field, "inputs[2]");
+        let bad = spec.check().expect_err("one is bad");
+        let fields: Vec<&str> = bad.iter().map(|bad| bad.field.as_str()).collect();
+        assert_eq!(fields, ["inputs[2]"]);
         super::super::conformance::check(&ListSource::new(&spec)).await;
     }
 }

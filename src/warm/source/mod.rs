@@ -26,7 +26,7 @@ pub(super) use changes::{
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
 pub use http::{HttpSource, HttpSpec};
-pub use list::ListSource;
+pub use list::{ListSource, ListSpec};
 pub use redis_counts::{Member, RedisSource, RedisSpec};
 pub use sql::SqlSource;
 
@@ -86,6 +86,8 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
+    /// One that its source remembers: nobody was asked for it now. With when somebody who knows has said so last, in milliseconds since 1970.
+    Remembered(Row, i64),
     /// An invalid row: where it is, and what is wrong.
     Bad(String),
 }
@@ -118,11 +120,11 @@ pub trait RowSource: Send + Sync {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>>;
 }
 
-/// A source as a schedule file has it.
+/// A source as a schedule file has it: its `kind` is the name of the variant, which [`schedule`](super::schedule) puts there.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum SourceSpec {
-    Static(list::ListSpec),
+    Static(ListSpec),
     File(file::FileSpec),
     Sql(sql::SqlSpec),
     Redis(RedisSpec),
@@ -133,15 +135,40 @@ pub enum SourceSpec {
 
 impl SourceSpec {
     /// Checks what needs no server; relative paths start at `folder`.
-    pub(super) fn check(&mut self, folder: &Path) -> Result<(), BadSource> {
+    pub(super) fn check(&mut self, folder: &Path) -> Result<(), Vec<BadSource>> {
+        let one = |bad: BadSource| vec![bad];
         match self {
             Self::Static(spec) => spec.check(),
-            Self::File(spec) => spec.check(folder),
+            Self::File(spec) => spec.check(folder).map_err(one),
             Self::Sql(spec) => spec.check(),
-            Self::Redis(spec) => spec.check(),
-            Self::Http(spec) => spec.check(folder),
-            Self::Changes(spec) => spec.check(),
-            Self::Heat(spec) => spec.check(),
+            Self::Redis(spec) => spec.check().map_err(one),
+            Self::Http(spec) => spec.check(folder).map_err(one),
+            Self::Changes(spec) => spec.check().map_err(one),
+            Self::Heat(spec) => spec.check().map_err(one),
+        }
+    }
+
+    /// Notes where in the schedule's file stands what a server may find wrong.
+    pub(super) fn locate(&mut self, file: &Path, text: &str) {
+        if let Self::Sql(spec) = self {
+            spec.locate(file, text);
+        }
+    }
+
+    /// The database that it asks, by its name in the settings.
+    pub(super) fn database(&self) -> Option<&str> {
+        match self {
+            Self::Sql(spec) => Some(spec.database()),
+            Self::Changes(spec) => Some(spec.database()),
+            _ => None,
+        }
+    }
+
+    /// The inputs that stand in the schedule itself.
+    pub(super) fn listed(&self) -> Option<&ListSpec> {
+        match self {
+            Self::Static(spec) => Some(spec),
+            _ => None,
         }
     }
 

@@ -4,7 +4,10 @@
 //! load a model is told apart from one that a job ended. Refuses to decide what follows from either.
 
 use super::protocol::{self, FrameError, Request, Said};
-use crate::pipeline::{InputCounts, Outcome};
+use crate::{
+    pipeline::{InputCounts, Outcome},
+    redact::Redact,
+};
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -82,7 +85,7 @@ impl Child {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn();
-        let mut process = spawned.map_err(|error| error.to_string())?;
+        let mut process = spawned.map_err(|error| error.redacted())?;
         let (Some(input), Some(output)) = (process.stdin.take(), process.stdout.take()) else {
             return Err("it has no pipes".into());
         };
@@ -178,7 +181,7 @@ impl Child {
         }
         match timeout(END, self.process.wait()).await {
             Ok(Ok(status)) => status.to_string(),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => error.redacted(),
             Err(_) => error.to_string(),
         }
     }

@@ -6,6 +6,7 @@
 
 use crate::{
     pipeline::{InputCounts, Outcome},
+    redact::Redact,
     telemetry::trace::Stages,
 };
 use chrono::DateTime;
@@ -115,6 +116,7 @@ enum WireOutcome {
 struct WireCounts {
     hits: u64,
     misses: u64,
+    uncached: u64,
     coalesced: u64,
     skipped: u64,
     looked_up: Duration,
@@ -159,6 +161,7 @@ impl Ended {
         let counts = WireCounts {
             hits: counts.hits,
             misses: counts.misses,
+            uncached: counts.uncached,
             coalesced: counts.coalesced,
             skipped: counts.skipped,
             looked_up: counts.stages.looked_up,
@@ -208,6 +211,7 @@ impl Ended {
         let WireCounts {
             hits,
             misses,
+            uncached,
             coalesced,
             skipped,
             looked_up,
@@ -217,8 +221,11 @@ impl Ended {
         let counts = InputCounts {
             hits,
             misses,
+            uncached,
             coalesced,
             skipped,
+            // Their run heard of it with the job's row.
+            model_nanos: 0,
             stages: Stages {
                 looked_up,
                 scored,
@@ -242,7 +249,7 @@ pub(super) async fn write(
 
 /// What stands before a frame's body: both lengths, and the head.
 pub(super) fn beginning(head: &impl Serialize, body: &[u8]) -> Result<Vec<u8>, FrameError> {
-    let head = serde_json::to_vec(head).map_err(|e| FrameError::Malformed(e.to_string()))?;
+    let head = serde_json::to_vec(head).map_err(|e| FrameError::Malformed(e.redacted()))?;
     let of_head = length(&head, MAX_HEAD_BYTES)?.to_le_bytes();
     let of_body = length(body, MAX_BODY_BYTES)?.to_le_bytes();
     Ok([&of_head, &of_body, head.as_slice()].concat())
@@ -264,7 +271,7 @@ pub(super) async fn read<H: DeserializeOwned>(
     let of_body = from.read_u32_le().await?;
     let head = part(from, of_head, MAX_HEAD_BYTES).await?;
     let body = part(from, of_body, MAX_BODY_BYTES).await?;
-    let head = serde_json::from_slice(&head).map_err(|e| FrameError::Malformed(e.to_string()))?;
+    let head = serde_json::from_slice(&head).map_err(|e| FrameError::Malformed(e.redacted()))?;
     Ok((head, body))
 }
 

@@ -11,6 +11,7 @@ use crate::{
     health::{Health, Part},
     parts,
     pipeline::{Engine, EngineParts, InputCounts, JobSource, Outcome, Urgency},
+    redact::Redact,
     store::Store,
     telemetry::metrics::Metrics,
 };
@@ -67,7 +68,7 @@ pub async fn serve(settings: Settings) -> anyhow::Result<()> {
     let server = match Server::open(settings) {
         Ok(server) => Arc::new(server),
         Err(error) => {
-            refuse(&format!("{error:#}"));
+            refuse(&error.redacted());
             return Ok(());
         }
     };

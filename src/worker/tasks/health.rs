@@ -3,7 +3,7 @@
 //! Promises to ask for what jobs need, and not only for an answer: a server that answers and takes no writes is of no use to them.
 
 use crate::{
-    cache::Tally,
+    cache::{Checks, Tally},
     health::{Health, Part},
     pipeline::Engine,
     store::PostgresStore,
@@ -21,8 +21,8 @@ use tokio::{
 
 /// How often servers are asked how they are.
 const CHECK: Duration = Duration::from_secs(1);
-/// How often Redis is asked whether it runs scripts, as a number of checks.
-const SCRIPTS: u32 = 10;
+/// How often Redis is asked: it may lose an invalidation's mark at any time, which is there again within a second.
+const CHECK_REDIS: Duration = Duration::from_millis(900);
 /// Longest wait for Postgres's answer to a check: an outage is to be known before a statement's own limit has passed.
 const POSTGRES_LIMIT: Duration = Duration::from_secs(3);
 /// How often health shows that the worker's runtime runs, and takes note of what has lasted long enough.
@@ -47,10 +47,11 @@ pub(in crate::worker) async fn beat(health: Health) -> anyhow::Result<()> {
 pub(in crate::worker) async fn check_redis(
     engine: Arc<Engine>,
     health: Health,
+    metrics: Metrics,
 ) -> anyhow::Result<()> {
-    let mut tick = every(CHECK);
+    let mut tick = every(CHECK_REDIS);
     let mut before = Tally::default();
-    let mut checks = 0u32;
+    let mut checks = Checks::default();
     loop {
         tick.tick().await;
         let Some(redis) = engine.cache().server() else {
@@ -58,16 +59,10 @@ pub(in crate::worker) async fn check_redis(
             continue;
         };
         let begun = Instant::now();
-        let with_script = checks.is_multiple_of(SCRIPTS);
-        let probed = redis.probe(with_script).await;
-        // What fails is asked each time.
-        checks = if probed.is_ok() {
-            checks.wrapping_add(1)
-        } else {
-            0
-        };
+        let checked = redis.check(&mut checks).await;
+        metrics.marks_repaired(checked.repaired);
         let tally = redis.tally();
-        let judged = probed.and_then(|()| judge(&before, &tally));
+        let judged = checked.works.and_then(|()| judge(&before, &tally));
         health.checked(
             Part::Redis,
             begun,

@@ -12,6 +12,7 @@ use crate::{
     backoff::Backoff,
     health::{Health, Part},
     heat::{Heat, Hint},
+    redact::Redact,
     telemetry::metrics::{HintOutcome, Metrics},
     worker::optional::Missing,
 };
@@ -126,7 +127,7 @@ async fn take(
 }
 
 async fn next(consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, String> {
-    consumer.next().await.transpose().map_err(|e| e.to_string())
+    consumer.next().await.transpose().map_err(|e| e.redacted())
 }
 
 /// Takes readers' hints, on a connection that is made again when it is lost.

@@ -2,6 +2,7 @@
 
 pub(super) mod audit;
 pub(super) mod controls;
+pub(super) mod costs;
 pub(super) mod days;
 pub(super) mod depths;
 pub(super) mod health;
@@ -9,7 +10,6 @@ pub(super) mod heat;
 pub(super) mod hints;
 pub(super) mod invalidations;
 pub(super) mod lanes;
-pub(super) mod marks;
 pub(super) mod models;
 mod namespaces;
 pub(super) mod news;

@@ -46,7 +46,7 @@ async fn note(folder: &Arc<Mutex<Folder>>, health: &Health) {
         let (count, first) = {
             let folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
             let first = folder.problems().first().map(ToString::to_string);
-            (folder.problems().len(), first)
+            (folder.refused(), first)
         };
         match first {
             Some(first) => health.degraded(Part::Warming, &refused(count, "schedule file", &first)),

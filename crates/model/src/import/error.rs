@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kiln_contract::redact;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -36,10 +37,10 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ImportErr
     })?;
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let at = error.path().to_string();
-        let message = error.into_inner().to_string();
+        let at = redact::path(error.path());
+        let message = redact::json(&error.into_inner());
         match at.as_str() {
-            "." => ImportError::new(path, message),
+            "" => ImportError::new(path, message),
             at => ImportError::new(path, format!("{at}: {message}")),
         }
     })

@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{ImportError, read_json};
+use crate::weights::unreadable;
 
 /// The usual names.
 const WHOLE: &str = "model.safetensors";
@@ -71,8 +72,7 @@ fn read_file(path: &Path, into: &mut SourceTensors) -> Result<(), ImportError> {
             refuse(format!("cannot be read: {error}"))
         }
     })?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|error| refuse(format!("is not a whole safetensors file: {error}")))?;
+    let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(unreadable(&error)))?;
     for (name, view) in file.tensors() {
         let numbers = numbers(view.dtype(), view.data()).map_err(|expected| {
             refuse(format!(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use kiln_contract::redact;
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::config::PlannedTask;
@@ -116,10 +117,14 @@ pub(super) fn serialise(tensors: &Tensors) -> Result<Vec<u8>, String> {
         .collect();
     let mut views = Vec::with_capacity(tensors.len());
     for ((name, (shape, _)), data) in tensors.iter().zip(bytes.values()) {
-        let view = TensorView::new(Dtype::F32, shape.clone(), data)
-            .map_err(|error| format!("tensor \"{name}\": {error}"))?;
+        let view = TensorView::new(Dtype::F32, shape.clone(), data).map_err(|error| {
+            format!(
+                "tensor \"{name}\": {}",
+                redact::names_only(&error.to_string())
+            )
+        })?;
         views.push((name, view));
     }
     safetensors::serialize(views, None::<HashMap<String, String>>)
-        .map_err(|error| error.to_string())
+        .map_err(|error| redact::names_only(&error.to_string()))
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
-use kiln_contract::model::ModelError;
+use kiln_contract::{model::ModelError, redact};
 
 use crate::inputs::Inputs;
 use crate::network::{Batch, Network};
@@ -58,11 +58,10 @@ fn forward(network: &dyn Network, inputs: &Inputs, range: Range<usize>) -> Vec<f
     }
 }
 
-/// What a panic said.
+/// What a panic said. A model holds numbers only, and what its libraries say of a device is needed; they quote names at the utmost.
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    panic
-        .downcast_ref::<&str>()
-        .map(|message| (*message).to_owned())
-        .or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    match panic.downcast_ref::<String>() {
+        Some(message) => redact::names_only(message),
+        None => redact::panic(panic).to_owned(),
+    }
 }

@@ -16,6 +16,7 @@ use crate::{
         source::Source,
     },
     config::{self, Redis},
+    redact::Redact,
     secret::Secret,
     telemetry::metrics::Metrics,
 };
@@ -72,7 +73,7 @@ impl Node {
 
     /// A failure with the server's address.
     pub fn names(&self, error: RedisError) -> RedisError {
-        let what = error.to_string();
+        let what = error.redacted();
         let what = format!("{}: {}", self.address, what);
         let kind = match is_refusal(&error) {
             true => error.kind(),

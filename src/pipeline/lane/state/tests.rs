@@ -7,6 +7,7 @@ use crate::{
         index::IndexVec,
         lane::take::BatchLimits,
         owned::JobRows,
+        retention::Retention,
         source::{Ended, JobOwner, JobSource},
     },
 };
@@ -73,6 +74,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
                 number,
                 is_first: true,
                 found: None,
+                keeps: Retention::default(),
                 ttl_seconds: 60,
                 min_stamp: 0,
                 seal: Seal::default(),
@@ -114,8 +116,15 @@ fn take(state: &mut State, left: &mut Vec<Left>) -> Vec<Taken> {
     batch.map(|batch| batch.taken).unwrap_or_default()
 }
 
+fn scored_in_no_time(is_stored: bool) -> How {
+    How::Scored {
+        is_stored,
+        nanos: 0,
+    }
+}
+
 fn land(state: &mut State, taken: &[Taken], left: &mut Vec<Left>) {
-    let how = How::Scored { is_stored: false };
+    let how = scored_in_no_time(false);
     for one in taken {
         let row = vec![f32::from(one.input[0]); model().info().output_width];
         state.land(one, &row, how, left);
@@ -408,11 +417,11 @@ fn an_entry_lives_as_long_as_the_longest_of_those_who_wait_for_it() {
         // It comes while the input is being scored.
         enter(&mut state, two);
         let row = vec![0.5; model.info().output_width];
-        state.land(&taken[0], &row, How::Scored { is_stored }, &mut left);
+        state.land(&taken[0], &row, scored_in_no_time(is_stored), &mut left);
         let first = &job_of(&left[0]).rows;
         let slot = first.slots.iter().next().expect("a slot");
         assert_eq!(slot.ttl_seconds, 7_000);
-        assert_eq!(slot.found, Some(How::Scored { is_stored: false }));
+        assert_eq!(slot.found, Some(scored_in_no_time(false)));
         // What its own entries for readers live by is another matter.
         assert_eq!(first.ttl_seconds, 60);
     }

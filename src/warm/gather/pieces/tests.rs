@@ -8,7 +8,7 @@ use std::path::Path;
 fn schedule(keep: &str) -> Schedule {
     let text = format!(
         "name = \"trending\"\ncron = \"*/5 * * * *\"\nmodel = \"sentiment@2\"\nnamespace = \"feed\"\n{keep}\n\
-         [source]\nkind = \"static\"\ninputs = [{{ text = \"one\" }}]\n"
+         [source]\nkind = \"static\"\ninputs = [{{ key = \"k\", text = \"one\" }}]\n"
     );
     schedule::parse(Path::new("schedules/x.toml"), &text).expect("a schedule")
 }
@@ -27,20 +27,27 @@ fn planned(key: Option<&str>, rows: Vec<(Option<&str>, RowContent)>) -> PlannedE
         key: key.map(str::to_owned),
         candidate: Candidate {
             inputs: rows.len(),
-            rate: None,
+            computes: rows.len(),
             ttl: 1.0,
             cost: 1.0,
             wait: 1.0,
+            ..Candidate::default()
         },
         rows,
         left: None,
+        from_table: 0,
     }
 }
 
 fn bodies(schedule: &Schedule, chosen: &[PlannedEntry], size: usize) -> Vec<(i32, String)> {
-    pieces(schedule, chosen, 600, size)
+    let cut = Cut {
+        inputs: size,
+        model_seconds: None,
+        costs_are_measured: true,
+    };
+    pieces(schedule, chosen, 600, cut)
         .into_iter()
-        .map(|(count, body)| (count, String::from_utf8(body).expect("UTF-8")))
+        .map(|post| (post.inputs, String::from_utf8(post.body).expect("UTF-8")))
         .collect()
 }
 
@@ -83,5 +90,62 @@ fn the_bytes_of_pieces_never_change() {
     assert_eq!(
         bodies(&schedule("keep = \"rank\"\nrank = { key = \"best\" }"), &ranking, 2),
         [(2, r#"{"model":"sentiment@2","namespace":"feed","inputs":[{"key":"a","text":"x"},{"key":"b","text":"y"}],"rank":{"key":"best"},"ttl_seconds":600,"on_error":"skip"}"#.to_owned())]
+    );
+}
+
+/// How many inputs each job has, and how many of them are computed, of so many renewals and inputs that cost so much.
+fn cut_into(renewed: usize, computed: usize, cost: f64, cut: Cut) -> Vec<(i32, i32)> {
+    let one = |computes| {
+        let mut one = planned(None, vec![(None, text("q", None))]);
+        one.candidate.computes = computes;
+        one.candidate.cost = cost * computes as f64;
+        one
+    };
+    let renewed = std::iter::repeat_n(one(0), renewed);
+    let computed = std::iter::repeat_n(one(1), computed);
+    let chosen: Vec<PlannedEntry> = renewed.chain(computed).collect();
+    let posts = pieces(&schedule("keep = \"scores\""), &chosen, 600, cut);
+    posts
+        .iter()
+        .map(|post| (post.inputs, post.computes))
+        .collect()
+}
+
+#[test]
+fn what_is_renewed_and_what_is_computed_go_apart_and_a_job_takes_a_small_part_of_the_budget() {
+    let cut = Cut {
+        inputs: 64,
+        model_seconds: None,
+        costs_are_measured: false,
+    };
+    let all = [(64, 0), (36, 0), (64, 64), (6, 6)];
+    assert_eq!(cut_into(100, 70, 1.0, cut), all);
+    let bounded = Cut {
+        model_seconds: Some(1.6),
+        costs_are_measured: true,
+        ..cut
+    };
+    let jobs = cut_into(100, 70, 0.01, bounded);
+    assert_eq!(jobs[..2], [(64, 0), (36, 0)]);
+    assert_eq!(jobs[2..], [(10, 10); 7]);
+    assert_eq!(cut_into(0, 2, 5.0, bounded), [(1, 1), (1, 1)]);
+}
+
+#[test]
+fn jobs_begin_small_where_costs_are_guessed() {
+    let cut = Cut {
+        inputs: 64,
+        model_seconds: Some(1_000.0),
+        costs_are_measured: false,
+    };
+    let jobs = cut_into(0, 2_000, 0.001, cut);
+    let mut before = 0;
+    for (inputs, _) in &jobs {
+        assert!(*inputs <= (before / 8).max(1), "{inputs} after {before}");
+        before += inputs;
+    }
+    assert_eq!(
+        (before, jobs[16], jobs.iter().max()),
+        (2_000, (2, 2), Some(&(64, 64)))
     );
 }

@@ -199,6 +199,11 @@ impl ChangesSpec {
         )
     }
 
+    /// The database's name in the settings.
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
     /// How often the table is read.
     pub(in crate::warm) fn poll(&self) -> Duration {
         Duration::from_millis(self.poll_ms)

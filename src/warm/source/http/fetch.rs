@@ -5,7 +5,7 @@
 //! what follows a URL's path, or what an answer holds.
 
 use super::address::is_allowed;
-use crate::{config::Network, tls};
+use crate::{config::Network, redact::Redact, tls};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request, Response, StatusCode,
@@ -206,7 +206,7 @@ impl Fetch {
             let name = name.ok_or_else(|| "its host is no name for TLS".to_owned())?;
             let connector = TlsConnector::from(self.tls.clone());
             let encrypted = connector.connect(name, stream).await;
-            let encrypted = encrypted.map_err(|error| tls::explain(error.to_string()))?;
+            let encrypted = encrypted.map_err(|error| tls::explain(error.redacted()))?;
             return Ok(Box::new(encrypted));
         }
         Err(failure)
@@ -221,7 +221,7 @@ impl Fetch {
             Some(Host::Domain(name)) => {
                 let found = tokio::net::lookup_host((name, port)).await;
                 found
-                    .map_err(|error| format!("its name can't be looked up: {error}"))?
+                    .map_err(|error| format!("its name can't be looked up: {}", error.redacted()))?
                     .collect()
             }
             None => Vec::new(),

@@ -10,6 +10,7 @@ mod pick;
 use super::{BadSource, Item, RowSource, SourceError};
 use crate::{
     config::{Network, Settings},
+    redact::Redact,
     tls::{Tls, TlsSettings},
 };
 use fetch::{Fetch, shown, url_problem};
@@ -233,7 +234,8 @@ impl SecretSource {
     fn read(&self) -> Result<String, String> {
         let text = match (&self.file, &self.env) {
             (Some(path), _) => {
-                let wrong = |error: std::io::Error| format!("{}: {error}", path.display());
+                let wrong =
+                    |error: std::io::Error| format!("{}: {}", path.display(), error.redacted());
                 let size = std::fs::metadata(path).map_err(wrong)?.len();
                 if size > MAX_SECRET_BYTES {
                     return Err(format!("{} is larger than a header can be", path.display()));
@@ -263,7 +265,8 @@ pub struct HttpSource {
 
 impl HttpSource {
     pub(super) fn new(spec: &HttpSpec, settings: &Settings) -> Result<Self, SourceError> {
-        let url = Url::parse(&spec.url).map_err(|e| SourceError(e.to_string()))?;
+        let url = Url::parse(&spec.url);
+        let url = url.map_err(|_| SourceError("`source.url` is no URL".to_owned()))?;
         let listed = settings.warm.private_networks.iter();
         let listed = listed.map(|network| network.parse().map_err(SourceError));
         Ok(Self {

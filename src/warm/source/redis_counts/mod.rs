@@ -207,7 +207,7 @@ impl RedisSource {
         let limit = Duration::from_secs(self.spec.limit_seconds);
         let host = self.url.host();
         match tokio::time::timeout(limit, read).await {
-            Ok(read) => read.map_err(|error| SourceError(format!("{host}: {error}"))),
+            Ok(read) => read.map_err(|problem| SourceError(format!("{host}: {problem}"))),
             Err(_) => Err(SourceError(format!(
                 "{host}: reading ran past its limit of {} s",
                 limit.as_secs()

@@ -4,11 +4,14 @@
 //! Promises that it ends: at the time limit, which the server enforces too, or at the row limit. Data never becomes part of a
 //! statement.
 
+mod origin;
 mod row;
 
+use self::origin::{Origin, before};
 use super::{BadSource, Item, RowSource, SourceError};
 use crate::{
     config::{self, Database, NamedDatabase},
+    redact::{self, Redact},
     secret::Secret,
     tls,
 };
@@ -16,15 +19,19 @@ use futures_util::{StreamExt, stream, stream::BoxStream};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use sqlx::{
-    AssertSqlSafe, Connection, Executor, PgConnection,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection,
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
     collections::{BTreeMap, VecDeque},
+    path::Path,
     time::Duration,
 };
 use tokio::time::Instant;
+use toml::Spanned;
 
+/// What makes a cursor of a statement.
+const HEAD: &str = "DECLARE warm NO SCROLL CURSOR FOR\n";
 /// Rows fetched in one round trip.
 const FETCH: usize = 500;
 
@@ -34,11 +41,13 @@ const FETCH: usize = 500;
 pub struct SqlSpec {
     /// One of `[databases]`, or `kiln` for Kiln's own.
     database: String,
-    statement: String,
+    statement: Spanned<String>,
     #[serde(default = "thirty")]
     limit_seconds: u64,
     #[serde(default = "many")]
     limit_rows: usize,
+    #[serde(skip)]
+    origin: Option<Origin>,
 }
 
 fn thirty() -> u64 {
@@ -50,30 +59,52 @@ fn many() -> usize {
 }
 
 impl SqlSpec {
-    pub(super) fn check(&mut self) -> Result<(), BadSource> {
-        let wrong = |field: &str, message: &str| Err(BadSource::new(field, message));
-        self.statement = self
-            .statement
-            .trim()
-            .trim_end_matches(';')
-            .trim_end()
-            .to_owned();
-        if self.statement.is_empty() {
-            return wrong("statement", "expected a SELECT");
+    pub(super) fn check(&mut self) -> Result<(), Vec<BadSource>> {
+        let statement = self.statement.get_mut();
+        let bare = statement.trim().trim_end_matches(';').trim_end();
+        *statement = bare.to_owned();
+        let mut bad = Vec::new();
+        if statement.is_empty() {
+            bad.push(BadSource::new("statement", "expected a SELECT"));
         }
         if !(1..=3_600).contains(&self.limit_seconds) {
-            return wrong("limit_seconds", "expected 1 to 3600");
+            bad.push(BadSource::new("limit_seconds", "expected 1 to 3600"));
         }
         if !(1..=10_000_000).contains(&self.limit_rows) {
-            return wrong("limit_rows", "expected 1 to 10000000");
+            bad.push(BadSource::new("limit_rows", "expected 1 to 10000000"));
         }
-        Ok(())
+        match bad.is_empty() {
+            true => Ok(()),
+            false => Err(bad),
+        }
+    }
+
+    pub(super) fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// Notes where the statement stands in the schedule's file, whose text this is.
+    pub(super) fn locate(&mut self, file: &Path, text: &str) {
+        let statement = self.statement.get_ref();
+        self.origin = Some(Origin::of(file, text, self.statement.span(), statement));
+    }
+}
+
+/// A database's name in a message.
+fn shown(database: &str) -> &str {
+    match kiln_contract::redact::is_name(database) {
+        true => database,
+        false => kiln_contract::redact::HIDDEN,
     }
 }
 
 /// The rows of a statement.
 pub struct SqlSource {
     url: Secret,
+    /// The database's name in the settings.
+    database: String,
+    /// Where the statement stands.
+    origin: Option<Origin>,
     /// One for each address: any of them will do, since nothing is written.
     options: Vec<PgConnectOptions>,
     statement: String,
@@ -91,7 +122,8 @@ impl SqlSource {
     ) -> Result<Self, SourceError> {
         let limit = Duration::from_secs(spec.limit_seconds);
         Ok(Self {
-            statement: spec.statement.clone(),
+            statement: spec.statement.get_ref().clone(),
+            origin: spec.origin.clone(),
             limit_rows: spec.limit_rows,
             ..Self::of(&spec.database, limit, databases, own)?
         })
@@ -117,7 +149,8 @@ impl SqlSource {
                 .chain(["kiln"])
                 .collect();
             return Err(SourceError(format!(
-                "database `{database}` is not set under [databases]; known: {}",
+                "database `{}` is not set under [databases]; known: {}",
+                shown(database),
                 known.join(", ")
             )));
         };
@@ -126,16 +159,20 @@ impl SqlSource {
             let one: PgConnectOptions = address
                 .expose()
                 .parse()
-                .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.to_string())))?;
+                .map_err(|e: sqlx::Error| SourceError(url.scrub(&e.redacted())))?;
             let one = tls::postgres(one, address.expose(), certificates);
             // Poolers refuse the setting, and nothing here needs it.
             options.push(
                 one.application_name("kiln warming")
-                    .extra_float_digits(None),
+                    .extra_float_digits(None)
+                    // A slow statement's text would be logged, with what the schedule compares with.
+                    .disable_statement_logging(),
             );
         }
         Ok(Self {
             url: url.clone(),
+            database: database.to_owned(),
+            origin: None,
             options,
             statement: String::new(),
             limit,
@@ -150,7 +187,25 @@ impl SqlSource {
     }
 
     fn explain(&self, error: &sqlx::Error) -> SourceError {
-        SourceError(tls::explain(self.url.scrub(&error.to_string())))
+        let said = redact::statement(error);
+        let text = tls::explain(self.url.scrub(&said.text));
+        let database = shown(&self.database);
+        // The cursor's own words come before the statement.
+        let at = said
+            .character
+            .and_then(|at| at.checked_sub(HEAD.chars().count()));
+        let origin = self.origin.as_ref().filter(|_| said.is_of_statement);
+        let located = origin.map(|origin| origin.shown(at.map(|at| before(&self.statement, at))));
+        let located = located.unwrap_or_default();
+        SourceError(format!("{located}database `{database}`: {text}"))
+    }
+
+    /// An error of the statement as a whole.
+    fn blame(&self, problem: &str) -> SourceError {
+        let origin = self.origin.as_ref().map(|origin| origin.shown(None));
+        let database = shown(&self.database);
+        let origin = origin.unwrap_or_default();
+        SourceError(format!("{origin}database `{database}`: {problem}"))
     }
 
     /// A connection to the first address that takes one, tried in any order.
@@ -183,7 +238,7 @@ impl SqlSource {
                 connection.execute(AssertSqlSafe(statement)).await?;
             }
             // The statement is the operator's own, from the schedule; a prepared statement is one statement.
-            let cursor = format!("DECLARE warm NO SCROLL CURSOR FOR\n{}", self.statement);
+            let cursor = format!("{HEAD}{}", self.statement);
             sqlx::query(AssertSqlSafe(cursor))
                 .execute(&mut connection)
                 .await
@@ -200,10 +255,8 @@ impl SqlSource {
         tokio::time::timeout_at(until, work)
             .await
             .map_err(|_| {
-                SourceError(format!(
-                    "the statement ran past its limit of {} s",
-                    self.limit.as_secs()
-                ))
+                let limit = self.limit.as_secs();
+                self.blame(&format!("the statement ran past its limit of {limit} s"))
             })?
             .map_err(|e| self.explain(&e))
     }
@@ -227,7 +280,7 @@ impl SqlSource {
             let rows = self.within(cursor.until, work).await?;
             cursor.ended = rows.len() < wanted;
             if let Some(first) = rows.first().filter(|_| cursor.seen == 0) {
-                row::check_columns(first)?;
+                row::check_columns(first).map_err(|problem| self.blame(&problem))?;
             }
             cursor.rows = rows.into();
         }
@@ -236,10 +289,9 @@ impl SqlSource {
         };
         cursor.seen += 1;
         if cursor.seen > self.limit_rows {
-            return Err(SourceError(format!(
-                "the statement gives more than limit_rows = {}",
-                self.limit_rows
-            )));
+            let limit = self.limit_rows;
+            let problem = format!("the statement gives more than limit_rows = {limit}");
+            return Err(self.blame(&problem));
         }
         Ok(Some(match row::read(&row) {
             Ok(row) => Item::Row(row),

@@ -1,13 +1,19 @@
 //! Owns which columns a statement may have, and converts its rows.
 
-use crate::warm::source::{Row, RowContent, SourceError};
-use kiln_contract::job;
+use crate::{
+    redact::Redact,
+    warm::source::{Row, RowContent},
+};
+use kiln_contract::{
+    job,
+    redact::{HIDDEN, is_name},
+};
 use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
 
 const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
 
 /// Refuses columns with other names or types. All rows have the columns of the first.
-pub(super) fn check_columns(row: &PgRow) -> Result<(), SourceError> {
+pub(super) fn check_columns(row: &PgRow) -> Result<(), String> {
     for column in row.columns() {
         let name = column.name();
         let kind = column.type_info().name();
@@ -17,10 +23,11 @@ pub(super) fn check_columns(row: &PgRow) -> Result<(), SourceError> {
             _ => matches!(kind, "TEXT" | "VARCHAR" | "CHAR" | "NAME"),
         };
         if !COLUMNS.contains(&name) {
-            return Err(SourceError(format!(
-                "column `{name}` is unknown; expected some of {}",
-                COLUMNS.join(", ")
-            )));
+            let shown = if is_name(name) { name } else { HIDDEN };
+            let known = COLUMNS.join(", ");
+            return Err(format!(
+                "column `{shown}` is unknown; expected some of {known}"
+            ));
         }
         if !fits {
             let wanted = match name {
@@ -28,14 +35,12 @@ pub(super) fn check_columns(row: &PgRow) -> Result<(), SourceError> {
                 "rate" => "double precision: write (…)::float8",
                 _ => "text: write (…)::text",
             };
-            return Err(SourceError(format!(
-                "column `{name}` is {kind}, expected {wanted}"
-            )));
+            return Err(format!("column `{name}` is {kind}, expected {wanted}"));
         }
     }
     let has = |name: &str| row.columns().iter().any(|c| c.name() == name);
     if !has("text") && !has("features") {
-        return Err(SourceError("expected a column `text` or `features`".into()));
+        return Err("expected a column `text` or `features`".into());
     }
     Ok(())
 }
@@ -47,7 +52,7 @@ pub(super) fn read(row: &PgRow) -> Result<Row, String> {
             return Ok(None);
         }
         row.try_get::<Option<String>, _>(name)
-            .map_err(|e| format!("`{name}`: {e}"))
+            .map_err(|e| format!("`{name}`: {}", e.redacted()))
     };
     for name in ["key", "group"] {
         if let Some(problem) = text(name)?.as_deref().and_then(job::key_problem) {
@@ -75,7 +80,7 @@ fn features(row: &PgRow) -> Result<Option<Vec<f32>>, String> {
     let Some(column) = row.columns().iter().find(|c| c.name() == "features") else {
         return Ok(None);
     };
-    let wrong = |e: sqlx::Error| format!("`features`: {e}");
+    let wrong = |e: sqlx::Error| format!("`features`: {}", e.redacted());
     if column.type_info().name() == "FLOAT8[]" {
         let wide: Option<Vec<f64>> = row.try_get("features").map_err(wrong)?;
         return Ok(wide.map(|values| values.into_iter().map(|v| v as f32).collect()));

@@ -25,8 +25,10 @@ async fn every_outcome_arrives_as_it_was_sent() {
     let counts = InputCounts {
         hits: 1,
         misses: 2,
+        uncached: 1,
         coalesced: 3,
         skipped: 4,
+        model_nanos: 0,
         stages: Stages {
             looked_up: Duration::from_nanos(5),
             scored: Duration::from_secs(6),

@@ -1,17 +1,14 @@
-//! The words in which a reader's error is told: which field, and what was expected there.
+//! Which field a reader's error is told of.
 
-/// A path as rejections write it: empty for the whole.
-pub(super) fn without_dot(path: &serde_path_to_error::Path) -> String {
-    let path = path.to_string();
-    if path == "." { String::new() } else { path }
-}
+use crate::redact;
 
 /// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
 pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
     let message = error.to_string();
     let named = ["unknown field `", "duplicate field `", "missing field `"]
         .iter()
-        .find_map(|start| message.strip_prefix(start)?.split('`').next());
+        .find_map(|start| message.strip_prefix(start)?.split('`').next())
+        .filter(|name| redact::is_name(name));
     match named {
         Some(name) if path.is_empty() => name.to_owned(),
         Some(name) if path != name && !path.ends_with(&format!(".{name}")) => {
@@ -19,13 +16,4 @@ pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
         }
         _ => path,
     }
-}
-
-/// The reader's message without the line and column: a path says it better.
-pub(super) fn without_position(error: &serde_json::Error) -> String {
-    let mut message = error.to_string();
-    if let Some(at) = message.rfind(" at line ") {
-        message.truncate(at);
-    }
-    message
 }

@@ -3,14 +3,11 @@
 //! Promises a rejection that names the field at fault or, where only single inputs are bad and the job says `skip`, a job that
 //! carries their errors.
 
-use super::{
-    RawJob,
-    blame::{blame, without_dot, without_position},
-    pass::JobSeed,
-};
+use super::{RawJob, blame::blame, pass::JobSeed};
 use crate::{
     failure::{Code, Rejection},
     job::{OnError, is_job_id},
+    redact,
 };
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
@@ -27,13 +24,16 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
         Err(error) => error,
         Ok(_) => {
             let message = match reader.end() {
-                Err(error) => format!("expected one JSON object and nothing after it: {error}"),
+                Err(error) => {
+                    let reason = redact::json(&error);
+                    format!("expected one JSON object and nothing after it: {reason}")
+                }
                 Ok(()) => "the body could not be read".to_owned(),
             };
             return Err(Rejection::new(Code::Malformed, "", message));
         }
     };
-    let field = without_dot(error.path());
+    let field = redact::path(error.path());
     let inner = error.into_inner();
     if inner.classify() != Category::Data {
         return Err(not_json(field, &inner));
@@ -50,7 +50,7 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
 }
 
 fn invalid(field: String, error: &serde_json::Error) -> Rejection {
-    Rejection::invalid(blame(field, error), without_position(error))
+    Rejection::invalid(blame(field, error), redact::data(error))
 }
 
 /// The rejection of what the JSON reader itself refuses.
@@ -59,7 +59,7 @@ fn not_json(field: String, error: &serde_json::Error) -> Rejection {
     if error.to_string().starts_with("number out of range") {
         Rejection::invalid(field, "expected a finite 32-bit float")
     } else {
-        let message = format!("the body is not JSON: {error}");
+        let message = format!("the body is not JSON: {}", redact::json(error));
         Rejection::new(Code::Malformed, field, message)
     }
 }
@@ -70,7 +70,7 @@ fn skip_bad_inputs(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     let mut track = serde_path_to_error::Track::new();
     let tracked = serde_path_to_error::Deserializer::new(&mut reader, &mut track);
     let read = JobSeed { skip_bad: true }.deserialize(tracked);
-    let job = read.map_err(|error| invalid(without_dot(&track.path()), &error))?;
+    let job = read.map_err(|error| invalid(redact::path(&track.path()), &error))?;
     let ended = reader.end();
     ended.map_err(|error| not_json(String::new(), &error))?;
     Ok(job)

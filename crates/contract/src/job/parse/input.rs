@@ -1,10 +1,13 @@
 //! One input of a job, by itself: as the contract has it, or marked where it breaks the contract.
 
 use super::{
-    blame::{blame, without_dot, without_position},
+    blame::blame,
     values::{Key, Number, Seen, Text},
 };
-use crate::job::{Content, Input, InputError, fields::InputField, key_problem};
+use crate::{
+    job::{Content, Input, InputError, fields::InputField, key_problem},
+    redact,
+};
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Value, value::RawValue};
 use std::{borrow::Cow, fmt};
@@ -40,8 +43,8 @@ fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> serde_json::Result<I
             let key = tree.get("key").and_then(Value::as_str);
             let key = key.filter(|key| key_problem(key).is_none());
             let content = Content::Bad(InputError {
-                field: blame(without_dot(&track.path()), &error),
-                message: without_position(&error),
+                field: blame(redact::path(&track.path()), &error),
+                message: redact::data(&error),
             });
             Ok(Input {
                 key: key.map(|key| Cow::Owned(key.to_owned())),

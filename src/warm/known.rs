@@ -1,0 +1,161 @@
+//! Owns renewing scores that are known: an entry that Redis has lost is put back from the table of scores before the job that renews it is posted.
+//!
+//! Promises that nothing is put back that was scored before its namespace's latest invalidation, and that what is put back bears no later one. Refuses
+//! to renew by itself: that is the job's.
+
+use crate::{
+    cache::{Cache, Fresh, Space},
+    clock,
+    config::{CacheMode, Settings, StoredScores},
+    store::{Post, PostgresStore, RunPiece, StoreError},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use kiln_contract::{
+    entry::Seal,
+    job::{Content, Job},
+    key::{self, InputHash},
+};
+use kiln_model::{Model, Registry};
+use std::sync::Arc;
+
+/// How far the clocks of a worker and of the database may be apart.
+const SKEW: TimeDelta = TimeDelta::seconds(60);
+
+/// Whether a row that was written then was scored after an invalidation: its job may have begun as long before as a job may be in hand. What a
+/// namespace without one has always was.
+pub(super) fn is_after(scored_at: DateTime<Utc>, mark: u64, settings: &Settings) -> bool {
+    if mark == 0 {
+        return true;
+    }
+    let hold = i64::try_from(settings.intake.max_hold_seconds).unwrap_or(i64::MAX);
+    let hold = TimeDelta::try_seconds(hold).unwrap_or(TimeDelta::MAX);
+    let since = scored_at
+        .checked_sub_signed(hold)
+        .and_then(|at| at.checked_sub_signed(SKEW));
+    since.is_some_and(|at| at.timestamp_millis() > i64::try_from(mark).unwrap_or(i64::MAX))
+}
+
+/// Whether scores of a namespace's inputs are looked up in any case, and may have rows: otherwise what a model computes sooner is computed.
+pub(super) fn are_kept(settings: &Settings, namespace: &str, model: &str) -> bool {
+    let own = settings.namespaces.get(namespace);
+    let is_looked_up = settings.cache.mode_of(own, model) == CacheMode::Always;
+    is_looked_up && settings.store.scores != StoredScores::None
+}
+
+/// What jobs of a run renew.
+struct Renewals {
+    model: Arc<Model>,
+    namespace: String,
+    ttl_seconds: u64,
+    inputs: Vec<InputHash>,
+}
+
+impl Renewals {
+    /// What a job renews; nothing of one that computes all that it has, or that no model here takes.
+    fn of(registry: &Registry, run: i64, post: &Post) -> Option<Self> {
+        if post.computes >= post.inputs {
+            return None;
+        }
+        let piece = post.piece;
+        let id = RunPiece { run, piece }.job_id();
+        let job = Job::parse(&post.body, Some(&id)).ok()?;
+        let model = registry.resolve(&job.model).ok()?;
+        let inputs = job.inputs.iter().filter_map(|input| match &input.content {
+            Content::Features(range) => Some(key::hash_features(job.features_of(range))),
+            Content::Text { text, pair } => {
+                let pair = pair.as_deref().map(|pair| model.normalise(pair));
+                Some(key::hash_text(&model.normalise(text), pair.as_deref()))
+            }
+            Content::Bad(_) | Content::Removal => None,
+        });
+        Some(Self {
+            inputs: inputs.collect(),
+            namespace: job.namespace().to_owned(),
+            ttl_seconds: job.ttl_seconds?,
+            model,
+        })
+    }
+}
+
+/// Puts entries back that these jobs of a run are to renew and that Redis doesn't have. What can't be put back is computed by the job.
+pub(super) async fn put_back(
+    cache: &Cache,
+    store: &PostgresStore,
+    registry: &Registry,
+    settings: &Settings,
+    (run, posts): (i64, &[Post]),
+) -> Result<(), StoreError> {
+    let Some(redis) = cache.server() else {
+        return Ok(());
+    };
+    let renewals = posts
+        .iter()
+        .filter_map(|post| Renewals::of(registry, run, post));
+    let renewals = renewals.filter(|renewal| {
+        let model = &renewal.model.info().name;
+        are_kept(settings, &renewal.namespace, model)
+    });
+    for renewal in renewals {
+        let (info, space) = (renewal.model.info(), Space::new(renewal.model.info()));
+        let keys: Vec<Vec<u8>> = renewal
+            .inputs
+            .iter()
+            .map(|input| space.prefix.key(input))
+            .collect();
+        let Some(mark) = redis.mark(&renewal.namespace).await else {
+            return Ok(());
+        };
+        let Some(lives) = redis.ttls_since(&keys, mark).await else {
+            return Ok(());
+        };
+        let missing = renewal.inputs.iter().zip(lives);
+        let missing = missing.filter_map(|(input, life)| life.is_none().then_some(*input));
+        let missing: Vec<InputHash> = missing.collect();
+        if missing.is_empty() {
+            continue;
+        }
+        let rows = store
+            .known_scores((&info.name, &info.version), &missing)
+            .await?;
+        let known = missing.iter().zip(&rows).filter_map(|(input, row)| {
+            let row = row.as_ref()?;
+            let is_whole = row.outputs.len() == space.width();
+            (is_whole && is_after(row.scored_at, mark, settings)).then_some((input, row))
+        });
+        let known: Vec<_> = known.collect();
+        let fresh: Vec<Fresh<'_>> = {
+            let mut rng = rand::rng();
+            let fresh = known.into_iter().map(|(input, row)| Fresh {
+                space: &space,
+                input,
+                row: &row.outputs,
+                ttl_ms: clock::random_ttl_ms(&mut rng, renewal.ttl_seconds),
+                seal: Seal::settled(mark),
+            });
+            fresh.collect()
+        };
+        if !fresh.is_empty() {
+            cache.put(&fresh).await;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_scored_before_an_invalidation_is_not_put_back() {
+        let mut settings = Settings::default();
+        settings.intake.max_hold_seconds = 100;
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        assert!(is_after(at(5), 0, &settings), "nothing was invalidated");
+        assert!(!is_after(at(1_000), 1_000_000, &settings));
+        assert!(!is_after(at(1_160), 1_000_000, &settings));
+        assert!(is_after(at(1_161), 1_000_000, &settings));
+        assert!(!is_after(at(1_161), u64::MAX, &settings));
+        settings.intake.max_hold_seconds = u64::MAX;
+        assert!(!is_after(at(1_161), 1_000_000, &settings));
+    }
+}
