@@ -11,6 +11,7 @@ mod file;
 mod files;
 mod loaded;
 mod names;
+mod network;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -18,6 +19,7 @@ mod tests;
 mod tree;
 
 pub use loaded::{Effective, Loaded, known_settings};
+pub use network::Network;
 pub use tree::*;
 
 use figment::{Figment, providers::Serialized};

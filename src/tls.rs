@@ -9,7 +9,11 @@ use redis::{ClientTlsConfig, TlsCertificates};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::ring};
 
 /// Whom an encrypted connection trusts, and its own identity. The files may be replaced while workers run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +98,35 @@ impl Tls {
                 .authorities
                 .map(|pem| String::from_utf8_lossy(&pem).into_owned()),
         }
+    }
+
+    /// For clients of HTTP.
+    pub fn client(self) -> Result<ClientConfig, String> {
+        let mut roots = RootCertStore::empty();
+        match &self.authorities {
+            Some(pem) => {
+                let all = CertificateDer::pem_slice_iter(pem).flatten();
+                roots.add_parsable_certificates(all);
+            }
+            // One that is broken isn't trusted, and the others are.
+            None => {
+                let all = rustls_native_certs::load_native_certs().certs;
+                roots.add_parsable_certificates(all);
+            }
+        }
+        let provider = Arc::new(ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|_| "no version of TLS can be used".to_owned())?
+            .with_root_certificates(roots);
+        let Some((chain, key)) = &self.identity else {
+            return Ok(config.with_no_client_auth());
+        };
+        let chain = CertificateDer::pem_slice_iter(chain).flatten().collect();
+        let key = PrivateKeyDer::from_pem_slice(key);
+        let key = key.map_err(|_| "expected a private key in PEM".to_owned())?;
+        let config = config.with_client_auth_cert(chain, key);
+        config.map_err(|_| "the certificate and its key don't go together".to_owned())
     }
 
     /// For Redis's client.

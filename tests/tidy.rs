@@ -324,7 +324,7 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
-const OWN: [(&str, usize); 29] = [
+const OWN: [(&str, usize); 30] = [
     ("crates/contract/src/job/parse/blame.rs", 1),
     ("crates/contract/src/job/parse/explain.rs", 1),
     ("crates/model/src/import/error.rs", 1),
@@ -348,6 +348,7 @@ const OWN: [(&str, usize); 29] = [
     ("src/cli/submit/mod.rs", 1),
     ("src/telemetry/logs.rs", 5),
     ("src/tls.rs", 1),
+    ("src/warm/source/http/mod.rs", 1),
     ("src/worker/intake.rs", 5),
     ("src/worker/lane_intake.rs", 3),
     ("src/worker/lane_session.rs", 1),

@@ -11,6 +11,7 @@ mod connections;
 mod each;
 mod find;
 mod followed;
+mod key_reader;
 mod kind;
 mod open;
 mod primaries;
@@ -23,6 +24,7 @@ mod unsure;
 mod words;
 
 pub use capacity::memory_bytes;
+pub use key_reader::KeyReader;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;

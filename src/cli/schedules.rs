@@ -53,6 +53,9 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
 }
 
+/// What is shown in place of the next run of what follows a table.
+pub(super) const FOLLOWS: &str = "as rows change";
+
 async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Result<Exit> {
     let store = parts::postgres(settings)?;
     store.migrate().await?;
@@ -96,6 +99,7 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
             match next {
                 Some(next) => local(next, &schedule),
                 None if paused => "paused".to_owned(),
+                None if schedule.enabled && schedule.follows() => FOLLOWS.to_owned(),
                 None if schedule.enabled => "never".to_owned(),
                 None => "off".to_owned(),
             },

@@ -20,7 +20,7 @@ pub(super) fn renamed(name: &str) -> Option<&'static str> {
 }
 
 /// Settings whose keys a user chooses.
-pub(super) const FREE_TABLES: [&str; 7] = [
+pub(super) const FREE_TABLES: [&str; 8] = [
     "cache.models",
     "databases",
     "http.keys",
@@ -28,6 +28,7 @@ pub(super) const FREE_TABLES: [&str; 7] = [
     "namespaces",
     "models.active",
     "models.backends",
+    "redis_sources",
 ];
 
 /// Every setting's name.

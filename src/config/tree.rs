@@ -21,7 +21,7 @@ pub use jobs::{Drain, Intake, Queues, Retry};
 pub use lanes::{Lane, LaneLimits, lanes_by_model};
 pub use observe::{Log, LogFormat, Trace};
 pub use reply::Reply;
-pub use servers::{Amqp, Database, NamedDatabase, Redis};
+pub use servers::{Amqp, Database, NamedDatabase, NamedRedis, Redis};
 pub use warm::Warm;
 
 use kiln_model::ModelSettings;
@@ -36,6 +36,7 @@ pub struct Settings {
     pub redis: Redis,
     pub database: Database,
     pub databases: BTreeMap<String, NamedDatabase>,
+    pub redis_sources: BTreeMap<String, NamedRedis>,
     pub http: Http,
     pub queues: Queues,
     pub intake: Intake,

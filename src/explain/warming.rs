@@ -106,6 +106,14 @@ fn listed(schedule: &Schedule, key: &str, part: Part) -> (&'static str, String) 
         }
         SourceSpec::File(_) => "file",
         SourceSpec::Sql(_) => "statement",
+        SourceSpec::Redis(_) => "sorted set or stream",
+        SourceSpec::Http(_) => "web server",
+        SourceSpec::Changes(_) => {
+            return (
+                "unknown",
+                "it follows a table, and writes what changes".into(),
+            );
+        }
         SourceSpec::Heat(_) => return ("no", "what is hot has no groups to rank".into()),
     };
     let why = format!("its {kind} is read when it runs: `kiln warm NAME --dry-run` shows the plan");

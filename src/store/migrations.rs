@@ -52,6 +52,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "warm budgets",
             include_str!("../../migrations/postgres/0007_warm_budgets.sql"),
         ),
+        (
+            8,
+            "warm positions",
+            include_str!("../../migrations/postgres/0008_warm_positions.sql"),
+        ),
     ])
 });
 

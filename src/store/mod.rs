@@ -11,6 +11,7 @@ mod ask;
 mod columns;
 mod controls;
 mod costs;
+mod follow;
 mod hosts;
 mod inputs;
 mod insert;
@@ -42,6 +43,7 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
+pub use follow::Followed;
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};

@@ -332,14 +332,6 @@ impl Metrics {
         add(&self.0.hints, outcome as usize, 1);
     }
 
-    /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
-    /// namespaces to those that the settings or models name.
-    pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
-        let labels = || [of.as_str().into(), namespace.to_owned().into()];
-        HEAT_REQUESTS.gauge(labels()).set(rate);
-        HEAT_TOP_SHARE.gauge(labels()).set(top_share);
-    }
-
     /// Counts requests of namespaces that aren't watched for want of room.
     pub fn heat_dropped(&self, of: HeatOf, requests: u64) {
         add(&self.0.heat_dropped, of as usize, requests);

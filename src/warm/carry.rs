@@ -157,7 +157,7 @@ impl Carrier {
     }
 
     /// Renews the claim until that fails.
-    async fn renew_claim(&self, claim: Claim) -> Stopped {
+    pub(super) async fn renew_claim(&self, claim: Claim) -> Stopped {
         let mut missed = 0;
         loop {
             tokio::time::sleep(self.life() / 3).await;

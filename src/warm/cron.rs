@@ -73,6 +73,15 @@ impl Cron {
         Ok(cron)
     }
 
+    /// Never due: of what follows a table instead of the clock.
+    pub fn never() -> Self {
+        Self {
+            expression: String::new(),
+            schedules: Vec::new(),
+            every_hour: false,
+        }
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.expression

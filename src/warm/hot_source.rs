@@ -1,14 +1,18 @@
-//! Opens the source of a schedule. What is hot is asked of Redis, where workers tell each other.
+//! Opens the source of a schedule. What is hot is asked of Redis, where workers tell each other. Keys without their inputs, which another Redis
+//! counts, get the inputs that readers were last served under them.
 
 use super::{
     schedule::{Keep, Schedule},
-    source::{HotInputs, Reported, RowSource, SourceError, SourceSpec},
+    source::{
+        Changes, ChangesSource, HotInputs, Member, RedisSource, Reported, RowSource, SourceError,
+        SourceSpec,
+    },
 };
 use crate::{
     cache::RedisCache,
     clock,
     config::Settings,
-    heat::{HeatScope, SharedHeat},
+    heat::{HeatScope, Hot, SharedHeat},
     store::PostgresStore,
 };
 
@@ -19,12 +23,29 @@ pub async fn open(
     store: &PostgresStore,
     redis: Option<&RedisCache>,
 ) -> Result<Box<dyn RowSource>, SourceError> {
-    let SourceSpec::Heat(spec) = &schedule.source else {
-        return schedule.source.open(settings);
-    };
     let space = HeatScope {
         namespace: schedule.namespace().to_owned(),
         model: schedule.model_name().to_owned(),
+    };
+    let spec = match &schedule.source {
+        SourceSpec::Heat(spec) => spec,
+        SourceSpec::Redis(spec) if spec.member == Member::Key => {
+            let read = RedisSource::new(spec, settings)?.names().await?;
+            let hot = Hot {
+                scope: space,
+                ..Hot::default()
+            };
+            let read = Some(read);
+            let reported = Reported { hot, read };
+            return Ok(Box::new(HotInputs::new(store.clone(), reported, spec.top)));
+        }
+        SourceSpec::Changes(spec) => {
+            let stored = store.followed_to(&schedule.name).await;
+            let stored = stored.map_err(|e| SourceError(e.to_string()))?;
+            let changes = Changes::new(spec, settings)?;
+            return Ok(Box::new(ChangesSource::new(changes, spec.from, stored)));
+        }
+        other => return other.open(settings),
     };
     let unheard = || SourceError("redis, where workers tell what is hot, doesn't answer".into());
     let redis = redis.ok_or_else(unheard)?;

@@ -9,6 +9,7 @@ pub mod cron;
 mod depths;
 pub mod due;
 pub mod folder;
+mod follow;
 pub mod gather;
 pub mod hot_source;
 mod known;

@@ -7,6 +7,7 @@ use super::{
     carry::{Carrier, Stopped, TOO_LONG},
     due,
     folder::{Changes, Folder},
+    follow::Followers,
     schedule::{BadSchedule, Known, KnownModel, Overlap, Schedule},
 };
 use crate::{
@@ -72,6 +73,7 @@ impl Last {
 /// Runs in hand.
 struct Runs {
     tasks: JoinSet<()>,
+    followers: Followers,
     stop: CancellationToken,
 }
 
@@ -83,33 +85,45 @@ impl Runs {
                 bail!("a run ended: {}", error.redacted());
             }
         }
-        Ok(())
+        self.followers.reap()
     }
 
     fn start(
         &mut self,
-        carrier: &Carrier,
+        warmer: &Warmer,
         claim: Claim,
         schedule: Option<Arc<Schedule>>,
         state: RunState,
     ) {
-        let (carrier, stop) = (carrier.clone(), self.stop.clone());
-        self.tasks
-            .spawn(async move { carrier.carry(claim, schedule, state, &stop).await });
+        let carrier = warmer.carrier.clone();
+        match schedule {
+            Some(schedule) if schedule.follows() => {
+                let worker = &warmer.worker;
+                self.followers.start(&carrier, worker, schedule, claim);
+            }
+            schedule => {
+                let stop = self.stop.clone();
+                self.tasks
+                    .spawn(async move { carrier.carry(claim, schedule, state, &stop).await });
+            }
+        }
     }
 }
 
 impl Warmer {
     /// Runs what is due until it is asked to stop, and releases what is under way.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let ending = stop.child_token();
         let mut runs = Runs {
             tasks: JoinSet::new(),
-            stop: stop.child_token(),
+            followers: Followers::new(ending.clone()),
+            stop: ending,
         };
         let ended = self.follow(&mut runs, &stop).await;
         runs.stop.cancel();
         // Each hears of the stop by itself.
         while runs.tasks.join_next().await.is_some() {}
+        runs.followers.join().await;
         ended
     }
 
@@ -268,6 +282,8 @@ impl Warmer {
         };
         let runs_itself = |schedule: &&Arc<Schedule>| schedule.enabled && !is_paused(schedule);
         let wanted: Vec<&Arc<Schedule>> = schedules.iter().filter(runs_itself).collect();
+        let followers = &mut runs.followers;
+        followers.tend(&self.carrier, &self.worker, &wanted).await?;
         self.look(&wanted, last, now, starting).await?;
         let mut overdue = 0;
         for schedule in wanted {
@@ -282,12 +298,7 @@ impl Warmer {
                     break;
                 }
                 if let Some(claim) = self.claim(schedule, due_at).await? {
-                    runs.start(
-                        &self.carrier,
-                        claim,
-                        Some(schedule.clone()),
-                        RunState::Planning,
-                    );
+                    runs.start(self, claim, Some(schedule.clone()), RunState::Planning);
                 }
             }
         }
@@ -315,7 +326,7 @@ impl Warmer {
                 continue;
             }
             let schedule = schedules.iter().find(|s| s.name == taken.schedule).cloned();
-            runs.start(&self.carrier, taken.claim, schedule, taken.state);
+            runs.start(self, taken.claim, schedule, taken.state);
         }
         Ok(())
     }

@@ -63,3 +63,5 @@ mod traces;
 mod upgrade;
 mod warm;
 mod warm_budget;
+mod warm_changes;
+mod warm_sources;

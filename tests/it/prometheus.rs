@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::jobs::text_job;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually, sandbox};
+use crate::warm::Schedules;
 
 fn ops(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("ops").join(path)
@@ -102,9 +103,18 @@ fn rules_are_sound_and_each_alert_fires_when_it_should_and_is_in_the_runbook() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_of_the_dashboards_and_rules_finds_something() {
     let stack = Stack::shared().await;
-    let worker = stack
-        .worker()
-        .models(&["sentiment"])
+    // A table that a schedule follows.
+    stack
+        .execute("CREATE TABLE followed (id bigint, said text)")
+        .await;
+    let schedules = Schedules::new();
+    schedules.put(
+        "followed",
+        "model = \"sentiment\"\n[source]\nkind = \"changes\"\ndatabase = \"kiln\"\ntable = \"followed\"\nposition = \"id\"\nkey = \"id\"\ntext = \"said\"\n",
+    );
+    let worker = schedules
+        .worker(&stack)
+        .set("KILN_NAMESPACES__SENTIMENT__MAX_STALENESS_SECONDS", "5")
         // A lane that the settings name has queues.
         .set("KILN_LANES__SENTIMENT__QUEUES", "2")
         .set("KILN_QUEUES__SHARDS", "2")
@@ -170,6 +180,9 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
             stack
                 .bus
                 .publish_job(&text_job(&bad, "nobody", &["nice"]))
+                .await;
+            stack
+                .execute("INSERT INTO followed SELECT count(*), 'nice' FROM followed")
                 .await;
             let hint = b"{\"namespace\": \"sentiment\", \"keys\": [\"a\"]}";
             worker.ask("POST", "/v1/hits", &[], hint).await?;

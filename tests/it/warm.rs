@@ -69,6 +69,16 @@ impl Schedules {
 
     /// Runs the command line on this folder and the stack's servers; returns the exit code and its output's lines as JSON.
     pub(crate) fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, Vec<Value>, String) {
+        self.kiln_with(stack, arguments, &[])
+    }
+
+    /// The same with more of an environment.
+    pub(crate) fn kiln_with(
+        &self,
+        stack: &Stack,
+        arguments: &[&str],
+        more: &[(&str, &str)],
+    ) -> (i32, Vec<Value>, String) {
         let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &sandbox::folder("cli"))
             .args(arguments)
             .env("KILN_WARM__DIR", &self.folder)
@@ -76,6 +86,7 @@ impl Schedules {
             .envs(self.environment.iter().copied())
             .env("KILN_DATABASE_URL", stack.database_url())
             .env("KILN_REDIS_URL", stack.redis.url())
+            .envs(more.iter().copied())
             .output()
             .expect("the binary runs");
         let out = String::from_utf8_lossy(&output.stdout);

@@ -1,6 +1,6 @@
 //! `kiln schedules check`: what is wrong with schedules, and when each would run next.
 
-use super::{local, plain};
+use super::{FOLLOWS, local, plain};
 use crate::{
     cli::Exit,
     clock::{self, rfc3339},
@@ -115,7 +115,8 @@ fn rows(schedule: &Schedule, runs: &[DateTime<Utc>]) -> Vec<[String; 5]> {
         .collect();
     if rows.is_empty() {
         let none = String::new;
-        rows.push([none(), none(), none(), "never".to_owned(), none()]);
+        let when = if schedule.follows() { FOLLOWS } else { "never" };
+        rows.push([none(), none(), none(), when.to_owned(), none()]);
     }
     if let Some(first) = rows.first_mut() {
         let [_, _, _, local, utc] = std::mem::take(first);

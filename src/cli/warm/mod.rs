@@ -89,6 +89,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     if arguments.dry_run {
         return dry_run::run(&arguments, &settings, &schedule, &store).await;
     }
+    if schedule.follows() {
+        bail!(
+            "`{name}` follows a table: workers post what changes by themselves; --dry-run shows what waits"
+        );
+    }
     let id = store.ask_run(&schedule.name, schedule.limit).await?;
     if arguments.wait {
         return wait(&arguments, &store, id).await;

@@ -210,6 +210,10 @@ fn namespaces(namespaces: &BTreeMap<String, Namespace>) -> Vec<Range> {
             let name = "namespaces.*.max_age_seconds";
             all.push(range(name, age, 1, 2 * MAX_TTL_SECONDS));
         }
+        if let Some(seconds) = namespace.max_staleness_seconds {
+            let name = "namespaces.*.max_staleness_seconds";
+            all.push(range(name, seconds, 1, DAY_SECONDS));
+        }
     }
     all
 }

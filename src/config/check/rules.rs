@@ -2,7 +2,8 @@
 
 use crate::{
     config::{
-        Cache, ConfigError, Http, Intake, Namespace, Queues, Settings, Trace, Warm, check::Range,
+        Cache, ConfigError, Http, Intake, Namespace, Network, Queues, Settings, Trace, Warm,
+        check::Range,
     },
     secret::Secret,
 };
@@ -49,6 +50,10 @@ pub(super) fn intake(intake: &Intake) -> Result<(), ConfigError> {
 }
 
 pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
+    let mut listed = warm.private_networks.iter();
+    if let Some(problem) = listed.find_map(|one| one.parse::<Network>().err()) {
+        return refuse("warm.private_networks", problem);
+    }
     let share = warm.max_redis_share;
     if share > 0.0 && share <= 1.0 {
         return Ok(());
@@ -173,7 +178,11 @@ pub(super) fn urls(settings: &Settings) -> Result<(), ConfigError> {
     url("amqp.url", amqp.as_ref(), &["amqp://", "amqps://"])?;
     let plain = ["redis://", "rediss://"];
     let sentinel = ["redis+sentinel://", "rediss+sentinel://"];
-    url("redis.url", redis.as_ref(), &[plain, sentinel].concat())?;
+    let schemes = [plain, sentinel].concat();
+    url("redis.url", redis.as_ref(), &schemes)?;
+    for named in settings.redis_sources.values() {
+        url("redis_sources.*.url", Some(&named.url), &schemes)?;
+    }
     let database = settings.database.url.as_ref();
     url("database.url", database, &["postgres://", "postgresql://"])
 }

@@ -17,6 +17,10 @@ pub(super) fn check(settings: &Settings) -> Result<(), TlsError> {
     for (name, database) in &settings.databases {
         one(&format!("databases.{name}"), &database.tls, None, &[])?;
     }
+    for (name, redis) in &settings.redis_sources {
+        let (name, url) = (format!("redis_sources.{name}"), Some(&redis.url));
+        one(&name, &redis.tls, url, &schemes)?;
+    }
     Ok(())
 }
 

@@ -128,6 +128,8 @@ pub struct Namespace {
     pub max_age_seconds: Option<u64>,
     /// Share of what its readers find that is to be young enough, 0 to 1; 0.999 if absent.
     pub max_age_share: Option<f64>,
+    /// Its objective for tables that schedules follow: time within which what its readers find follows a row's change, in seconds.
+    pub max_staleness_seconds: Option<u64>,
 }
 
 /// Share of what readers find that is to be young enough, where a namespace has none of its own.

@@ -99,3 +99,13 @@ pub struct NamedDatabase {
     #[serde(default)]
     pub tls: TlsSettings,
 }
+
+/// The Redis servers that schedules read from, by name.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedRedis {
+    /// As `redis.url`: one server, several, a Redis Cluster, or Sentinels; a user that may only read is best.
+    pub url: Secret,
+    #[serde(default)]
+    pub tls: TlsSettings,
+}

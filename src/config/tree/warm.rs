@@ -21,6 +21,8 @@ pub struct Warm {
     pub max_backlog: u32,
     /// Waiting warming jobs at which posting pauses.
     pub max_queued: u32,
+    /// Private addresses and networks, such as `10.20.0.0/16`, from which schedules may fetch over HTTP; all other private ones are refused.
+    pub private_networks: Vec<String>,
     /// Share of Redis's memory (its `maxmemory`, or where none is set all that its machine has) that the entries which warming keeps may fill, all schedules together, 0 to 1; half of that while Redis evicts.
     pub max_redis_share: f64,
 }
@@ -35,6 +37,7 @@ impl Default for Warm {
             claim_seconds: 15,
             max_backlog: 1_000,
             max_queued: 1_000,
+            private_networks: Vec::new(),
             max_redis_share: 0.5,
         }
     }

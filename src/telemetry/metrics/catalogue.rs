@@ -15,6 +15,10 @@ pub const SECONDS: [f64; 16] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     10.0, 30.0,
 ];
+/// Seconds: from a tenth to an hour.
+pub(super) const LONG_SECONDS: [f64; 12] = [
+    0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0,
+];
 /// Rows or jobs of a batch.
 pub(super) const SIZES: [f64; 13] = [
     1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
@@ -169,6 +173,15 @@ catalogue! {
         SCHEDULE_PROBLEMS = gauge("kiln_schedule_problems", "files", "Schedule files that are refused.");
         SCHEDULES_OVERDUE = gauge("kiln_schedules_overdue", "schedules",
             "Schedules that are due and that no worker has room to run.");
+        STALENESS = histogram("kiln_staleness_seconds", "seconds", &LONG_SECONDS,
+            "Time from a row's change in a table that a schedule follows until its job had ended.")
+            .by(&[NAMESPACE]);
+        UNSERVED_AGE = gauge("kiln_unserved_change_age_seconds", "seconds",
+            "Age of the oldest change in the tables that this worker follows whose job hasn't ended; where one can't be read, time since it could.")
+            .by(&[NAMESPACE]);
+        MAX_STALENESS = gauge("kiln_max_staleness_seconds", "seconds",
+            "Time within which what readers of a namespace find is to follow a change: `namespaces.*.max_staleness_seconds`.")
+            .by(&[NAMESPACE]);
         SCHEDULES_PAUSED = gauge("kiln_schedules_paused", "schedules", "Schedules that operators have paused.");
         HINTS = counter("kiln_hints_total", "hints", "Hints of readers' services by what became of them.")
             .by(&[HintOutcome::LABEL]);

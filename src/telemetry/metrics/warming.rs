@@ -1,6 +1,7 @@
-//! Owns recording how warming runs ended. What became of their inputs is told once a run or twice, so that no handle is kept for that.
+//! Owns recording how warming runs ended, what is hot, and how soon what readers find follows the tables that schedules follow. Most is told once a run
+//! or a few times a second, so that no handle is kept for that.
 
-use super::{Metrics, WarmInput, WarmOutcome, add, catalogue::*};
+use super::{HeatOf, Metrics, WarmInput, WarmOutcome, add, catalogue::*};
 
 impl Metrics {
     /// Counts a warming run that ended.
@@ -14,5 +15,34 @@ impl Metrics {
         WARM_INPUTS
             .counter([outcome.as_str().into()])
             .increment(count);
+    }
+
+    /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
+    /// namespaces to those that the settings or models name.
+    pub fn heat(&self, of: HeatOf, namespace: &str, rate: f64, top_share: f64) {
+        let labels = || [of.as_str().into(), namespace.to_owned().into()];
+        HEAT_REQUESTS.gauge(labels()).set(rate);
+        HEAT_TOP_SHARE.gauge(labels()).set(top_share);
+    }
+
+    /// Records how long after its row's change a job had ended. The caller bounds the namespaces to those that the settings or models name.
+    pub fn staleness(&self, namespace: &str, seconds: f64) {
+        STALENESS
+            .histogram([namespace.to_owned().into()])
+            .record(seconds);
+    }
+
+    /// Sets the age of the oldest change that isn't served.
+    pub fn behind(&self, namespace: &str, seconds: f64) {
+        UNSERVED_AGE
+            .gauge([namespace.to_owned().into()])
+            .set(seconds);
+    }
+
+    /// Sets the time within which what readers find is to follow a change.
+    pub fn max_staleness(&self, namespace: &str, seconds: u64) {
+        MAX_STALENESS
+            .gauge([namespace.to_owned().into()])
+            .set(seconds as f64);
     }
 }

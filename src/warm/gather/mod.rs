@@ -5,7 +5,7 @@
 
 mod group;
 mod knowledge;
-mod pieces;
+pub(in crate::warm) mod pieces;
 mod run_plan;
 mod weigh;
 

@@ -116,11 +116,9 @@ fn pieces(
     }
 }
 
-fn write_input(input: &mut InputWriter<'_>, row: &Row) {
-    if let Some(key) = &row.key {
-        input.key(key);
-    }
-    match &row.content {
+/// Writes what a model is given of a row.
+pub(in crate::warm) fn write_content(input: &mut InputWriter<'_>, content: &RowContent) {
+    match content {
         RowContent::Text { text, pair } => {
             input.text(text);
             if let Some(pair) = pair {
@@ -131,6 +129,13 @@ fn write_input(input: &mut InputWriter<'_>, row: &Row) {
             input.features(features);
         }
     }
+}
+
+fn write_input(input: &mut InputWriter<'_>, row: &Row) {
+    if let Some(key) = &row.key {
+        input.key(key);
+    }
+    write_content(input, &row.content);
 }
 
 #[cfg(test)]

@@ -207,10 +207,7 @@ impl<'a> PlanContext<'a> {
     }
 
     fn cost(&self, row: &Row) -> f64 {
-        let text = match &row.content {
-            RowContent::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
-            RowContent::Features(_) => None,
-        };
+        let text = row.content.text();
         self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
     }
 }

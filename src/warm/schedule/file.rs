@@ -41,7 +41,7 @@ struct File {
     name: Spanned<String>,
     #[serde(default = "yes")]
     enabled: bool,
-    cron: Spanned<String>,
+    cron: Option<Spanned<String>>,
     time_zone: Option<Spanned<String>>,
     #[serde(default)]
     at_start: bool,
@@ -128,7 +128,8 @@ fn is_model(text: &str) -> bool {
 /// A schedule, if nothing is wrong with it; what is, is noted.
 fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
     mistakes.namespace(Some(&read.name), "name");
-    let cron = mistakes.cron(&read.cron);
+    let follows = matches!(read.source.get_ref(), SourceSpec::Changes(_));
+    let cron = mistakes.cron(read.cron.as_ref(), follows);
     let zone = mistakes.zone(read.time_zone.as_ref());
     mistakes.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400);
     if !is_model(read.model.get_ref()) {
@@ -157,9 +158,16 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
         namespace: read.namespace.map(Spanned::into_inner),
         ttl_seconds: read.ttl_seconds.map(Spanned::into_inner),
         keep: keep?,
-        budget: read
-            .budget
-            .map_or_else(Budget::default, Spanned::into_inner),
+        budget: match read.budget {
+            Some(budget) => budget.into_inner(),
+            // What changed is wrong until it is scored anew, however much it is.
+            None if follows => Budget {
+                inputs: usize::MAX,
+                model_seconds: None,
+                renewals: usize::MAX,
+            },
+            None => Budget::default(),
+        },
         source,
     })
 }
@@ -191,11 +199,26 @@ impl Mistakes<'_> {
         }
     }
 
-    fn cron(&mut self, read: &Spanned<String>) -> Option<Cron> {
-        match Cron::parse(read.get_ref()) {
-            Ok(cron) => Some(cron),
-            Err(problem) => {
-                self.field(read, "cron", &problem);
+    fn cron(&mut self, read: Option<&Spanned<String>>, follows: bool) -> Option<Cron> {
+        match (read, follows) {
+            (Some(read), true) => {
+                let message = "has no meaning for what follows a table: it runs all the time";
+                self.field(read, "cron", message);
+                None
+            }
+            (None, true) => Some(Cron::never()),
+            (Some(read), false) => match Cron::parse(read.get_ref()) {
+                Ok(cron) => Some(cron),
+                Err(problem) => {
+                    self.field(read, "cron", &problem);
+                    None
+                }
+            },
+            (None, false) => {
+                // What a source that can't be read would need isn't known.
+                if self.is_sound("cron") && self.is_sound("source") {
+                    self.note(None, "cron", "missing");
+                }
                 None
             }
         }

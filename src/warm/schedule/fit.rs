@@ -37,6 +37,9 @@ pub(super) fn unkept(source: &SourceSpec, keep: &Keep) -> Option<&'static str> {
     if matches!((source, keep), (SourceSpec::Heat(_), Keep::Rank { .. })) {
         return Some("a ranking can't be made of what is hot: its rows have no group");
     }
+    if matches!((source, keep), (SourceSpec::Changes(_), Keep::Rank { .. })) {
+        return Some("a ranking can't be made of what changed: the other rows are missing");
+    }
     let list = source.listed()?;
     let no_key = || list.rows().all(|row| row.key.is_none());
     let no_group = || list.rows().all(|row| row.group.is_none());
@@ -67,7 +70,8 @@ pub fn misfits(schedule: &Schedule, text: &str, known: &Known<'_>) -> Vec<BadSch
             message,
         });
     };
-    if !schedule.cron.is_due_after(known.now, schedule.zone) {
+    let is_due = schedule.cron.is_due_after(known.now, schedule.zone);
+    if !is_due && !schedule.follows() {
         note(&["cron"], "cron", "is never due again".to_owned());
     }
     if let Some(database) = schedule.source.database()

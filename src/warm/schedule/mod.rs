@@ -107,6 +107,11 @@ impl Schedule {
             .unwrap_or_else(|| self.model.split('@').next().unwrap_or_default())
     }
 
+    /// Whether it follows a table all the time, and is never due.
+    pub fn follows(&self) -> bool {
+        matches!(self.source, SourceSpec::Changes(_))
+    }
+
     /// The model's name without a version.
     pub fn model_name(&self) -> &str {
         self.model.split('@').next().unwrap_or_default()

@@ -303,3 +303,26 @@ fn what_is_due_in_decades_is_due() {
         assert_eq!(found.is_empty(), is_due, "{cron}: {found:?}");
     }
 }
+
+#[test]
+fn what_follows_a_table_has_no_times_and_no_budget_unless_it_names_one() {
+    let text = "name = \"x\"\nmodel = \"m\"\n[source]\nkind = \"changes\"\ndatabase = \"d\"\nstatement = \"SELECT $1\"\n";
+    let schedule = read(text).expect("a schedule");
+    assert!(schedule.follows() && schedule.budget.inputs == usize::MAX);
+    let now = chrono::Utc::now();
+    assert_eq!(crate::warm::due::next(&schedule, now), None);
+    assert!(crate::warm::due::due(&schedule, None, now, now, true).is_empty());
+    for (more, field, line) in [
+        ("cron = \"* * * * *\"", "cron", Some(3)),
+        ("keep = \"rank\"\nrank = { key = \"k\" }", "keep", Some(3)),
+    ] {
+        let text = text.replacen("[source]", &format!("{more}\n[source]"), 1);
+        let bad = read(&text).expect_err(more).remove(0);
+        let at = bad.at.map(|at| at.line);
+        assert_eq!((bad.field.as_str(), at), (field, line), "{bad}");
+    }
+    let bad = read(&text.replace("$1", "1"))
+        .expect_err("no position")
+        .remove(0);
+    assert_eq!(bad.field, "source.statement");
+}

@@ -1,12 +1,16 @@
-//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, or what is hot.
+//! Where a run's inputs come from: a list in the schedule, a file, a SQL statement, a sorted set or stream in Redis, a web
+//! server, or what is hot.
 //!
 //! Promises of every source: rows come in order and one at a time, so that a large source takes no memory; an invalid row is
 //! reported with its position and the others follow; a source that fails says so in its last item. Each kind passes the
 //! same tests (`conformance` below). Refuses to decide which rows are worth warming.
 
+mod changes;
 mod file;
 mod heat;
+mod http;
 mod list;
+mod redis_counts;
 mod sql;
 
 use crate::config::Settings;
@@ -15,9 +19,15 @@ use kiln_contract::job;
 use serde::Deserialize;
 use std::path::Path;
 
+pub use changes::ChangesSpec;
+pub(super) use changes::{
+    Beginning, ChangedRow, Changes, ChangesSource, Found, Point, PositionKind,
+};
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
+pub use http::{HttpSource, HttpSpec};
 pub use list::{ListSource, ListSpec};
+pub use redis_counts::{Member, RedisSource, RedisSpec};
 pub use sql::SqlSource;
 
 /// Longest line of a file and largest row, in bytes.
@@ -47,6 +57,16 @@ impl RowContent {
             (None, Some(_), _) => Err("`text_pair` without `text`".into()),
             (None, None, None) => Err(absent.into()),
             (Some(_), _, Some(_)) => Err("expected `text` or `features`, not both".into()),
+        }
+    }
+}
+
+impl RowContent {
+    /// Its texts; nothing of features.
+    pub(super) fn text(&self) -> Option<(&str, Option<&str>)> {
+        match self {
+            Self::Text { text, pair } => Some((text.as_str(), pair.as_deref())),
+            Self::Features(_) => None,
         }
     }
 }
@@ -107,6 +127,9 @@ pub enum SourceSpec {
     Static(ListSpec),
     File(file::FileSpec),
     Sql(sql::SqlSpec),
+    Redis(RedisSpec),
+    Http(HttpSpec),
+    Changes(ChangesSpec),
     Heat(HeatSpec),
 }
 
@@ -118,6 +141,9 @@ impl SourceSpec {
             Self::Static(spec) => spec.check(),
             Self::File(spec) => spec.check(folder).map_err(one),
             Self::Sql(spec) => spec.check(),
+            Self::Redis(spec) => spec.check().map_err(one),
+            Self::Http(spec) => spec.check(folder).map_err(one),
+            Self::Changes(spec) => spec.check().map_err(one),
             Self::Heat(spec) => spec.check().map_err(one),
         }
     }
@@ -133,6 +159,7 @@ impl SourceSpec {
     pub(super) fn database(&self) -> Option<&str> {
         match self {
             Self::Sql(spec) => Some(spec.database()),
+            Self::Changes(spec) => Some(spec.database()),
             _ => None,
         }
     }
@@ -145,7 +172,8 @@ impl SourceSpec {
         }
     }
 
-    /// Opens the source. [`HotInputs`] is opened elsewhere: it needs what the workers share in Redis.
+    /// Opens the source. [`HotInputs`] is opened elsewhere, since it needs what the workers share in Redis, and so is what changes, which
+    /// needs its position.
     pub fn open(&self, settings: &Settings) -> Result<Box<dyn RowSource>, SourceError> {
         Ok(match self {
             Self::Static(spec) => Box::new(ListSource::new(spec)),
@@ -155,6 +183,13 @@ impl SourceSpec {
                 &settings.databases,
                 &settings.database,
             )?),
+            Self::Redis(spec) => Box::new(RedisSource::new(spec, settings)?),
+            Self::Http(spec) => Box::new(HttpSource::new(spec, settings)?),
+            Self::Changes(_) => {
+                return Err(SourceError(
+                    "a table that is followed has a position".into(),
+                ));
+            }
             Self::Heat(_) => return Err(SourceError("heat has no settings of its own".into())),
         })
     }

@@ -120,8 +120,24 @@ impl SqlSource {
         databases: &BTreeMap<String, NamedDatabase>,
         own: &Database,
     ) -> Result<Self, SourceError> {
-        let named = databases.get(&spec.database);
-        let found = match (named, spec.database.as_str()) {
+        let limit = Duration::from_secs(spec.limit_seconds);
+        Ok(Self {
+            statement: spec.statement.get_ref().clone(),
+            origin: spec.origin.clone(),
+            limit_rows: spec.limit_rows,
+            ..Self::of(&spec.database, limit, databases, own)?
+        })
+    }
+
+    /// A database without a statement, of which one may run for `limit`.
+    pub(super) fn of(
+        database: &str,
+        limit: Duration,
+        databases: &BTreeMap<String, NamedDatabase>,
+        own: &Database,
+    ) -> Result<Self, SourceError> {
+        let named = databases.get(database);
+        let found = match (named, database) {
             (Some(named), _) => Some((&named.url, &named.tls)),
             (None, "kiln") => own.url.as_ref().map(|url| (url, &own.tls)),
             (None, _) => None,
@@ -134,7 +150,7 @@ impl SqlSource {
                 .collect();
             return Err(SourceError(format!(
                 "database `{}` is not set under [databases]; known: {}",
-                shown(&spec.database),
+                shown(database),
                 known.join(", ")
             )));
         };
@@ -155,14 +171,19 @@ impl SqlSource {
         }
         Ok(Self {
             url: url.clone(),
-            database: spec.database.clone(),
-            origin: spec.origin.clone(),
+            database: database.to_owned(),
+            origin: None,
             options,
-            statement: spec.statement.get_ref().clone(),
-            limit: Duration::from_secs(spec.limit_seconds),
-            limit_rows: spec.limit_rows,
+            statement: String::new(),
+            limit,
+            limit_rows: 0,
             connect_limit: config::ms(own.timeout_ms),
         })
+    }
+
+    /// How to connect to each address.
+    pub(super) fn options(&self) -> &[PgConnectOptions] {
+        &self.options
     }
 
     fn explain(&self, error: &sqlx::Error) -> SourceError {
@@ -188,7 +209,7 @@ impl SqlSource {
     }
 
     /// A connection to the first address that takes one, tried in any order.
-    async fn connect(&self) -> Result<PgConnection, SourceError> {
+    pub(super) async fn connect(&self) -> Result<PgConnection, SourceError> {
         let mut order: Vec<&PgConnectOptions> = self.options.iter().collect();
         order.shuffle(&mut rand::rng());
         let limit = self.connect_limit.div_f64(order.len().max(1) as f64);
@@ -226,7 +247,7 @@ impl SqlSource {
         Ok(connection)
     }
 
-    async fn within<T>(
+    pub(super) async fn within<T>(
         &self,
         until: Instant,
         work: impl Future<Output = Result<T, sqlx::Error>>,

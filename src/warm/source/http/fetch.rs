@@ -1,0 +1,355 @@
+//! Fetches one document over HTTP, bounded in bytes, in time and in redirections.
+//!
+//! Promises that only addresses are connected to that were checked, each time that a name is looked up: neither a redirection nor a name whose
+//! address changes leads to a private one. Secrets go to the origin that the schedule names and to no other, and never into an error; nor does
+//! what follows a URL's path, or what an answer holds.
+
+use super::address::is_allowed;
+use crate::{config::Network, redact::Redact, tls};
+use http_body_util::{BodyExt, Empty};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Body, Bytes, Incoming},
+    client::conn::http1,
+    header::{self, HeaderName, HeaderValue},
+};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::ServerName;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, rustls::ClientConfig};
+use url::{Host, Url};
+
+/// Redirections that are followed.
+const MAX_REDIRECTIONS: usize = 5;
+/// Longest wait for one of several addresses.
+const CONNECT: Duration = Duration::from_secs(5);
+/// What is said of a host without one.
+const NO_ADDRESS: &str = "has no address";
+
+/// What is fetched, and within which bounds.
+pub(super) struct Fetch {
+    pub url: Url,
+    /// What the origin is given besides: a credential, for one.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub tls: Arc<ClientConfig>,
+    /// Private networks that may be reached all the same.
+    pub listed: Vec<Network>,
+    pub max_bytes: usize,
+}
+
+trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// What one request came to.
+enum Answer {
+    Body(Vec<u8>),
+    Elsewhere(String),
+}
+
+impl Fetch {
+    /// The document's bytes.
+    pub(super) async fn get(&self) -> Result<Vec<u8>, String> {
+        let mut url = self.url.clone();
+        for _ in 0..=MAX_REDIRECTIONS {
+            let answer = self.ask(&url).await;
+            match answer.map_err(|problem| format!("{}: {problem}", shown(&url)))? {
+                Answer::Body(body) => return Ok(body),
+                Answer::Elsewhere(location) => url = self.redirected(&url, &location)?,
+            }
+        }
+        Err(format!(
+            "{}: redirected more than {MAX_REDIRECTIONS} times",
+            shown(&self.url)
+        ))
+    }
+
+    fn redirected(&self, from: &Url, location: &str) -> Result<Url, String> {
+        let wrong = |problem: &str| format!("{}: {problem}", shown(from));
+        let to = from.join(location);
+        let to = to.map_err(|_| wrong("redirected to what is no URL"))?;
+        if let Some(problem) = url_problem(&to) {
+            return Err(wrong(&format!(
+                "redirected to a URL that isn't followed: {problem}"
+            )));
+        }
+        if from.scheme() == "https" && to.scheme() != "https" {
+            return Err(wrong("redirected from https to http, which isn't followed"));
+        }
+        Ok(to)
+    }
+
+    async fn ask(&self, url: &Url) -> Result<Answer, String> {
+        let stream = self.connect(url).await?;
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = shaken.map_err(|e| plain(&e))?;
+        let request = self.request(url)?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(|e| plain(&e))?;
+            self.answer(response).await
+        };
+        let (mut exchange, mut connection) = (Box::pin(exchange), Box::pin(connection));
+        tokio::select! {
+            biased;
+            done = &mut exchange => done,
+            // What has come is still there to be read.
+            _ended = &mut connection => exchange.await,
+        }
+    }
+
+    fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, String> {
+        let path = match url.query() {
+            Some(query) => format!("{}?{query}", url.path()),
+            None => url.path().to_owned(),
+        };
+        let mut host = url.host_str().unwrap_or_default().to_owned();
+        if let Some(port) = url.port() {
+            host = format!("{host}:{port}");
+        }
+        let mut request = Request::builder()
+            .uri(path)
+            .header(header::HOST, host)
+            .header(header::ACCEPT, "application/json, application/x-ndjson")
+            .header(header::ACCEPT_ENCODING, "identity")
+            .header(header::CONNECTION, "close")
+            .header(
+                header::USER_AGENT,
+                concat!("kiln/", env!("CARGO_PKG_VERSION")),
+            );
+        if url.origin() == self.url.origin() {
+            for (name, value) in &self.headers {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Empty::new());
+        request.map_err(|_| "the URL can't be asked for".to_owned())
+    }
+
+    async fn answer(&self, response: Response<Incoming>) -> Result<Answer, String> {
+        let status = response.status();
+        let headers = response.headers();
+        let text = |name| {
+            headers
+                .get(name)
+                .and_then(|value: &HeaderValue| value.to_str().ok())
+        };
+        let moved = [
+            StatusCode::MOVED_PERMANENTLY,
+            StatusCode::FOUND,
+            StatusCode::SEE_OTHER,
+            StatusCode::TEMPORARY_REDIRECT,
+            StatusCode::PERMANENT_REDIRECT,
+        ];
+        if moved.contains(&status) {
+            let location = text(header::LOCATION).map(str::to_owned);
+            let location =
+                location.ok_or_else(|| format!("answered {status} without a location"))?;
+            return Ok(Answer::Elsewhere(location));
+        }
+        if !status.is_success() {
+            return Err(format!("answered {status}"));
+        }
+        if text(header::CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
+            return Err("the answer is compressed, which wasn't asked for".to_owned());
+        }
+        let too_large = || format!("the answer is larger than max_bytes = {}", self.max_bytes);
+        let mut rest = response.into_body();
+        if rest.size_hint().lower() > self.max_bytes as u64 {
+            return Err(too_large());
+        }
+        let mut body = Vec::new();
+        while let Some(frame) = rest.frame().await {
+            let frame = frame.map_err(|e| plain(&e))?;
+            let Some(data) = frame.data_ref() else {
+                continue;
+            };
+            if body.len() + data.len() > self.max_bytes {
+                return Err(too_large());
+            }
+            body.extend_from_slice(data);
+        }
+        Ok(Answer::Body(body))
+    }
+
+    async fn connect(&self, url: &Url) -> Result<Box<dyn Wire>, String> {
+        let mut failure = NO_ADDRESS.to_owned();
+        for address in self.addresses(url).await? {
+            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
+            let stream = match connected {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    failure = error.kind().to_string();
+                    continue;
+                }
+                Err(_) => {
+                    failure = "no answer in time".to_owned();
+                    continue;
+                }
+            };
+            if url.scheme() != "https" {
+                return Ok(Box::new(stream));
+            }
+            let name = match url.host() {
+                Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()).ok(),
+                Some(Host::Ipv4(address)) => Some(ServerName::from(IpAddr::from(address))),
+                Some(Host::Ipv6(address)) => Some(ServerName::from(IpAddr::from(address))),
+                None => None,
+            };
+            let name = name.ok_or_else(|| "its host is no name for TLS".to_owned())?;
+            let connector = TlsConnector::from(self.tls.clone());
+            let encrypted = connector.connect(name, stream).await;
+            let encrypted = encrypted.map_err(|error| tls::explain(error.redacted()))?;
+            return Ok(Box::new(encrypted));
+        }
+        Err(failure)
+    }
+
+    /// The addresses of a URL's host that may be connected to.
+    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, String> {
+        let port = url.port_or_known_default().unwrap_or(80);
+        let all: Vec<SocketAddr> = match url.host() {
+            Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, port))],
+            Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, port))],
+            Some(Host::Domain(name)) => {
+                let found = tokio::net::lookup_host((name, port)).await;
+                found
+                    .map_err(|error| format!("its name can't be looked up: {}", error.redacted()))?
+                    .collect()
+            }
+            None => Vec::new(),
+        };
+        if all.is_empty() {
+            return Err(NO_ADDRESS.to_owned());
+        }
+        let allowed = all
+            .into_iter()
+            .filter(|one| is_allowed(one.ip(), &self.listed));
+        let allowed: Vec<SocketAddr> = allowed.collect();
+        if allowed.is_empty() {
+            let refused = "is at a private address, which warm.private_networks doesn't list";
+            return Err(refused.to_owned());
+        }
+        Ok(allowed)
+    }
+}
+
+/// What is wrong with a URL to fetch.
+pub(super) fn url_problem(url: &Url) -> Option<&'static str> {
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Some("expected http:// or https:// with a host");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Some("expected no user and password: give credentials under [source.headers]");
+    }
+    None
+}
+
+/// A URL without what may be secret.
+pub(super) fn shown(url: &Url) -> String {
+    let port = url.port().map(|port| format!(":{port}"));
+    let (host, port) = (url.host_str().unwrap_or_default(), port.unwrap_or_default());
+    format!("{}://{host}{port}{}", url.scheme(), url.path())
+}
+
+/// What is wrong with a conversation, without what was said in it.
+fn plain(error: &hyper::Error) -> String {
+    let inner = std::error::Error::source(error);
+    let inner = inner.and_then(|inner| inner.downcast_ref::<std::io::Error>());
+    let has_ended = inner.is_some_and(|inner| inner.kind() == std::io::ErrorKind::UnexpectedEof);
+    let what = if error.is_parse() {
+        "the answer is no HTTP"
+    } else if error.is_incomplete_message() || has_ended {
+        "the connection ended before the answer did"
+    } else {
+        "the connection failed"
+    };
+    what.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().expect(text)
+    }
+
+    fn fetch(text: &str) -> Fetch {
+        Fetch {
+            url: url(text),
+            headers: vec![(
+                header::AUTHORIZATION,
+                HeaderValue::from_static("Bearer hunter2"),
+            )],
+            tls: Arc::new(tls::Tls::default().client().expect("roots")),
+            listed: Vec::new(),
+            max_bytes: 1_000,
+        }
+    }
+
+    #[test]
+    fn secrets_go_to_the_schedules_origin_alone() {
+        let fetch = fetch("https://shop.example/top?n=3");
+        let has = |text: &str| {
+            let request = fetch.request(&url(text)).expect("a request");
+            request.headers().contains_key(header::AUTHORIZATION)
+        };
+        assert!(has("https://shop.example/other"));
+        for other in [
+            "https://shop.example:444/",
+            "http://shop.example/",
+            "https://other.example/",
+        ] {
+            assert!(!has(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_redirection_keeps_to_http_and_to_encryption() {
+        let fetch = fetch("https://shop.example/a/top");
+        let to = |location: &str| fetch.redirected(&fetch.url, location);
+        assert_eq!(
+            to("../b?x=1").map(String::from),
+            Ok("https://shop.example/b?x=1".to_owned())
+        );
+        for wrong in [
+            "http://shop.example/",
+            "file:///etc/passwd",
+            "https://a:hunter2@b/",
+            "https://",
+        ] {
+            let said = to(wrong).expect_err(wrong);
+            assert!(
+                said.contains("redirected") && !said.contains("hunter2"),
+                "{said}"
+            );
+        }
+        let shown = shown(&url("https://a:hunter2@b:8/c?token=hunter2#d"));
+        assert_eq!(shown, "https://b:8/c");
+    }
+
+    #[tokio::test]
+    async fn a_private_address_is_refused_however_it_is_written() {
+        for host in [
+            "127.0.0.1",
+            "localhost",
+            "[::1]",
+            "0x7f.1",
+            "2130706433",
+            "[::ffff:127.0.0.1]",
+            "169.254.169.254",
+        ] {
+            let fetch = fetch(&format!("http://{host}:1/"));
+            let said = fetch.get().await.expect_err(host);
+            assert!(said.contains("private address"), "{host}: {said}");
+        }
+    }
+}
