@@ -4,6 +4,7 @@
 //! Promises bounded memory whatever is requested, and that counting costs a batch next to nothing. Refuses to decide what
 //! is done about it.
 
+pub mod follow;
 mod hint;
 pub mod pace;
 mod readers;
