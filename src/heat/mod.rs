@@ -4,6 +4,7 @@
 //! Promises bounded memory whatever is requested, and that counting costs a batch next to nothing. Refuses to decide what
 //! is done about it.
 
+pub mod follow;
 mod hint;
 pub mod pace;
 mod readers;
@@ -21,7 +22,7 @@ use std::{
 
 pub use hint::Hint;
 pub use readers::{NamedRate, Readers};
-pub use share::{Hot, SharedHeat};
+pub use share::{Hot, REPORTED, SharedHeat};
 
 /// Bytes that counting what jobs request may take; the same again is for what readers request. Namespaces that are full take a mebibyte each, small ones
 /// a tenth of that. Jobs of further ones aren't counted, unless one that nobody asks for any more makes room.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use std::{fmt, path::PathBuf, time::Duration};
 
 /// What happens to runs that came due while no worker was up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Missed {
     /// They are skipped.

@@ -1,38 +1,39 @@
-//! Replays requests against warming policies with the same budget: to choose a TTL and a budget before going live, and to compare
-//! the planner with what is possible.
+//! Replays requests against warming policies with the same budget: to choose a TTL, an interval and a budget before going live, and to
+//! compare the planner with what is possible.
 //!
-//! The model: an entry expires `ttl` seconds after it was scored; a request for a missing one waits for its score, which is then
-//! cached. A policy may score entries in advance, for a share of what scoring every request would cost.
+//! The model: an entry expires `ttl` seconds after it was written; a request for a missing one waits for its score, which is then
+//! cached. Runs, `every` so many seconds, write entries in advance: those whose scores are known for nothing but memory, the others
+//! for model time, of which a budget is set. What runs know of the requests is what workers would.
 
+mod entries;
+mod hot;
+pub mod log;
 mod policy;
 mod rates;
 pub mod synthetic;
 pub mod trace;
+mod view;
+pub mod wish;
+mod world;
 
-use crate::warm::{plan::Candidate, schedule::Budget};
+use crate::warm::schedule::Missed;
+use entries::Entries;
 pub use policy::Policy;
-use policy::{PolicyState, View};
+use policy::PolicyState;
+use rand::{SeedableRng, rngs::StdRng};
+use std::{cell::RefCell, collections::VecDeque};
 use trace::RequestTrace;
+use view::{Asked, View};
+pub use world::{Allowed, Renewals, Seen, World};
 
-/// How often a policy acts, in seconds.
-const TICK: f64 = 5.0;
 /// How much unspent budget may be saved up, in seconds' worth.
 const SAVED_UP: f64 = 60.0;
 /// Equal parts of a trace for which shares are counted, for plots.
 const PARTS: usize = 96;
-
-/// What a replay simulates.
-#[derive(Debug, Clone)]
-pub struct World {
-    /// TTL of an entry, in seconds.
-    pub ttl: f64,
-    /// Scoring that warming may do, as a share of what scoring each request would take.
-    pub budget: f64,
-    /// Seconds of model time that each key costs.
-    pub costs: Vec<f64>,
-    /// What a reader waits beside the model, in seconds.
-    pub round_trip: f64,
-}
+/// What follows a request is asked for within so many seconds.
+const FOLLOWS_WITHIN: f64 = 1.0;
+/// Runs that are made up for at once after an outage.
+const MAX_MISSED: usize = 1_000;
 
 /// The result of a policy.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,14 +42,21 @@ pub struct Replay {
     pub requests: u64,
     /// Requests whose entry wasn't there.
     pub waited: u64,
+    /// The same in the second half of the trace, when policies know what is asked for, and all requests then.
+    pub waited_later: u64,
+    pub requests_later: u64,
     /// How long they waited in total, in seconds.
     pub waiting: f64,
-    /// Entries scored in advance.
+    /// Entries computed in advance.
     pub warmed: u64,
+    /// Entries renewed without the model.
+    pub renewed: u64,
     /// Model time of these, in seconds.
     pub warming: f64,
     /// Model time of all scoring, in seconds.
     pub model_seconds: f64,
+    /// The largest number of entries at once.
+    pub entries: usize,
     /// Share of requests that waited, in equal parts of the trace.
     pub parts: Vec<f64>,
 }
@@ -56,7 +64,12 @@ pub struct Replay {
 impl Replay {
     /// Share of requests that waited.
     pub fn waited_share(&self) -> f64 {
-        self.waited as f64 / (self.requests.max(1)) as f64
+        self.waited as f64 / self.requests.max(1) as f64
+    }
+
+    /// Share of requests that waited in the second half.
+    pub fn waited_share_later(&self) -> f64 {
+        self.waited_later as f64 / self.requests_later.max(1) as f64
     }
 
     /// Seconds of waiting saved against `nothing` for each second of model time spent on warming.
@@ -77,14 +90,11 @@ pub fn replay(
     mut progress: impl FnMut(f64),
 ) -> Replay {
     let mut state = State::new(trace, world, policy);
-    let mut next_tick = TICK;
     for (number, &(at, key)) in trace.requests.iter().enumerate() {
-        while at >= next_tick {
-            state.warm(next_tick);
-            next_tick += TICK;
+        if state.advance(at) {
             progress(number as f64 / trace.requests.len() as f64);
         }
-        state.ask(at, key);
+        state.ask(number, at, key);
     }
     state.outcome()
 }
@@ -94,16 +104,25 @@ struct State<'a> {
     trace: &'a RequestTrace,
     world: &'a World,
     policy: PolicyState<'a>,
-    /// When each key's entry expires.
-    expires: Vec<f64>,
+    entries: Entries,
+    /// What runs have written that isn't there yet: when it will be, and the key.
+    written: VecDeque<(f64, u32)>,
     allowance: Allowance,
+    next_run: f64,
+    draws: RefCell<StdRng>,
+    /// Runs that came due while no worker was up.
+    missed: usize,
+    was_down: bool,
     outcome: Replay,
     /// Requests, and those that waited, in each part of the trace.
     parts: Vec<(u64, u64)>,
 }
 
-/// Model time that warming may still spend, in seconds.
+/// What warming may still compute.
 struct Allowance {
+    allowed: Allowed,
+    inputs: usize,
+    /// Model time, in seconds.
     left: f64,
     /// What each request adds.
     income: f64,
@@ -114,23 +133,45 @@ struct Allowance {
 impl Allowance {
     fn new(trace: &RequestTrace, world: &World) -> Self {
         let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
-        let income = world.budget * mean_cost;
+        let income = match world.allowed {
+            Allowed::Share(share) => share * mean_cost,
+            Allowed::Run { .. } => 0.0,
+        };
+        let a_second = trace.requests.len() as f64 / trace.length;
         Self {
+            allowed: world.allowed,
+            inputs: usize::MAX,
             left: 0.0,
             income,
-            max: income * trace.requests.len() as f64 / trace.length * SAVED_UP,
+            max: income * a_second * SAVED_UP.max(world.every),
         }
     }
 
     fn earn(&mut self) {
-        self.left = (self.left + self.income).min(self.max);
+        if self.income > 0.0 {
+            self.left = (self.left + self.income).min(self.max);
+        }
+    }
+
+    /// A run has its own budget; what the last one left over is gone.
+    fn begin_run(&mut self) {
+        if let Allowed::Run {
+            inputs,
+            model_seconds,
+        } = self.allowed
+        {
+            self.inputs = inputs;
+            self.left = model_seconds.unwrap_or(f64::INFINITY);
+        }
     }
 
     /// Spends, if there is enough.
     fn spend(&mut self, cost: f64) -> bool {
-        let enough = cost <= self.left;
+        // A sum of many parts may miss the last bit.
+        let enough = self.inputs > 0 && cost <= self.left + 1e-9;
         if enough {
             self.left -= cost;
+            self.inputs -= 1;
         }
         enough
     }
@@ -141,57 +182,144 @@ impl<'a> State<'a> {
         Self {
             trace,
             world,
-            policy: PolicyState::new(policy, trace),
-            expires: vec![f64::NEG_INFINITY; trace.keys],
+            policy: PolicyState::new(policy, trace, world),
+            entries: Entries::new(trace.keys, world),
+            written: VecDeque::new(),
             allowance: Allowance::new(trace, world),
+            next_run: world.first_run,
+            draws: RefCell::new(StdRng::seed_from_u64(3)),
+            missed: 0,
+            was_down: false,
             outcome: Replay {
                 policy,
                 requests: trace.requests.len() as u64,
                 waited: 0,
+                waited_later: 0,
+                requests_later: 0,
                 waiting: 0.0,
                 warmed: 0,
+                renewed: 0,
                 warming: 0.0,
                 model_seconds: 0.0,
+                entries: 0,
                 parts: Vec::new(),
             },
             parts: vec![(0, 0); PARTS],
         }
     }
 
-    /// Lets the policy score entries in advance.
-    fn warm(&mut self, now: f64) {
+    /// Everything that happens until `at`. Says whether a run was due.
+    fn advance(&mut self, at: f64) -> bool {
+        let mut ran = false;
+        while self.next_run <= at {
+            let now = self.next_run;
+            self.next_run += self.world.every;
+            ran = true;
+            self.arrive(now);
+            if self.world.is_down(now) {
+                self.missed += 1;
+                if !std::mem::replace(&mut self.was_down, true) {
+                    self.policy.forget();
+                }
+                continue;
+            }
+            self.was_down = false;
+            let late = match self.world.missed {
+                Missed::Skip | Missed::Once => 0,
+                Missed::All => self.missed.min(MAX_MISSED),
+            };
+            // A run that is late is followed by the one that is due now; one of both is enough.
+            self.missed = 0;
+            for _ in 0..=late {
+                self.run(now);
+            }
+        }
+        self.arrive(at);
+        ran
+    }
+
+    /// Entries that runs have written come to be there.
+    fn arrive(&mut self, now: f64) {
+        while let Some((at, key)) = self.written.pop_front_if(|(at, _)| *at <= now) {
+            self.write(key, at, 0.0);
+        }
+    }
+
+    /// One run: lets the policy refresh entries.
+    fn run(&mut self, now: f64) {
+        self.allowance.begin_run();
         let view = View {
             now,
-            horizon: TICK,
             world: self.world,
-            expires: &self.expires,
+            entries: &self.entries,
+            draws: &self.draws,
         };
-        for key in self.policy.tick(&view, self.allowance.left) {
-            if self.spend(cost(self.world, key)) {
-                self.scored(key, now);
+        let (inputs, seconds) = (self.allowance.inputs, self.allowance.left);
+        for key in self.policy.run(&view, inputs, seconds) {
+            if self.refresh(key, now) {
+                self.written.push_back((now + self.world.run_seconds, key));
             }
         }
     }
 
     /// Serves a request.
-    fn ask(&mut self, at: f64, key: u32) {
+    fn ask(&mut self, number: usize, at: f64, key: u32) {
         self.allowance.earn();
-        let cost = cost(self.world, key);
-        let value = 1.0 + self.world.round_trip / cost.max(1e-6);
-        self.policy.asked(key, at, value as f32);
-        let expires = self.expires.get(key as usize).copied();
-        debug_assert!(expires.is_some(), "a trace knows how many keys it names");
-        let mut waited = expires.is_none_or(|expires| expires <= at);
-        if waited {
-            self.scored(key, at);
-            // It knew, and scored the entry just before.
-            if self.outcome.policy == Policy::Clairvoyant && self.spend(cost) {
+        let is_down = self.world.is_down(at);
+        let is_coming = self.entries.is_coming(key, at);
+        let mut waited = is_coming || !self.entries.is_there(key, at);
+        if is_coming {
+            // Whoever asked before has had it scored; both wait.
+            self.outcome.waited += 1;
+            self.outcome.waiting += self.world.round_trip + self.world.cost(key);
+        } else if waited {
+            // It knew, and wrote the entry just before.
+            let cost = self.world.cost(key);
+            if self.outcome.policy == Policy::Clairvoyant && !is_down && self.refresh(key, at) {
                 waited = false;
             } else {
                 self.outcome.waited += 1;
                 self.outcome.waiting += self.world.round_trip + cost;
-                self.outcome.model_seconds += cost;
+                self.outcome.model_seconds += if is_down { 0.0 } else { cost };
             }
+            if !is_down {
+                let after = if waited {
+                    self.world.round_trip + cost
+                } else {
+                    0.0
+                };
+                self.write(key, at, after);
+            }
+        }
+        if !is_down {
+            let asked = Asked {
+                key,
+                at,
+                waited,
+                session: self.trace.session(number),
+            };
+            for next in self.policy.asked(&asked, self.world) {
+                self.follow(next, at);
+            }
+        }
+        self.count(at, waited);
+    }
+
+    /// Refreshes what probably comes next, if it isn't there or won't be.
+    fn follow(&mut self, key: u32, now: f64) {
+        let is_there = self
+            .entries
+            .left(key, now)
+            .is_some_and(|left| left > FOLLOWS_WITHIN);
+        if !is_there && !self.entries.is_coming(key, now) && self.refresh(key, now) {
+            self.write(key, now, self.world.cost(key));
+        }
+    }
+
+    fn count(&mut self, at: f64, waited: bool) {
+        if at >= self.trace.length / 2.0 {
+            self.outcome.requests_later += 1;
+            self.outcome.waited_later += u64::from(waited);
         }
         let part = ((at / self.trace.length * PARTS as f64) as usize).min(PARTS - 1);
         if let Some((all, waits)) = self.parts.get_mut(part) {
@@ -200,8 +328,13 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Spends model time on warming, if the budget has it.
-    fn spend(&mut self, cost: f64) -> bool {
+    /// Refreshes an entry: for nothing if its score is known, else if the budget has it.
+    fn refresh(&mut self, key: u32, now: f64) -> bool {
+        if self.entries.is_known(key, now, self.world) {
+            self.outcome.renewed += 1;
+            return true;
+        }
+        let cost = self.world.cost(key);
         let enough = self.allowance.spend(cost);
         if enough {
             self.outcome.warmed += 1;
@@ -210,50 +343,22 @@ impl<'a> State<'a> {
         enough
     }
 
-    fn scored(&mut self, key: u32, at: f64) {
-        let until = at + self.world.ttl;
-        if let Some(expires) = self.expires.get_mut(key as usize) {
-            *expires = until;
-        }
-        self.policy.scored(key, until);
+    /// Writes an entry that is there after so many seconds.
+    fn write(&mut self, key: u32, at: f64, after: f64) {
+        let until = self.entries.write(key, at, after);
+        self.policy.written(key, until);
     }
 
     fn outcome(self) -> Replay {
         let mut outcome = self.outcome;
         outcome.model_seconds += outcome.warming;
+        outcome.entries = self.entries.peak();
         outcome.parts = self
             .parts
             .into_iter()
             .map(|(all, waits)| waits as f64 / all.max(1) as f64)
             .collect();
         outcome
-    }
-}
-
-fn cost(world: &World, key: u32) -> f64 {
-    world.costs.get(key as usize).copied().unwrap_or_default()
-}
-
-/// A key as the planner sees it.
-fn candidate(world: &World, key: u32, rate: f64) -> Candidate {
-    let cost = cost(world, key);
-    Candidate {
-        inputs: 1,
-        computes: 1,
-        rate: Some(rate),
-        ttl: world.ttl,
-        cost,
-        wait: world.round_trip + cost,
-        ..Candidate::default()
-    }
-}
-
-/// The planner's budget, by model time alone.
-fn seconds(allowance: f64) -> Budget {
-    Budget {
-        inputs: usize::MAX,
-        model_seconds: Some(allowance),
-        ..Budget::default()
     }
 }
 

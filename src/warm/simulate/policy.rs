@@ -1,20 +1,17 @@
-//! Owns what each policy knows, and what it scores next.
+//! Owns what each policy knows, and what it writes next.
 
-use super::{World, candidate, cost, seconds, trace::RequestTrace};
-use crate::{
-    heat::sketch::{CAPACITY, Sketch},
-    warm::plan::{self, MemoryRoom},
+use super::{
+    hot::{Hot, Knowledge},
+    trace::RequestTrace,
+    view::{Asked, View},
+    world::World,
 };
-use kiln_contract::key::{self, InputHash};
-use rand::{SeedableRng, rngs::StdRng};
 use std::collections::{BTreeMap, HashMap};
 
-/// How long rates are used before they are read again, in seconds.
-const REFRESH_SECONDS: f64 = 10.0;
 /// How many keys a policy considers.
 const MAX_KEYS: usize = 20_000;
 /// The period from which a fixed list is made, in seconds.
-const FIRST_HOUR: f64 = 3_600.0;
+pub const FIRST_HOUR: f64 = 3_600.0;
 
 /// Ways to choose what to warm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,15 +52,14 @@ impl Policy {
             Self::Clairvoyant => "clairvoyant",
         }
     }
-}
 
-/// What a policy sees when it acts.
-pub(super) struct View<'a> {
-    pub now: f64,
-    /// How long until it acts again, in seconds.
-    pub horizon: f64,
-    pub world: &'a World,
-    pub expires: &'a [f64],
+    /// Why its result says little on a trace.
+    pub fn caveat(self, trace: &RequestTrace) -> Option<String> {
+        let hours = trace.length / 3_600.0;
+        (self == Self::Fixed && trace.length < 2.0 * FIRST_HOUR).then(|| {
+            format!("the log is too short for a fixed list, which is made of its first hour: it has {hours:.1} h, expected 2 h at least")
+        })
+    }
 }
 
 /// What a policy knows.
@@ -73,28 +69,17 @@ pub(super) enum PolicyState<'a> {
         counts: HashMap<u32, u32>,
         list: Option<Vec<u32>>,
     },
-    /// Keys by the tick in which they expire.
+    /// Keys by the second in which they expire.
     Everything(BTreeMap<u64, Vec<u32>>),
-    Heat {
-        sketch: Box<Sketch>,
-        rng: Box<StdRng>,
-        hot: Hot,
-    },
+    Heat(Box<Knowledge>),
     Oracle {
         trace: &'a RequestTrace,
         hot: Hot,
     },
 }
 
-/// Keys with their rates, as last read.
-#[derive(Default)]
-pub(super) struct Hot {
-    keys: Vec<(u32, f64)>,
-    good_until: f64,
-}
-
 impl<'a> PolicyState<'a> {
-    pub fn new(policy: Policy, trace: &'a RequestTrace) -> Self {
+    pub fn new(policy: Policy, trace: &'a RequestTrace, world: &World) -> Self {
         match policy {
             Policy::Nothing | Policy::Clairvoyant => Self::Idle,
             Policy::Fixed => Self::Fixed {
@@ -102,11 +87,7 @@ impl<'a> PolicyState<'a> {
                 list: None,
             },
             Policy::Everything => Self::Everything(BTreeMap::new()),
-            Policy::Heat => Self::Heat {
-                sketch: Box::new(Sketch::new(CAPACITY)),
-                rng: Box::new(StdRng::seed_from_u64(1)),
-                hot: Hot::default(),
-            },
+            Policy::Heat => Self::Heat(Box::new(Knowledge::new(world))),
             Policy::Oracle => Self::Oracle {
                 trace,
                 hot: Hot::default(),
@@ -114,135 +95,105 @@ impl<'a> PolicyState<'a> {
         }
     }
 
-    /// Notes a request.
-    pub fn asked(&mut self, key: u32, at: f64, value: f32) {
+    /// Notes a request; says which keys are to be refreshed at once, since they probably follow.
+    pub fn asked(&mut self, asked: &Asked, world: &World) -> Vec<u32> {
         match self {
-            Self::Fixed { counts, list: None } => *counts.entry(key).or_default() += 1,
-            Self::Heat { sketch, rng, .. } => sketch.add(&name(key), 1.0, value, at, rng),
+            Self::Fixed { counts, list: None } => *counts.entry(asked.key).or_default() += 1,
+            Self::Heat(knowledge) => return knowledge.asked(asked, world),
             _ => {}
         }
+        Vec::new()
     }
 
-    /// Notes that an entry was scored, and when it expires.
-    pub fn scored(&mut self, key: u32, expires: f64) {
+    /// Notes that an entry was written, and when it expires.
+    pub fn written(&mut self, key: u32, expires: f64) {
         if let Self::Everything(due) = self {
             due.entry(expires as u64).or_default().push(key);
         }
     }
 
-    /// What to score now, in order.
-    pub fn tick(&mut self, view: &View<'_>, allowance: f64) -> Vec<u32> {
+    /// Workers start anew: what they had in memory is gone.
+    pub fn forget(&mut self) {
+        if let Self::Heat(knowledge) = self {
+            knowledge.forget();
+        }
+    }
+
+    /// What a run writes, in order, if it may compute so many inputs for so many seconds of model time.
+    pub fn run(&mut self, view: &View<'_>, inputs: usize, seconds: f64) -> Vec<u32> {
         match self {
             Self::Idle => Vec::new(),
             Self::Fixed { counts, list } => {
                 if list.is_none() && view.now >= FIRST_HOUR {
                     let mut keys: Vec<(u32, u32)> = counts.drain().collect();
                     keys.sort_by_key(|(key, count)| (std::cmp::Reverse(*count), *key));
-                    *list = Some(
-                        keys.into_iter()
-                            .map(|(key, _)| key)
-                            .take(MAX_KEYS)
-                            .collect(),
-                    );
+                    let keys = keys.into_iter().map(|(key, _)| key);
+                    *list = Some(keys.take(MAX_KEYS).collect());
                 }
+                let room = view.room(0);
                 let keys = list.iter().flatten().copied();
-                let mut left = allowance;
-                keys.filter(|key| view.is_due(*key))
-                    .take_while(|key| {
-                        left -= cost(view.world, *key);
-                        left >= 0.0
-                    })
+                affordable(view, keys.filter(|key| view.is_due(*key)), inputs, seconds)
+                    .take(room)
                     .collect()
             }
             Self::Everything(due) => {
-                let later = due.split_off(&((view.now + view.horizon) as u64 + 1));
+                let until = (view.now + view.world.every) as u64 + 1;
+                let later = due.split_off(&until);
                 let now = std::mem::replace(due, later);
-                now.into_values()
-                    .flatten()
-                    .filter(|key| view.is_due(*key))
-                    .collect()
+                let mut wanted = Vec::new();
+                for (second, keys) in now {
+                    for key in keys {
+                        let left = view.entries.left(key, view.now);
+                        let until = left.map(|left| (view.now + left) as u64);
+                        if until.is_some_and(|until| until != second) {
+                            // It was written again since.
+                        } else if view.is_due(key) {
+                            wanted.push(key);
+                        } else {
+                            due.entry(second).or_default().push(key);
+                        }
+                    }
+                }
+                wanted.truncate(view.room(view.entries.count()));
+                wanted
             }
-            Self::Heat { sketch, hot, .. } => {
-                hot.refresh(view.now, || {
-                    sketch
-                        .hot(view.now)
-                        .into_iter()
-                        .map(|(key, rate)| (number(&key), rate))
-                        .collect()
-                });
-                hot.choose(view, allowance)
-            }
+            Self::Heat(knowledge) => knowledge.choose(view, inputs, seconds),
             Self::Oracle { trace, hot } => {
                 hot.refresh(view.now, || {
-                    let rates = trace
-                        .truth
-                        .as_ref()
-                        .map(|truth| truth.rates(view.now))
-                        .unwrap_or_default();
+                    let truth = trace.truth.as_ref();
+                    let rates = truth.map(|truth| truth.rates(view.now)).unwrap_or_default();
                     let mut keys: Vec<(u32, f64)> = (0u32..).zip(rates).collect();
                     let worth = |(key, rate): &(u32, f64)| {
-                        candidate(view.world, *key, *rate).worth().unwrap_or(0.0)
+                        let candidate = view.world.candidate(*key, *rate, false);
+                        candidate.worth().unwrap_or(0.0)
                     };
                     keys.sort_by(|a, b| worth(b).total_cmp(&worth(a)));
                     keys.truncate(MAX_KEYS);
                     keys
                 });
-                hot.choose(view, allowance)
+                hot.choose(view, inputs, seconds)
             }
         }
     }
 }
 
-impl Hot {
-    fn refresh(&mut self, now: f64, rates: impl FnOnce() -> Vec<(u32, f64)>) {
-        if now >= self.good_until - 1e-6 {
-            self.keys = rates();
-            self.good_until = now + REFRESH_SECONDS;
+/// The keys in their order, as far as the budget goes.
+fn affordable<'a>(
+    view: &'a View<'a>,
+    keys: impl Iterator<Item = u32> + 'a,
+    mut inputs: usize,
+    mut seconds: f64,
+) -> impl Iterator<Item = u32> + 'a {
+    keys.filter(move |key| {
+        if view.is_known(*key) {
+            return true;
         }
-    }
-
-    /// Chooses with the planner that real runs use.
-    fn choose(&self, view: &View<'_>, allowance: f64) -> Vec<u32> {
-        let due: Vec<(u32, f64)> = self
-            .keys
-            .iter()
-            .filter(|(key, _)| view.is_due(*key))
-            .copied()
-            .collect();
-        let candidates: Vec<plan::Candidate> = due
-            .iter()
-            .map(|(key, rate)| candidate(view.world, *key, *rate))
-            .collect();
-        let choice = plan::choose(&candidates, &seconds(allowance), MemoryRoom::UNKNOWN);
-        let chosen = choice.chosen.into_iter();
-        chosen
-            .filter_map(|index| due.get(index).map(|(key, _)| *key))
-            .collect()
-    }
-}
-
-impl View<'_> {
-    /// Whether a key's entry expires before the policy acts again.
-    fn is_due(&self, key: u32) -> bool {
-        let left = self
-            .expires
-            .get(key as usize)
-            .map(|at| at - self.now)
-            .filter(|left| *left > 0.0);
-        !plan::is_fresh(left, self.horizon, 0.0, 1.0)
-    }
-}
-
-/// A key's name in the sketch.
-fn name(key: u32) -> InputHash {
-    let mut name = key::hash_body(&key.to_le_bytes());
-    if let Some(start) = name.last_chunk_mut::<4>() {
-        *start = key.to_le_bytes();
-    }
-    name
-}
-
-fn number(name: &InputHash) -> u32 {
-    name.last_chunk::<4>()
-        .map_or(0, |bytes| u32::from_le_bytes(*bytes))
+        let cost = view.world.cost(*key);
+        let enough = inputs > 0 && cost <= seconds + 1e-9;
+        if enough {
+            inputs -= 1;
+            seconds -= cost;
+        }
+        enough
+    })
 }

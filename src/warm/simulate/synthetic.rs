@@ -41,6 +41,7 @@ impl Make {
         let truth = self.truth(&mut rng);
         RequestTrace {
             requests: self.requests(&truth, &mut rng),
+            sessions: Vec::new(),
             keys: self.keys,
             length: self.length,
             truth: Some(truth),
