@@ -1,6 +1,6 @@
-//! Owns recording how warming runs ended. What became of their inputs is told once a run or twice, so that no handle is kept for that.
+//! Owns recording how warming runs ended, and what became of their inputs.
 
-use super::{Metrics, WarmInput, WarmOutcome, add, catalogue::*};
+use super::{Metrics, WarmInput, WarmOutcome, add};
 
 impl Metrics {
     /// Counts a warming run that ended.
@@ -11,8 +11,6 @@ impl Metrics {
     /// Counts inputs of a warming run.
     pub fn warm_inputs(&self, outcome: WarmInput, inputs: i64) {
         let count = inputs.max(0).unsigned_abs();
-        WARM_INPUTS
-            .counter([outcome.as_str().into()])
-            .increment(count);
+        add(&self.0.warm_inputs, outcome as usize, count);
     }
 }
