@@ -12,9 +12,7 @@ impl Metrics {
     /// Counts inputs of a warming run.
     pub fn warm_inputs(&self, outcome: WarmInput, inputs: i64) {
         let count = inputs.max(0).unsigned_abs();
-        WARM_INPUTS
-            .counter([outcome.as_str().into()])
-            .increment(count);
+        add(&self.0.warm_inputs, outcome as usize, count);
     }
 
     /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the
