@@ -196,11 +196,19 @@ fn a_log_that_is_too_short_for_a_fixed_list_is_said_to_be() {
 
 #[test]
 fn settings_are_found_for_a_wish_and_keep_it() {
-    let trace = made(Shape::Steady);
+    let trace = Make {
+        shape: Shape::Steady,
+        keys: 300,
+        rate: 5.0,
+        length: 3_600.0,
+        crowd: 20,
+        seed: 1,
+    }
+    .draw();
     let world = World {
         renewals: Renewals::None,
         every: 60.0,
-        ..World::new(120.0, vec![0.001; KEYS])
+        ..World::new(120.0, vec![0.001; 300])
     };
     let nothing = replay(&trace, &world, Policy::Nothing, |_| {}).waited_share();
     let advice = wish::advise(&trace, &world, nothing * 0.8, |_| {});
