@@ -78,7 +78,7 @@ impl PostgresStore {
     }
 
     /// Reserves memory for a run that is being planned, while no other is reserving any: what is left by what others keep, up to what it wants. Says how
-    /// many bytes that is; nothing where the claim doesn't hold.
+    /// many bytes are left; nothing where the claim doesn't hold.
     pub async fn reserve_memory(
         &self,
         claim: Claim,
@@ -89,14 +89,14 @@ impl PostgresStore {
         let mut lease = self.transaction().await?;
         let work = async {
             sqlx::query(LOCK).execute(&mut *lease).await?;
-            let bytes = left_by(&others(&mut lease, schedule).await?).min(wanted);
+            let left = left_by(&others(&mut lease, schedule).await?);
             let query = sqlx::query(RESERVE)
                 .bind(claim.id)
                 .bind(claim.token)
-                .bind(bytes as i64)
+                .bind(left.min(wanted) as i64)
                 .bind(wanted as i64);
             let held = query.execute(&mut *lease).await?.rows_affected() > 0;
-            Ok(held.then_some(bytes))
+            Ok(held.then_some(left))
         };
         let answer = self.deadline(work).await;
         self.end(lease, answer).await

@@ -29,7 +29,7 @@ pub(super) struct Knowledge {
     pub others: Vec<Kept>,
     /// Whether there is a Redis that doesn't say what memory it has.
     pub is_unsaid: bool,
-    /// What was reserved for this run, in bytes.
+    /// What was left to this run when it reserved what it wants, in bytes.
     pub reserved: Option<f64>,
 }
 
