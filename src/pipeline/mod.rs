@@ -47,6 +47,7 @@ pub use context::EngineParts;
 pub use engine::{Engine, outcome_of};
 pub use input_counts::InputCounts;
 pub use lane::{Depth, LaneFigures, LaneQueues};
+pub use look_up_cost::LookUpCost;
 pub use model_call::ROUND_TRIP_SECONDS;
 pub use outcome::{LaneQueue, Outcome};
 pub use source::{Ended, JobOwner, JobSource, Urgency};

@@ -57,6 +57,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "warm positions",
             include_str!("../../migrations/postgres/0008_warm_positions.sql"),
         ),
+        (
+            9,
+            "warm sent",
+            include_str!("../../migrations/postgres/0009_warm_sent.sql"),
+        ),
     ])
 });
 
@@ -253,6 +258,16 @@ mod tests {
                 7,
                 "warm budgets",
                 "1f4ba0f0035a5ec84befb3a39a4b4c359d9a2f6d2711f9549e6638e435bbaa169989edeaaa307b6aac015df0d87b1326",
+            ),
+            (
+                8,
+                "warm positions",
+                "eade34ae2b94cfe0546bcd13954837280211355521d2541b5cc81884dee1dc7f810c783dba2cd7c0e9910fe8dc38a3fd",
+            ),
+            (
+                9,
+                "warm sent",
+                "62582b53e86106ba760002b478067e243cbb001757b803e8a1b841a0e00e40c5a1eba0ed92690184ab1d4e4574710c1c",
             ),
         ]);
         let sqlite = sums(&[

@@ -56,8 +56,8 @@ pub use parts::in_parts;
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{
-    Claim, Claimed, NewPost, Outlay, PlanTotals, Post, Progress, RunPiece, RunRow, RunState,
-    SpentTime, TakenOver,
+    Claim, Claimed, Kept, NewPost, Outlay, PlanTotals, Post, Progress, RunPiece, RunRow, RunState,
+    RunsBefore, SpentTime, TakenOver,
 };
 pub use scored::{KnownScore, ScoredInput};
 pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};

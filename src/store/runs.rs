@@ -4,10 +4,12 @@
 //! taken over from changes nothing any more: every write carries the claim's token. All times are the database's.
 
 mod claims;
+mod kept;
 mod posts;
 pub(super) mod spent;
 
 pub use claims::{Claimed, TakenOver};
+pub use kept::{Kept, RunsBefore};
 pub use posts::{NewPost, PlanTotals, Post};
 pub use spent::{Outlay, Progress, RunPiece, SpentTime};
 
@@ -15,12 +17,19 @@ use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, Row, postgres::PgRow};
 
+/// With what of it isn't posted. Of a plan that was never whole nothing is left over.
 const FINISH: &str = "\
-UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, failed = greatest(posted - $4 - $5, 0), spent_seconds = $7,
-  message = coalesce($6, message), finished_at = now(), lease_until = NULL
-WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting')
-RETURNING pg_notify('kiln', '')";
-const DROP_POSTS: &str = "DELETE FROM warm_posts WHERE run_id = $1";
+WITH held AS MATERIALIZED (
+  SELECT id, state FROM warm_runs WHERE id = $1 AND token = $2 AND state IN ('planning', 'posting', 'waiting') FOR UPDATE),
+gone AS (DELETE FROM warm_posts USING held WHERE run_id = held.id RETURNING inputs, sent, held.state <> 'planning' AS is_planned),
+rest AS (
+  SELECT coalesce(sum(inputs) FILTER (WHERE sent), 0) AS sent, coalesce(sum(inputs) FILTER (WHERE NOT sent AND is_planned), 0) AS left_over FROM gone)
+UPDATE warm_runs SET state = $3, done = $4 + $5, hits = $4, misses = $5, posted = posted + rest.sent,
+  failed = greatest(posted + rest.sent - $4 - $5, 0), left_over = warm_runs.left_over + rest.left_over, spent_seconds = $7,
+  kept_bytes = CASE WHEN held.state = 'planning' THEN 0 ELSE kept_bytes END, kept_until = kept_until + (now() - started_at),
+  message = nullif(concat_ws('; ', message, $6::text), ''), finished_at = now(), lease_until = NULL
+FROM rest, held WHERE warm_runs.id = held.id
+RETURNING rest.left_over, pg_notify('kiln', '')";
 /// With what jobs that came back late have left of others.
 const DROP_SPENT: &str = "\
 DELETE FROM warm_spent WHERE run_id = $1 OR NOT EXISTS (SELECT FROM warm_runs WHERE id = run_id AND finished_at IS NULL)";
@@ -155,15 +164,16 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    /// Ends a run and drops what of it isn't posted. Says whether the claim held.
+    /// Ends a run and drops what of it isn't posted. Says how many inputs that is; nothing where the claim didn't hold.
     pub async fn finish_run(
         &self,
         claim: Claim,
         state: RunState,
         progress: Progress,
         message: Option<&str>,
-    ) -> Result<bool, StoreError> {
-        let query = sqlx::query(FINISH)
+    ) -> Result<Option<i64>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar(FINISH)
             .bind(claim.id)
             .bind(claim.token)
             .bind(state.as_str())
@@ -171,12 +181,12 @@ impl PostgresStore {
             .bind(progress.misses)
             .bind(message)
             .bind(progress.model_seconds);
-        if self.execute(query).await? == 0 {
-            return Ok(false);
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        let left_over = self.end(lease, answer).await?;
+        if left_over.is_some() {
+            self.execute(sqlx::query(DROP_SPENT).bind(claim.id)).await?;
         }
-        self.execute(sqlx::query(DROP_POSTS).bind(claim.id)).await?;
-        self.execute(sqlx::query(DROP_SPENT).bind(claim.id)).await?;
-        Ok(true)
+        Ok(left_over)
     }
 
     /// One run.

@@ -61,6 +61,7 @@ impl From<PlanError> for Stopped {
         match error {
             PlanError::Source(error) => error.into(),
             PlanError::Store(error) => error.into(),
+            PlanError::Lost => Self::Lost,
         }
     }
 }
@@ -125,17 +126,18 @@ impl Carrier {
             .finish_run(claim, state, progress, message.as_deref())
             .await
         {
-            Ok(true) if state == RunState::Done => {
+            Ok(Some(left_over)) => {
                 let Progress { hits, misses, .. } = progress;
                 self.metrics.warm_inputs(WarmInput::Renewed, hits);
                 self.metrics.warm_inputs(WarmInput::Computed, misses);
-                self.metrics.warm_run(WarmOutcome::Done);
-            }
-            Ok(true) => {
+                self.metrics.warm_inputs(WarmInput::LeftOver, left_over);
+                if state == RunState::Done {
+                    return self.metrics.warm_run(WarmOutcome::Done);
+                }
                 self.metrics.warm_run(WarmOutcome::Failed);
                 tracing::error!(run = claim.id, reason = message, "a warming run failed");
             }
-            Ok(false) => {}
+            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(run = claim.id, %error, "a run's end can't be written; another worker will")
             }
@@ -202,6 +204,7 @@ impl Carrier {
             store: &self.store,
             redis: self.engine.cache().server(),
             now,
+            claim: Some(claim),
             scores_here: true,
         };
         let source = open(
@@ -218,7 +221,9 @@ impl Carrier {
                 return Err(Stopped::Lost);
             }
         }
-        let totals = plan.totals(&schedule.budget, posts.len());
+        let mut totals = plan.totals(&schedule.budget, posts.len());
+        // What a ranking lacks may come in jobs of its own before it.
+        totals.planned = posts.iter().map(|post| i64::from(post.inputs)).sum();
         tracing::info!(
             schedule = schedule.name,
             run = claim.id,

@@ -16,7 +16,7 @@ use kiln_contract::{
     key::{self, InputHash},
 };
 use kiln_model::{Model, Registry};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How far the clocks of a worker and of the database may be apart.
 const SKEW: TimeDelta = TimeDelta::seconds(60);
@@ -37,9 +37,13 @@ pub(super) fn is_after(scored_at: DateTime<Utc>, mark: u64, settings: &Settings)
 
 /// Whether scores of a namespace's inputs are looked up in any case, and may have rows: otherwise what a model computes sooner is computed.
 pub(super) fn are_kept(settings: &Settings, namespace: &str, model: &str) -> bool {
+    keeps_all(settings, namespace, model) && settings.store.scores != StoredScores::None
+}
+
+/// Whether scores are looked up and kept whatever they cost.
+pub(super) fn keeps_all(settings: &Settings, namespace: &str, model: &str) -> bool {
     let own = settings.namespaces.get(namespace);
-    let is_looked_up = settings.cache.mode_of(own, model) == CacheMode::Always;
-    is_looked_up && settings.store.scores != StoredScores::None
+    settings.cache.mode_of(own, model) == CacheMode::Always
 }
 
 /// What jobs of a run renew.
@@ -52,13 +56,13 @@ struct Renewals {
 
 impl Renewals {
     /// What a job renews; nothing of one that computes all that it has, or that no model here takes.
-    fn of(registry: &Registry, run: i64, post: &Post) -> Option<Self> {
+    fn of(registry: &Registry, run: i64, (post, body): (&Post, &[u8])) -> Option<Self> {
         if post.computes >= post.inputs {
             return None;
         }
         let piece = post.piece;
         let id = RunPiece { run, piece }.job_id();
-        let job = Job::parse(&post.body, Some(&id)).ok()?;
+        let job = Job::parse(body, Some(&id)).ok()?;
         let model = registry.resolve(&job.model).ok()?;
         let inputs = job.inputs.iter().filter_map(|input| match &input.content {
             Content::Features(range) => Some(key::hash_features(job.features_of(range))),
@@ -77,50 +81,66 @@ impl Renewals {
     }
 }
 
-/// Puts entries back that these jobs of a run are to renew and that Redis doesn't have. What can't be put back is computed by the job.
-pub(super) async fn put_back(
-    cache: &Cache,
-    store: &PostgresStore,
-    registry: &Registry,
-    settings: &Settings,
-    (run, posts): (i64, &[Post]),
-) -> Result<(), StoreError> {
-    let Some(redis) = cache.server() else {
-        return Ok(());
-    };
-    let renewals = posts
-        .iter()
-        .filter_map(|post| Renewals::of(registry, run, post));
-    let renewals = renewals.filter(|renewal| {
-        let model = &renewal.model.info().name;
-        are_kept(settings, &renewal.namespace, model)
-    });
-    for renewal in renewals {
+/// What entries are put back with.
+pub(super) struct Renewing<'a> {
+    pub cache: &'a Cache,
+    pub store: &'a PostgresStore,
+    pub registry: &'a Registry,
+    pub settings: &'a Settings,
+    /// How long jobs are expected to wait for their turn.
+    pub waits: Duration,
+}
+
+impl Renewing<'_> {
+    /// Puts entries back that these jobs of a run are to renew and that Redis doesn't have, or won't have when it is the jobs' turn. What can't be put
+    /// back is computed by the job.
+    pub(super) async fn put_back<'a>(
+        &self,
+        run: i64,
+        jobs: impl Iterator<Item = (&'a Post, &'a Vec<u8>)>,
+    ) -> Result<(), StoreError> {
+        let renewals = jobs
+            .filter_map(|(post, body)| Renewals::of(self.registry, run, (post, body.as_slice())));
+        let renewals = renewals.filter(|renewal| {
+            let model = &renewal.model.info().name;
+            are_kept(self.settings, &renewal.namespace, model)
+        });
+        let renewals: Vec<Renewals> = renewals.collect();
+        for renewal in renewals {
+            if !self.put_back_one(&renewal).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of one job. Says whether Redis answers.
+    async fn put_back_one(&self, renewal: &Renewals) -> Result<bool, StoreError> {
+        let Some(redis) = self.cache.server() else {
+            return Ok(false);
+        };
         let (info, space) = (renewal.model.info(), Space::new(renewal.model.info()));
-        let keys: Vec<Vec<u8>> = renewal
-            .inputs
-            .iter()
-            .map(|input| space.prefix.key(input))
-            .collect();
+        let keys = renewal.inputs.iter().map(|input| space.prefix.key(input));
+        let keys: Vec<Vec<u8>> = keys.collect();
         let Some(mark) = redis.mark(&renewal.namespace).await else {
-            return Ok(());
+            return Ok(false);
         };
         let Some(lives) = redis.ttls_since(&keys, mark).await else {
-            return Ok(());
+            return Ok(false);
         };
+        let is_missing = |life| is_short(life, self.waits, renewal.ttl_seconds);
         let missing = renewal.inputs.iter().zip(lives);
-        let missing = missing.filter_map(|(input, life)| life.is_none().then_some(*input));
+        let missing = missing.filter_map(|(input, life)| is_missing(life).then_some(*input));
         let missing: Vec<InputHash> = missing.collect();
         if missing.is_empty() {
-            continue;
+            return Ok(true);
         }
-        let rows = store
-            .known_scores((&info.name, &info.version), &missing)
-            .await?;
+        let version = (info.name.as_str(), info.version.as_str());
+        let rows = self.store.known_scores(version, &missing).await?;
         let known = missing.iter().zip(&rows).filter_map(|(input, row)| {
             let row = row.as_ref()?;
             let is_whole = row.outputs.len() == space.width();
-            (is_whole && is_after(row.scored_at, mark, settings)).then_some((input, row))
+            (is_whole && is_after(row.scored_at, mark, self.settings)).then_some((input, row))
         });
         let known: Vec<_> = known.collect();
         let fresh: Vec<Fresh<'_>> = {
@@ -135,10 +155,17 @@ pub(super) async fn put_back(
             fresh.collect()
         };
         if !fresh.is_empty() {
-            cache.put(&fresh).await;
+            self.cache.put(&fresh).await;
         }
+        Ok(true)
     }
-    Ok(())
+}
+
+/// Whether an entry with so many milliseconds to live may be gone after a wait. The database isn't asked for one that has half of its time before
+/// it, however long the wait.
+fn is_short(life_ms: Option<u64>, waits: Duration, ttl_seconds: u64) -> bool {
+    let waits = waits.min(Duration::from_secs(ttl_seconds) / 2);
+    life_ms.is_none_or(|ms| Duration::from_millis(ms) < waits)
 }
 
 #[cfg(test)]
@@ -157,5 +184,14 @@ mod tests {
         assert!(!is_after(at(1_161), u64::MAX, &settings));
         settings.intake.max_hold_seconds = u64::MAX;
         assert!(!is_after(at(1_161), 1_000_000, &settings));
+    }
+
+    #[test]
+    fn what_will_be_gone_at_its_jobs_turn_is_put_back_before() {
+        let waits = Duration::from_secs(20);
+        assert!(is_short(None, waits, 3_600) && is_short(Some(19_999), waits, 3_600));
+        assert!(!is_short(Some(20_000), waits, 3_600));
+        assert!(!is_short(Some(5_000), waits, 10), "it was renewed just now");
+        assert!(is_short(Some(4_999), Duration::MAX, 10));
     }
 }

@@ -103,11 +103,16 @@ impl MemoryRoom {
 }
 
 impl RedisMemory {
+    /// What all that warming keeps may fill, if that is a `share` of it, in bytes.
+    pub fn total(&self, share: f64) -> f64 {
+        let limited = if self.evicts { WHILE_EVICTING } else { 1.0 };
+        self.max * share * limited
+    }
+
     /// What a run may fill, if all that warming keeps may fill a `share` of it, and so many bytes are kept already: by other schedules,
     /// and by what the run leaves because it is fresh.
     pub fn room(&self, share: f64, kept: f64) -> MemoryRoom {
-        let limited = if self.evicts { WHILE_EVICTING } else { 1.0 };
-        let keeps = (self.max * share * limited - kept).max(0.0);
+        let keeps = (self.total(share) - kept).max(0.0);
         let adds = if self.makes_room {
             keeps
         } else {
@@ -137,6 +142,13 @@ pub struct LeftOver {
 }
 
 impl LeftOver {
+    /// Adds what was left out elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.compute += other.compute;
+        self.renewals += other.renewals;
+        self.memory += other.memory;
+    }
+
     /// All inputs that were left out.
     pub fn inputs(&self) -> usize {
         self.compute + self.renewals + self.memory

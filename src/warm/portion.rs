@@ -2,7 +2,8 @@
 //!
 //! Where model time is bounded, nothing more is posted before all that was has told what it took. Portions begin with a single job and grow as
 //! much as all before them together: what a run spends beyond its budget is no more than one portion. What is left of the budget is then given
-//! out in halves, by what inputs have cost so far, so that the last portions are small.
+//! out in halves, by what inputs have cost so far, so that the last portions are small. What is only to be renewed may have to be computed after
+//! all, where its score is lost or invalidated meanwhile: a portion is no larger than what is left of the budget even then, but for a single job.
 
 use crate::store::{Outlay, Post, Progress};
 
@@ -42,7 +43,17 @@ pub(super) fn next(outlay: &Outlay, progress: &Progress, posts: &[Post]) -> Port
         1
     };
     let mut computes = outlay.posted_computes;
+    // Should all be computed that is only to be renewed.
+    let mut at_worst = (
+        outlay.inputs.map_or(i64::MAX, |all| all - progress.misses),
+        budget - progress.model_seconds,
+    );
     let fits = posts.iter().take_while(|post| {
+        at_worst.0 -= i64::from(post.inputs);
+        at_worst.1 -= post.full_seconds.max(post.model_seconds) * factor;
+        if at_worst.0 < 0 || at_worst.1 < 0.0 {
+            return false;
+        }
         if post.computes == 0 {
             renewals -= 1;
             return renewals >= 0;
@@ -119,7 +130,8 @@ mod tests {
             inputs,
             computes,
             model_seconds: seconds,
-            body: Vec::new(),
+            full_seconds: seconds,
+            bytes: 0,
         }
     }
 
@@ -202,13 +214,44 @@ mod tests {
     #[test]
     fn renewals_take_few_portions_and_stop_where_they_are_computed_after_all() {
         let posts: Vec<Post> = (0..1_000).map(|_| post(64, 0, 0.0)).collect();
-        let ran = carry((10, Some(0.5)), posts.clone(), |_| (0, 0.0));
+        let ran = carry((10_000, Some(0.5)), posts.clone(), |_| (0, 0.0));
         assert_eq!((ran.posted, ran.why.as_ref()), (64_000, None));
         assert!(ran.rounds < 20, "{ran:?}");
         let ran = carry((100_000, Some(0.5)), posts.clone(), |_| (64, 0.3));
         assert_eq!((ran.posted, ran.why.is_some()), (128, true), "{ran:?}");
         let ran = carry((10, None), posts, |_| (64, 0.3));
         assert_eq!((ran.posted, ran.why.is_some()), (64, true), "{ran:?}");
+    }
+
+    #[test]
+    fn renewals_that_are_computed_after_all_keep_both_budgets_but_for_one_job() {
+        let posts: Vec<Post> = (0..1_000)
+            .map(|_| Post {
+                full_seconds: 10.0 * 0.07,
+                ..post(10, 0, 0.0)
+            })
+            .collect();
+        // However long renewing went well: the scores are lost after so many jobs.
+        let lost = |after: i64| {
+            let seen = std::cell::Cell::new(0);
+            move |post: &Post| {
+                seen.set(seen.get() + 1);
+                let inputs = i64::from(post.inputs);
+                if seen.get() > after {
+                    (inputs, 0.07 * inputs as f64)
+                } else {
+                    (0, 0.0)
+                }
+            }
+        };
+        for after in [0, 1, 100, 500] {
+            let ran = carry((100_000, Some(5.0)), posts.clone(), lost(after));
+            assert!(ran.seconds <= 5.0 + 0.7 && ran.why.is_some(), "{ran:?}");
+            let ran = carry((50, Some(1_000.0)), posts.clone(), lost(after));
+            assert!(ran.computed <= 50 + 10 && ran.why.is_some(), "{ran:?}");
+        }
+        let ran = carry((50, Some(5.0)), posts, lost(1_000));
+        assert_eq!((ran.posted, ran.why), (10_000, None));
     }
 
     #[test]

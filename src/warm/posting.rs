@@ -5,7 +5,7 @@
 use super::{
     carry::{Carrier, Stopped},
     depths::Depths,
-    known,
+    known::Renewing,
     portion::{self, Portion},
 };
 use crate::{
@@ -15,14 +15,18 @@ use crate::{
     telemetry::metrics::WarmInput,
 };
 use kiln_contract::order::Moment;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Jobs of a run that are posted together.
 const WINDOW: i64 = 128;
 /// How often a paused or waiting run looks again.
 const LOOK: Duration = Duration::from_millis(100);
-/// How soon a run looks that waits for a portion of its own, at first and at the latest.
-const LOOK_SOON: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(250)];
+/// How soon a run looks that waits for jobs of its own, at first and at the latest.
+const LOOK_SOON: [Duration; 2] = [Duration::from_millis(25), Duration::from_secs(1)];
+/// Bodies of jobs that are read and handed to the broker together, in bytes; one that is larger goes alone.
+const HANDFUL_BYTES: usize = 4 << 20;
+/// How long jobs are taken to wait for their turn before any has come to it.
+const USUAL_WAIT: Duration = Duration::from_secs(10);
 
 impl Carrier {
     /// Posts what is left of a run, pausing while the queues are full, until its budget is spent.
@@ -32,12 +36,20 @@ impl Carrier {
         let Some(began) = self.store.run_started_at(claim.id).await? else {
             return Err(Stopped::Lost);
         };
-        let [soon, late] = LOOK_SOON;
-        let mut rest = Backoff::new(soon, late);
-        let mut posts = Vec::new();
+        let (began, mut waits) = (Moment::of(began), USUAL_WAIT);
+        // A worker that was stopped may have handed them to the broker, or not.
+        loop {
+            let sent = self.store.next_posts(claim.id, WINDOW, true).await?;
+            if sent.is_empty() {
+                break;
+            }
+            self.post_portion(claim, began, &sent, waits).await?;
+        }
+        let mut rest = backoff();
+        let (mut posts, mut posted_at) = (Vec::new(), None::<Instant>);
         loop {
             if posts.is_empty() {
-                posts = self.store.next_posts(claim.id, WINDOW).await?;
+                posts = self.store.next_posts(claim.id, WINDOW, false).await?;
             }
             if posts.is_empty() {
                 break;
@@ -46,6 +58,7 @@ impl Carrier {
             let Some(outlay) = self.store.run_outlay(claim).await? else {
                 return Err(Stopped::Lost);
             };
+            let progress = progress.charged(&outlay);
             let later = match portion::next(&outlay, &progress, &posts) {
                 Portion::Wait => {
                     tokio::time::sleep(rest.next_wait()).await;
@@ -66,7 +79,10 @@ impl Carrier {
             {
                 tokio::time::sleep(LOOK).await;
             }
-            self.post_portion(claim, Moment::of(began), posts).await?;
+            // As long as the ones before took, at the least.
+            waits = waits.max(posted_at.map_or(Duration::ZERO, |at| at.elapsed()));
+            self.post_portion(claim, began, &posts, waits).await?;
+            posted_at = Some(Instant::now());
             posts = later;
             rest.reset();
         }
@@ -77,20 +93,50 @@ impl Carrier {
         }
     }
 
+    /// Posts jobs which are expected to wait so long for their turn.
     async fn post_portion(
         &self,
         claim: Claim,
         began: Moment,
-        posts: Vec<Post>,
+        posts: &[Post],
+        waits: Duration,
     ) -> Result<(), Stopped> {
-        let (cache, registry) = (self.engine.cache(), self.engine.registry());
-        let renewed = (claim.id, posts.as_slice());
-        known::put_back(cache, &self.store, registry, &self.settings, renewed).await?;
+        let mut rest = posts;
+        while let Some((some, after)) = rest.split_at_checked(handful(rest)) {
+            if some.is_empty() {
+                break;
+            }
+            self.post_handful(claim, began, some, waits).await?;
+            rest = after;
+        }
+        Ok(())
+    }
+
+    async fn post_handful(
+        &self,
+        claim: Claim,
+        began: Moment,
+        posts: &[Post],
+        waits: Duration,
+    ) -> Result<(), Stopped> {
         let pieces: Vec<i32> = posts.iter().map(|post| post.piece).collect();
-        let messages = posts.into_iter().map(|post| {
-            let (run, piece) = (claim.id, post.piece);
+        let bodies = self.store.post_bodies(claim.id, &pieces).await?;
+        if bodies.len() != pieces.len() || !self.store.note_sent(claim, &pieces).await? {
+            return Err(Stopped::Lost);
+        }
+        let renewing = Renewing {
+            cache: self.engine.cache(),
+            store: &self.store,
+            registry: self.engine.registry(),
+            settings: &self.settings,
+            waits,
+        };
+        let jobs = posts.iter().zip(&bodies);
+        renewing.put_back(claim.id, jobs).await?;
+        let messages = pieces.iter().zip(bodies).map(|(piece, body)| {
+            let (run, piece) = (claim.id, *piece);
             let id = RunPiece { run, piece }.job_id();
-            let message = message::job(&self.topology.warm, &id, post.body);
+            let message = message::job(&self.topology.warm, &id, body);
             message::accepted(message, began)
         });
         let messages: Vec<Message> = messages.collect();
@@ -105,6 +151,7 @@ impl Carrier {
 
     /// Waits until every posted job has its row.
     pub(super) async fn wait(&self, claim: Claim) -> Result<Progress, Stopped> {
+        let mut rest = backoff();
         loop {
             let Some(outlay) = self.store.run_outlay(claim).await? else {
                 return Err(Stopped::Lost);
@@ -113,7 +160,42 @@ impl Carrier {
             if progress.jobs >= outlay.pieces {
                 return Ok(progress);
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(rest.next_wait()).await;
         }
+    }
+}
+
+fn backoff() -> Backoff {
+    let [soon, late] = LOOK_SOON;
+    Backoff::new(soon, late)
+}
+
+/// How many of these jobs are handed over together: one at the least, where there is one.
+fn handful(posts: &[Post]) -> usize {
+    let mut bytes = 0;
+    let fits = posts.iter().take_while(|post| {
+        bytes += usize::try_from(post.bytes).unwrap_or_default();
+        bytes <= HANDFUL_BYTES
+    });
+    fits.count().max(1).min(posts.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_handed_over_by_their_bytes() {
+        let of = |bytes: &[i32]| {
+            let post = |bytes: &i32| Post {
+                bytes: *bytes,
+                ..Post::default()
+            };
+            handful(&bytes.iter().map(post).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[]), 0);
+        assert_eq!(of(&[1 << 20; 100]), 4);
+        assert_eq!(of(&[100 << 20, 1]), 1);
+        assert_eq!(of(&[1_000; 128]), 128);
     }
 }

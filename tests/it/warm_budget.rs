@@ -4,7 +4,7 @@ use kiln_contract::key::{EntryPrefix, hash_text};
 use serde_json::{Value, json};
 
 use crate::harness::stack::Stack;
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, eventually, eventually_equals};
 use crate::warm::{Schedules, on_request, words};
 
 fn number(value: &Value) -> i64 {
@@ -256,12 +256,107 @@ async fn what_is_remembered_is_not_renewed_beyond_the_age_that_its_namespace_all
         (&json!(0), &json!(1)),
         "{plan}"
     );
-    // It would live for longer than anybody vouches for it.
+    // It would live for longer than anybody vouches for it, and lives for as long as somebody does.
     let (code, run) = schedules.run_now(&stack, "long").await;
+    assert_eq!((code, &run["planned"]), (0, &json!(1)), "{run}");
+    let left = stack.redis.life("kiln:k:warmed:k").await;
+    assert!((200..300).contains(&left), "{left}");
+    // What a run has made anew says nothing anew.
+    let strict = schedules.set("KILN_NAMESPACES__WARMED__MAX_AGE_SECONDS", "2");
+    let plan = eventually("it is too old", PATIENCE, || async {
+        let plan = strict.dry_run(&stack, "short");
+        (plan["too_old"] == 1).then_some(plan)
+    })
+    .await;
+    let message = plan["message"].as_str().unwrap_or_default();
+    assert!(message.contains("`max_age_seconds`"), "{plan}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_sent_is_a_runs_own_and_its_end_says_all_that_became_of_it() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put("long", &format!("{}{}", on_request(), words(200)));
+    let settings = schedules
+        .worker(&stack)
+        .set("KILN_WARM__PIECE_INPUTS", "10");
+    let paused = settings.clone().set("KILN_WARM__BACKLOG_MOST", "0");
+    let planned = async || {
+        tokio::task::block_in_place(|| schedules.kiln(&stack, &["warm", "long"]));
+        eventually("the run is planned", PATIENCE, || async {
+            let posting = "SELECT count(*) FROM warm_runs WHERE state = 'posting'";
+            (stack.count(posting).await == 1).then_some(())
+        })
+        .await;
+        let said = "UPDATE warm_runs SET message = 'said before' WHERE state = 'posting'";
+        stack.execute(said).await;
+    };
+    let row = async || {
+        let row = "SELECT concat_ws(' ', state, posted, done, failed, left_over, message) FROM warm_runs ORDER BY id DESC LIMIT 1";
+        stack.text(row).await
+    };
+    let first = paused.clone().expect_trouble().start().await;
+    planned().await;
+    first.kill();
+    // It was stopped between handing them to the broker and saying so. Its budget is less than they take.
+    let sent = "UPDATE warm_posts SET sent = true WHERE piece < 3";
+    stack.execute(sent).await;
+    stack
+        .execute("UPDATE warm_runs SET budget_inputs = 20")
+        .await;
+    let second = settings.allow("taken over").start().await;
+    let ended =
+        "done 30 30 0 170 said before; stopped at its budget: the model computed 30 of 20 inputs";
+    eventually_equals("it stops", PATIENCE, ended.to_owned(), row).await;
+    assert_eq!(stack.count("SELECT count(*) FROM warm_posts").await, 0);
+    second.kill();
+
+    // A run that fails has left over what it hasn't sent.
+    let third = paused.expect_trouble().start().await;
+    planned().await;
+    stack.execute(sent).await;
+    let over = "UPDATE warm_runs SET ends_at = now() WHERE state = 'posting'";
+    stack.execute(over).await;
+    let ended = "failed 30 0 30 140 said before; it ran past its time limit";
+    eventually_equals("it fails", PATIENCE, ended.to_owned(), row).await;
+    eventually("it is counted", PATIENCE, || async {
+        let left_over = [("outcome", "left_over")];
+        let left_over = third.metric("kiln_warm_inputs_total", &left_over).await;
+        (left_over == 140.0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scores_that_are_not_kept_are_left_out_and_fill_no_memory() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new().set("KILN_CACHE__MODE", "auto");
+    let scores = format!("{}keep = \"scores\"\n{}", on_request(), words(60));
+    schedules.put("scores", &scores);
+    schedules.put("names", &format!("{}{}", on_request(), words(60)));
+    let _worker = schedules.worker(&stack).start().await;
+    let bytes = number(&schedules.dry_run(&stack, "names")["kept_bytes"]);
+    // A kind of machine on which a look-up takes longer than the model.
+    stack
+        .execute(
+            "INSERT INTO model_costs (model, version, machine, length_class, seconds_per_unit, is_measured, changed_at)
+             SELECT 'sentiment', '1.0.0', 'quick', class, 1e-12, true, now() + interval '1 hour' FROM generate_series(0, 16) AS class",
+        )
+        .await;
+    let plan = schedules.dry_run(&stack, "scores");
     assert_eq!(
-        (code, &run["planned"], &run["skipped"]),
-        (0, &json!(0), &json!(1)),
-        "{run}"
+        (&plan["unkept"], &plan["inputs"], &plan["kept_bytes"]),
+        (&json!(60), &json!(0), &json!(0)),
+        "{plan}"
     );
-    assert_eq!(schedules.dry_run(&stack, "long")["too_old"], 1);
+    let message = plan["message"].as_str().unwrap_or_default();
+    assert!(message.contains("`cache.mode`"), "{plan}");
+    let plan = schedules.dry_run(&stack, "names");
+    assert_eq!(
+        (&plan["unkept"], &plan["inputs"]),
+        (&json!(0), &json!(60)),
+        "{plan}"
+    );
+    let names = number(&plan["kept_bytes"]);
+    assert!(names > 0 && names < bytes, "{names} of {bytes}: {plan}");
 }

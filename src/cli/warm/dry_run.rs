@@ -40,6 +40,7 @@ pub(super) async fn run(
         store,
         redis: redis.as_ref(),
         now,
+        claim: None,
         scores_here: false,
     };
     let source = open(schedule, settings, store, redis.as_ref()).await?;
@@ -76,7 +77,7 @@ fn as_json(
     let left = plan.left;
     json!({
         "schedule": schedule.name, "entries": plan.chosen.len(), "jobs": jobs, "inputs": plan.inputs(), "computes": plan.computes(),
-        "renewals": plan.renewed(), "from_table": plan.from_table(), "fresh": plan.fresh, "too_old": plan.too_old, "over_budget": left.inputs(),
+        "renewals": plan.renewed(), "from_table": plan.from_table(), "fresh": plan.fresh, "too_old": plan.too_old, "unkept": plan.unkept, "over_budget": left.inputs(),
         "left_over": {"compute": left.compute, "renewals": left.renewals, "memory": left.memory},
         "bad": plan.bad, "model_seconds": plan.model_seconds(), "costs_are_measured": plan.costs_are_measured,
         "saved_seconds": plan.saved_seconds(), "kept_bytes": plan.kept_bytes as u64, "max_bytes": plan.max_bytes.map(|max| max as u64),
@@ -149,6 +150,9 @@ fn figures(plan: &RunPlan, jobs: usize) {
     println!("fresh enough       {} inputs", plan.fresh);
     if plan.too_old > 0 {
         println!("to be asked again  {} inputs", plan.too_old);
+    }
+    if plan.unkept > 0 {
+        println!("not kept           {} inputs", plan.unkept);
     }
     println!(
         "left over          {} inputs to compute, {} to renew, {} for want of memory",

@@ -8,13 +8,22 @@ const CLEAR_POSTS: &str = "\
 DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'planning' FOR UPDATE)";
 const ADD_POSTS: &str = "\
 WITH held AS MATERIALIZED (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'planning' FOR UPDATE)
-INSERT INTO warm_posts (run_id, piece, inputs, body, computes, model_seconds)
-SELECT id, unnest($3::int[]), unnest($4::int[]), unnest($5::bytea[]), unnest($6::int[]), unnest($7::float8[]) FROM held";
+INSERT INTO warm_posts (run_id, piece, inputs, body, computes, model_seconds, full_seconds)
+SELECT id, unnest($3::int[]), unnest($4::int[]), unnest($5::bytea[]), unnest($6::int[]), unnest($7::float8[]), unnest($8::float8[]) FROM held";
 const PLANNED: &str = "\
 UPDATE warm_runs SET state = 'posting', planned = $3, skipped = $4, bad = $5, pieces = $6, model_seconds = $7, saved_seconds = $8, message = $9,
-  computes = $10, left_over = $11, budget_inputs = $12, budget_seconds = $13, kept_bytes = $14, evicted_keys = $15
+  computes = $10, left_over = $11, budget_inputs = $12, budget_seconds = $13, kept_bytes = $14, evicted_keys = $15,
+  wanted_bytes = $16, kept_until = now() + make_interval(secs => $17)
 WHERE id = $1 AND token = $2 AND state = 'planning'";
-const NEXT_POSTS: &str = "SELECT piece, inputs, computes, model_seconds, body FROM warm_posts WHERE run_id = $1 ORDER BY piece LIMIT $2";
+/// Of a body only its length is read.
+const NEXT_POSTS: &str = "\
+SELECT piece, inputs, computes, model_seconds, full_seconds, octet_length(body) AS bytes FROM warm_posts
+WHERE run_id = $1 AND sent = $3 ORDER BY piece LIMIT $2";
+const BODIES: &str =
+    "SELECT body FROM warm_posts WHERE run_id = $1 AND piece = ANY($2) ORDER BY piece";
+const SEND: &str = "\
+UPDATE warm_posts SET sent = true
+WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) AND piece = ANY($3)";
 const POSTED: &str = "\
 WITH gone AS (
   DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) AND piece = ANY($3)
@@ -25,16 +34,17 @@ FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS pieces, coalesce(su
   FROM gone) AS gone WHERE id = $1 AND token = $2 AND state = 'posting'";
 const ALL_POSTED: &str =
     "UPDATE warm_runs SET state = 'waiting' WHERE id = $1 AND token = $2 AND state = 'posting'";
-/// What a run leaves unposted is no part of it any more.
+/// What a run leaves unposted is no part of it any more. What was sent is.
 const LEAVE_REST: &str = "\
 WITH gone AS (
-  DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE) RETURNING inputs)
+  DELETE FROM warm_posts WHERE run_id = (SELECT id FROM warm_runs WHERE id = $1 AND token = $2 AND state = 'posting' FOR UPDATE)
+    AND NOT sent RETURNING inputs)
 UPDATE warm_runs SET pieces = pieces - rest.jobs, left_over = left_over + rest.inputs, message = concat_ws('; ', message, $3::text)
 FROM (SELECT coalesce(sum(inputs), 0) AS inputs, count(*) AS jobs FROM gone) AS rest WHERE id = $1 AND token = $2 AND state = 'posting'
 RETURNING rest.inputs";
 
 /// A job of a run that isn't posted yet.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Post {
     pub piece: i32,
     pub inputs: i32,
@@ -42,7 +52,10 @@ pub struct Post {
     pub computes: i32,
     /// Model time that this is expected to take, in seconds.
     pub model_seconds: f64,
-    pub body: Vec<u8>,
+    /// The same if all of its inputs have to be computed; 0 of a run that a release before planned.
+    pub full_seconds: f64,
+    /// Length of its body.
+    pub bytes: i32,
 }
 
 /// A job to post, which gets its number from its place in the plan.
@@ -53,6 +66,8 @@ pub struct NewPost {
     pub computes: i32,
     /// Model time that this is expected to take, in seconds.
     pub model_seconds: f64,
+    /// The same if all of its inputs have to be computed.
+    pub full_seconds: f64,
     pub body: Vec<u8>,
 }
 
@@ -63,7 +78,8 @@ impl FromRow<'_, PgRow> for Post {
             inputs: row.try_get("inputs")?,
             computes: row.try_get("computes")?,
             model_seconds: row.try_get("model_seconds")?,
-            body: row.try_get("body")?,
+            full_seconds: row.try_get("full_seconds")?,
+            bytes: row.try_get("bytes")?,
         })
     }
 }
@@ -88,6 +104,10 @@ pub struct PlanTotals {
     pub budget_seconds: Option<f64>,
     /// About what its entries fill of Redis, in bytes.
     pub kept_bytes: i64,
+    /// The same if there were room for all that it considered.
+    pub wanted_bytes: i64,
+    /// How long they live, with their grace, in seconds.
+    pub kept_seconds: f64,
     /// What Redis has evicted so far, where it says so.
     pub evicted_keys: Option<i64>,
 }
@@ -116,7 +136,8 @@ impl PostgresStore {
             .bind(column(posts, |post| post.inputs))
             .bind(bodies)
             .bind(column(posts, |post| post.computes))
-            .bind(column(posts, |post| post.model_seconds));
+            .bind(column(posts, |post| post.model_seconds))
+            .bind(column(posts, |post| post.full_seconds));
         Ok(self.execute(query).await? == posts.len() as u64)
     }
 
@@ -137,16 +158,43 @@ impl PostgresStore {
             .bind(totals.budget_inputs)
             .bind(totals.budget_seconds)
             .bind(totals.kept_bytes)
-            .bind(totals.evicted_keys);
+            .bind(totals.evicted_keys)
+            .bind(totals.wanted_bytes)
+            .bind(totals.kept_seconds);
         Ok(self.execute(query).await? > 0)
     }
 
-    /// The next jobs of a run to post.
-    pub async fn next_posts(&self, run: i64, max: i64) -> Result<Vec<Post>, StoreError> {
+    /// The next jobs of a run to post: of those that were sent already and aren't noted as posted, or of the others.
+    pub async fn next_posts(
+        &self,
+        run: i64,
+        max: i64,
+        are_sent: bool,
+    ) -> Result<Vec<Post>, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as(NEXT_POSTS).bind(run).bind(max);
+        let query = sqlx::query_as(NEXT_POSTS)
+            .bind(run)
+            .bind(max)
+            .bind(are_sent);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer).await
+    }
+
+    /// The bodies of jobs of a run, which aren't noted as posted, in the order of their numbers.
+    pub async fn post_bodies(&self, run: i64, pieces: &[i32]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar(BODIES).bind(run).bind(pieces);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        self.end(lease, answer).await
+    }
+
+    /// Notes jobs as sent, before they are: from now on they are the run's, whatever becomes of this worker. Says whether the claim holds.
+    pub async fn note_sent(&self, claim: Claim, pieces: &[i32]) -> Result<bool, StoreError> {
+        let query = sqlx::query(SEND)
+            .bind(claim.id)
+            .bind(claim.token)
+            .bind(pieces);
+        Ok(self.execute(query).await? == pieces.len() as u64)
     }
 
     /// Notes jobs as posted. Says whether the claim holds.

@@ -73,17 +73,40 @@ pub struct Progress {
     pub misses: i64,
     /// Model time that they took, in seconds.
     pub model_seconds: f64,
+    /// Those of them of which nobody said what they took: a worker of a release before computed them.
+    pub uncharged: i64,
+}
+
+impl Progress {
+    /// The same with what nobody said they took taken to be what the others took, or what was expected of them: whichever is more.
+    pub fn charged(self, outlay: &Outlay) -> Self {
+        let each = |seconds: f64, inputs: i64| {
+            let each = seconds / inputs as f64;
+            Some(each).filter(|each| inputs > 0 && each.is_finite())
+        };
+        let took = each(self.model_seconds, self.misses - self.uncharged);
+        let expected = each(outlay.posted_seconds, outlay.posted_computes);
+        let each = took.into_iter().chain(expected).fold(0.0, f64::max);
+        Self {
+            model_seconds: self.model_seconds + each * self.uncharged as f64,
+            ..self
+        }
+    }
 }
 
 // A job's row lies under warm-<run>-<piece>; '-' comes right before '.'.
 const PROGRESS: &str = "\
 SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0),
-  (SELECT coalesce(sum(model_seconds), 0) FROM warm_spent WHERE run_id = $1)
-FROM jobs WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
+  (SELECT coalesce(sum(model_seconds), 0) FROM warm_spent WHERE run_id = $1),
+  coalesce(sum(misses) FILTER (WHERE misses > 0 AND spent.job IS NULL), 0)
+FROM jobs LEFT JOIN (SELECT 'warm-' || run_id || '-' || piece AS job FROM warm_spent WHERE run_id = $1) AS spent ON spent.job = job_id
+WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
 const PROGRESS_BY_IDS: &str = "\
 SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits), 0), coalesce(sum(misses), 0),
-  (SELECT coalesce(sum(model_seconds), 0) FROM warm_spent WHERE run_id = $1)
-FROM job_ids WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
+  (SELECT coalesce(sum(model_seconds), 0) FROM warm_spent WHERE run_id = $1),
+  coalesce(sum(misses) FILTER (WHERE misses > 0 AND spent.job IS NULL), 0)
+FROM job_ids LEFT JOIN (SELECT 'warm-' || run_id || '-' || piece AS job FROM warm_spent WHERE run_id = $1) AS spent ON spent.job = job_id
+WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
 const OUTLAY: &str = "\
 SELECT budget_inputs, budget_seconds, pieces, posted, posted_pieces, posted_computes, posted_seconds FROM warm_runs WHERE id = $1 AND token = $2";
 
@@ -113,11 +136,11 @@ impl PostgresStore {
                 Tables::Partitioned => PROGRESS_BY_IDS,
             };
             let mut lease = self.lease().await?;
-            let query = sqlx::query_as::<_, (i64, i64, i64, i64, f64)>(statement).bind(run);
+            let query = sqlx::query_as::<_, (i64, i64, i64, i64, f64, i64)>(statement).bind(run);
             let answer = self.deadline(query.fetch_one(&mut *lease)).await;
             self.end(lease, answer).await
         };
-        let (jobs, rejected, hits, misses, model_seconds) =
+        let (jobs, rejected, hits, misses, model_seconds, uncharged) =
             self.for_tables(BTreeSet::new, ask).await?;
         Ok(Progress {
             jobs,
@@ -125,6 +148,7 @@ impl PostgresStore {
             hits,
             misses,
             model_seconds,
+            uncharged,
         })
     }
 
@@ -156,6 +180,29 @@ impl PostgresStore {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_said_it_took_is_charged_all_the_same() {
+        let outlay = Outlay {
+            posted_seconds: 1.0,
+            posted_computes: 100,
+            ..Outlay::default()
+        };
+        let charged = |misses, uncharged, model_seconds, outlay| {
+            let progress = Progress {
+                misses,
+                uncharged,
+                model_seconds,
+                ..Progress::default()
+            };
+            progress.charged(outlay).model_seconds
+        };
+        assert_eq!(charged(10, 0, 0.5, &outlay), 0.5);
+        // Half of them were an older worker's: the others took ten times what was expected.
+        assert_eq!(charged(10, 5, 0.5, &outlay), 1.0);
+        assert_eq!(charged(10, 10, 0.0, &outlay), 0.1);
+        assert_eq!(charged(10, 10, 0.0, &Outlay::default()), 0.0);
+    }
 
     #[test]
     fn a_piece_is_known_by_its_jobs_id() {

@@ -2,6 +2,7 @@
 //!
 //! Refuses rows without the key or the group that the schedule's entries need, and more rows of a ranking than a job may have.
 
+use super::held::{MAX_BYTES, bytes_of};
 use crate::warm::{schedule::Keep, source::Row};
 use kiln_contract::job;
 use std::collections::{HashMap, hash_map};
@@ -11,6 +12,8 @@ use std::collections::{HashMap, hash_map};
 pub(super) struct Group {
     pub key: Option<String>,
     pub rows: Vec<Row>,
+    /// How long it may live at the longest, in seconds, if that is bounded.
+    pub life: Option<u64>,
 }
 
 /// Groups rows as they come.
@@ -20,6 +23,8 @@ pub(super) struct Grouping<'a> {
     rankings: HashMap<String, Vec<Row>>,
     /// Names of the rankings, in order of appearance.
     order: Vec<String>,
+    /// Bytes of the rankings' rows.
+    bytes: usize,
 }
 
 impl<'a> Grouping<'a> {
@@ -30,11 +35,17 @@ impl<'a> Grouping<'a> {
             singles: Vec::new(),
             rankings: HashMap::new(),
             order: Vec::new(),
+            bytes: 0,
         }
     }
 
     /// Adds a row. An error says why it is refused.
     pub fn push(&mut self, row: Row) -> Result<(), String> {
+        self.push_for(row, None)
+    }
+
+    /// Adds a row whose entry may live for so many seconds at the longest.
+    pub fn push_for(&mut self, row: Row, life: Option<u64>) -> Result<(), String> {
         match self.keep {
             Keep::Rank { key, .. } => return self.rank(row, key.as_deref()),
             Keep::Named if row.key.is_none() => {
@@ -45,6 +56,7 @@ impl<'a> Grouping<'a> {
         self.singles.push(Group {
             key: row.key.clone(),
             rows: vec![row],
+            life,
         });
         Ok(())
     }
@@ -57,6 +69,13 @@ impl<'a> Grouping<'a> {
         if row.key.is_none() {
             return Err("a row of a group without a key".into());
         }
+        let bytes = self.bytes + bytes_of(&row);
+        if bytes > MAX_BYTES {
+            let max = MAX_BYTES >> 20;
+            return Err(format!(
+                "a row of rankings that have more than {max} MiB together"
+            ));
+        }
         let rows = match self.rankings.entry(name) {
             hash_map::Entry::Occupied(entry) if entry.get().len() >= job::MAX_INPUTS => {
                 return Err(format!("more than {} rows of one group", job::MAX_INPUTS));
@@ -68,6 +87,7 @@ impl<'a> Grouping<'a> {
             }
         };
         rows.push(row);
+        self.bytes = bytes;
         Ok(())
     }
 
@@ -85,6 +105,7 @@ impl<'a> Grouping<'a> {
             rows.map(|rows| Group {
                 key: Some(name),
                 rows,
+                life: None,
             })
         });
         self.singles.into_iter().chain(ranked)

@@ -3,7 +3,9 @@
 //!
 //! Promises the same plan for a run and a dry run: both know the same (`knowledge`). Refuses to write anything.
 
+mod age;
 mod group;
+mod held;
 mod knowledge;
 pub(in crate::warm) mod pieces;
 mod run_plan;
@@ -13,17 +15,20 @@ pub use knowledge::share_costs;
 pub use run_plan::{PlannedEntry, RunPlan};
 
 use super::{
+    plan::{self, Candidate, MemoryRoom},
     schedule::{Budget, Schedule},
     source::{Item, RowSource, SourceError},
 };
 use crate::{
     cache::RedisCache,
     config::Settings,
-    store::{PostgresStore, StoreError},
+    store::{Claim, PostgresStore, StoreError},
 };
+use age::Ages;
 use chrono::{DateTime, Utc};
 use futures_util::StreamExt;
 use group::{Group, Grouping};
+use held::Held;
 use kiln_model::Registry;
 use weigh::PlanContext;
 
@@ -37,6 +42,8 @@ pub enum PlanError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("another worker took its run over")]
+    Lost,
 }
 
 /// What planning needs.
@@ -47,6 +54,8 @@ pub struct Gatherer<'a> {
     /// Without it nothing is fresh.
     pub redis: Option<&'a RedisCache>,
     pub now: DateTime<Utc>,
+    /// The run that is planned; none of a dry run.
+    pub claim: Option<Claim>,
     /// Whether jobs are scored in this process, so that its models' costs are worth telling.
     pub scores_here: bool,
 }
@@ -66,47 +75,79 @@ impl Gatherer<'_> {
             costs_are_measured: share_costs(self.store, &model, self.scores_here).await?,
             ..RunPlan::default()
         };
-        let context = PlanContext::new(self, schedule, model).await?;
-        let oldest = self.oldest_said_ms(schedule, context.ttl);
-        let mut candidates: Vec<PlannedEntry> = Vec::new();
+        let mut context = PlanContext::new(self, schedule, model).await?;
+        let held = self.read(schedule, source, &context, &mut plan).await?;
+        plan.is_cut_short = held.is_cut_short;
+        let candidates = held.candidates;
+        let share = self.settings.warm.max_redis_share;
+        plan.wanted_bytes = plan.kept_bytes + wanted(&candidates, &schedule.budget);
+        plan.kept_seconds = context.ttl as f64 + context.grace;
+        let wanted = plan.wanted_bytes;
+        if !self
+            .reserve(schedule, &mut context.knowledge, wanted)
+            .await?
+        {
+            return Err(PlanError::Lost);
+        }
+        plan.choose(candidates, &schedule.budget, &context.knowledge, share);
+        Ok(plan)
+    }
+
+    /// Reads the source as far as both budgets go.
+    async fn read(
+        &self,
+        schedule: &Schedule,
+        source: &dyn RowSource,
+        context: &PlanContext<'_>,
+        plan: &mut RunPlan,
+    ) -> Result<Held, PlanError> {
+        let ages = Ages::of(self, schedule, context.ttl);
+        let mut held = Held::new(&schedule.budget, held::MAX_BYTES);
         let mut grouping = Grouping::new(&schedule.keep);
         let mut rows = source.rows();
         while let Some(item) = rows.next().await {
             let taken = match item? {
                 Item::Bad(problem) => Err(problem),
-                Item::Remembered(_, said_ms) if said_ms < oldest => {
-                    plan.too_old += 1;
-                    Ok(())
-                }
-                Item::Row(row) | Item::Remembered(row, _) => grouping.push(row),
+                Item::Row(row) => grouping.push(row),
+                Item::Remembered(row, said_ms) => match ages.life(said_ms) {
+                    Some(life) => grouping.push_for(row, Some(life)),
+                    None => {
+                        plan.too_old += 1;
+                        Ok(())
+                    }
+                },
             };
             if let Err(problem) = taken {
                 plan.leave_out(problem);
             }
-            let Some(groups) = grouping.take(CHUNK) else {
-                continue;
-            };
-            candidates.append(&mut self.weigh(&context, groups, &mut plan).await?);
-            // Without rates the source's order decides, so rows beyond the budget needn't be read.
-            let rated = candidates.iter().any(|p| p.candidate.rate.is_some());
-            let Budget {
-                inputs, renewals, ..
-            } = schedule.budget;
-            if !rated && candidates.len() >= inputs.saturating_add(renewals) {
+            if let Some(groups) = grouping.take(CHUNK) {
+                self.hold(context, groups, &mut held, plan).await?;
+            }
+            if held.is_full() {
                 break;
             }
         }
         let mut rest = grouping.finish();
         loop {
             let groups: Vec<Group> = rest.by_ref().take(CHUNK).collect();
-            if groups.is_empty() {
-                break;
+            if groups.is_empty() || held.is_full() {
+                return Ok(held);
             }
-            candidates.append(&mut self.weigh(&context, groups, &mut plan).await?);
+            self.hold(context, groups, &mut held, plan).await?;
         }
-        let share = self.settings.warm.max_redis_share;
-        plan.choose(candidates, &schedule.budget, &context.knowledge, share);
-        Ok(plan)
+    }
+
+    async fn hold(
+        &self,
+        context: &PlanContext<'_>,
+        groups: Vec<Group>,
+        held: &mut Held,
+        plan: &mut RunPlan,
+    ) -> Result<(), PlanError> {
+        for one in self.weigh(context, groups, plan).await? {
+            held.add(one, &mut plan.left);
+        }
+        Ok(())
     }
 
     /// TTL of a schedule's entries, in seconds; `model` is the model's own.
@@ -114,14 +155,12 @@ impl Gatherer<'_> {
         self.settings
             .ttl_seconds(schedule.ttl_seconds, schedule.namespace(), model)
     }
+}
 
-    /// When somebody must have said last what an entry is made of, in milliseconds since 1970, so that it is no older than its namespace allows
-    /// until it expires after `ttl` seconds.
-    fn oldest_said_ms(&self, schedule: &Schedule, ttl: f64) -> i64 {
-        let own = self.settings.namespaces.get(schedule.namespace());
-        let Some(max_age) = own.and_then(|own| own.max_age_seconds) else {
-            return i64::MIN;
-        };
-        self.now.timestamp_millis() - ((max_age as f64 - ttl) * 1e3) as i64
-    }
+/// What candidates would fill if there were memory for all that the budget allows, in bytes.
+fn wanted(candidates: &[PlannedEntry], budget: &Budget) -> f64 {
+    let weights: Vec<Candidate> = candidates.iter().map(|one| one.candidate).collect();
+    let chosen = plan::choose(&weights, budget, MemoryRoom::UNKNOWN).chosen;
+    let chosen = chosen.into_iter().filter_map(|number| weights.get(number));
+    chosen.map(|one| one.bytes).sum()
 }

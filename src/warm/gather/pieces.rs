@@ -18,15 +18,12 @@ const GROWTH: usize = 8;
 impl Gatherer<'_> {
     /// The jobs that a plan posts.
     pub fn pieces(&self, schedule: &Schedule, plan: &RunPlan) -> Vec<NewPost> {
-        let model = self.registry.resolve(&schedule.model).ok();
-        let model_ttl = model.and_then(|model| model.info().ttl_seconds);
         let cut = Cut {
             inputs: self.settings.warm.piece_inputs,
             model_seconds: schedule.budget.model_seconds,
             costs_are_measured: plan.costs_are_measured,
         };
-        let ttl_seconds = self.ttl_seconds(schedule, model_ttl);
-        pieces(schedule, &plan.chosen, ttl_seconds, cut)
+        pieces(schedule, &plan.chosen, cut)
     }
 }
 
@@ -40,45 +37,65 @@ struct Cut {
 }
 
 impl Cut {
+    /// Whether model time is bounded by what nobody has measured.
+    fn is_guessed(self) -> bool {
+        self.model_seconds.is_some() && !self.costs_are_measured
+    }
+
+    /// How many of the rows that a ranking lacks the next job before it has.
+    fn first(self, missing: &[&Row], before: usize) -> usize {
+        self.inputs.min(before / GROWTH).max(1).min(missing.len())
+    }
+
     /// How many of these entries the next job has, after so many inputs that were to be computed. What is only renewed and what is computed don't
-    /// go together. Where the model time is bounded a job takes a small part of it; and where what inputs cost is guessed, jobs begin small, so
-    /// that a run which stops at its budget has spent little more.
+    /// go together, and neither do entries of different lives. Where the model time is bounded a job takes a small part of it; and where what inputs
+    /// cost is guessed, jobs begin small, so that a run which stops at its budget has spent little more.
     fn next(self, entries: &[PlannedEntry], before: usize) -> usize {
         let computes = |one: &PlannedEntry| one.candidate.computes > 0;
         let first = entries.first().is_some_and(computes);
+        let life = entries.first().map(|one| one.ttl_seconds);
         let (mut inputs, mut seconds) = (self.inputs, f64::INFINITY);
         if let Some(budget) = self.model_seconds.filter(|_| first) {
             seconds = budget * PART;
-            if !self.costs_are_measured {
+            if self.is_guessed() {
                 inputs = inputs.min(before / GROWTH);
             }
         }
         let mut taken = 0.0;
         let fits = entries.iter().take(inputs.max(1)).take_while(|one| {
             taken += one.candidate.cost;
-            computes(one) == first && taken <= seconds
+            computes(one) == first && Some(one.ttl_seconds) == life && taken <= seconds
         });
         fits.count().max(1)
     }
 }
 
-/// Divides what was chosen into jobs, or one job per ranking.
-fn pieces(
-    schedule: &Schedule,
-    chosen: &[PlannedEntry],
-    ttl_seconds: u64,
+/// Writes the jobs of a schedule.
+struct Pieces<'a> {
+    schedule: &'a Schedule,
     cut: Cut,
-) -> Vec<NewPost> {
-    // The message carries the job's id.
-    let body = |rows: &mut dyn Iterator<Item = &Row>, rank: Option<(&str, Option<usize>)>| {
+    posts: Vec<NewPost>,
+    /// Inputs so far that are to be computed.
+    before: usize,
+}
+
+impl Pieces<'_> {
+    /// How many inputs a job of these rows has, and its body. The message carries the job's id.
+    fn body<'r>(
+        &self,
+        rows: impl Iterator<Item = &'r Row>,
+        rank: Option<(&str, Option<usize>)>,
+        ttl_seconds: u64,
+    ) -> (i32, Vec<u8>) {
         let mut job = JobWriter::new();
-        job.model(&schedule.model).namespace(schedule.namespace());
+        job.model(&self.schedule.model)
+            .namespace(self.schedule.namespace());
         let mut count = 0;
         job.inputs(rows, |input, row| {
             count += 1;
             write_input(input, row);
         });
-        if schedule.keep == Keep::Named {
+        if self.schedule.keep == Keep::Named {
             job.named(true);
         }
         if let Some((key, top)) = rank {
@@ -86,34 +103,85 @@ fn pieces(
         }
         job.ttl_seconds(ttl_seconds).on_error(OnError::Skip);
         (count, job.finish())
-    };
-    let post = |of: &[PlannedEntry], (inputs, body)| NewPost {
-        inputs,
-        computes: of.iter().map(|p| p.candidate.computes as i32).sum(),
-        model_seconds: of.iter().map(|p| p.candidate.cost).sum(),
-        body,
+    }
+
+    /// One job of entries that have one life.
+    fn entries(&mut self, of: &[PlannedEntry], rank: Option<(&str, Option<usize>)>) {
+        let ttl_seconds = of.first().map_or(1, |first| first.ttl_seconds);
+        let (inputs, body) = self.body(of.iter().flat_map(|p| &p.rows), rank, ttl_seconds);
+        self.before += of.iter().map(|p| p.candidate.computes).sum::<usize>();
+        self.posts.push(NewPost {
+            inputs,
+            computes: of.iter().map(|p| p.candidate.computes as i32).sum(),
+            model_seconds: of.iter().map(|p| p.candidate.cost).sum(),
+            full_seconds: of.iter().map(|p| p.full_seconds).sum(),
+            body,
+        });
+    }
+
+    /// One job of a ranking. Where what inputs cost is guessed, and the model time is bounded, the scores that it lacks are computed by jobs of their
+    /// own before it: it can't be divided, and may be more than the whole budget.
+    fn ranking(&mut self, ranking: &PlannedEntry, top: Option<usize>) {
+        debug_assert!(ranking.key.is_some(), "a ranking has its group's name");
+        let Some(key) = ranking.key.as_deref() else {
+            return;
+        };
+        if !self.cut.is_guessed() {
+            return self.entries(std::slice::from_ref(ranking), Some((key, top)));
+        }
+        let missing = ranking.missing.iter();
+        let missing: Vec<&Row> = missing.filter_map(|n| ranking.rows.get(*n)).collect();
+        let each = ranking.candidate.cost / missing.len().max(1) as f64;
+        let mut rest = missing.as_slice();
+        while let Some((some, after)) = rest.split_at_checked(self.cut.first(rest, self.before)) {
+            if some.is_empty() {
+                break;
+            }
+            let (inputs, body) = self.body(some.iter().copied(), None, ranking.ttl_seconds);
+            let seconds = each * some.len() as f64;
+            self.posts.push(NewPost {
+                inputs,
+                computes: inputs,
+                model_seconds: seconds,
+                full_seconds: seconds,
+                body,
+            });
+            self.before += some.len();
+            rest = after;
+        }
+        let (inputs, body) = self.body(ranking.rows.iter(), Some((key, top)), ranking.ttl_seconds);
+        self.posts.push(NewPost {
+            inputs,
+            full_seconds: ranking.full_seconds,
+            body,
+            ..NewPost::default()
+        });
+    }
+}
+
+/// Divides what was chosen into jobs, or one job per ranking.
+fn pieces(schedule: &Schedule, chosen: &[PlannedEntry], cut: Cut) -> Vec<NewPost> {
+    let mut pieces = Pieces {
+        schedule,
+        cut,
+        posts: Vec::new(),
+        before: 0,
     };
     match &schedule.keep {
-        Keep::Rank { top, .. } => chosen
-            .iter()
-            .filter_map(|ranking| {
-                let key = ranking.key.as_deref();
-                debug_assert!(key.is_some(), "a ranking has its group's name");
-                let body = body(&mut ranking.rows.iter(), Some((key?, *top)));
-                Some(post(std::slice::from_ref(ranking), body))
-            })
-            .collect(),
+        Keep::Rank { top, .. } => {
+            for ranking in chosen {
+                pieces.ranking(ranking, *top);
+            }
+        }
         Keep::Named | Keep::Scores => {
-            let (mut rest, mut before, mut posts) = (chosen, 0, Vec::new());
-            while let Some((piece, after)) = rest.split_at_checked(cut.next(rest, before)) {
-                before += piece.iter().map(|p| p.candidate.computes).sum::<usize>();
-                let body = body(&mut piece.iter().flat_map(|p| &p.rows), None);
-                posts.push(post(piece, body));
+            let mut rest = chosen;
+            while let Some((piece, after)) = rest.split_at_checked(cut.next(rest, pieces.before)) {
+                pieces.entries(piece, None);
                 rest = after;
             }
-            posts
         }
     }
+    pieces.posts
 }
 
 /// Writes what a model is given of a row.

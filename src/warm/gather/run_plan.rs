@@ -1,6 +1,6 @@
 //! What a run will do: the entries that it posts, and what it leaves out.
 
-use super::knowledge::Knowledge;
+use super::{held::MAX_BYTES, knowledge::Knowledge};
 use crate::{
     store::PlanTotals,
     warm::{
@@ -25,6 +25,12 @@ pub struct PlannedEntry {
     pub left: Option<f64>,
     /// Inputs whose scores are known from the table of scores alone.
     pub from_table: usize,
+    /// Model time that it takes if no score is known any more, in seconds.
+    pub full_seconds: f64,
+    /// TTL of its entry, in seconds.
+    pub ttl_seconds: u64,
+    /// Which of its rows the model must compute.
+    pub missing: Vec<usize>,
 }
 
 /// What a run will do.
@@ -36,6 +42,8 @@ pub struct RunPlan {
     pub fresh: usize,
     /// Inputs that are to be asked for again from where they come from: nobody has said for too long what they are.
     pub too_old: usize,
+    /// Inputs whose scores aren't kept: their model scores them sooner than they are looked up.
+    pub unkept: usize,
     /// Inputs that were left out, by what they didn't fit into.
     pub left: LeftOver,
     pub bad: usize,
@@ -43,6 +51,14 @@ pub struct RunPlan {
     pub reported: Vec<String>,
     /// About what its entries fill of Redis, in bytes, those included that are fresh.
     pub kept_bytes: f64,
+    /// The same if there were room for all that its budget allows.
+    pub wanted_bytes: f64,
+    /// How long its entries live at the longest, with their grace, in seconds.
+    pub kept_seconds: f64,
+    /// Whether its source has more than a plan can hold.
+    pub is_cut_short: bool,
+    /// Whether Redis says nothing of its memory.
+    pub is_memory_unknown: bool,
     /// What bounds that, where Redis says so, in bytes; and why it is less than usual.
     pub max_bytes: Option<f64>,
     pub limited: Option<String>,
@@ -103,6 +119,18 @@ impl RunPlan {
             };
             parts.push(format!("bad rows: {}{more}", self.reported.join("; ")));
         }
+        if self.too_old > 0 {
+            parts.push(format!(
+                "{} inputs are left to expire: who knows what they are hasn't said so for as long as `max_age_seconds` allows",
+                self.too_old
+            ));
+        }
+        if self.unkept > 0 {
+            parts.push(format!(
+                "{} inputs are left out: their scores aren't kept, since they take less time than a look-up (`cache.mode`)",
+                self.unkept
+            ));
+        }
         if self.left.memory > 0 {
             let mebibytes = self.max_bytes.unwrap_or_default() / MEBIBYTE;
             let limited = self.limited.as_deref().unwrap_or_default();
@@ -110,6 +138,17 @@ impl RunPlan {
                 "{} inputs find no memory: its entries may fill {mebibytes:.1} MiB of Redis by `warm.max_redis_share`{limited}",
                 self.left.memory
             ));
+        }
+        if self.is_cut_short {
+            let bytes = MAX_BYTES >> 20;
+            parts.push(format!(
+                "its source is read as far as a plan holds its rows, {bytes} MiB"
+            ));
+        }
+        if self.is_memory_unknown {
+            let unknown =
+                "Redis doesn't say what memory it has: nothing bounds what its entries fill of it";
+            parts.push(unknown.to_owned());
         }
         (!parts.is_empty()).then(|| parts.join("; "))
     }
@@ -120,7 +159,7 @@ impl RunPlan {
         let left = self.left.inputs();
         PlanTotals {
             planned: count(self.inputs()),
-            skipped: count(self.fresh + self.too_old + left),
+            skipped: count(self.fresh + self.too_old + self.unkept + left),
             bad: count(self.bad),
             pieces: count(pieces),
             model_seconds: self.model_seconds(),
@@ -131,6 +170,8 @@ impl RunPlan {
             budget_inputs: count(budget.inputs),
             budget_seconds: budget.model_seconds,
             kept_bytes: self.kept_bytes as i64,
+            wanted_bytes: self.wanted_bytes as i64,
+            kept_seconds: self.kept_seconds,
             evicted_keys: self.evicted_keys.and_then(|keys| i64::try_from(keys).ok()),
         }
     }
@@ -152,6 +193,7 @@ impl RunPlan {
         share: f64,
     ) {
         let room = knowledge.room(share, self.kept_bytes);
+        self.is_memory_unknown = knowledge.is_unsaid;
         self.max_bytes = knowledge.memory.map(|_| knowledge.room(share, 0.0).keeps);
         self.limited = match knowledge.evicted {
             _ if room.adds < room.keeps => Some(format!(
@@ -172,9 +214,27 @@ impl RunPlan {
             .into_iter()
             .filter_map(|index| slots.get_mut(index).and_then(Option::take))
             .collect();
-        self.left = choice.left;
+        bring_lives_together(&mut self.chosen);
+        self.left.add(choice.left);
         let chosen = self.chosen.iter().map(|p| p.candidate.bytes);
         self.kept_bytes += chosen.sum::<f64>();
+    }
+}
+
+/// Entries within which those of one life come together: a job has one life for all that it has.
+const SORTED: usize = 1_024;
+
+/// Brings entries of one life together. What is computed stays near its place: the last of it may be left over.
+fn bring_lives_together(chosen: &mut [PlannedEntry]) {
+    let renewed = chosen
+        .iter()
+        .take_while(|one| one.candidate.computes == 0)
+        .count();
+    let (renewed, computed) = chosen.split_at_mut(renewed);
+    let life = |one: &PlannedEntry| std::cmp::Reverse(one.ttl_seconds);
+    renewed.sort_by_key(life);
+    for some in computed.chunks_mut(SORTED) {
+        some.sort_by_key(life);
     }
 }
 
@@ -196,6 +256,9 @@ mod tests {
             candidate,
             left: Some(1.0),
             from_table: 0,
+            full_seconds: 0.0,
+            ttl_seconds: 60,
+            missing: Vec::new(),
         };
         vec![one; count]
     }
@@ -245,5 +308,21 @@ mod tests {
             0.5,
         );
         assert_eq!((unbounded.chosen.len(), unbounded.message()), (10, None));
+    }
+
+    #[test]
+    fn what_is_left_to_expire_and_what_is_not_kept_is_said() {
+        let plan = RunPlan {
+            too_old: 3,
+            unkept: 4,
+            ..RunPlan::default()
+        };
+        let message = plan.message().expect("a message");
+        let [old, unkept] = message.split("; ").collect::<Vec<_>>()[..] else {
+            panic!("two parts: {message}");
+        };
+        assert!(old.starts_with("3 inputs") && old.contains("`max_age_seconds`"));
+        assert!(unkept.starts_with("4 inputs") && unkept.contains("`cache.mode`"));
+        assert_eq!(plan.totals(&Budget::default(), 0).skipped, 7);
     }
 }

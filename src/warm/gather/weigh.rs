@@ -5,7 +5,7 @@ use super::{Gatherer, PlannedEntry, RunPlan, group::Group, knowledge::Knowledge}
 use crate::{
     cache::{RedisCache, Space, memory_bytes},
     heat::SharedHeat,
-    pipeline::ROUND_TRIP_SECONDS,
+    pipeline::{LookUpCost, ROUND_TRIP_SECONDS},
     store::StoreError,
     warm::{
         due, known,
@@ -17,7 +17,7 @@ use crate::{
 use chrono::{DateTime, Utc};
 use kiln_contract::key::{self, InputHash};
 use kiln_model::Model;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Instant};
 
 /// Assumed cost of an input of which nothing is known, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
@@ -38,8 +38,11 @@ pub(super) struct PlanContext<'a> {
     /// Seconds until the next run.
     next: f64,
     /// TTL of an entry, and how long readers are served it after that, in seconds.
-    pub ttl: f64,
-    grace: f64,
+    pub ttl: u64,
+    pub grace: f64,
+    /// Whether scores are kept whatever they cost; and what the plan's own look-ups take.
+    keeps_all: bool,
+    look_up: LookUpCost,
     /// The namespace's latest invalidation; nothing where Redis doesn't answer.
     mark: Option<u64>,
 }
@@ -61,6 +64,8 @@ struct Looked {
     /// What is left of what readers find, in seconds; below 0 in its grace time.
     shown: Option<f64>,
     scores: Vec<Score>,
+    /// Whether the score of each input is scored without a look-up, and not kept.
+    are_unkept: Vec<bool>,
 }
 
 impl Looked {
@@ -92,7 +97,9 @@ impl<'a> PlanContext<'a> {
             knowledge: gatherer.knowledge(schedule).await?,
             next_due: next,
             next: next.map_or(f64::INFINITY, |next| (next - gatherer.now).as_seconds_f64()),
-            ttl: gatherer.ttl_seconds(schedule, info.ttl_seconds) as f64,
+            ttl: gatherer.ttl_seconds(schedule, info.ttl_seconds),
+            keeps_all: known::keeps_all(gatherer.settings, schedule.namespace(), &info.name),
+            look_up: LookUpCost::default(),
             grace: gatherer.settings.grace_seconds(schedule.namespace()) as f64,
             mark,
             model,
@@ -125,7 +132,11 @@ impl<'a> PlanContext<'a> {
             .reader_key(group.key.as_deref())
             .and_then(|_| lives.next().flatten().map(|left| left - self.grace));
         let scores = lives.take(group.rows.len());
-        let scores = scores.map(|left| left.map_or(Score::Unknown, Score::InRedis));
+        let are_unkept: Vec<bool> = group.rows.iter().map(|row| self.is_unkept(row)).collect();
+        let scores = scores.zip(&are_unkept).map(|(left, is_unkept)| {
+            let left = left.filter(|_| !is_unkept);
+            left.map_or(Score::Unknown, Score::InRedis)
+        });
         let scores: Vec<Score> = scores.collect();
         debug_assert_eq!(scores.len(), group.rows.len(), "a life for each key");
         Looked {
@@ -133,7 +144,13 @@ impl<'a> PlanContext<'a> {
             hashes,
             shown,
             scores,
+            are_unkept,
         }
+    }
+
+    /// Whether a job scores an input without looking it up, since that takes less time, and doesn't keep its score.
+    fn is_unkept(&self, row: &Row) -> bool {
+        !self.keeps_all && self.look_up.is_above(self.expected(row))
     }
 
     /// Whether it can wait for the next run. The draw is the same for whoever plans before that.
@@ -144,6 +161,14 @@ impl<'a> PlanContext<'a> {
         let draw = draw(&self.schedule.name, self.next_due, name.unwrap_or_default());
         let left = looked.left(has_name);
         plan::is_fresh(left, self.next, self.knowledge.spread, draw)
+    }
+
+    /// Whether it lives for longer than a refresh would have it live.
+    fn outlives(&self, looked: &Looked) -> bool {
+        let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
+        let life = looked.group.life.filter(|life| *life < self.ttl);
+        let pair = looked.left(has_name).zip(life);
+        pair.is_some_and(|(left, life)| left >= life as f64)
     }
 
     /// Memory that a group's entries fill, in bytes, and how much of it isn't filled yet.
@@ -165,7 +190,10 @@ impl<'a> PlanContext<'a> {
         }
         let key = self.space.prefix.as_bytes().len() + size_of::<InputHash>();
         let each = memory_bytes(key, self.space.entry_bytes());
-        for score in &looked.scores {
+        for (score, is_unkept) in looked.scores.iter().zip(&looked.are_unkept) {
+            if *is_unkept {
+                continue;
+            }
             bytes += each;
             if !matches!(score, Score::InRedis(_)) {
                 adds += each;
@@ -178,11 +206,12 @@ impl<'a> PlanContext<'a> {
         let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
         let (left, (bytes, adds)) = (looked.left(has_name), self.memory(&looked));
         let Looked { group, scores, .. } = looked;
+        let ttl_seconds = group.life.unwrap_or(self.ttl);
         let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
-        let missing = scores.iter().zip(&costs);
-        let missing =
-            missing.filter_map(|(score, cost)| (*score == Score::Unknown).then_some(*cost));
-        let missing: Vec<f64> = missing.collect();
+        let unknown = scores.iter().enumerate();
+        let unknown = unknown.filter_map(|(n, score)| (*score == Score::Unknown).then_some(n));
+        let missing: Vec<usize> = unknown.collect();
+        let cost = missing.iter().filter_map(|number| costs.get(*number));
         let rates: Vec<f64> = group.rows.iter().filter_map(|row| row.rate).collect();
         let foretold = (!rates.is_empty()).then(|| rates.iter().sum::<f64>());
         let read = group.key.as_ref().and_then(|key| self.reads.get(key));
@@ -191,8 +220,8 @@ impl<'a> PlanContext<'a> {
             computes: missing.len(),
             // Neither the source nor readers' hints need know of all requests.
             rate: foretold.into_iter().chain(read.copied()).reduce(f64::max),
-            ttl: self.ttl,
-            cost: missing.iter().fold(0.0, |all, cost| all + cost),
+            ttl: ttl_seconds as f64,
+            cost: cost.fold(0.0, |all, cost| all + cost),
             wait: ROUND_TRIP_SECONDS + costs.iter().sum::<f64>(),
             bytes,
             adds,
@@ -203,12 +232,18 @@ impl<'a> PlanContext<'a> {
             candidate,
             left,
             from_table: scores.iter().filter(|one| **one == Score::InTable).count(),
+            full_seconds: costs.iter().sum(),
+            ttl_seconds,
+            missing,
         }
     }
 
     fn cost(&self, row: &Row) -> f64 {
-        let text = row.content.text();
-        self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
+        self.expected(row).unwrap_or(UNKNOWN_COST)
+    }
+
+    fn expected(&self, row: &Row) -> Option<f64> {
+        self.model.expected_seconds(row.content.text())
     }
 }
 
@@ -245,8 +280,14 @@ impl Gatherer<'_> {
         let mut due = Vec::new();
         for group in groups {
             let looked = context.looked(group, &mut lives);
-            if context.is_fresh(&looked) {
-                plan.fresh += looked.group.rows.len();
+            let inputs = looked.group.rows.len();
+            if context.schedule.keep == Keep::Scores && looked.are_unkept.contains(&true) {
+                plan.unkept += inputs;
+            } else if context.is_fresh(&looked) {
+                plan.fresh += inputs;
+                plan.kept_bytes += context.memory(&looked).0;
+            } else if context.outlives(&looked) {
+                plan.too_old += inputs;
                 plan.kept_bytes += context.memory(&looked).0;
             } else {
                 due.push(looked);
@@ -258,6 +299,7 @@ impl Gatherer<'_> {
 
     /// Remaining TTLs of keys, in seconds. Without Redis there are none.
     async fn lives(&self, context: &PlanContext<'_>, keys: &[Vec<u8>]) -> Vec<Option<f64>> {
+        let began = Instant::now();
         let known = match self.redis {
             Some(redis) => {
                 redis
@@ -266,6 +308,10 @@ impl Gatherer<'_> {
             }
             None => None,
         };
+        if known.is_some() {
+            let seconds = began.elapsed().as_secs_f64();
+            context.look_up.record(keys.len(), seconds);
+        }
         let known = known.unwrap_or_else(|| vec![None; keys.len()]);
         let seconds = known.into_iter().map(|ms| ms.map(|ms| ms as f64 / 1e3));
         seconds.collect()

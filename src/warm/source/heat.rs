@@ -3,7 +3,7 @@
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{
     heat::{Hot, NamedRate},
-    store::{PostgresStore, RunPiece},
+    store::{PostgresStore, StoreError},
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use kiln_contract::key::InputHash;
@@ -54,8 +54,8 @@ struct LastServed {
     at_ms: i64,
     /// Nothing for a ranking, or where the name was removed.
     input: Option<InputHash>,
-    /// Whether a warming run said so, of what it had remembered itself.
-    is_of_run: bool,
+    /// When somebody said so who is no warming run: a run only remembers.
+    said_ms: Option<i64>,
 }
 
 /// One hot input.
@@ -144,15 +144,18 @@ impl HotInputs {
     async fn served(&self, names: &[&str]) -> Result<HashMap<String, LastServed>, SourceError> {
         let namespace = self.reported.hot.scope.namespace.as_str();
         let asked: Vec<(&str, &str)> = names.iter().map(|name| (namespace, *name)).collect();
-        let found = self.store.last_served(&asked).await;
-        let found = found.map_err(|e| SourceError(e.to_string()))?.into_iter();
-        let last = names.iter().zip(found).filter_map(|(name, past)| {
+        let failed = |e: StoreError| SourceError(e.to_string());
+        let found = self.store.last_served(&asked).await.map_err(failed)?;
+        let said = self.store.last_said(&asked).await.map_err(failed)?;
+        let found = found.into_iter().zip(said);
+        let last = names.iter().zip(found).filter_map(|(name, (past, said))| {
             let past = past?;
+            let said = said.filter(|said| Some(&said.input) == past.input.as_ref());
             let input = past
                 .input
                 .filter(|_| past.items.is_none() && !past.is_removed);
             let last = LastServed {
-                is_of_run: RunPiece::of_job(&past.job_id).is_some(),
+                said_ms: said.map(|said| said.at.timestamp_millis()),
                 at_ms: past.from.timestamp_millis(),
                 input: input.and_then(|hash| InputHash::try_from(hash).ok()),
             };
@@ -194,7 +197,7 @@ impl HotInputs {
                 };
                 // What has no name is looked for by what it is, which doesn't change.
                 Some(Ok(match one.name {
-                    Some(_) => Item::Remembered(row, one.said_ms.unwrap_or(i64::MIN)),
+                    Some(_) => Item::Remembered(row, one.said_ms),
                     None => Item::Row(row),
                 }))
             })
@@ -227,18 +230,24 @@ fn latest<'a>(
     latest
 }
 
-/// When it was said last of each name what its input is, by jobs that somebody posted who knows: not by runs that only remember.
+/// When it was said last of each name what its input is, by jobs that somebody posted who knows: not by runs that only remember. Where it is said
+/// again and again, only workers know of the last time: the history has a row of what has changed.
 fn said<'a>(
     asked: &'a [AskedInput],
+    read: &'a [NamedRate],
     served: &'a HashMap<String, LastServed>,
 ) -> HashMap<(&'a str, InputHash), i64> {
     let asked = asked
         .iter()
         .filter_map(|one| Some(((one.key.as_deref()?, one.hash), one.at_ms)));
-    let served = served.iter().filter(|(_, last)| !last.is_of_run);
-    let served = served.filter_map(|(name, last)| Some(((name.as_str(), last.input?), last.at_ms)));
+    let read = read
+        .iter()
+        .filter_map(|one| Some(((one.name.as_str(), one.input?), one.written_ms)));
+    let served = served
+        .iter()
+        .filter_map(|(name, last)| Some(((name.as_str(), last.input?), last.said_ms?)));
     let mut said = HashMap::new();
-    for (what, at_ms) in asked.chain(served) {
+    for (what, at_ms) in asked.chain(read).chain(served) {
         let known = said.entry(what).or_insert(at_ms);
         *known = at_ms.max(*known);
     }
@@ -253,7 +262,7 @@ fn together(
     served: &HashMap<String, LastServed>,
     top: usize,
 ) -> Vec<HotInput> {
-    let (latest, said) = (latest(asked, read, served), said(asked, served));
+    let (latest, said) = (latest(asked, read, served), said(asked, read, served));
     let said_ms = |name: &str, hash| said.get(&(name, hash)).copied();
     let input_of = |name: &str| latest.get(name).and_then(|(_, input)| *input);
     let mut rates: HashMap<InputHash, f64> = asked.iter().map(|one| (one.hash, one.rate)).collect();

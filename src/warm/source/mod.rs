@@ -86,8 +86,9 @@ pub struct Row {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Item {
     Row(Row),
-    /// One that its source remembers: nobody was asked for it now. With when somebody who knows has said so last, in milliseconds since 1970.
-    Remembered(Row, i64),
+    /// One that its source remembers: nobody was asked for it now. With when somebody who knows has said so last, in milliseconds since 1970, as
+    /// far as that is known.
+    Remembered(Row, Option<i64>),
     /// An invalid row: where it is, and what is wrong.
     Bad(String),
 }

@@ -36,6 +36,9 @@ fn planned(key: Option<&str>, rows: Vec<(Option<&str>, RowContent)>) -> PlannedE
         rows,
         left: None,
         from_table: 0,
+        full_seconds: 1.0,
+        ttl_seconds: 600,
+        missing: Vec::new(),
     }
 }
 
@@ -45,7 +48,7 @@ fn bodies(schedule: &Schedule, chosen: &[PlannedEntry], size: usize) -> Vec<(i32
         model_seconds: None,
         costs_are_measured: true,
     };
-    pieces(schedule, chosen, 600, cut)
+    pieces(schedule, chosen, cut)
         .into_iter()
         .map(|post| (post.inputs, String::from_utf8(post.body).expect("UTF-8")))
         .collect()
@@ -104,7 +107,7 @@ fn cut_into(renewed: usize, computed: usize, cost: f64, cut: Cut) -> Vec<(i32, i
     let renewed = std::iter::repeat_n(one(0), renewed);
     let computed = std::iter::repeat_n(one(1), computed);
     let chosen: Vec<PlannedEntry> = renewed.chain(computed).collect();
-    let posts = pieces(&schedule("keep = \"scores\""), &chosen, 600, cut);
+    let posts = pieces(&schedule("keep = \"scores\""), &chosen, cut);
     posts
         .iter()
         .map(|post| (post.inputs, post.computes))
@@ -148,4 +151,59 @@ fn jobs_begin_small_where_costs_are_guessed() {
         (before, jobs[16], jobs.iter().max()),
         (2_000, (2, 2), Some(&(64, 64)))
     );
+}
+
+#[test]
+fn entries_of_different_lives_go_apart() {
+    let one = |ttl_seconds| PlannedEntry {
+        ttl_seconds,
+        ..planned(None, vec![(None, text("q", None))])
+    };
+    let chosen = [one(600), one(600), one(120)];
+    let jobs = bodies(&schedule("keep = \"scores\""), &chosen, 64);
+    let lives: Vec<(i32, bool)> = jobs
+        .iter()
+        .map(|(inputs, body)| (*inputs, body.contains("\"ttl_seconds\":120,")))
+        .collect();
+    assert_eq!(lives, [(2, false), (1, true)]);
+}
+
+#[test]
+fn a_ranking_whose_cost_is_guessed_is_computed_in_small_jobs_before_it() {
+    let rows: Vec<(Option<&str>, RowContent)> =
+        (0..100).map(|_| (Some("k"), text("q", None))).collect();
+    let mut ranking = planned(Some("best"), rows);
+    ranking.missing = (40..100).collect();
+    (ranking.candidate.computes, ranking.candidate.cost) = (60, 6.0);
+    let schedule = schedule("keep = \"rank\"\nrank = { key = \"best\" }");
+    let cut = Cut {
+        inputs: 64,
+        model_seconds: Some(5.0),
+        costs_are_measured: false,
+    };
+    let posts = pieces(&schedule, std::slice::from_ref(&ranking), cut);
+    let (last, first) = posts.split_last().expect("jobs");
+    assert_eq!(
+        (last.inputs, last.computes, last.model_seconds),
+        (100, 0, 0.0)
+    );
+    assert!(first.len() > 20, "{}", first.len());
+    assert_eq!(first.iter().map(|post| post.computes).sum::<i32>(), 60);
+    let seconds: f64 = first.iter().map(|post| post.model_seconds).sum();
+    assert!((seconds - 6.0).abs() < 1e-9);
+    let is_ranked = |post: &NewPost| String::from_utf8_lossy(&post.body).contains("\"rank\"");
+    assert!(is_ranked(last) && !first.iter().any(is_ranked));
+    for cut in [
+        Cut {
+            costs_are_measured: true,
+            ..cut
+        },
+        Cut {
+            model_seconds: None,
+            ..cut
+        },
+    ] {
+        let posts = pieces(&schedule, std::slice::from_ref(&ranking), cut);
+        assert_eq!((posts.len(), posts[0].computes), (1, 60));
+    }
 }

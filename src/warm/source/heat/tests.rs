@@ -26,7 +26,7 @@ fn served(name: &str, at_ms: i64, input: u8) -> HashMap<String, LastServed> {
     let last = LastServed {
         at_ms,
         input,
-        is_of_run: false,
+        said_ms: Some(at_ms),
     };
     HashMap::from([(name.to_owned(), last)])
 }
@@ -83,7 +83,11 @@ fn a_name_is_given_to_the_input_that_was_asked_for_last_under_it() {
 #[test]
 fn a_run_that_remembers_an_input_does_not_say_anew_what_it_is() {
     let said = |asked: &[AskedInput], served: &HashMap<String, LastServed>| {
-        let hot = together(asked, &[named("k", 1, 2.0)], served, 9);
+        let read = NamedRate {
+            written_ms: 10,
+            ..named("k", 1, 2.0)
+        };
+        let hot = together(asked, &[read], served, 9);
         hot.first().expect("one").said_ms
     };
     let mut by = served("k", 70, 1);
@@ -94,10 +98,27 @@ fn a_run_that_remembers_an_input_does_not_say_anew_what_it_is() {
     by.insert(
         "k".to_owned(),
         LastServed {
-            is_of_run: true,
+            said_ms: None,
             ..by["k"].clone()
         },
     );
     assert_eq!(said(&[asked(1, 1.0, 60, Some("k"))], &by), Some(60));
-    assert_eq!(said(&[], &by), None);
+    // A worker wrote it for a producer, who says the same again and again.
+    assert_eq!(said(&[], &by), Some(10));
+    // A run of another version has said it last, a producer before.
+    let before = LastServed {
+        said_ms: Some(50),
+        ..by["k"].clone()
+    };
+    by.insert("k".to_owned(), before);
+    assert_eq!(said(&[], &by), Some(50));
+    by.insert(
+        "k".to_owned(),
+        LastServed {
+            said_ms: None,
+            input: Some([2; 32]),
+            ..by["k"].clone()
+        },
+    );
+    assert_eq!(said(&[], &by), None, "of another text");
 }
