@@ -211,16 +211,17 @@ mod tests {
         assert_eq!(folders, 2, "a folder of migrations that no list is for");
     }
 
+    fn sums(all: &[(i64, &str, &str)]) -> Vec<(i64, String, String)> {
+        let all = all.iter();
+        all.map(|(number, words, sum)| (*number, (*words).to_owned(), (*sum).to_owned()))
+            .collect()
+    }
+
     #[test]
     fn databases_that_are_migrated_stay_valid() {
         let known = |migrator: &Migrator| -> Vec<_> {
             let all = listed(migrator).into_iter();
             all.map(|(number, words, sum, ..)| (number, words, sum))
-                .collect()
-        };
-        let sums = |all: &[(i64, &str, &str)]| -> Vec<_> {
-            let all = all.iter();
-            all.map(|(number, words, sum)| (*number, (*words).to_owned(), (*sum).to_owned()))
                 .collect()
         };
         let postgres = sums(&[
