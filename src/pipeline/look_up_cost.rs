@@ -45,10 +45,23 @@ impl LookUpCost {
         self.sums.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Seconds that a look-up takes for one input; nothing before the first one.
+    /// A measure that takes the first look-up for good: for who makes few of them, and on a connection that is there.
+    pub fn from_the_first() -> Self {
+        let sums = Sums {
+            look_ups: MIN_LOOK_UPS,
+            ..Sums::default()
+        };
+        Self {
+            sums: Mutex::new(sums),
+            batches: AtomicUsize::default(),
+        }
+    }
+
+    /// Seconds that a look-up takes for one input; nothing before it is known.
     pub fn seconds(&self) -> Option<f64> {
         let sums = *self.sums();
-        (sums.look_ups >= MIN_LOOK_UPS).then(|| sums.seconds / sums.inputs)
+        let is_known = sums.look_ups >= MIN_LOOK_UPS && sums.inputs > 0.0;
+        is_known.then(|| sums.seconds / sums.inputs)
     }
 
     /// Records a look-up that was answered.
@@ -115,6 +128,14 @@ mod tests {
         }
         let seconds = cost.seconds().expect("measured");
         assert!((4e-6..5e-6).contains(&seconds), "{seconds}");
+    }
+
+    #[test]
+    fn who_looks_up_once_knows_what_that_took() {
+        let cost = LookUpCost::from_the_first();
+        assert_eq!(cost.seconds(), None);
+        record(&cost, 1, 64, 20e-6);
+        assert!(cost.is_above(Some(5e-6)) && !cost.is_above(Some(50e-6)));
     }
 
     #[test]

@@ -318,7 +318,9 @@ async fn what_is_in_the_way_of_a_table_is_said_once_and_a_budget_is_kept() {
         found(&stack, "e:*").await
     })
     .await;
+    let url = stack.database_url();
+    let shop = [("KILN_DATABASES__SHOP__URL", url.as_str())];
     let (code, _, said) =
-        tokio::task::block_in_place(|| schedules.kiln_with(&stack, &["schedules", "check"], &[]));
+        tokio::task::block_in_place(|| schedules.kiln_with(&stack, &["schedules", "check"], &shop));
     assert_eq!(code, 0, "{said}");
 }

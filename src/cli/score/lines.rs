@@ -262,7 +262,7 @@ mod tests {
             [
                 r#"7:{"text":"a"}"#,
                 r#"9:{"text":"b"}"#,
-                "10:bad not JSON: expected ident at line 1 column 2",
+                "10:bad not JSON: expected ident at column 2",
                 "11:bad expected a JSON object: an input, or a job",
                 r#"12:job {"inputs":[]}"#,
                 "13:bad not UTF-8",

@@ -47,8 +47,8 @@ impl Part {
     /// Opens it with the first `keep` bytes that an earlier run has written of it.
     pub fn open(path: &Path, keep: u64) -> anyhow::Result<Self> {
         // Who names a link means what it leads to.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let shown = path.display();
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
         let about = fs::metadata(&path).ok();
         if about.as_ref().is_some_and(fs::Metadata::is_dir) {
             bail!("{shown} is a folder, not a file");

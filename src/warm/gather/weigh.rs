@@ -99,7 +99,7 @@ impl<'a> PlanContext<'a> {
             next: next.map_or(f64::INFINITY, |next| (next - gatherer.now).as_seconds_f64()),
             ttl: gatherer.ttl_seconds(schedule, info.ttl_seconds),
             keeps_all: known::keeps_all(gatherer.settings, schedule.namespace(), &info.name),
-            look_up: LookUpCost::default(),
+            look_up: LookUpCost::from_the_first(),
             grace: gatherer.settings.grace_seconds(schedule.namespace()) as f64,
             mark,
             model,
