@@ -210,7 +210,11 @@ async fn hostile_files_get_one_clear_line_in_bounded_memory() {
         .kiln(&["score", "in.jsonl", "--output", "folder"])
         .await
         .with(1);
-    assert_eq!(said.err, "kiln: folder is a folder, not a file\n");
+    assert!(
+        said.err.ends_with("folder is a folder, not a file\n") && said.err.lines().count() == 1,
+        "{}",
+        said.err
+    );
 
     // A line of 100 MB costs itself alone; NUL is no JSON by itself, and a character in a text.
     let mut file = fs::File::create(shell.folder.join("long.jsonl")).expect("a file");
@@ -337,6 +341,10 @@ async fn bad_rows_end_the_run_or_go_to_a_file_of_their_own() {
         ])
         .await
         .with(2);
+    // The run that ended at the first bad row has stored some of what comes next.
+    for stored in ["kiln.db", "kiln.db-wal", "kiln.db-shm"] {
+        let _absent = fs::remove_file(shell.folder.join(stored));
+    }
     let score = [
         "score",
         "in.jsonl",
@@ -372,9 +380,7 @@ async fn bad_rows_end_the_run_or_go_to_a_file_of_their_own() {
         (&report["rows"], &report["bad_rows"]),
         (&json!(5_998), &json!(2))
     );
-    // The run that ended at the first bad row had stored some.
-    let inputs = ["hits", "misses", "coalesced"].map(|how| report[how].as_u64().unwrap_or(0));
-    assert_eq!(inputs.iter().sum::<u64>(), 5_998, "{report}");
+    assert_eq!(report["misses"], 5_998, "{report}");
     assert_eq!(report["scores"]["count"], 5_998);
     assert_eq!(report["slowest_inputs"].as_array().map(Vec::len), Some(10));
     assert!(report["cost"]["seconds_per_input"].is_number(), "{report}");
