@@ -27,7 +27,7 @@ use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
 /// Bytes of rows after which a block is cut, whatever their number.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
-const MAX_IN_HAND: usize = 24 << 20;
+const MAX_IN_HAND: usize = 16 << 20;
 /// Bytes that a block takes on its way for each of its rows, and for each of its own bytes: as a job, as results.
 const BYTES_PER_ROW: usize = 1_400;
 const BYTES_PER_BYTE: usize = 4;
