@@ -90,7 +90,10 @@ fn postgres(error: &PgDatabaseError) -> String {
         }
         None => String::new(),
     };
-    ServerError::of(error, position).to_string()
+    let own = is_own_script(error.r#where());
+    let error = ServerError::of(error, position);
+    let is_own = error.is_raised && own;
+    ServerError { is_own, ..error }.to_string()
 }
 
 /// What is said of an error of a statement that somebody wrote, for who can say where it stands.
@@ -139,6 +142,8 @@ struct ServerError<'a> {
     has_context: bool,
     /// Whether a function said it: all of it is what somebody wrote, or what stands in a row.
     is_raised: bool,
+    /// Whether that was a script of Kiln's own, which names objects and no rows.
+    is_own: bool,
 }
 
 /// The files of the server's languages for functions.
@@ -185,11 +190,15 @@ impl<'a> ServerError<'a> {
             is_pointed: matches!(error.position(), Some(PgErrorPosition::Original(_))),
             has_context: error.r#where().is_some_and(|context| !context.is_empty()),
             is_raised: is_raised(error.routine(), error.file()),
+            is_own: false,
         }
     }
 
     /// Whether the server's own text may be shown.
     fn is_text_shown(&self) -> bool {
+        if self.is_own {
+            return true;
+        }
         let is_own = sqlstate::is_fixed(self.code, self.text) && !self.is_raised;
         // A server that speaks another language quotes in ways that aren't all known.
         if !is_own || !self.text.is_ascii() {
@@ -264,6 +273,18 @@ impl<'a> ServerError<'a> {
 fn is_raised(routine: Option<&str>, file: Option<&str>) -> bool {
     let file = file.and_then(|file| file.rsplit('/').next()).unwrap_or("");
     routine == Some("exec_stmt_raise") || LANGUAGES.iter().any(|start| file.starts_with(start))
+}
+
+/// Whether the innermost of what an error was raised in is a script of Kiln's own: a block without a name, which nobody else has its own
+/// database run, or a function that Kiln made there. Of statements that somebody wrote this isn't asked.
+fn is_own_script(context: Option<&str>) -> bool {
+    let innermost = context.and_then(|context| context.lines().next());
+    let mut words = innermost.unwrap_or("").split_whitespace();
+    words.any(|word| {
+        let name = word.rsplit('.').next().unwrap_or(word);
+        let own = name.strip_prefix("kiln");
+        name == "inline_code_block" || own.is_some_and(|rest| rest.starts_with('_'))
+    })
 }
 
 /// The parts in double quotes.

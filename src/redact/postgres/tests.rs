@@ -20,6 +20,7 @@ fn error<'a>(code: &'a str, text: &'a str, names: [Option<&'a str>; 4]) -> Serve
         is_pointed: true,
         has_context: false,
         is_raised: false,
+        is_own: false,
     }
 }
 
@@ -234,4 +235,36 @@ fn what_is_not_allowed_or_not_there_is_named() {
     assert!(said("42883", function, [None; 4]).contains(", function `digest` ("));
     let odd = format!("permission denied for table {CANARY}");
     assert!(!pointless("42501", &odd).contains("anna"));
+}
+
+#[test]
+fn what_scripts_of_kiln_raise_is_shown_and_what_others_do_is_not() {
+    for own in [
+        "PL/pgSQL function inline_code_block line 13 at RAISE",
+        "PL/pgSQL function kiln_add_job_day(date) line 9 at RAISE\nSQL statement \"SELECT 1\"",
+        "PL/pgSQL-Funktion public.kiln_drop_job_day(date) Zeile 4 bei RAISE",
+    ] {
+        assert!(is_own_script(Some(own)), "{own}");
+    }
+    for other in [
+        "PL/pgSQL function lookup(text) line 3 at RAISE\nPL/pgSQL function kiln_note_jobs() line 2 at SQL statement",
+        "",
+    ] {
+        assert!(!is_own_script(Some(other)), "{other}");
+    }
+    assert!(!is_own_script(None));
+    let text = "view seen: made on the table jobs";
+    let raised = ServerError {
+        is_raised: true,
+        is_pointed: false,
+        has_context: true,
+        position: String::new(),
+        ..error("2BP01", text, [None; 4])
+    };
+    assert!(!raised.to_string().contains("seen"), "{raised}");
+    let own = ServerError {
+        is_own: true,
+        ..raised
+    };
+    assert!(own.to_string().starts_with(text), "{own}");
 }
