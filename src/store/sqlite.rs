@@ -80,7 +80,7 @@ impl SqliteStore {
         let opening = path.clone();
         let open = tokio::task::spawn_blocking(move || schema::open(&opening, &mut moved));
         let connection = open.await.map_err(|e| problem(&e))?;
-        let connection = connection.map_err(|e| problem(&e))?;
+        let connection = connection.map_err(|e| StoreError::Refused(format!("{file}: {e}")))?;
         let inner = Arc::new(Inner {
             path,
             queue: Queue::default(),
@@ -97,6 +97,11 @@ impl SqliteStore {
             _open: Arc::new(Open(inner.clone())),
             inner,
         })
+    }
+
+    /// Whether the file still takes what it is given; an error says why not.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.inner.queue.check()
     }
 
     /// Waits until everything is written that was stored before.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::harness::eventually;
 use crate::harness::sandbox;
 use crate::harness::shell::Shell;
 
@@ -194,6 +195,61 @@ async fn a_run_that_is_killed_goes_on_where_it_stopped_and_writes_each_row_once(
 }
 
 #[tokio::test]
+async fn a_run_that_begins_anew_leaves_nothing_of_another_to_go_on_from() {
+    let shell = Shell::bare();
+    let count = 400_000;
+    shell.write("in.jsonl", &texts(count));
+    let (output, manifest) = (
+        shell.folder.join("out.jsonl"),
+        shell.folder.join("out.jsonl.manifest"),
+    );
+    let score = ["score", "in.jsonl", "--output", "out.jsonl"];
+    let start = |words: &[&str]| {
+        command(&shell, words)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the binary starts")
+    };
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        eventually(what, PATIENCE, async || is_so().then_some(())).await;
+    };
+    let mut first = start(&score);
+    until("a manifest", &|| manifest.exists()).await;
+    first.kill().expect("our child");
+    first.wait().expect("our child");
+    // Another run writes the same file, and is killed as well.
+    let mut other = start(&["score", "-", "--output", "out.jsonl"]);
+    until("the other begins", &|| !manifest.exists()).await;
+    other.kill().expect("our child");
+    other.wait().expect("our child");
+    shell.kiln(&score).await.with(0);
+    let text = fs::read_to_string(&output).expect("an output");
+    let keys = text
+        .lines()
+        .map(|line| line.split('"').nth(3).expect("a key"));
+    let expected: Vec<String> = (0..count).map(|n| format!("r{n}")).collect();
+    assert!(keys.eq(expected.iter().map(String::as_str)));
+}
+
+#[tokio::test]
+async fn a_column_that_is_no_text_is_told_and_not_emptied() {
+    let shell = Shell::bare();
+    let latin = b"key,text,name\nk1,hi,M\xfcller\nk2,ho,Meier\n";
+    fs::write(shell.folder.join("in.csv"), latin).expect("a file");
+    let said = shell
+        .kiln(&["score", "in.csv", "--keep-columns", "--format", "jsonl"])
+        .await
+        .with(3);
+    assert_eq!(said.lines().len(), 1, "{}", said.out);
+    assert!(
+        said.err.contains("line 2: column `name` is not UTF-8"),
+        "{}",
+        said.err
+    );
+}
+
+#[tokio::test]
 async fn hostile_files_get_one_clear_line_in_bounded_memory() {
     let shell = Shell::bare();
     fs::create_dir(shell.folder.join("folder")).expect("a folder");
@@ -212,6 +268,17 @@ async fn hostile_files_get_one_clear_line_in_bounded_memory() {
         .with(1);
     assert!(
         said.err.ends_with("folder is a folder, not a file\n") && said.err.lines().count() == 1,
+        "{}",
+        said.err
+    );
+
+    // A disk that is full.
+    let said = shell
+        .kiln(&["score", "in.jsonl", "--output", "/dev/full"])
+        .await
+        .with(1);
+    assert!(
+        said.err.starts_with("kiln: /dev/full can't be written") && said.err.lines().count() == 1,
         "{}",
         said.err
     );

@@ -204,6 +204,18 @@ impl<R: BufRead> CsvLines<R> {
         std::str::from_utf8(self.record.get(at)?).ok()
     }
 
+    /// A cell of the last record that is there and is no text.
+    pub fn unreadable(&self, mut of: impl Iterator<Item = usize>) -> Option<CsvProblem> {
+        let at = of.find(|at| {
+            let cell = self.record.get(*at);
+            cell.is_some_and(|cell| std::str::from_utf8(cell).is_err())
+        })?;
+        Some(CsvProblem {
+            column: self.columns.name(at).map(str::to_owned),
+            message: " is not UTF-8".to_owned(),
+        })
+    }
+
     /// Lines and bytes of the file up to the next record.
     pub fn position(&self) -> (u64, u64) {
         let at = self.reader.position();

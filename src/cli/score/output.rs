@@ -9,6 +9,7 @@ use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufWriter, IsTerminal, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -53,11 +54,12 @@ impl Part {
         if about.as_ref().is_some_and(fs::Metadata::is_dir) {
             bail!("{shown} is a folder, not a file");
         }
+        let unwritable = || format!("{shown} can't be written");
         let is_special = about.as_ref().is_some_and(|about| !about.is_file());
-        if about.is_some() {
+        if about.is_some() && !is_special {
             // Who may not write a file may not replace it.
             let there = OpenOptions::new().write(true).open(&path);
-            there.with_context(|| format!("{shown} can't be written"))?;
+            there.with_context(unwritable)?;
         }
         let partial = (!is_special).then(|| beside(&path, ".partial"));
         let target = partial.as_ref().unwrap_or(&path);
@@ -66,20 +68,26 @@ impl Part {
             .create(true)
             .truncate(false)
             .open(target)
-            .with_context(|| format!("{shown} can't be written"))?;
+            .with_context(unwritable)?;
         if partial.is_some() {
             if matches!(file.try_lock(), Err(TryLockError::WouldBlock)) {
                 bail!("{shown} is being written by another process");
             }
-            file.set_len(keep)?;
+            // Who had the lock before may have given the file its own name meanwhile: that one isn't this run's.
+            let there = fs::metadata(target).ok().map(|about| about.ino());
+            let own = file.metadata().with_context(unwritable)?;
+            if there != Some(own.ino()) || own.len() < keep {
+                bail!("{shown} was written by another process meanwhile: try again");
+            }
+            file.set_len(keep).with_context(unwritable)?;
         }
         let mut file = file;
         if partial.is_some() {
-            file.seek(SeekFrom::End(0))?;
+            file.seek(SeekFrom::End(0)).with_context(unwritable)?;
         }
         let packing = Packing::of_name(&path);
         Ok(Self {
-            packer: Some(Packer::new(file, packing)?),
+            packer: Some(Packer::new(file, packing).with_context(unwritable)?),
             path,
             partial,
             packing,
@@ -92,7 +100,13 @@ impl Part {
     }
 
     /// Hands what was written so far to the file, so that it can be gone on from here; gives its length, and the file to sync.
-    pub fn mark(&mut self) -> io::Result<(u64, File)> {
+    pub fn mark(&mut self) -> anyhow::Result<(u64, File)> {
+        let shown = self.path.display().to_string();
+        self.cut()
+            .with_context(|| format!("{shown} can't be written"))
+    }
+
+    fn cut(&mut self) -> io::Result<(u64, File)> {
         let packer = self.packer.take().ok_or(io::ErrorKind::NotConnected)?;
         let mut file = packer.finish()?;
         let length = file.stream_position()?;
@@ -107,16 +121,9 @@ impl Part {
         let Some(packer) = self.packer.take() else {
             bail!("{shown} is closed");
         };
-        let file = packer.finish()?;
-        if let Some(partial) = &self.partial {
-            if let Ok(about) = fs::metadata(&self.path) {
-                // What replaces a file may be read by whom that could be.
-                file.set_permissions(about.permissions())?;
-            }
-            file.sync_all()?;
-            fs::rename(partial, &self.path).with_context(|| format!("{shown} can't be written"))?;
-        }
-        Ok(())
+        let file = packer.finish();
+        let completed = file.and_then(|file| complete(&file, self.partial.as_deref(), &self.path));
+        completed.with_context(|| format!("{shown} can't be written"))
     }
 
     /// Forgets it.
@@ -137,6 +144,19 @@ impl Part {
         }
         Ok(())
     }
+}
+
+/// Gives what was written its own name; what has it already needs none.
+fn complete(file: &File, partial: Option<&Path>, path: &Path) -> io::Result<()> {
+    let Some(partial) = partial else {
+        return Ok(());
+    };
+    if let Ok(about) = fs::metadata(path) {
+        // What replaces a file may be read by whom that could be.
+        file.set_permissions(about.permissions())?;
+    }
+    file.sync_all()?;
+    fs::rename(partial, path)
 }
 
 impl Output {

@@ -19,6 +19,7 @@ use crate::{
     config::Settings,
     parts::{self, Embedded},
     pipeline::Engine,
+    store::StoreError,
 };
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
@@ -50,6 +51,8 @@ struct Run {
     shared: Arc<Shared>,
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
+    /// The file of scores.
+    database: PathBuf,
     begun: Instant,
     /// How far it has come.
     manifest: Manifest,
@@ -71,6 +74,7 @@ pub(super) async fn run(
     let engine = Arc::new(embedded.engine(settings)?);
     let manifest = begin(
         arguments,
+        on_error,
         &source,
         output.as_deref(),
         quarantine.as_deref(),
@@ -106,6 +110,7 @@ pub(super) async fn run(
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
         engine,
         embedded,
+        database: settings.embedded.path.clone(),
         begun,
         manifest,
         from,
@@ -180,6 +185,7 @@ fn layout(arguments: &Arguments, source: &Source) -> anyhow::Result<Layout> {
 /// Where the run begins: at the file's start, or where the same run was killed.
 fn begin(
     arguments: &Arguments,
+    on_error: OnError,
     source: &Source,
     output: Option<&Path>,
     quarantine: Option<&Path>,
@@ -196,6 +202,8 @@ fn begin(
         "quarantine": quarantine.map(|path| path.display().to_string()),
         "detail": arguments.detail,
         "report": arguments.report.is_some(),
+        "on_error": format!("{on_error:?}"),
+        "active": active(arguments, engine),
     });
     let known = output.and_then(|output| Manifest::read(output, &run, quarantine));
     let known = known.filter(|known| {
@@ -207,12 +215,30 @@ fn begin(
         });
         model.unwrap_or(true)
     });
+    if known.is_none() {
+        // What another run left is no place to go on from once this one has written there.
+        output.map(manifest::remove);
+    }
     let mut manifest = known.unwrap_or_else(|| Manifest::new(run));
     if manifest.model.is_none() {
         let named = arguments.model.as_deref();
         manifest.model = named.map(|model| pinned(engine.registry(), model));
     }
     manifest
+}
+
+/// The versions that whole jobs of a file are scored with, where it isn't said which model scores all.
+fn active(arguments: &Arguments, engine: &Engine) -> Option<Vec<String>> {
+    if arguments.model.is_some() {
+        return None;
+    }
+    let all = engine.registry().list().into_iter();
+    let active = all.filter(|model| model.active);
+    let mut names: Vec<String> = active
+        .map(|model| format!("{}@{}", model.info.name, model.info.version))
+        .collect();
+    names.sort_unstable();
+    Some(names)
 }
 
 impl Run {
@@ -249,6 +275,7 @@ impl Run {
         let mut done = std::pin::pin!(blocks.map(begin).buffered(2 * cores + 4));
         while let Some(block) = done.next().await {
             let (model, block): (Option<String>, Done) = block?;
+            self.stored(self.embedded.store.check())?;
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
@@ -267,8 +294,13 @@ impl Run {
         if let Some(marks) = &mut marks {
             marks.wait().await?;
         }
-        self.embedded.store.flush().await?;
-        Ok(())
+        let flushed = self.embedded.store.flush().await;
+        self.stored(flushed)
+    }
+
+    /// Names the file of scores where it takes no more.
+    fn stored(&self, stored: Result<(), StoreError>) -> anyhow::Result<()> {
+        stored.with_context(|| format!("{} can't be written", self.database.display()))
     }
 
     fn fit_rows(&self, model: &str) {
@@ -283,7 +315,9 @@ impl Run {
     }
 
     fn elapsed(&self) -> Duration {
-        self.begun.elapsed() + Duration::from_secs_f64(self.manifest.seconds.max(0.0))
+        // What stands in a manifest may be anything.
+        let before = Duration::try_from_secs_f64(self.manifest.seconds).unwrap_or_default();
+        self.begun.elapsed().saturating_add(before)
     }
 
     fn end(

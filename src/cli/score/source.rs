@@ -234,7 +234,7 @@ fn read_lines(
     loop {
         let (mut bytes, first) = (Vec::with_capacity(BLOCK_BYTES / 4), at.lines + 1);
         let (mut is_over, mut is_long) = (false, false);
-        let mut count = 0;
+        let (mut count, mut sent) = (0, at);
         while count < flow.max_rows() && bytes.len() < BLOCK_BYTES {
             let before = bytes.len();
             let read = reader
@@ -265,10 +265,11 @@ fn read_lines(
             if is_long {
                 break;
             }
-            count += 1;
+            (count, sent) = (count + 1, at);
         }
         let size = bytes.len();
-        let is_taken = flow.send(Rows::Lines(bytes, first), count, size, at)
+        // A run that goes on from here has the long line still before it.
+        let is_taken = flow.send(Rows::Lines(bytes, first), count, size, sent)
             && (!is_long || {
                 let bad = Item::Bad(BadRow::too_long(at.lines));
                 flow.send(Rows::Items(vec![bad]), 1, 0, at)
@@ -318,6 +319,9 @@ fn read_records<R: BufRead>(
             )
         })?;
         let row = (wants_rows || input.is_err()).then(|| whole(lines));
+        let columns = keep.iter().map(|(at, _)| *at);
+        let input = input.and_then(|json| lines.unreadable(columns).map_or(Ok(json), Err));
+        let row = row.or_else(|| input.is_err().then(|| whole(lines)));
         let item = match input {
             Ok(json) => Item::Input(Input {
                 line,

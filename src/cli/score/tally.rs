@@ -82,7 +82,7 @@ impl Scores {
         for (bucket, count) in &self.buckets {
             below += count;
             if below >= wanted {
-                return f64::from(middle(*bucket)).clamp(self.min, self.max);
+                return f64::from(middle(*bucket)).max(self.min).min(self.max);
             }
         }
         self.max

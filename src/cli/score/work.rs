@@ -13,7 +13,7 @@ use crate::{
     pipeline::{Ended, Engine, JobSource, Outcome, outcome_of},
 };
 use anyhow::bail;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use kiln_contract::{job::MAX_INPUTS, result};
 use serde_json::value::RawValue;
 use std::sync::Arc;
@@ -80,6 +80,9 @@ impl Parsed {
     }
 }
 
+/// Inputs of one job that fail one by one before it is taken that all do: the run ends.
+const MAX_FAILURES: usize = 32;
+
 /// Rows that go through the engine together.
 enum Part<'a> {
     Inputs(Vec<&'a Input>),
@@ -93,6 +96,8 @@ struct Written {
     out: Vec<u8>,
     bad: Vec<BadRow>,
     tally: Tally,
+    /// Inputs that couldn't be scored by themselves.
+    failures: usize,
 }
 
 impl Written {
@@ -148,7 +153,9 @@ pub(super) async fn work(
         _held: held,
     };
     while let Some(part) = written.next().await {
-        let Written { out, bad, tally } = part?;
+        let Written {
+            out, bad, tally, ..
+        } = part?;
         match done.out.is_empty() {
             true => done.out = out,
             false => done.out.extend_from_slice(&out),
@@ -174,7 +181,7 @@ impl Context<'_> {
             Part::Job { line, body } => self.job(line, body, &mut written).await?,
             Part::Inputs(inputs) => {
                 let id = format!("{}-{}-{part}", self.shared.run_id, self.number);
-                if self.inputs(&id, &inputs, &mut written).await? {
+                if self.inputs(&id, &inputs, &mut written).await?.is_none() {
                     return Ok(written);
                 }
                 // A line that reads as JSON at first sight and isn't: it costs itself, not its neighbours.
@@ -186,10 +193,8 @@ impl Context<'_> {
                         None => fit.push(input),
                     }
                 }
-                let id = format!("{id}-again");
-                if !fit.is_empty() {
-                    self.inputs(&id, &fit, &mut written).await?;
-                }
+                self.halves(format!("{id}-again"), fit, &mut written)
+                    .await?;
                 return Ok(written);
             }
         }
@@ -206,13 +211,51 @@ impl Context<'_> {
         (ended.await, bytes)
     }
 
-    /// Scores inputs; says whether the job as such was taken.
+    /// Scores inputs of which not all may be scored together: those that can't be are found by halves, and cost themselves alone.
+    fn halves<'b>(
+        &'b self,
+        id: String,
+        mut inputs: Vec<&'b Input>,
+        written: &'b mut Written,
+    ) -> BoxFuture<'b, anyhow::Result<()>> {
+        Box::pin(async move {
+            if inputs.is_empty() {
+                return Ok(());
+            }
+            let Some(problem) = self.inputs(&id, &inputs, written).await? else {
+                return Ok(());
+            };
+            if let [input] = inputs.as_slice() {
+                written.failures += 1;
+                if written.failures > MAX_FAILURES && written.tally.rows == 0 {
+                    bail!("line {}: {problem}; none before it was scored", input.line);
+                }
+                written.bad(BadRow {
+                    line: input.line,
+                    column: None,
+                    problem,
+                    row: Some(
+                        input
+                            .row
+                            .clone()
+                            .unwrap_or_else(|| self.text(input).to_owned()),
+                    ),
+                });
+                return Ok(());
+            }
+            let rest = inputs.split_off(inputs.len() / 2);
+            self.halves(format!("{id}-0"), inputs, written).await?;
+            self.halves(format!("{id}-1"), rest, written).await
+        })
+    }
+
+    /// Scores inputs; says why the job as such wasn't taken, if it wasn't.
     async fn inputs(
         &self,
         id: &str,
         inputs: &[&Input],
         written: &mut Written,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<Option<String>> {
         let texts = inputs.iter().map(|input| self.text(input));
         let body = job_body(id, self.model, texts, self.shared.detail);
         let (ended, _) = self.run(body).await;
@@ -233,28 +276,13 @@ impl Context<'_> {
                     self.expect(inputs, written);
                 }
             }
-            Outcome::Rejected { rejection, .. } => {
-                if !id.ends_with("-again") {
-                    return Ok(false);
-                }
-                written.bad(self.whole_bad(inputs, rejection.to_string()));
-            }
-            Outcome::Retry { reason, .. } => written.bad(self.whole_bad(inputs, reason)),
+            Outcome::Rejected { rejection, .. } => return Ok(Some(rejection.to_string())),
+            Outcome::Retry { reason, .. } => return Ok(Some(reason)),
             Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
                 bail!("the model threads have stopped")
             }
         }
-        Ok(true)
-    }
-
-    /// What none of these inputs was scored for.
-    fn whole_bad(&self, inputs: &[&Input], problem: String) -> BadRow {
-        BadRow {
-            line: inputs.first().map_or(0, |input| input.line),
-            column: None,
-            problem,
-            row: None,
-        }
+        Ok(None)
     }
 
     fn result(&self, input: &Input, raw: &str, written: &mut Written) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! Promises that a migration which was cut short goes on where it stopped.
 
-use crate::store::migrations;
+use crate::{redact::Redact, store::migrations};
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, params};
 use std::{path::Path, time::Duration};
 
@@ -39,8 +39,25 @@ CREATE TABLE IF NOT EXISTS _sqlx_migrations (
     execution_time BIGINT NOT NULL
 )";
 
+/// Why a file can't be opened to write.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(
+        "a newer release of Kiln has written it, or has begun to: use that one, or another file"
+    )]
+    Newer,
+    #[error("{}", .0.redacted())]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for OpenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sqlite(error)
+    }
+}
+
 /// Opens the file to write, making it where it isn't there, and migrates it; `moved` is told of rows that are moved, and of all.
-pub(super) fn open(path: &Path, moved: &mut dyn FnMut(u64, u64)) -> rusqlite::Result<Connection> {
+pub(super) fn open(path: &Path, moved: &mut dyn FnMut(u64, u64)) -> Result<Connection, OpenError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     connection.execute_batch(WRITER)?;
@@ -59,8 +76,15 @@ pub(super) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 /// Runs the migrations that the file hasn't had, each in a transaction of its own.
-fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
+fn migrate(connection: &mut Connection) -> Result<(), OpenError> {
     connection.execute_batch(NOTES)?;
+    let newest = migrations::SQLITE.iter().map(|one| one.version).max();
+    let unknown =
+        "SELECT EXISTS (SELECT 1 FROM _sqlx_migrations WHERE version > ?1 OR NOT success)";
+    let newest = newest.unwrap_or_default();
+    if connection.query_row(unknown, [newest], |row| row.get(0))? {
+        return Err(OpenError::Newer);
+    }
     for migration in migrations::SQLITE.iter() {
         let transaction = begin(connection)?;
         let had: bool = transaction.query_row(
@@ -109,19 +133,23 @@ fn move_scores(
     connection: &mut Connection,
     moved: &mut dyn FnMut(u64, u64),
 ) -> rusqlite::Result<()> {
-    let is_there = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'scores_before')";
-    if !connection.query_row(is_there, [], |row| row.get::<_, bool>(0))? {
-        return Ok(());
-    }
-    let last = "SELECT coalesce(max(rowid), 0) FROM scores_before";
-    let last: i64 = connection.query_row(last, [], |row| row.get(0))?;
-    let first: i64 =
-        connection.query_row("SELECT coalesce(max(id), 0) FROM inputs", [], |row| {
-            row.get(0)
-        })?;
-    let mut after = first;
-    while after < last {
+    loop {
         let transaction = begin(connection)?;
+        // Looked at anew each time: another process may be moving the same rows.
+        let is_there = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'scores_before')";
+        if !transaction.query_row(is_there, [], |row| row.get::<_, bool>(0))? {
+            return Ok(());
+        }
+        let number = |statement: &str| {
+            let number = transaction.query_row(statement, [], |row| row.get(0));
+            number.map(Option::<i64>::unwrap_or_default)
+        };
+        let last = number("SELECT max(rowid) FROM scores_before")?;
+        let after = number("SELECT max(id) FROM inputs")?;
+        if after >= last {
+            transaction.execute_batch("DROP TABLE scores_before")?;
+            return transaction.commit();
+        }
         let until = "SELECT max(rowid) FROM (SELECT rowid FROM scores_before WHERE rowid > ?1 ORDER BY rowid LIMIT ?2)";
         let until: Option<i64> =
             transaction.query_row(until, [after, MOVED_TOGETHER], |row| row.get(0))?;
@@ -130,10 +158,6 @@ fn move_scores(
             transaction.execute(statement, [after, until])?;
         }
         transaction.commit()?;
-        after = until;
-        moved(after.unsigned_abs(), last.unsigned_abs());
+        moved(until.unsigned_abs(), last.unsigned_abs());
     }
-    let transaction = begin(connection)?;
-    transaction.execute_batch("DROP TABLE IF EXISTS scores_before")?;
-    transaction.commit()
 }

@@ -186,6 +186,46 @@ async fn a_write_that_the_file_refuses_is_heard_of_by_whoever_stores_next() {
     assert!(store.insert(&batch).await.is_err());
 }
 
+#[tokio::test]
+async fn a_file_that_is_full_fails_whoever_stores_next_whatever_it_was_asked_for() {
+    let (store, _folder) = store().await;
+    let queue = &store.inner.queue;
+    let full = queue.run(|file| file.execute_batch("PRAGMA max_page_count = 1; CREATE TABLE more AS WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 99999) SELECT randomblob(64) FROM n"));
+    full.await.expect_err("it is full");
+    let problem = store.check().expect_err("it is known");
+    assert!(problem.to_string().contains("full"), "{problem}");
+    assert!(store.flush().await.is_err());
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_release_is_refused() {
+    let (store, folder) = store().await;
+    store.flush().await.expect("a flush");
+    drop(store);
+    let path = folder.path().join("kiln.db");
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) VALUES (99, 'x', true, 'x', 0)";
+    let other = Connection::open(&path).expect("the file");
+    other.execute(newer, []).expect("a note");
+    let refused = SqliteStore::open(&path).await.expect_err("it is newer");
+    assert!(refused.to_string().contains("newer release"), "{refused}");
+}
+
+#[test]
+fn several_that_open_a_file_of_an_earlier_release_move_it_together() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("kiln.db");
+    earlier(&path, 220_000);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                schema::open(&path, &mut |_, _| {}).expect("the file");
+            });
+        }
+    });
+    let rows = table(&path, "SELECT count(*) FROM scores");
+    assert_eq!(rows, [[Value::Integer(220_000)]]);
+}
+
 /// A file as an earlier release has left it, with so many scores.
 fn earlier(path: &Path, scores: u32) {
     let connection = Connection::open(path).expect("a file");

@@ -92,6 +92,11 @@ impl Queue {
         }
     }
 
+    /// Whether the file still takes what it is given; why not, otherwise.
+    pub fn check(&self) -> Result<(), StoreError> {
+        check(&self.state())
+    }
+
     /// Has everything written that is staged, and waits for it.
     pub async fn flush(&self) -> Result<(), StoreError> {
         let batches = self.state().added;
@@ -125,7 +130,14 @@ impl Queue {
             self.wake.notify_one();
         }
         match done.await {
-            Ok(result) => result.map_err(classify),
+            Ok(result) => result.map_err(|error| {
+                // A file that refuses one write, as where the disk is full, is done with: nobody goes on without what it was to hold.
+                if !is_busy(&error) {
+                    self.state().failed.get_or_insert(error.redacted());
+                    self.written.notify_waiters();
+                }
+                classify(error)
+            }),
             Err(_) => Err(StoreError::Refused("the file is closed".to_owned())),
         }
     }
