@@ -6,8 +6,8 @@ use crate::cache::RedisCache;
 use kiln_contract::key::{self, InputHash};
 use std::{collections::HashMap, time::Duration};
 
-/// Inputs, and names, of one namespace that a worker reports.
-pub const REPORTED: usize = super::sketch::CAPACITY;
+/// Inputs, and names, of one namespace that a worker reports: the hottest, some 90 KB every few seconds.
+pub const REPORTED: usize = 2_000;
 /// How long a report counts.
 const CURRENT: Duration = Duration::from_secs(60);
 /// How long it is stored at most.

@@ -66,4 +66,5 @@ mod upgrade;
 mod warm;
 mod warm_budget;
 mod warm_changes;
+mod warm_simulated;
 mod warm_sources;
