@@ -64,4 +64,5 @@ mod upgrade;
 mod warm;
 mod warm_budget;
 mod warm_changes;
+mod warm_follow;
 mod warm_sources;
