@@ -16,23 +16,45 @@ INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_secon
 SELECT $1, clock_timestamp(), 'planning', $2, now() + make_interval(secs => $3), $4, now() + make_interval(secs => $4)
 WHERE NOT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND state IN ('queued', 'planning', 'posting', 'waiting'))
 RETURNING id, token";
+const TAKE_OVER: &str = "\
+UPDATE warm_runs SET worker = $1, token = token + 1, lease_until = now() + make_interval(secs => $2)
+WHERE id = (
+  SELECT id FROM warm_runs WHERE state = 'planning' AND lease_until < now() AND schedule = ANY($3)
+  ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+RETURNING id, token, schedule, ends_at < now()";
 const POSITION: &str =
-    "SELECT position_kind::text, position FROM warm_positions WHERE schedule = $1";
+    "SELECT position_kind::text, position, source_digest FROM warm_positions WHERE schedule = $1";
 const NOTE: &str = "\
 WITH held AS MATERIALIZED (
   UPDATE warm_runs SET posted = coalesce($9, posted + $3), planned = coalesce($9, posted + $3), bad = bad + $4, pieces = pieces + $5,
     model_seconds = model_seconds + $6, message = $7
   WHERE id = $1 AND token = $2 AND state = 'planning' RETURNING schedule)
-INSERT INTO warm_positions (schedule, position_kind, position) SELECT schedule, $10::text::\"char\", $8 FROM held
-ON CONFLICT (schedule) DO UPDATE SET position_kind = excluded.position_kind, position = excluded.position, noted_at = now()";
+INSERT INTO warm_positions (schedule, position_kind, position, source_digest) SELECT schedule, $10::text::\"char\", $8, $11 FROM held
+ON CONFLICT (schedule) DO UPDATE SET position_kind = excluded.position_kind, position = excluded.position, source_digest = excluded.source_digest, noted_at = now()";
 const ENDED: &str = "SELECT job_id FROM jobs WHERE job_id = ANY($1)";
 const ENDED_BY_IDS: &str = "SELECT job_id FROM job_ids WHERE job_id = ANY($1)";
+
+/// How far a schedule has followed its table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowedTo {
+    pub position: (Kind, i64),
+    /// The digest of what it followed; nothing where a release noted it that didn't say.
+    pub source: Option<Vec<u8>>,
+}
+
+impl FollowedTo {
+    /// Whether the position is one of the source with this digest, as far as anybody knows.
+    pub fn is_of(&self, digest: &[u8]) -> bool {
+        self.source.as_deref().is_none_or(|known| known == digest)
+    }
+}
 
 /// What a run has followed since that was noted last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Followed<'a> {
-    /// Up to where every change has been served.
+    /// Up to where every change has been served, and the digest of what is followed.
     pub position: (Kind, i64),
+    pub source: &'a [u8],
     /// Inputs that were posted, rows that were no input, jobs, and the model time that was expected, in seconds.
     pub posted: i64,
     pub bad: i64,
@@ -81,12 +103,33 @@ impl PostgresStore {
     }
 
     /// How far a schedule has followed its table; nothing where it never has.
-    pub async fn followed_to(&self, schedule: &str) -> Result<Option<(Kind, i64)>, StoreError> {
+    pub async fn followed_to(&self, schedule: &str) -> Result<Option<FollowedTo>, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as::<_, (String, i64)>(POSITION).bind(schedule);
+        let query = sqlx::query_as::<_, (String, i64, Option<Vec<u8>>)>(POSITION).bind(schedule);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         let row = self.end(lease, answer).await?;
-        Ok(row.and_then(|(letter, position)| Some((kind_of(&letter)?, position))))
+        Ok(row.and_then(|(letter, position, source)| {
+            let position = (kind_of(&letter)?, position);
+            Some(FollowedTo { position, source })
+        }))
+    }
+
+    /// Takes over a run that follows the table of one of these schedules and whose worker is gone. Says which one, and whether its time limit has
+    /// passed.
+    pub async fn take_following_over(
+        &self,
+        worker: &str,
+        schedules: &[&str],
+        life: Duration,
+    ) -> Result<Option<(Claim, String, bool)>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as::<_, (i64, i64, String, bool)>(TAKE_OVER)
+            .bind(worker)
+            .bind(life.as_secs_f64())
+            .bind(schedules);
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        let row = self.end(lease, answer).await?;
+        Ok(row.map(|(id, token, schedule, is_over)| (Claim { id, token }, schedule, is_over)))
     }
 
     /// Notes how far a run has followed. Says whether the claim holds.
@@ -106,7 +149,8 @@ impl PostgresStore {
             .bind(followed.message)
             .bind(position)
             .bind(followed.all_posted)
-            .bind(letter_of(kind));
+            .bind(letter_of(kind))
+            .bind(followed.source);
         Ok(self.execute(query).await? > 0)
     }
 

@@ -62,6 +62,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "warm sent",
             include_str!("../../migrations/postgres/0009_warm_sent.sql"),
         ),
+        (
+            10,
+            "warm sources",
+            include_str!("../../migrations/postgres/0010_warm_sources.sql"),
+        ),
     ])
 });
 
@@ -211,6 +216,12 @@ mod tests {
         assert_eq!(folders, 2, "a folder of migrations that no list is for");
     }
 
+    fn known(migrator: &Migrator) -> Vec<(i64, String, String)> {
+        let all = listed(migrator).into_iter();
+        all.map(|(number, words, sum, ..)| (number, words, sum))
+            .collect()
+    }
+
     fn sums(all: &[(i64, &str, &str)]) -> Vec<(i64, String, String)> {
         let all = all.iter();
         all.map(|(number, words, sum)| (*number, (*words).to_owned(), (*sum).to_owned()))
@@ -219,11 +230,6 @@ mod tests {
 
     #[test]
     fn databases_that_are_migrated_stay_valid() {
-        let known = |migrator: &Migrator| -> Vec<_> {
-            let all = listed(migrator).into_iter();
-            all.map(|(number, words, sum, ..)| (number, words, sum))
-                .collect()
-        };
         let postgres = sums(&[
             (
                 1,
@@ -269,6 +275,11 @@ mod tests {
                 9,
                 "warm sent",
                 "62582b53e86106ba760002b478067e243cbb001757b803e8a1b841a0e00e40c5a1eba0ed92690184ab1d4e4574710c1c",
+            ),
+            (
+                10,
+                "warm sources",
+                "7a07e59892768430c6fce8a1c827cf0efc26210e940a32d51fe9299880b48021fba08f78d19f96baac9fbeed0ca3498a",
             ),
         ]);
         let sqlite = sums(&[

@@ -43,7 +43,7 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
-pub use follow::Followed;
+pub use follow::{Followed, FollowedTo};
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};

@@ -5,14 +5,25 @@ use crate::{
         connection::Broker,
         topology::{self, Seen, Topology},
     },
+    backoff::Backoff,
     config::Warm,
 };
+use std::time::Duration;
 
 /// A connection on which the queues' depths are asked.
 #[derive(Default)]
 pub(super) struct Depths(Option<(lapin::Connection, lapin::Channel)>);
 
 impl Depths {
+    /// How long to wait before it is asked again where there was no room: `look` where the broker said so, and longer each time where it said nothing.
+    pub(super) fn rest(&self, look: Duration, rests: &mut Backoff) -> Duration {
+        if self.0.is_some() {
+            rests.reset();
+            return look;
+        }
+        rests.next_wait()
+    }
+
     /// Whether both queues are short enough for more. A broker that doesn't answer has no room.
     pub(super) async fn have_room(
         &mut self,
@@ -73,4 +84,22 @@ async fn in_shards(
         }
     }
     Some(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_does_not_answer_is_asked_less_and_less_often() {
+        let look = Duration::from_millis(100);
+        let mut rests = Backoff::new(look, look * 50);
+        let depths = Depths::default();
+        let waits: Vec<Duration> = (0..8).map(|_| depths.rest(look, &mut rests)).collect();
+        let last = waits.last().copied().unwrap_or_default();
+        assert!(
+            waits.first() < Some(&(look * 2)) && last >= look * 25,
+            "{waits:?}"
+        );
+    }
 }

@@ -42,6 +42,8 @@ pub async fn open(
         SourceSpec::Changes(spec) => {
             let stored = store.followed_to(&schedule.name).await;
             let stored = stored.map_err(|e| SourceError(e.to_string()))?;
+            let stored = stored.filter(|stored| stored.is_of(&spec.digest()));
+            let stored = stored.map(|stored| stored.position);
             let changes = Changes::new(spec, settings)?;
             return Ok(Box::new(ChangesSource::new(changes, spec.from, stored)));
         }

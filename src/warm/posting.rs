@@ -19,8 +19,9 @@ use std::time::{Duration, Instant};
 
 /// Jobs of a run that are posted together.
 const WINDOW: i64 = 128;
-/// How often a paused or waiting run looks again.
+/// How often a paused or waiting run looks again, and how seldom at the utmost where the broker doesn't answer.
 const LOOK: Duration = Duration::from_millis(100);
+const UNHEARD: Duration = Duration::from_secs(5);
 /// How soon a run looks that waits for jobs of its own, at first and at the latest.
 const LOOK_SOON: [Duration; 2] = [Duration::from_millis(25), Duration::from_secs(1)];
 /// Bodies of jobs that are read and handed to the broker together, in bytes; one that is larger goes alone.
@@ -45,7 +46,7 @@ impl Carrier {
             }
             self.post_portion(claim, began, &sent, waits).await?;
         }
-        let mut rest = backoff();
+        let (mut rest, mut unheard) = (backoff(), Backoff::new(LOOK, UNHEARD));
         let (mut posts, mut posted_at) = (Vec::new(), None::<Instant>);
         loop {
             if posts.is_empty() {
@@ -77,7 +78,7 @@ impl Carrier {
                 .have_room(&self.broker, &self.topology, &self.settings.warm)
                 .await
             {
-                tokio::time::sleep(LOOK).await;
+                tokio::time::sleep(depths.rest(LOOK, &mut unheard)).await;
             }
             // As long as the ones before took, at the least.
             waits = waits.max(posted_at.map_or(Duration::ZERO, |at| at.elapsed()));

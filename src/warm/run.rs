@@ -223,12 +223,7 @@ impl Warmer {
                 input: listed.info.input,
             })
             .collect();
-        let databases = self.carrier.settings.databases.keys();
-        let known = Known {
-            models: &models,
-            databases: databases.map(String::as_str).collect(),
-            now: crate::clock::now(),
-        };
+        let known = Known::of(&models, &self.carrier.settings, crate::clock::now());
         folder.misfits(&known, |name| names.iter().any(|read| read == name))
     }
 
@@ -284,6 +279,11 @@ impl Warmer {
         let wanted: Vec<&Arc<Schedule>> = schedules.iter().filter(runs_itself).collect();
         let followers = &mut runs.followers;
         followers.tend(&self.carrier, &self.worker, &wanted).await?;
+        if news.is_run_waiting {
+            followers
+                .take_over(&self.carrier, &self.worker, &wanted)
+                .await?;
+        }
         self.look(&wanted, last, now, starting).await?;
         let mut overdue = 0;
         for schedule in wanted {

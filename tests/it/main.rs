@@ -66,5 +66,6 @@ mod upgrade;
 mod warm;
 mod warm_budget;
 mod warm_changes;
+mod warm_follow;
 mod warm_simulated;
 mod warm_sources;

@@ -257,7 +257,10 @@ async fn a_change_that_the_database_tells_of_is_read_at_once() {
     let stack = Stack::shared().await;
     stack.execute(CREATE_NUMBERED).await;
     let schedules = Schedules::new();
-    let seldom = NUMBERED.replace("poll_ms = 100", "poll_ms = 60000\nnotify = \"changed\"");
+    let seldom = NUMBERED.replace(
+        "poll_ms = 100",
+        "poll_ms = 60000\noverlap_seconds = 90\nnotify = \"changed\"",
+    );
     schedules.put("events", &format!("{HEAD}{seldom}"));
     let _worker = worker(&schedules, &stack).start().await;
     followed(&stack).await;

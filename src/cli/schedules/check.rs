@@ -146,11 +146,7 @@ fn problems(folder: &Folder, settings: &Settings, now: DateTime<Utc>) -> Vec<Bad
             input,
         })
         .collect();
-    let known = Known {
-        models: &models,
-        databases: settings.databases.keys().map(String::as_str).collect(),
-        now,
-    };
+    let known = Known::of(&models, settings, now);
     problems.extend(folder.misfits(&known, |_| true));
     problems.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     problems

@@ -177,7 +177,7 @@ catalogue! {
             "Time from a row's change in a table that a schedule follows until its job had ended.")
             .by(&[NAMESPACE]);
         UNSERVED_AGE = gauge("kiln_unserved_change_age_seconds", "seconds",
-            "Age of the oldest change in the tables that this worker follows whose job hasn't ended; where one can't be read, time since it could.")
+            "Age of the oldest change in the tables that this worker follows whose job hasn't ended; where one can't be read, time since it could. NaN: nothing was read yet, or nothing is followed any more.")
             .by(&[NAMESPACE]);
         MAX_STALENESS = gauge("kiln_max_staleness_seconds", "seconds",
             "Time within which what readers of a namespace find is to follow a change: `namespaces.*.max_staleness_seconds`.")

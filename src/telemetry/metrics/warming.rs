@@ -30,11 +30,11 @@ impl Metrics {
             .record(seconds);
     }
 
-    /// Sets the age of the oldest change that isn't served.
-    pub fn behind(&self, namespace: &str, seconds: f64) {
+    /// Sets the age of the oldest change that isn't served; no number where nobody knows.
+    pub fn behind(&self, namespace: &str, seconds: Option<f64>) {
         UNSERVED_AGE
             .gauge([namespace.to_owned().into()])
-            .set(seconds);
+            .set(seconds.unwrap_or(f64::NAN));
     }
 
     /// Sets the time within which what readers find is to follow a change.

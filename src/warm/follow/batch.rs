@@ -1,12 +1,13 @@
 //! Makes jobs of changed rows. Pure.
 //!
-//! Promises that a job's `as_of` is the position of each of its rows, so that it replaces nothing newer, and that the same rows make the same job
-//! in one run, however often they are read: its id follows from its body.
+//! Promises that a job's `as_of` is the position of each of its rows, so that it replaces nothing newer; that the same rows make the same job
+//! in one run, however often they are read, since its id follows from its body; and that a job is no larger than workers take, and no dearer than a
+//! run's whole budget, unless one row is.
 
 use crate::warm::{
     gather::pieces::write_content,
     schedule::{Keep, Schedule},
-    source::{ChangedRow, PositionKind},
+    source::{ChangedRow, PositionKind, RowContent},
 };
 use kiln_contract::{
     job::{JobWriter, OnError},
@@ -19,6 +20,9 @@ use sha2::{Digest, Sha256};
 const UNKNOWN_COST: f64 = 0.001;
 /// Bytes of a body's hash in its job's id.
 const ID_BYTES: usize = 16;
+
+/// What a value takes in a job besides its bytes, about.
+const OVERHEAD_BYTES: usize = 32;
 
 /// A row that is to be posted, and what it is remembered by.
 pub(super) struct New {
@@ -47,18 +51,72 @@ pub(super) struct Maker<'a> {
     pub model: &'a Model,
     pub kind: PositionKind,
     pub ttl_seconds: u64,
-    /// Rows of one job.
+    /// Rows and bytes of one job.
     pub size: usize,
+    pub max_bytes: usize,
     pub run: i64,
+}
+
+/// The jobs of some rows, and the rows that are too large for any.
+#[derive(Default)]
+pub(super) struct Made {
+    pub batches: Vec<Batch>,
+    pub too_large: Vec<(i64, u128)>,
 }
 
 impl Maker<'_> {
     /// The jobs of these rows, which are in the order of their positions.
-    pub(super) fn batches(&self, rows: &[New]) -> Vec<Batch> {
-        let same = |a: &New, b: &New| a.row.position == b.row.position;
-        let parts = rows.chunk_by(same);
-        let parts = parts.flat_map(|part| part.chunks(self.size.max(1)));
-        parts.filter_map(|part| self.batch(part)).collect()
+    pub(super) fn batches(&self, rows: &[New]) -> Made {
+        let mut made = Made::default();
+        for part in rows.chunk_by(|a, b| a.row.position == b.row.position) {
+            let mut rest = part;
+            while let Some((some, after)) = rest.split_at_checked(self.fitting(rest))
+                && !some.is_empty()
+            {
+                self.add(some, &mut made);
+                rest = after;
+            }
+        }
+        made
+    }
+
+    /// How many of these rows are one job; one at the least.
+    fn fitting(&self, rows: &[New]) -> usize {
+        let budget = &self.schedule.budget;
+        let (mut inputs, mut cost, mut bytes) = (0, 0.0, 0);
+        let fits = |new: &&New| {
+            let content = new.row.content.as_ref();
+            inputs += usize::from(content.is_some());
+            cost += content.map_or(0.0, |content| self.cost(content));
+            bytes += size(&new.row);
+            inputs <= budget.inputs
+                && budget.model_seconds.is_none_or(|max| cost <= max)
+                && bytes <= self.max_bytes
+        };
+        let rows = rows.iter().take(self.size.max(1));
+        rows.take_while(fits).count().max(1)
+    }
+
+    /// The job of these rows; in two parts where what JSON escapes makes it too large.
+    fn add(&self, rows: &[New], made: &mut Made) {
+        let Some(batch) = self.batch(rows) else {
+            return;
+        };
+        match (batch.body.len() <= self.max_bytes, rows) {
+            (true, _) => made.batches.push(batch),
+            (false, [one]) => made.too_large.push((one.row.position, one.mark)),
+            (false, many) => {
+                drop(batch);
+                let (one, other) = many.split_at(many.len() / 2);
+                self.add(one, made);
+                self.add(other, made);
+            }
+        }
+    }
+
+    fn cost(&self, content: &RowContent) -> f64 {
+        let text = content.text();
+        self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
     }
 
     fn batch(&self, rows: &[New]) -> Option<Batch> {
@@ -95,12 +153,7 @@ impl Maker<'_> {
             marks: rows.iter().map(|new| new.mark).collect(),
             changed_us: rows.iter().map(|new| new.row.changed_us).collect(),
             inputs: scored().count(),
-            cost: scored()
-                .map(|content| {
-                    let text = content.text();
-                    self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
-                })
-                .sum(),
+            cost: scored().map(|content| self.cost(content)).sum(),
         })
     }
 
@@ -112,12 +165,19 @@ impl Maker<'_> {
     }
 }
 
-/// What a row is remembered by at its position: its key, or else all that it holds.
-pub(super) fn mark(key: &str, row: Option<&ChangedRow>) -> u128 {
-    let digest = match (key, row) {
-        ("", Some(row)) => Sha256::digest(format!("{row:?}")),
-        (key, _) => Sha256::digest(key),
+/// Bytes that a row takes in a job, about.
+fn size(row: &ChangedRow) -> usize {
+    let content = match &row.content {
+        Some(RowContent::Text { text, pair }) => text.len() + pair.as_ref().map_or(0, String::len),
+        Some(RowContent::Features(values)) => values.len() * 8,
+        None => 0,
     };
+    OVERHEAD_BYTES + row.key.as_ref().map_or(0, String::len) + content
+}
+
+/// What a row is remembered by at its position: its key and all that it holds, so that another change there is another one.
+pub(super) fn mark(key: &str, row: Option<&ChangedRow>) -> u128 {
+    let digest = Sha256::digest(format!("{key:?}{row:?}"));
     let first = digest.iter().take(16);
     first.fold(0, |all, byte| all << 8 | u128::from(*byte))
 }

@@ -1,10 +1,14 @@
-//! Owns which tables this worker follows: claims those that nobody follows, and ends those whose schedule is gone, paused or another one by now.
+//! Owns which tables this worker follows: claims those that nobody follows, takes over those whose worker is gone, and ends those whose schedule is
+//! gone, paused or another one by now.
 
 use super::{Behind, Follower};
 use crate::{
     redact::Redact,
     store::{Claim, StoreError},
-    warm::{carry::Carrier, schedule::Schedule},
+    warm::{
+        carry::{Carrier, Stopped, TOO_LONG},
+        schedule::Schedule,
+    },
 };
 use anyhow::bail;
 use std::{
@@ -122,6 +126,39 @@ impl Followers {
                     .claim_following(&schedule.name, worker, carrier.life(), limit);
             if let Some(claim) = claim.await? {
                 self.start(carrier, worker, schedule.clone(), claim);
+            }
+        }
+        Ok(())
+    }
+
+    /// Follows the tables on whose runs nobody goes on. They need no room among the runs that have an end.
+    pub(in crate::warm) async fn take_over(
+        &mut self,
+        carrier: &Carrier,
+        worker: &str,
+        wanted: &[&Arc<Schedule>],
+    ) -> Result<(), StoreError> {
+        let of_others = |schedule: &&&Arc<Schedule>| {
+            schedule.follows() && !self.held.contains_key(&schedule.name)
+        };
+        let lying: Vec<&Arc<Schedule>> = wanted.iter().filter(of_others).copied().collect();
+        let names: Vec<&str> = lying.iter().map(|one| one.name.as_str()).collect();
+        while !names.is_empty() && self.held.len() < MAX_TABLES && !self.stop.is_cancelled() {
+            let taken = carrier
+                .store
+                .take_following_over(worker, &names, carrier.life());
+            let Some((claim, name, is_over)) = taken.await? else {
+                break;
+            };
+            tracing::info!(schedule = name, run = claim.id, "a run is taken over");
+            match lying.iter().find(|one| one.name == name) {
+                Some(schedule) if !is_over => {
+                    self.start(carrier, worker, Arc::clone(schedule), claim);
+                }
+                _ => {
+                    let failed = Err(Stopped::Failed(TOO_LONG.to_owned()));
+                    carrier.end(claim, failed).await;
+                }
             }
         }
         Ok(())

@@ -124,11 +124,18 @@ impl Follower {
                 }
                 Err(_) => rests.next_wait(),
             };
+            // What is remembered is read once more before there is room again.
+            let rest = match reading.is_full() {
+                true => rest.max(spec.overlap() / 8),
+                false => rest,
+            };
             if is_whole || rests.attempts() > 0 {
                 poll = Instant::now() + rest;
             }
             reading.tend(self).await?;
-            self.wait(reading, poll.min(until), end).await?;
+            let early = reading.comes().filter(|at| *at > Instant::now());
+            let next = early.map_or(poll, |at| at.min(poll));
+            self.wait(reading, next.min(until), end).await?;
         }
         self.finish(claim, reading, end).await
     }
@@ -142,7 +149,7 @@ impl Follower {
     ) -> Result<(), Stopped> {
         let early = Instant::now() + FLOOR;
         loop {
-            let look = reading.is_waiting();
+            let look = reading.is_waiting() || reading.has_news(self);
             tokio::select! {
                 () = end.cancelled() => return Ok(()),
                 () = tokio::time::sleep_until(poll) => return Ok(()),

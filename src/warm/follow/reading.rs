@@ -9,15 +9,19 @@ use crate::{
     warm::{
         carry::Stopped,
         depths::Depths,
-        source::{Beginning, Changes, ChangesSpec, Point, PositionKind, SourceError},
+        source::{Beginning, Changes, ChangesSpec, Page, Point, PositionKind, SourceError},
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use post::Marked;
+use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What metrics call a namespace that neither the settings nor a model's name give.
 const OTHERS: &str = "other";
+/// Longest that a row's time is waited for at once.
+const FAR: Duration = Duration::from_secs(3_600);
 
 /// What was done since it was noted.
 #[derive(Default)]
@@ -26,6 +30,15 @@ struct Done {
     bad: i64,
     jobs: i64,
     model_seconds: f64,
+}
+
+/// What a run has spent of its budget.
+#[derive(Default)]
+struct Spent {
+    inputs: usize,
+    seconds: f64,
+    /// What is left is too little for what comes next.
+    is_over: bool,
 }
 
 /// The reading of a table.
@@ -42,11 +55,24 @@ pub(super) struct Reading {
     waiting: Waiting,
     /// Changes before it were there when the table was first followed: they say nothing of how soon a change is served.
     measured_from_us: i64,
-    /// When everything was last read.
+    /// When everything was last read, and whether it ever was.
     read: Instant,
+    has_read: bool,
+    /// The oldest change that is known and isn't posted: when it was read, and how old it was then, in seconds.
+    unread: Option<(Instant, f64)>,
+    /// What the source is known by.
+    digest: [u8; 32],
+    /// The clock of the table's own database when it was last read, in microseconds since 1970.
+    clock_us: Option<i64>,
+    /// When the first row comes that lies in the future.
+    ahead: Option<Instant>,
+    /// Whether more was met than is remembered.
+    is_full: bool,
     done: Done,
     noted: (Instant, Option<i64>),
-    spent: (usize, f64),
+    /// What the run's row says is in the way.
+    said: Option<String>,
+    spent: Spent,
     trouble: Option<String>,
     namespace: String,
 }
@@ -69,9 +95,16 @@ impl Reading {
             waiting: Waiting::default(),
             measured_from_us: i64::MIN,
             read: now,
+            has_read: false,
+            unread: None,
+            digest: spec.digest(),
+            clock_us: None,
+            ahead: None,
+            is_full: false,
             done: Done::default(),
             noted: (now, None),
-            spent: (0, 0.0),
+            said: None,
+            spent: Spent::default(),
             trouble: None,
             namespace: if is_known { namespace } else { OTHERS }.to_owned(),
         })
@@ -80,7 +113,8 @@ impl Reading {
     /// Begins a run.
     pub(super) async fn start(&mut self, claim: Claim, follower: &Follower) -> Result<(), Stopped> {
         self.claim = claim;
-        self.spent = (0, 0.0);
+        self.spent = Spent::default();
+        self.said = None;
         self.done = Done::default();
         self.clock = (follower.carrier.store.clock().await?, Instant::now());
         let own = follower
@@ -111,13 +145,18 @@ impl Reading {
             return Ok(Ok(()));
         }
         let schedule = &follower.schedule.name;
-        let read = match self.begin(follower, spec).await? {
-            Ok(from) => {
-                let from = match &self.last {
-                    Some(last) if !is_whole => last.clone(),
-                    _ => from,
+        let begun = tokio::select! {
+            biased;
+            () = end.cancelled() => return Ok(Ok(())),
+            begun = self.begin(follower, spec) => begun?,
+        };
+        let read = match begun {
+            Ok(floor) => {
+                let (from, is_whole) = match &self.last {
+                    Some(last) if !is_whole => (last.clone(), false),
+                    _ => (floor, true),
                 };
-                self.pages(follower, from, until, end).await?
+                self.pages(follower, from, is_whole, until, end).await?
             }
             Err(error) => Err(error),
         };
@@ -146,17 +185,24 @@ impl Reading {
         spec: &ChangesSpec,
     ) -> Result<Result<Point, SourceError>, Stopped> {
         if let Some((_, window)) = &self.window {
-            return Ok(Ok(Point::after(window.floor())));
+            return Ok(Ok(window.floor().clone()));
         }
-        let stored = follower
-            .carrier
-            .store
-            .followed_to(&follower.schedule.name)
-            .await?;
+        let schedule = &follower.schedule.name;
+        let known = follower.carrier.store.followed_to(schedule).await?;
+        let is_another = known
+            .as_ref()
+            .is_some_and(|known| !known.is_of(&self.digest));
+        let stored = known.filter(|_| !is_another).map(|known| known.position);
         let (kind, position) = match self.changes.begin(spec.from, stored).await {
             Ok(begun) => begun,
             Err(error) => return Ok(Err(error)),
         };
+        if is_another {
+            tracing::warn!(
+                schedule,
+                "what is followed is another table or statement than before: it begins anew"
+            );
+        }
         if spec.from == Beginning::Start && stored.is_none() {
             self.measured_from_us = i64::MAX;
         }
@@ -169,19 +215,25 @@ impl Reading {
         &mut self,
         follower: &Follower,
         from: Point,
+        is_whole: bool,
         until: Instant,
         end: &CancellationToken,
     ) -> Result<Result<(), SourceError>, Stopped> {
-        let mut point = from;
+        let (mut point, reading_began) = (from, Instant::now());
+        if let Some((_, window)) = self.window.as_mut().filter(|_| is_whole) {
+            window.begin(reading_began, self.clock_us);
+        }
         loop {
             let (began, accepted) = (Instant::now(), self.now());
-            let page = match self.changes.read(&point).await {
+            let page = tokio::select! {
+                biased;
+                () = end.cancelled() => return Ok(Ok(())),
+                page = self.changes.read(&point) => page,
+            };
+            let page = match page {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error)),
             };
-            if self.measured_from_us == i64::MAX {
-                self.measured_from_us = page.now_us;
-            }
             let posting = Posting {
                 began,
                 accepted,
@@ -189,32 +241,94 @@ impl Reading {
                 until,
                 end,
             };
-            match self.post(follower, page.rows, &posting).await? {
-                Ok(true) => {}
+            let next = match self.take(follower, page, is_whole, &posting).await? {
+                Ok(Taken::All) => break,
+                Ok(Taken::Next(next)) => next,
                 // The rest is read again.
-                Ok(false) => return Ok(Ok(())),
+                Ok(Taken::Part) => return Ok(Ok(())),
                 Err(error) => return Ok(Err(error)),
+            };
+            if end.is_cancelled() || Instant::now() >= until {
+                return Ok(Ok(()));
             }
-            if let Some((kind, window)) = &mut self.window {
-                // What lies in the future doesn't hide what comes before it.
-                let latest = match kind {
-                    PositionKind::Sequence => i64::MAX,
-                    PositionKind::Moment => page.now_us,
-                };
-                window.pass(began, page.complete.unwrap_or(window.floor()).min(latest));
-                let next = page.next.clone().unwrap_or(point);
-                self.last = Some(next.min(Point::after(latest)));
-            }
-            match page.next {
-                Some(next) if !page.is_last && !end.is_cancelled() && Instant::now() < until => {
-                    point = next
-                }
-                _ => break,
-            }
+            point = next;
             self.tend(follower).await?;
         }
-        self.read = Instant::now();
+        (self.read, self.has_read, self.unread) = (reading_began, true, None);
+        self.is_full = false;
         Ok(Ok(()))
+    }
+
+    /// Posts a page, and goes on behind it.
+    async fn take(
+        &mut self,
+        follower: &Follower,
+        page: Page,
+        is_whole: bool,
+        posting: &Posting<'_>,
+    ) -> Result<Result<Taken, SourceError>, Stopped> {
+        self.look_at(&page, posting);
+        let rows: Vec<Marked> = page.rows.into_iter().map(Marked::of).collect();
+        let places: Vec<(i64, u128)> = rows.iter().map(Marked::place).collect();
+        let changed_us = rows.last().and_then(Marked::changed_us);
+        match self.post(follower, rows, posting).await? {
+            Ok(true) => {}
+            Ok(false) => return Ok(Ok(Taken::Part)),
+            Err(error) => return Ok(Err(error)),
+        }
+        if let Some((_, window)) = self.window.as_mut().filter(|_| is_whole) {
+            if let Some(covered) = &page.covered {
+                window.cover(covered, &places);
+            }
+            if page.is_last {
+                window.end();
+            }
+        }
+        self.last = page.next.clone().or(self.last.take());
+        Ok(Ok(match page.next {
+            Some(next) if !page.is_last => {
+                // What comes next is no older.
+                self.unread = Some((posting.began, self.age(changed_us, posting).unwrap_or(0.0)));
+                Taken::Next(next)
+            }
+            _ => Taken::All,
+        }))
+    }
+
+    fn look_at(&mut self, page: &Page, posting: &Posting<'_>) {
+        let now = Instant::now();
+        if self.measured_from_us == i64::MAX {
+            self.measured_from_us = page.now_us;
+        }
+        self.ahead = page.ahead.map(|at| {
+            let rest = u64::try_from(at.saturating_sub(page.now_us)).unwrap_or_default();
+            posting.began + Duration::from_micros(rest).min(FAR)
+        });
+        if let Some((kind, window)) = &mut self.window {
+            if let Some(last) = page.rows.last() {
+                window.see(now, last.at.position);
+            }
+            self.clock_us = (*kind == PositionKind::Moment).then_some(page.now_us);
+        }
+    }
+
+    /// How old a change was when its page was read, in seconds, where its age counts.
+    fn age(&self, changed_us: Option<i64>, posting: &Posting<'_>) -> Option<f64> {
+        let Some(at) = changed_us else {
+            return Some(0.0);
+        };
+        let age = posting.now_us.saturating_sub(at).max(0) as f64 / 1e6;
+        (at >= self.measured_from_us).then_some(age)
+    }
+
+    /// When the table is to be read before its turn, since a row comes that lay in the future.
+    pub(super) fn comes(&self) -> Option<Instant> {
+        self.ahead
+    }
+
+    /// Whether more was met than is remembered, so that it takes time until there is room again.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// Whether something that was posted isn't served yet.
@@ -236,6 +350,16 @@ impl Reading {
         let since = TimeDelta::from_std(self.clock.1.elapsed());
         self.clock.0 + since.unwrap_or_default()
     }
+}
+
+/// What became of a page.
+enum Taken {
+    /// It was the last one.
+    All,
+    /// Another one comes after this point.
+    Next(Point),
+    /// There is no room for all of it now.
+    Part,
 }
 
 /// Under which conditions a page is posted.

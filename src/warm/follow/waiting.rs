@@ -8,7 +8,7 @@ struct Posted {
     position: i64,
     /// When its rows were read.
     read: Instant,
-    /// How old each change was then, in seconds.
+    /// How old each change was then whose age counts, in seconds.
     ages: Vec<f64>,
 }
 
@@ -68,11 +68,8 @@ impl Waiting {
     /// Age of the oldest change, in seconds; 0 where none waits.
     pub(super) fn oldest(&self, now: Instant) -> f64 {
         let each = self.jobs.values().map(|posted| {
-            let oldest = posted
-                .ages
-                .iter()
-                .copied()
-                .fold(f64::NEG_INFINITY, f64::max);
+            // Of others it counts since when they were read.
+            let oldest = posted.ages.iter().copied().fold(0.0, f64::max);
             oldest + now.duration_since(posted.read).as_secs_f64()
         });
         each.fold(0.0, f64::max)

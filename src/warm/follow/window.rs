@@ -1,144 +1,134 @@
 //! Which changes were met, and from where a table is read again. Pure: takes the time.
 //!
 //! A transaction may commit after others that took later positions. So what lies after the floor is read again and again, and what was met there
-//! is passed over; the floor is the last position that was met an overlap ago. A row is therefore found if it commits within the overlap after
-//! it took its position, since by then no later position had become the floor.
+//! is passed over. A position is settled once it is known to have been there an overlap before a reading began: whatever took an earlier one has
+//! committed by then, if it commits within the overlap. The floor goes to what is settled, and no further than a reading from the floor itself has
+//! come: so nothing lies behind it that wasn't read after it was settled, however long a reading takes and however seldom there is one.
 
+use crate::warm::source::Point;
 use std::{
     collections::{BTreeSet, VecDeque},
     time::Duration,
 };
 use tokio::time::Instant;
 
-/// Changes that are remembered; of more, the oldest are taken for older than the overlap.
-const MAX_MET: usize = 100_000;
+/// Changes that are remembered; beyond them nothing is read that isn't settled.
+pub(super) const MAX_MET: usize = 100_000;
 /// In how many steps the floor goes through an overlap.
 const STEPS: u32 = 32;
 
 /// What was met after the floor.
 pub(super) struct Window {
     overlap: Duration,
-    floor: i64,
+    floor: Point,
+    settled: i64,
     met: BTreeSet<(i64, u128)>,
-    /// Up to which position everything had been met, and when.
-    passed: VecDeque<(Instant, i64)>,
+    /// Positions that were there, and by when.
+    seen: VecDeque<(Instant, i64)>,
 }
 
 impl Window {
     /// One that starts with what lies after a position.
-    pub(super) fn new(overlap: Duration, floor: i64) -> Self {
+    pub(super) fn new(overlap: Duration, position: i64) -> Self {
         Self {
             overlap,
-            floor,
+            floor: Point::after(position),
+            // Without an overlap nothing commits late.
+            settled: if overlap.is_zero() {
+                i64::MAX
+            } else {
+                position
+            },
             met: BTreeSet::new(),
-            passed: VecDeque::new(),
+            seen: VecDeque::new(),
         }
     }
 
-    /// What lies at it or before isn't read again.
-    pub(super) fn floor(&self) -> i64 {
-        self.floor
+    /// From where a whole reading begins.
+    pub(super) fn floor(&self) -> &Point {
+        &self.floor
+    }
+
+    /// The last position up to which nothing is read again.
+    pub(super) fn passed(&self) -> i64 {
+        self.floor.position.saturating_sub(1)
+    }
+
+    /// A reading from the floor begins. `moment` is no later than that, where positions are moments: one that is older than the overlap is settled
+    /// by itself, which counts where more was met than is remembered.
+    pub(super) fn begin(&mut self, now: Instant, moment: Option<i64>) {
+        while let Some((at, position)) = self.seen.front()
+            && now.duration_since(*at) >= self.overlap
+        {
+            self.settled = self.settled.max(*position);
+            self.seen.pop_front();
+        }
+        if let Some(moment) = moment.filter(|_| self.is_full()) {
+            let overlap = i64::try_from(self.overlap.as_micros()).unwrap_or(i64::MAX);
+            self.settled = self.settled.max(moment.saturating_sub(overlap));
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.met.len() >= MAX_MET
+    }
+
+    /// Whether a row at a position may be met: it can be remembered, or needn't be.
+    pub(super) fn has_room(&self, position: i64) -> bool {
+        !self.is_full() || position <= self.settled
     }
 
     /// Whether a row was met at a position.
     pub(super) fn has_met(&self, position: i64, row: u128) -> bool {
-        position <= self.floor || self.met.contains(&(position, row))
+        position < self.floor.position || self.met.contains(&(position, row))
     }
 
     /// Remembers a row.
     pub(super) fn meet(&mut self, position: i64, row: u128) {
-        if position > self.floor {
+        if position >= self.floor.position {
             self.met.insert((position, row));
         }
     }
 
-    /// Everything up to a position has been met, in a reading that began then.
-    pub(super) fn pass(&mut self, began: Instant, position: i64) {
+    /// A position was there by then.
+    pub(super) fn see(&mut self, by: Instant, position: i64) {
         let step = self.overlap / STEPS;
-        let is_news = match self.passed.back() {
-            Some((at, last)) => position > *last && began.duration_since(*at) >= step,
-            None => position > self.floor,
+        let is_news = match self.seen.back() {
+            Some((at, last)) => position > *last && by.duration_since(*at) >= step,
+            None => position > self.settled,
         };
         if is_news {
-            self.passed.push_back((began, position));
+            self.seen.push_back((by, position));
         }
-        self.advance(began);
     }
 
-    fn advance(&mut self, now: Instant) {
-        while let Some((at, position)) = self.passed.front()
-            && now.duration_since(*at) >= self.overlap
-        {
-            self.floor = self.floor.max(*position);
-            self.passed.pop_front();
+    /// Everything up to a point has been met by a reading from the floor, the last of it just now: these rows, by what they are remembered by.
+    pub(super) fn cover(&mut self, to: &Point, rows: &[(i64, u128)]) {
+        if to.position > self.settled {
+            return self.raise(Point::after(self.settled));
         }
-        while self.met.len() > MAX_MET
-            && let Some((position, _)) = self.met.pop_first()
-        {
-            self.floor = self.floor.max(position);
+        for (position, row) in rows.iter().filter(|(at, _)| *at == to.position) {
+            self.met.remove(&(*position, *row));
         }
-        // What is at the floor's own position isn't read again either.
-        self.met = self.met.split_off(&(self.floor.saturating_add(1), 0));
+        self.raise(to.clone());
+    }
+
+    /// A reading from the floor came to the end of the table.
+    pub(super) fn end(&mut self) {
+        if !self.overlap.is_zero() && self.settled > self.passed() {
+            self.raise(Point::after(self.settled));
+        }
+    }
+
+    fn raise(&mut self, floor: Point) {
+        self.floor = floor;
+        while let Some((position, _)) = self.met.first()
+            && *position < self.floor.position
+        {
+            self.met.pop_first();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const OVERLAP: Duration = Duration::from_secs(32);
-
-    fn window() -> (Window, Instant) {
-        (Window::new(OVERLAP, 10), Instant::now())
-    }
-
-    #[test]
-    fn a_row_that_commits_late_is_new_and_one_that_was_met_is_not() {
-        let (mut window, start) = window();
-        window.meet(13, 1);
-        window.pass(start, 13);
-        assert!(window.has_met(13, 1) && !window.has_met(13, 2) && !window.has_met(12, 1));
-        window.pass(start + OVERLAP / 2, 13);
-        assert_eq!(window.floor(), 10);
-        assert!(!window.has_met(12, 1), "a transaction that took 12 before");
-        window.meet(12, 1);
-        assert!(window.has_met(12, 1));
-        assert!(window.has_met(10, 7), "nothing before the floor is read");
-    }
-
-    #[test]
-    fn the_floor_is_what_was_passed_an_overlap_ago() {
-        let (mut window, start) = window();
-        let second = Duration::from_secs(1);
-        for n in 1..=40u32 {
-            let position = 10 + i64::from(n);
-            window.meet(position, 1);
-            window.pass(start + second * n, position);
-        }
-        // At second 40, what was passed at second 8.
-        assert_eq!(window.floor(), 18);
-        assert_eq!(window.met.len(), 32);
-        window.pass(start + OVERLAP * 9, 50);
-        assert_eq!((window.floor(), window.met.len()), (50, 0));
-    }
-
-    #[test]
-    fn without_an_overlap_everything_is_read_once() {
-        let mut window = Window::new(Duration::ZERO, 0);
-        let start = Instant::now();
-        window.meet(5, 1);
-        window.pass(start, 5);
-        window.pass(start, 7);
-        assert_eq!(window.floor(), 7);
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let (mut window, start) = window();
-        for n in 0..=MAX_MET as i64 {
-            window.meet(100 + n, 1);
-        }
-        window.pass(start, 100);
-        assert_eq!((window.met.len(), window.floor()), (MAX_MET, 100));
-    }
-}
+mod tests;

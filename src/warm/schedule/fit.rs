@@ -1,10 +1,13 @@
-//! Owns whether a schedule fits what it needs: the models and databases that there are, and what is to be kept of its rows.
+//! Owns whether a schedule fits what it needs: the models, databases and Redis servers that there are, and what is to be kept of its rows.
 //!
 //! Promises that nothing is loaded and nobody asked: it is handed what is known. What doesn't fit now may later, so that a schedule
 //! is used all the same, and who runs it is told.
 
 use super::{BadSchedule, Fields, Keep, Schedule};
-use crate::warm::source::{RowContent, SourceSpec};
+use crate::{
+    config::Settings,
+    warm::source::{RowContent, SourceSpec},
+};
 use chrono::{DateTime, Utc};
 use kiln_contract::{
     model::{InputKind, PairRule},
@@ -29,7 +32,21 @@ pub struct Known<'a> {
     pub models: &'a [KnownModel],
     /// Names of `[databases]`, without Kiln's own.
     pub databases: BTreeSet<&'a str>,
+    /// Names of `[redis_sources]`, without Kiln's own.
+    pub redis: BTreeSet<&'a str>,
     pub now: DateTime<Utc>,
+}
+
+impl<'a> Known<'a> {
+    /// What the settings name, beside these models.
+    pub fn of(models: &'a [KnownModel], settings: &'a Settings, now: DateTime<Utc>) -> Self {
+        Self {
+            models,
+            databases: settings.databases.keys().map(String::as_str).collect(),
+            redis: settings.redis_sources.keys().map(String::as_str).collect(),
+            now,
+        }
+    }
 }
 
 /// Why nothing of a source's rows could be kept as a schedule wants.
@@ -81,6 +98,14 @@ pub fn misfits(schedule: &Schedule, text: &str, known: &Known<'_>) -> Vec<BadSch
         let names = known.databases.iter().copied().chain(["kiln"]);
         let message = format!("unknown database; known: {}", listed(names));
         note(&["source", "database"], "source.database", message);
+    }
+    if let Some(server) = schedule.source.redis_server()
+        && server != "kiln"
+        && !known.redis.contains(server)
+    {
+        let names = known.redis.iter().copied().chain(["kiln"]);
+        let message = format!("unknown server; known: {}", listed(names));
+        note(&["source", "server"], "source.server", message);
     }
     let (name, version) = match schedule.model.split_once('@') {
         Some((name, version)) => (name, Some(version)),

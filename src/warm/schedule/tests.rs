@@ -218,6 +218,7 @@ inputs = [{ key = "a", features = [1.0, 2.0] }, { key = "b", features = [1.0] },
         let known = Known {
             models,
             databases: ["shop"].into(),
+            redis: ["counts"].into(),
             now: "2026-11-26T12:00:00Z".parse().expect("an instant"),
         };
         let found = misfits(schedule, text, &known);
@@ -246,6 +247,17 @@ inputs = [{ key = "a", features = [1.0, 2.0] }, { key = "b", features = [1.0] },
             "schedules/x.toml:3:9: `model`: unknown version; known: 1",
         ]
     );
+    let redis = "name = \"n\"\ncron = \"@hourly\"\nmodel = \"words\"\n[source]\nkind = \"redis\"\nserver = \"count\"\nsorted_set = \"top\"\n";
+    let schedule = read(redis).expect("a schedule");
+    assert_eq!(
+        shown(&schedule, redis, &[model("words", words)]),
+        ["schedules/x.toml:6:10: `source.server`: unknown server; known: counts, kiln"]
+    );
+    for known in ["counts", "kiln"] {
+        let text = redis.replace("\"count\"", &format!("\"{known}\""));
+        let schedule = read(&text).expect("a schedule");
+        assert!(shown(&schedule, &text, &[model("words", words)]).is_empty());
+    }
 }
 
 #[test]
@@ -264,6 +276,7 @@ fn a_list_of_misfits_is_cut_before_it_is_located() {
     let known = Known {
         models: &models,
         databases: [].into(),
+        redis: [].into(),
         now: "2026-11-26T12:00:00Z".parse().expect("an instant"),
     };
     let found = misfits(&schedule, &text, &known);
@@ -296,6 +309,7 @@ fn what_is_due_in_decades_is_due() {
         let known = Known {
             models: &models,
             databases: [].into(),
+            redis: [].into(),
             // Half past twelve in Berlin is half an hour away.
             now: "2026-11-26T11:00:00Z".parse().expect("an instant"),
         };

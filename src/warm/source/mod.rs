@@ -21,7 +21,7 @@ use std::path::Path;
 
 pub use changes::ChangesSpec;
 pub(super) use changes::{
-    Beginning, ChangedRow, Changes, ChangesSource, Found, Point, PositionKind,
+    Beginning, ChangedRow, Changes, ChangesSource, Found, Page, Point, PositionKind,
 };
 pub use file::FileSource;
 pub use heat::{HeatSpec, HotInputs, Reported};
@@ -161,6 +161,14 @@ impl SourceSpec {
         match self {
             Self::Sql(spec) => Some(spec.database()),
             Self::Changes(spec) => Some(spec.database()),
+            _ => None,
+        }
+    }
+
+    /// The Redis that it asks for counts, by its name in the settings.
+    pub(super) fn redis_server(&self) -> Option<&str> {
+        match self {
+            Self::Redis(spec) => Some(spec.server()),
             _ => None,
         }
     }

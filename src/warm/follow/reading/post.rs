@@ -1,13 +1,15 @@
 //! Posts what changed, as far as the budget and the queues have room.
 
-use super::{Posting, Reading};
+use super::{Posting, Reading, Spent};
 use crate::{
     amqp::message::{self, Message},
+    backoff::Backoff,
     warm::{
         carry::Stopped,
         follow::{
-            Follower, LOOK,
+            FIRST_REST, Follower, LOOK, MAX_REST,
             batch::{Batch, Maker, New, mark},
+            window::MAX_MET,
         },
         schedule::Keep,
         source::{Found, SourceError},
@@ -23,16 +25,41 @@ const TOGETHER: usize = 64;
 /// What comes before the queue's other jobs, where the broker has priorities.
 const URGENT: u8 = 5;
 
+/// A row, and what it is remembered by.
+pub(super) struct Marked {
+    found: Found,
+    mark: u128,
+}
+
+impl Marked {
+    pub(super) fn of(found: Found) -> Self {
+        let mark = mark(&found.at.key, found.row.as_ref().ok());
+        Self { found, mark }
+    }
+
+    pub(super) fn place(&self) -> (i64, u128) {
+        (self.found.at.position, self.mark)
+    }
+
+    /// When it changed, where that is known.
+    pub(super) fn changed_us(&self) -> Option<i64> {
+        self.found.row.as_ref().ok()?.changed_us
+    }
+}
+
 impl Reading {
     /// Posts those rows that weren't met before. Says whether all are posted: otherwise the run is to end.
     pub(super) async fn post(
         &mut self,
         follower: &Follower,
-        found: Vec<Found>,
+        rows: Vec<Marked>,
         posting: &Posting<'_>,
     ) -> Result<Result<bool, SourceError>, Stopped> {
-        let new = self.new_rows(follower, found);
-        let Some((kind, _)) = &self.window else {
+        if !self.has_room(follower, &rows, posting) {
+            return Ok(Ok(false));
+        }
+        let new = self.new_rows(follower, rows);
+        let Some((kind, window)) = &mut self.window else {
             return Ok(Ok(true));
         };
         if new.is_empty() {
@@ -54,9 +81,15 @@ impl Reading {
                 own_ttl,
             ),
             size: carrier.settings.warm.piece_inputs,
+            max_bytes: carrier.settings.intake.max_body_bytes,
             run: self.claim.id,
         };
-        let mut batches = maker.batches(&new).into_iter().peekable();
+        let made = maker.batches(&new);
+        for (position, mark) in made.too_large {
+            window.meet(position, mark);
+            self.done.bad += 1;
+        }
+        let mut batches = made.batches.into_iter().peekable();
         while batches.peek().is_some() {
             if !self.make_room(follower, posting).await? {
                 return Ok(Ok(false));
@@ -65,27 +98,58 @@ impl Reading {
             while together.len() < TOGETHER
                 && let Some(batch) = batches.next_if(|batch| self.affords(follower, batch))
             {
-                self.spent.0 += batch.inputs;
-                self.spent.1 += batch.cost;
+                self.spent.inputs += batch.inputs;
+                self.spent.seconds += batch.cost;
                 together.push(batch);
             }
             if together.is_empty() {
+                self.spent.is_over = true;
                 return Ok(Ok(false));
             }
-            self.publish(follower, together, posting).await?;
+            if !self.publish(follower, together, posting).await? {
+                return Ok(Ok(false));
+            }
         }
         Ok(Ok(true))
     }
 
+    /// Whether those rows that weren't met before can be remembered. That they can't is said once.
+    fn has_room(&mut self, follower: &Follower, rows: &[Marked], posting: &Posting<'_>) -> bool {
+        let Some((_, window)) = &self.window else {
+            return true;
+        };
+        let is_new = |row: &&Marked| !window.has_met(row.found.at.position, row.mark);
+        let mut new = rows.iter().filter(is_new).peekable();
+        let oldest = new
+            .peek()
+            .and_then(|row| self.age(row.changed_us(), posting));
+        let is_new = new.peek().is_some();
+        let has_room = new.all(|row| window.has_room(row.found.at.position));
+        if !is_new {
+            return true;
+        }
+        self.unread = Some((posting.began, oldest.unwrap_or(0.0)));
+        if !has_room && !self.is_full {
+            let (schedule, remembered) = (&follower.schedule.name, MAX_MET);
+            tracing::info!(
+                schedule,
+                remembered,
+                "more changes within overlap_seconds than are remembered: reading waits"
+            );
+        }
+        self.is_full = !has_room;
+        has_room
+    }
+
     /// Those rows that weren't met before. What is wrong with one is counted, and it isn't met again.
-    fn new_rows(&mut self, follower: &Follower, found: Vec<Found>) -> Vec<New> {
+    fn new_rows(&mut self, follower: &Follower, rows: Vec<Marked>) -> Vec<New> {
         let Some((_, window)) = &mut self.window else {
             return Vec::new();
         };
         let keep = &follower.schedule.keep;
         let mut new = Vec::new();
-        for Found { at, row } in found {
-            let mark = mark(&at.key, row.as_ref().ok());
+        for Marked { found, mark } in rows {
+            let Found { at, row } = found;
             if window.has_met(at.position, mark) {
                 continue;
             }
@@ -113,12 +177,13 @@ impl Reading {
         new
     }
 
+    /// Says whether the broker has them: otherwise the schedule ends.
     async fn publish(
         &mut self,
         follower: &Follower,
         batches: Vec<Batch>,
         posting: &Posting<'_>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<bool, Stopped> {
         let queue = &follower.carrier.topology.warm;
         let posted_as = |batch: &Batch| {
             let mut message: Message = message::job(queue, &batch.id, batch.body.clone());
@@ -126,7 +191,11 @@ impl Reading {
             message::accepted(message, Moment::of(posting.accepted))
         };
         let messages: Vec<Message> = batches.iter().map(posted_as).collect();
-        let posted = follower.carrier.publisher.publish(messages).await;
+        let posted = tokio::select! {
+            biased;
+            posted = follower.carrier.publisher.publish(messages) => posted,
+            () = posting.end.cancelled() => return Ok(false),
+        };
         posted.map_err(|error| Stopped::Failed(format!("{error}; lower warm.piece_inputs")))?;
         for batch in batches {
             if let Some((_, window)) = &mut self.window {
@@ -138,30 +207,22 @@ impl Reading {
             self.done.posted += i64::try_from(batch.inputs).unwrap_or_default();
             self.done.jobs += 1;
             self.done.model_seconds += batch.cost;
-            let measured = |at: &i64| *at >= self.measured_from_us;
-            let ages = batch.changed_us.iter().map(|at| match at {
-                Some(at) => Some(*at)
-                    .filter(measured)
-                    .map(|at| posting.now_us.saturating_sub(at).max(0) as f64 / 1e6),
-                None => Some(0.0),
-            });
-            self.waiting.add(
-                batch.id,
-                batch.position,
-                posting.began,
-                ages.flatten().collect(),
-            );
+            let ages = batch.changed_us.iter().map(|at| self.age(*at, posting));
+            let ages = ages.flatten().collect();
+            let Batch { id, position, .. } = batch;
+            self.waiting.add(id, position, posting.began, ages);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Waits until the queues have room for more. Says whether there is time left.
+    /// Waits until the queues have room for more, ever longer where the broker doesn't answer. Says whether there is time left.
     async fn make_room(
         &mut self,
         follower: &Follower,
         posting: &Posting<'_>,
     ) -> Result<bool, Stopped> {
         let carrier = &follower.carrier;
+        let mut rests = Backoff::new(FIRST_REST, MAX_REST);
         loop {
             if posting.end.is_cancelled() || Instant::now() >= posting.until {
                 return Ok(false);
@@ -174,22 +235,42 @@ impl Reading {
             if has_room {
                 return Ok(true);
             }
-            tokio::time::sleep(LOOK).await;
+            let rest = self.depths.rest(LOOK, &mut rests);
+            posting
+                .end
+                .run_until_cancelled(tokio::time::sleep(rest))
+                .await;
             self.tend(follower).await?;
         }
     }
 
+    /// Whether a job fits what is left of the budget. One row alone may cost more than all of it: it goes where nothing is spent, which is said.
     fn affords(&self, follower: &Follower, batch: &Batch) -> bool {
         let budget = &follower.schedule.budget;
-        let (inputs, seconds) = self.spent;
-        inputs.saturating_add(batch.inputs) <= budget.inputs
-            && budget
-                .model_seconds
-                .is_none_or(|max| seconds + batch.cost <= max)
+        let Spent {
+            inputs, seconds, ..
+        } = self.spent;
+        let max = budget.model_seconds.unwrap_or(f64::INFINITY);
+        let fits =
+            inputs.saturating_add(batch.inputs) <= budget.inputs && seconds + batch.cost <= max;
+        let is_dearer = !fits && inputs == 0 && seconds == 0.0;
+        if is_dearer {
+            let (schedule, expected_seconds) = (&follower.schedule.name, batch.cost);
+            tracing::warn!(
+                schedule,
+                expected_seconds,
+                "one row is expected to cost more than a run's whole budget; it is posted alone"
+            );
+        }
+        fits || is_dearer
     }
 
     pub(super) fn is_spent(&self, follower: &Follower) -> bool {
         let budget = &follower.schedule.budget;
-        self.spent.0 >= budget.inputs || budget.model_seconds.is_some_and(|max| self.spent.1 >= max)
+        self.spent.is_over
+            || self.spent.inputs >= budget.inputs
+            || budget
+                .model_seconds
+                .is_some_and(|max| self.spent.seconds >= max)
     }
 }

@@ -12,6 +12,10 @@ use tokio::time::Instant;
 
 /// What is said of a run whose budget is spent.
 const SPENT: &str = "the budget is spent: what changes waits for the next run";
+/// What is said where more changes than are remembered within the overlap.
+const FULL: &str = "more changes within overlap_seconds than are remembered: reading waits";
+/// What is said of rows whose time hasn't come.
+const AHEAD: &str = "some rows have a position in the future: they wait until it comes";
 
 impl Reading {
     /// Sees what is served by now, and notes how far that is.
@@ -32,21 +36,57 @@ impl Reading {
             }
         }
         let now = Instant::now();
-        let unread = now.duration_since(self.read).as_secs_f64();
-        // Between two readings nothing is behind.
-        let unread = if self.trouble.is_some() || self.is_spent(follower) {
-            unread
-        } else {
-            0.0
-        };
-        let oldest = self.waiting.oldest(now).max(unread);
+        let behind = self.behind(now, follower);
         follower
             .behind
-            .set(&follower.schedule.name, &self.namespace, oldest, metrics);
+            .set(&follower.schedule.name, &self.namespace, behind, metrics);
         if now.duration_since(self.noted.0) >= NOTE {
             self.note(follower, None).await?;
         }
         Ok(())
+    }
+
+    /// Age of the oldest change that isn't served, in seconds: posted, read, or perhaps there where nothing can be read. Nothing where that isn't
+    /// known.
+    fn behind(&self, now: Instant, follower: &Follower) -> Option<f64> {
+        let since = |at: Instant| now.duration_since(at).as_secs_f64();
+        let is_stuck = self.trouble.is_some() || self.is_spent(follower);
+        let known = [
+            (!self.waiting.is_empty()).then(|| self.waiting.oldest(now)),
+            self.unread.map(|(at, age)| age + since(at)),
+            is_stuck.then(|| since(self.read)),
+            // Between two readings nothing is behind.
+            self.has_read.then_some(0.0),
+        ];
+        known.into_iter().flatten().reduce(f64::max)
+    }
+
+    /// What is in the way.
+    fn message(&self, follower: &Follower) -> Option<&str> {
+        let reasons = [
+            (self.is_spent(follower), SPENT),
+            (self.is_full, FULL),
+            (self.ahead.is_some(), AHEAD),
+        ];
+        let reason = reasons.into_iter().find(|(holds, _)| *holds);
+        self.trouble.as_deref().or(reason.map(|(_, text)| text))
+    }
+
+    /// Up to which position everything is served.
+    fn served(&self) -> Option<i64> {
+        let (_, window) = self.window.as_ref()?;
+        Some(self.waiting.served_to(window.passed()))
+    }
+
+    /// Whether something isn't noted yet.
+    pub(in crate::warm::follow) fn has_news(&self, follower: &Follower) -> bool {
+        let is_news = || {
+            self.noted.1 != self.served()
+                || self.done.jobs + self.done.bad > 0
+                || self.said.as_deref() != self.message(follower)
+        };
+        // Before that there is no position to note.
+        self.window.is_some() && is_news()
     }
 
     /// Notes how far everything is served, where that is news. At a run's end its `progress` says how much it posted.
@@ -55,22 +95,20 @@ impl Reading {
         follower: &Follower,
         progress: Option<&Progress>,
     ) -> Result<(), Stopped> {
-        let Some((kind, window)) = &self.window else {
+        let is_news = self.has_news(follower);
+        self.noted.0 = Instant::now();
+        let (Some((kind, _)), Some(served)) = (&self.window, self.served()) else {
             return Ok(());
         };
-        let served = self.waiting.served_to(window.floor());
-        let is_spent = self.is_spent(follower).then_some(SPENT);
-        let message = self.trouble.as_deref().or(is_spent);
-        let is_news =
-            self.noted.1 != Some(served) || self.done.jobs + self.done.bad > 0 || message.is_some();
-        self.noted.0 = Instant::now();
         if !is_news && progress.is_none() {
             return Ok(());
         }
+        let message = self.message(follower);
         // A job that was posted twice counts once; what was rejected isn't known by inputs.
         let all_posted = progress.filter(|progress| progress.rejected == 0);
         let followed = Followed {
             position: (*kind, served),
+            source: &self.digest,
             posted: self.done.posted,
             bad: self.done.bad,
             jobs: self.done.jobs,
@@ -86,6 +124,8 @@ impl Reading {
         {
             return Err(Stopped::Lost);
         }
+        let said = message.map(str::to_owned);
+        self.said = said;
         self.noted.1 = Some(served);
         self.done = Done::default();
         Ok(())

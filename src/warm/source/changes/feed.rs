@@ -17,8 +17,6 @@ use sqlx::{
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Rows of one answer.
-const FETCH: usize = 64;
 /// Longest wait for the database to say that it listens.
 const LISTEN: Duration = Duration::from_secs(5);
 /// How soon it is tried again to listen where that failed.
@@ -69,7 +67,8 @@ impl Changes {
         Ok(feed.kind)
     }
 
-    /// Where to begin: where it was followed to, if that is a position of the same kind, or else where the schedule says.
+    /// Where to begin: where it was followed to, if that is a position of the same kind, or else where the schedule says. A moment that is still to
+    /// come by the database's clock is none.
     pub(in crate::warm) async fn begin(
         &mut self,
         from: Beginning,
@@ -77,7 +76,10 @@ impl Changes {
     ) -> Result<(PositionKind, i64), SourceError> {
         let kind = self.kind().await?;
         let position = match (stored, from) {
-            (Some((known, position)), _) if known == kind => position,
+            (Some((known, position)), _) if known == kind => match kind {
+                PositionKind::Sequence => position,
+                PositionKind::Moment => position.min(self.last(kind).await?),
+            },
             (_, Beginning::Start) => first(kind),
             (_, Beginning::Now) => self.last(kind).await?,
         };
@@ -145,11 +147,12 @@ impl Changes {
         };
         if names.len() > 2 || names.get(1).is_some_and(|name| *name != "TEXT") {
             return Err(SourceError(
-                "expected $1, the position, and at the utmost $2, the last key as text".into(),
+                "expected $1, the position, and at the utmost $2, the last `tie` as text".into(),
             ));
         }
-        rows::check_columns(prepared.columns(), kind)?;
-        Ok((connection, Feed { kind, breaks_ties }))
+        let feed = Feed { kind, breaks_ties };
+        rows::check_columns(prepared.columns(), feed)?;
+        Ok((connection, feed))
     }
 
     /// The rows after a point. A connection that failed is made anew the next time.
@@ -157,11 +160,6 @@ impl Changes {
         let until = Instant::now() + self.limit;
         let (mut connection, feed) = self.connected(until).await?;
         let page = self.page(&mut connection, feed, from, until).await?;
-        if !page.is_last && page.next.as_ref() == Some(from) {
-            return Err(SourceError(
-                "rows without a key can't be parted by $2".into(),
-            ));
-        }
         self.open = Some((connection, feed));
         Ok(page)
     }
@@ -195,17 +193,15 @@ impl Changes {
                 .await
         };
         let now_us = self.sql.within(until, begin).await?;
-        let mut reading = Reading::new(feed, now_us);
-        while !reading.is_full {
-            let fetch = format!("FETCH {FETCH} FROM warm");
+        let mut reading = Reading::new(feed, now_us, from.clone());
+        while !reading.is_full && !reading.is_last {
+            let wanted = reading.wanted();
+            let fetch = format!("FETCH {wanted} FROM warm");
             let work = sqlx::query(AssertSqlSafe(fetch)).fetch_all(&mut *connection);
             let rows = self.sql.within(until, work).await?;
-            reading.is_last = rows.len() < FETCH;
+            reading.is_last = rows.len() < wanted;
             for row in &rows {
                 reading.take(row)?;
-            }
-            if reading.is_last {
-                break;
             }
         }
         self.sql

@@ -7,20 +7,19 @@
 mod feed;
 mod page;
 mod rows;
+mod since;
 
-use super::{BadSource, Item, Row, RowSource, SourceError};
+use super::BadSource;
 pub(in crate::warm) use feed::Changes;
-use futures_util::{StreamExt, stream, stream::BoxStream};
 /// What positions are: numbers, or microseconds since 1970.
 pub(in crate::warm) use kiln_contract::order::Kind as PositionKind;
-pub(in crate::warm) use page::Found;
+pub(in crate::warm) use page::{Found, Page};
 pub(in crate::warm) use rows::ChangedRow;
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
+pub(in crate::warm) use since::ChangesSource;
 use std::time::Duration;
-use tokio::sync::Mutex;
 
-/// Rows of a dry run.
-const MAX_SHOWN: usize = 10_000;
 /// Longest name of a channel or column, in bytes: the server cuts longer ones.
 const MAX_NAME_BYTES: usize = 63;
 
@@ -41,7 +40,7 @@ pub(in crate::warm) enum Beginning {
 pub struct ChangesSpec {
     /// One of `[databases]`, or `kiln` for Kiln's own.
     database: String,
-    /// Gives the rows after the position `$1`, and after the key `$2` of those at it, in that order.
+    /// Gives the rows after the position `$1`, and after the tie `$2` of those at it, in that order.
     statement: Option<String>,
     /// In place of a statement: a table, with its schema or without.
     table: Option<String>,
@@ -123,6 +122,10 @@ impl ChangesSpec {
         if self.overlap_seconds > 3_600 {
             return wrong("overlap_seconds", "expected 0 to 3600");
         }
+        if self.overlap_seconds > 0 && self.poll() >= self.overlap() {
+            let expected = "expected less than `overlap_seconds`: what commits late is found when everything is read again";
+            return wrong("poll_ms", expected);
+        }
         if !(1..=3_600).contains(&self.limit_seconds) {
             return wrong("limit_seconds", "expected 1 to 3600");
         }
@@ -174,12 +177,12 @@ impl ChangesSpec {
         let (position, key) = (column(&self.position), column(&self.key));
         let key = format!("({key})::text COLLATE \"C\"");
         let mut columns = vec![format!("{position} AS position")];
-        if self.key_prefix.is_empty() {
-            columns.push(format!("{key} AS key"));
-        } else {
-            columns.push(format!("{} || {key} AS key", literal(&self.key_prefix)));
-            columns.push(format!("{key} AS tie"));
-        }
+        let prefix = match self.key_prefix.as_str() {
+            "" => String::new(),
+            prefix => format!("{} || ", literal(prefix)),
+        };
+        columns.push(format!("{prefix}{key} AS key"));
+        columns.push(format!("{key} AS tie"));
         for (name, own, kind) in [
             (&self.text, "text", "::text"),
             (&self.text_pair, "text_pair", "::text"),
@@ -197,6 +200,20 @@ impl ChangesSpec {
             columns.join(", "),
             table.join(".")
         )
+    }
+
+    /// What gives its positions a meaning: the database, and the table with the column or the whole statement.
+    pub(in crate::warm) fn digest(&self) -> [u8; 32] {
+        let (table, position) = (self.table.as_deref(), self.position.as_deref());
+        let statement = self.statement.as_ref().map(|_| self.statement());
+        let parts = [Some(&*self.database), table, position, statement.as_deref()];
+        let mut digest = Sha256::new();
+        for part in parts {
+            let part = part.unwrap_or_default();
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
     }
 
     /// The database's name in the settings.
@@ -240,68 +257,11 @@ pub(in crate::warm) struct Point {
 impl Point {
     /// Before every row after a position.
     pub(in crate::warm) fn after(position: i64) -> Self {
-        // No key is empty.
+        // No tie is empty.
         Self {
             position: position.saturating_add(1),
             key: String::new(),
         }
-    }
-}
-
-/// What has changed since a position, for a dry run.
-pub(in crate::warm) struct ChangesSource {
-    changes: Mutex<Changes>,
-    stored: Option<(PositionKind, i64)>,
-    from: Beginning,
-}
-
-impl ChangesSource {
-    /// `stored` is how far the table was followed.
-    pub(in crate::warm) fn new(
-        changes: Changes,
-        from: Beginning,
-        stored: Option<(PositionKind, i64)>,
-    ) -> Self {
-        Self {
-            changes: Mutex::new(changes),
-            stored,
-            from,
-        }
-    }
-
-    async fn all(&self) -> Result<Vec<Result<Item, SourceError>>, SourceError> {
-        let mut changes = self.changes.lock().await;
-        let begun = changes.begin(self.from, self.stored).await?;
-        let (mut point, mut items) = (Some(Point::after(begun.1)), Vec::new());
-        while let Some(from) = point.filter(|_| items.len() < MAX_SHOWN) {
-            let page = changes.read(&from).await?;
-            items.extend(page.rows.into_iter().filter_map(|found| shown(found.row)));
-            point = page.next.filter(|_| !page.is_last);
-        }
-        Ok(items)
-    }
-}
-
-/// What a run would post of a row; nothing of one that was removed.
-fn shown(row: Result<ChangedRow, String>) -> Option<Result<Item, SourceError>> {
-    match row {
-        Ok(row) => Some(Ok(Item::Row(Row {
-            key: row.key,
-            group: None,
-            content: row.content?,
-            rate: None,
-        }))),
-        Err(problem) => Some(Ok(Item::Bad(problem))),
-    }
-}
-
-impl RowSource for ChangesSource {
-    fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
-        let read = async move {
-            let items = self.all().await;
-            stream::iter(items.unwrap_or_else(|error| vec![Err(error)]))
-        };
-        stream::once(read).flatten().boxed()
     }
 }
 
@@ -331,6 +291,21 @@ mod tests {
         );
         let spec = checked("statement = \"SELECT 1 WHERE a > $1 ;\\n\"").expect("a statement");
         assert_eq!(spec.statement(), "SELECT 1 WHERE a > $1");
+        checked(&format!("{TABLE}overlap_seconds = 0")).expect("rows that commit in order");
+    }
+
+    #[test]
+    fn what_gives_positions_their_meaning_has_a_digest_and_what_does_not_has_none() {
+        let digest = |text: &str| checked(text).expect(text).digest();
+        let own = digest(TABLE);
+        assert_eq!(own, digest(&TABLE.replace("said", "told")));
+        assert_eq!(own, digest(&format!("{TABLE}poll_ms = 200")));
+        for (from, to) in [("a.b", "a.c"), ("\"at\"", "\"on\"")] {
+            assert_ne!(own, digest(&TABLE.replace(from, to)), "{to}");
+        }
+        let stated = digest("statement = \"SELECT $1\"");
+        assert_eq!(stated, digest("statement = \"\\nSELECT $1;\""));
+        assert_ne!(stated, digest("statement = \"SELECT $1, 2\""));
     }
 
     #[test]
@@ -358,6 +333,10 @@ mod tests {
             (&format!("{TABLE}notify = \"\""), "notify"),
             (&format!("{TABLE}poll_ms = 99"), "poll_ms"),
             (&format!("{TABLE}overlap_seconds = 3601"), "overlap_seconds"),
+            (
+                &format!("{TABLE}overlap_seconds = 2\npoll_ms = 2000"),
+                "poll_ms",
+            ),
             (&format!("{TABLE}limit_seconds = 0"), "limit_seconds"),
         ] {
             assert_eq!(checked(text).expect_err(text).field, field, "{text}");

@@ -1,6 +1,6 @@
 //! Owns which columns a followed table may have, and converts its rows. An error names a column, and never a value.
 
-use super::PositionKind;
+use super::{PositionKind, page::Feed};
 use crate::warm::source::{MAX_ROW_BYTES, RowContent, SourceError};
 use kiln_contract::job;
 use sqlx::{
@@ -33,7 +33,8 @@ pub(in crate::warm) struct ChangedRow {
 }
 
 /// Refuses columns with other names or types.
-pub(super) fn check_columns(columns: &[PgColumn], kind: PositionKind) -> Result<(), SourceError> {
+pub(super) fn check_columns(columns: &[PgColumn], feed: Feed) -> Result<(), SourceError> {
+    let kind = feed.kind;
     let is_there = |name: &str| columns.iter().any(|column| column.name() == name);
     for column in columns {
         let (name, found) = (column.name(), column.type_info().name());
@@ -71,6 +72,11 @@ pub(super) fn check_columns(columns: &[PgColumn], kind: PositionKind) -> Result<
     }
     if !is_there("position") {
         return Err(SourceError("expected a column `position`".into()));
+    }
+    if feed.breaks_ties && !is_there("tie") {
+        return Err(SourceError(
+            "expected a column `tie`: what $2 is compared with, without the key's prefix".into(),
+        ));
     }
     if !is_there("text") && !is_there("features") {
         return Err(SourceError("expected a column `text` or `features`".into()));
@@ -113,11 +119,17 @@ fn flag(row: &PgRow, name: &str) -> bool {
     matches!(row.try_get::<Option<bool>, _>(name), Ok(Some(true)))
 }
 
-/// What breaks ties: the key without its prefix, or the key.
-pub(super) fn tie(row: &PgRow) -> String {
+/// What breaks ties: the column of that name, which each row has where ties are `parted`; or else the key.
+pub(super) fn tie(row: &PgRow, parted: bool) -> Result<String, SourceError> {
     let own = text(row, "tie").ok().flatten();
-    own.or_else(|| text(row, "key").ok().flatten())
-        .unwrap_or_default()
+    if parted {
+        let own = own.filter(|tie| !tie.is_empty());
+        return own
+            .ok_or_else(|| SourceError("a row without a `tie`, or with a very long one".into()));
+    }
+    Ok(own
+        .or_else(|| text(row, "key").ok().flatten())
+        .unwrap_or_default())
 }
 
 /// Bytes of a row's values, about.

@@ -1,8 +1,9 @@
 //! Fetches one document over HTTP, bounded in bytes, in time and in redirections.
 //!
 //! Promises that only addresses are connected to that were checked, each time that a name is looked up: neither a redirection nor a name whose
-//! address changes leads to a private one. Secrets go to the origin that the schedule names and to no other, and never into an error; nor does
-//! what follows a URL's path, or what an answer holds.
+//! address changes leads to a private one. Headers, the client's certificate and the authorities that the schedule trusts are for the origin that
+//! it names, until the first redirection away from there: what another origin asks for has none of them, not even back at the first one. An
+//! error says nothing that the schedule didn't: no secret, nothing of a server's redirection, nothing that follows a URL's path, nothing of an answer.
 
 use super::address::is_allowed;
 use crate::{config::Network, redact::Redact, tls};
@@ -34,11 +35,15 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// What is said of a host without one.
 const NO_ADDRESS: &str = "has no address";
 
+/// What is said of an encrypted connection to another origin, whose certificate would name it.
+const UNTRUSTED: &str = "TLS failed; the schedule's own [source.tls] is for its own origin alone";
+
 /// What is fetched, and within which bounds.
 pub(super) struct Fetch {
     pub url: Url,
     /// What the origin is given besides: a credential, for one.
     pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whom the origin is trusted by, and what it is shown.
     pub tls: Arc<ClientConfig>,
     /// Private networks that may be reached all the same.
     pub listed: Vec<Network>,
@@ -55,43 +60,64 @@ enum Answer {
     Elsewhere(String),
 }
 
+/// Where is asked next.
+#[derive(Debug, Clone, PartialEq)]
+struct Step {
+    url: Url,
+    /// Whether only the schedule's origin has led there.
+    is_own: bool,
+}
+
 impl Fetch {
     /// The document's bytes.
     pub(super) async fn get(&self) -> Result<Vec<u8>, String> {
-        let mut url = self.url.clone();
-        for _ in 0..=MAX_REDIRECTIONS {
-            let answer = self.ask(&url).await;
-            match answer.map_err(|problem| format!("{}: {problem}", shown(&url)))? {
+        let own = shown(&self.url);
+        let mut step = self.first();
+        for count in 0..=MAX_REDIRECTIONS {
+            let redirected = if count > 0 {
+                "after a redirection: "
+            } else {
+                ""
+            };
+            let wrong = |problem: String| format!("{own}: {redirected}{problem}");
+            match self.ask(&step).await.map_err(wrong)? {
                 Answer::Body(body) => return Ok(body),
-                Answer::Elsewhere(location) => url = self.redirected(&url, &location)?,
+                Answer::Elsewhere(location) => {
+                    let next = self.redirected(&step, &location);
+                    step = next.map_err(|problem| format!("{own}: {problem}"))?;
+                }
             }
         }
         Err(format!(
-            "{}: redirected more than {MAX_REDIRECTIONS} times",
-            shown(&self.url)
+            "{own}: redirected more than {MAX_REDIRECTIONS} times"
         ))
     }
 
-    fn redirected(&self, from: &Url, location: &str) -> Result<Url, String> {
-        let wrong = |problem: &str| format!("{}: {problem}", shown(from));
-        let to = from.join(location);
-        let to = to.map_err(|_| wrong("redirected to what is no URL"))?;
-        if let Some(problem) = url_problem(&to) {
-            return Err(wrong(&format!(
-                "redirected to a URL that isn't followed: {problem}"
-            )));
-        }
-        if from.scheme() == "https" && to.scheme() != "https" {
-            return Err(wrong("redirected from https to http, which isn't followed"));
-        }
-        Ok(to)
+    fn first(&self) -> Step {
+        let url = self.url.clone();
+        Step { url, is_own: true }
     }
 
-    async fn ask(&self, url: &Url) -> Result<Answer, String> {
-        let stream = self.connect(url).await?;
+    fn redirected(&self, from: &Step, location: &str) -> Result<Step, String> {
+        let to = from.url.join(location);
+        let to = to.map_err(|_| "redirected to what is no URL".to_owned())?;
+        if let Some(problem) = url_problem(&to) {
+            return Err(format!(
+                "redirected to a URL that isn't followed: {problem}"
+            ));
+        }
+        if from.url.scheme() == "https" && to.scheme() != "https" {
+            return Err("redirected from https to http, which isn't followed".to_owned());
+        }
+        let is_own = from.is_own && to.origin() == self.url.origin();
+        Ok(Step { url: to, is_own })
+    }
+
+    async fn ask(&self, step: &Step) -> Result<Answer, String> {
+        let stream = self.connect(step).await?;
         let shaken = http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = shaken.map_err(|e| plain(&e))?;
-        let request = self.request(url)?;
+        let request = self.request(step)?;
         let exchange = async {
             let response = sender.send_request(request).await.map_err(|e| plain(&e))?;
             self.answer(response).await
@@ -105,7 +131,8 @@ impl Fetch {
         }
     }
 
-    fn request(&self, url: &Url) -> Result<Request<Empty<Bytes>>, String> {
+    fn request(&self, step: &Step) -> Result<Request<Empty<Bytes>>, String> {
+        let url = &step.url;
         let path = match url.query() {
             Some(query) => format!("{}?{query}", url.path()),
             None => url.path().to_owned(),
@@ -124,7 +151,7 @@ impl Fetch {
                 header::USER_AGENT,
                 concat!("kiln/", env!("CARGO_PKG_VERSION")),
             );
-        if url.origin() == self.url.origin() {
+        if step.is_own {
             for (name, value) in &self.headers {
                 request = request.header(name, value);
             }
@@ -179,7 +206,8 @@ impl Fetch {
         Ok(Answer::Body(body))
     }
 
-    async fn connect(&self, url: &Url) -> Result<Box<dyn Wire>, String> {
+    async fn connect(&self, step: &Step) -> Result<Box<dyn Wire>, String> {
+        let url = &step.url;
         let mut failure = NO_ADDRESS.to_owned();
         for address in self.addresses(url).await? {
             let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
@@ -204,9 +232,15 @@ impl Fetch {
                 None => None,
             };
             let name = name.ok_or_else(|| "its host is no name for TLS".to_owned())?;
-            let connector = TlsConnector::from(self.tls.clone());
-            let encrypted = connector.connect(name, stream).await;
-            let encrypted = encrypted.map_err(|error| tls::explain(error.redacted()))?;
+            let config = match step.is_own {
+                true => self.tls.clone(),
+                false => Arc::new(tls::Tls::default().client()?),
+            };
+            let encrypted = TlsConnector::from(config).connect(name, stream).await;
+            let encrypted = encrypted.map_err(|error| match step.is_own {
+                true => tls::explain(error.redacted()),
+                false => UNTRUSTED.to_owned(),
+            })?;
             return Ok(Box::new(encrypted));
         }
         Err(failure)
@@ -297,27 +331,28 @@ mod tests {
 
     #[test]
     fn secrets_go_to_the_schedules_origin_alone() {
-        let fetch = fetch("https://shop.example/top?n=3");
-        let has = |text: &str| {
-            let request = fetch.request(&url(text)).expect("a request");
+        let has = |from: &str, to: &[&str]| {
+            let fetch = fetch(from);
+            let go = |step: Step, to: &&str| fetch.redirected(&step, to).expect(to);
+            let step = to.iter().fold(fetch.first(), go);
+            let request = fetch.request(&step).expect("a request");
             request.headers().contains_key(header::AUTHORIZATION)
         };
-        assert!(has("https://shop.example/other"));
-        for other in [
-            "https://shop.example:444/",
-            "http://shop.example/",
-            "https://other.example/",
-        ] {
-            assert!(!has(other), "{other}");
+        let (own, other) = ("https://shop.example/top?n=3", "https://other.example/");
+        assert!(has(own, &[]) && has(own, &["/other", "https://shop.example:443/"]));
+        for other in ["https://shop.example:444/", other] {
+            assert!(!has(own, &[other]), "{other}");
+            assert!(!has(own, &[other, own]), "what {other} asks for");
         }
+        assert!(!has("http://shop.example/", &["https://shop.example/"]));
     }
 
     #[test]
     fn a_redirection_keeps_to_http_and_to_encryption() {
         let fetch = fetch("https://shop.example/a/top");
-        let to = |location: &str| fetch.redirected(&fetch.url, location);
+        let to = |location: &str| fetch.redirected(&fetch.first(), location);
         assert_eq!(
-            to("../b?x=1").map(String::from),
+            to("../b?x=1").map(|step| String::from(step.url)),
             Ok("https://shop.example/b?x=1".to_owned())
         );
         for wrong in [

@@ -124,7 +124,19 @@ async fn a_redirection_to_a_private_address_is_not_followed() {
     let away = format!("HTTP/1.1 302 Found\r\nlocation: {inner}\r\ncontent-length: 0\r\n\r\n");
     let problem = refused(away, "").await;
     assert!(
-        problem.contains("private address") && problem.contains("127.0.0.2"),
+        problem.contains("after a redirection: is at a private address"),
+        "{problem}"
+    );
+    // Where it leads to isn't the schedule's word.
+    assert!(!problem.contains("127.0.0.2"), "{problem}");
+    let gone = server("HTTP/1.1 404 Not Found\r\n\r\n".to_owned(), true).await;
+    let away = format!(
+        "HTTP/1.1 302 Found\r\nlocation: {}\r\n\r\n",
+        gone.replace("/top", "/anna")
+    );
+    let problem = refused(away, "").await;
+    assert!(
+        problem.contains("/top: after a redirection: answered 404"),
         "{problem}"
     );
     let around = "HTTP/1.1 307 Temporary Redirect\r\nlocation: ?again\r\ncontent-length: 0\r\n\r\n";
@@ -147,6 +159,56 @@ async fn an_answer_that_does_not_end_is_given_up_at_its_limit() {
         "{items:?}"
     );
     assert!(begun.elapsed() >= Duration::from_secs(1));
+}
+
+/// The same over TLS, with this certificate.
+async fn encrypted(answer: String, certificate: &rcgen::CertifiedKey<rcgen::KeyPair>) -> String {
+    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(certificate.signing_key.serialize_der());
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = tokio_rustls::rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.cert.der().clone()], key.into())
+        .expect("a certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let mut request = vec![0; 4_096];
+            let _asked = stream.read(&mut request).await;
+            let _sent = stream.write_all(answer.as_bytes()).await;
+            let _ended = stream.shutdown().await;
+        }
+    });
+    format!("https://{address}/top")
+}
+
+#[tokio::test]
+async fn whom_a_schedule_trusts_is_trusted_at_its_own_origin_alone() {
+    let own = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("one");
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("ca.pem");
+    std::fs::write(&path, own.cert.pem()).expect("written");
+    let tls = format!("tls = {{ ca_file = \"{}\" }}", path.display());
+    let inner = encrypted(ok("[{\"text\": \"one\"}]"), &own).await;
+    let items: Vec<_> = source(&inner, &tls, &LISTED).rows().collect().await;
+    assert!(matches!(&items[..], [Ok(Item::Row(_))]), "{items:?}");
+    let away = format!("HTTP/1.1 302 Found\r\nlocation: {inner}\r\n\r\n");
+    let outer = encrypted(away, &own).await;
+    let items: Vec<_> = source(&outer, &tls, &LISTED).rows().collect().await;
+    let [Err(SourceError(said))] = &items[..] else {
+        panic!("it is trusted elsewhere: {items:?}");
+    };
+    assert!(
+        said.contains("after a redirection: TLS failed") && said.starts_with(&outer),
+        "{said}"
+    );
 }
 
 #[test]

@@ -72,6 +72,11 @@ fn thirty() -> u64 {
 }
 
 impl RedisSpec {
+    /// The server's name in the settings.
+    pub(super) fn server(&self) -> &str {
+        &self.server
+    }
+
     pub(super) fn check(&self) -> Result<(), BadSource> {
         let wrong = |field: &str, message: &str| Err(BadSource::new(field, message));
         let of_stream = [
