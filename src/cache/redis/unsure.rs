@@ -162,7 +162,7 @@ impl RedisCache {
             });
             let calls: Vec<(Vec<u8>, Cmd)> = calls.collect();
             // What fails is tried with the next check.
-            if self.now::<Value>(&calls).await.iter().any(Result::is_err) {
+            if self.now::<Value>(&calls).await.iter().all(Result::is_err) {
                 return;
             }
         }

@@ -174,8 +174,13 @@ impl Output {
     /// A file, with the first `keep` bytes of an earlier run's, or standard output.
     pub fn open(path: Option<&Path>, keep: u64, layout: &Layout) -> anyhow::Result<Self> {
         let shape = layout.shape.clone();
+        // What is packed, or piped, can't be read from its end.
+        let is_stream = path.is_none_or(|path| {
+            let is_named = path.extension().is_some_and(|name| name == "arrows");
+            is_named || Packing::of_name(path) != Packing::Plain
+        });
         Ok(Self {
-            encoder: shape.map(|shape| Encoder::new(layout.format, shape, path.is_none())),
+            encoder: shape.map(|shape| Encoder::new(layout.format, shape, is_stream)),
             target: match path {
                 Some(path) => Target::File(Box::new(Part::open(path, keep)?)),
                 None => Target::Stdout {

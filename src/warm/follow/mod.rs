@@ -118,10 +118,12 @@ impl Follower {
         while !end.is_cancelled() && Instant::now() < until {
             let is_whole = Instant::now() >= poll;
             let rest = match reading.read(self, spec, is_whole, until, end).await? {
-                Ok(()) => {
+                Ok(()) if !reading.is_in_trouble() => {
                     rests.reset();
                     spec.poll()
                 }
+                // The whole is tried again when it was to be.
+                Ok(()) => poll.saturating_duration_since(Instant::now()),
                 Err(_) => rests.next_wait(),
             };
             // What is remembered is read once more before there is room again.

@@ -13,7 +13,7 @@ use crate::{
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use post::Marked;
+use post::{Marked, Posted};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -150,12 +150,10 @@ impl Reading {
             () = end.cancelled() => return Ok(Ok(())),
             begun = self.begin(follower, spec) => begun?,
         };
+        let is_whole = is_whole || self.last.is_none();
         let read = match begun {
             Ok(floor) => {
-                let (from, is_whole) = match &self.last {
-                    Some(last) if !is_whole => (last.clone(), false),
-                    _ => (floor, true),
-                };
+                let from = self.last.clone().filter(|_| !is_whole).unwrap_or(floor);
                 self.pages(follower, from, is_whole, until, end).await?
             }
             Err(error) => Err(error),
@@ -169,7 +167,8 @@ impl Reading {
                 );
                 self.trouble = Some(error.0.clone());
             }
-            (Ok(()), Some(_)) => {
+            // What is new may be read where what comes late can't be.
+            (Ok(()), Some(_)) if is_whole => {
                 tracing::info!(schedule, "a table is followed again");
                 self.trouble = None;
             }
@@ -240,6 +239,7 @@ impl Reading {
                 now_us: page.now_us,
                 until,
                 end,
+                is_whole,
             };
             let next = match self.take(follower, page, is_whole, &posting).await? {
                 Ok(Taken::All) => break,
@@ -254,7 +254,9 @@ impl Reading {
             point = next;
             self.tend(follower).await?;
         }
-        (self.read, self.has_read, self.unread) = (reading_began, true, None);
+        if is_whole || self.trouble.is_none() {
+            (self.read, self.has_read, self.unread) = (reading_began, true, None);
+        }
         self.is_full = false;
         Ok(Ok(()))
     }
@@ -271,9 +273,19 @@ impl Reading {
         let rows: Vec<Marked> = page.rows.into_iter().map(Marked::of).collect();
         let places: Vec<(i64, u128)> = rows.iter().map(Marked::place).collect();
         let changed_us = rows.last().and_then(Marked::changed_us);
+        let window = self.window.as_ref().map(|(_, window)| window);
+        let has_met = |(at, mark): &(i64, u128)| window.is_some_and(|w| w.has_met(*at, *mark));
+        let is_news = !places.iter().all(has_met);
         match self.post(follower, rows, posting).await? {
-            Ok(true) => {}
-            Ok(false) => return Ok(Ok(Taken::Part)),
+            Ok(Posted::All) => {}
+            Ok(Posted::Settled) => {
+                // What there was no room for comes after all that is settled.
+                if let Some((_, window)) = self.window.as_mut().filter(|_| is_whole) {
+                    window.end();
+                }
+                return Ok(Ok(Taken::Part));
+            }
+            Ok(Posted::Part) => return Ok(Ok(Taken::Part)),
             Err(error) => return Ok(Err(error)),
         }
         if let Some((_, window)) = self.window.as_mut().filter(|_| is_whole) {
@@ -287,8 +299,11 @@ impl Reading {
         self.last = page.next.clone().or(self.last.take());
         Ok(Ok(match page.next {
             Some(next) if !page.is_last => {
-                // What comes next is no older.
-                self.unread = Some((posting.began, self.age(changed_us, posting).unwrap_or(0.0)));
+                if is_news {
+                    // What comes next is no older.
+                    let age = self.age(changed_us, posting);
+                    self.unread = Some((posting.began, age.unwrap_or(0.0)));
+                }
                 Taken::Next(next)
             }
             _ => Taken::All,
@@ -331,6 +346,11 @@ impl Reading {
         self.is_full
     }
 
+    /// Whether the whole of it couldn't be read when that was tried last.
+    pub(super) fn is_in_trouble(&self) -> bool {
+        self.trouble.is_some()
+    }
+
     /// Whether something that was posted isn't served yet.
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
@@ -371,4 +391,6 @@ struct Posting<'a> {
     now_us: i64,
     until: Instant,
     end: &'a CancellationToken,
+    /// Whether it is a part of a reading from the floor.
+    is_whole: bool,
 }

@@ -73,9 +73,9 @@ impl Window {
         self.met.len() >= MAX_MET
     }
 
-    /// Whether a row at a position may be met: it can be remembered, or needn't be.
-    pub(super) fn has_room(&self, position: i64) -> bool {
-        !self.is_full() || position <= self.settled
+    /// Whether a row at a position may be met: it can be remembered, or needn't be for long, since a whole reading leaves it behind.
+    pub(super) fn has_room(&self, position: i64, is_whole: bool) -> bool {
+        !self.is_full() || (is_whole && position <= self.settled)
     }
 
     /// Whether a row was met at a position.
@@ -113,7 +113,7 @@ impl Window {
         self.raise(to.clone());
     }
 
-    /// A reading from the floor came to the end of the table.
+    /// A reading from the floor came to the end of the table, or beyond what is settled.
     pub(super) fn end(&mut self) {
         if !self.overlap.is_zero() && self.settled > self.passed() {
             self.raise(Point::after(self.settled));

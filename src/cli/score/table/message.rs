@@ -33,14 +33,19 @@ pub(super) fn check_packed(message: &Message<'_>, body: &[u8]) -> anyhow::Result
         }
         _ => None,
     };
-    let Some(batch) = batch.filter(|batch| batch.compression().is_some()) else {
+    let Some(batch) = batch else {
         return Ok(());
     };
+    let is_packed = batch.compression().is_some();
     let mut unpacked = body.len() as u64;
     for buffer in batch.buffers().into_iter().flatten() {
         let at = usize::try_from(buffer.offset()).unwrap_or(usize::MAX);
-        let bytes = body.get(at..).and_then(<[u8]>::first_chunk);
-        let claimed = bytes.map_or(0, |bytes| i64::from_le_bytes(*bytes));
+        let length = usize::try_from(buffer.length()).unwrap_or(usize::MAX);
+        let Some(bytes) = body.get(at..at.saturating_add(length)) else {
+            bail!("it is damaged: a batch's values lie outside of it");
+        };
+        let claimed = bytes.first_chunk().filter(|_| is_packed);
+        let claimed = claimed.map_or(0, |bytes| i64::from_le_bytes(*bytes));
         // One that wasn't worth packing says -1.
         unpacked = unpacked.saturating_add(u64::try_from(claimed).unwrap_or_default());
     }

@@ -46,6 +46,8 @@ const MAX_AT_ONCE: usize = 4;
 const MAX_AT_ONCE_BYTES: i64 = MAX_PAGE_BYTES as i64;
 /// Rows that are read together where texts share their beginnings: each of them may be as long as its page.
 const SHARED_ROWS: usize = 32;
+/// Bytes of rows that are read together, by what their row group has on average.
+const BATCH_BYTES: usize = 8 << 20;
 
 /// A file that was opened.
 pub(in super::super) struct Parquet {
@@ -235,15 +237,19 @@ impl Parquet {
 
     fn decode(&self, group: &BoundedGroup, sender: &SyncSender<Result<RecordBatch, Unreadable>>) {
         let about = self.metadata.row_group(group.group);
-        let mut chunks = self
-            .leaves
-            .iter()
-            .filter_map(|leaf| about.columns().get(*leaf));
+        let chunks = self.leaves.iter();
+        let chunks = chunks.filter_map(|leaf| about.columns().get(*leaf));
         let is_shared = |encoding: Encoding| encoding == Encoding::DELTA_BYTE_ARRAY;
-        let rows = match chunks.any(|chunk| chunk.encodings().any(is_shared)) {
-            true => SHARED_ROWS,
-            false => MAX_INPUTS,
-        };
+        let (mut bytes, mut most) = (0, MAX_INPUTS);
+        for chunk in chunks {
+            bytes += usize::try_from(chunk.uncompressed_size()).unwrap_or_default();
+            if chunk.encodings().any(is_shared) {
+                most = SHARED_ROWS;
+            }
+        }
+        // Long texts are read fewer at a time: a batch holds all its pages.
+        let a_row = bytes / usize::try_from(about.num_rows()).unwrap_or(1).max(1);
+        let rows = (BATCH_BYTES / a_row.max(1)).clamp(1, most);
         let reader =
             ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, group, rows, None);
         let Ok(reader) = reader else {

@@ -144,10 +144,14 @@ impl Batch {
             return Ok(None);
         }
         if cells::is_text(column.data_type()) {
-            return self.text(at, row).map(|text| Some(text.into()));
+            // A dictionary may have a null among its values.
+            let is_there = cells::text(column, row).is_some();
+            let text = is_there.then(|| self.text(at, row)).transpose()?;
+            return Ok(text.map(Cow::from));
         }
         let json = cells::json(column, row).unwrap_or_default();
-        Ok(Some(json.trim_matches('"').to_owned().into()))
+        // As what is null by its type, and what is no number.
+        Ok((json != "null").then(|| json.trim_matches('"').to_owned().into()))
     }
 
     fn text(&self, at: usize, row: usize) -> Result<&str, Problem> {

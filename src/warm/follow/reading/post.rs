@@ -25,6 +25,16 @@ const TOGETHER: usize = 64;
 /// What comes before the queue's other jobs, where the broker has priorities.
 const URGENT: u8 = 5;
 
+/// What became of a page's rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Posted {
+    All,
+    /// Those that are settled, and no others: they can't be remembered.
+    Settled,
+    /// Some; the run is to end.
+    Part,
+}
+
 /// A row, and what it is remembered by.
 pub(super) struct Marked {
     found: Found,
@@ -48,23 +58,21 @@ impl Marked {
 }
 
 impl Reading {
-    /// Posts those rows that weren't met before. Says whether all are posted: otherwise the run is to end.
+    /// Posts those rows that weren't met before, as far as they can be remembered.
     pub(super) async fn post(
         &mut self,
         follower: &Follower,
         rows: Vec<Marked>,
         posting: &Posting<'_>,
-    ) -> Result<Result<bool, SourceError>, Stopped> {
-        if !self.has_room(follower, &rows, posting) {
-            return Ok(Ok(false));
-        }
-        let new = self.new_rows(follower, rows);
-        let Some((kind, window)) = &mut self.window else {
-            return Ok(Ok(true));
+    ) -> Result<Result<Posted, SourceError>, Stopped> {
+        let (rows, posted) = match self.has_room(follower, &rows, posting) {
+            true => (rows, Posted::All),
+            false => (self.with_room(rows, posting), Posted::Settled),
         };
-        if new.is_empty() {
-            return Ok(Ok(true));
-        }
+        let new = self.new_rows(follower, rows);
+        let Some((kind, window)) = self.window.as_mut().filter(|_| !new.is_empty()) else {
+            return Ok(Ok(posted));
+        };
         let (carrier, schedule) = (&follower.carrier, &follower.schedule);
         let model = match carrier.engine.registry().resolve(&schedule.model) {
             Ok(model) => model,
@@ -92,7 +100,7 @@ impl Reading {
         let mut batches = made.batches.into_iter().peekable();
         while batches.peek().is_some() {
             if !self.make_room(follower, posting).await? {
-                return Ok(Ok(false));
+                return Ok(Ok(Posted::Part));
             }
             let mut together = Vec::new();
             while together.len() < TOGETHER
@@ -104,13 +112,13 @@ impl Reading {
             }
             if together.is_empty() {
                 self.spent.is_over = true;
-                return Ok(Ok(false));
+                return Ok(Ok(Posted::Part));
             }
             if !self.publish(follower, together, posting).await? {
-                return Ok(Ok(false));
+                return Ok(Ok(Posted::Part));
             }
         }
-        Ok(Ok(true))
+        Ok(Ok(posted))
     }
 
     /// Whether those rows that weren't met before can be remembered. That they can't is said once.
@@ -124,7 +132,7 @@ impl Reading {
             .peek()
             .and_then(|row| self.age(row.changed_us(), posting));
         let is_new = new.peek().is_some();
-        let has_room = new.all(|row| window.has_room(row.found.at.position));
+        let has_room = new.all(|row| window.has_room(row.found.at.position, posting.is_whole));
         if !is_new {
             return true;
         }
@@ -139,6 +147,15 @@ impl Reading {
         }
         self.is_full = !has_room;
         has_room
+    }
+
+    /// Those rows that may be met where not all may.
+    fn with_room(&self, mut rows: Vec<Marked>, posting: &Posting<'_>) -> Vec<Marked> {
+        rows.retain(|row| {
+            let window = self.window.as_ref().map(|(_, window)| window);
+            window.is_some_and(|window| window.has_room(row.found.at.position, posting.is_whole))
+        });
+        rows
     }
 
     /// Those rows that weren't met before. What is wrong with one is counted, and it isn't met again.

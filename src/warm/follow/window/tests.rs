@@ -46,10 +46,9 @@ impl Table {
             self.window.see(self.now, last.0);
             let is_new = |(at, tie): &&(i64, u128)| !self.window.has_met(*at, *tie);
             let new: Vec<(i64, u128)> = marks.iter().filter(is_new).copied().collect();
-            if !new.iter().all(|(at, _)| self.window.has_room(*at)) {
-                return false;
-            }
-            for (at, tie) in new {
+            let has_room = |(at, _): &(i64, u128)| self.window.has_room(*at, true);
+            let (with_room, without): (Vec<_>, Vec<_>) = new.into_iter().partition(has_room);
+            for (at, tie) in with_room {
                 if budget == 0 {
                     return false;
                 }
@@ -57,6 +56,10 @@ impl Table {
                 let count = self.posted.entry((at, tie as u64)).or_default();
                 *count += 1;
                 self.window.meet(at, tie);
+            }
+            if !without.is_empty() {
+                self.window.end();
+                return false;
             }
             let is_last = page.len() < PAGE;
             from = Point {
@@ -205,4 +208,25 @@ fn rows_that_are_gone_do_not_fill_what_is_remembered() {
     }
     assert_eq!(table.posted.get(&(9, 1)), Some(&1));
     assert_eq!(table.window.met.len(), 0);
+}
+
+#[test]
+fn rows_that_change_again_and_again_are_followed_though_they_fill_what_is_remembered() {
+    let mut table = Table::new(OVERLAP);
+    let latest = |table: &mut Table, second: i64| {
+        table.rows = (0..5_000).map(|tie| (second, tie)).collect();
+        table.now += SECOND;
+        table.read(usize::MAX, None);
+        table.posted.keys().next_back().map_or(0, |(at, _)| *at)
+    };
+    let mut posted: Vec<i64> = (1..200).map(|second| latest(&mut table, second)).collect();
+    posted.dedup();
+    assert!(posted.len() > 60, "{posted:?}");
+    for _ in 0..3 {
+        table.now += OVERLAP;
+        table.read(usize::MAX, None);
+    }
+    assert_eq!(table.posted.keys().next_back(), Some(&(199, 4_999)));
+    // While it is full, no partial reading adds to it.
+    assert!(!(table.window.is_full() && table.window.has_room(0, false)));
 }
