@@ -16,6 +16,7 @@
 //! | --- | --- |
 //! | [`cli`] | the commands, a file each |
 //! | `worker` | the worker: its wiring, its session with the broker, the tasks that run beside it, and how it stops |
+//! | [`embedded`] | all of it within a program of one's own, without servers |
 //! | `parts` | opens what the settings name |
 //! | `http` | health, metrics, the API and the page |
 //! | `audit` | measures whether what is in Redis is right |
@@ -40,6 +41,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 mod cut;
+pub mod embedded;
 mod explain;
 mod health;
 mod heat;

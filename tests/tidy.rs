@@ -15,7 +15,7 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 22] = [
+const ROOMS: [&str; 23] = [
     "redact",
     "backoff",
     "clock",
@@ -35,6 +35,7 @@ const ROOMS: [&str; 22] = [
     "audit",
     "http",
     "parts",
+    "embedded",
     "worker",
     "cli",
     "main",
@@ -324,7 +325,7 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
-const OWN: [(&str, usize); 30] = [
+const OWN: [(&str, usize); 32] = [
     ("crates/contract/src/job/parse/blame.rs", 1),
     ("crates/contract/src/job/parse/explain.rs", 1),
     ("crates/model/src/import/error.rs", 1),
@@ -346,6 +347,8 @@ const OWN: [(&str, usize); 30] = [
     ("src/cli/post.rs", 1),
     ("src/cli/score/output.rs", 1),
     ("src/cli/submit/mod.rs", 1),
+    ("src/embedded.rs", 1),
+    ("src/store/sqlite.rs", 1),
     ("src/telemetry/logs.rs", 5),
     ("src/tls.rs", 1),
     ("src/warm/source/http/mod.rs", 1),

@@ -65,4 +65,5 @@ mod warm;
 mod warm_budget;
 mod warm_changes;
 mod warm_follow;
+mod warm_simulated;
 mod warm_sources;

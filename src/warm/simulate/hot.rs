@@ -40,7 +40,7 @@ impl Hot {
     }
 
     /// Chooses with the planner that real runs use.
-    pub fn choose(&self, view: &View<'_>, inputs: usize, seconds: f64) -> Vec<u32> {
+    pub fn choose(&self, view: &View<'_>, budget: &Budget) -> Vec<u32> {
         let is_due = |(key, _): &&(u32, f64)| view.is_due(*key);
         let due: Vec<(u32, f64)> = self.keys.iter().filter(is_due).copied().collect();
         let fresh = self.keys.len() - due.len();
@@ -48,11 +48,6 @@ impl Hot {
             .iter()
             .map(|(key, rate)| view.world.candidate(*key, *rate, view.is_known(*key)))
             .collect();
-        let budget = Budget {
-            inputs,
-            model_seconds: seconds.is_finite().then_some(seconds),
-            renewals: usize::MAX,
-        };
         let memory = MemoryRoom {
             keeps: match view.world.max_entries {
                 Some(_) => view.room(fresh) as f64,
@@ -60,7 +55,7 @@ impl Hot {
             },
             ..MemoryRoom::UNKNOWN
         };
-        let choice = plan::choose(&candidates, &budget, memory);
+        let choice = plan::choose(&candidates, budget, memory);
         let chosen = choice.chosen.into_iter();
         chosen
             .filter_map(|index| due.get(index).map(|(key, _)| *key))
@@ -128,9 +123,9 @@ impl Knowledge {
         self.hot = Hot::default();
     }
 
-    pub fn choose(&mut self, view: &View<'_>, inputs: usize, seconds: f64) -> Vec<u32> {
+    pub fn choose(&mut self, view: &View<'_>, budget: &Budget) -> Vec<u32> {
         self.report(view.now);
-        self.hot.choose(view, inputs, seconds)
+        self.hot.choose(view, budget)
     }
 
     /// Reports as often as is due by `now`; those that no run reads are left out.

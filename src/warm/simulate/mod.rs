@@ -16,7 +16,7 @@ mod view;
 pub mod wish;
 mod world;
 
-use crate::warm::schedule::Missed;
+use crate::warm::schedule::{Budget, Missed};
 use entries::Entries;
 pub use policy::Policy;
 use policy::PolicyState;
@@ -122,6 +122,7 @@ struct State<'a> {
 struct Allowance {
     allowed: Allowed,
     inputs: usize,
+    renewals: usize,
     /// Model time, in seconds.
     left: f64,
     /// What each request adds.
@@ -135,12 +136,13 @@ impl Allowance {
         let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
         let income = match world.allowed {
             Allowed::Share(share) => share * mean_cost,
-            Allowed::Run { .. } => 0.0,
+            Allowed::Run(_) => 0.0,
         };
         let a_second = trace.requests.len() as f64 / trace.length;
         Self {
             allowed: world.allowed,
             inputs: usize::MAX,
+            renewals: usize::MAX,
             left: 0.0,
             income,
             max: income * a_second * SAVED_UP.max(world.every),
@@ -155,14 +157,27 @@ impl Allowance {
 
     /// A run has its own budget; what the last one left over is gone.
     fn begin_run(&mut self) {
-        if let Allowed::Run {
-            inputs,
-            model_seconds,
-        } = self.allowed
-        {
-            self.inputs = inputs;
-            self.left = model_seconds.unwrap_or(f64::INFINITY);
+        if let Allowed::Run(budget) = self.allowed {
+            self.inputs = budget.inputs;
+            self.renewals = budget.renewals;
+            self.left = budget.model_seconds.unwrap_or(f64::INFINITY);
         }
+    }
+
+    /// What is left of it.
+    fn budget(&self) -> Budget {
+        Budget {
+            inputs: self.inputs,
+            model_seconds: self.left.is_finite().then_some(self.left),
+            renewals: self.renewals,
+        }
+    }
+
+    /// Renews what is known, if that may still be done.
+    fn renew(&mut self) -> bool {
+        let enough = self.renewals > 0;
+        self.renewals = self.renewals.saturating_sub(1);
+        enough
     }
 
     /// Spends, if there is enough.
@@ -254,8 +269,7 @@ impl<'a> State<'a> {
             entries: &self.entries,
             draws: &self.draws,
         };
-        let (inputs, seconds) = (self.allowance.inputs, self.allowance.left);
-        for key in self.policy.run(&view, inputs, seconds) {
+        for key in self.policy.run(&view, &self.allowance.budget()) {
             if self.refresh(key, now) {
                 self.written.push_back((now + self.world.run_seconds, key));
             }
@@ -331,8 +345,9 @@ impl<'a> State<'a> {
     /// Refreshes an entry: for nothing if its score is known, else if the budget has it.
     fn refresh(&mut self, key: u32, now: f64) -> bool {
         if self.entries.is_known(key, now, self.world) {
-            self.outcome.renewed += 1;
-            return true;
+            let enough = self.allowance.renew();
+            self.outcome.renewed += u64::from(enough);
+            return enough;
         }
         let cost = self.world.cost(key);
         let enough = self.allowance.spend(cost);

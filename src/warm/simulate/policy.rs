@@ -6,6 +6,7 @@ use super::{
     view::{Asked, View},
     world::World,
 };
+use crate::warm::schedule::Budget;
 use std::collections::{BTreeMap, HashMap};
 
 /// How many keys a policy considers.
@@ -119,8 +120,8 @@ impl<'a> PolicyState<'a> {
         }
     }
 
-    /// What a run writes, in order, if it may compute so many inputs for so many seconds of model time.
-    pub fn run(&mut self, view: &View<'_>, inputs: usize, seconds: f64) -> Vec<u32> {
+    /// What a run writes, in order, with such a budget.
+    pub fn run(&mut self, view: &View<'_>, budget: &Budget) -> Vec<u32> {
         match self {
             Self::Idle => Vec::new(),
             Self::Fixed { counts, list } => {
@@ -132,7 +133,7 @@ impl<'a> PolicyState<'a> {
                 }
                 let room = view.room(0);
                 let keys = list.iter().flatten().copied();
-                affordable(view, keys.filter(|key| view.is_due(*key)), inputs, seconds)
+                affordable(view, keys.filter(|key| view.is_due(*key)), budget)
                     .take(room)
                     .collect()
             }
@@ -157,7 +158,7 @@ impl<'a> PolicyState<'a> {
                 wanted.truncate(view.room(view.entries.count()));
                 wanted
             }
-            Self::Heat(knowledge) => knowledge.choose(view, inputs, seconds),
+            Self::Heat(knowledge) => knowledge.choose(view, budget),
             Self::Oracle { trace, hot } => {
                 hot.refresh(view.now, || {
                     let truth = trace.truth.as_ref();
@@ -171,7 +172,7 @@ impl<'a> PolicyState<'a> {
                     keys.truncate(MAX_KEYS);
                     keys
                 });
-                hot.choose(view, inputs, seconds)
+                hot.choose(view, budget)
             }
         }
     }
@@ -181,12 +182,15 @@ impl<'a> PolicyState<'a> {
 fn affordable<'a>(
     view: &'a View<'a>,
     keys: impl Iterator<Item = u32> + 'a,
-    mut inputs: usize,
-    mut seconds: f64,
+    budget: &Budget,
 ) -> impl Iterator<Item = u32> + 'a {
+    let (mut inputs, mut renewals) = (budget.inputs, budget.renewals);
+    let mut seconds = budget.model_seconds.unwrap_or(f64::INFINITY);
     keys.filter(move |key| {
         if view.is_known(*key) {
-            return true;
+            let enough = renewals > 0;
+            renewals = renewals.saturating_sub(1);
+            return enough;
         }
         let cost = view.world.cost(*key);
         let enough = inputs > 0 && cost <= seconds + 1e-9;

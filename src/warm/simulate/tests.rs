@@ -102,10 +102,11 @@ fn regular() -> RequestTrace {
 fn what_is_known_is_renewed_for_nothing_and_only_first_requests_wait() {
     let trace = regular();
     let mut world = World {
-        allowed: Allowed::Run {
+        allowed: Allowed::Run(Budget {
             inputs: 0,
             model_seconds: None,
-        },
+            renewals: usize::MAX,
+        }),
         ..World::new(100.0, vec![0.01; 5])
     };
     for policy in [Policy::Everything, Policy::Heat, Policy::Clairvoyant] {
@@ -137,15 +138,36 @@ fn each_run_has_its_own_budget() {
     let trace = regular();
     let world = World {
         renewals: Renewals::None,
-        allowed: Allowed::Run {
+        allowed: Allowed::Run(Budget {
             inputs: 2,
             model_seconds: Some(0.011),
-        },
+            renewals: usize::MAX,
+        }),
         ..World::new(60.0, vec![0.01; 5]).every(50.0)
     };
     let outcome = replay(&trace, &world, Policy::Heat, |_| {});
     // 0.011 s are enough for one.
     assert_eq!(outcome.warmed, 143);
+    // What is known is renewed as far as that budget goes.
+    let waited = |renewals| {
+        let budget = Budget {
+            inputs: 0,
+            model_seconds: None,
+            renewals,
+        };
+        let world = World {
+            allowed: Allowed::Run(budget),
+            ..World::new(60.0, vec![0.01; 5]).every(50.0)
+        };
+        let outcome = replay(&trace, &world, Policy::Heat, |_| {});
+        (outcome.waited, outcome.renewed)
+    };
+    let (none, some, all) = (waited(0), waited(2), waited(5));
+    assert!(
+        none.0 > some.0 && some.0 > all.0,
+        "{none:?} {some:?} {all:?}"
+    );
+    assert_eq!(none.1, 0);
 }
 
 #[test]

@@ -1,17 +1,17 @@
 //! Owns what a replay takes for given: entries, costs, budgets, runs, and what workers get to see of the requests.
 
-use crate::warm::{plan::Candidate, schedule::Missed};
+use crate::warm::{
+    plan::Candidate,
+    schedule::{Budget, Missed},
+};
 
 /// What warming may compute.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Allowed {
     /// A share of what scoring each request would take, saved up for a minute at most, or until the next run.
     Share(f64),
-    /// So many inputs and seconds of model time for each run, as a schedule has it.
-    Run {
-        inputs: usize,
-        model_seconds: Option<f64>,
-    },
+    /// A budget for each run, as a schedule has it.
+    Run(Budget),
 }
 
 /// What is refreshed without the model.

@@ -1,7 +1,7 @@
 //! Owns the arguments of `kiln warm simulate`: how the log is read, and what is simulated.
 
 use crate::warm::{
-    schedule::Missed,
+    schedule::{Budget, Missed},
     simulate::{
         Allowed, Renewals, Seen, World,
         log::{Form, Reading},
@@ -82,6 +82,9 @@ pub(in crate::cli::warm) struct Arguments {
     /// Instead: seconds of model time for each run, as `budget.model_seconds` of a schedule.
     #[arg(long, value_name = "SECONDS", conflicts_with = "budget")]
     run_model_seconds: Option<f64>,
+    /// Instead: known scores that each run may renew, as `budget.renewals` of a schedule.
+    #[arg(long, value_name = "COUNT", conflicts_with = "budget")]
+    run_renewals: Option<usize>,
     /// What is refreshed without model time.
     #[arg(long, value_enum, default_value_t)]
     renewals: Renewals,
@@ -214,12 +217,13 @@ impl Arguments {
         let costs = (0..trace.keys)
             .map(|_| self.cost / 1e3 * self.cost_spread.powf(rng.random()))
             .collect();
-        let allowed = match (self.run_inputs, self.run_model_seconds) {
-            (None, None) => Allowed::Share(self.budget / 100.0),
-            (inputs, model_seconds) => Allowed::Run {
+        let allowed = match (self.run_inputs, self.run_model_seconds, self.run_renewals) {
+            (None, None, None) => Allowed::Share(self.budget / 100.0),
+            (inputs, model_seconds, renewals) => Allowed::Run(Budget {
                 inputs: inputs.unwrap_or(usize::MAX),
                 model_seconds,
-            },
+                renewals: renewals.unwrap_or(usize::MAX),
+            }),
         };
         let max_entries = self
             .memory
