@@ -289,7 +289,7 @@ fn only_its_owner_names_a_key_a_metric_or_settles() {
 }
 
 /// What a file names that handles errors of servers and libraries.
-const FOREIGN: [&str; 13] = [
+const FOREIGN: [&str; 15] = [
     "rusqlite::",
     "sqlx::",
     "RedisError",
@@ -303,6 +303,8 @@ const FOREIGN: [&str; 13] = [
     "serde_path_to_error",
     "safetensors::",
     "tokenizers::",
+    "parquet::",
+    "arrow_ipc::",
 ];
 
 /// How an error is shown by its own text.

@@ -104,6 +104,9 @@ const OWN: Seal = Seal {
     is_pending: false,
 };
 
+/// About what a reader's entry takes.
+const STANDING_BYTES: usize = 512;
+
 /// What a look-up found.
 #[derive(Debug, Default)]
 pub struct Lookup {
@@ -355,6 +358,21 @@ impl Cache {
         {
             redis.prolong(lives).await;
         }
+    }
+
+    /// What stands under each of readers' keys: an entry, what is left of a removed one, or nothing; nothing at all where Redis fails.
+    pub async fn standing(&self, keys: &[String]) -> Vec<Option<Vec<u8>>> {
+        let Backend::Redis(redis) = &self.backend else {
+            return vec![None; keys.len()];
+        };
+        let removed = keys.iter().map(|key| key::removed(key));
+        let both = keys.iter().cloned().chain(removed).map(String::into_bytes);
+        let both: Vec<Vec<u8>> = both.collect();
+        let found = redis.get(&both, |_| STANDING_BYTES).await;
+        let mut found = found.unwrap_or_else(|| vec![None; both.len()]);
+        let removed = found.split_off(keys.len());
+        let found = found.into_iter().zip(removed);
+        found.map(|(entry, removed)| entry.or(removed)).collect()
     }
 
     /// Writes what readers find: named entries and rankings, where nothing newer stands. Only Redis holds them. What was scored before

@@ -49,9 +49,6 @@ impl RedisCache {
             }
             None => self.probe(with_script).await,
         };
-        if works.is_ok() {
-            self.take_back_unsure().await;
-        }
         checks.well = works.as_ref().map_or(0, |()| checks.well.wrapping_add(1));
         Checked {
             repaired: repaired.unwrap_or_default(),

@@ -15,6 +15,7 @@ mod key_reader;
 mod kind;
 mod open;
 mod primaries;
+mod published;
 mod question;
 mod shared;
 mod size;
@@ -28,9 +29,10 @@ pub use key_reader::KeyReader;
 pub use kind::{Kind, Survey, survey};
 pub use open::connect_one as connect;
 pub(super) use primaries::Walk;
+pub use published::{Forgotten, Published};
 use question::{Again, Question};
 use size::Size;
-pub use words::{Forgotten, Published, REMOVED, Word, WordKind, Words};
+pub use words::{REMOVED, Word, WordKind, Words};
 
 use super::{
     journal::Journal,
@@ -272,25 +274,6 @@ impl RedisCache {
         Some(set.iter().map(|set| !matches!(set, Some(None))).collect())
     }
 
-    /// Runs a script of Kiln's own on each key, with one argument.
-    pub async fn run_on_each(&self, script: &'static str, keys: &[Vec<u8>], argument: &str) {
-        let own = script.len() + argument.len();
-        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + own).collect();
-        let key = |number: usize| keys.get(number).map_or(&[][..], Vec::as_slice);
-        let command = |number: usize| {
-            let mut command = redis::cmd("EVAL");
-            command.arg(script).arg(1).arg(key(number)).arg(argument);
-            command
-        };
-        let many = Many {
-            bytes: &bytes,
-            key: &key,
-            command: &command,
-        };
-        self.each::<Value>(CacheOperation::Set, &many, Again::No)
-            .await;
-    }
-
     /// Asks in as many round trips as it takes, several at the same time; the answers in order, or nothing where one fails.
     async fn in_parts<T: FromRedisValue + Send>(
         &self,
@@ -348,7 +331,7 @@ impl RedisCache {
                 self.metrics.cache(operation, CacheOutcome::Skipped, None);
                 return None;
             }
-            Err(Unanswered::Failed(error)) => Err(error),
+            Err(Unanswered::Failed(error) | Unanswered::Unsent(error)) => Err(error),
             Ok(answer) => Ok(answer),
         };
         let outcome = if result.is_ok() {

@@ -33,6 +33,10 @@ pub enum Format {
     Jsonl,
     Csv,
     Tsv,
+    /// In builds with the feature `parquet`.
+    Parquet,
+    /// Arrow's file or, through standard input and output, its stream. In builds with the feature `parquet`.
+    Arrow,
 }
 
 impl Format {
@@ -46,6 +50,8 @@ impl Format {
             "csv" => Some(Self::Csv),
             "tsv" | "tab" => Some(Self::Tsv),
             "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
+            "parquet" | "pq" => Some(Self::Parquet),
+            "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
             _ => None,
         }
     }
@@ -53,9 +59,19 @@ impl Format {
     /// What stands between two columns.
     pub fn delimiter(self) -> u8 {
         match self {
-            Self::Jsonl | Self::Csv => b',',
             Self::Tsv => b'\t',
+            _ => b',',
         }
+    }
+
+    /// Whether its columns have types.
+    pub fn is_table(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+
+    /// What its rows are counted as.
+    pub fn row(self) -> &'static str {
+        if self.is_table() { "row" } else { "line" }
     }
 }
 

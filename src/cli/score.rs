@@ -5,24 +5,35 @@
 
 mod block;
 mod errors;
+mod flow;
+mod item;
+mod layout;
 mod lines;
 mod manifest;
 mod model;
 mod output;
+mod parsed;
 mod progress;
 mod render;
+mod result;
 mod run;
 mod source;
 mod summary;
+#[cfg(feature = "parquet")]
+mod table;
+#[cfg(not(feature = "parquet"))]
+#[path = "score/no_table.rs"]
+mod table;
 mod tally;
 mod work;
 
 use super::Exit;
 use crate::{cli::file::Format, config::Settings};
-use block::{Keep, Pick};
 use clap::Args;
 use errors::OnError;
+use item::{Keep, Pick};
 use output::Closed;
+use result::EmbeddingType;
 use std::path::PathBuf;
 
 /// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
@@ -31,17 +42,20 @@ use std::path::PathBuf;
 #[command(after_help = "\
 FILE is JSONL, each line an input such as {\"key\": \"r1\", \"text\": \"I love this!\"} or a whole job, or CSV or
 TSV with a header: a `text` column, or feature columns, and a `key` column if there is one. It may be packed with
-gzip or zstd; --output is packed by its name (.gz, .zst).
+gzip or zstd; --output is packed by its name (.gz, .zst). In builds with the feature `parquet`, FILE and --output may be
+Parquet, or Arrow's file or stream.
 
 --output appears once it is complete. A run that is killed goes on where it stopped when it is started again with
 the same options: FILE.partial and FILE.manifest beside the output say how far it came. Not where standard input is
-read, nor where the output is packed with zstd: these begin anew.
+read, nor where the output is packed with zstd, or Parquet or Arrow: these begin anew.
 
 Examples:
   kiln score examples/reviews.jsonl
   kiln score items.csv --model feed-ranker --output scores.csv
   kiln score reviews.csv.gz --text-column review --key-column id --keep-columns --output scored.jsonl.gz
-  cat reviews.jsonl | kiln score - --detail")]
+  cat reviews.jsonl | kiln score - --detail
+  kiln score reviews.parquet --text-column review --keep-columns --output scored.parquet
+  cat reviews.arrows | kiln score - --input-format arrow --format arrow")]
 pub(super) struct Arguments {
     /// The file, or - for standard input.
     file: PathBuf,
@@ -91,6 +105,9 @@ pub(super) struct Arguments {
     /// Give every label's probability.
     #[arg(long)]
     detail: bool,
+    /// Numbers of embeddings in Parquet and Arrow [default: float32]. With int8, column `embedding_scale` says what each is times.
+    #[arg(long, value_enum, value_name = "TYPE")]
+    embedding_type: Option<EmbeddingType>,
     /// Print the closing summary as JSON.
     #[arg(long)]
     json: bool,

@@ -22,7 +22,7 @@ use std::{
 
 pub use hint::Hint;
 pub use readers::{NamedRate, Readers};
-pub use share::{Hot, REPORTED, SharedHeat};
+pub use share::{Hot, MAX_REPORTED, SharedHeat};
 
 /// Bytes that counting what jobs request may take; the same again is for what readers request. Namespaces that are full take a mebibyte each, small ones
 /// a tenth of that. Jobs of further ones aren't counted, unless one that nobody asks for any more makes room.

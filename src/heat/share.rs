@@ -1,13 +1,21 @@
 //! Owns how workers report to each other what is hot: each writes its own hottest inputs to Redis, and whoever needs the
 //! whole adds them up.
 
-use super::{Heat, HeatScope, NamedRate, sketch::Asked};
+use super::{
+    Heat, HeatScope, NamedRate,
+    sketch::{Asked, CAPACITY},
+};
 use crate::cache::RedisCache;
 use kiln_contract::key::{self, InputHash};
 use std::{collections::HashMap, time::Duration};
 
-/// Inputs, and names, of one namespace that a worker reports.
-pub const REPORTED: usize = super::sketch::CAPACITY;
+/// Inputs, and names, of one namespace that a worker reports at the utmost: all that it holds, since even what is seldom asked for is renewed for
+/// next to nothing.
+pub const MAX_REPORTED: usize = CAPACITY;
+/// The hottest of one namespace that it reports, however many namespaces there are: some 90 KB every few seconds.
+const MIN_REPORTED: usize = 2_000;
+/// Those of all namespaces together that it reports, where these have no more than their least each.
+const REPORTED_TOGETHER: usize = 16 * MIN_REPORTED;
 /// How long a report counts.
 const CURRENT: Duration = Duration::from_secs(60);
 /// How long it is stored at most.
@@ -53,7 +61,10 @@ impl<'a> SharedHeat<'a> {
 
     /// Reports what this worker sees. `now_ms` is the time of day.
     pub async fn report(&self, heat: &Heat, worker: &str, now_ms: i64) -> bool {
-        for (scope, hot) in heat.asked_last(REPORTED, now_ms) {
+        let asked = heat.asked_last(MAX_REPORTED, now_ms);
+        let top = reported(asked.len());
+        for (scope, mut hot) in asked {
+            hot.truncate(top);
             let hash = key::heat(&scope.namespace, &scope.model);
             let member = format!("{}:{}", scope.namespace, scope.model);
             if !self
@@ -71,7 +82,10 @@ impl<'a> SharedHeat<'a> {
                 return false;
             }
         }
-        for (namespace, hot) in heat.readers.hottest(REPORTED, now_ms) {
+        let read = heat.readers.hottest(MAX_REPORTED, now_ms);
+        let top = reported(read.len());
+        for (namespace, mut hot) in read {
+            hot.truncate(top);
             let (index, hash) = (key::reads_index(), key::reads(&namespace));
             let body = encode_names(&hot, now_ms);
             if !self
@@ -289,9 +303,20 @@ fn merge(reports: &[Vec<u8>], now_ms: i64) -> Merged {
     (all, asked)
 }
 
+/// How many of each are reported where so many namespaces are counted.
+fn reported(namespaces: usize) -> usize {
+    (REPORTED_TOGETHER / namespaces.max(1)).clamp(MIN_REPORTED, MAX_REPORTED)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn few_namespaces_are_reported_whole_and_of_many_the_hottest() {
+        assert_eq!((reported(0), reported(1)), (MAX_REPORTED, MAX_REPORTED));
+        assert_eq!((reported(10), reported(1_000)), (3_200, MIN_REPORTED));
+    }
 
     #[test]
     fn reports_are_added_up_and_rubbish_and_the_past_are_not() {

@@ -35,6 +35,7 @@ mod retention;
 mod share;
 mod source;
 mod split;
+mod standing;
 mod store;
 mod tasks;
 #[cfg(test)]

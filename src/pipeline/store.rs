@@ -9,6 +9,7 @@ use super::{
     index::{SlotIndex, bug},
     names,
     owned::{How, JobRows, JobSlot, Value},
+    standing,
 };
 use crate::{
     cache::{Fresh, Word, WordKind, Words},
@@ -19,8 +20,7 @@ use crate::{
 };
 use kiln_contract::{
     entry::Seal,
-    key,
-    order::{Moment, Order},
+    order::Order,
     result::{Finished, Reading},
 };
 use std::{
@@ -28,13 +28,10 @@ use std::{
     collections::{BTreeMap, HashSet},
     ops::Range,
     sync::Arc,
-    time::Duration,
 };
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
 const ROW_BYTES: usize = 200;
-/// Longest run of a job that a row is taken to tell of, in milliseconds: a day.
-const MAX_ELAPSED_MS: f64 = 86_400_000.0;
 
 /// A finished job, and whether its entries that were in the cache have their TTL refreshed.
 pub(super) struct ToStore<'a> {
@@ -120,18 +117,19 @@ async fn publish(
             Some(first) => Cow::Owned(repeated(word, first)),
         }));
     }
-    let (mut unwritten, mut alone) = (BTreeMap::new(), HashSet::new());
+    let (mut unwritten, mut standing) = (BTreeMap::new(), HashSet::new());
     for (stamp, words) in &shown {
         let published = context.cache.publish(words).await;
         let published = published.map(|published| {
-            alone.extend(published.alone);
+            standing.extend(published.standing);
             published.unwritten
         });
         unwritten.insert(*stamp, published);
     }
-    let published = jobs.iter().zip(kept);
-    let published = published.filter(|(_, kept)| is_stored(kept));
-    note_alone(context, published.map(|(job, _)| job), &alone).await;
+    let stored = jobs.iter().map(|one| one.job).zip(kept);
+    let stored = stored.filter_map(|(job, kept)| Some((job, kept.as_ref().ok()?)));
+    let stored: Vec<(&FinishedJob, &Inserted)> = stored.collect();
+    standing::note(context, &stored, &standing).await;
     let unremoved = jobs.iter().map(|one| {
         let unwritten = unwritten.get(&one.job.stamp);
         unwritten.is_some_and(|keys| has_unwritten_removal(one.job, keys.as_deref()))
@@ -139,34 +137,11 @@ async fn publish(
     unremoved.collect()
 }
 
-/// Has the history say what stands now, under these keys, although something newer stood before: Redis has forgotten that.
-async fn note_alone<'a>(
-    context: &Context,
-    jobs: impl Iterator<Item = &'a ToStore<'a>>,
-    alone: &HashSet<String>,
-) {
-    if alone.is_empty() {
-        return;
-    }
-    let mut rows = names::rows(naming(jobs));
-    rows.retain(|row| alone.contains(&key::named(row.namespace, row.key)));
-    let note = || context.store.served_alone(&rows, clock::now());
-    let noted = store::until_answered(context.write_backoff(), note, |e, _| e.may_pass()).await;
-    if let Err(error) = noted {
-        tracing::warn!(%error, "the database refuses what stands under names");
-    }
-}
-
 /// What the names of these jobs say.
 fn naming<'a>(
     jobs: impl Iterator<Item = &'a ToStore<'a>>,
 ) -> impl Iterator<Item = names::Naming<'a>> {
     jobs.map(|ToStore { job, .. }| (&*job.job_id, &*job.result, job.order, job.names.as_slice()))
-}
-
-/// Whether a job's row is there, from now or from before.
-fn is_stored(kept: &Result<Inserted, String>) -> bool {
-    matches!(kept, Ok(Inserted::New | Inserted::Same(_)))
 }
 
 /// Whether a job has a removal under one of these keys; under any, where all are unwritten.
@@ -177,13 +152,11 @@ fn has_unwritten_removal(job: &FinishedJob, unwritten: Option<&[String]>) -> boo
     })
 }
 
-/// A word of a job that was finished before: it is no newer than the run that finished it, should its first acceptance be forgotten.
+/// A word of a job that was finished before.
 fn repeated(word: &Word, first: &Finished) -> Word {
-    let elapsed = Duration::from_secs_f64(first.elapsed_ms.clamp(0.0, MAX_ELAPSED_MS) / 1e3);
-    let begun = Moment::of(first.finished_at - elapsed);
     let mut word = word.clone();
     word.may_be_old = word.kind != WordKind::Removal;
-    Order::rewrite(&mut word.value, |order| order.accepted_by(begun));
+    Order::rewrite(&mut word.value, |order| standing::at_first(order, first));
     word
 }
 

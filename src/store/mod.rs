@@ -60,7 +60,10 @@ pub use runs::{
     RunsBefore, SpentTime, TakenOver,
 };
 pub use scored::{KnownScore, ScoredInput};
-pub use served::{ServedHistory, ServedPast, ServedRow, WordOrder};
+pub use served::{
+    ServedHistory, ServedPast, ServedRow, WordOrder,
+    alone::{Standing, UnsaidName},
+};
 pub use sqlite::{FoundScores, SqliteStore};
 
 /// Why a write or read failed.
@@ -191,14 +194,19 @@ impl Store {
         }
     }
 
-    /// Notes what stands under names although something newer stood there before, which the cache has forgotten.
-    pub async fn served_alone(
-        &self,
-        rows: &[ServedRow<'_>],
-        at: DateTime<Utc>,
-    ) -> Result<(), StoreError> {
+    /// The names of words that stand whose history says that something else does.
+    pub async fn unsaid(&self, standing: &Standing<'_>) -> Result<Vec<UnsaidName>, StoreError> {
         match self {
-            Self::Postgres(store) => store.served_alone(rows, at).await,
+            Self::Postgres(store) => store.unsaid(standing).await,
+            // It has no history of names.
+            Self::Sqlite(_) => Ok(Vec::new()),
+        }
+    }
+
+    /// Notes what stands under names although something newer stood there before, which the cache has forgotten.
+    pub async fn served_alone(&self, standing: &Standing<'_>) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.served_alone(standing).await,
             // It has no history of names.
             Self::Sqlite(_) => Ok(()),
         }

@@ -3,7 +3,7 @@
 //! Promises that a batch's rows are written by the statement that writes its jobs, only for jobs that are new, and only where a name's
 //! latest row is older news and says something else, or has left the cache. Rows are only added, so that no two writers wait for each other.
 
-mod alone;
+pub(super) mod alone;
 mod said;
 
 use super::{
@@ -60,7 +60,7 @@ impl WordOrder {
 }
 
 /// What readers are to be served under a name.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct ServedRow<'a> {
     pub namespace: &'a str,
     pub key: &'a str,

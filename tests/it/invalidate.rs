@@ -207,6 +207,43 @@ async fn what_redis_writes_long_after_its_answer_was_due_is_taken_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_could_not_be_taken_back_is_taken_back_when_redis_takes_that() {
+    let stack = Stack::shared().await;
+    let rules = "ACL SETUSER plain on >pw ~kiln:* +@all -unlink";
+    let rules: Vec<&str> = rules.split(' ').collect();
+    let _: String = stack.redis.command(&rules).await;
+    let url = stack.redis.url().replace("redis://", "redis://plain:pw@");
+    let settings = stack.worker().models(&["fault"]).expect_trouble();
+    let near = settings.clone().start().await;
+    let far = settings.set("KILN_REDIS_URL", &url).start().await;
+    let inputs = json!([{"key": "k", "text": "sleep:3000 a text"}]);
+    let job = json!({"model": "fault", "namespace": "feed", "named": true, "inputs": inputs});
+    let body = job.to_string();
+    let scoring = far.ask("POST", "/v1/score/batch", &[], body.as_bytes());
+    let invalidating = async {
+        let stage = [("stage", "look_up")];
+        let name = "kiln_stage_duration_seconds_count";
+        let looked_up = || far.metric(name, &stage);
+        eventually_equals("it was looked up", PATIENCE, 1.0, looked_up).await;
+        assert_eq!(invalidate(&near, "feed").await, 202);
+        let removed = |line: &str| line.contains("of an invalidated namespace is removed");
+        near.wait_for_line("it is removed", removed).await;
+    };
+    let (scored, ()) = tokio::join!(scoring, invalidating);
+    assert_eq!(scored.expect("an answer").status, 200);
+    assert!(stack.redis.json("kiln:k:feed:k").await.is_some());
+    let _: String = stack
+        .redis
+        .command(&["ACL", "SETUSER", "plain", "+unlink"])
+        .await;
+    eventually("it is taken back", PATIENCE, || async {
+        let left = stack.redis.json("kiln:k:feed:k").await;
+        left.is_none().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_killed_worker_was_removing_another_one_removes() {
     let stack = Stack::shared().await;
     // Before the workers are there: Redis answers nobody meanwhile.

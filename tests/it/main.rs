@@ -25,6 +25,8 @@ mod cluster_postgres;
 mod cluster_rabbitmq;
 mod cluster_redis;
 mod cluster_shards;
+#[cfg(feature = "parquet")]
+mod columnar;
 mod crowd;
 mod examples;
 mod explain;

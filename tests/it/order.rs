@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::harness::bus::{DEAD, JOBS, persistent};
 use crate::harness::jobs::job_ids;
+use crate::harness::proxy::Proxy;
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Worker;
@@ -117,6 +118,12 @@ async fn a_job_that_comes_again_replaces_nothing_newer() {
         other.wait_in_hand(0).await;
         assert_says(&stack, expected).await;
     }
+    // In the history it is as old as it is in Redis: the next word is compared with that.
+    let raw: String = stack.redis.command(&["GET", KEY]).await;
+    let order = Order::of_entry(raw.as_bytes()).expect("an order at the end");
+    let last = "SELECT job_id || ' ' || accepted_us FROM served ORDER BY id DESC LIMIT 1";
+    let expected = format!("twice {}", order.accepted().micros());
+    assert_eq!(stack.text(last).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -267,6 +274,109 @@ async fn what_stands_once_newer_words_have_left_redis_is_in_its_history() {
             let _: i64 = stack.redis.command(&["DEL", KEY]).await;
         }
     }
+}
+
+/// The jobs of the rows of a key's history, the first one first; one that only says that nothing stood any more is nobody's.
+async fn history(stack: &Stack) -> String {
+    let ids = "SELECT string_agg(CASE job_id WHEN '' THEN '-' ELSE job_id END, ' ' ORDER BY id) FROM served WHERE key = 'k'";
+    stack.text(ids).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_over_a_word_that_says_nothing_of_its_age_is_in_its_history() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().start().await;
+    score(&worker, &as_of("ten", json!(10))).await;
+    let _: i64 = stack.redis.command(&["DEL", KEY]).await;
+    // To the history it goes on with the sequence, of which Redis knows nothing any more.
+    score(&worker, &job("silent", "a")).await;
+    score(&worker, &as_of("seven", json!(7))).await;
+    assert_says(&stack, "seven").await;
+    assert_eq!(history(&stack).await, "ten silent - seven");
+    let audit = ["audit", "--namespace", "n", "--json"];
+    Shell::on(&stack).kiln(&audit).await.with(0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_word_that_stands_for_a_moment_is_not_what_a_history_ends_with() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.redis.port).await;
+    let url = format!("redis://127.0.0.1:{}/0", proxy.port);
+    let settings = stack.worker();
+    let near = settings.clone().start().await;
+    let far = settings
+        .set("KILN_REDIS_URL", &url)
+        .set("KILN_REDIS__TIMEOUT_MS", "20000")
+        .start()
+        .await;
+    // The newer one has its row, and its word is on its way.
+    let (newer, older) = (as_of("five", json!(5)), as_of("three", json!(3)));
+    let held = stack.hold_jobs().await;
+    let overtaken = async {
+        score(&far, &newer).await;
+    };
+    let overtaking = async {
+        let stage = [("stage", "score")];
+        let name = "kiln_stage_duration_seconds_count";
+        let is_scored = || far.metric(name, &stage);
+        eventually_equals("it is scored", PATIENCE, 1.0, is_scored).await;
+        proxy.delay(Duration::from_millis(250)).await;
+        drop(held);
+        let rows = || stack.count("SELECT count(*) FROM served");
+        eventually_equals("it has its row", PATIENCE, 1, rows).await;
+        score(&near, &older).await;
+    };
+    tokio::join!(overtaken, overtaking);
+    proxy.resume().await;
+    near.wait_in_hand(0).await;
+    assert_says(&stack, "five").await;
+    assert_eq!(history(&stack).await, "five");
+
+    // Both have their rows, which were written at the same time.
+    for (id, value) in [("'eight'", 8), ("'nine'", 9)] {
+        let copy = format!(
+            "INSERT INTO served (namespace, key, served_from, job_id, model, version, input_sha256, score, is_removed, order_kind, order_value, accepted_us) \
+             SELECT namespace, key, served_from, {id}, model, version, input_sha256, score, is_removed, order_kind, {value}, accepted_us FROM served WHERE job_id = 'five'"
+        );
+        stack.execute(copy.leak()).await;
+    }
+    let _: i64 = stack.redis.command(&["DEL", KEY]).await;
+    score(&near, &as_of("eight", json!(8))).await;
+    assert_says(&stack, "eight").await;
+    assert_eq!(history(&stack).await, "five eight nine");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_worker_had_to_note_is_noted_when_its_job_comes_again() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().expect_trouble();
+    let worker = settings.clone().start().await;
+    score(&worker, &as_of("ten", json!(10))).await;
+    let _: i64 = stack.redis.command(&["DEL", KEY]).await;
+    // The word stands, and its row takes too long.
+    for statement in [
+        "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NEW; END'",
+        "CREATE TRIGGER slowly BEFORE INSERT ON served FOR EACH ROW WHEN (NEW.job_id = '') EXECUTE FUNCTION slowly()",
+    ] {
+        stack.execute(statement).await;
+    }
+    stack.bus.publish_job(&as_of("six", json!(6))).await;
+    let sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    eventually_equals("its row is on its way", PATIENCE, 1, || {
+        stack.count(sleeping)
+    })
+    .await;
+    worker.kill();
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    stack.count(end).await;
+    stack.execute("DROP TRIGGER slowly ON served").await;
+    assert_says(&stack, "six").await;
+    assert_eq!(history(&stack).await, "ten");
+    let worker = settings.start().await;
+    stack.bus.reply_within(PATIENCE).await;
+    worker.wait_in_hand(0).await;
+    assert_says(&stack, "six").await;
+    assert_eq!(history(&stack).await, "ten - six");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -482,16 +592,22 @@ async fn the_script_compares_as_the_contract_does() {
             };
             let value = String::from_utf8(removal(&said)).expect("UTF-8");
             let says = if order.is_plain() { "" } else { "e" };
-            let manner = format!("{says}{kind}60000");
+            let asks = kind != "x" && rng.random();
+            let manner = format!("{says}{}{kind}60000", if asks { "n" } else { "" });
             let words = ["EVAL", script, "2", &key, &mark, &value, &manner];
             let answer: Vec<i64> = stack.redis.command(&words).await;
 
             let stands: Option<Order> = entry.or(removed);
             let after = order.over(stands.as_ref());
+            let is_dated = stands.is_some_and(|one| !one.is_plain());
             let expected: Vec<i64> = match (after, kind) {
                 (None, _) => {
                     let same = stands.is_some_and(|one| one.accepted() == order.accepted());
-                    if same { Vec::new() } else { vec![1] }
+                    match (same, asks && entry.is_some()) {
+                        (false, _) => vec![1],
+                        (true, true) => vec![1_001],
+                        (true, false) => Vec::new(),
+                    }
                 }
                 (Some(_), "b") if entry.is_none() && removed.is_some() => vec![1],
                 (Some(after), "x") => {
@@ -504,7 +620,10 @@ async fn the_script_compares_as_the_contract_does() {
                 }
                 (Some(after), _) => {
                     entry = Some(after);
-                    Vec::new()
+                    match asks && !is_dated {
+                        true => vec![1_001],
+                        false => Vec::new(),
+                    }
                 }
             };
             assert_eq!(answer, expected, "{order:?} {kind} after {stands:?}");

@@ -395,7 +395,7 @@ async fn a_header_as_large_as_a_frame_stops_no_dead_letter() {
 }
 
 /// A model that gives the same embedding of `width` numbers for any two features.
-fn put_embedder(models: &Path, width: usize) {
+pub fn put_embedder(models: &Path, width: usize) {
     let folder = models.join("embedder").join("1");
     fs::create_dir_all(&folder).expect("a folder");
     let embedding: Vec<f32> = (0..width).map(|n| n as f32 / 64.0).collect();

@@ -11,7 +11,7 @@ use crate::{
     time,
 };
 use chrono::{DateTime, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Whose word something is, and how new it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,6 +110,15 @@ pub fn removal(word: &Provenance<'_>) -> Vec<u8> {
     out
 }
 
+/// Whose word stands under a key, or removed it; nobody's where a command did.
+pub fn job_of(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Word {
+        job_id: Option<String>,
+    }
+    serde_json::from_slice::<Word>(json).ok()?.job_id
+}
+
 /// One key of a ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RankedItem<'a> {
@@ -185,6 +194,7 @@ mod tests {
             let info = info(task);
             let entry = EntryWriter::new(&info, at(), &plain).named(&[0.1, 0.9]);
             assert_eq!(Order::of_entry(&entry), Some(plain.order));
+            assert_eq!(job_of(&entry).as_deref(), plain.job_id);
             assert_eq!(text(entry), format!("{head}{tail}"));
         }
         let scalar = info(Task::Scalar);

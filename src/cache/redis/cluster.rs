@@ -92,21 +92,17 @@ impl Cluster {
                 Some(node) => visits.add(node, false, number),
                 None => {
                     self.servers.doubt();
-                    set(answers, number, Err(Unanswered::Failed(map.nobody())));
+                    set(answers, number, Err(Unanswered::Unsent(map.nobody())));
                 }
             }
         }
         let mut redirected = Visits::default();
         for (number, answer) in self.visit(visits.0, many, again, anyway).await {
-            let elsewhere = match &answer {
-                Err(Unanswered::Failed(error)) => {
-                    if may_have_moved(error) {
-                        self.servers.doubt();
-                    }
-                    redirection(error)
-                }
-                _ => None,
-            };
+            let error = answer.as_ref().err().and_then(Unanswered::error);
+            if error.is_some_and(may_have_moved) {
+                self.servers.doubt();
+            }
+            let elsewhere = error.and_then(redirection);
             set(answers, number, answer);
             if let Some((address, is_once)) = elsewhere {
                 redirected.add(&self.servers.node_at(&map, &address), is_once, number);

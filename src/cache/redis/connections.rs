@@ -171,7 +171,7 @@ impl Connections {
         let chosen = self.breaker().choose(self.now(), None);
         let index = chosen.ok_or(Unanswered::Skipped)?;
         let answer = self.round_trip(index, question, size, again).await;
-        answer.map_err(Unanswered::Failed)
+        answer.map_err(|error| question.unanswered(error))
     }
 
     /// Asks something small once, whatever rests.
@@ -237,7 +237,7 @@ impl Connections {
         let other = self.breaker().choose(self.now(), Some(index))?;
         let flight = self.flight(other, Size::SMALL);
         let generation = AtomicU64::new(0);
-        let ping = Question::One(redis::cmd("PING"));
+        let ping = Question::from(redis::cmd("PING"));
         let pong = self.attempt::<Value>(other, &ping, &generation).await;
         self.noted(other, pong, &generation).ok()?;
         drop(flight);

@@ -50,6 +50,25 @@ impl RedisCache {
         self.each(CacheOperation::Get, &many, Again::Yes).await
     }
 
+    /// Runs a script of Kiln's own on each key, with one argument.
+    pub async fn run_on_each(&self, script: &'static str, keys: &[Vec<u8>], argument: &str) {
+        let own = script.len() + argument.len();
+        let bytes: Vec<usize> = keys.iter().map(|key| key.len() + own).collect();
+        let key = |number: usize| keys.get(number).map_or(&[][..], Vec::as_slice);
+        let command = |number: usize| {
+            let mut command = redis::cmd("EVAL");
+            command.arg(script).arg(1).arg(key(number)).arg(argument);
+            command
+        };
+        let many = Many {
+            bytes: &bytes,
+            key: &key,
+            command: &command,
+        };
+        self.each::<Value>(CacheOperation::Set, &many, Again::No)
+            .await;
+    }
+
     /// What is left of each key's TTL in milliseconds, none for one that isn't there; nothing where Redis fails.
     pub async fn ttls(&self, keys: &[Vec<u8>]) -> Option<Vec<Option<u64>>> {
         let ask = |key: &[u8]| {
@@ -109,10 +128,10 @@ impl RedisCache {
         }
         let begun = Instant::now();
         let answers = cluster.each(many, again, false).await;
-        let failed = answers.iter().find_map(|answer| match answer {
+        let failed = answers.iter().find_map(|answer| {
+            let error = answer.as_ref().err()?.error()?;
             // What another type stands under is no failure of Redis.
-            Err(Unanswered::Failed(error)) if error.code() != Some("WRONGTYPE") => Some(error),
-            _ => None,
+            (error.code() != Some("WRONGTYPE")).then_some(error)
         });
         let is_skipped =
             |answer: &Result<_, Unanswered>| matches!(answer, Err(Unanswered::Skipped));
@@ -208,7 +227,7 @@ fn pipeline(many: &Many<'_>, range: Range<usize>) -> Pipeline {
 fn read<T: FromRedisValue>(answer: Result<Value, Unanswered>) -> Result<T, RedisError> {
     match answer {
         Ok(value) => Ok(redis::from_redis_value(value)?),
-        Err(Unanswered::Failed(error)) => Err(error),
+        Err(Unanswered::Failed(error) | Unanswered::Unsent(error)) => Err(error),
         Err(Unanswered::Skipped) => {
             let rests = "it failed a moment ago";
             Err(RedisError::from((redis::ErrorKind::Io, rests)))
@@ -220,8 +239,7 @@ fn read<T: FromRedisValue>(answer: Result<Value, Unanswered>) -> Result<T, Redis
 fn some<T: FromRedisValue>(answers: Answers) -> Option<Vec<Option<T>>> {
     let is_there = |answer: &Result<Value, Unanswered>| match answer {
         Ok(_) => true,
-        Err(Unanswered::Failed(error)) => is_refusal(error),
-        Err(Unanswered::Skipped) => false,
+        Err(why) => why.error().is_some_and(is_refusal),
     };
     if !answers.is_empty() && !answers.iter().any(is_there) {
         return None;

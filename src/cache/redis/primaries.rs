@@ -62,7 +62,7 @@ fn only(answers: Result<Vec<RedisResult<Value>>, Unanswered>) -> RedisResult<Val
     let nothing = || RedisError::from((ErrorKind::Client, "no answer"));
     match answers {
         Ok(answers) => answers.into_iter().next().ok_or_else(nothing)?,
-        Err(Unanswered::Failed(error)) => Err(error),
+        Err(Unanswered::Failed(error) | Unanswered::Unsent(error)) => Err(error),
         Err(Unanswered::Skipped) => Err(nothing()),
     }
 }
@@ -149,7 +149,7 @@ impl RedisCache {
                     });
                     answers.collect()
                 }
-                Err(Unanswered::Failed(error)) => Err(error),
+                Err(Unanswered::Failed(error) | Unanswered::Unsent(error)) => Err(error),
                 Err(Unanswered::Skipped) => Err(map.nobody()),
             }
         });

@@ -4,34 +4,60 @@ use redis::{
     Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ServerErrorKind,
     aio::MultiplexedConnection,
 };
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// What is asked in one round trip.
 #[derive(Debug)]
-pub(in crate::cache) enum Question {
+pub(in crate::cache) struct Question {
+    asks: Asks,
+    is_sent: AtomicBool,
+}
+
+#[derive(Debug)]
+enum Asks {
     One(Cmd),
     Many(Pipeline),
 }
 
 impl From<Cmd> for Question {
     fn from(command: Cmd) -> Self {
-        Self::One(command)
+        Self::new(Asks::One(command))
     }
 }
 
 impl From<Pipeline> for Question {
     fn from(pipeline: Pipeline) -> Self {
-        Self::Many(pipeline)
+        Self::new(Asks::Many(pipeline))
     }
 }
 
 impl Question {
+    fn new(asks: Asks) -> Self {
+        Self {
+            asks,
+            is_sent: AtomicBool::new(false),
+        }
+    }
+
     pub(super) async fn send<T: FromRedisValue>(
         &self,
         connection: &mut MultiplexedConnection,
     ) -> Result<T, RedisError> {
-        match self {
-            Self::One(command) => command.query_async(connection).await,
-            Self::Many(pipeline) => pipeline.query_async(connection).await,
+        self.is_sent.store(true, Ordering::Relaxed);
+        match &self.asks {
+            Asks::One(command) => command.query_async(connection).await,
+            Asks::Many(pipeline) => pipeline.query_async(connection).await,
+        }
+    }
+
+    /// Why it has no answer.
+    pub(super) fn unanswered(&self, error: RedisError) -> Unanswered {
+        match self.is_sent.load(Ordering::Relaxed) {
+            true => Unanswered::Failed(error),
+            false => Unanswered::Unsent(error),
         }
     }
 }
@@ -48,7 +74,30 @@ pub(in crate::cache) enum Again {
 pub(in crate::cache) enum Unanswered {
     /// It wasn't asked: every connection rests.
     Skipped,
+    /// Nor was it here: no connection could be made.
+    Unsent(RedisError),
     Failed(RedisError),
+}
+
+impl Unanswered {
+    /// What went wrong, where something was tried.
+    pub fn error(&self) -> Option<&RedisError> {
+        match self {
+            Self::Skipped => None,
+            Self::Unsent(error) | Self::Failed(error) => Some(error),
+        }
+    }
+
+    /// Whether the server may have done, or may do yet, one of the commands of a round trip that have these numbers.
+    pub fn may_be_done(&self, mut commands: Range<usize>) -> bool {
+        let Self::Failed(error) = self else {
+            return false;
+        };
+        match error.clone().into_server_errors() {
+            Some(refusals) => commands.any(|n| refusals.iter().all(|(refused, _)| *refused != n)),
+            None => true,
+        }
+    }
 }
 
 /// Whether the server itself says no, such as for want of memory: it is there.
@@ -100,6 +149,19 @@ mod tests {
         let value = redis::parse_redis_value(text.as_bytes());
         let answered = value.and_then(redis::Value::extract_error);
         answered.expect_err("an error")
+    }
+
+    #[test]
+    fn only_what_was_sent_and_not_refused_may_be_done() {
+        let late = || RedisError::from((ErrorKind::Io, "late"));
+        let question = Question::from(redis::cmd("PING"));
+        assert!(!question.unanswered(late()).may_be_done(0..1));
+        question.is_sent.store(true, Ordering::Relaxed);
+        assert!(question.unanswered(late()).may_be_done(0..1));
+        assert!(!Unanswered::Skipped.may_be_done(0..1));
+        let full = || said("-OOM command not allowed when used memory > 'maxmemory'.\r\n");
+        assert!(!question.unanswered(full()).may_be_done(0..1));
+        assert!(question.unanswered(full()).may_be_done(0..2), "one of two");
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use super::{
     Again, CacheOperation, RedisCache,
     cluster::{Answers, Cluster, Many},
+    published::Published,
     question::is_unknown_script,
-    unsure::TAKE_BACK,
-    words::{Published, SETTLED, WRITE, Word, WordKind, Words, call, mark_in},
+    unsure::{ends, take_back},
+    words::{SETTLED, WRITE, Word, Words, call, mark_in},
 };
 use crate::cache::redis::Unanswered;
-use kiln_contract::{key, order::Order};
+use kiln_contract::key;
 use redis::{Cmd, Value};
-use std::{borrow::Cow, collections::HashSet};
+use std::borrow::Cow;
 
 impl RedisCache {
     /// As `publish`, on a cluster. What its servers that work have taken stands, whatever the others did.
@@ -20,16 +21,17 @@ impl RedisCache {
         let mut published = Published::default();
         for (word, answer) in all.iter().zip(&written) {
             let answer = answer.as_ref().unwrap_or(&Value::Nil);
-            published.add_call(&[*word], answer);
+            published.add(answer, |_| Some(&word.key));
         }
+        let may_stand = |answer: &Result<Value, Unanswered>| match answer {
+            Ok(_) => false,
+            Err(why) => why.may_be_done(0..1),
+        };
+        self.unsure
+            .note(words, |number| written.get(number).is_some_and(may_stand));
         let unwritten = all.iter().zip(&written);
         let unwritten = unwritten.filter(|(_, written)| written.is_err());
-        let unwritten: HashSet<&str> = unwritten.map(|(word, _)| word.key.as_str()).collect();
-        if !unwritten.is_empty() {
-            self.unsure
-                .note(words, |word| unwritten.contains(word.key.as_str()));
-        }
-        published.unwritten = unwritten.into_iter().map(str::to_owned).collect();
+        published.unwritten = unwritten.map(|(word, _)| word.key.clone()).collect();
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         let settled = words.jobs.iter().map(|job| {
             let mut settled = redis::cmd("EXPIRE");
@@ -44,13 +46,21 @@ impl RedisCache {
         let after: Vec<(Vec<u8>, Cmd)> = settled.chain(marks).collect();
         let mut shown = self.on_keys(cluster, &after).await;
         let shown = shown.split_off(words.jobs.len().min(shown.len()));
-        if shown.iter().any(Result::is_err) {
-            self.is_current(true).await;
-        }
-        for ((namespace, written), mark) in words.all.iter().zip(&shown) {
+        let are_known = !shown.iter().any(Result::is_err) || self.is_current(true).await;
+        let mut written = written.iter();
+        for ((namespace, there), mark) in words.all.iter().zip(&shown) {
+            let there = there.iter().map(Cow::as_ref).zip(&mut written);
+            let there = there.filter_map(|(word, written)| written.is_ok().then_some(word));
+            let there: Vec<&Word> = there.collect();
+            let is_known = are_known || mark.is_ok();
             let mark = mark.as_ref().map_or(0, mark_in);
             if mark.max(self.marks().of(namespace)) > words.stamp {
-                self.take_back_spread(cluster, written).await;
+                let left = self.take_back_spread(cluster, there).await;
+                self.unsure
+                    .note_some(namespace, left.into_iter(), words.stamp);
+            } else if !is_known {
+                self.unsure
+                    .note_some(namespace, there.into_iter(), words.stamp);
             }
         }
         published
@@ -102,19 +112,17 @@ impl RedisCache {
         answers
     }
 
-    /// Removes those of these words that still stand.
-    async fn take_back_spread(&self, cluster: &Cluster, words: &[Cow<'_, Word>]) {
-        let entries = words.iter().filter_map(|word| {
-            let order = Order::of_entry(&word.value)?;
-            (word.kind != WordKind::Removal).then(|| {
-                let mut command = redis::cmd("EVAL");
-                let call = command.arg(TAKE_BACK).arg(1).arg(word.key.as_str());
-                call.arg(format!("{:016}", order.accepted().micros()));
-                (word.key.clone().into_bytes(), command)
-            })
+    /// Removes those of these words that still stand. Gives those of which that isn't known.
+    async fn take_back_spread<'a>(&self, cluster: &Cluster, words: Vec<&'a Word>) -> Vec<&'a Word> {
+        let words = ends(words.into_iter());
+        let calls = words.iter().map(|(word, end)| {
+            let (call, _) = take_back(&[(&word.key, end)]);
+            (word.key.clone().into_bytes(), call)
         });
-        let entries: Vec<(Vec<u8>, Cmd)> = entries.collect();
-        self.on_keys(cluster, &entries).await;
+        let calls: Vec<(Vec<u8>, Cmd)> = calls.collect();
+        let taken = self.on_keys(cluster, &calls).await;
+        let left = words.iter().zip(&taken).filter(|(_, taken)| taken.is_err());
+        left.map(|((word, _), _)| *word).collect()
     }
 
     async fn on_keys(&self, cluster: &Cluster, commands: &[(Vec<u8>, Cmd)]) -> Answers {

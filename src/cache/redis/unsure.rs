@@ -17,11 +17,16 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Takes back those of a job's words that still stand, by their acceptance.
-pub(super) const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
+/// Takes back those of some words that still stand, by their ends. What a word took over from the one before it isn't compared.
+const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
-  if value and string.sub(value, -18, -3) == ARGV[i] then redis.call('UNLINK', key) end
+  if value and string.sub(value, -551, -40) .. string.sub(value, -18) == ARGV[i] then redis.call('UNLINK', key) end
 end";
+/// Bytes before a word's order by which it is known: they say whose it is and when it was scored, and of most words all.
+const END_BYTES: usize = 512;
+/// Bytes of a word from its order on, and from when it was accepted on.
+const ORDER_BYTES: usize = 39;
+const ACCEPTED_BYTES: usize = 18;
 /// Words that are remembered: of more, the latest.
 const MAX_WORDS: usize = 10_000;
 /// For how many good answers of Redis to a check, of which there is one a second about, a word that it was to write before may still come.
@@ -34,8 +39,7 @@ const AT_A_TIME: usize = 256;
 struct Unsure {
     namespace: String,
     key: String,
-    /// When its job was accepted, in microseconds.
-    accepted: u64,
+    end: Vec<u8>,
     /// The latest invalidation of all when its job was looked up.
     stamp: u64,
     checks: u32,
@@ -45,89 +49,122 @@ struct Unsure {
 #[derive(Debug, Default)]
 pub(super) struct AllUnsure(Mutex<VecDeque<Unsure>>);
 
+/// What a word is known by where it stands; none of a removal.
+fn end(word: &Word) -> Option<Vec<u8>> {
+    let value = word.value.as_slice();
+    Order::of_entry(value).filter(|_| word.kind != WordKind::Removal)?;
+    let (before, order) = value.split_at_checked(value.len().checked_sub(ORDER_BYTES)?)?;
+    let end = before.get(before.len().saturating_sub(END_BYTES)..)?;
+    let accepted = order.get(ORDER_BYTES - ACCEPTED_BYTES..)?;
+    Some([end, accepted].concat())
+}
+
+/// The call that takes some words back, and how much it is.
+pub(super) fn take_back<'a>(words: &[(&'a str, &'a [u8])]) -> (Cmd, Size) {
+    let mut command = redis::cmd("EVAL");
+    command.arg(TAKE_BACK).arg(words.len());
+    for (key, _) in words {
+        command.arg(*key);
+    }
+    for (_, end) in words {
+        command.arg(*end);
+    }
+    let bytes = words.iter().map(|(key, end)| key.len() + end.len()).sum();
+    let keys = words.len();
+    (command, Size { keys, bytes })
+}
+
+/// These words with their ends.
+pub(super) fn ends<'a>(words: impl Iterator<Item = &'a Word>) -> Vec<(&'a Word, Vec<u8>)> {
+    words.filter_map(|word| Some((word, end(word)?))).collect()
+}
+
 impl AllUnsure {
     fn all(&self) -> MutexGuard<'_, VecDeque<Unsure>> {
         // The list is sound after a panic elsewhere: every change to it is one call.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes words whose answer was lost: those for which `is_lost`.
-    pub fn note(&self, words: &Words<'_>, is_lost: impl Fn(&Word) -> bool) {
-        let each = words.all.iter();
-        let each =
-            each.flat_map(|(namespace, words)| words.iter().map(move |one| (*namespace, one)));
-        let lost = each.filter_map(|(namespace, word)| {
-            let is_entry = word.kind != WordKind::Removal;
-            let order = Order::of_entry(&word.value).filter(|_| is_entry && is_lost(word))?;
-            Some(Unsure {
-                namespace: namespace.to_owned(),
-                key: word.key.clone(),
-                accepted: order.accepted().micros(),
-                stamp: words.stamp,
-                checks: CHECKS,
-            })
+    /// Notes those words that may stand, by their numbers in order.
+    pub fn note(&self, words: &Words<'_>, may_stand: impl Fn(usize) -> bool) {
+        let mut number = 0..;
+        for (namespace, words_there) in &words.all {
+            let there = words_there.iter().map(Cow::as_ref);
+            let there = there.filter(|_| number.next().is_some_and(&may_stand));
+            self.note_some(namespace, there, words.stamp);
+        }
+    }
+
+    /// Notes these words of a namespace.
+    pub fn note_some<'a>(
+        &self,
+        namespace: &str,
+        words: impl Iterator<Item = &'a Word>,
+        stamp: u64,
+    ) {
+        let noted = ends(words).into_iter().map(|(word, end)| Unsure {
+            namespace: namespace.to_owned(),
+            key: word.key.clone(),
+            end,
+            stamp,
+            checks: CHECKS,
         });
+        let noted: Vec<Unsure> = noted.collect();
         let mut all = self.all();
-        all.extend(lost);
+        all.extend(noted);
         let over = all.len().saturating_sub(MAX_WORDS);
         all.drain(..over);
     }
 
-    /// Those that an invalidation has overtaken, as keys and acceptances; what can't come any more is forgotten.
-    fn overtaken(&self, mark: impl Fn(&str) -> u64) -> Vec<(String, u64)> {
+    /// Those that an invalidation has overtaken, as keys and ends; what can't come any more is forgotten.
+    fn overtaken(&self, mark: impl Fn(&str) -> u64) -> Vec<(String, Vec<u8>)> {
         let mut all = self.all();
         all.retain(|one| one.checks > 0);
         all.iter_mut().for_each(|one| one.checks -= 1);
         let overtaken = all.iter().filter(|one| mark(&one.namespace) > one.stamp);
         overtaken
-            .map(|one| (one.key.clone(), one.accepted))
+            .map(|one| (one.key.clone(), one.end.clone()))
             .collect()
     }
 }
 
 impl RedisCache {
-    /// Removes those of these words that still stand.
-    pub(super) async fn take_back(&self, words: &[Cow<'_, Word>]) {
-        let entries = words.iter().filter_map(|word| {
-            let order = Order::of_entry(&word.value)?;
-            (word.kind != WordKind::Removal).then_some((&word.key, order))
-        });
-        let entries: Vec<(&String, Order)> = entries.collect();
-        for some in entries.chunks(AT_A_TIME) {
-            let mut command = redis::cmd("EVAL");
-            command.arg(TAKE_BACK).arg(some.len());
-            for (key, _) in some {
-                command.arg(key.as_str());
+    /// Removes those of these words that still stand. Gives those of which that isn't known: none are tried after one that fails.
+    pub(super) async fn take_back<'a>(
+        &self,
+        words: &'a [Cow<'_, Word>],
+    ) -> impl Iterator<Item = &'a Word> {
+        let words = ends(words.iter().map(Cow::as_ref));
+        let mut done = 0;
+        for some in words.chunks(AT_A_TIME) {
+            let some = some.iter();
+            let some: Vec<(&str, &[u8])> = some.map(|(w, end)| (w.key.as_str(), &**end)).collect();
+            let (command, size) = take_back(&some);
+            let question = command.into();
+            let taken = self.guarded::<Value>(CacheOperation::Set, &question, size, Again::Yes);
+            if taken.await.is_none() {
+                break;
             }
-            for (_, order) in some {
-                command.arg(format!("{:016}", order.accepted().micros()));
-            }
-            let size = Size {
-                keys: some.len(),
-                bytes: some.iter().map(|(key, _)| key.len() + 16).sum(),
-            };
-            self.guarded::<Value>(CacheOperation::Set, &command.into(), size, Again::Yes)
-                .await;
+            done += some.len();
         }
+        words.into_iter().skip(done).map(|(word, _)| word)
     }
 
-    /// Takes back what may have been written since and is older than an invalidation. Redis answered just now.
-    pub(in crate::cache) async fn take_back_unsure(&self) {
+    /// Takes back what may have been written since and is older than an invalidation. To be called when Redis has answered just now.
+    pub async fn take_back_unsure(&self) {
         let overtaken = self
             .unsure
             .overtaken(|namespace| self.marks().of(namespace));
-        let calls = overtaken.into_iter().map(|(key, accepted)| {
-            let mut call = redis::cmd("EVAL");
-            call.arg(TAKE_BACK)
-                .arg(1)
-                .arg(&key)
-                .arg(format!("{accepted:016}"));
-            (key.into_bytes(), call)
-        });
-        let calls: Vec<(Vec<u8>, Cmd)> = calls.collect();
-        for some in calls.chunks(AT_A_TIME) {
+        for some in overtaken.chunks(AT_A_TIME) {
+            let calls = some.iter().map(|(key, end)| {
+                let (call, _) = take_back(&[(key, end)]);
+                (key.clone().into_bytes(), call)
+            });
+            let calls: Vec<(Vec<u8>, Cmd)> = calls.collect();
             // What fails is tried with the next check.
-            self.now::<Value>(some).await;
+            if self.now::<Value>(&calls).await.iter().any(Result::is_err) {
+                return;
+            }
         }
     }
 }
@@ -136,7 +173,7 @@ impl RedisCache {
 mod tests {
     use super::*;
     use kiln_contract::{
-        order::Moment,
+        order::{AsOf, Moment},
         reader::{self, Provenance},
     };
 
@@ -165,16 +202,47 @@ mod tests {
     #[test]
     fn what_an_invalidation_overtook_is_known_until_it_cannot_come_any_more() {
         let unsure = AllUnsure::default();
-        unsure.note(&words(3), |word| word.key != "k1");
-        assert!(unsure.overtaken(|_| 5).is_empty(), "it is as new");
-        let expected = [("k0".to_owned(), 0), ("k2".to_owned(), 2)];
+        unsure.note(&words(3), |number| number != 1);
+        let keys = |mark: u64| {
+            let left = unsure.overtaken(|_| mark).into_iter();
+            left.map(|(key, _)| key).collect::<Vec<String>>()
+        };
+        assert!(keys(5).is_empty(), "it is as new");
         for _ in 1..CHECKS {
-            assert_eq!(unsure.overtaken(|_| 6), expected);
+            assert_eq!(keys(6), ["k0", "k2"]);
         }
-        assert!(unsure.overtaken(|_| 6).is_empty(), "it is forgotten");
+        assert!(keys(6).is_empty(), "it is forgotten");
         let many = MAX_WORDS as i64 + 2;
         unsure.note(&words(many), |_| true);
-        let left = unsure.overtaken(|_| 6);
-        assert_eq!((left.len(), left[0].1), (MAX_WORDS, 2));
+        let left = keys(6);
+        assert_eq!((left.len(), left[0].as_str()), (MAX_WORDS, "k2"));
+    }
+
+    #[test]
+    fn a_word_is_known_by_all_but_what_it_took_over() {
+        let order = |value, accepted| {
+            let as_of = AsOf::Sequence(value);
+            Order::new(Some(&as_of), Moment::from_micros(accepted))
+        };
+        let of = |job_id, order| {
+            let said = Provenance {
+                job_id: Some(job_id),
+                as_of: None,
+                order,
+            };
+            end(&Word {
+                key: "k".to_owned(),
+                value: reader::removal(&said),
+                ttl_ms: 1,
+                kind: WordKind::Entry,
+                may_be_old: false,
+            })
+        };
+        let one = of("a", order(1, 7));
+        assert_eq!(one, of("a", order(2, 7)), "it was written over another");
+        assert_ne!(one, of("a", order(1, 8)));
+        assert_ne!(one, of("b", order(1, 7)), "accepted at the same time");
+        let long = of(&"a".repeat(9_000), order(1, 7)).expect("an entry's");
+        assert_eq!(long.len(), END_BYTES + ACCEPTED_BYTES);
     }
 }

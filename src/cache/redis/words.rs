@@ -7,6 +7,7 @@
 
 use super::{
     Again, Question, RedisCache, Unanswered,
+    published::{Forgotten, Published, numbers},
     question::is_unknown_script,
     size::{MAX_BYTES, Size},
 };
@@ -26,10 +27,9 @@ use std::{
 
 /// Compares and sets. Half of the keys are those that readers know, the other half what is left of them where they were removed. Answers
 /// with the numbers of the words that were not written for a newer one, with the negative ones of those that removed an entry, and with
-/// [`ALONE`] more of those that ask and were written where nothing stood.
+/// [`STANDS`](super::published::STANDS) more of those that ask and stand, where nothing stood before that says how old it is, or they
+/// themselves did.
 pub(super) const WRITE: &str = include_str!("write.lua");
-/// What is added to the number of a word that was written where nothing stood.
-const ALONE: i64 = 1_000;
 /// Words that one call of the script writes: Redis serves nobody else meanwhile.
 const MAX_WORDS: usize = 256;
 /// Words of one round trip.
@@ -61,7 +61,7 @@ pub struct Word {
     /// How long it stands, or how long it is known that the key was removed.
     pub ttl_ms: u64,
     pub kind: WordKind,
-    /// Whether something newer may have stood that has left Redis, so that it matters where this is written.
+    /// Whether something newer may have stood that has left Redis, so that it matters what this is written over.
     pub may_be_old: bool,
 }
 
@@ -94,28 +94,6 @@ pub struct Words<'a> {
     pub jobs: Vec<&'a str>,
     /// The latest invalidation of all when the jobs' entries were looked up.
     pub stamp: u64,
-}
-
-/// What became of words that Redis was to take.
-#[derive(Debug, Default)]
-pub struct Published {
-    /// Words that were left out for newer ones.
-    pub older: u64,
-    /// Keys of words that their server of a cluster hasn't taken.
-    pub unwritten: Vec<String>,
-    /// Keys of words that may be old and were written where nothing stood.
-    pub alone: Vec<String>,
-}
-
-/// What became of a key that was to be removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Forgotten {
-    /// Something stood there.
-    Removed,
-    /// Nothing did, and nothing older will.
-    Absent,
-    /// Something newer stands there, or was removed since.
-    Newer,
 }
 
 /// One call of the script.
@@ -164,16 +142,15 @@ fn calls(words: &[&Word]) -> Vec<Range<usize>> {
     calls
 }
 
-/// The numbers that one call answered with.
-pub(super) fn numbers(answer: &Value) -> impl Iterator<Item = i64> {
-    let answers = match answer {
-        Value::Array(answers) => answers.as_slice(),
-        _ => &[],
-    };
-    answers.iter().filter_map(|answer| match answer {
-        Value::Int(number) => Some(*number),
-        _ => None,
-    })
+/// Notes what the calls on these words answered.
+fn add(published: &mut Published, words: &[&Word], answers: &[Value]) {
+    if answers.iter().flat_map(numbers).next().is_none() {
+        return;
+    }
+    for (range, answer) in calls(words).into_iter().zip(answers) {
+        let there = words.get(range).unwrap_or_default();
+        published.add(answer, |index| there.get(index).map(|word| &*word.key));
+    }
 }
 
 /// What an answer to a question for a mark shows.
@@ -193,25 +170,31 @@ impl RedisCache {
     pub(in crate::cache) async fn publish(&self, words: &Words<'_>) -> Option<Published> {
         if self.cluster().is_none() {
             let published = self.publish_to_one(words).await;
-            if published.is_none() {
-                self.unsure.note(words, |_| true);
+            if let Err(may_stand) = published {
+                self.unsure.note(words, |number| number < may_stand);
             }
-            if published.is_some() || self.cluster().is_none() {
-                return published;
+            if published.is_ok() || self.cluster().is_none() {
+                return published.ok();
             }
         }
         Some(self.publish_spread(self.cluster()?, words).await)
     }
 
-    async fn publish_to_one(&self, words: &Words<'_>) -> Option<Published> {
+    /// Where Redis fails, how many of the words, from the first on, may stand although nobody looked whether they are overtaken.
+    async fn publish_to_one(&self, words: &Words<'_>) -> Result<Published, usize> {
         let all: Vec<&Word> = words.all.values().flatten().map(Cow::as_ref).collect();
         let mut rounds = cut(all.iter().map(|word| word.bytes()), MAX_ROUND, MAX_BYTES);
         let last = rounds.pop().unwrap_or_default();
         let mut published = Published::default();
+        let write = async |range: &Range<usize>, after: &[Cmd]| {
+            let some = all.get(range.clone()).unwrap_or_default();
+            let written = self.write(some, after).await;
+            written.map_err(|may_stand| if may_stand { range.end } else { range.start })
+        };
         // A mark that is set while these are written must be seen: they are there before it is looked for.
         for round in rounds {
-            let round = all.get(round).unwrap_or_default();
-            published.add(round, &self.write(round, &[]).await?);
+            let answers = write(&round, &[]).await?;
+            add(&mut published, all.get(round).unwrap_or_default(), &answers);
         }
         let mut after = Vec::with_capacity(words.jobs.len() + words.all.len());
         for job in &words.jobs {
@@ -224,20 +207,20 @@ impl RedisCache {
             mark.arg(key::mark(namespace));
             after.push(mark);
         }
-        let last = all.get(last).unwrap_or_default();
-        let mut answers = self.write(last, &after).await?;
+        let mut answers = write(&last, &after).await?;
         let marks = answers.split_off(answers.len().saturating_sub(words.all.len()));
-        published.add(last, &answers);
+        add(&mut published, all.get(last).unwrap_or_default(), &answers);
         for ((namespace, written), mark) in words.all.iter().zip(marks) {
             if mark_in(&mark).max(self.marks().of(namespace)) > words.stamp {
-                self.take_back(written).await;
+                let left = self.take_back(written).await;
+                self.unsure.note_some(namespace, left, words.stamp);
             }
         }
-        Some(published)
+        Ok(published)
     }
 
-    /// One round trip: the script on these words, and then some more. Nothing where Redis fails.
-    async fn write(&self, words: &[&Word], after: &[Cmd]) -> Option<Vec<Value>> {
+    /// One round trip: the script on these words, and then some more. Where Redis fails, whether they may stand all the same.
+    async fn write(&self, words: &[&Word], after: &[Cmd]) -> Result<Vec<Value>, bool> {
         let calls = calls(words);
         let size = Size {
             keys: 2 * words.len() + after.len(),
@@ -257,29 +240,33 @@ impl RedisCache {
             pipeline.into()
         };
         let begun = Instant::now();
+        let mut answered = None;
         if let Some(hash) = self.write_hash.get() {
-            let known = question(Some(hash));
-            match self.home.ask(&known, size, Again::Yes).await {
-                // It was started anew, or another one is in its stead.
-                Err(Unanswered::Failed(error)) if is_unknown_script(&error) => {}
-                answered => return self.concluded(CacheOperation::Set, begun, answered),
-            }
+            let known = self.home.ask(&question(Some(hash)), size, Again::Yes).await;
+            // It was started anew, or another one is in its stead.
+            let is_unknown = matches!(&known, Err(Unanswered::Failed(e)) if is_unknown_script(e));
+            answered = (!is_unknown).then_some((known, 0));
         }
-        let whole = question(None);
-        let answered = self.home.ask(&whole, size, Again::Yes).await;
-        if answered.is_err() && self.cluster().is_some() {
+        let (answered, first) = match answered {
+            Some(answered) => answered,
+            None => (self.home.ask(&question(None), size, Again::Yes).await, 1),
+        };
+        let may_stand = match &answered {
             // It is asked in another way.
-            return None;
-        }
-        let answers: Vec<Value> = self.concluded(CacheOperation::Set, begun, answered)?;
-        let mut answers = answers.into_iter();
-        if let Some(Value::BulkString(hash)) = answers.next()
+            Err(_) if self.cluster().is_some() => return Err(false),
+            Err(why) => why.may_be_done(first..first + calls.len()),
+            Ok(_) => false,
+        };
+        let answers: Option<Vec<Value>> = self.concluded(CacheOperation::Set, begun, answered);
+        let mut answers = answers.ok_or(may_stand)?;
+        let written = answers.split_off(first.min(answers.len()));
+        if let Some(Value::BulkString(hash)) = answers.pop()
             && let Ok(hash) = String::from_utf8(hash)
         {
             // The same whoever noted it.
             let _known = self.write_hash.set(hash);
         }
-        Some(answers.collect())
+        Ok(written)
     }
 
     /// Removes what stands under one of a namespace's keys, unless it is newer. An error holds no credentials.
@@ -306,29 +293,6 @@ impl RedisCache {
             Some(number) if number < 0 => Forgotten::Removed,
             Some(_) => Forgotten::Newer,
         })
-    }
-}
-
-impl Published {
-    /// Notes what the calls on these words answered.
-    fn add(&mut self, words: &[&Word], answers: &[Value]) {
-        if answers.iter().flat_map(numbers).next().is_none() {
-            return;
-        }
-        for (range, answer) in calls(words).into_iter().zip(answers) {
-            self.add_call(words.get(range).unwrap_or_default(), answer);
-        }
-    }
-
-    /// Notes what one call answered.
-    pub(super) fn add_call(&mut self, words: &[&Word], answer: &Value) {
-        for number in numbers(answer).filter(|number| *number > 0) {
-            let index = usize::try_from(number - ALONE - 1).ok();
-            match index.map(|index| words.get(index)) {
-                None => self.older += 1,
-                Some(word) => self.alone.extend(word.map(|word| word.key.clone())),
-            }
-        }
     }
 }
 

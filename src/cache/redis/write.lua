@@ -17,11 +17,11 @@ for i = 1, n do
     ttl = sub(ttl, 2)
   end
   -- An order is a letter, 19 digits, a dash and 16 digits; a quote and a brace end the value.
-  local stands, is_newer, quote, kind = found[i] or removed[i], true, nil, nil
+  local stands, is_newer, said, quote, kind = found[i] or removed[i], true, false, nil, nil
   if stands then quote, kind = byte(stands, -40, -39) end
   if quote == 34 and (kind == 115 or kind == 116) then
     local accepted, before = sub(value, -18, -3), sub(stands, -18, -3)
-    local said = kind == 115 or sub(stands, -35, -20) ~= before
+    said = kind == 115 or sub(stands, -35, -20) ~= before
     if says and said and byte(value, -39) == kind then
       is_newer = sub(value, -39, -3) > sub(stands, -39, -3)
     else
@@ -31,6 +31,8 @@ for i = 1, n do
       value = sub(value, 1, -40) .. sub(stands, -39, -19) .. sub(value, -18)
     elseif not is_newer and accepted ~= before then
       answer[#answer + 1] = i
+    elseif not is_newer and asks and found[i] then
+      answer[#answer + 1] = 1000 + i
     end
   end
   if is_newer then
@@ -44,7 +46,7 @@ for i = 1, n do
       answer[#answer + 1] = i
     else
       call('PSETEX', KEYS[i], ttl, value)
-      if asks and not stands then answer[#answer + 1] = 1000 + i end
+      if asks and not said then answer[#answer + 1] = 1000 + i end
     end
   end
 end

@@ -21,10 +21,10 @@ impl BadLines {
     const SHOWN: u64 = 20;
 
     /// Counts one, and prints it above the progress.
-    pub fn report(&mut self, bar: &ProgressBar, bad: &BadLine) {
+    pub fn report(&mut self, bar: &ProgressBar, row: &str, bad: &BadLine) {
         self.0 += 1;
         if self.0 <= Self::SHOWN {
-            bar.suspend(|| eprintln!("line {}: {}", bad.line, bad.problem));
+            bar.suspend(|| eprintln!("{row} {}: {}", bad.line, bad.problem));
         }
     }
 

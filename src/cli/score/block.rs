@@ -1,17 +1,12 @@
-//! Owns a block of the file, some thousand rows: what the reading thread cuts, and what its rows are.
+//! Owns a block of the file, some thousand rows: what the reading thread cuts.
 //!
 //! Pure but for the count of bytes that it holds.
 
-use crate::cli::file::LINE_BYTES;
-use std::ops::Range;
+use super::{
+    item::{Item, Position},
+    table,
+};
 use tokio::sync::OwnedSemaphorePermit;
-
-/// Where a block ends in what the file unpacks to.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct Position {
-    pub bytes: u64,
-    pub lines: u64,
-}
 
 /// Rows that are read, worked on and written together.
 pub(super) struct Block {
@@ -27,125 +22,6 @@ pub(super) enum Rows {
     Lines(Vec<u8>, u64),
     /// Records that were read, and texts that they refer to.
     Items(Vec<Item>),
-}
-
-/// A row.
-#[derive(Debug, PartialEq)]
-pub(super) enum Item {
-    Input(Input),
-    /// A whole job.
-    Job {
-        line: u64,
-        body: Json,
-    },
-    Bad(BadRow),
-}
-
-/// An input to score.
-#[derive(Debug, PartialEq)]
-pub(super) struct Input {
-    pub line: u64,
-    pub json: Json,
-    /// Other columns with their values as JSON, for the output.
-    pub kept: Vec<(String, String)>,
-    /// The row as JSON, where it isn't the line.
-    pub row: Option<String>,
-}
-
-/// A JSON text: a part of its block, or by itself.
-#[derive(Debug, PartialEq)]
-pub(super) enum Json {
-    In(Range<usize>),
-    Own(String),
-}
-
-impl Item {
-    /// Bytes that it holds beside its block's.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Input(input) => {
-                let kept = input.kept.iter();
-                let kept: usize = kept
-                    .map(|(name, value)| name.len() + value.len() + 48)
-                    .sum();
-                input.json.bytes() + kept + input.row.as_ref().map_or(0, String::len)
-            }
-            Self::Job { body, .. } => body.bytes(),
-            Self::Bad(bad) => bad.problem.len() + bad.row.as_ref().map_or(0, String::len),
-        }
-    }
-}
-
-impl Json {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::In(_) => 0,
-            Self::Own(text) => text.len(),
-        }
-    }
-
-    /// The text.
-    pub fn text<'a>(&'a self, block: &'a [u8]) -> &'a str {
-        match self {
-            Self::In(range) => {
-                let bytes = block.get(range.clone()).unwrap_or_default();
-                std::str::from_utf8(bytes).unwrap_or_default()
-            }
-            Self::Own(text) => text,
-        }
-    }
-}
-
-/// A row that can't be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BadRow {
-    pub line: u64,
-    /// The column or field at fault, by name or, in a line that is no JSON, by number.
-    pub column: Option<String>,
-    pub problem: String,
-    /// The row as it stands, where it is text.
-    pub row: Option<String>,
-}
-
-impl BadRow {
-    /// A line that is longer than any may be.
-    pub fn too_long(line: u64) -> Self {
-        Self {
-            line,
-            column: None,
-            problem: format!("longer than {LINE_BYTES} bytes"),
-            row: None,
-        }
-    }
-}
-
-/// Which fields of a line make the input, and which go to the output. Without it, a line is the input.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Pick {
-    pub text: Option<String>,
-    pub text_pair: Option<String>,
-    pub key: Option<String>,
-    pub features: Vec<String>,
-    pub keep: Keep,
-}
-
-/// Columns that go to the output.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Keep {
-    #[default]
-    None,
-    /// All that make no input.
-    Others,
-    These(Vec<String>),
-}
-
-impl Pick {
-    /// Whether lines are to be taken apart.
-    pub fn is_needed(&self) -> bool {
-        self.text.is_some()
-            || self.text_pair.is_some()
-            || self.key.is_some()
-            || !self.features.is_empty()
-            || self.keep != Keep::None
-    }
+    /// Rows of a table with types.
+    Table(table::Batch),
 }

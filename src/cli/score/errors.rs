@@ -1,6 +1,6 @@
 //! Owns bad rows: the first few are named on standard error, all are counted, and where that is asked for they end the run or go to a file.
 
-use super::{block::BadRow, output::Part, source::Source};
+use super::{item::BadRow, output::Part, source::Source};
 use crate::cli::file::{BadLine, BadLines, Format};
 use anyhow::bail;
 use indicatif::ProgressBar;
@@ -54,8 +54,9 @@ impl Errors {
         for bad in rows {
             if self.on_error == OnError::Fail {
                 self.failed = true;
+                let row = self.format.row();
                 bail!(
-                    "{}: line {}: {}",
+                    "{}: {row} {}: {}",
                     self.file.display(),
                     bad.line,
                     bad.problem
@@ -67,7 +68,8 @@ impl Errors {
                 part.write(line.as_bytes())?;
             }
             let BadRow { line, problem, .. } = bad;
-            self.lines.report(bar, &BadLine { line, problem });
+            let row = self.format.row();
+            self.lines.report(bar, row, &BadLine { line, problem });
         }
         Ok(())
     }
@@ -80,7 +82,7 @@ fn quarantined(file: &str, format: Format, bad: &BadRow) -> String {
     let object = || RawValue::from_string(text?.to_owned()).ok();
     let row = match format {
         Format::Jsonl => json!(text),
-        Format::Csv | Format::Tsv => json!(object()),
+        _ => json!(object()),
     };
     json!({
         "file": file, "line": bad.line, "column": bad.column, "problem": bad.problem, "row": row,

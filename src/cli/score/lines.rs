@@ -2,7 +2,7 @@
 //!
 //! Promises that a line which can't be used costs only itself. Pure.
 
-use super::block::{BadRow, Input, Item, Json, Keep, Pick};
+use super::item::{BadRow, Input, Item, Json, Keep, Pick};
 use kiln_contract::redact;
 use serde::{
     Deserialize, Deserializer,

@@ -3,7 +3,7 @@
 //! Promises that whatever comes before a manifest's position is in the output once, and in the store; and that a manifest of another
 //! file, other options or another model is no manifest.
 
-use super::{block::Position, output::beside, tally::Tally};
+use super::{item::Position, output::beside, tally::Tally};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{

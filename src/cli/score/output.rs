@@ -3,8 +3,13 @@
 //! Promises that a file is written under another name beside it, `FILE.partial`, and has its own only once it is complete; and that who reads
 //! standard output may stop doing so at any time.
 
+use super::{
+    render::{Layout, Piece},
+    table::Encoder,
+};
 use crate::cli::file::{Packer, Packing};
 use anyhow::{Context, bail};
+use kiln_contract::model::ModelInfo;
 use std::{
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
@@ -19,7 +24,13 @@ use std::{
 pub(super) struct Closed;
 
 /// Where results go.
-pub(super) enum Output {
+pub(super) struct Output {
+    target: Target,
+    /// What makes a table's bytes.
+    encoder: Option<Encoder>,
+}
+
+enum Target {
     Stdout {
         writer: BufWriter<io::Stdout>,
         /// Whether every line is to be seen at once.
@@ -161,29 +172,50 @@ fn complete(file: &File, partial: Option<&Path>, path: &Path) -> io::Result<()> 
 
 impl Output {
     /// A file, with the first `keep` bytes of an earlier run's, or standard output.
-    pub fn open(path: Option<&Path>, keep: u64) -> anyhow::Result<Self> {
-        Ok(match path {
-            Some(path) => Self::File(Box::new(Part::open(path, keep)?)),
-            None => Self::Stdout {
-                writer: BufWriter::with_capacity(1 << 16, io::stdout()),
-                is_live: io::stdout().is_terminal(),
+    pub fn open(path: Option<&Path>, keep: u64, layout: &Layout) -> anyhow::Result<Self> {
+        let shape = layout.shape.clone();
+        Ok(Self {
+            encoder: shape.map(|shape| Encoder::new(layout.format, shape, path.is_none())),
+            target: match path {
+                Some(path) => Target::File(Box::new(Part::open(path, keep)?)),
+                None => Target::Stdout {
+                    writer: BufWriter::with_capacity(1 << 16, io::stdout()),
+                    is_live: io::stdout().is_terminal(),
+                },
             },
         })
     }
 
+    /// Whether a run that is killed can go on where it stopped: a table's end says where all of it is.
+    pub fn may_resume(&self) -> bool {
+        self.encoder.is_none() && matches!(&self.target, Target::File(part) if part.may_resume())
+    }
+
     /// The file.
     pub fn part(&mut self) -> Option<&mut Part> {
-        match self {
-            Self::Stdout { .. } => None,
-            Self::File(part) => Some(part),
+        match &mut self.target {
+            Target::Stdout { .. } => None,
+            Target::File(part) => Some(part),
+        }
+    }
+
+    /// Adds results.
+    pub fn add(&mut self, results: &Piece) -> anyhow::Result<()> {
+        match (results, &mut self.encoder) {
+            (Piece::Text(lines), _) => self.write(lines),
+            (Piece::Table(rows), Some(encoder)) => {
+                let bytes = encoder.add(rows)?;
+                self.write(&bytes)
+            }
+            (Piece::Table(_), None) => Ok(()),
         }
     }
 
     /// Adds to it.
     pub fn write(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        match self {
-            Self::File(part) => part.write(bytes),
-            Self::Stdout { writer, is_live } => {
+        match &mut self.target {
+            Target::File(part) => part.write(bytes),
+            Target::Stdout { writer, is_live } => {
                 let mut written = writer.write_all(bytes);
                 if *is_live {
                     written = written.and_then(|()| writer.flush());
@@ -193,17 +225,20 @@ impl Output {
         }
     }
 
-    /// Completes it.
-    pub fn finish(self) -> anyhow::Result<()> {
-        match self {
-            Self::File(part) => part.finish(),
-            Self::Stdout { mut writer, .. } => writer.flush().map_err(closed),
+    /// Completes it, of results of a model.
+    pub fn finish(mut self, model: Option<&ModelInfo>) -> anyhow::Result<()> {
+        if let Some(encoder) = self.encoder.take() {
+            self.write(&encoder.finish(model)?)?;
+        }
+        match self.target {
+            Target::File(part) => part.finish(),
+            Target::Stdout { mut writer, .. } => writer.flush().map_err(closed),
         }
     }
 
     /// Forgets a file.
     pub fn discard(self) {
-        if let Self::File(part) = self {
+        if let Target::File(part) = self.target {
             part.discard();
         }
     }

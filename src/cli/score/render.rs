@@ -1,61 +1,15 @@
-//! Owns how a result is written: a line of JSON, or a record of CSV or TSV, after the columns that the input keeps.
+//! Owns how a result is written: a line of JSON, a record of CSV or TSV, or a row of a table, after the columns that the input keeps.
 //!
 //! Pure.
 
-use super::{block::Keep, tally::Tally};
+use super::{
+    item::{Input, Keep},
+    result::{COLUMNS, ResultRow, cell, kept_name},
+    table::{Batch, Builder, Ready, Shape},
+};
 use crate::cli::file::Format;
-use serde::Deserialize;
+use kiln_contract::model::ModelInfo;
 use serde_json::{Value, value::RawValue};
-
-/// The fields of a result, in the order of CSV's columns.
-const COLUMNS: [&str; 7] = [
-    "key",
-    "label",
-    "score",
-    "cached",
-    "scores",
-    "embedding",
-    "error",
-];
-
-/// One input's result, its fields as JSON.
-#[derive(Debug, Deserialize)]
-pub(super) struct ResultRow<'a> {
-    #[serde(borrow)]
-    key: Option<&'a RawValue>,
-    #[serde(borrow)]
-    label: Option<&'a RawValue>,
-    score: Option<f64>,
-    cached: Option<bool>,
-    #[serde(borrow)]
-    scores: Option<&'a RawValue>,
-    #[serde(borrow)]
-    embedding: Option<&'a RawValue>,
-    #[serde(borrow)]
-    pub error: Option<&'a RawValue>,
-}
-
-impl ResultRow<'_> {
-    /// Counts it, its score only where that is to be reported.
-    pub fn count(&self, tally: &mut Tally, reports: bool) {
-        if let Some(label) = self.label {
-            match tally.labels.get_mut(label.get()) {
-                Some(count) => *count += 1,
-                None => drop(tally.labels.insert(label.get().to_owned(), 1)),
-            }
-        }
-        if let Some(score) = self.score.filter(|_| reports) {
-            tally.scores.add(score);
-        }
-    }
-
-    /// The error's field and message.
-    pub fn problem(&self) -> Option<(String, String)> {
-        let error: Value = serde_json::from_str(self.error?.get()).ok()?;
-        let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-        Some((part("field").to_owned(), part("message").to_owned()))
-    }
-}
 
 /// How results are written.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,6 +17,37 @@ pub(super) struct Layout {
     pub format: Format,
     /// Columns of the input, where the format has a header.
     pub kept: Vec<String>,
+    /// What a table's columns follow from.
+    pub shape: Option<Shape>,
+}
+
+/// Results of some rows.
+pub(super) enum Out {
+    Text(Vec<u8>),
+    Table(Box<Builder>),
+}
+
+/// Results that are whole.
+pub(super) enum Piece {
+    Text(Vec<u8>),
+    Table(Ready),
+}
+
+impl Out {
+    /// The results, of rows of a batch where they are that.
+    pub fn finish(self, batch: Option<&Batch>) -> anyhow::Result<Piece> {
+        match self {
+            Self::Text(bytes) => Ok(Piece::Text(bytes)),
+            Self::Table(rows) => rows.finish(batch).map(Piece::Table),
+        }
+    }
+
+    /// Adds lines, where results are such.
+    pub fn extend(&mut self, lines: &[u8]) {
+        if let Self::Text(bytes) = self {
+            bytes.extend_from_slice(lines);
+        }
+    }
 }
 
 impl Layout {
@@ -76,41 +61,59 @@ impl Layout {
         self.record(names)
     }
 
-    /// Appends one input's result, `raw` being its JSON.
+    /// No results yet, of a model.
+    pub fn begin(&self, model: Option<&ModelInfo>) -> Out {
+        match &self.shape {
+            Some(shape) => Out::Table(Box::new(Builder::new(shape, model))),
+            None => Out::Text(Vec::new()),
+        }
+    }
+
+    /// Appends one input's result, `raw` being its JSON; `input` is none where it is one of a whole job.
     pub fn result(
         &self,
-        out: &mut Vec<u8>,
+        out: &mut Out,
         raw: &str,
         row: &ResultRow<'_>,
-        kept: &[(String, String)],
+        input: Option<&Input>,
+        batch: Option<&Batch>,
     ) {
-        match self.format {
-            Format::Jsonl if kept.is_empty() => {
-                out.extend_from_slice(raw.as_bytes());
-                out.push(b'\n');
-            }
-            Format::Jsonl => {
-                out.push(b'{');
-                for (name, value) in kept {
-                    let name = serde_json::json!(kept_name(name)).to_string();
-                    out.extend_from_slice(name.as_bytes());
-                    out.push(b':');
-                    out.extend_from_slice(value.as_bytes());
-                    out.push(b',');
-                }
-                out.extend_from_slice(raw.get(1..).unwrap_or_default().as_bytes());
-                out.push(b'\n');
-            }
-            Format::Csv | Format::Tsv => {
-                let kept = self.kept.iter().map(|wanted| {
-                    let mut kept = kept.iter();
-                    let value = kept.find(|(name, _)| name == wanted);
-                    value.map(|(_, value)| cell(value)).unwrap_or_default()
-                });
-                let cells = kept.chain(cells(row));
-                out.extend_from_slice(&self.record(cells));
+        match (out, input) {
+            (Out::Table(rows), Some(input)) => rows.push(row, input, batch),
+            // Whole jobs have no row in a table.
+            (Out::Table(_), None) => {}
+            (Out::Text(out), input) => {
+                let kept = input.map(|input| input.kept.as_slice());
+                self.line(out, raw, row, kept.unwrap_or_default());
             }
         }
+    }
+
+    fn line(&self, out: &mut Vec<u8>, raw: &str, row: &ResultRow<'_>, kept: &[(String, String)]) {
+        if self.format != Format::Jsonl {
+            let kept = self.kept.iter().map(|wanted| {
+                let mut kept = kept.iter();
+                let value = kept.find(|(name, _)| name == wanted);
+                value.map(|(_, value)| cell(value)).unwrap_or_default()
+            });
+            let cells = kept.chain(cells(row));
+            out.extend_from_slice(&self.record(cells));
+            return;
+        }
+        if kept.is_empty() {
+            out.extend_from_slice(raw.as_bytes());
+        } else {
+            out.push(b'{');
+            for (name, value) in kept {
+                let name = serde_json::json!(kept_name(name)).to_string();
+                out.extend_from_slice(name.as_bytes());
+                out.push(b':');
+                out.extend_from_slice(value.as_bytes());
+                out.push(b',');
+            }
+            out.extend_from_slice(raw.get(1..).unwrap_or_default().as_bytes());
+        }
+        out.push(b'\n');
     }
 
     fn record(&self, cells: impl Iterator<Item = String>) -> Vec<u8> {
@@ -121,15 +124,6 @@ impl Layout {
         let written = writer.write_record(cells.map(String::into_bytes));
         debug_assert!(written.is_ok());
         writer.into_inner().unwrap_or_default()
-    }
-}
-
-/// A kept column's name in the output: results keep their own.
-fn kept_name(name: &str) -> String {
-    if COLUMNS.contains(&name) {
-        format!("input_{name}")
-    } else {
-        name.to_owned()
     }
 }
 
@@ -161,17 +155,6 @@ fn cells(row: &ResultRow<'_>) -> [String; 7] {
     ]
 }
 
-/// A JSON value as a cell: a text without its quotes, nothing for null.
-pub(super) fn cell(json: &str) -> String {
-    if json.starts_with('"') {
-        return serde_json::from_str(json).unwrap_or_default();
-    }
-    match json {
-        "null" => String::new(),
-        other => other.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,16 +171,17 @@ mod tests {
         let layout = |format| Layout {
             format,
             kept: names.clone(),
+            shape: None,
         };
         let mut out = Vec::new();
-        layout(Format::Jsonl).result(&mut out, raw, &row, &kept);
+        layout(Format::Jsonl).line(&mut out, raw, &row, &kept);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "{\"id\":5,\"input_label\":\"a,\\\"b\",\"key\":\"k\",\"label\":\"positive\",\"score\":0.5,\"cached\":false}\n"
         );
         let csv = layout(Format::Csv);
         let mut out = csv.header();
-        csv.result(&mut out, raw, &row, &kept);
+        csv.line(&mut out, raw, &row, &kept);
         assert_eq!(
             String::from_utf8_lossy(&out),
             "id,input_label,key,label,score,cached,scores,embedding,error\n5,\"a,\"\"b\",k,positive,0.5,false,,,\n"

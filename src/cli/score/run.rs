@@ -2,16 +2,19 @@
 
 use super::{
     Arguments,
-    block::{Block, Position},
+    block::Block,
     errors::{Errors, OnError},
+    flow::Flow,
+    item::Position,
+    layout::layout,
     manifest::{self, Manifest},
     model::{choose, pinned},
     output::{Output, Part},
+    parsed::Parsed,
     progress::Marks,
-    render::{Layout, has_known_columns},
-    source::{self, Flow, Source, identity, open},
+    source::{Source, identity, open},
     summary::{self, Facts},
-    work::{Done, Parsed, Shared, work},
+    work::{Done, Shared, work},
 };
 use crate::{
     cli::{Exit, file::Format},
@@ -21,7 +24,7 @@ use crate::{
     pipeline::Engine,
     store::StoreError,
 };
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use indicatif::ProgressBar;
 use std::{
@@ -67,7 +70,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let begun = Instant::now();
     let source = open(arguments)?;
-    let layout = layout(arguments, &source)?;
+    let layout = layout(arguments, on_error, &source)?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
     let embedded = parts::embedded(settings, said_once()).await?;
@@ -81,12 +84,13 @@ pub(super) async fn run(
         &engine,
     );
     let from = (manifest.end != Position::default()).then_some(manifest.end);
-    let mut sink = Output::open(output.as_deref(), manifest.output_bytes)?;
+    let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
     let kept = manifest.quarantine_bytes;
     let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
     match from {
         Some(from) => eprintln!(
-            "goes on after line {} of {}",
+            "goes on after {} {} of {}",
+            source.format.row(),
             from.lines,
             source.path.display()
         ),
@@ -106,7 +110,7 @@ pub(super) async fn run(
             quarantines: on_error == OnError::Quarantine,
             reports: arguments.report.is_some(),
         }),
-        bar: source::progress(source.about.as_ref().map(fs::Metadata::len)),
+        bar: source.bar.clone(),
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
         engine,
         embedded,
@@ -116,7 +120,7 @@ pub(super) async fn run(
         from,
     };
     let is_resumable = source.about.is_some()
-        && sink.part().is_some_and(|part| part.may_resume())
+        && sink.may_resume()
         && errors.quarantine.as_ref().is_none_or(Part::may_resume);
     let marks = output.as_deref().filter(|_| is_resumable);
     let marks = marks.map(|output| Marks::new(output, &run.embedded.store));
@@ -127,10 +131,7 @@ pub(super) async fn run(
         give_up(sink, errors, output.as_deref());
         return Err(error);
     }
-    sink.finish()?;
-    if let Some(part) = errors.quarantine.take() {
-        part.finish()?;
-    }
+    run.complete(sink, &mut errors)?;
     output.as_deref().map(manifest::remove);
     run.end(arguments, output.as_deref(), &errors)
 }
@@ -164,22 +165,6 @@ fn said_once() -> impl FnMut(u64, u64) + Send + 'static {
 /// What a path leads to: a link's file is replaced, not the link.
 fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
-}
-
-fn layout(arguments: &Arguments, source: &Source) -> anyhow::Result<Layout> {
-    let format = arguments.output_format();
-    let keep = arguments.keep();
-    if !has_known_columns(&keep, source.format, format) {
-        bail!(
-            "the columns of lines aren't known before the last one: name them, as --keep-columns=a,b, or write --format jsonl"
-        );
-    }
-    let kept = match format {
-        // Each line has its own.
-        Format::Jsonl => Vec::new(),
-        Format::Csv | Format::Tsv => source.kept(&keep)?,
-    };
-    Ok(Layout { format, kept })
 }
 
 /// Where the run begins: at the file's start, or where the same run was killed.
@@ -279,7 +264,9 @@ impl Run {
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
-            output.write(&block.out)?;
+            for results in &block.out {
+                output.add(results)?;
+            }
             errors.take(&self.bar, block.bad)?;
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
@@ -296,6 +283,17 @@ impl Run {
         }
         let flushed = self.embedded.store.flush().await;
         self.stored(flushed)
+    }
+
+    /// Gives what was written its names.
+    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+        let model = self.manifest.model.as_deref();
+        let model = model.and_then(|model| self.engine.registry().resolve(model).ok());
+        sink.finish(model.as_ref().map(|model| model.info()))?;
+        if let Some(part) = errors.quarantine.take() {
+            part.finish()?;
+        }
+        Ok(())
     }
 
     /// Names the file of scores where it takes no more.

@@ -4,7 +4,10 @@
 
 use super::{
     Arguments,
-    block::{BadRow, Block, Input, Item, Json, Keep, Position, Rows},
+    block::Rows,
+    flow::Flow,
+    item::{BLOCK_BYTES, BadRow, Input, Item, Json, Keep, Position},
+    table::{Table, Taker, Wanted},
 };
 use crate::cli::{
     file::{Columns, CsvLines, CsvRow, Format, LINE_BYTES, Packing, described, unpack},
@@ -17,22 +20,7 @@ use std::{
     fs::{File, Metadata},
     io::{self, BufRead, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
 };
-use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
-
-/// Bytes of rows after which a block is cut, whatever their number.
-const BLOCK_BYTES: usize = 1 << 20;
-/// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
-const MAX_IN_HAND: usize = 16 << 20;
-/// Bytes that a block takes on its way for each of its rows, and for each of its own bytes: as a job, as results.
-const BYTES_PER_ROW: usize = 1_400;
-const BYTES_PER_BYTE: usize = 4;
-/// What one permit stands for.
-const PERMIT_BYTES: usize = 1 << 10;
 
 /// The file, and what is known of it before it is read.
 pub(super) struct Source {
@@ -40,48 +28,13 @@ pub(super) struct Source {
     pub format: Format,
     file: Option<File>,
     pub about: Option<Metadata>,
+    /// A table with types that was opened.
+    pub table: Option<Table>,
+    pub bar: ProgressBar,
     columns: Columns,
     keep: Keep,
     /// Whether rows are wanted as they stand.
     wants_rows: bool,
-}
-
-/// What the reading thread shares with the rest.
-pub(super) struct Flow {
-    pub bar: ProgressBar,
-    pub sender: mpsc::Sender<Block>,
-    /// Rows of one block at most.
-    pub max_rows: Arc<AtomicUsize>,
-    in_hand: Arc<Semaphore>,
-}
-
-impl Flow {
-    pub fn new(bar: ProgressBar, sender: mpsc::Sender<Block>, max_rows: Arc<AtomicUsize>) -> Self {
-        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND / PERMIT_BYTES));
-        Self {
-            bar,
-            sender,
-            max_rows,
-            in_hand,
-        }
-    }
-
-    /// Hands a block over once there is room for it; says whether anybody takes it.
-    fn send(&self, rows: Rows, count: usize, bytes: usize, end: Position) -> bool {
-        if count == 0 {
-            return true;
-        }
-        let size = BYTES_PER_BYTE * bytes + BYTES_PER_ROW * count;
-        let permits = (size.min(MAX_IN_HAND) / PERMIT_BYTES).max(1);
-        let permits = u32::try_from(permits).unwrap_or(u32::MAX);
-        let held = Handle::current().block_on(self.in_hand.clone().acquire_many_owned(permits));
-        let held = held.ok();
-        self.sender.blocking_send(Block { rows, end, held }).is_ok()
-    }
-
-    fn max_rows(&self) -> usize {
-        self.max_rows.load(Ordering::Relaxed).max(1)
-    }
 }
 
 /// Opens the file.
@@ -103,24 +56,36 @@ pub(super) fn open(arguments: &Arguments) -> anyhow::Result<Source> {
         let about = Some(about).filter(Metadata::is_file);
         (Some(file), about)
     };
+    let columns = Columns {
+        text: arguments.text_column.clone(),
+        text_pair: arguments.text_pair_column.clone(),
+        key: arguments.key_column.clone(),
+        features: arguments.feature_columns.clone(),
+    };
+    let (keep, wants_rows) = (arguments.keep(), arguments.quarantine.is_some());
+    let wanted = Wanted {
+        columns: &columns,
+        keep: &keep,
+        to_table: arguments.output_format().is_table(),
+        rows: wants_rows,
+    };
+    let format = format.unwrap_or(Format::Jsonl);
+    let bar = progress(about.as_ref().map(Metadata::len));
     Ok(Source {
+        table: Table::open(format, &path, file.as_ref(), &bar, &wanted)?,
         path,
-        format: format.unwrap_or(Format::Jsonl),
+        format,
         file,
         about,
-        columns: Columns {
-            text: arguments.text_column.clone(),
-            text_pair: arguments.text_pair_column.clone(),
-            key: arguments.key_column.clone(),
-            features: arguments.feature_columns.clone(),
-        },
-        keep: arguments.keep(),
-        wants_rows: arguments.quarantine.is_some(),
+        bar,
+        columns,
+        keep,
+        wants_rows,
     })
 }
 
 /// A bar over the file's bytes, on a terminal.
-pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
+fn progress(bytes: Option<u64>) -> ProgressBar {
     let (bar, template) = match bytes {
         Some(bytes) => (
             ProgressBar::new(bytes),
@@ -134,10 +99,13 @@ pub(super) fn progress(bytes: Option<u64>) -> ProgressBar {
 impl Source {
     /// The columns that go to the output, in its order, where the file has a header or they are named.
     pub fn kept(&self, wanted: &Keep) -> anyhow::Result<Vec<String>> {
+        if let Some(table) = &self.table {
+            return Ok(table.kept());
+        }
         match (wanted, self.format) {
             (Keep::None, _) | (Keep::Others, Format::Jsonl) => Ok(Vec::new()),
             (Keep::These(names), _) => Ok(names.clone()),
-            (Keep::Others, Format::Csv | Format::Tsv) => self.header_kept(wanted),
+            (Keep::Others, _) => self.header_kept(wanted),
         }
     }
 
@@ -159,6 +127,9 @@ impl Source {
     /// Reads what comes after a position, to the end or until nobody takes it any more.
     pub fn read(mut self, from: Position, flow: &Flow) -> anyhow::Result<()> {
         let shown = self.path.display().to_string();
+        if let Some(table) = self.table.take() {
+            return table.read(from, flow, &shown);
+        }
         let raw: Box<dyn Read + Send> = match self.file.take() {
             Some(file) => Box::new(flow.bar.wrap_read(file)),
             None => Box::new(flow.bar.wrap_read(io::stdin())),
@@ -170,7 +141,7 @@ impl Source {
                 let reader = self.skip(reader, packing, from, flow)?;
                 read_lines(reader, from, flow, &shown)
             }
-            Format::Csv | Format::Tsv => {
+            _ => {
                 let delimiter = self.format.delimiter();
                 let mut lines = CsvLines::new(reader, &self.columns, delimiter)
                     .with_context(|| shown.clone())?;

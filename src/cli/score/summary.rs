@@ -2,7 +2,7 @@
 //!
 //! Promises that a report holds no row's values.
 
-use super::{render::cell, tally::Tally};
+use super::{result::cell, tally::Tally};
 use crate::pipeline::Engine;
 use anyhow::Context;
 use serde_json::{Value, json};

@@ -3,9 +3,12 @@
 //! Promises that blocks are worked on independently of each other, and that a bad row costs only itself.
 
 use super::{
-    block::{BadRow, Block, Input, Item, Pick, Position, Rows},
-    lines::{items, unread},
-    render::{Layout, ResultRow},
+    item::{BadRow, Input, Item, Pick, Position},
+    lines::unread,
+    parsed::Parsed,
+    render::{Layout, Out, Piece},
+    result::ResultRow,
+    table::Batch,
     tally::Tally,
 };
 use crate::{
@@ -37,47 +40,12 @@ pub(super) struct Shared {
 
 /// What became of a block.
 pub(super) struct Done {
-    /// Lines of the output.
-    pub out: Vec<u8>,
+    /// The output, part by part.
+    pub out: Vec<Piece>,
     pub bad: Vec<BadRow>,
     pub tally: Tally,
     pub end: Position,
     _held: Option<OwnedSemaphorePermit>,
-}
-
-/// A block whose rows are known.
-pub(super) struct Parsed {
-    bytes: Vec<u8>,
-    pub items: Vec<Item>,
-    end: Position,
-    held: Option<OwnedSemaphorePermit>,
-}
-
-impl Parsed {
-    /// Takes a block's lines apart.
-    pub fn new(block: Block, pick: Option<&Pick>) -> Self {
-        let (bytes, items) = match block.rows {
-            Rows::Lines(bytes, first) => {
-                let items = items(&bytes, first, pick);
-                (bytes, items)
-            }
-            Rows::Items(items) => (Vec::new(), items),
-        };
-        Self {
-            bytes,
-            items,
-            end: block.end,
-            held: block.held,
-        }
-    }
-
-    /// The first input, as JSON.
-    pub fn first_input(&self) -> Option<&str> {
-        self.items.iter().find_map(|item| match item {
-            Item::Input(input) => Some(input.json.text(&self.bytes)),
-            Item::Job { .. } | Item::Bad(_) => None,
-        })
-    }
 }
 
 /// Inputs of one job that fail one by one before it is taken that all do: the run ends.
@@ -91,9 +59,8 @@ enum Part<'a> {
 }
 
 /// What a part adds to its block.
-#[derive(Default)]
 struct Written {
-    out: Vec<u8>,
+    out: Out,
     bad: Vec<BadRow>,
     tally: Tally,
     /// Inputs that couldn't be scored by themselves.
@@ -117,6 +84,7 @@ pub(super) async fn work(
     let Parsed {
         bytes,
         items,
+        batch,
         end,
         held,
     } = parsed;
@@ -137,6 +105,7 @@ pub(super) async fn work(
     let context = Context {
         shared: &shared,
         bytes: &bytes,
+        batch: batch.as_ref(),
         model: &model,
         number,
     };
@@ -156,10 +125,7 @@ pub(super) async fn work(
         let Written {
             out, bad, tally, ..
         } = part?;
-        match done.out.is_empty() {
-            true => done.out = out,
-            false => done.out.extend_from_slice(&out),
-        }
+        done.out.push(out.finish(batch.as_ref())?);
         done.bad.extend(bad);
         done.tally.merge(&tally);
     }
@@ -169,13 +135,28 @@ pub(super) async fn work(
 struct Context<'a> {
     shared: &'a Shared,
     bytes: &'a [u8],
+    batch: Option<&'a Batch>,
     model: &'a str,
     number: usize,
 }
 
 impl Context<'_> {
+    /// Nothing written yet.
+    fn begin(&self) -> Written {
+        let model = self.shared.engine.registry().resolve(self.model).ok();
+        Written {
+            out: self
+                .shared
+                .layout
+                .begin(model.as_ref().map(|model| model.info())),
+            bad: Vec::new(),
+            tally: Tally::default(),
+            failures: 0,
+        }
+    }
+
     async fn part(&self, part: usize, rows: Part<'_>) -> anyhow::Result<Written> {
-        let mut written = Written::default();
+        let mut written = self.begin();
         match rows {
             Part::Bad(bad) => written.bad(bad.clone()),
             Part::Job { line, body } => self.job(line, body, &mut written).await?,
@@ -185,7 +166,7 @@ impl Context<'_> {
                     return Ok(written);
                 }
                 // A line that reads as JSON at first sight and isn't: it costs itself, not its neighbours.
-                let mut written = Written::default();
+                let mut written = self.begin();
                 let mut fit = Vec::with_capacity(inputs.len());
                 for input in inputs {
                     match unread(input.line, self.text(input)) {
@@ -264,7 +245,9 @@ impl Context<'_> {
             Outcome::Done { result, .. } => {
                 written.tally.count(&counts.unwrap_or_default());
                 let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
-                written.out.reserve(result.results.len() + results.len());
+                if let Out::Text(out) = &mut written.out {
+                    out.reserve(result.results.len() + results.len());
+                }
                 for (input, raw) in inputs.iter().zip(results) {
                     self.result(input, raw.get(), written)?;
                 }
@@ -308,7 +291,7 @@ impl Context<'_> {
         row.count(&mut written.tally, self.shared.reports);
         written.tally.rows += 1;
         let layout = &self.shared.layout;
-        layout.result(&mut written.out, raw, &row, &input.kept);
+        layout.result(&mut written.out, raw, &row, Some(input), self.batch);
         Ok(())
     }
 
@@ -330,6 +313,15 @@ impl Context<'_> {
     /// Runs a whole job.
     async fn job(&self, line: u64, body: &str, written: &mut Written) -> anyhow::Result<()> {
         let replies = self.shared.layout.format == Format::Jsonl;
+        if self.shared.layout.shape.is_some() {
+            written.bad(BadRow {
+                line,
+                column: None,
+                problem: "a whole job has no row in a table: write --format jsonl".to_owned(),
+                row: Some(body.to_owned()),
+            });
+            return Ok(());
+        }
         let (ended, _) = self.run(body.as_bytes().to_vec()).await;
         let counts = ended.as_ref().map(|ended| ended.counts);
         let bad = |problem: String| BadRow {
@@ -354,24 +346,22 @@ impl Context<'_> {
                     row.count(&mut written.tally, self.shared.reports);
                     written.tally.rows += 1;
                     if !replies {
-                        self.shared
-                            .layout
-                            .result(&mut written.out, raw.get(), &row, &[]);
+                        let layout = &self.shared.layout;
+                        layout.result(&mut written.out, raw.get(), &row, None, None);
                     }
                 }
                 if replies {
-                    written.out.extend(result::ok_reply(&job_id, &result));
-                    written.out.push(b'\n');
+                    written.out.extend(&result::ok_reply(&job_id, &result));
+                    written.out.extend(b"\n");
                 }
             }
             Outcome::Rejected { job_id, rejection } => {
                 written.bad(bad(rejection.to_string()));
                 if replies && !self.shared.quarantines {
                     let job_id = job_id.unwrap_or_default();
-                    written
-                        .out
-                        .extend(result::rejected_reply(&job_id, &rejection));
-                    written.out.push(b'\n');
+                    let reply = result::rejected_reply(&job_id, &rejection);
+                    written.out.extend(&reply);
+                    written.out.extend(b"\n");
                 }
             }
             Outcome::Retry { reason, .. } => written.bad(bad(reason)),

@@ -65,7 +65,7 @@ impl Submission<'_> {
                         let pending = self.post.send(&message).await?;
                         confirms.push(async move { pending.settle().await });
                     }
-                    Some(Read::Bad(bad)) => self.tally.bad_lines.report(self.bar, &bad),
+                    Some(Read::Bad(bad)) => self.tally.bad_lines.report(self.bar, "line", &bad),
                     None => reading = false,
                 },
                 Some(outcome) = confirms.next(), if !confirms.is_empty() => self.confirmed(outcome)?,

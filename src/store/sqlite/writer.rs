@@ -20,9 +20,9 @@ use std::{
 use tokio::sync::{Notify, oneshot};
 
 /// Bytes of rows from which a transaction is begun. The larger it is, the more keys fall on one page of the look-up table.
-const WRITE_FROM: usize = 6 << 20;
+const WRITE_FROM: usize = 4 << 20;
 /// Bytes of rows that wait at most beside those that are being written.
-const MAX_STAGED: usize = 12 << 20;
+const MAX_STAGED: usize = 8 << 20;
 /// Longest time that a row waits for others. A process that is killed loses no more than that, which is scored again.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 /// Wait before a write is repeated that another process holds up.

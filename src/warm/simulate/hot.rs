@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     heat::{
-        REPORTED, Readers,
+        MAX_REPORTED, Readers,
         follow::Follow,
         sketch::{CAPACITY, Sketch},
     },
@@ -142,11 +142,11 @@ impl Knowledge {
     }
 
     fn reported(&self, now: f64) -> Vec<(u32, f64)> {
-        let asked = self.sketch.hot(now).into_iter().take(REPORTED);
+        let asked = self.sketch.hot(now).into_iter().take(MAX_REPORTED);
         let mut keys: Vec<(u32, f64)> = asked.map(|(key, rate)| (number(&key), rate)).collect();
         if self.seen == Seen::Hints {
             let mut rates: HashMap<u32, f64> = keys.drain(..).collect();
-            let read = self.readers.hottest_at(now, REPORTED, 0).into_iter();
+            let read = self.readers.hottest_at(now, MAX_REPORTED, 0).into_iter();
             for one in read.flat_map(|(_, names)| names) {
                 if let Ok(key) = one.name.parse::<u32>() {
                     *rates.entry(key).or_default() += one.rate;

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{Interval, MissedTickBehavior},
 };
 
@@ -44,10 +44,32 @@ pub(in crate::worker) async fn beat(health: Health) -> anyhow::Result<()> {
     }
 }
 
+/// Asks Redis how it is, again and again. Words that may have been written late are taken back beside that: they may be many.
 pub(in crate::worker) async fn check_redis(
     engine: Arc<Engine>,
     health: Health,
     metrics: Metrics,
+) -> anyhow::Result<()> {
+    let well = Notify::new();
+    let taking_back = async {
+        loop {
+            well.notified().await;
+            if let Some(redis) = engine.cache().server() {
+                redis.take_back_unsure().await;
+            }
+        }
+    };
+    tokio::select! {
+        ended = check_again(&engine, &health, &metrics, &well) => ended,
+        () = taking_back => Ok(()),
+    }
+}
+
+async fn check_again(
+    engine: &Engine,
+    health: &Health,
+    metrics: &Metrics,
+    well: &Notify,
 ) -> anyhow::Result<()> {
     let mut tick = every(CHECK_REDIS);
     let mut before = Tally::default();
@@ -61,6 +83,9 @@ pub(in crate::worker) async fn check_redis(
         let begun = Instant::now();
         let checked = redis.check(&mut checks).await;
         metrics.marks_repaired(checked.repaired);
+        if checked.works.is_ok() {
+            well.notify_one();
+        }
         let tally = redis.tally();
         let judged = checked.works.and_then(|()| judge(&before, &tally));
         health.checked(

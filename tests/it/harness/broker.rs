@@ -148,7 +148,7 @@ impl Broker {
     /// Starts the node on its port and data, and returns when it accepts AMQP.
     pub async fn start(&self) {
         self.spawn();
-        eventually("RabbitMQ accepts connections", PATIENCE, || async {
+        eventually("RabbitMQ accepts connections", 3 * PATIENCE, || async {
             self.expect_alive();
             self.accepts().await.then_some(())
         })

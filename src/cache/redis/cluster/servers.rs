@@ -67,6 +67,9 @@ impl Node {
             Unanswered::Failed(error) if !is_refusal(&error) => {
                 Unanswered::Failed(self.names(error))
             }
+            Unanswered::Unsent(error) if !is_refusal(&error) => {
+                Unanswered::Unsent(self.names(error))
+            }
             _ => why,
         })
     }

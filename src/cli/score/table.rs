@@ -1,0 +1,98 @@
+//! Owns tables whose columns have types: Parquet files, and Arrow files and streams, as they are read and written.
+//!
+//! Promises bounded memory whatever a file claims: what claims more than its bound ends the run with one line that says so. Refuses to show
+//! what the libraries say of a file: their texts may quote its rows.
+
+mod arrow_file;
+mod arrow_stream;
+mod build;
+mod cells;
+mod header;
+mod ipc;
+mod kept;
+mod message;
+mod pages;
+mod parquet;
+mod plan;
+mod rows;
+mod schema;
+mod write;
+
+pub(super) use build::{Builder, Ready};
+pub(super) use rows::{Batch, Taker};
+pub(super) use schema::Shape;
+pub(super) use write::Encoder;
+
+use super::item::{Keep, Position};
+use crate::cli::file::{Columns, Format};
+use anyhow::bail;
+use indicatif::ProgressBar;
+use std::{fs::File, path::Path};
+
+/// Bytes of one page of Parquet, or of one batch of Arrow, unpacked: what may be in memory at once of it.
+const MAX_PAGE_BYTES: usize = 128 << 20;
+/// Bytes of all that is unpacked at once of a file.
+const MAX_UNPACKED_BYTES: usize = 256 << 20;
+
+/// What is asked of a table.
+pub(super) struct Wanted<'a> {
+    pub columns: &'a Columns,
+    pub keep: &'a Keep,
+    /// Whether the output has columns with types as well: what is kept needs no text.
+    pub to_table: bool,
+    /// Whether rows are wanted as they stand.
+    pub rows: bool,
+}
+
+/// A table to read.
+pub(super) enum Table {
+    Parquet(parquet::Parquet),
+    Arrow(ipc::Arrow),
+}
+
+impl Table {
+    /// Opens a table: `file` is none for standard input. Nothing where the format isn't one of a table.
+    pub fn open(
+        format: Format,
+        path: &Path,
+        file: Option<&File>,
+        bar: &ProgressBar,
+        wanted: &Wanted<'_>,
+    ) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
+        Ok(match (format, file) {
+            (Format::Jsonl | Format::Csv | Format::Tsv, _) => None,
+            (Format::Parquet, Some(file)) if file.metadata().is_ok_and(|about| about.is_file()) => {
+                let table = parquet::Parquet::open(&shown.to_string(), file, wanted)?;
+                Some(Self::Parquet(table))
+            }
+            (Format::Parquet, _) => bail!(
+                "{shown}: Parquet is read from a file alone, since its columns are listed at its end: give the file, or a stream with --input-format arrow"
+            ),
+            (Format::Arrow, file) => {
+                let table = ipc::Arrow::open(&shown.to_string(), file, bar, wanted)?;
+                Some(Self::Arrow(table))
+            }
+        })
+    }
+
+    /// The columns that go to the output, in its order.
+    pub fn kept(&self) -> Vec<String> {
+        self.plan().kept_names()
+    }
+
+    fn plan(&self) -> &plan::Plan {
+        match self {
+            Self::Parquet(table) => table.plan(),
+            Self::Arrow(table) => table.plan(),
+        }
+    }
+
+    /// Reads what comes after a position, to the end or until nobody takes it any more.
+    pub fn read(self, from: Position, flow: &impl Taker, shown: &str) -> anyhow::Result<()> {
+        match self {
+            Self::Parquet(table) => table.read(from, flow, shown),
+            Self::Arrow(table) => table.read(from, flow, shown),
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Owns reading Arrow streams message by message, as they come.
+//!
+//! Promises that no message is read, nor unpacked, that claims more than its bound.
+
+use super::message::{CONTINUATION_MARKER, check_length, check_packed};
+use crate::redact::Redact;
+use anyhow::{Context, anyhow, bail};
+use arrow_array::RecordBatch;
+use arrow_buffer::Buffer;
+use arrow_ipc::{reader::StreamDecoder, root_as_message};
+use arrow_schema::Schema;
+use std::io::{self, BufRead, Read};
+
+/// A stream that was opened.
+pub(super) struct ArrowStream {
+    reader: Box<dyn BufRead + Send>,
+    decoder: StreamDecoder,
+    /// What of a message is still to be decoded.
+    message: Buffer,
+}
+
+impl ArrowStream {
+    /// Reads which columns it has.
+    pub fn open(mut reader: Box<dyn BufRead + Send>) -> anyhow::Result<(Self, Schema)> {
+        let start = reader.fill_buf().map_err(unreadable)?;
+        if start.is_empty() {
+            bail!("no Arrow file or stream: it is empty");
+        }
+        if start.starts_with(b"ARROW1") {
+            bail!(
+                "an Arrow file is read from a file alone, and not packed: in a pipe, write a stream"
+            );
+        }
+        if !start.starts_with(&CONTINUATION_MARKER) {
+            bail!("no Arrow file or stream: it doesn't begin as one");
+        }
+        let mut stream = Self {
+            reader,
+            decoder: StreamDecoder::new(),
+            message: Buffer::from(&[]),
+        };
+        let Some(message) = stream.next()? else {
+            bail!("it ends before its columns are named");
+        };
+        let head = root_as_message(message.get(8..).unwrap_or_default()).ok();
+        let schema = head.and_then(|head| {
+            let schema = head.header_as_schema()?;
+            let is_readable = schema.endianness().equals_to_target_endianness();
+            let schema = arrow_ipc::convert::try_fb_to_schema(schema).ok();
+            schema.filter(|_| is_readable)
+        });
+        let schema = schema
+            .context("its columns can't be read: it is damaged, or has types that aren't known")?;
+        stream.message = message;
+        Ok((stream, schema))
+    }
+
+    pub fn next_batch(&mut self) -> anyhow::Result<Option<RecordBatch>> {
+        loop {
+            // A message without a body is read with the next one.
+            while !self.message.is_empty() {
+                let decoded = self.decoder.decode(&mut self.message);
+                // What the library says may quote a row.
+                let decoded = decoded.ok();
+                let decoded =
+                    decoded.context("a batch is damaged, or has a text that isn't UTF-8")?;
+                if decoded.is_some() {
+                    return Ok(decoded);
+                }
+            }
+            match self.next()? {
+                Some(message) => self.message = message,
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// The next message whole; nothing at the end.
+    fn next(&mut self) -> anyhow::Result<Option<Buffer>> {
+        let mut bytes = Vec::new();
+        match self.take(&mut bytes, 8)? {
+            0 => return Ok(None),
+            8 => {}
+            _ => bail!("it was cut"),
+        }
+        let Some(([a, b, c, d], [e, f, g, h])) = halves(&bytes) else {
+            bail!("it was cut");
+        };
+        if [a, b, c, d] != CONTINUATION_MARKER {
+            bail!("it is damaged: a message doesn't begin as one");
+        }
+        let head = u32::from_le_bytes([e, f, g, h]);
+        if head == 0 {
+            return Ok(None);
+        }
+        let (head, _) = check_length(head.into(), 0)?;
+        self.add(&mut bytes, head)?;
+        let (head, body) = match root_as_message(bytes.get(8..).unwrap_or_default()) {
+            Ok(message) => check_length(head as i64, message.bodyLength())?,
+            Err(_) => bail!("it is damaged: a message can't be read"),
+        };
+        self.add(&mut bytes, body)?;
+        let (head, body) = bytes.split_at(8 + head as usize);
+        match root_as_message(head.get(8..).unwrap_or_default()) {
+            Ok(message) => check_packed(&message, body)?,
+            Err(_) => bail!("it is damaged: a message can't be read"),
+        }
+        Ok(Some(Buffer::from_vec(bytes)))
+    }
+
+    fn add(&mut self, to: &mut Vec<u8>, count: u64) -> anyhow::Result<()> {
+        match self.take(to, count)? == count {
+            true => Ok(()),
+            false => bail!("it was cut"),
+        }
+    }
+
+    /// Adds so many bytes, as far as there are: as they come, not at once as they are claimed.
+    fn take(&mut self, to: &mut Vec<u8>, count: u64) -> anyhow::Result<u64> {
+        let read = self.reader.by_ref().take(count).read_to_end(to);
+        read.map(|read| read as u64).map_err(unreadable)
+    }
+}
+
+/// A message's first two words.
+fn halves(bytes: &[u8]) -> Option<([u8; 4], [u8; 4])> {
+    let (first, rest) = bytes.split_first_chunk()?;
+    Some((*first, *rest.first_chunk()?))
+}
+
+fn unreadable(error: io::Error) -> anyhow::Error {
+    anyhow!("it can't be read: {}", error.redacted())
+}

@@ -1,0 +1,101 @@
+//! Owns reading Arrow: files by their footers, streams as they come, from a pipe as well and packed.
+
+use super::{
+    Wanted,
+    arrow_file::{self, ArrowFile},
+    arrow_stream::ArrowStream,
+    plan::Plan,
+    rows::{self, Taker},
+};
+use crate::cli::{file::unpack, score::item::Position};
+use anyhow::Context;
+use arrow_array::RecordBatch;
+use indicatif::ProgressBar;
+use std::{
+    fs::File,
+    io::{self, Read},
+    sync::Arc,
+};
+
+/// A file or stream that was opened.
+pub(in super::super) struct Arrow {
+    batches: Batches,
+    plan: Arc<Plan>,
+}
+
+enum Batches {
+    File(ArrowFile),
+    Stream(ArrowStream),
+}
+
+impl Arrow {
+    /// Opens a file, or standard input, and reads which columns it has.
+    pub fn open(
+        shown: &str,
+        file: Option<&File>,
+        bar: &ProgressBar,
+        wanted: &Wanted<'_>,
+    ) -> anyhow::Result<Self> {
+        let unreadable = || format!("{shown} can't be read");
+        let file = file.map(File::try_clone).transpose();
+        let raw: Box<dyn Read + Send> = match file.with_context(unreadable)? {
+            Some(file) if arrow_file::is_one(&file) => {
+                let opened = ArrowFile::open(file).with_context(|| shown.to_owned())?;
+                let plan = Plan::new(opened.schema(), wanted).with_context(|| shown.to_owned())?;
+                return Ok(Self {
+                    batches: Batches::File(opened.reading(&plan.read)),
+                    plan: Arc::new(plan),
+                });
+            }
+            Some(file) => Box::new(bar.wrap_read(file)),
+            None => Box::new(bar.wrap_read(io::stdin())),
+        };
+        let (reader, _) = unpack(raw).with_context(unreadable)?;
+        let opened = ArrowStream::open(reader).with_context(|| shown.to_owned())?;
+        let (stream, schema) = opened;
+        let plan = Plan::new(&schema, wanted).with_context(|| shown.to_owned())?;
+        Ok(Self {
+            batches: Batches::Stream(stream),
+            plan: Arc::new(plan),
+        })
+    }
+
+    pub(super) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Reads the rows after a position.
+    pub fn read(mut self, from: Position, flow: &impl Taker, shown: &str) -> anyhow::Result<()> {
+        let mut before = 0;
+        loop {
+            let batch = self.next_batch(flow);
+            let batch = batch.with_context(|| format!("{shown}: after row {before}"))?;
+            let Some(columns) = batch else {
+                return Ok(());
+            };
+            let rows = columns.num_rows();
+            let skipped = from.lines.saturating_sub(before).min(rows as u64);
+            let rest = columns.slice(skipped as usize, rows - skipped as usize);
+            if !rows::send(&self.plan, &rest, before + skipped + 1, flow) {
+                return Ok(());
+            }
+            before += rows as u64;
+        }
+    }
+
+    fn next_batch(&mut self, flow: &impl Taker) -> anyhow::Result<Option<RecordBatch>> {
+        match &mut self.batches {
+            Batches::File(file) => {
+                flow.note(file.position());
+                file.next_batch()
+            }
+            Batches::Stream(stream) => {
+                let Some(batch) = stream.next_batch()? else {
+                    return Ok(None);
+                };
+                let columns = batch.project(&self.plan.read);
+                columns.ok().context("a batch is damaged").map(Some)
+            }
+        }
+    }
+}

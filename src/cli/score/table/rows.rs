@@ -1,0 +1,216 @@
+//! Owns what the rows of a batch are: inputs, or bad; and how a batch is cut into blocks.
+//!
+//! Promises that a row which can't be used costs only itself, and that a block is bounded in bytes.
+
+use super::{
+    super::item::{BLOCK_BYTES, BadRow, Input, Item, Json, Position},
+    cells,
+    plan::{Features, Plan},
+};
+use crate::cli::file::LINE_BYTES;
+use arrow_array::{Array, RecordBatch};
+use kiln_contract::job::write;
+use std::{borrow::Cow, sync::Arc};
+
+/// Rows of a table that are worked on together.
+pub(in super::super) struct Batch {
+    pub(super) plan: Arc<Plan>,
+    pub(super) columns: RecordBatch,
+    /// The number of its first row, counted from 1.
+    pub(super) first: u64,
+}
+
+/// Takes the rows that are read.
+pub(in super::super) trait Taker {
+    /// Rows that are taken together at most.
+    fn max_rows(&self) -> usize;
+    /// Takes rows, once there is room for them: so many, with so many bytes, up to a position. Says whether anybody wants more.
+    fn take(&self, batch: Batch, rows: usize, bytes: usize, end: Position) -> bool;
+    /// Notes how many bytes of the file are read.
+    fn note(&self, bytes: u64);
+}
+
+/// Cuts a batch into blocks, the first of whose rows has the number `first`. Says whether anybody takes them.
+pub(super) fn send(plan: &Arc<Plan>, columns: &RecordBatch, first: u64, flow: &impl Taker) -> bool {
+    let (mut begin, mut bytes) = (0, 0);
+    let count = columns.num_rows();
+    for row in 0..count {
+        bytes += size(columns, row);
+        let rows = row + 1 - begin;
+        if rows < flow.max_rows() && bytes < BLOCK_BYTES && row + 1 < count {
+            continue;
+        }
+        let batch = Batch {
+            plan: plan.clone(),
+            columns: columns.slice(begin, rows),
+            first: first + begin as u64,
+        };
+        let end = Position {
+            bytes: 0,
+            lines: first + row as u64,
+        };
+        if !flow.take(batch, rows, bytes, end) {
+            return false;
+        }
+        (begin, bytes) = (row + 1, 0);
+    }
+    true
+}
+
+fn size(columns: &RecordBatch, row: usize) -> usize {
+    let columns = columns.columns().iter();
+    columns
+        .map(|column| cells::size(column.as_ref(), row))
+        .sum()
+}
+
+/// Why a row can't be used: the column at fault, and what is wrong with it.
+type Problem = (Option<usize>, String);
+
+impl Batch {
+    /// Its rows, in order.
+    pub fn items(&self) -> Vec<Item> {
+        (0..self.columns.num_rows())
+            .map(|row| self.item(row))
+            .collect()
+    }
+
+    fn item(&self, row: usize) -> Item {
+        let line = self.first + row as u64;
+        if size(&self.columns, row) as u64 > LINE_BYTES {
+            return Item::Bad(BadRow::too_long(line));
+        }
+        let read = self.input(row).and_then(|json| Ok((json, self.kept(row)?)));
+        match read {
+            Ok((json, kept)) => Item::Input(Input {
+                line,
+                json: Json::Own(json),
+                kept,
+                row: self.plan.rows.then(|| self.whole(row)),
+            }),
+            Err((column, problem)) => Item::Bad(BadRow {
+                line,
+                column: column.map(|at| self.plan.name(at).to_owned()),
+                problem,
+                row: Some(self.whole(row)),
+            }),
+        }
+    }
+
+    fn column(&self, at: usize) -> &dyn Array {
+        self.columns.column(at).as_ref()
+    }
+
+    /// Whether a column is declared as text, whatever it is read as.
+    fn is_string(&self, at: usize) -> bool {
+        let field = self.plan.fields.get(at);
+        field.is_some_and(|field| cells::is_string(field.data_type()))
+    }
+
+    fn problem(&self, at: usize, what: &str) -> Problem {
+        let name = self.plan.name(at);
+        (Some(at), format!("column `{name}` {what}"))
+    }
+
+    fn input(&self, row: usize) -> Result<String, Problem> {
+        let key = self.plan.key.map(|at| self.key(at, row)).transpose()?;
+        let key = key.flatten();
+        let Some(text) = self.plan.text else {
+            let values = self.features(row)?;
+            return Ok(write::input(|input| {
+                input.features(&values);
+                if let Some(key) = &key {
+                    input.key(key);
+                }
+            }));
+        };
+        let text = self.text(text, row)?;
+        let pair = self.plan.text_pair.map(|at| self.text(at, row));
+        let pair = pair.transpose()?;
+        Ok(write::input(|input| {
+            if let Some(key) = &key {
+                input.key(key);
+            }
+            input.text(text);
+            if let Some(pair) = pair {
+                input.text_pair(pair);
+            }
+        }))
+    }
+
+    fn key(&self, at: usize, row: usize) -> Result<Option<Cow<'_, str>>, Problem> {
+        let column = self.column(at);
+        if column.is_null(row) {
+            return Ok(None);
+        }
+        if cells::is_text(column.data_type()) {
+            return self.text(at, row).map(|text| Some(text.into()));
+        }
+        let json = cells::json(column, row).unwrap_or_default();
+        Ok(Some(json.trim_matches('"').to_owned().into()))
+    }
+
+    fn text(&self, at: usize, row: usize) -> Result<&str, Problem> {
+        let text = cells::text(self.column(at), row);
+        let text = text.ok_or_else(|| self.problem(at, "is null"))?;
+        std::str::from_utf8(text).map_err(|_| self.problem(at, "is not UTF-8"))
+    }
+
+    fn features(&self, row: usize) -> Result<Vec<f64>, Problem> {
+        match &self.plan.features {
+            Features::None => Ok(Vec::new()),
+            Features::List(at) => {
+                let items = cells::list(self.column(*at), row);
+                let items = items.ok_or_else(|| self.problem(*at, "is null"))?;
+                let each = 0..items.len();
+                each.map(|row| self.number(*at, items.as_ref(), row))
+                    .collect()
+            }
+            Features::Columns(all) => {
+                let each = all.iter();
+                each.map(|at| self.number(*at, self.column(*at), row))
+                    .collect()
+            }
+        }
+    }
+
+    fn number(&self, at: usize, array: &dyn Array, row: usize) -> Result<f64, Problem> {
+        let value = cells::number(array, row);
+        let value = value.ok_or_else(|| self.problem(at, "is null"))?;
+        match value.is_finite() {
+            true => Ok(value),
+            false => Err(self.problem(at, "is no finite number")),
+        }
+    }
+
+    /// What goes to the output as text. What goes there as it is, is looked at as well: a text that is none has no form there.
+    fn kept(&self, row: usize) -> Result<Vec<(String, String)>, Problem> {
+        let mut kept = Vec::new();
+        for at in self.plan.kept.iter().copied() {
+            let column = self.column(at);
+            if self.plan.kept_as_text {
+                let json = cells::json(column, row);
+                let json = json.ok_or_else(|| self.problem(at, "is not UTF-8"))?;
+                kept.push((self.plan.name(at).to_owned(), json));
+            } else if self.is_string(at) && !column.is_null(row) {
+                self.text(at, row)?;
+            }
+        }
+        Ok(kept)
+    }
+
+    /// A row as a JSON object, as far as it was read and has a form.
+    fn whole(&self, row: usize) -> String {
+        let each = self.plan.fields.iter().zip(self.columns.columns());
+        let cells: Vec<String> = each
+            .map(|(field, column)| {
+                let json = cells::is_plain(column.data_type())
+                    .then(|| cells::json(column.as_ref(), row))
+                    .flatten();
+                let name = serde_json::json!(field.name());
+                format!("{name}:{}", json.as_deref().unwrap_or("null"))
+            })
+            .collect();
+        format!("{{{}}}", cells.join(","))
+    }
+}
