@@ -271,7 +271,7 @@ impl Reading {
     ) -> Result<Result<Taken, SourceError>, Stopped> {
         self.look_at(&page, posting);
         let rows: Vec<Marked> = page.rows.into_iter().map(Marked::of).collect();
-        let places: Vec<(i64, u128)> = rows.iter().map(Marked::place).collect();
+        let marks: Vec<(i64, u128)> = rows.iter().map(Marked::at).collect();
         let changed_us = rows.last().and_then(Marked::changed_us);
         let window = self.window.as_ref().map(|(_, window)| window);
         let has_met = |(at, mark): &(i64, u128)| window.is_some_and(|w| w.has_met(*at, *mark));
@@ -290,7 +290,7 @@ impl Reading {
         }
         if let Some((_, window)) = self.window.as_mut().filter(|_| is_whole) {
             if let Some(covered) = &page.covered {
-                window.cover(covered, &places);
+                window.cover(covered, &marks);
             }
             if page.is_last {
                 window.end();

@@ -47,7 +47,8 @@ impl Marked {
         Self { found, mark }
     }
 
-    pub(super) fn place(&self) -> (i64, u128) {
+    /// Its position, and what it is remembered by there.
+    pub(super) fn at(&self) -> (i64, u128) {
         (self.found.at.position, self.mark)
     }
 

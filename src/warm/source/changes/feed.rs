@@ -150,9 +150,8 @@ impl Changes {
                 "expected $1, the position, and at the utmost $2, the last `tie` as text".into(),
             ));
         }
-        let feed = Feed { kind, breaks_ties };
-        rows::check_columns(prepared.columns(), feed)?;
-        Ok((connection, feed))
+        rows::check_columns(prepared.columns(), kind, breaks_ties)?;
+        Ok((connection, Feed { kind, breaks_ties }))
     }
 
     /// The rows after a point. A connection that failed is made anew the next time.

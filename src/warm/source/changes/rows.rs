@@ -1,6 +1,6 @@
 //! Owns which columns a followed table may have, and converts its rows. An error names a column, and never a value.
 
-use super::{PositionKind, page::Feed};
+use super::PositionKind;
 use crate::warm::source::{MAX_ROW_BYTES, RowContent, SourceError};
 use kiln_contract::job;
 use sqlx::{
@@ -32,9 +32,12 @@ pub(in crate::warm) struct ChangedRow {
     pub changed_us: Option<i64>,
 }
 
-/// Refuses columns with other names or types.
-pub(super) fn check_columns(columns: &[PgColumn], feed: Feed) -> Result<(), SourceError> {
-    let kind = feed.kind;
+/// Refuses columns with other names or types, and those that lack what ties are `parted` by.
+pub(super) fn check_columns(
+    columns: &[PgColumn],
+    kind: PositionKind,
+    parted: bool,
+) -> Result<(), SourceError> {
     let is_there = |name: &str| columns.iter().any(|column| column.name() == name);
     for column in columns {
         let (name, found) = (column.name(), column.type_info().name());
@@ -73,7 +76,7 @@ pub(super) fn check_columns(columns: &[PgColumn], feed: Feed) -> Result<(), Sour
     if !is_there("position") {
         return Err(SourceError("expected a column `position`".into()));
     }
-    if feed.breaks_ties && !is_there("tie") {
+    if parted && !is_there("tie") {
         return Err(SourceError(
             "expected a column `tie`: what $2 is compared with, without the key's prefix".into(),
         ));
