@@ -275,7 +275,7 @@ impl Reading {
         let changed_us = rows.last().and_then(Marked::changed_us);
         let window = self.window.as_ref().map(|(_, window)| window);
         let has_met = |(at, mark): &(i64, u128)| window.is_some_and(|w| w.has_met(*at, *mark));
-        let is_news = !places.iter().all(has_met);
+        let is_news = !marks.iter().all(has_met);
         match self.post(follower, rows, posting).await? {
             Ok(Posted::All) => {}
             Ok(Posted::Settled) => {
