@@ -240,16 +240,16 @@ impl Parquet {
         let chunks = self.leaves.iter();
         let chunks = chunks.filter_map(|leaf| about.columns().get(*leaf));
         let is_shared = |encoding: Encoding| encoding == Encoding::DELTA_BYTE_ARRAY;
-        let (mut bytes, mut most) = (0, MAX_INPUTS);
+        let (mut bytes, mut max) = (0, MAX_INPUTS);
         for chunk in chunks {
             bytes += usize::try_from(chunk.uncompressed_size()).unwrap_or_default();
             if chunk.encodings().any(is_shared) {
-                most = SHARED_ROWS;
+                max = SHARED_ROWS;
             }
         }
         // Long texts are read fewer at a time: a batch holds all its pages.
         let a_row = bytes / usize::try_from(about.num_rows()).unwrap_or(1).max(1);
-        let rows = (BATCH_BYTES / a_row.max(1)).clamp(1, most);
+        let rows = (BATCH_BYTES / a_row.max(1)).clamp(1, max);
         let reader =
             ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, group, rows, None);
         let Ok(reader) = reader else {
