@@ -240,9 +240,10 @@ impl Parquet {
         let chunks = self.leaves.iter();
         let chunks = chunks.filter_map(|leaf| about.columns().get(*leaf));
         let is_shared = |encoding: Encoding| encoding == Encoding::DELTA_BYTE_ARRAY;
-        let (mut bytes, mut max) = (0, MAX_INPUTS);
+        let (mut bytes, mut max) = (0_usize, MAX_INPUTS);
         for chunk in chunks {
-            bytes += usize::try_from(chunk.uncompressed_size()).unwrap_or_default();
+            let own = usize::try_from(chunk.uncompressed_size()).unwrap_or_default();
+            bytes = bytes.saturating_add(own);
             if chunk.encodings().any(is_shared) {
                 max = SHARED_ROWS;
             }
