@@ -91,6 +91,10 @@ impl ArrowStream {
         }
         let head = u32::from_le_bytes([e, f, g, h]);
         if head == 0 {
+            // What comes after a stream's end would be left out without a word.
+            if !self.reader.fill_buf().map_err(unreadable)?.is_empty() {
+                bail!("more comes after the stream's end: give one stream at a time");
+            }
             return Ok(None);
         }
         let (head, _) = check_length(head.into(), 0)?;
@@ -130,4 +134,42 @@ fn halves(bytes: &[u8]) -> Option<([u8; 4], [u8; 4])> {
 
 fn unreadable(error: io::Error) -> anyhow::Error {
     anyhow!("it can't be read: {}", error.redacted())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::StringArray;
+    use arrow_ipc::writer::StreamWriter;
+    use std::{io::Cursor, sync::Arc};
+
+    fn stream() -> Vec<u8> {
+        let texts = Arc::new(StringArray::from(vec!["nice"])) as _;
+        let batch = RecordBatch::try_from_iter([("text", texts)]).expect("one column");
+        let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).expect("memory");
+        writer.write(&batch).expect("memory");
+        writer.finish().expect("memory");
+        writer.into_inner().expect("memory")
+    }
+
+    fn read(bytes: Vec<u8>) -> (usize, Option<String>) {
+        let reader = Box::new(Cursor::new(bytes));
+        let (mut stream, _) = ArrowStream::open(reader).expect("a stream");
+        let mut rows = 0;
+        loop {
+            match stream.next_batch() {
+                Ok(Some(batch)) => rows += batch.num_rows(),
+                Ok(None) => return (rows, None),
+                Err(error) => return (rows, Some(error.to_string())),
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_after_a_streams_end_is_told_and_not_left_out() {
+        assert_eq!(read(stream()), (1, None));
+        let (rows, problem) = read([stream(), stream()].concat());
+        assert_eq!(rows, 1);
+        assert!(problem.is_some_and(|said| said.contains("one stream at a time")));
+    }
 }
