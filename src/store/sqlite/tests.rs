@@ -194,6 +194,7 @@ async fn a_file_that_is_full_is_known_to_be_whatever_was_asked_of_it() {
     full.await.expect_err("it is full");
     let problem = store.check().expect_err("it is known");
     assert!(problem.to_string().contains("full"), "{problem}");
+    assert!(store.flush().await.is_err());
 }
 
 #[tokio::test]

@@ -104,10 +104,11 @@ impl Queue {
             let written = self.written.notified();
             {
                 let mut state = self.state();
+                // A file that took no more once is done with, whether or not this caller's rows were before that.
+                check(&state)?;
                 if state.written >= batches {
                     return Ok(());
                 }
-                check(&state)?;
                 state.is_urgent = true;
                 self.wake.notify_one();
             }
