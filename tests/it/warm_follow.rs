@@ -360,3 +360,22 @@ async fn a_schedule_that_ends_while_the_broker_is_away_ends_its_run_and_loses_no
     schedules.put("bulk", &text);
     served(&stack, "b:*", 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_without_a_key_stops_none_of_its_table() {
+    let stack = Stack::shared().await;
+    stack
+        .execute("CREATE TABLE timed (id text, said text, at timestamptz NOT NULL DEFAULT now())")
+        .await;
+    stack
+        .execute("INSERT INTO timed VALUES (NULL, 'nobody'), ('', 'nobody'), ('a', 'nice')")
+        .await;
+    let schedules = Schedules::new();
+    schedules.put("timed", &format!("{HEAD}{TIMED}"));
+    let _worker = worker(&schedules, &stack).start().await;
+    served(&stack, "t:*", 1).await;
+    stack
+        .execute("INSERT INTO timed VALUES (NULL, 'nobody'), ('b', 'nice')")
+        .await;
+    served(&stack, "t:*", 2).await;
+}

@@ -195,8 +195,9 @@ impl ChangesSpec {
             }
         }
         let table: Vec<String> = table.split('.').map(quoted).collect();
+        // What has no key is nobody's entry, and must not stop the others.
         format!(
-            "SELECT {} FROM {} WHERE ({position}, {key}) > ($1, $2) ORDER BY {position}, {key}",
+            "SELECT {} FROM {} WHERE ({position}, {key}) > ($1, $2) AND {key} <> '' ORDER BY {position}, {key}",
             columns.join(", "),
             table.join(".")
         )
@@ -287,7 +288,8 @@ mod tests {
             spec.statement(),
             "SELECT \"at\" AS position, E'it''s:' || (\"id\")::text COLLATE \"C\" AS key, (\"id\")::text COLLATE \"C\" AS tie, \
              \"said\"::text AS text, \"go\"\"ne\"::boolean AS removed FROM \"a\".\"b\" \
-             WHERE (\"at\", (\"id\")::text COLLATE \"C\") > ($1, $2) ORDER BY \"at\", (\"id\")::text COLLATE \"C\""
+             WHERE (\"at\", (\"id\")::text COLLATE \"C\") > ($1, $2) AND (\"id\")::text COLLATE \"C\" <> '' \
+             ORDER BY \"at\", (\"id\")::text COLLATE \"C\""
         );
         let spec = checked("statement = \"SELECT 1 WHERE a > $1 ;\\n\"").expect("a statement");
         assert_eq!(spec.statement(), "SELECT 1 WHERE a > $1");
