@@ -3,7 +3,11 @@
 //! Promises that a delivery that is dropped goes back to its queue. Refuses to read the body.
 
 use super::{screen::SUBSTITUTE, topology::Origin};
-use crate::{amqp::ack::AckGuard, clock, telemetry::trace::TraceParent};
+use crate::{
+    amqp::ack::AckGuard,
+    clock,
+    telemetry::trace::{TRACEPARENT, TraceParent},
+};
 use kiln_contract::{
     failure::{Code, Rejection},
     order::Moment,
@@ -32,9 +36,6 @@ pub const EXPIRES_AT: &str = "kiln-expires-at";
 
 /// Header with the moment at which a worker first took a job, RFC 3339.
 pub const ACCEPTED_AT: &str = "kiln-accepted-at";
-
-/// Header with the W3C trace context.
-pub const TRACEPARENT: &str = "traceparent";
 
 /// A message in hand. Its guard settles it; dropping it returns it to its queue. It changes hands often, and so lies where it is.
 #[derive(Debug)]

@@ -4,10 +4,13 @@
 //! goes nowhere else, whatever its producer's headers ask for; and that a reply is no larger than it may be.
 
 use crate::amqp::{
-    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, TRACEPARENT, TRIES, text},
+    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, TRIES, text},
     topology::{Origin, Topology},
 };
-use crate::clock;
+use crate::{
+    clock,
+    telemetry::trace::{self, TRACEPARENT, TRACESTATE, TraceContext},
+};
 use kiln_contract::{
     failure::Rejection,
     order::Moment,
@@ -56,8 +59,6 @@ const COPIES: [&str; 2] = ["CC", "BCC"];
 const BRIEF_FROM_BYTES: usize = 16 << 10;
 /// Longest expiration that RabbitMQ takes, in milliseconds: 49 days.
 const MAX_EXPIRATION_MS: u128 = u32::MAX as u128;
-/// Longest trace context that is echoed: the W3C's has 55 characters.
-const MAX_TRACEPARENT_BYTES: usize = 255;
 
 /// A message for the broker's default exchange.
 #[derive(Debug, Clone)]
@@ -102,14 +103,19 @@ pub fn accepted(mut message: Message, accepted: Moment) -> Message {
 }
 
 /// The same message with a W3C trace context.
-pub fn traced(mut message: Message, traceparent: &str) -> Message {
+pub fn traced(mut message: Message, context: TraceContext<'_>) -> Message {
     let mut headers = message.properties.headers().clone().unwrap_or_default();
-    headers.insert(
-        TRACEPARENT.into(),
-        AMQPValue::LongString(LongString::from(traceparent)),
-    );
+    note_trace(&mut headers, context);
     message.properties = message.properties.with_headers(headers);
     message
+}
+
+fn note_trace(headers: &mut FieldTable, context: TraceContext<'_>) {
+    for (name, value) in [(TRACEPARENT, context.parent), (TRACESTATE, context.state)] {
+        if let Some(value) = value {
+            headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+        }
+    }
 }
 
 /// The reply to a job that succeeded, if one is asked for. One that would be larger than `max_bytes` says that its results are
@@ -156,10 +162,12 @@ fn reply_to(job: &BasicProperties) -> Option<(ShortString, BasicProperties)> {
     if let Some(id) = job.message_id() {
         properties = properties.with_message_id(id.clone());
     }
-    let trace = text(job.headers().as_ref(), TRACEPARENT);
-    if let Some(trace) = trace.filter(|trace| trace.len() <= MAX_TRACEPARENT_BYTES) {
+    let given = |name| text(job.headers().as_ref(), name);
+    let (parent, state) = (given(TRACEPARENT), given(TRACESTATE));
+    let context = trace::context(parent.as_deref(), state.as_deref());
+    if context.parent.is_some() {
         let mut headers = FieldTable::default();
-        headers.insert(TRACEPARENT.into(), AMQPValue::LongString(trace.into()));
+        note_trace(&mut headers, context);
         properties = properties.with_headers(headers);
     }
     Some((queue, properties))

@@ -18,8 +18,8 @@ mod tally;
 
 use self::redis::Put;
 pub use self::redis::{
-    Forgotten, KeyReader, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind, Words,
-    connect, memory_bytes, survey,
+    Capacity, Forgotten, KeyReader, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind,
+    Words, connect, memory_bytes, survey,
 };
 pub use invalidate::{Invalidation, invalidate};
 pub use lease::Leases;

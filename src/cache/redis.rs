@@ -24,6 +24,7 @@ mod spread;
 mod unsure;
 mod words;
 
+pub use capacity::Capacity;
 pub use capacity::memory_bytes;
 pub use key_reader::KeyReader;
 pub use kind::{Kind, Survey, survey};

@@ -32,6 +32,7 @@ mod run;
 mod run_suspect;
 mod schedules;
 mod score;
+mod status;
 mod submit;
 mod warm;
 mod worker_api;
@@ -109,6 +110,7 @@ enum Work {
     Doctor(doctor::Arguments),
     Models(models::Arguments),
     Schedules(schedules::Arguments),
+    Status(status::Arguments),
     Lanes(lanes::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
@@ -233,6 +235,7 @@ impl Work {
             Self::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Self::Models(arguments) => models::run(arguments, loaded.settings).await,
             Self::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
+            Self::Status(arguments) => status::run(arguments, loaded.settings).await,
             Self::Lanes(arguments) => lanes::run(arguments, loaded.settings).await,
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,

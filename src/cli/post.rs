@@ -63,9 +63,13 @@ impl Post {
 
     /// Whether there is such a queue.
     pub(super) async fn knows(&self, queue: &str) -> anyhow::Result<bool> {
-        Ok(inspect(&self.connection, queue, self.broker.timeout())
-            .await?
-            .is_some())
+        Ok(self.consumers(queue).await?.is_some())
+    }
+
+    /// How many take from a queue; nothing where there is none of that name.
+    pub(super) async fn consumers(&self, queue: &str) -> anyhow::Result<Option<u32>> {
+        let seen = inspect(&self.connection, queue, self.broker.timeout()).await?;
+        Ok(seen.map(|seen| seen.consumers))
     }
 
     /// Writes a message.

@@ -112,6 +112,11 @@ impl Follow {
         slot.confident()
     }
 
+    /// Whether anything is known of an input.
+    pub fn holds(&self, input: &InputHash) -> bool {
+        self.index_of(input).is_some()
+    }
+
     fn recent(&mut self, session: Option<u64>) -> &mut Recent {
         let Some(session) = session else {
             return &mut self.everybody;

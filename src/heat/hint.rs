@@ -1,4 +1,5 @@
-//! What a reader's service reports of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`. Pure.
+//! What a reader's service reports of its reads: `{"namespace": "feed", "keys": ["page:1", "page:1", "page:2"]}`, perhaps with the `session` that
+//! they are of. Pure.
 
 use crate::redact::Redact;
 use kiln_contract::job;
@@ -7,6 +8,8 @@ use serde::Deserialize;
 
 /// Keys of one hint.
 pub const MAX_KEYS: usize = 4_096;
+/// Bytes of a session's name.
+pub const MAX_SESSION_BYTES: usize = 256;
 
 /// Reads of one namespace's names; a name that was read twice is there twice.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -14,6 +17,9 @@ pub const MAX_KEYS: usize = 4_096;
 pub struct Hint {
     pub namespace: String,
     pub keys: Vec<String>,
+    /// Whose reads these are, if they are of one: any text that is the same for all reads of one session.
+    #[serde(default)]
+    pub session: Option<String>,
 }
 
 impl Hint {
@@ -27,6 +33,12 @@ impl Hint {
             return Err(format!(
                 "`keys`: expected 1 to {MAX_KEYS}, found {}",
                 hint.keys.len()
+            ));
+        }
+        let is_long = |session: &String| session.len() > MAX_SESSION_BYTES;
+        if hint.session.as_ref().is_some_and(is_long) {
+            return Err(format!(
+                "`session`: expected at most {MAX_SESSION_BYTES} bytes"
             ));
         }
         let fits = |key: &String| (1..=job::MAX_KEY_BYTES).contains(&key.len());
@@ -53,7 +65,18 @@ mod tests {
             r#"{{"namespace": "feed", "keys": ["{}"]}}"#,
             "x".repeat(257)
         );
+        let session = parse(r#"{"namespace": "feed", "keys": ["a"], "session": "s1"}"#);
+        assert_eq!(session.map(|hint| hint.session), Ok(Some("s1".to_owned())));
+        let endless = format!(
+            r#"{{"namespace": "feed", "keys": ["a"], "session": "{}"}}"#,
+            "x".repeat(257)
+        );
         for (text, field) in [
+            (endless.as_str(), "`session`"),
+            (
+                r#"{"namespace": "feed", "keys": ["a"], "session": 7}"#,
+                "string",
+            ),
             (r#"{"namespace": "Feed", "keys": ["a"]}"#, "`namespace`"),
             (r#"{"namespace": "feed", "keys": []}"#, "`keys`"),
             (r#"{"namespace": "feed", "keys": ["a", ""]}"#, "`keys[1]`"),

@@ -4,6 +4,7 @@
 //! Promises bounded memory whatever is requested, and that counting costs a batch next to nothing. Refuses to decide what
 //! is done about it.
 
+pub mod ahead;
 pub mod follow;
 mod hint;
 pub mod pace;
@@ -11,9 +12,10 @@ mod readers;
 mod share;
 pub mod sketch;
 
+use ahead::Ahead;
 use kiln_contract::key::InputHash;
 use rand::{SeedableRng, rngs::SmallRng};
-use sketch::{Asked, CAPACITY, STEP_BYTES, Sketch};
+use sketch::{Asked, CAPACITY, MAX_CAPACITY, STEP_BYTES, Sketch};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
@@ -25,7 +27,7 @@ pub use readers::{NamedRate, Readers};
 pub use share::{Hot, MAX_REPORTED, SharedHeat};
 
 /// Bytes that counting what jobs request may take; the same again is for what readers request. Namespaces that are full take a mebibyte each, small ones
-/// a tenth of that. Jobs of further ones aren't counted, unless one that nobody asks for any more makes room.
+/// a tenth of that; while a half of it is free, a namespace may take several. Jobs of further ones aren't counted, unless one that nobody asks for any more makes room.
 pub const MAX_BYTES: usize = 32 << 20;
 /// After so many seconds without a request a namespace may make room for another.
 const IDLE_SECONDS: f64 = 600.0;
@@ -46,6 +48,8 @@ pub struct Heat {
     inner: Mutex<Inner>,
     /// What readers request.
     pub readers: Readers,
+    /// What probably comes next.
+    pub ahead: Ahead,
 }
 
 #[derive(Debug)]
@@ -90,7 +94,7 @@ impl Inner {
                 return false;
             }
         }
-        let sketch = Sketch::new(CAPACITY);
+        let sketch = Sketch::new(MAX_CAPACITY);
         self.scopes
             .insert(scope.clone(), Watched { sketch, last: now });
         true
@@ -109,6 +113,7 @@ impl Default for Heat {
                 rng: SmallRng::from_os_rng(),
             }),
             readers: Readers::default(),
+            ahead: Ahead::default(),
         }
     }
 }
@@ -124,12 +129,14 @@ impl Heat {
         input: impl Fn(&T) -> Option<(InputHash, f32)>,
     ) {
         let now = self.began.elapsed().as_secs_f64();
-        // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let scope = HeatScope {
             namespace: namespace.to_owned(),
             model: model.to_owned(),
         };
+        let inputs = asked.iter().filter_map(&input).map(|(input, _)| input);
+        self.ahead.asked(&scope, inputs);
+        // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         if !inner.watches(&scope, now) {
             inner.dropped += asked.len() as u64;
             return;
@@ -147,7 +154,13 @@ impl Heat {
         watched.last = now;
         let sketch = &mut watched.sketch;
         let before = sketch.bytes();
-        sketch.may_grow = *bytes + STEP_BYTES <= *max_bytes;
+        // Beyond what is usual, a half is left to others that may come.
+        let room = if sketch.len() < CAPACITY {
+            *max_bytes
+        } else {
+            *max_bytes / 2
+        };
+        sketch.may_grow = *bytes + STEP_BYTES <= room;
         let step = asked.len().div_ceil(COUNTED).max(1);
         // One drawn from each stretch: a fixed stride would meet the same places of jobs that are made alike.
         for stretch in asked.chunks(step) {
@@ -161,6 +174,14 @@ impl Heat {
             }
         }
         *bytes = (*bytes + sketch.bytes()).saturating_sub(before);
+    }
+
+    /// Counts reads that a reader's service reports.
+    pub fn hinted(&self, hint: &Hint) {
+        let names = hint.keys.iter().map(String::as_str);
+        let session = hint.session.as_deref();
+        self.ahead.read(&hint.namespace, session, names.clone());
+        self.readers.hinted(&hint.namespace, names);
     }
 
     /// Requests that weren't counted for want of room since this was last asked.
@@ -244,6 +265,28 @@ mod tests {
         assert!(!inner.watches(&scope("new"), 60.0));
         assert!(inner.watches(&scope("new"), 10_000.0));
         assert_eq!(inner.scopes.len(), watched);
+    }
+
+    #[test]
+    fn a_namespace_may_take_more_than_is_usual_while_a_half_is_free() {
+        let ask = |heat: &Heat, namespace: &str, inputs: usize| {
+            let inputs: Vec<usize> = (0..inputs).collect();
+            for some in inputs.chunks(COUNTED) {
+                heat.asked(namespace, "m", some, |n| Some((input(*n), 1.0)));
+            }
+            let hot = heat.hottest(usize::MAX);
+            let own = hot.iter().find(|(scope, _)| scope.namespace == namespace);
+            own.map_or(0, |(_, hot)| hot.len())
+        };
+        let heat = Heat::default();
+        assert_eq!(ask(&heat, "large", 40_000), MAX_CAPACITY);
+        assert_eq!(ask(&heat, "small", 100), 100);
+        let heat = Heat::default();
+        let max_bytes = 2 << 20;
+        heat.inner.lock().expect("no panic while locked").max_bytes = max_bytes;
+        let large = ask(&heat, "large", 40_000);
+        assert!((CAPACITY..12_000).contains(&large), "{large}");
+        assert_eq!(ask(&heat, "other", CAPACITY), CAPACITY);
     }
 
     #[test]

@@ -22,8 +22,9 @@ use std::{
 const NAME_BYTES: usize = 288;
 /// After so many seconds without a sign a namespace may make room for another.
 const IDLE_SECONDS: f64 = 600.0;
-/// Names of one namespace.
-const MAX_NAMES: usize = 4_096;
+/// Names of one namespace among many, and of one at the utmost while a half of the bytes is free.
+const USUAL_NAMES: usize = 4_096;
+const MAX_NAMES: usize = 32_000;
 /// Names that are drawn, of which the one that is read least makes room.
 const LOTS: usize = 8;
 /// Half-life of what Redis reported, in seconds.
@@ -153,7 +154,11 @@ impl Names {
             return self.all.get_mut(index);
         }
         let own = bytes_of(name);
-        let index = if self.all.len() < MAX_NAMES && *bytes + own <= max_bytes {
+        let (max_names, room) = match self.all.len() {
+            ..USUAL_NAMES => (USUAL_NAMES, max_bytes),
+            _ => (MAX_NAMES, max_bytes / 2),
+        };
+        let index = if self.all.len() < max_names && *bytes + own <= room {
             self.all.push(Name::new(name, now));
             self.all.len() - 1
         } else {

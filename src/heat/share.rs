@@ -3,7 +3,7 @@
 
 use super::{
     Heat, HeatScope, NamedRate,
-    sketch::{Asked, CAPACITY},
+    sketch::{Asked, MAX_CAPACITY},
 };
 use crate::cache::RedisCache;
 use kiln_contract::key::{self, InputHash};
@@ -11,7 +11,7 @@ use std::{collections::HashMap, time::Duration};
 
 /// Inputs, and names, of one namespace that a worker reports at the utmost: all that it holds, since even what is seldom asked for is renewed for
 /// next to nothing.
-pub const MAX_REPORTED: usize = CAPACITY;
+pub const MAX_REPORTED: usize = MAX_CAPACITY;
 /// The hottest of one namespace that it reports, however many namespaces there are: some 90 KB every few seconds.
 const MIN_REPORTED: usize = 2_000;
 /// Those of all namespaces together that it reports, where these have no more than their least each.

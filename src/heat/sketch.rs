@@ -16,8 +16,10 @@ use rand::Rng;
 const RANK_HALF_LIFE: f64 = 1_800.0;
 /// The weight of a new request at which all weights are brought down.
 const LARGEST_WEIGHT: f64 = 1e30;
-/// Keys that are held of one namespace: they take less than a mebibyte.
+/// Keys that are held of one namespace among many: they take less than a mebibyte.
 pub const CAPACITY: usize = 8_500;
+/// Those that are held of one at the utmost, where there is room.
+pub const MAX_CAPACITY: usize = 32_000;
 /// Keys for which room is made at a time.
 const STEP: usize = 500;
 /// Bytes that a step takes, about.
@@ -202,7 +204,6 @@ impl Sketch {
     }
 
     /// Keys held.
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.entries.len()
     }

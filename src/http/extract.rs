@@ -21,11 +21,18 @@ impl FromRequest<Shared> for Payload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let limit = shared.max_body_bytes;
+        let too_large = || {
+            let expected = format!("expected at most {limit} bytes (`intake.max_body_bytes`)");
+            Err(Problem::too_large(expected))
+        };
+        if request.body().size_hint().lower() > limit as u64 {
+            // A client that asks first needn't send it.
+            return too_large();
+        }
         match Bytes::from_request(request, shared).await {
             Ok(bytes) => Ok(Self(bytes)),
-            Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(Problem::too_large(refused.body_text()))
-            }
+            Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             Err(refused) => Err(Problem::invalid("", refused.body_text())),
         }
     }

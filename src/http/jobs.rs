@@ -14,7 +14,12 @@ use super::{
     responses::{BadJob, BadRequest, Guarded, Unavailable},
     score::ScoreResponse,
 };
-use crate::{amqp::message, clock, store::JobEnd};
+use crate::{
+    amqp::message,
+    clock,
+    store::JobEnd,
+    telemetry::trace::{self, TRACEPARENT, TRACESTATE},
+};
 use axum::{
     extract::State,
     http::{HeaderMap, StatusCode, header},
@@ -78,12 +83,9 @@ async fn post(
         let message = message::job(&queue, &id, body.to_vec());
         // A worker has it from now on.
         let message = message::accepted(message, clock::moment(clock::received()));
-        let trace = headers.get("traceparent").and_then(|v| v.to_str().ok());
-        let message = match trace {
-            Some(trace) => message::traced(message, trace),
-            None => message,
-        };
-        Ok((id, message))
+        let given = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let context = trace::context(given(TRACEPARENT), given(TRACESTATE));
+        Ok((id, message::traced(message, context)))
     });
     let (id, message) = checked.await?;
     let publisher = state.publisher.clone();

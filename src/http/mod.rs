@@ -10,6 +10,7 @@ mod api_state;
 mod auth;
 mod cache;
 mod extract;
+mod fleet;
 mod health;
 mod job_id;
 mod jobs;
@@ -23,6 +24,7 @@ mod problem;
 mod requests;
 mod responses;
 mod score;
+mod screen;
 mod show;
 mod steer;
 mod stopping;
@@ -94,9 +96,13 @@ struct SharedState {
     /// Of the worker, not of this port.
     runtime: RuntimeMetrics,
     keys: Arc<Keys>,
+    /// Whether only requests to names of this machine are answered: without keys, another name may be a web page's trick.
+    wants_local_host: bool,
     /// There once the worker has its parts.
     state: Arc<OnceLock<ApiState>>,
     limit: Duration,
+    /// Largest body of a request, in bytes.
+    max_body_bytes: usize,
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
     live: Live,
@@ -166,8 +172,10 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         metrics: port.metrics,
         runtime: Handle::current().metrics(),
         keys: Arc::new(Keys::new(&port.settings)),
+        wants_local_host: port.settings.api && port.settings.keys.is_empty(),
         state: state.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
+        max_body_bytes: port.max_body_bytes,
         paths: Arc::default(),
         live: Live::new(),
         stopping: Stopping::default(),
@@ -255,6 +263,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/jobs/{id}", get(jobs::job))
             .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
+            .route("/v1/fleet", get(fleet::fleet))
             .route("/v1/models", get(show::models))
             .route("/v1/schedules", get(show::schedules))
             .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
@@ -286,6 +295,10 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             stopping::guard,
         ))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
+        .layer(axum::middleware::from_fn_with_state(
+            shared.clone(),
+            screen::screen,
+        ))
         .layer(DefaultBodyLimit::max(max_body_bytes))
         .with_state(shared)
 }

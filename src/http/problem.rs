@@ -58,6 +58,16 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "", message)
     }
 
+    /// The body is said to be something else than JSON.
+    pub fn not_json() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "not_json",
+            "content-type",
+            "expected application/json (with curl: --json in place of -d)",
+        )
+    }
+
     /// No key, or an unknown one.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(

@@ -34,12 +34,12 @@ responses! {
     BadRequest: "400" "";
     /// No such resource.
     NotFound: "404" "";
-    /// A body over the limit.
-    TooLarge: "413" "";
+    /// A body over the limit, or that isn't JSON.
+    TooLarge: "413" "", "415" "";
     /// A part of the worker that the route needs doesn't work at the moment, or it has no room for the request.
     Unavailable: "503" "something needed doesn't work now, or there is no room: `Retry-After` says when to ask again";
     /// A job that would be rejected.
-    BadJob: "400" "", "404" "no such model", "413" "";
+    BadJob: "400" "", "404" "no such model", "413" "", "415" "";
 }
 
 fn errors(statuses: &[(&str, &str)]) -> BTreeMap<String, RefOr<Response>> {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     pipeline::{Ended, InputCounts, JobSource, Outcome, Urgency, outcome_of},
-    telemetry::trace::{Kind, Trace},
+    telemetry::trace::{Kind, TRACEPARENT, Trace},
 };
 use axum::{
     body::Bytes,
@@ -111,7 +111,7 @@ async fn run(
         engine.submit([source.holding(held)]);
         ended.await.ok()
     };
-    let header = headers.get("traceparent").and_then(|v| v.to_str().ok());
+    let header = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());
     let mut trace = state.tracer.begin("score", Kind::Server, begun, header);
     let mut ended = state.run_on_worker(work).await?;
     if let (Some(trace), Some(ended)) = (&mut trace, &ended) {

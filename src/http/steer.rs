@@ -50,6 +50,9 @@ pub struct HintRequest {
     /// The keys that were read, each as often as it was read.
     #[schema(min_items = 1, max_items = 4096)]
     keys: Vec<String>,
+    /// Whose reads these are, if all are of one session: any text that is the same for its reads.
+    #[schema(max_length = 256)]
+    session: Option<String>,
 }
 
 async fn steer(
@@ -199,7 +202,6 @@ pub(super) async fn hits(
         Hint::parse(body).map_err(|reason| Problem::invalid("", reason))
     });
     let hint = hint.await?;
-    let keys = hint.keys.iter().map(String::as_str);
-    state.heat.readers.hinted(&hint.namespace, keys);
+    state.heat.hinted(&hint);
     Ok(StatusCode::NO_CONTENT)
 }

@@ -67,6 +67,16 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "warm sources",
             include_str!("../../migrations/postgres/0010_warm_sources.sql"),
         ),
+        (
+            11,
+            "warm ahead",
+            include_str!("../../migrations/postgres/0011_warm_ahead.sql"),
+        ),
+        (
+            12,
+            "workers",
+            include_str!("../../migrations/postgres/0012_workers.sql"),
+        ),
     ])
 });
 

@@ -11,6 +11,7 @@ mod ask;
 mod columns;
 mod controls;
 mod costs;
+mod fleet;
 mod follow;
 mod hosts;
 mod inputs;
@@ -43,6 +44,7 @@ use std::time::Duration;
 
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
+pub use fleet::{WorkerFigures, WorkerRow};
 pub use follow::{Followed, FollowedTo};
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
@@ -57,7 +59,7 @@ pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{
     Claim, Claimed, Kept, NewPost, Outlay, PlanTotals, Post, Progress, RunPiece, RunRow, RunState,
-    RunsBefore, SpentTime, TakenOver,
+    RunsBefore, SpentAhead, SpentTime, TakenOver,
 };
 pub use scored::{KnownScore, ScoredInput};
 pub use served::{

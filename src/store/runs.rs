@@ -3,11 +3,13 @@
 //! Promises that a due run is claimed once, that a run whose worker is gone can be taken over, and that a worker which was
 //! taken over from changes nothing any more: every write carries the claim's token. All times are the database's.
 
+mod ahead;
 mod claims;
 mod kept;
 mod posts;
 pub(super) mod spent;
 
+pub use ahead::SpentAhead;
 pub use claims::{Claimed, TakenOver};
 pub use kept::{Kept, RunsBefore};
 pub use posts::{NewPost, PlanTotals, Post};

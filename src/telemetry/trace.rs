@@ -13,6 +13,10 @@ use tokio::sync::{Mutex, mpsc};
 /// Jobs whose spans may wait to be sent.
 const WAITING: usize = 2_048;
 
+/// Headers of the W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+pub const TRACESTATE: &str = "tracestate";
+
 /// The header `traceparent`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TraceParent {
@@ -56,6 +60,38 @@ impl TraceParent {
 fn hex_byte(text: &str) -> Option<u8> {
     let lower = text.len() == 2 && !text.bytes().any(|b| b.is_ascii_uppercase());
     lower.then(|| u8::from_str_radix(text, 16).ok()).flatten()
+}
+
+/// Longest headers that are kept, by W3C's form: the first has 55 characters in its first version.
+const MAX_PARENT_BYTES: usize = 255;
+const MAX_STATE_BYTES: usize = 512;
+
+/// What of a trace goes on with a job: its headers, where they are what they should be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TraceContext<'a> {
+    pub parent: Option<&'a str>,
+    /// Only with a parent.
+    pub state: Option<&'a str>,
+}
+
+/// The headers of a trace that are no rubbish.
+pub fn context<'a>(parent: Option<&'a str>, state: Option<&'a str>) -> TraceContext<'a> {
+    let is_sound = |text: &&str| {
+        text.len() <= MAX_PARENT_BYTES
+            && text.bytes().all(|byte| byte.is_ascii_graphic())
+            && TraceParent::parse(text).is_some()
+    };
+    let is_list = |text: &&str| {
+        let is_pair = |pair: &str| pair.trim().is_empty() || pair.contains('=');
+        text.len() <= MAX_STATE_BYTES
+            && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+            && text.split(',').all(is_pair)
+    };
+    let parent = parent.filter(is_sound);
+    TraceContext {
+        parent,
+        state: state.filter(|text| parent.is_some() && is_list(text)),
+    }
 }
 
 /// The value of an attribute.

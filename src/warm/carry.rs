@@ -207,6 +207,10 @@ impl Carrier {
             claim: Some(claim),
             scores_here: true,
         };
+        let spent = self.store.spent_ahead(&schedule.name, Some(claim.id));
+        let mut left = schedule.clone();
+        left.budget = schedule.budget.less(&spent.await?);
+        let schedule = &left;
         let source = open(
             schedule,
             &self.settings,

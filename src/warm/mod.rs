@@ -2,8 +2,9 @@
 //!
 //! Flow: the [`folder`] of [`schedule`] files says what to warm and when; [`due`] says which runs are due; a run ([`run`]) reads
 //! its [`source`], skips what is fresh ([`gather`]), chooses by benefit and cost ([`plan`]), and posts in portions for as long as its budget lasts
-//! ([`portion`], [`posting`]).
+//! ([`portion`], [`posting`]). Between runs, what probably is asked for next is had ready ([`ahead`]).
 
+pub mod ahead;
 pub mod carry;
 pub mod cron;
 mod depths;

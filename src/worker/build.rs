@@ -31,7 +31,7 @@ use crate::{
         trace::{Traced, Tracer},
         worker_name,
     },
-    warm::{carry::Carrier, folder::Folder, run::Warmer},
+    warm::{carry::Carrier, folder::Folder},
 };
 use kiln_model::Registry;
 use std::{
@@ -243,26 +243,23 @@ impl Worker {
             suspects.clone().run(stop)
         });
         if self.settings.warm.enabled {
-            let carrier = Carrier {
-                store: self.store.clone(),
-                engine: self.engine.clone(),
-                publisher: self.publisher.clone(),
-                broker: self.broker.clone(),
-                topology: self.topology.clone(),
-                settings: self.settings.clone(),
-                metrics: self.metrics.clone(),
-            };
-            let warmer = Warmer {
-                carrier,
-                folder: self.folder.clone(),
-                news: self.news.subscribe(),
-                worker: worker_name(),
-            };
-            let health = self.health.clone();
-            tasks.add(Stage::Intake, "warming", move |stop| {
-                tasks::warming::follow(warmer.clone(), health.clone(), stop)
-            });
+            self.add_warming(tasks);
         }
+    }
+
+    /// What posts jobs for readers before they ask.
+    fn add_warming(&self, tasks: &mut Supervisor) {
+        let carrier = Carrier {
+            store: self.store.clone(),
+            engine: self.engine.clone(),
+            publisher: self.publisher.clone(),
+            broker: self.broker.clone(),
+            topology: self.topology.clone(),
+            settings: self.settings.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let (folder, heat, news) = (&self.folder, &self.heat, &self.news);
+        tasks::warming::add(tasks, &carrier, folder, heat, news, &self.health);
     }
 
     /// What keeps health informed: what asks the servers how they are, and what follows those who know of their own part.
@@ -346,6 +343,8 @@ impl Worker {
             tasks::controls::follow(controls.clone(), heard.clone(), metrics.clone())
         });
         tasks::costs::add(tasks, &self.registry, &self.store, &self.health);
+        let (engine, insight, paused) = (&self.engine, &self.insight, &self.paused);
+        tasks::fleet::add(tasks, engine, insight, &self.store, &self.health, paused);
         self.add_invalidations(tasks);
     }
 

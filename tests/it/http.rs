@@ -361,7 +361,8 @@ async fn a_client_that_is_slow_or_says_too_much_is_cut_and_keeps_nobody_waiting(
     let worker = settings.set("KILN_HTTP__TIMEOUT_MS", "1000").start().await;
     let half_a_head = b"GET /livez HTTP/1.1\r\nhost: ".to_vec();
     let half_a_body =
-        b"POST /v1/score HTTP/1.1\r\nhost: a\r\ncontent-length: 900\r\n\r\n{\"model\"".to_vec();
+        b"POST /v1/score HTTP/1.1\r\nhost: localhost\r\ncontent-length: 900\r\n\r\n{\"model\""
+            .to_vec();
     let mut too_much = b"GET /livez HTTP/1.1\r\nhost: a\r\nx: ".to_vec();
     too_much.resize(1 << 20, b'x');
     let cut = async |request: &[u8]| {

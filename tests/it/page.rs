@@ -77,6 +77,7 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
 
         // Every section is reached by its link, and the models and schedules are there.
         for (link, says) in [
+            ("fleet", "sentiment@1.0.0"),
             ("lanes", "sentiment"),
             ("models", "sentiment"),
             ("warming", "hot"),
@@ -89,10 +90,11 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
                 browser.run(&script).await.as_bool().filter(|is| *is)
             })
             .await;
-            assert!(
-                browser.text(&format!("#{link}")).await.contains(says),
-                "{link}"
-            );
+            eventually(&format!("{link} says {says}"), PATIENCE, || async {
+                let text = browser.text(&format!("#{link}")).await;
+                text.contains(says).then_some(())
+            })
+            .await;
         }
         let colour = "return getComputedStyle(document.body).backgroundColor";
         let before = browser.run(colour).await;

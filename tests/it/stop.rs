@@ -45,7 +45,7 @@ async fn watch(port: u16) -> tokio::task::JoinHandle<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))
         .await
         .expect("a connection");
-    let request = b"GET /v1/live HTTP/1.1\r\nhost: kiln\r\n\r\n";
+    let request = b"GET /v1/live HTTP/1.1\r\nhost: localhost\r\n\r\n";
     stream.write_all(request).await.expect("a request");
     let mut first = [0; 512];
     let read = stream.read(&mut first).await.expect("an answer");
@@ -75,7 +75,7 @@ async fn put_in_hand(
     stack.bus.publish_traced(&job, &traceparent).await;
     let body = json!({"model": "fault", "text": format!("sleep:{SLOW_MS} a request")}).to_string();
     let head = format!(
-        "POST /v1/score HTTP/1.1\r\nhost: kiln\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        "POST /v1/score HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
     );
     let connected = TcpStream::connect(("127.0.0.1", worker.http_port)).await;

@@ -82,6 +82,17 @@ async fn a_traced_job_is_one_tree_of_spans_without_its_payload() {
         .publish_traced(&job("silent"), &header(&silent, false))
         .await;
     stack.bus.reply_within(PATIENCE).await;
+    // Rubbish goes nowhere.
+    for rubbish in [
+        "00-1-2-01",
+        "a\r\nx: y",
+        &format!("{}-more", header(TRACE, true)),
+    ] {
+        let id = format!("rubbish-{}", rubbish.len());
+        stack.bus.publish_traced(&job(&id), rubbish).await;
+        let reply = stack.bus.reply_within(PATIENCE).await;
+        assert_eq!(reply.traceparent, None, "{rubbish}");
+    }
     let bad = TRACE.replace("4bf9", "1111");
     let unknown = json!({"job_id": "bad", "model": "nobody", "inputs": [{"text": "a"}]});
     stack
@@ -93,14 +104,22 @@ async fn a_traced_job_is_one_tree_of_spans_without_its_payload() {
     assert_eq!((status.code, status.message.as_str()), (2, "unknown_model"));
     let posted = TRACE.replace("4bf9", "2222");
     let body = json!({"model": "sentiment", "text": "b"}).to_string();
-    let carried = [("traceparent", header(&posted, true))];
-    let carried = carried
-        .each_ref()
-        .map(|(name, value)| (*name, value.as_str()));
-    worker
+    let parent = header(&posted, true);
+    let carried = [("traceparent", parent.as_str()), ("tracestate", "a=1,b=2")];
+    let answer = worker
         .ask("POST", "/v1/score", &carried, body.as_bytes())
         .await
         .expect("an answer");
+    let line = |name: &str, value: &str| answer.head.contains(&format!("{name}: {value}\r\n"));
+    assert!(
+        line("traceparent", &parent) && line("tracestate", "a=1,b=2"),
+        "{}",
+        answer.head
+    );
+    let rubbish = [("traceparent", "00-1-2-01"), ("tracestate", "a=1")];
+    let answer = worker.ask("POST", "/v1/score", &rubbish, body.as_bytes());
+    let answer = answer.await.expect("an answer");
+    assert!(!answer.head.contains("trace"), "{}", answer.head);
     let spans = collector.trace(&posted, 3).await;
     assert_eq!((spans[0].name.as_str(), spans[0].kind), ("score", 2));
     let all = collector.spans.lock().expect("no panic").clone();

@@ -379,3 +379,51 @@ async fn a_row_without_a_key_stops_none_of_its_table() {
         .await;
     served(&stack, "t:*", 2).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn numbers_that_begin_anew_are_told() {
+    let stack = Stack::shared().await;
+    stack.execute(CREATE).await;
+    stack
+        .execute(
+            "INSERT INTO bulk SELECT n, n::text, 'word ' || n FROM generate_series(1, 30) AS n",
+        )
+        .await;
+    let schedules = Schedules::new();
+    schedules.put(
+        "bulk",
+        &format!(
+            "{HEAD}limit_seconds = 1\n{}",
+            bulk().replace("overlap_seconds = 2", "overlap_seconds = 1")
+        ),
+    );
+    let worker = worker(&schedules, &stack)
+        .allow("a followed table has gone back")
+        .start()
+        .await;
+    served(&stack, "b:*", 30).await;
+    eventually_equals("all is passed", PATIENCE, 30, async || {
+        stack
+            .count("SELECT coalesce(max(position), -1) FROM warm_positions")
+            .await
+    })
+    .await;
+    let told = "SELECT count(*) FROM warm_runs WHERE message LIKE '%begun anew%'";
+    assert_eq!(stack.count(told).await, 0);
+    stack.execute("TRUNCATE bulk").await;
+    stack
+        .execute("INSERT INTO bulk VALUES (1, 'x', 'new')")
+        .await;
+    worker
+        .wait_for_line("why", |line| line.contains("gone back"))
+        .await;
+    eventually("a run says so", PATIENCE, async || {
+        (stack.count(told).await > 0).then_some(())
+    })
+    .await;
+    // Once it is as far as before, all is as usual.
+    stack
+        .execute("INSERT INTO bulk VALUES (31, 'y', 'newer')")
+        .await;
+    served(&stack, "b:y", 1).await;
+}

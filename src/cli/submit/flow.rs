@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 
 /// Jobs that may be without an answer under `--wait`: posting pauses there, so that memory stays bounded.
 const UNANSWERED: usize = 10_000;
+/// How soon it is said that no worker takes jobs.
+const EARLY: Duration = Duration::from_secs(2);
 /// AMQP's mark for a message that survives the broker's restart.
 const PERSISTENT: u8 = 2;
 
@@ -52,6 +54,9 @@ impl Submission<'_> {
         let mut number = 0u64;
         let quiet_end = tokio::time::sleep(self.quiet);
         tokio::pin!(quiet_end);
+        let early = tokio::time::sleep(EARLY);
+        tokio::pin!(early);
+        let mut has_looked = false;
         while reading || !confirms.is_empty() || !self.unanswered.is_empty() {
             let room = confirms.len() < WINDOW && self.unanswered.len() < UNANSWERED;
             tokio::select! {
@@ -76,6 +81,11 @@ impl Submission<'_> {
                     }
                     self.answered(&reply)?;
                 }
+                () = &mut early, if self.wait && !has_looked => {
+                    has_looked = true;
+                    self.say_if_nobody_takes().await;
+                    continue;
+                }
                 () = &mut quiet_end, if self.wait && !self.unanswered.is_empty() => {
                     break;
                 }
@@ -88,6 +98,17 @@ impl Submission<'_> {
             replies.close().await;
         }
         Ok(!reading)
+    }
+
+    /// Says so where nothing was answered and no worker takes jobs.
+    async fn say_if_nobody_takes(&self) {
+        if self.tally.ok + self.tally.rejected > 0 {
+            return;
+        }
+        if let Ok(Some(0)) = self.post.consumers(self.queue.as_str()).await {
+            let queue = &self.queue;
+            self.bar.suspend(|| eprintln!("kiln: no worker takes jobs from `{queue}` now: they wait until one is started (`kiln run`)"));
+        }
     }
 
     fn message(&self, number: u64, posting: Posting, reply_to: Option<&ShortString>) -> Message {

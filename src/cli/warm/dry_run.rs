@@ -43,6 +43,11 @@ pub(super) async fn run(
         claim: None,
         scores_here: false,
     };
+    let mut left = schedule.clone();
+    left.budget = left
+        .budget
+        .less(&store.spent_ahead(&schedule.name, None).await?);
+    let schedule = &left;
     let source = open(schedule, settings, store, redis.as_ref()).await?;
     let plan = gatherer.plan(schedule, source.as_ref()).await?;
     let jobs = gatherer.pieces(schedule, &plan).len();

@@ -327,6 +327,18 @@ const SECTIONS = {
     $("intake").textContent = paused ? "Resume intake" : "Pause intake";
     $("intake").hidden = false;
   },
+  async fleet() {
+    const fleet = await fetchJson("/v1/fleet");
+    const mebibytes = (n) => `${figures.format(n / 2 ** 20)} MiB`;
+    $("fleet-sum").textContent = `${fleet.workers_up} workers, ${figures.format(fleet.jobs)} jobs and a hit rate of ${percent(fleet.hit_rate)} within the last five minutes. Those that are gone are shown for an hour.`;
+    table("fleet-table", [
+      ["worker", (w) => w.name], ["state", (w) => [w.state, w.reason].filter(Boolean).join(": ")], ["version", (w) => w.version],
+      ["since", (w) => when(w.started_at)], ["seen", (w) => when(w.seen_at)], ["lanes", (w) => w.lanes.join(", ") || null], ["models", (w) => w.models.join(", ") || null],
+      ["jobs waiting", (w) => figures.format(w.waiting_jobs), "n"], ["in hand", (w) => mebibytes(w.bytes_in_hand), "n"],
+      ["jobs", (w) => figures.format(w.jobs), "n"], ["hit rate", (w) => percent(w.hit_rate), "n"], ["p99", (w) => time(w.p99_ms), "n"],
+      ["memory", (w) => mebibytes(w.memory_bytes), "n"],
+    ], fleet.workers, "no workers");
+  },
   async lanes() {
     const { lanes } = await fetchJson("/v1/lanes");
     const left = (l) => l.queue?.messages > 0 && l.queue.consumers === 0;

@@ -278,6 +278,8 @@ label!(
         Renewed = "renewed",
         /// a budget or Redis's memory had no room for it
         LeftOver = "left_over",
+        /// it was posted between two runs, since it probably is asked for next
+        Ahead = "ahead",
     }
 );
 

@@ -135,7 +135,9 @@ impl Follower {
                 poll = Instant::now() + rest;
             }
             reading.tend(self).await?;
-            let early = reading.comes().filter(|at| *at > Instant::now());
+            let now = Instant::now();
+            let early = reading.comes().filter(|at| *at > now);
+            let early = early.map(|at| at.max(now + FLOOR));
             let next = early.map_or(poll, |at| at.min(poll));
             self.wait(reading, next.min(until), end).await?;
         }

@@ -15,6 +15,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use post::{Marked, Posted};
 use std::time::Duration;
+use tend::Done;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -22,15 +23,6 @@ use tokio_util::sync::CancellationToken;
 const OTHERS: &str = "other";
 /// Longest that a row's time is waited for at once.
 const FAR: Duration = Duration::from_secs(3_600);
-
-/// What was done since it was noted.
-#[derive(Default)]
-struct Done {
-    posted: i64,
-    bad: i64,
-    jobs: i64,
-    model_seconds: f64,
-}
 
 /// What a run has spent of its budget.
 #[derive(Default)]
@@ -68,6 +60,10 @@ pub(super) struct Reading {
     ahead: Option<Instant>,
     /// Whether more was met than is remembered.
     is_full: bool,
+    /// Whether no number is as high as the one it was followed to, whether to look, and whether that was said.
+    has_gone_back: bool,
+    looks_back: bool,
+    has_said_back: bool,
     done: Done,
     noted: (Instant, Option<i64>),
     /// What the run's row says is in the way.
@@ -101,6 +97,9 @@ impl Reading {
             clock_us: None,
             ahead: None,
             is_full: false,
+            has_gone_back: false,
+            looks_back: true,
+            has_said_back: false,
             done: Done::default(),
             noted: (now, None),
             said: None,
@@ -115,6 +114,7 @@ impl Reading {
         self.claim = claim;
         self.spent = Spent::default();
         self.said = None;
+        self.looks_back = true;
         self.done = Done::default();
         self.clock = (follower.carrier.store.clock().await?, Instant::now());
         let own = follower
@@ -153,6 +153,10 @@ impl Reading {
         let is_whole = is_whole || self.last.is_none();
         let read = match begun {
             Ok(floor) => {
+                let looking = self.look_back(&floor, schedule);
+                if end.run_until_cancelled(looking).await.is_none() {
+                    return Ok(Ok(()));
+                }
                 let from = self.last.clone().filter(|_| !is_whole).unwrap_or(floor);
                 self.pages(follower, from, is_whole, until, end).await?
             }

@@ -1,14 +1,15 @@
 //! How long what a source only remembers may be kept: no longer than somebody vouches for it. Pure.
 
 use super::Gatherer;
-use crate::warm::schedule::Schedule;
+use crate::{config::Settings, warm::schedule::Schedule};
+use chrono::{DateTime, Utc};
 
 /// Lives are whole steps, so many of which make the age that is allowed: jobs have one life for all that is in them.
 const STEPS: u64 = 16;
 
 /// What a namespace says of the age of its entries, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Ages {
+pub(in crate::warm) struct Ages {
     now_ms: i64,
     /// Life of an entry whose age nobody bounds.
     ttl: u64,
@@ -19,14 +20,28 @@ pub(super) struct Ages {
 
 impl Ages {
     pub fn of(gatherer: &Gatherer<'_>, schedule: &Schedule, ttl: u64) -> Self {
-        let namespace = schedule.namespace();
-        let own = gatherer.settings.namespaces.get(namespace);
+        Self::new(gatherer.settings, schedule.namespace(), ttl, gatherer.now)
+    }
+
+    /// Those of a namespace whose entries live for so many seconds.
+    pub fn new(settings: &Settings, namespace: &str, ttl: u64, now: DateTime<Utc>) -> Self {
+        let own = settings.namespaces.get(namespace);
         Self {
-            now_ms: gatherer.now.timestamp_millis(),
+            now_ms: now.timestamp_millis(),
             ttl,
-            grace: gatherer.settings.grace_seconds(namespace),
+            grace: settings.grace_seconds(namespace),
             max_age: own.and_then(|own| own.max_age_seconds),
         }
+    }
+
+    /// Whether it is bounded how old entries may be.
+    pub fn is_bounded(&self) -> bool {
+        self.max_age.is_some()
+    }
+
+    /// Life of an entry whose age nobody bounds, in seconds.
+    pub fn ttl(&self) -> u64 {
+        self.ttl
     }
 
     /// How long an entry may live of which somebody who knows has said then what it is made of, in milliseconds since 1970; nothing if it is to be

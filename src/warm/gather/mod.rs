@@ -3,7 +3,7 @@
 //!
 //! Promises the same plan for a run and a dry run: both know the same (`knowledge`). Refuses to write anything.
 
-mod age;
+pub(in crate::warm) mod age;
 mod group;
 mod held;
 mod knowledge;

@@ -8,7 +8,7 @@ pub use file::{Fields, locate, parse};
 pub use fit::{Known, KnownModel, misfits};
 
 use super::{cron::Cron, source::SourceSpec};
-use crate::redact::Position;
+use crate::{redact::Position, store::SpentAhead};
 use chrono_tz::Tz;
 use serde::Deserialize;
 use std::{fmt, path::PathBuf, time::Duration};
@@ -71,6 +71,31 @@ impl Default for Budget {
             inputs: 100_000,
             model_seconds: None,
             renewals: 100_000,
+        }
+    }
+}
+
+impl Budget {
+    /// What is left of it where so much is spent.
+    pub fn less(&self, spent: &SpentAhead) -> Self {
+        let less =
+            |all: usize, spent: i64| all.saturating_sub(usize::try_from(spent).unwrap_or_default());
+        Self {
+            inputs: less(self.inputs, spent.inputs),
+            model_seconds: self
+                .model_seconds
+                .map(|all| (all - spent.model_seconds).max(0.0)),
+            renewals: less(self.renewals, spent.renewals),
+        }
+    }
+
+    /// All of it, as what may be spent until the next run.
+    pub fn whole(&self) -> SpentAhead {
+        let count = |all: usize| i64::try_from(all).unwrap_or(i64::MAX);
+        SpentAhead {
+            inputs: count(self.inputs),
+            model_seconds: self.model_seconds.unwrap_or(f64::INFINITY),
+            renewals: count(self.renewals),
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     heat::{
         MAX_REPORTED, Readers,
         follow::Follow,
-        sketch::{CAPACITY, Sketch},
+        sketch::{MAX_CAPACITY, Sketch},
     },
     warm::plan::{self, Candidate, MemoryRoom},
     warm::schedule::Budget,
@@ -81,7 +81,7 @@ pub(super) struct Knowledge {
 impl Knowledge {
     pub fn new(world: &World) -> Self {
         Self {
-            sketch: Sketch::new(CAPACITY),
+            sketch: Sketch::new(MAX_CAPACITY),
             readers: Readers::default(),
             follow: world.follow.then(Box::default),
             rng: StdRng::seed_from_u64(1),
@@ -117,7 +117,7 @@ impl Knowledge {
     }
 
     pub fn forget(&mut self) {
-        self.sketch = Sketch::new(CAPACITY);
+        self.sketch = Sketch::new(MAX_CAPACITY);
         self.readers = Readers::default();
         self.follow = self.follow.as_ref().map(|_| Box::default());
         self.hot = Hot::default();

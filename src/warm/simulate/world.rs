@@ -73,7 +73,7 @@ impl World {
     /// How often a run is due if nothing else is said, in seconds.
     pub const EVERY: f64 = 5.0;
     /// How many of the hottest inputs a run considers if nothing else is said.
-    pub const TOP: usize = crate::heat::sketch::CAPACITY;
+    pub const TOP: usize = crate::heat::sketch::MAX_CAPACITY;
 
     /// Entries that live so long and keys that cost so much, a twentieth of them computed in advance.
     pub fn new(ttl: f64, costs: Vec<f64>) -> Self {

@@ -2,7 +2,7 @@
 
 use super::{BadSource, Item, Row, RowContent, RowSource, SourceError};
 use crate::{
-    heat::{Hot, NamedRate},
+    heat::{Hot, MAX_REPORTED, NamedRate},
     store::{PostgresStore, StoreError},
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
@@ -18,12 +18,15 @@ const CHUNK: usize = 500;
 #[serde(deny_unknown_fields)]
 pub struct HeatSpec {
     /// How many of the hottest inputs of the schedule's namespace to consider.
-    #[serde(default = "some_thousand")]
+    #[serde(default = "all_held")]
     pub top: usize,
+    /// Whether what probably is asked for next is had ready at once.
+    #[serde(default)]
+    pub follow: bool,
 }
 
-fn some_thousand() -> usize {
-    10_000
+fn all_held() -> usize {
+    MAX_REPORTED
 }
 
 impl HeatSpec {

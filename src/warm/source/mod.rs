@@ -62,6 +62,14 @@ impl RowContent {
 }
 
 impl RowContent {
+    /// Bytes of what it holds.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text { text, pair } => text.len() + pair.as_ref().map_or(0, String::len),
+            Self::Features(values) => size_of_val(values.as_slice()),
+        }
+    }
+
     /// Its texts; nothing of features.
     pub(super) fn text(&self) -> Option<(&str, Option<&str>)> {
         match self {

@@ -109,8 +109,7 @@ async fn take(
             guards.push(acks.guard(delivery.delivery_tag));
             match Hint::parse(&delivery.data) {
                 Ok(hint) => {
-                    heat.readers
-                        .hinted(&hint.namespace, hint.keys.iter().map(String::as_str));
+                    heat.hinted(&hint);
                     metrics.hint(HintOutcome::Ok);
                 }
                 Err(reason) => {

@@ -5,6 +5,7 @@ pub(super) mod controls;
 pub(super) mod costs;
 pub(super) mod days;
 pub(super) mod depths;
+pub(super) mod fleet;
 pub(super) mod health;
 pub(super) mod heat;
 pub(super) mod hints;

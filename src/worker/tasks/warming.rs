@@ -3,12 +3,17 @@
 use super::models::refused;
 use crate::{
     health::{Health, Part},
-    warm::{folder::Folder, run::Warmer},
+    heat::Heat,
+    store::News,
+    telemetry::worker_name,
+    warm::{ahead::AheadPoster, carry::Carrier, folder::Folder, run::Warmer},
+    worker::supervisor::{Stage, Supervisor},
 };
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How often health hears of the schedules' folder.
@@ -16,19 +21,40 @@ const NOTED: Duration = Duration::from_secs(2);
 /// How often the tables are waited for.
 const WAIT: Duration = Duration::from_millis(200);
 
-/// Carries warming runs until it is asked to stop, and releases those in hand.
-pub(in crate::worker) async fn follow(
-    warmer: Warmer,
-    health: Health,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let migrated = async {
-        let mut tick = tokio::time::interval(WAIT);
-        while !health.is_up(Part::Migrations) {
-            tick.tick().await;
-        }
+/// Adds what posts jobs for readers before they ask.
+pub(in crate::worker) fn add(
+    tasks: &mut Supervisor,
+    carrier: &Carrier,
+    folder: &Arc<Mutex<Folder>>,
+    heat: &Arc<Heat>,
+    news: &watch::Sender<Option<Arc<News>>>,
+    health: &Health,
+) {
+    let poster = AheadPoster {
+        carrier: carrier.clone(),
+        folder: folder.clone(),
+        heat: heat.clone(),
+        news: news.subscribe(),
     };
-    if stop.run_until_cancelled(migrated).await.is_none() {
+    let own = health.clone();
+    tasks.add(Stage::Intake, "followers", move |stop| {
+        ahead(poster.clone(), own.clone(), stop)
+    });
+    let warmer = Warmer {
+        carrier: carrier.clone(),
+        folder: folder.clone(),
+        news: news.subscribe(),
+        worker: worker_name(),
+    };
+    let own = health.clone();
+    tasks.add(Stage::Intake, "warming", move |stop| {
+        follow(warmer.clone(), own.clone(), stop)
+    });
+}
+
+/// Carries warming runs until it is asked to stop, and releases those in hand.
+async fn follow(warmer: Warmer, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+    if !are_there_tables(&health, &stop).await {
         return Ok(());
     }
     let folder = warmer.folder.clone();
@@ -36,6 +62,25 @@ pub(in crate::worker) async fn follow(
         ended = warmer.run(stop) => ended,
         () = note(&folder, &health) => Ok(()),
     }
+}
+
+/// Has ready what probably is asked for next until it is asked to stop.
+async fn ahead(poster: AheadPoster, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+    if !are_there_tables(&health, &stop).await {
+        return Ok(());
+    }
+    poster.run(stop).await
+}
+
+/// Waits for the tables; says whether they came before the stop did.
+async fn are_there_tables(health: &Health, stop: &CancellationToken) -> bool {
+    let migrated = async {
+        let mut tick = tokio::time::interval(WAIT);
+        while !health.is_up(Part::Migrations) {
+            tick.tick().await;
+        }
+    };
+    stop.run_until_cancelled(migrated).await.is_some()
 }
 
 /// Keeps health informed of schedule files that are refused.

@@ -1,21 +1,36 @@
 //! Sees what is served, and notes how far everything is.
 
-use super::{Done, Reading};
+use super::Reading;
 use crate::{
     store::{Followed, Progress},
     warm::{
         carry::Stopped,
         follow::{Follower, NOTE},
+        source::{Point, PositionKind},
     },
 };
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// What is said of a run whose budget is spent.
 const SPENT: &str = "the budget is spent: what changes waits for the next run";
 /// What is said where more changes than are remembered within the overlap.
 const FULL: &str = "more changes within overlap_seconds than are remembered: reading waits";
+/// What is said where positions have gone back, as after TRUNCATE ... RESTART IDENTITY.
+const BACK: &str = "no row has the position up to which it was followed, or a higher one: where positions have begun anew, rows below it aren't found";
+/// Longest time for finding that out.
+const LOOK_BACK: Duration = Duration::from_secs(5);
 /// What is said of rows whose time hasn't come.
 const AHEAD: &str = "some rows have a position in the future: they wait until it comes";
+
+/// What was done since it was noted.
+#[derive(Default)]
+pub(super) struct Done {
+    pub posted: i64,
+    pub bad: i64,
+    pub jobs: i64,
+    pub model_seconds: f64,
+}
 
 impl Reading {
     /// Sees what is served by now, and notes how far that is.
@@ -66,6 +81,7 @@ impl Reading {
         let reasons = [
             (self.is_spent(follower), SPENT),
             (self.is_full, FULL),
+            (self.has_gone_back, BACK),
             (self.ahead.is_some(), AHEAD),
         ];
         let reason = reasons.into_iter().find(|(holds, _)| *holds);
@@ -129,5 +145,28 @@ impl Reading {
         self.noted.1 = Some(served);
         self.done = Done::default();
         Ok(())
+    }
+
+    /// Says where numbers have gone back, once a run: what is new then lies where nobody looks. Rows that were removed look the same.
+    pub(super) async fn look_back(&mut self, floor: &Point, schedule: &str) {
+        let Some((PositionKind::Sequence, _)) = &self.window else {
+            return;
+        };
+        if !self.looks_back {
+            return;
+        }
+        let asking = self.changes.reaches(floor.position.saturating_sub(1));
+        match tokio::time::timeout(LOOK_BACK, asking).await {
+            Ok(Ok(reaches)) => self.has_gone_back = !reaches,
+            // A table that can't be read is told by its reading.
+            Ok(Err(_)) => return,
+            // Its statement takes long: it isn't asked again in this run.
+            Err(_) => {}
+        }
+        self.looks_back = false;
+        // A table whose rows are removed once they are served looks the same all the time.
+        if self.has_gone_back && !std::mem::replace(&mut self.has_said_back, true) {
+            tracing::warn!(schedule, reason = BACK, "a followed table has gone back");
+        }
     }
 }

@@ -10,9 +10,10 @@ use crate::{
     warm::source::{SourceError, sql::SqlSource},
 };
 use chrono::{DateTime, Utc};
+use futures_util::{FutureExt, future::BoxFuture};
 use sqlx::{
     AssertSqlSafe, Connection, Either, Executor, PgConnection, SqlSafeStr, Statement, TypeInfo,
-    postgres::{PgListener, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 use std::time::Duration;
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub(in crate::warm) struct Changes {
     limit: Duration,
     open: Option<(PgConnection, Feed)>,
     ear: Option<PgListener>,
+    /// An ear that is about to be opened, however often its wait is cut short.
+    opening: Option<BoxFuture<'static, Option<PgListener>>>,
     /// When it may be tried again to listen.
     again: Instant,
 }
@@ -55,6 +58,7 @@ impl Changes {
             limit,
             open: None,
             ear: None,
+            opening: None,
             again: Instant::now(),
         })
     }
@@ -104,8 +108,9 @@ impl Changes {
                 query = query.bind(String::new());
             }
         }
+        let opening = self.opening();
         let work = async {
-            connection.execute(AssertSqlSafe(self.opening())).await?;
+            connection.execute(AssertSqlSafe(opening)).await?;
             let last = query.fetch_one(&mut connection).await?;
             connection.execute("ROLLBACK").await?;
             Ok(last)
@@ -113,6 +118,31 @@ impl Changes {
         let last = self.sql.within(until, work).await?;
         self.open = Some((connection, feed));
         Ok(last.unwrap_or(first(kind)))
+    }
+
+    /// Whether a row has this number as its position, or a higher one.
+    pub(in crate::warm) async fn reaches(&mut self, position: i64) -> Result<bool, SourceError> {
+        let before = position.saturating_sub(1);
+        if before <= first(PositionKind::Sequence) {
+            return Ok(true);
+        }
+        let until = Instant::now() + self.limit;
+        let (mut connection, feed) = self.connected(until).await?;
+        let text = format!("SELECT EXISTS (\n{}\n)", self.statement);
+        let mut query = sqlx::query_scalar::<_, bool>(AssertSqlSafe(text)).bind(before);
+        if feed.breaks_ties {
+            query = query.bind(String::new());
+        }
+        let opening = self.opening();
+        let work = async {
+            connection.execute(AssertSqlSafe(opening)).await?;
+            let found = query.fetch_one(&mut connection).await?;
+            connection.execute("ROLLBACK").await?;
+            Ok(found)
+        };
+        let found = self.sql.within(until, work).await?;
+        self.open = Some((connection, feed));
+        Ok(found)
     }
 
     fn opening(&self) -> String {
@@ -164,7 +194,7 @@ impl Changes {
     }
 
     async fn page(
-        &self,
+        &mut self,
         connection: &mut PgConnection,
         feed: Feed,
         from: &Point,
@@ -184,8 +214,9 @@ impl Changes {
         if feed.breaks_ties {
             declare = declare.bind(from.key.clone());
         }
+        let opening = self.opening();
         let begin = async {
-            connection.execute(AssertSqlSafe(self.opening())).await?;
+            connection.execute(AssertSqlSafe(opening)).await?;
             declare.execute(&mut *connection).await?;
             sqlx::query_scalar::<_, i64>(CLOCK)
                 .fetch_one(&mut *connection)
@@ -214,9 +245,14 @@ impl Changes {
         let Some(channel) = self.notify.clone() else {
             return std::future::pending().await;
         };
-        if self.ear.is_none() && self.again <= Instant::now() {
+        if self.ear.is_none() && self.opening.is_none() && self.again <= Instant::now() {
             self.again = Instant::now() + AGAIN;
-            self.ear = self.listen(&channel).await;
+            let servers = self.sql.options().to_vec();
+            self.opening = Some(listen(servers, channel).boxed());
+        }
+        if let Some(opening) = &mut self.opening {
+            self.ear = opening.await;
+            self.opening = None;
             // What was told before is in the table.
             if self.ear.is_some() {
                 return;
@@ -231,30 +267,9 @@ impl Changes {
         }
     }
 
-    async fn listen(&self, channel: &str) -> Option<PgListener> {
-        for options in self.sql.options() {
-            let one = PgPoolOptions::new()
-                .max_connections(1)
-                .acquire_timeout(LISTEN)
-                .max_lifetime(None)
-                .idle_timeout(None)
-                .connect_lazy_with(options.clone());
-            let listening = async {
-                let mut ear = PgListener::connect_with(&one).await?;
-                ear.eager_reconnect(false);
-                ear.listen(channel).await?;
-                Ok::<_, sqlx::Error>(ear)
-            };
-            if let Ok(Ok(ear)) = tokio::time::timeout(LISTEN, listening).await {
-                return Some(ear);
-            }
-        }
-        None
-    }
-
     /// Ends the conversation.
     pub(in crate::warm) async fn close(&mut self) {
-        self.ear = None;
+        (self.ear, self.opening) = (None, None);
         if let Some((connection, _)) = self.open.take() {
             // All rows have arrived; a failed close changes nothing.
             let _closed = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
@@ -282,4 +297,26 @@ fn sequence_before(from: &Point, feed: Feed) -> i64 {
 
 fn moment_before(from: &Point, feed: Feed) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros(sequence_before(from, feed))
+}
+
+/// A connection that hears of a channel, to the first of these servers that takes one.
+async fn listen(servers: Vec<PgConnectOptions>, channel: String) -> Option<PgListener> {
+    for options in servers {
+        let one = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(LISTEN)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_lazy_with(options);
+        let listening = async {
+            let mut ear = PgListener::connect_with(&one).await?;
+            ear.eager_reconnect(false);
+            ear.listen(&channel).await?;
+            Ok::<_, sqlx::Error>(ear)
+        };
+        if let Ok(Ok(ear)) = tokio::time::timeout(LISTEN, listening).await {
+            return Some(ear);
+        }
+    }
+    None
 }

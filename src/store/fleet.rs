@@ -1,0 +1,170 @@
+//! Owns what workers say of themselves, so that any of them can show all.
+//!
+//! Promises that a worker which is gone stays to be seen for an hour, and no longer; and that a newer worker's figures are read as far as they are
+//! known here.
+
+use super::{PostgresStore, StoreError};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, Row, postgres::PgRow};
+
+/// Workers that are listed.
+const MAX_LISTED: i64 = 1_000;
+/// After so many seconds of silence a worker is lost.
+pub const LOST_SECONDS: f64 = 20.0;
+const REPORT: &str = "\
+INSERT INTO workers (name, started_at, version, figures) VALUES ($1, $2, $3, $4::text::jsonb)
+ON CONFLICT (name, started_at) DO UPDATE SET seen_at = now(), stopped_at = NULL, figures = excluded.figures";
+const STOPPED: &str =
+    "UPDATE workers SET stopped_at = now(), seen_at = now() WHERE name = $1 AND started_at = $2";
+const FORGET: &str = "DELETE FROM workers WHERE seen_at < now() - interval '1 hour'";
+const LIST: &str = "\
+SELECT name, version, started_at, seen_at, stopped_at, extract(epoch FROM now() - seen_at)::float8 AS silent,
+  extract(epoch FROM seen_at - started_at)::float8 AS up, figures::text AS figures
+FROM workers WHERE seen_at > now() - interval '1 hour' ORDER BY stopped_at IS NOT NULL OR seen_at < now() - interval '20 seconds', name, seen_at DESC LIMIT $1";
+
+/// How a worker is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerFigures {
+    /// `ready`, `degraded`, `paused` or `not ready`.
+    pub status: String,
+    /// What is in its way; empty if nothing is.
+    pub reason: String,
+    /// Lanes that it serves.
+    pub lanes: Vec<String>,
+    /// Active versions of models that it has, as `name@version`.
+    pub models: Vec<String>,
+    /// Jobs that wait for scores there, and bytes of all in hand.
+    pub waiting_jobs: u64,
+    pub bytes_in_hand: u64,
+    /// Inputs found and scored, and jobs, within the last five minutes.
+    pub hits: u64,
+    pub misses: u64,
+    pub jobs: u64,
+    /// Of these jobs, from delivery to stored result, in milliseconds.
+    pub p99_ms: f64,
+    /// What the process takes.
+    pub memory_bytes: u64,
+}
+
+/// One worker, by its name and when it started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerRow {
+    pub name: String,
+    pub version: String,
+    pub started_at: DateTime<Utc>,
+    pub seen_at: DateTime<Utc>,
+    pub stopped_at: Option<DateTime<Utc>>,
+    /// For how long it has said nothing, and for how long it had run when it did last, in seconds.
+    pub silent: f64,
+    pub up: f64,
+    pub figures: WorkerFigures,
+}
+
+impl WorkerRow {
+    /// As it says of itself, or `stopped`, or `lost` where it says nothing any more.
+    pub fn state(&self) -> &str {
+        match self.stopped_at {
+            Some(_) => "stopped",
+            None if self.silent > LOST_SECONDS => "lost",
+            None => &self.figures.status,
+        }
+    }
+
+    /// Whether it is there.
+    pub fn is_there(&self) -> bool {
+        self.stopped_at.is_none() && self.silent <= LOST_SECONDS
+    }
+}
+
+impl FromRow<'_, PgRow> for WorkerRow {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        let figures: String = row.try_get("figures")?;
+        Ok(Self {
+            name: row.try_get("name")?,
+            version: row.try_get("version")?,
+            started_at: row.try_get("started_at")?,
+            seen_at: row.try_get("seen_at")?,
+            stopped_at: row.try_get("stopped_at")?,
+            silent: row.try_get("silent")?,
+            up: row.try_get("up")?,
+            figures: serde_json::from_str(&figures).unwrap_or_default(),
+        })
+    }
+}
+
+impl PostgresStore {
+    /// Notes how a worker is.
+    pub async fn report_worker(
+        &self,
+        name: &str,
+        started_at: DateTime<Utc>,
+        figures: &WorkerFigures,
+    ) -> Result<(), StoreError> {
+        // Numbers and texts are always JSON.
+        let figures = serde_json::to_string(figures).unwrap_or_else(|_| "{}".to_owned());
+        let query = sqlx::query(REPORT)
+            .bind(name)
+            .bind(started_at)
+            .bind(env!("CARGO_PKG_VERSION"))
+            .bind(figures);
+        self.execute(query).await.map(drop)
+    }
+
+    /// Notes that a worker has stopped as it was asked to.
+    pub async fn note_stopped(
+        &self,
+        name: &str,
+        started_at: DateTime<Utc>,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(STOPPED).bind(name).bind(started_at);
+        self.execute(query).await.map(drop)
+    }
+
+    /// Forgets workers that have been silent for an hour.
+    pub async fn forget_workers(&self) -> Result<(), StoreError> {
+        self.execute(sqlx::query(FORGET)).await.map(drop)
+    }
+
+    /// Every worker of the last hour: those that are there before those that have stopped.
+    pub async fn workers(&self) -> Result<Vec<WorkerRow>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as(LIST).bind(MAX_LISTED);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        self.end(lease, answer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_says_nothing_is_lost_and_one_that_said_goodbye_has_stopped() {
+        let row = |silent, stopped: bool| WorkerRow {
+            name: "a:1".into(),
+            version: "1".into(),
+            started_at: DateTime::UNIX_EPOCH,
+            seen_at: DateTime::UNIX_EPOCH,
+            stopped_at: stopped.then_some(DateTime::UNIX_EPOCH),
+            silent,
+            up: 5.0,
+            figures: WorkerFigures {
+                status: "ready".into(),
+                ..WorkerFigures::default()
+            },
+        };
+        assert_eq!(row(19.0, false).state(), "ready");
+        assert_eq!(row(21.0, false).state(), "lost");
+        assert_eq!(row(21.0, true).state(), "stopped");
+        assert!(row(1.0, false).is_there() && !row(1.0, true).is_there());
+    }
+
+    #[test]
+    fn figures_of_a_newer_worker_are_read_as_far_as_they_are_known() {
+        let text = r#"{"status": "ready", "jobs": 3, "colour": "blue"}"#;
+        let read: WorkerFigures = serde_json::from_str(text).expect("figures");
+        assert_eq!((read.status.as_str(), read.jobs), ("ready", 3));
+    }
+}

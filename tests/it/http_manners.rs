@@ -1,0 +1,136 @@
+//! The HTTP port's manners: which names it answers to, what bodies it takes, and what a connection that is kept sees of a refusal.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::harness::PATIENCE;
+use crate::harness::stack::Stack;
+use crate::harness::worker::Worker;
+
+/// A connection that is kept.
+struct Kept(TcpStream);
+
+impl Kept {
+    async fn open(worker: &Worker) -> Self {
+        let address = ("127.0.0.1", worker.http_port);
+        Self(TcpStream::connect(address).await.expect("a connection"))
+    }
+
+    /// Sends a request, and gives its answer's head and body.
+    async fn ask(&mut self, head: &str, body: &[u8]) -> (String, String) {
+        let request = [head.as_bytes(), b"\r\n", body].concat();
+        self.0.write_all(&request).await.expect("it is taken");
+        self.answer().await
+    }
+
+    async fn answer(&mut self) -> (String, String) {
+        let mut said = Vec::new();
+        let answer = async {
+            loop {
+                let text = String::from_utf8_lossy(&said).into_owned();
+                if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                    let head = head.to_lowercase();
+                    let length = head
+                        .lines()
+                        .find_map(|line| line.strip_prefix("content-length: "));
+                    let length: usize = length.and_then(|n| n.parse().ok()).unwrap_or(0);
+                    if body.len() >= length {
+                        return (head.clone(), body.to_owned());
+                    }
+                }
+                let read = self.0.read_buf(&mut said).await.expect("no reset");
+                assert!(read > 0, "closed after {text:?}");
+            }
+        };
+        timeout(PATIENCE, answer).await.expect("an answer")
+    }
+}
+
+fn post(path: &str, host: &str, more: &str, bytes: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {bytes}\r\n{more}")
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+const JOB: &[u8] = br#"{"model": "sentiment", "text": "fine"}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_keys_only_names_of_this_machine_are_answered() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["sentiment"]).start().await;
+    // As a page of evil.example sends it whose name leads here by now: its origin is the host's.
+    let origin = "origin: http://evil.example\r\n";
+    for path in ["/v1/intake/pause", "/v1/score"] {
+        let mut client = Kept::open(&worker).await;
+        let head = post(path, "evil.example", &format!("{origin}{JSON}"), JOB.len());
+        let (head, body) = client.ask(&head, JOB).await;
+        assert!(head.starts_with("http/1.1 403 "), "{head}");
+        assert!(body.contains("\"host\""), "{body}");
+    }
+    for (path, status) in [
+        ("/metrics", 403),
+        ("/", 403),
+        ("/livez", 200),
+        ("/readyz", 200),
+    ] {
+        let mut client = Kept::open(&worker).await;
+        let head = format!("GET {path} HTTP/1.1\r\nhost: evil.example:9464\r\n");
+        let (head, _) = client.ask(&head, b"").await;
+        assert!(
+            head.starts_with(&format!("http/1.1 {status} ")),
+            "{path}: {head}"
+        );
+    }
+    let mut client = Kept::open(&worker).await;
+    for host in [
+        "localhost",
+        "127.0.0.1:9464",
+        "[::1]:9464",
+        "kiln.localhost",
+    ] {
+        let (head, _) = client
+            .ask(&post("/v1/score", host, JSON, JOB.len()), JOB)
+            .await;
+        assert!(head.starts_with("http/1.1 200 "), "{host}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_kept_goes_on_after_a_refusal_or_is_told_that_it_closes() {
+    let stack = Stack::shared().await;
+    let worker = stack
+        .worker()
+        .models(&["sentiment"])
+        .set("KILN_INTAKE__MAX_BODY_BYTES", "20000")
+        .start()
+        .await;
+    let mut client = Kept::open(&worker).await;
+    let some = vec![b' '; 15_000];
+    let refused = [
+        ("/nowhere", 404, JSON),
+        ("/v1/models", 405, JSON),
+        ("/v1/score", 415, "content-type: text/plain\r\n"),
+    ];
+    for round in 0..20 {
+        for (path, status, more) in refused {
+            let head = post(path, "localhost", more, some.len());
+            let (head, body) = client.ask(&head, &some).await;
+            let expected = format!("http/1.1 {status} ");
+            assert!(head.starts_with(&expected), "{round} {path}: {head} {body}");
+            assert!(!head.contains("connection: close"), "{head}");
+        }
+        let (head, _) = client
+            .ask(&post("/v1/score", "localhost", JSON, JOB.len()), JOB)
+            .await;
+        assert!(head.starts_with("http/1.1 200 "), "{head}");
+    }
+    // More than is read of what is refused: the client hears that the connection ends.
+    let much = vec![b' '; 1 << 20];
+    let mut client = Kept::open(&worker).await;
+    let head = post("/v1/score", "localhost", JSON, much.len());
+    let head = format!("{head}expect: 100-continue\r\n");
+    let (head, body) = client.ask(&head, b"").await;
+    assert!(head.starts_with("http/1.1 413 "), "{head}");
+    assert!(head.contains("connection: close"), "{head}");
+    assert!(body.contains("20000 bytes"), "{body}");
+}
