@@ -34,6 +34,8 @@ mod files;
 mod harness;
 mod harness_test;
 mod health;
+#[cfg(feature = "parquet")]
+mod hostile_tables;
 mod http;
 mod idempotency;
 mod idle;

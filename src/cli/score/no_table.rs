@@ -20,7 +20,7 @@ fn missing<T>() -> anyhow::Result<T> {
     )
 }
 
-pub(super) trait Taker {
+pub(super) trait Taker: Sync {
     fn max_rows(&self) -> usize;
     #[expect(dead_code, reason = "nothing reads a table")]
     fn take(&self, batch: Batch, rows: usize, bytes: usize, end: Position) -> bool;

@@ -2,19 +2,20 @@
 
 use super::{
     Arguments,
+    begin::{MAX_ROWS, fit_rows, start},
     block::Block,
     errors::{Errors, OnError},
     flow::Flow,
     item::Position,
     layout::layout,
     manifest::{self, Manifest},
-    model::{choose, pinned},
+    model::pinned,
     output::{Output, Part},
-    parsed::Parsed,
     progress::Marks,
+    render::Layout,
     source::{Source, identity, open},
-    summary::{self, Facts},
-    work::{Done, Shared, work},
+    summary::{self, Facts, Report},
+    work::{Done, Shared},
 };
 use crate::{
     cli::{Exit, file::Format},
@@ -30,22 +31,13 @@ use indicatif::ProgressBar;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
 /// Blocks that wait for their turn; those in hand are bounded in bytes.
 const AHEAD: usize = 2;
-/// Rows of one block: as many as a job may have.
-const MAX_ROWS: usize = kiln_contract::job::MAX_INPUTS;
-/// Bytes of outputs that a block may take on its way, by which blocks of models with wide outputs are smaller.
-const OUTPUT_BYTES: usize = 8 << 20;
-/// What a value of an output takes on its way: as a number twice, and as text twice.
-const BYTES_PER_OUTPUT: usize = 44;
 
 /// What a run has open.
 struct Run {
@@ -54,6 +46,7 @@ struct Run {
     shared: Arc<Shared>,
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
+    output: Option<PathBuf>,
     /// The file of scores.
     database: PathBuf,
     begun: Instant,
@@ -71,6 +64,7 @@ pub(super) async fn run(
     let begun = Instant::now();
     let source = open(arguments)?;
     let layout = layout(arguments, on_error, &source)?;
+    let report = Report::open(arguments.report.as_deref())?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
     let embedded = parts::embedded(settings, said_once()).await?;
@@ -97,23 +91,12 @@ pub(super) async fn run(
         None => sink.write(&layout.header())?,
     }
     let mut run = Run {
-        shared: Arc::new(Shared {
-            engine: engine.clone(),
-            run_id: format!(
-                "score-{}-{:08x}",
-                clock::now().timestamp_millis(),
-                rand::random::<u32>()
-            ),
-            detail: arguments.detail,
-            pick: arguments.pick().filter(|_| source.format == Format::Jsonl),
-            layout,
-            quarantines: on_error == OnError::Quarantine,
-            reports: arguments.report.is_some(),
-        }),
+        shared: Arc::new(shared(arguments, on_error, &source, layout, &engine)),
         bar: source.bar.clone(),
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
         engine,
         embedded,
+        output: output.clone(),
         database: settings.embedded.path.clone(),
         begun,
         manifest,
@@ -129,11 +112,36 @@ pub(super) async fn run(
         // What was stored stays stored, whatever ended the run.
         let _ = run.embedded.store.flush().await;
         give_up(sink, errors, output.as_deref());
+        report.give_up();
         return Err(error);
     }
-    run.complete(sink, &mut errors)?;
+    run.complete(sink, &mut errors)
+        .inspect_err(|_| report.give_up())?;
     output.as_deref().map(manifest::remove);
-    run.end(arguments, output.as_deref(), &errors)
+    run.end(report, arguments, output.as_deref(), &errors)
+}
+
+/// What all blocks of a run share.
+fn shared(
+    arguments: &Arguments,
+    on_error: OnError,
+    source: &Source,
+    layout: Layout,
+    engine: &Arc<Engine>,
+) -> Shared {
+    Shared {
+        engine: engine.clone(),
+        run_id: format!(
+            "score-{}-{:08x}",
+            clock::now().timestamp_millis(),
+            rand::random::<u32>()
+        ),
+        detail: arguments.detail,
+        pick: arguments.pick().filter(|_| source.format == Format::Jsonl),
+        layout,
+        quarantines: on_error == OnError::Quarantine,
+        reports: arguments.report.is_some(),
+    }
 }
 
 /// Leaves what a later run can go on from, and nothing else.
@@ -285,15 +293,32 @@ impl Run {
         self.stored(flushed)
     }
 
-    /// Gives what was written its names.
-    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+    /// Gives what was written its names. What can't be completed stays only where a later run can go on from it.
+    fn complete(&self, mut sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
         let model = self.manifest.model.as_deref();
         let model = model.and_then(|model| self.engine.registry().resolve(model).ok());
-        sink.finish(model.as_ref().map(|model| model.info()))?;
-        if let Some(part) = errors.quarantine.take() {
-            part.finish()?;
+        let quarantine = errors.quarantine.take();
+        let output = sink.part().map(|part| &*part);
+        let partials: Vec<PathBuf> = output
+            .into_iter()
+            .chain(&quarantine)
+            .filter_map(Part::partial)
+            .collect();
+        let completed = sink
+            .finish(model.as_ref().map(|model| model.info()))
+            .and_then(|()| quarantine.map_or(Ok(()), Part::finish));
+        if completed.is_err()
+            && self
+                .output
+                .as_deref()
+                .is_none_or(|path| !manifest::path(path).exists())
+        {
+            for partial in partials {
+                // One that has its own name already isn't there.
+                let _ = fs::remove_file(partial);
+            }
         }
-        Ok(())
+        completed
     }
 
     /// Names the file of scores where it takes no more.
@@ -320,6 +345,7 @@ impl Run {
 
     fn end(
         &self,
+        report: Report,
         arguments: &Arguments,
         output: Option<&Path>,
         errors: &Errors,
@@ -333,9 +359,7 @@ impl Run {
             elapsed: self.elapsed(),
             resumed_after: self.from.map(|from| from.lines),
         };
-        if let Some(path) = &arguments.report {
-            summary::report(path, tally, &facts, &self.engine)?;
-        }
+        report.write(tally, &facts, &self.engine)?;
         if !arguments.json {
             errors.lines.print_rest();
         }
@@ -345,46 +369,4 @@ impl Run {
             _ => Exit::Partial,
         })
     }
-}
-
-/// Smaller blocks for wide outputs.
-fn fit_rows(engine: &Engine, model: &str, max_rows: &AtomicUsize) {
-    if let Ok(model) = engine.registry().resolve(model) {
-        let row = BYTES_PER_OUTPUT * model.info().output_width.max(1);
-        max_rows.store((OUTPUT_BYTES / row).clamp(64, MAX_ROWS), Ordering::Relaxed);
-    }
-}
-
-type Begun = (
-    Option<String>,
-    tokio::task::JoinHandle<anyhow::Result<Done>>,
-);
-
-/// Begins to work on a block. The first one with inputs says which model is meant, where none was named.
-fn start(
-    number: usize,
-    block: Block,
-    model: &mut Option<String>,
-    shared: &Arc<Shared>,
-    runtime: &Handle,
-    max_rows: &AtomicUsize,
-) -> anyhow::Result<Begun> {
-    let shared = shared.clone();
-    if let Some(known) = model.clone() {
-        let named = Some(known.clone());
-        let work = runtime.spawn(async move {
-            let parsed = Parsed::new(block, shared.pick.as_ref());
-            work(parsed, number, known, shared).await
-        });
-        return Ok((named, work));
-    }
-    let parsed = Parsed::new(block, shared.pick.as_ref());
-    if let Some(input) = parsed.first_input() {
-        let chosen = choose(shared.engine.registry(), input)?;
-        fit_rows(&shared.engine, &chosen, max_rows);
-        *model = Some(chosen);
-    }
-    let named = model.clone();
-    let known = named.clone().unwrap_or_default();
-    Ok((named, runtime.spawn(work(parsed, number, known, shared))))
 }

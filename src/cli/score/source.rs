@@ -239,6 +239,9 @@ fn read_lines(
             (count, sent) = (count + 1, at);
         }
         let size = bytes.len();
+        // A whole job is one line and has many inputs, each an object.
+        let objects = bytes.iter().filter(|byte| **byte == b'{').count();
+        let count = if count == 0 { 0 } else { count.max(objects) };
         // A run that goes on from here has the long line still before it.
         let is_taken = flow.send(Rows::Lines(bytes, first), count, size, sent)
             && (!is_long || {

@@ -6,7 +6,13 @@ use super::{result::cell, tally::Tally};
 use crate::pipeline::Engine;
 use anyhow::Context;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Says it on standard error.
 pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
@@ -58,15 +64,43 @@ pub(super) struct Facts<'a> {
     pub resumed_after: Option<u64>,
 }
 
-/// Writes the report.
-pub(super) fn report(
-    path: &Path,
-    tally: &Tally,
-    facts: &Facts<'_>,
-    engine: &Engine,
-) -> anyhow::Result<()> {
-    let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
-    fs::write(path, bytes).with_context(|| format!("{} can't be written", path.display()))
+/// The file of the report, opened before the work: who may not write it is told at once.
+pub(super) struct Report(Option<(PathBuf, File, bool)>);
+
+impl Report {
+    /// Opens it, where one is asked for. What stands in it stays until there is another.
+    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self(None));
+        };
+        let is_new = !path.exists();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = file.with_context(|| format!("{} can't be written", path.display()))?;
+        Ok(Self(Some((path.to_owned(), file, is_new))))
+    }
+
+    /// Leaves no empty one.
+    pub fn give_up(&self) {
+        if let Self(Some((path, _, true))) = self {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Writes it.
+    pub fn write(self, tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> anyhow::Result<()> {
+        let Some((path, mut file, _)) = self.0 else {
+            return Ok(());
+        };
+        let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
+        let is_file = file.metadata().is_ok_and(|about| about.is_file());
+        let emptied = if is_file { file.set_len(0) } else { Ok(()) };
+        let written = emptied.and_then(|()| file.write_all(&bytes));
+        written.with_context(|| format!("{} can't be written", path.display()))
+    }
 }
 
 fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {

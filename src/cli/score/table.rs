@@ -7,8 +7,13 @@ mod arrow_file;
 mod arrow_stream;
 mod build;
 mod cells;
+mod compact;
+mod decode;
+mod delta;
+mod footer;
 mod header;
 mod ipc;
+mod ipc_schema;
 mod kept;
 mod message;
 mod pages;
@@ -16,6 +21,8 @@ mod parquet;
 mod plan;
 mod rows;
 mod schema;
+mod thrift;
+mod values;
 mod write;
 
 pub(super) use build::{Builder, Ready};
@@ -24,7 +31,10 @@ pub(super) use schema::Shape;
 pub(super) use write::Encoder;
 
 use super::item::{Keep, Position};
-use crate::cli::file::{Columns, Format};
+use crate::{
+    cli::file::{Columns, Format},
+    telemetry::logs::caught,
+};
 use anyhow::bail;
 use indicatif::ProgressBar;
 use std::{fs::File, path::Path};
@@ -32,7 +42,22 @@ use std::{fs::File, path::Path};
 /// Bytes of one page of Parquet, or of one batch of Arrow, unpacked: what may be in memory at once of it.
 const MAX_PAGE_BYTES: usize = 128 << 20;
 /// Bytes of all that is unpacked at once of a file.
-const MAX_UNPACKED_BYTES: usize = 256 << 20;
+const MAX_UNPACKED_BYTES: usize = 192 << 20;
+/// Levels of lists and structs within each other.
+const MAX_DEPTH: usize = 64;
+/// Characters of a column's name that messages show.
+const SHOWN: usize = 80;
+
+/// A column's name as messages show it: in one line, and not all of a long one.
+fn clipped(name: &str) -> String {
+    let shown = name.chars().take(SHOWN).flat_map(char::escape_debug);
+    let end = if name.chars().nth(SHOWN).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    shown.chain(end.chars()).collect()
+}
 
 /// What is asked of a table.
 pub(super) struct Wanted<'a> {
@@ -53,6 +78,18 @@ pub(super) enum Table {
 impl Table {
     /// Opens a table: `file` is none for standard input. Nothing where the format isn't one of a table.
     pub fn open(
+        format: Format,
+        path: &Path,
+        file: Option<&File>,
+        bar: &ProgressBar,
+        wanted: &Wanted<'_>,
+    ) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
+        let opened = caught(|| Self::opened(format, path, file, bar, wanted));
+        opened.unwrap_or_else(|| bail!("{shown}: its columns can't be read: it is damaged"))
+    }
+
+    fn opened(
         format: Format,
         path: &Path,
         file: Option<&File>,

@@ -5,10 +5,13 @@ use super::{
     arrow_file::{self, ArrowFile},
     arrow_stream::ArrowStream,
     plan::Plan,
-    rows::{self, Taker},
+    rows::{Cut, Taker},
 };
-use crate::cli::{file::unpack, score::item::Position};
-use anyhow::Context;
+use crate::{
+    cli::{file::unpack, score::item::Position},
+    telemetry::logs::caught,
+};
+use anyhow::{Context, anyhow};
 use arrow_array::RecordBatch;
 use indicatif::ProgressBar;
 use std::{
@@ -68,16 +71,28 @@ impl Arrow {
     pub fn read(mut self, from: Position, flow: &impl Taker, shown: &str) -> anyhow::Result<()> {
         let mut before = 0;
         loop {
-            let batch = self.next_batch(flow);
-            let batch = batch.with_context(|| format!("{shown}: after row {before}"))?;
-            let Some(columns) = batch else {
+            let at = |error: anyhow::Error| error.context(format!("{shown}: after row {before}"));
+            let damaged = || anyhow!("it is damaged");
+            let batch = caught(|| self.next_batch(flow)).unwrap_or_else(|| Err(damaged()));
+            let Some(columns) = batch.map_err(at)? else {
                 return Ok(());
             };
             let rows = columns.num_rows();
-            let skipped = from.lines.saturating_sub(before).min(rows as u64);
-            let rest = columns.slice(skipped as usize, rows - skipped as usize);
-            if !rows::send(&self.plan, &rest, before + skipped + 1, flow) {
-                return Ok(());
+            let mut cut = Cut {
+                plan: &self.plan,
+                columns: &columns,
+                first: before + 1,
+                at: usize::try_from(from.lines.saturating_sub(before))
+                    .map_or(rows, |n| n.min(rows)),
+            };
+            loop {
+                let piece = caught(|| cut.next(flow.max_rows())).unwrap_or_else(|| Err(damaged()));
+                let Some(piece) = piece.map_err(at)? else {
+                    break;
+                };
+                if !piece.send(flow) {
+                    return Ok(());
+                }
             }
             before += rows as u64;
         }
