@@ -45,6 +45,7 @@ mod lanes;
 mod lanes_shown;
 mod leaks;
 mod ledger;
+mod many_files;
 mod message;
 mod models;
 mod order;
@@ -54,6 +55,8 @@ mod postgres;
 mod prometheus;
 mod readers;
 mod redis;
+#[cfg(feature = "remote")]
+mod remote;
 mod replies;
 mod results;
 mod shards;

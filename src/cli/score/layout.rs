@@ -3,6 +3,7 @@
 use super::{
     Arguments,
     errors::OnError,
+    item::Keep,
     render::{Layout, has_known_columns},
     result::{EmbeddingType, kept_name},
     source::Source,
@@ -32,19 +33,16 @@ pub(super) fn layout(
     let kept = match format {
         // Each line has its own.
         Format::Jsonl => Vec::new(),
-        _ => source.kept(&keep)?,
+        _ => source.kept()?,
     };
-    check_names(&source.kept(&keep)?, format, arguments.embedding_type)?;
+    let is_known = format != Format::Jsonl || keep != Keep::Others || source.is_file();
+    if is_known {
+        check_names(&source.kept()?, format, arguments.embedding_type)?;
+    }
     let shape = format.is_table().then(|| {
         let errors = on_error == OnError::Skip;
         let embedding = arguments.embedding_type.unwrap_or_default();
-        Shape::new(
-            &kept,
-            source.table.as_ref(),
-            arguments.detail,
-            errors,
-            embedding,
-        )
+        Shape::new(&kept, source.table(), arguments.detail, errors, embedding)
     });
     Ok(Layout {
         format,

@@ -13,7 +13,7 @@ use super::{
     output::{Output, Part},
     progress::Marks,
     render::Layout,
-    source::{Source, identity, open},
+    source::{Source, open},
     summary::{self, Facts, Report},
     work::{Done, Shared},
 };
@@ -47,6 +47,7 @@ struct Run {
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
     output: Option<PathBuf>,
+    files: usize,
     /// The file of scores.
     database: PathBuf,
     begun: Instant,
@@ -62,8 +63,9 @@ pub(super) async fn run(
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
     let begun = Instant::now();
-    let source = open(arguments)?;
+    let mut source = open(arguments)?;
     let layout = layout(arguments, on_error, &source)?;
+    source.with_layout(&layout);
     let report = Report::open(arguments.report.as_deref())?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
@@ -86,7 +88,11 @@ pub(super) async fn run(
             "goes on after {} {} of {}",
             source.format.row(),
             from.lines,
-            source.path.display()
+            source
+                .inputs
+                .get(from.file)
+                .unwrap_or(Path::new("-"))
+                .display()
         ),
         None => sink.write(&layout.header())?,
     }
@@ -97,12 +103,13 @@ pub(super) async fn run(
         engine,
         embedded,
         output: output.clone(),
+        files: source.inputs.count(),
         database: settings.embedded.path.clone(),
         begun,
         manifest,
         from,
     };
-    let is_resumable = source.about.is_some()
+    let is_resumable = source.identity.is_some()
         && sink.may_resume()
         && errors.quarantine.as_ref().is_none_or(Part::may_resume);
     let marks = output.as_deref().filter(|_| is_resumable);
@@ -185,7 +192,7 @@ fn begin(
     engine: &Engine,
 ) -> Manifest {
     let run = serde_json::json!({
-        "input": source.about.as_ref().map(|about| identity(&source.path, about)),
+        "input": source.identity,
         "input_format": format!("{:?}", source.format),
         "format": format!("{:?}", arguments.output_format()),
         "model": arguments.model,
@@ -267,7 +274,7 @@ impl Run {
         };
         let mut done = std::pin::pin!(blocks.map(begin).buffered(2 * cores + 4));
         while let Some(block) = done.next().await {
-            let (model, block): (Option<String>, Done) = block?;
+            let (model, mut block): (Option<String>, Done) = block?;
             self.stored(self.embedded.store.check())?;
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
@@ -275,7 +282,10 @@ impl Run {
             for results in &block.out {
                 output.add(results)?;
             }
-            errors.take(&self.bar, block.bad)?;
+            errors.take(&self.bar, block.end.file, block.bad)?;
+            if errors.inputs.count() > 1 {
+                block.tally.of_file(errors.inputs.get(block.end.file));
+            }
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
             self.say_rate();
@@ -333,7 +343,11 @@ impl Run {
     fn say_rate(&self) {
         if !self.bar.is_hidden() {
             let rate = self.manifest.tally.inputs() as f64 / self.elapsed().as_secs_f64();
-            self.bar.set_message(format!("{rate:.0} inputs/s"));
+            let files = match self.files {
+                1 => String::new(),
+                all => format!("file {} of {all}  ", self.manifest.end.file + 1),
+            };
+            self.bar.set_message(format!("{files}{rate:.0} inputs/s"));
         }
     }
 
@@ -353,7 +367,7 @@ impl Run {
         self.bar.finish_and_clear();
         let tally = &self.manifest.tally;
         let facts = Facts {
-            file: &arguments.file,
+            files: &errors.inputs,
             output,
             model: self.manifest.model.as_deref(),
             elapsed: self.elapsed(),

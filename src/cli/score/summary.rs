@@ -3,7 +3,7 @@
 //! Promises that a report holds no row's values.
 
 use super::{result::cell, tally::Tally};
-use crate::pipeline::Engine;
+use crate::{cli::file::Inputs, pipeline::Engine};
 use anyhow::Context;
 use serde_json::{Value, json};
 use std::{
@@ -56,7 +56,7 @@ fn labels(tally: &Tally) -> BTreeMap<String, u64> {
 
 /// What a report is made of beside the tally.
 pub(super) struct Facts<'a> {
-    pub file: &'a Path,
+    pub files: &'a Inputs,
     pub output: Option<&'a Path>,
     pub model: Option<&'a str>,
     pub elapsed: Duration,
@@ -120,10 +120,11 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
         per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
     let round = |value: f64| (value * 1e9).round() / 1e9;
     let slowest = tally.longest.iter().map(|long| {
-        json!({"line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
+        json!({"file": long.file, "line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
     });
     json!({
-        "file": facts.file.display().to_string(),
+        "file": (facts.files.count() == 1).then(|| facts.files.first().display().to_string()),
+        "files": facts.files.count(),
         "output": facts.output.map(|path| path.display().to_string()),
         "model": facts.model,
         "rows": tally.rows,

@@ -32,12 +32,12 @@ pub(super) use write::Encoder;
 
 use super::item::{Keep, Position};
 use crate::{
-    cli::file::{Columns, Format},
+    cli::file::{Blob, Columns, Format},
     telemetry::logs::caught,
 };
 use anyhow::bail;
 use indicatif::ProgressBar;
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 /// Bytes of one page of Parquet, or of one batch of Arrow, unpacked: what may be in memory at once of it.
 const MAX_PAGE_BYTES: usize = 128 << 20;
@@ -80,7 +80,7 @@ impl Table {
     pub fn open(
         format: Format,
         path: &Path,
-        file: Option<&File>,
+        file: Option<&Blob>,
         bar: &ProgressBar,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Self>> {
@@ -92,14 +92,14 @@ impl Table {
     fn opened(
         format: Format,
         path: &Path,
-        file: Option<&File>,
+        file: Option<&Blob>,
         bar: &ProgressBar,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Self>> {
         let shown = path.display();
         Ok(match (format, file) {
             (Format::Jsonl | Format::Csv | Format::Tsv, _) => None,
-            (Format::Parquet, Some(file)) if file.metadata().is_ok_and(|about| about.is_file()) => {
+            (Format::Parquet, Some(file)) if file.size().is_some() => {
                 let table = parquet::Parquet::open(&shown.to_string(), file, wanted)?;
                 Some(Self::Parquet(table))
             }

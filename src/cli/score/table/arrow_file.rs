@@ -6,13 +6,13 @@ use super::{
     ipc_schema,
     message::{CONTINUATION_MARKER, Dictionaries, check_length},
 };
-use crate::redact::Redact;
+use crate::{cli::file::Blob, redact::Redact};
 use anyhow::{Context, anyhow, bail};
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_ipc::{Block, reader::FileDecoder};
 use arrow_schema::Schema;
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
 const MAGIC: &[u8] = b"ARROW1";
 /// Bytes of a footer.
@@ -22,7 +22,7 @@ const ALIGNMENT: usize = 64;
 
 /// A file that was opened.
 pub(super) struct ArrowFile {
-    file: File,
+    file: Blob,
     bytes: u64,
     schema: Arc<Schema>,
     decoder: FileDecoder,
@@ -33,16 +33,15 @@ pub(super) struct ArrowFile {
 }
 
 /// Whether a file is one, whose start says so.
-pub(super) fn is_one(file: &File) -> bool {
+pub(super) fn is_one(file: &Blob) -> bool {
     let mut start = [0; MAGIC.len()];
-    let is_file = file.metadata().is_ok_and(|about| about.is_file());
-    is_file && file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
+    file.size().is_some() && file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
 }
 
 impl ArrowFile {
     /// Reads the footer.
-    pub fn open(file: File) -> anyhow::Result<Self> {
-        let bytes = file.metadata().map_err(unreadable)?.len();
+    pub fn open(file: Blob) -> anyhow::Result<Self> {
+        let bytes = file.size().context("it is no file")?;
         let mut end = [0; 10];
         let at = bytes.checked_sub(20).context("it was cut")? + 10;
         file.read_exact_at(&mut end, at).map_err(unreadable)?;

@@ -9,7 +9,7 @@ use super::{
     rows::{Cut, Piece},
     values::width,
 };
-use crate::telemetry::logs::caught;
+use crate::{cli::file::Blob, telemetry::logs::caught};
 use ::parquet::{
     arrow::{FieldLevels, arrow_reader::ParquetRecordBatchReader},
     basic::Type as Physical,
@@ -17,10 +17,7 @@ use ::parquet::{
 };
 use anyhow::{anyhow, bail};
 use kiln_contract::job::MAX_INPUTS;
-use std::{
-    fs::File,
-    sync::{Arc, mpsc::SyncSender},
-};
+use std::sync::{Arc, mpsc::SyncSender};
 
 /// Bytes of rows that are read together, by what their row group has on average.
 const BATCH_BYTES: usize = 8 << 20;
@@ -29,7 +26,7 @@ const MAX_FIXED_BYTES: usize = 16 << 20;
 
 /// What of a file makes rows.
 pub(super) struct Decoding<'a> {
-    pub file: &'a Arc<File>,
+    pub file: &'a Blob,
     pub metadata: &'a Arc<ParquetMetaData>,
     pub levels: &'a FieldLevels,
     /// The leaves of the columns that are read.

@@ -8,14 +8,16 @@ use super::{
     rows::{Cut, Taker},
 };
 use crate::{
-    cli::{file::unpack, score::item::Position},
+    cli::{
+        file::{Blob, unpack},
+        score::item::Position,
+    },
     telemetry::logs::caught,
 };
 use anyhow::{Context, anyhow};
 use arrow_array::RecordBatch;
 use indicatif::ProgressBar;
 use std::{
-    fs::File,
     io::{self, Read},
     sync::Arc,
 };
@@ -35,22 +37,21 @@ impl Arrow {
     /// Opens a file, or standard input, and reads which columns it has.
     pub fn open(
         shown: &str,
-        file: Option<&File>,
+        file: Option<&Blob>,
         bar: &ProgressBar,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Self> {
         let unreadable = || format!("{shown} can't be read");
-        let file = file.map(File::try_clone).transpose();
-        let raw: Box<dyn Read + Send> = match file.with_context(unreadable)? {
-            Some(file) if arrow_file::is_one(&file) => {
-                let opened = ArrowFile::open(file).with_context(|| shown.to_owned())?;
+        let raw: Box<dyn Read + Send> = match file {
+            Some(file) if arrow_file::is_one(file) => {
+                let opened = ArrowFile::open(file.clone()).with_context(|| shown.to_owned())?;
                 let plan = Plan::new(opened.schema(), wanted).with_context(|| shown.to_owned())?;
                 return Ok(Self {
                     batches: Batches::File(opened.reading(&plan.read)),
                     plan: Arc::new(plan),
                 });
             }
-            Some(file) => Box::new(bar.wrap_read(file)),
+            Some(file) => Box::new(bar.wrap_read(file.reader(0).with_context(unreadable)?)),
             None => Box::new(bar.wrap_read(io::stdin())),
         };
         let (reader, _) = unpack(raw).with_context(unreadable)?;

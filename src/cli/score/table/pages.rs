@@ -8,6 +8,7 @@ use super::{
     header::{HEADER_BYTES, Header},
     values,
 };
+use crate::cli::file::Blob;
 use ::parquet::{
     arrow::arrow_reader::RowGroups,
     basic::Compression,
@@ -22,9 +23,7 @@ use ::parquet::{
 };
 use bytes::Bytes;
 use std::{
-    fs::File,
     io::{self, BufRead, BufReader, Read},
-    os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -73,7 +72,7 @@ impl Bounds {
 
 /// A row group whose pages are read within bounds.
 pub(super) struct BoundedGroup {
-    pub file: Arc<File>,
+    pub file: Blob,
     pub metadata: Arc<ParquetMetaData>,
     pub group: usize,
     pub bounds: Arc<Bounds>,
@@ -208,7 +207,7 @@ impl PageReader for BoundedPages {
 
 /// One column chunk, and what of it is in memory.
 struct State {
-    file: Arc<File>,
+    file: Blob,
     bounds: Arc<Bounds>,
     brought: Arc<AtomicUsize>,
     name: String,
@@ -302,7 +301,7 @@ struct Chunk(Arc<State>);
 
 impl Length for Chunk {
     fn len(&self) -> u64 {
-        self.0.file.metadata().map_or(0, |about| about.len())
+        self.0.file.size().unwrap_or_default()
     }
 }
 
@@ -328,6 +327,32 @@ impl ChunkReader for Chunk {
     }
 }
 
+/// The bytes of a whole file, for its footer.
+pub(super) struct Whole(pub Blob);
+
+impl Length for Whole {
+    fn len(&self) -> u64 {
+        self.0.size().unwrap_or_default()
+    }
+}
+
+impl ChunkReader for Whole {
+    type T = BufReader<At>;
+
+    fn get_read(&self, start: u64) -> Result<BufReader<At>> {
+        Ok(BufReader::with_capacity(
+            HEADER_BYTES,
+            At(self.0.clone(), start),
+        ))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+}
+
 /// Reads a page's header, once it was looked at.
 struct HeaderReader {
     bytes: BufReader<At>,
@@ -347,7 +372,7 @@ impl Read for HeaderReader {
 }
 
 /// A file from an offset on, whatever others read of it meanwhile.
-struct At(Arc<File>, u64);
+pub(super) struct At(Blob, u64);
 
 impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

@@ -6,11 +6,11 @@ use super::{
     MAX_PAGE_BYTES, Wanted, cells, clipped,
     decode::{Decoding, Group},
     footer,
-    pages::Bounds,
+    pages::{Bounds, Whole},
     plan::Plan,
     rows::{Piece, Taker},
 };
-use crate::cli::score::item::Position;
+use crate::cli::{file::Blob, score::item::Position};
 use ::parquet::{
     arrow::{FieldLevels, ProjectionMask, parquet_to_arrow_field_levels, parquet_to_arrow_schema},
     basic::{Compression, Repetition, Type as Physical},
@@ -23,8 +23,6 @@ use anyhow::{Context, anyhow, bail};
 use arrow_schema::{DataType, Field, Fields, Schema};
 use std::{
     collections::VecDeque,
-    fs::File,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
         mpsc::{Receiver, sync_channel},
@@ -44,7 +42,7 @@ const MAX_AT_ONCE_BYTES: i64 = MAX_PAGE_BYTES as i64;
 const PIECES_AHEAD: usize = 2;
 /// A file that was opened.
 pub(in super::super) struct Parquet {
-    file: Arc<File>,
+    file: Blob,
     bytes: u64,
     metadata: Arc<ParquetMetaData>,
     levels: FieldLevels,
@@ -55,13 +53,15 @@ pub(in super::super) struct Parquet {
 
 impl Parquet {
     /// Reads and checks the footer.
-    pub fn open(shown: &str, file: &File, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+    pub fn open(shown: &str, file: &Blob, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
         let unreadable = || format!("{shown} can't be read");
-        let bytes = file.metadata().with_context(unreadable)?.len();
+        let bytes = file.size().with_context(unreadable)?;
         check_footer(shown, file, bytes)?;
         let damaged = || anyhow!("{shown}: its footer can't be read: the file is damaged");
         let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
-        let metadata = reader.parse_and_finish(file).map_err(|_| damaged())?;
+        let metadata = reader
+            .parse_and_finish(&Whole(file.clone()))
+            .map_err(|_| damaged())?;
         let about = metadata.file_metadata();
         let schema = parquet_to_arrow_schema(about.schema_descr(), about.key_value_metadata());
         let schema = schema.map_err(|_| damaged())?;
@@ -73,7 +73,7 @@ impl Parquet {
         let leaves: Vec<usize> = leaves.filter(|leaf| mask.leaf_included(*leaf)).collect();
         let levels = parquet_to_arrow_field_levels(&read_as, mask, Some(&hints(&schema, &plan)));
         let table = Self {
-            file: Arc::new(file.try_clone().with_context(unreadable)?),
+            file: file.clone(),
             bytes,
             levels: levels.map_err(|_| damaged())?,
             plan: Arc::new(plan),
@@ -226,7 +226,7 @@ fn not_read(packing: &str) -> String {
 }
 
 /// Looks at a file's ends, and at what its footer claims.
-fn check_footer(shown: &str, file: &File, bytes: u64) -> anyhow::Result<()> {
+fn check_footer(shown: &str, file: &Blob, bytes: u64) -> anyhow::Result<()> {
     let unreadable = || format!("{shown} can't be read");
     let (mut head, mut tail) = ([0; 4], [0; 8]);
     if bytes < 12 {

@@ -99,6 +99,7 @@ impl Cut<'_> {
             is_long,
         };
         let end = Position {
+            file: 0,
             bytes: 0,
             lines: first + rows as u64 - 1,
         };
