@@ -3,77 +3,37 @@
 //! Promises to hold no more than one piece of the file at a time, and that a bad line is reported with its
 //! number while the rest goes on. Lines are counted from 1.
 
+mod blob;
 mod csv;
+mod format;
+mod inputs;
 mod packed;
 mod piece;
+#[cfg(feature = "remote")]
+mod remote;
+#[cfg(not(feature = "remote"))]
+#[path = "file/no_remote.rs"]
+mod remote;
 
 use crate::redact::Redact;
 use kiln_contract::job::{JobWriter, OnError};
 use kiln_contract::redact;
 use serde_json::Value;
-use std::{
-    io::{BufRead, Read},
-    path::Path,
-};
+use std::io::{BufRead, Read};
 
 #[cfg(test)]
 use self::csv::HeaderError;
 pub use self::{
+    blob::Blob,
     csv::{Columns, CsvLines, CsvRow, described},
+    format::Format,
+    inputs::{Asked, Inputs},
     packed::{Packer, Packing, unpack},
     piece::{BadLine, BadLines, LINE_BYTES, Piece},
 };
 
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
-
-/// The file's format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
-    Jsonl,
-    Csv,
-    Tsv,
-    /// In builds with the feature `parquet`.
-    Parquet,
-    /// Arrow's file or, through standard input and output, its stream. In builds with the feature `parquet`.
-    Arrow,
-}
-
-impl Format {
-    /// By a file's name, beside how it is packed.
-    pub fn of_name(path: &Path) -> Option<Self> {
-        let inner = match Packing::of_name(path) {
-            Packing::Plain => path.extension()?.to_owned(),
-            Packing::Gzip | Packing::Zstd => Path::new(path.file_stem()?).extension()?.to_owned(),
-        };
-        match inner.to_str()? {
-            "csv" => Some(Self::Csv),
-            "tsv" | "tab" => Some(Self::Tsv),
-            "jsonl" | "ndjson" | "json" => Some(Self::Jsonl),
-            "parquet" | "pq" => Some(Self::Parquet),
-            "arrow" | "arrows" | "feather" | "ipc" => Some(Self::Arrow),
-            _ => None,
-        }
-    }
-
-    /// What stands between two columns.
-    pub fn delimiter(self) -> u8 {
-        match self {
-            Self::Tsv => b'\t',
-            _ => b',',
-        }
-    }
-
-    /// Whether its columns have types.
-    pub fn is_table(self) -> bool {
-        matches!(self, Self::Parquet | Self::Arrow)
-    }
-
-    /// What its rows are counted as.
-    pub fn row(self) -> &'static str {
-        if self.is_table() { "row" } else { "line" }
-    }
-}
 
 /// Reads a file piece by piece, with the bytes read so far.
 pub struct Pieces<R> {

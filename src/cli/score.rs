@@ -3,6 +3,7 @@
 //! Promises results in the file's order, a bounded number of bytes in memory, that a bad line costs only itself, and that a run that is killed
 //! goes on where it stopped.
 
+mod begin;
 mod block;
 mod errors;
 mod flow;
@@ -25,6 +26,7 @@ mod table;
 #[path = "score/no_table.rs"]
 mod table;
 mod tally;
+mod text;
 mod work;
 
 use super::Exit;
@@ -45,6 +47,12 @@ TSV with a header: a `text` column, or feature columns, and a `key` column if th
 gzip or zstd; --output is packed by its name (.gz, .zst). In builds with the feature `parquet`, FILE and --output may be
 Parquet, or Arrow's file or stream.
 
+In builds with the feature `remote`, FILE may stand elsewhere: s3://, gs:// and az:// with the credentials of the
+environment, http:// and https://.
+
+Several files make one output, in the order in which they are named; those of a pattern or folder are in the order of
+their names. All are of one format.
+
 --output appears once it is complete. A run that is killed goes on where it stopped when it is started again with
 the same options: FILE.partial and FILE.manifest beside the output say how far it came. Not where standard input is
 read, nor where the output is packed with zstd, or Parquet or Arrow: these begin anew.
@@ -54,11 +62,18 @@ Examples:
   kiln score items.csv --model feed-ranker --output scores.csv
   kiln score reviews.csv.gz --text-column review --key-column id --keep-columns --output scored.jsonl.gz
   cat reviews.jsonl | kiln score - --detail
+  kiln score 'reviews/2026-*.csv.gz' --output scored.jsonl.gz
+  kiln score reviews --recursive --output scored.jsonl
+  kiln score 's3://reviews/2026-*.parquet' --text-column review --output scored.parquet
   kiln score reviews.parquet --text-column review --keep-columns --output scored.parquet
   cat reviews.arrows | kiln score - --input-format arrow --format arrow")]
 pub(super) struct Arguments {
-    /// The file, or - for standard input.
-    file: PathBuf,
+    /// The files, patterns such as 'data/*.parquet', or folders with --recursive; - for standard input.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Take all files in a folder, and in those in it, whose names say their format.
+    #[arg(long, short)]
+    recursive: bool,
     /// A model's name, or name@version [default: the only one that takes such inputs].
     #[arg(long)]
     model: Option<String>,

@@ -77,3 +77,32 @@ async fn clients_in_python_node_and_rust_post_jobs_and_read_entries() {
         );
     });
 }
+
+#[cfg(feature = "parquet")]
+#[test]
+fn frames_of_polars_and_pandas_are_scored_through_a_pipe() {
+    let kiln = Path::new(env!("CARGO_BIN_EXE_kiln"));
+    let path = format!(
+        "{}:{}",
+        kiln.parent().expect("a folder").display(),
+        std::env::var("PATH").expect("a path")
+    );
+    let models = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
+    let variables = BTreeMap::from([("PATH", path), ("KILN_MODELS_DIR", models.to_owned())]);
+    for (file, said) in [
+        (
+            "with_polars.py",
+            "[('1', 5, 'positive'), ('2', 1, 'negative')]\n",
+        ),
+        (
+            "with_pandas.py",
+            "[['1', 5, 'positive'], ['2', 1, 'negative']]\n",
+        ),
+    ] {
+        let home = sandbox::folder("frames");
+        let mut command = sandbox::clean_command(variable("CLIENTS_PYTHON"), &home);
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python");
+        command.arg(format!("{script}/{file}"));
+        assert_eq!(run(command, &variables), said, "{file}");
+    }
+}

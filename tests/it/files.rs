@@ -257,7 +257,10 @@ async fn hostile_files_get_one_clear_line_in_bounded_memory() {
     let shell = Shell::bare();
     fs::create_dir(shell.folder.join("folder")).expect("a folder");
     let said = shell.kiln(&["score", "folder"]).await.with(1);
-    assert_eq!(said.err, "kiln: folder is a folder, not a file\n");
+    assert_eq!(
+        said.err,
+        "kiln: folder is a folder, not a file: give --recursive for all files in it\n"
+    );
     let said = shell.kiln(&["score", "gone.jsonl"]).await.with(1);
     assert!(
         said.err.starts_with("kiln: gone.jsonl can't be opened") && said.err.lines().count() == 1,

@@ -35,6 +35,8 @@ mod fleet;
 mod harness;
 mod harness_test;
 mod health;
+#[cfg(feature = "parquet")]
+mod hostile_tables;
 mod http;
 mod http_manners;
 mod idempotency;
@@ -45,6 +47,7 @@ mod lanes;
 mod lanes_shown;
 mod leaks;
 mod ledger;
+mod many_files;
 mod message;
 mod models;
 mod order;
@@ -54,6 +57,8 @@ mod postgres;
 mod prometheus;
 mod readers;
 mod redis;
+#[cfg(feature = "remote")]
+mod remote;
 mod replies;
 mod results;
 mod shards;

@@ -1,11 +1,11 @@
 //! Owns bad rows: the first few are named on standard error, all are counted, and where that is asked for they end the run or go to a file.
 
 use super::{item::BadRow, output::Part, source::Source};
-use crate::cli::file::{BadLine, BadLines, Format};
+use crate::cli::file::{BadLine, BadLines, Format, Inputs};
 use anyhow::bail;
 use indicatif::ProgressBar;
 use serde_json::{json, value::RawValue};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a bad row does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -22,7 +22,7 @@ pub(super) enum OnError {
 /// What becomes of bad rows.
 pub(super) struct Errors {
     pub on_error: OnError,
-    pub file: PathBuf,
+    pub inputs: Inputs,
     pub format: Format,
     pub quarantine: Option<Part>,
     pub lines: BadLines,
@@ -41,7 +41,7 @@ impl Errors {
         let quarantine = quarantine.map(|path| Part::open(path, kept)).transpose()?;
         Ok(Self {
             on_error,
-            file: source.path.clone(),
+            inputs: source.inputs.clone(),
             format: source.format,
             quarantine,
             lines: BadLines::default(),
@@ -49,27 +49,41 @@ impl Errors {
         })
     }
 
-    /// Takes the bad rows of a block. An error is the end of the run.
-    pub fn take(&mut self, bar: &ProgressBar, rows: Vec<BadRow>) -> anyhow::Result<()> {
+    /// Takes the bad rows of a block of a file. An error is the end of the run.
+    pub fn take(
+        &mut self,
+        bar: &ProgressBar,
+        file: usize,
+        rows: Vec<BadRow>,
+    ) -> anyhow::Result<()> {
+        let file = self
+            .inputs
+            .get(file)
+            .unwrap_or(Path::new("-"))
+            .display()
+            .to_string();
+        // Where there is one, everybody knows which.
+        let row = match self.inputs.count() {
+            1 => self.format.row().to_owned(),
+            _ => format!("{file}: {}", self.format.row()),
+        };
         for bad in rows {
             if self.on_error == OnError::Fail {
                 self.failed = true;
-                let row = self.format.row();
                 bail!(
-                    "{}: {row} {}: {}",
-                    self.file.display(),
+                    "{file}: {} {}: {}",
+                    self.format.row(),
                     bad.line,
                     bad.problem
                 );
             }
             if let Some(part) = &mut self.quarantine {
-                let mut line = quarantined(&self.file.display().to_string(), self.format, &bad);
+                let mut line = quarantined(&file, self.format, &bad);
                 line.push('\n');
                 part.write(line.as_bytes())?;
             }
             let BadRow { line, problem, .. } = bad;
-            let row = self.format.row();
-            self.lines.report(bar, row, &BadLine { line, problem });
+            self.lines.report(bar, &row, &BadLine { line, problem });
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::{
 use indicatif::ProgressBar;
 use std::sync::{
     Arc,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
 
@@ -29,6 +29,9 @@ pub(super) struct Flow {
     /// Rows of one block at most.
     pub max_rows: Arc<AtomicUsize>,
     in_hand: Arc<Semaphore>,
+    /// Which file is read, and the bytes of those before it.
+    file: AtomicUsize,
+    before: AtomicU64,
 }
 
 impl Flow {
@@ -39,11 +42,22 @@ impl Flow {
             sender,
             max_rows,
             in_hand,
+            file: AtomicUsize::new(0),
+            before: AtomicU64::new(0),
         }
     }
 
+    /// Begins a file, before which others have so many bytes. Says whether anybody wants it.
+    pub fn enter(&self, file: usize, before: u64) -> bool {
+        self.file.store(file, Ordering::Relaxed);
+        self.before.store(before, Ordering::Relaxed);
+        self.note(0);
+        !self.sender.is_closed()
+    }
+
     /// Hands a block over once there is room for it; says whether anybody takes it.
-    pub fn send(&self, rows: Rows, count: usize, bytes: usize, end: Position) -> bool {
+    pub fn send(&self, rows: Rows, count: usize, bytes: usize, mut end: Position) -> bool {
+        end.file = self.file.load(Ordering::Relaxed);
         if count == 0 {
             return true;
         }
@@ -66,6 +80,7 @@ impl Taker for Flow {
     }
 
     fn note(&self, bytes: u64) {
-        self.bar.set_position(bytes);
+        let before = self.before.load(Ordering::Relaxed);
+        self.bar.set_position(before.saturating_add(bytes));
     }
 }

@@ -11,6 +11,9 @@ pub(super) const BLOCK_BYTES: usize = 1 << 20;
 /// Where a block ends in what the file unpacks to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(super) struct Position {
+    /// Which of the files, counted from 0: those before it are done.
+    #[serde(default)]
+    pub file: usize,
     pub bytes: u64,
     pub lines: u64,
 }

@@ -6,14 +6,17 @@
 use super::{item::Position, output::beside, tally::Tally};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 /// The form of manifests.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
+/// Bytes of a quarantine's end by which it is known again.
+const END_BYTES: u64 = 64 << 10;
 
 /// How far a run has come.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +29,8 @@ pub(super) struct Manifest {
     pub end: Position,
     pub output_bytes: u64,
     pub quarantine_bytes: u64,
+    /// What the quarantine's bytes end with: another output's run may have written there meanwhile.
+    pub quarantine_end: Option<String>,
     pub tally: Tally,
     /// Seconds that were worked on it.
     pub seconds: f64,
@@ -41,6 +46,7 @@ impl Manifest {
             end: Position::default(),
             output_bytes: 0,
             quarantine_bytes: 0,
+            quarantine_end: None,
             tally: Tally::default(),
             seconds: 0.0,
         }
@@ -57,18 +63,33 @@ impl Manifest {
         let is_whole = manifest.form == FORM
             && manifest.run == *run
             && has(output, manifest.output_bytes)
-            && quarantine.is_none_or(|path| has(path, manifest.quarantine_bytes));
+            && quarantine.is_none_or(|path| {
+                let length = manifest.quarantine_bytes;
+                has(path, length) && end(path, length).ok() == manifest.quarantine_end
+            });
         is_whole.then_some(manifest)
     }
 
     /// Keeps it, in place of the one before.
-    pub fn keep(&self, output: &Path) -> io::Result<()> {
+    pub fn keep(&mut self, output: &Path, quarantine: Option<&Path>) -> io::Result<()> {
+        self.quarantine_end = quarantine
+            .map(|path| end(path, self.quarantine_bytes))
+            .transpose()?;
         let new = beside(output, ".manifest.new");
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
         fs::rename(new, path(output))
     }
+}
+
+/// What the first bytes of a file that isn't complete end with.
+fn end(path: &Path, length: u64) -> io::Result<String> {
+    let mut file = File::open(beside(path, ".partial"))?;
+    file.seek(SeekFrom::Start(length.saturating_sub(END_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(length.min(END_BYTES)).read_to_end(&mut bytes)?;
+    Ok(hex::encode(Sha256::digest(&bytes)))
 }
 
 /// Where an output's manifest is.
@@ -80,4 +101,33 @@ pub(super) fn path(output: &Path) -> PathBuf {
 pub(super) fn remove(output: &Path) {
     // What stays is no manifest of a later run: its output isn't partial.
     let _ = fs::remove_file(path(output));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarantine_that_another_run_has_written_is_none_to_go_on_from() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (output, bad) = (
+            folder.path().join("out.jsonl"),
+            folder.path().join("bad.jsonl"),
+        );
+        let partial = |path: &Path, text: &str| {
+            fs::write(beside(path, ".partial"), text).expect("a file");
+        };
+        partial(&output, "rows");
+        partial(&bad, "bad row of this run\nand more");
+        let run = serde_json::json!({"input": 1});
+        let mut manifest = Manifest::new(run.clone());
+        (manifest.output_bytes, manifest.quarantine_bytes) = (4, 20);
+        manifest.keep(&output, Some(&bad)).expect("a manifest");
+        let read = || Manifest::read(&output, &run, Some(&bad)).is_some();
+        assert!(read());
+        partial(&bad, "bad row of that run\nand more");
+        assert!(!read());
+        partial(&bad, "bad");
+        assert!(!read());
+    }
 }

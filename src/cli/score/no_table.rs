@@ -4,11 +4,11 @@ use super::{
     item::{Input, Item, Keep, Position},
     result::{EmbeddingType, ResultRow},
 };
-use crate::cli::file::{Columns, Format};
+use crate::cli::file::{Blob, Columns, Format};
 use anyhow::bail;
 use indicatif::ProgressBar;
 use kiln_contract::model::ModelInfo;
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 /// There is none.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,7 +20,7 @@ fn missing<T>() -> anyhow::Result<T> {
     )
 }
 
-pub(super) trait Taker {
+pub(super) trait Taker: Sync {
     fn max_rows(&self) -> usize;
     #[expect(dead_code, reason = "nothing reads a table")]
     fn take(&self, batch: Batch, rows: usize, bytes: usize, end: Position) -> bool;
@@ -42,7 +42,7 @@ impl Table {
     pub fn open(
         format: Format,
         _path: &Path,
-        _file: Option<&File>,
+        _file: Option<&Blob>,
         _bar: &ProgressBar,
         _wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Self>> {
@@ -81,6 +81,10 @@ impl Shape {
         _embedding: EmbeddingType,
     ) -> anyhow::Result<Self> {
         missing()
+    }
+
+    pub fn fits(&self, _table: &Table) -> bool {
+        match self.0 {}
     }
 }
 

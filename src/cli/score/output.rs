@@ -126,6 +126,15 @@ impl Part {
         Ok((length, same))
     }
 
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where it is while it isn't complete, if that is beside its own path.
+    pub fn partial(&self) -> Option<PathBuf> {
+        self.partial.clone()
+    }
+
     /// Completes it: its name is its own from now on.
     pub fn finish(mut self) -> anyhow::Result<()> {
         let shown = self.path.display().to_string();

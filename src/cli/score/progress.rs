@@ -57,6 +57,10 @@ impl Marks {
             manifest.quarantine_bytes = bytes;
             files.push(file);
         }
+        let quarantine = errors
+            .quarantine
+            .as_ref()
+            .map(|part| part.path().to_owned());
         let (store, path) = (self.store.clone(), self.output.clone());
         self.last = Instant::now();
         self.keeping = Some(Handle::current().spawn(async move {
@@ -65,7 +69,7 @@ impl Marks {
                 for file in files {
                     file.sync_data()?;
                 }
-                manifest.keep(&path)
+                manifest.keep(&path, quarantine.as_deref())
             };
             let kept = tokio::task::spawn_blocking(keep).await?;
             kept.context("the manifest can't be written")

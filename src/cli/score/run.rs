@@ -2,19 +2,20 @@
 
 use super::{
     Arguments,
+    begin::{MAX_ROWS, fit_rows, start},
     block::Block,
     errors::{Errors, OnError},
     flow::Flow,
     item::Position,
     layout::layout,
     manifest::{self, Manifest},
-    model::{choose, pinned},
+    model::pinned,
     output::{Output, Part},
-    parsed::Parsed,
     progress::Marks,
-    source::{Source, identity, open},
-    summary::{self, Facts},
-    work::{Done, Shared, work},
+    render::Layout,
+    source::{Source, open},
+    summary::{self, Facts, Report},
+    work::{Done, Shared},
 };
 use crate::{
     cli::{Exit, file::Format},
@@ -30,22 +31,13 @@ use indicatif::ProgressBar;
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicUsize},
     time::{Duration, Instant},
 };
 use tokio::{runtime::Handle, sync::mpsc};
 
 /// Blocks that wait for their turn; those in hand are bounded in bytes.
 const AHEAD: usize = 2;
-/// Rows of one block: as many as a job may have.
-const MAX_ROWS: usize = kiln_contract::job::MAX_INPUTS;
-/// Bytes of outputs that a block may take on its way, by which blocks of models with wide outputs are smaller.
-const OUTPUT_BYTES: usize = 8 << 20;
-/// What a value of an output takes on its way: as a number twice, and as text twice.
-const BYTES_PER_OUTPUT: usize = 44;
 
 /// What a run has open.
 struct Run {
@@ -54,6 +46,8 @@ struct Run {
     shared: Arc<Shared>,
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
+    output: Option<PathBuf>,
+    files: usize,
     /// The file of scores.
     database: PathBuf,
     begun: Instant,
@@ -69,8 +63,10 @@ pub(super) async fn run(
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
     let begun = Instant::now();
-    let source = open(arguments)?;
+    let mut source = open(arguments)?;
     let layout = layout(arguments, on_error, &source)?;
+    source.with_layout(&layout);
+    let report = Report::open(arguments.report.as_deref())?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
     let embedded = parts::embedded(settings, said_once()).await?;
@@ -92,34 +88,28 @@ pub(super) async fn run(
             "goes on after {} {} of {}",
             source.format.row(),
             from.lines,
-            source.path.display()
+            source
+                .inputs
+                .get(from.file)
+                .unwrap_or(Path::new("-"))
+                .display()
         ),
         None => sink.write(&layout.header())?,
     }
     let mut run = Run {
-        shared: Arc::new(Shared {
-            engine: engine.clone(),
-            run_id: format!(
-                "score-{}-{:08x}",
-                clock::now().timestamp_millis(),
-                rand::random::<u32>()
-            ),
-            detail: arguments.detail,
-            pick: arguments.pick().filter(|_| source.format == Format::Jsonl),
-            layout,
-            quarantines: on_error == OnError::Quarantine,
-            reports: arguments.report.is_some(),
-        }),
+        shared: Arc::new(shared(arguments, on_error, &source, layout, &engine)),
         bar: source.bar.clone(),
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
         engine,
         embedded,
+        output: output.clone(),
+        files: source.inputs.count(),
         database: settings.embedded.path.clone(),
         begun,
         manifest,
         from,
     };
-    let is_resumable = source.about.is_some()
+    let is_resumable = source.identity.is_some()
         && sink.may_resume()
         && errors.quarantine.as_ref().is_none_or(Part::may_resume);
     let marks = output.as_deref().filter(|_| is_resumable);
@@ -129,11 +119,36 @@ pub(super) async fn run(
         // What was stored stays stored, whatever ended the run.
         let _ = run.embedded.store.flush().await;
         give_up(sink, errors, output.as_deref());
+        report.give_up();
         return Err(error);
     }
-    run.complete(sink, &mut errors)?;
+    run.complete(sink, &mut errors)
+        .inspect_err(|_| report.give_up())?;
     output.as_deref().map(manifest::remove);
-    run.end(arguments, output.as_deref(), &errors)
+    run.end(report, arguments, output.as_deref(), &errors)
+}
+
+/// What all blocks of a run share.
+fn shared(
+    arguments: &Arguments,
+    on_error: OnError,
+    source: &Source,
+    layout: Layout,
+    engine: &Arc<Engine>,
+) -> Shared {
+    Shared {
+        engine: engine.clone(),
+        run_id: format!(
+            "score-{}-{:08x}",
+            clock::now().timestamp_millis(),
+            rand::random::<u32>()
+        ),
+        detail: arguments.detail,
+        pick: arguments.pick().filter(|_| source.format == Format::Jsonl),
+        layout,
+        quarantines: on_error == OnError::Quarantine,
+        reports: arguments.report.is_some(),
+    }
 }
 
 /// Leaves what a later run can go on from, and nothing else.
@@ -177,7 +192,7 @@ fn begin(
     engine: &Engine,
 ) -> Manifest {
     let run = serde_json::json!({
-        "input": source.about.as_ref().map(|about| identity(&source.path, about)),
+        "input": source.identity,
         "input_format": format!("{:?}", source.format),
         "format": format!("{:?}", arguments.output_format()),
         "model": arguments.model,
@@ -259,7 +274,7 @@ impl Run {
         };
         let mut done = std::pin::pin!(blocks.map(begin).buffered(2 * cores + 4));
         while let Some(block) = done.next().await {
-            let (model, block): (Option<String>, Done) = block?;
+            let (model, mut block): (Option<String>, Done) = block?;
             self.stored(self.embedded.store.check())?;
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
@@ -267,7 +282,10 @@ impl Run {
             for results in &block.out {
                 output.add(results)?;
             }
-            errors.take(&self.bar, block.bad)?;
+            errors.take(&self.bar, block.end.file, block.bad)?;
+            if errors.inputs.count() > 1 {
+                block.tally.of_file(errors.inputs.get(block.end.file));
+            }
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
             self.say_rate();
@@ -285,15 +303,32 @@ impl Run {
         self.stored(flushed)
     }
 
-    /// Gives what was written its names.
-    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+    /// Gives what was written its names. What can't be completed stays only where a later run can go on from it.
+    fn complete(&self, mut sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
         let model = self.manifest.model.as_deref();
         let model = model.and_then(|model| self.engine.registry().resolve(model).ok());
-        sink.finish(model.as_ref().map(|model| model.info()))?;
-        if let Some(part) = errors.quarantine.take() {
-            part.finish()?;
+        let quarantine = errors.quarantine.take();
+        let output = sink.part().map(|part| &*part);
+        let partials: Vec<PathBuf> = output
+            .into_iter()
+            .chain(&quarantine)
+            .filter_map(Part::partial)
+            .collect();
+        let completed = sink
+            .finish(model.as_ref().map(|model| model.info()))
+            .and_then(|()| quarantine.map_or(Ok(()), Part::finish));
+        if completed.is_err()
+            && self
+                .output
+                .as_deref()
+                .is_none_or(|path| !manifest::path(path).exists())
+        {
+            for partial in partials {
+                // One that has its own name already isn't there.
+                let _ = fs::remove_file(partial);
+            }
         }
-        Ok(())
+        completed
     }
 
     /// Names the file of scores where it takes no more.
@@ -308,7 +343,11 @@ impl Run {
     fn say_rate(&self) {
         if !self.bar.is_hidden() {
             let rate = self.manifest.tally.inputs() as f64 / self.elapsed().as_secs_f64();
-            self.bar.set_message(format!("{rate:.0} inputs/s"));
+            let files = match self.files {
+                1 => String::new(),
+                all => format!("file {} of {all}  ", self.manifest.end.file + 1),
+            };
+            self.bar.set_message(format!("{files}{rate:.0} inputs/s"));
         }
     }
 
@@ -320,6 +359,7 @@ impl Run {
 
     fn end(
         &self,
+        report: Report,
         arguments: &Arguments,
         output: Option<&Path>,
         errors: &Errors,
@@ -327,15 +367,13 @@ impl Run {
         self.bar.finish_and_clear();
         let tally = &self.manifest.tally;
         let facts = Facts {
-            file: &arguments.file,
+            files: &errors.inputs,
             output,
             model: self.manifest.model.as_deref(),
             elapsed: self.elapsed(),
             resumed_after: self.from.map(|from| from.lines),
         };
-        if let Some(path) = &arguments.report {
-            summary::report(path, tally, &facts, &self.engine)?;
-        }
+        report.write(tally, &facts, &self.engine)?;
         if !arguments.json {
             errors.lines.print_rest();
         }
@@ -345,46 +383,4 @@ impl Run {
             _ => Exit::Partial,
         })
     }
-}
-
-/// Smaller blocks for wide outputs.
-fn fit_rows(engine: &Engine, model: &str, max_rows: &AtomicUsize) {
-    if let Ok(model) = engine.registry().resolve(model) {
-        let row = BYTES_PER_OUTPUT * model.info().output_width.max(1);
-        max_rows.store((OUTPUT_BYTES / row).clamp(64, MAX_ROWS), Ordering::Relaxed);
-    }
-}
-
-type Begun = (
-    Option<String>,
-    tokio::task::JoinHandle<anyhow::Result<Done>>,
-);
-
-/// Begins to work on a block. The first one with inputs says which model is meant, where none was named.
-fn start(
-    number: usize,
-    block: Block,
-    model: &mut Option<String>,
-    shared: &Arc<Shared>,
-    runtime: &Handle,
-    max_rows: &AtomicUsize,
-) -> anyhow::Result<Begun> {
-    let shared = shared.clone();
-    if let Some(known) = model.clone() {
-        let named = Some(known.clone());
-        let work = runtime.spawn(async move {
-            let parsed = Parsed::new(block, shared.pick.as_ref());
-            work(parsed, number, known, shared).await
-        });
-        return Ok((named, work));
-    }
-    let parsed = Parsed::new(block, shared.pick.as_ref());
-    if let Some(input) = parsed.first_input() {
-        let chosen = choose(shared.engine.registry(), input)?;
-        fit_rows(&shared.engine, &chosen, max_rows);
-        *model = Some(chosen);
-    }
-    let named = model.clone();
-    let known = named.clone().unwrap_or_default();
-    Ok((named, runtime.spawn(work(parsed, number, known, shared))))
 }

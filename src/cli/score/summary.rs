@@ -3,10 +3,16 @@
 //! Promises that a report holds no row's values.
 
 use super::{result::cell, tally::Tally};
-use crate::pipeline::Engine;
+use crate::{cli::file::Inputs, pipeline::Engine};
 use anyhow::Context;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Says it on standard error.
 pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
@@ -50,7 +56,7 @@ fn labels(tally: &Tally) -> BTreeMap<String, u64> {
 
 /// What a report is made of beside the tally.
 pub(super) struct Facts<'a> {
-    pub file: &'a Path,
+    pub files: &'a Inputs,
     pub output: Option<&'a Path>,
     pub model: Option<&'a str>,
     pub elapsed: Duration,
@@ -58,15 +64,43 @@ pub(super) struct Facts<'a> {
     pub resumed_after: Option<u64>,
 }
 
-/// Writes the report.
-pub(super) fn report(
-    path: &Path,
-    tally: &Tally,
-    facts: &Facts<'_>,
-    engine: &Engine,
-) -> anyhow::Result<()> {
-    let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
-    fs::write(path, bytes).with_context(|| format!("{} can't be written", path.display()))
+/// The file of the report, opened before the work: who may not write it is told at once.
+pub(super) struct Report(Option<(PathBuf, File, bool)>);
+
+impl Report {
+    /// Opens it, where one is asked for. What stands in it stays until there is another.
+    pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path else {
+            return Ok(Self(None));
+        };
+        let is_new = !path.exists();
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = file.with_context(|| format!("{} can't be written", path.display()))?;
+        Ok(Self(Some((path.to_owned(), file, is_new))))
+    }
+
+    /// Leaves no empty one.
+    pub fn give_up(&self) {
+        if let Self(Some((path, _, true))) = self {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    /// Writes it.
+    pub fn write(self, tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> anyhow::Result<()> {
+        let Some((path, mut file, _)) = self.0 else {
+            return Ok(());
+        };
+        let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
+        let is_file = file.metadata().is_ok_and(|about| about.is_file());
+        let emptied = if is_file { file.set_len(0) } else { Ok(()) };
+        let written = emptied.and_then(|()| file.write_all(&bytes));
+        written.with_context(|| format!("{} can't be written", path.display()))
+    }
 }
 
 fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
@@ -86,10 +120,11 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
         per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
     let round = |value: f64| (value * 1e9).round() / 1e9;
     let slowest = tally.longest.iter().map(|long| {
-        json!({"line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
+        json!({"file": long.file, "line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
     });
     json!({
-        "file": facts.file.display().to_string(),
+        "file": (facts.files.count() == 1).then(|| facts.files.first().display().to_string()),
+        "files": facts.files.count(),
         "output": facts.output.map(|path| path.display().to_string()),
         "model": facts.model,
         "rows": tally.rows,

@@ -7,8 +7,13 @@ mod arrow_file;
 mod arrow_stream;
 mod build;
 mod cells;
+mod compact;
+mod decode;
+mod delta;
+mod footer;
 mod header;
 mod ipc;
+mod ipc_schema;
 mod kept;
 mod message;
 mod pages;
@@ -16,6 +21,8 @@ mod parquet;
 mod plan;
 mod rows;
 mod schema;
+mod thrift;
+mod values;
 mod write;
 
 pub(super) use build::{Builder, Ready};
@@ -24,15 +31,33 @@ pub(super) use schema::Shape;
 pub(super) use write::Encoder;
 
 use super::item::{Keep, Position};
-use crate::cli::file::{Columns, Format};
+use crate::{
+    cli::file::{Blob, Columns, Format},
+    telemetry::logs::caught,
+};
 use anyhow::bail;
 use indicatif::ProgressBar;
-use std::{fs::File, path::Path};
+use std::path::Path;
 
 /// Bytes of one page of Parquet, or of one batch of Arrow, unpacked: what may be in memory at once of it.
 const MAX_PAGE_BYTES: usize = 128 << 20;
 /// Bytes of all that is unpacked at once of a file.
-const MAX_UNPACKED_BYTES: usize = 256 << 20;
+const MAX_UNPACKED_BYTES: usize = 192 << 20;
+/// Levels of lists and structs within each other.
+const MAX_DEPTH: usize = 64;
+/// Characters of a column's name that messages show.
+const SHOWN: usize = 80;
+
+/// A column's name as messages show it: in one line, and not all of a long one.
+fn clipped(name: &str) -> String {
+    let shown = name.chars().take(SHOWN).flat_map(char::escape_debug);
+    let end = if name.chars().nth(SHOWN).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    shown.chain(end.chars()).collect()
+}
 
 /// What is asked of a table.
 pub(super) struct Wanted<'a> {
@@ -55,14 +80,26 @@ impl Table {
     pub fn open(
         format: Format,
         path: &Path,
-        file: Option<&File>,
+        file: Option<&Blob>,
+        bar: &ProgressBar,
+        wanted: &Wanted<'_>,
+    ) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
+        let opened = caught(|| Self::opened(format, path, file, bar, wanted));
+        opened.unwrap_or_else(|| bail!("{shown}: its columns can't be read: it is damaged"))
+    }
+
+    fn opened(
+        format: Format,
+        path: &Path,
+        file: Option<&Blob>,
         bar: &ProgressBar,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Option<Self>> {
         let shown = path.display();
         Ok(match (format, file) {
             (Format::Jsonl | Format::Csv | Format::Tsv, _) => None,
-            (Format::Parquet, Some(file)) if file.metadata().is_ok_and(|about| about.is_file()) => {
+            (Format::Parquet, Some(file)) if file.size().is_some() => {
                 let table = parquet::Parquet::open(&shown.to_string(), file, wanted)?;
                 Some(Self::Parquet(table))
             }

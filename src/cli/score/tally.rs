@@ -4,7 +4,7 @@
 
 use crate::pipeline::InputCounts;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 /// The longest inputs that are named.
 const LONGEST: usize = 10;
@@ -29,6 +29,8 @@ pub(super) struct Tally {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Long {
     pub bytes: usize,
+    /// Its file, where there are several.
+    pub file: Option<String>,
     pub line: u64,
     /// Seconds that its model is expected to take for it.
     pub seconds: Option<f64>,
@@ -159,12 +161,20 @@ impl Tally {
         self.cut();
     }
 
+    /// Says of which file its longest inputs are.
+    pub fn of_file(&mut self, file: Option<&Path>) {
+        for long in &mut self.longest {
+            long.file = file.map(|file| file.display().to_string());
+        }
+    }
+
     /// Adds an input's length, where it may be among the longest.
     pub fn note_length(&mut self, bytes: usize, line: u64) {
         let shortest = self.longest.last().map_or(0, |long| long.bytes);
         if self.longest.len() < LONGEST || bytes > shortest {
             self.longest.push(Long {
                 bytes,
+                file: None,
                 line,
                 seconds: None,
             });

@@ -2,41 +2,46 @@
 //!
 //! Promises that nothing is read, nor unpacked, that claims more than its bound.
 
-use super::message::{CONTINUATION_MARKER, check_length, check_packed};
-use crate::redact::Redact;
+use super::{
+    ipc_schema,
+    message::{CONTINUATION_MARKER, Dictionaries, check_length},
+};
+use crate::{cli::file::Blob, redact::Redact};
 use anyhow::{Context, anyhow, bail};
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_ipc::{Block, reader::FileDecoder, root_as_footer, root_as_message};
+use arrow_ipc::{Block, reader::FileDecoder};
 use arrow_schema::Schema;
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{collections::VecDeque, io, sync::Arc};
 
 const MAGIC: &[u8] = b"ARROW1";
 /// Bytes of a footer.
 const MAX_FOOTER_BYTES: u32 = 64 << 20;
+/// Where values of any type may begin.
+const ALIGNMENT: usize = 64;
 
 /// A file that was opened.
 pub(super) struct ArrowFile {
-    file: File,
+    file: Blob,
     bytes: u64,
     schema: Arc<Schema>,
     decoder: FileDecoder,
     dictionaries: VecDeque<Block>,
+    held: Dictionaries,
     batches: VecDeque<Block>,
     position: u64,
 }
 
 /// Whether a file is one, whose start says so.
-pub(super) fn is_one(file: &File) -> bool {
+pub(super) fn is_one(file: &Blob) -> bool {
     let mut start = [0; MAGIC.len()];
-    let is_file = file.metadata().is_ok_and(|about| about.is_file());
-    is_file && file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
+    file.size().is_some() && file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
 }
 
 impl ArrowFile {
     /// Reads the footer.
-    pub fn open(file: File) -> anyhow::Result<Self> {
-        let bytes = file.metadata().map_err(unreadable)?.len();
+    pub fn open(file: Blob) -> anyhow::Result<Self> {
+        let bytes = file.size().context("it is no file")?;
         let mut end = [0; 10];
         let at = bytes.checked_sub(20).context("it was cut")? + 10;
         file.read_exact_at(&mut end, at).map_err(unreadable)?;
@@ -54,7 +59,7 @@ impl ArrowFile {
         let start = at - u64::from(length);
         file.read_exact_at(&mut footer, start).map_err(unreadable)?;
         let damaged = || anyhow!("its footer can't be read: the file is damaged");
-        let footer = root_as_footer(&footer).map_err(|_| damaged())?;
+        let footer = ipc_schema::footer(&footer).ok_or_else(damaged)?;
         let schema = footer.schema().ok_or_else(damaged)?;
         if !schema.endianness().equals_to_target_endianness() {
             bail!("its numbers are written from their other end, which isn't read");
@@ -76,6 +81,7 @@ impl ArrowFile {
                 .copied()
                 .collect(),
             file,
+            held: Dictionaries::default(),
             bytes,
             schema,
             position: 0,
@@ -123,20 +129,20 @@ impl ArrowFile {
             .checked_add(head + body)
             .filter(|end| *end <= self.bytes);
         self.position = end.context("a batch lies beyond the end of the file: was it cut?")?;
-        let mut bytes = vec![0; (head + body) as usize];
-        self.file
-            .read_exact_at(&mut bytes, start)
-            .map_err(unreadable)?;
-        let (head, body) = bytes.split_at(head as usize);
+        // Values begin where processors want them: otherwise they are copied once more.
+        let before = (head as usize).next_multiple_of(ALIGNMENT) - head as usize;
+        let mut bytes = vec![0; before + (head + body) as usize];
+        let (_, own) = bytes.split_at_mut(before);
+        self.file.read_exact_at(own, start).map_err(unreadable)?;
+        let (head, body) = own.split_at(head as usize);
         let framed = match head.starts_with(&CONTINUATION_MARKER) {
             true => head.get(8..),
             false => head.get(4..),
         };
-        match root_as_message(framed.unwrap_or_default()) {
-            Ok(message) => check_packed(&message, body)?,
-            Err(_) => bail!("it is damaged: a message can't be read"),
-        }
-        Ok(Buffer::from_vec(bytes))
+        let message = ipc_schema::message(framed.unwrap_or_default());
+        let message = message.context("it is damaged: a message can't be read")?;
+        self.held.admit(&message, body)?;
+        Ok(Buffer::from_vec(bytes).slice(before))
     }
 }
 

@@ -2,19 +2,26 @@
 //!
 //! Promises that no message is read, nor unpacked, that claims more than its bound.
 
-use super::message::{CONTINUATION_MARKER, check_length, check_packed};
+use super::{
+    ipc_schema,
+    message::{CONTINUATION_MARKER, Dictionaries, check_length},
+};
 use crate::redact::Redact;
 use anyhow::{Context, anyhow, bail};
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
-use arrow_ipc::{reader::StreamDecoder, root_as_message};
+use arrow_ipc::reader::StreamDecoder;
 use arrow_schema::Schema;
 use std::io::{self, BufRead, Read};
+
+/// Where values of any type may begin.
+const ALIGNMENT: usize = 64;
 
 /// A stream that was opened.
 pub(super) struct ArrowStream {
     reader: Box<dyn BufRead + Send>,
     decoder: StreamDecoder,
+    dictionaries: Dictionaries,
     /// What of a message is still to be decoded.
     message: Buffer,
 }
@@ -37,12 +44,13 @@ impl ArrowStream {
         let mut stream = Self {
             reader,
             decoder: StreamDecoder::new(),
+            dictionaries: Dictionaries::default(),
             message: Buffer::from(&[]),
         };
         let Some(message) = stream.next()? else {
             bail!("it ends before its columns are named");
         };
-        let head = root_as_message(message.get(8..).unwrap_or_default()).ok();
+        let head = ipc_schema::message(message.get(8..).unwrap_or_default());
         let schema = head.and_then(|head| {
             let schema = head.header_as_schema()?;
             let is_readable = schema.endianness().equals_to_target_endianness();
@@ -99,17 +107,22 @@ impl ArrowStream {
         }
         let (head, _) = check_length(head.into(), 0)?;
         self.add(&mut bytes, head)?;
-        let (head, body) = match root_as_message(bytes.get(8..).unwrap_or_default()) {
-            Ok(message) => check_length(head as i64, message.bodyLength())?,
-            Err(_) => bail!("it is damaged: a message can't be read"),
-        };
-        self.add(&mut bytes, body)?;
-        let (head, body) = bytes.split_at(8 + head as usize);
-        match root_as_message(head.get(8..).unwrap_or_default()) {
-            Ok(message) => check_packed(&message, body)?,
-            Err(_) => bail!("it is damaged: a message can't be read"),
-        }
-        Ok(Some(Buffer::from_vec(bytes)))
+        let unreadable =
+            "a message can't be read: it is damaged, or has too many columns, or too deep ones";
+        let message = ipc_schema::message(bytes.get(8..).unwrap_or_default());
+        let (head, body) = check_length(head as i64, message.context(unreadable)?.bodyLength())?;
+        // Values begin where processors want them: otherwise they are copied once more.
+        let start = 8 + head as usize;
+        let before = start.next_multiple_of(ALIGNMENT) - start;
+        let mut whole = Vec::with_capacity(before + start + body as usize);
+        whole.resize(before, 0);
+        whole.extend_from_slice(&bytes);
+        self.add(&mut whole, body)?;
+        let (head, body) = whole.split_at(before + start);
+        let message = ipc_schema::message(head.get(before + 8..).unwrap_or_default());
+        self.dictionaries
+            .admit(&message.context(unreadable)?, body)?;
+        Ok(Some(Buffer::from_vec(whole).slice(before)))
     }
 
     fn add(&mut self, to: &mut Vec<u8>, count: u64) -> anyhow::Result<()> {

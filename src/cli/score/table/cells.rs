@@ -231,6 +231,8 @@ fn write_value(array: &dyn Array, row: usize, out: &mut String) {
             serde_json::to_string(&value).ok()
         }
         DataType::Float16 | DataType::Float64 => serde_json::to_string(&value).ok(),
+        // A time that no calendar has is the number of its units.
+        of if of.is_temporal() => units(array, row).map(|units| units.to_string()),
         _ => decimal(array, row).or_else(|| value.map(|value| value.to_string())),
     };
     out.push_str(exact.as_deref().unwrap_or("null"));
@@ -277,15 +279,44 @@ fn time(array: &dyn Array, row: usize) -> Option<String> {
     }
 }
 
-/// Bytes that a cell takes, about.
+/// A time as the number of its units.
+fn units(array: &dyn Array, row: usize) -> Option<i64> {
+    fn get<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> Option<i64>
+    where
+        i64: From<T::Native>,
+    {
+        Some(array.as_primitive_opt::<T>()?.value(row).into())
+    }
+    match array.data_type() {
+        DataType::Timestamp(unit, _) => match unit {
+            TimeUnit::Second => get::<TimestampSecondType>(array, row),
+            TimeUnit::Millisecond => get::<TimestampMillisecondType>(array, row),
+            TimeUnit::Microsecond => get::<TimestampMicrosecondType>(array, row),
+            TimeUnit::Nanosecond => get::<TimestampNanosecondType>(array, row),
+        },
+        DataType::Date32 => get::<Date32Type>(array, row),
+        DataType::Date64 => get::<Date64Type>(array, row),
+        DataType::Time32(TimeUnit::Second) => get::<Time32SecondType>(array, row),
+        DataType::Time32(_) => get::<Time32MillisecondType>(array, row),
+        DataType::Time64(TimeUnit::Microsecond) => get::<Time64MicrosecondType>(array, row),
+        DataType::Time64(_) => get::<Time64NanosecondType>(array, row),
+        _ => None,
+    }
+}
+
+/// Bytes that a cell takes, about, as JSON where it is a text.
 pub(super) fn size(array: &dyn Array, row: usize) -> usize {
     if let Some(text) = text(array, row) {
-        return text.len();
+        return escaped(text);
     }
     if array.is_null(row) {
         return 1;
     }
     match array.data_type() {
+        DataType::Dictionary(..) => match entry(array, row) {
+            Some((values, at)) => size(values.as_ref(), at),
+            None => 1,
+        },
         DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) => {
             let Some(items) = list(array, row) else {
                 return 1;
@@ -299,6 +330,18 @@ pub(super) fn size(array: &dyn Array, row: usize) -> usize {
             let columns = array.as_struct().columns().iter();
             columns.map(|column| size(column.as_ref(), row)).sum()
         }
+        DataType::FixedSizeBinary(length) => usize::try_from(*length).unwrap_or_default(),
+        DataType::Decimal256(..) => 32,
         _ => 8,
     }
+}
+
+/// Bytes of a text as JSON: a control character takes six.
+fn escaped(text: &[u8]) -> usize {
+    let more = text.iter().map(|byte| match byte {
+        b'"' | b'\\' => 1,
+        0..0x20 => 5,
+        _ => 0,
+    });
+    text.len() + more.sum::<usize>()
 }

@@ -2,10 +2,10 @@
 //!
 //! Refuses headers that aren't over within their bound: their last field may claim something else than the first.
 
+use super::thrift::Thrift;
+
 /// Bytes of a header at most.
 pub(super) const HEADER_BYTES: usize = 64 << 10;
-/// Structs within structs.
-const MAX_DEPTH: usize = 8;
 
 /// What the header of a page claims.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Header {
                 }
                 (8, Thrift::STRUCT) => header.second(&mut thrift)?,
                 (1..=3, _) => return None,
-                _ => thrift.skip(kind, 0)?,
+                _ => drop(thrift.skip(kind)?),
             }
         }
         matches!(seen, [_, true, true, true, ..]).then_some(header)
@@ -55,7 +55,7 @@ impl Header {
                     self.levels += usize::try_from(thrift.number()?).ok()?;
                 }
                 (7, Thrift::FALSE) => self.is_plain = true,
-                _ => thrift.skip(kind, 0)?,
+                _ => drop(thrift.skip(kind)?),
             }
         }
         Some(())
@@ -70,79 +70,6 @@ impl Header {
 fn once(seen: &mut [bool], id: i64) -> Option<()> {
     let known = seen.get_mut(usize::try_from(id).ok()?)?;
     (!std::mem::replace(known, true)).then_some(())
-}
-
-/// Thrift's compact protocol, as far as it is needed to find one's way.
-struct Thrift<'a> {
-    bytes: &'a [u8],
-}
-
-impl Thrift<'_> {
-    const TRUE: u8 = 1;
-    const FALSE: u8 = 2;
-    const I32: u8 = 5;
-    const STRUCT: u8 = 12;
-
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.bytes.split_first()?;
-        self.bytes = rest;
-        Some(*first)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    fn number(&mut self) -> Option<i64> {
-        let value = self.varint()?;
-        Some((value >> 1) as i64 ^ -((value & 1) as i64))
-    }
-
-    /// The next field's type; nothing at the end of its struct.
-    fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
-        let byte = self.byte()?;
-        if byte == 0 {
-            return Some(None);
-        }
-        *id = match i64::from(byte >> 4) {
-            0 => self.number()?,
-            more => id.checked_add(more)?,
-        };
-        Some(Some(byte & 0x0f))
-    }
-
-    fn skip(&mut self, kind: u8, depth: usize) -> Option<()> {
-        if depth > MAX_DEPTH {
-            return None;
-        }
-        match kind {
-            Self::TRUE | Self::FALSE => {}
-            3 => drop(self.byte()?),
-            4..=6 => drop(self.varint()?),
-            7 => self.bytes = self.bytes.get(8..)?,
-            8 => {
-                let length = usize::try_from(self.varint()?).ok()?;
-                self.bytes = self.bytes.get(length..)?;
-            }
-            Self::STRUCT => {
-                let mut id = 0;
-                while let Some(kind) = self.field(&mut id)? {
-                    self.skip(kind, depth + 1)?;
-                }
-            }
-            // Lists and maps stand in no header.
-            _ => return None,
-        }
-        Some(())
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,19 @@ use super::{
     arrow_file::{self, ArrowFile},
     arrow_stream::ArrowStream,
     plan::Plan,
-    rows::{self, Taker},
+    rows::{Cut, Taker},
 };
-use crate::cli::{file::unpack, score::item::Position};
-use anyhow::Context;
+use crate::{
+    cli::{
+        file::{Blob, unpack},
+        score::item::Position,
+    },
+    telemetry::logs::caught,
+};
+use anyhow::{Context, anyhow};
 use arrow_array::RecordBatch;
 use indicatif::ProgressBar;
 use std::{
-    fs::File,
     io::{self, Read},
     sync::Arc,
 };
@@ -32,22 +37,21 @@ impl Arrow {
     /// Opens a file, or standard input, and reads which columns it has.
     pub fn open(
         shown: &str,
-        file: Option<&File>,
+        file: Option<&Blob>,
         bar: &ProgressBar,
         wanted: &Wanted<'_>,
     ) -> anyhow::Result<Self> {
         let unreadable = || format!("{shown} can't be read");
-        let file = file.map(File::try_clone).transpose();
-        let raw: Box<dyn Read + Send> = match file.with_context(unreadable)? {
-            Some(file) if arrow_file::is_one(&file) => {
-                let opened = ArrowFile::open(file).with_context(|| shown.to_owned())?;
+        let raw: Box<dyn Read + Send> = match file {
+            Some(file) if arrow_file::is_one(file) => {
+                let opened = ArrowFile::open(file.clone()).with_context(|| shown.to_owned())?;
                 let plan = Plan::new(opened.schema(), wanted).with_context(|| shown.to_owned())?;
                 return Ok(Self {
                     batches: Batches::File(opened.reading(&plan.read)),
                     plan: Arc::new(plan),
                 });
             }
-            Some(file) => Box::new(bar.wrap_read(file)),
+            Some(file) => Box::new(bar.wrap_read(file.reader(0).with_context(unreadable)?)),
             None => Box::new(bar.wrap_read(io::stdin())),
         };
         let (reader, _) = unpack(raw).with_context(unreadable)?;
@@ -68,16 +72,28 @@ impl Arrow {
     pub fn read(mut self, from: Position, flow: &impl Taker, shown: &str) -> anyhow::Result<()> {
         let mut before = 0;
         loop {
-            let batch = self.next_batch(flow);
-            let batch = batch.with_context(|| format!("{shown}: after row {before}"))?;
-            let Some(columns) = batch else {
+            let at = |error: anyhow::Error| error.context(format!("{shown}: after row {before}"));
+            let damaged = || anyhow!("it is damaged");
+            let batch = caught(|| self.next_batch(flow)).unwrap_or_else(|| Err(damaged()));
+            let Some(columns) = batch.map_err(at)? else {
                 return Ok(());
             };
             let rows = columns.num_rows();
-            let skipped = from.lines.saturating_sub(before).min(rows as u64);
-            let rest = columns.slice(skipped as usize, rows - skipped as usize);
-            if !rows::send(&self.plan, &rest, before + skipped + 1, flow) {
-                return Ok(());
+            let mut cut = Cut {
+                plan: &self.plan,
+                columns: &columns,
+                first: before + 1,
+                at: usize::try_from(from.lines.saturating_sub(before))
+                    .map_or(rows, |n| n.min(rows)),
+            };
+            loop {
+                let piece = caught(|| cut.next(flow.max_rows())).unwrap_or_else(|| Err(damaged()));
+                let Some(piece) = piece.map_err(at)? else {
+                    break;
+                };
+                if !piece.send(flow) {
+                    return Ok(());
+                }
             }
             before += rows as u64;
         }

@@ -25,7 +25,7 @@ pub(super) fn taken(batch: &Batch, rows: &[u32]) -> anyhow::Result<Vec<ArrayRef>
 }
 
 /// An array in another form of its type: texts and dictionaries as every reader knows them.
-fn plain(array: &ArrayRef, of: &DataType) -> Option<ArrayRef> {
+pub(super) fn plain(array: &ArrayRef, of: &DataType) -> Option<ArrayRef> {
     let all = 0..array.len();
     Some(match of {
         DataType::Utf8 if cells::is_text(array.data_type()) => {

@@ -2,12 +2,16 @@
 
 use super::MAX_UNPACKED_BYTES;
 use anyhow::bail;
-use arrow_ipc::{Message, MessageHeader};
+use arrow_ipc::{Message, RecordBatch};
+use std::collections::BTreeMap;
 
 /// What a message begins with.
 pub(super) const CONTINUATION_MARKER: [u8; 4] = [0xff; 4];
 /// Bytes of a message's head, which lists its buffers.
 pub(super) const MAX_HEAD_BYTES: u64 = 16 << 20;
+
+/// Rows of a batch.
+const MAX_ROWS: i64 = 1 << 30;
 
 /// Looks at what a message claims of its own length, before it is read.
 pub(super) fn check_length(head: i64, body: i64) -> anyhow::Result<(u64, u64)> {
@@ -23,20 +27,52 @@ pub(super) fn check_length(head: i64, body: i64) -> anyhow::Result<(u64, u64)> {
     Ok((head, body))
 }
 
-/// Looks at what the packed buffers of a batch claim to unpack to.
-pub(super) fn check_packed(message: &Message<'_>, body: &[u8]) -> anyhow::Result<()> {
-    let batch = match message.header_type() {
-        MessageHeader::RecordBatch => message.header_as_record_batch(),
-        MessageHeader::DictionaryBatch => {
-            let dictionary = message.header_as_dictionary_batch();
-            dictionary.and_then(|dictionary| dictionary.data())
+/// What the dictionaries of a file or stream hold, each by its number.
+#[derive(Default)]
+pub(super) struct Dictionaries(BTreeMap<i64, u64>);
+
+impl Dictionaries {
+    /// Looks at a message before it is unpacked: what its packed buffers claim, beside the dictionaries that stay.
+    pub fn admit(&mut self, message: &Message<'_>, body: &[u8]) -> anyhow::Result<()> {
+        let dictionary = message.header_as_dictionary_batch();
+        let batch = match &dictionary {
+            Some(dictionary) => dictionary.data(),
+            None => message.header_as_record_batch(),
+        };
+        let Some(batch) = batch else {
+            return Ok(());
+        };
+        let own = unpacked(&batch, body)?;
+        let others = self
+            .0
+            .values()
+            .fold(0, |all: u64, one| all.saturating_add(*one));
+        let all = own.saturating_add(others);
+        if all > MAX_UNPACKED_BYTES as u64 {
+            bail!(
+                "a batch and the dictionaries claim {all} bytes, packed and unpacked, and may have {MAX_UNPACKED_BYTES}: write smaller ones"
+            );
         }
-        _ => None,
-    };
-    let Some(batch) = batch else {
-        return Ok(());
-    };
+        if let Some(dictionary) = dictionary {
+            let held = self.0.entry(dictionary.id()).or_default();
+            *held = match dictionary.isDelta() {
+                true => held.saturating_add(own),
+                false => own,
+            };
+        }
+        Ok(())
+    }
+}
+
+/// What a batch takes, packed and unpacked.
+fn unpacked(batch: &RecordBatch<'_>, body: &[u8]) -> anyhow::Result<u64> {
     let is_packed = batch.compression().is_some();
+    if batch.length() > MAX_ROWS {
+        bail!(
+            "a batch claims {} rows, and may have {MAX_ROWS}",
+            batch.length()
+        );
+    }
     let mut unpacked = body.len() as u64;
     for buffer in batch.buffers().into_iter().flatten() {
         let at = usize::try_from(buffer.offset()).unwrap_or(usize::MAX);
@@ -49,10 +85,5 @@ pub(super) fn check_packed(message: &Message<'_>, body: &[u8]) -> anyhow::Result
         // One that wasn't worth packing says -1.
         unpacked = unpacked.saturating_add(u64::try_from(claimed).unwrap_or_default());
     }
-    match unpacked > MAX_UNPACKED_BYTES as u64 {
-        true => bail!(
-            "a batch claims {unpacked} bytes, packed and unpacked, and may have {MAX_UNPACKED_BYTES}: write smaller ones"
-        ),
-        false => Ok(()),
-    }
+    Ok(unpacked)
 }

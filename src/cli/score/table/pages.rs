@@ -4,12 +4,14 @@
 //! claims.
 
 use super::{
-    MAX_PAGE_BYTES, MAX_UNPACKED_BYTES,
+    MAX_PAGE_BYTES, MAX_UNPACKED_BYTES, clipped,
     header::{HEADER_BYTES, Header},
+    values,
 };
+use crate::cli::file::Blob;
 use ::parquet::{
     arrow::arrow_reader::RowGroups,
-    basic::{Compression, Encoding},
+    basic::Compression,
     column::page::{Page, PageIterator, PageMetadata, PageReader},
     errors::Result,
     file::{
@@ -17,32 +19,25 @@ use ::parquet::{
         reader::{ChunkReader, Length},
         serialized_reader::SerializedPageReader,
     },
+    schema::types::ColumnDescPtr,
 };
 use bytes::Bytes;
 use std::{
-    fs::File,
     io::{self, BufRead, BufReader, Read},
-    os::unix::fs::FileExt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
-/// Bytes of a page whose texts share their beginnings: each may be as long as all that came before it.
-const MAX_SHARED_BYTES: usize = 8 << 20;
-/// Values that lists may hold of the rows that are read at once.
-const MAX_LIST_VALUES: i64 = 32 << 20;
 /// How many times as long gzip's output is as its input, at most.
 const GZIP_RATIO: usize = 1_032;
 
 /// What the readers of a file share.
 #[derive(Debug, Default)]
 pub(super) struct Bounds {
-    /// Bytes that are unpacked now.
+    /// Bytes that are in memory of what is unpacked, and of what is made of it before rows come.
     held: AtomicUsize,
-    /// Values of lists that were read since the last rows came.
-    pub list_values: AtomicI64,
     problem: Mutex<Option<String>>,
 }
 
@@ -58,14 +53,45 @@ impl Bounds {
         known.get_or_insert(problem);
         io::ErrorKind::InvalidData.into()
     }
+
+    /// Holds so many bytes more.
+    fn hold(&self, bytes: usize) -> io::Result<()> {
+        let before = self.held.fetch_add(bytes, Ordering::Relaxed);
+        match before.saturating_add(bytes) > MAX_UNPACKED_BYTES {
+            true => Err(self.refuse(format!(
+                "what is read together of it takes more than {MAX_UNPACKED_BYTES} bytes: name fewer columns, as --keep-columns=a,b, or write smaller pages"
+            ))),
+            false => Ok(()),
+        }
+    }
+
+    fn drop_held(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 /// A row group whose pages are read within bounds.
 pub(super) struct BoundedGroup {
-    pub file: Arc<File>,
+    pub file: Blob,
     pub metadata: Arc<ParquetMetaData>,
     pub group: usize,
     pub bounds: Arc<Bounds>,
+    /// Bytes of values that pages brought which are over, and whose rows haven't come.
+    pub brought: Arc<AtomicUsize>,
+}
+
+impl BoundedGroup {
+    /// Rows came, and are worked on: what they were made of is no more.
+    pub fn rows_came(&self) {
+        let over = self.brought.swap(0, Ordering::Relaxed);
+        self.bounds.drop_held(over);
+    }
+}
+
+impl Drop for BoundedGroup {
+    fn drop(&mut self) {
+        self.rows_came();
+    }
 }
 
 impl RowGroups for BoundedGroup {
@@ -80,12 +106,15 @@ impl RowGroups for BoundedGroup {
         let chunk_of = State {
             file: self.file.clone(),
             bounds: self.bounds.clone(),
-            name: chunk.column_path().string(),
+            brought: self.brought.clone(),
+            name: clipped(&chunk.column_path().string()),
             compression: chunk.compression(),
             claimed: usize::try_from(chunk.uncompressed_size()).unwrap_or_default(),
             header: Mutex::new(Header::default()),
             dictionary: AtomicUsize::new(0),
             page: AtomicUsize::new(0),
+            packed: AtomicUsize::new(0),
+            values: AtomicUsize::new(0),
         };
         let pages = BoundedPages::new(chunk_of, chunk, self.num_rows())?;
         Ok(Box::new(One(Some(Box::new(pages)))))
@@ -117,7 +146,7 @@ impl PageIterator for One {}
 struct BoundedPages {
     pages: SerializedPageReader<Chunk>,
     chunk: Arc<State>,
-    is_list: bool,
+    column: ColumnDescPtr,
 }
 
 impl BoundedPages {
@@ -127,30 +156,23 @@ impl BoundedPages {
         Ok(Self {
             pages: SerializedPageReader::new(reader, about, rows, None)?,
             chunk,
-            is_list: about.column_descr().max_rep_level() > 0,
+            column: about.column_descr_ptr(),
         })
     }
 
     fn check(&self, page: Page) -> Result<Page> {
-        let (values, bytes) = (page.num_values(), page.buffer().len());
-        if page.is_dictionary_page() && values as usize > bytes {
-            let what = format!("is a dictionary that claims {values} values in {bytes} bytes");
-            return Err(self.chunk.refuse(&what).into());
+        if page.is_dictionary_page() {
+            let count = page.num_values() as usize;
+            let more = values::of_dictionary(count, page.buffer().len(), &self.column);
+            let more = more.map_err(|what| self.chunk.refuse(&what))?;
+            self.chunk.dictionary.fetch_add(more, Ordering::Relaxed);
+            self.chunk.bounds.hold(more)?;
+            return Ok(page);
         }
-        if page.encoding() == Encoding::DELTA_BYTE_ARRAY && bytes > MAX_SHARED_BYTES {
-            let what = format!(
-                "has {bytes} bytes of texts that share their beginnings, and may have {MAX_SHARED_BYTES}"
-            );
-            return Err(self.chunk.refuse(&what).into());
-        }
-        if self.is_list {
-            let read = &self.chunk.bounds.list_values;
-            let before = read.fetch_add(values.into(), Ordering::Relaxed);
-            if before.saturating_add(values.into()) > MAX_LIST_VALUES {
-                let what = format!("brings a list to more than {MAX_LIST_VALUES} values");
-                return Err(self.chunk.refuse(&what).into());
-            }
-        }
+        let bytes = values::brought(&page, &self.column);
+        let bytes =
+            bytes.ok_or_else(|| self.chunk.refuse("has texts whose lengths can't be read"))?;
+        self.chunk.hold_values(bytes)?;
         Ok(page)
     }
 }
@@ -166,6 +188,7 @@ impl Iterator for BoundedPages {
 impl PageReader for BoundedPages {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.pages.get_next_page()?;
+        self.chunk.unpacked();
         page.map(|page| self.check(page)).transpose()
     }
 
@@ -184,17 +207,21 @@ impl PageReader for BoundedPages {
 
 /// One column chunk, and what of it is in memory.
 struct State {
-    file: Arc<File>,
+    file: Blob,
     bounds: Arc<Bounds>,
+    brought: Arc<AtomicUsize>,
     name: String,
     compression: Compression,
     /// Bytes that all its pages claim together.
     claimed: usize,
     /// The header that was read last.
     header: Mutex<Header>,
-    /// Bytes that its dictionary and its page hold now.
+    /// Bytes that its dictionary and its page hold now, and the page as it is packed.
     dictionary: AtomicUsize,
     page: AtomicUsize,
+    packed: AtomicUsize,
+    /// Bytes of values that its page brings, whichever rows they are of.
+    values: AtomicUsize,
 }
 
 impl State {
@@ -221,16 +248,26 @@ impl State {
             false => &self.page,
         };
         let before = held.swap(unpacked, Ordering::Relaxed);
-        let all = &self.bounds.held;
-        all.fetch_sub(before, Ordering::Relaxed);
-        if all.fetch_add(unpacked, Ordering::Relaxed) + unpacked > MAX_UNPACKED_BYTES {
-            let problem =
-                format!("pages that are read together claim more than {MAX_UNPACKED_BYTES} bytes");
-            return Err(self.bounds.refuse(problem));
-        }
+        self.bounds.drop_held(before);
+        self.unpacked();
+        self.packed.store(header.packed, Ordering::Relaxed);
+        self.bounds.hold(unpacked + header.packed)?;
         let mut known = self.header.lock().unwrap_or_else(PoisonError::into_inner);
         *known = header;
         Ok(())
+    }
+
+    /// Its page is unpacked: what it was packed as is no more.
+    fn unpacked(&self) {
+        self.bounds
+            .drop_held(self.packed.swap(0, Ordering::Relaxed));
+    }
+
+    /// Holds what the values of another page take: those of the page before may be without their rows still.
+    fn hold_values(&self, bytes: usize) -> io::Result<()> {
+        let before = self.values.swap(bytes, Ordering::Relaxed);
+        self.brought.fetch_add(before, Ordering::Relaxed);
+        self.bounds.hold(bytes)
     }
 
     /// Gzip alone is unpacked to whatever it holds: it is looked at first how much that is.
@@ -253,8 +290,9 @@ impl State {
 
 impl Drop for State {
     fn drop(&mut self) {
-        let held = self.dictionary.load(Ordering::Relaxed) + self.page.load(Ordering::Relaxed);
-        self.bounds.held.fetch_sub(held, Ordering::Relaxed);
+        let each = [&self.dictionary, &self.page, &self.packed, &self.values];
+        let held = each.iter().map(|held| held.load(Ordering::Relaxed));
+        self.bounds.drop_held(held.sum());
     }
 }
 
@@ -263,7 +301,7 @@ struct Chunk(Arc<State>);
 
 impl Length for Chunk {
     fn len(&self) -> u64 {
-        self.0.file.metadata().map_or(0, |about| about.len())
+        self.0.file.size().unwrap_or_default()
     }
 }
 
@@ -289,6 +327,32 @@ impl ChunkReader for Chunk {
     }
 }
 
+/// The bytes of a whole file, for its footer.
+pub(super) struct Whole(pub Blob);
+
+impl Length for Whole {
+    fn len(&self) -> u64 {
+        self.0.size().unwrap_or_default()
+    }
+}
+
+impl ChunkReader for Whole {
+    type T = BufReader<At>;
+
+    fn get_read(&self, start: u64) -> Result<BufReader<At>> {
+        Ok(BufReader::with_capacity(
+            HEADER_BYTES,
+            At(self.0.clone(), start),
+        ))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        let mut bytes = vec![0; length];
+        self.0.read_exact_at(&mut bytes, start)?;
+        Ok(bytes.into())
+    }
+}
+
 /// Reads a page's header, once it was looked at.
 struct HeaderReader {
     bytes: BufReader<At>,
@@ -308,7 +372,7 @@ impl Read for HeaderReader {
 }
 
 /// A file from an offset on, whatever others read of it meanwhile.
-struct At(Arc<File>, u64);
+pub(super) struct At(Blob, u64);
 
 impl Read for At {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {

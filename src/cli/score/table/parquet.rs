@@ -3,35 +3,29 @@
 //! Promises rows in the file's order, and that what a footer claims is either true or ends the run.
 
 use super::{
-    MAX_PAGE_BYTES, Wanted, cells,
-    pages::{BoundedGroup, Bounds},
+    MAX_PAGE_BYTES, Wanted, cells, clipped,
+    decode::{Decoding, Group},
+    footer,
+    pages::{Bounds, Whole},
     plan::Plan,
-    rows::{self, Taker},
+    rows::{Piece, Taker},
 };
-use crate::cli::score::item::Position;
+use crate::cli::{file::Blob, score::item::Position};
 use ::parquet::{
-    arrow::{
-        FieldLevels, ProjectionMask, arrow_reader::ParquetRecordBatchReader,
-        parquet_to_arrow_field_levels, parquet_to_arrow_schema,
-    },
-    basic::{Compression, Encoding, Repetition, Type as Physical},
+    arrow::{FieldLevels, ProjectionMask, parquet_to_arrow_field_levels, parquet_to_arrow_schema},
+    basic::{Compression, Repetition, Type as Physical},
     file::metadata::{
         ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader,
     },
     schema::types::{SchemaDescriptor, Type, TypePtr},
 };
 use anyhow::{Context, anyhow, bail};
-use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Fields, Schema};
-use kiln_contract::job::MAX_INPUTS;
 use std::{
     collections::VecDeque,
-    fs::File,
-    os::unix::fs::FileExt,
     sync::{
         Arc,
-        atomic::Ordering,
-        mpsc::{Receiver, SyncSender, sync_channel},
+        mpsc::{Receiver, sync_channel},
     },
     thread::{self, Scope},
 };
@@ -44,14 +38,11 @@ const MAX_GROUP_ROWS: i64 = 1 << 30;
 /// Row groups that are read at once, and what they claim together.
 const MAX_AT_ONCE: usize = 4;
 const MAX_AT_ONCE_BYTES: i64 = MAX_PAGE_BYTES as i64;
-/// Rows that are read together where texts share their beginnings: each of them may be as long as its page.
-const SHARED_ROWS: usize = 32;
-/// Bytes of rows that are read together, by what their row group has on average.
-const BATCH_BYTES: usize = 8 << 20;
-
+/// Pieces of a row group that wait for those before it.
+const PIECES_AHEAD: usize = 2;
 /// A file that was opened.
 pub(in super::super) struct Parquet {
-    file: Arc<File>,
+    file: Blob,
     bytes: u64,
     metadata: Arc<ParquetMetaData>,
     levels: FieldLevels,
@@ -62,13 +53,15 @@ pub(in super::super) struct Parquet {
 
 impl Parquet {
     /// Reads and checks the footer.
-    pub fn open(shown: &str, file: &File, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
+    pub fn open(shown: &str, file: &Blob, wanted: &Wanted<'_>) -> anyhow::Result<Self> {
         let unreadable = || format!("{shown} can't be read");
-        let bytes = file.metadata().with_context(unreadable)?.len();
-        check_magic(shown, file, bytes)?;
+        let bytes = file.size().with_context(unreadable)?;
+        check_footer(shown, file, bytes)?;
         let damaged = || anyhow!("{shown}: its footer can't be read: the file is damaged");
         let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Skip);
-        let metadata = reader.parse_and_finish(file).map_err(|_| damaged())?;
+        let metadata = reader
+            .parse_and_finish(&Whole(file.clone()))
+            .map_err(|_| damaged())?;
         let about = metadata.file_metadata();
         let schema = parquet_to_arrow_schema(about.schema_descr(), about.key_value_metadata());
         let schema = schema.map_err(|_| damaged())?;
@@ -80,7 +73,7 @@ impl Parquet {
         let leaves: Vec<usize> = leaves.filter(|leaf| mask.leaf_included(*leaf)).collect();
         let levels = parquet_to_arrow_field_levels(&read_as, mask, Some(&hints(&schema, &plan)));
         let table = Self {
-            file: Arc::new(file.try_clone().with_context(unreadable)?),
+            file: file.clone(),
             bytes,
             levels: levels.map_err(|_| damaged())?,
             plan: Arc::new(plan),
@@ -105,7 +98,7 @@ impl Parquet {
             for leaf in &self.leaves {
                 let chunk = group.columns().get(*leaf);
                 let chunk = chunk.with_context(|| format!("row group {number} lacks a column"))?;
-                let name = chunk.column_path().string();
+                let name = clipped(&chunk.column_path().string());
                 self.check_chunk(chunk, rows)
                     .with_context(|| format!("row group {number}, column `{name}`"))?;
             }
@@ -168,115 +161,72 @@ impl Parquet {
             .map(|group| group.num_rows() as u64);
         let all = rows.clone().sum::<u64>().max(1);
         let mut before = 0;
-        let mut groups = VecDeque::new();
+        let mut groups = Vec::new();
         for (group, rows) in rows.enumerate() {
             if before + rows > from.lines {
-                groups.push_back((group, before, rows));
+                groups.push(Group {
+                    number: group,
+                    first: before,
+                    rows,
+                    skipped: from.lines,
+                });
             }
             before += rows;
         }
         let bounds = Arc::new(Bounds::default());
+        let max_rows = || flow.max_rows();
+        let decoding = Decoding {
+            file: &self.file,
+            metadata: &self.metadata,
+            levels: &self.levels,
+            leaves: &self.leaves,
+            plan: &self.plan,
+            bounds: &bounds,
+            max_rows: &max_rows,
+        };
+        let decoding = &decoding;
         thread::scope(|scope| {
             let mut ahead = VecDeque::new();
             let mut next = groups.iter();
-            let mut start = || next.next().map(|group| self.start(scope, group.0, &bounds));
+            let mut start = || next.next().map(|group| begin(scope, decoding, *group));
             ahead.extend((0..self.at_once()).map_while(|_| start()));
-            for (group, first, rows) in &groups {
-                let Some(batches) = ahead.pop_front() else {
+            for group in &groups {
+                let Some(pieces) = ahead.pop_front() else {
                     return Ok(());
                 };
-                let mut at = *first;
-                for batch in batches {
-                    let batch = batch.map_err(|Unreadable| {
-                        let what = bounds.problem();
-                        let what = what.as_deref().unwrap_or("it is damaged, or cut");
-                        anyhow!("{shown}: row group {}, after row {at}: {what}", group + 1)
-                    })?;
-                    let (number, count) = (at + 1, batch.num_rows() as u64);
-                    at += count;
-                    if at > first + rows {
-                        break;
-                    }
-                    let skipped = from.lines.saturating_sub(number - 1).min(count);
-                    let rest = batch.slice(skipped as usize, (count - skipped) as usize);
-                    if !rows::send(&self.plan, &rest, number + skipped, flow) {
+                for piece in pieces {
+                    let piece = piece.with_context(|| shown.to_owned())?;
+                    let read = self.bytes.saturating_mul(piece.end());
+                    if !piece.send(flow) {
                         return Ok(());
                     }
-                    flow.note(self.bytes.saturating_mul(at) / all);
+                    flow.note(read / all);
                 }
-                if at != first + rows {
-                    bail!(
-                        "{shown}: row group {} claims {rows} rows, and holds {}",
-                        group + 1,
-                        at - first
-                    );
-                }
+                flow.note(self.bytes.saturating_mul(group.first + group.rows) / all);
                 ahead.extend(start());
             }
             Ok(())
         })
     }
-
-    /// Begins to read a row group, on a thread of its own.
-    fn start<'s>(
-        &'s self,
-        scope: &'s Scope<'s, '_>,
-        group: usize,
-        bounds: &Arc<Bounds>,
-    ) -> Receiver<Result<RecordBatch, Unreadable>> {
-        let (sender, receiver) = sync_channel(1);
-        let group = BoundedGroup {
-            file: self.file.clone(),
-            metadata: self.metadata.clone(),
-            group,
-            bounds: bounds.clone(),
-        };
-        scope.spawn(move || self.decode(&group, &sender));
-        receiver
-    }
-
-    fn decode(&self, group: &BoundedGroup, sender: &SyncSender<Result<RecordBatch, Unreadable>>) {
-        let about = self.metadata.row_group(group.group);
-        let chunks = self.leaves.iter();
-        let chunks = chunks.filter_map(|leaf| about.columns().get(*leaf));
-        let is_shared = |encoding: Encoding| encoding == Encoding::DELTA_BYTE_ARRAY;
-        let (mut bytes, mut max) = (0_usize, MAX_INPUTS);
-        for chunk in chunks {
-            let own = usize::try_from(chunk.uncompressed_size()).unwrap_or_default();
-            bytes = bytes.saturating_add(own);
-            if chunk.encodings().any(is_shared) {
-                max = SHARED_ROWS;
-            }
-        }
-        // Long texts are read fewer at a time: a batch holds all its pages.
-        let a_row = bytes / usize::try_from(about.num_rows()).unwrap_or(1).max(1);
-        let rows = (BATCH_BYTES / a_row.max(1)).clamp(1, max);
-        let reader =
-            ParquetRecordBatchReader::try_new_with_row_groups(&self.levels, group, rows, None);
-        let Ok(reader) = reader else {
-            let _ = sender.send(Err(Unreadable));
-            return;
-        };
-        for batch in reader {
-            group.bounds.list_values.store(0, Ordering::Relaxed);
-            let batch = batch.map_err(|_| Unreadable);
-            let is_over = batch.is_err();
-            // Nobody takes what comes after an error, or once the run has ended.
-            if sender.send(batch).is_err() || is_over {
-                return;
-            }
-        }
-    }
 }
 
-/// A row group can't be read on. What the library says of it may quote a row.
-struct Unreadable;
+/// Begins to read a row group, on a thread of its own.
+fn begin<'s>(
+    scope: &'s Scope<'s, '_>,
+    decoding: &'s Decoding<'_>,
+    group: Group,
+) -> Receiver<anyhow::Result<Piece>> {
+    let (sender, receiver) = sync_channel(PIECES_AHEAD);
+    scope.spawn(move || decoding.run(group, &sender));
+    receiver
+}
 
 fn not_read(packing: &str) -> String {
     format!("packed with {packing}: snappy, gzip, zstd and LZ4_RAW are read")
 }
 
-fn check_magic(shown: &str, file: &File, bytes: u64) -> anyhow::Result<()> {
+/// Looks at a file's ends, and at what its footer claims.
+fn check_footer(shown: &str, file: &Blob, bytes: u64) -> anyhow::Result<()> {
     let unreadable = || format!("{shown} can't be read");
     let (mut head, mut tail) = ([0; 4], [0; 8]);
     if bytes < 12 {
@@ -301,7 +251,10 @@ fn check_magic(shown: &str, file: &File, bytes: u64) -> anyhow::Result<()> {
             "{shown}: its footer claims {footer} bytes, of {bytes} in all and {MAX_FOOTER_BYTES} at most"
         );
     }
-    Ok(())
+    let mut claims = vec![0; footer as usize];
+    file.read_exact_at(&mut claims, bytes - 8 - u64::from(footer))
+        .with_context(unreadable)?;
+    footer::check(&claims).with_context(|| shown.to_owned())
 }
 
 /// The schema by which columns are read: texts as bytes, so that one which isn't UTF-8 costs its row alone.

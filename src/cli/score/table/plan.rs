@@ -6,10 +6,13 @@ use super::{
     super::item::Keep,
     Wanted,
     cells::{self, Kind},
+    clipped,
 };
-use crate::cli::file::described;
 use anyhow::{Context, bail};
 use arrow_schema::{DataType, Field, Schema};
+
+/// Columns that a message lists.
+const SHOWN_COLUMNS: usize = 20;
 
 /// Columns by their position among those that are read.
 #[derive(Debug)]
@@ -142,7 +145,7 @@ impl Found {
             if !fits {
                 bail!(
                     "column `{}` is of type {}, not {wanted}",
-                    field.name(),
+                    clipped(field.name()),
                     field.data_type()
                 );
             }
@@ -165,7 +168,7 @@ impl Found {
             if !fits_output(field.data_type(), wanted.to_table) {
                 bail!(
                     "column `{}` is of type {}, which the output has no form for: name the others, as --keep-columns=a,b",
-                    field.name(),
+                    clipped(field.name()),
                     field.data_type()
                 );
             }
@@ -189,10 +192,24 @@ fn named(schema: &Schema, name: Option<&str>, usual: &str) -> anyhow::Result<Opt
 fn find(schema: &Schema, name: &str) -> anyhow::Result<usize> {
     let names = || -> Vec<String> {
         let fields = schema.fields().iter();
-        fields.map(|field| field.name().clone()).collect()
+        let mut names: Vec<String> = fields
+            .take(SHOWN_COLUMNS)
+            .map(|field| clipped(field.name()))
+            .collect();
+        let more = schema.fields().len().saturating_sub(names.len());
+        if more > 0 {
+            names.push(format!("and {more} more"));
+        }
+        names
     };
     let at = schema.index_of(name).ok();
-    at.with_context(|| format!("no column `{name}`; {}", described(&names())))
+    at.with_context(|| {
+        format!(
+            "no column `{}`; there are: {}",
+            clipped(name),
+            names().join(", ")
+        )
+    })
 }
 
 /// The columns of features: those named, else the list `features`, else all numbers but the key.
@@ -228,7 +245,7 @@ fn features(schema: &Schema, wanted: &[String], key: Option<usize>) -> anyhow::R
             let field = schema.field(*column);
             bail!(
                 "column `{}` is of type {}, not a number",
-                field.name(),
+                clipped(field.name()),
                 field.data_type()
             );
         }

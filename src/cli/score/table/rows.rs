@@ -4,7 +4,8 @@
 
 use super::{
     super::item::{BLOCK_BYTES, BadRow, Input, Item, Json, Position},
-    cells,
+    cells, clipped,
+    compact::compact,
     plan::{Features, Plan},
 };
 use crate::cli::file::LINE_BYTES;
@@ -18,10 +19,12 @@ pub(in super::super) struct Batch {
     pub(super) columns: RecordBatch,
     /// The number of its first row, counted from 1.
     pub(super) first: u64,
+    /// Whether it stands for one row that is too long to be held.
+    is_long: bool,
 }
 
 /// Takes the rows that are read.
-pub(in super::super) trait Taker {
+pub(in super::super) trait Taker: Sync {
     /// Rows that are taken together at most.
     fn max_rows(&self) -> usize;
     /// Takes rows, once there is room for them: so many, with so many bytes, up to a position. Says whether anybody wants more.
@@ -30,31 +33,83 @@ pub(in super::super) trait Taker {
     fn note(&self, bytes: u64);
 }
 
-/// Cuts a batch into blocks, the first of whose rows has the number `first`. Says whether anybody takes them.
-pub(super) fn send(plan: &Arc<Plan>, columns: &RecordBatch, first: u64, flow: &impl Taker) -> bool {
-    let (mut begin, mut bytes) = (0, 0);
-    let count = columns.num_rows();
-    for row in 0..count {
-        bytes += size(columns, row);
-        let rows = row + 1 - begin;
-        if rows < flow.max_rows() && bytes < BLOCK_BYTES && row + 1 < count {
-            continue;
+/// A batch that is cut into blocks.
+pub(super) struct Cut<'a> {
+    pub plan: &'a Arc<Plan>,
+    pub columns: &'a RecordBatch,
+    /// The number of the batch's first row.
+    pub first: u64,
+    /// The rows that are cut already, or left out.
+    pub at: usize,
+}
+
+/// Rows that were cut off a batch.
+pub(super) struct Piece {
+    batch: Batch,
+    rows: usize,
+    bytes: usize,
+    end: Position,
+}
+
+impl Piece {
+    /// The number of its last row.
+    pub fn end(&self) -> u64 {
+        self.end.lines
+    }
+
+    /// Hands it over; says whether anybody wants more.
+    pub fn send(self, flow: &impl Taker) -> bool {
+        flow.take(self.batch, self.rows, self.bytes, self.end)
+    }
+}
+
+impl Cut<'_> {
+    /// The next rows, in memory of their own.
+    pub fn next(&mut self, max_rows: usize) -> anyhow::Result<Option<Piece>> {
+        let (begin, count) = (self.at, self.columns.num_rows());
+        let (mut bytes, mut is_long) = (0, false);
+        while self.at < count && self.at - begin < max_rows && bytes < BLOCK_BYTES {
+            let own = size(self.columns, self.at);
+            is_long = own as u64 > LINE_BYTES;
+            if is_long {
+                break;
+            }
+            bytes += own;
+            self.at += 1;
         }
+        // A row that is too long for any block is one by itself, without its values.
+        let is_long = is_long && self.at == begin;
+        let (columns, rows) = if is_long {
+            self.at += 1;
+            (compact(self.columns, begin, 0)?, 1)
+        } else {
+            (
+                compact(self.columns, begin, self.at - begin)?,
+                self.at - begin,
+            )
+        };
+        if rows == 0 {
+            return Ok(None);
+        }
+        let first = self.first + begin as u64;
         let batch = Batch {
-            plan: plan.clone(),
-            columns: columns.slice(begin, rows),
-            first: first + begin as u64,
+            plan: self.plan.clone(),
+            columns,
+            first,
+            is_long,
         };
         let end = Position {
+            file: 0,
             bytes: 0,
-            lines: first + row as u64,
+            lines: first + rows as u64 - 1,
         };
-        if !flow.take(batch, rows, bytes, end) {
-            return false;
-        }
-        (begin, bytes) = (row + 1, 0);
+        Ok(Some(Piece {
+            batch,
+            rows,
+            bytes,
+            end,
+        }))
     }
-    true
 }
 
 fn size(columns: &RecordBatch, row: usize) -> usize {
@@ -70,6 +125,9 @@ type Problem = (Option<usize>, String);
 impl Batch {
     /// Its rows, in order.
     pub fn items(&self) -> Vec<Item> {
+        if self.is_long {
+            return vec![Item::Bad(BadRow::too_long(self.first))];
+        }
         (0..self.columns.num_rows())
             .map(|row| self.item(row))
             .collect()
@@ -77,9 +135,6 @@ impl Batch {
 
     fn item(&self, row: usize) -> Item {
         let line = self.first + row as u64;
-        if size(&self.columns, row) as u64 > LINE_BYTES {
-            return Item::Bad(BadRow::too_long(line));
-        }
         let read = self.input(row).and_then(|json| Ok((json, self.kept(row)?)));
         match read {
             Ok((json, kept)) => Item::Input(Input {
@@ -108,7 +163,7 @@ impl Batch {
     }
 
     fn problem(&self, at: usize, what: &str) -> Problem {
-        let name = self.plan.name(at);
+        let name = clipped(self.plan.name(at));
         (Some(at), format!("column `{name}` {what}"))
     }
 

@@ -66,6 +66,13 @@ impl Shape {
         })
     }
 
+    /// Whether another table's columns are those that are kept.
+    pub fn fits(&self, table: &Table) -> bool {
+        let kept = table.kept();
+        let own = Self::new(&kept, Some(table), self.detail, self.errors, self.embedding);
+        own.is_ok_and(|own| own.kept == self.kept)
+    }
+
     /// The columns for a model.
     pub(super) fn columns(&self, model: Option<&ModelInfo>) -> Columns {
         let field = |name: &str, of: DataType| Field::new(name, of, true);
