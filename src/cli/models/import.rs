@@ -130,6 +130,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         info.version,
         info.parameters as f64 / 1e6
     );
+    if !info.feature_names.is_empty() {
+        println!(
+            "takes {} features, by place or by name",
+            info.feature_names.len()
+        );
+    }
     for note in &imported.notes {
         println!("note: {note}");
     }
