@@ -11,6 +11,7 @@
 
 mod bits;
 mod build;
+mod bytes;
 mod columns;
 mod walk;
 
@@ -274,9 +275,9 @@ impl<N: Number> Forest<N> {
         if self.bits.is_empty() || count < BLOCK_FROM {
             self.walk(rows, sums);
         } else if count <= bits::NARROW {
-            self.block::<{ bits::NARROW }>(rows, sums);
+            self.block::<1>(rows, sums);
         } else {
-            self.block::<{ bits::WIDE }>(rows, sums);
+            self.block::<{ bits::GROUPS }>(rows, sums);
         }
     }
 }

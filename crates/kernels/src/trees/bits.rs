@@ -5,15 +5,19 @@
 //! beside each other, so that one instruction compares the ranks of many rows; unlike there, splits are grouped by the
 //! byte that they remove from, which stays in a register, and every split is looked at.
 
+use super::bytes::{Bytes, Compare, Plain, ROWS};
 use super::{Forest, Number};
-use crate::panels::arch;
-use pulp::{Simd, WithSimd};
+use pulp::NullaryFnOnce;
+#[cfg(target_arch = "x86_64")]
+use pulp::x86::V3;
 use std::ops::Range;
 
+/// Groups of rows in a block.
+pub(super) const GROUPS: usize = 2;
 /// Rows of a block.
-pub(super) const WIDE: usize = 64;
+pub(super) const WIDE: usize = GROUPS * ROWS;
 /// Rows of a block where they are fewer.
-pub(super) const NARROW: usize = 32;
+pub(super) const NARROW: usize = ROWS;
 
 /// What a split removes from one byte of leaves.
 #[derive(Debug, Clone, Copy)]
@@ -87,44 +91,62 @@ impl Bits {
 }
 
 impl<N: Number> Forest<N> {
-    /// Adds to the sums of at most `LANES` rows.
-    pub(super) fn block<const LANES: usize>(&self, rows: &[f32], sums: &mut [N]) {
-        arch().dispatch(Block::<N, LANES> {
+    /// Adds to the sums of at most `GROUPS` groups of rows.
+    pub(super) fn block<const GROUPS: usize>(&self, rows: &[f32], sums: &mut [N]) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(simd) = V3::try_new() {
+            let block = Block::<N, V3, GROUPS> {
+                forest: self,
+                compare: simd,
+                rows,
+                sums,
+            };
+            return simd.vectorize(block);
+        }
+        self.plain_block::<GROUPS>(rows, sums);
+    }
+
+    /// The same without any instructions in particular.
+    pub(super) fn plain_block<const GROUPS: usize>(&self, rows: &[f32], sums: &mut [N]) {
+        let block = Block::<N, Plain, GROUPS> {
             forest: self,
+            compare: Plain,
             rows,
             sums,
-        });
+        };
+        block.call();
     }
 }
 
-struct Block<'a, N, const LANES: usize> {
+struct Block<'a, N, C, const GROUPS: usize> {
     forest: &'a Forest<N>,
+    compare: C,
     rows: &'a [f32],
     sums: &'a mut [N],
 }
 
-impl<N: Number, const LANES: usize> WithSimd for Block<'_, N, LANES> {
+impl<N: Number, C: Compare, const GROUPS: usize> NullaryFnOnce for Block<'_, N, C, GROUPS> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn call(self) {
         let (forest, bits) = (self.forest, &self.forest.bits);
         let width = forest.shape.features;
         let outputs = forest.shape.start.len();
-        let mut ranks = vec![[0u8; LANES]; forest.columns.count()];
+        let mut ranks = vec![[[0u8; ROWS]; GROUPS]; forest.columns.count()];
         forest.columns.rank(self.rows, width, |column, row, rank| {
-            ranks[column][row] = rank;
+            ranks[column][row / ROWS][row % ROWS] = rank;
         });
         let (mut from, mut byte) = (0, 0);
         for (tree, bytes) in forest.trees.iter().zip(&bits.bytes) {
             let ends = &bits.ends[byte..byte + usize::from(*bytes)];
             byte += ends.len();
-            let found = first_leaves(&ranks, &bits.removals, from, ends);
+            let found = first_leaves(self.compare, &ranks, &bits.removals, from, ends);
             from = ends.last().map_or(from, |end| *end as usize);
             let leaves = &forest.leaves[tree.leaf as usize..];
             let sums = self.sums.iter_mut().skip(tree.output as usize);
-            for (sum, leaf) in sums.step_by(outputs).zip(found) {
-                *sum += leaves[usize::from(leaf)];
+            for (sum, leaf) in sums.step_by(outputs).zip(found.as_flattened()) {
+                *sum += leaves[usize::from(*leaf)];
             }
         }
     }
@@ -132,34 +154,33 @@ impl<N: Number, const LANES: usize> WithSimd for Block<'_, N, LANES> {
 
 /// Each row's leaf in one tree, whose removals begin at `from` and end, byte by byte, at `ends`.
 #[inline(always)]
-fn first_leaves<const LANES: usize>(
-    ranks: &[[u8; LANES]],
+fn first_leaves<C: Compare, const GROUPS: usize>(
+    compare: C,
+    ranks: &[[Bytes; GROUPS]],
     removals: &[Removal],
     mut from: usize,
     ends: &[u32],
-) -> [u8; LANES] {
+) -> [Bytes; GROUPS] {
     // The first byte with a leaf, and which one it is.
-    let (mut first, mut place) = ([0u8; LANES], [0u8; LANES]);
+    let (mut first, mut place) = ([compare.all(0); GROUPS], [compare.all(0); GROUPS]);
     for (byte, end) in ends.iter().enumerate() {
         let end = *end as usize;
-        let mut removed = [0u8; LANES];
+        let mut removed = [compare.all(0); GROUPS];
         for removal in &removals[from..end] {
             let ranks = &ranks[usize::from(removal.column)];
-            for lane in 0..LANES {
-                let exceeds = ranks[lane] > removal.threshold;
-                removed[lane] |= if exceeds { removal.leaves } else { 0 };
+            for (removed, ranks) in removed.iter_mut().zip(ranks) {
+                compare.remove(removed, ranks, removal.threshold, removal.leaves);
             }
         }
         from = end;
-        let base = (byte * 8) as u8;
-        for lane in 0..LANES {
-            let is_new = first[lane] == 0;
-            first[lane] = if is_new { !removed[lane] } else { first[lane] };
-            place[lane] = if is_new { base } else { place[lane] };
+        let found = first.iter_mut().zip(&mut place).zip(removed);
+        for ((first, place), removed) in found {
+            compare.find(first, place, removed, (byte * 8) as u8);
         }
     }
-    for lane in 0..LANES {
-        place[lane] += first[lane].trailing_zeros() as u8 & 7;
+    let mut leaves = [[0u8; ROWS]; GROUPS];
+    for ((leaves, first), place) in leaves.iter_mut().zip(first).zip(place) {
+        *leaves = compare.leaves(first, place);
     }
-    place
+    leaves
 }

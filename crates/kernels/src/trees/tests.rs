@@ -158,6 +158,16 @@ fn hold(kind: Kind, trees: usize, seed: u64) {
     let rows = rows(random, kind, 200);
     let expected = bits(&plainly(&shape, &trees, &rows));
     assert_eq!(bits(&forest.forward(&rows)), expected, "all together");
+    if !forest.bits.is_empty() {
+        let pieces = rows.chunks(bits::WIDE * kind.features);
+        let found = pieces.flat_map(|rows| {
+            let mut sums = shape.start.repeat(rows.len() / kind.features);
+            forest.plain_block::<{ bits::GROUPS }>(rows, &mut sums);
+            sums
+        });
+        let found: Vec<f64> = found.collect();
+        assert_eq!(bits(&found), expected, "without vector instructions");
+    }
     for size in [1, 2, 4, 5, 31, 32, 33, 63, 64, 65, 129] {
         let found = rows.chunks(size * kind.features);
         let found: Vec<f64> = found.flat_map(|rows| forest.forward(rows)).collect();
