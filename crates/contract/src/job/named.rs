@@ -65,8 +65,8 @@ impl<'m> Names<'m> {
         let row = features.get_mut(from..).unwrap_or_default();
         let mut seen = vec![false; count];
         let placed = named.iter().try_for_each(|(name, value)| {
-            let place = places.get(name.as_ref()).copied();
-            let slots = place.and_then(|at| Some((row.get_mut(at)?, seen.get_mut(at)?)));
+            let index = places.get(name.as_ref()).copied();
+            let slots = index.and_then(|at| Some((row.get_mut(at)?, seen.get_mut(at)?)));
             let Some((slot, seen)) = slots else {
                 return Err(wrong(name, unknown(name, &info.feature_names)));
             };

@@ -162,7 +162,7 @@ fn first_leaves<C: Compare, const GROUPS: usize>(
     ends: &[u32],
 ) -> [Bytes; GROUPS] {
     // The first byte with a leaf, and which one it is.
-    let (mut first, mut place) = ([compare.all(0); GROUPS], [compare.all(0); GROUPS]);
+    let (mut first, mut position) = ([compare.all(0); GROUPS], [compare.all(0); GROUPS]);
     for (byte, end) in ends.iter().enumerate() {
         let end = *end as usize;
         let mut removed = [compare.all(0); GROUPS];
@@ -173,14 +173,14 @@ fn first_leaves<C: Compare, const GROUPS: usize>(
             }
         }
         from = end;
-        let found = first.iter_mut().zip(&mut place).zip(removed);
-        for ((first, place), removed) in found {
-            compare.find(first, place, removed, (byte * 8) as u8);
+        let found = first.iter_mut().zip(&mut position).zip(removed);
+        for ((first, position), removed) in found {
+            compare.find(first, position, removed, (byte * 8) as u8);
         }
     }
     let mut leaves = [[0u8; ROWS]; GROUPS];
-    for ((leaves, first), place) in leaves.iter_mut().zip(first).zip(place) {
-        *leaves = compare.leaves(first, place);
+    for ((leaves, first), position) in leaves.iter_mut().zip(first).zip(position) {
+        *leaves = compare.leaves(first, position);
     }
     leaves
 }

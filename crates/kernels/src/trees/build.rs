@@ -34,7 +34,7 @@ pub(super) fn forest<N: Number>(
     let small = |tree: &Tree<N>| tree.leaves.len() <= MAX_BLOCK_LEAVES;
     let has_bits = !forest.columns.has_categories() && trees.iter().all(small);
     for tree in trees {
-        place(&mut forest, tree, has_bits);
+        lay_out(&mut forest, tree, has_bits);
     }
     forest.columns.forget_splits();
     forest.nodes.shrink_to_fit();
@@ -44,7 +44,7 @@ pub(super) fn forest<N: Number>(
     Ok(forest)
 }
 
-fn place<N: Number>(forest: &mut Forest<N>, tree: &Tree<N>, has_bits: bool) {
+fn lay_out<N: Number>(forest: &mut Forest<N>, tree: &Tree<N>, has_bits: bool) {
     let (root, first_leaf) = (forest.nodes.len(), forest.leaves.len());
     assert!(
         (tree.output as usize) < forest.shape.start.len(),
@@ -120,8 +120,8 @@ fn node<N: Number>(forest: &mut Forest<N>, tree: &Tree<N>, split: &Split, child:
             missing,
         } => {
             let words = &tree.words[words.start as usize..words.end as usize];
-            let place = forest.columns.of_category(split.feature);
-            forest.sets.add(place as u32, words, *members, *missing);
+            let index = forest.columns.of_category(split.feature);
+            forest.sets.add(index as u32, words, *members, *missing);
             Node {
                 child,
                 column: 0,

@@ -26,13 +26,13 @@ pub(super) trait Compare: Copy {
     fn find(
         self,
         found: &mut Self::Register,
-        place: &mut Self::Register,
+        position: &mut Self::Register,
         removed: Self::Register,
         at: u8,
     );
 
     /// The place, and the number of the lowest bit that was found there.
-    fn leaves(self, found: Self::Register, place: Self::Register) -> Bytes;
+    fn leaves(self, found: Self::Register, position: Self::Register) -> Bytes;
 }
 
 /// Without any instructions in particular.
@@ -55,20 +55,20 @@ impl Compare for Plain {
     }
 
     #[inline(always)]
-    fn find(self, found: &mut Bytes, place: &mut Bytes, removed: Bytes, at: u8) {
-        for ((found, place), removed) in found.iter_mut().zip(place).zip(removed) {
+    fn find(self, found: &mut Bytes, position: &mut Bytes, removed: Bytes, at: u8) {
+        for ((found, position), removed) in found.iter_mut().zip(position).zip(removed) {
             if *found == 0 {
-                (*found, *place) = (!removed, at);
+                (*found, *position) = (!removed, at);
             }
         }
     }
 
     #[inline(always)]
-    fn leaves(self, found: Bytes, mut place: Bytes) -> Bytes {
-        for (place, found) in place.iter_mut().zip(found) {
-            *place += found.trailing_zeros() as u8 & 7;
+    fn leaves(self, found: Bytes, mut position: Bytes) -> Bytes {
+        for (position, found) in position.iter_mut().zip(found) {
+            *position += found.trailing_zeros() as u8 & 7;
         }
-        place
+        position
     }
 }
 
@@ -92,15 +92,17 @@ impl Compare for V3 {
     }
 
     #[inline(always)]
-    fn find(self, found: &mut __m256i, place: &mut __m256i, removed: __m256i, at: u8) {
+    fn find(self, found: &mut __m256i, position: &mut __m256i, removed: __m256i, at: u8) {
         let is_new = self.avx2._mm256_cmpeq_epi8(*found, self.all(0));
         let left = self.avx2._mm256_andnot_si256(removed, is_new);
         *found = self.avx2._mm256_or_si256(*found, left);
-        *place = self.avx2._mm256_blendv_epi8(*place, self.all(at), is_new);
+        *position = self
+            .avx2
+            ._mm256_blendv_epi8(*position, self.all(at), is_new);
     }
 
     #[inline(always)]
-    fn leaves(self, found: __m256i, mut place: __m256i) -> Bytes {
+    fn leaves(self, found: __m256i, mut position: __m256i) -> Bytes {
         let negative = self.avx2._mm256_sub_epi8(self.all(0), found);
         let lowest = self.avx2._mm256_and_si256(found, negative);
         // A digit of the number for each half of the bits that the lowest one may be in.
@@ -108,8 +110,8 @@ impl Compare for V3 {
             let within = self.avx2._mm256_and_si256(lowest, self.all(half));
             let is_outside = self.avx2._mm256_cmpeq_epi8(within, self.all(0));
             let digit = self.avx2._mm256_andnot_si256(is_outside, self.all(digit));
-            place = self.avx2._mm256_or_si256(place, digit);
+            position = self.avx2._mm256_or_si256(position, digit);
         }
-        cast(place)
+        cast(position)
     }
 }

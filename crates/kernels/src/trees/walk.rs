@@ -41,7 +41,7 @@ impl Node {
 #[derive(Debug)]
 struct Set {
     /// Which of the row's categories it looks at.
-    place: u32,
+    index: u32,
     from: u32,
     to: u32,
     members: Side,
@@ -56,11 +56,11 @@ pub(super) struct Sets {
 }
 
 impl Sets {
-    pub fn add(&mut self, place: u32, words: &[u32], members: Side, missing: Side) {
+    pub fn add(&mut self, index: u32, words: &[u32], members: Side, missing: Side) {
         let from = self.words.len() as u32;
         self.words.extend_from_slice(words);
         self.sets.push(Set {
-            place,
+            index,
             from,
             to: self.words.len() as u32,
             members,
@@ -80,7 +80,7 @@ impl Sets {
     /// Whether the row goes right.
     fn goes_right(&self, set: u32, categories: &[u32]) -> bool {
         let set = &self.sets[set as usize];
-        let side = match categories[set.place as usize] {
+        let side = match categories[set.index as usize] {
             MISSING => set.missing,
             category => {
                 let words = &self.words[set.from as usize..set.to as usize];

@@ -127,11 +127,11 @@ fn plain_sums<N: Number>(shape: &Shape<N>, trees: &[Tree<N>], row: &[f32]) -> Ve
 }
 
 /// Whether a count lies within bounds.
-pub(super) fn count(field: &str, found: i64, least: usize, most: usize) -> Result<usize, Fault> {
+pub(super) fn count(field: &str, found: i64, min: usize, max: usize) -> Result<usize, Fault> {
     usize::try_from(found)
         .ok()
-        .filter(|count| (least..=most).contains(count))
-        .ok_or_else(|| Fault::new(field, format!("expected {least} to {most}, found {found}")))
+        .filter(|count| (min..=max).contains(count))
+        .ok_or_else(|| Fault::new(field, format!("expected {min} to {max}, found {found}")))
 }
 
 /// Whether as many elements are there as others say.

@@ -286,9 +286,9 @@ fn rule(threshold: f64, kind: i64, ends: &[u32]) -> Result<Rule, (&'static str, 
         return number_rule(threshold, missing, default_left)
             .map_err(|message| ("threshold", message));
     }
-    let place = threshold as usize;
-    let is_place = threshold >= 0.0 && threshold == place as f64;
-    match (ends.get(place), ends.get(place.saturating_add(1))) {
+    let index = threshold as usize;
+    let is_place = threshold >= 0.0 && threshold == index as f64;
+    match (ends.get(index), ends.get(index.saturating_add(1))) {
         (Some(from), Some(to)) if is_place && from <= to && Some(to) <= ends.last() => {
             Ok(category_rule(*from..*to))
         }

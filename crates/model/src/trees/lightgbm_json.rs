@@ -216,8 +216,8 @@ fn close(
         left: node.left.ok_or_else(|| missing("left_child"))?,
         right: node.right.ok_or_else(|| missing("right_child"))?,
     };
-    if let Some(place) = places.get_mut(number) {
-        *place = Some(split);
+    if let Some(slot) = places.get_mut(number) {
+        *slot = Some(split);
     }
     Ok(Next::Split(number as u32))
 }

@@ -83,3 +83,13 @@ pub(super) fn fields<P: Pull>(
     }
     Ok(())
 }
+
+/// A whole number that is written as a text.
+pub(super) fn number<P: Pull>(pull: &mut P) -> Result<i64, Fault> {
+    if !pull.is_text() {
+        return pull.whole();
+    }
+    let text = pull.text()?;
+    text.parse()
+        .map_err(|_| Fault::new("", "expected a whole number"))
+}

@@ -5,7 +5,7 @@ use kiln_kernels::trees::{Shape, Tree};
 use super::checked::{self, Ensemble, Trees, count, length};
 use super::fault::{Fault, Within};
 use super::objective;
-use super::pull::{Pull, fields};
+use super::pull::{Pull, fields, number};
 use super::xgboost_tree;
 
 /// What was read, wherever in the file it stood.
@@ -74,16 +74,6 @@ fn parameters<P: Pull>(pull: &mut P, found: &mut Found) -> Result<(), Fault> {
         }
         Ok(())
     })
-}
-
-/// A whole number that is written as a text.
-pub(super) fn number<P: Pull>(pull: &mut P) -> Result<i64, Fault> {
-    if !pull.is_text() {
-        return pull.whole();
-    }
-    let text = pull.text()?;
-    text.parse()
-        .map_err(|_| Fault::new("", "expected a whole number"))
 }
 
 /// The booster, and the one inside it where trees are dropped.
@@ -161,7 +151,7 @@ fn ensemble(found: Found) -> Result<Ensemble, Fault> {
             trees.len(),
         )?;
     }
-    place(
+    assign(
         &mut trees,
         &found.groups,
         &found.weights,
@@ -194,7 +184,7 @@ fn model(field: &str) -> String {
 }
 
 /// Gives every tree its output and its weight, and checks what it needs of the ensemble.
-fn place(
+fn assign(
     trees: &mut [Tree<f32>],
     groups: &[i64],
     weights: &[f32],

@@ -4,8 +4,7 @@ use kiln_kernels::trees::{Missing, Next, Rule, Side, Split, Tree};
 
 use super::checked::{self, count, length};
 use super::fault::{Fault, Within};
-use super::pull::{Pull, fields};
-use super::xgboost::number;
+use super::pull::{Pull, fields, number};
 
 /// Categories from here on are none to XGBoost.
 const MAX_CATEGORY: i64 = 1 << 24;
@@ -198,10 +197,10 @@ impl Lists {
 
     /// Adds the bits of a node's categories.
     fn categories(&self, node: usize, into: &mut Vec<u32>, words: &mut usize) -> Result<(), Fault> {
-        let place = self.category_nodes.binary_search(&(node as i64));
-        let place =
-            place.map_err(|_| Fault::new("categories_nodes", format!("lacks node {node}")))?;
-        let at = |list: &[i64]| list.get(place).copied().unwrap_or(-1);
+        let index = self.category_nodes.binary_search(&(node as i64));
+        let index =
+            index.map_err(|_| Fault::new("categories_nodes", format!("lacks node {node}")))?;
+        let at = |list: &[i64]| list.get(index).copied().unwrap_or(-1);
         let begin = usize::try_from(at(&self.category_begins)).ok();
         let count_of = usize::try_from(at(&self.category_counts)).ok();
         let listed = begin.zip(count_of).and_then(|(begin, count)| {
@@ -209,7 +208,7 @@ impl Lists {
             rest.get(..count)
         });
         let Some(listed) = listed else {
-            let field = format!("categories_segments[{place}]");
+            let field = format!("categories_segments[{index}]");
             return Err(Fault::new(
                 field,
                 "expected a part of the tree's categories",
