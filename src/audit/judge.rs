@@ -268,6 +268,8 @@ mod tests {
             input: InputKind::Text {
                 pair: PairRule::None,
             },
+            feature_names: Vec::new(),
+            takes_missing: false,
             output_width: 2,
             precision,
             max_text_bytes: 1_000,

@@ -247,6 +247,18 @@ mod tests {
             ])]
         );
 
+        let by_name = Columns {
+            by_name: true,
+            ..Columns::default()
+        };
+        let named: Vec<Piece> = Pieces::csv("key,b,a\ni1,,2.5\n".as_bytes(), 10, &by_name)
+            .expect("header")
+            .collect();
+        assert_eq!(
+            named[0],
+            inputs(&[(2, r#"{"features":{"a":2.5},"key":"i1"}"#)])
+        );
+
         let numbers = "key,a,b\ni1,1,2.5\ni2,x,1\ni3,nan,1\ni4,1\n";
         let pieces: Vec<Piece> = Pieces::csv(numbers.as_bytes(), 10, &Columns::default())
             .expect("header")

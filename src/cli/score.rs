@@ -98,6 +98,9 @@ pub(super) struct Arguments {
     /// Columns that hold the features, in the model's order.
     #[arg(long, value_name = "COLUMNS", value_delimiter = ',')]
     feature_columns: Vec<String>,
+    /// The feature columns' names are the features' of the model, in any order; what is empty or null there is missing.
+    #[arg(long)]
+    features_by_name: bool,
     /// Columns that go to the output as they are, before the result's own: those named, or else all others. One that is named as a
     /// result's own gets `input_` before its name.
     #[arg(
@@ -145,6 +148,7 @@ impl Arguments {
             text_pair: self.text_pair_column.clone(),
             key: self.key_column.clone(),
             features: self.feature_columns.clone(),
+            by_name: self.features_by_name,
             keep: self.keep(),
         };
         pick.is_needed().then_some(pick)

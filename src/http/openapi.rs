@@ -19,7 +19,7 @@ use utoipa::{
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
         logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
     ),
-    components(schemas(problem::ErrorBody, requests::InputRequest, requests::RankRequest, requests::AsOfRequest)),
+    components(schemas(problem::ErrorBody, requests::InputRequest, requests::RankRequest, requests::AsOfRequest, requests::FeaturesRequest)),
     modifiers(&KeyScheme)
 )]
 struct Api;

@@ -33,9 +33,9 @@ pub struct ScoreRequest<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<String>)]
     text_pair: Option<&'a RawValue>,
-    /// For models that take features instead of text.
+    /// For models that take features instead of text: a list, or an object with the features' names.
     #[serde(borrow)]
-    #[schema(value_type = Option<Vec<f32>>)]
+    #[schema(value_type = Option<FeaturesRequest>)]
     features: Option<&'a RawValue>,
     #[serde(borrow)]
     #[schema(value_type = Option<u64>, minimum = 1)]
@@ -129,6 +129,15 @@ pub enum AsOfRequest {
     Sequence(u64),
 }
 
+/// Numbers in the model's order, or by their features' names; `null` is a missing one, for models that take such.
+#[derive(Debug, ToSchema)]
+#[serde(untagged)]
+#[allow(dead_code, reason = "describes what the job's own parser takes")]
+pub enum FeaturesRequest {
+    Ordered(Vec<Option<f32>>),
+    Named(std::collections::BTreeMap<String, Option<f32>>),
+}
+
 /// One input: a text, or features, or the removal of a key.
 #[derive(Debug, ToSchema)]
 #[allow(dead_code, reason = "describes what the job's own parser takes")]
@@ -137,7 +146,7 @@ pub struct InputRequest {
     #[schema(example = "I love this!")]
     text: Option<String>,
     text_pair: Option<String>,
-    features: Option<Vec<f32>>,
+    features: Option<FeaturesRequest>,
     /// Removes what readers find under the key, which stands alone then.
     remove: Option<bool>,
 }

@@ -107,7 +107,8 @@ impl<'a> Coalescing<'a> {
 /// An input's hash and the seconds that it is expected to cost; nothing for one that isn't scored.
 fn value(job: &Job<'_>, input: &Input<'_>, model: &Model) -> Option<(InputHash, Option<f64>)> {
     match &input.content {
-        Content::Bad(_) | Content::Removal => None,
+        // Names were put in order when the job was admitted.
+        Content::Bad(_) | Content::Removal | Content::Named(_) => None,
         Content::Features(range) => {
             let features = job.features_of(range);
             Some((key::hash_features(features), model.expected_seconds(None)))

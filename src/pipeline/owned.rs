@@ -152,7 +152,7 @@ impl JobRows {
         let inputs = self.job.inputs.iter().map(|input| match &input.content {
             Content::Text { text, pair } => text.len() + pair.as_ref().map_or(0, |p| p.len()),
             Content::Features(range) => 4 * range.len(),
-            Content::Bad(_) | Content::Removal => 0,
+            Content::Bad(_) | Content::Removal | Content::Named(_) => 0,
         });
         inputs.sum::<usize>() + 4 * self.rows.len()
     }
@@ -194,7 +194,7 @@ impl JobRows {
                 text: self.model.normalise(text),
                 pair: pair.as_deref().map(|pair| self.model.normalise(pair)),
             }),
-            Some(Content::Bad(_) | Content::Removal) | None => {
+            Some(Content::Bad(_) | Content::Removal | Content::Named(_)) | None => {
                 bug("a slot stands for no input of its job");
                 None
             }

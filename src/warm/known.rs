@@ -62,15 +62,17 @@ impl Renewals {
         }
         let piece = post.piece;
         let id = RunPiece { run, piece }.job_id();
-        let job = Job::parse(body, Some(&id)).ok()?;
+        let mut job = Job::parse(body, Some(&id)).ok()?;
         let model = registry.resolve(&job.model).ok()?;
+        // Features by name are put in order.
+        job.check_inputs(model.info()).ok()?;
         let inputs = job.inputs.iter().filter_map(|input| match &input.content {
             Content::Features(range) => Some(key::hash_features(job.features_of(range))),
             Content::Text { text, pair } => {
                 let pair = pair.as_deref().map(|pair| model.normalise(pair));
                 Some(key::hash_text(&model.normalise(text), pair.as_deref()))
             }
-            Content::Bad(_) | Content::Removal => None,
+            Content::Bad(_) | Content::Removal | Content::Named(_) => None,
         });
         Some(Self {
             inputs: inputs.collect(),

@@ -6,6 +6,7 @@
 
 mod fields;
 mod limits;
+mod named;
 mod parse;
 pub mod write;
 
@@ -86,8 +87,10 @@ pub enum Content<'a> {
         /// The second text.
         pair: Option<Cow<'a, str>>,
     },
-    /// A range of [`Job::features`].
+    /// A range of [`Job::features`]; NaN where one is missing.
     Features(Range<usize>),
+    /// Features by their names, each as often as it was written; NaN where one is `null`. [`Job::check_inputs`] puts them in order.
+    Named(Vec<(Cow<'a, str>, f32)>),
     /// Nothing: what readers find under the input's key is to go.
     Removal,
     /// Only under [`OnError::Skip`].
@@ -114,6 +117,10 @@ impl Input<'_> {
                     pair: pair.map(owned),
                 },
                 Content::Features(range) => Content::Features(range),
+                Content::Named(features) => {
+                    let each = features.into_iter();
+                    Content::Named(each.map(|(name, x)| (owned(name), x)).collect())
+                }
                 Content::Removal => Content::Removal,
                 Content::Bad(bad) => Content::Bad(bad),
             },
@@ -221,11 +228,17 @@ impl<'a> Job<'a> {
         self.features.get(range.clone()).unwrap_or_default()
     }
 
-    /// Checks every input against what the model takes. A bad input rejects the job or, under
-    /// [`OnError::Skip`], becomes [`Content::Bad`].
+    /// Checks every input against what the model takes, and puts features that came by name in the model's order: from then on they are
+    /// the same input as those that came by place. A bad input rejects the job or, under [`OnError::Skip`], becomes [`Content::Bad`].
     pub fn check_inputs(&mut self, info: &ModelInfo) -> Result<(), Rejection> {
+        let mut names = named::Names::of(info);
         for (index, input) in self.inputs.iter_mut().enumerate() {
-            let Some(error) = check_input(input, info, self.rank.is_some()) else {
+            let ordered = names.put_in_order(input, &mut self.features).err();
+            let wrong = ordered.or_else(|| {
+                check_input(input, info, self.rank.is_some())
+                    .or_else(|| check_missing(input, &self.features, info))
+            });
+            let Some(error) = wrong else {
                 continue;
             };
             match self.on_error {
@@ -269,7 +282,9 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
             "features",
             format!("expected {count} numbers, found {}", range.len()),
         ),
-        (Content::Features(_), InputKind::Text { .. }) => {
+        // They were put in order before.
+        (Content::Named(_), InputKind::Features { .. }) => None,
+        (Content::Features(_) | Content::Named(_), InputKind::Text { .. }) => {
             wrong("features", takes("`text`, not `features`"))
         }
         (Content::Text { .. }, InputKind::Features { count }) => wrong(
@@ -303,4 +318,20 @@ fn check_input(input: &Input<'_>, info: &ModelInfo, ranked: bool) -> Option<Inpu
             None
         }
     }
+}
+
+/// Whether an input of a model that takes no missing features has one.
+fn check_missing(input: &Input<'_>, features: &[f32], info: &ModelInfo) -> Option<InputError> {
+    let Content::Features(range) = &input.content else {
+        return None;
+    };
+    if info.takes_missing {
+        return None;
+    }
+    let row = features.get(range.clone()).unwrap_or_default();
+    let at = row.iter().position(|x| x.is_nan())?;
+    Some(InputError {
+        field: format!("features[{at}]"),
+        message: "invalid type: null, expected a finite 32-bit float".into(),
+    })
 }

@@ -37,6 +37,8 @@
 //!     architecture: "mlp".into(),
 //!     task: Task::Scalar,
 //!     input: InputKind::Features { count: 2 },
+//!     feature_names: vec![],
+//!     takes_missing: false,
 //!     output_width: 1,
 //!     precision: Precision::Single,
 //!     max_text_bytes: 0,

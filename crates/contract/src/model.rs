@@ -18,6 +18,12 @@ pub struct ModelInfo {
     pub task: Task,
     /// What the model takes.
     pub input: InputKind,
+    /// The features' names, where inputs may give them by name; else empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feature_names: Vec<String>,
+    /// Whether inputs may lack features: `null` in a list, or left out by name. They are NaN then.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub takes_missing: bool,
     /// How many numbers the model gives per row.
     pub output_width: usize,
     /// The precision of these numbers.
@@ -67,7 +73,7 @@ pub enum InputKind {
         /// Whether a second text is taken too.
         pair: PairRule,
     },
-    /// A fixed number of finite numbers.
+    /// A fixed number of numbers: finite ones, or missing ones where [`ModelInfo::takes_missing`].
     Features {
         /// How many.
         count: usize,

@@ -153,6 +153,8 @@ mod tests {
             architecture: "mlp".into(),
             task,
             input: InputKind::Features { count: 1 },
+            feature_names: Vec::new(),
+            takes_missing: false,
             output_width: 2,
             precision: Precision::Single,
             max_text_bytes: 100,

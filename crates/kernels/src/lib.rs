@@ -1,4 +1,4 @@
-//! Fully connected layers, embedding bags and transformer encoders on the processor, in 32-bit floats.
+//! Fully connected layers, embedding bags, transformer encoders and ensembles of decision trees on the processor, in 32-bit floats.
 //!
 //! For inference whose results are cached, compared or handed from one caller to another: **every number of a row depends on
 //! that row alone**. Sums run in one fixed order whatever the batch, the row's place in it and the number of threads, so that a
@@ -11,6 +11,7 @@
 //! | [`Stack`] | such layers one after the other |
 //! | [`EmbeddingBag`] | a table of embeddings, and the mean of any of its rows |
 //! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text |
+//! | [`trees::Forest`] | an ensemble of decision trees, one sum or several a row |
 //!
 //! ```
 //! use kiln_kernels::{Finish, PackedLinear, Stack};
@@ -52,6 +53,7 @@ mod pointwise;
 mod product;
 mod stack;
 mod threads;
+pub mod trees;
 mod weights;
 
 pub use embedding_bag::EmbeddingBag;

@@ -1,5 +1,5 @@
 //! Brings a Hugging Face folder into the models folder: weights under Kiln's names, the tokenizer, and a manifest with
-//! golden inputs.
+//! golden inputs; and a file of trees, as it is.
 //!
 //! Promises that nothing appears in the models folder before the whole version was written, loaded and checked there,
 //! and that what can't be taken is refused with the file and the field or tensor to blame.
@@ -15,6 +15,7 @@ mod sentence;
 mod source;
 mod tensors;
 mod tokenizer;
+mod trees;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use kiln_contract::redact;
 use kiln_kernels::ThreadPool;
+use serde::Serialize;
 
 use super::hardware::Hardware;
 use super::load::{self, ModelSource};
@@ -42,30 +44,27 @@ const LIMITS: Limits = Limits {
     queued_rows: 1,
 };
 
-/// Imports a folder. Blocks on the disk and runs the model on the golden inputs.
+/// Imports a folder, or a file of trees. Blocks on the disk and runs the model on the golden inputs.
 ///
 /// # Errors
 /// Names the file and what was expected; the models folder is then as it was before.
 pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
     check_names(options)?;
-    let home = options.models_dir.join(&options.name);
-    let target = home.join(&options.version);
+    let (scratch, target) = places(options);
     if target.exists() {
         return Err(ImportError::new(
             &target,
             "is there already; choose another version".to_owned(),
         ));
     }
+    if options.folder.is_file() {
+        return trees::import(options);
+    }
     let plan = plan::plan(options)?;
     let tensors = tensors(&plan)?;
     let tokenizer = read_tokenizer(&plan)?;
 
-    // A name with a dot is none that the models folder is searched for.
-    let scratch = Scratch::create(home.join(format!(
-        ".import-{}-{}",
-        options.version,
-        std::process::id()
-    )))?;
+    let scratch = Scratch::create(scratch)?;
     let weights = serialise(&tensors)
         .map_err(|message| ImportError::new(&scratch.0.join(WEIGHTS_FILE), message))?;
     scratch.write(WEIGHTS_FILE, &weights)?;
@@ -85,6 +84,14 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
         info: model.info().clone(),
         notes: plan.notes,
     })
+}
+
+/// Where a version is written, and where it is once it was checked.
+fn places(options: &ImportOptions) -> (PathBuf, PathBuf) {
+    let home = options.models_dir.join(&options.name);
+    // A name with a dot is none that the models folder is searched for.
+    let scratch = format!(".import-{}-{}", options.version, std::process::id());
+    (home.join(scratch), home.join(&options.version))
 }
 
 /// What the version is loaded with before it is there.
@@ -137,7 +144,7 @@ impl Scratch {
         fs::write(&path, bytes).map_err(|error| unwritable(&path, &error))
     }
 
-    fn write_manifest(&self, draft: &Draft<'_>) -> Result<(), ImportError> {
+    fn write_manifest(&self, draft: &impl Serialize) -> Result<(), ImportError> {
         let text = toml::to_string(draft).map_err(|error| {
             let message = redact::names_only(&error.to_string());
             ImportError::new(&self.0.join(MANIFEST_FILE), message)
@@ -167,10 +174,10 @@ fn check_names(options: &ImportOptions) -> Result<(), ImportError> {
             "--version: expected 1 to 32 of A-Z, a-z, 0-9, ., _ and -, not beginning with a dot",
         );
     }
-    if !options.folder.is_dir() {
+    if !options.folder.is_dir() && !options.folder.is_file() {
         return Err(ImportError::new(
             &options.folder,
-            "is not a folder".to_owned(),
+            "is neither a folder nor a file".to_owned(),
         ));
     }
     Ok(())

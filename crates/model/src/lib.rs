@@ -38,6 +38,7 @@ mod runner;
 mod settings;
 mod text;
 mod tokens;
+mod trees;
 mod weights;
 
 pub use cost::LengthCost;

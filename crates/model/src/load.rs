@@ -25,6 +25,7 @@ use super::ngram::NgramText;
 use super::rows::{Rows, TextRow};
 use super::runner::Queue;
 use super::text::TextRules;
+use super::trees::TreeNetwork;
 use super::weights::{Expected, Weights};
 
 /// What it takes to load a version, again and again.
@@ -104,6 +105,8 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             architecture: manifest.architecture.name().to_owned(),
             task: manifest.task(),
             input: manifest.input_kind(),
+            feature_names: manifest.feature_names(),
+            takes_missing: manifest.takes_missing(),
             output_width: manifest.output_width(),
             precision: manifest.output.precision,
             max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
@@ -154,6 +157,10 @@ fn build(
             let parameters = weights.parameters();
             let encoder = Encoder::build(manifest, weights, folder, hardware)?;
             (Arc::new(encoder), parameters)
+        }
+        Architecture::Trees => {
+            let (network, parameters) = TreeNetwork::load(folder, manifest)?;
+            (Arc::new(network), parameters)
         }
         #[cfg(feature = "faults")]
         Architecture::Fault => (Arc::new(Fault), 0),

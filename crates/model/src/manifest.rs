@@ -8,7 +8,8 @@ mod tables;
 
 pub(crate) use tables::{
     Architecture, DenseActivation, EncoderActivation, EncoderShape, Golden, Head, HeadDense,
-    HiddenActivation, Manifest, TaskName, TokenizerFile, TruncationSide, WeightsFile,
+    HiddenActivation, Manifest, TaskName, TokenizerFile, TreesFormat, TreesShape, TruncationSide,
+    WeightsFile,
 };
 pub use tables::{NgramShape, OutputActivation, Pooling};
 

@@ -28,6 +28,8 @@ pub struct Columns {
     pub key: Option<String>,
     /// Default: without a text column, every column but the key's.
     pub features: Vec<String>,
+    /// Whether the columns' names are the features'; an empty cell is a missing feature then.
+    pub by_name: bool,
 }
 
 /// Why no record can be read.
@@ -93,6 +95,7 @@ struct Resolved {
     text_pair: Option<usize>,
     key: Option<usize>,
     features: Vec<usize>,
+    by_name: bool,
 }
 
 impl Resolved {
@@ -192,6 +195,7 @@ impl<R: BufRead> CsvLines<R> {
             text_pair,
             key,
             features,
+            by_name: _,
         } = &self.columns;
         let used = [*text, *text_pair, *key];
         let all = 0..headers.len();
@@ -296,6 +300,7 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
         text_pair,
         key,
         features,
+        by_name: columns.by_name,
     })
 }
 
@@ -312,18 +317,29 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Csv
     let key = columns.key.map(cell).transpose()?;
     let Some(at) = columns.text else {
         let mut values = Vec::with_capacity(columns.features.len());
+        let mut named = Vec::new();
         for at in &columns.features {
             let text = cell(*at)?.trim();
+            if columns.by_name && text.is_empty() {
+                continue;
+            }
             let value: f64 = text
                 .parse()
                 .map_err(|_| problem(*at, ": expected a number"))?;
             if !value.is_finite() {
                 return Err(problem(*at, ": expected a finite number"));
             }
-            values.push(value);
+            match columns.name(*at) {
+                Ok(name) if columns.by_name => named.push((name, value)),
+                _ => values.push(value),
+            }
         }
         return Ok(write::input(|input| {
-            input.features(&values);
+            if columns.by_name {
+                input.named_features(named);
+            } else {
+                input.features(&values);
+            }
             if let Some(key) = key {
                 input.key(key);
             }

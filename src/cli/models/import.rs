@@ -1,4 +1,4 @@
-//! `kiln models import`: a Hugging Face folder becomes a version in the models folder.
+//! `kiln models import`: a Hugging Face folder, or a file of trees, becomes a version in the models folder.
 
 use crate::{cli::Exit, config::Settings};
 use clap::{Args, ValueEnum};
@@ -6,18 +6,20 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kiln_model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import};
 use std::{path::PathBuf, time::Duration};
 
-/// Copies a Hugging Face folder into the models folder, in Kiln's layout, and checks it there.
+/// Copies a Hugging Face folder, or a model file of LightGBM or XGBoost, into the models folder and checks it there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Supported are BERT,
-DistilBERT, RoBERTa and XLM-RoBERTa: classifiers, regressions, cross-encoders and embeddings.
+DistilBERT, RoBERTa and XLM-RoBERTa: classifiers, regressions, cross-encoders and embeddings. Or it is a file that LightGBM's `save_model` or
+`dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds is for those, too.
 
 Examples:
   kiln models import ./finetuned-sentiment --name sentiment --version 2
   kiln models import ./ms-marco-reranker --name reranker --version 1 --pair required
-  kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400")]
+  kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400
+  kiln models import ./model.txt --name ranker --version 1")]
 pub(super) struct Arguments {
-    /// The Hugging Face folder.
+    /// The Hugging Face folder, or the model file.
     folder: PathBuf,
     /// The model's name: a-z, 0-9, _ and -.
     #[arg(long)]
@@ -128,6 +130,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         info.version,
         info.parameters as f64 / 1e6
     );
+    if !info.feature_names.is_empty() {
+        println!(
+            "takes {} features, by place or by name",
+            info.feature_names.len()
+        );
+    }
     for note in &imported.notes {
         println!("note: {note}");
     }

@@ -115,6 +115,8 @@ pub(super) struct Pick {
     pub text_pair: Option<String>,
     pub key: Option<String>,
     pub features: Vec<String>,
+    /// Whether the fields' names are the features'; one that isn't there is missing then.
+    pub by_name: bool,
     pub keep: Keep,
 }
 

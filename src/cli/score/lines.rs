@@ -210,6 +210,16 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
     if pick.features.is_empty() {
         used.push("features");
         parts.extend(find("features").map(|raw| format!("\"features\":{raw}")));
+    } else if pick.by_name {
+        let there = pick
+            .features
+            .iter()
+            .filter_map(|name| Some((name, find(name)?)));
+        let named: Vec<String> = there
+            .map(|(name, raw)| format!("{}:{raw}", serde_json::Value::from(name.as_str())))
+            .collect();
+        used.extend(pick.features.iter().map(String::as_str));
+        parts.push(format!("\"features\":{{{}}}", named.join(",")));
     } else {
         let values: Vec<&str> = pick
             .features
@@ -296,5 +306,21 @@ mod tests {
         };
         assert_eq!((second.line, second.column.as_deref()), (2, Some("review")));
         assert_eq!(second.problem, "column `review` is missing");
+    }
+
+    #[test]
+    fn features_are_picked_by_name_as_far_as_they_are_there() {
+        let block = br#"{"b": null, "a": 4, "x": 1}"#;
+        let pick = Pick {
+            features: vec!["a".to_owned(), "b".to_owned(), "c".to_owned()],
+            by_name: true,
+            ..Pick::default()
+        };
+        let items = items(block, 1, Some(&pick));
+        let Item::Input(first) = &items[0] else {
+            panic!("{items:?}");
+        };
+        let expected = r#"{"features":{"a":4,"b":null}}"#;
+        assert_eq!(first.json.text(block), expected);
     }
 }

@@ -198,6 +198,7 @@ fn begin(
         "model": arguments.model,
         "columns": [&arguments.text_column, &arguments.text_pair_column, &arguments.key_column],
         "features": arguments.feature_columns,
+        "features_by_name": arguments.features_by_name,
         "keep": arguments.keep_columns,
         "quarantine": quarantine.map(|path| path.display().to_string()),
         "detail": arguments.detail,

@@ -74,6 +74,7 @@ pub(super) fn open(arguments: &Arguments) -> anyhow::Result<Source> {
             text_pair: arguments.text_pair_column.clone(),
             key: arguments.key_column.clone(),
             features: arguments.feature_columns.clone(),
+            by_name: arguments.features_by_name,
         },
         keep: arguments.keep(),
         to_table: arguments.output_format().is_table(),

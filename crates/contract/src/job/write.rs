@@ -242,6 +242,25 @@ impl<'b> InputWriter<'b> {
         self.put(InputField::Features, values)
     }
 
+    /// The numbers by their features' names, for models that have some; those that are left out are missing.
+    pub fn named_features<'n>(
+        &mut self,
+        features: impl IntoIterator<Item = (&'n str, f64)>,
+    ) -> &mut Self {
+        self.fields.name(self.buffer, InputField::Features);
+        self.buffer.push(b'{');
+        for (i, (name, value)) in features.into_iter().enumerate() {
+            if i > 0 {
+                self.buffer.push(b',');
+            }
+            json::push(self.buffer, name);
+            self.buffer.push(b':');
+            json::push(self.buffer, &value);
+        }
+        self.buffer.push(b'}');
+        self
+    }
+
     /// That what readers find under the key is to go, beside the key alone.
     pub fn remove(&mut self) -> &mut Self {
         self.put(InputField::Remove, &true)

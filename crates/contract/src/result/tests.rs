@@ -15,6 +15,8 @@ fn info(task: Task) -> ModelInfo {
         input: InputKind::Text {
             pair: PairRule::None,
         },
+        feature_names: Vec::new(),
+        takes_missing: false,
         output_width: 2,
         precision: Precision::Single,
         max_text_bytes: 100,

@@ -61,10 +61,10 @@ struct OutputDraft<'a> {
     precision: Precision,
 }
 
-#[derive(Serialize)]
-struct WeightsDraft {
-    file: &'static str,
-    sha256: String,
+#[derive(Default, Serialize)]
+pub(super) struct WeightsDraft {
+    pub file: &'static str,
+    pub sha256: String,
 }
 
 #[derive(Serialize)]

@@ -9,7 +9,7 @@ use crate::manifest::{OutputActivation, Pooling};
 /// What to import, and what overrides the folder's own descriptions.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
-    /// The Hugging Face folder.
+    /// The Hugging Face folder, or the model file of LightGBM or XGBoost.
     pub folder: PathBuf,
     /// The models folder.
     pub models_dir: PathBuf,

@@ -3,6 +3,8 @@
 mod encoder;
 mod rules;
 
+use std::collections::BTreeSet;
+
 use kiln_contract::model::{PairRule, Precision};
 
 use super::tables::{
@@ -13,6 +15,7 @@ use crate::error::LoadError;
 use rules::{MAX_LAYER_WIDTH, check_file};
 
 const MAX_LABELS: usize = 1_000;
+const MAX_NAME_BYTES: usize = 256;
 
 impl Manifest {
     pub(super) fn check(&self) -> Result<(), LoadError> {
@@ -119,16 +122,22 @@ impl Manifest {
             _ => Ok(()),
         };
         let mlp = self.architecture == Architecture::Mlp;
+        let trees = self.architecture == Architecture::Trees;
         let ngram = self.architecture == Architecture::NgramText;
-        wants(self.features.is_some(), mlp, "features")?;
-        wants(self.text.is_some(), !mlp, "text")?;
+        wants(self.features.is_some(), mlp || trees, "features")?;
+        wants(self.text.is_some(), !(mlp || trees), "text")?;
+        wants(self.trees.is_some(), trees, "trees")?;
         wants(self.mlp.is_some(), mlp, "mlp")?;
         wants(self.ngram.is_some(), ngram, "ngram")?;
         let encoder = self.architecture == Architecture::Encoder;
         wants(self.tokenizer.is_some(), encoder, "tokenizer")?;
         wants(self.encoder.is_some(), encoder, "encoder")?;
         wants(self.head.is_some(), encoder, "head")?;
-        wants(self.weights.is_some(), mlp || ngram || encoder, "weights")?;
+        let weights = mlp || ngram || encoder || trees;
+        wants(self.weights.is_some(), weights, "weights")?;
+        if trees {
+            self.check_trees()?;
+        }
         if let Some(text) = &self.text
             && text.pair != PairRule::None
             && ngram
@@ -167,6 +176,32 @@ impl Manifest {
         Ok(())
     }
 
+    /// What other architectures have and trees don't.
+    fn check_trees(&self) -> Result<(), LoadError> {
+        let refuse = |field: &str| {
+            let message = "does not belong to the architecture \"trees\"";
+            Err(LoadError::field(field, message))
+        };
+        if let Some(features) = &self.features
+            && features.mean.is_some()
+        {
+            return refuse("features.mean");
+        }
+        if let Some(weights) = &self.weights {
+            if !weights.prefix.is_empty() {
+                return refuse("weights.prefix");
+            }
+            if !weights.rename.is_empty() {
+                return refuse("weights.rename");
+            }
+        }
+        if self.output.task == TaskName::Embedding {
+            let message = "must be \"scalar\" or \"classification\" for \"trees\"";
+            return Err(LoadError::field("output.task", message));
+        }
+        Ok(())
+    }
+
     fn check_golden(&self, golden: &Golden) -> Result<(), (&'static str, String)> {
         match (&self.features, &golden.features, &golden.text) {
             (Some(ours), Some(theirs), None) => {
@@ -176,7 +211,9 @@ impl Manifest {
                         format!("has {} numbers, expected {}", theirs.len(), ours.count),
                     ));
                 }
-                if !theirs.iter().all(|x| x.is_finite()) {
+                let may_lack = self.takes_missing();
+                let is_fit = |x: &f32| x.is_finite() || (may_lack && x.is_nan());
+                if !theirs.iter().all(is_fit) {
                     return Err(("features", "has a number that is not finite".to_owned()));
                 }
             }
@@ -238,6 +275,25 @@ fn check_labels(labels: &[String]) -> Result<(), LoadError> {
     Ok(())
 }
 
+fn check_names(names: &[String], count: usize) -> Result<(), LoadError> {
+    if names.len() != count {
+        let message = format!("has {} names, expected {count}", names.len());
+        return Err(LoadError::field("features.names", &message));
+    }
+    let mut known = BTreeSet::new();
+    for (i, name) in names.iter().enumerate() {
+        let field = format!("features.names[{i}]");
+        if name.is_empty() || name.len() > MAX_NAME_BYTES || name.chars().any(char::is_control) {
+            let message = "must be 1 to 256 bytes without control characters";
+            return Err(LoadError::field(&field, message));
+        }
+        if !known.insert(name) {
+            return Err(LoadError::field(&field, "is there twice"));
+        }
+    }
+    Ok(())
+}
+
 impl FeatureInput {
     fn check(&self) -> Result<(), LoadError> {
         if self.count == 0 || self.count > 65_536 {
@@ -245,6 +301,9 @@ impl FeatureInput {
                 "features.count",
                 "must be between 1 and 65536",
             ));
+        }
+        if !self.names.is_empty() {
+            check_names(&self.names, self.count)?;
         }
         for (field, numbers) in [("features.mean", &self.mean), ("features.std", &self.std)] {
             if let Some(numbers) = numbers {

@@ -26,6 +26,7 @@ pub(crate) struct Manifest {
     pub tokenizer: Option<TokenizerFile>,
     pub encoder: Option<EncoderShape>,
     pub head: Option<Head>,
+    pub trees: Option<TreesShape>,
     #[serde(default)]
     pub golden: Vec<Golden>,
 }
@@ -42,6 +43,9 @@ pub(crate) enum Architecture {
     /// A transformer encoder of BERT's kind with a head.
     #[serde(rename = "encoder")]
     Encoder,
+    /// Boosted trees and random forests, from their libraries' own files.
+    #[serde(rename = "trees")]
+    Trees,
     /// Misbehaves on request, for tests.
     #[cfg(feature = "faults")]
     #[serde(rename = "fault")]
@@ -54,6 +58,7 @@ impl Architecture {
             Architecture::Mlp => "mlp",
             Architecture::NgramText => "ngram-text",
             Architecture::Encoder => "encoder",
+            Architecture::Trees => "trees",
             #[cfg(feature = "faults")]
             Architecture::Fault => "fault",
         }
@@ -65,6 +70,9 @@ impl Architecture {
 #[serde(deny_unknown_fields)]
 pub(crate) struct FeatureInput {
     pub count: usize,
+    /// One per feature, where inputs may give them by name.
+    #[serde(default)]
+    pub names: Vec<String>,
     /// Subtracted from the features, one per feature; with `std`.
     pub mean: Option<Vec<f32>>,
     /// Divides the features after `mean`, one per feature.
@@ -178,6 +186,30 @@ pub struct NgramShape {
     pub min_chars: usize,
     /// The longest run of characters.
     pub max_chars: usize,
+}
+
+/// `[trees]`: what the file beside the manifest is.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TreesShape {
+    pub format: TreesFormat,
+    /// As the file says it; empty where it says nothing.
+    #[serde(default)]
+    pub objective: String,
+}
+
+/// The notations of model files that are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TreesFormat {
+    /// What LightGBM's `save_model` writes.
+    LightgbmText,
+    /// What LightGBM's `dump_model` gives.
+    LightgbmJson,
+    /// What XGBoost's `save_model` writes to a file that ends with `.json`.
+    XgboostJson,
+    /// What it writes to any other.
+    XgboostUbj,
 }
 
 /// `[tokenizer]`: how texts become tokens.
@@ -310,6 +342,17 @@ impl Manifest {
                     .map_or_else(PairRule::default, |text| text.pair),
             },
         }
+    }
+
+    /// The features' names; none where inputs have them by place alone.
+    pub fn feature_names(&self) -> Vec<String> {
+        let features = self.features.as_ref();
+        features.map_or_else(Vec::new, |features| features.names.clone())
+    }
+
+    /// Whether inputs may lack features.
+    pub fn takes_missing(&self) -> bool {
+        self.architecture == Architecture::Trees
     }
 
     /// The rules for texts; nothing is changed if the model takes features.

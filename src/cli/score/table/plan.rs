@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub text: Option<usize>,
     pub text_pair: Option<usize>,
     pub features: Features,
+    /// Whether the columns' names are the features'.
+    pub by_name: bool,
     pub kept: Vec<usize>,
     /// Whether what is kept becomes text.
     pub kept_as_text: bool,
@@ -58,6 +60,7 @@ impl Plan {
                 Features::Columns(all) => Features::Columns(all.iter().copied().map(at).collect()),
             },
             kept: found.kept.iter().copied().map(at).collect(),
+            by_name: wanted.columns.by_name,
             kept_as_text: !wanted.to_table,
             rows: wanted.rows,
             fields: read.iter().map(|at| schema.field(*at).clone()).collect(),

@@ -171,9 +171,17 @@ impl Batch {
         let key = self.plan.key.map(|at| self.key(at, row)).transpose()?;
         let key = key.flatten();
         let Some(text) = self.plan.text else {
-            let values = self.features(row)?;
+            let named = self.named_features(row).transpose()?;
+            let values = match named {
+                Some(_) => Vec::new(),
+                None => self.features(row)?,
+            };
             return Ok(write::input(|input| {
-                input.features(&values);
+                if let Some(named) = named {
+                    input.named_features(named);
+                } else {
+                    input.features(&values);
+                }
                 if let Some(key) = &key {
                     input.key(key);
                 }
@@ -231,6 +239,28 @@ impl Batch {
                     .collect()
             }
         }
+    }
+
+    /// The features by their columns' names, without those that are null; nothing where they come by place.
+    fn named_features(&self, row: usize) -> Option<Result<Vec<(&str, f64)>, Problem>> {
+        let Features::Columns(all) = &self.plan.features else {
+            return None;
+        };
+        let there = all.iter().filter(|at| {
+            let number = cells::number(self.column(**at), row);
+            number.is_some_and(|x| !x.is_nan())
+        });
+        let named = || {
+            there
+                .map(|at| {
+                    Ok((
+                        self.plan.name(*at),
+                        self.number(*at, self.column(*at), row)?,
+                    ))
+                })
+                .collect()
+        };
+        self.plan.by_name.then(named)
     }
 
     fn number(&self, at: usize, array: &dyn Array, row: usize) -> Result<f64, Problem> {

@@ -2,7 +2,7 @@
 
 use super::{
     blame::blame,
-    values::{Key, Number, Seen, Text},
+    values::{Feature, Key, Seen, Text},
 };
 use crate::{
     job::{Content, Input, InputError, fields::InputField, key_problem},
@@ -85,9 +85,7 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
                 InputField::Text => text = Some(map.next_value_seed(Text)?),
                 InputField::TextPair => pair = Some(map.next_value_seed(Text)?),
                 InputField::Features => {
-                    let from = self.features.len();
-                    map.next_value_seed(FeaturesSeed(&mut *self.features))?;
-                    range = Some(from..self.features.len());
+                    range = Some(map.next_value_seed(FeaturesSeed(&mut *self.features))?);
                 }
                 InputField::Remove => remove = map.next_value()?,
             }
@@ -107,7 +105,7 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
         }
         let content = match (text, pair, range) {
             (Some(text), pair, None) => Content::Text { text, pair },
-            (None, None, Some(range)) => Content::Features(range),
+            (None, None, Some(features)) => features,
             (Some(_), _, Some(_)) => {
                 return Err(de::Error::custom(
                     "expected `text` or `features`, found both",
@@ -126,27 +124,46 @@ impl<'de> Visitor<'de> for InputSeed<'_> {
     }
 }
 
+/// Features by name that one input may have.
+const MAX_NAMED: usize = 65_536;
+/// What is missing, as it is hashed.
+pub(super) const MISSING: f32 = f32::NAN;
+
 struct FeaturesSeed<'f>(&'f mut Vec<f32>);
 
 impl<'de> DeserializeSeed<'de> for FeaturesSeed<'_> {
-    type Value = ();
+    type Value = Content<'de>;
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_seq(self)
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for FeaturesSeed<'_> {
-    type Value = ();
+    type Value = Content<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array of numbers")
+        f.write_str("an array of numbers, or an object of numbers by feature")
     }
 
-    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
-        while let Some(value) = seq.next_element_seed(Number)? {
-            self.0.push(value);
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<Content<'de>, S::Error> {
+        let from = self.0.len();
+        while let Some(value) = seq.next_element_seed(Feature)? {
+            self.0.push(value.unwrap_or(MISSING));
         }
-        Ok(())
+        Ok(Content::Features(from..self.0.len()))
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Content<'de>, M::Error> {
+        let mut named = Vec::new();
+        while let Some(name) = map.next_key_seed(Text)? {
+            if named.len() == MAX_NAMED {
+                let message = format!("expected at most {MAX_NAMED} features, found more");
+                return Err(de::Error::custom(message));
+            }
+            let value = map.next_value_seed(Feature)?;
+            named.push((name, value.unwrap_or(MISSING)));
+        }
+        Ok(Content::Named(named))
     }
 }

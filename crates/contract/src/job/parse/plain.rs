@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
         loop {
             self.usual_numbers(features);
             self.skip_space();
-            features.push(self.number()?);
+            features.push(self.number_or_null()?);
             if !self.passes(b',') {
                 return self.expect(b']');
             }
@@ -229,6 +229,15 @@ impl<'a> Reader<'a> {
             rest = after;
         }
         self.at = self.body.len() - rest.len();
+    }
+
+    fn number_or_null(&mut self) -> Option<f32> {
+        let rest = self.body.get(self.at..)?;
+        if !rest.starts_with(b"null") {
+            return self.number();
+        }
+        self.at += 4;
+        Some(f32::NAN)
     }
 
     fn truth(&mut self) -> Option<bool> {

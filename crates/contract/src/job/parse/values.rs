@@ -196,6 +196,33 @@ impl Visitor<'_> for Whole {
     }
 }
 
+/// A number that a 32-bit float can hold, or nothing where it is missing.
+pub(super) struct Feature;
+
+impl<'de> DeserializeSeed<'de> for Feature {
+    type Value = Option<f32>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_option(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Feature {
+    type Value = Option<f32>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a finite 32-bit float")
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Option<f32>, E> {
+        Ok(None)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<f32>, D::Error> {
+        Number.deserialize(deserializer).map(Some)
+    }
+}
+
 /// A number that a 32-bit float can hold.
 pub(super) struct Number;
 

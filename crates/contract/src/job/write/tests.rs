@@ -30,7 +30,7 @@ fn write(job: &Job<'_>) -> Vec<u8> {
             Content::Removal => {
                 out.remove();
             }
-            Content::Bad(_) => unreachable!("no such input is made"),
+            Content::Bad(_) | Content::Named(_) => unreachable!("no such input is made"),
         }
     });
     if job.named {
