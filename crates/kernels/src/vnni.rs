@@ -8,7 +8,9 @@
 
 #![allow(unsafe_code)]
 
-use super::bytes::{BLOCK, Block, GROUP, Sums};
+#[cfg(feature = "x86-v4")]
+use super::bytes::BLOCK;
+use super::bytes::{Block, GROUP, Sums};
 use super::panels::PANEL;
 use pulp::cast;
 use std::arch::x86_64::*;
