@@ -15,7 +15,7 @@ use std::sync::{
 use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
 
 /// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
-const MAX_IN_HAND: usize = 16 << 20;
+const MAX_IN_HAND: usize = 12 << 20;
 /// Bytes that a block takes on its way for each of its rows, and for each of its own bytes: as a job, as results.
 const BYTES_PER_ROW: usize = 1_400;
 const BYTES_PER_BYTE: usize = 4;
