@@ -4,7 +4,6 @@
 //! take (`vpdpbusd`); where there are none, bytes are widened to 16 bits (`vpmaddwd`). Neither saturates, and sums of whole numbers
 //! have no order: all kernels give the same sums.
 
-use super::levels::ByteKernel;
 use super::panels::PANEL;
 
 /// Numbers of a row that meet a column at a time.
@@ -45,24 +44,8 @@ impl<'a> Block<'a> {
         std::array::from_fn(|i| &self.rows[(first + i) * groups..(first + i + 1) * groups])
     }
 
-    /// The sums of every row, into the first rows of `sums`.
-    pub fn multiply(self, by: ByteKernel, sums: &mut Sums) {
-        match by {
-            ByteKernel::Portable => self.multiply_portably(sums),
-            #[cfg(target_arch = "x86_64")]
-            ByteKernel::Avx2(simd) if self.small => {
-                super::widening::multiply_small(simd, self, sums)
-            }
-            #[cfg(target_arch = "x86_64")]
-            ByteKernel::Avx2(simd) => super::widening::multiply(simd, self, sums),
-            #[cfg(target_arch = "x86_64")]
-            ByteKernel::AvxVnni(simd) => simd.multiply(self, sums),
-            #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
-            ByteKernel::Avx512Vnni(simd) => simd.multiply(self, sums),
-        }
-    }
-
-    fn multiply_portably(self, sums: &mut Sums) {
+    /// The sums of every row, into the first rows of `sums`, without any instructions of a processor's own.
+    pub fn multiply_portably(self, sums: &mut Sums) {
         for (row, sums) in self.each_row().zip(sums) {
             *sums = [0; PANEL];
             for (x, weights) in row.iter().zip(self.weights) {

@@ -3,10 +3,13 @@
 //! Every level gives the same bits: products of whole numbers are exact, and floats go through the same steps in the same order,
 //! with a fused multiply-add wherever one is written and nowhere else.
 
+use super::bytes::{Block, Sums};
 #[cfg(target_arch = "x86_64")]
 use super::vnni::Vnni256;
 #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
 use super::vnni::Vnni512;
+#[cfg(target_arch = "x86_64")]
+use super::widening;
 use pulp::Arch;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -57,6 +60,23 @@ pub(super) enum ByteKernel {
     AvxVnni(Vnni256),
     #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
     Avx512Vnni(Vnni512),
+}
+
+impl ByteKernel {
+    /// The sums of every row of the block, into the first rows of `sums`.
+    pub fn multiply(self, block: Block<'_>, sums: &mut Sums) {
+        match self {
+            ByteKernel::Portable => block.multiply_portably(sums),
+            #[cfg(target_arch = "x86_64")]
+            ByteKernel::Avx2(simd) if block.small => widening::multiply_small(simd, block, sums),
+            #[cfg(target_arch = "x86_64")]
+            ByteKernel::Avx2(simd) => widening::multiply(simd, block, sums),
+            #[cfg(target_arch = "x86_64")]
+            ByteKernel::AvxVnni(simd) => simd.multiply(block, sums),
+            #[cfg(all(target_arch = "x86_64", feature = "x86-v4"))]
+            ByteKernel::Avx512Vnni(simd) => simd.multiply(block, sums),
+        }
+    }
 }
 
 /// The level that is used instead of the best one; 0 for none.

@@ -197,7 +197,7 @@ impl QuantisedLinear {
                     weights,
                     small: self.small,
                 };
-                block.multiply(kernels.bytes, &mut sums);
+                kernels.bytes.multiply(block, &mut sums);
                 kernels.arch.dispatch(Scaling {
                     sums: &sums,
                     steps,
