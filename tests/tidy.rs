@@ -327,12 +327,13 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
-const OWN: [(&str, usize); 32] = [
+const OWN: [(&str, usize); 33] = [
     ("crates/contract/src/job/parse/blame.rs", 1),
     ("crates/contract/src/job/parse/explain.rs", 1),
     ("crates/model/src/import/error.rs", 1),
     ("crates/model/src/import/source.rs", 1),
     ("crates/model/src/import/tensors.rs", 2),
+    ("crates/model/src/quantise.rs", 3),
     ("crates/model/src/tokens.rs", 1),
     ("crates/model/src/weights.rs", 1),
     ("src/amqp/connection.rs", 3),

@@ -275,6 +275,7 @@ mod tests {
             max_text_bytes: 1_000,
             ttl_seconds: None,
             parameters: 1,
+            weights: Default::default(),
             golden: 0,
         };
         let (single, half) = (info(Precision::Single), info(Precision::Half));

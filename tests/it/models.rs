@@ -369,6 +369,67 @@ async fn a_hugging_face_folder_is_imported_and_served() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_in_int8_says_what_it_costs_and_is_activated_and_left_again() {
+    let stack = Stack::shared().await;
+    let shelf = Shelf::with(&["1.0.0"]);
+    let fixture = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/parity/models/bert-classifier"
+    );
+    let kiln = |arguments: &[&str]| tokio::task::block_in_place(|| shelf.kiln(&stack, arguments));
+    let import = ["import", fixture, "--name", "bert", "--version", "1"];
+    let (code, said) = kiln(&import);
+    assert_eq!(code, 0, "{said}");
+    let file = shelf.0.join("texts.txt");
+    fs::write(&file, "good\n\nwhat is a fox\na third text\n").expect("a file of texts");
+    let file = file.display().to_string();
+    let quantise = [
+        "quantize",
+        "bert@1",
+        "--version",
+        "1-int8",
+        "--texts",
+        &file,
+        "--json",
+    ];
+    let (code, said) = kiln(&quantise);
+    assert_eq!(code, 0, "{said}");
+    let found: Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(found["cost"]["texts"], json!(3), "{found}");
+    assert_eq!(found["model"]["weights"], json!("int8"), "{found}");
+    let bytes = |when: &str| found["weights_bytes"][when].as_u64().unwrap_or(0);
+    assert!(0 < bytes("after") && bytes("after") < bytes("before"));
+    let (code, said) = kiln(&quantise);
+    assert_eq!(
+        (code, said.contains("is there already")),
+        (1, true),
+        "{said}"
+    );
+    let (code, said) = kiln(&["quantize", "sentiment@1.0.0", "--version", "2"]);
+    let refused = said.contains("only the architecture \"encoder\"");
+    assert_eq!((code, refused), (1, true), "{said}");
+    let (code, said) = kiln(&["inspect", "bert@1-int8"]);
+    let shown = [
+        "int8",
+        "texts measured",
+        "largest difference",
+        "of clear ones",
+    ];
+    let all = shown.iter().all(|shown| said.contains(shown));
+    assert_eq!((code, all), (0, true), "{said}");
+
+    let _serving = worker(&stack, &shelf).await;
+    for version in ["1-int8", "1"] {
+        let (code, said) = kiln(&["activate", &format!("bert@{version}")]);
+        assert_eq!(code, 0, "{said}");
+        eventually("the version is served", PATIENCE, async || {
+            (version_of(&stack, "bert").await == json!(version)).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_version_is_warm_before_it_is_switched_to_and_a_limit_stops_the_switch() {
     let stack = Stack::shared().await;
     let shelf = Shelf::with(&["1.0.0", "2.0.0"]);

@@ -23,7 +23,7 @@
 //! ```
 //! use kiln_contract::{
 //!     job::Job,
-//!     model::{InputKind, ModelInfo, Precision, Task},
+//!     model::{InputKind, ModelInfo, Precision, Task, WeightPrecision},
 //!     result::{self, Finished, ResultsWriter},
 //! };
 //!
@@ -44,6 +44,7 @@
 //!     max_text_bytes: 0,
 //!     ttl_seconds: None,
 //!     parameters: 3,
+//!     weights: WeightPrecision::Single,
 //!     golden: 0,
 //! };
 //! job.check_inputs(&info)?;

@@ -34,6 +34,8 @@ pub struct ModelInfo {
     pub ttl_seconds: Option<u64>,
     /// How many numbers the weights hold.
     pub parameters: usize,
+    /// What the large layers' weights are kept and multiplied in.
+    pub weights: WeightPrecision,
     /// How many golden inputs were checked when it was loaded.
     pub golden: usize,
 }
@@ -51,6 +53,27 @@ pub enum Task {
     Scalar,
     /// A vector of `output_width` numbers.
     Embedding,
+}
+
+/// What a model's large layers are kept and multiplied in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WeightPrecision {
+    /// 32-bit floats.
+    #[default]
+    Single,
+    /// Bytes with a scale for each output; what they are multiplied with becomes bytes too.
+    Int8,
+}
+
+impl WeightPrecision {
+    /// Its name in manifests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Single => "single",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// The precision of a model's outputs, the same whether fresh or from the cache.

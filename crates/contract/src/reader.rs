@@ -142,7 +142,7 @@ pub fn rank(mut items: Vec<RankedItem<'_>>, top: usize) -> Vec<RankedItem<'_>> {
 mod tests {
     use super::*;
     use crate::{
-        model::{InputKind, Precision, Task},
+        model::{InputKind, Precision, Task, WeightPrecision},
         order::{Kind, Moment},
     };
 
@@ -160,6 +160,7 @@ mod tests {
             max_text_bytes: 100,
             ttl_seconds: None,
             parameters: 1,
+            weights: WeightPrecision::Single,
             golden: 0,
         }
     }

@@ -1,6 +1,7 @@
 //! Attention of one text, head by head (Vaswani et al., 2017): two products and a softmax, unmasked, since nothing is padded.
 
-use super::panels::{PANEL, Panels, arch};
+use super::levels::arch;
+use super::panels::{PANEL, Panels};
 use super::pointwise::{self, Finish};
 use super::product::PanelProduct;
 use super::threads::Sharing;

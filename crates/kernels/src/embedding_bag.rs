@@ -3,7 +3,7 @@
 //! A bag's rows are added in the order in which they are named, number by number, and the sums are divided by how many there are:
 //! plain additions, so that a mean is the same bits with any vector instructions. The table stays as it was handed over.
 
-use super::panels::arch;
+use super::levels::arch;
 use pulp::{Simd, WithSimd};
 
 /// Vectors of a bag that are summed at a time: their additions don't wait for each other.

@@ -1,8 +1,10 @@
 //! The whole encoder: embeddings, layers, and one vector a text.
 
 use super::attention::{self, Heads};
-use super::panels::{Panels, arch};
+use super::levels::arch;
+use super::panels::Panels;
 use super::pointwise::{self, Finish};
+use super::quantised::ByteRows;
 use super::threads::{Sharing, ThreadPool};
 use super::weights::{Layer, Norm, Tables};
 use pulp::{Simd, WithSimd};
@@ -53,6 +55,7 @@ struct Workspace {
     wide: Panels,
     attended: Panels,
     added: Panels,
+    bytes: ByteRows,
     row: Vec<f32>,
     more: Vec<f32>,
 }
@@ -222,9 +225,13 @@ impl Encoder {
             .collect();
         self.embed(space, texts, &spans);
         for layer in &self.layers {
-            layer
-                .query_key_value
-                .multiply(&space.x, &mut space.wide, Finish::Plain, sharing);
+            layer.query_key_value.multiply(
+                &space.x,
+                &mut space.bytes,
+                &mut space.wide,
+                Finish::Plain,
+                sharing,
+            );
             attention::attend(
                 &space.wide,
                 &spans,
@@ -232,16 +239,28 @@ impl Encoder {
                 &mut space.attended,
                 sharing,
             );
-            layer
-                .attended
-                .multiply(&space.attended, &mut space.added, Finish::Plain, sharing);
+            layer.attended.multiply(
+                &space.attended,
+                &mut space.bytes,
+                &mut space.added,
+                Finish::Plain,
+                sharing,
+            );
             space.add_and_norm(&layer.attended_norm);
-            layer
-                .up
-                .multiply(&space.x, &mut space.wide, self.activation, sharing);
-            layer
-                .down
-                .multiply(&space.wide, &mut space.added, Finish::Plain, sharing);
+            layer.up.multiply(
+                &space.x,
+                &mut space.bytes,
+                &mut space.wide,
+                self.activation,
+                sharing,
+            );
+            layer.down.multiply(
+                &space.wide,
+                &mut space.bytes,
+                &mut space.added,
+                Finish::Plain,
+                sharing,
+            );
             space.add_and_norm(&layer.norm);
         }
     }

@@ -1,13 +1,15 @@
-//! Fully connected layers, embedding bags, transformer encoders and ensembles of decision trees on the processor, in 32-bit floats.
+//! Fully connected layers, embedding bags, transformer encoders and ensembles of decision trees on the processor, in 32-bit floats and, the first and third, in bytes.
 //!
 //! For inference whose results are cached, compared or handed from one caller to another: **every number of a row depends on
 //! that row alone**. Sums run in one fixed order whatever the batch, the row's place in it and the number of threads, so that a
-//! row scored alone and the same row among a thousand others have the same bits. (Between processors with different vector
-//! instructions the last bits may differ.)
+//! row scored alone and the same row among a thousand others have the same bits. So has a row scored on another processor, whatever
+//! its vector instructions: every float goes through the same steps in the same order, each rounded as IEEE 754 says, with a fused
+//! multiply-add wherever one is written and nowhere else; and sums of bytes are exact.
 //!
 //! | type | is |
 //! | --- | --- |
 //! | [`PackedLinear`] | one fully connected layer: `finish(x · weights + bias)`, with a [`Finish`] for the activation |
+//! | [`QuantisedLinear`] | the same with weights and rows in bytes: less exact, several times as fast |
 //! | [`Stack`] | such layers one after the other |
 //! | [`EmbeddingBag`] | a table of embeddings, and the mean of any of its rows |
 //! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text |
@@ -30,15 +32,16 @@
 //!
 //! Callers give and get plain rows, one after the other. Inside, a matrix lies in panels of 32 columns, which fill two of the
 //! widest vector registers; weights are packed so once, when a layer is built. A product writes whole panels, and the threads that
-//! share a product each own some of them. The instructions (AVX-512 with the feature `x86-v4`, AVX2, NEON, or none) are chosen when
-//! the program runs.
+//! share a product each own some of them. The instructions (AVX-512 with the feature `x86-v4`, AVX2, NEON, or none; for bytes VNNI,
+//! where the processor has it) are chosen when the program runs. A processor without fused multiply-adds gives the same bits, slowly.
 //!
 //! # Shapes
 //!
 //! Public functions check the sizes of what they are given and panic with the size that is wrong, under `# Panics`; nothing
 //! behind them checks again. NaN and infinities go through to the result, where callers can look for them.
 
-#![forbid(unsafe_code)]
+// But for `vnni.rs`, which says why.
+#![deny(unsafe_code)]
 #![warn(missing_docs)]
 #![allow(
     clippy::indexing_slicing,
@@ -46,23 +49,33 @@
 )]
 
 mod attention;
+mod bytes;
 mod embedding_bag;
 mod encoder;
+mod levels;
 mod panels;
 mod pointwise;
 mod product;
+mod quantised;
 mod stack;
 mod threads;
 pub mod trees;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 mod weights;
+#[cfg(target_arch = "x86_64")]
+mod widening;
 
 pub use embedding_bag::EmbeddingBag;
 pub use encoder::{Encoder, Pooling, Texts};
+#[doc(hidden)]
+pub use levels::Level;
 pub use pointwise::Finish;
 pub use product::PackedLinear;
+pub use quantised::QuantisedLinear;
 pub use stack::Stack;
 pub use threads::ThreadPool;
-pub use weights::{Layer, Norm, Tables};
+pub use weights::{Layer, Linear, Norm, Tables};
 
 /// Turns a row of scores into probabilities: exponentials over their sum. A NaN makes the whole row NaN.
 pub fn softmax(row: &mut [f32]) {

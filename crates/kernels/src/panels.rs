@@ -1,16 +1,7 @@
 //! The layout that kernels work on: matrices in panels of columns.
 
-use pulp::Arch;
-use std::sync::OnceLock;
-
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
-
-/// The widest vector instructions that this processor has.
-pub(super) fn arch() -> Arch {
-    static ARCH: OnceLock<Arch> = OnceLock::new();
-    *ARCH.get_or_init(Arch::new)
-}
 
 /// A matrix `[rows, columns]` in column panels: `[panels][rows][PANEL]`, the last panel filled up with zeros.
 #[derive(Debug, Default, Clone)]
@@ -44,6 +35,17 @@ impl Panels {
     pub fn panel(&self, panel: usize) -> &[[f32; PANEL]] {
         let size = self.rows * PANEL;
         self.numbers[panel * size..(panel + 1) * size].as_chunks().0
+    }
+
+    /// A row's numbers in one panel, and zeros beyond the last column.
+    #[inline(always)]
+    pub fn numbers(&self, panel: usize, row: usize) -> [f32; PANEL] {
+        let mut numbers = self.panel(panel)[row];
+        let width = self.columns - panel * PANEL;
+        if width < PANEL {
+            numbers[width..].fill(0.0);
+        }
+        numbers
     }
 
     /// All panels, one after the other: `rows` rows each.

@@ -4,7 +4,8 @@
 //! an element and step, in order: the design of Goto and van de Geijn ("Anatomy of high-performance matrix
 //! multiplication", 2008) without its split of the inner sum, which would make results depend on the batch.
 
-use super::panels::{PANEL, Panels, arch};
+use super::levels::arch;
+use super::panels::{PANEL, Panels};
 use super::pointwise::{self, Finish};
 use super::threads::Sharing;
 use pulp::{Simd, WithSimd};

@@ -6,6 +6,7 @@ use super::threads::Sharing;
 use super::*;
 
 mod embedding_bag;
+mod quantised;
 mod shapes;
 
 /// What an activation is in 64 bits.
@@ -314,7 +315,7 @@ fn encoder() -> Encoder {
             .map(|x| x * 0.3)
             .collect();
         let bias = numbers.many(outputs);
-        PackedLinear::new(&weight, Some(&bias), inputs, outputs)
+        PackedLinear::new(&weight, Some(&bias), inputs, outputs).into()
     };
     let layers = (0..2)
         .map(|_| Layer {

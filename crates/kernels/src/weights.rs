@@ -1,6 +1,10 @@
 //! The weights of an encoder, and whether their sizes fit each other.
 
+use super::panels::Panels;
+use super::pointwise::Finish;
 use super::product::PackedLinear;
+use super::quantised::{ByteRows, QuantisedLinear};
+use super::threads::Sharing;
 
 /// The weights of a layer norm over rows of `hidden` numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,19 +30,67 @@ pub struct Tables {
     pub norm: Norm,
 }
 
+/// A fully connected layer of an encoder, in either precision.
+#[derive(Debug)]
+pub enum Linear {
+    /// In 32-bit floats.
+    Single(PackedLinear),
+    /// In bytes.
+    Quantised(QuantisedLinear),
+}
+
+impl From<PackedLinear> for Linear {
+    fn from(layer: PackedLinear) -> Self {
+        Self::Single(layer)
+    }
+}
+
+impl From<QuantisedLinear> for Linear {
+    fn from(layer: QuantisedLinear) -> Self {
+        Self::Quantised(layer)
+    }
+}
+
+impl Linear {
+    fn sizes(&self) -> (usize, usize) {
+        match self {
+            Self::Single(layer) => (layer.inputs(), layer.outputs()),
+            Self::Quantised(layer) => (layer.inputs(), layer.outputs()),
+        }
+    }
+
+    /// `finish(x · weights + bias)`; `bytes` is room for the rows of `x`.
+    pub(super) fn multiply(
+        &self,
+        x: &Panels,
+        bytes: &mut ByteRows,
+        into: &mut Panels,
+        finish: Finish,
+        sharing: Sharing,
+    ) {
+        match self {
+            Self::Single(layer) => layer.multiply(x, into, finish, sharing),
+            Self::Quantised(layer) => {
+                bytes.fill(x, sharing);
+                layer.multiply(bytes, into, finish, sharing);
+            }
+        }
+    }
+}
+
 /// One transformer layer, its norms after the sums.
 #[derive(Debug)]
 pub struct Layer {
     /// Queries, keys and values side by side: `hidden` to `3 * hidden`.
-    pub query_key_value: PackedLinear,
+    pub query_key_value: Linear,
     /// What the heads' results go through: `hidden` to `hidden`.
-    pub attended: PackedLinear,
+    pub attended: Linear,
     /// The norm after attention.
     pub attended_norm: Norm,
     /// The first layer of the feed-forward part: `hidden` to any width.
-    pub up: PackedLinear,
+    pub up: Linear,
     /// Its second layer: that width to `hidden`.
-    pub down: PackedLinear,
+    pub down: Linear,
     /// The norm after the feed-forward part.
     pub norm: Norm,
 }
@@ -73,21 +125,21 @@ impl Tables {
 
 impl Layer {
     pub(super) fn assert_width(&self, hidden: usize) {
-        let sizes = |layer: &PackedLinear| (layer.inputs(), layer.outputs());
+        let (up, between) = self.up.sizes();
         assert_eq!(
-            sizes(&self.query_key_value),
+            self.query_key_value.sizes(),
             (hidden, 3 * hidden),
             "inputs and outputs of query_key_value"
         );
         assert_eq!(
-            sizes(&self.attended),
+            self.attended.sizes(),
             (hidden, hidden),
             "inputs and outputs of attended"
         );
-        assert_eq!(self.up.inputs(), hidden, "inputs of up");
+        assert_eq!(up, hidden, "inputs of up");
         assert_eq!(
-            sizes(&self.down),
-            (self.up.outputs(), hidden),
+            self.down.sizes(),
+            (between, hidden),
             "inputs and outputs of down"
         );
         self.attended_norm.assert_width(hidden, "attended_norm");

@@ -19,8 +19,9 @@ use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
+use kiln_contract::model::WeightPrecision;
 use kiln_kernels::{self as kernels, Finish, Layer, Norm, Tables, Texts};
-use weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
+use weights::{ByteWeights, LayerLinear, LayerWeights, LinearWeights, NormWeights, TableWeights};
 
 pub(crate) struct Encoder {
     tokenizer: Arc<Tokenizer>,
@@ -37,15 +38,23 @@ enum Body {
 }
 
 impl Encoder {
-    /// The tensors of such an encoder; `outputs` is the width of the last layer, if there is one.
+    /// The tensors of such an encoder in floats; `outputs` is the width of the last layer, if there is one.
     pub fn tensors(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
-        weights::expected(shape, head, outputs)
+        weights::expected(shape, head, outputs, WeightPrecision::Single)
     }
 
     /// The tensors of such a manifest.
     pub fn expected(manifest: &Manifest) -> Result<Vec<Expected>, LoadError> {
+        Self::expected_in(manifest, manifest.weight_precision())
+    }
+
+    /// The same in that precision.
+    pub fn expected_in(
+        manifest: &Manifest,
+        precision: WeightPrecision,
+    ) -> Result<Vec<Expected>, LoadError> {
         let (shape, head) = tables(manifest)?;
-        Ok(weights::expected(shape, head, outputs(manifest)))
+        Ok(weights::expected(shape, head, outputs(manifest), precision))
     }
 
     /// Builds the layers from weights that were checked against [`Encoder::expected`], and reads the tokenizer.
@@ -56,6 +65,13 @@ impl Encoder {
         hardware: &Hardware,
     ) -> Result<Self, LoadError> {
         let (shape, head) = tables(manifest)?;
+        let precision = manifest.weight_precision();
+        if precision == WeightPrecision::Int8 && !hardware.has_kernels() {
+            return Err(LoadError::field(
+                "weights.precision",
+                "int8 runs on the backend \"cpu\" alone; choose it for this model in [models.backends]",
+            ));
+        }
         let declared = manifest
             .tokenizer
             .as_ref()
@@ -69,14 +85,22 @@ impl Encoder {
             outputs(manifest),
             manifest.output.activation,
         );
-        let layers = (0..shape.layers).map(|layer| LayerWeights::take(&mut weights, shape, layer));
-        let body = if hardware.has_kernels() {
-            Body::Kernels {
-                encoder: Box::new(on_kernels(shape, tables, layers)),
-                threads: Arc::clone(&hardware.threads),
-            }
+        let numbers = 0..shape.layers;
+        let kernels = |encoder: kernels::Encoder| Body::Kernels {
+            encoder: Box::new(encoder),
+            threads: Arc::clone(&hardware.threads),
+        };
+        let body = if precision == WeightPrecision::Int8 {
+            let layers = numbers.map(|i| LayerWeights::<ByteWeights>::take(&mut weights, shape, i));
+            kernels(on_kernels(shape, tables, layers))
         } else {
-            Body::Graph(Box::new(GraphEncoder::new(shape, tables, layers, hardware)))
+            let layers =
+                numbers.map(|i| LayerWeights::<LinearWeights>::take(&mut weights, shape, i));
+            if hardware.has_kernels() {
+                kernels(on_kernels(shape, tables, layers))
+            } else {
+                Body::Graph(Box::new(GraphEncoder::new(shape, tables, layers, hardware)))
+            }
         };
         Ok(Self {
             tokenizer,
@@ -148,10 +172,10 @@ impl Network for Encoder {
     }
 }
 
-fn on_kernels(
+fn on_kernels<L: LayerLinear>(
     shape: &EncoderShape,
     tables: TableWeights,
-    layers: impl Iterator<Item = LayerWeights>,
+    layers: impl Iterator<Item = LayerWeights<L>>,
 ) -> kernels::Encoder {
     let norm = |weights: NormWeights| Norm {
         weight: weights.weight,
@@ -165,11 +189,11 @@ fn on_kernels(
     };
     let layers = layers
         .map(|layer| Layer {
-            query_key_value: LinearWeights::joined([layer.query, layer.key, layer.value]).packed(),
-            attended: layer.attended.packed(),
+            query_key_value: L::joined([layer.query, layer.key, layer.value]).into_kernel(),
+            attended: layer.attended.into_kernel(),
             attended_norm: norm(layer.attended_norm),
-            up: layer.up.packed(),
-            down: layer.down.packed(),
+            up: layer.up.into_kernel(),
+            down: layer.down.into_kernel(),
             norm: norm(layer.norm),
         })
         .collect();

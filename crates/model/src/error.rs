@@ -1,7 +1,7 @@
 //! What can go wrong with models: while scoring, while finding one by name, while loading one.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -87,5 +87,24 @@ impl LoadError {
     /// One field of the manifest is wrong.
     pub fn field(field: &str, message: &str) -> Self {
         Self::file(MANIFEST_FILE, format!("{field}: {message}"))
+    }
+}
+
+/// Why a version can't be made of a folder or of another version: the file to blame and what was expected.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}: {message}", path.display())]
+pub struct ImportError {
+    /// The file or folder to blame.
+    pub path: PathBuf,
+    /// What was expected and what was found.
+    pub message: String,
+}
+
+impl ImportError {
+    pub(crate) fn new(path: &Path, message: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            message,
+        }
     }
 }

@@ -32,6 +32,7 @@ mod network;
 mod ngram;
 mod priority;
 mod product;
+mod quantise;
 mod registry;
 mod rows;
 mod runner;
@@ -39,16 +40,23 @@ mod settings;
 mod text;
 mod tokens;
 mod trees;
+mod trial;
 mod weights;
 
 pub use cost::LengthCost;
 pub use described::described;
-pub use error::{OpenError, Problem, UnknownModel};
-pub use import::{ImportError, ImportOptions, Imported, import};
-pub use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision, Task};
+pub use error::{ImportError, OpenError, Problem, UnknownModel};
+pub use import::{ImportOptions, Imported, import};
+pub use kiln_contract::model::{
+    InputKind, ModelError, ModelInfo, PairRule, Precision, Task, WeightPrecision,
+};
 pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use model::Model;
 pub use ngram::Featuriser;
+pub use quantise::{
+    CostMeter, QuantisationCost, QuantiseOptions, Quantised, Quantising, quantisation_cost,
+    quantise,
+};
 pub use registry::{ChoiceReport, ListedModel, Registry, RescanReport};
 pub use rows::{ModelCall, Rows, Scored, TextRow};
 pub use settings::{Backend, ModelSettings};

@@ -112,6 +112,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
             ttl_seconds: manifest.ttl_seconds,
             parameters,
+            weights: manifest.weight_precision(),
             golden: manifest.golden.len(),
         },
         rules: manifest.text_rules(),

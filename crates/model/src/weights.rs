@@ -21,6 +21,7 @@ const NAMES_SHOWN: usize = 12;
 pub(crate) struct Expected {
     pub name: String,
     pub shape: Vec<usize>,
+    kind: Dtype,
 }
 
 impl Expected {
@@ -28,7 +29,21 @@ impl Expected {
         Self {
             name: name.into(),
             shape: shape.into(),
+            kind: Dtype::F32,
         }
+    }
+
+    /// A tensor of signed bytes.
+    pub fn bytes(name: impl Into<String>, shape: impl Into<Vec<usize>>) -> Self {
+        Self {
+            kind: Dtype::I8,
+            ..Self::new(name, shape)
+        }
+    }
+
+    /// Whether its numbers are signed bytes, not floats.
+    pub fn is_bytes(&self) -> bool {
+        self.kind == Dtype::I8
     }
 }
 
@@ -36,6 +51,7 @@ impl Expected {
 #[derive(Debug)]
 pub(crate) struct Weights {
     tensors: BTreeMap<String, Vec<f32>>,
+    bytes: BTreeMap<String, Vec<i8>>,
     parameters: usize,
 }
 
@@ -47,16 +63,21 @@ impl Weights {
         expected: &[Expected],
     ) -> Result<Weights, LoadError> {
         let refuse = |message: String| LoadError::file(&declared.file, message);
-        let bytes = read_verified(folder, &declared.file, &declared.sha256, "weights")?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(unreadable(&error)))?;
+        let whole = read_verified(folder, &declared.file, &declared.sha256, "weights")?;
+        let file = SafeTensors::deserialize(&whole).map_err(|error| refuse(unreadable(&error)))?;
 
-        let mut tensors = BTreeMap::new();
+        let (mut tensors, mut bytes) = (BTreeMap::new(), BTreeMap::new());
         let mut names_used = Vec::with_capacity(expected.len());
         for tensor in expected {
             let renamed = declared.rename.get(&tensor.name).unwrap_or(&tensor.name);
             let name = format!("{}{renamed}", declared.prefix);
-            let numbers = numbers(&file, &name, &tensor.shape).map_err(refuse)?;
-            tensors.insert(tensor.name.clone(), numbers);
+            let data = data(&file, &name, tensor).map_err(refuse)?;
+            if tensor.is_bytes() {
+                let numbers = data.iter().map(|byte| byte.cast_signed()).collect();
+                bytes.insert(tensor.name.clone(), numbers);
+            } else {
+                tensors.insert(tensor.name.clone(), floats(&name, data).map_err(refuse)?);
+            }
             names_used.push(name);
         }
         if let Some(extra) = file
@@ -82,9 +103,11 @@ impl Weights {
                 ),
             ));
         }
-        let parameters = tensors.values().map(Vec::len).sum();
+        let floats: usize = tensors.values().map(Vec::len).sum();
+        let parameters = floats + bytes.values().map(Vec::len).sum::<usize>();
         Ok(Weights {
             tensors,
+            bytes,
             parameters,
         })
     }
@@ -98,25 +121,35 @@ impl Weights {
     pub fn take(&mut self, name: &str) -> Vec<f32> {
         self.tensors.remove(name).unwrap_or_default()
     }
+
+    /// The same of a tensor of bytes.
+    pub fn take_bytes(&mut self, name: &str) -> Vec<i8> {
+        self.bytes.remove(name).unwrap_or_default()
+    }
 }
 
-/// The numbers of a tensor that must have this shape, or what is wrong with it.
-fn numbers(file: &SafeTensors<'_>, name: &str, shape: &[usize]) -> Result<Vec<f32>, String> {
+/// The bytes of a tensor that must have this type and shape, or what is wrong with it.
+fn data<'a>(file: &SafeTensors<'a>, name: &str, expected: &Expected) -> Result<&'a [u8], String> {
+    let (kind, shape) = (expected.kind, &expected.shape);
     let view = file.tensor(name).map_err(|_| {
         format!(
-            "tensor \"{name}\" is missing, expected F32 {shape:?}; found {}",
+            "tensor \"{name}\" is missing, expected {kind:?} {shape:?}; found {}",
             listed(file)
         )
     })?;
-    if view.dtype() != Dtype::F32 || view.shape() != shape {
+    if view.dtype() != kind || view.shape() != shape {
         return Err(format!(
-            "tensor \"{name}\": expected F32 {shape:?}, found {:?} {:?}",
+            "tensor \"{name}\": expected {kind:?} {shape:?}, found {:?} {:?}",
             view.dtype(),
             view.shape()
         ));
     }
-    let numbers: Vec<f32> = view
-        .data()
+    Ok(view.data())
+}
+
+/// The floats that a tensor's bytes are, which must be finite.
+fn floats(name: &str, data: &[u8]) -> Result<Vec<f32>, String> {
+    let numbers: Vec<f32> = data
         .as_chunks::<4>()
         .0
         .iter()

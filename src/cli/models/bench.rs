@@ -105,6 +105,7 @@ pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow:
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     table.set_header([
+        "weights",
         "batch",
         "length",
         "inputs/s",
@@ -118,12 +119,13 @@ pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow:
         bar.inc(1);
         if arguments.json {
             let line = json!({
-                "batch": load.batch, "length": load.length, "inputs_per_s": found.inputs_per_second,
+                "batch": load.batch, "length": load.length, "weights": model.info().weights, "inputs_per_s": found.inputs_per_second,
                 "tokens_per_s": found.tokens_per_second, "median_ms": found.median * 1e3, "p95_ms": found.p95 * 1e3,
             });
             println!("{line}");
         }
         table.add_row([
+            model.info().weights.name().to_owned(),
             load.batch.to_string(),
             load.length,
             format!("{:.0}", found.inputs_per_second),

@@ -1,10 +1,10 @@
 //! `kiln models list` and `kiln models inspect`: which versions serve, which are refused and why, and all of one version.
 
-use super::{gives, open, resolve, takes};
+use super::{gives, open, quantise, resolve, takes};
 use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
-use kiln_model::{ListedModel, Problem, Task};
+use kiln_model::{ListedModel, Problem, Task, quantisation_cost};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};
@@ -68,6 +68,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
             "takes",
             "gives",
             "parameters",
+            "weights",
             "MB",
         ]);
         for model in &models {
@@ -80,6 +81,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
                 takes(info.input),
                 gives(&info.task, info.output_width),
                 info.parameters.to_string(),
+                info.weights.name().to_owned(),
                 format!("{:.1}", size_of(model) as f64 / 1e6),
             ]);
         }
@@ -112,6 +114,7 @@ pub(super) async fn inspect(
         .any(|listed| listed.active && listed.info == *info);
     let folder = settings.models.dir.join(&info.name).join(&info.version);
     let files = files(&folder)?;
+    let cost = quantisation_cost(&folder)?;
     if arguments.json {
         let files: Vec<_> = files
             .iter()
@@ -119,7 +122,7 @@ pub(super) async fn inspect(
             .collect();
         println!(
             "{}",
-            json!({"model": info, "active": active, "files": files})
+            json!({"model": info, "active": active, "files": files, "quantised": cost})
         );
         return Ok(Exit::Ok);
     }
@@ -140,6 +143,8 @@ pub(super) async fn inspect(
         rows.push(("entries live", format!("{seconds} s")));
     }
     rows.push(("parameters", info.parameters.to_string()));
+    rows.push(("weights", info.weights.name().to_owned()));
+    rows.extend(cost.iter().flat_map(quantise::rows));
     rows.push(("golden inputs", info.golden.to_string()));
     for (name, bytes, sha256) in files {
         rows.push(("file", format!("{name}, {bytes} bytes, SHA-256 {sha256}")));

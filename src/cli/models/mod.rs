@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod import;
 mod list;
+mod quantise;
 mod rollover;
 
 use super::Exit;
@@ -14,13 +15,14 @@ use clap::{Args, Subcommand};
 use kiln_model::{InputKind, Model, PairRule, Registry, Task};
 use std::sync::Arc;
 
-/// Imports, lists, checks, measures and activates models.
+/// Imports, lists, checks, quantizes, measures and activates models.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   kiln models list
   kiln models import ./my-classifier --name sentiment --version 2
   kiln models check sentiment@2 --golden expected.jsonl
+  kiln models quantize sentiment@2 --version 2-int8 --texts texts.txt
   kiln models bench sentiment
   kiln models activate sentiment@2 --warm 0.95")]
 pub(super) struct Arguments {
@@ -34,6 +36,8 @@ enum Action {
     Inspect(list::InspectArguments),
     Import(import::Arguments),
     Check(check::Arguments),
+    #[command(alias = "quantise")]
+    Quantize(quantise::Arguments),
     Bench(bench::Arguments),
     Activate(activate::Arguments),
 }
@@ -44,6 +48,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Action::Inspect(arguments) => list::inspect(arguments, settings).await,
         Action::Import(arguments) => import::run(arguments, settings).await,
         Action::Check(arguments) => check::run(arguments, settings).await,
+        Action::Quantize(arguments) => quantise::run(arguments, settings).await,
         Action::Bench(arguments) => bench::run(arguments, settings).await,
         Action::Activate(arguments) => activate::run(arguments, settings).await,
     }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     failure::Code,
-    model::{InputKind, PairRule, Precision},
+    model::{InputKind, PairRule, Precision, WeightPrecision},
 };
 
 fn info(task: Task) -> ModelInfo {
@@ -22,6 +22,7 @@ fn info(task: Task) -> ModelInfo {
         max_text_bytes: 100,
         ttl_seconds: None,
         parameters: 1,
+        weights: WeightPrecision::Single,
         golden: 0,
     }
 }

@@ -52,6 +52,32 @@ fn layers_refuse_sizes_that_dont_fit() {
 }
 
 #[test]
+fn layers_in_bytes_refuse_sizes_that_dont_fit() {
+    let new = |weight: &[i8], scales: &[f32], bias: Option<&[f32]>, inputs| {
+        refusal(|| QuantisedLinear::new(weight, scales, bias, inputs, 3))
+    };
+    assert_eq!(new(&[0; 6], &[0.0; 3], None, 2), "no panic");
+    refused(new(&[], &[0.0; 3], None, 0), "without a size");
+    refused(new(&[], &[0.0; 3], None, 65_537), "more than 65536 inputs");
+    refused(new(&[0; 5], &[0.0; 3], None, 2), "weights");
+    refused(new(&[0; 6], &[0.0; 2], None, 2), "scales");
+    refused(new(&[0; 6], &[0.0; 3], Some(&[0.0; 4]), 2), "biases");
+    let layer = QuantisedLinear::new(&[0; 6], &[0.0; 3], None, 2, 3);
+    refused(
+        refusal(|| layer.forward(&[0.0; 5], Finish::Plain)),
+        "no rows of 2",
+    );
+    refused(
+        refusal(|| QuantisedLinear::round(&[0.0; 5], 2, 64)),
+        "no rows of 2",
+    );
+    refused(
+        refusal(|| QuantisedLinear::round(&[0.0; 4], 2, 0)),
+        "bytes up to 0",
+    );
+}
+
+#[test]
 fn embedding_bags_refuse_sizes_that_dont_fit() {
     refused(
         refusal(|| EmbeddingBag::new(Vec::new(), 0)),
@@ -92,11 +118,11 @@ fn encoders_refuse_sizes_that_dont_fit() {
     refused(refusal(|| new(2, 0, 5, Vec::new())), "no rows of 6");
     refused(refusal(|| new(2, 5, 6, Vec::new())), "position_offset");
     let narrow = Layer {
-        query_key_value: layer(6, 18),
-        attended: layer(6, 6),
+        query_key_value: layer(6, 18).into(),
+        attended: layer(6, 6).into(),
         attended_norm: norm(6),
-        up: layer(6, 8),
-        down: layer(7, 6),
+        up: layer(6, 8).into(),
+        down: layer(7, 6).into(),
         norm: norm(6),
     };
     refused(refusal(|| new(2, 0, 6, vec![narrow])), "down");

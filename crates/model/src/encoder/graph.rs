@@ -7,7 +7,7 @@
 use burn_tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 
 use super::padding::{Group, Padded, Sizes, groups};
-use super::weights::{LayerWeights, LinearWeights, NormWeights, TableWeights};
+use super::weights::{LayerLinear, LayerWeights, LinearWeights, NormWeights, TableWeights};
 use crate::dense::numbers;
 use crate::hardware::Hardware;
 use crate::manifest::{EncoderActivation, EncoderShape, Pooling};
@@ -57,7 +57,7 @@ impl GraphEncoder {
     pub fn new(
         shape: &EncoderShape,
         tables: TableWeights,
-        layers: impl Iterator<Item = LayerWeights>,
+        layers: impl Iterator<Item = LayerWeights<LinearWeights>>,
         hardware: &Hardware,
     ) -> Self {
         let (device, products) = (&hardware.device, hardware.products);

@@ -2,10 +2,17 @@
 
 use crate::manifest::{EncoderShape, Head};
 use crate::weights::{Expected, Weights};
-use kiln_kernels::PackedLinear;
+use kiln_contract::model::WeightPrecision;
+use kiln_kernels::{Linear, PackedLinear, QuantisedLinear};
 
-/// Every tensor of an encoder with this head; `outputs` is the width of the last layer, if there is one.
-pub(crate) fn expected(shape: &EncoderShape, head: &Head, outputs: Option<usize>) -> Vec<Expected> {
+/// Every tensor of an encoder with this head; `outputs` is the width of the last layer, if there is one. In bytes are the layers'
+/// weights alone, each with its outputs' scales beside it.
+pub(crate) fn expected(
+    shape: &EncoderShape,
+    head: &Head,
+    outputs: Option<usize>,
+    precision: WeightPrecision,
+) -> Vec<Expected> {
     let hidden = shape.hidden;
     let mut all = vec![
         Expected::new("embeddings.word.weight", [shape.vocabulary, hidden]),
@@ -28,32 +35,23 @@ pub(crate) fn expected(shape: &EncoderShape, head: &Head, outputs: Option<usize>
                 all.push(Expected::new(format!("{name}.bias"), [outputs]));
             }
         };
+    let in_layer = |all: &mut Vec<Expected>, name: &str, inputs: usize, outputs: usize| {
+        if precision == WeightPrecision::Single {
+            return linear(all, name, inputs, outputs, true);
+        }
+        all.push(Expected::bytes(format!("{name}.weight"), [outputs, inputs]));
+        all.push(Expected::new(format!("{name}.scale"), [outputs]));
+        all.push(Expected::new(format!("{name}.bias"), [outputs]));
+    };
     norm(&mut all, "embeddings.norm");
     for layer in 0..shape.layers {
         for part in ["query", "key", "value", "attended"] {
-            linear(
-                &mut all,
-                &format!("layers.{layer}.{part}"),
-                hidden,
-                hidden,
-                true,
-            );
+            in_layer(&mut all, &format!("layers.{layer}.{part}"), hidden, hidden);
         }
         norm(&mut all, &format!("layers.{layer}.attended_norm"));
-        linear(
-            &mut all,
-            &format!("layers.{layer}.up"),
-            hidden,
-            shape.intermediate,
-            true,
-        );
-        linear(
-            &mut all,
-            &format!("layers.{layer}.down"),
-            shape.intermediate,
-            hidden,
-            true,
-        );
+        let (up, down) = (format!("layers.{layer}.up"), format!("layers.{layer}.down"));
+        in_layer(&mut all, &up, hidden, shape.intermediate);
+        in_layer(&mut all, &down, shape.intermediate, hidden);
         norm(&mut all, &format!("layers.{layer}.norm"));
     }
     if let Some(dense) = head.dense {
@@ -77,15 +75,27 @@ pub(crate) struct TableWeights {
     pub norm: NormWeights,
 }
 
-pub(crate) struct LayerWeights {
-    pub query: LinearWeights,
-    pub key: LinearWeights,
-    pub value: LinearWeights,
-    pub attended: LinearWeights,
+pub(crate) struct LayerWeights<L> {
+    pub query: L,
+    pub key: L,
+    pub value: L,
+    pub attended: L,
     pub attended_norm: NormWeights,
-    pub up: LinearWeights,
-    pub down: LinearWeights,
+    pub up: L,
+    pub down: L,
     pub norm: NormWeights,
+}
+
+/// One fully connected layer's numbers, in either precision.
+pub(crate) trait LayerLinear: Sized {
+    /// Takes one layer's weight and bias.
+    fn take(weights: &mut Weights, name: &str, inputs: usize, outputs: usize) -> Self;
+
+    /// Three layers over the same input as one.
+    fn joined(parts: [Self; 3]) -> Self;
+
+    /// Packed for the processor's kernels.
+    fn into_kernel(self) -> Linear;
 }
 
 pub(crate) struct LinearWeights {
@@ -94,6 +104,17 @@ pub(crate) struct LinearWeights {
     /// PyTorch's layout, `[outputs, inputs]`.
     pub weight: Vec<f32>,
     pub bias: Option<Vec<f32>>,
+}
+
+/// A layer in bytes.
+pub(crate) struct ByteWeights {
+    inputs: usize,
+    outputs: usize,
+    /// PyTorch's layout, `[outputs, inputs]`.
+    weight: Vec<i8>,
+    /// One an output.
+    scale: Vec<f32>,
+    bias: Vec<f32>,
 }
 
 pub(crate) struct NormWeights {
@@ -113,18 +134,12 @@ impl TableWeights {
     }
 }
 
-impl LayerWeights {
+impl<L: LayerLinear> LayerWeights<L> {
     /// Takes one layer's.
     pub fn take(weights: &mut Weights, shape: &EncoderShape, layer: usize) -> Self {
         let (hidden, between) = (shape.hidden, shape.intermediate);
         let mut linear = |part: &str, inputs, outputs| {
-            LinearWeights::take(
-                weights,
-                &format!("layers.{layer}.{part}"),
-                inputs,
-                outputs,
-                true,
-            )
+            L::take(weights, &format!("layers.{layer}.{part}"), inputs, outputs)
         };
         let (query, key) = (
             linear("query", hidden, hidden),
@@ -151,9 +166,16 @@ impl LayerWeights {
     }
 }
 
-impl LinearWeights {
-    /// Three layers over the same input as one.
-    pub fn joined(parts: [Self; 3]) -> Self {
+impl LayerLinear for LinearWeights {
+    fn take(weights: &mut Weights, name: &str, inputs: usize, outputs: usize) -> Self {
+        LinearWeights::take(weights, name, inputs, outputs, true)
+    }
+
+    fn into_kernel(self) -> Linear {
+        self.packed().into()
+    }
+
+    fn joined(parts: [Self; 3]) -> Self {
         let [Self { inputs, .. }, ..] = parts;
         let outputs = parts.iter().map(|part| part.outputs).sum();
         let (mut weight, mut bias) = (Vec::new(), Vec::new());
@@ -168,7 +190,44 @@ impl LinearWeights {
             bias: Some(bias),
         }
     }
+}
 
+impl LayerLinear for ByteWeights {
+    fn take(weights: &mut Weights, name: &str, inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs,
+            outputs,
+            weight: weights.take_bytes(&format!("{name}.weight")),
+            scale: weights.take(&format!("{name}.scale")),
+            bias: weights.take(&format!("{name}.bias")),
+        }
+    }
+
+    fn into_kernel(self) -> Linear {
+        let bias = Some(self.bias.as_slice());
+        QuantisedLinear::new(&self.weight, &self.scale, bias, self.inputs, self.outputs).into()
+    }
+
+    fn joined(parts: [Self; 3]) -> Self {
+        let [Self { inputs, .. }, ..] = parts;
+        let outputs = parts.iter().map(|part| part.outputs).sum();
+        let (mut weight, mut scale, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            weight.extend(part.weight);
+            scale.extend(part.scale);
+            bias.extend(part.bias);
+        }
+        Self {
+            inputs,
+            outputs,
+            weight,
+            scale,
+            bias,
+        }
+    }
+}
+
+impl LinearWeights {
     /// Packed for the processor's kernels.
     pub fn packed(self) -> PackedLinear {
         PackedLinear::new(

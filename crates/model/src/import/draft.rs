@@ -68,11 +68,22 @@ pub(super) struct WeightsDraft {
 }
 
 #[derive(Serialize)]
-pub(super) struct GoldenDraft {
+pub(crate) struct GoldenDraft {
     text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     text_pair: Option<String>,
     expect: Vec<f32>,
+}
+
+impl GoldenDraft {
+    /// An input and what the model answers to it.
+    pub fn new(text: String, text_pair: Option<String>, expect: Vec<f32>) -> Self {
+        Self {
+            text,
+            text_pair,
+            expect,
+        }
+    }
 }
 
 /// Bytes of text that one token stands for at most: a longer text is truncated in any case.
@@ -120,7 +131,7 @@ impl<'a> Draft<'a> {
 }
 
 /// What the model answers to the golden inputs.
-pub(super) fn golden(model: &Model, pair: PairRule) -> Result<Vec<GoldenDraft>, String> {
+pub(crate) fn golden(model: &Model, pair: PairRule) -> Result<Vec<GoldenDraft>, String> {
     let mut golden = Vec::new();
     for (text, second) in GOLDEN_TEXTS {
         let text_pair = (pair != PairRule::None).then(|| second.to_owned());

@@ -1,30 +1,12 @@
-//! Why an import is refused, and reading a folder's JSON files with that.
+//! Reading a folder's JSON files, and why they are refused.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kiln_contract::redact;
 use serde::de::DeserializeOwned;
-use thiserror::Error;
 
-/// Why a folder can't be imported: the file to blame and what was expected.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("{}: {message}", path.display())]
-pub struct ImportError {
-    /// The file or folder to blame.
-    pub path: PathBuf,
-    /// What was expected and what was found.
-    pub message: String,
-}
-
-impl ImportError {
-    pub(super) fn new(path: &Path, message: String) -> Self {
-        Self {
-            path: path.to_owned(),
-            message,
-        }
-    }
-}
+pub(super) use crate::error::ImportError;
 
 /// Reads a JSON file; what is wrong with it names the field.
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T, ImportError> {

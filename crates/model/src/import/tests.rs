@@ -8,7 +8,18 @@ use serde::Deserialize;
 
 use super::tensors::Tensors;
 use super::*;
-use crate::{ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
+use crate::hardware::Hardware;
+use crate::load::{self, ModelSource};
+use crate::runner::{Limits, Runner};
+use crate::{Backend, ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
+use kiln_kernels::ThreadPool;
+
+/// As small as they may be: a request is never cut.
+const LIMITS: Limits = Limits {
+    batch_rows: 1,
+    batch_tokens: 1,
+    queued_rows: 1,
+};
 
 #[derive(Deserialize)]
 struct Expected {

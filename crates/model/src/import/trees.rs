@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use super::draft::WeightsDraft;
 use super::error::ImportError;
 use super::options::{ImportOptions, Imported};
-use super::{Scratch, Trial, unwritable};
 use crate::manifest::{OutputActivation, TreesFormat, TreesShape};
 use crate::trees::{self, Ensemble};
+use crate::trial::{Scratch, Trial, unwritable};
 use kiln_contract::model::Precision;
 
 /// Features beyond which golden inputs are few, to keep the manifest small.
@@ -79,7 +79,7 @@ pub(super) fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
     drop(bytes);
     let notes = std::mem::take(&mut ensemble.notes);
     drop(ensemble);
-    let model = Trial::start(options, &scratch.0)?.load()?;
+    let model = Trial::start(&options.name, &options.version, &scratch.0)?.load()?;
     fs::rename(&scratch.0, &target).map_err(|error| unwritable(&target, &error))?;
     Ok(Imported {
         path: target,

@@ -5,7 +5,7 @@ mod rules;
 
 use std::collections::BTreeSet;
 
-use kiln_contract::model::{PairRule, Precision};
+use kiln_contract::model::{PairRule, Precision, WeightPrecision};
 
 use super::tables::{
     Architecture, FeatureInput, Golden, Manifest, NgramShape, OutputActivation, TaskName,
@@ -27,6 +27,24 @@ impl Manifest {
         self.check_architecture()?;
         if let Some(weights) = &self.weights {
             weights.check()?;
+        }
+        let int8 = self.weight_precision() == WeightPrecision::Int8;
+        if int8 && self.architecture != Architecture::Encoder {
+            return Err(LoadError::field(
+                "weights.precision",
+                "only the architecture \"encoder\" has layers in int8",
+            ));
+        }
+        if let Some(cost) = &self.quantised {
+            if !int8 {
+                return Err(LoadError::field(
+                    "quantised",
+                    "does not belong to a version whose weights.precision isn't \"int8\"",
+                ));
+            }
+            cost.check().map_err(|field| {
+                LoadError::field(&format!("quantised.{field}"), "is out of range")
+            })?;
         }
         for (i, golden) in self.golden.iter().enumerate() {
             self.check_golden(golden).map_err(|(field, message)| {

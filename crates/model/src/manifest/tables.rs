@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use kiln_contract::model::{InputKind, PairRule, Precision, Task};
+use kiln_contract::model::{InputKind, PairRule, Precision, Task, WeightPrecision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
+use crate::quantise::QuantisationCost;
 use crate::text::{TextRules, UnicodeForm};
 
 /// A manifest as written.
@@ -21,6 +22,8 @@ pub(crate) struct Manifest {
     pub text: Option<TextInput>,
     pub output: Output,
     pub weights: Option<WeightsFile>,
+    /// What rounding the weights to bytes cost, as it was measured then.
+    pub quantised: Option<QuantisationCost>,
     pub mlp: Option<MlpShape>,
     pub ngram: Option<NgramShape>,
     pub tokenizer: Option<TokenizerFile>,
@@ -148,6 +151,9 @@ pub(crate) struct WeightsFile {
     /// Our tensor name to the file's, without the prefix.
     #[serde(default)]
     pub rename: BTreeMap<String, String>,
+    /// What the encoder's layers are kept and multiplied in.
+    #[serde(default)]
+    pub precision: WeightPrecision,
 }
 
 fn default_weights_file() -> String {
@@ -385,6 +391,13 @@ impl Manifest {
             TaskName::Scalar => 1,
             TaskName::Embedding => self.output.width.unwrap_or(0),
         }
+    }
+
+    /// What the large layers are kept and multiplied in.
+    pub fn weight_precision(&self) -> WeightPrecision {
+        self.weights
+            .as_ref()
+            .map_or_else(WeightPrecision::default, |weights| weights.precision)
     }
 
     /// The architecture's own table and the weights, or which of them is missing.

@@ -29,6 +29,7 @@ fn declared(file: &[u8]) -> WeightsFile {
         sha256: hex::encode(Sha256::digest(file)),
         prefix: String::new(),
         rename: BTreeMap::new(),
+        precision: crate::WeightPrecision::Single,
     }
 }
 

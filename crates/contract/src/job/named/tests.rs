@@ -4,7 +4,7 @@ use crate::{
     failure::Rejection,
     job::{Content, Job},
     key::hash_features,
-    model::{InputKind, ModelInfo, Precision, Task},
+    model::{InputKind, ModelInfo, Precision, Task, WeightPrecision},
 };
 
 fn model(takes_missing: bool, names: &[&str]) -> ModelInfo {
@@ -18,6 +18,7 @@ fn model(takes_missing: bool, names: &[&str]) -> ModelInfo {
         takes_missing,
         output_width: 1,
         precision: Precision::Single,
+        weights: WeightPrecision::Single,
         max_text_bytes: 0,
         ttl_seconds: None,
         parameters: 1,
