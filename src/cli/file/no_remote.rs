@@ -3,7 +3,7 @@
 use anyhow::bail;
 use serde_json::Value;
 use std::{
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
