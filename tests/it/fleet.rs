@@ -56,8 +56,10 @@ async fn every_worker_is_seen_by_all_and_one_that_is_gone_for_an_hour() {
     })
     .await;
     assert_eq!(left["workers_up"], 1);
+    let amqp = stack.amqp_url();
+    let broker = [("KILN_AMQP_URL", amqp.as_str())];
     let (code, said, errors) =
-        tokio::task::block_in_place(|| schedules.kiln(&stack, &["status", "--json"]));
+        tokio::task::block_in_place(|| schedules.kiln_with(&stack, &["status", "--json"], &broker));
     assert_eq!(code, 0, "{errors}");
     let status = &said[0];
     assert_eq!(

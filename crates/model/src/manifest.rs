@@ -5,6 +5,7 @@
 
 mod check;
 mod tables;
+mod trees;
 
 pub(crate) use tables::{
     Architecture, DenseActivation, EncoderActivation, EncoderShape, Golden, Head, HeadDense,
