@@ -236,7 +236,7 @@ mod tests {
                 let names = ["one", "two", &other, &more];
                 ahead.read(namespace, Some("s"), names.into_iter());
                 // Somebody else's reads come between.
-                ahead.read(namespace, Some(&other), ["one"].into_iter());
+                ahead.read(namespace, Some(&other), ["three"].into_iter());
             }
         };
         both(0);

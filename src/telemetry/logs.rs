@@ -92,6 +92,10 @@ thread_local! {
 }
 
 /// Runs what may panic on data from outside, as libraries do; nothing where it did. Nothing is said of it either: that is its caller's.
+#[cfg_attr(
+    not(feature = "parquet"),
+    expect(dead_code, reason = "only libraries of tables panic")
+)]
 pub fn caught<T>(run: impl FnOnce() -> T) -> Option<T> {
     let before = IS_EXPECTED.replace(true);
     let ended = catch_unwind(AssertUnwindSafe(run)).ok();

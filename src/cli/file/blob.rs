@@ -29,6 +29,10 @@ impl Blob {
     }
 
     /// Reads what comes at an offset, as much as there is room for.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "only tables are read by offset")
+    )]
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::File(file) => file.read_at(buffer, offset),
@@ -37,6 +41,10 @@ impl Blob {
     }
 
     /// Fills a buffer with what comes at an offset.
+    #[cfg_attr(
+        not(feature = "parquet"),
+        expect(dead_code, reason = "only tables are read by offset")
+    )]
     pub fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             let read = self.read_at(buffer, offset)?;

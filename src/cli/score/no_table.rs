@@ -24,7 +24,6 @@ pub(super) trait Taker: Sync {
     fn max_rows(&self) -> usize;
     #[expect(dead_code, reason = "nothing reads a table")]
     fn take(&self, batch: Batch, rows: usize, bytes: usize, end: Position) -> bool;
-    #[expect(dead_code, reason = "nothing reads a table")]
     fn note(&self, bytes: u64);
 }
 

@@ -383,6 +383,7 @@ mod tests {
             })
         };
         assert_eq!(of('s', 8), AsOf::sequence(8));
-        assert_eq!(of('t', 5_000_000), AsOf::moment("1970-01-01T00:00:05Z"));
+        let moment = AsOf::moment("1970-01-01T00:00:05.000000Z");
+        assert_eq!(of('t', 5_000_000), moment);
     }
 }
