@@ -47,6 +47,8 @@ struct Inner {
     names: Names,
     readers: Mutex<Vec<Connection>>,
     may_read: Semaphore,
+    /// Held from asking for jobs' ids until they are staged: of two under one id the second finds the first.
+    staging: tokio::sync::Mutex<()>,
 }
 
 struct Open(Arc<Inner>);
@@ -87,6 +89,7 @@ impl SqliteStore {
             names: Names::default(),
             readers: Mutex::default(),
             may_read: Semaphore::new(READERS),
+            staging: tokio::sync::Mutex::new(()),
         });
         let serving = inner.clone();
         std::thread::Builder::new()
@@ -238,6 +241,7 @@ impl SqliteStore {
         let names = self.numbers(&batch.scores).await?;
         let mut found: Vec<Option<(String, Finished)>> = Vec::with_capacity(batch.jobs.len());
         let ids: Vec<&str> = batch.jobs.iter().map(|job| job.job_id).collect();
+        let _alone = self.inner.staging.lock().await;
         found.extend(self.find(&ids).await?);
         let kept: Vec<Inserted> = batch
             .jobs
