@@ -97,8 +97,8 @@ struct Servers {
     depths: Depths,
     /// What Redis said of its memory, if it says that, and when.
     capacity: Option<(Option<Capacity>, Instant)>,
-    /// Keys that Redis had evicted when it was asked before.
-    evicted_keys: u64,
+    /// Keys that Redis had evicted when it was asked before, if it was.
+    evicted_keys: Option<u64>,
 }
 
 impl AheadPoster {
@@ -206,14 +206,14 @@ impl AheadPoster {
         let (mut spends, mut bytes) = (SpentAhead::default(), 0);
         let affordable = due.into_iter().filter(|one| {
             let with = one.added_to(spends);
-            bytes += one.content.bytes();
-            let is_within = bytes <= HANDFUL_BYTES
+            let with_bytes = bytes + one.content.bytes();
+            let is_within = with_bytes <= HANDFUL_BYTES
                 && with.inputs <= count(left.inputs)
                 && with.model_seconds <= seconds
                 && with.renewals <= count(left.renewals)
                 && (may_compute || !one.computes);
             if is_within {
-                spends = with;
+                (spends, bytes) = (with, with_bytes);
             }
             is_within
         });
@@ -262,14 +262,15 @@ impl AheadPoster {
         let is_known = |(_, at): &(_, Instant)| at.elapsed() < CAPACITY_FOR;
         if !servers.capacity.as_ref().is_some_and(is_known) {
             let before = servers.capacity.take().and_then(|(before, _)| before);
-            servers.evicted_keys = before.map_or(0, |before| before.evicted_keys);
+            servers.evicted_keys = before.map(|before| before.evicted_keys);
             servers.capacity = Some((redis.capacity().await, Instant::now()));
         }
         let Some((Some(capacity), _)) = &servers.capacity else {
             // One that doesn't say bounds nothing, here as in runs.
             return true;
         };
-        let evicts = servers.evicted_keys > 0 && capacity.evicted_keys > servers.evicted_keys;
+        let before = servers.evicted_keys;
+        let evicts = before.is_some_and(|before| capacity.evicted_keys > before);
         let is_full = !capacity.makes_room && capacity.used as f64 > capacity.max as f64 * BRIM;
         let share = self.carrier.settings.warm.max_redis_share;
         let bytes = (spent.inputs + spent.renewals) as f64 * ENTRY_BYTES;

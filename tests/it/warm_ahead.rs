@@ -1,9 +1,6 @@
 //! What follows a request is ready before it is asked for, within the budget, and only where a schedule wants that.
 
-use std::time::Duration;
-
 use serde_json::{Value, json};
-use tokio::time::sleep;
 
 use crate::harness::bus::{Bus, JOBS, persistent};
 use crate::harness::stack::Stack;
@@ -125,12 +122,14 @@ async fn what_follows_costs_no_more_than_is_left_of_the_budget_and_the_next_run_
     let schedules = Schedules::new();
     let budget = "inputs = 5\nrenewals = 3";
     schedules.put("frugal", &heat("frugal", budget, true));
+    schedules.put("witness", &heat("witness", "inputs = 1000", true));
     let worker = schedules.worker(&stack).start().await;
     let bus = Bus::new(stack.amqp_url());
     let pairs: Vec<(String, String)> = (0..8).map(|n| (format!("a{n}"), format!("b{n}"))).collect();
     let all = pairs.iter().flat_map(|(a, b)| [a.clone(), b.clone()]);
     let all: Vec<String> = all.collect();
     name(&bus, "frugal", &all).await;
+    name(&bus, "witness", &["w1".to_owned(), "w2".to_owned()]).await;
     eventually("they are named", PATIENCE, || async {
         is_there(&stack, "frugal", "b7").await.then_some(())
     })
@@ -145,13 +144,19 @@ async fn what_follows_costs_no_more_than_is_left_of_the_budget_and_the_next_run_
         (stack.count(spent).await == 3).then_some(())
     })
     .await;
+    learn(&worker, "witness", &[("w1", "w2")]).await;
+    are_gone(&stack, "witness", &["w2"]).await;
     let followers: Vec<&str> = pairs.iter().map(|(_, b)| *b).collect();
     are_gone(&stack, "frugal", &followers).await;
     for (first, _) in &pairs {
         read(&worker, "frugal", Some("new"), &[first]).await;
     }
-    // Long enough for several looks.
-    sleep(Duration::from_millis(500)).await;
+    // What is looked at in the same turn, or a later one, is ready: these were looked at.
+    read(&worker, "witness", Some("new"), &["w1"]).await;
+    eventually("a later follower is ready", PATIENCE, || async {
+        is_there(&stack, "witness", "w2").await.then_some(())
+    })
+    .await;
     assert_eq!(stack.count(spent).await, 3);
     for follower in followers {
         assert!(!is_there(&stack, "frugal", follower).await, "{follower}");

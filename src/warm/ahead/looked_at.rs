@@ -23,10 +23,15 @@ pub(super) struct LookedAt(HashMap<u64, Instant>);
 impl LookedAt {
     /// Those of these that are to be looked at now.
     pub fn due(&self, mut next: Next, now: Instant) -> Next {
-        let is_due = |what: &[u8]| self.0.get(&hash(what)).is_none_or(|until| *until <= now);
-        next.inputs.retain(|input| is_due(input));
-        next.names.retain(|name| is_due(name.as_bytes()));
+        next.inputs.retain(|input| self.is_due(input, now));
+        next.names.retain(|name| self.is_due(name.as_bytes(), now));
         next
+    }
+
+    /// Whether one is to be looked at now.
+    pub fn is_due(&self, what: &[u8], now: Instant) -> bool {
+        let until = self.0.get(&hash(what));
+        until.is_none_or(|until| *until <= now)
     }
 
     /// One lives for so many seconds more: it is looked at again before it is needed.

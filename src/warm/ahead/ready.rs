@@ -84,7 +84,6 @@ impl<'a> Looking<'a> {
         looked_at: &mut LookedAt,
     ) -> Result<Vec<Due>, Stopped> {
         let namespace = self.schedule.namespace();
-        let unheard = || Stopped::Later("redis doesn't answer".to_owned());
         let redis = self.carrier.engine.cache().server().ok_or_else(unheard)?;
         let mark = redis.mark(namespace).await.ok_or_else(unheard)?;
         let is_named = self.schedule.keep == Keep::Named;
@@ -104,6 +103,8 @@ impl<'a> Looking<'a> {
         } else {
             unnamed = inputs;
         }
+        // Inputs may lead to a name that was looked at by itself.
+        names.retain(|name, _| looked_at.is_due(name.as_bytes(), self.now.1));
         let shown = |name: &String| key::named(namespace, name).into_bytes();
         let keys = names.keys().map(shown);
         let keys = keys.chain(unnamed.iter().map(|input| self.space.prefix.key(input)));
@@ -161,7 +162,7 @@ impl<'a> Looking<'a> {
         let (store, namespace) = (&self.carrier.store, self.schedule.namespace());
         let asked: Vec<(&str, &str)> = names.iter().map(|name| (namespace, &**name)).collect();
         // A word's row is written before the word: what stands has its row by the time that the rows are read.
-        let standing = self.standing(&names).await;
+        let standing = self.standing(&names).await?;
         let served = store.last_served(&asked).await?;
         let said = match self.ages.is_bounded() {
             true => store.last_said(&asked).await?,
@@ -197,7 +198,7 @@ impl<'a> Looking<'a> {
     }
 
     /// The entries that stand under these names: what is left of a removed one is none.
-    async fn standing(&self, names: &[String]) -> Vec<Option<Vec<u8>>> {
+    async fn standing(&self, names: &[String]) -> Result<Vec<Option<Vec<u8>>>, Stopped> {
         let namespace = self.schedule.namespace();
         let keys = names
             .iter()
@@ -207,7 +208,7 @@ impl<'a> Looking<'a> {
             Some(redis) => redis.get(&keys, |_| ENTRY_BYTES).await,
             None => None,
         };
-        found.unwrap_or_else(|| vec![None; names.len()])
+        found.ok_or_else(unheard)
     }
 
     /// What these inputs hold, and whether their scores are known.
@@ -219,13 +220,14 @@ impl<'a> Looking<'a> {
     ) -> Result<Vec<Due>, Stopped> {
         let (settings, info) = (&self.carrier.settings, self.model.info());
         let hashes: Vec<InputHash> = wanted.iter().map(|one| one.hash).collect();
-        let mut known = self.inputs(&hashes).await?;
+        let known = self.inputs(&hashes).await?;
         let are_known = self.are_known(&hashes, mark).await?;
         let namespace = self.schedule.namespace();
         let keeps_all = known::keeps_all(settings, namespace, &info.name);
         let mut due = Vec::new();
         for (one, is_known) in wanted.into_iter().zip(are_known) {
-            let content = known.remove(one.hash.as_slice()).and_then(content);
+            // Several names may have one input.
+            let content = known.get(one.hash.as_slice()).cloned().and_then(content);
             // A score by itself isn't kept where it may cost less than a look-up.
             let Some(content) = content.filter(|_| keeps_all || one.key.is_some()) else {
                 let what = one.key.as_ref().map_or(&one.hash[..], |key| key.as_bytes());
@@ -279,6 +281,10 @@ impl<'a> Looking<'a> {
         }
         Ok(are_known)
     }
+}
+
+fn unheard() -> Stopped {
+    Stopped::Later("redis doesn't answer".to_owned())
 }
 
 /// The input that a name was made of last by this model; nothing of a ranking, of one that was removed, or of another model's.
