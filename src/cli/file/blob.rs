@@ -29,10 +29,6 @@ impl Blob {
     }
 
     /// Reads what comes at an offset, as much as there is room for.
-    #[cfg_attr(
-        not(feature = "parquet"),
-        expect(dead_code, reason = "only tables are read by offset")
-    )]
     pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         match self {
             Self::File(file) => file.read_at(buffer, offset),

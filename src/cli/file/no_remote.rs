@@ -39,10 +39,6 @@ impl Object {
         match *self {}
     }
 
-    #[cfg_attr(
-        not(feature = "parquet"),
-        expect(dead_code, reason = "only tables are read by offset")
-    )]
     pub fn read_at(&self, _buffer: &mut [u8], _offset: u64) -> io::Result<usize> {
         match *self {}
     }
