@@ -75,6 +75,7 @@ mod warm;
 mod warm_ahead;
 mod warm_budget;
 mod warm_changes;
+mod warm_claims;
 mod warm_follow;
 mod warm_simulated;
 mod warm_sources;
