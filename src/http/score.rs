@@ -100,8 +100,8 @@ async fn run(
     let (checker, asked) = (state.clone(), headers.clone());
     let read = extract::read(bytes, move |body| {
         let job = form(body)?;
-        let id = job_id::choose(&checker, &caller, &asked, &job)?;
-        Ok((job, id))
+        let chosen = job_id::choose(&checker, &caller, &asked, &job)?;
+        Ok((job, chosen.id))
     });
     let (job, id) = read.await?;
     let engine = state.engine.clone();

@@ -19,7 +19,7 @@ const SECRETS: [(&str, &str); 4] = [
 ];
 const API_KEY: &str = "an-api-key-that-is-a-canary";
 const PAYLOAD: &str = "a payload that is a canary";
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 16] = [
     &["config"],
     &["config", "--json"],
     &["doctor"],
@@ -30,12 +30,14 @@ const COMMANDS: [&[&str]; 14] = [
     &["warm", "rows", "--dry-run"],
     &["hot"],
     &["dead", "list"],
+    &["jobs", "find"],
+    &["jobs", "wait", "good", "--timeout", "1s"],
     &["pause"],
     &["resume"],
     &["invalidate", "nobody"],
     &["--help"],
 ];
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 23] = [
     "/",
     "/metrics",
     "/livez",
@@ -54,6 +56,11 @@ const PATHS: [&str; 18] = [
     "/v1/rejections",
     "/v1/log",
     "/v1/log/recent",
+    "/v1/log/actions",
+    "/v1/key",
+    "/v1/jobs",
+    "/v1/jobs/good/wait",
+    "/v1/dead",
 ];
 
 /// Everything that was said, and by whom.
