@@ -10,7 +10,9 @@ mod advice;
 mod api_state;
 mod auth;
 mod cache;
+mod compat;
 mod dead;
+mod docs;
 mod extract;
 mod find;
 mod fleet;
@@ -273,8 +275,15 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/health", get(show::health))
             .route("/version", get(show::version))
             .route("/openapi.json", get(openapi::document))
+            .route("/docs", get(docs::moved))
+            .route("/docs/", get(docs::index))
+            .route("/docs/{*file}", get(docs::file))
             .route("/v1/score", post(score::score))
             .route("/v1/score/batch", post(score::batch))
+            .route("/v1/embeddings", post(compat::openai::embeddings))
+            .route("/embed", post(compat::inference::embed))
+            .route("/predict", post(compat::inference::predict))
+            .route("/rerank", post(compat::inference::rerank))
             .route("/v1/jobs", get(find::jobs).post(jobs::enqueue))
             .route("/v1/jobs/{id}", get(job::job))
             .route(WAIT, get(job::wait))

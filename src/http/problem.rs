@@ -123,6 +123,17 @@ impl Problem {
         problem
     }
 
+    /// The same, told of another field.
+    pub(super) fn with_field(mut self, name: impl FnOnce(&str) -> String) -> Self {
+        self.detail.field = name(&self.detail.field);
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn field(&self) -> &str {
+        &self.detail.field
+    }
+
     #[cfg(test)]
     pub(super) fn status_code(&self) -> u16 {
         self.status.as_u16()

@@ -27,6 +27,7 @@ mod cluster_redis;
 mod cluster_shards;
 #[cfg(feature = "parquet")]
 mod columnar;
+mod compat;
 mod crowd;
 mod dead_http;
 mod examples;
