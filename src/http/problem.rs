@@ -68,6 +68,12 @@ impl Problem {
         )
     }
 
+    /// The id is used, by a job with another body.
+    pub fn conflict(id: &str) -> Self {
+        let message = format!("a job `{id}` has ended, and had another body");
+        Self::new(StatusCode::CONFLICT, "conflict", "job_id", message)
+    }
+
     /// No key, or an unknown one.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(
