@@ -20,7 +20,7 @@ const SECRETS: [(&str, &str); 4] = [
 const API_KEY: &str = "an-api-key-that-is-a-canary";
 const TOKEN: &str = "a-web-token-that-is-a-canary";
 const PAYLOAD: &str = "a payload that is a canary";
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 19] = [
     &["config"],
     &["config", "--json"],
     &["doctor"],
