@@ -77,6 +77,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "workers",
             include_str!("../../migrations/postgres/0012_workers.sql"),
         ),
+        (
+            13,
+            "cancelled runs",
+            include_str!("../../migrations/postgres/0013_cancelled_runs.sql"),
+        ),
     ])
 });
 

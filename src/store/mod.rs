@@ -8,6 +8,7 @@
 mod active;
 mod address;
 mod ask;
+mod cancelled;
 mod columns;
 mod controls;
 mod costs;
@@ -42,6 +43,7 @@ use kiln_contract::key::InputHash;
 use kiln_contract::result::Finished;
 use std::time::Duration;
 
+pub use cancelled::RunJobs;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
 pub use fleet::{WorkerFigures, WorkerRow};
