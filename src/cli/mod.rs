@@ -3,6 +3,7 @@
 //! Promises that scripts can rely on the exit codes and on `--json`: results go to standard output, everything else to standard
 //! error. Refuses to start a command whose settings can't be used.
 
+mod actor;
 mod age;
 mod audit;
 mod completions;

@@ -82,6 +82,16 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "cancelled runs",
             include_str!("../../migrations/postgres/0013_cancelled_runs.sql"),
         ),
+        (
+            14,
+            "jobs by time",
+            include_str!("../../migrations/postgres/0014_jobs_by_time.sql"),
+        ),
+        (
+            15,
+            "actions",
+            include_str!("../../migrations/postgres/0015_actions.sql"),
+        ),
     ])
 });
 
