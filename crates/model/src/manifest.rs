@@ -4,13 +4,14 @@
 //! holds is checked against it elsewhere, before anything is built.
 
 mod check;
+mod onnx;
 mod tables;
 mod trees;
 
 pub(crate) use tables::{
     Architecture, DenseActivation, EncoderActivation, EncoderShape, Golden, Head, HeadDense,
-    HiddenActivation, Manifest, TaskName, TokenizerFile, TreesFormat, TreesShape, TruncationSide,
-    WeightsFile,
+    HiddenActivation, Manifest, OnnxShape, TaskName, TokenizerFile, TreesFormat, TreesShape,
+    TruncationSide, WeightsFile,
 };
 pub use tables::{NgramShape, OutputActivation, Pooling};
 

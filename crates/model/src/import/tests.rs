@@ -58,6 +58,10 @@ fn options(name: &str, models_dir: &Path) -> ImportOptions {
         normalise: false,
         activation: None,
         max_tokens: None,
+        output: None,
+        column: None,
+        labels: Vec::new(),
+        missing: false,
         ttl_seconds: None,
         precision: Precision::Single,
     }

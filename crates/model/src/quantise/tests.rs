@@ -31,6 +31,10 @@ fn imported(name: &str) -> ModelsDir {
         normalise: false,
         activation: None,
         max_tokens: None,
+        output: None,
+        column: None,
+        labels: Vec::new(),
+        missing: false,
         ttl_seconds: None,
         precision: Precision::Single,
     })

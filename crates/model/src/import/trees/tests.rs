@@ -22,6 +22,10 @@ fn options(file: &Path, models_dir: &Path, version: &str) -> ImportOptions {
         normalise: false,
         activation: None,
         max_tokens: None,
+        output: None,
+        column: None,
+        labels: Vec::new(),
+        missing: false,
         ttl_seconds: Some(60),
         precision: Precision::Single,
     }
