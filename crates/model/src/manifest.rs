@@ -5,6 +5,7 @@
 
 mod check;
 mod encoder;
+mod onnx;
 mod tables;
 mod trees;
 
@@ -14,8 +15,8 @@ pub(crate) use encoder::{
     RelativeShape, RotaryShape, WindowShape,
 };
 pub(crate) use tables::{
-    Architecture, Golden, HiddenActivation, Manifest, Output, TaskName, TokenizerFile, TreesFormat,
-    TreesShape, TruncationSide, WeightsFile,
+    Architecture, Golden, HiddenActivation, Manifest, OnnxShape, Output, TaskName, TokenizerFile,
+    TreesFormat, TreesShape, TruncationSide, WeightsFile,
 };
 pub use tables::{NgramShape, OutputActivation};
 

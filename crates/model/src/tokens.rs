@@ -15,7 +15,7 @@ use tokenizers::{
 
 use super::error::LoadError;
 use super::files::read_verified;
-use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
+use super::manifest::{TokenizerFile, TruncationSide};
 use super::rows::TextRow;
 
 /// Texts as tokens, one after the other, unpadded.
@@ -85,14 +85,14 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer beside the manifest and checks it against what the model takes.
+    /// Reads the tokenizer beside the manifest, for a model with `vocabulary` words.
     pub fn read(
         folder: &Path,
         declared: &TokenizerFile,
-        shape: &EncoderShape,
+        vocabulary: usize,
     ) -> Result<Self, LoadError> {
         let bytes = read_verified(folder, &declared.file, &declared.sha256, "tokenizer")?;
-        Self::parse(&bytes, declared, shape.vocabulary)
+        Self::parse(&bytes, declared, vocabulary)
             .map_err(|message| LoadError::file(&declared.file, message))
     }
 
