@@ -166,7 +166,7 @@ impl<'b> Case<'b> {
             1 => f32::from_bits(self.word() as u32).to_string(),
             2 => format!("{:e}", f64::from_bits(self.word())),
             _ => {
-                let (whole, part) = (self.word() as i16, self.word() >> self.byte() % 64);
+                let (whole, part) = (self.word() as i16, self.word() >> (self.byte() % 64));
                 format!("{whole}.{part}")
             }
         }

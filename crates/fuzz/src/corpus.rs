@@ -2,7 +2,8 @@
 
 use crate::random::hash;
 use std::{
-    fs,
+    fs::{self, File},
+    io::{Seek, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +32,27 @@ pub(crate) fn keep(folder: &Path, input: &[u8]) -> PathBuf {
     let kept = fs::create_dir_all(folder).and_then(|()| fs::write(&path, input));
     kept.expect("the corpus can be written");
     path
+}
+
+/// What is running, for those who find that the process ended, or doesn't: the input's length in eight bytes, the lowest first, and the
+/// input.
+#[derive(Debug)]
+pub(crate) struct Running(File);
+
+impl Running {
+    pub fn begin(target: &str) -> Self {
+        let folder = findings(target);
+        let file = fs::create_dir_all(&folder).and_then(|()| File::create(folder.join("running")));
+        Self(file.expect("what is running can be written"))
+    }
+
+    /// Notes the next input over the one before, since a new file for each costs more than most cases.
+    pub fn note(&mut self, input: &[u8]) {
+        let length = (input.len() as u64).to_le_bytes();
+        let noted = self.0.rewind();
+        let noted = noted.and_then(|()| self.0.write_all(&[&length, input].concat()));
+        noted.expect("what is running is written");
+    }
 }
 
 /// Where what failed is kept: beside the build.

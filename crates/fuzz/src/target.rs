@@ -2,7 +2,7 @@
 
 use crate::{
     case::Case,
-    corpus,
+    corpus::{self, Running},
     mutate::{mutate, smaller},
     random::{Random, hash},
 };
@@ -26,8 +26,6 @@ const MAX_LONG_BYTES: usize = 64 << 10;
 const MAX_KEPT: usize = 4_096;
 /// Smaller inputs that are tried for one that fails.
 const SMALLER_TRIES: usize = 4_000;
-/// How long one case of a long run may take: far more than any honest one.
-const LONGEST_CASE: Duration = Duration::from_secs(10);
 
 /// While a failing input is made smaller, its many panics are nobody's to read.
 static QUIET: Mutex<()> = Mutex::new(());
@@ -49,6 +47,8 @@ struct Done {
     runs: usize,
     peak: usize,
     slowest: Duration,
+    /// In long runs alone.
+    running: Option<Running>,
 }
 
 impl Target {
@@ -110,9 +110,13 @@ impl Target {
             kept.extend(corpus::files(folder));
         }
         kept.push(Vec::new());
-        let (mut shapes, mut done) = (HashSet::new(), Done::default());
+        let mut shapes = HashSet::new();
+        let mut done = Done {
+            running: end.map(|_| Running::begin(self.name)),
+            ..Done::default()
+        };
         for input in &kept {
-            shapes.insert(self.one(&test, input, end.is_some(), &mut done));
+            shapes.insert(self.one(&test, input, &mut done));
         }
         let max = match end {
             Some(_) => self.max_bytes.max(MAX_LONG_BYTES),
@@ -129,7 +133,7 @@ impl Target {
                 break;
             }
             let input = self.next(&mut random, &kept, max);
-            let shape = self.one(&test, &input, end.is_some(), &mut done);
+            let shape = self.one(&test, &input, &mut done);
             if shapes.insert(shape) && kept.len() < MAX_KEPT {
                 if let Some(folder) = &folder {
                     corpus::keep(folder, &input);
@@ -173,18 +177,9 @@ impl Target {
     }
 
     /// Runs one input; gives its shape. What fails is made smaller, kept and named.
-    fn one(
-        &self,
-        test: &impl Fn(&mut Case<'_>),
-        input: &[u8],
-        is_long: bool,
-        done: &mut Done,
-    ) -> u64 {
-        if is_long {
-            // Where the process ends, or never does, this is what it ran.
-            let folder = corpus::findings(self.name).join("running");
-            std::fs::create_dir_all(&folder).expect("a folder for what is running");
-            std::fs::write(folder.join("input"), input).expect("what is running is written");
+    fn one(&self, test: &impl Fn(&mut Case<'_>), input: &[u8], done: &mut Done) -> u64 {
+        if let Some(running) = &mut done.running {
+            running.note(input);
         }
         let begun = Instant::now();
         let (shape, peak) = match self.outcome(test, input) {
@@ -192,9 +187,6 @@ impl Target {
             Err(panic) => self.report(test, input, &said(panic.as_ref())),
         };
         let took = begun.elapsed();
-        if is_long && took > LONGEST_CASE {
-            self.report(test, input, &format!("took {took:?}"));
-        }
         done.runs += 1;
         done.peak = done.peak.max(peak);
         done.slowest = done.slowest.max(took);

@@ -49,4 +49,6 @@ fn unreadable(error: &toml::de::Error, source: &str) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
