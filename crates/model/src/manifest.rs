@@ -55,4 +55,6 @@ fn unreadable(error: &toml::de::Error, source: &str) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

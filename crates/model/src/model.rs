@@ -85,8 +85,9 @@ impl Model {
             (Rows::Texts(texts), Some(tokenizer)) => {
                 let tokenizer = Arc::clone(tokenizer);
                 let cut = tokio::task::spawn_blocking(move || tokenizer.tokenize(&texts)).await;
-                let tokens = cut.map_err(|failed| ModelError::Panicked {
-                    message: format!("in the tokenizer: {failed}"),
+                // What a panic says may quote a text.
+                let tokens = cut.map_err(|_failed| ModelError::Panicked {
+                    message: "in the tokenizer".to_owned(),
                 })??;
                 Inputs::Tokens(tokens)
             }

@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use kiln_contract::{model::ModelError, redact};
@@ -17,6 +18,9 @@ use super::error::LoadError;
 use super::files::read_verified;
 use super::manifest::{TokenizerFile, TruncationSide};
 use super::rows::TextRow;
+
+/// Longest token that a message shows, in characters.
+const SHOWN_CHARS: usize = 64;
 
 /// Texts as tokens, one after the other, unpadded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -102,7 +106,7 @@ impl Tokenizer {
         declared: &TokenizerFile,
         vocabulary: usize,
     ) -> Result<Self, String> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
+        let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?
             .map_err(|error| format!("is not a tokenizer.json: {}", said(error.as_ref())))?;
         let special = [false, true].map(|pair| {
             tokenizer
@@ -123,7 +127,8 @@ impl Tokenizer {
             && id as usize >= vocabulary
         {
             return Err(format!(
-                "the token {token:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table"
+                "the token {:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table",
+                shown(&token)
             ));
         }
         tokenizer.with_padding(None);
@@ -167,8 +172,8 @@ impl Tokenizer {
         let mut tokens = Tokens::default();
         for (row, text) in texts.iter().enumerate() {
             let refuse = |message: String| ModelError::Untokenised { row, message };
-            let (encoding, truncated) = self
-                .encode(text)
+            let (encoding, truncated) = guarded(|| self.encode(text))
+                .map_err(refuse)?
                 .map_err(|error| refuse(said(error.as_ref())))?;
             if encoding.is_empty() {
                 return Err(refuse("the text has no tokens".to_owned()));
@@ -214,11 +219,23 @@ fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usiz
     if prompt.is_empty() {
         return Ok(0);
     }
-    let encoding = tokenizer
-        .encode_fast(prompt.trim(), true)
+    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
         .map_err(|error| said(error.as_ref()))?;
     let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
     Ok(encoding.len() - usize::from(ends_special))
+}
+
+/// Runs what is the library's: it panics over some files, and over some texts, that it takes otherwise.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let reason = redact::panic(panic.as_ref());
+        format!("makes the tokenizers library panic: {reason}")
+    })
+}
+
+/// The beginning of a token.
+fn shown(token: &str) -> String {
+    token.chars().take(SHOWN_CHARS).collect()
 }
 
 /// What the tokenizer's library says, without what it quotes: that may be a text.
@@ -228,3 +245,8 @@ fn said(error: &(dyn Error + Send + Sync + 'static)) -> String {
         None => redact::names_only(&error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod tests;

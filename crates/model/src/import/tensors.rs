@@ -12,7 +12,7 @@ use super::names;
 use super::plan::Plan;
 use super::source::{self, SourceTensors};
 use crate::encoder::Encoder;
-use crate::weights::Expected;
+use crate::weights::{Expected, shown};
 
 /// The file that holds them.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
@@ -70,7 +70,8 @@ pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
         return Err(ImportError::new(
             &tensor.file,
             format!(
-                "tensor \"{name}\" {:?} is not one that this architecture has by its config.json",
+                "tensor \"{}\" {:?} is not one that this architecture has by its config.json",
+                shown(&name),
                 tensor.shape
             ),
         ));
@@ -86,7 +87,7 @@ fn take(
     expected: &Expected,
 ) -> Result<Vec<f32>, ImportError> {
     let Some(tensor) = names.iter().find_map(|name| found.remove(name)) else {
-        let some: Vec<&str> = found.keys().map(String::as_str).take(6).collect();
+        let some: Vec<&str> = found.keys().map(|name| shown(name)).take(6).collect();
         return Err(ImportError::new(
             &folder.join(WEIGHTS_FILE),
             format!(
