@@ -33,6 +33,9 @@ fn options(file: &Path, models_dir: &Path) -> ImportOptions {
         labels: Vec::new(),
         missing: false,
         ttl_seconds: Some(60),
+        prompt: None,
+        width: None,
+        range: None,
         precision: Precision::Single,
     }
 }

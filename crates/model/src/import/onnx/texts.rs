@@ -84,6 +84,7 @@ impl Texts {
             sha256: hex::encode(Sha256::digest(&bytes)),
             max_tokens,
             truncate: tokenizer.map_or_else(TruncationSide::default, |t| t.truncation_side),
+            prompt: String::new(),
         };
         Tokenizer::parse(&bytes, &declared, vocabulary.unwrap_or(usize::MAX)).map_err(refuse)?;
         let pair = options.pair.unwrap_or_default();
