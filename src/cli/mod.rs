@@ -3,6 +3,7 @@
 //! Promises that scripts can rely on the exit codes and on `--json`: results go to standard output, everything else to standard
 //! error. Refuses to start a command whose settings can't be used.
 
+mod actor;
 mod age;
 mod audit;
 mod completions;
@@ -15,6 +16,7 @@ mod forget;
 mod health;
 mod hot;
 mod invalidate;
+mod jobs;
 mod key;
 mod lane_queues;
 mod lanes;
@@ -105,8 +107,9 @@ enum Work {
     #[command(hide = true)]
     RunSuspect(run_suspect::Arguments),
     Score(Box<score::Arguments>),
-    Submit(submit::Arguments),
+    Submit(Box<submit::Arguments>),
     Dead(dead::Arguments),
+    Jobs(jobs::Arguments),
     Doctor(doctor::Arguments),
     Models(models::Arguments),
     Schedules(schedules::Arguments),
@@ -230,8 +233,9 @@ impl Work {
             Self::Run(arguments) => run::run(arguments, loaded.settings, loaded.file).await,
             Self::RunSuspect(arguments) => run_suspect::run(arguments, loaded.settings).await,
             Self::Score(arguments) => score::run(*arguments, loaded.settings).await,
-            Self::Submit(arguments) => submit::run(arguments, loaded.settings).await,
+            Self::Submit(arguments) => submit::run(*arguments, loaded.settings).await,
             Self::Dead(arguments) => dead::run(arguments, loaded.settings).await,
+            Self::Jobs(arguments) => jobs::run(arguments, loaded.settings).await,
             Self::Doctor(arguments) => doctor::run(arguments, loaded).await,
             Self::Models(arguments) => models::run(arguments, loaded.settings).await,
             Self::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,

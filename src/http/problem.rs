@@ -68,6 +68,12 @@ impl Problem {
         )
     }
 
+    /// The id is used, by a job with another body.
+    pub fn conflict(id: &str) -> Self {
+        let message = format!("a job `{id}` has ended, and had another body");
+        Self::new(StatusCode::CONFLICT, "conflict", "job_id", message)
+    }
+
     /// No key, or an unknown one.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(
@@ -149,7 +155,7 @@ impl From<Rejection> for Problem {
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::UnknownModel => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::UNPROCESSABLE_ENTITY,
-            Code::Expired | Code::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Expired | Code::Exhausted | Code::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(
             status,

@@ -141,9 +141,9 @@ pub(super) async fn answer<T: Send + 'static>(
     let (checker, asked, size) = (state.clone(), headers.clone(), bytes.len());
     let read = extract::read(bytes, move |body| {
         let (job, kept) = form(body).map_err(|problem| told(problem, None))?;
-        let id = job_id::choose(&checker, &caller, &asked, &job);
-        let id = id.map_err(|problem| told(problem, Some(&kept)))?;
-        Ok((job, id, kept))
+        let chosen = job_id::choose(&checker, &caller, &asked, &job);
+        let chosen = chosen.map_err(|problem| told(problem, Some(&kept)))?;
+        Ok((job, chosen.id, kept))
     });
     let (job, id, kept) = read.await?;
     // What a request is made into may be larger than the request.

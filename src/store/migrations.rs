@@ -77,6 +77,21 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "workers",
             include_str!("../../migrations/postgres/0012_workers.sql"),
         ),
+        (
+            13,
+            "cancelled runs",
+            include_str!("../../migrations/postgres/0013_cancelled_runs.sql"),
+        ),
+        (
+            14,
+            "jobs by time",
+            include_str!("../../migrations/postgres/0014_jobs_by_time.sql"),
+        ),
+        (
+            15,
+            "actions",
+            include_str!("../../migrations/postgres/0015_actions.sql"),
+        ),
     ])
 });
 

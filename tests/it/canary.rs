@@ -20,7 +20,7 @@ const SECRETS: [(&str, &str); 4] = [
 const API_KEY: &str = "an-api-key-that-is-a-canary";
 const TOKEN: &str = "a-web-token-that-is-a-canary";
 const PAYLOAD: &str = "a payload that is a canary";
-const COMMANDS: [&[&str]; 17] = [
+const COMMANDS: [&[&str]; 19] = [
     &["config"],
     &["config", "--json"],
     &["doctor"],
@@ -34,12 +34,14 @@ const COMMANDS: [&[&str]; 17] = [
     &["warm", "table", "--dry-run"],
     &["hot"],
     &["dead", "list"],
+    &["jobs", "find"],
+    &["jobs", "wait", "good", "--timeout", "1s"],
     &["pause"],
     &["resume"],
     &["invalidate", "nobody"],
     &["--help"],
 ];
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 23] = [
     "/",
     "/metrics",
     "/livez",
@@ -58,6 +60,11 @@ const PATHS: [&str; 18] = [
     "/v1/rejections",
     "/v1/log",
     "/v1/log/recent",
+    "/v1/log/actions",
+    "/v1/key",
+    "/v1/jobs",
+    "/v1/jobs/good/wait",
+    "/v1/dead",
 ];
 
 /// Everything that was said, and by whom.
