@@ -113,10 +113,10 @@ enum ActivationChoice {
     Identity,
 }
 
-pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let options = ImportOptions {
+fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
+    ImportOptions {
         folder: arguments.folder,
-        models_dir: settings.models.dir,
+        models_dir,
         name: arguments.name,
         version: arguments.version,
         pair: arguments.pair.map(|pair| match pair {
@@ -150,7 +150,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             None if arguments.half => Precision::Half,
             Some(PrecisionChoice::Single) | None => Precision::Single,
         },
-    };
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let is_json = arguments.json;
+    let options = options(arguments, settings.models.dir);
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     spinner.set_message("reading, writing and checking");
@@ -158,7 +163,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let imported = tokio::task::spawn_blocking(move || import(&options)).await?;
     spinner.finish_and_clear();
     let imported = imported?;
-    if arguments.json {
+    if is_json {
         let line = serde_json::json!({
             "path": imported.path,
             "model": imported.info,
