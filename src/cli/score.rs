@@ -14,11 +14,13 @@ mod manifest;
 mod model;
 mod output;
 mod parsed;
+mod paths;
 mod progress;
 mod render;
 mod result;
 mod run;
 mod source;
+mod stop;
 mod summary;
 #[cfg(feature = "parquet")]
 mod table;
@@ -173,15 +175,25 @@ impl Arguments {
     }
 }
 
-pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let on_error = match arguments.on_error() {
+pub(super) async fn run(mut arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    arguments.output.take_if(|path| path.as_os_str() == "-");
+    let on_error = arguments.on_error().map_err(str::to_owned);
+    let paths = paths::check(&arguments, &settings.embedded.path);
+    let on_error = match on_error.and_then(|on_error| paths.map(|()| on_error)) {
         Ok(on_error) => on_error,
         Err(problem) => {
             eprintln!("kiln: {problem}");
             return Ok(Exit::Usage);
         }
     };
-    match run::run(&arguments, on_error, &settings).await {
+    let ended = tokio::select! {
+        ended = run::run(&arguments, on_error, &settings) => ended,
+        () = stop::asked() => {
+            stop::say(arguments.output.as_deref());
+            return Ok(Exit::Failed);
+        }
+    };
+    match ended {
         // Whoever reads has what they wanted.
         Err(error) if error.is::<Closed>() => Ok(Exit::Ok),
         ended => ended,

@@ -11,6 +11,14 @@ pub(super) fn pinned(registry: &Registry, reference: &str) -> String {
     }
 }
 
+/// Refuses a model that there isn't, before anything is opened to be written.
+pub(super) fn must_know(registry: &Registry, reference: &str) -> anyhow::Result<()> {
+    match registry.resolve(reference) {
+        Ok(_) => Ok(()),
+        Err(unknown) => bail!("--model {reference}: {unknown}"),
+    }
+}
+
 /// The only active model that takes such an input.
 pub(super) fn choose(registry: &Registry, input: &str) -> anyhow::Result<String> {
     let features = serde_json::from_str::<serde_json::Value>(input)

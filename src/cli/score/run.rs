@@ -9,8 +9,8 @@ use super::{
     item::Position,
     layout::layout,
     manifest::{self, Manifest},
-    model::pinned,
-    output::{Output, Part},
+    model::{must_know, pinned},
+    output::{Closed, Output, Part},
     progress::Marks,
     render::Layout,
     source::{Source, open},
@@ -46,7 +46,6 @@ struct Run {
     shared: Arc<Shared>,
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
-    output: Option<PathBuf>,
     files: usize,
     /// The file of scores.
     database: PathBuf,
@@ -71,6 +70,9 @@ pub(super) async fn run(
     let quarantine = arguments.quarantine.as_deref().map(real);
     let embedded = parts::embedded(settings, said_once()).await?;
     let engine = Arc::new(embedded.engine(settings)?);
+    if let Some(model) = &arguments.model {
+        must_know(engine.registry(), model)?;
+    }
     let manifest = begin(
         arguments,
         on_error,
@@ -81,7 +83,7 @@ pub(super) async fn run(
     );
     let from = (manifest.end != Position::default()).then_some(manifest.end);
     let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
-    let kept = manifest.quarantine_bytes;
+    let kept = (manifest.quarantine_bytes, output.as_deref());
     let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
     match from {
         Some(from) => eprintln!(
@@ -102,7 +104,6 @@ pub(super) async fn run(
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
         engine,
         embedded,
-        output: output.clone(),
         files: source.inputs.count(),
         database: settings.embedded.path.clone(),
         begun,
@@ -113,19 +114,14 @@ pub(super) async fn run(
         && sink.may_resume()
         && errors.quarantine.as_ref().is_none_or(Part::may_resume);
     let marks = output.as_deref().filter(|_| is_resumable);
-    let marks = marks.map(|output| Marks::new(output, &run.embedded.store));
-    if let Err(error) = run.flow(source, marks, &mut sink, &mut errors).await {
-        run.bar.finish_and_clear();
-        // What was stored stays stored, whatever ended the run.
-        let _ = run.embedded.store.flush().await;
-        give_up(sink, errors, output.as_deref());
-        report.give_up();
-        return Err(error);
+    let mut marks = marks.map(|output| Marks::new(output, &run.embedded.store));
+    let flowed = run.flow(source, &mut marks, &mut sink, &mut errors).await;
+    if flowed.is_err() {
+        let failed = output.as_deref().filter(|_| errors.failed);
+        run.halt(&mut marks, failed).await;
     }
-    run.complete(sink, &mut errors)
-        .inspect_err(|_| report.give_up())?;
-    output.as_deref().map(manifest::remove);
-    run.end(report, arguments, output.as_deref(), &errors)
+    let completed = flowed.and_then(|()| run.complete(sink, &mut errors));
+    run.end(completed, report, arguments, output.as_deref(), errors)
 }
 
 /// What all blocks of a run share.
@@ -148,22 +144,6 @@ fn shared(
         layout,
         quarantines: on_error == OnError::Quarantine,
         reports: arguments.report.is_some(),
-    }
-}
-
-/// Leaves what a later run can go on from, and nothing else.
-fn give_up(sink: Output, errors: Errors, output: Option<&Path>) {
-    let Some(output) = output else {
-        return;
-    };
-    if errors.failed {
-        manifest::remove(output);
-    }
-    if !manifest::path(output).exists() {
-        sink.discard();
-        if let Some(part) = errors.quarantine {
-            part.discard();
-        }
     }
 }
 
@@ -247,7 +227,7 @@ impl Run {
     async fn flow(
         &mut self,
         source: Source,
-        mut marks: Option<Marks>,
+        marks: &mut Option<Marks>,
         output: &mut Output,
         errors: &mut Errors,
     ) -> anyhow::Result<()> {
@@ -280,56 +260,58 @@ impl Run {
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
-            for results in &block.out {
-                output.add(results)?;
-            }
             errors.take(&self.bar, block.end.file, block.bad)?;
             if errors.inputs.count() > 1 {
                 block.tally.of_file(errors.inputs.get(block.end.file));
             }
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
+            for results in &block.out {
+                output.add(results)?;
+            }
             self.say_rate();
-            if let Some(marks) = &mut marks {
+            if let Some(marks) = marks {
                 let mut manifest = self.manifest.clone();
                 manifest.seconds += self.begun.elapsed().as_secs_f64();
                 marks.mark(&manifest, output, errors).await?;
             }
         }
         reader.await.context("the reading thread panicked")??;
-        if let Some(marks) = &mut marks {
+        if let Some(marks) = marks {
             marks.wait().await?;
         }
         let flushed = self.embedded.store.flush().await;
         self.stored(flushed)
     }
 
-    /// Gives what was written its names. What can't be completed stays only where a later run can go on from it.
-    fn complete(&self, mut sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+    /// Lets what is under way come to its end. A run that a bad row has ended, with this output, is none to go on from.
+    async fn halt(&self, marks: &mut Option<Marks>, failed: Option<&Path>) {
+        self.bar.finish_and_clear();
+        // What was stored stays stored, whatever ended the run.
+        let _ = self.embedded.store.flush().await;
+        if let Some(marks) = marks {
+            let _ = marks.wait().await;
+        }
+        failed.map(manifest::remove);
+    }
+
+    /// Gives what was written its names.
+    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
         let model = self.manifest.model.as_deref();
         let model = model.and_then(|model| self.engine.registry().resolve(model).ok());
-        let quarantine = errors.quarantine.take();
-        let output = sink.part().map(|part| &*part);
-        let partials: Vec<PathBuf> = output
-            .into_iter()
-            .chain(&quarantine)
-            .filter_map(Part::partial)
-            .collect();
-        let completed = sink
-            .finish(model.as_ref().map(|model| model.info()))
-            .and_then(|()| quarantine.map_or(Ok(()), Part::finish));
-        if completed.is_err()
-            && self
-                .output
-                .as_deref()
-                .is_none_or(|path| !manifest::path(path).exists())
-        {
-            for partial in partials {
-                // One that has its own name already isn't there.
-                let _ = fs::remove_file(partial);
-            }
-        }
-        completed
+        sink.finish(model.as_ref().map(|model| model.info()))?;
+        errors.quarantine.take().map_or(Ok(()), Part::finish)
+    }
+
+    /// Ends a run whose results nobody reads any more: what it has put aside and counted so far is kept.
+    fn closed(&self, report: Report, mut errors: Errors) -> anyhow::Result<Exit> {
+        errors.quarantine.take().map_or(Ok(()), Part::finish)?;
+        report.write(
+            &self.manifest.tally,
+            &self.facts(None, &errors),
+            &self.engine,
+        )?;
+        Ok(self.exit())
     }
 
     /// Names the file of scores where it takes no more.
@@ -360,28 +342,42 @@ impl Run {
 
     fn end(
         &self,
+        completed: anyhow::Result<()>,
         report: Report,
         arguments: &Arguments,
         output: Option<&Path>,
-        errors: &Errors,
+        errors: Errors,
     ) -> anyhow::Result<Exit> {
+        match completed {
+            Err(error) if error.is::<Closed>() => return self.closed(report, errors),
+            completed => completed?,
+        }
+        output.map(manifest::remove);
         self.bar.finish_and_clear();
         let tally = &self.manifest.tally;
-        let facts = Facts {
-            files: &errors.inputs,
-            output,
-            model: self.manifest.model.as_deref(),
-            elapsed: self.elapsed(),
-            resumed_after: self.from.map(|from| from.lines),
-        };
+        let facts = self.facts(output, &errors);
         report.write(tally, &facts, &self.engine)?;
         if !arguments.json {
             errors.lines.print_rest();
         }
         summary::print(tally, facts.elapsed, arguments.json);
-        Ok(match tally.bad_rows {
+        Ok(self.exit())
+    }
+
+    fn exit(&self) -> Exit {
+        match self.manifest.tally.bad_rows {
             0 => Exit::Ok,
             _ => Exit::Partial,
-        })
+        }
+    }
+
+    fn facts<'a>(&'a self, output: Option<&'a Path>, errors: &'a Errors) -> Facts<'a> {
+        Facts {
+            files: &errors.inputs,
+            output,
+            model: self.manifest.model.as_deref(),
+            elapsed: self.elapsed(),
+            resumed_after: self.from,
+        }
     }
 }
