@@ -23,7 +23,13 @@ const MAX_FILES: usize = 1 << 20;
 /// Folders within folders.
 const MAX_DEPTH: usize = 64;
 /// Names that this program gives to what it writes beside an output.
-const OWN: [&str; 3] = [".partial", ".manifest", ".manifest.new"];
+const OWN: [&str; 5] = [
+    ".partial",
+    ".manifest",
+    ".manifest.new",
+    ".posted",
+    ".posted.new",
+];
 
 /// Which files are asked for.
 pub struct Asked<'a> {

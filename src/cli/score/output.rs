@@ -134,6 +134,11 @@ impl Part {
         &self.path
     }
 
+    /// Where it is while it isn't complete, if that is beside its own path.
+    pub fn partial(&self) -> Option<PathBuf> {
+        self.partial.clone()
+    }
+
     /// Completes it: its name is its own from now on.
     pub fn finish(mut self) -> anyhow::Result<()> {
         let shown = self.path.display().to_string();
@@ -216,6 +221,14 @@ impl Output {
         match &mut self.target {
             Target::Stdout { .. } => None,
             Target::File(part) => Some(part),
+        }
+    }
+
+    /// Where the file is while it isn't complete, if that is beside its own path.
+    pub fn partial(&self) -> Option<PathBuf> {
+        match &self.target {
+            Target::Stdout { .. } => None,
+            Target::File(part) => part.partial(),
         }
     }
 

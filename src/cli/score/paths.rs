@@ -3,7 +3,7 @@
 //! Promises that a file which is named as an input is never written by the run that reads it, and that no two things that a run writes
 //! are one file. What a pattern or a folder brings is left out instead, where the run writes it.
 
-use super::{Arguments, output::beside};
+use super::{FileArguments, output::beside};
 use std::{
     fs,
     os::unix::fs::MetadataExt,
@@ -11,7 +11,14 @@ use std::{
 };
 
 /// What stands beside an output while it isn't complete, beside a quarantine, and beside the file of scores.
-const OUTPUT: &[&str] = &["", ".partial", ".manifest", ".manifest.new"];
+const OUTPUT: &[&str] = &[
+    "",
+    ".partial",
+    ".manifest",
+    ".manifest.new",
+    ".posted",
+    ".posted.new",
+];
 const QUARANTINE: &[&str] = &["", ".partial"];
 const REPORT: &[&str] = &[""];
 const DATABASE: &[&str] = &["", "-wal", "-shm"];
@@ -91,7 +98,7 @@ impl<'a> Written<'a> {
 }
 
 /// Looks whether each file that is written is another, and none that is named to be read. `database` is the file of scores.
-pub(super) fn check(arguments: &Arguments, database: &Path) -> Result<(), String> {
+pub(super) fn check(arguments: &FileArguments, database: &Path) -> Result<(), String> {
     let wanted = [
         ("--output", arguments.output.as_deref(), OUTPUT),
         ("--quarantine", arguments.quarantine.as_deref(), QUARANTINE),
