@@ -11,8 +11,11 @@ pub(super) fn pinned(registry: &Registry, reference: &str) -> String {
     }
 }
 
-/// Refuses a model that there isn't, before anything is opened to be written.
-pub(super) fn must_know(registry: &Registry, reference: &str) -> anyhow::Result<()> {
+/// Refuses a model that is named and isn't there, before anything is opened to be written.
+pub(super) fn must_know(registry: &Registry, named: Option<&str>) -> anyhow::Result<()> {
+    let Some(reference) = named else {
+        return Ok(());
+    };
     match registry.resolve(reference) {
         Ok(_) => Ok(()),
         Err(unknown) => bail!("--model {reference}: {unknown}"),

@@ -76,9 +76,8 @@ pub(super) async fn run(
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
     let models = Models::open(settings, jobs.is_some()).await?;
-    if let Some(model) = arguments.model.as_deref().filter(|_| jobs.is_none()) {
-        must_know(models.registry(), model)?;
-    }
+    let named = arguments.model.as_deref().filter(|_| jobs.is_none());
+    must_know(models.registry(), named)?;
     let paths = (output.as_deref(), quarantine.as_deref());
     let about = (models.registry(), jobs);
     let mut manifest = begin(arguments, on_error, &source, paths, about);
@@ -97,13 +96,8 @@ pub(super) async fn run(
         quarantine: paths.1,
         bar: &source.bar,
     };
-    let scorer = match models.scorer(&wanted, &mut manifest).await {
-        Ok(scorer) => scorer,
-        Err(error) => {
-            give_up(&errors, output.as_deref());
-            return Err(error);
-        }
-    };
+    let scorer = models.scorer(&wanted, &mut manifest).await;
+    let scorer = scorer.inspect_err(|_| give_up(&errors, output.as_deref()))?;
     match from {
         Some(from) => say_resumed(from, &source),
         None => sink.write(&layout.header())?,
