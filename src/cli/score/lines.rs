@@ -2,14 +2,14 @@
 //!
 //! Promises that a line which can't be used costs only itself. Pure.
 
-use super::item::{BadRow, Input, Item, Json, Keep, Pick};
+use super::item::{BadRow, ByName, Input, Item, Json, Keep, Pick};
 use kiln_contract::redact;
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
-use std::{fmt, ops::Range};
+use std::{collections::HashSet, fmt, ops::Range};
 
 /// What a block's lines are, in order. Empty ones are nothing.
 pub(super) fn items(bytes: &[u8], first: u64, pick: Option<&Pick>) -> Vec<Item> {
@@ -50,7 +50,7 @@ fn item(bytes: &[u8], line: u64, range: Range<usize>, pick: Option<&Pick>) -> It
                 line,
                 json: Json::Own(json),
                 kept,
-                row: None,
+                row: Some(Json::In(range)),
             }),
             Err(problem) => Item::Bad(BadRow {
                 line,
@@ -180,15 +180,13 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
     };
     let fields: Fields<'_> = serde_json::from_str(text)
         .map_err(|error| problem(None, format!("not JSON: {}", redact::json_line(&error))))?;
-    let find = |name: &str| {
-        let mut fields = fields.0.iter();
-        fields.find(|(field, _)| field == name).map(|(_, raw)| *raw)
-    };
+    let named = ByName::new(&fields.0);
+    let find = |name: &str| named.get(0, name).copied();
     let must = |name: &str| {
         find(name).ok_or_else(|| problem(Some(name), format!("column `{name}` is missing")))
     };
     let mut parts: Vec<String> = Vec::new();
-    let mut used: Vec<&str> = Vec::new();
+    let mut used: HashSet<&str> = HashSet::new();
     for (wanted, field) in [
         (&pick.key, "key"),
         (&pick.text, "text"),
@@ -202,13 +200,13 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
             Some(name) => Some(must(name)?),
             None => find(field),
         };
-        used.push(name);
+        used.insert(name);
         if let Some(raw) = raw {
             parts.push(format!("\"{field}\":{}", as_text(field, raw)));
         }
     }
     if pick.features.is_empty() {
-        used.push("features");
+        used.insert("features");
         parts.extend(find("features").map(|raw| format!("\"features\":{raw}")));
     } else if pick.by_name {
         let there = pick
@@ -229,14 +227,34 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
         used.extend(pick.features.iter().map(String::as_str));
         parts.push(format!("\"features\":[{}]", values.join(",")));
     }
-    let keep = |name: &str| match &pick.keep {
-        Keep::None => false,
-        Keep::Others => !used.contains(&name),
-        Keep::These(names) => names.iter().any(|one| one == name),
+    let kept = kept(&fields.0, &pick.keep, &used);
+    Ok((format!("{{{}}}", parts.join(",")), kept))
+}
+
+/// The fields that go to the output, each name once: of two fields of one name, the last counts, as for others who read JSON.
+fn kept(
+    fields: &[(String, &RawValue)],
+    keep: &Keep,
+    used: &HashSet<&str>,
+) -> Vec<(String, String)> {
+    let these: HashSet<&str> = match keep {
+        Keep::None => return Vec::new(),
+        Keep::Others => HashSet::new(),
+        Keep::These(names) => names.iter().map(String::as_str).collect(),
     };
-    let kept = fields.0.iter().filter(|(name, _)| keep(name));
-    let kept = kept.map(|(name, raw)| (name.clone(), raw.get().to_owned()));
-    Ok((format!("{{{}}}", parts.join(",")), kept.collect()))
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (name, raw) in fields.iter().rev() {
+        let is_wanted = match keep {
+            Keep::These(_) => these.contains(name.as_str()),
+            _ => !used.contains(name.as_str()),
+        };
+        if is_wanted && seen.insert(name) {
+            kept.push((name.clone(), raw.get().to_owned()));
+        }
+    }
+    kept.reverse();
+    kept
 }
 
 /// A key's number is the text of it: tables have numbers for keys.

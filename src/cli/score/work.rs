@@ -184,7 +184,10 @@ impl Context<'_> {
                 let mut fit = Vec::with_capacity(inputs.len());
                 for input in inputs {
                     match unread(input.line, self.text(input)) {
-                        Some(bad) => written.bad(bad),
+                        Some(bad) => written.bad(BadRow {
+                            row: Some(self.row(input)),
+                            ..bad
+                        }),
                         None => fit.push(input),
                     }
                 }
@@ -198,6 +201,12 @@ impl Context<'_> {
 
     fn text<'a>(&'a self, input: &'a Input) -> &'a str {
         input.json.text(self.bytes)
+    }
+
+    /// An input's row as it stands in its file.
+    fn row(&self, input: &Input) -> String {
+        let row = input.row.as_ref().unwrap_or(&input.json);
+        row.text(self.bytes).to_owned()
     }
 
     /// Scores inputs of which not all may be scored together: those that can't be are found by halves, and cost themselves alone.
@@ -223,12 +232,7 @@ impl Context<'_> {
                     line: input.line,
                     column: None,
                     problem,
-                    row: Some(
-                        input
-                            .row
-                            .clone()
-                            .unwrap_or_else(|| self.text(input).to_owned()),
-                    ),
+                    row: Some(self.row(input)),
                 });
                 return Ok(());
             }
@@ -288,16 +292,12 @@ impl Context<'_> {
                 line: input.line,
                 column: Some(field.to_owned()).filter(|field| !field.is_empty()),
                 problem: named(field, &message),
-                row: Some(
-                    input
-                        .row
-                        .clone()
-                        .unwrap_or_else(|| self.text(input).to_owned()),
-                ),
+                row: Some(self.row(input)),
             });
             if self.shared.quarantines {
                 return Ok(());
             }
+            written.tally.error_rows += 1;
         }
         row.count(&mut written.tally, self.shared.reports);
         written.tally.rows += 1;
@@ -353,6 +353,7 @@ impl Context<'_> {
                             row: None,
                             ..bad(named(&field, &message))
                         });
+                        written.tally.error_rows += 1;
                     }
                     row.count(&mut written.tally, self.shared.reports);
                     written.tally.rows += 1;
