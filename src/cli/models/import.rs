@@ -99,6 +99,16 @@ enum ActivationChoice {
     Identity,
 }
 
+fn precision(asked: Option<PrecisionChoice>, half: bool) -> Precision {
+    match asked {
+        Some(PrecisionChoice::Int8) => Precision::Int8,
+        Some(PrecisionChoice::Binary) => Precision::Binary,
+        Some(PrecisionChoice::Half) => Precision::Half,
+        None if half => Precision::Half,
+        Some(PrecisionChoice::Single) | None => Precision::Single,
+    }
+}
+
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let options = ImportOptions {
         folder: arguments.folder,
@@ -125,13 +135,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         prompt: arguments.prompt,
         width: arguments.width,
         range: arguments.range,
-        precision: match arguments.precision {
-            Some(PrecisionChoice::Int8) => Precision::Int8,
-            Some(PrecisionChoice::Binary) => Precision::Binary,
-            Some(PrecisionChoice::Half) => Precision::Half,
-            None if arguments.half => Precision::Half,
-            Some(PrecisionChoice::Single) | None => Precision::Single,
-        },
+        precision: precision(arguments.precision, arguments.half),
     };
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
