@@ -75,6 +75,9 @@ fn imported(files: &[PathBuf], models: &Path) -> Vec<String> {
             labels: Vec::new(),
             missing: false,
             ttl_seconds: None,
+            prompt: None,
+            width: None,
+            range: None,
             precision: Precision::Single,
         })
         .unwrap_or_else(|error| panic!("{version}: {error}"));

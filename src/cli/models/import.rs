@@ -113,6 +113,16 @@ enum ActivationChoice {
     Identity,
 }
 
+fn precision(asked: Option<PrecisionChoice>, half: bool) -> Precision {
+    match asked {
+        Some(PrecisionChoice::Int8) => Precision::Int8,
+        Some(PrecisionChoice::Binary) => Precision::Binary,
+        Some(PrecisionChoice::Half) => Precision::Half,
+        None if half => Precision::Half,
+        Some(PrecisionChoice::Single) | None => Precision::Single,
+    }
+}
+
 fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
     ImportOptions {
         folder: arguments.folder,
@@ -143,13 +153,7 @@ fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
         prompt: arguments.prompt,
         width: arguments.width,
         range: arguments.range,
-        precision: match arguments.precision {
-            Some(PrecisionChoice::Int8) => Precision::Int8,
-            Some(PrecisionChoice::Binary) => Precision::Binary,
-            Some(PrecisionChoice::Half) => Precision::Half,
-            None if arguments.half => Precision::Half,
-            Some(PrecisionChoice::Single) | None => Precision::Single,
-        },
+        precision: precision(arguments.precision, arguments.half),
     }
 }
 
