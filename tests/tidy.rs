@@ -327,7 +327,7 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
-const OWN: [(&str, usize); 33] = [
+const OWN: [(&str, usize); 35] = [
     ("crates/contract/src/job/parse/blame.rs", 1),
     ("crates/contract/src/job/parse/explain.rs", 1),
     ("crates/model/src/import/error.rs", 1),
