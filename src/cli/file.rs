@@ -259,6 +259,15 @@ mod tests {
             inputs(&[(2, r#"{"features":{"a":2.5},"key":"i1"}"#)])
         );
 
+        let by_place = "key,a,b\ni1,,2.5\n".as_bytes();
+        let lacking: Vec<Piece> = Pieces::csv(by_place, 10, &Columns::default())
+            .expect("header")
+            .collect();
+        assert_eq!(
+            lacking[0],
+            inputs(&[(2, r#"{"features":[null,2.5],"key":"i1"}"#)])
+        );
+
         let numbers = "key,a,b\ni1,1,2.5\ni2,x,1\ni3,nan,1\ni4,1\n";
         let pieces: Vec<Piece> = Pieces::csv(numbers.as_bytes(), 10, &Columns::default())
             .expect("header")

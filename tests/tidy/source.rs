@@ -142,7 +142,8 @@ impl File {
     /// Whether it holds tests, or what only tests use.
     pub fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        ["tests.rs", "fixtures.rs", "hammer.rs"].contains(&name) || self.path.contains("/tests/")
+        ["tests.rs", "fixtures.rs", "fuzz.rs", "hammer.rs"].contains(&name)
+            || self.path.contains("/tests/")
     }
 
     /// The first folder or file below `src`.

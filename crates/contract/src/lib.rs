@@ -74,6 +74,8 @@
 
 pub mod entry;
 pub mod failure;
+#[cfg(test)]
+mod fuzz;
 pub mod job;
 mod json;
 pub mod key;

@@ -30,10 +30,13 @@ mod model;
 mod naming;
 mod network;
 mod ngram;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod priority;
 mod product;
 mod quantise;
 mod registry;
+mod rounding;
 mod rows;
 mod runner;
 mod settings;

@@ -5,6 +5,7 @@ mod snapshot;
 mod state;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -18,7 +19,7 @@ use super::directory::{self, Found};
 use super::error::{LoadError, OpenError, Problem, UnknownModel};
 use super::load::{Loaded, ModelSource, load};
 use super::model::Model;
-use super::runner::{Limits, Runner};
+use super::runner::{Limits, Runner, panic_message};
 use super::settings::ModelSettings;
 use backends::Backends;
 pub use snapshot::ListedModel;
@@ -177,13 +178,21 @@ impl Registry {
         .collect()
     }
 
+    /// Loads a version. Where a library panics over its files, that is its own problem: the others of the scan are loaded.
     fn load(&self, found: &Found) -> Result<Loaded, LoadError> {
-        load(&ModelSource {
+        let source = ModelSource {
             name: found.name.clone(),
             version: found.version.clone(),
             folder: found.path.clone(),
             hardware: self.backends.of(&found.name)?,
             queue: Arc::clone(self.runner.queue()),
+        };
+        let loaded = catch_unwind(AssertUnwindSafe(|| load(&source)));
+        loaded.unwrap_or_else(|panic| {
+            let reason = panic_message(panic.as_ref());
+            Err(LoadError::manifest(&format!(
+                "its files make a library panic: {reason}"
+            )))
         })
     }
 

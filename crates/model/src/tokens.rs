@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use kiln_contract::{model::ModelError, redact};
@@ -15,8 +16,11 @@ use tokenizers::{
 
 use super::error::LoadError;
 use super::files::read_verified;
-use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
+use super::manifest::{TokenizerFile, TruncationSide};
 use super::rows::TextRow;
+
+/// Longest token that a message shows, in characters.
+const SHOWN_CHARS: usize = 64;
 
 /// Texts as tokens, one after the other, unpadded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -78,17 +82,21 @@ pub(crate) struct Tokenizer {
     direction: TruncationDirection,
     /// Special tokens of a text, and of a pair.
     special: [usize; 2],
+    /// Stands before every text; mostly empty.
+    prompt: String,
+    /// A text's first tokens, which are the prompt's and those that stand before it.
+    prompt_tokens: usize,
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer beside the manifest and checks it against what the model takes.
+    /// Reads the tokenizer beside the manifest, for a model with `vocabulary` words.
     pub fn read(
         folder: &Path,
         declared: &TokenizerFile,
-        shape: &EncoderShape,
+        vocabulary: usize,
     ) -> Result<Self, LoadError> {
         let bytes = read_verified(folder, &declared.file, &declared.sha256, "tokenizer")?;
-        Self::parse(&bytes, declared, shape.vocabulary)
+        Self::parse(&bytes, declared, vocabulary)
             .map_err(|message| LoadError::file(&declared.file, message))
     }
 
@@ -98,7 +106,7 @@ impl Tokenizer {
         declared: &TokenizerFile,
         vocabulary: usize,
     ) -> Result<Self, String> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
+        let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(bytes))?
             .map_err(|error| format!("is not a tokenizer.json: {}", said(error.as_ref())))?;
         let special = [false, true].map(|pair| {
             tokenizer
@@ -119,14 +127,23 @@ impl Tokenizer {
             && id as usize >= vocabulary
         {
             return Err(format!(
-                "the token {token:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table"
+                "the token {:?} has number {id}, expected numbers below {vocabulary}, the rows of the model's word table",
+                shown(&token)
             ));
         }
         tokenizer.with_padding(None);
         tokenizer
             .with_truncation(None)
             .map_err(|error| said(error.as_ref()))?;
+        let prompt_tokens = prompt_tokens(&tokenizer, &declared.prompt)?;
+        if prompt_tokens + special[0] >= max_tokens {
+            return Err(format!(
+                "cuts tokenizer.prompt into {prompt_tokens} tokens, expected fewer than max_tokens ({max_tokens}) with those that it adds"
+            ));
+        }
         Ok(Self {
+            prompt: declared.prompt.clone(),
+            prompt_tokens,
             tokenizer,
             max_tokens,
             direction: match declared.truncate {
@@ -142,6 +159,11 @@ impl Tokenizer {
         self.max_tokens
     }
 
+    /// How many of a text's first tokens are the prompt's and those before it; 0 without a prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
     /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
     ///
     /// # Errors
@@ -150,8 +172,8 @@ impl Tokenizer {
         let mut tokens = Tokens::default();
         for (row, text) in texts.iter().enumerate() {
             let refuse = |message: String| ModelError::Untokenised { row, message };
-            let (encoding, truncated) = self
-                .encode(text)
+            let (encoding, truncated) = guarded(|| self.encode(text))
+                .map_err(refuse)?
                 .map_err(|error| refuse(said(error.as_ref())))?;
             if encoding.is_empty() {
                 return Err(refuse("the text has no tokens".to_owned()));
@@ -165,7 +187,11 @@ impl Tokenizer {
     /// A text's tokens, and whether it was cut short: the longer one of a pair first, token by token.
     fn encode(&self, text: &TextRow) -> tokenizers::Result<(Encoding, bool)> {
         let whole = |text: &str| self.tokenizer.encode_fast(text, false);
-        let first = whole(&text.text)?;
+        let first = if self.prompt.is_empty() {
+            whole(&text.text)?
+        } else {
+            whole(&format!("{}{}", self.prompt, text.text))?
+        };
         let second = text.text_pair.as_deref().map(whole).transpose()?;
         let [alone, pair] = self.special;
         let special = if second.is_some() { pair } else { alone };
@@ -187,6 +213,31 @@ impl Tokenizer {
     }
 }
 
+/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: of the prompt without white space at its
+/// ends, one special token at the end not counted.
+fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usize, String> {
+    if prompt.is_empty() {
+        return Ok(0);
+    }
+    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
+        .map_err(|error| said(error.as_ref()))?;
+    let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
+    Ok(encoding.len() - usize::from(ends_special))
+}
+
+/// Runs what is the library's: it panics over some files, and over some texts, that it takes otherwise.
+fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let reason = redact::panic(panic.as_ref());
+        format!("makes the tokenizers library panic: {reason}")
+    })
+}
+
+/// The beginning of a token.
+fn shown(token: &str) -> String {
+    token.chars().take(SHOWN_CHARS).collect()
+}
+
 /// What the tokenizer's library says, without what it quotes: that may be a text.
 fn said(error: &(dyn Error + Send + Sync + 'static)) -> String {
     match error.downcast_ref::<serde_json::Error>() {
@@ -194,3 +245,8 @@ fn said(error: &(dyn Error + Send + Sync + 'static)) -> String {
         None => redact::names_only(&error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod tests;

@@ -187,4 +187,6 @@ impl Network for TreeNetwork {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

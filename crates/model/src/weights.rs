@@ -16,6 +16,11 @@ use super::manifest::WeightsFile;
 /// Names that an error message lists before it says how many more there are.
 const NAMES_SHOWN: usize = 12;
 
+/// Sizes of a shape that are shown.
+const MAX_SIZES_SHOWN: usize = 8;
+/// Longest name of a tensor that is shown, in bytes.
+const MAX_NAME_BYTES: usize = 80;
+
 /// A tensor that an architecture expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Expected {
@@ -62,9 +67,18 @@ impl Weights {
         declared: &WeightsFile,
         expected: &[Expected],
     ) -> Result<Weights, LoadError> {
-        let refuse = |message: String| LoadError::file(&declared.file, message);
         let whole = read_verified(folder, &declared.file, &declared.sha256, "weights")?;
-        let file = SafeTensors::deserialize(&whole).map_err(|error| refuse(unreadable(&error)))?;
+        Self::of(&whole, declared, expected)
+    }
+
+    /// Checks a file's bytes against what the architecture expects.
+    fn of(
+        whole: &[u8],
+        declared: &WeightsFile,
+        expected: &[Expected],
+    ) -> Result<Weights, LoadError> {
+        let refuse = |message: String| LoadError::file(&declared.file, message);
+        let file = SafeTensors::deserialize(whole).map_err(|error| refuse(unreadable(&error)))?;
 
         let (mut tensors, mut bytes) = (BTreeMap::new(), BTreeMap::new());
         let mut names_used = Vec::with_capacity(expected.len());
@@ -86,8 +100,9 @@ impl Weights {
             .find(|name| !names_used.iter().any(|used| used == name))
         {
             return Err(refuse(format!(
-                "tensor \"{extra}\" is not one this architecture has; expected {}",
-                names_used.join(", ")
+                "tensor \"{}\" is not one this architecture has; expected {}",
+                shown(extra),
+                some(&names_used)
             )));
         }
         if let Some(unknown) = declared
@@ -96,10 +111,10 @@ impl Weights {
             .find(|name| !expected.iter().any(|tensor| &tensor.name == *name))
         {
             return Err(LoadError::field(
-                &format!("weights.rename.\"{unknown}\""),
+                &format!("weights.rename.\"{}\"", shown(unknown)),
                 &format!(
                     "is not a tensor of this architecture; expected {}",
-                    names_used.join(", ")
+                    some(&names_used)
                 ),
             ));
         }
@@ -133,18 +148,28 @@ fn data<'a>(file: &SafeTensors<'a>, name: &str, expected: &Expected) -> Result<&
     let (kind, shape) = (expected.kind, &expected.shape);
     let view = file.tensor(name).map_err(|_| {
         format!(
-            "tensor \"{name}\" is missing, expected {kind:?} {shape:?}; found {}",
+            "tensor \"{}\" is missing, expected {kind:?} {shape:?}; found {}",
+            shown(name),
             listed(file)
         )
     })?;
     if view.dtype() != kind || view.shape() != shape {
         return Err(format!(
-            "tensor \"{name}\": expected {kind:?} {shape:?}, found {:?} {:?}",
+            "tensor \"{}\": expected {kind:?} {shape:?}, found {:?} {}",
+            shown(name),
             view.dtype(),
-            view.shape()
+            sizes(view.shape())
         ));
     }
     Ok(view.data())
+}
+
+/// A shape of any length, as far as it is shown.
+fn sizes(shape: &[usize]) -> String {
+    match shape.split_at_checked(MAX_SIZES_SHOWN) {
+        Some((_, rest)) if !rest.is_empty() => format!("{} sizes", shape.len()),
+        _ => format!("{shape:?}"),
+    }
 }
 
 /// The floats that a tensor's bytes are, which must be finite.
@@ -157,7 +182,8 @@ fn floats(name: &str, data: &[u8]) -> Result<Vec<f32>, String> {
         .collect();
     match numbers.iter().enumerate().find(|(_, x)| !x.is_finite()) {
         Some((at, x)) => Err(format!(
-            "tensor \"{name}\": number {at} is {x}, expected finite numbers"
+            "tensor \"{}\": number {at} is {x}, expected finite numbers",
+            shown(name)
         )),
         None => Ok(numbers),
     }
@@ -166,16 +192,27 @@ fn floats(name: &str, data: &[u8]) -> Result<Vec<f32>, String> {
 fn listed(file: &SafeTensors<'_>) -> String {
     let mut names = file.names();
     names.sort_unstable();
-    let more = names.len().saturating_sub(NAMES_SHOWN);
-    names.truncate(NAMES_SHOWN);
-    let mut text = names.join(", ");
-    if text.is_empty() {
-        text.push_str("no tensors");
+    some(&names)
+}
+
+/// Some of those names, and how many more there are.
+fn some(names: &[impl AsRef<str>]) -> String {
+    if names.is_empty() {
+        return "no tensors".to_owned();
     }
-    if more > 0 {
-        text.push_str(&format!(" and {more} more"));
+    let first = names.iter().take(NAMES_SHOWN);
+    let first: Vec<&str> = first.map(|name| shown(name.as_ref())).collect();
+    let text = first.join(", ");
+    match names.len().saturating_sub(NAMES_SHOWN) {
+        0 => text,
+        more => format!("{text} and {more} more"),
     }
-    text
+}
+
+/// A tensor's name, unless it is none that anybody gave: a file's header may hold anything.
+pub(crate) fn shown(name: &str) -> &str {
+    let is_plain = name.len() <= MAX_NAME_BYTES && name.bytes().all(|b| b.is_ascii_graphic());
+    if is_plain { name } else { redact::HIDDEN }
 }
 
 /// Why bytes are no safetensors file; of its header only names are shown.
@@ -184,5 +221,7 @@ pub(crate) fn unreadable(error: &SafeTensorError) -> String {
     format!("is not a whole safetensors file: {reason}")
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

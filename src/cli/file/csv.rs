@@ -28,7 +28,7 @@ pub struct Columns {
     pub key: Option<String>,
     /// Default: without a text column, every column but the key's.
     pub features: Vec<String>,
-    /// Whether the columns' names are the features'; an empty cell is a missing feature then.
+    /// Whether the columns' names are the features'. An empty cell is a missing feature either way.
     pub by_name: bool,
 }
 
@@ -320,7 +320,10 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Csv
         let mut named = Vec::new();
         for at in &columns.features {
             let text = cell(*at)?.trim();
-            if columns.by_name && text.is_empty() {
+            if text.is_empty() {
+                if !columns.by_name {
+                    values.push(f64::NAN);
+                }
                 continue;
             }
             let value: f64 = text

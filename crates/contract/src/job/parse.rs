@@ -7,6 +7,7 @@ mod explain;
 mod input;
 mod pass;
 mod plain;
+mod text_of;
 mod values;
 
 pub(super) use explain::find_own_id;
@@ -122,5 +123,7 @@ fn finish<'a>(
     })
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

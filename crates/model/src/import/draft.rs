@@ -59,6 +59,8 @@ struct OutputDraft<'a> {
     width: Option<usize>,
     activation: OutputActivation,
     precision: Precision,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<f32>,
 }
 
 #[derive(Default, Serialize)]
@@ -87,7 +89,7 @@ impl GoldenDraft {
 }
 
 /// Bytes of text that one token stands for at most: a longer text is truncated in any case.
-const BYTES_PER_TOKEN: usize = 64;
+pub(super) const BYTES_PER_TOKEN: usize = 64;
 
 impl<'a> Draft<'a> {
     /// The manifest of such a plan, without golden inputs.
@@ -117,6 +119,7 @@ impl<'a> Draft<'a> {
                 width,
                 activation: plan.purpose.activation,
                 precision: options.precision,
+                range: options.range,
             },
             tokenizer: tokenizer_file(plan, tokenizer),
             encoder: &plan.shape,

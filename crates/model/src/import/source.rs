@@ -8,7 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{ImportError, read_json};
-use crate::weights::unreadable;
+use crate::weights::{shown, unreadable};
 
 /// The usual names.
 const WHOLE: &str = "model.safetensors";
@@ -54,7 +54,10 @@ pub(super) fn read(folder: &Path) -> Result<SourceTensors, ImportError> {
         if !tensors.contains_key(tensor) {
             return Err(ImportError::new(
                 &folder.join(shard),
-                format!("has no tensor \"{tensor}\", which {INDEX} says it has"),
+                format!(
+                    "has no tensor \"{}\", which {INDEX} says it has",
+                    shown(tensor)
+                ),
             ));
         }
     }
@@ -76,7 +79,8 @@ fn read_file(path: &Path, into: &mut SourceTensors) -> Result<(), ImportError> {
     for (name, view) in file.tensors() {
         let numbers = numbers(view.dtype(), view.data()).map_err(|expected| {
             refuse(format!(
-                "tensor \"{name}\" has type {:?}, expected {expected}",
+                "tensor \"{}\" has type {:?}, expected {expected}",
+                shown(&name),
                 view.dtype()
             ))
         })?;
@@ -86,6 +90,7 @@ fn read_file(path: &Path, into: &mut SourceTensors) -> Result<(), ImportError> {
             file: path.to_owned(),
         };
         if into.insert(name.clone(), tensor).is_some() {
+            let name = shown(&name);
             return Err(refuse(format!("tensor \"{name}\" is in another shard too")));
         }
     }

@@ -12,7 +12,7 @@ use super::names;
 use super::plan::Plan;
 use super::source::{self, SourceTensors};
 use crate::encoder::Encoder;
-use crate::weights::Expected;
+use crate::weights::{Expected, shown};
 
 /// The file that holds them.
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
@@ -22,7 +22,7 @@ pub(super) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The model's tensors under Kiln's names, each with the shape that the encoder expects.
 pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
-    let mut found = source::read(&plan.transformer)?;
+    let mut found = names::prepare(source::read(&plan.transformer)?, plan.family)?;
     let mut tensors = BTreeMap::new();
     let outputs = match &plan.purpose.task {
         PlannedTask::Classification(labels) => Some(labels.len()),
@@ -33,13 +33,15 @@ pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
         Some(folder) => Some((folder, source::read(folder)?)),
         None => None,
     };
+    let source_name = |ours: &str| plan.family.source_name(ours, plan.shape.layers);
     for expected in Encoder::tensors(&plan.shape, &plan.purpose.head, outputs) {
         let numbers = match (&mut dense, expected.name.strip_prefix("head.dense.")) {
             (Some((folder, found)), Some(kind)) => {
                 take(found, folder, &[format!("linear.{kind}")], &expected)?
             }
+            _ if plan.lacking.has(&expected.name) => vec![0.0; expected.shape.iter().product()],
             _ => {
-                let (name, encoder) = plan.family.source_name(&expected.name).ok_or_else(|| {
+                let (name, encoder) = source_name(&expected.name).ok_or_else(|| {
                     ImportError::new(
                         &plan.transformer,
                         format!("this architecture has no tensor for \"{}\"", expected.name),
@@ -68,7 +70,8 @@ pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
         return Err(ImportError::new(
             &tensor.file,
             format!(
-                "tensor \"{name}\" {:?} is not one that this architecture has by its config.json",
+                "tensor \"{}\" {:?} is not one that this architecture has by its config.json",
+                shown(&name),
                 tensor.shape
             ),
         ));
@@ -84,7 +87,7 @@ fn take(
     expected: &Expected,
 ) -> Result<Vec<f32>, ImportError> {
     let Some(tensor) = names.iter().find_map(|name| found.remove(name)) else {
-        let some: Vec<&str> = found.keys().map(String::as_str).take(6).collect();
+        let some: Vec<&str> = found.keys().map(|name| shown(name)).take(6).collect();
         return Err(ImportError::new(
             &folder.join(WEIGHTS_FILE),
             format!(

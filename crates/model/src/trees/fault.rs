@@ -1,5 +1,10 @@
 //! What is wrong with a model file: the field and what was expected there.
 
+use kiln_contract::redact;
+
+/// Longest path of a field, in bytes.
+const MAX_FIELD_BYTES: usize = 400;
+
 /// A refusal of a model file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
@@ -16,8 +21,16 @@ impl Fault {
         }
     }
 
-    /// The same fault, seen from the field that holds this one.
+    /// The same fault, seen from the field that holds this one. A field of the file's own making is shown only where it is a name, and a
+    /// path as long as paths are.
     pub fn within(mut self, outer: &str) -> Self {
+        let outer = match redact::is_name(&outer.replace(['=', ' '], "_")) {
+            true => outer,
+            false => redact::HIDDEN,
+        };
+        if self.field.len() + outer.len() > MAX_FIELD_BYTES {
+            return self;
+        }
         self.field = match self.field.as_str() {
             "" => outer.to_owned(),
             inner if inner.starts_with('[') => format!("{outer}{inner}"),

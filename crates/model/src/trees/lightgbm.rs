@@ -145,8 +145,8 @@ pub(super) fn text(bytes: &[u8]) -> Result<Ensemble, Fault> {
             values = Some(Values::new());
         } else if let Some(values) = &mut values {
             if !key.is_empty() && values.insert(key, value).is_some() {
-                let field = format!("Tree={}.{key}", trees.len());
-                return Err(Fault::new(field, "is there twice"));
+                let twice = Err(Fault::new("", "is there twice")).within(key);
+                return twice.within(&format!("Tree={}", trees.len()));
             }
         } else if key == "tree_sizes" {
             announced = Some(value.split_ascii_whitespace().count());

@@ -172,6 +172,16 @@ fn categories(text: &str) -> Result<Vec<u32>, Fault> {
     .collect()
 }
 
+/// A category by itself, as a number.
+fn category(number: f64) -> Result<u32, Fault> {
+    let whole = number as u32;
+    if f64::from(whole) != number || whole >= MAX_CATEGORY {
+        let message = format!("expected categories below {MAX_CATEGORY}");
+        return Err(Fault::new("threshold", message));
+    }
+    Ok(whole)
+}
+
 /// What a node is, now that all of it was read.
 fn close(
     node: &Open,
@@ -188,9 +198,11 @@ fn close(
     let feature = node.feature.ok_or_else(|| missing("split_feature"))?;
     let feature = count("split_feature", feature, 0, checked::MAX_FEATURES - 1)?;
     let rule = if node.is_category {
-        let of_threshold = || node.threshold.map(|x| vec![x as u32]);
-        let categories = node.categories.clone().or_else(of_threshold);
-        let categories = categories.ok_or_else(|| missing("threshold"))?;
+        let categories = match (&node.categories, node.threshold) {
+            (Some(categories), _) => categories.clone(),
+            (None, Some(one)) => vec![category(one)?],
+            (None, None) => return Err(missing("threshold")),
+        };
         let from = tree.words.len();
         let length = categories
             .iter()

@@ -133,7 +133,7 @@ pub fn read(input: impl Read, reading: &Reading) -> Result<AccessLog, BadLog> {
     match form {
         Form::Jsonl => fields::json_lines(&mut input, reading, &mut collected)?,
         Form::Lines => lines(&mut input, reading, &mut collected)?,
-        Form::Csv | Form::Auto => csv(input, reading, &mut collected)?,
+        Form::Csv | Form::Auto => csv(&mut input, reading, &mut collected)?,
     }
     let why = (collected.left_out > 0).then(|| {
         let lines = collected.left_out;
@@ -209,25 +209,24 @@ fn lines(
     }
 }
 
-fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result<(), BadLog> {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(input);
+/// Comma-separated lines. Each is read by itself: a quote that isn't closed ends with its line.
+fn csv(
+    input: &mut impl BufRead,
+    reading: &Reading,
+    collected: &mut Collected,
+) -> Result<(), BadLog> {
     let mut columns: Option<Columns> = None;
-    for (index, record) in reader.records().enumerate() {
-        let record = record.map_err(|error| BadLog::Line {
-            line: error
-                .position()
-                .map_or(index as u64 + 1, csv::Position::line),
-            // The error's own words may have values in them.
-            problem: "expected comma-separated UTF-8".to_owned(),
-        })?;
-        let line = record
-            .position()
-            .map_or(index as u64 + 1, csv::Position::line);
+    let mut line = 0;
+    loop {
+        line += 1;
+        let Some(text) = next_line(input, line)? else {
+            return Ok(());
+        };
+        if text.trim().is_empty() {
+            continue;
+        }
         let wrong = |problem: String| BadLog::Line { line, problem };
+        let record = record(&text).ok_or_else(|| wrong("expected comma-separated text".into()))?;
         let columns = match &columns {
             Some(columns) => columns,
             None => {
@@ -252,7 +251,20 @@ fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result
         };
         wanted.collect(at, reading, collected);
     }
-    Ok(())
+}
+
+/// The fields of a line.
+fn record(line: &str) -> Option<csv::StringRecord> {
+    if !line.contains('"') {
+        return Some(line.split(',').map(str::trim).collect());
+    }
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .buffer_capacity(line.len().max(1))
+        .from_reader(line.as_bytes());
+    reader.records().next()?.ok()
 }
 
 #[cfg(test)]

@@ -2,6 +2,20 @@
 
 use crate::redact;
 
+/// Whether the reader refuses a number that is beyond any float: it is well-formed JSON that no field can hold. The reader tells it apart
+/// by its message only.
+pub(super) fn is_out_of_range(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("number out of range")
+}
+
+/// What an error says of the value that it is about.
+pub(super) fn reason(error: &serde_json::Error) -> String {
+    match is_out_of_range(error) {
+        true => "expected a finite 32-bit float".to_owned(),
+        false => redact::data(error),
+    }
+}
+
 /// An unknown, missing or repeated field is reported at the object that holds it: say which field it is.
 pub(super) fn blame(path: String, error: &serde_json::Error) -> String {
     let message = error.to_string();

@@ -3,14 +3,19 @@
 //! Promises a rejection that names the field at fault or, where only single inputs are bad and the job says `skip`, a job that
 //! carries their errors.
 
-use super::{RawJob, blame::blame, pass::JobSeed};
+use super::{
+    RawJob,
+    blame::{blame, is_out_of_range, reason},
+    pass::JobSeed,
+    text_of::text_of,
+};
 use crate::{
     failure::{Code, Rejection},
     job::{OnError, is_job_id},
     redact,
 };
 use serde::de::DeserializeSeed;
-use serde_json::{Value, error::Category};
+use serde_json::error::Category;
 use std::borrow::Cow;
 
 /// Reads a body that the fast pass refused.
@@ -35,33 +40,30 @@ pub(super) fn explain(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
     };
     let field = redact::path(error.path());
     let inner = error.into_inner();
-    if inner.classify() != Category::Data {
-        return Err(not_json(field, &inner));
-    }
+    let is_json = inner.classify() == Category::Data || is_out_of_range(&inner);
     if field.starts_with("inputs[") {
         match skip_bad_inputs(body) {
             Ok(job) if job.on_error == OnError::Skip => return Ok(job),
             // What is wrong beside the inputs is to blame: the inputs would be skipped.
-            Err(rejection) if says_skip(body) => return Err(rejection),
+            Err(rejection) if is_json && says_skip(body) => return Err(rejection),
             Ok(_) | Err(_) => {}
         }
     }
-    Err(invalid(field, &inner))
+    if is_json {
+        Err(invalid(field, &inner))
+    } else {
+        Err(not_json(field, &inner))
+    }
 }
 
 fn invalid(field: String, error: &serde_json::Error) -> Rejection {
-    Rejection::invalid(blame(field, error), redact::data(error))
+    Rejection::invalid(blame(field, error), reason(error))
 }
 
 /// The rejection of what the JSON reader itself refuses.
 fn not_json(field: String, error: &serde_json::Error) -> Rejection {
-    // A number beyond any float is well-formed JSON that no field can hold. The reader tells it apart by its message only.
-    if error.to_string().starts_with("number out of range") {
-        Rejection::invalid(field, "expected a finite 32-bit float")
-    } else {
-        let message = format!("the body is not JSON: {}", redact::json(error));
-        Rejection::new(Code::Malformed, field, message)
-    }
+    let message = format!("the body is not JSON: {}", redact::json(error));
+    Rejection::new(Code::Malformed, field, message)
 }
 
 /// The job with its bad inputs marked, or what else is wrong with it.
@@ -78,8 +80,7 @@ fn skip_bad_inputs(body: &[u8]) -> Result<RawJob<'_>, Rejection> {
 
 /// Whether a body asks for its bad inputs to be skipped, whatever else it says.
 fn says_skip(body: &[u8]) -> bool {
-    let tree: Option<Value> = serde_json::from_slice(body).ok();
-    tree.is_some_and(|tree| tree.get("on_error").and_then(Value::as_str) == Some("skip"))
+    text_of(body, "on_error").as_deref() == Some(OnError::Skip.as_str())
 }
 
 /// See [`crate::job::find_id`].
@@ -95,12 +96,7 @@ pub(in crate::job) fn find_own_id(body: &[u8]) -> Option<Cow<'_, str>> {
 
 /// The id of a body that is no job, for its rejection's row.
 pub(super) fn find_id(body: &[u8], message_id: Option<&str>) -> Option<String> {
-    let tree: Option<Value> = serde_json::from_slice(body).ok();
-    let own = tree
-        .as_ref()
-        .and_then(|tree| tree.get("job_id"))
-        .and_then(Value::as_str);
-    own.or(message_id)
-        .filter(|id| is_job_id(id))
-        .map(str::to_owned)
+    let own = text_of(body, "job_id");
+    let id = own.as_deref().or(message_id);
+    id.filter(|id| is_job_id(id)).map(str::to_owned)
 }

@@ -1,15 +1,20 @@
 //! One input of a job, by itself: as the contract has it, or marked where it breaks the contract.
 
 use super::{
-    blame::blame,
+    blame::{blame, reason},
+    text_of::text_of,
     values::{Feature, Key, Seen, Text},
 };
 use crate::{
-    job::{Content, Input, InputError, fields::InputField, key_problem},
+    job::{
+        Content, Input, InputError,
+        fields::{Field, InputField},
+        key_problem,
+    },
     redact,
 };
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt};
 
 /// An input that may break the contract, but not JSON.
@@ -22,12 +27,12 @@ impl<'de> DeserializeSeed<'de> for AnyInput<'_> {
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Input<'de>, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
-        any_input(text, self.features).map_err(de::Error::custom)
+        Ok(any_input(text, self.features))
     }
 }
 
-/// The input of a JSON text, marked where it breaks the contract; an error where the reader itself refuses it.
-fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> serde_json::Result<Input<'a>> {
+/// The input of a JSON text, marked where it breaks the contract.
+fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> Input<'a> {
     let before = features.len();
     let mut reader = serde_json::Deserializer::from_str(text);
     let mut track = serde_path_to_error::Track::new();
@@ -36,22 +41,21 @@ fn any_input<'a>(text: &'a str, features: &mut Vec<f32>) -> serde_json::Result<I
         features: &mut *features,
     };
     match seed.deserialize(tracked) {
-        Ok(input) => Ok(input),
-        Err(error) if error.is_data() => {
+        Ok(input) => input,
+        // It is JSON by its form: what the reader refuses besides, half of a character or a number beyond any float, is this input's alone.
+        Err(error) => {
             features.truncate(before);
-            let tree: Value = serde_json::from_str(text)?;
-            let key = tree.get("key").and_then(Value::as_str);
+            let key = text_of(text.as_bytes(), InputField::Key.as_str());
             let key = key.filter(|key| key_problem(key).is_none());
             let content = Content::Bad(InputError {
                 field: blame(redact::path(&track.path()), &error),
-                message: redact::data(&error),
+                message: reason(&error),
             });
-            Ok(Input {
-                key: key.map(|key| Cow::Owned(key.to_owned())),
+            Input {
+                key: key.map(Cow::Owned),
                 content,
-            })
+            }
         }
-        Err(error) => Err(error),
     }
 }
 

@@ -344,6 +344,51 @@ fn skip_keeps_the_good_inputs_of_a_job_with_bad_ones() {
 }
 
 #[test]
+fn skip_marks_an_input_whose_number_is_beyond_any_float() {
+    let body = br#"{"job_id":"j","model":"m","on_error":"skip","inputs":[{"key":"a","features":[1,1e999]},{"text":7,"key":"b","features":[1e999]},{"text":"c"}]}"#;
+    let job = job(body, None).expect("parses");
+    let bad: Vec<_> = job
+        .inputs
+        .iter()
+        .map(|input| match &input.content {
+            Content::Bad(bad) => (input.key.as_deref(), bad.field.as_str()),
+            _ => (input.key.as_deref(), ""),
+        })
+        .collect();
+    assert_eq!(
+        bad,
+        [(Some("a"), "features[1]"), (Some("b"), "text"), (None, "")]
+    );
+    let Content::Bad(first) = &job.inputs[0].content else {
+        panic!("{:?}", job.inputs[0])
+    };
+    assert_eq!(first.message, "expected a finite 32-bit float");
+}
+
+#[test]
+fn skip_marks_an_input_with_half_a_character() {
+    let inputs = r#"[{"key":"a","text":"cut \ud83d"},{"key":"b","text":"whole \ud83d\ude00"}]"#;
+    let body = format!(r#"{{"job_id":"j","model":"m","inputs":{inputs},"on_error":"skip"}}"#);
+    let skipped = job(body.as_bytes(), None).expect("parses");
+    let Content::Bad(bad) = &skipped.inputs[0].content else {
+        panic!("{:?}", skipped.inputs[0])
+    };
+    assert_eq!(bad.field, "text");
+    assert_eq!(skipped.inputs[0].key.as_deref(), Some("a"));
+    assert!(
+        matches!(&skipped.inputs[1].content, Content::Text { text, .. } if text == "whole \u{1f600}")
+    );
+    // What is no JSON in its form costs the job.
+    for broken in [
+        body.replace("\\ud83d\"", "\\ud83\""),
+        body.replace("skip", "fail"),
+    ] {
+        let refused = job(broken.as_bytes(), None).expect_err("no JSON");
+        assert_eq!(refused.rejection.code, Code::Malformed);
+    }
+}
+
+#[test]
 fn skip_marks_an_input_with_a_repeated_field() {
     let body = br#"{"job_id":"j","model":"m","on_error":"skip","inputs":[{"key":"a","text":"x","text":"y"},{"text":"z"}]}"#;
     let job = job(body, None).expect("parses");

@@ -22,7 +22,14 @@ fn options(file: &Path, models_dir: &Path, version: &str) -> ImportOptions {
         normalise: false,
         activation: None,
         max_tokens: None,
+        output: None,
+        column: None,
+        labels: Vec::new(),
+        missing: false,
         ttl_seconds: Some(60),
+        prompt: None,
+        width: None,
+        range: None,
         precision: Precision::Single,
     }
 }

@@ -350,3 +350,30 @@ fn a_file_that_is_cut_or_changed_anywhere_never_panics() {
         }
     }
 }
+
+#[test]
+fn a_category_is_a_whole_number_that_a_bit_is_kept_for() {
+    for number in ["-1", "2.5", "1e300", "16777216"] {
+        let file = format!(
+            r#"{{"num_class":1,"max_feature_idx":0,"feature_names":["a"],"tree_info":[{{"tree_structure":{{"split_feature":0,
+            "threshold":{number},"decision_type":"==","left_child":{{"leaf_value":1}},"right_child":{{"leaf_value":2}}}}}}]}}"#
+        );
+        assert_eq!(
+            refusal(file.as_bytes()),
+            "tree_info[0].tree_structure.threshold: expected categories below 16777216",
+            "{number}"
+        );
+    }
+}
+
+#[test]
+fn a_field_of_the_files_own_making_is_shown_only_where_it_is_a_name() {
+    let odd = "x\n".repeat(500);
+    let json = serde_json::json!({"learner": {odd: 1, "attributes": 2}}).to_string();
+    let long = format!("{{\"learner\":{{\"{}\":[}}", "y".repeat(5_000));
+    let twice = format!("tree\nTree=0\n{0}=1\n{0}=2\n", "z".repeat(5_000));
+    for file in [json, long, twice] {
+        let said = refusal(file.as_bytes());
+        assert!(said.len() < 200 && !said.contains('\n'), "{said}");
+    }
+}
