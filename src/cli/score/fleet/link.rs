@@ -258,7 +258,7 @@ impl Link {
                 Some(ask) = asks.recv(), if ending.is_none() => self.take(session, ask).await?,
                 event = session.next() => match event? {
                     Event::Confirmed(key, outcome) => self.confirmed(&key, outcome)?,
-                    Event::Reply(delivery) => self.reply(delivery, state).await?,
+                    Event::Reply(delivery) => self.reply(*delivery, state).await?,
                 },
                 _ = tick.tick() => {
                     if ending.is_none() {

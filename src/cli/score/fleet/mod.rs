@@ -176,7 +176,7 @@ impl Fleet {
             kept,
             bar,
         } = opening;
-        let journal = resumable.map(|output| Journal::open(output));
+        let journal = resumable.map(Journal::open);
         let journal = journal
             .transpose()
             .context("the list of posted jobs can't be written")?;
