@@ -3,6 +3,7 @@
 //! Promises results in the file's order, a bounded number of bytes in memory, that a bad line costs only itself, and that a run that is killed
 //! goes on where it stopped.
 
+mod answer;
 mod begin;
 mod block;
 mod errors;

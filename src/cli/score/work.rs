@@ -3,6 +3,7 @@
 //! Promises that blocks are worked on independently of each other, and that a bad row costs only itself.
 
 use super::{
+    answer::Answer,
     fleet::{Admitted, Place, Turn},
     item::{BadRow, Input, Pick, Position},
     lines::unread,
@@ -10,7 +11,7 @@ use super::{
     parts::{Part, parts},
     render::{Layout, Out, Piece},
     result::ResultRow,
-    scorer::{Answer, Scorer, Which},
+    scorer::{Scorer, Which},
     table::Batch,
     tally::Tally,
 };
@@ -149,15 +150,11 @@ impl Context<'_> {
 
     /// Which job it is that begins on a line.
     fn which(&self, id: String, line: u64, admitted: Option<Admitted>) -> Which {
-        let place = Place {
+        let spot = Place {
             file: self.file,
             line,
         };
-        Which {
-            id,
-            place,
-            admitted,
-        }
+        Which { id, spot, admitted }
     }
 
     async fn part(
@@ -323,7 +320,7 @@ impl Context<'_> {
 
     /// Runs a whole job.
     async fn job(&self, which: Which, body: &str, written: &mut Written) -> anyhow::Result<()> {
-        let line = which.place.line;
+        let line = which.spot.line;
         let replies = self.shared.layout.format == Format::Jsonl;
         if self.shared.layout.shape.is_some() {
             written.bad(BadRow {

@@ -3,7 +3,7 @@
 //! Promises results in the bytes that a worker first gives them, also where they come from a row: Postgres keeps JSON in an order and a form of
 //! its own. Pure.
 
-use super::super::scorer::Answer;
+use super::super::answer::Answer;
 use crate::{
     pipeline::{InputCounts, Outcome},
     store::JobEnd,

@@ -8,17 +8,18 @@ mod cost;
 mod end;
 mod journal;
 mod link;
-mod place;
+mod quiet;
 mod recover;
 mod replies;
 mod session;
+mod spot;
 
 pub(super) use cost::known as known_costs;
 pub(super) use end::{Early, Ended, Watch};
 pub(super) use journal::{Journal, remove as remove_journal};
-pub(super) use place::Place;
+pub(super) use spot::Place;
 
-use super::{item::Position, scorer::Answer};
+use super::{answer::Answer, item::Position};
 use crate::{cli::submit::Queue, config::Settings, parts, pipeline::Outcome};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -176,7 +177,7 @@ impl Fleet {
             kept,
             bar,
         } = opening;
-        let journal = resumable.map(|output| Journal::open(output));
+        let journal = resumable.map(Journal::open);
         let journal = journal
             .transpose()
             .context("the list of posted jobs can't be written")?;
@@ -293,12 +294,12 @@ impl Fleet {
     /// Has a job scored. `own` is the id that its body gives. What its body alone shows to be no job isn't posted.
     pub async fn score(
         &self,
-        place: Place,
+        spot: Place,
         admitted: Option<Admitted>,
         body: Vec<u8>,
         own: Option<String>,
     ) -> anyhow::Result<Answer> {
-        let key = place.key(&self.0.run, &key::hash_body(&body));
+        let key = spot.key(&self.0.run, &key::hash_body(&body));
         let id = own.filter(|id| job::is_job_id(id));
         let id = id.unwrap_or_else(|| key.clone());
         if body.len() > self.0.max_body_bytes {
