@@ -2,7 +2,7 @@
 
 use super::{
     FileArguments, JobArguments,
-    begin::{MAX_ROWS, fit_rows, start},
+    begin::{fit_rows, start},
     block::Block,
     errors::{Errors, OnError},
     fleet::Watch,
@@ -105,7 +105,7 @@ pub(super) async fn run(
     let mut run = Run {
         shared: Arc::new(shared(arguments, on_error, &source, layout, &scorer)),
         bar: source.bar.clone(),
-        max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
+        max_rows: Arc::new(AtomicUsize::new(scorer.max_rows())),
         scorer,
         output: output.clone(),
         files: source.inputs.count(),
@@ -323,7 +323,7 @@ impl Run {
     }
 
     fn fit_rows(&self, model: &str) {
-        fit_rows(self.scorer.registry(), model, &self.max_rows);
+        fit_rows(&self.scorer, model, &self.max_rows);
     }
 
     fn say_rate(&self) {

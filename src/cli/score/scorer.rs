@@ -70,6 +70,14 @@ impl Scorer {
         }
     }
 
+    /// Rows of a block at most: what is written is kept block by block, so that one is no more than a few small jobs.
+    pub fn max_rows(&self) -> usize {
+        match self {
+            Self::Here { .. } => MAX_INPUTS,
+            Self::Fleet(fleet) => fleet.max_rows(),
+        }
+    }
+
     /// Jobs of one block that are worked on at once.
     pub fn jobs_of_block(&self) -> usize {
         match self {

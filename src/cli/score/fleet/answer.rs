@@ -14,7 +14,7 @@ use kiln_contract::{
     failure::{Code, Rejection},
     result::Finished,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use std::collections::BTreeMap;
 
@@ -227,9 +227,9 @@ fn one(out: &mut String, row: &str, labels: Option<&[String]>) -> anyhow::Result
         };
         let value = match name {
             "key" | "label" => read_json::<String>(value).map(|text| json!(text).to_string()),
-            "score" => read_json::<f32>(value).map(|score| json!(score).to_string()),
+            "score" => read_json::<f32>(value).and_then(|score| written(&score)),
             "scores" => read_json(value).map(|scores| ordered(&scores, labels)),
-            "embedding" => read_json::<Vec<f32>>(value).map(|all| json!(all).to_string()),
+            "embedding" => read_json::<Vec<f32>>(value).and_then(|all| written(&all)),
             "error" => read_json::<Refused>(value).map(|error| error.json()),
             _ => Some(value.to_owned()),
         };
@@ -244,6 +244,11 @@ fn one(out: &mut String, row: &str, labels: Option<&[String]>) -> anyhow::Result
     Ok(())
 }
 
+/// A value as results have it: a value of the library's own would have its floats in 64 bits.
+fn written(value: &impl Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
+}
+
 fn read_json<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
@@ -255,7 +260,7 @@ fn ordered(scores: &BTreeMap<String, f32>, labels: Option<&[String]>) -> String 
     let rest = scores.iter().filter(|(label, _)| !known.contains(label));
     let all: Vec<String> = first
         .chain(rest)
-        .map(|(label, score)| format!("{}:{}", json!(label), json!(score)))
+        .map(|(label, score)| format!("{}:{}", json!(label), written(score).unwrap_or_default()))
         .collect();
     format!("{{{}}}", all.join(","))
 }

@@ -50,6 +50,8 @@ const MAX_IN_HAND: usize = 128 << 20;
 const WINDOW: usize = 700;
 /// Jobs of one block whose replies are kept so: the window always has room for a block's.
 const HELD_OF_BLOCK: usize = 200;
+/// Rows of a block at least, where the file has them.
+const MIN_ROWS: usize = 64;
 /// What one permit of bytes stands for.
 const PERMIT_BYTES: usize = 1 << 10;
 
@@ -229,6 +231,12 @@ impl Fleet {
     /// Jobs without an answer at once.
     pub fn max_in_flight(&self) -> usize {
         usize::from(self.0.arguments.in_flight.unwrap_or(IN_FLIGHT))
+    }
+
+    /// Rows of a block at most.
+    pub fn max_rows(&self) -> usize {
+        let max = self.0.arguments.inputs_per_job;
+        max.map_or(MAX_INPUTS, |max| usize::from(max).max(MIN_ROWS))
     }
 
     /// Jobs without an answer now.
