@@ -236,7 +236,10 @@ impl Fleet {
     /// Rows of a block at most.
     pub fn max_rows(&self) -> usize {
         let max = self.0.arguments.inputs_per_job;
-        max.map_or(MAX_INPUTS, |max| usize::from(max).max(MIN_ROWS))
+        // Whole jobs, so that a block's end makes no job smaller.
+        max.map_or(MAX_INPUTS, |max| {
+            usize::from(max) * MIN_ROWS.div_ceil(usize::from(max).max(1))
+        })
     }
 
     /// Jobs without an answer now.
