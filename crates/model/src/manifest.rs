@@ -14,9 +14,11 @@ pub(crate) use encoder::{
     DenseActivation, DisentangledShape, EncoderActivation, EncoderShape, Head, HeadDense,
     RelativeShape, RotaryShape, WindowShape,
 };
+#[cfg(feature = "onnx")]
+pub(crate) use tables::OnnxShape;
 pub(crate) use tables::{
-    Architecture, Golden, HiddenActivation, Manifest, OnnxShape, Output, TaskName, TokenizerFile,
-    TreesFormat, TreesShape, TruncationSide, WeightsFile,
+    Architecture, Golden, HiddenActivation, Manifest, Output, TaskName, TokenizerFile, TreesFormat,
+    TreesShape, TruncationSide, WeightsFile,
 };
 pub use tables::{NgramShape, OutputActivation};
 

@@ -9,7 +9,7 @@ use crate::{
     store::JobEnd,
 };
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use kiln_contract::{
     failure::{Code, Rejection},
     result::Finished,
@@ -61,7 +61,7 @@ struct Fields<'a> {
     misses: u32,
     #[serde(default)]
     elapsed_ms: f64,
-    finished_at: Option<DateTime<Utc>>,
+    finished_at: Option<String>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
@@ -158,7 +158,11 @@ fn read(body: &[u8], labels: Option<&[String]>) -> anyhow::Result<Answer> {
         hits: fields.hits,
         misses: fields.misses,
         elapsed_ms: fields.elapsed_ms,
-        finished_at: fields.finished_at.unwrap_or_default(),
+        finished_at: fields
+            .finished_at
+            .and_then(|text| DateTime::parse_from_rfc3339(&text).ok())
+            .map(|at| at.to_utc())
+            .unwrap_or_default(),
     };
     finished(fields.job_id, done, labels)
 }
