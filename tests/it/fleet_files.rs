@@ -489,10 +489,13 @@ async fn a_broker_that_is_restarted_in_the_middle_costs_time_alone() {
     let mut child = spawn(&shell, &words);
     stack.wait_for_rows(20).await;
     stack.broker.stop().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    eventually("the loss is said", PATIENCE, async || {
+        let is_said = said(&shell).contains("the connection to the broker was lost");
+        is_said.then_some(())
+    })
+    .await;
     stack.broker.start().await;
     assert_eq!(ended(&mut child).await, 0, "{}", said(&shell));
-    assert!(said(&shell).contains("the connection to the broker was lost"));
     let out = rows(&shell.folder.join("out.jsonl"));
     let keys: Vec<&str> = out.iter().filter_map(|row| row["key"].as_str()).collect();
     let expected: Vec<String> = (0..1_200).map(|n| format!("r{n}")).collect();
