@@ -4,7 +4,7 @@ mod file;
 mod fit;
 mod repair;
 
-pub use file::{Fields, locate, parse};
+pub use file::{Fields, locate, parse, parse_some};
 pub use fit::{Known, KnownModel, misfits};
 
 use super::{cron::Cron, source::SourceSpec};
