@@ -121,7 +121,7 @@ impl Model {
         &self.machine
     }
 
-    /// Whether calls have measured what its inputs cost.
+    /// Whether calls have measured what its inputs cost, its own or, as it was told, others' on the same kind of machine.
     pub fn has_measured(&self) -> bool {
         self.cost.is_measured()
     }

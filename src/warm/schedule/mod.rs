@@ -4,7 +4,7 @@ mod file;
 mod fit;
 mod repair;
 
-pub use file::{Fields, locate, parse};
+pub use file::{Fields, locate, parse, parse_some};
 pub use fit::{Known, KnownModel, misfits};
 
 use super::{cron::Cron, source::SourceSpec};
@@ -86,6 +86,15 @@ impl Budget {
                 .model_seconds
                 .map(|all| (all - spent.model_seconds).max(0.0)),
             renewals: less(self.renewals, spent.renewals),
+        }
+    }
+
+    /// What of it may be spent between two runs on what probably comes next: a half, so that the rest is the next run's in any case.
+    pub fn ahead(&self) -> Self {
+        Self {
+            inputs: self.inputs.div_ceil(2),
+            model_seconds: self.model_seconds.map(|all| all / 2.0),
+            renewals: self.renewals.div_ceil(2),
         }
     }
 
