@@ -13,6 +13,7 @@ use crate::harness::bus::{DEAD, JOBS};
 use crate::harness::shell::Shell;
 use crate::harness::stack::{Own, Stack};
 use crate::harness::{PATIENCE, eventually};
+use crate::split_files::parts;
 
 const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 
@@ -304,6 +305,68 @@ async fn a_command_killed_in_the_middle_goes_on_and_posts_nothing_twice_that_is_
     // As many jobs as the file makes, each with one row; none was scored anew, which the cache would say.
     assert_eq!(stack.row_count().await, 80);
     assert!(out.iter().all(|row| row["cached"] == false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_writes_parts_and_goes_on_with_them() {
+    let stack = Stack::shared().await;
+    let _worker = stack.worker().start().await;
+    let shell = Shell::on(&stack);
+    shell.write("in.jsonl", &slow(1_600, 4));
+    let words = [
+        "score",
+        "in.jsonl",
+        "--fleet",
+        "--model",
+        "fault",
+        "--inputs-per-job",
+        "20",
+        "--in-flight",
+        "6",
+        "--split-rows",
+        "150",
+        "--output",
+        "out.jsonl",
+    ];
+    let mut child = spawn(&shell, &words);
+    eventually("a part is whole", 2 * PATIENCE, async || {
+        let is_there = shell.folder.join("out-00002.jsonl").exists();
+        is_there.then_some(())
+    })
+    .await;
+    child.kill().expect("our child");
+    child.wait().expect("our child");
+    let first = parts(&shell.folder, "out", ".jsonl");
+    let mut child = spawn(&shell, &words);
+    assert_eq!(ended(&mut child).await, 0, "{}", said(&shell));
+    let all = parts(&shell.folder, "out", ".jsonl");
+    assert_eq!(all.len(), 11);
+    assert!(first.iter().all(|(name, part)| all.get(name) == Some(part)));
+    let keys: Vec<String> = all
+        .values()
+        .flat_map(|part| part.split(|byte| *byte == b'\n'))
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .map(|row| row["key"].as_str().unwrap_or("-").to_owned())
+        .collect();
+    let expected: Vec<String> = (0..1_600).map(|n| format!("r{n}")).collect();
+    assert_eq!(keys, expected, "each row once, in order");
+    assert_eq!(stack.row_count().await, 80);
+    crate::split_files::expect_clean(&shell.folder);
+    #[cfg(feature = "parquet")]
+    {
+        let words: Vec<&str> = words
+            .into_iter()
+            .map(|word| {
+                if word == "out.jsonl" {
+                    "out.parquet"
+                } else {
+                    word
+                }
+            })
+            .collect();
+        shell.kiln(&words).await.with(0);
+        assert_eq!(parts(&shell.folder, "out", ".parquet").len(), 11);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,8 +35,8 @@ impl Errors {
     pub fn open(
         on_error: OnError,
         source: &Source,
-        quarantine: Option<&Path>,
-        (kept, output): (u64, Option<&Path>),
+        (output, quarantine): (Option<&Path>, Option<&Path>),
+        kept: u64,
     ) -> anyhow::Result<Self> {
         let quarantine = quarantine.map(|path| Part::open(path, kept, output));
         let quarantine = quarantine.transpose()?;
