@@ -17,6 +17,7 @@ mod model;
 mod models;
 mod output;
 mod parsed;
+mod part;
 mod parts;
 mod paths;
 mod progress;

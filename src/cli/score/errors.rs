@@ -1,6 +1,6 @@
 //! Owns bad rows: the first few are named on standard error, all are counted, and where that is asked for they end the run or go to a file.
 
-use super::{item::BadRow, output::Part, source::Source};
+use super::{item::BadRow, part::Part, source::Source};
 use crate::cli::file::{BadLine, BadLines, Format, Inputs};
 use anyhow::bail;
 use indicatif::ProgressBar;

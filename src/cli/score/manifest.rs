@@ -6,7 +6,7 @@
 use super::{
     fleet::RunMark,
     item::Position,
-    output::beside,
+    part::beside,
     split::{Names, SplitMark},
     tally::Tally,
 };

@@ -14,13 +14,13 @@ use super::{
     manifest::{self, Manifest},
     model::must_know,
     models::{Models, Wanted},
-    output::{Closed, Output, Part},
+    output::{Closed, Output},
+    part::Part,
     progress::Marks,
     render::Layout,
     resume::{begin, give_up},
     scorer::Scorer,
     source::{Source, open},
-    split::name_parts,
     summary::{self, Facts, Report},
     work::{Done, Shared},
 };
@@ -94,7 +94,7 @@ pub(super) async fn run(
     let mut errors = Errors::open(on_error, &source, paths, manifest.quarantine_bytes)?;
     let known = paths.0.filter(|_| source.identity.is_some());
     let resumable = known.filter(|_| may_resume(&sink, &errors));
-    name_parts(&mut sink, on_error, resumable.is_some())?;
+    marks::name_parts(&mut sink, on_error, resumable.is_some())?;
     let wanted = Wanted {
         settings,
         jobs,

@@ -2,8 +2,28 @@
 
 use super::Run;
 use crate::cli::score::{
-    errors::Errors, manifest::Manifest, output::Output, progress::Marks, work::Done,
+    errors::{Errors, OnError},
+    manifest::Manifest,
+    output::Output,
+    progress::Marks,
+    split::Naming,
+    work::Done,
 };
+
+/// Says when the parts of an output get their names, where it has parts.
+pub(super) fn name_parts(
+    output: &mut Output,
+    on_error: OnError,
+    may_resume: bool,
+) -> anyhow::Result<()> {
+    let naming = match (on_error, may_resume) {
+        (OnError::Fail, _) => Naming::AtTheEnd,
+        (_, true) => Naming::WithMarks,
+        (_, false) => Naming::AtOnce,
+    };
+    let split = output.split();
+    split.map_or(Ok(()), |split| split.name_parts(naming))
+}
 
 impl Run {
     /// What a manifest says now.

@@ -10,11 +10,10 @@ mod unnamed;
 
 pub(super) use limits::{Limits, size};
 pub(super) use names::Names;
-use output::Naming;
-pub(super) use output::SplitOutput;
+pub(super) use output::{Naming, SplitOutput};
 pub(super) use unnamed::Unnamed;
 
-use super::{FileArguments, errors::OnError, output::Output};
+use super::FileArguments;
 use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use std::{fs, path::PathBuf};
@@ -64,21 +63,6 @@ pub(super) fn check(arguments: &FileArguments) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// Says when the parts of an output get their names, where it has parts.
-pub(super) fn name_parts(
-    output: &mut Output,
-    on_error: OnError,
-    may_resume: bool,
-) -> anyhow::Result<()> {
-    let naming = match (on_error, may_resume) {
-        (OnError::Fail, _) => Naming::AtTheEnd,
-        (_, true) => Naming::WithMarks,
-        (_, false) => Naming::AtOnce,
-    };
-    let split = output.split();
-    split.map_or(Ok(()), |split| split.name_parts(naming))
 }
 
 /// The parts that are there: no pattern and no folder brings them as inputs.

@@ -2,7 +2,7 @@
 //!
 //! Pure but for looking which of them are there.
 
-use crate::cli::{file::Packing, score::output::beside};
+use crate::cli::{file::Packing, score::part::beside};
 use std::{
     ffi::OsStr,
     fs, io,

@@ -10,7 +10,8 @@ use crate::cli::{
     file::{Format, Packing},
     score::{
         manifest::{self, Manifest},
-        output::{Mark, Part},
+        output::Mark,
+        part::Part,
         render::{Layout, Piece},
         table::{Encoder, Ready},
     },
