@@ -67,6 +67,7 @@ mod remote;
 mod replies;
 mod results;
 mod shards;
+mod split_files;
 mod stampede;
 mod startup;
 mod stop;
