@@ -32,6 +32,8 @@ pub use self::{
     piece::{BadLine, BadLines, LINE_BYTES, Piece},
 };
 
+/// What some programs write before a text.
+pub const BOM: &[u8] = b"\xef\xbb\xbf";
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -174,6 +176,10 @@ impl<R: BufRead> Lines<R> {
 
 fn json_line(line: u64, bytes: &[u8]) -> Piece {
     let bad = |problem: String| Piece::Bad(BadLine { line, problem });
+    let bytes = match line {
+        1 => bytes.strip_prefix(BOM).unwrap_or(bytes),
+        _ => bytes,
+    };
     let Ok(text) = std::str::from_utf8(bytes.trim_ascii()) else {
         return bad("not UTF-8".into());
     };
@@ -203,6 +209,9 @@ pub fn job_body<'t>(
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -230,6 +239,9 @@ mod tests {
         assert!(matches!(&pieces[4], Piece::Job { line: 7, .. }));
         assert_eq!(pieces[5], inputs(&[(8, r#"{"text":"d"}"#)]));
         assert_eq!(pieces.len(), 6);
+        let marked = "\u{feff}{\"text\":\"a\"}\n";
+        let pieces: Vec<Piece> = Pieces::jsonl(marked.as_bytes(), 2).collect();
+        assert_eq!(pieces, [inputs(&[(1, r#"{"text":"a"}"#)])]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod auth;
 mod cache;
 mod extract;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod job_id;
 mod jobs;

@@ -3,6 +3,7 @@
 //! Promises that a line which can't be used costs only itself. Pure.
 
 use super::item::{BadRow, Input, Item, Json, Keep, Pick};
+use crate::cli::file::BOM;
 use kiln_contract::redact;
 use serde::{
     Deserialize, Deserializer,
@@ -16,8 +17,12 @@ pub(super) fn items(bytes: &[u8], first: u64, pick: Option<&Pick>) -> Vec<Item> 
     let mut items = Vec::with_capacity(bytes.len() / 64);
     let (mut at, mut line) = (0, first);
     for one in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let start = at + one.len() - one.trim_ascii_start().len();
-        let trimmed = one.trim_ascii();
+        let text = match line {
+            1 => one.strip_prefix(BOM).unwrap_or(one),
+            _ => one,
+        };
+        let start = at + one.len() - text.trim_ascii_start().len();
+        let trimmed = text.trim_ascii();
         if !trimmed.is_empty() {
             items.push(item(trimmed, line, start..start + trimmed.len(), pick));
         }
@@ -251,6 +256,9 @@ fn as_text(field: &str, raw: &RawValue) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -279,6 +287,18 @@ mod tests {
                 r#"14:{"text":"c"}"#,
             ]
         );
+    }
+
+    #[test]
+    fn a_mark_before_the_text_is_no_part_of_it() {
+        let block = b"\xef\xbb\xbf{\"text\":\"a\"}\n\xef\xbb\xbf{\"text\":\"b\"}";
+        let said: Vec<String> = items(block, 1, None)
+            .iter()
+            .map(|item| input(block, item))
+            .collect();
+        let second = "2:bad not JSON: expected value at column 1";
+        assert_eq!(said, [r#"1:{"text":"a"}"#, second]);
+        assert!(matches!(&items(block, 7, None)[0], Item::Bad(_)));
     }
 
     #[test]

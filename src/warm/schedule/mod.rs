@@ -168,4 +168,6 @@ impl fmt::Display for BadSchedule {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -10,12 +10,16 @@ use super::trace::{Logged, RequestTrace};
 use fields::{Columns, Wanted};
 use regex::Regex;
 use std::{
+    cell::Cell,
     collections::HashMap,
     io::{self, BufRead, Read},
+    rc::Rc,
 };
 
 /// Longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// What some programs write before a text.
+const BOM: &str = "\u{feff}";
 
 /// In which form a log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -148,6 +152,7 @@ pub fn read(input: impl Read, reading: &Reading) -> Result<AccessLog, BadLog> {
 }
 
 fn detect(start: &[u8], reading: &Reading) -> Form {
+    let start = start.strip_prefix(BOM.as_bytes()).unwrap_or(start);
     let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
         Some(b'{') => Form::Jsonl,
@@ -167,6 +172,10 @@ fn next_line(input: &mut impl BufRead, line: u64) -> Result<Option<String>, BadL
         return Err(BadLog::Line { line, problem });
     }
     let text = String::from_utf8_lossy(&bytes);
+    let text = match line {
+        1 => text.strip_prefix(BOM).unwrap_or(&text),
+        _ => &text,
+    };
     Ok((!bytes.is_empty()).then(|| text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
@@ -209,24 +218,60 @@ fn lines(
     }
 }
 
+/// Reads no more than may be held of one record: an open quote would make one of the whole log.
+struct Bounded<R> {
+    source: R,
+    left: Rc<Cell<u64>>,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.get();
+        if left == 0 {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let read = self.source.read(buffer)?;
+        self.left.set(left.saturating_sub(read as u64));
+        Ok(read)
+    }
+}
+
+/// What is wrong with a record that begins on that line, or about there.
+fn unread(error: csv::Error, begun: u64, is_long: bool) -> BadLog {
+    let line = error.position().map_or(begun, csv::Position::line);
+    // The error's own words may have values in them.
+    let problem = match error.into_kind() {
+        csv::ErrorKind::Io(_) if is_long => {
+            format!("longer than {MAX_LINE_BYTES} bytes: is a quote left open?")
+        }
+        csv::ErrorKind::Io(error) => return BadLog::Read(error),
+        _ => "expected comma-separated UTF-8".to_owned(),
+    };
+    BadLog::Line { line, problem }
+}
+
 fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result<(), BadLog> {
+    let left = Rc::new(Cell::new(MAX_LINE_BYTES));
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
         .trim(csv::Trim::All)
-        .from_reader(input);
+        .from_reader(Bounded {
+            source: input,
+            left: left.clone(),
+        });
     let mut columns: Option<Columns> = None;
-    for (index, record) in reader.records().enumerate() {
-        let record = record.map_err(|error| BadLog::Line {
-            line: error
-                .position()
-                .map_or(index as u64 + 1, csv::Position::line),
-            // The error's own words may have values in them.
-            problem: "expected comma-separated UTF-8".to_owned(),
-        })?;
-        let line = record
-            .position()
-            .map_or(index as u64 + 1, csv::Position::line);
+    let mut record = csv::StringRecord::new();
+    let mut index = 0;
+    loop {
+        left.set(MAX_LINE_BYTES);
+        let begun = reader.position().line();
+        let read = reader.read_record(&mut record);
+        if !read.map_err(|error| unread(error, begun, left.get() == 0))? {
+            break;
+        }
+        index += 1;
+        let line = record.position().map_or(index, csv::Position::line);
         let wrong = |problem: String| BadLog::Line { line, problem };
         let columns = match &columns {
             Some(columns) => columns,
@@ -255,5 +300,7 @@ fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result
     Ok(())
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

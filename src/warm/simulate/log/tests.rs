@@ -159,3 +159,26 @@ mod anything {
         }
     }
 }
+
+#[test]
+fn an_open_quote_makes_no_record_of_the_whole_log() {
+    let begins = &b"time,key\n1,a\n2,\"b"[..];
+    let endless = begins.chain(io::repeat(b'b'));
+    let said = read(endless, &Reading::default())
+        .err()
+        .map(|bad| bad.to_string());
+    let expected = "line 3: longer than 1048576 bytes: is a quote left open?";
+    assert_eq!(said.as_deref(), Some(expected));
+}
+
+#[test]
+fn a_mark_before_the_text_is_no_part_of_it() {
+    for log in [
+        "time,key\n1,a\n2,b\n",
+        "{\"time\":1,\"key\":\"a\"}\n{\"time\":2,\"key\":\"b\"}\n",
+    ] {
+        let log = format!("\u{feff}{log}");
+        let read = read(log.as_bytes(), &Reading::default()).expect("a log");
+        assert_eq!(read.names, ["a", "b"]);
+    }
+}
