@@ -24,6 +24,12 @@ for load in sorted({load for load, contender in rounds if contender == "peer"}):
     faster = median(load, "kiln", "jobs_per_s") / median(load, "peer", "jobs_per_s")
     cheaper = median(load, "peer", "worker_cpu_us_per_input") / max(median(load, "kiln", "worker_cpu_us_per_input"), 0.01)
     print(f"{load}: Kiln does {faster:.2f} times the peer's jobs/s, with 1/{cheaper:.1f} of its CPU per input")
+for load in sorted({load for load, contender in rounds if contender == "before"}):
+    ratio = median(load, "kiln", "jobs_per_s") / median(load, "before", "jobs_per_s")
+    print(f"{load}: {ratio:.2f} times the jobs/s of before")
+if ("auto", "kiln") in rounds:
+    ratio = median("auto", "kiln", "jobs_per_s") / median("auto", "always", "jobs_per_s")
+    print(f"auto: {ratio:.2f} times the misses a second with cache.mode = \"auto\"")
 if ("cluster", "kiln") in rounds:
     ratio = median("cluster", "kiln", "inputs_per_s") / median("single", "kiln", "inputs_per_s")
     print(f"cluster: {ratio:.2f} times the hits a second of a single Redis")

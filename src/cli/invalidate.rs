@@ -2,12 +2,12 @@
 //!
 //! Promises that workers use no score from before, even where Redis is out of reach or the removal is cut short: a worker ends it then.
 
-use super::Exit;
+use super::{Exit, actor};
 use crate::{
     cache::{self, Invalidation, RedisCache},
     config::Settings,
     parts,
-    store::{PostgresStore, Removable},
+    store::{ActionKind, PostgresStore, Removable},
     telemetry::metrics::Metrics,
 };
 use anyhow::{Context, anyhow, bail};
@@ -53,6 +53,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     store.migrate().await.context(nothing)?;
     let invalidated = cache::invalidate(&store, Some(&redis), &namespace).await;
     let Invalidation { stamp, unheard } = invalidated.context(nothing)?;
+    actor::note(&store, ActionKind::Invalidate, &namespace).await;
     let one = Removable {
         namespace,
         stamp,

@@ -3,6 +3,7 @@
 //! Promises that scripts can rely on the exit codes and on `--json`: results go to standard output, everything else to standard
 //! error. Refuses to start a command whose settings can't be used.
 
+mod actor;
 mod age;
 mod audit;
 mod completions;
@@ -15,6 +16,7 @@ mod forget;
 mod health;
 mod hot;
 mod invalidate;
+mod jobs;
 mod key;
 mod lane_queues;
 mod lanes;
@@ -113,6 +115,7 @@ enum Work {
     Models(models::Arguments),
     Schedules(schedules::Arguments),
     Status(status::Arguments),
+    Jobs(jobs::Arguments),
     Lanes(lanes::Arguments),
     Warm(warm::Arguments),
     Hot(hot::Arguments),
@@ -243,6 +246,7 @@ impl Work {
             Self::Models(arguments) => models::run(arguments, loaded.settings).await,
             Self::Schedules(arguments) => schedules::run(arguments, loaded.settings).await,
             Self::Status(arguments) => status::run(arguments, loaded.settings).await,
+            Self::Jobs(arguments) => jobs::run(arguments, loaded.settings).await,
             Self::Lanes(arguments) => lanes::run(arguments, loaded.settings).await,
             Self::Warm(arguments) => warm::run(arguments, loaded.settings).await,
             Self::Hot(arguments) => hot::run(arguments, loaded.settings).await,

@@ -2,11 +2,11 @@
 //!
 //! Promises that it holds for every worker of the database, also for one that starts later.
 
-use super::Exit;
+use super::{Exit, actor};
 use crate::{
     config::Settings,
     parts,
-    store::{INTAKE, SCHEDULE},
+    store::{ActionKind, INTAKE, SCHEDULE},
     warm::folder::Folder,
 };
 use anyhow::{Context, bail};
@@ -73,11 +73,17 @@ async fn steer(
     let store = parts::postgres(settings)?;
     store.migrate().await.context("migrations")?;
     let changed = if pause {
-        let by = std::env::var("USER").unwrap_or_else(|_| "command line".to_owned());
-        store.pause(&name, &by).await?
+        store.pause(&name, &actor::user()).await?
     } else {
         store.resume(&name).await?
     };
+    if changed {
+        let kind = match pause {
+            true => ActionKind::Pause,
+            false => ActionKind::Resume,
+        };
+        actor::note(&store, kind, &name).await;
+    }
     if json {
         let what = schedule.as_deref().unwrap_or(INTAKE);
         println!(

@@ -5,10 +5,12 @@
 //! known before.
 
 mod found;
+mod job;
 mod past;
 mod warming;
 
 pub use found::{FoundShown, says};
+pub use job::{JobKnown, job};
 pub use past::PastShown;
 pub use warming::WarmingShown;
 

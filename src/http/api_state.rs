@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::{
-    amqp::{lane_depths::LaneDepths, publisher::Publisher, topology::Topology},
+    amqp::{connection::Broker, lane_depths::LaneDepths, publisher::Publisher, topology::Topology},
     config::Settings,
     heat::Heat,
     pipeline::{Engine, budget::Budget, insight::Insight},
@@ -35,6 +35,8 @@ pub struct ApiState {
     pub budget: Arc<Budget>,
     pub store: PostgresStore,
     pub publisher: Publisher,
+    /// Where the dead letters are, over a connection of each look's own.
+    pub broker: Broker,
     pub topology: Arc<Topology>,
     /// What the broker last said of the lanes' queues.
     pub lane_depths: LaneDepths,

@@ -22,6 +22,9 @@ struct Key {
     limiter: Option<DefaultDirectRateLimiter>,
 }
 
+/// Whoever calls a worker without keys.
+const LOCAL: &str = "local";
+
 /// The keys of the settings.
 pub(super) struct Keys(Vec<Key>);
 
@@ -42,10 +45,10 @@ impl Keys {
         Self(keys.collect())
     }
 
-    /// The caller: the key's name in the settings.
-    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
+    /// The caller's key; nothing where there are no keys.
+    fn known(&self, headers: &HeaderMap) -> Result<Option<&Key>, Problem> {
         if self.0.is_empty() {
-            return Ok("local".into());
+            return Ok(None);
         }
         let given = headers
             .get(header::AUTHORIZATION)
@@ -65,18 +68,33 @@ impl Keys {
             let wait = until.wait_time_from(governor::clock::DefaultClock::default().now());
             return Err(Problem::rate_limited(wait));
         }
+        Ok(Some(key))
+    }
+
+    /// The caller: the key's name in the settings.
+    fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
+        let Some(key) = self.known(headers)? else {
+            return Ok(LOCAL.into());
+        };
         if !key.scopes.contains(&scope) {
-            let scope = match scope {
-                Scope::Read => "read",
-                Scope::Score => "score",
-                Scope::Admin => "admin",
-            };
             return Err(Problem::forbidden(
                 "authorization",
-                format!("the key `{}` lacks the scope `{scope}`", key.name),
+                format!(
+                    "the key `{}` lacks the scope `{}`",
+                    key.name,
+                    name_of(scope)
+                ),
             ));
         }
         Ok(key.name.clone())
+    }
+}
+
+fn name_of(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Read => "read",
+        Scope::Score => "score",
+        Scope::Admin => "admin",
     }
 }
 
@@ -139,6 +157,26 @@ caller!(
     Admin,
     Scope::Admin
 );
+
+/// Whoever calls with a key, whatever it is good for.
+pub(super) struct Caller {
+    pub(super) name: Arc<str>,
+    pub(super) scopes: Vec<&'static str>,
+}
+
+impl FromRequestParts<Shared> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        let key = shared.keys.known(&parts.headers)?;
+        let all = [Scope::Read, Scope::Score, Scope::Admin];
+        let allowed = |scope: &Scope| key.is_none_or(|key| key.scopes.contains(scope));
+        Ok(Self {
+            name: key.map_or_else(|| LOCAL.into(), |key| key.name.clone()),
+            scopes: all.into_iter().filter(allowed).map(name_of).collect(),
+        })
+    }
+}
 
 #[cfg(test)]
 mod tests {

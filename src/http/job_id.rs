@@ -10,16 +10,25 @@ use sha2::{Digest, Sha256};
 /// Header that identifies a repeated request.
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The id of a request's job.
+pub(super) struct Chosen {
+    pub(super) id: String,
+    /// Whether it is nobody's but this request's.
+    pub(super) is_new: bool,
+}
+
 /// The id for a body's job: the idempotency key's, the body's own, or else a new one. Refuses a job that would be rejected.
 pub(super) fn choose(
     state: &ApiState,
     caller: &str,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<String, Problem> {
+) -> Result<Chosen, Problem> {
     let id = idempotent_id(caller, headers)?;
-    let examined = state.engine.examine(body, id.as_deref(), &random_id());
-    Ok(examined?)
+    let new = random_id();
+    let id = state.engine.examine(body, id.as_deref(), &new)?;
+    let is_new = id == new;
+    Ok(Chosen { id, is_new })
 }
 
 fn random_id() -> String {

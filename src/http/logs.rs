@@ -1,13 +1,13 @@
 //! `/v1/log`: this worker's log levels, and its recent warnings and errors.
 
 use super::{
-    Shared,
+    Shared, actions,
     auth::{Admin, Reader},
     extract::{self, Payload},
     problem::Problem,
     responses::{BadRequest, Guarded, TooLarge, Unavailable},
 };
-use crate::{clock::rfc3339, redact::Redact, telemetry::logs};
+use crate::{clock::rfc3339, redact::Redact, store::ActionKind, telemetry::logs};
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -58,7 +58,7 @@ pub(super) async fn recent(_reader: Reader) -> Json<Vec<LineShown>> {
     responses((status = 200, body = Levels), Guarded, BadRequest, TooLarge))]
 pub(super) async fn set_levels(
     admin: Admin,
-    State(_shared): State<Shared>,
+    State(shared): State<Shared>,
     Payload(body): Payload,
 ) -> Result<Json<Levels>, Problem> {
     let wanted = extract::read(body, |body| {
@@ -67,5 +67,8 @@ pub(super) async fn set_levels(
     let wanted = wanted.await?;
     logs::set_levels(&wanted.levels).map_err(|reason| Problem::invalid("levels", reason))?;
     tracing::info!(levels = wanted.levels, by = &*admin.0, "log levels changed");
+    if let Ok(state) = shared.state() {
+        actions::note(state, &admin.0, ActionKind::LogLevels, &wanted.levels).await;
+    }
     Ok(Json(wanted))
 }

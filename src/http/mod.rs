@@ -5,15 +5,21 @@
 //! bodies on this thread.
 
 mod accept;
+mod actions;
 mod advice;
 mod api_state;
 mod auth;
 mod cache;
+mod compat;
+mod dead;
+mod docs;
 mod extract;
+mod find;
 mod fleet;
 #[cfg(test)]
 mod fuzz;
 mod health;
+mod job;
 mod job_id;
 mod jobs;
 mod keys;
@@ -22,6 +28,7 @@ mod live;
 mod logs;
 mod openapi;
 mod page;
+mod posted;
 mod problem;
 mod requests;
 mod responses;
@@ -31,6 +38,7 @@ mod show;
 mod steer;
 mod stopping;
 mod unread;
+mod waits;
 
 pub use api_state::ApiState;
 
@@ -50,6 +58,7 @@ use axum::{
 };
 use live::Live;
 use metrics_exporter_prometheus::PrometheusHandle;
+use posted::Posted;
 use problem::Problem;
 use std::{
     net::SocketAddr,
@@ -60,11 +69,14 @@ use stopping::Stopping;
 use tokio::{
     net::TcpListener,
     runtime::{Handle, RuntimeMetrics},
-    sync::oneshot,
+    sync::{Semaphore, oneshot},
 };
+use waits::Waits;
 
 /// How often the recorder forgets what it need not keep.
 const UPKEEP: Duration = Duration::from_secs(5);
+/// Where requests wait for longer than others may take.
+const WAIT: &str = "/v1/jobs/{id}/wait";
 /// Threads that read large bodies.
 const READERS: usize = 2;
 
@@ -108,6 +120,11 @@ struct SharedState {
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
     live: Live,
+    /// Who may look through the jobs now, and who through the dead letters.
+    finding: Semaphore,
+    dead: Semaphore,
+    posted: Posted,
+    waits: Waits,
     stopping: Stopping,
 }
 
@@ -180,6 +197,10 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         max_body_bytes: port.max_body_bytes,
         paths: Arc::default(),
         live: Live::new(),
+        finding: Semaphore::new(find::AT_ONCE),
+        dead: Semaphore::new(dead::AT_ONCE),
+        posted: Posted::default(),
+        waits: Waits::default(),
         stopping: Stopping::default(),
     });
     let stopping = shared.stopping.clone();
@@ -250,19 +271,26 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
         .route("/metrics", get(health::metrics));
     if api {
         routes = routes
-            .route("/", get(page::html))
-            .route("/page/page.css", get(page::style))
-            .route("/page/page.js", get(page::script))
-            .route("/page/uplot.css", get(page::chart_style))
-            .route("/page/uplot.js", get(page::chart_script))
+            .merge(page::routes())
+            .merge(dead::routes())
             .route("/v1/live", get(live::live))
             .route("/health", get(show::health))
             .route("/version", get(show::version))
             .route("/openapi.json", get(openapi::document))
+            .route("/docs", get(docs::moved))
+            .route("/docs/", get(docs::index))
+            .route("/docs/{*file}", get(docs::file))
             .route("/v1/score", post(score::score))
             .route("/v1/score/batch", post(score::batch))
-            .route("/v1/jobs", post(jobs::enqueue))
-            .route("/v1/jobs/{id}", get(jobs::job))
+            .route("/v1/embeddings", post(compat::openai::embeddings))
+            .route("/embed", post(compat::inference::embed))
+            .route("/predict", post(compat::inference::predict))
+            .route("/rerank", post(compat::inference::rerank))
+            .route("/v1/jobs", get(find::jobs).post(jobs::enqueue))
+            .route("/v1/jobs/{id}", get(job::job))
+            .route(WAIT, get(job::wait))
+            .route("/v1/key", get(actions::key))
+            .route("/v1/log/actions", get(actions::list))
             .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/fleet", get(fleet::fleet))
@@ -316,9 +344,12 @@ async fn no_such_method() -> Problem {
 /// Cuts a request that takes too long, such as one whose body comes slowly.
 async fn timed(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     // A handler's own limit comes first, and says more.
-    let limit = shared.limit + Duration::from_millis(500);
+    let mut limit = shared.limit + Duration::from_millis(500);
     let begun = Instant::now();
     let path = request.extensions().get::<MatchedPath>().cloned();
+    if path.as_ref().is_some_and(|path| path.as_str() == WAIT) {
+        limit += Duration::from_secs(job::MAX_WAIT_SECONDS);
+    }
     let response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::timeout(shared.limit).into_response(),

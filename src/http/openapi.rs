@@ -1,6 +1,10 @@
 //! `/openapi.json`: the API as programs read it.
 
-use super::{cache, fleet, jobs, keys, lanes, live, logs, problem, requests, score, show, steer};
+use super::{
+    actions, cache,
+    compat::{inference, openai},
+    dead, find, fleet, job, jobs, keys, lanes, live, logs, problem, requests, score, show, steer,
+};
 use axum::Json;
 use utoipa::{
     Modify, OpenApi,
@@ -14,10 +18,10 @@ use utoipa::{
 #[openapi(
     info(title = "Kiln", description = "Cached scores of machine-learning models, kept warm. If the settings name API keys, every request needs one: `Authorization: Bearer KEY`."),
     paths(
-        score::score, score::batch, jobs::enqueue, jobs::warm, jobs::job, show::health, show::version, fleet::fleet, lanes::lanes, show::models, show::schedules, show::runs,
+        score::score, score::batch, openai::embeddings, inference::embed, inference::predict, inference::rerank, jobs::enqueue, jobs::warm, find::jobs, job::job, job::wait, show::health, show::version, fleet::fleet, lanes::lanes, show::models, show::schedules, show::runs,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset, keys::explain,
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
-        logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
+        dead::list, dead::one, dead::settle::replay, dead::settle::purge, actions::list, actions::key, logs::levels, logs::set_levels, logs::recent, show::rejections, live::live
     ),
     components(schemas(problem::ErrorBody, requests::InputRequest, requests::RankRequest, requests::AsOfRequest, requests::FeaturesRequest)),
     modifiers(&KeyScheme)

@@ -2,9 +2,12 @@
 //!
 //! Promises to load nothing from other sites, and to have the browser block everything that comes from there.
 
+use super::Shared;
 use axum::{
+    Router,
     http::{HeaderName, HeaderValue, header},
     response::IntoResponse,
+    routing::get,
 };
 
 /// Only this origin's scripts, styles and requests, and no framing by other sites.
@@ -16,7 +19,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 
 macro_rules! file {
     ($name:ident, $kind:expr, $file:literal) => {
-        pub(super) async fn $name() -> impl IntoResponse {
+        async fn $name() -> impl IntoResponse {
             served($kind, include_str!(concat!("page/", $file)))
         }
     };
@@ -25,8 +28,24 @@ macro_rules! file {
 file!(html, HTML, "index.html");
 file!(style, CSS, "page.css");
 file!(script, SCRIPT, "page.js");
+file!(jobs_script, SCRIPT, "jobs.js");
+file!(search_script, SCRIPT, "search.js");
+file!(dead_script, SCRIPT, "dead.js");
 file!(chart_style, CSS, "uplot.css");
 file!(chart_script, SCRIPT, "uplot.js");
+
+/// The page's own paths.
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/", get(html))
+        .route("/page/page.css", get(style))
+        .route("/page/page.js", get(script))
+        .route("/page/jobs.js", get(jobs_script))
+        .route("/page/search.js", get(search_script))
+        .route("/page/dead.js", get(dead_script))
+        .route("/page/uplot.css", get(chart_style))
+        .route("/page/uplot.js", get(chart_script))
+}
 
 fn served(kind: &'static str, text: &'static str) -> impl IntoResponse {
     let value = HeaderValue::from_static;

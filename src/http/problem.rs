@@ -68,6 +68,12 @@ impl Problem {
         )
     }
 
+    /// The id is used, by a job with another body.
+    pub fn conflict(id: &str) -> Self {
+        let message = format!("a job `{id}` has ended, and had another body");
+        Self::new(StatusCode::CONFLICT, "conflict", "job_id", message)
+    }
+
     /// No key, or an unknown one.
     pub fn unauthorized(message: &str) -> Self {
         Self::new(
@@ -115,6 +121,17 @@ impl Problem {
         let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "", message);
         problem.retry_after = Some(Duration::from_secs(1));
         problem
+    }
+
+    /// The same, told of another field.
+    pub(super) fn with_field(mut self, name: impl FnOnce(&str) -> String) -> Self {
+        self.detail.field = name(&self.detail.field);
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn field(&self) -> &str {
+        &self.detail.field
     }
 
     #[cfg(test)]

@@ -13,7 +13,12 @@ use super::{
     responses::{BadJob, Guarded, Unavailable},
 };
 use crate::{
-    pipeline::{Ended, InputCounts, JobSource, Outcome, Urgency, outcome_of},
+    pipeline::{
+        Ended, InputCounts, JobSource, Outcome, Urgency,
+        budget::{Held, Reserved},
+        outcome_of,
+    },
+    redact::Redact,
     telemetry::trace::{Kind, TRACEPARENT, Trace},
 };
 use axum::{
@@ -68,8 +73,17 @@ pub(super) async fn score(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let form = |body: &[u8]| Ok(job_of(&ScoreRequest::parse(body)?));
-    run(shared.state()?, scorer.0, headers, body, form).await
+    let form = |body: &[u8]| Ok((job_of(&ScoreRequest::parse(body)?), ()));
+    answer(
+        shared.state()?,
+        scorer.0,
+        headers,
+        body,
+        form,
+        as_it_is,
+        shown,
+    )
+    .await
 }
 
 /// Scores the inputs of a job and returns the results.
@@ -83,27 +97,75 @@ pub(super) async fn batch(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let form = |body: &[u8]| Ok(body.to_vec());
-    run(shared.state()?, scorer.0, headers, body, form).await
+    let form = |body: &[u8]| Ok((body.to_vec(), ()));
+    answer(
+        shared.state()?,
+        scorer.0,
+        headers,
+        body,
+        form,
+        as_it_is,
+        shown,
+    )
+    .await
 }
 
-/// Runs the job that `form` makes of a body.
-async fn run(
+/// A job's problems are told as those of the request that it was made of.
+fn as_it_is(problem: Problem, _: Option<&()>) -> Problem {
+    problem
+}
+
+/// A job that a request was made into, done.
+pub(super) struct Scored {
+    pub(super) job_id: Arc<str>,
+    pub(super) done: Arc<Finished>,
+    /// Of the run, where it was this request's own.
+    counts: Option<InputCounts>,
+    /// The request's part of the bytes that may be in hand, until the answer is sent.
+    held: Option<(Held, Option<Reserved>)>,
+}
+
+/// Answers a request: `form` makes its body a job and keeps what else the answer needs, `shown` makes the job's results the answer, and
+/// `told` says of the request what is wrong with the job.
+pub(super) async fn answer<T: Send + 'static>(
     state: &ApiState,
     caller: Arc<str>,
     headers: HeaderMap,
     body: JobBody,
-    form: impl FnOnce(&[u8]) -> Result<Vec<u8>, Problem> + Send + 'static,
+    form: impl FnOnce(&[u8]) -> Result<(Vec<u8>, T), Problem> + Send + 'static,
+    told: impl Fn(Problem, Option<&T>) -> Problem + Copy + Send + 'static,
+    shown: impl FnOnce(&Scored, T) -> Result<Vec<u8>, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let begun = Instant::now();
     let JobBody { bytes, held } = body;
-    let (checker, asked) = (state.clone(), headers.clone());
+    let (checker, asked, size) = (state.clone(), headers.clone(), bytes.len());
     let read = extract::read(bytes, move |body| {
-        let job = form(body)?;
-        let id = job_id::choose(&checker, &caller, &asked, &job)?;
-        Ok((job, id))
+        let (job, kept) = form(body).map_err(|problem| told(problem, None))?;
+        let chosen = job_id::choose(&checker, &caller, &asked, &job);
+        let chosen = chosen.map_err(|problem| told(problem, Some(&kept)))?;
+        Ok((job, chosen.id, kept))
     });
-    let (job, id) = read.await?;
+    let (job, id, kept) = read.await?;
+    // What a request is made into may be larger than the request.
+    let held = match job.len() > size {
+        true => state.budget.take(job.len()),
+        false => held,
+    };
+    let scored = run(state, &headers, (job, id), held, begun).await;
+    let scored = scored.map_err(|problem| told(problem, Some(&kept)))?;
+    let bytes = scored.done.results.len();
+    let write = move || Ok(response(shown(&scored, kept)?, scored));
+    extract::apart(bytes, write).await
+}
+
+/// Runs a job, and waits for its end.
+async fn run(
+    state: &ApiState,
+    headers: &HeaderMap,
+    (job, id): (Vec<u8>, String),
+    held: Held,
+    begun: Instant,
+) -> Result<Scored, Problem> {
     let engine = state.engine.clone();
     let work = async move {
         let (source, ended) = JobSource::awaited(job, Some(id));
@@ -125,11 +187,12 @@ async fn run(
             job_id,
             result,
             repeated,
-        } => {
-            let counts = counts.filter(|_| !repeated);
-            let bytes = result.results.len();
-            extract::apart(bytes, move || Ok(scored(&job_id, &result, counts, held))).await
-        }
+        } => Ok(Scored {
+            job_id,
+            done: result,
+            counts: counts.filter(|_| !repeated),
+            held,
+        }),
         Outcome::Rejected { rejection, .. } => Err(rejection.into()),
         Outcome::Retry { reason, .. } | Outcome::Postponed { reason } => {
             Err(Problem::unavailable(reason))
@@ -164,19 +227,38 @@ impl<H> AsRef<[u8]> for Answer<H> {
     }
 }
 
-/// The answer; `counts` of the run, where it was this request's own.
-fn scored(
-    job_id: &str,
-    done: &Finished,
-    counts: Option<InputCounts>,
-    held: impl Send + 'static,
-) -> Response {
+/// The response with what is shown of a job.
+fn response(body: Vec<u8>, scored: Scored) -> Response {
+    let body = Bytes::from_owner(Answer {
+        body,
+        _held: scored.held,
+    });
+    let json = HeaderValue::from_static("application/json");
+    let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
+    if scored.counts.is_none() {
+        let headers = response.headers_mut();
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// An answer's JSON.
+pub(super) fn written(answer: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(answer).map_err(|error| {
+        tracing::error!(error = error.redacted(), "an answer can't be written");
+        Problem::unavailable("the answer can't be written")
+    })
+}
+
+/// A job in Kiln's own form.
+fn shown(scored: &Scored, (): ()) -> Result<Vec<u8>, Problem> {
+    let Scored { done, counts, .. } = scored;
     let milliseconds = |time: Duration| {
         let ms = (time.as_secs_f64() * 1e5).round() / 100.0;
         serde_json::value::to_raw_value(&ms).ok()
     };
     let looked_up = counts.and_then(|c| milliseconds(c.stages.looked_up));
-    let scored = counts.and_then(|c| milliseconds(c.stages.scored));
+    let computed = counts.and_then(|c| milliseconds(c.stages.scored));
     // The results are what the engine wrote.
     let mut results: Vec<BTreeMap<&str, &RawValue>> =
         serde_json::from_str(&done.results).unwrap_or_default();
@@ -184,7 +266,7 @@ fn scored(
         let cached = result.get("cached").map(|value| value.get());
         let latency = match cached {
             Some("true") => looked_up.as_deref(),
-            Some(_) => scored.as_deref(),
+            Some(_) => computed.as_deref(),
             None => None,
         };
         if let Some(latency) = latency {
@@ -192,8 +274,8 @@ fn scored(
         }
     }
     let is_omitted = done.results.is_empty();
-    let response = ScoreResponse {
-        job_id,
+    written(&ScoreResponse {
+        job_id: &scored.job_id,
         status: "ok",
         model: &done.model,
         version: &done.version,
@@ -204,26 +286,16 @@ fn scored(
         misses: done.misses,
         elapsed_ms: done.elapsed_ms,
         finished_at: crate::clock::rfc3339(done.finished_at),
-    };
-    // What is written is what was read: it can't fail.
-    let body = serde_json::to_vec(&response).unwrap_or_default();
-    let body = Bytes::from_owner(Answer { body, _held: held });
-    let json = HeaderValue::from_static("application/json");
-    let mut response = ([(header::CONTENT_TYPE, json)], body).into_response();
-    if counts.is_none() {
-        let headers = response.headers_mut();
-        headers.insert(REPLAYED, HeaderValue::from_static("true"));
-    }
-    response
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn results_that_were_not_kept_are_omitted_and_not_called_none() {
-        let answer = async |results: &str| {
+    #[test]
+    fn results_that_were_not_kept_are_omitted_and_not_called_none() {
+        let answer = |results: &str| {
             let done = Finished {
                 model: "m".to_owned(),
                 version: "1".to_owned(),
@@ -234,14 +306,19 @@ mod tests {
                 elapsed_ms: 1.0,
                 finished_at: crate::clock::now(),
             };
-            let body = scored("j", &done, None, ()).into_body();
-            let body = axum::body::to_bytes(body, 10_000).await.expect("a body");
+            let scored = Scored {
+                job_id: "j".into(),
+                done: Arc::new(done),
+                counts: None,
+                held: None,
+            };
+            let body = shown(&scored, ()).expect("a body");
             serde_json::from_slice::<serde_json::Value>(&body).expect("JSON")
         };
-        let said = answer("").await;
+        let said = answer("");
         assert_eq!(said["results_omitted"], true);
         assert!(said.get("results").is_none(), "{said}");
-        let said = answer("[]").await;
+        let said = answer("[]");
         assert_eq!(said["results"], serde_json::json!([]));
         assert!(said.get("results_omitted").is_none(), "{said}");
     }

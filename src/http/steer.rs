@@ -1,7 +1,7 @@
 //! Routes that change how workers run: pausing and resuming, warming on request, invalidation, and readers' hints.
 
 use super::{
-    Shared,
+    Shared, actions,
     api_state::ApiState,
     auth::{Admin, Scorer},
     extract::{self, Named, Payload},
@@ -11,7 +11,7 @@ use super::{
 use crate::{
     cache::{self, Invalidation},
     heat::Hint,
-    store::{INTAKE, Removable, SCHEDULE},
+    store::{ActionKind, INTAKE, Removable, SCHEDULE},
     warm::schedule::Schedule,
 };
 use axum::{Json, extract::State, http::StatusCode};
@@ -58,20 +58,22 @@ pub struct HintRequest {
 async fn steer(
     state: &ApiState,
     name: String,
-    by: Option<Arc<str>>,
+    by: Arc<str>,
+    kind: ActionKind,
 ) -> Result<Json<Steered>, Problem> {
-    let paused = by.is_some();
-    let what = name.clone();
+    let paused = kind == ActionKind::Pause;
+    let (what, who) = (name.clone(), by.clone());
     let changed = state
         .ask(move |store| async move {
-            match by {
-                Some(by) => store.pause(&name, &by).await,
-                None => store.resume(&name).await,
+            match paused {
+                true => store.pause(&name, &who).await,
+                false => store.resume(&name).await,
             }
         })
         .await?;
     if changed {
         tracing::info!(what, paused, "requested over HTTP");
+        actions::note(state, &by, kind, &what).await;
     }
     Ok(Json(Steered { paused, changed }))
 }
@@ -90,17 +92,29 @@ pub(super) async fn pause_intake(
     admin: Admin,
     State(shared): State<Shared>,
 ) -> Result<Json<Steered>, Problem> {
-    steer(shared.state()?, INTAKE.to_owned(), Some(admin.0)).await
+    steer(
+        shared.state()?,
+        INTAKE.to_owned(),
+        admin.0,
+        ActionKind::Pause,
+    )
+    .await
 }
 
 /// Resumes intake on every worker.
 #[utoipa::path(post, path = "/v1/intake/resume", tag = "steering", security(("key" = [])),
     responses((status = 200, body = Steered), Guarded, Unavailable))]
 pub(super) async fn resume_intake(
-    _admin: Admin,
+    admin: Admin,
     State(shared): State<Shared>,
 ) -> Result<Json<Steered>, Problem> {
-    steer(shared.state()?, INTAKE.to_owned(), None).await
+    steer(
+        shared.state()?,
+        INTAKE.to_owned(),
+        admin.0,
+        ActionKind::Resume,
+    )
+    .await
 }
 
 /// Pauses a schedule: it no longer starts by itself.
@@ -114,27 +128,28 @@ pub(super) async fn pause_schedule(
     let state = shared.state()?;
     let schedule = schedule(state, &name)?;
     let name = format!("{SCHEDULE}{}", schedule.name);
-    steer(state, name, Some(admin.0)).await
+    steer(state, name, admin.0, ActionKind::Pause).await
 }
 
 /// Resumes a schedule.
 #[utoipa::path(post, path = "/v1/schedules/{name}/resume", tag = "steering", security(("key" = [])), params(("name" = String, Path)),
     responses((status = 200, body = Steered), Guarded, NotFound, Unavailable))]
 pub(super) async fn resume_schedule(
-    _admin: Admin,
+    admin: Admin,
     State(shared): State<Shared>,
     Named(name): Named,
 ) -> Result<Json<Steered>, Problem> {
     let state = shared.state()?;
     let schedule = schedule(state, &name)?;
-    steer(state, format!("{SCHEDULE}{}", schedule.name), None).await
+    let name = format!("{SCHEDULE}{}", schedule.name);
+    steer(state, name, admin.0, ActionKind::Resume).await
 }
 
 /// Requests a run of a schedule now.
 #[utoipa::path(post, path = "/v1/warm/{name}", tag = "warming", security(("key" = [])), params(("name" = String, Path)),
     responses((status = 202, body = Asked), Guarded, NotFound, Unavailable))]
 pub(super) async fn warm(
-    _admin: Admin,
+    admin: Admin,
     State(shared): State<Shared>,
     Named(name): Named,
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
@@ -144,6 +159,7 @@ pub(super) async fn warm(
     let run = state
         .ask(move |store| async move { store.ask_run(&asked.name, asked.limit).await })
         .await?;
+    actions::note(state, &admin.0, ActionKind::RunNow, &schedule.name).await;
     let asked = Asked {
         run,
         schedule: schedule.name.clone(),
@@ -179,6 +195,7 @@ pub(super) async fn invalidate(
         is_first: true,
     });
     tracing::info!(namespace, by = &*admin.0, "a namespace is invalidated");
+    actions::note(state, &admin.0, ActionKind::Invalidate, &namespace).await;
     if let Some(reason) = unheard {
         tracing::info!(
             namespace,

@@ -138,6 +138,9 @@ fn check<'a>(
         return Err(Unparsable { job_id, rejection });
     }
     let mut job = parsed?;
+    if let Some(ids) = &context.in_hand {
+        source.note_in_hand(ids, &job.job_id);
+    }
     match fit(context, &mut job) {
         Ok(model) => Ok((job, model)),
         Err(rejection) => Err(Unparsable {

@@ -3,7 +3,8 @@
 //! Promises that a write through it waits for the database. Refuses to know the stages.
 
 use super::{
-    budget::Budget, insight::Insight, look_up_cost::LookUpCost, share::Share, tasks::Tasks,
+    budget::Budget, in_hand::InHandIds, insight::Insight, look_up_cost::LookUpCost, share::Share,
+    tasks::Tasks,
 };
 use crate::{
     backoff::Backoff,
@@ -46,6 +47,8 @@ pub(super) struct Context {
     pub heat: Option<Arc<Heat>>,
     pub insight: Option<Arc<Insight>>,
     pub budget: Arc<Budget>,
+    /// Which jobs are here, where anybody may ask for that.
+    pub in_hand: Option<Arc<InHandIds>>,
     pub tasks: Tasks,
     pub look_up_cost: LookUpCost,
     pub settings: PipelineSettings,
@@ -149,6 +152,7 @@ impl Context {
             health: parts.health,
             metrics: parts.metrics,
             heat: parts.heat,
+            in_hand: parts.insight.is_some().then(Arc::default),
             insight: parts.insight,
             budget: Budget::new(settings.intake.max_bytes_in_hand),
             tasks: Tasks::new(),

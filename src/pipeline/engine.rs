@@ -143,6 +143,12 @@ impl Engine {
         ended.await.ok()
     }
 
+    /// Whether a job is in hand here, as far as its id was read.
+    pub fn has_in_hand(&self, job_id: &str) -> bool {
+        let ids = self.context.in_hand.as_ref();
+        ids.is_some_and(|ids| ids.has(job_id))
+    }
+
     /// Gives jobs back to their owners that wait in lanes and were in hand for too long.
     pub fn sweep(&self) {
         self.lanes.sweep();

@@ -16,6 +16,7 @@ mod ending;
 mod engine;
 mod finish;
 mod front;
+mod in_hand;
 mod index;
 mod input_counts;
 pub mod insight;

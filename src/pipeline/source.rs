@@ -6,6 +6,7 @@
 use super::{
     arriving::Arriving,
     budget::{Held, Reserved},
+    in_hand::{InHandId, InHandIds},
     index::SourceIndex,
     input_counts::InputCounts,
     outcome::Outcome,
@@ -95,6 +96,8 @@ pub struct Parts {
     pub(super) held: Held,
     /// The same for outputs that are large.
     pub(super) reserved: Option<Reserved>,
+    /// Its id among those in hand, once that is known.
+    in_hand: OnceLock<InHandId>,
 }
 
 impl Deref for JobSource {
@@ -135,6 +138,7 @@ impl JobSource {
             arriving: None,
             held: Held::default(),
             reserved: None,
+            in_hand: OnceLock::new(),
         }))
     }
 
@@ -254,6 +258,11 @@ impl JobSource {
     pub(super) fn note_accepted(&self, accepted: Moment) {
         // Looked up again, it hears the same.
         let _known = self.accepted.set(accepted.min(self.accepted()));
+    }
+
+    /// Notes that it is in hand, until it ends.
+    pub(super) fn note_in_hand(&self, ids: &Arc<InHandIds>, job_id: &str) {
+        self.in_hand.get_or_init(|| ids.note(job_id));
     }
 
     /// Tells its owner how it ended.

@@ -77,6 +77,16 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "workers",
             include_str!("../../migrations/postgres/0012_workers.sql"),
         ),
+        (
+            14,
+            "jobs by time",
+            include_str!("../../migrations/postgres/0014_jobs_by_time.sql"),
+        ),
+        (
+            15,
+            "actions",
+            include_str!("../../migrations/postgres/0015_actions.sql"),
+        ),
     ])
 });
 

@@ -5,6 +5,7 @@
 //! database is out of reach ([`StoreError::Unavailable`]), was busy with another's write
 //! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
 
+mod actions;
 mod active;
 mod address;
 mod ask;
@@ -18,6 +19,7 @@ mod inputs;
 mod insert;
 mod invalidations;
 mod jobs;
+mod listed;
 mod listen;
 mod lost;
 mod migrations;
@@ -42,6 +44,7 @@ use kiln_contract::key::InputHash;
 use kiln_contract::result::Finished;
 use std::time::Duration;
 
+pub use actions::{ActionKind, ActionRow};
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
 pub use fleet::{WorkerFigures, WorkerRow};
@@ -49,7 +52,8 @@ pub use follow::{Followed, FollowedTo};
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};
 pub use invalidations::{InvalidationMark, Removable};
-pub use jobs::JobEnd;
+pub use jobs::{JobEnd, JobInput};
+pub use listed::{JobFilter, JobMark, JobPage, ListedJob};
 pub use listen::Listener;
 pub use migrations::{Applied, Unfit};
 pub use news::News;

@@ -103,13 +103,9 @@ impl Carrier {
 
     pub(super) async fn end(&self, claim: Claim, result: Result<Progress, Stopped>) {
         let (state, progress, message) = match result {
-            Ok(progress) if progress.rejected == 0 => (RunState::Done, progress, None),
             Ok(progress) => {
-                let message = format!(
-                    "{} jobs were rejected: see the dead letters",
-                    progress.rejected
-                );
-                (RunState::Done, progress, Some(message))
+                let (state, message) = outcome(&progress);
+                (state, progress, message)
             }
             Err(Stopped::Failed(reason)) => {
                 let progress = self.store.run_progress(claim.id).await.unwrap_or_default();
@@ -218,8 +214,8 @@ impl Carrier {
             self.engine.cache().server(),
         )
         .await?;
-        let plan = gatherer.plan(schedule, source.as_ref()).await?;
-        let posts = gatherer.pieces(schedule, &plan);
+        let mut plan = gatherer.plan(schedule, source.as_ref()).await?;
+        let posts = gatherer.pieces(schedule, &mut plan);
         for (part, first) in posts.chunks(WRITE).zip((0i32..).step_by(WRITE)) {
             if !self.store.add_posts(claim, first, part).await? {
                 return Err(Stopped::Lost);
@@ -228,6 +224,7 @@ impl Carrier {
         let mut totals = plan.totals(&schedule.budget, posts.len());
         // What a ranking lacks may come in jobs of its own before it.
         totals.planned = posts.iter().map(|post| i64::from(post.inputs)).sum();
+        totals.computes = posts.iter().map(|post| i64::from(post.computes)).sum();
         tracing::info!(
             schedule = schedule.name,
             run = claim.id,
@@ -248,5 +245,37 @@ impl Carrier {
     }
 }
 
+/// How a run ended that was seen through: one of which all was rejected has failed.
+fn outcome(progress: &Progress) -> (RunState, Option<String>) {
+    let rejected = progress.rejected;
+    let message = format!("{rejected} jobs were rejected: see the dead letters");
+    match rejected {
+        0 => (RunState::Done, None),
+        all if all >= progress.jobs => (RunState::Failed, Some(message)),
+        _ => (RunState::Done, Some(message)),
+    }
+}
+
 /// What is said of a run that hit its limit.
 pub(super) const TOO_LONG: &str = "it ran past its time limit";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_of_which_all_was_rejected_has_failed() {
+        let ended = |jobs, rejected| {
+            let progress = Progress {
+                jobs,
+                rejected,
+                ..Progress::default()
+            };
+            outcome(&progress).0
+        };
+        assert_eq!(ended(0, 0), RunState::Done);
+        assert_eq!(ended(3, 0), RunState::Done);
+        assert_eq!(ended(3, 2), RunState::Done);
+        assert_eq!(ended(3, 3), RunState::Failed);
+    }
+}

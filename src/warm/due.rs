@@ -10,10 +10,20 @@ const ON_TIME: Duration = Duration::seconds(60);
 const SLACK: Duration = Duration::seconds(2);
 /// Maximum number of runs that are found due at once.
 const MAX_RUNS: usize = 1_000;
+/// Jitter that is longer is cut: a file's is no longer.
+const MAX_JITTER: std::time::Duration = std::time::Duration::from_secs(86_400);
 /// How far back to search for the last due time at a worker's start.
 const START_REACH: Duration = Duration::days(366);
 
-/// The due times of the runs to start now, the oldest first.
+/// A run to start now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueRun {
+    pub at: DateTime<Utc>,
+    /// Whether it makes up for one that was missed, or follows one that does: those before it are to come first.
+    pub queues: bool,
+}
+
+/// The runs to start now, the oldest first.
 ///
 /// `last` is the latest due time that has been dealt with by any worker; without one, runs count from `since` on.
 /// `starting` says whether the worker has just started.
@@ -23,16 +33,20 @@ pub fn due(
     since: DateTime<Utc>,
     now: DateTime<Utc>,
     starting: bool,
-) -> Vec<DateTime<Utc>> {
+) -> Vec<DueRun> {
     let reach = match schedule.missed {
         Missed::Skip => ON_TIME,
         Missed::Once | Missed::All => Duration::from_std(schedule.missed_max_age)
             .unwrap_or(ON_TIME)
             .max(ON_TIME),
     };
-    let jitter = Duration::from_std(schedule.jitter).unwrap_or_default();
+    let jitter = jitter_of(schedule);
     let since = last.unwrap_or(since - Duration::nanoseconds(1));
-    let mut from = since.max(now - jitter - reach - Duration::nanoseconds(1));
+    let reached = now
+        .checked_sub_signed(jitter)
+        .and_then(|at| at.checked_sub_signed(reach))
+        .and_then(|at| at.checked_sub_signed(Duration::nanoseconds(1)));
+    let mut from = reached.map_or(since, |reached| since.max(reached));
     let mut on_time: Vec<DateTime<Utc>> = Vec::new();
     let mut late = Vec::new();
     while let Some(at) = schedule
@@ -41,12 +55,12 @@ pub fn due(
         .filter(|at| *at <= now)
     {
         from = at;
-        let starts = at + jitter_of(schedule);
-        if starts > now {
-            continue;
-        }
+        // Each starts as much later than it is due: those after it don't start either.
+        let Some(starts) = at.checked_add_signed(jitter).filter(|at| *at <= now) else {
+            break;
+        };
         // The one before it can be on time no more: this one is due.
-        let missed = |at: &DateTime<Utc>| now - (*at + jitter_of(schedule)) > SLACK;
+        let missed = |at: &DateTime<Utc>| now - *at - jitter > SLACK;
         if let Some(before) = on_time.pop_if(|before| missed(before)) {
             late.push(before);
         }
@@ -65,6 +79,7 @@ pub fn due(
         Missed::Once => Vec::new(),
         Missed::All => late,
     };
+    let queues = schedule.missed == Missed::All && !due.is_empty();
     due.append(&mut on_time);
     if starting && schedule.at_start && due.is_empty() {
         let before = schedule
@@ -72,7 +87,7 @@ pub fn due(
             .last_before(now, now - START_REACH, schedule.zone);
         due.extend(before.filter(|at| last.is_none_or(|last| last < *at)));
     }
-    due
+    due.into_iter().map(|at| DueRun { at, queues }).collect()
 }
 
 /// When the next run is due.
@@ -83,7 +98,7 @@ pub fn next(schedule: &Schedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
 /// How much later than its due time a run starts: the same on every worker and for every run, so that runs stay in order, and
 /// different between schedules.
 fn jitter_of(schedule: &Schedule) -> Duration {
-    let max = schedule.jitter.as_millis() as u64;
+    let max = schedule.jitter.min(MAX_JITTER).as_millis() as u64;
     if max == 0 {
         return Duration::zero();
     }
@@ -116,7 +131,7 @@ mod tests {
         let since = at("08:00:01");
         due(&schedule(more), last.map(at), since, at(now), starting)
             .into_iter()
-            .map(|t| t.format("%H:%M").to_string())
+            .map(|run| run.at.format("%H:%M").to_string())
             .collect()
     }
 
@@ -166,7 +181,7 @@ mod tests {
             schedule.cron = crate::warm::cron::Cron::parse("*/10 * * * * *").expect("a cron");
             due(&schedule, Some(at(last)), at(last), at(now), false)
                 .into_iter()
-                .map(|t| t.format("%H:%M:%S").to_string())
+                .map(|run| run.at.format("%H:%M:%S").to_string())
                 .collect::<Vec<_>>()
         };
         let (skip, once, all) = ("missed = \"skip\"", "", "missed = \"all\"");
@@ -231,6 +246,42 @@ mod tests {
         let (last, starts) = (at("08:00:00"), at("08:10:00") + delay);
         let early = starts - Duration::milliseconds(1);
         assert!(due(&one, Some(last), last, early, false).is_empty());
-        assert_eq!(due(&one, Some(last), last, starts, false), [at("08:10:00")]);
+        let found = due(&one, Some(last), last, starts, false);
+        let expected = DueRun {
+            at: at("08:10:00"),
+            queues: false,
+        };
+        assert_eq!(found, [expected]);
+    }
+
+    #[test]
+    fn runs_that_are_all_made_up_for_wait_for_each_other_and_others_do_not() {
+        let queues = |rule: &str, now: &str| -> Vec<bool> {
+            let (schedule, last) = (schedule(rule), at("08:10:00"));
+            let runs = due(&schedule, Some(last), last, at(now), false);
+            runs.iter().map(|run| run.queues).collect()
+        };
+        let all = "missed = \"all\"";
+        assert_eq!(queues(all, "08:40:20"), [true; 3], "the newest as well");
+        assert_eq!(queues(all, "08:20:20"), [false]);
+        assert_eq!(queues("", "08:40:20"), [false]);
+    }
+
+    #[test]
+    fn the_longest_jitter_and_age_cost_no_more_steps_than_there_are_runs_to_start() {
+        let mut far = schedule("jitter_seconds = 86400\nmissed_max_age_seconds = 31622400");
+        far.cron = crate::warm::cron::Cron::parse("* * * * * *").expect("a cron");
+        let now = at("08:00:00");
+        let begun = std::time::Instant::now();
+        for tick in 0..2_000 {
+            let now = now + Duration::seconds(tick);
+            let last = now - jitter_of(&far);
+            assert!(due(&far, Some(last), last, now, false).is_empty());
+        }
+        // Stepping through a day of due times takes seconds each time.
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
+        far.jitter = std::time::Duration::MAX;
+        far.missed_max_age = std::time::Duration::MAX;
+        due(&far, None, now, now, false);
     }
 }

@@ -7,7 +7,8 @@ use super::schedule::{self, BadSchedule, Known, Schedule};
 use crate::redact::Redact;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -99,19 +100,25 @@ impl Folder {
 
     /// Reads the folder again.
     pub fn scan(&mut self) -> Changes {
+        let read = ReadFiles::of(&self.dir);
+        self.take(read)
+    }
+
+    /// Takes what was read of the folder by now.
+    pub fn take(&mut self, read: ReadFiles) -> Changes {
         let before = self.schedules();
-        let listed = list(&self.dir);
+        let ReadFiles(listed) = read;
         self.is_missing = matches!(listed, Ok(None)) && self.files.is_empty();
         let found = match listed {
             Err(error) => self.unlisted(&error.redacted()),
             // A folder that is replaced, or mounted again, is away for a moment.
             Ok(None) if !self.files.is_empty() => self.unlisted("there is no such folder"),
-            Ok(paths) => {
+            Ok(files) => {
                 let mut known = std::mem::take(&mut self.files);
                 let mut found = Found::default();
-                for path in paths.unwrap_or_default() {
+                for (path, text) in files.unwrap_or_default() {
                     let known = known.remove(&path);
-                    found.read_file(path, known);
+                    found.take_file(path, text, known);
                 }
                 found
             }
@@ -169,6 +176,24 @@ impl Folder {
     }
 }
 
+/// What stands in the files of a folder: nothing where there is no folder.
+#[derive(Debug)]
+pub struct ReadFiles(io::Result<Option<Vec<(PathBuf, io::Result<String>)>>>);
+
+impl ReadFiles {
+    /// Reads the files. That takes as long as the folder's file system does.
+    pub fn of(dir: &Path) -> Self {
+        let listed = list(dir);
+        Self(listed.map(|paths| {
+            let read = |path: PathBuf| {
+                let text = read(&path);
+                (path, text)
+            };
+            paths.map(|paths| paths.into_iter().map(read).collect())
+        }))
+    }
+}
+
 /// What a scan has found so far.
 #[derive(Default)]
 struct Found {
@@ -179,9 +204,9 @@ struct Found {
 }
 
 impl Found {
-    /// Reads a file; `known` is what it last held.
-    fn read_file(&mut self, path: PathBuf, known: Option<Held>) {
-        let held = match read(&path) {
+    /// Takes what was read of a file; `known` is what it last held.
+    fn take_file(&mut self, path: PathBuf, text: io::Result<String>, known: Option<Held>) {
+        let held = match text {
             Err(error) => {
                 self.problems
                     .push(whole(&path, format!("can't be read: {}", error.redacted())));
@@ -268,12 +293,21 @@ fn list(dir: &Path) -> io::Result<Option<Vec<PathBuf>>> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    if fs::metadata(path)?.len() > MAX_FILE_BYTES {
+    // What is no file may have no end, or nobody who writes it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is no file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
         return Err(io::Error::other(format!(
             "it has more than {MAX_FILE_BYTES} bytes"
         )));
     }
-    fs::read_to_string(path)
+    let text = String::from_utf8(bytes);
+    text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8"))
 }
 
 fn whole(file: &Path, message: String) -> BadSchedule {

@@ -19,6 +19,8 @@ mod portion;
 mod posting;
 pub mod rollover;
 pub mod run;
+mod scan;
 pub mod schedule;
 pub mod simulate;
 pub mod source;
+mod turns;

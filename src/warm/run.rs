@@ -5,13 +5,14 @@
 
 use super::{
     carry::{Carrier, Stopped, TOO_LONG},
-    due,
-    folder::{Changes, Folder},
+    due::{self, DueRun},
+    folder::Folder,
     follow::Followers,
-    schedule::{BadSchedule, Known, KnownModel, Overlap, Schedule},
+    scan::FolderReading,
+    schedule::{Overlap, Schedule},
+    turns::{Last, in_turn},
 };
 use crate::{
-    config::Warm,
     redact::Redact,
     store::{Claim, Claimed, News, Paused, RunState, SCHEDULE, StoreError},
     telemetry::metrics::WarmOutcome,
@@ -19,7 +20,7 @@ use crate::{
 use anyhow::bail;
 use chrono::{DateTime, Utc};
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -42,39 +43,13 @@ pub struct Warmer {
     pub worker: String,
 }
 
-/// What is known of the runs of each schedule.
-struct Last {
-    /// When this worker began to look.
-    since: DateTime<Utc>,
-    /// The latest due time by schedule, as it was asked last; none of one that had no run.
-    due: BTreeMap<String, Option<DateTime<Utc>>>,
-    /// When schedules were added, switched on or given other times while this worker ran: before that they weren't due.
-    retimed: BTreeMap<String, DateTime<Utc>>,
-}
-
-impl Last {
-    fn since(since: DateTime<Utc>) -> Self {
-        Self {
-            since,
-            due: BTreeMap::new(),
-            retimed: BTreeMap::new(),
-        }
-    }
-
-    /// The time after which runs of a schedule count, if it isn't all of this worker's: the latest due time that was dealt with, or
-    /// when it was added.
-    fn of(&self, schedule: &str) -> Option<DateTime<Utc>> {
-        let last = self.due.get(schedule).copied().flatten();
-        let added = self.retimed.get(schedule).copied();
-        last.max(added)
-    }
-}
-
 /// Runs in hand.
 struct Runs {
     tasks: JoinSet<()>,
     followers: Followers,
     stop: CancellationToken,
+    /// Whether the latest one to start was due: then it is the turn of those that wait.
+    was_due: bool,
 }
 
 impl Runs {
@@ -118,6 +93,7 @@ impl Warmer {
             tasks: JoinSet::new(),
             followers: Followers::new(ending.clone()),
             stop: ending,
+            was_due: false,
         };
         let ended = self.follow(&mut runs, &stop).await;
         runs.stop.cancel();
@@ -132,7 +108,7 @@ impl Warmer {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut ticks, mut news) = (0u64, self.news.clone());
         let mut last: Option<Last> = None;
-        let mut retimed = Vec::new();
+        let (mut retimed, mut reading) = (Vec::new(), FolderReading::default());
         loop {
             let woken = async {
                 tokio::select! {
@@ -149,8 +125,11 @@ impl Warmer {
             }
             if ticked {
                 if ticks.is_multiple_of(SCAN_TICKS) {
-                    let changes = self.scan(ticks == 0).await?;
-                    retimed.extend(changes.retimed.into_iter().filter(|_| ticks > 0));
+                    let scan = self.scan(&mut reading);
+                    let Some(changes) = stop.run_until_cancelled(scan).await else {
+                        break;
+                    };
+                    retimed.extend(changes?.retimed);
                 }
                 ticks += 1;
             }
@@ -168,63 +147,6 @@ impl Warmer {
             }
         }
         Ok(())
-    }
-
-    /// Reads the folder again, and says what has changed and what is wrong.
-    async fn scan(&self, is_first: bool) -> anyhow::Result<Changes> {
-        let (folder, own) = (self.folder.clone(), self.clone());
-        let (changes, refused, misfits) = tokio::task::spawn_blocking(move || {
-            let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
-            let changes = folder.scan();
-            if is_first && folder.is_missing() {
-                own.report_missing();
-            }
-            let misfits = own.misfits(&folder, &changes.read);
-            (changes, folder.refused(), misfits)
-        })
-        .await?;
-        for schedule in &changes.read {
-            tracing::info!(schedule, "a schedule was read");
-        }
-        for schedule in &changes.gone {
-            tracing::info!(schedule, "a schedule is gone");
-        }
-        for problem in &changes.problems {
-            tracing::error!(%problem, "a schedule file is refused");
-        }
-        for misfit in &misfits {
-            tracing::warn!(%misfit, "a schedule can't run as it is");
-        }
-        self.carrier.metrics.schedule_problems(refused);
-        Ok(changes)
-    }
-
-    /// Says that there is no folder of schedules; only who sets one misses it.
-    fn report_missing(&self) {
-        let dir = &self.carrier.settings.warm.dir;
-        let shown = dir.display();
-        if *dir == Warm::default().dir {
-            tracing::info!(dir = %shown, "there are no schedules: there is no such folder (warm.dir)");
-        } else {
-            tracing::warn!(dir = %shown, "there are no schedules: the folder in `warm.dir` is missing");
-        }
-    }
-
-    /// What of these schedules doesn't fit the models and databases that this worker has.
-    fn misfits(&self, folder: &Folder, names: &[String]) -> Vec<BadSchedule> {
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let listed = self.carrier.engine.registry().list().into_iter();
-        let models: Vec<KnownModel> = listed
-            .map(|listed| KnownModel {
-                name: listed.info.name.clone(),
-                version: listed.info.version.clone(),
-                input: listed.info.input,
-            })
-            .collect();
-        let known = Known::of(&models, &self.carrier.settings, crate::clock::now());
-        folder.misfits(&known, |name| names.iter().any(|read| read == name))
     }
 
     fn schedules(&self) -> Vec<Arc<Schedule>> {
@@ -270,7 +192,6 @@ impl Warmer {
         let now = news.now();
         let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
-        let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
         let is_paused = |schedule: &Schedule| {
             let held = |one: &Paused| one.name.strip_prefix(SCHEDULE) == Some(&schedule.name);
             news.paused.iter().any(held)
@@ -285,32 +206,46 @@ impl Warmer {
                 .await?;
         }
         self.look(&wanted, last, now, starting).await?;
-        let mut overdue = 0;
-        for schedule in wanted {
-            let known = last.of(&schedule.name);
-            for due_at in due::due(schedule, known, last.since, now, starting) {
-                if runs.stop.is_cancelled() {
-                    return Ok(());
-                }
-                if runs.tasks.len() >= max {
-                    // Another worker may have room.
-                    overdue += 1;
-                    break;
-                }
-                if let Some(claim) = self.claim(schedule, due_at).await? {
-                    runs.start(self, claim, Some(schedule.clone()), RunState::Planning);
-                }
+        // Where there is room for few, those that are due and those that wait take turns.
+        if runs.was_due && news.is_run_waiting {
+            self.take_over(&schedules, runs, 1).await?;
+        }
+        let mut overdue = BTreeSet::new();
+        for (schedule, run) in in_turn(&wanted, last, now, starting) {
+            if runs.stop.is_cancelled() {
+                return Ok(());
+            }
+            if runs.tasks.len() >= max {
+                // Another worker may have room.
+                overdue.insert(&schedule.name);
+                continue;
+            }
+            if let Some(claim) = self.claim(schedule, run).await? {
+                runs.start(self, claim, Some(schedule.clone()), RunState::Planning);
+                runs.was_due = true;
             }
         }
-        self.carrier.metrics.schedules_overdue(overdue);
-        while news.is_run_waiting && runs.tasks.len() < max && !runs.stop.is_cancelled() {
+        self.carrier.metrics.schedules_overdue(overdue.len());
+        if news.is_run_waiting {
+            self.take_over(&schedules, runs, usize::MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes over so many runs that were left lying or had to wait, as far as there is room.
+    async fn take_over(
+        &self,
+        schedules: &[Arc<Schedule>],
+        runs: &mut Runs,
+        count: usize,
+    ) -> Result<(), StoreError> {
+        let max = self.carrier.settings.warm.runs_at_once;
+        let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
+        let mut started = 0;
+        while started < count && runs.tasks.len() < max && !runs.stop.is_cancelled() {
             let life = self.carrier.life();
-            let Some(taken) = self
-                .carrier
-                .store
-                .take_run_over(&self.worker, &names, life)
-                .await?
-            else {
+            let store = &self.carrier.store;
+            let Some(taken) = store.take_run_over(&self.worker, &names, life).await? else {
                 break;
             };
             tracing::info!(
@@ -327,19 +262,18 @@ impl Warmer {
             }
             let schedule = schedules.iter().find(|s| s.name == taken.schedule).cloned();
             runs.start(self, taken.claim, schedule, taken.state);
+            runs.was_due = false;
+            started += 1;
         }
         Ok(())
     }
 
     /// Claims one run for this worker.
-    async fn claim(
-        &self,
-        schedule: &Schedule,
-        due_at: DateTime<Utc>,
-    ) -> Result<Option<Claim>, StoreError> {
+    async fn claim(&self, schedule: &Schedule, run: DueRun) -> Result<Option<Claim>, StoreError> {
         let overlap = match schedule.overlap {
-            Overlap::Skip => "skip",
-            Overlap::Wait => "wait",
+            // One that makes up for others comes after them.
+            Overlap::Skip if !run.queues => "skip",
+            Overlap::Skip | Overlap::Wait => "wait",
             Overlap::Allow => "allow",
         };
         let claimed = self
@@ -347,7 +281,7 @@ impl Warmer {
             .store
             .claim_run(
                 &schedule.name,
-                due_at,
+                run.at,
                 overlap,
                 &self.worker,
                 self.carrier.life(),

@@ -166,6 +166,7 @@ impl Worker {
             engine: self.engine.clone(),
             budget: budget.part(budget.max() / 2),
             store: self.store.clone(),
+            broker: self.broker.clone(),
             publisher: self.publisher.clone(),
             topology: self.topology.clone(),
             lane_depths: self.lane_depths.clone(),

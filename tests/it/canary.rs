@@ -18,8 +18,9 @@ const SECRETS: [(&str, &str); 4] = [
     ("shop@canary:4/x", "shop%40canary%3A4%2Fx"),
 ];
 const API_KEY: &str = "an-api-key-that-is-a-canary";
+const TOKEN: &str = "a-web-token-that-is-a-canary";
 const PAYLOAD: &str = "a payload that is a canary";
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 19] = [
     &["config"],
     &["config", "--json"],
     &["doctor"],
@@ -28,14 +29,19 @@ const COMMANDS: [&[&str]; 14] = [
     &["models", "list"],
     &["schedules"],
     &["warm", "rows", "--dry-run"],
+    &["warm", "web", "--dry-run"],
+    &["warm", "counts", "--dry-run"],
+    &["warm", "table", "--dry-run"],
     &["hot"],
     &["dead", "list"],
+    &["jobs", "find"],
+    &["jobs", "wait", "good", "--timeout", "1s"],
     &["pause"],
     &["resume"],
     &["invalidate", "nobody"],
     &["--help"],
 ];
-const PATHS: [&str; 18] = [
+const PATHS: [&str; 23] = [
     "/",
     "/metrics",
     "/livez",
@@ -54,6 +60,11 @@ const PATHS: [&str; 18] = [
     "/v1/rejections",
     "/v1/log",
     "/v1/log/recent",
+    "/v1/log/actions",
+    "/v1/key",
+    "/v1/jobs",
+    "/v1/jobs/good/wait",
+    "/v1/dead",
 ];
 
 /// Everything that was said, and by whom.
@@ -69,7 +80,7 @@ impl Said {
         let both = SECRETS
             .iter()
             .flat_map(|(plain, encoded)| [*plain, *encoded]);
-        let all: Vec<&str> = both.chain([API_KEY, PAYLOAD]).collect();
+        let all: Vec<&str> = both.chain([API_KEY, PAYLOAD, TOKEN]).collect();
         for (who, what) in &self.0 {
             for secret in &all {
                 let at = what.find(secret);
@@ -145,6 +156,37 @@ async fn no_secret_is_ever_told() {
     let schedules = sandbox::folder("schedules");
     let schedule = "name = \"rows\"\ncron = \"0 0 1 1 *\"\nmodel = \"sentiment\"\n[source]\nkind = \"sql\"\ndatabase = \"shop\"\nstatement = \"SELECT 'a' AS key, 'b' AS text, nothing FROM nowhere\"\n";
     std::fs::write(schedules.join("rows.toml"), schedule).expect("a schedule");
+    std::fs::write(schedules.join("token"), TOKEN).expect("a secret");
+    let head = "model = \"sentiment\"\n";
+    let cron = "cron = \"0 0 1 1 *\"\n";
+    for (name, text) in [
+        (
+            "web",
+            format!(
+                "{cron}{head}[source]\nkind = \"http\"\nurl = \"http://127.0.0.1:1/list?token={TOKEN}\"\n[source.headers]\nauthorization = {{ file = \"token\", prefix = \"Bearer \" }}\n"
+            ),
+        ),
+        (
+            "counts",
+            format!(
+                "{cron}{head}[source]\nkind = \"redis\"\nserver = \"shop\"\nsorted_set = \"nothing\"\nmember = \"json\"\n"
+            ),
+        ),
+        (
+            "table",
+            format!(
+                "{head}[source]\nkind = \"changes\"\ndatabase = \"shop\"\ntable = \"nowhere\"\nposition = \"at\"\nkey = \"id\"\ntext = \"said\"\n"
+            ),
+        ),
+    ] {
+        let file = schedules.join(format!("{name}.toml"));
+        std::fs::write(file, format!("name = \"{name}\"\n{text}")).expect("a schedule");
+    }
+    let member = serde_json::json!({"text": 3, "what": PAYLOAD}).to_string();
+    let _: i64 = stack
+        .redis
+        .command(&["ZADD", "nothing", "1", &member])
+        .await;
     let database = stack.database_url();
     let named = |secret: &str| database.replace("kiln@", &format!("kiln:{secret}@"));
     let with = |suffix: &str| {
@@ -169,6 +211,17 @@ async fn no_secret_is_ever_told() {
             (
                 "KILN_HTTP__KEYS__OPS__SCOPES",
                 "[read, score, admin]".to_owned(),
+            ),
+            (
+                "KILN_REDIS_SOURCES__SHOP__URL",
+                stack
+                    .redis
+                    .url()
+                    .replace("://", &format!("://canary:{}{suffix}@", redis.1)),
+            ),
+            (
+                "KILN_WARM__PRIVATE_NETWORKS",
+                "[\"127.0.0.0/8\"]".to_owned(),
             ),
             ("KILN_WARM__DIR", schedules.display().to_string()),
             (

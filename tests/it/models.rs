@@ -15,10 +15,10 @@ use crate::harness::{PATIENCE, eventually, sandbox};
 const TEXT: &str = "I love this, it is wonderful!";
 
 /// A models folder of the test's own.
-struct Shelf(PathBuf);
+pub struct Shelf(PathBuf);
 
 impl Shelf {
-    fn with(versions: &[&str]) -> Self {
+    pub fn with(versions: &[&str]) -> Self {
         let shelf = Self(sandbox::folder("shelf"));
         for version in versions {
             shelf.put(version);
@@ -46,7 +46,7 @@ impl Shelf {
     }
 
     /// Runs `kiln models` on this folder and the stack's database; returns the exit code and what it said.
-    fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, String) {
+    pub fn kiln(&self, stack: &Stack, arguments: &[&str]) -> (i32, String) {
         let folder = sandbox::folder("cli");
         let output = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &folder)
             .arg("models")
@@ -68,7 +68,7 @@ impl Shelf {
     }
 }
 
-async fn worker(stack: &Stack, shelf: &Shelf) -> Worker {
+pub async fn worker(stack: &Stack, shelf: &Shelf) -> Worker {
     let settings = stack.worker().models(&[]).expect_trouble();
     settings.set("KILN_MODELS_DIR", shelf.path()).start().await
 }

@@ -710,7 +710,7 @@ async fn twelve_workers_claim_each_due_run_of_a_month_once() {
         let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
         let last = store.last_due(&names).await.expect("an answer");
         for schedule in &schedules {
-            for due_at in due::due(
+            for run in due::due(
                 schedule,
                 last.get(&schedule.name).copied(),
                 begin,
@@ -720,7 +720,7 @@ async fn twelve_workers_claim_each_due_run_of_a_month_once() {
                 let (life, limit) = (Duration::from_secs(15), Duration::from_secs(600));
                 let name = format!("worker {worker}");
                 store
-                    .claim_run(&schedule.name, due_at, "allow", &name, life, limit)
+                    .claim_run(&schedule.name, run.at, "allow", &name, life, limit)
                     .await
                     .expect("an answer");
             }

@@ -427,3 +427,23 @@ async fn numbers_that_begin_anew_are_told() {
         .await;
     served(&stack, "b:y", 1).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_run_that_follows_a_table_takes_of_the_model_is_in_its_row() {
+    let stack = Stack::shared().await;
+    stack.execute(CREATE).await;
+    stack
+        .execute("INSERT INTO bulk SELECT 7, lpad(n::text, 4, '0'), 'word ' || n FROM generate_series(1, 40) AS n")
+        .await;
+    let schedules = Schedules::new();
+    schedules.put("bulk", &format!("{HEAD}limit_seconds = 2\n{}", bulk()));
+    let worker = worker(&schedules, &stack).start().await;
+    served(&stack, "b:*", 40).await;
+    eventually_equals("its row says what it took", PATIENCE, 1, async || {
+        stack
+            .count("SELECT count(*) FROM warm_runs WHERE misses = 40 AND spent_seconds > 0")
+            .await
+    })
+    .await;
+    worker.stop().await;
+}

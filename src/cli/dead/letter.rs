@@ -1,54 +1,10 @@
-//! Owns what a dead letter says of itself, and which letters a filter means. Pure.
+//! Owns which letters a filter of the command line means. Pure.
 
-use crate::{
-    amqp::delivery::text,
-    amqp::message::{ERROR_CODE, ERROR_FIELD, ERROR_MESSAGE, FAILED_AT, JOB_ID, QUEUE},
-};
+use crate::amqp::letter::Letter;
 use chrono::{DateTime, Utc};
 use clap::Args;
 use kiln_contract::failure::Code;
-use lapin::{
-    BasicProperties,
-    types::{AMQPValue, FieldTable},
-};
-use serde::Serialize;
-use serde_json::{Map, Value, json};
 use std::time::Duration;
-
-/// What stands in a letter's headers. A message that Kiln didn't write has none of it.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub(super) struct Letter {
-    pub(super) failed_at: Option<String>,
-    pub(super) job_id: Option<String>,
-    pub(super) code: Option<String>,
-    pub(super) field: Option<String>,
-    pub(super) message: Option<String>,
-    /// The queue to which a replay posts it.
-    pub(super) queue: Option<String>,
-    pub(super) bytes: usize,
-}
-
-impl Letter {
-    /// Reads the headers of a message whose body has so many bytes.
-    pub(super) fn read(properties: &BasicProperties, bytes: usize) -> Self {
-        let header = |name: &str| text(properties.headers().as_ref(), name);
-        let message_id = || properties.message_id().as_ref().map(ToString::to_string);
-        Self {
-            failed_at: header(FAILED_AT),
-            job_id: header(JOB_ID).or_else(message_id),
-            code: header(ERROR_CODE),
-            field: header(ERROR_FIELD),
-            message: header(ERROR_MESSAGE),
-            queue: header(QUEUE),
-            bytes,
-        }
-    }
-
-    fn time(&self) -> Option<DateTime<Utc>> {
-        let at = DateTime::parse_from_rfc3339(self.failed_at.as_deref()?).ok()?;
-        Some(at.to_utc())
-    }
-}
 
 /// Which letters are meant; without any of it, all.
 #[derive(Debug, Clone, Default, Args)]
@@ -125,40 +81,6 @@ fn fits(pattern: &str, text: &str) -> bool {
                 (pattern, text) = (after.clone(), swallowed.clone());
             }
         }
-    }
-}
-
-/// A table of headers as JSON.
-pub(super) fn headers_json(headers: &FieldTable) -> Value {
-    let fields = headers
-        .inner()
-        .iter()
-        .map(|(name, value)| (name.to_string(), header_json(value)));
-    Value::Object(fields.collect::<Map<_, _>>())
-}
-
-fn header_json(value: &AMQPValue) -> Value {
-    match value {
-        AMQPValue::Boolean(v) => json!(v),
-        AMQPValue::ShortShortInt(v) => json!(v),
-        AMQPValue::ShortShortUInt(v) => json!(v),
-        AMQPValue::ShortInt(v) => json!(v),
-        AMQPValue::ShortUInt(v) => json!(v),
-        AMQPValue::LongInt(v) => json!(v),
-        AMQPValue::LongUInt(v) => json!(v),
-        AMQPValue::LongLongInt(v) => json!(v),
-        AMQPValue::Float(v) => json!(v),
-        AMQPValue::Double(v) => json!(v),
-        AMQPValue::DecimalValue(v) => {
-            json!(f64::from(v.value) / 10f64.powi(i32::from(v.scale)))
-        }
-        AMQPValue::ShortString(v) => json!(v.as_str()),
-        AMQPValue::LongString(v) => json!(String::from_utf8_lossy(v.as_bytes())),
-        AMQPValue::FieldArray(v) => Value::Array(v.as_slice().iter().map(header_json).collect()),
-        AMQPValue::Timestamp(v) => json!(v),
-        AMQPValue::FieldTable(v) => headers_json(v),
-        AMQPValue::ByteArray(v) => json!(hex::encode(v.as_slice())),
-        AMQPValue::Void => Value::Null,
     }
 }
 

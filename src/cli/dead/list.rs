@@ -2,19 +2,16 @@
 //!
 //! Promises to leave them in their queue, and that nothing in them moves a terminal's cursor.
 
-use super::{
-    DeadLetterQueue, ListArguments, ShowArguments,
-    letter::{Letter, headers_json},
-    progress, warn_of_unseen,
-};
+use super::{DeadLetterQueue, ListArguments, ShowArguments, progress, warn_of_unseen};
 use crate::{
+    amqp::letter::{Letter, as_json, headers_json, properties_json},
     cli::{Exit, plain::plain},
     clock,
 };
 use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use lapin::{BasicProperties, types::FieldTable};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::io::{self, Write};
 
 /// Characters of a field or message that the table shows.
@@ -134,39 +131,6 @@ pub(super) async fn show(
         return Ok(Exit::Failed);
     }
     Ok(Exit::Ok)
-}
-
-/// A message's properties that are set, in the order of the protocol.
-fn properties_json(properties: &BasicProperties) -> Map<String, Value> {
-    let mut set = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            set.insert(name.to_owned(), value);
-        }
-    };
-    macro_rules! texts {
-        ($($get:ident => $name:literal),*) => { $(put($name, properties.$get().as_ref().map(|v| json!(v.as_str())));)* };
-    }
-    texts!(content_type => "content_type", content_encoding => "content_encoding", correlation_id => "correlation_id",
-        reply_to => "reply_to", message_id => "message_id", kind => "type", app_id => "app_id");
-    put("priority", properties.priority().map(|v| json!(v)));
-    put("timestamp", properties.timestamp().map(|v| json!(v)));
-    set
-}
-
-/// The letter, its properties and headers, and its body: as JSON where it is JSON, as text where it isn't.
-fn as_json(letter: &Letter, properties: &BasicProperties, body: &[u8]) -> Value {
-    let headers = properties.headers().clone().unwrap_or_default();
-    let mut shown = serde_json::to_value(letter).unwrap_or_default();
-    if let Some(fields) = shown.as_object_mut() {
-        fields.insert("properties".into(), properties_json(properties).into());
-        fields.insert("headers".into(), headers_json(&headers));
-        match serde_json::from_slice::<Value>(body) {
-            Ok(body) => fields.insert("body".into(), body),
-            Err(_) => fields.insert("body_text".into(), String::from_utf8_lossy(body).into()),
-        };
-    }
-    shown
 }
 
 fn as_text(letter: &Letter, properties: &BasicProperties, body: &[u8]) -> String {

@@ -4,18 +4,16 @@ mod letter;
 mod list;
 mod purge;
 mod replay;
-mod scan;
 
 use super::{Exit, progress::on_terminal};
 use crate::{
-    amqp::{connection::Broker, topology::Topology},
+    amqp::{connection::Broker, dead_letters::DeadLetterScan, topology::Topology},
     config::Settings,
     parts,
 };
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use letter::Filter;
-use scan::DeadLetterScan;
 
 /// Lists, shows, replays or purges dead letters: the jobs that were rejected.
 #[derive(Debug, Args)]
@@ -142,7 +140,7 @@ struct DeadLetterQueue {
 
 impl DeadLetterQueue {
     async fn open(&self, scan: Scan) -> anyhow::Result<DeadLetterScan> {
-        DeadLetterScan::open(&self.broker, &self.name, scan.max).await
+        Ok(DeadLetterScan::open(&self.broker, &self.name, scan.max).await?)
     }
 }
 

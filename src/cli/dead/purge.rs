@@ -2,10 +2,12 @@
 //!
 //! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal.
 
-use super::{
-    DeadLetterQueue, PurgeArguments, letter::Letter, progress, scan::HeldDelivery, warn_of_unseen,
+use super::{DeadLetterQueue, PurgeArguments, progress, warn_of_unseen};
+use crate::{
+    amqp::{dead_letters::HeldDelivery, letter::Letter},
+    cli::Exit,
+    clock,
 };
-use crate::{cli::Exit, clock};
 use anyhow::Context;
 use std::io::{self, BufRead, IsTerminal, Write};
 

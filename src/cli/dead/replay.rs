@@ -2,15 +2,14 @@
 //!
 //! Promises that a letter is removed only once the broker has confirmed its job.
 
-use super::{
-    DeadLetterQueue, ReplayArguments,
-    letter::{Filter, Letter},
-    progress,
-    scan::{DeadLetterScan, HeldDelivery},
-    warn_of_unseen,
-};
+use super::{DeadLetterQueue, ReplayArguments, letter::Filter, progress, warn_of_unseen};
 use crate::{
-    amqp::{confirm::PublishOutcome, message},
+    amqp::{
+        confirm::PublishOutcome,
+        dead_letters::{DeadLetterScan, HeldDelivery},
+        letter::Letter,
+        message,
+    },
     cli::{
         Exit,
         post::{BLOCKED, Pending, Post},

@@ -3,7 +3,12 @@
 //! Promises that with `--warm` nothing is switched where a limit speaks against it. Refuses a version that fails its checks here.
 
 use super::{open, rollover};
-use crate::{cli::Exit, config::Settings, parts};
+use crate::{
+    cli::{Exit, actor},
+    config::Settings,
+    parts,
+    store::ActionKind,
+};
 use anyhow::{Context, bail};
 use clap::Args;
 use serde_json::json;
@@ -100,6 +105,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             store.unchoose_model(name).await?;
         }
     }
+    let chosen = version.map_or_else(
+        || format!("{name} by default"),
+        |version| format!("{name}@{version}"),
+    );
+    actor::note(&store, ActionKind::Activate, &chosen).await;
     if arguments.json {
         println!(
             "{}",

@@ -49,8 +49,8 @@ pub(super) async fn run(
         .less(&store.spent_ahead(&schedule.name, None).await?);
     let schedule = &left;
     let source = open(schedule, settings, store, redis.as_ref()).await?;
-    let plan = gatherer.plan(schedule, source.as_ref()).await?;
-    let jobs = gatherer.pieces(schedule, &plan).len();
+    let mut plan = gatherer.plan(schedule, source.as_ref()).await?;
+    let jobs = gatherer.pieces(schedule, &mut plan).len();
     if arguments.json {
         println!("{}", as_json(arguments, schedule, now, &plan, jobs));
     } else {

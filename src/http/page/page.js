@@ -27,6 +27,20 @@ async function fetchJson(path, options) {
   return body;
 }
 
+// What the key of this page may do.
+let scopes = [];
+const may = (scope) => scopes.includes(scope);
+
+async function whoCalls() {
+  try {
+    const caller = await fetchJson("/v1/key");
+    scopes = caller.scopes;
+    if (!may("read")) $("key-form").hidden = false;
+  } catch {
+    scopes = [];
+  }
+}
+
 function showError(text) {
   $("said").textContent = text;
   $("said").hidden = !text;
@@ -139,9 +153,9 @@ function build(name, chart) {
   drawn.get(name)?.destroy();
   const axis = (more) => ({ stroke: colour("--dim"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui", ...more });
   const options = {
-    width: Math.max(200, container.clientWidth), height: 170, legend: { show: false }, cursor: { y: false },
+    width: Math.max(200, container.clientWidth), height: 170, legend: { show: false }, cursor: { y: false }, hooks: { setCursor: [() => figuresOf(name, chart)] },
     scales: { x: { time: true, range: lately }, y: { range: chart.range ?? ((_, low, high) => [0, high > 0 ? high * 1.1 : 1]) } },
-    axes: [axis({}), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
+    axes: [axis({ values: (_, ticks) => ticks.map((tick) => clock(new Date(1000 * tick)).time.slice(0, tick % 60 ? 8 : 5)) }), axis({ size: 58, values: (_, ticks) => ticks.map((tick) => chart.show(tick)) })],
     series: [{}, ...chart.series.map(([label, stroke]) => ({ label, stroke: colour(stroke), width: 2, spanGaps: false, points: { show: false } }))],
   };
   drawn.set(name, new uPlot(options, data(chart), container));
@@ -153,18 +167,26 @@ function data(chart) {
   return [times, ...chart.series.map((_, i) => rows.map((row) => (Number.isFinite(row[i]) ? row[i] : null)))];
 }
 
+/** Says a chart's figures: where the pointer is, or else the latest. */
+function figuresOf(name, chart) {
+  const plot = drawn.get(name);
+  if (!plot) return;
+  const pointed = plot.cursor.idx;
+  const index = pointed ?? plot.data[0].length - 1;
+  const marks = chart.series.flatMap(([label, stroke], i) => {
+    const mark = document.createElement("span");
+    mark.className = "key-mark";
+    mark.style.background = `var(${stroke})`;
+    return [mark, `${label} ${chart.show(plot.data[i + 1][index])}${i + 1 < chart.series.length ? "   " : ""}`];
+  });
+  const at = plot.data[0][index];
+  $(`c-${name}-now`).replaceChildren(...marks, ...(pointed == null || at == null ? [] : [`   at ${clock(new Date(1000 * at)).time}`]));
+}
+
 function draw() {
   for (const [name, chart] of Object.entries(CHARTS)) {
-    const all = data(chart);
-    drawn.get(name)?.setData(all);
-    const now = $(`c-${name}-now`);
-    now.replaceChildren(...chart.series.flatMap(([label, stroke], i) => {
-      const mark = document.createElement("span");
-      mark.className = "key-mark";
-      mark.style.background = `var(${stroke})`;
-      const last = all[i + 1][all[i + 1].length - 1];
-      return [mark, `${label} ${chart.show(last)}${i + 1 < chart.series.length ? "   " : ""}`];
-    }));
+    drawn.get(name)?.setData(data(chart));
+    figuresOf(name, chart);
   }
   tiles();
 }
@@ -281,14 +303,36 @@ function table(id, layout, rows, none) {
   if (focused) document.querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus();
 }
 
+// --- Times: 24 hours, in the browser's zone or in UTC ---
+
+let utc = localStorage.getItem("kiln-utc") === "1";
+
+/** A moment's day and time. */
+function clock(date) {
+  const parts = new Intl.DateTimeFormat("en-GB", {
+    timeZone: utc ? "UTC" : undefined, hourCycle: "h23", year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", second: "2-digit",
+  }).formatToParts(date);
+  const part = (type) => parts.find((one) => one.type === type).value;
+  return { day: `${part("year")}-${part("month")}-${part("day")}`, time: `${part("hour")}:${part("minute")}:${part("second")}` };
+}
+
+/** The zone's name at a moment, such as UTC+1. */
+const zone = (date) => (utc ? "UTC" : new Intl.DateTimeFormat("en-GB", { timeZoneName: "shortOffset" }).formatToParts(date).find((one) => one.type === "timeZoneName").value.replace("GMT", "UTC"));
+
 function when(text) {
   if (!text) return null;
   const element = document.createElement("time");
   element.dateTime = text;
   const date = new Date(text);
-  const today = date.toDateString() === new Date().toDateString();
-  element.textContent = today ? date.toLocaleTimeString() : date.toLocaleString();
+  const { day, time } = clock(date);
+  element.textContent = day === clock(new Date()).day ? time : `${day} ${time}`;
+  element.title = `${day} ${time} ${zone(date)}`;
   return element;
+}
+
+function showZone() {
+  $("zone").textContent = zone(new Date());
+  $("zone").setAttribute("aria-label", `Times are in ${zone(new Date())}: ${utc ? "show the browser's" : "show UTC"}`);
 }
 
 function state(kind, word, why) {
@@ -325,7 +369,7 @@ const SECTIONS = {
     document.title = `${health.status} – Kiln`;
     paused = health.status === "paused";
     $("intake").textContent = paused ? "Resume intake" : "Pause intake";
-    $("intake").hidden = false;
+    $("intake").hidden = !may("admin");
   },
   async fleet() {
     const fleet = await fetchJson("/v1/fleet");
@@ -369,6 +413,7 @@ const SECTIONS = {
       ["left over", (s) => (s.last ? figures.format(s.last.left_over) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
       ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
       ["", (s) => {
+        if (!may("admin")) return "";
         const container = document.createElement("div");
         container.className = "buttons";
         const path = `/v1/schedules/${encodeURIComponent(s.name)}`;
@@ -398,6 +443,9 @@ const SECTIONS = {
     table("rejected-table", [
       ["job", (r) => r.job_id || "no id"], ["time", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["reason", (r) => r.message, "wide"],
     ], (await fetchJson("/v1/rejections")).slice(0, SHOWN), "none");
+    table("actions-table", [
+      ["what", (a) => a.action], ["time", (a) => when(a.at)], ["by", (a) => a.by], ["to", (a) => a.detail, "wide"],
+    ], await fetchJson(`/v1/log/actions?limit=${SHOWN}`), "none");
     table("lines-table", [
       ["message", (l) => l.message], ["time", (l) => when(l.at)], ["level", (l) => l.level],
       ["fields", (l) => Object.entries(l.fields).map(([name, value]) => `${name} ${value}`).join(", ") || null, "wide"],
@@ -478,11 +526,37 @@ $("theme").addEventListener("click", () => {
   theme(dark);
 });
 
+$("zone").addEventListener("click", () => {
+  utc = !utc;
+  localStorage.setItem("kiln-utc", utc ? "1" : "0");
+  showZone();
+  for (const [name, chart] of Object.entries(CHARTS)) if (names.length) build(name, chart);
+  draw();
+  for (const shown of document.querySelectorAll("main time")) shown.replaceWith(when(shown.dateTime));
+});
+showZone();
+
+/** On a narrow screen one section is shown at a time. */
+function section() {
+  const wanted = document.querySelector(`main > section[id="${CSS.escape(location.hash.slice(1))}"]`) ?? $("overview");
+  for (const one of document.querySelectorAll("main > section")) one.classList.toggle("current", one === wanted);
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === `#${wanted.id}`) link.setAttribute("aria-current", "true");
+    else link.removeAttribute("aria-current");
+  }
+  dispatchEvent(new Event("resize"));
+}
+addEventListener("hashchange", section);
+
 let resized;
 addEventListener("resize", () => {
   clearTimeout(resized);
   resized = setTimeout(() => drawn.forEach((chart, name) => chart.setSize({ width: Math.max(200, $(`c-${name}`).clientWidth), height: 170 })), 150);
 });
 
-follow();
-refreshForever();
+section();
+// A key is asked for before anything is.
+whoCalls().then(() => {
+  follow();
+  refreshForever();
+});

@@ -14,6 +14,8 @@ CREATE TABLE job_ids_next (
 COMMENT ON TABLE job_ids_next IS 'One row a job: what tells a repeat from a conflict. Its results are in job_results; the view jobs shows both as one.';
 COMMENT ON COLUMN job_ids_next.rejection IS 'Of a rejected job: error, with code, field and message; model and namespace.';
 CREATE INDEX job_ids_finished_at ON job_ids_next USING brin (finished_at);
+CREATE INDEX job_ids_by_time ON job_ids_next (finished_at, job_id);
+CREATE INDEX job_ids_rejected ON job_ids_next (finished_at, job_id) WHERE status = 'rejected';
 
 CREATE TABLE job_results (
     job_id      text COLLATE "C" NOT NULL,

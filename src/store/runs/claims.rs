@@ -9,10 +9,12 @@ use chrono::{DateTime, Utc};
 use std::{collections::BTreeMap, time::Duration};
 
 const CLOCK: &str = "SELECT now()";
-/// One step down an index for each schedule, however many runs it has had.
+/// A few steps down an index for each schedule, however many runs it has had. Due times are whole seconds, and those of runs that were asked for
+/// aren't: such a run leaves what is due as it was.
 const LAST_DUE: &str = "\
 SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
-CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule ORDER BY due_at DESC LIMIT 1) AS last";
+CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule
+  AND due_at = date_trunc('second', due_at) ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
 const CLAIM: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
@@ -24,7 +26,8 @@ ON CONFLICT (schedule, due_at) DO NOTHING
 RETURNING id, token, state";
 const ASK: &str = "\
 INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
-VALUES ($1, clock_timestamp(), 'queued', $2, now() + make_interval(secs => $2)) RETURNING id, pg_notify('kiln', '')";
+SELECT $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microsecond' ELSE at END, 'queued', $2, now() + make_interval(secs => $2)
+FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')";
 const CLOSE_SKIPPED: &str = "\
 UPDATE warm_runs SET message = 'an earlier run was under way', finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
 const TAKE_OVER: &str = "\
@@ -80,7 +83,7 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    /// The latest due time of each of these schedules that has a row.
+    /// The latest due time of each of these schedules that has a row; of what was asked for there is none.
     pub async fn last_due(
         &self,
         schedules: &[&str],

@@ -8,7 +8,7 @@ use crate::store::{
 };
 use sqlx::error::BoxDynError;
 use sqlx::postgres::PgArguments;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// One of the jobs that a warming run is cut into. In order, runs first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,15 +23,25 @@ impl RunPiece {
         format!("warm-{}-{}", self.run, self.piece)
     }
 
-    /// The piece whose job has this id, if it is one's.
+    /// The piece whose job has this id, if it is one's. A job of a run that follows a table is named after its body, and numbered below 0 after that.
     pub fn of_job(id: &str) -> Option<Self> {
         let (run, piece) = id.strip_prefix("warm-")?.split_once('-')?;
+        let piece = match piece.len() {
+            DIGEST_DIGITS => {
+                let first = u32::from_str_radix(piece.get(..8)?, 16).ok()?;
+                -1 - i32::try_from(first >> 1).ok()?
+            }
+            _ => piece.parse().ok()?,
+        };
         Some(Self {
             run: run.parse().ok()?,
-            piece: piece.parse().ok()?,
+            piece,
         })
     }
 }
+
+/// Digits of a body's digest in the name of a job that follows a table.
+const DIGEST_DIGITS: usize = 32;
 
 /// Model time that a run's job took, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,6 +63,14 @@ pub(in crate::store) fn insert(
 ) -> Result<String, BoxDynError> {
     let mut rows = batch.spent.clone();
     rows.sort_unstable_by_key(|spent| spent.of);
+    // Two that share a number are one row.
+    rows.dedup_by(|one, kept| {
+        let are_one = one.of == kept.of;
+        if are_one {
+            kept.seconds += one.seconds;
+        }
+        are_one
+    });
     let mut columns = Columns::new(arguments);
     columns.each("run_id", "int8", column(&rows, |spent| spent.of.run))?;
     columns.each("piece", "int4", column(&rows, |spent| spent.of.piece))?;
@@ -107,6 +125,8 @@ SELECT count(*), count(*) FILTER (WHERE status = 'rejected'), coalesce(sum(hits)
   coalesce(sum(misses) FILTER (WHERE misses > 0 AND spent.job IS NULL), 0)
 FROM job_ids LEFT JOIN (SELECT 'warm-' || run_id || '-' || piece AS job FROM warm_spent WHERE run_id = $1) AS spent ON spent.job = job_id
 WHERE job_id >= 'warm-' || $1::text || '-' AND job_id < 'warm-' || $1::text || '.'";
+const SPENT_BY: &str =
+    "SELECT piece, model_seconds FROM warm_spent WHERE run_id = $1 AND piece = ANY($2)";
 const OUTLAY: &str = "\
 SELECT budget_inputs, budget_seconds, pieces, posted, posted_pieces, posted_computes, posted_seconds FROM warm_runs WHERE id = $1 AND token = $2";
 
@@ -150,6 +170,24 @@ impl PostgresStore {
             model_seconds,
             uncharged,
         })
+    }
+
+    /// Model time that these jobs of a run took, in seconds, where they took any.
+    pub async fn spent_by<'a>(
+        &self,
+        run: i64,
+        ids: &[&'a str],
+    ) -> Result<BTreeMap<&'a str, f64>, StoreError> {
+        let piece = |id: &&'a str| Some((RunPiece::of_job(id)?.piece, *id));
+        let pieces: Vec<(i32, &'a str)> = ids.iter().filter_map(piece).collect();
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as::<_, (i32, f64)>(SPENT_BY)
+            .bind(run)
+            .bind(column(&pieces, |(piece, _)| *piece));
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let spent: BTreeMap<i32, f64> = self.end(lease, answer).await?.into_iter().collect();
+        let of = |(piece, id): (i32, &'a str)| Some((id, *spent.get(&piece)?));
+        Ok(pieces.into_iter().filter_map(of).collect())
     }
 
     /// What a run may spend and has posted; nothing where the claim doesn't hold.
@@ -208,6 +246,16 @@ mod tests {
     fn a_piece_is_known_by_its_jobs_id() {
         let piece = RunPiece { run: 12, piece: 3 };
         assert_eq!(RunPiece::of_job(&piece.job_id()), Some(piece));
+        let named = format!("warm-12-{}", "ff00".repeat(8));
+        let piece = RunPiece::of_job(&named).expect("one that follows a table");
+        assert_eq!(piece.run, 12);
+        assert!(piece.piece < 0, "no number of another run's job");
+        let other = format!("warm-12-{}", "fe00".repeat(8));
+        assert_ne!(RunPiece::of_job(&other), Some(piece));
+        assert_eq!(
+            RunPiece::of_job(&format!("warm-12-{}", "x".repeat(32))),
+            None
+        );
         for other in [
             "warm-12",
             "warm-12-",

@@ -124,3 +124,27 @@ fn a_schedule_that_is_back_is_new_only_at_other_times() {
         );
     }
 }
+
+#[test]
+fn what_is_no_file_is_refused_and_nothing_waits_for_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| dir.path().join(name);
+    let made = std::process::Command::new("mkfifo")
+        .arg(at("pipe.toml"))
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "a pipe");
+    std::os::unix::fs::symlink("/dev/zero", at("zero.toml")).expect("a link");
+    fs::create_dir(at("folder.toml")).expect("a folder");
+    let mut folder = Folder::new(dir.path());
+    let said: Vec<String> = folder
+        .scan()
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(said.len(), 3, "{said:?}");
+    assert!(
+        said.iter().all(|one| one.contains("it is no file")),
+        "{said:?}"
+    );
+}

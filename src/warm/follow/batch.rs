@@ -2,7 +2,7 @@
 //!
 //! Promises that a job's `as_of` is the position of each of its rows, so that it replaces nothing newer; that the same rows make the same job
 //! in one run, however often they are read, since its id follows from its body; and that a job is no larger than workers take, and no dearer than a
-//! run's whole budget, unless one row is.
+//! small part of a run's budget, unless one row is.
 
 use crate::warm::{
     gather::pieces::write_content,
@@ -18,6 +18,8 @@ use sha2::{Digest, Sha256};
 
 /// Assumed cost of an input before the model has run, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
+/// The part of a budget of model time that one job may take.
+const PART: f64 = 1.0 / 16.0;
 /// Bytes of a body's hash in its job's id.
 const ID_BYTES: usize = 16;
 
@@ -90,10 +92,13 @@ impl Maker<'_> {
             cost += content.map_or(0.0, |content| self.cost(content));
             bytes += size(&new.row);
             inputs <= budget.inputs
-                && budget.model_seconds.is_none_or(|max| cost <= max)
+                && budget.model_seconds.is_none_or(|max| cost <= max * PART)
                 && bytes <= self.max_bytes
         };
-        let rows = rows.iter().take(self.size.max(1));
+        // What nobody has measured may take any time.
+        let is_guessed = budget.model_seconds.is_some() && !self.model.has_measured();
+        let max = if is_guessed { 1 } else { self.size.max(1) };
+        let rows = rows.iter().take(max);
         rows.take_while(fits).count().max(1)
     }
 

@@ -7,6 +7,7 @@
 mod batch;
 mod behind;
 mod followers;
+mod outlay;
 mod reading;
 mod waiting;
 mod window;

@@ -3,7 +3,7 @@
 mod post;
 mod tend;
 
-use super::{Follower, waiting::Waiting, window::Window};
+use super::{Follower, outlay::Outlay, waiting::Waiting, window::Window};
 use crate::{
     store::Claim,
     warm::{
@@ -15,7 +15,7 @@ use crate::{
 use chrono::{DateTime, TimeDelta, Utc};
 use post::{Marked, Posted};
 use std::time::Duration;
-use tend::Done;
+use tend::{Done, spent_before};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -23,15 +23,6 @@ use tokio_util::sync::CancellationToken;
 const OTHERS: &str = "other";
 /// Longest that a row's time is waited for at once.
 const FAR: Duration = Duration::from_secs(3_600);
-
-/// What a run has spent of its budget.
-#[derive(Default)]
-struct Spent {
-    inputs: usize,
-    seconds: f64,
-    /// What is left is too little for what comes next.
-    is_over: bool,
-}
 
 /// The reading of a table.
 pub(super) struct Reading {
@@ -64,11 +55,13 @@ pub(super) struct Reading {
     has_gone_back: bool,
     looks_back: bool,
     has_said_back: bool,
+    /// Whether the clock of the table's database has gone back in this run.
+    has_stepped_back: bool,
     done: Done,
     noted: (Instant, Option<i64>),
     /// What the run's row says is in the way.
     said: Option<String>,
-    spent: Spent,
+    outlay: Outlay,
     trouble: Option<String>,
     namespace: String,
 }
@@ -100,10 +93,11 @@ impl Reading {
             has_gone_back: false,
             looks_back: true,
             has_said_back: false,
+            has_stepped_back: false,
             done: Done::default(),
             noted: (now, None),
             said: None,
-            spent: Spent::default(),
+            outlay: Outlay::default(),
             trouble: None,
             namespace: if is_known { namespace } else { OTHERS }.to_owned(),
         })
@@ -112,9 +106,9 @@ impl Reading {
     /// Begins a run.
     pub(super) async fn start(&mut self, claim: Claim, follower: &Follower) -> Result<(), Stopped> {
         self.claim = claim;
-        self.spent = Spent::default();
+        self.outlay = spent_before(follower, claim).await?;
         self.said = None;
-        self.looks_back = true;
+        (self.looks_back, self.has_stepped_back) = (true, false);
         self.done = Done::default();
         self.clock = (follower.carrier.store.clock().await?, Instant::now());
         let own = follower
@@ -237,6 +231,9 @@ impl Reading {
                 Ok(page) => page,
                 Err(error) => return Ok(Err(error)),
             };
+            if self.step_back(page.now_us, &follower.schedule.name) {
+                return Ok(Ok(()));
+            }
             let posting = Posting {
                 began,
                 accepted,

@@ -54,6 +54,17 @@ impl Window {
         self.floor.position.saturating_sub(1)
     }
 
+    /// The clock that positions are taken from says `now`: where that is before all that was passed, what changes lies where nobody looks, and the
+    /// window begins anew an overlap before. Says whether it does.
+    pub(super) fn step_back(&mut self, now: i64) -> bool {
+        let has_gone_back = now < self.passed();
+        if has_gone_back {
+            let overlap = i64::try_from(self.overlap.as_micros()).unwrap_or(i64::MAX);
+            *self = Self::new(self.overlap, now.saturating_sub(overlap));
+        }
+        has_gone_back
+    }
+
     /// A reading from the floor begins. `moment` is no later than that, where positions are moments: one that is older than the overlap is settled
     /// by itself, which counts where more was met than is remembered.
     pub(super) fn begin(&mut self, now: Instant, moment: Option<i64>) {

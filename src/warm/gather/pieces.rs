@@ -16,14 +16,22 @@ const PART: f64 = 1.0 / 16.0;
 const GROWTH: usize = 8;
 
 impl Gatherer<'_> {
-    /// The jobs that a plan posts.
-    pub fn pieces(&self, schedule: &Schedule, plan: &RunPlan) -> Vec<NewPost> {
+    /// The jobs that a plan posts. What is too large for any is counted as bad.
+    pub fn pieces(&self, schedule: &Schedule, plan: &mut RunPlan) -> Vec<NewPost> {
         let cut = Cut {
             inputs: self.settings.warm.piece_inputs,
+            bytes: self.settings.intake.max_body_bytes,
             model_seconds: schedule.budget.model_seconds,
             costs_are_measured: plan.costs_are_measured,
         };
-        pieces(schedule, &plan.chosen, cut)
+        let (posts, too_large) = pieces(schedule, &plan.chosen, cut);
+        for _ in 0..too_large {
+            let max = cut.bytes;
+            plan.leave_out(format!(
+                "larger than a job may be (`intake.max_body_bytes` = {max})"
+            ));
+        }
+        posts
     }
 }
 
@@ -31,6 +39,8 @@ impl Gatherer<'_> {
 #[derive(Clone, Copy)]
 struct Cut {
     inputs: usize,
+    /// Bytes of its body.
+    bytes: usize,
     /// The budget of model time.
     model_seconds: Option<f64>,
     costs_are_measured: bool,
@@ -61,10 +71,12 @@ impl Cut {
                 inputs = inputs.min(before / GROWTH);
             }
         }
-        let mut taken = 0.0;
+        let (mut taken, mut bytes) = (0.0, 0);
         let fits = entries.iter().take(inputs.max(1)).take_while(|one| {
             taken += one.candidate.cost;
-            computes(one) == first && Some(one.ttl_seconds) == life && taken <= seconds
+            bytes += one.rows.iter().map(size).sum::<usize>();
+            let is_alike = computes(one) == first && Some(one.ttl_seconds) == life;
+            is_alike && taken <= seconds && bytes <= self.bytes
         });
         fits.count().max(1)
     }
@@ -77,6 +89,8 @@ struct Pieces<'a> {
     posts: Vec<NewPost>,
     /// Inputs so far that are to be computed.
     before: usize,
+    /// Inputs that no job holds.
+    too_large: usize,
 }
 
 impl Pieces<'_> {
@@ -105,10 +119,22 @@ impl Pieces<'_> {
         (count, job.finish())
     }
 
-    /// One job of entries that have one life.
+    /// One job of entries that have one life; in two parts where what JSON escapes makes it too large.
     fn entries(&mut self, of: &[PlannedEntry], rank: Option<(&str, Option<usize>)>) {
         let ttl_seconds = of.first().map_or(1, |first| first.ttl_seconds);
         let (inputs, body) = self.body(of.iter().flat_map(|p| &p.rows), rank, ttl_seconds);
+        if body.len() > self.cut.bytes {
+            drop(body);
+            return match of {
+                [] => {}
+                [one] => self.too_large += one.rows.len(),
+                many => {
+                    let (one, other) = many.split_at(many.len() / 2);
+                    self.entries(one, rank);
+                    self.entries(other, rank);
+                }
+            };
+        }
         self.before += of.iter().map(|p| p.candidate.computes).sum::<usize>();
         self.posts.push(NewPost {
             inputs,
@@ -129,6 +155,11 @@ impl Pieces<'_> {
         if !self.cut.is_guessed() {
             return self.entries(std::slice::from_ref(ranking), Some((key, top)));
         }
+        let (inputs, body) = self.body(ranking.rows.iter(), Some((key, top)), ranking.ttl_seconds);
+        if body.len() > self.cut.bytes {
+            self.too_large += ranking.rows.len();
+            return;
+        }
         let missing = ranking.missing.iter();
         let missing: Vec<&Row> = missing.filter_map(|n| ranking.rows.get(*n)).collect();
         let each = ranking.candidate.cost / missing.len().max(1) as f64;
@@ -137,6 +168,7 @@ impl Pieces<'_> {
             if some.is_empty() {
                 break;
             }
+            // No larger than all of them with their rank.
             let (inputs, body) = self.body(some.iter().copied(), None, ranking.ttl_seconds);
             let seconds = each * some.len() as f64;
             self.posts.push(NewPost {
@@ -149,7 +181,6 @@ impl Pieces<'_> {
             self.before += some.len();
             rest = after;
         }
-        let (inputs, body) = self.body(ranking.rows.iter(), Some((key, top)), ranking.ttl_seconds);
         self.posts.push(NewPost {
             inputs,
             full_seconds: ranking.full_seconds,
@@ -159,13 +190,14 @@ impl Pieces<'_> {
     }
 }
 
-/// Divides what was chosen into jobs, or one job per ranking.
-fn pieces(schedule: &Schedule, chosen: &[PlannedEntry], cut: Cut) -> Vec<NewPost> {
+/// Divides what was chosen into jobs, or one job per ranking; and how many inputs no job holds.
+fn pieces(schedule: &Schedule, chosen: &[PlannedEntry], cut: Cut) -> (Vec<NewPost>, usize) {
     let mut pieces = Pieces {
         schedule,
         cut,
         posts: Vec::new(),
         before: 0,
+        too_large: 0,
     };
     match &schedule.keep {
         Keep::Rank { top, .. } => {
@@ -181,7 +213,16 @@ fn pieces(schedule: &Schedule, chosen: &[PlannedEntry], cut: Cut) -> Vec<NewPost
             }
         }
     }
-    pieces.posts
+    (pieces.posts, pieces.too_large)
+}
+
+/// Bytes that a row takes in a job at the least.
+fn size(row: &Row) -> usize {
+    let key = row.key.as_ref().map_or(0, String::len);
+    key + match &row.content {
+        RowContent::Features(features) => 2 * features.len(),
+        text => text.bytes(),
+    }
 }
 
 /// Writes what a model is given of a row.

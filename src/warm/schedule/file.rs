@@ -19,6 +19,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+/// Longest jitter, in seconds: a day.
+const MAX_JITTER_SECONDS: u64 = 86_400;
+/// The age up to which runs may be made up for, in seconds: a leap year.
+const MAX_AGE_SECONDS: u64 = 366 * 86_400;
+
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 enum KeepKind {
@@ -45,12 +50,11 @@ struct File {
     time_zone: Option<Spanned<String>>,
     #[serde(default)]
     at_start: bool,
-    #[serde(default)]
-    jitter_seconds: u64,
+    jitter_seconds: Option<Spanned<u64>>,
     limit_seconds: Option<Spanned<u64>>,
     #[serde(default)]
     missed: Missed,
-    missed_max_age_seconds: Option<u64>,
+    missed_max_age_seconds: Option<Spanned<u64>>,
     #[serde(default)]
     overlap: Overlap,
     model: Spanned<String>,
@@ -132,6 +136,10 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
     let cron = mistakes.cron(read.cron.as_ref(), follows);
     let zone = mistakes.zone(read.time_zone.as_ref());
     mistakes.range(read.limit_seconds.as_ref(), "limit_seconds", 1..=86_400);
+    let (jitter, age) = (&read.jitter_seconds, &read.missed_max_age_seconds);
+    mistakes.range(jitter.as_ref(), "jitter_seconds", 0..=MAX_JITTER_SECONDS);
+    let ages = 0..=MAX_AGE_SECONDS;
+    mistakes.range(age.as_ref(), "missed_max_age_seconds", ages);
     if !is_model(read.model.get_ref()) {
         let expected = format!("{EXPECTED_NAME}, or name@version");
         mistakes.field(&read.model, "model", &expected);
@@ -149,10 +157,13 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
         cron: cron?,
         zone: zone?,
         at_start: read.at_start,
-        jitter: Duration::from_secs(read.jitter_seconds),
+        jitter: Duration::from_secs(read.jitter_seconds.map_or(0, Spanned::into_inner)),
         limit: Duration::from_secs(read.limit_seconds.map_or(600, Spanned::into_inner)),
         missed: read.missed,
-        missed_max_age: Duration::from_secs(read.missed_max_age_seconds.unwrap_or(3_600)),
+        missed_max_age: Duration::from_secs(
+            read.missed_max_age_seconds
+                .map_or(3_600, Spanned::into_inner),
+        ),
         overlap: read.overlap,
         model: read.model.into_inner(),
         namespace: read.namespace.map(Spanned::into_inner),

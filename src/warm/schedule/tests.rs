@@ -29,6 +29,23 @@ fn mistake(text: &str) -> BadSchedule {
 }
 
 #[test]
+fn how_late_a_run_may_be_has_a_range() {
+    for (field, max) in [
+        ("jitter_seconds", 86_400u64),
+        ("missed_max_age_seconds", 31_622_400),
+    ] {
+        let with = |seconds: u64| format!("{field} = {seconds}\n{GOOD}");
+        assert!(read(&with(max)).is_ok(), "{field}");
+        for seconds in [max + 1, 10_000_000_000_000] {
+            let found = mistake(&with(seconds));
+            assert_eq!(found.field, field);
+            assert_eq!(found.message, format!("expected 0 to {max}"));
+            assert!(found.at.is_some_and(|at| at.line == 1));
+        }
+    }
+}
+
+#[test]
 fn a_file_says_all_of_a_schedule() {
     let schedule = read(GOOD).expect("a schedule");
     assert_eq!(

@@ -139,14 +139,16 @@ impl Allowance {
             Allowed::Run(_) => 0.0,
         };
         let a_second = trace.requests.len() as f64 / trace.length;
-        Self {
+        let mut allowance = Self {
             allowed: world.allowed,
             inputs: usize::MAX,
             renewals: usize::MAX,
             left: 0.0,
             income,
             max: income * a_second * SAVED_UP.max(world.every),
-        }
+        };
+        allowance.refill();
+        allowance
     }
 
     fn earn(&mut self) {
@@ -155,8 +157,8 @@ impl Allowance {
         }
     }
 
-    /// A run has its own budget; what the last one left over is gone.
-    fn begin_run(&mut self) {
+    /// A run has its own budget, less what was spent since the last one on what comes next; what it leaves over is gone.
+    fn refill(&mut self) {
         if let Allowed::Run(budget) = self.allowed {
             self.inputs = budget.inputs;
             self.renewals = budget.renewals;
@@ -262,7 +264,6 @@ impl<'a> State<'a> {
 
     /// One run: lets the policy refresh entries.
     fn run(&mut self, now: f64) {
-        self.allowance.begin_run();
         let view = View {
             now,
             world: self.world,
@@ -274,6 +275,7 @@ impl<'a> State<'a> {
                 self.written.push_back((now + self.world.run_seconds, key));
             }
         }
+        self.allowance.refill();
     }
 
     /// Serves a request.

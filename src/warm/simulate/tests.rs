@@ -240,6 +240,23 @@ fn settings_are_found_for_a_wish_and_keep_it() {
         .find(|one| one.ttl == 120.0)
         .expect("its own TTL can do");
     assert!(own.budget > 0.0 && own.outcome.waited_share() <= nothing * 0.8);
+    // As a schedule has it, for each run of a minute.
+    let requests = own.budget * trace.requests.len() as f64 / 60.0;
+    let each_run = (requests * own.every.unwrap_or_default() / 60.0).ceil();
+    assert_eq!(own.inputs, each_run as usize);
+    assert!((own.model_seconds - own.inputs as f64 * 0.001).abs() < 0.001);
+    assert!(advice.untried.is_empty(), "{:?}", advice.untried);
+    let said = |ttl: f64, every: f64| {
+        let world = World {
+            ttl,
+            every,
+            ..world.clone()
+        };
+        wish::advise(&trace, &world, 1.0, |_| {}).untried.join("; ")
+    };
+    assert!(said(120.0, 90.0).contains("--ttl 120 wasn't tried with --every 90"));
+    assert!(said(86_400.0, 60.0).contains("--ttl 86400 wasn't tried"));
+    assert!(said(120.0, 5_000.0).contains("--every 5000 wasn't tried"));
     assert!(
         advice
             .fits
@@ -249,4 +266,28 @@ fn settings_are_found_for_a_wish_and_keep_it() {
     );
     let none = wish::advise(&trace, &world, 0.0, |_| {});
     assert!(none.fits.is_empty() && none.best > 0.0 && none.first > 0.0);
+}
+
+#[test]
+fn what_is_had_ready_between_two_runs_the_later_one_has_less() {
+    let trace = regular();
+    let world = World {
+        renewals: Renewals::None,
+        allowed: Allowed::Run(Budget {
+            inputs: 1,
+            model_seconds: None,
+            renewals: usize::MAX,
+        }),
+        ..World::new(10.0, vec![0.01; 5])
+    };
+    let warmed = |is_ahead: bool| {
+        let mut state = State::new(&trace, &world, Policy::Everything);
+        state.write(0, 0.0, 0.0);
+        assert!(!is_ahead || state.refresh(1, 1.0), "as in a run before it");
+        state.run(9.0);
+        let after = state.refresh(2, 9.5);
+        assert!(after, "what comes after the run is the next one's");
+        state.outcome.warmed
+    };
+    assert_eq!((warmed(false), warmed(true)), (2, 2));
 }

@@ -19,6 +19,9 @@ pub struct Settings {
     pub every: Option<f64>,
     /// What warming may compute, as a share of what scoring each request would take.
     pub budget: f64,
+    /// The same for each run, as `budget.inputs` and `budget.model_seconds` of a schedule: inputs, and seconds.
+    pub inputs: usize,
+    pub model_seconds: f64,
     /// What comes of it.
     pub outcome: Replay,
 }
@@ -30,6 +33,8 @@ pub struct Advice {
     pub fits: Vec<Settings>,
     /// The share that waits with the best of all that was tried.
     pub best: f64,
+    /// What of the TTL and the interval that were asked for wasn't tried, and why.
+    pub untried: Vec<String>,
     /// Share of requests that are the first for their key: they wait whatever is kept, unless another source than heat knows the key.
     pub first: f64,
 }
@@ -45,6 +50,7 @@ pub fn advise(
     let mut advice = Advice {
         fits: Vec::new(),
         best: 1.0,
+        untried: untried(trace, world),
         first: distinct.len() as f64 / trace.requests.len().max(1) as f64,
     };
     let ttls = with(&TTLS, world.ttl);
@@ -57,8 +63,7 @@ pub fn advise(
                 .fits
                 .iter()
                 .any(|one| one.ttl == *ttl && one.every.is_none());
-            // Longer than the trace nothing is learnt, and an entry that lives shorter than two intervals is refreshed in vain.
-            if is_unwarmed || *every > ttl / 2.0 || *ttl > 2.0 * trace.length {
+            if is_unwarmed || !is_tried(*every, *ttl) || *ttl > max_ttl(trace) {
                 continue;
             }
             let tried = World {
@@ -100,7 +105,10 @@ impl Advice {
                 continue;
             }
             high = middle;
+            let (inputs, model_seconds) = each_run(trace, &world, budget);
             found = Some(Settings {
+                inputs,
+                model_seconds,
                 ttl: world.ttl,
                 every: (middle > 0).then_some(world.every),
                 budget,
@@ -109,6 +117,47 @@ impl Advice {
         }
         self.fits.extend(found);
     }
+}
+
+/// What a share of all scoring comes to for each run: inputs, and model time in seconds.
+fn each_run(trace: &RequestTrace, world: &World, share: f64) -> (usize, f64) {
+    let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
+    let inputs = share * trace.requests.len() as f64 / trace.length * world.every;
+    (inputs.ceil() as usize, inputs * mean_cost)
+}
+
+/// Whether an interval is tried with a TTL: an entry that lives shorter than two intervals is refreshed in vain.
+fn is_tried(every: f64, ttl: f64) -> bool {
+    every <= ttl / 2.0
+}
+
+/// Longest TTL that is tried: longer than the trace nothing is learnt.
+fn max_ttl(trace: &RequestTrace) -> f64 {
+    2.0 * trace.length
+}
+
+/// What of one's own TTL and interval isn't tried.
+fn untried(trace: &RequestTrace, world: &World) -> Vec<String> {
+    let (ttl, every, max) = (world.ttl, world.every, max_ttl(trace));
+    let mut untried = Vec::new();
+    if ttl > max {
+        let length = trace.length;
+        untried.push(format!(
+            "--ttl {ttl} wasn't tried: the log of {length:.0} s tells of TTLs up to {max:.0} s"
+        ));
+    } else if !is_tried(every, ttl) {
+        let half = ttl / 2.0;
+        untried.push(format!(
+            "--ttl {ttl} wasn't tried with --every {every}: a run is to come twice in an entry's life, every {half} s or oftener"
+        ));
+    }
+    let ttls = with(&TTLS, ttl);
+    if !ttls.iter().any(|ttl| *ttl <= max && is_tried(every, *ttl)) {
+        untried.push(format!(
+            "--every {every} wasn't tried: no TTL that the log tells of is twice as long"
+        ));
+    }
+    untried
 }
 
 /// The usual values with one's own, in order.

@@ -44,9 +44,14 @@ struct Reading {
 impl RowSource for FileSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let open = async move {
-            let file = tokio::fs::File::open(&self.0)
-                .await
-                .map_err(|e| self.failed(&e))?;
+            let opening = async {
+                // Opening what nobody writes would keep a thread for good.
+                if !tokio::fs::metadata(&self.0).await?.is_file() {
+                    return Err(std::io::Error::other("it is no file"));
+                }
+                tokio::fs::File::open(&self.0).await
+            };
+            let file = opening.await.map_err(|e| self.failed(&e))?;
             let state = Some(Reading {
                 reader: BufReader::new(file),
                 line: 0,
@@ -162,6 +167,13 @@ mod tests {
             "{items:?}"
         );
         assert!(matches!(&items[1], Ok(Item::Row(_))) && items.len() == 2);
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("a link");
+        let items: Vec<_> = source.rows().collect().await;
+        assert!(
+            matches!(items.as_slice(), [Err(SourceError(problem))] if problem.ends_with("it is no file")),
+            "{items:?}"
+        );
         std::fs::remove_file(&path).expect("removed");
         let items: Vec<_> = source.rows().collect().await;
         assert!(

@@ -219,11 +219,14 @@ impl Arguments {
             .collect();
         let allowed = match (self.run_inputs, self.run_model_seconds, self.run_renewals) {
             (None, None, None) => Allowed::Share(self.budget / 100.0),
-            (inputs, model_seconds, renewals) => Allowed::Run(Budget {
-                inputs: inputs.unwrap_or(usize::MAX),
-                model_seconds,
-                renewals: renewals.unwrap_or(usize::MAX),
-            }),
+            (inputs, model_seconds, renewals) => {
+                let usual = Budget::default();
+                Allowed::Run(Budget {
+                    inputs: inputs.unwrap_or(usual.inputs),
+                    model_seconds,
+                    renewals: renewals.unwrap_or(usual.renewals),
+                })
+            }
         };
         let max_entries = self
             .memory
@@ -242,5 +245,35 @@ impl Arguments {
             round_trip: self.round_trip / 1e3,
             ..World::new(self.ttl, costs).every(self.every)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_runs_budget_is_as_a_schedule_has_it() {
+        let trace = RequestTrace {
+            requests: vec![(0.0, 0)],
+            sessions: Vec::new(),
+            keys: 1,
+            length: 60.0,
+            truth: None,
+        };
+        let words = ["kiln", "log.csv", "--run-model-seconds", "0.5"];
+        let world = Cli::parse_from(words).arguments.world(&trace);
+        let expected = Budget {
+            model_seconds: Some(0.5),
+            ..Budget::default()
+        };
+        assert_eq!(world.expect("a world").allowed, Allowed::Run(expected));
     }
 }

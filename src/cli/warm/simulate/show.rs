@@ -59,6 +59,8 @@ pub(super) fn advice(arguments: &Arguments, wish: f64, advice: &Advice) {
         "ttl_seconds",
         "a run every",
         "budget",
+        "inputs",
+        "model_seconds",
         "waited",
         "later",
         "computed",
@@ -72,7 +74,8 @@ pub(super) fn advice(arguments: &Arguments, wish: f64, advice: &Advice) {
             println!(
                 "{}",
                 json!({
-                    "ttl_seconds": one.ttl, "every_seconds": one.every, "budget_percent": 100.0 * one.budget, "waited_share": outcome.waited_share(),
+                    "ttl_seconds": one.ttl, "every_seconds": one.every, "budget_percent": 100.0 * one.budget,
+                    "budget": {"inputs": one.inputs, "model_seconds": one.model_seconds}, "waited_share": outcome.waited_share(),
                     "waited_share_later": outcome.waited_share_later(), "warmed": outcome.warmed, "renewed": outcome.renewed,
                     "model_seconds": outcome.model_seconds, "max_entries": outcome.entries,
                 })
@@ -83,6 +86,8 @@ pub(super) fn advice(arguments: &Arguments, wish: f64, advice: &Advice) {
             one.every
                 .map_or_else(|| "no warming".to_owned(), |every| format!("{every:.0} s")),
             format!("{:.0} %", 100.0 * one.budget),
+            one.inputs.to_string(),
+            format!("{:.3}", one.model_seconds),
             format!("{:.2} %", 100.0 * outcome.waited_share()),
             format!("{:.2} %", 100.0 * outcome.waited_share_later()),
             outcome.warmed.to_string(),
@@ -90,6 +95,9 @@ pub(super) fn advice(arguments: &Arguments, wish: f64, advice: &Advice) {
             format!("{:.0}", outcome.model_seconds),
             mebibytes(outcome.entries, arguments.entry_bytes),
         ]);
+    }
+    for untried in &advice.untried {
+        eprintln!("{untried}");
     }
     if advice.fits.is_empty() {
         eprintln!(
@@ -106,7 +114,8 @@ pub(super) fn advice(arguments: &Arguments, wish: f64, advice: &Advice) {
     align(&mut table);
     println!("{table}");
     println!(
-        "\nthe smallest budget with which at most {wish} % wait; of these, choose the shortest TTL that you can afford: it bounds how old an entry may be"
+        "\nthe smallest budget with which at most {wish} % wait; of these, choose the shortest TTL that you can afford: it bounds how old an entry may be. \
+         `inputs` and `model_seconds` are each run's, as in a schedule's [budget]"
     );
 }
 

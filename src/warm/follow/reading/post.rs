@@ -1,6 +1,6 @@
 //! Posts what changed, as far as the budget and the queues have room.
 
-use super::{Posting, Reading, Spent};
+use super::{Posting, Reading};
 use crate::{
     amqp::message::{self, Message},
     backoff::Backoff,
@@ -9,6 +9,7 @@ use crate::{
         follow::{
             FIRST_REST, Follower, LOOK, MAX_REST,
             batch::{Batch, Maker, New, mark},
+            outlay::Fit,
             window::MAX_MET,
         },
         schedule::Keep,
@@ -98,28 +99,39 @@ impl Reading {
             window.meet(position, mark);
             self.done.bad += 1;
         }
-        let mut batches = made.batches.into_iter().peekable();
-        while batches.peek().is_some() {
-            if !self.make_room(follower, posting).await? {
-                return Ok(Ok(Posted::Part));
+        let are_posted = self.post_batches(follower, made.batches, posting).await?;
+        Ok(Ok(if are_posted { posted } else { Posted::Part }))
+    }
+
+    /// Posts jobs as far as the budget, the queues and the time go. Says whether that was all of them.
+    async fn post_batches(
+        &mut self,
+        follower: &Follower,
+        batches: Vec<Batch>,
+        posting: &Posting<'_>,
+    ) -> Result<bool, Stopped> {
+        let mut batches = batches.into_iter().peekable();
+        while let Some(next) = batches.peek() {
+            let fit = self.fit(follower, next);
+            if fit == Fit::Never {
+                self.outlay.close();
+                return Ok(false);
+            }
+            if !self.make_room(follower, posting, fit).await? {
+                return Ok(false);
             }
             let mut together = Vec::new();
             while together.len() < TOGETHER
                 && let Some(batch) = batches.next_if(|batch| self.affords(follower, batch))
             {
-                self.spent.inputs += batch.inputs;
-                self.spent.seconds += batch.cost;
+                self.outlay.post(&batch.id, batch.inputs, batch.cost);
                 together.push(batch);
             }
-            if together.is_empty() {
-                self.spent.is_over = true;
-                return Ok(Ok(Posted::Part));
-            }
-            if !self.publish(follower, together, posting).await? {
-                return Ok(Ok(Posted::Part));
+            if !together.is_empty() && !self.publish(follower, together, posting).await? {
+                return Ok(false);
             }
         }
-        Ok(Ok(posted))
+        Ok(true)
     }
 
     /// Whether those rows that weren't met before can be remembered. That they can't is said once.
@@ -233,19 +245,24 @@ impl Reading {
         Ok(true)
     }
 
-    /// Waits until the queues have room for more, ever longer where the broker doesn't answer. Says whether there is time left.
+    /// Waits until the queues have room for more, ever longer where the broker doesn't answer; and until something more has told what it took, where
+    /// that comes first. Says whether there is time left.
     async fn make_room(
         &mut self,
         follower: &Follower,
         posting: &Posting<'_>,
+        fit: Fit,
     ) -> Result<bool, Stopped> {
         let carrier = &follower.carrier;
         let mut rests = Backoff::new(FIRST_REST, MAX_REST);
+        let (before, is_early) = (self.waiting.len(), fit == Fit::Later);
         loop {
             if posting.end.is_cancelled() || Instant::now() >= posting.until {
                 return Ok(false);
             }
-            let has_room = self.waiting.len() + TOGETHER <= MAX_WAITING
+            let has_told = !is_early || self.waiting.len() < before || self.waiting.is_empty();
+            let has_room = has_told
+                && self.waiting.len() + TOGETHER <= MAX_WAITING
                 && self
                     .depths
                     .have_room(&carrier.broker, &carrier.topology, &carrier.settings.warm)
@@ -262,17 +279,15 @@ impl Reading {
         }
     }
 
-    /// Whether a job fits what is left of the budget. One row alone may cost more than all of it: it goes where nothing is spent, which is said.
-    fn affords(&self, follower: &Follower, batch: &Batch) -> bool {
+    fn fit(&self, follower: &Follower, batch: &Batch) -> Fit {
         let budget = &follower.schedule.budget;
-        let Spent {
-            inputs, seconds, ..
-        } = self.spent;
-        let max = budget.model_seconds.unwrap_or(f64::INFINITY);
-        let fits =
-            inputs.saturating_add(batch.inputs) <= budget.inputs && seconds + batch.cost <= max;
-        let is_dearer = !fits && inputs == 0 && seconds == 0.0;
-        if is_dearer {
+        self.outlay.fit(budget, batch.inputs, batch.cost)
+    }
+
+    /// Whether a job is posted now. One row alone may cost more than all of the budget: it goes where nothing is spent, which is said.
+    fn affords(&self, follower: &Follower, batch: &Batch) -> bool {
+        let fit = self.fit(follower, batch);
+        if fit == Fit::Alone {
             let (schedule, expected_seconds) = (&follower.schedule.name, batch.cost);
             tracing::warn!(
                 schedule,
@@ -280,15 +295,10 @@ impl Reading {
                 "one row is expected to cost more than a run's whole budget; it is posted alone"
             );
         }
-        fits || is_dearer
+        matches!(fit, Fit::Now | Fit::Alone)
     }
 
     pub(super) fn is_spent(&self, follower: &Follower) -> bool {
-        let budget = &follower.schedule.budget;
-        self.spent.is_over
-            || self.spent.inputs >= budget.inputs
-            || budget
-                .model_seconds
-                .is_some_and(|max| self.spent.seconds >= max)
+        self.outlay.is_spent(&follower.schedule.budget)
     }
 }

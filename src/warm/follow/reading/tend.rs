@@ -2,14 +2,14 @@
 
 use super::Reading;
 use crate::{
-    store::{Followed, Progress},
+    store::{Claim, Followed, Progress},
     warm::{
         carry::Stopped,
-        follow::{Follower, NOTE},
+        follow::{Follower, NOTE, outlay::Outlay},
         source::{Point, PositionKind},
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
 /// What is said of a run whose budget is spent.
@@ -18,6 +18,9 @@ const SPENT: &str = "the budget is spent: what changes waits for the next run";
 const FULL: &str = "more changes within overlap_seconds than are remembered: reading waits";
 /// What is said where positions have gone back, as after TRUNCATE ... RESTART IDENTITY.
 const BACK: &str = "no row has the position up to which it was followed, or a higher one: where positions have begun anew, rows below it aren't found";
+/// What is said where the clock of a table's database has gone back.
+const STEPPED: &str =
+    "the clock of the table's database went back: it is followed anew from an overlap before that";
 /// Longest time for finding that out.
 const LOOK_BACK: Duration = Duration::from_secs(5);
 /// What is said of rows whose time hasn't come.
@@ -30,6 +33,13 @@ pub(super) struct Done {
     pub bad: i64,
     pub jobs: i64,
     pub model_seconds: f64,
+}
+
+/// What a run has spent before this worker has it. What was under way is read and posted again.
+pub(super) async fn spent_before(follower: &Follower, claim: Claim) -> Result<Outlay, Stopped> {
+    let progress = follower.carrier.store.run_progress(claim.id).await?;
+    let inputs = usize::try_from(progress.hits + progress.misses).unwrap_or_default();
+    Ok(Outlay::of(inputs, progress.model_seconds))
 }
 
 impl Reading {
@@ -45,6 +55,7 @@ impl Reading {
                 .store
                 .ended_jobs(&self.waiting.ids())
                 .await?;
+            self.tell(follower, &ended).await?;
             let now = Instant::now();
             for age in ended.iter().flat_map(|id| self.waiting.end(id, now)) {
                 metrics.staleness(&self.namespace, age);
@@ -57,6 +68,23 @@ impl Reading {
             .set(&follower.schedule.name, &self.namespace, behind, metrics);
         if now.duration_since(self.noted.0) >= NOTE {
             self.note(follower, None).await?;
+        }
+        Ok(())
+    }
+
+    /// Learns what ended jobs took of the model, where that is bounded.
+    async fn tell(&mut self, follower: &Follower, ended: &[String]) -> Result<(), Stopped> {
+        if ended.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<&str> = ended.iter().map(String::as_str).collect();
+        let spent = match follower.schedule.budget.model_seconds {
+            Some(_) => follower.carrier.store.spent_by(self.claim.id, &ids).await?,
+            None => BTreeMap::new(),
+        };
+        for id in ids {
+            let took = spent.get(id).copied().unwrap_or_default();
+            self.outlay.end(id, took);
         }
         Ok(())
     }
@@ -82,6 +110,7 @@ impl Reading {
             (self.is_spent(follower), SPENT),
             (self.is_full, FULL),
             (self.has_gone_back, BACK),
+            (self.has_stepped_back, STEPPED),
             (self.ahead.is_some(), AHEAD),
         ];
         let reason = reasons.into_iter().find(|(holds, _)| *holds);
@@ -145,6 +174,19 @@ impl Reading {
         self.noted.1 = Some(served);
         self.done = Done::default();
         Ok(())
+    }
+
+    /// Begins anew where the table's own clock has fallen behind what was followed, and says so. Says whether it has.
+    pub(super) fn step_back(&mut self, now_us: i64, schedule: &str) -> bool {
+        let Some((PositionKind::Moment, window)) = &mut self.window else {
+            return false;
+        };
+        if now_us <= 0 || !window.step_back(now_us) {
+            return false;
+        }
+        (self.last, self.clock_us, self.has_stepped_back) = (None, None, true);
+        tracing::warn!(schedule, reason = STEPPED, "a followed table has gone back");
+        true
     }
 
     /// Says where numbers have gone back, once a run: what is new then lies where nobody looks. Rows that were removed look the same.

@@ -230,3 +230,22 @@ fn rows_that_change_again_and_again_are_followed_though_they_fill_what_is_rememb
     // While it is full, no partial reading adds to it.
     assert!(!(table.window.is_full() && table.window.has_room(0, false)));
 }
+
+#[test]
+fn a_clock_that_goes_back_behind_the_floor_begins_anew_an_overlap_before() {
+    let overlap = Duration::from_secs(30);
+    let mut window = Window::new(overlap, 1_000_000_000);
+    window.meet(1_010_000_000, 7);
+    assert!(!window.step_back(1_000_000_001));
+    assert!(
+        window.has_met(1_010_000_000, 7),
+        "a short step is within the overlap"
+    );
+    assert!(window.step_back(900_000_000));
+    assert_eq!(window.passed(), 870_000_000);
+    assert!(
+        !window.has_met(900_000_001, 1),
+        "what changes from now on is found"
+    );
+    assert!(!window.step_back(900_000_001), "once");
+}

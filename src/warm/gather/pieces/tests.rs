@@ -5,6 +5,9 @@ use crate::warm::plan::Candidate;
 use crate::warm::schedule;
 use std::path::Path;
 
+/// Bytes of a job that all of these fit.
+const BYTES: usize = 1 << 20;
+
 fn schedule(keep: &str) -> Schedule {
     let text = format!(
         "name = \"trending\"\ncron = \"*/5 * * * *\"\nmodel = \"sentiment@2\"\nnamespace = \"feed\"\n{keep}\n\
@@ -45,10 +48,12 @@ fn planned(key: Option<&str>, rows: Vec<(Option<&str>, RowContent)>) -> PlannedE
 fn bodies(schedule: &Schedule, chosen: &[PlannedEntry], size: usize) -> Vec<(i32, String)> {
     let cut = Cut {
         inputs: size,
+        bytes: BYTES,
         model_seconds: None,
         costs_are_measured: true,
     };
     pieces(schedule, chosen, cut)
+        .0
         .into_iter()
         .map(|post| (post.inputs, String::from_utf8(post.body).expect("UTF-8")))
         .collect()
@@ -107,7 +112,7 @@ fn cut_into(renewed: usize, computed: usize, cost: f64, cut: Cut) -> Vec<(i32, i
     let renewed = std::iter::repeat_n(one(0), renewed);
     let computed = std::iter::repeat_n(one(1), computed);
     let chosen: Vec<PlannedEntry> = renewed.chain(computed).collect();
-    let posts = pieces(&schedule("keep = \"scores\""), &chosen, cut);
+    let (posts, _) = pieces(&schedule("keep = \"scores\""), &chosen, cut);
     posts
         .iter()
         .map(|post| (post.inputs, post.computes))
@@ -118,6 +123,7 @@ fn cut_into(renewed: usize, computed: usize, cost: f64, cut: Cut) -> Vec<(i32, i
 fn what_is_renewed_and_what_is_computed_go_apart_and_a_job_takes_a_small_part_of_the_budget() {
     let cut = Cut {
         inputs: 64,
+        bytes: BYTES,
         model_seconds: None,
         costs_are_measured: false,
     };
@@ -138,6 +144,7 @@ fn what_is_renewed_and_what_is_computed_go_apart_and_a_job_takes_a_small_part_of
 fn jobs_begin_small_where_costs_are_guessed() {
     let cut = Cut {
         inputs: 64,
+        bytes: BYTES,
         model_seconds: Some(1_000.0),
         costs_are_measured: false,
     };
@@ -178,10 +185,11 @@ fn a_ranking_whose_cost_is_guessed_is_computed_in_small_jobs_before_it() {
     let schedule = schedule("keep = \"rank\"\nrank = { key = \"best\" }");
     let cut = Cut {
         inputs: 64,
+        bytes: BYTES,
         model_seconds: Some(5.0),
         costs_are_measured: false,
     };
-    let posts = pieces(&schedule, std::slice::from_ref(&ranking), cut);
+    let (posts, _) = pieces(&schedule, std::slice::from_ref(&ranking), cut);
     let (last, first) = posts.split_last().expect("jobs");
     assert_eq!(
         (last.inputs, last.computes, last.model_seconds),
@@ -203,7 +211,40 @@ fn a_ranking_whose_cost_is_guessed_is_computed_in_small_jobs_before_it() {
             ..cut
         },
     ] {
-        let posts = pieces(&schedule, std::slice::from_ref(&ranking), cut);
+        let (posts, _) = pieces(&schedule, std::slice::from_ref(&ranking), cut);
         assert_eq!((posts.len(), posts[0].computes), (1, 60));
+    }
+}
+
+#[test]
+fn a_job_has_no_more_bytes_than_workers_take_and_what_alone_has_more_is_left_out() {
+    let of = |content: &str| planned(None, vec![(None, text(content, None))]);
+    let mut chosen = vec![of(&"x".repeat(150_000)); 64];
+    // Six bytes each in a job.
+    chosen.push(of(&"\u{1}".repeat(200_000)));
+    chosen.extend(vec![of(&"\u{1}".repeat(100_000)); 3]);
+    let cut = Cut {
+        inputs: 64,
+        bytes: BYTES,
+        model_seconds: None,
+        costs_are_measured: true,
+    };
+    let scores = schedule("keep = \"scores\"");
+    let (posts, too_large) = pieces(&scores, &chosen, cut);
+    assert_eq!(too_large, 1);
+    assert_eq!(posts.iter().map(|post| post.inputs).sum::<i32>(), 67);
+    assert!(posts.iter().all(|post| post.body.len() <= BYTES));
+    assert_eq!(posts[0].inputs, 6, "as many as fit");
+    let rank = schedule("keep = \"rank\"\nrank = { key = \"best\" }");
+    let row = || (Some("k"), text(&"x".repeat(600_000), None));
+    let ranking = planned(Some("best"), vec![row(), row()]);
+    for costs_are_measured in [true, false] {
+        let cut = Cut {
+            costs_are_measured,
+            model_seconds: Some(1.0),
+            ..cut
+        };
+        let (posts, too_large) = pieces(&rank, std::slice::from_ref(&ranking), cut);
+        assert_eq!((posts.len(), too_large), (0, 2));
     }
 }

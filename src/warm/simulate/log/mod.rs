@@ -10,10 +10,8 @@ use super::trace::{Logged, RequestTrace};
 use fields::{Columns, Wanted};
 use regex::Regex;
 use std::{
-    cell::Cell,
     collections::HashMap,
     io::{self, BufRead, Read},
-    rc::Rc,
 };
 
 /// Longest line, in bytes.
@@ -137,7 +135,7 @@ pub fn read(input: impl Read, reading: &Reading) -> Result<AccessLog, BadLog> {
     match form {
         Form::Jsonl => fields::json_lines(&mut input, reading, &mut collected)?,
         Form::Lines => lines(&mut input, reading, &mut collected)?,
-        Form::Csv | Form::Auto => csv(input, reading, &mut collected)?,
+        Form::Csv | Form::Auto => csv(&mut input, reading, &mut collected)?,
     }
     let why = (collected.left_out > 0).then(|| {
         let lines = collected.left_out;
@@ -218,61 +216,24 @@ fn lines(
     }
 }
 
-/// Reads no more than may be held of one record: an open quote would make one of the whole log.
-struct Bounded<R> {
-    source: R,
-    left: Rc<Cell<u64>>,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.get();
-        if left == 0 {
-            return Err(io::ErrorKind::InvalidData.into());
-        }
-        let read = self.source.read(buffer)?;
-        self.left.set(left.saturating_sub(read as u64));
-        Ok(read)
-    }
-}
-
-/// What is wrong with a record that begins on that line, or about there.
-fn unread(error: csv::Error, begun: u64, is_long: bool) -> BadLog {
-    let line = error.position().map_or(begun, csv::Position::line);
-    // The error's own words may have values in them.
-    let problem = match error.into_kind() {
-        csv::ErrorKind::Io(_) if is_long => {
-            format!("longer than {MAX_LINE_BYTES} bytes: is a quote left open?")
-        }
-        csv::ErrorKind::Io(error) => return BadLog::Read(error),
-        _ => "expected comma-separated UTF-8".to_owned(),
-    };
-    BadLog::Line { line, problem }
-}
-
-fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result<(), BadLog> {
-    let left = Rc::new(Cell::new(MAX_LINE_BYTES));
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .trim(csv::Trim::All)
-        .from_reader(Bounded {
-            source: input,
-            left: left.clone(),
-        });
+/// Comma-separated lines. Each is read by itself: a quote that isn't closed ends with its line.
+fn csv(
+    input: &mut impl BufRead,
+    reading: &Reading,
+    collected: &mut Collected,
+) -> Result<(), BadLog> {
     let mut columns: Option<Columns> = None;
-    let mut record = csv::StringRecord::new();
-    let mut index = 0;
+    let mut line = 0;
     loop {
-        left.set(MAX_LINE_BYTES);
-        let begun = reader.position().line();
-        let read = reader.read_record(&mut record);
-        if !read.map_err(|error| unread(error, begun, left.get() == 0))? {
-            break;
+        line += 1;
+        let Some(text) = next_line(input, line)? else {
+            return Ok(());
+        };
+        if text.trim().is_empty() {
+            continue;
         }
-        index += 1;
-        let line = record.position().map_or(index, csv::Position::line);
         let wrong = |problem: String| BadLog::Line { line, problem };
+        let record = record(&text).ok_or_else(|| wrong("expected comma-separated text".into()))?;
         let columns = match &columns {
             Some(columns) => columns,
             None => {
@@ -297,7 +258,20 @@ fn csv(input: impl Read, reading: &Reading, collected: &mut Collected) -> Result
         };
         wanted.collect(at, reading, collected);
     }
-    Ok(())
+}
+
+/// The fields of a line.
+fn record(line: &str) -> Option<csv::StringRecord> {
+    if !line.contains('"') {
+        return Some(line.split(',').map(str::trim).collect());
+    }
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .trim(csv::Trim::All)
+        .buffer_capacity(line.len().max(1))
+        .from_reader(line.as_bytes());
+    reader.records().next()?.ok()
 }
 
 #[cfg(test)]

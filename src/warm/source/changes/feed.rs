@@ -10,7 +10,7 @@ use crate::{
     warm::source::{SourceError, sql::SqlSource},
 };
 use chrono::{DateTime, Utc};
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{FutureExt, TryStreamExt, future::BoxFuture};
 use sqlx::{
     AssertSqlSafe, Connection, Either, Executor, PgConnection, SqlSafeStr, Statement, TypeInfo,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -227,12 +227,23 @@ impl Changes {
         while !reading.is_full && !reading.is_last {
             let wanted = reading.wanted();
             let fetch = format!("FETCH {wanted} FROM warm");
-            let work = sqlx::query(AssertSqlSafe(fetch)).fetch_all(&mut *connection);
-            let rows = self.sql.within(until, work).await?;
-            reading.is_last = rows.len() < wanted;
-            for row in &rows {
-                reading.take(row)?;
+            let (mut arrived, mut strange) = (0, None);
+            // Each is taken as it arrives, so that no more is held than a page has.
+            let work = async {
+                let mut arriving = sqlx::query(AssertSqlSafe(fetch)).fetch(&mut *connection);
+                while let Some(row) = arriving.try_next().await? {
+                    arrived += 1;
+                    if strange.is_none() {
+                        strange = reading.take(&row).err();
+                    }
+                }
+                Ok(())
+            };
+            self.sql.within(until, work).await?;
+            if let Some(error) = strange {
+                return Err(error);
             }
+            reading.is_last |= arrived < wanted;
         }
         self.sql
             .within(until, connection.execute("ROLLBACK"))

@@ -4,7 +4,7 @@
 //! the database's own clock waits until it comes.
 
 use super::{ChangedRow, Point, PositionKind, rows};
-use crate::warm::source::SourceError;
+use crate::warm::source::{SourceError, sql::row_bytes};
 use sqlx::postgres::PgRow;
 
 /// Rows and bytes after which a page ends.
@@ -138,7 +138,7 @@ impl Reading {
                 "more than {MAX_TOGETHER} rows or {MAX_TOGETHER_BYTES} bytes have the same position: compare a column `tie` with $2 as well, so that they can be read in parts"
             )));
         }
-        let size = rows::bytes(row);
+        let size = row_bytes(row);
         self.bytes += size;
         self.largest = self.largest.max(size);
         let at = Point {

@@ -1,8 +1,11 @@
 //! Owns which columns a followed table may have, and converts its rows. An error names a column, and never a value.
 
 use super::PositionKind;
-use crate::warm::source::{MAX_ROW_BYTES, RowContent, SourceError};
-use kiln_contract::job;
+use crate::warm::source::{MAX_ROW_BYTES, RowContent, SourceError, sql};
+use kiln_contract::{
+    job,
+    redact::{HIDDEN, is_name},
+};
 use sqlx::{
     Column, Row, TypeInfo,
     postgres::{PgColumn, PgRow},
@@ -42,8 +45,9 @@ pub(super) fn check_columns(
     for column in columns {
         let (name, found) = (column.name(), column.type_info().name());
         if !COLUMNS.contains(&name) {
+            let shown = if is_name(name) { name } else { HIDDEN };
             return Err(SourceError(format!(
-                "column `{name}` is unknown; expected some of {}",
+                "column `{shown}` is unknown; expected some of {}",
                 COLUMNS.join(", ")
             )));
         }
@@ -135,23 +139,14 @@ pub(super) fn tie(row: &PgRow, parted: bool) -> Result<String, SourceError> {
         .unwrap_or_default())
 }
 
-/// Bytes of a row's values, about.
-pub(super) fn bytes(row: &PgRow) -> usize {
-    let columns = 0..row.columns().len();
-    let sizes = columns.map(|at| {
-        row.try_get_raw(at)
-            .ok()
-            .and_then(|value| value.as_bytes().ok())
-            .map_or(0, <[u8]>::len)
-    });
-    sizes.sum()
-}
-
 /// Reads one row that stands at `position`; an error says what is wrong with it.
 pub(super) fn read(row: &PgRow, position: i64, kind: PositionKind) -> Result<ChangedRow, String> {
     let is_moment = kind == PositionKind::Moment;
     if position < 0 || is_moment && position > MAX_MOMENT_US {
         return Err("`position`: expected 0 or more, or a time from 1970 to 2286".to_owned());
+    }
+    if sql::row_bytes(row) > MAX_ROW_BYTES {
+        return Err(format!("longer than {MAX_ROW_BYTES} bytes"));
     }
     let key = text(row, "key")?;
     if let Some(problem) = key.as_deref().and_then(job::key_problem) {

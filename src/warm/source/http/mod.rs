@@ -5,34 +5,27 @@
 
 mod address;
 mod fetch;
+mod headers;
 mod pick;
 
 use super::{BadSource, Item, RowSource, SourceError};
 use crate::{
     config::{Network, Settings},
     redact::Redact,
-    tls::{Tls, TlsSettings},
+    tls::TlsSettings,
 };
 use fetch::{Fetch, shown, url_problem};
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use hyper::header::{self, HeaderName, HeaderValue};
+use headers::{HeaderSource, SecretSource, credentials};
 use kiln_contract::job;
 use pick::Fields;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::Range, path::Path, sync::Arc, time::Duration};
 use url::Url;
 
 /// Largest answer that a schedule may allow, in bytes.
 const MAX_BYTES: usize = 64 << 20;
-/// Largest file with a header's value, in bytes.
-const MAX_SECRET_BYTES: u64 = 16 << 10;
-
 /// How an answer lists its elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -42,27 +35,6 @@ enum Format {
     Json,
     /// One in each line.
     Ndjson,
-}
-
-/// Where a header's value comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a text, or a table with `file` or `env`"
-)]
-enum HeaderSource {
-    Given(String),
-    Secret(SecretSource),
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SecretSource {
-    file: Option<PathBuf>,
-    env: Option<String>,
-    /// Stands before what was read, as `Bearer `.
-    #[serde(default)]
-    prefix: String,
 }
 
 /// `kind = "http"`.
@@ -168,94 +140,6 @@ impl HttpSpec {
     }
 }
 
-impl HeaderSource {
-    fn check(&self, name: &str) -> Result<(), String> {
-        let name: HeaderName = name
-            .parse()
-            .map_err(|_| "expected a header's name".to_owned())?;
-        let own = [
-            header::HOST,
-            header::CONNECTION,
-            header::CONTENT_LENGTH,
-            header::TRANSFER_ENCODING,
-            header::ACCEPT_ENCODING,
-        ];
-        if own.contains(&name) {
-            return Err("is Kiln's own to set".to_owned());
-        }
-        let is_secret = matches!(
-            name.as_str(),
-            "authorization" | "proxy-authorization" | "cookie" | "x-api-key"
-        );
-        match self {
-            Self::Given(_) if is_secret => Err(
-                "expected a table with `file` or `env`: a secret has no place in a schedule"
-                    .to_owned(),
-            ),
-            Self::Given(text) => match HeaderValue::from_str(text) {
-                Ok(_) => Ok(()),
-                Err(_) => Err("expected visible ASCII".to_owned()),
-            },
-            Self::Secret(SecretSource {
-                file: Some(_),
-                env: None,
-                ..
-            }) => Ok(()),
-            Self::Secret(SecretSource {
-                file: None,
-                env: Some(name),
-                ..
-            }) if is_kilns_own(name) => {
-                Err("expected a variable that isn't one of Kiln's settings".to_owned())
-            }
-            Self::Secret(SecretSource {
-                file: None,
-                env: Some(_),
-                ..
-            }) => Ok(()),
-            Self::Secret(_) => Err("expected `file` or `env`, and not both".to_owned()),
-        }
-    }
-
-    /// The value as it is now.
-    fn read(&self) -> Result<HeaderValue, String> {
-        let (text, is_secret) = match self {
-            Self::Given(text) => (text.clone(), false),
-            Self::Secret(secret) => (format!("{}{}", secret.prefix, secret.read()?), true),
-        };
-        let value = HeaderValue::from_str(&text);
-        let mut value = value.map_err(|_| "what it holds is no header's value".to_owned())?;
-        value.set_sensitive(is_secret);
-        Ok(value)
-    }
-}
-
-impl SecretSource {
-    fn read(&self) -> Result<String, String> {
-        let text = match (&self.file, &self.env) {
-            (Some(path), _) => {
-                let wrong =
-                    |error: std::io::Error| format!("{}: {}", path.display(), error.redacted());
-                let size = std::fs::metadata(path).map_err(wrong)?.len();
-                if size > MAX_SECRET_BYTES {
-                    return Err(format!("{} is larger than a header can be", path.display()));
-                }
-                std::fs::read_to_string(path).map_err(wrong)?
-            }
-            (None, Some(name)) => {
-                std::env::var(name).map_err(|_| format!("the variable {name} isn't set"))?
-            }
-            (None, None) => String::new(),
-        };
-        Ok(text.trim().to_owned())
-    }
-}
-
-/// Whether a variable is one of Kiln's settings: their secrets are for nobody else.
-fn is_kilns_own(variable: &str) -> bool {
-    variable.starts_with("KILN_") || matches!(variable, "AMQP_URL" | "REDIS_URL" | "DATABASE_URL")
-}
-
 /// The elements of an answer, fetched again for each run.
 pub struct HttpSource {
     spec: HttpSpec,
@@ -278,18 +162,15 @@ impl HttpSource {
 
     async fn fetch(&self) -> Result<Vec<u8>, SourceError> {
         let wrong = |problem: String| SourceError(format!("{}: {problem}", shown(&self.url)));
-        let mut headers = Vec::new();
-        for (name, source) in &self.spec.headers {
-            let value = source
-                .read()
-                .map_err(|problem| wrong(format!("header {name}: {problem}")))?;
-            headers.extend(name.parse::<HeaderName>().ok().map(|name| (name, value)));
-        }
-        let tls = Tls::read("source", &self.spec.tls).map_err(|e| wrong(e.to_string()))?;
+        // Files are read, which may take as long as their file system does.
+        let (sources, settings) = (self.spec.headers.clone(), self.spec.tls.clone());
+        let reading = tokio::task::spawn_blocking(move || credentials(&sources, &settings));
+        let read = reading.await.map_err(|e| wrong(e.redacted()))?;
+        let (headers, tls) = read.map_err(wrong)?;
         let fetch = Fetch {
             url: self.url.clone(),
             headers,
-            tls: Arc::new(tls.client().map_err(wrong)?),
+            tls: Arc::new(tls),
             listed: self.listed.clone(),
             max_bytes: self.spec.max_bytes,
         };
@@ -303,59 +184,76 @@ impl HttpSource {
         }
     }
 
-    fn items(&self, body: &[u8]) -> Result<Vec<Result<Item, SourceError>>, SourceError> {
+    /// Where the elements stand in an answer, each with its number.
+    fn elements(&self, body: &[u8]) -> Result<Vec<(usize, Range<usize>)>, SourceError> {
         let wrong = |problem: String| SourceError(format!("{}: {problem}", shown(&self.url)));
-        let mut items = Vec::new();
-        let mut add = |what: &str, number: usize, element: Result<&RawValue, String>| {
-            if items.len() == self.spec.limit_rows {
-                return Err(wrong(format!(
-                    "the answer has more than limit_rows = {}",
-                    self.spec.limit_rows
-                )));
-            }
-            let row = element.and_then(|one| {
-                self.spec
-                    .fields
-                    .row(one, &self.spec.key_prefix, self.spec.per_seconds)
-            });
-            items.push(Ok(match row {
-                Ok(row) => Item::Row(row),
-                Err(problem) => Item::Bad(format!("{what} {number}: {problem}")),
-            }));
-            Ok(())
-        };
-        match self.spec.format {
+        let max = self.spec.limit_rows;
+        let found: Vec<(usize, Range<usize>)> = match self.spec.format {
             Format::Json => {
-                let elements = pick::elements(body, &self.spec.list).map_err(wrong)?;
-                for (number, element) in (1..).zip(elements) {
-                    add("element", number, Ok(element))?;
-                }
+                let found = pick::elements(body, &self.spec.list, max).map_err(wrong)?;
+                (1..).zip(found).collect()
             }
             Format::Ndjson => {
-                for (number, line) in (1..).zip(body.split(|byte| *byte == b'\n')) {
-                    if !line.trim_ascii().is_empty() {
-                        let element = serde_json::from_slice(line);
-                        add(
-                            "line",
-                            number,
-                            element.map_err(|_| "expected a JSON object".to_owned()),
-                        )?;
-                    }
-                }
+                let mut end = 0;
+                let lines = body.split(|byte| *byte == b'\n').map(|line| {
+                    let start = end;
+                    end += line.len() + 1;
+                    (line, start..start + line.len())
+                });
+                let numbered = (1..).zip(lines);
+                let filled = numbered.filter(|(_, (line, _))| !line.trim_ascii().is_empty());
+                let ranges = filled.map(|(number, (_, range))| (number, range));
+                ranges.take(max.saturating_add(1)).collect()
             }
+        };
+        if found.len() > max {
+            let problem = format!("the answer has more than limit_rows = {max}");
+            return Err(wrong(problem));
         }
-        Ok(items)
+        Ok(found)
+    }
+
+    /// The input that an element of an answer is.
+    fn item(&self, number: usize, text: &[u8]) -> Item {
+        let element: Result<&RawValue, _> = serde_json::from_slice(text);
+        let row = match element {
+            Ok(element) => {
+                let (prefix, per) = (&self.spec.key_prefix, self.spec.per_seconds);
+                self.spec.fields.row(element, prefix, per)
+            }
+            Err(_) => Err("expected a JSON object".to_owned()),
+        };
+        let what = match self.spec.format {
+            Format::Json => "element",
+            Format::Ndjson => "line",
+        };
+        match row {
+            Ok(row) => Item::Row(row),
+            Err(problem) => Item::Bad(format!("{what} {number}: {problem}")),
+        }
+    }
+
+    /// Its rows, each read when it is taken.
+    fn items(&self, body: Vec<u8>) -> BoxStream<'_, Result<Item, SourceError>> {
+        match self.elements(&body) {
+            Ok(elements) => {
+                let items = elements.into_iter().map(move |(number, range)| {
+                    Ok(self.item(number, body.get(range).unwrap_or_default()))
+                });
+                stream::iter(items).boxed()
+            }
+            Err(error) => stream::iter([Err(error)]).boxed(),
+        }
     }
 }
 
 impl RowSource for HttpSource {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let read = async move {
-            let items = match self.fetch().await {
-                Ok(body) => self.items(&body),
-                Err(error) => Err(error),
-            };
-            stream::iter(items.unwrap_or_else(|error| vec![Err(error)]))
+            match self.fetch().await {
+                Ok(body) => self.items(body),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
         };
         stream::once(read).flatten().boxed()
     }

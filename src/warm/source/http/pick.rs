@@ -4,9 +4,12 @@
 
 use super::super::{BadSource, MAX_ROW_BYTES, Row, RowContent};
 use kiln_contract::job;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, fmt, ops::Range};
 
 /// Where a value stands in an element: a member's name, or a JSON pointer.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -168,8 +171,12 @@ pub(super) fn pointer_problem(pointer: &str) -> Option<&'static str> {
     (pointer.starts_with('/') && !is_escaped).then_some("expected ~0 or ~1 after the pointer's ~")
 }
 
-/// The elements of the list at a pointer.
-pub(super) fn elements<'b>(body: &'b [u8], pointer: &str) -> Result<Vec<&'b RawValue>, String> {
+/// Where the elements of the list at a pointer stand in the body; no more than one beyond `max`, which tells that there are more.
+pub(super) fn elements(
+    body: &[u8],
+    pointer: &str,
+    max: usize,
+) -> Result<Vec<Range<usize>>, String> {
     let broken = |error: serde_json::Error| {
         let (line, column) = (error.line(), error.column());
         format!("the answer is no JSON: line {line}, column {column}")
@@ -181,25 +188,100 @@ pub(super) fn elements<'b>(body: &'b [u8], pointer: &str) -> Result<Vec<&'b RawV
     let absent = || format!("the answer has nothing at `{pointer}`");
     for token in tokens {
         let token = token.replace("~1", "/").replace("~0", "~");
-        at = if at.get().starts_with('{') {
-            let members: BTreeMap<String, &RawValue> =
-                serde_json::from_str(at.get()).map_err(broken)?;
-            members.get(&token).copied().ok_or_else(absent)?
+        let found = if at.get().starts_with('{') {
+            within(at, Member(&token))?
         } else if at.get().starts_with('[') {
-            let index: usize = token.parse().map_err(|_| absent())?;
-            list(at)?.get(index).copied().ok_or_else(absent)?
+            within(at, Element(token.parse().map_err(|_| absent())?))?
         } else {
-            return Err(absent());
+            None
         };
+        at = found.ok_or_else(absent)?;
     }
     if !at.get().starts_with('[') {
         return Err(format!("expected a list at `{pointer}` of the answer"));
     }
-    list(at)
+    // What is found lies within the body.
+    let start = body.as_ptr() as usize;
+    within(at, Ranges { start, max })
 }
 
-fn list(value: &RawValue) -> Result<Vec<&RawValue>, String> {
-    serde_json::from_str(value.get()).map_err(|_| "the answer is no JSON".to_owned())
+/// Reads a value in one pass, of which no more is kept than is looked for.
+fn within<'b, V: Visitor<'b>>(value: &'b RawValue, visitor: V) -> Result<V::Value, String> {
+    let mut reader = serde_json::Deserializer::from_str(value.get());
+    let read = reader.deserialize_any(visitor);
+    read.map_err(|_| "the answer is no JSON".to_owned())
+}
+
+/// An object's member of that name; the last one, where there are several.
+struct Member<'n>(&'n str);
+
+impl<'b> Visitor<'b> for Member<'_> {
+    type Value = Option<&'b RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'b>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut found = None;
+        while let Some(name) = map.next_key::<Cow<'_, str>>()? {
+            if name == self.0 {
+                found = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// A list's element of that number.
+struct Element(usize);
+
+impl<'b> Visitor<'b> for Element {
+    type Value = Option<&'b RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<S: SeqAccess<'b>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+        for _ in 0..self.0 {
+            if list.next_element::<IgnoredAny>()?.is_none() {
+                return Ok(None);
+            }
+        }
+        let found = list.next_element()?;
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(found)
+    }
+}
+
+/// Where a list's elements stand after `start`, as far as one beyond `max`.
+struct Ranges {
+    start: usize,
+    max: usize,
+}
+
+impl<'b> Visitor<'b> for Ranges {
+    type Value = Vec<Range<usize>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<S: SeqAccess<'b>>(self, mut list: S) -> Result<Self::Value, S::Error> {
+        let mut found = Vec::new();
+        while found.len() <= self.max
+            && let Some(element) = list.next_element::<&RawValue>()?
+        {
+            let text = element.get();
+            let from = (text.as_ptr() as usize).saturating_sub(self.start);
+            found.push(from..from + text.len());
+        }
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -219,10 +301,20 @@ mod tests {
     #[test]
     fn a_list_is_found_by_its_pointer() {
         let body = br#"{"data": {"a/b~": [[], [1, {"x": 2}]]}}"#;
-        let found = elements(body, "/data/a~1b~0/1").expect("a list");
-        let texts: Vec<&str> = found.iter().map(|one| one.get()).collect();
-        assert_eq!(texts, ["1", r#"{"x": 2}"#]);
-        assert_eq!(elements(b" [3] ", "").expect("all of it").len(), 1);
+        let found = elements(body, "/data/a~1b~0/1", 9).expect("a list");
+        let texts: Vec<&[u8]> = found.into_iter().map(|one| &body[one]).collect();
+        assert_eq!(texts, [&b"1"[..], br#"{"x": 2}"#]);
+        assert_eq!(elements(b" [3] ", "", 9), Ok(vec![2..3]));
+        let many = format!("[{}0]", "0,".repeat(1_000_000));
+        let found = elements(many.as_bytes(), "", 100).expect("a list");
+        assert_eq!(
+            (found.len(), found[100].clone()),
+            (101, 201..202),
+            "and no more"
+        );
+        assert!(elements(many.replace("0]", "").as_bytes(), "", 100).is_err());
+        let twice = elements(br#"{"a": 1, "a": [2]}"#, "/a", 9);
+        assert_eq!(twice.map(|found| found.len()), Ok(1), "the last one");
         for (body, pointer, said) in [
             (&b"{}"[..], "/data", "nothing at `/data`"),
             (b"[1]", "/1", "nothing at `/1`"),
@@ -232,7 +324,7 @@ mod tests {
             (b"{\"anna\": ", "", "line 1, column 9"),
             (b"", "", "no JSON"),
         ] {
-            let problem = elements(body, pointer).expect_err(said);
+            let problem = elements(body, pointer, 9).expect_err(said);
             assert!(
                 problem.contains(said) && !problem.contains("anna"),
                 "{problem}"

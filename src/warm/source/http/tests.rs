@@ -273,6 +273,15 @@ fn a_secret_is_read_when_it_is_used_and_a_wrong_one_is_not_shown() {
         );
         assert!(!format!("{value:?}").contains("hunter"));
     }
+    let secret = |file: &str| {
+        HeaderSource::Secret(SecretSource {
+            file: Some(file.into()),
+            env: None,
+            prefix: String::new(),
+        })
+    };
+    let endless = secret("/dev/zero").read().expect_err("no end");
+    assert!(endless.ends_with("is no file"), "{endless}");
     std::fs::write(&path, "hun\u{1}ter2").expect("written");
     assert!(
         !header

@@ -10,7 +10,10 @@ use crate::{
     cache::KeyReader, config::Settings, heat::NamedRate, secret::Secret, tls::TlsSettings,
 };
 use futures_util::{StreamExt, stream, stream::BoxStream};
-use kiln_contract::job;
+use kiln_contract::{
+    job,
+    redact::{HIDDEN, is_name},
+};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -175,9 +178,12 @@ impl RedisSource {
         let Some((url, tls)) = found else {
             let known = settings.redis_sources.keys().map(String::as_str);
             let known: Vec<&str> = known.chain([OWN]).collect();
+            let shown = match is_name(&spec.server) {
+                true => spec.server.as_str(),
+                false => HIDDEN,
+            };
             return Err(SourceError(format!(
-                "server `{}` is not set under [redis_sources]; known: {}",
-                spec.server,
+                "server `{shown}` is not set under [redis_sources]; known: {}",
                 known.join(", ")
             )));
         };
@@ -334,6 +340,13 @@ mod tests {
         let said = refused.map(|error| error.0).unwrap_or_default();
         assert!(
             said.contains("`shop`") && said.ends_with("known: kiln"),
+            "{said}"
+        );
+        let url = spec("server = \"redis://u:hunter2@h:1\"\nsorted_set = \"a\"");
+        let refused = RedisSource::new(&url, &settings).err();
+        let said = refused.map(|error| error.0).unwrap_or_default();
+        assert!(
+            said.starts_with("server `") && !said.contains("hunter"),
             "{said}"
         );
     }

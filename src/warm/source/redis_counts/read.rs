@@ -5,14 +5,42 @@ use crate::cache::KeyReader;
 use redis::Value;
 use std::collections::{HashMap, HashSet};
 
-/// Members or entries of one answer.
-const PAGE: usize = 250;
+/// Members or entries of one answer before it is known how large they are, and then at the utmost.
+const FIRST_PAGE: usize = 8;
+const MAX_PAGE: usize = 250;
+/// Bytes of one answer if nothing in it is larger than what came before.
+const PAGE_BYTES: usize = 4 << 20;
 /// Bytes of the distinct members that are read. Further ones of a stream aren't counted.
 const MAX_DISTINCT_BYTES: usize = 64 << 20;
 /// What a distinct member takes besides its bytes.
 const OVERHEAD_BYTES: usize = 64;
 
 const STRANGE: &str = "an answer that isn't one to the question";
+
+/// How many members or entries to ask for at once.
+#[derive(Default)]
+struct Pages {
+    read: usize,
+    /// Bytes of the largest one, with all that comes with it.
+    largest: usize,
+}
+
+impl Pages {
+    /// Twice as many as ever at the utmost, since those that follow may be larger.
+    fn next(&self) -> usize {
+        match self.read {
+            0 => FIRST_PAGE,
+            read => {
+                (PAGE_BYTES / self.largest.max(1)).clamp(1, MAX_PAGE.min(read.saturating_mul(2)))
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.read += 1;
+        self.largest = self.largest.max(bytes);
+    }
+}
 
 /// The members of the highest scores. One that moves while pages are read is taken once.
 pub(super) async fn sorted_set(
@@ -23,9 +51,9 @@ pub(super) async fn sorted_set(
 ) -> Result<Vec<Counted>, String> {
     let mut all: Vec<Counted> = Vec::new();
     let mut seen = HashSet::new();
-    let (mut first, mut bytes) = (0, 0);
+    let (mut first, mut bytes, mut pages) = (0, 0, Pages::default());
     while first < top {
-        let wanted = PAGE.min(top - first);
+        let wanted = pages.next().min(top - first);
         let mut ask = redis::cmd("ZREVRANGE");
         ask.arg(key)
             .arg(first)
@@ -35,6 +63,7 @@ pub(super) async fn sorted_set(
         let found = pairs.len();
         for (member, score) in pairs {
             let score = number(&score).filter(|score| score.is_finite() && *score >= 0.0);
+            pages.take(member.len());
             if seen.insert(member.clone()) {
                 bytes += member.len() + OVERHEAD_BYTES;
                 let rate = score.map(|score| score / per_seconds);
@@ -71,9 +100,10 @@ pub(super) async fn stream(
     let start_ms = now_ms.saturating_sub(counting.window_seconds.saturating_mul(1_000));
     let mut counts = Counts::default();
     let mut end = "+".to_owned();
-    let (mut read, mut oldest_ms) = (0, start_ms);
+    let (mut pages, mut oldest_ms) = (Pages::default(), start_ms);
     loop {
-        let wanted = PAGE.min(counting.limit_entries - read);
+        let rest = counting.limit_entries.saturating_sub(pages.read);
+        let wanted = pages.next().min(rest);
         if wanted == 0 {
             // The rest of the window isn't counted.
             break;
@@ -90,12 +120,13 @@ pub(super) async fn stream(
             let (id, fields) = entry_parts(entry)?;
             oldest_ms = milliseconds(&id).unwrap_or(oldest_ms);
             end = format!("({id}");
+            let sizes = fields.iter().map(|(name, value)| name.len() + value.len());
+            pages.take(sizes.sum());
             let member = fields.into_iter().find(|(name, _)| name == counting.field);
             if let Some((_, member)) = member {
                 counts.add(member);
             }
         }
-        read += found;
         if found < wanted {
             oldest_ms = start_ms;
             break;
@@ -246,6 +277,20 @@ mod tests {
         let top = counts.top(9, 1.0);
         let rates: Vec<_> = top.iter().map(|one| (one.member.len(), one.rate)).collect();
         assert_eq!(rates, [(MAX_DISTINCT_BYTES / 2, Some(2.0)), (1, Some(1.0))]);
+    }
+
+    #[test]
+    fn an_answer_is_as_long_as_what_came_before_lets_it_be() {
+        let mut pages = Pages::default();
+        assert_eq!(pages.next(), FIRST_PAGE);
+        (0..8).for_each(|_| pages.take(100));
+        assert_eq!(pages.next(), 16);
+        (0..500).for_each(|_| pages.take(100));
+        assert_eq!(pages.next(), MAX_PAGE);
+        pages.take(PAGE_BYTES / 10);
+        assert_eq!(pages.next(), 10);
+        pages.take(5 << 20);
+        assert_eq!(pages.next(), 1);
     }
 
     #[test]

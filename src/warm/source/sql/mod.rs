@@ -8,19 +8,19 @@ mod origin;
 mod row;
 
 use self::origin::{Origin, before};
-use super::{BadSource, Item, RowSource, SourceError};
+pub(super) use self::row::bytes as row_bytes;
+use super::{BadSource, Item, Row, RowSource, SourceError};
 use crate::{
     config::{self, Database, NamedDatabase},
     redact::{self, Redact},
     secret::Secret,
     tls,
 };
-use futures_util::{StreamExt, stream, stream::BoxStream};
+use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection,
-    postgres::{PgConnectOptions, PgRow},
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,8 +32,11 @@ use toml::Spanned;
 
 /// What makes a cursor of a statement.
 const HEAD: &str = "DECLARE warm NO SCROLL CURSOR FOR\n";
-/// Rows fetched in one round trip.
-const FETCH: usize = 500;
+/// Rows fetched in one round trip before it is known how large they are, and then at the utmost.
+const FIRST_FETCH: usize = 8;
+const MAX_FETCH: usize = 500;
+/// Bytes that the rows of a round trip take if none is larger than those before.
+const FETCH_BYTES: usize = 4 << 20;
 
 /// `kind = "sql"`.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -264,25 +267,60 @@ impl SqlSource {
 
 struct Cursor {
     connection: PgConnection,
-    rows: VecDeque<PgRow>,
+    rows: VecDeque<Result<Row, String>>,
+    /// Rows that were fetched, and the bytes of the largest one.
+    fetched: usize,
+    largest: usize,
     seen: usize,
     ended: bool,
     until: Instant,
 }
 
+/// How many rows to fetch after so many, of which the largest had so many bytes.
+fn wanted(fetched: usize, largest: usize) -> usize {
+    match fetched {
+        0 => FIRST_FETCH,
+        // Twice as many as ever at the utmost, since those that follow may be larger.
+        _ => (FETCH_BYTES / largest.max(1)).clamp(1, MAX_FETCH.min(fetched.saturating_mul(2))),
+    }
+}
+
 impl SqlSource {
+    /// Fetches some rows. Each is read as it arrives: of one that is too large nothing is kept.
+    async fn fetch(&self, cursor: &mut Cursor) -> Result<(), SourceError> {
+        // One more than the limit, to tell a source that is larger from one that fits.
+        let rest = self.limit_rows + 1 - cursor.seen;
+        let count = wanted(cursor.fetched, cursor.largest).min(rest);
+        let fetch = format!("FETCH {count} FROM warm");
+        let (fetched, largest, rows) = (&mut cursor.fetched, &mut cursor.largest, &mut cursor.rows);
+        let connection = &mut cursor.connection;
+        let (mut arrived, mut strange) = (0, None);
+        let work = async {
+            let mut arriving = sqlx::query(AssertSqlSafe(fetch)).fetch(connection);
+            while let Some(row) = arriving.try_next().await? {
+                arrived += 1;
+                if *fetched == 0 {
+                    strange = row::check_columns(&row).err();
+                }
+                *fetched += 1;
+                *largest = row::bytes(&row).max(*largest);
+                if strange.is_none() {
+                    rows.push_back(row::read(&row));
+                }
+            }
+            Ok(())
+        };
+        self.within(cursor.until, work).await?;
+        cursor.ended = arrived < count;
+        match strange {
+            Some(problem) => Err(self.blame(&problem)),
+            None => Ok(()),
+        }
+    }
+
     async fn next(&self, cursor: &mut Cursor) -> Result<Option<Item>, SourceError> {
         if cursor.rows.is_empty() && !cursor.ended {
-            // One more than the limit, to tell a source that is larger from one that fits.
-            let wanted = FETCH.min(self.limit_rows + 1 - cursor.seen);
-            let fetch = format!("FETCH {wanted} FROM warm");
-            let work = sqlx::query(AssertSqlSafe(fetch)).fetch_all(&mut cursor.connection);
-            let rows = self.within(cursor.until, work).await?;
-            cursor.ended = rows.len() < wanted;
-            if let Some(first) = rows.first().filter(|_| cursor.seen == 0) {
-                row::check_columns(first).map_err(|problem| self.blame(&problem))?;
-            }
-            cursor.rows = rows.into();
+            self.fetch(cursor).await?;
         }
         let Some(row) = cursor.rows.pop_front() else {
             return Ok(None);
@@ -293,7 +331,7 @@ impl SqlSource {
             let problem = format!("the statement gives more than limit_rows = {limit}");
             return Err(self.blame(&problem));
         }
-        Ok(Some(match row::read(&row) {
+        Ok(Some(match row {
             Ok(row) => Item::Row(row),
             Err(problem) => Item::Bad(format!("row {}: {problem}", cursor.seen)),
         }))
@@ -308,6 +346,8 @@ impl RowSource for SqlSource {
             let cursor = Cursor {
                 connection,
                 rows: VecDeque::new(),
+                fetched: 0,
+                largest: 0,
                 seen: 0,
                 ended: false,
                 until,
@@ -333,5 +373,20 @@ impl RowSource for SqlSource {
                 Err(error) => stream::iter([Err(error)]).boxed(),
             })
             .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_are_fetched_as_fit_and_few_before_their_size_is_known() {
+        assert_eq!(wanted(0, 0), FIRST_FETCH);
+        assert_eq!(wanted(8, 100), 16);
+        assert_eq!(wanted(1_000, 100), MAX_FETCH);
+        assert_eq!(wanted(1_000, 5 << 20), 1);
+        assert_eq!(wanted(1_000, FETCH_BYTES / 10), 10);
+        assert_eq!(wanted(8, 0), 16);
     }
 }

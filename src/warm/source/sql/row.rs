@@ -2,7 +2,7 @@
 
 use crate::{
     redact::Redact,
-    warm::source::{Row, RowContent},
+    warm::source::{MAX_ROW_BYTES, Row, RowContent},
 };
 use kiln_contract::{
     job,
@@ -45,8 +45,23 @@ pub(super) fn check_columns(row: &PgRow) -> Result<(), String> {
     Ok(())
 }
 
+/// Bytes of a row's values, as they came.
+pub(in crate::warm::source) fn bytes(row: &PgRow) -> usize {
+    let columns = 0..row.columns().len();
+    let sizes = columns.map(|at| {
+        let value = row.try_get_raw(at).ok();
+        value
+            .and_then(|value| value.as_bytes().ok())
+            .map_or(0, <[u8]>::len)
+    });
+    sizes.sum()
+}
+
 /// Reads one row; an error says what is wrong with it.
 pub(super) fn read(row: &PgRow) -> Result<Row, String> {
+    if bytes(row) > MAX_ROW_BYTES {
+        return Err(format!("longer than {MAX_ROW_BYTES} bytes"));
+    }
     let text = |name: &str| -> Result<Option<String>, String> {
         if row.columns().iter().all(|c| c.name() != name) {
             return Ok(None);

@@ -4,11 +4,10 @@
 //! or its connection, the broker puts the letters back. Looks at no more letters than there were at the
 //! start, so that a replayed letter that comes back isn't met again.
 
-use crate::{
-    amqp::{connection::Broker, topology::inspect},
-    cli::post::{close, connect},
+use super::{
+    connection::{Broker, ConnectError, NoAnswer},
+    topology::{TopologyError, inspect},
 };
-use anyhow::{Context, bail};
 use lapin::{
     Acker, Channel, Connection,
     message::Delivery,
@@ -20,17 +19,41 @@ use std::time::Duration;
 const RETURN: Duration = Duration::from_secs(2);
 /// Time between two questions how many letters wait.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Longest goodbye to the broker.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// Why the letters can't be looked through.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    #[error("the broker at {host} can't be reached: {reason}")]
+    Unreachable { host: String, reason: ConnectError },
+    #[error("there is no queue `{0}`: `kiln run` declares it when it starts")]
+    NoQueue(String),
+    #[error("{0}")]
+    Queue(#[from] TopologyError),
+    #[error("{doing}: {reason}")]
+    NoAnswer {
+        doing: &'static str,
+        reason: NoAnswer,
+    },
+    #[error("the connection to the broker was lost")]
+    Lost,
+}
+
+fn while_doing(doing: &'static str) -> impl Fn(NoAnswer) -> DeadLetterError {
+    move |reason| DeadLetterError::NoAnswer { doing, reason }
+}
 
 /// The queue of dead letters, and the letters of it that are held.
-pub(super) struct DeadLetterScan {
+pub struct DeadLetterScan {
     broker: Broker,
     connection: Connection,
     channel: Channel,
     queue: String,
     /// Letters that were there at the start.
-    pub(super) waiting: u32,
+    pub waiting: u32,
     /// Letters taken since.
-    pub(super) seen: u32,
+    pub seen: u32,
     /// The last letter that goes back, and how many there are.
     last_held: Option<HeldDelivery>,
     held: u32,
@@ -38,7 +61,7 @@ pub(super) struct DeadLetterScan {
 }
 
 /// A letter that was taken and is neither removed nor put back yet.
-pub(super) struct HeldDelivery {
+pub struct HeldDelivery {
     tag: u64,
     acker: Acker,
 }
@@ -54,15 +77,23 @@ impl From<Delivery> for HeldDelivery {
 
 impl DeadLetterScan {
     /// Opens the queue; at most `max_held` letters are held, to go back.
-    pub(super) async fn open(broker: &Broker, queue: &str, max_held: u32) -> anyhow::Result<Self> {
-        let connection = connect(broker, "dead").await?;
+    pub async fn open(
+        broker: &Broker,
+        queue: &str,
+        max_held: u32,
+    ) -> Result<Self, DeadLetterError> {
+        let connection = broker.connect("dead").await;
+        let connection = connection.map_err(|reason| DeadLetterError::Unreachable {
+            host: broker.host(),
+            reason,
+        })?;
         let Some(seen) = inspect(&connection, queue, broker.timeout()).await? else {
-            bail!("there is no queue `{queue}`: `kiln run` declares it when it starts");
+            return Err(DeadLetterError::NoQueue(queue.to_owned()));
         };
         let channel = broker
             .within(connection.create_channel())
             .await
-            .context("opening a channel")?;
+            .map_err(while_doing("opening a channel"))?;
         Ok(Self {
             broker: broker.clone(),
             connection,
@@ -77,7 +108,7 @@ impl DeadLetterScan {
     }
 
     /// The next letter; `None` where all were seen or as many are held as may be.
-    pub(super) async fn next(&mut self) -> anyhow::Result<Option<Delivery>> {
+    pub async fn next(&mut self) -> Result<Option<Delivery>, DeadLetterError> {
         if self.seen >= self.waiting || self.is_full() {
             return Ok(None);
         }
@@ -88,18 +119,18 @@ impl DeadLetterScan {
             .broker
             .within(get)
             .await
-            .context("taking a dead letter")?;
+            .map_err(while_doing("taking a dead letter"))?;
         self.seen += u32::from(got.is_some());
         Ok(got.map(|got| got.delivery))
     }
 
     /// Whether no more letters may be held.
-    pub(super) fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.held >= self.max_held
     }
 
     /// Holds a letter until the end; it goes back in [`DeadLetterScan::close`].
-    pub(super) fn hold(&mut self, letter: impl Into<HeldDelivery>) {
+    pub fn hold(&mut self, letter: impl Into<HeldDelivery>) {
         let letter = letter.into();
         self.held += 1;
         // Acknowledgements that say "and all before" go by the order of delivery.
@@ -110,21 +141,21 @@ impl DeadLetterScan {
     }
 
     /// Removes a letter from the queue for good; certain only once [`DeadLetterScan::close`] has succeeded.
-    pub(super) async fn remove(&self, letter: &HeldDelivery) -> anyhow::Result<()> {
+    pub async fn remove(&self, letter: &HeldDelivery) -> Result<(), DeadLetterError> {
         let ack = letter.acker.ack(BasicAckOptions::default());
         let taken = self
             .broker
             .within(ack)
             .await
-            .context("removing a dead letter")?;
+            .map_err(while_doing("removing a dead letter"))?;
         if !taken {
-            bail!("the connection to the broker was lost");
+            return Err(DeadLetterError::Lost);
         }
         Ok(())
     }
 
     /// Puts back what was held. When it succeeds, the broker has heard of every removal.
-    pub(super) async fn close(self) -> anyhow::Result<()> {
+    pub async fn close(self) -> Result<(), DeadLetterError> {
         let goodbye = async {
             if let Some(last) = &self.last_held {
                 let options = BasicNackOptions {
@@ -139,11 +170,12 @@ impl DeadLetterScan {
         self.broker
             .within(goodbye)
             .await
-            .context("putting the letters back")?;
+            .map_err(while_doing("putting the letters back"))?;
         // The queue takes them back a moment later; whoever looks next should see them. That others take or
         // bring letters meanwhile must not hold this up.
         let _others_may_have_them = tokio::time::timeout(RETURN, self.returned()).await;
-        close(&self.connection).await;
+        let goodbye = self.connection.close(200, "done".into());
+        let _gone_too = tokio::time::timeout(GOODBYE, goodbye).await;
         Ok(())
     }
 
