@@ -332,9 +332,8 @@ const SHOWN: [&str; 15] = [
 ];
 
 /// Files that handle such errors beside Kiln's own, and how often they show one of Kiln's own.
-const OWN: [(&str, usize); 33] = [
-    ("crates/contract/src/job/parse/blame.rs", 1),
-    ("crates/contract/src/job/parse/explain.rs", 1),
+const OWN: [(&str, usize); 34] = [
+    ("crates/contract/src/job/parse/blame.rs", 2),
     ("crates/model/src/import/error.rs", 1),
     ("crates/model/src/import/source.rs", 1),
     ("crates/model/src/import/tensors.rs", 2),

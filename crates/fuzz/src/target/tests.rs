@@ -1,3 +1,5 @@
+//! The loop itself: as many runs as were asked for, what fails made small, memory counted.
+
 use super::*;
 use std::cell::RefCell;
 
