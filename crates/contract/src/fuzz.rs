@@ -313,7 +313,7 @@ fn fuzz_redact() {
                 shown.1,
                 "nothing is left to hide"
             );
-            case.saw(&shown.0);
+            case.saw(shown.0.split(' ').next().unwrap_or_default());
             // Two words are no name: as a JSON value, they are hidden by whoever reads it.
             #[derive(serde::Deserialize)]
             #[serde(deny_unknown_fields)]
