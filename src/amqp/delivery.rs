@@ -37,6 +37,9 @@ pub const EXPIRES_AT: &str = "kiln-expires-at";
 /// Header with the moment at which a worker first took a job, RFC 3339.
 pub const ACCEPTED_AT: &str = "kiln-accepted-at";
 
+/// Header with the run that a job belongs to: where that is cancelled, its jobs are dropped on arrival.
+pub const RUN: &str = "kiln-run";
+
 /// A message in hand. Its guard settles it; dropping it returns it to its queue. It changes hands often, and so lies where it is.
 #[derive(Debug)]
 pub struct Delivery(Box<Parts>);
@@ -99,6 +102,11 @@ impl Delivery {
     pub fn trace_id(&self) -> Option<String> {
         let parent = TraceParent::parse(&self.traceparent()?)?;
         Some(hex::encode(parent.trace_id))
+    }
+
+    /// The run that it belongs to, where it says so.
+    pub fn run(&self) -> Option<String> {
+        text(self.properties.headers().as_ref(), RUN)
     }
 
     /// Tries made before this delivery.

@@ -4,7 +4,7 @@
 //! goes nowhere else, whatever its producer's headers ask for; and that a reply is no larger than it may be.
 
 use crate::amqp::{
-    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, TRIES, text},
+    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, RUN, TRIES, text},
     topology::{Origin, Topology},
 };
 use crate::{
@@ -35,8 +35,8 @@ pub const FAILED_AT: &str = "kiln-failed-at";
 /// Header of a dead letter: the queue to replay it to.
 pub const QUEUE: &str = "kiln-queue";
 
-/// What Kiln writes into a dead letter's headers. All but the moment of acceptance are taken out again when it is replayed.
-const OWN_HEADERS: [&str; 11] = [
+/// What Kiln writes into a job's headers, and into its dead letter's. All but the moment of acceptance are taken out again when it is replayed.
+const OWN_HEADERS: [&str; 12] = [
     ERROR_CODE,
     ERROR_FIELD,
     ERROR_MESSAGE,
@@ -48,6 +48,7 @@ const OWN_HEADERS: [&str; 11] = [
     REDELIVERIES,
     ACCEPTED_AT,
     EXPIRES_AT,
+    RUN,
 ];
 
 /// AMQP's mark for a message that survives the broker's restart.
@@ -98,6 +99,14 @@ pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
 pub fn accepted(mut message: Message, accepted: Moment) -> Message {
     let mut headers = message.properties.headers().clone().unwrap_or_default();
     note_accepted(&mut headers, accepted);
+    message.properties = message.properties.with_headers(headers);
+    message
+}
+
+/// The same message, of a job of a run.
+pub fn of_run(mut message: Message, run: &str) -> Message {
+    let mut headers = message.properties.headers().clone().unwrap_or_default();
+    headers.insert(RUN.into(), AMQPValue::LongString(LongString::from(run)));
     message.properties = message.properties.with_headers(headers);
     message
 }

@@ -25,6 +25,8 @@ const NEVER: i64 = i32::MAX as i64;
 
 /// Hints that wait at most; the oldest are dropped beyond.
 const MAX_HINTS: i64 = 10_000;
+/// How long a run's replies wait for its command, in milliseconds: a week.
+const RUN_UNUSED_MS: i64 = 7 * 24 * 3_600 * 1_000;
 /// Life of a hint, in milliseconds.
 const HINT_MS: i64 = 60_000;
 
@@ -226,6 +228,13 @@ impl Topology {
             }
         }
         Ok(left)
+    }
+
+    /// The queue in which the replies to a run of files wait, with its arguments: it goes once nobody has taken from it for long.
+    pub fn run(&self, run: &str) -> QueueSpec {
+        let unused = ("x-expires", AMQPValue::LongLongInt(RUN_UNUSED_MS));
+        let limits = [unused, delivery_limit(NEVER)];
+        spec(&format!("{}.run.{run}", self.prefix), limits.into_iter())
     }
 
     /// The name of a queue that lives for one trial of the broker; `token` keeps two trials apart.

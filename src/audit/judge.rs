@@ -34,27 +34,48 @@ pub(super) enum Recomputed {
     Not(Unchecked),
 }
 
+/// How many of an embedding's bits may differ: numbers next to zero are rounded to either side.
+const BITS_SHARE: usize = 64;
+
 /// How far two scores of one version may be apart.
 #[derive(Clone, Copy)]
 struct Near {
+    /// Relative.
     step: f32,
+    /// Whole numbers may be neighbours.
+    whole: f32,
+    /// Whether numbers are bytes of bits.
+    is_bits: bool,
 }
 
 impl Near {
     /// A version that isn't installed may be of half precision.
     fn of(info: Option<&ModelInfo>) -> Self {
-        let is_single = info.is_some_and(|info| info.precision == Precision::Single);
+        let precision = info.map(|info| info.precision);
         Self {
-            step: if is_single { 0.0 } else { HALF_STEP },
+            step: match precision {
+                Some(Precision::Single) => 0.0,
+                _ => HALF_STEP,
+            },
+            whole: match precision {
+                Some(Precision::Int8) => 1.0,
+                _ => 0.0,
+            },
+            is_bits: precision == Some(Precision::Binary),
         }
     }
 
     fn is_close(self, one: f32, other: f32) -> bool {
         let size = one.abs().max(other.abs());
-        (one - other).abs() <= TOLERANCE * size.max(1.0) + self.step * size
+        (one - other).abs() <= TOLERANCE * size.max(1.0) + self.step * size + self.whole
     }
 
     fn are_close(self, one: &[f32], other: &[f32]) -> bool {
+        if self.is_bits {
+            let differ = |(a, b): (&f32, &f32)| (*a as u8 ^ *b as u8).count_ones() as usize;
+            let differing: usize = one.iter().zip(other).map(differ).sum();
+            return one.len() == other.len() && differing <= (8 * one.len()).div_ceil(BITS_SHARE);
+        }
         let mut pairs = one.iter().zip(other);
         one.len() == other.len() && pairs.all(|(a, b)| self.is_close(*a, *b))
     }
@@ -299,6 +320,11 @@ mod tests {
             ..ScoredInput::default()
         };
         assert!(agrees_with_row(&said("good", 0.5), &row, Some(&single)));
+        let near = |precision| Near::of(Some(&info(precision)));
+        assert!(near(Precision::Int8).are_close(&[-3.0, 127.0], &[-4.0, 126.0]));
+        assert!(!near(Precision::Int8).are_close(&[-3.0, 127.0], &[-3.0, 125.0]));
+        assert!(near(Precision::Binary).are_close(&[128.0, 3.0], &[0.0, 3.0]));
+        assert!(!near(Precision::Binary).are_close(&[128.0, 3.0], &[0.0, 2.0]));
     }
 
     #[test]

@@ -6,18 +6,23 @@
 mod begin;
 mod block;
 mod errors;
+mod fleet;
 mod flow;
 mod item;
 mod layout;
 mod lines;
 mod manifest;
 mod model;
+mod models;
 mod output;
 mod parsed;
+mod parts;
 mod progress;
 mod render;
 mod result;
+mod resume;
 mod run;
+mod scorer;
 mod source;
 mod summary;
 #[cfg(feature = "parquet")]
@@ -33,6 +38,7 @@ use super::Exit;
 use crate::{cli::file::Format, config::Settings};
 use clap::Args;
 use errors::OnError;
+pub(super) use fleet::JobArguments;
 use item::{Keep, Pick};
 use output::Closed;
 use result::EmbeddingType;
@@ -57,6 +63,10 @@ their names. All are of one format.
 the same options: FILE.partial and FILE.manifest beside the output say how far it came. Not where standard input is
 read, nor where the output is packed with zstd, or Parquet or Arrow: these begin anew.
 
+With --fleet, jobs go to the workers of a fleet over the broker, and the results come back into the same output
+(`kiln submit FILE --output FILE` is the same). Jobs are posted a bounded number at a time. A run that is killed goes on: what is
+done isn't posted again. `kiln jobs run ID` shows how far a run is, `kiln jobs cancel --run ID` cancels it.
+
 Examples:
   kiln score examples/reviews.jsonl
   kiln score items.csv --model feed-ranker --output scores.csv
@@ -66,20 +76,33 @@ Examples:
   kiln score reviews --recursive --output scored.jsonl
   kiln score 's3://reviews/2026-*.parquet' --text-column review --output scored.parquet
   kiln score reviews.parquet --text-column review --keep-columns --output scored.parquet
+  kiln score 'reviews/*.csv' --fleet --model sentiment --output scored.csv
   cat reviews.arrows | kiln score - --input-format arrow --format arrow")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    file: FileArguments,
+    /// Have the workers of a fleet score it, over the broker of the settings.
+    #[arg(long)]
+    fleet: bool,
+    #[command(flatten)]
+    jobs: JobArguments,
+}
+
+/// What is said of files, of where results go, and in which form.
+#[derive(Debug, Args)]
+pub(super) struct FileArguments {
     /// The files, patterns such as 'data/*.parquet', or folders with --recursive; - for standard input.
     #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
     /// Take all files in a folder, and in those in it, whose names say their format.
     #[arg(long, short)]
     recursive: bool,
     /// A model's name, or name@version [default: the only one that takes such inputs].
     #[arg(long)]
-    model: Option<String>,
+    pub(super) model: Option<String>,
     /// Where results go [default: standard output].
     #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
+    pub(super) output: Option<PathBuf>,
     /// Format of the results [default: by the output file's name, else jsonl].
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -128,10 +151,10 @@ pub(super) struct Arguments {
     embedding_type: Option<EmbeddingType>,
     /// Print the closing summary as JSON.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
-impl Arguments {
+impl FileArguments {
     /// Columns that go to the output.
     fn keep(&self) -> Keep {
         match self.keep_columns.as_deref() {
@@ -154,6 +177,28 @@ impl Arguments {
         pick.is_needed().then_some(pick)
     }
 
+    /// An option that means something only where results are written.
+    pub(super) fn only_with_output(&self) -> Option<&'static str> {
+        let given = [
+            ("--recursive", self.recursive),
+            ("--format", self.format.is_some()),
+            ("--input-format", self.input_format.is_some()),
+            ("--text-column", self.text_column.is_some()),
+            ("--text-pair-column", self.text_pair_column.is_some()),
+            ("--key-column", self.key_column.is_some()),
+            ("--feature-columns", !self.feature_columns.is_empty()),
+            ("--features-by-name", self.features_by_name),
+            ("--keep-columns", self.keep_columns.is_some()),
+            ("--on-error", self.on_error.is_some()),
+            ("--quarantine", self.quarantine.is_some()),
+            ("--report", self.report.is_some()),
+            ("--detail", self.detail),
+            ("--embedding-type", self.embedding_type.is_some()),
+        ];
+        let mut given = given.into_iter();
+        given.find_map(|(name, is_given)| is_given.then_some(name))
+    }
+
     fn on_error(&self) -> Result<OnError, &'static str> {
         match (self.on_error, &self.quarantine) {
             (None, None) => Ok(OnError::Skip),
@@ -174,14 +219,47 @@ impl Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let on_error = match arguments.on_error() {
+    let Arguments { file, fleet, jobs } = arguments;
+    if fleet {
+        return over_fleet(&file, &jobs, &settings).await;
+    }
+    if jobs.are_given() {
+        eprintln!(
+            "kiln: --in-flight, --namespace, --named, --inputs-per-job and --queue go with --fleet alone"
+        );
+        return Ok(Exit::Usage);
+    }
+    score(&file, None, &settings).await
+}
+
+/// Has a fleet score the files.
+pub(super) async fn over_fleet(
+    file: &FileArguments,
+    jobs: &JobArguments,
+    settings: &Settings,
+) -> anyhow::Result<Exit> {
+    if settings.amqp.url.is_none() {
+        eprintln!(
+            "kiln: no broker is set: give KILN_AMQP_URL. Without --fleet, `kiln score FILE` needs none."
+        );
+        return Ok(Exit::Usage);
+    }
+    score(file, Some(jobs), settings).await
+}
+
+async fn score(
+    file: &FileArguments,
+    jobs: Option<&JobArguments>,
+    settings: &Settings,
+) -> anyhow::Result<Exit> {
+    let on_error = match file.on_error() {
         Ok(on_error) => on_error,
         Err(problem) => {
             eprintln!("kiln: {problem}");
             return Ok(Exit::Usage);
         }
     };
-    match run::run(&arguments, on_error, &settings).await {
+    match run::run(file, jobs, on_error, settings).await {
         // Whoever reads has what they wanted.
         Err(error) if error.is::<Closed>() => Ok(Exit::Ok),
         ended => ended,

@@ -155,7 +155,7 @@ impl From<Rejection> for Problem {
             Code::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Code::UnknownModel => StatusCode::NOT_FOUND,
             Code::Conflict => StatusCode::UNPROCESSABLE_ENTITY,
-            Code::Expired | Code::Exhausted => StatusCode::SERVICE_UNAVAILABLE,
+            Code::Expired | Code::Exhausted | Code::Cancelled => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(
             status,

@@ -78,6 +78,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             include_str!("../../migrations/postgres/0012_workers.sql"),
         ),
         (
+            13,
+            "cancelled runs",
+            include_str!("../../migrations/postgres/0013_cancelled_runs.sql"),
+        ),
+        (
             14,
             "jobs by time",
             include_str!("../../migrations/postgres/0014_jobs_by_time.sql"),

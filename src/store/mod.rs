@@ -9,6 +9,7 @@ mod actions;
 mod active;
 mod address;
 mod ask;
+mod cancelled;
 mod columns;
 mod controls;
 mod costs;
@@ -45,6 +46,7 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use actions::{ActionKind, ActionRow};
+pub use cancelled::RunJobs;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
 pub use fleet::{WorkerFigures, WorkerRow};

@@ -5,7 +5,10 @@
 use super::{InvalidationMark, Paused, PostgresStore, StoreError};
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{Executor, Postgres, Row, postgres::PgRow};
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 /// A row a fact. The row of the latest invalidation always comes along: it says how far the changes go. Of removals that nobody is at, it is
 /// enough to know from which servers they were made last.
@@ -14,6 +17,9 @@ SELECT 'clock' AS about, current_setting('transaction_read_only') AS name, NULL 
 UNION ALL SELECT 'paused', name, paused_by, 0, 0, paused_at FROM controls
 UNION ALL SELECT 'active', name, version, 0, 0, changed_at FROM active_models
 UNION ALL SELECT 'mark', namespace, NULL, stamp, change, at FROM invalidations WHERE change > $1 OR namespace = ''
+UNION ALL SELECT 'cancelled', name, NULL, 0, 0, cancelled_at FROM (
+  SELECT name, cancelled_at FROM cancelled_runs ORDER BY cancelled_at DESC LIMIT 1000
+) AS cancelled
 UNION ALL SELECT 'removal', '', removed_on, 0, 0, now() FROM (
   SELECT DISTINCT removed_on FROM invalidations WHERE namespace <> '' AND (removing_until IS NULL OR removing_until < now())
 ) AS removals
@@ -29,6 +35,8 @@ pub struct News {
     heard: Instant,
     /// Everything that is paused.
     pub paused: Vec<Paused>,
+    /// Runs that were cancelled, the latest ones where there are many.
+    pub cancelled: BTreeSet<String>,
     /// The chosen versions by model name.
     pub chosen: BTreeMap<String, String>,
     /// The marks that were set after the change from which on was asked, and the latest of all.
@@ -47,6 +55,7 @@ impl News {
             clock: DateTime::UNIX_EPOCH,
             heard: Instant::now(),
             paused: Vec::new(),
+            cancelled: BTreeSet::new(),
             chosen: BTreeMap::new(),
             marks: Vec::new(),
             removed_on: Vec::new(),
@@ -67,6 +76,9 @@ impl News {
                     by: word.unwrap_or_default(),
                     at,
                 }),
+                "cancelled" => {
+                    news.cancelled.insert(name);
+                }
                 "active" => {
                     news.chosen.insert(name, word.unwrap_or_default());
                 }

@@ -288,7 +288,8 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    pub(super) async fn finished(
+    /// The result of a job that has finished, by its id and its body's hash.
+    pub async fn finished(
         &self,
         job_id: &str,
         body_sha256: &[u8; 32],

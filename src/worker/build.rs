@@ -2,6 +2,7 @@
 //! Nothing runs yet when this is done, and no server has been asked anything.
 
 use super::{
+    cancelled::CancelledRuns,
     intake,
     lane_session::LaneSessions,
     process::JobProcessor,
@@ -72,6 +73,7 @@ pub(super) struct Worker {
     tracer: Tracer,
     traced: Option<Arc<Traced>>,
     controls: Arc<Controls>,
+    cancelled: CancelledRuns,
     paused: watch::Receiver<Vec<Paused>>,
     pause: Switch,
     invalid: mpsc::Sender<Removable>,
@@ -119,7 +121,8 @@ impl Worker {
         let (replies, replies_task) =
             publisher::replies(broker.clone(), patience, max, metrics.clone());
         let replies_status = replies.status();
-        let (controls, paused, pause) = tasks::controls::channels();
+        let cancelled = CancelledRuns::default();
+        let (controls, paused, pause) = tasks::controls::channels(cancelled.clone());
         let (tracer, traced) = tracer(&settings, &metrics);
         let (invalid, invalidated) = tasks::invalidations::channel();
         Self {
@@ -135,6 +138,7 @@ impl Worker {
             replies_task: Arc::new(replies_task),
             replies: replies_status,
             controls: Arc::new(controls),
+            cancelled,
             settings,
             broker,
             store,
@@ -216,6 +220,7 @@ impl Worker {
             self.metrics.clone(),
             self.settings.clone(),
             self.tracer.clone(),
+            self.cancelled.clone(),
         );
         let suspects = Suspects::new(processor.clone(), self.suspects.clone());
         let lanes = LaneSessions {

@@ -1,6 +1,7 @@
 //! The worker: how its parts are wired, how it takes jobs, and the tasks that run beside that.
 
 mod build;
+mod cancelled;
 mod channels;
 mod drain;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Promises that a job whose end isn't heard of goes back to its queue, and that jobs which end together are settled together.
 
-use super::{settle::Settler, warm_throttle::WarmBatch};
+use super::{cancelled::CancelledRuns, settle::Settler, warm_throttle::WarmBatch};
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
     config::Settings,
@@ -48,6 +48,7 @@ pub struct Tools {
     pub metrics: Metrics,
     pub settings: Arc<Settings>,
     pub tracer: Tracer,
+    pub(super) cancelled: CancelledRuns,
     in_hand: Arc<Count>,
     ended: Mutex<Vec<EndedJob>>,
     /// What is being settled.
@@ -86,6 +87,7 @@ impl JobProcessor {
         metrics: Metrics,
         settings: Arc<Settings>,
         tracer: Tracer,
+        cancelled: CancelledRuns,
     ) -> Self {
         Self(Arc::new(Tools {
             engine,
@@ -94,6 +96,7 @@ impl JobProcessor {
             metrics,
             settings,
             tracer,
+            cancelled,
             in_hand: Arc::default(),
             ended: Mutex::default(),
             settling: TaskTracker::new(),
@@ -140,7 +143,9 @@ impl JobProcessor {
         let (received, tries) = (delivery.received, delivery.tries());
         let expires = delivery.expires();
         let accepted = delivery.accepted_before();
-        let given_up = given_up.or_else(|| delivery.verdict());
+        let given_up = given_up
+            .or_else(|| delivery.verdict())
+            .or_else(|| self.cancelled.verdict(&delivery));
         let job = QueuedJob {
             in_hand: self.in_hand(),
             processor: self.clone(),

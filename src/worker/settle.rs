@@ -19,7 +19,7 @@ use crate::{
     },
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use kiln_contract::failure::Rejection;
+use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::result::Finished;
 use std::{
     sync::Arc,
@@ -147,7 +147,7 @@ impl Settler {
         }
     }
 
-    /// Records a rejection, and gives its dead letter and its reply.
+    /// Records a rejection, and gives its dead letter, where it has one, and its reply.
     fn reject(
         &self,
         delivery: &Delivery,
@@ -171,15 +171,13 @@ impl Settler {
             queue: delivery.origin.as_str(),
             rejection: rejection.clone(),
         });
-        let letter = message::dead_letter(
-            delivery,
-            job_id,
-            rejection,
-            &clock::rfc3339(now),
-            &self.topology,
-        );
+        // What its owner has cancelled is to be gone.
+        let letter = (rejection.code != Code::Cancelled).then(|| {
+            let failed_at = clock::rfc3339(now);
+            message::dead_letter(delivery, job_id, rejection, &failed_at, &self.topology)
+        });
         let reply = message::rejected_reply(delivery, job_id, rejection);
-        (Some(letter), reply)
+        (letter, reply)
     }
 }
 

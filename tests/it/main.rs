@@ -34,6 +34,7 @@ mod examples;
 mod explain;
 mod files;
 mod fleet;
+mod fleet_files;
 mod harness;
 mod harness_test;
 mod health;

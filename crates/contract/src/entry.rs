@@ -3,7 +3,8 @@
 //! One byte of layout version, a 32-bit checksum over the key and the rest, a stamp in layouts that have one, then the model's
 //! output row, little-endian: as 32-bit floats in layouts 1 and 3 (nine bytes for a single score), as 16-bit floats in layouts
 //! 2 and 4. Layouts 3 and 4 hold a 64-bit stamp: the latest invalidation that the writer knew of. Layouts 5 to 8 are the same as 1 to 4 of
-//! an entry that is pending: whether its input has its row in the database isn't known yet. Promises that bytes of another
+//! an entry that is pending: whether its input has its row in the database isn't known yet. Layouts 9, 11, 13 and 15 are in the same order those of whole
+//! numbers from -127 to 127, a byte each, and 10, 12, 14 and 16 those of bytes that hold eight bits each. Promises that bytes of another
 //! layout, bytes of another key, truncated bytes and values that no model may return don't decode. Nothing is compressed: a
 //! row's floats have no redundancy to remove.
 
@@ -63,6 +64,8 @@ impl Codec {
         match self.precision {
             Precision::Single => (1, 4),
             Precision::Half => (2, 2),
+            Precision::Int8 => (9, 1),
+            Precision::Binary => (10, 1),
         }
     }
 
@@ -98,6 +101,8 @@ impl Codec {
                 Precision::Half => {
                     bytes.extend_from_slice(&half::f16::from_f32(*value).to_le_bytes())
                 }
+                Precision::Int8 => bytes.push((*value as i8).cast_unsigned()),
+                Precision::Binary => bytes.push(*value as u8),
             }
         }
         let checked = bytes.get(HEAD..).unwrap_or_default();
@@ -113,15 +118,16 @@ impl Codec {
     pub fn decode(&self, input: &InputHash, bytes: &[u8], outputs: &mut Vec<f32>) -> Option<Seal> {
         let (head, checked) = bytes.split_at_checked(HEAD)?;
         let (layout, size) = self.layout();
-        let found = *head.first()?;
-        let is_pending = found > PENDING;
-        let (stamp, values) = match if is_pending { found - PENDING } else { found } {
-            found if found == layout => (0, checked),
-            found if found == layout + STAMPED => {
-                let (stamp, values) = checked.split_first_chunk::<STAMP>()?;
-                (u64::from_le_bytes(*stamp), values)
-            }
-            _ => return None,
+        let added = head.first()?.checked_sub(layout)?;
+        if added & !(STAMPED | PENDING) != 0 {
+            return None;
+        }
+        let is_pending = added & PENDING != 0;
+        let (stamp, values) = if added & STAMPED == 0 {
+            (0, checked)
+        } else {
+            let (stamp, values) = checked.split_first_chunk::<STAMP>()?;
+            (u64::from_le_bytes(*stamp), values)
         };
         let sound = values.len() == self.width * size
             && head.get(1..) == Some(self.check(input, checked, is_pending).as_slice());
@@ -138,6 +144,10 @@ impl Codec {
                 let values = values.as_chunks::<2>().0.iter();
                 outputs.extend(values.map(|b| half::f16::from_le_bytes(*b).to_f32()));
             }
+            Precision::Int8 => {
+                outputs.extend(values.iter().map(|b| f32::from(b.cast_signed())));
+            }
+            Precision::Binary => outputs.extend(values.iter().map(|b| f32::from(*b))),
         }
         let finite = outputs.iter().skip(before).all(|v| v.is_finite());
         if !finite {
@@ -158,14 +168,14 @@ impl Codec {
 /// Whether bytes begin like an entry of any model.
 #[inline]
 pub fn is_entry(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(1..=8))
+    matches!(bytes.first(), Some(1..=16))
 }
 
 /// The stamp of an entry of any model, from its first [`TO_STAMP`] bytes; `None` if it has none.
 #[inline]
 pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
     let (head, rest) = bytes.split_at_checked(HEAD)?;
-    let stamped = matches!(head.first(), Some(3 | 4 | 7 | 8));
+    let stamped = matches!(head.first(), Some(3 | 4 | 7 | 8 | 11 | 12 | 15 | 16));
     let stamp = rest.first_chunk::<STAMP>().filter(|_| stamped)?;
     Some(u64::from_le_bytes(*stamp))
 }
@@ -229,6 +239,37 @@ mod tests {
             prop_assert!(codec(width).decode(&[7; 32], &bytes, &mut out).is_none());
             let _any = stamp_of(&bytes);
         }
+    }
+
+    #[test]
+    fn whole_numbers_take_a_byte_each_and_are_of_their_own_layouts() {
+        let prefix = EntryPrefix::new("m", "1");
+        let all = [
+            Precision::Single,
+            Precision::Half,
+            Precision::Int8,
+            Precision::Binary,
+        ];
+        let codecs = all.map(|precision| Codec::new(&prefix, 3, precision));
+        let [_, _, int8, binary] = codecs;
+        let rows = [(int8, [-127.0, 0.0, 127.0]), (binary, [0.0, 128.0, 255.0])];
+        let mut layouts = Vec::new();
+        for (stamp, is_pending) in [(0, false), (9, false), (0, true), (9, true)] {
+            let seal = Seal { stamp, is_pending };
+            for (codec, row) in rows {
+                let bytes = codec.encode(&[7; 32], &row, seal);
+                assert_eq!(bytes.len(), if stamp > 0 { 16 } else { 8 });
+                assert!(is_entry(&bytes));
+                assert_eq!(stamp_of(&bytes), Some(stamp).filter(|stamp| *stamp > 0));
+                layouts.push(bytes[0]);
+                let mut found = Vec::new();
+                let readers = codecs.map(|reader| reader.decode(&[7; 32], &bytes, &mut found));
+                assert_eq!(readers.iter().flatten().collect::<Vec<_>>(), [&seal]);
+                assert_eq!(found, row);
+            }
+        }
+        layouts.sort_unstable();
+        assert_eq!(layouts, [9, 10, 11, 12, 13, 14, 15, 16]);
     }
 
     #[test]

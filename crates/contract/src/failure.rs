@@ -24,11 +24,13 @@ pub enum Code {
     Expired,
     /// The job failed on its last try.
     Exhausted,
+    /// The run that it belongs to was cancelled before a worker took it.
+    Cancelled,
 }
 
 impl Code {
     /// Every code: their metrics must exist before the first rejection.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Malformed,
         Self::Invalid,
         Self::TooLarge,
@@ -36,6 +38,7 @@ impl Code {
         Self::Conflict,
         Self::Expired,
         Self::Exhausted,
+        Self::Cancelled,
     ];
 
     /// As it stands in replies, headers and labels.
@@ -48,6 +51,7 @@ impl Code {
             Self::Conflict => "conflict",
             Self::Expired => "expired",
             Self::Exhausted => "exhausted",
+            Self::Cancelled => "cancelled",
         }
     }
 }

@@ -24,7 +24,7 @@ pub struct ModelInfo {
     /// Whether inputs may lack features: `null` in a list, or left out by name. They are NaN then.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub takes_missing: bool,
-    /// How many numbers the model gives per row.
+    /// How many numbers the model gives per row; eight dimensions are one where [`Precision::Binary`].
     pub output_width: usize,
     /// The precision of these numbers.
     pub precision: Precision,
@@ -85,6 +85,17 @@ pub enum Precision {
     Single,
     /// Rounded to 16-bit floats and cached as such: half the memory, three decimal digits.
     Half,
+    /// Whole numbers from -127 to 127, a byte each: a quarter of the memory.
+    Int8,
+    /// Whether numbers are above 0, as bits, eight to a whole number from 0 to 255, the first in its highest place: a thirty-second of the memory.
+    Binary,
+}
+
+impl Precision {
+    /// Whether outputs are whole numbers.
+    pub fn is_whole(self) -> bool {
+        matches!(self, Self::Int8 | Self::Binary)
+    }
 }
 
 /// What a model takes.

@@ -4,7 +4,7 @@
 //! entries of one job have in common is written once.
 
 use crate::{
-    json::push,
+    json::{push, push_numbers},
     model::ModelInfo,
     order::{AsOf, Order},
     result::Reading,
@@ -79,7 +79,7 @@ impl<'a> EntryWriter<'a> {
             }
             Reading::Embedding(values) => {
                 out.extend_from_slice(b"{\"embedding\":");
-                push(&mut out, values);
+                push_numbers(&mut out, values, self.info.precision);
             }
         }
         out.extend_from_slice(&self.tail);

@@ -5,7 +5,7 @@
 
 use crate::{
     failure::Rejection,
-    json::push,
+    json::{push, push_numbers},
     model::{ModelInfo, Task},
     time,
 };
@@ -142,7 +142,7 @@ impl ResultsWriter {
             }
             Reading::Embedding(values) => {
                 self.buffer.extend_from_slice(b"\"embedding\":");
-                push(&mut self.buffer, values);
+                push_numbers(&mut self.buffer, values, info.precision);
             }
         }
         self.buffer.extend_from_slice(if cached {

@@ -76,13 +76,14 @@ fn encoder(quantised: bool) -> Encoder {
         attended: linear(&mut numbers, HIDDEN, HIDDEN, quantised),
         attended_norm: norm(&mut numbers),
         up: linear(&mut numbers, HIDDEN, BETWEEN, quantised),
+        gate: None,
         down: linear(&mut numbers, BETWEEN, HIDDEN, quantised),
         norm: norm(&mut numbers),
     });
     let layers = layers.collect();
     let tables = Tables {
         words: numbers.many(WORDS * HIDDEN),
-        positions: numbers.many(512 * HIDDEN),
+        positions: Some(numbers.many(512 * HIDDEN)),
         types: None,
         norm: norm(&mut numbers),
     };

@@ -1,16 +1,15 @@
 //! The whole encoder: embeddings, layers, and one vector a text.
 
-use super::attention::{self, Heads};
-use super::levels::arch;
-use super::panels::Panels;
-use super::pointwise::{self, Finish};
-use super::quantised::ByteRows;
+mod workspace;
+
+use super::attention::{self, Attention, Heads};
+use super::pointwise::Finish;
 use super::threads::{Sharing, ThreadPool};
-use super::weights::{Layer, Norm, Tables};
-use pulp::{Simd, WithSimd};
+use super::weights::{Layer, Tables};
 use rayon::prelude::*;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
+use workspace::Workspace;
 
 /// Tokens that one thread carries through the layers at a time: what they need fits the processor's caches.
 const PIECE_TOKENS: usize = 256;
@@ -20,6 +19,8 @@ const PIECE_TOKENS: usize = 256;
 pub enum Pooling {
     /// The mean over its tokens.
     Mean,
+    /// The mean over its tokens after the first so many; zeros where there are no more.
+    MeanAfter(usize),
     /// The first token's.
     First,
 }
@@ -45,19 +46,10 @@ pub struct Encoder {
     activation: Finish,
     tables: Tables,
     layers: Vec<Layer>,
+    attention: Attention,
+    /// Whether sums go on beside the norms.
+    keeps_sums: bool,
     workspaces: Mutex<Vec<Workspace>>,
-}
-
-/// Buffers that go from one pass to the next: clearing fresh pages costs a tenth of a pass.
-#[derive(Debug, Default)]
-struct Workspace {
-    x: Panels,
-    wide: Panels,
-    attended: Panels,
-    added: Panels,
-    bytes: ByteRows,
-    row: Vec<f32>,
-    more: Vec<f32>,
 }
 
 impl Encoder {
@@ -84,8 +76,9 @@ impl Encoder {
         );
         tables.assert_width(hidden);
         layers.iter().for_each(|layer| layer.assert_width(hidden));
+        let positions = tables.positions.as_ref();
         assert!(
-            position_offset <= tables.positions.len() / hidden,
+            positions.is_none_or(|table| position_offset <= table.len() / hidden),
             "position_offset lies outside the position table"
         );
         Self {
@@ -98,8 +91,28 @@ impl Encoder {
             activation,
             tables,
             layers,
+            attention: Attention::Plain,
+            keeps_sums: false,
             workspaces: Mutex::default(),
         }
+    }
+
+    /// With that attention in its layers.
+    ///
+    /// # Panics
+    /// If it is of other heads or another number of layers.
+    pub fn with_attention(mut self, attention: Attention) -> Self {
+        attention.assert_fits(self.heads, self.layers.len());
+        self.attention = attention;
+        self
+    }
+
+    /// With its sums kept: what attention and the feed-forward part give is added to sums that no norm goes through, and each norm gives
+    /// what the next part works on: a layer's first norm its feed-forward part, its second the next layer's attention, or the result.
+    /// (Elsewhere these are called norms before the parts.)
+    pub fn with_sums_kept(mut self) -> Self {
+        self.keeps_sums = true;
+        self
     }
 
     /// One vector a text, `[texts, hidden]`, one after the other. A text's vector is the same bits whatever other texts are
@@ -152,11 +165,14 @@ impl Encoder {
         assert!(!lengths.contains(&0), "a text has no tokens");
         let rows = |table: &[f32]| table.len() / self.hidden;
         let longest = lengths.iter().copied().max().unwrap_or(0);
-        let positions = rows(&self.tables.positions) - self.position_offset;
-        assert!(
-            longest <= positions,
-            "a text has {longest} tokens, there are {positions} positions"
-        );
+        let of_table = self.tables.positions.as_deref();
+        let of_table = of_table.map(|table| rows(table) - self.position_offset);
+        for positions in [of_table, self.attention.longest()].into_iter().flatten() {
+            assert!(
+                longest <= positions,
+                "a text has {longest} tokens, there are {positions} positions"
+            );
+        }
         let lie_within =
             |numbers: &[u32], rows: usize| numbers.iter().all(|&i| (i as usize) < rows);
         assert!(
@@ -188,15 +204,19 @@ impl Encoder {
                     space.x.gather(from, &mut space.row);
                     vector.copy_from_slice(&space.row);
                 }
-                Pooling::Mean => {
-                    for token in from..from + length {
+                Pooling::Mean | Pooling::MeanAfter(_) => {
+                    let skipped = match pooling {
+                        Pooling::MeanAfter(skipped) => skipped.min(length),
+                        _ => 0,
+                    };
+                    for token in from + skipped..from + length {
                         space.x.gather(token, &mut space.row);
                         for (sum, x) in vector.iter_mut().zip(&space.row) {
                             *sum += x;
                         }
                     }
                     for sum in vector.iter_mut() {
-                        *sum /= length as f32;
+                        *sum /= (length - skipped).max(1) as f32;
                     }
                 }
             }
@@ -224,7 +244,10 @@ impl Encoder {
             })
             .collect();
         self.embed(space, texts, &spans);
-        for layer in &self.layers {
+        if self.keeps_sums {
+            space.sum.copy(&space.x);
+        }
+        for (number, layer) in self.layers.iter().enumerate() {
             layer.query_key_value.multiply(
                 &space.x,
                 &mut space.bytes,
@@ -236,6 +259,7 @@ impl Encoder {
                 &space.wide,
                 &spans,
                 self.heads,
+                self.attention.of_layer(number),
                 &mut space.attended,
                 sharing,
             );
@@ -246,7 +270,7 @@ impl Encoder {
                 Finish::Plain,
                 sharing,
             );
-            space.add_and_norm(&layer.attended_norm);
+            space.add_and_norm(&layer.attended_norm, self.keeps_sums);
             layer.up.multiply(
                 &space.x,
                 &mut space.bytes,
@@ -254,6 +278,16 @@ impl Encoder {
                 self.activation,
                 sharing,
             );
+            if let Some(gate) = &layer.gate {
+                gate.multiply(
+                    &space.x,
+                    &mut space.bytes,
+                    &mut space.gate,
+                    Finish::Plain,
+                    sharing,
+                );
+                space.wide.times(&space.gate, sharing);
+            }
             layer.down.multiply(
                 &space.wide,
                 &mut space.bytes,
@@ -261,7 +295,7 @@ impl Encoder {
                 Finish::Plain,
                 sharing,
             );
-            space.add_and_norm(&layer.norm);
+            space.add_and_norm(&layer.norm, self.keeps_sums);
         }
     }
 
@@ -292,65 +326,13 @@ impl Encoder {
                     position
                 };
                 position += usize::from(!is_padding);
-                table_row(&self.tables.positions, row, &mut space.row);
-                let norm = &self.tables.norm;
-                arch().dispatch(NormRow {
-                    row: &mut space.row,
-                    norm,
-                });
+                if let Some(positions) = &self.tables.positions {
+                    table_row(positions, row, &mut space.row);
+                }
+                space.norm_row(&self.tables.norm);
                 space.x.scatter(token, &space.row);
             }
         }
-    }
-}
-
-impl Workspace {
-    /// `x = norm(x + added)`.
-    fn add_and_norm(&mut self, norm: &Norm) {
-        arch().dispatch(AddAndNorm { space: self, norm });
-    }
-}
-
-struct AddAndNorm<'a> {
-    space: &'a mut Workspace,
-    norm: &'a Norm,
-}
-
-impl WithSimd for AddAndNorm<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        let Workspace {
-            x,
-            added,
-            row,
-            more,
-            ..
-        } = self.space;
-        for token in 0..x.rows() {
-            x.gather(token, row);
-            added.gather(token, more);
-            for (x, added) in row.iter_mut().zip(more.iter()) {
-                *x += added;
-            }
-            pointwise::layer_norm(row, &self.norm.weight, &self.norm.bias, self.norm.eps);
-            x.scatter(token, row);
-        }
-    }
-}
-
-struct NormRow<'a> {
-    row: &'a mut [f32],
-    norm: &'a Norm,
-}
-
-impl WithSimd for NormRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        pointwise::layer_norm(self.row, &self.norm.weight, &self.norm.bias, self.norm.eps);
     }
 }
 

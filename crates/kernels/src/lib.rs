@@ -12,7 +12,7 @@
 //! | [`QuantisedLinear`] | the same with weights and rows in bytes: less exact, several times as fast |
 //! | [`Stack`] | such layers one after the other |
 //! | [`EmbeddingBag`] | a table of embeddings, and the mean of any of its rows |
-//! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text |
+//! | [`Encoder`] | a transformer encoder of BERT's kind over unpadded texts, one vector a text; [`Attention`] says how its tokens know their places |
 //! | [`trees::Forest`] | an ensemble of decision trees, one sum or several a row |
 //!
 //! ```
@@ -66,6 +66,7 @@ mod weights;
 #[cfg(target_arch = "x86_64")]
 mod widening;
 
+pub use attention::{Attention, Disentangled, Distances, Local, Relative, Rotary};
 pub use embedding_bag::EmbeddingBag;
 pub use encoder::{Encoder, Pooling, Texts};
 #[doc(hidden)]
@@ -76,6 +77,15 @@ pub use quantised::QuantisedLinear;
 pub use stack::Stack;
 pub use threads::ThreadPool;
 pub use weights::{Layer, Linear, Norm, Tables};
+
+/// Layer norm of a row, in place.
+///
+/// # Panics
+/// If the norm isn't of that width.
+pub fn layer_norm(row: &mut [f32], norm: &Norm) {
+    norm.assert_width(row.len(), "norm");
+    pointwise::layer_norm(row, &norm.weight, &norm.bias, norm.eps);
+}
 
 /// Turns a row of scores into probabilities: exponentials over their sum. A NaN makes the whole row NaN.
 pub fn softmax(row: &mut [f32]) {

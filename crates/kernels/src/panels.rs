@@ -1,5 +1,7 @@
 //! The layout that kernels work on: matrices in panels of columns.
 
+use super::threads::Sharing;
+
 /// Columns of a panel.
 pub(super) const PANEL: usize = 32;
 
@@ -52,6 +54,25 @@ impl Panels {
     pub fn all_mut(&mut self) -> &mut [[f32; PANEL]] {
         let length = self.panels() * self.rows;
         &mut self.numbers.as_chunks_mut().0[..length]
+    }
+
+    /// Makes it the same matrix as another.
+    pub fn copy(&mut self, other: &Panels) {
+        self.resize(other.rows, other.columns);
+        for (panel, into) in self.all_mut().chunks_mut(other.rows.max(1)).enumerate() {
+            into.copy_from_slice(other.panel(panel));
+        }
+    }
+
+    /// Multiplies its numbers with those of another matrix of its size.
+    pub fn times(&mut self, other: &Panels, sharing: Sharing) {
+        let rows = self.rows;
+        sharing.each_piece(self.all_mut(), rows, |panel, into| {
+            let factors = other.panel(panel).as_flattened();
+            for (x, factor) in into.as_flattened_mut().iter_mut().zip(factors) {
+                *x *= factor;
+            }
+        });
     }
 
     /// A row, gathered from its panels.

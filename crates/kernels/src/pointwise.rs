@@ -20,6 +20,8 @@ pub enum Finish {
     Tanh,
     /// The logistic function.
     Sigmoid,
+    /// The sum times its logistic function (SiLU).
+    Silu,
 }
 
 /// Beyond these, an exponential is no normal 32-bit float: below, it counts as zero.
@@ -111,6 +113,12 @@ fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
+/// SiLU (Elfwing, Uchibe and Doya, 2018), or Swish: x times its logistic function.
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
 /// Writes a block's sums, activated, for as many rows as there are. A product has seen to ReLU itself.
 #[inline(always)]
 pub(super) fn finish(into: &mut [[f32; PANEL]], sums: &[[f32; PANEL]], finish: Finish) {
@@ -128,6 +136,7 @@ pub(super) fn finish(into: &mut [[f32; PANEL]], sums: &[[f32; PANEL]], finish: F
         Finish::GeluTanh => each(into, sums, gelu_tanh),
         Finish::Tanh => each(into, sums, tanh),
         Finish::Sigmoid => each(into, sums, sigmoid),
+        Finish::Silu => each(into, sums, silu),
     }
 }
 

@@ -1,10 +1,9 @@
 //! Every kernel against the same arithmetic in 64 bits, over sizes that don't fit its blocks.
 
-use super::attention::{self, Heads};
 use super::panels::{PANEL, Panels};
-use super::threads::Sharing;
 use super::*;
 
+mod attention;
 mod embedding_bag;
 mod quantised;
 mod shapes;
@@ -126,13 +125,14 @@ fn products_of_every_shape() {
                     })
                 })
                 .collect();
-            let finishes: [(Finish, Exact); 6] = [
+            let finishes: [(Finish, Exact); 7] = [
                 (Finish::Plain, |x| x),
                 (Finish::Gelu, gelu),
                 (Finish::GeluTanh, gelu_tanh),
                 (Finish::Relu, |x| x.max(0.0)),
                 (Finish::Tanh, f64::tanh),
                 (Finish::Sigmoid, |x| 1.0 / (1.0 + (-x).exp())),
+                (Finish::Silu, |x| x / (1.0 + (-x).exp())),
             ];
             for (finish, by) in finishes {
                 let expected: Vec<f64> = exact.iter().copied().map(by).collect();
@@ -161,6 +161,7 @@ fn a_nan_goes_through_every_activation() {
         Finish::Relu,
         Finish::Tanh,
         Finish::Sigmoid,
+        Finish::Silu,
     ] {
         let out = layer.forward(&[f32::NAN, 1.0, 1.0, 1.0], finish);
         assert!(
@@ -171,77 +172,6 @@ fn a_nan_goes_through_every_activation() {
     let mut row = [0.0, f32::NAN, 1.0];
     pointwise::softmax(&mut row, 1.0);
     assert!(row.iter().all(|x| x.is_nan()));
-}
-
-/// Attention in 64 bits.
-fn attention_of(qkv: &[f32], spans: &[std::ops::Range<usize>], heads: Heads) -> Vec<f64> {
-    let hidden = heads.count * heads.width;
-    let at = |token: usize, column: usize| f64::from(qkv[token * 3 * hidden + column]);
-    let mut out = vec![0.0; qkv.len() / 3];
-    for span in spans {
-        for token in span.clone() {
-            for head in 0..heads.count {
-                let columns = head * heads.width..(head + 1) * heads.width;
-                let scores: Vec<f64> = span
-                    .clone()
-                    .map(|other| {
-                        let sum: f64 = columns
-                            .clone()
-                            .map(|c| at(token, c) * at(other, hidden + c))
-                            .sum();
-                        (sum / (heads.width as f64).sqrt()).exp()
-                    })
-                    .collect();
-                let all: f64 = scores.iter().sum();
-                for c in columns {
-                    out[token * hidden + c] = span
-                        .clone()
-                        .zip(&scores)
-                        .map(|(other, score)| score / all * at(other, 2 * hidden + c))
-                        .sum();
-                }
-            }
-        }
-    }
-    out
-}
-
-#[test]
-fn attention_of_every_width_and_length() {
-    let mut numbers = Numbers(11);
-    for (count, width) in [
-        (12, 32),
-        (4, 8),
-        (3, 16),
-        (2, 64),
-        (3, 24),
-        (5, 7),
-        (2, 48),
-        (1, 96),
-    ] {
-        let heads = Heads { count, width };
-        let hidden = count * width;
-        let lengths = [1, 2, 31, 32, 33, 5, 70];
-        let mut spans = Vec::new();
-        let mut tokens = 0;
-        for length in lengths {
-            spans.push(tokens..tokens + length);
-            tokens += length;
-        }
-        let qkv: Vec<f32> = numbers
-            .many(tokens * 3 * hidden)
-            .iter()
-            .map(|x| x * 1.5)
-            .collect();
-        let matrix = panels(&qkv, 3 * hidden);
-        let mut out = Panels::default();
-        attention::attend(&matrix, &spans, heads, &mut out, Sharing::Alone);
-        let found = rows(&out);
-        assert_near(&found, &attention_of(&qkv, &spans, heads), 4e-6);
-        let mut shared = Panels::default();
-        attention::attend(&matrix, &spans, heads, &mut shared, Sharing::Shared);
-        assert_eq!(rows(&shared), found, "{count} heads of {width}, shared");
-    }
 }
 
 #[test]
@@ -323,13 +253,14 @@ fn encoder() -> Encoder {
             attended: linear(&mut numbers, hidden, hidden),
             attended_norm: norm(&mut numbers),
             up: linear(&mut numbers, hidden, 100),
+            gate: None,
             down: linear(&mut numbers, 100, hidden),
             norm: norm(&mut numbers),
         })
         .collect();
     let tables = Tables {
         words: numbers.many(50 * hidden),
-        positions: numbers.many(200 * hidden),
+        positions: Some(numbers.many(200 * hidden)),
         types: None,
         norm: norm(&mut numbers),
     };

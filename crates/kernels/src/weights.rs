@@ -22,8 +22,8 @@ pub struct Norm {
 pub struct Tables {
     /// A row for each word of the vocabulary.
     pub words: Vec<f32>,
-    /// A row for each position.
-    pub positions: Vec<f32>,
+    /// A row for each position, in models that have such a table.
+    pub positions: Option<Vec<f32>>,
     /// A row for each token type, in models that have types.
     pub types: Option<Vec<f32>>,
     /// What the sum of a token's rows goes through.
@@ -59,6 +59,17 @@ impl Linear {
         }
     }
 
+    /// `weights · x + bias` of plain rows, row after row: `[rows, inputs]` to `[rows, outputs]`. Runs on this thread.
+    ///
+    /// # Panics
+    /// If `x` isn't whole rows.
+    pub fn forward(&self, x: &[f32]) -> Vec<f32> {
+        match self {
+            Self::Single(layer) => layer.forward(x, Finish::Plain),
+            Self::Quantised(layer) => layer.forward(x, Finish::Plain),
+        }
+    }
+
     /// `finish(x · weights + bias)`; `bytes` is room for the rows of `x`.
     pub(super) fn multiply(
         &self,
@@ -79,6 +90,8 @@ impl Linear {
 }
 
 /// One transformer layer, its norms after the sums.
+///
+/// What goes through the norms is either all that later layers see, or goes beside the sums (see [`Encoder::with_sums_kept`](super::Encoder::with_sums_kept)).
 #[derive(Debug)]
 pub struct Layer {
     /// Queries, keys and values side by side: `hidden` to `3 * hidden`.
@@ -89,6 +102,8 @@ pub struct Layer {
     pub attended_norm: Norm,
     /// The first layer of the feed-forward part: `hidden` to any width.
     pub up: Linear,
+    /// What its activated result is multiplied with, number by number, in models that have such a gate: of the same size.
+    pub gate: Option<Linear>,
     /// Its second layer: that width to `hidden`.
     pub down: Linear,
     /// The norm after the feed-forward part.
@@ -96,7 +111,7 @@ pub struct Layer {
 }
 
 impl Norm {
-    fn assert_width(&self, hidden: usize, which: &str) {
+    pub(super) fn assert_width(&self, hidden: usize, which: &str) {
         assert_eq!(self.weight.len(), hidden, "numbers in {which}.weight");
         assert_eq!(self.bias.len(), hidden, "numbers in {which}.bias");
     }
@@ -109,10 +124,10 @@ impl Tables {
             "words: {} numbers are no rows of {hidden}",
             self.words.len()
         );
+        let positions = self.positions.as_ref().map_or(0, Vec::len);
         assert!(
-            self.positions.len().is_multiple_of(hidden),
-            "positions: {} numbers are no rows of {hidden}",
-            self.positions.len()
+            positions.is_multiple_of(hidden),
+            "positions: {positions} numbers are no rows of {hidden}"
         );
         let types = self.types.as_ref().map_or(0, Vec::len);
         assert!(
@@ -137,6 +152,9 @@ impl Layer {
             "inputs and outputs of attended"
         );
         assert_eq!(up, hidden, "inputs of up");
+        if let Some(gate) = &self.gate {
+            assert_eq!(gate.sizes(), self.up.sizes(), "inputs and outputs of gate");
+        }
         assert_eq!(
             self.down.sizes(),
             (between, hidden),

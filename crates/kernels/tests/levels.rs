@@ -9,17 +9,19 @@
 )]
 
 use kiln_kernels::{
-    EmbeddingBag, Encoder, Finish, Layer, Level, Linear, Norm, PackedLinear, Pooling,
-    QuantisedLinear, Stack, Tables, Texts, ThreadPool,
+    Attention, Disentangled, Distances, EmbeddingBag, Encoder, Finish, Layer, Level, Linear, Local,
+    Norm, PackedLinear, Pooling, QuantisedLinear, Relative, Rotary, Stack, Tables, Texts,
+    ThreadPool,
 };
 
-const FINISHES: [Finish; 6] = [
+const FINISHES: [Finish; 7] = [
     Finish::Plain,
     Finish::Gelu,
     Finish::GeluTanh,
     Finish::Relu,
     Finish::Tanh,
     Finish::Sigmoid,
+    Finish::Silu,
 ];
 
 /// Numbers that look random, between -1 and 1.
@@ -105,17 +107,45 @@ fn encoder(heads: usize, width: usize, between: usize, finish: Finish, quantised
         attended: linear(&mut numbers, hidden, hidden, quantised),
         attended_norm: norm(&mut numbers),
         up: linear(&mut numbers, hidden, between, quantised),
+        gate: (finish == Finish::Silu).then(|| linear(&mut numbers, hidden, between, quantised)),
         down: linear(&mut numbers, between, hidden, quantised),
         norm: norm(&mut numbers),
     });
     let layers = layers.collect();
     let tables = Tables {
         words: numbers.many(50 * hidden),
-        positions: numbers.many(120 * hidden),
+        positions: (finish != Finish::Silu).then(|| numbers.many(120 * hidden)),
         types: None,
         norm: norm(&mut numbers),
     };
     Encoder::new(hidden, heads, 2, finish, tables, layers)
+}
+
+/// The same with every other kind of attention, its last one with a gate and its sums kept.
+fn of_every_kind(heads: usize, width: usize, quantised: bool) -> [Encoder; 3] {
+    let mut numbers = Numbers(71);
+    let hidden = heads * width;
+    let table = numbers.many(32 * heads);
+    let relative = Relative::new(&table, 32, 128, heads);
+    let distances = || Distances::new(16, 64);
+    let mut mixed = || numbers.many(distances().rows() * 3 * hidden);
+    let layers = [mixed(), mixed()]
+        .map(|mixed| Disentangled::new(distances(), &mixed, hidden, heads))
+        .into();
+    let rotary = Attention::Rotary {
+        turns: Rotary::new(160_000.0, width, 120),
+        local: Some(Local {
+            turns: Rotary::new(10_000.0, width, 120),
+            reach: 9,
+            every: 2,
+        }),
+    };
+    let plain = |finish| encoder(heads, width, 40, finish, quantised);
+    [
+        plain(Finish::Gelu).with_attention(Attention::Relative(relative)),
+        plain(Finish::Gelu).with_attention(Attention::Disentangled(layers)),
+        plain(Finish::Silu).with_attention(rotary).with_sums_kept(),
+    ]
 }
 
 /// Texts of many lengths, together, alone, and on another number of threads, which all are the same.
@@ -156,12 +186,18 @@ fn every_level_gives_the_same_bits_alone_and_in_any_batch() {
         (2, 32, 40, Finish::GeluTanh),
         (5, 7, 33, Finish::Relu),
     ];
-    let encoders: Vec<Encoder> = shapes
+    let mut encoders: Vec<Encoder> = shapes
         .into_iter()
         .flat_map(|(heads, width, between, finish)| {
             [false, true].map(|quantised| encoder(heads, width, between, finish, quantised))
         })
         .collect();
+    let others = [(3, 16), (2, 32), (2, 48)]
+        .into_iter()
+        .flat_map(|(heads, width)| {
+            [false, true].map(|quantised| of_every_kind(heads, width, quantised))
+        });
+    encoders.extend(others.flatten());
     let levels = Level::available();
     assert_eq!(levels.first(), Some(&Level::Portable));
     let mut first = None;

@@ -13,20 +13,27 @@ use std::sync::Arc;
 
 use super::error::LoadError;
 use super::hardware::Hardware;
-use super::manifest::{EncoderActivation, EncoderShape, Head, Manifest, Pooling, TaskName};
+use super::manifest::{
+    EncoderActivation, EncoderShape, Head, Manifest, Pooling, RelativeShape, TaskName,
+};
 use super::network::{Batch, Network};
 use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
 use kiln_contract::model::WeightPrecision;
-use kiln_kernels::{self as kernels, Finish, Layer, Norm, Tables, Texts};
-use weights::{ByteWeights, LayerLinear, LayerWeights, LinearWeights, NormWeights, TableWeights};
+use kiln_kernels::{
+    self as kernels, Attention, Disentangled, Distances, Finish, Layer, Linear, Local, Relative,
+    Rotary, Tables, Texts,
+};
+use weights::{ByteWeights, LayerLinear, LayerWeights, LinearWeights, TableWeights};
 
 pub(crate) struct Encoder {
     tokenizer: Arc<Tokenizer>,
     body: Body,
     head: HeadLayers,
+    /// A text's first tokens that don't count in the mean.
+    skipped: usize,
 }
 
 enum Body {
@@ -64,12 +71,18 @@ impl Encoder {
         folder: &Path,
         hardware: &Hardware,
     ) -> Result<Self, LoadError> {
-        let (shape, head) = tables(manifest)?;
+        let (shape, table_of_head) = tables(manifest)?;
         let precision = manifest.weight_precision();
         if precision == WeightPrecision::Int8 && !hardware.has_kernels() {
             return Err(LoadError::field(
                 "weights.precision",
                 "int8 runs on the backend \"cpu\" alone; choose it for this model in [models.backends]",
+            ));
+        }
+        if let Some(field) = shape.beyond_graphs().filter(|_| !hardware.has_kernels()) {
+            return Err(LoadError::field(
+                field,
+                "runs on the backend \"cpu\" alone; choose it for this model in [models.backends]",
             ));
         }
         let declared = manifest
@@ -81,10 +94,15 @@ impl Encoder {
         let head = HeadLayers::take(
             &mut weights,
             shape.hidden,
-            head,
+            table_of_head,
             outputs(manifest),
-            manifest.output.activation,
+            &manifest.output,
         );
+        let skipped = if table_of_head.include_prompt {
+            0
+        } else {
+            tokenizer.prompt_tokens()
+        };
         let numbers = 0..shape.layers;
         let kernels = |encoder: kernels::Encoder| Body::Kernels {
             encoder: Box::new(encoder),
@@ -99,13 +117,15 @@ impl Encoder {
             if hardware.has_kernels() {
                 kernels(on_kernels(shape, tables, layers))
             } else {
-                Body::Graph(Box::new(GraphEncoder::new(shape, tables, layers, hardware)))
+                let graph = GraphEncoder::new(shape, tables, layers, skipped, hardware);
+                Body::Graph(Box::new(graph))
             }
         };
         Ok(Self {
             tokenizer,
             body,
             head,
+            skipped,
         })
     }
 }
@@ -144,7 +164,7 @@ impl Network for Encoder {
                     lengths,
                 };
                 let pooling = match self.head.pooling {
-                    Pooling::Mean => kernels::Pooling::Mean,
+                    Pooling::Mean => kernels::Pooling::MeanAfter(self.skipped),
                     Pooling::Cls => kernels::Pooling::First,
                 };
                 encoder.encode(texts, pooling, threads)
@@ -177,33 +197,33 @@ fn on_kernels<L: LayerLinear>(
     tables: TableWeights,
     layers: impl Iterator<Item = LayerWeights<L>>,
 ) -> kernels::Encoder {
-    let norm = |weights: NormWeights| Norm {
-        weight: weights.weight,
-        bias: weights.bias,
-        eps: shape.norm_eps,
-    };
+    let eps = shape.norm_eps;
     let activation = match shape.activation {
         EncoderActivation::Gelu => Finish::Gelu,
         EncoderActivation::GeluTanh => Finish::GeluTanh,
         EncoderActivation::Relu => Finish::Relu,
+        EncoderActivation::Silu => Finish::Silu,
     };
-    let layers = layers
+    let layers: Vec<Layer> = layers
         .map(|layer| Layer {
             query_key_value: L::joined([layer.query, layer.key, layer.value]).into_kernel(),
             attended: layer.attended.into_kernel(),
-            attended_norm: norm(layer.attended_norm),
+            attended_norm: layer.attended_norm.into_kernel(eps),
             up: layer.up.into_kernel(),
+            gate: layer.gate.map(L::into_kernel),
             down: layer.down.into_kernel(),
-            norm: norm(layer.norm),
+            norm: layer.norm.into_kernel(eps),
         })
         .collect();
+    let of_layers = layers.iter().map(|layer| &layer.query_key_value);
+    let attention = attention(shape, &tables, of_layers);
     let tables = Tables {
         words: tables.words,
         positions: tables.positions,
         types: tables.types,
-        norm: norm(tables.norm),
+        norm: tables.norm.into_kernel(eps),
     };
-    kernels::Encoder::new(
+    let encoder = kernels::Encoder::new(
         shape.hidden,
         shape.heads,
         shape.position_offset,
@@ -211,4 +231,51 @@ fn on_kernels<L: LayerLinear>(
         tables,
         layers,
     )
+    .with_attention(attention);
+    if shape.norm_first {
+        encoder.with_sums_kept()
+    } else {
+        encoder
+    }
+}
+
+/// How tokens know their places; `layers` are the queries, keys and values of each.
+fn attention<'a>(
+    shape: &EncoderShape,
+    tables: &TableWeights,
+    layers: impl Iterator<Item = &'a Linear>,
+) -> Attention {
+    if let Some(relative) = relative(shape, tables) {
+        return Attention::Relative(relative);
+    }
+    if let Some(rotary) = shape.rotary {
+        let turns = |theta| Rotary::new(theta, shape.hidden / shape.heads, shape.positions);
+        return Attention::Rotary {
+            turns: turns(rotary.theta),
+            local: rotary.window.map(|window| Local {
+                turns: turns(window.theta),
+                reach: window.reach,
+                every: window.every,
+            }),
+        };
+    }
+    if let Some((distances, rows)) = shape.disentangled.zip(tables.distances.as_ref()) {
+        let distances = Distances::new(distances.buckets, distances.max_distance);
+        let of_layer = |layer: &Linear| {
+            let mixed = layer.forward(rows);
+            Disentangled::new(distances.clone(), &mixed, shape.hidden, shape.heads)
+        };
+        return Attention::Disentangled(layers.map(of_layer).collect());
+    }
+    Attention::Plain
+}
+
+/// The biases by distance, where there are any.
+fn relative(shape: &EncoderShape, tables: &TableWeights) -> Option<Relative> {
+    let (relative, table) = shape.relative.zip(tables.relative.as_ref())?;
+    let RelativeShape {
+        buckets,
+        max_distance,
+    } = relative;
+    Some(Relative::new(table, buckets, max_distance, shape.heads))
 }

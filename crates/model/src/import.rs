@@ -11,6 +11,7 @@ mod limits;
 mod names;
 mod options;
 mod plan;
+mod prompt;
 mod sentence;
 mod source;
 mod tensors;

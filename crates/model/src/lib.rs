@@ -34,6 +34,7 @@ mod priority;
 mod product;
 mod quantise;
 mod registry;
+mod rounding;
 mod rows;
 mod runner;
 mod settings;

@@ -22,6 +22,7 @@ use super::model::{Model, score_blocking};
 use super::naming::MANIFEST_FILE;
 use super::network::Network;
 use super::ngram::NgramText;
+use super::rounding::Rounding;
 use super::rows::{Rows, TextRow};
 use super::runner::Queue;
 use super::text::TextRules;
@@ -50,6 +51,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
     let Checked {
         info,
         rules,
+        rounding,
         network,
         identity,
         costs,
@@ -67,7 +69,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
     let network = LazyNetwork::new(reference, network, Arc::new(loader));
     let queue = Arc::clone(&source.queue);
     let machine = source.hardware.machine();
-    let model = Model::new(info, rules, network, queue, machine, &costs);
+    let model = Model::new(info, (rules, rounding), network, queue, machine, &costs);
     Ok(Loaded { model, identity })
 }
 
@@ -75,6 +77,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
 struct Checked {
     info: ModelInfo,
     rules: TextRules,
+    rounding: Rounding,
     network: Arc<dyn Network>,
     identity: [u8; 32],
     /// The units of each golden input, and the seconds that it took.
@@ -107,7 +110,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             input: manifest.input_kind(),
             feature_names: manifest.feature_names(),
             takes_missing: manifest.takes_missing(),
-            output_width: manifest.output_width(),
+            output_width: manifest.result_width(),
             precision: manifest.output.precision,
             max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
             ttl_seconds: manifest.ttl_seconds,
@@ -116,6 +119,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             golden: manifest.golden.len(),
         },
         rules: manifest.text_rules(),
+        rounding: Rounding::of(&manifest),
         network,
         identity,
         costs: Vec::with_capacity(manifest.golden.len()),
@@ -186,8 +190,14 @@ fn check_golden(
         }]),
     };
     let (units, begun) = (Cost::units(&rows), Instant::now());
-    let outputs = score_blocking(&checked.info, &checked.network, queue, rows)
-        .map_err(|error| error.to_string())?;
+    let outputs = score_blocking(
+        &checked.info,
+        checked.rounding,
+        &checked.network,
+        queue,
+        rows,
+    )
+    .map_err(|error| error.to_string())?;
     let seconds = begun.elapsed().as_secs_f64();
     for (i, (found, expected)) in outputs.iter().zip(&golden.expect).enumerate() {
         let allowed = tolerance * expected.abs().max(1.0);

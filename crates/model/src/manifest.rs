@@ -4,15 +4,20 @@
 //! holds is checked against it elsewhere, before anything is built.
 
 mod check;
+mod encoder;
 mod tables;
 mod trees;
 
-pub(crate) use tables::{
-    Architecture, DenseActivation, EncoderActivation, EncoderShape, Golden, Head, HeadDense,
-    HiddenActivation, Manifest, TaskName, TokenizerFile, TreesFormat, TreesShape, TruncationSide,
-    WeightsFile,
+pub use encoder::Pooling;
+pub(crate) use encoder::{
+    DenseActivation, DisentangledShape, EncoderActivation, EncoderShape, Head, HeadDense,
+    RelativeShape, RotaryShape, WindowShape,
 };
-pub use tables::{NgramShape, OutputActivation, Pooling};
+pub(crate) use tables::{
+    Architecture, Golden, HiddenActivation, Manifest, Output, TaskName, TokenizerFile, TreesFormat,
+    TreesShape, TruncationSide, WeightsFile,
+};
+pub use tables::{NgramShape, OutputActivation};
 
 use super::error::LoadError;
 use kiln_contract::redact;

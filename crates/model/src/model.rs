@@ -7,12 +7,13 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule, Precision};
+use kiln_contract::model::{InputKind, ModelError, ModelInfo, PairRule};
 
 use super::cost::{self, Cost, LengthCost};
 use super::inputs::Inputs;
 use super::lazy_network::LazyNetwork;
 use super::network::Network;
+use super::rounding::Rounding;
 use super::rows::{Rows, Scored, TextRow};
 use super::runner::Queue;
 use super::text::TextRules;
@@ -21,6 +22,7 @@ use super::text::TextRules;
 pub struct Model {
     info: ModelInfo,
     rules: TextRules,
+    rounding: Rounding,
     network: LazyNetwork,
     queue: Arc<Queue>,
     /// The kind of machine that its costs are of.
@@ -38,7 +40,7 @@ impl Model {
     /// A version that is in memory and was checked, with golden inputs of so many units that took so many seconds.
     pub(crate) fn new(
         info: ModelInfo,
-        rules: TextRules,
+        (rules, rounding): (TextRules, Rounding),
         network: LazyNetwork,
         queue: Arc<Queue>,
         machine: String,
@@ -47,6 +49,7 @@ impl Model {
         Self {
             info,
             rules,
+            rounding,
             network,
             queue,
             machine,
@@ -96,14 +99,14 @@ impl Model {
         let mut scored = self.queue.score(&network, inputs, expected).await?;
         let seconds = scored.calls.iter().map(|call| call.seconds).sum();
         self.cost.record(count, units, seconds);
-        round(&self.info, &mut scored.outputs)?;
+        scored.outputs = self.rounding.apply(scored.outputs)?;
         Ok(scored)
     }
 
-    /// The same from a thread that may block, while the version is in memory.
+    /// What golden inputs have: before outputs become whole numbers. From a thread that may block, while the version is in memory.
     pub(crate) fn score_blocking(&self, rows: Rows) -> Result<Vec<f32>, ModelError> {
         let network = self.network.in_memory().ok_or(ModelError::Stopped)?;
-        score_blocking(&self.info, &network, &self.queue, rows)
+        score_blocking(&self.info, self.rounding, &network, &self.queue, rows)
     }
 
     /// Seconds of model time that a text, or with none a row of features, is expected to cost; nothing where neither calls nor golden inputs,
@@ -134,9 +137,10 @@ impl Model {
     }
 }
 
-/// Scores the few rows that are checked while a version is loaded.
+/// Scores the few rows that are checked while a version is loaded; they aren't made whole numbers.
 pub(crate) fn score_blocking(
     info: &ModelInfo,
+    rounding: Rounding,
     network: &Arc<dyn Network>,
     queue: &Queue,
     rows: Rows,
@@ -146,24 +150,8 @@ pub(crate) fn score_blocking(
         (Rows::Texts(texts), Some(tokenizer)) => Inputs::Tokens(tokenizer.tokenize(&texts)?),
         (rows, _) => rows.into(),
     };
-    let mut outputs = queue.score_blocking(network, inputs)?;
-    round(info, &mut outputs)?;
-    Ok(outputs)
-}
-
-/// Rounds outputs as the manifest says, so that a fresh one is what the cache will give.
-fn round(info: &ModelInfo, outputs: &mut [f32]) -> Result<(), ModelError> {
-    if info.precision == Precision::Single {
-        return Ok(());
-    }
-    for (i, x) in outputs.iter_mut().enumerate() {
-        *x = half::f16::from_f32(*x).to_f32();
-        if !x.is_finite() {
-            let row = i / info.output_width.max(1);
-            return Err(ModelError::NotFinite { row });
-        }
-    }
-    Ok(())
+    let outputs = queue.score_blocking(network, inputs)?;
+    rounding.apply_floats(outputs)
 }
 
 fn fits(info: &ModelInfo, rows: &Rows) -> Result<(), ModelError> {

@@ -82,6 +82,10 @@ pub(crate) struct Tokenizer {
     direction: TruncationDirection,
     /// Special tokens of a text, and of a pair.
     special: [usize; 2],
+    /// Stands before every text; mostly empty.
+    prompt: String,
+    /// A text's first tokens, which are the prompt's and those that stand before it.
+    prompt_tokens: usize,
 }
 
 impl Tokenizer {
@@ -131,7 +135,15 @@ impl Tokenizer {
         tokenizer
             .with_truncation(None)
             .map_err(|error| said(error.as_ref()))?;
+        let prompt_tokens = prompt_tokens(&tokenizer, &declared.prompt)?;
+        if prompt_tokens + special[0] >= max_tokens {
+            return Err(format!(
+                "cuts tokenizer.prompt into {prompt_tokens} tokens, expected fewer than max_tokens ({max_tokens}) with those that it adds"
+            ));
+        }
         Ok(Self {
+            prompt: declared.prompt.clone(),
+            prompt_tokens,
             tokenizer,
             max_tokens,
             direction: match declared.truncate {
@@ -145,6 +157,11 @@ impl Tokenizer {
     /// Maximum of tokens in a text, special ones included.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens
+    }
+
+    /// How many of a text's first tokens are the prompt's and those before it; 0 without a prompt.
+    pub fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
     }
 
     /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
@@ -170,7 +187,11 @@ impl Tokenizer {
     /// A text's tokens, and whether it was cut short: the longer one of a pair first, token by token.
     fn encode(&self, text: &TextRow) -> tokenizers::Result<(Encoding, bool)> {
         let whole = |text: &str| self.tokenizer.encode_fast(text, false);
-        let first = whole(&text.text)?;
+        let first = if self.prompt.is_empty() {
+            whole(&text.text)?
+        } else {
+            whole(&format!("{}{}", self.prompt, text.text))?
+        };
         let second = text.text_pair.as_deref().map(whole).transpose()?;
         let [alone, pair] = self.special;
         let special = if second.is_some() { pair } else { alone };
@@ -203,6 +224,18 @@ fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// The beginning of a token.
 fn shown(token: &str) -> String {
     token.chars().take(SHOWN_CHARS).collect()
+}
+
+/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: of the prompt without white space at its
+/// ends, one special token at the end not counted.
+fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usize, String> {
+    if prompt.is_empty() {
+        return Ok(0);
+    }
+    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
+        .map_err(|error| said(error.as_ref()))?;
+    let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
+    Ok(encoding.len() - usize::from(ends_special))
 }
 
 /// What the tokenizer's library says, without what it quotes: that may be a text.

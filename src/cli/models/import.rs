@@ -10,13 +10,15 @@ use std::{path::PathBuf, time::Duration};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Supported are BERT,
-DistilBERT, RoBERTa and XLM-RoBERTa: classifiers, regressions, cross-encoders and embeddings. Or it is a file that LightGBM's `save_model` or
+DistilBERT, RoBERTa, XLM-RoBERTa, MPNet, ModernBERT and DeBERTa of versions 2 and 3: classifiers, regressions, cross-encoders and embeddings; and
+Nomic's rotary BERT: embeddings. Or it is a file that LightGBM's `save_model` or
 `dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds is for those, too.
 
 Examples:
   kiln models import ./finetuned-sentiment --name sentiment --version 2
   kiln models import ./ms-marco-reranker --name reranker --version 1 --pair required
   kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400
+  kiln models import ./nomic-embed-text --name nomic-query --version 1 --prompt search_query --width 256 --precision binary
   kiln models import ./model.txt --name ranker --version 1")]
 pub(super) struct Arguments {
     /// The Hugging Face folder, or the model file.
@@ -45,9 +47,21 @@ pub(super) struct Arguments {
     /// TTL of this model's scores.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     ttl_seconds: Option<u64>,
+    /// Which of the folder's prompts stands before texts, or `none` [default: the folder's own choice].
+    #[arg(long, value_name = "NAME")]
+    prompt: Option<String>,
+    /// How many of an embedding's numbers are kept, from the first on [default: all].
+    #[arg(long, value_name = "NUMBERS")]
+    width: Option<usize>,
     /// Return and store embeddings as 16-bit floats: half the memory in Redis, three decimal digits.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "precision")]
     half: bool,
+    /// What embeddings are returned and stored as.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionChoice>,
+    /// What 127 stands for with `--precision int8` [default: 8 by the root of the width, at most 1, where embeddings have length 1].
+    #[arg(long, value_name = "NUMBER")]
+    range: Option<f32>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -64,6 +78,18 @@ enum PairChoice {
 enum PoolingChoice {
     Mean,
     Cls,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionChoice {
+    /// 32-bit floats
+    Single,
+    /// 16-bit floats
+    Half,
+    /// whole numbers from -127 to 127
+    Int8,
+    /// whether numbers are above 0, eight in a byte
+    Binary,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -96,10 +122,15 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         }),
         max_tokens: arguments.max_tokens,
         ttl_seconds: arguments.ttl_seconds,
-        precision: if arguments.half {
-            Precision::Half
-        } else {
-            Precision::Single
+        prompt: arguments.prompt,
+        width: arguments.width,
+        range: arguments.range,
+        precision: match arguments.precision {
+            Some(PrecisionChoice::Int8) => Precision::Int8,
+            Some(PrecisionChoice::Binary) => Precision::Binary,
+            Some(PrecisionChoice::Half) => Precision::Half,
+            None if arguments.half => Precision::Half,
+            Some(PrecisionChoice::Single) | None => Precision::Single,
         },
     };
     let spinner = ProgressBar::new_spinner();

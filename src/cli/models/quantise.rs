@@ -144,7 +144,7 @@ async fn measure(
 ) -> anyhow::Result<Option<QuantisationCost>> {
     let (before, after) = (quantising.before(), quantising.after());
     let width = before.info().output_width.max(1);
-    let mut meter = CostMeter::new(before.info().task.clone());
+    let mut meter = CostMeter::new(before.info().task.clone(), before.info().precision);
     let bar = ProgressBar::new(lines.len() as u64);
     bar.set_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} texts {eta}",

@@ -6,7 +6,7 @@ use super::{
     parsed::Parsed,
     work::{Done, Shared, work},
 };
-use crate::pipeline::Engine;
+use kiln_model::Registry;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
@@ -21,8 +21,8 @@ const OUTPUT_BYTES: usize = 8 << 20;
 const BYTES_PER_OUTPUT: usize = 44;
 
 /// Smaller blocks for wide outputs.
-pub(super) fn fit_rows(engine: &Engine, model: &str, max_rows: &AtomicUsize) {
-    if let Ok(model) = engine.registry().resolve(model) {
+pub(super) fn fit_rows(registry: &Registry, model: &str, max_rows: &AtomicUsize) {
+    if let Ok(model) = registry.resolve(model) {
         let row = BYTES_PER_OUTPUT * model.info().output_width.max(1);
         max_rows.store((OUTPUT_BYTES / row).clamp(64, MAX_ROWS), Ordering::Relaxed);
     }
@@ -43,21 +43,23 @@ pub(super) fn start(
     max_rows: &AtomicUsize,
 ) -> anyhow::Result<Begun> {
     let shared = shared.clone();
+    let turn = shared.scorer.turn();
     if let Some(known) = model.clone() {
         let named = Some(known.clone());
         let work = runtime.spawn(async move {
             let parsed = Parsed::new(block, shared.pick.as_ref());
-            work(parsed, number, known, shared).await
+            work(parsed, number, known, (shared, turn)).await
         });
         return Ok((named, work));
     }
     let parsed = Parsed::new(block, shared.pick.as_ref());
     if let Some(input) = parsed.first_input() {
-        let chosen = choose(shared.engine.registry(), input)?;
-        fit_rows(&shared.engine, &chosen, max_rows);
+        let chosen = choose(shared.scorer.registry(), input)?;
+        fit_rows(shared.scorer.registry(), &chosen, max_rows);
         *model = Some(chosen);
     }
     let named = model.clone();
     let known = named.clone().unwrap_or_default();
-    Ok((named, runtime.spawn(work(parsed, number, known, shared))))
+    let work = work(parsed, number, known, (shared, turn));
+    Ok((named, runtime.spawn(work)))
 }

@@ -14,8 +14,6 @@ use std::sync::{
 };
 use tokio::{runtime::Handle, sync::Semaphore, sync::mpsc};
 
-/// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
-const MAX_IN_HAND: usize = 12 << 20;
 /// Bytes that a block takes on its way for each of its rows, and for each of its own bytes: as a job, as results.
 const BYTES_PER_ROW: usize = 1_400;
 const BYTES_PER_BYTE: usize = 4;
@@ -29,15 +27,24 @@ pub(super) struct Flow {
     /// Rows of one block at most.
     pub max_rows: Arc<AtomicUsize>,
     in_hand: Arc<Semaphore>,
+    /// Bytes that may be in hand of all blocks from their reading to their writing, with what is made of them.
+    max_in_hand: usize,
     /// Which file is read, and the bytes of those before it.
     file: AtomicUsize,
     before: AtomicU64,
 }
 
 impl Flow {
-    pub fn new(bar: ProgressBar, sender: mpsc::Sender<Block>, max_rows: Arc<AtomicUsize>) -> Self {
-        let in_hand = Arc::new(Semaphore::new(MAX_IN_HAND / PERMIT_BYTES));
+    /// Where blocks go, `max_in_hand` bytes of them at once.
+    pub fn new(
+        bar: ProgressBar,
+        sender: mpsc::Sender<Block>,
+        max_rows: Arc<AtomicUsize>,
+        max_in_hand: usize,
+    ) -> Self {
+        let in_hand = Arc::new(Semaphore::new(max_in_hand / PERMIT_BYTES));
         Self {
+            max_in_hand,
             bar,
             sender,
             max_rows,
@@ -62,7 +69,7 @@ impl Flow {
             return true;
         }
         let size = BYTES_PER_BYTE * bytes + BYTES_PER_ROW * count;
-        let permits = (size.min(MAX_IN_HAND) / PERMIT_BYTES).max(1);
+        let permits = (size.min(self.max_in_hand) / PERMIT_BYTES).max(1);
         let permits = u32::try_from(permits).unwrap_or(u32::MAX);
         let held = Handle::current().block_on(self.in_hand.clone().acquire_many_owned(permits));
         let held = held.ok();

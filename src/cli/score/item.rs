@@ -49,6 +49,14 @@ pub(super) enum Json {
 }
 
 impl Item {
+    /// The input, where it is one.
+    pub fn as_input(&self) -> Option<&Input> {
+        match self {
+            Self::Input(input) => Some(input),
+            Self::Job { .. } | Self::Bad(_) => None,
+        }
+    }
+
     /// Bytes that it holds beside its block's.
     pub fn bytes(&self) -> usize {
         match self {

@@ -1,7 +1,7 @@
 //! Owns which columns and form the output of a run has. Refuses what no output can be.
 
 use super::{
-    Arguments,
+    FileArguments,
     errors::OnError,
     item::Keep,
     render::{Layout, has_known_columns},
@@ -15,7 +15,7 @@ use std::collections::HashSet;
 
 /// The layout that is asked for.
 pub(super) fn layout(
-    arguments: &Arguments,
+    arguments: &FileArguments,
     on_error: OnError,
     source: &Source,
 ) -> anyhow::Result<Layout> {

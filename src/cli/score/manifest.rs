@@ -3,7 +3,7 @@
 //! Promises that whatever comes before a manifest's position is in the output once, and in the store; and that a manifest of another
 //! file, other options or another model is no manifest.
 
-use super::{item::Position, output::beside, tally::Tally};
+use super::{fleet::RunMark, item::Position, output::beside, tally::Tally};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -34,6 +34,9 @@ pub(super) struct Manifest {
     pub tally: Tally,
     /// Seconds that were worked on it.
     pub seconds: f64,
+    /// The run over the fleet, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<RunMark>,
 }
 
 impl Manifest {
@@ -49,6 +52,7 @@ impl Manifest {
             quarantine_end: None,
             tally: Tally::default(),
             seconds: 0.0,
+            fleet: None,
         }
     }
 

@@ -213,6 +213,14 @@ impl Output {
         }
     }
 
+    /// Where the file is while it isn't complete, if that is beside its own path.
+    pub fn partial(&self) -> Option<PathBuf> {
+        match &self.target {
+            Target::Stdout { .. } => None,
+            Target::File(part) => part.partial(),
+        }
+    }
+
     /// Adds results.
     pub fn add(&mut self, results: &Piece) -> anyhow::Result<()> {
         match (results, &mut self.encoder) {

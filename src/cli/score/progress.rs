@@ -2,8 +2,7 @@
 //!
 //! Promises that a mark holds nobody up: it is kept once its rows are in the store, while the run goes on.
 
-use super::{errors::Errors, manifest::Manifest, output::Output};
-use crate::store::SqliteStore;
+use super::{errors::Errors, item::Position, manifest::Manifest, output::Output, scorer::Scorer};
 use anyhow::Context;
 use std::{
     path::{Path, PathBuf},
@@ -17,17 +16,20 @@ const BETWEEN: Duration = Duration::from_secs(1);
 /// The marks of one run.
 pub(super) struct Marks {
     output: PathBuf,
-    store: SqliteStore,
+    scorer: Scorer,
     last: Instant,
+    /// How far the one before has come.
+    marked: Position,
     keeping: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
 impl Marks {
-    pub fn new(output: &Path, store: &SqliteStore) -> Self {
+    pub fn new(output: &Path, scorer: &Scorer) -> Self {
         Self {
             output: output.to_owned(),
-            store: store.clone(),
+            scorer: scorer.clone(),
             last: Instant::now(),
+            marked: Position::default(),
             keeping: None,
         }
     }
@@ -40,9 +42,19 @@ impl Marks {
         errors: &mut Errors,
     ) -> anyhow::Result<()> {
         let is_kept = self.keeping.as_ref().is_none_or(JoinHandle::is_finished);
-        if !is_kept || self.last.elapsed() < BETWEEN {
+        if !is_kept || self.last.elapsed() < BETWEEN || self.marked == manifest.end {
             return Ok(());
         }
+        self.keep(manifest, output, errors).await
+    }
+
+    /// Keeps a mark, once the one before is kept.
+    pub async fn keep(
+        &mut self,
+        manifest: &Manifest,
+        output: &mut Output,
+        errors: &mut Errors,
+    ) -> anyhow::Result<()> {
         self.wait().await?;
         let Some(part) = output.part() else {
             return Ok(());
@@ -61,10 +73,12 @@ impl Marks {
             .quarantine
             .as_ref()
             .map(|part| part.path().to_owned());
-        let (store, path) = (self.store.clone(), self.output.clone());
+        let (scorer, path) = (self.scorer.clone(), self.output.clone());
         self.last = Instant::now();
+        self.marked = manifest.end;
         self.keeping = Some(Handle::current().spawn(async move {
-            store.flush().await?;
+            scorer.flush().await?;
+            let end = manifest.end;
             let keep = move || {
                 for file in files {
                     file.sync_data()?;
@@ -72,7 +86,9 @@ impl Marks {
                 manifest.keep(&path, quarantine.as_deref())
             };
             let kept = tokio::task::spawn_blocking(keep).await?;
-            kept.context("the manifest can't be written")
+            kept.context("the manifest can't be written")?;
+            scorer.kept(end);
+            Ok(())
         }));
         Ok(())
     }

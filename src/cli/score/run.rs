@@ -1,18 +1,21 @@
 //! Owns a run from its beginning to its end: what is opened, what flows, what is said at last.
 
 use super::{
-    Arguments,
+    FileArguments, JobArguments,
     begin::{MAX_ROWS, fit_rows, start},
     block::Block,
     errors::{Errors, OnError},
+    fleet::Watch,
     flow::Flow,
     item::Position,
     layout::layout,
     manifest::{self, Manifest},
-    model::pinned,
+    models::{Models, Wanted},
     output::{Output, Part},
     progress::Marks,
     render::Layout,
+    resume::{begin, give_up},
+    scorer::Scorer,
     source::{Source, open},
     summary::{self, Facts, Report},
     work::{Done, Shared},
@@ -21,12 +24,10 @@ use crate::{
     cli::{Exit, file::Format},
     clock,
     config::Settings,
-    parts::{self, Embedded},
-    pipeline::Engine,
     store::StoreError,
 };
 use anyhow::Context;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::OptionFuture, stream};
 use indicatif::ProgressBar;
 use std::{
     fs,
@@ -39,10 +40,12 @@ use tokio::{runtime::Handle, sync::mpsc};
 /// Blocks that wait for their turn; those in hand are bounded in bytes.
 const AHEAD: usize = 2;
 
+/// How often a run over the fleet looks whether a mark is due though nothing was written.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(200);
+
 /// What a run has open.
 struct Run {
-    engine: Arc<Engine>,
-    embedded: Embedded,
+    scorer: Scorer,
     shared: Arc<Shared>,
     bar: ProgressBar,
     max_rows: Arc<AtomicUsize>,
@@ -57,8 +60,10 @@ struct Run {
     from: Option<Position>,
 }
 
+/// Runs over the files; over the fleet, where it is said how jobs are posted.
 pub(super) async fn run(
-    arguments: &Arguments,
+    arguments: &FileArguments,
+    jobs: Option<&JobArguments>,
     on_error: OnError,
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
@@ -69,39 +74,42 @@ pub(super) async fn run(
     let report = Report::open(arguments.report.as_deref())?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
-    let embedded = parts::embedded(settings, said_once()).await?;
-    let engine = Arc::new(embedded.engine(settings)?);
-    let manifest = begin(
-        arguments,
-        on_error,
-        &source,
-        output.as_deref(),
-        quarantine.as_deref(),
-        &engine,
-    );
+    let models = Models::open(settings, jobs.is_some()).await?;
+    let paths = (output.as_deref(), quarantine.as_deref());
+    let about = (models.registry(), jobs);
+    let mut manifest = begin(arguments, on_error, &source, paths, about);
     let from = (manifest.end != Position::default()).then_some(manifest.end);
     let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
     let kept = manifest.quarantine_bytes;
     let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
+    let known = paths.0.filter(|_| source.identity.is_some());
+    let resumable = known.filter(|_| may_resume(&sink, &errors));
+    let wanted = Wanted {
+        settings,
+        jobs,
+        layout: &layout,
+        output: known.filter(|_| sink.partial().is_some()),
+        resumable,
+        quarantine: paths.1,
+        bar: &source.bar,
+    };
+    let scorer = match models.scorer(&wanted, &mut manifest).await {
+        Ok(scorer) => scorer,
+        Err(error) => {
+            give_up(sink, errors, output.as_deref());
+            report.give_up();
+            return Err(error);
+        }
+    };
     match from {
-        Some(from) => eprintln!(
-            "goes on after {} {} of {}",
-            source.format.row(),
-            from.lines,
-            source
-                .inputs
-                .get(from.file)
-                .unwrap_or(Path::new("-"))
-                .display()
-        ),
+        Some(from) => say_resumed(from, &source),
         None => sink.write(&layout.header())?,
     }
     let mut run = Run {
-        shared: Arc::new(shared(arguments, on_error, &source, layout, &engine)),
+        shared: Arc::new(shared(arguments, on_error, &source, layout, &scorer)),
         bar: source.bar.clone(),
         max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
-        engine,
-        embedded,
+        scorer,
         output: output.clone(),
         files: source.inputs.count(),
         database: settings.embedded.path.clone(),
@@ -109,35 +117,31 @@ pub(super) async fn run(
         manifest,
         from,
     };
-    let is_resumable = source.identity.is_some()
-        && sink.may_resume()
-        && errors.quarantine.as_ref().is_none_or(Part::may_resume);
-    let marks = output.as_deref().filter(|_| is_resumable);
-    let marks = marks.map(|output| Marks::new(output, &run.embedded.store));
-    if let Err(error) = run.flow(source, marks, &mut sink, &mut errors).await {
-        run.bar.finish_and_clear();
-        // What was stored stays stored, whatever ended the run.
-        let _ = run.embedded.store.flush().await;
+    let mut marks = resumable.map(|output| Marks::new(output, &run.scorer));
+    let flowed = run.flow(source, &mut marks, &mut sink, &mut errors).await;
+    if let Err(error) = flowed {
+        let ended = run.end_early(error, marks, &mut sink, &mut errors).await;
         give_up(sink, errors, output.as_deref());
         report.give_up();
-        return Err(error);
+        return ended;
     }
     run.complete(sink, &mut errors)
         .inspect_err(|_| report.give_up())?;
     output.as_deref().map(manifest::remove);
+    run.scorer.forget(output.as_deref()).await;
     run.end(report, arguments, output.as_deref(), &errors)
 }
 
 /// What all blocks of a run share.
 fn shared(
-    arguments: &Arguments,
+    arguments: &FileArguments,
     on_error: OnError,
     source: &Source,
     layout: Layout,
-    engine: &Arc<Engine>,
+    scorer: &Scorer,
 ) -> Shared {
     Shared {
-        engine: engine.clone(),
+        scorer: scorer.clone(),
         run_id: format!(
             "score-{}-{:08x}",
             clock::now().timestamp_millis(),
@@ -151,30 +155,14 @@ fn shared(
     }
 }
 
-/// Leaves what a later run can go on from, and nothing else.
-fn give_up(sink: Output, errors: Errors, output: Option<&Path>) {
-    let Some(output) = output else {
-        return;
-    };
-    if errors.failed {
-        manifest::remove(output);
-    }
-    if !manifest::path(output).exists() {
-        sink.discard();
-        if let Some(part) = errors.quarantine {
-            part.discard();
-        }
-    }
+fn may_resume(sink: &Output, errors: &Errors) -> bool {
+    sink.may_resume() && errors.quarantine.as_ref().is_none_or(Part::may_resume)
 }
 
-/// Says once that the file's scores are brought into a new form.
-fn said_once() -> impl FnMut(u64, u64) + Send + 'static {
-    let mut is_said = false;
-    move |_, all| {
-        if !std::mem::replace(&mut is_said, true) {
-            eprintln!("brings {all} scores of an earlier release into a new form, once");
-        }
-    }
+fn say_resumed(from: Position, source: &Source) {
+    let file = source.inputs.get(from.file).unwrap_or(Path::new("-"));
+    let (row, lines) = (source.format.row(), from.lines);
+    eprintln!("goes on after {row} {lines} of {}", file.display());
 }
 
 /// What a path leads to: a link's file is replaced, not the link.
@@ -182,77 +170,22 @@ fn real(path: &Path) -> PathBuf {
     fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Where the run begins: at the file's start, or where the same run was killed.
-fn begin(
-    arguments: &Arguments,
-    on_error: OnError,
-    source: &Source,
-    output: Option<&Path>,
-    quarantine: Option<&Path>,
-    engine: &Engine,
-) -> Manifest {
-    let run = serde_json::json!({
-        "input": source.identity,
-        "input_format": format!("{:?}", source.format),
-        "format": format!("{:?}", arguments.output_format()),
-        "model": arguments.model,
-        "columns": [&arguments.text_column, &arguments.text_pair_column, &arguments.key_column],
-        "features": arguments.feature_columns,
-        "features_by_name": arguments.features_by_name,
-        "keep": arguments.keep_columns,
-        "quarantine": quarantine.map(|path| path.display().to_string()),
-        "detail": arguments.detail,
-        "report": arguments.report.is_some(),
-        "on_error": format!("{on_error:?}"),
-        "active": active(arguments, engine),
-    });
-    let known = output.and_then(|output| Manifest::read(output, &run, quarantine));
-    let known = known.filter(|known| {
-        // Another version is active by now: its scores don't stand beside those of the one before.
-        let model = known.model.as_deref().map(|model| {
-            let name = model.split('@').next().unwrap_or(model);
-            let reference = arguments.model.as_deref().unwrap_or(name);
-            pinned(engine.registry(), reference) == model
-        });
-        model.unwrap_or(true)
-    });
-    if known.is_none() {
-        // What another run left is no place to go on from once this one has written there.
-        output.map(manifest::remove);
-    }
-    let mut manifest = known.unwrap_or_else(|| Manifest::new(run));
-    if manifest.model.is_none() {
-        let named = arguments.model.as_deref();
-        manifest.model = named.map(|model| pinned(engine.registry(), model));
-    }
-    manifest
-}
-
-/// The versions that whole jobs of a file are scored with, where it isn't said which model scores all.
-fn active(arguments: &Arguments, engine: &Engine) -> Option<Vec<String>> {
-    if arguments.model.is_some() {
-        return None;
-    }
-    let all = engine.registry().list().into_iter();
-    let active = all.filter(|model| model.active);
-    let mut names: Vec<String> = active
-        .map(|model| format!("{}@{}", model.info.name, model.info.version))
-        .collect();
-    names.sort_unstable();
-    Some(names)
-}
-
 impl Run {
     /// Reads, works and writes, all at the same time, until the file's end.
     async fn flow(
         &mut self,
         source: Source,
-        mut marks: Option<Marks>,
+        marks: &mut Option<Marks>,
         output: &mut Output,
         errors: &mut Errors,
     ) -> anyhow::Result<()> {
         let (sender, receiver) = mpsc::channel(AHEAD);
-        let flow = Flow::new(self.bar.clone(), sender, self.max_rows.clone());
+        let flow = Flow::new(
+            self.bar.clone(),
+            sender,
+            self.max_rows.clone(),
+            self.scorer.max_in_hand(),
+        );
         let from = self.manifest.end;
         if let Some(model) = self.manifest.model.clone() {
             self.fit_rows(&model);
@@ -260,7 +193,6 @@ impl Run {
         let reader = tokio::task::spawn_blocking(move || source.read(from, &flow));
         let blocks = stream::unfold(receiver, async |mut r| r.recv().await.map(|b| (b, r)));
         let blocks = blocks.enumerate();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let mut model = self.manifest.model.clone();
         let (shared, runtime) = (self.shared.clone(), Handle::current());
         let max_rows = self.max_rows.clone();
@@ -273,10 +205,21 @@ impl Run {
                 }
             }
         };
-        let mut done = std::pin::pin!(blocks.map(begin).buffered(2 * cores + 4));
-        while let Some(block) = done.next().await {
+        let mut done = std::pin::pin!(blocks.map(begin).buffered(self.scorer.blocks()));
+        let mut watch = self.scorer.watch();
+        loop {
+            let block = tokio::select! {
+                biased;
+                Some(ended) = OptionFuture::from(watch.as_mut().map(Watch::ended)) => return Err(ended),
+                block = done.next() => block,
+                () = tokio::time::sleep(BETWEEN_LOOKS), if watch.is_some() => {
+                    self.mark(marks, output, errors).await?;
+                    continue;
+                }
+            };
+            let Some(block) = block else { break };
             let (model, mut block): (Option<String>, Done) = block?;
-            self.stored(self.embedded.store.check())?;
+            self.stored(self.scorer.check())?;
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
@@ -290,24 +233,69 @@ impl Run {
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
             self.say_rate();
-            if let Some(marks) = &mut marks {
-                let mut manifest = self.manifest.clone();
-                manifest.seconds += self.begun.elapsed().as_secs_f64();
-                marks.mark(&manifest, output, errors).await?;
-            }
+            self.mark(marks, output, errors).await?;
         }
         reader.await.context("the reading thread panicked")??;
-        if let Some(marks) = &mut marks {
+        if let Some(marks) = marks {
             marks.wait().await?;
         }
-        let flushed = self.embedded.store.flush().await;
+        let flushed = self.scorer.flush().await;
         self.stored(flushed)
+    }
+
+    /// What a manifest says now.
+    fn now(&self) -> Manifest {
+        let mut manifest = self.manifest.clone();
+        manifest.seconds += self.begun.elapsed().as_secs_f64();
+        manifest
+    }
+
+    async fn mark(
+        &self,
+        marks: &mut Option<Marks>,
+        output: &mut Output,
+        errors: &mut Errors,
+    ) -> anyhow::Result<()> {
+        match marks {
+            Some(marks) => marks.mark(&self.now(), output, errors).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a run that came to no end: one that was cancelled or asked to stop keeps what it has.
+    async fn end_early(
+        &mut self,
+        error: anyhow::Error,
+        marks: Option<Marks>,
+        output: &mut Output,
+        errors: &mut Errors,
+    ) -> anyhow::Result<Exit> {
+        self.bar.finish_and_clear();
+        // What was stored stays stored, whatever ended the run.
+        let _ = self.scorer.flush().await;
+        let Some(mut early) = self.scorer.early(&error) else {
+            self.scorer.leave(errors.failed).await;
+            return Err(error);
+        };
+        let is_cancelled = early.is_cancelled();
+        if is_cancelled {
+            // Whoever starts it again goes on as another run.
+            self.manifest.fleet = None;
+        }
+        if let Some(mut marks) = marks {
+            let kept = async {
+                marks.keep(&self.now(), output, errors).await?;
+                marks.wait().await
+            };
+            early.note_kept(kept.await.map(|()| self.manifest.end.lines));
+        }
+        early.say(&self.scorer, self.output.as_deref()).await
     }
 
     /// Gives what was written its names. What can't be completed stays only where a later run can go on from it.
     fn complete(&self, mut sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
         let model = self.manifest.model.as_deref();
-        let model = model.and_then(|model| self.engine.registry().resolve(model).ok());
+        let model = model.and_then(|model| self.scorer.registry().resolve(model).ok());
         let quarantine = errors.quarantine.take();
         let output = sink.part().map(|part| &*part);
         let partials: Vec<PathBuf> = output
@@ -338,7 +326,7 @@ impl Run {
     }
 
     fn fit_rows(&self, model: &str) {
-        fit_rows(&self.engine, model, &self.max_rows);
+        fit_rows(self.scorer.registry(), model, &self.max_rows);
     }
 
     fn say_rate(&self) {
@@ -348,7 +336,12 @@ impl Run {
                 1 => String::new(),
                 all => format!("file {} of {all}  ", self.manifest.end.file + 1),
             };
-            self.bar.set_message(format!("{files}{rate:.0} inputs/s"));
+            let waiting = match &self.scorer {
+                Scorer::Here { .. } => String::new(),
+                Scorer::Fleet(fleet) => format!("  {} jobs in flight", fleet.in_flight()),
+            };
+            self.bar
+                .set_message(format!("{files}{rate:.0} inputs/s{waiting}"));
         }
     }
 
@@ -361,7 +354,7 @@ impl Run {
     fn end(
         &self,
         report: Report,
-        arguments: &Arguments,
+        arguments: &FileArguments,
         output: Option<&Path>,
         errors: &Errors,
     ) -> anyhow::Result<Exit> {
@@ -374,7 +367,7 @@ impl Run {
             elapsed: self.elapsed(),
             resumed_after: self.from.map(|from| from.lines),
         };
-        report.write(tally, &facts, &self.engine)?;
+        report.write(tally, &facts, self.scorer.engine())?;
         if !arguments.json {
             errors.lines.print_rest();
         }

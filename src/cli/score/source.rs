@@ -3,7 +3,7 @@
 //! Promises that a file which can't be read on ends the run, and that all of them have the columns that the output has.
 
 use super::{
-    Arguments,
+    FileArguments,
     flow::Flow,
     item::{Keep, Position},
     render::Layout,
@@ -54,7 +54,7 @@ struct Opened {
 }
 
 /// Finds the files, and opens the first.
-pub(super) fn open(arguments: &Arguments) -> anyhow::Result<Source> {
+pub(super) fn open(arguments: &FileArguments) -> anyhow::Result<Source> {
     let written = [&arguments.output, &arguments.quarantine, &arguments.report];
     let inputs = Inputs::find(&file::Asked {
         files: &arguments.files,

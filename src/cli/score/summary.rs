@@ -91,7 +91,12 @@ impl Report {
     }
 
     /// Writes it.
-    pub fn write(self, tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> anyhow::Result<()> {
+    pub fn write(
+        self,
+        tally: &Tally,
+        facts: &Facts<'_>,
+        engine: Option<&Engine>,
+    ) -> anyhow::Result<()> {
         let Some((path, mut file, _)) = self.0 else {
             return Ok(());
         };
@@ -103,19 +108,19 @@ impl Report {
     }
 }
 
-fn about(tally: &Tally, facts: &Facts<'_>, engine: &Engine) -> Value {
+fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
     let inputs = tally.inputs();
     let name = facts
         .model
         .map(|model| model.split('@').next().unwrap_or(model));
-    let lanes = engine.lanes();
+    let lanes = engine.map(Engine::lanes).unwrap_or_default();
     let lane = lanes.iter().find(|lane| Some(lane.name.as_str()) == name);
     let measured = lane.and_then(|lane| lane.seconds_per_input);
     // Where everything was found, no call was measured: what the model was measured to take when it was loaded, for its longest inputs.
     let expected = tally.longest.iter().filter_map(|long| long.seconds).next();
     let per_input = measured.or(expected);
     let found = tally.hits + tally.coalesced;
-    let look_up = engine.look_up_seconds();
+    let look_up = engine.and_then(Engine::look_up_seconds);
     let saved =
         per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
     let round = |value: f64| (value * 1e9).round() / 1e9;

@@ -3,31 +3,28 @@
 //! Promises that blocks are worked on independently of each other, and that a bad row costs only itself.
 
 use super::{
-    item::{BadRow, Input, Item, Pick, Position},
+    fleet::{Admitted, Place, Turn},
+    item::{BadRow, Input, Pick, Position},
     lines::unread,
     parsed::Parsed,
+    parts::{Part, parts},
     render::{Layout, Out, Piece},
     result::ResultRow,
+    scorer::{Answer, Scorer, Which},
     table::Batch,
     tally::Tally,
 };
-use crate::{
-    cli::file::{Format, job_body},
-    pipeline::{Ended, Engine, JobSource, Outcome, outcome_of},
-};
+use crate::{cli::file::Format, pipeline::Outcome};
 use anyhow::bail;
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use kiln_contract::{job::MAX_INPUTS, result};
+use kiln_contract::result;
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Whole jobs of one block that are worked on at once.
-const JOBS_AT_ONCE: usize = 64;
-
 /// What all blocks share.
 pub(super) struct Shared {
-    pub engine: Arc<Engine>,
+    pub scorer: Scorer,
     pub run_id: String,
     pub detail: bool,
     pub pick: Option<Pick>,
@@ -51,13 +48,6 @@ pub(super) struct Done {
 /// Inputs of one job that fail one by one before it is taken that all do: the run ends.
 const MAX_FAILURES: usize = 32;
 
-/// Rows that go through the engine together.
-enum Part<'a> {
-    Inputs(Vec<&'a Input>),
-    Job { line: u64, body: &'a str },
-    Bad(&'a BadRow),
-}
-
 /// What a part adds to its block.
 struct Written {
     out: Out,
@@ -79,7 +69,7 @@ pub(super) async fn work(
     parsed: Parsed,
     number: usize,
     model: String,
-    shared: Arc<Shared>,
+    (shared, turn): (Arc<Shared>, Option<Turn>),
 ) -> anyhow::Result<Done> {
     let Parsed {
         bytes,
@@ -88,31 +78,31 @@ pub(super) async fn work(
         end,
         held,
     } = parsed;
-    let mut parts: Vec<Part<'_>> = Vec::new();
-    for item in &items {
-        match (item, parts.last_mut()) {
-            (Item::Input(input), Some(Part::Inputs(inputs))) if inputs.len() < MAX_INPUTS => {
-                inputs.push(input);
-            }
-            (Item::Input(input), _) => parts.push(Part::Inputs(vec![input])),
-            (Item::Job { line, body }, _) => parts.push(Part::Job {
-                line: *line,
-                body: body.text(&bytes),
-            }),
-            (Item::Bad(bad), _) => parts.push(Part::Bad(bad)),
-        }
-    }
+    let parts = parts(&shared.scorer, &items, &bytes);
     let context = Context {
         shared: &shared,
         bytes: &bytes,
         batch: batch.as_ref(),
         model: &model,
         number,
+        file: end.file,
     };
     let context = &context;
-    let parts = parts.into_iter().enumerate();
-    let parts: Vec<_> = parts.map(|(part, rows)| context.part(part, rows)).collect();
-    let written = stream::iter(parts).buffered(JOBS_AT_ONCE);
+    let turn = match turn {
+        Some(turn) => Some(turn.wait().await),
+        None => None,
+    };
+    let scorer = &shared.scorer;
+    let mut begun = Vec::with_capacity(parts.len());
+    for (part, rows) in parts.into_iter().enumerate() {
+        let admitted = match rows {
+            Part::Bad(_) => None,
+            Part::Inputs(_) | Part::Job { .. } => scorer.admit(part).await,
+        };
+        begun.push(context.part(part, rows, admitted));
+    }
+    drop(turn);
+    let written = stream::iter(begun).buffered(scorer.jobs_of_block());
     let mut written = std::pin::pin!(written);
     let mut done = Done {
         out: Vec::new(),
@@ -138,12 +128,14 @@ struct Context<'a> {
     batch: Option<&'a Batch>,
     model: &'a str,
     number: usize,
+    /// Which of the files it is of.
+    file: usize,
 }
 
 impl Context<'_> {
     /// Nothing written yet.
     fn begin(&self) -> Written {
-        let model = self.shared.engine.registry().resolve(self.model).ok();
+        let model = self.shared.scorer.registry().resolve(self.model).ok();
         Written {
             out: self
                 .shared
@@ -155,14 +147,36 @@ impl Context<'_> {
         }
     }
 
-    async fn part(&self, part: usize, rows: Part<'_>) -> anyhow::Result<Written> {
+    /// Which job it is that begins on a line.
+    fn which(&self, id: String, line: u64, admitted: Option<Admitted>) -> Which {
+        let place = Place {
+            file: self.file,
+            line,
+        };
+        Which {
+            id,
+            place,
+            admitted,
+        }
+    }
+
+    async fn part(
+        &self,
+        part: usize,
+        rows: Part<'_>,
+        admitted: Option<Admitted>,
+    ) -> anyhow::Result<Written> {
         let mut written = self.begin();
         match rows {
             Part::Bad(bad) => written.bad(bad.clone()),
-            Part::Job { line, body } => self.job(line, body, &mut written).await?,
+            Part::Job { line, body } => {
+                let which = self.which(String::new(), line, admitted);
+                self.job(which, body, &mut written).await?;
+            }
             Part::Inputs(inputs) => {
                 let id = format!("{}-{}-{part}", self.shared.run_id, self.number);
-                if self.inputs(&id, &inputs, &mut written).await?.is_none() {
+                let begun = self.inputs(&id, admitted, &inputs, &mut written);
+                if begun.await?.is_none() {
                     return Ok(written);
                 }
                 // A line that reads as JSON at first sight and isn't: it costs itself, not its neighbours.
@@ -186,12 +200,6 @@ impl Context<'_> {
         input.json.text(self.bytes)
     }
 
-    async fn run(&self, body: Vec<u8>) -> (Option<Ended>, usize) {
-        let bytes = body.len();
-        let ended = self.shared.engine.run(body, None, JobSource::without_retry);
-        (ended.await, bytes)
-    }
-
     /// Scores inputs of which not all may be scored together: those that can't be are found by halves, and cost themselves alone.
     fn halves<'b>(
         &'b self,
@@ -203,7 +211,7 @@ impl Context<'_> {
             if inputs.is_empty() {
                 return Ok(());
             }
-            let Some(problem) = self.inputs(&id, &inputs, written).await? else {
+            let Some(problem) = self.inputs(&id, None, &inputs, written).await? else {
                 return Ok(());
             };
             if let [input] = inputs.as_slice() {
@@ -234,14 +242,17 @@ impl Context<'_> {
     async fn inputs(
         &self,
         id: &str,
+        admitted: Option<Admitted>,
         inputs: &[&Input],
         written: &mut Written,
     ) -> anyhow::Result<Option<String>> {
         let texts = inputs.iter().map(|input| self.text(input));
-        let body = job_body(id, self.model, texts, self.shared.detail);
-        let (ended, _) = self.run(body).await;
-        let counts = ended.as_ref().map(|ended| ended.counts);
-        match outcome_of(ended) {
+        let line = inputs.first().map_or(0, |input| input.line);
+        let which = self.which(id.to_owned(), line, admitted);
+        let scorer = &self.shared.scorer;
+        let scored = scorer.inputs(which, self.model, texts, self.shared.detail);
+        let Answer { outcome, counts } = scored.await?;
+        match outcome {
             Outcome::Done { result, .. } => {
                 written.tally.count(&counts.unwrap_or_default());
                 let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
@@ -297,7 +308,7 @@ impl Context<'_> {
 
     /// Says of the longest inputs what their model is expected to take for each.
     fn expect(&self, inputs: &[&Input], written: &mut Written) {
-        let Ok(model) = self.shared.engine.registry().resolve(self.model) else {
+        let Ok(model) = self.shared.scorer.registry().resolve(self.model) else {
             return;
         };
         for long in &mut written.tally.longest {
@@ -311,7 +322,8 @@ impl Context<'_> {
     }
 
     /// Runs a whole job.
-    async fn job(&self, line: u64, body: &str, written: &mut Written) -> anyhow::Result<()> {
+    async fn job(&self, which: Which, body: &str, written: &mut Written) -> anyhow::Result<()> {
+        let line = which.place.line;
         let replies = self.shared.layout.format == Format::Jsonl;
         if self.shared.layout.shape.is_some() {
             written.bad(BadRow {
@@ -322,15 +334,14 @@ impl Context<'_> {
             });
             return Ok(());
         }
-        let (ended, _) = self.run(body.as_bytes().to_vec()).await;
-        let counts = ended.as_ref().map(|ended| ended.counts);
+        let Answer { outcome, counts } = self.shared.scorer.job(which, body).await?;
         let bad = |problem: String| BadRow {
             line,
             column: None,
             problem,
             row: Some(body.to_owned()),
         };
-        match outcome_of(ended) {
+        match outcome {
             Outcome::Done { job_id, result, .. } => {
                 written.tally.count(&counts.unwrap_or_default());
                 let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;

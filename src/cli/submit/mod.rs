@@ -8,20 +8,22 @@ mod replies;
 mod source;
 mod tally;
 
-use super::{Exit, post::Post};
+use super::{
+    Exit,
+    post::Post,
+    score::{self, FileArguments, JobArguments},
+};
 use crate::{amqp::topology::Topology, config::Settings, parts};
 use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use cut::Cut;
 use flow::Submission;
-use kiln_contract::job;
-use kiln_contract::name;
 use lapin::types::ShortString;
 use replies::Replies;
 use source::{NoModel, open, progress, read};
 use std::{
     collections::HashMap,
-    path::PathBuf,
+    path::Path,
     time::{Duration, Instant},
 };
 use tally::Tally;
@@ -32,10 +34,13 @@ const AHEAD: usize = 4;
 /// Jobs without an answer that are named.
 const NAMED: usize = 5;
 
-/// Posts a file of jobs or inputs, each message confirmed by the broker.
+/// Inputs of a job, if nothing else is said.
+const INPUTS_PER_JOB: u16 = 100;
+
+/// Posts a file of jobs or inputs, each message confirmed by the broker; with --output, has workers score it and writes the results.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-FILE is JSONL. A line with `inputs` is a whole job and is posted as it is; any other object is
+Without --output, FILE is one file of JSONL. A line with `inputs` is a whole job and is posted as it is; any other object is
 an input, and inputs are cut into jobs of --inputs-per-job. A job that has no `job_id` of its own
 gets one that follows from its content: the prefix and a hash. So the same file with the same
 options gives the same ids, and submitting it again (after a failure, or twice by mistake) scores
@@ -45,57 +50,37 @@ With --wait, each reply is printed as one line of JSON on standard output, as it
 closing summary goes to standard error. Exit code 1: posting failed, or replies are missing;
 3: all else was posted, and there were bad lines or rejected jobs.
 
+With --output, it is `kiln score --fleet`: the same formats and options, in and out; jobs are posted a bounded number at a
+time and cut by the model time that they are expected to take; a run that is killed goes on without posting twice what is done.
+
 Examples:
   kiln submit jobs.jsonl
   kiln submit reviews.jsonl --model sentiment --wait > replies.jsonl
-  zcat items.jsonl.gz | kiln submit - --model feed-ranker --queue warm")]
+  zcat items.jsonl.gz | kiln submit - --model feed-ranker --queue warm
+  kiln submit 'reviews/*.parquet' --text-column review --model sentiment --output scored.parquet")]
 pub(super) struct Arguments {
-    /// The file, or - for standard input.
-    file: PathBuf,
+    #[command(flatten)]
+    file: FileArguments,
+    #[command(flatten)]
+    jobs: JobArguments,
     /// Collect the replies.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "output")]
     wait: bool,
-    /// The model for inputs, and for jobs that name none: a name, or name@version.
-    #[arg(long)]
-    model: Option<String>,
-    /// The namespace for inputs, and for jobs that name none.
-    #[arg(long, value_parser = namespace)]
-    namespace: Option<String>,
-    /// Store named entries for inputs with a key, also for jobs that don't say.
-    #[arg(long)]
-    named: bool,
-    /// Inputs per job; a job is also cut at 1 MiB.
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=job::MAX_INPUTS as i64))]
-    inputs_per_job: u16,
     /// Prefix of the ids that are derived from content.
-    #[arg(long, value_name = "PREFIX", default_value = "submit-", value_parser = cut::prefix)]
+    #[arg(long, value_name = "PREFIX", default_value = "submit-", value_parser = cut::prefix, conflicts_with = "output")]
     id_prefix: String,
-    /// The queue.
-    #[arg(long, value_enum, default_value_t = Queue::Jobs)]
-    queue: Queue,
-    /// Print the closing summary as JSON.
-    #[arg(long)]
-    json: bool,
     /// With --wait: give up after so many seconds without a reply.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400), conflicts_with = "output")]
     timeout: u64,
 }
 
 /// Where jobs go.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Queue {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Queue {
     /// The producers' queue.
     Jobs,
     /// The queue that is served with capacity left over.
     Warm,
-}
-
-fn namespace(text: &str) -> Result<String, String> {
-    if name::is_name(text) {
-        Ok(text.to_owned())
-    } else {
-        Err(name::EXPECTED_NAME.into())
-    }
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
@@ -103,21 +88,50 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         eprintln!("kiln: no broker is set: give KILN_AMQP_URL. `kiln score FILE` needs none.");
         return Ok(Exit::Usage);
     }
+    let Arguments { file, jobs, .. } = &arguments;
+    if file.output.is_some() {
+        return score::over_fleet(file, jobs, &settings).await;
+    }
+    let said = file
+        .only_with_output()
+        .or(jobs.in_flight.map(|_| "--in-flight"));
+    if let Some(option) = said {
+        eprintln!("kiln: {option} goes with --output alone");
+        return Ok(Exit::Usage);
+    }
+    let [only] = file.files.as_slice() else {
+        eprintln!("kiln: several files go with --output alone");
+        return Ok(Exit::Usage);
+    };
+    post_file(only, &arguments, &settings).await
+}
+
+/// Posts a file of JSONL, and prints the replies where they are wanted.
+async fn post_file(
+    file: &Path,
+    arguments: &Arguments,
+    settings: &Settings,
+) -> anyhow::Result<Exit> {
     let begun = Instant::now();
-    let (file, bytes) = open(&arguments.file)?;
-    let (post, queue) = connect(&settings, arguments.queue).await?;
+    let is_json = arguments.file.json;
+    let Arguments { jobs, .. } = arguments;
+    let (file, bytes) = open(file)?;
+    let (post, queue) = connect(settings, jobs.queue.unwrap_or(Queue::Jobs)).await?;
     let replies = match arguments.wait {
         true => Some(Replies::open(&post.broker).await?),
         false => None,
     };
     let bar = progress(bytes);
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let (reading, max_inputs) = (bar.clone(), usize::from(arguments.inputs_per_job));
+    let (reading, max_inputs) = (
+        bar.clone(),
+        usize::from(jobs.inputs_per_job.unwrap_or(INPUTS_PER_JOB)),
+    );
     let cut = Cut {
-        model: arguments.model,
-        namespace: arguments.namespace,
-        named: arguments.named,
-        prefix: arguments.id_prefix,
+        model: arguments.file.model.clone(),
+        namespace: jobs.namespace.clone(),
+        named: jobs.named,
+        prefix: arguments.id_prefix.clone(),
     };
     let reader =
         tokio::task::spawn_blocking(move || read(file(reading), max_inputs, &cut, &sender));
@@ -140,7 +154,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Err(error) => Err(error),
     };
     tally.missing = missing.len() as u64;
-    tally.print(begun.elapsed(), arguments.wait, arguments.json, &queue);
+    tally.print(begun.elapsed(), arguments.wait, is_json, &queue);
     if let Err(error) = ended {
         return failed(error, tally.posted);
     }

@@ -323,6 +323,7 @@ fn meaning(code: Code) -> &'static str {
         Code::Conflict => "the id was used before, with another body",
         Code::Expired => "its `expiration` passed before a worker took it",
         Code::Exhausted => "it failed as often as it may be tried (`retry.max_tries`)",
+        Code::Cancelled => "its run was cancelled before a worker took it (`kiln jobs cancel`)",
     }
 }
 

@@ -206,7 +206,10 @@ impl Suspects {
     fn unseen(&self, delivery: &Delivery) -> Option<Option<Rejection>> {
         let processor = self.processor();
         let intake = &processor.settings.intake;
-        if delivery.verdict().is_some() || delivery.body.len() > intake.max_body_bytes {
+        let verdict = delivery
+            .verdict()
+            .or_else(|| processor.cancelled.verdict(delivery));
+        if verdict.is_some() || delivery.body.len() > intake.max_body_bytes {
             return Some(None);
         }
         if delivery.expires().is_some_and(|at| at <= Instant::now()) {

@@ -1,10 +1,10 @@
-//! Keeps this worker doing what operators have asked of all: taking jobs or not, running schedules or not.
+//! Keeps this worker doing what operators have asked of all: taking jobs or not, running schedules or not, dropping those of cancelled runs.
 
 use super::news::{self, Heard};
 use crate::{
     store::{INTAKE, Paused},
     telemetry::metrics::Metrics,
-    worker::switch::Switch,
+    worker::{cancelled::CancelledRuns, switch::Switch},
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -13,13 +13,21 @@ use tokio::sync::watch;
 pub(in crate::worker) struct Controls {
     paused: watch::Sender<Vec<Paused>>,
     intake: watch::Sender<bool>,
+    cancelled: CancelledRuns,
 }
 
 /// Where it is told, and where it is heard: everything, and taking jobs by itself.
-pub(in crate::worker) fn channels() -> (Controls, watch::Receiver<Vec<Paused>>, Switch) {
+pub(in crate::worker) fn channels(
+    cancelled: CancelledRuns,
+) -> (Controls, watch::Receiver<Vec<Paused>>, Switch) {
     let (paused, heard) = watch::channel(Vec::new());
     let (intake, pause) = Switch::new();
-    (Controls { paused, intake }, heard, pause)
+    let controls = Controls {
+        paused,
+        intake,
+        cancelled,
+    };
+    (controls, heard, pause)
 }
 
 /// Follows what the database says.
@@ -30,6 +38,7 @@ pub(in crate::worker) async fn follow(
 ) -> anyhow::Result<()> {
     loop {
         let news = news::next(&mut heard).await;
+        controls.cancelled.set(&news.cancelled);
         let paused = &news.paused;
         let intake = paused.iter().any(|one| one.name == INTAKE);
         metrics.paused(paused.len(), intake);

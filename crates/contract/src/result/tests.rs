@@ -89,3 +89,19 @@ fn a_rejected_reply_is_the_same_from_its_row() {
     let stored = serde_json::to_string(&rejection).expect("JSON");
     assert_eq!(text(stored_rejected_reply("j \"1\"", &stored)), reply);
 }
+
+#[test]
+fn whole_numbers_have_no_point() {
+    for precision in [Precision::Int8, Precision::Binary] {
+        let info = ModelInfo {
+            precision,
+            ..info(Task::Embedding)
+        };
+        let mut results = ResultsWriter::new(1);
+        results.scored(None, &info, &[0.0, 127.0], false, false);
+        assert_eq!(
+            results.finish(),
+            r#"[{"embedding":[0,127],"cached":false}]"#
+        );
+    }
+}

@@ -107,7 +107,7 @@ fn encoders_refuse_sizes_that_dont_fit() {
     };
     let tables = |width| Tables {
         words: vec![0.0; 3 * width],
-        positions: vec![0.0; 4 * width],
+        positions: Some(vec![0.0; 4 * width]),
         types: Some(vec![0.0; 2 * width]),
         norm: norm(width),
     };
@@ -122,6 +122,7 @@ fn encoders_refuse_sizes_that_dont_fit() {
         attended: layer(6, 6).into(),
         attended_norm: norm(6),
         up: layer(6, 8).into(),
+        gate: None,
         down: layer(7, 6).into(),
         norm: norm(6),
     };

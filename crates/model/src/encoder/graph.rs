@@ -12,6 +12,7 @@ use crate::dense::numbers;
 use crate::hardware::Hardware;
 use crate::manifest::{EncoderActivation, EncoderShape, Pooling};
 use crate::product::{Parts, Products};
+use kiln_kernels::Relative;
 
 /// What a masked score becomes: its exponential is zero in 32-bit floats, without being infinite itself.
 const MASKED: f32 = -1e4;
@@ -20,7 +21,10 @@ const MASKED: f32 = -1e4;
 pub(crate) struct GraphEncoder {
     shape: EncoderShape,
     words: Tensor<2>,
-    positions: Tensor<2>,
+    positions: Option<Tensor<2>>,
+    /// Biases of attention by distance.
+    relative: Option<Relative>,
+    skipped: usize,
     types: Option<Tensor<2>>,
     norm: Norm,
     layers: Vec<Layer>,
@@ -38,6 +42,15 @@ struct Layer {
     norm: Norm,
 }
 
+/// What the tokens of a group see of each other.
+struct View {
+    texts: usize,
+    longest: usize,
+    padding: Tensor<4, Bool>,
+    /// `[1, heads, longest, longest]`.
+    biases: Option<Tensor<4>>,
+}
+
 struct Linear {
     /// `[inputs, outputs]`.
     weight: Parts<2>,
@@ -53,21 +66,25 @@ struct Norm {
 }
 
 impl GraphEncoder {
-    /// Puts the weights on the device.
+    /// Puts the weights on the device; a text's first `skipped` tokens don't count in the mean.
     pub fn new(
         shape: &EncoderShape,
         tables: TableWeights,
         layers: impl Iterator<Item = LayerWeights<LinearWeights>>,
+        skipped: usize,
         hardware: &Hardware,
     ) -> Self {
         let (device, products) = (&hardware.device, hardware.products);
         let eps = shape.norm_eps;
+        let relative = super::relative(shape, &tables);
         let table = |rows: usize, numbers: Vec<f32>| {
             Tensor::from_data(TensorData::new(numbers, [rows, shape.hidden]), device)
         };
         Self {
             words: table(shape.vocabulary, tables.words),
-            positions: table(shape.positions, tables.positions),
+            positions: tables.positions.map(|rows| table(shape.positions, rows)),
+            relative,
+            skipped,
             types: tables.types.map(|types| table(shape.token_types, types)),
             norm: Norm::new(tables.norm, eps, device),
             layers: layers
@@ -155,8 +172,10 @@ impl GraphEncoder {
         let index = |numbers: Vec<i32>| {
             Tensor::<1, Int>::from_data(TensorData::new(numbers, [slots]), &self.device)
         };
-        let mut x = self.words.clone().select(0, index(words))
-            + self.positions.clone().select(0, index(positions));
+        let mut x = self.words.clone().select(0, index(words));
+        if let Some(table) = &self.positions {
+            x = x + table.clone().select(0, index(positions));
+        }
         if let Some(table) = &self.types {
             x = x + table.clone().select(0, index(kinds));
         }
@@ -167,16 +186,29 @@ impl GraphEncoder {
             .reshape([texts, 1, 1, longest])
             .expand([texts, self.shape.heads, longest, longest]);
         x = self.norm.forward(x);
+        let biases = self.relative.as_ref().map(|relative| {
+            let sizes = [1, self.shape.heads, longest, longest];
+            let data = TensorData::new(relative.matrices(longest), sizes);
+            Tensor::<4>::from_data(data, &self.device)
+        });
+        let view = View {
+            texts,
+            longest,
+            padding,
+            biases,
+        };
         for layer in &self.layers {
-            x = self.layer(layer, x, &padding, texts, longest);
+            x = self.layer(layer, x, &view);
         }
         let x: Tensor<3> = x.reshape([texts, longest, self.shape.hidden]);
         match pooling {
             Pooling::Cls => x.narrow(1, 0, 1).squeeze_dim(1),
             Pooling::Mean => {
-                let weights = real
+                let counted = self.counted(real, longest);
+                // Of a text of which none counts, all weights are 0.
+                let weights = counted
                     .clone()
-                    .div(real.sum_dim(1))
+                    .div(counted.sum_dim(1).clamp_min(1.0))
                     .reshape([texts, 1, longest]);
                 let weights = self.products.parts_of_normed(weights);
                 let x = self.products.parts_of_normed(x);
@@ -185,33 +217,31 @@ impl GraphEncoder {
         }
     }
 
-    fn layer(
-        &self,
-        layer: &Layer,
-        x: Tensor<2>,
-        padding: &Tensor<4, Bool>,
-        texts: usize,
-        longest: usize,
-    ) -> Tensor<2> {
-        let attended = self.attention(layer, x.clone(), padding, texts, longest);
+    /// 1 for the tokens that count in the mean.
+    fn counted(&self, real: Tensor<2>, longest: usize) -> Tensor<2> {
+        if self.skipped == 0 {
+            return real;
+        }
+        let counts = (0..longest).map(|token| if token < self.skipped { 0.0 } else { 1.0 });
+        let counts = TensorData::new(counts.collect::<Vec<f32>>(), [1, longest]);
+        real * Tensor::<2>::from_data(counts, &self.device)
+    }
+
+    fn layer(&self, layer: &Layer, x: Tensor<2>, view: &View) -> Tensor<2> {
+        let attended = self.attention(layer, x.clone(), view);
         let x = layer.attended_norm.forward(x + attended);
         let up = self.linear(&layer.up, x.clone());
         let up = match self.shape.activation {
             EncoderActivation::Gelu => activation::gelu(up),
             EncoderActivation::GeluTanh => gelu_tanh(up),
             EncoderActivation::Relu => activation::relu(up),
+            EncoderActivation::Silu => activation::silu(up),
         };
         layer.norm.forward(x + self.linear(&layer.down, up))
     }
 
-    fn attention(
-        &self,
-        layer: &Layer,
-        x: Tensor<2>,
-        padding: &Tensor<4, Bool>,
-        texts: usize,
-        longest: usize,
-    ) -> Tensor<2> {
+    fn attention(&self, layer: &Layer, x: Tensor<2>, view: &View) -> Tensor<2> {
+        let (texts, longest) = (view.texts, view.longest);
         let (heads, hidden) = (self.shape.heads, self.shape.hidden);
         let width = hidden / heads;
         let mixed = self
@@ -221,10 +251,13 @@ impl GraphEncoder {
         let mixed = self.products.parts_of_normed(mixed);
         let [query, key, value] = [0, 1, 2].map(|n| mixed.map(|x| x.narrow(1, n * heads, heads)));
         let scale = 1.0 / (width as f32).sqrt();
-        let scores = query
+        let mut scores = query
             .times(&key.map(|key| key.swap_dims(2, 3)))
-            .mul_scalar(scale)
-            .mask_fill(padding.clone(), MASKED);
+            .mul_scalar(scale);
+        if let Some(biases) = &view.biases {
+            scores = scores + biases.clone();
+        }
+        let scores = scores.mask_fill(view.padding.clone(), MASKED);
         let scores = self
             .products
             .parts_of_normed(activation::softmax(scores, 3));

@@ -1,16 +1,19 @@
 //! From the tokens' vectors to the outputs: one vector a text, an optional layer on it, and what the task asks for.
 
-use super::weights::LinearWeights;
-use crate::manifest::{DenseActivation, Head, OutputActivation, Pooling};
+use super::weights::{LinearWeights, NormWeights};
+use crate::manifest::{DenseActivation, Head, Output, OutputActivation, Pooling};
 use crate::weights::Weights;
-use kiln_kernels::{self as kernels, Finish, PackedLinear};
+use kiln_kernels::{self as kernels, Finish, Norm, PackedLinear};
 
 /// A head's layers.
 pub(super) struct HeadLayers {
     pub pooling: Pooling,
     dense: Option<(PackedLinear, Finish)>,
+    dense_norm: Option<Norm>,
     output: Option<PackedLinear>,
     activation: OutputActivation,
+    /// How many of an embedding's numbers are kept, from the first on (Kusupati et al., "Matryoshka Representation Learning", 2022).
+    kept: usize,
     normalise: bool,
 }
 
@@ -21,7 +24,7 @@ impl HeadLayers {
         hidden: usize,
         head: &Head,
         outputs: Option<usize>,
-        activation: OutputActivation,
+        output: &Output,
     ) -> Self {
         let mut packed = |name: &str, inputs, outputs, bias| {
             LinearWeights::take(weights, name, inputs, outputs, bias).packed()
@@ -31,6 +34,7 @@ impl HeadLayers {
                 DenseActivation::Identity => Finish::Plain,
                 DenseActivation::Relu => Finish::Relu,
                 DenseActivation::Tanh => Finish::Tanh,
+                DenseActivation::Gelu => Finish::Gelu,
             };
             (
                 packed("head.dense", hidden, dense.width, dense.bias),
@@ -42,7 +46,12 @@ impl HeadLayers {
             pooling: head.pooling,
             dense,
             output: outputs.map(|outputs| packed("head.output", inputs, outputs, true)),
-            activation,
+            dense_norm: head
+                .dense
+                .and_then(|dense| dense.norm_eps)
+                .map(|eps| NormWeights::take(weights, "head.dense_norm").into_kernel(eps)),
+            activation: output.activation,
+            kept: output.width.unwrap_or(usize::MAX),
             normalise: head.normalise,
         }
     }
@@ -52,11 +61,24 @@ impl HeadLayers {
         let mut x = pooled;
         if let Some((dense, finish)) = &self.dense {
             x = dense.forward(&x, *finish);
+            if let Some(norm) = &self.dense_norm {
+                for row in x.chunks_exact_mut(norm.weight.len().max(1)) {
+                    kernels::layer_norm(row, norm);
+                }
+            }
         }
         if let Some(output) = &self.output {
             x = output.forward(&x, Finish::Plain);
         }
-        let width = (x.len() / texts.max(1)).max(1);
+        let mut width = (x.len() / texts.max(1)).max(1);
+        if self.kept < width {
+            let rows = x.chunks_exact(width);
+            x = rows
+                .flat_map(|row| row.iter().take(self.kept))
+                .copied()
+                .collect();
+            width = self.kept;
+        }
         for row in x.chunks_exact_mut(width) {
             match self.activation {
                 OutputActivation::Identity => {}

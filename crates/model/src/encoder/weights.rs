@@ -3,7 +3,7 @@
 use crate::manifest::{EncoderShape, Head};
 use crate::weights::{Expected, Weights};
 use kiln_contract::model::WeightPrecision;
-use kiln_kernels::{Linear, PackedLinear, QuantisedLinear};
+use kiln_kernels::{Linear, Norm, PackedLinear, QuantisedLinear, layer_norm};
 
 /// Every tensor of an encoder with this head; `outputs` is the width of the last layer, if there is one. In bytes are the layers'
 /// weights alone, each with its outputs' scales beside it.
@@ -14,10 +14,16 @@ pub(crate) fn expected(
     precision: WeightPrecision,
 ) -> Vec<Expected> {
     let hidden = shape.hidden;
-    let mut all = vec![
-        Expected::new("embeddings.word.weight", [shape.vocabulary, hidden]),
-        Expected::new("embeddings.position.weight", [shape.positions, hidden]),
-    ];
+    let mut all = vec![Expected::new(
+        "embeddings.word.weight",
+        [shape.vocabulary, hidden],
+    )];
+    if shape.position_table {
+        all.push(Expected::new(
+            "embeddings.position.weight",
+            [shape.positions, hidden],
+        ));
+    }
     if shape.token_types > 0 {
         all.push(Expected::new(
             "embeddings.type.weight",
@@ -44,6 +50,7 @@ pub(crate) fn expected(
         all.push(Expected::new(format!("{name}.bias"), [outputs]));
     };
     norm(&mut all, "embeddings.norm");
+    all.extend(of_distances(shape));
     for layer in 0..shape.layers {
         for part in ["query", "key", "value", "attended"] {
             in_layer(&mut all, &format!("layers.{layer}.{part}"), hidden, hidden);
@@ -51,15 +58,42 @@ pub(crate) fn expected(
         norm(&mut all, &format!("layers.{layer}.attended_norm"));
         let (up, down) = (format!("layers.{layer}.up"), format!("layers.{layer}.down"));
         in_layer(&mut all, &up, hidden, shape.intermediate);
+        if shape.gate {
+            let gate = format!("layers.{layer}.gate");
+            in_layer(&mut all, &gate, hidden, shape.intermediate);
+        }
         in_layer(&mut all, &down, shape.intermediate, hidden);
         norm(&mut all, &format!("layers.{layer}.norm"));
     }
     if let Some(dense) = head.dense {
         linear(&mut all, "head.dense", hidden, dense.width, dense.bias);
+        if dense.norm_eps.is_some() {
+            let width = [dense.width];
+            all.push(Expected::new("head.dense_norm.weight", width));
+            all.push(Expected::new("head.dense_norm.bias", width));
+        }
     }
     if let Some(outputs) = outputs {
         let inputs = head.dense.map_or(hidden, |dense| dense.width);
         linear(&mut all, "head.output", inputs, outputs, true);
+    }
+    all
+}
+
+/// The tensors by which tokens know how far apart they are.
+fn of_distances(shape: &EncoderShape) -> Vec<Expected> {
+    let mut all = Vec::new();
+    if let Some(relative) = shape.relative {
+        let size = [relative.buckets, shape.heads];
+        all.push(Expected::new("relative.weight", size));
+    }
+    if let Some(distances) = shape.disentangled {
+        let size = [distances.rows(), shape.hidden];
+        all.push(Expected::new("distances.weight", size));
+        if distances.norm {
+            all.push(Expected::new("distances.norm.weight", [shape.hidden]));
+            all.push(Expected::new("distances.norm.bias", [shape.hidden]));
+        }
     }
     all
 }
@@ -69,10 +103,14 @@ pub(crate) struct TableWeights {
     /// `[vocabulary, hidden]`.
     pub words: Vec<f32>,
     /// `[positions, hidden]`.
-    pub positions: Vec<f32>,
+    pub positions: Option<Vec<f32>>,
     /// `[token_types, hidden]`.
     pub types: Option<Vec<f32>>,
     pub norm: NormWeights,
+    /// `[buckets, heads]`.
+    pub relative: Option<Vec<f32>>,
+    /// `[rows, hidden]`.
+    pub distances: Option<Vec<f32>>,
 }
 
 pub(crate) struct LayerWeights<L> {
@@ -82,6 +120,7 @@ pub(crate) struct LayerWeights<L> {
     pub attended: L,
     pub attended_norm: NormWeights,
     pub up: L,
+    pub gate: Option<L>,
     pub down: L,
     pub norm: NormWeights,
 }
@@ -127,11 +166,29 @@ impl TableWeights {
     pub fn take(weights: &mut Weights, shape: &EncoderShape) -> Self {
         Self {
             words: weights.take("embeddings.word.weight"),
-            positions: weights.take("embeddings.position.weight"),
+            positions: shape
+                .position_table
+                .then(|| weights.take("embeddings.position.weight")),
             types: (shape.token_types > 0).then(|| weights.take("embeddings.type.weight")),
             norm: NormWeights::take(weights, "embeddings.norm"),
+            relative: shape.relative.map(|_| weights.take("relative.weight")),
+            distances: shape
+                .disentangled
+                .map(|distances| normed_distances(weights, shape, distances.norm)),
         }
     }
+}
+
+/// The rows of embedded distances, through their norm where they have one.
+fn normed_distances(weights: &mut Weights, shape: &EncoderShape, norm: bool) -> Vec<f32> {
+    let mut rows = weights.take("distances.weight");
+    if norm {
+        let norm = NormWeights::take(weights, "distances.norm").into_kernel(shape.norm_eps);
+        for row in rows.chunks_exact_mut(shape.hidden) {
+            layer_norm(row, &norm);
+        }
+    }
+    rows
 }
 
 impl<L: LayerLinear> LayerWeights<L> {
@@ -153,12 +210,14 @@ impl<L: LayerLinear> LayerWeights<L> {
             linear("up", hidden, between),
             linear("down", between, hidden),
         );
+        let gate = shape.gate.then(|| linear("gate", hidden, between));
         Self {
             query,
             key,
             value,
             attended,
             up,
+            gate,
             down,
             attended_norm: NormWeights::take(weights, &format!("layers.{layer}.attended_norm")),
             norm: NormWeights::take(weights, &format!("layers.{layer}.norm")),
@@ -256,7 +315,17 @@ impl LinearWeights {
 }
 
 impl NormWeights {
-    fn take(weights: &mut Weights, name: &str) -> Self {
+    /// As the processor's kernels take it.
+    pub fn into_kernel(self, eps: f32) -> Norm {
+        Norm {
+            weight: self.weight,
+            bias: self.bias,
+            eps,
+        }
+    }
+
+    /// Takes one norm's weight and bias.
+    pub fn take(weights: &mut Weights, name: &str) -> Self {
         Self {
             weight: weights.take(&format!("{name}.weight")),
             bias: weights.take(&format!("{name}.bias")),

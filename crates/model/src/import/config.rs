@@ -1,23 +1,29 @@
 //! What `config.json` says of a model, in the words of Kiln's manifest.
 
+mod deberta;
+mod modern;
+mod shape;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::error::{ImportError, read_json};
 use super::names::Family;
 use super::options::ImportOptions;
-use crate::manifest::{
-    DenseActivation, EncoderActivation, EncoderShape, Head, HeadDense, OutputActivation, Pooling,
-};
+use crate::manifest::{Head, OutputActivation};
 use kiln_contract::model::PairRule;
+pub(super) use modern::NomicHubConfig;
+pub(super) use shape::{Form, Lacking};
 
 /// Architectures that are taken, for messages.
 const KNOWN: &str = "BertModel, BertForSequenceClassification, DistilBertModel, \
     DistilBertForSequenceClassification, RobertaModel, RobertaForSequenceClassification, XLMRobertaModel, \
-    XLMRobertaForSequenceClassification";
+    XLMRobertaForSequenceClassification, MPNetModel, MPNetForSequenceClassification, ModernBertModel, \
+    ModernBertForSequenceClassification, NomicBertModel, DebertaV2Model, DebertaV2ForSequenceClassification";
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct HfConfig {
     #[serde(default)]
     architectures: Vec<String>,
@@ -33,11 +39,12 @@ pub(super) struct HfConfig {
     max_position_embeddings: usize,
     #[serde(default)]
     type_vocab_size: usize,
-    #[serde(alias = "activation")]
+    #[serde(alias = "activation", alias = "hidden_activation")]
     hidden_act: String,
     #[serde(default = "bert_eps")]
     layer_norm_eps: f32,
     pad_token_id: Option<usize>,
+    relative_attention_num_buckets: Option<usize>,
     #[serde(default)]
     id2label: BTreeMap<String, String>,
     num_labels: Option<usize>,
@@ -96,6 +103,15 @@ pub(super) fn architecture(config: &HfConfig) -> Result<(Family, bool), String> 
         "RobertaForSequenceClassification" | "XLMRobertaForSequenceClassification" => {
             (Family::Roberta, true)
         }
+        "MPNetModel" | "MPNetForMaskedLM" => (Family::Mpnet, false),
+        "MPNetForSequenceClassification" => (Family::Mpnet, true),
+        "ModernBertModel" | "ModernBertForMaskedLM" => (Family::ModernBert, false),
+        "ModernBertForSequenceClassification" => (Family::ModernBert, true),
+        "NomicBertModel" | "NomicBertForMaskedLM" | "NomicBertForPreTraining" => {
+            (Family::Nomic, false)
+        }
+        "DebertaV2Model" | "DebertaV2ForMaskedLM" => (Family::Deberta, false),
+        "DebertaV2ForSequenceClassification" => (Family::Deberta, true),
         other => {
             return Err(format!(
                 "architectures: found {other:?}, expected one of {KNOWN}"
@@ -117,62 +133,27 @@ pub(super) fn architecture(config: &HfConfig) -> Result<(Family, bool), String> 
     }
 }
 
-/// The encoder's sizes, or what isn't taken.
-pub(super) fn shape(config: &HfConfig, family: Family) -> Result<EncoderShape, String> {
-    let activation = match config.hidden_act.as_str() {
-        "gelu" => EncoderActivation::Gelu,
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => EncoderActivation::GeluTanh,
-        "relu" => EncoderActivation::Relu,
-        other => {
-            return Err(format!(
-                "hidden_act: found {other:?}, expected gelu, gelu_new, gelu_pytorch_tanh, gelu_fast or relu"
-            ));
+/// The configuration in `file` once more, with what only its family has.
+pub(super) fn form(config: &HfConfig, family: Family, file: &Path) -> Result<Form, ImportError> {
+    let form = match family {
+        Family::ModernBert => modern::modern(config, &read_json(file)?),
+        Family::Nomic => modern::nomic(config, &read_json(file)?),
+        Family::Deberta => deberta::deberta(config, &read_json(file)?),
+        Family::Bert | Family::DistilBert | Family::Roberta | Family::Mpnet => {
+            shape::usual(config, family)
         }
     };
-    Ok(EncoderShape {
-        layers: config.num_hidden_layers,
-        hidden: config.hidden_size,
-        heads: config.num_attention_heads,
-        intermediate: config.intermediate_size,
-        vocabulary: config.vocab_size,
-        positions: config.max_position_embeddings,
-        position_offset: match family {
-            Family::Roberta => config.pad_token_id.unwrap_or(1) + 1,
-            Family::Bert | Family::DistilBert => 0,
-        },
-        token_types: match family {
-            Family::DistilBert => 0,
-            Family::Bert | Family::Roberta => config.type_vocab_size,
-        },
-        activation,
-        norm_eps: match family {
-            // Fixed in the reference implementation.
-            Family::DistilBert => 1e-12,
-            Family::Bert | Family::Roberta => config.layer_norm_eps,
-        },
-    })
+    form.map_err(|message| ImportError::new(file, message))
 }
 
 /// A classifier's.
 pub(super) fn classification(
     config: &HfConfig,
     sentence: Option<&CrossEncoderConfig>,
-    family: Family,
-    shape: &EncoderShape,
+    head: &Head,
     options: &ImportOptions,
 ) -> Purpose {
-    let head = Head {
-        pooling: Pooling::Cls,
-        dense: Some(HeadDense {
-            width: shape.hidden,
-            activation: match family {
-                Family::DistilBert => DenseActivation::Relu,
-                Family::Bert | Family::Roberta => DenseActivation::Tanh,
-            },
-            bias: true,
-        }),
-        normalise: false,
-    };
+    let head = head.clone();
     let count = config.num_labels.unwrap_or(match config.id2label.len() {
         0 => 2,
         named => named,

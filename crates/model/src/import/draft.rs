@@ -59,6 +59,8 @@ struct OutputDraft<'a> {
     width: Option<usize>,
     activation: OutputActivation,
     precision: Precision,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    range: Option<f32>,
 }
 
 #[derive(Default, Serialize)]
@@ -117,6 +119,7 @@ impl<'a> Draft<'a> {
                 width,
                 activation: plan.purpose.activation,
                 precision: options.precision,
+                range: options.range,
             },
             tokenizer: tokenizer_file(plan, tokenizer),
             encoder: &plan.shape,

@@ -1,5 +1,9 @@
 //! What each family of encoders calls the tensors that Kiln's manifest calls by one name.
 
+mod newer;
+
+pub(super) use newer::prepare;
+
 /// A family of encoders: the same arithmetic under other names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
@@ -7,6 +11,11 @@ pub(super) enum Family {
     DistilBert,
     /// RoBERTa and XLM-RoBERTa.
     Roberta,
+    Mpnet,
+    ModernBert,
+    Nomic,
+    /// DeBERTa of versions 2 and 3.
+    Deberta,
 }
 
 impl Family {
@@ -16,12 +25,23 @@ impl Family {
             Family::Bert => "bert.",
             Family::DistilBert => "distilbert.",
             Family::Roberta => "roberta.",
+            Family::Mpnet => "mpnet.",
+            Family::ModernBert => "model.",
+            Family::Nomic => "nomic_bert.",
+            Family::Deberta => "deberta.",
         }
     }
 
     /// The family's name for one of Kiln's tensors, without the prefix, and whether it belongs to the encoder (and so
-    /// may have the prefix).
-    pub fn source_name(self, ours: &str) -> Option<(String, bool)> {
+    /// may have the prefix), in a model of so many layers.
+    pub fn source_name(self, ours: &str, layers: usize) -> Option<(String, bool)> {
+        match self {
+            Family::ModernBert => return newer::modern(ours, layers),
+            Family::Nomic => return newer::nomic(ours),
+            Family::Deberta => return newer::deberta(ours),
+            Family::Mpnet => return newer::mpnet(ours),
+            Family::Bert | Family::DistilBert | Family::Roberta => {}
+        }
         let (stem, kind) = ours.rsplit_once('.')?;
         if let Some(head) = stem.strip_prefix("head.") {
             let (name, encoder) = match (self, head) {
@@ -46,6 +66,7 @@ impl Family {
         }
         let (layer, part) = stem.strip_prefix("layers.")?.split_once('.')?;
         let name = match self {
+            Family::Mpnet | Family::ModernBert | Family::Nomic | Family::Deberta => return None,
             Family::Bert | Family::Roberta => {
                 let part = match part {
                     "query" => "attention.self.query",
@@ -82,6 +103,20 @@ impl Family {
     /// pools otherwise, the heads of pre-training.
     pub fn is_left_out(self, name: &str) -> bool {
         let name = name.strip_prefix(self.prefix()).unwrap_or(name);
+        let of_family: &[&str] = match self {
+            // Of its pre-training.
+            Family::ModernBert => &["head.", "decoder."],
+            // The reference implementation leaves the table out, too.
+            Family::Deberta => &[
+                "embeddings.position_embeddings.",
+                "lm_predictions.",
+                "mask_predictions.",
+            ],
+            _ => &[],
+        };
+        if of_family.iter().any(|prefix| name.starts_with(prefix)) {
+            return true;
+        }
         matches!(
             name,
             "embeddings.position_ids" | "embeddings.token_type_ids"

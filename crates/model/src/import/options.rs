@@ -22,6 +22,12 @@ pub struct ImportOptions {
     pub activation: Option<OutputActivation>,
     pub max_tokens: Option<usize>,
     pub ttl_seconds: Option<u64>,
+    /// Which of the folder's prompts stands before texts; `none` for none, and otherwise the folder's own choice.
+    pub prompt: Option<String>,
+    /// How many of an embedding's numbers are kept.
+    pub width: Option<usize>,
+    /// What 127 stands for in embeddings of whole numbers.
+    pub range: Option<f32>,
     /// How exact embeddings are.
     pub precision: Precision,
 }

@@ -68,6 +68,7 @@ impl Modules {
             pooling: Pooling::Mean,
             dense: None,
             normalise: false,
+            include_prompt: true,
         };
         let mut dense_folder = None;
         let mut pooled = false;
@@ -76,7 +77,7 @@ impl Modules {
             match last_segment(&entry.kind) {
                 "Transformer" => {}
                 "Pooling" => {
-                    head.pooling = pooling(&path.join("config.json"))?;
+                    (head.pooling, head.include_prompt) = pooling(&path.join("config.json"))?;
                     pooled = true;
                 }
                 "Dense" if head.dense.is_none() && !head.normalise => {
@@ -145,10 +146,12 @@ fn dense(file: &Path, shape: &EncoderShape) -> Result<HeadDense, ImportError> {
         width: config.out_features,
         activation,
         bias: config.bias,
+        norm_eps: None,
     })
 }
 
-fn pooling(file: &Path) -> Result<Pooling, ImportError> {
+/// How tokens' vectors become one, and whether a prompt's are among them.
+fn pooling(file: &Path) -> Result<(Pooling, bool), ImportError> {
     let config: BTreeMap<String, serde_json::Value> = read_json(file)?;
     let mut modes: Vec<String> = config
         .iter()
@@ -160,17 +163,21 @@ fn pooling(file: &Path) -> Result<Pooling, ImportError> {
     if let Some(serde_json::Value::String(mode)) = config.get("pooling_mode") {
         modes.push(mode.clone());
     }
-    match modes
+    let includes = config.get("include_prompt") != Some(&serde_json::Value::Bool(false));
+    let pooling = match modes
         .iter()
         .map(String::as_str)
         .collect::<Vec<_>>()
         .as_slice()
     {
-        ["mean_tokens" | "mean"] => Ok(Pooling::Mean),
-        ["cls_token" | "cls"] => Ok(Pooling::Cls),
-        _ => Err(ImportError::new(
-            file,
-            format!("pools by {modes:?}, expected mean_tokens or cls_token alone"),
-        )),
-    }
+        ["mean_tokens" | "mean"] => Pooling::Mean,
+        ["cls_token" | "cls"] => Pooling::Cls,
+        _ => {
+            return Err(ImportError::new(
+                file,
+                format!("pools by {modes:?}, expected mean_tokens or cls_token alone"),
+            ));
+        }
+    };
+    Ok((pooling, includes))
 }

@@ -22,7 +22,7 @@ pub(super) type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
 
 /// The model's tensors under Kiln's names, each with the shape that the encoder expects.
 pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
-    let mut found = source::read(&plan.transformer)?;
+    let mut found = names::prepare(source::read(&plan.transformer)?, plan.family)?;
     let mut tensors = BTreeMap::new();
     let outputs = match &plan.purpose.task {
         PlannedTask::Classification(labels) => Some(labels.len()),
@@ -33,13 +33,15 @@ pub(super) fn tensors(plan: &Plan) -> Result<Tensors, ImportError> {
         Some(folder) => Some((folder, source::read(folder)?)),
         None => None,
     };
+    let source_name = |ours: &str| plan.family.source_name(ours, plan.shape.layers);
     for expected in Encoder::tensors(&plan.shape, &plan.purpose.head, outputs) {
         let numbers = match (&mut dense, expected.name.strip_prefix("head.dense.")) {
             (Some((folder, found)), Some(kind)) => {
                 take(found, folder, &[format!("linear.{kind}")], &expected)?
             }
+            _ if plan.lacking.has(&expected.name) => vec![0.0; expected.shape.iter().product()],
             _ => {
-                let (name, encoder) = plan.family.source_name(&expected.name).ok_or_else(|| {
+                let (name, encoder) = source_name(&expected.name).ok_or_else(|| {
                     ImportError::new(
                         &plan.transformer,
                         format!("this architecture has no tensor for \"{}\"", expected.name),

@@ -14,6 +14,8 @@ use crate::runner::{Limits, Runner};
 use crate::{Backend, ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
 use kiln_kernels::ThreadPool;
 
+mod newer;
+
 /// As small as they may be: a request is never cut.
 const LIMITS: Limits = Limits {
     batch_rows: 1,
@@ -59,6 +61,10 @@ fn options(name: &str, models_dir: &Path) -> ImportOptions {
         activation: None,
         max_tokens: None,
         ttl_seconds: None,
+        prompt: None,
+        // What the fixture of that name was cut to.
+        width: (name == "mpnet-matryoshka").then_some(16),
+        range: None,
         precision: Precision::Single,
     }
 }
@@ -85,13 +91,15 @@ fn read_expected(name: &str) -> Expected {
     serde_json::from_slice(&fs::read(fixtures().join(name).join("expected.json")).unwrap()).unwrap()
 }
 
-const MODELS: [&str; 16] = [
+const MODELS: [&str; 21] = [
     "bert-base",
     "bert-classifier",
     "bert-cross-encoder",
     "bert-half",
     "bert-left",
     "bert-multi-label",
+    "bert-prompt",
+    "bert-prompt-apart",
     "bert-regression",
     "bert-reranker",
     "bert-sentence",
@@ -99,19 +107,34 @@ const MODELS: [&str; 16] = [
     "bert-sharded",
     "distilbert-base",
     "distilbert-classifier",
+    "mpnet-classifier",
+    "mpnet-matryoshka",
+    "mpnet-sentence",
     "roberta-base",
     "roberta-classifier",
     "xlm-roberta-classifier",
 ];
 
+/// Those that no graph computes.
+const ON_KERNELS: [&str; 8] = [
+    "deberta-base",
+    "deberta-classifier",
+    "deberta-cross-encoder",
+    "modernbert-biased",
+    "modernbert-classifier",
+    "modernbert-sentence",
+    "nomic-base",
+    "nomic-hub",
+];
+
 /// The largest difference from the reference over every model.
-async fn compare(backend: Backend, tolerance: f32) {
+async fn compare(models: &[&str], backend: Backend, tolerance: f32) {
     let dir = tempfile::tempdir().unwrap();
-    for name in MODELS {
+    for name in models {
         import(&options(name, dir.path())).unwrap_or_else(|error| panic!("{error}"));
     }
     let registry = open(dir.path(), backend, 2);
-    for name in MODELS {
+    for name in models {
         let expected = read_expected(name);
         let rows = expected.inputs.iter().map(Input::row).collect();
         let scored = score(&registry, name, rows).await;
@@ -141,18 +164,19 @@ fn assert_near(name: &str, outputs: &[f32], expected: &Expected, tolerance: f32)
 
 #[tokio::test]
 async fn every_architecture_answers_as_its_reference_does() {
-    compare(Backend::Cpu, 1e-5).await;
+    compare(&MODELS, Backend::Cpu, 1e-5).await;
+    compare(&ON_KERNELS, Backend::Cpu, 1e-5).await;
 }
 
 #[tokio::test]
 async fn every_graph_answers_as_its_reference_does() {
-    compare(Backend::Flex, 1e-5).await;
+    compare(&MODELS, Backend::Flex, 1e-5).await;
 }
 
 #[cfg(feature = "ndarray")]
 #[tokio::test]
 async fn every_graph_answers_on_ndarray_as_its_reference_does() {
-    compare(Backend::Ndarray, 1e-5).await;
+    compare(&MODELS, Backend::Ndarray, 1e-5).await;
 }
 
 #[test]
@@ -183,20 +207,27 @@ fn a_graph_holds_its_bound_beside_longer_texts() {
 #[tokio::test]
 async fn a_graphics_processor_answers_as_the_reference_does() {
     for backend in crate::fixtures::GRAPHICS {
-        compare(*backend, 1e-4).await;
+        compare(&MODELS, *backend, 1e-4).await;
     }
 }
 
 #[tokio::test]
 async fn a_score_is_a_function_of_its_input_alone() {
     let dir = tempfile::tempdir().unwrap();
-    for name in ["bert-classifier", "roberta-base"] {
+    let models = [
+        "bert-classifier",
+        "roberta-base",
+        "bert-prompt-apart",
+        "mpnet-sentence",
+    ];
+    let models: Vec<&str> = models.into_iter().chain(ON_KERNELS).collect();
+    for name in &models {
         import(&options(name, dir.path())).unwrap();
     }
-    for name in ["bert-classifier", "roberta-base"] {
+    let many = open(dir.path(), Backend::Cpu, 3);
+    let one = open(dir.path(), Backend::Cpu, 1);
+    for name in models {
         let rows: Vec<TextRow> = read_expected(name).inputs.iter().map(Input::row).collect();
-        let many = open(dir.path(), Backend::Cpu, 3);
-        let one = open(dir.path(), Backend::Cpu, 1);
         let together = score(&many, name, rows.clone()).await.outputs;
         let width = together.len() / rows.len();
         let mut backwards: Vec<TextRow> = rows.iter().rev().cloned().collect();
@@ -285,9 +316,9 @@ fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
         ],
     );
     refused(
-        &config("hidden_act", serde_json::json!("silu")),
+        &config("hidden_act", serde_json::json!("mish")),
         "config.json",
-        &["hidden_act", "silu", "gelu"],
+        &["hidden_act", "mish", "gelu"],
     );
     refused(
         &config("position_embedding_type", serde_json::json!("relative_key")),
@@ -301,7 +332,7 @@ fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
     );
     refused(
         &config("num_attention_heads", serde_json::json!(5)),
-        "manifest.toml",
+        "config.json",
         &["encoder.heads", "divide"],
     );
     refused(

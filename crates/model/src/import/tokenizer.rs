@@ -35,5 +35,6 @@ pub(super) fn tokenizer_file(plan: &Plan, bytes: &[u8]) -> TokenizerFile {
         sha256: hex::encode(Sha256::digest(bytes)),
         max_tokens: plan.max_tokens,
         truncate: plan.truncate,
+        prompt: plan.prompt.clone(),
     }
 }

@@ -97,6 +97,10 @@ fn has_no_other_options(options: &ImportOptions) -> Result<(), ImportError> {
         ("--activation", options.activation.is_some()),
         ("--max-tokens", options.max_tokens.is_some()),
         ("--half", options.precision == Precision::Half),
+        ("--precision", options.precision != Precision::Single),
+        ("--prompt", options.prompt.is_some()),
+        ("--width", options.width.is_some()),
+        ("--range", options.range.is_some()),
     ];
     match given.iter().find(|(_, is_given)| *is_given) {
         None => Ok(()),

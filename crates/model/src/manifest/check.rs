@@ -5,7 +5,7 @@ mod rules;
 
 use std::collections::BTreeSet;
 
-use kiln_contract::model::{PairRule, Precision, WeightPrecision};
+use kiln_contract::model::{PairRule, WeightPrecision};
 
 use super::tables::{
     Architecture, FeatureInput, Golden, Manifest, NgramShape, OutputActivation, TaskName,
@@ -82,12 +82,10 @@ impl Manifest {
                 "only an embedding has a width",
             ));
         }
-        if output.task != TaskName::Embedding && output.precision == Precision::Half {
-            return Err(LoadError::field(
-                "output.precision",
-                "only an embedding is kept in halves",
-            ));
-        }
+        rules::check_precision(
+            output,
+            self.head.as_ref().is_some_and(|head| head.normalise),
+        )?;
         match output.task {
             TaskName::Classification => {
                 if output.labels.len() < 2 || output.labels.len() > MAX_LABELS {
@@ -168,7 +166,7 @@ impl Manifest {
         if let (Some(shape), Some(tokenizer), Some(head)) =
             (&self.encoder, &self.tokenizer, &self.head)
         {
-            encoder::check(shape, tokenizer, head, &self.output)?;
+            encoder::check(shape, tokenizer, head, self.text.as_ref(), &self.output)?;
         }
         if let Some(mlp) = &self.mlp
             && let Some(i) = mlp

@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
 use crate::quantise::QuantisationCost;
+use crate::rounding::BITS;
 use crate::text::{TextRules, UnicodeForm};
 
+use super::encoder::{EncoderShape, Head};
 pub(crate) use super::trees::{TreesFormat, TreesShape};
 
 /// A manifest as written.
@@ -113,12 +115,14 @@ pub(crate) struct Output {
     /// The labels of a classification, in the order of the last layer's rows.
     #[serde(default)]
     pub labels: Vec<String>,
-    /// The width of an embedding.
+    /// The width of an embedding. An encoder may give more: the first numbers are kept.
     pub width: Option<usize>,
     #[serde(default)]
     pub activation: OutputActivation,
     #[serde(default)]
     pub precision: Precision,
+    /// What the whole number 127 stands for, in embeddings of whole numbers.
+    pub range: Option<f32>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -210,6 +214,9 @@ pub(crate) struct TokenizerFile {
     /// Where they are cut.
     #[serde(default)]
     pub truncate: TruncationSide,
+    /// Stands before every text, as the model was trained with: "query: ". It isn't part of what a score is kept under, and counts in `max_tokens`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt: String,
 }
 
 /// The end at which a text that is too long loses tokens.
@@ -223,83 +230,6 @@ pub(crate) enum TruncationSide {
 
 fn default_tokenizer_file() -> String {
     "tokenizer.json".to_owned()
-}
-
-/// `[encoder]`: the transformer's sizes, in the words of Hugging Face's `config.json`.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct EncoderShape {
-    pub layers: usize,
-    pub hidden: usize,
-    pub heads: usize,
-    pub intermediate: usize,
-    /// Rows of the word table.
-    pub vocabulary: usize,
-    /// Rows of the position table.
-    pub positions: usize,
-    /// The first token's row in the position table: 2 for RoBERTa's kind, which keeps two rows for itself. Where it isn't 0,
-    /// the row before belongs to the padding token, whose number in the vocabulary is the same: written out in a text, it
-    /// takes that row and isn't counted.
-    #[serde(default)]
-    pub position_offset: usize,
-    /// Rows of the token type table; 0 if the model has none.
-    #[serde(default)]
-    pub token_types: usize,
-    pub activation: EncoderActivation,
-    pub norm_eps: f32,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum EncoderActivation {
-    /// The exact one, by the error function.
-    Gelu,
-    /// The approximation by a hyperbolic tangent.
-    GeluTanh,
-    Relu,
-}
-
-/// `[head]`: from a vector a token to the outputs.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Head {
-    pub pooling: Pooling,
-    /// A layer on the pooled vector, before the last one.
-    pub dense: Option<HeadDense>,
-    /// Whether an embedding is scaled to length 1.
-    #[serde(default)]
-    pub normalise: bool,
-}
-
-/// How the tokens' vectors become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Pooling {
-    /// The mean over all tokens, special ones included.
-    Mean,
-    /// The first token's.
-    Cls,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct HeadDense {
-    pub width: usize,
-    pub activation: DenseActivation,
-    #[serde(default = "default_true")]
-    pub bias: bool,
-}
-
-fn default_true() -> bool {
-    true
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DenseActivation {
-    Identity,
-    Relu,
-    Tanh,
 }
 
 /// `[[golden]]`: an input and what the model must answer.
@@ -362,7 +292,15 @@ impl Manifest {
         }
     }
 
-    /// Numbers per row that come out.
+    /// Numbers per row of what is given: bits share bytes.
+    pub fn result_width(&self) -> usize {
+        match self.output.precision {
+            Precision::Binary => self.output_width() / BITS,
+            _ => self.output_width(),
+        }
+    }
+
+    /// Numbers per row that come out of the network.
     pub fn output_width(&self) -> usize {
         match self.output.task {
             TaskName::Classification => self.output.labels.len(),

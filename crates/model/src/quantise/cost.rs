@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 
-use kiln_contract::model::Task;
+use kiln_contract::model::{Precision, Task};
 use serde::{Deserialize, Serialize};
+
+use crate::rounding::unpacked;
 
 /// Texts before it that an embedding is compared with.
 const NEIGHBOURS: usize = 8;
@@ -67,6 +69,7 @@ impl QuantisationCost {
 #[derive(Debug)]
 pub struct CostMeter {
     task: Task,
+    precision: Precision,
     texts: usize,
     largest: f32,
     sum: f64,
@@ -80,10 +83,11 @@ pub struct CostMeter {
 }
 
 impl CostMeter {
-    /// For a model that does this.
-    pub fn new(task: Task) -> Self {
+    /// For a model that does this, with outputs of that precision.
+    pub fn new(task: Task, precision: Precision) -> Self {
         Self {
             task,
+            precision,
             texts: 0,
             largest: 0.0,
             sum: 0.0,
@@ -114,6 +118,9 @@ impl CostMeter {
                 }
                 self.clear.1 += usize::from(margin > CLEAR_MARGIN);
                 self.rank(before.get(label), after.get(label));
+            }
+            Task::Embedding if self.precision == Precision::Binary => {
+                self.embedding(&unpacked(before), &unpacked(after));
             }
             Task::Embedding => self.embedding(before, after),
         }
@@ -228,7 +235,7 @@ mod tests {
     #[test]
     fn a_classifiers_cost() {
         let labels = ["a", "b"].map(str::to_owned).to_vec();
-        let mut meter = CostMeter::new(Task::Classification { labels });
+        let mut meter = CostMeter::new(Task::Classification { labels }, Precision::Single);
         assert_eq!(meter.cost(), None);
         meter.add(&[0.9, 0.1], &[0.8, 0.2]);
         meter.add(&[0.51, 0.49], &[0.49, 0.51]);
@@ -245,7 +252,7 @@ mod tests {
 
     #[test]
     fn an_embeddings_cost() {
-        let mut meter = CostMeter::new(Task::Embedding);
+        let mut meter = CostMeter::new(Task::Embedding, Precision::Single);
         meter.add(&[1.0, 0.0], &[1.0, 0.0]);
         meter.add(&[0.0, 2.0], &[0.0, 3.0]);
         meter.add(&[1.0, 1.0], &[1.0, 0.0]);

@@ -32,6 +32,9 @@ fn imported(name: &str) -> ModelsDir {
         activation: None,
         max_tokens: None,
         ttl_seconds: None,
+        prompt: None,
+        width: None,
+        range: None,
         precision: Precision::Single,
     })
     .unwrap();
@@ -60,11 +63,19 @@ const TEXTS: [&str; 3] = [
 
 #[test]
 fn a_version_in_int8_stands_beside_the_one_in_floats_with_its_cost() {
-    for name in ["bert-classifier", "bert-sentence"] {
+    for name in [
+        "bert-classifier",
+        "bert-sentence",
+        "mpnet-sentence",
+        "nomic-hub",
+    ] {
         let dir = imported(name);
         let quantising = quantise(&options(&dir, name)).unwrap();
         assert!(!dir.folder(name, "1-int8").exists());
-        let mut meter = CostMeter::new(quantising.before().info().task.clone());
+        let mut meter = CostMeter::new(
+            quantising.before().info().task.clone(),
+            quantising.before().info().precision,
+        );
         for text in TEXTS {
             let both = [quantising.before(), quantising.after()];
             let [before, after] = both.map(|model| score(model, texts(&[text])));
@@ -89,6 +100,33 @@ fn a_version_in_int8_stands_beside_the_one_in_floats_with_its_cost() {
         }
         let left: Vec<_> = fs::read_dir(dir.path().join(name)).unwrap().collect();
         assert_eq!(left.len(), 2, "{left:?}");
+    }
+}
+
+#[test]
+fn every_family_has_versions_in_int8() {
+    for name in [
+        "modernbert-sentence",
+        "modernbert-biased",
+        "deberta-classifier",
+    ] {
+        let dir = imported(name);
+        let quantising = quantise(&options(&dir, name)).unwrap();
+        let rows = || match quantising.before().info().input {
+            kiln_contract::model::InputKind::Text {
+                pair: PairRule::Required,
+            } => Rows::Texts(vec![TextRow {
+                text: TEXTS[0].to_owned(),
+                text_pair: Some(TEXTS[1].to_owned()),
+            }]),
+            _ => texts(&TEXTS),
+        };
+        let before = score(quantising.before(), rows());
+        let after = score(quantising.after(), rows());
+        let furthest = crate::fixtures::furthest(&before, &after);
+        assert!(furthest > 0.0 && furthest < 0.5, "{name}: {furthest}");
+        quantising.finish(None).unwrap();
+        assert_eq!(dir.open().problems(), []);
     }
 }
 

@@ -22,6 +22,7 @@ fn fuzz_tokenizer() {
         sha256: String::new(),
         max_tokens: 8,
         truncate: TruncationSide::Right,
+        prompt: String::new(),
     };
     Target::new("tokenizer")
         .memory(4 << 20, 512)

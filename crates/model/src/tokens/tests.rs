@@ -8,6 +8,7 @@ fn declared() -> TokenizerFile {
         sha256: String::new(),
         max_tokens: 8,
         truncate: TruncationSide::Right,
+        prompt: String::new(),
     }
 }
 

@@ -23,6 +23,9 @@ fn options(file: &Path, models_dir: &Path, version: &str) -> ImportOptions {
         activation: None,
         max_tokens: None,
         ttl_seconds: Some(60),
+        prompt: None,
+        width: None,
+        range: None,
         precision: Precision::Single,
     }
 }

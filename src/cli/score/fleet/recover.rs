@@ -1,0 +1,141 @@
+//! Owns what is done where no reply comes: it is said that no worker takes jobs, and lost replies are found in the jobs' rows or asked for again.
+//!
+//! Promises that a job which may still wait at the broker isn't posted a second time while its row can be asked for, and that nothing is waited
+//! for for ever.
+
+use super::{
+    answer::Reply,
+    link::{Link, Posting},
+    session::Session,
+};
+use crate::{amqp::topology::inspect, store::JobEnd};
+use kiln_contract::key;
+use std::time::{Duration, Instant};
+
+/// How soon it is said that no worker takes jobs.
+const EARLY: Duration = Duration::from_secs(2);
+/// How long no reply may come before the broker is asked what waits.
+const FIRST: Duration = Duration::from_secs(5);
+/// The same at the most: it doubles each time that nothing was found.
+const MAX: Duration = Duration::from_secs(600);
+/// How long no reply may come, and no row be found, before jobs are posted again though they may be in progress.
+const GIVEN_UP: Duration = Duration::from_secs(600);
+
+/// How long nothing has happened.
+pub(super) struct Quiet {
+    since: Instant,
+    last_look: Instant,
+    wait: Duration,
+    has_replied: bool,
+    has_said: bool,
+}
+
+impl Quiet {
+    pub fn new() -> Self {
+        Self {
+            since: Instant::now(),
+            last_look: Instant::now(),
+            wait: FIRST,
+            has_replied: false,
+            has_said: false,
+        }
+    }
+
+    /// A job was posted where none was open before, or so.
+    pub fn something_happened(&mut self) {
+        self.since = Instant::now();
+    }
+
+    /// A reply came.
+    pub fn replied(&mut self) {
+        *self = Self {
+            has_replied: true,
+            ..Self::new()
+        };
+    }
+}
+
+impl Link {
+    /// Looks why nothing comes, where nothing does.
+    pub(super) async fn look(&mut self, session: &mut Session) -> anyhow::Result<()> {
+        if self.open.is_empty() {
+            self.quiet.something_happened();
+            return Ok(());
+        }
+        let silent = self.quiet.since.elapsed();
+        let is_early = !self.quiet.has_said && !self.quiet.has_replied && silent >= EARLY;
+        let is_time = silent >= FIRST && self.quiet.last_look.elapsed() >= self.quiet.wait;
+        if !is_early && !is_time {
+            return Ok(());
+        }
+        let timeout = session.post.broker.timeout();
+        let seen = inspect(&session.post.connection, self.jobs.as_str(), timeout).await?;
+        let Some(seen) = seen else {
+            anyhow::bail!("queue `{}` is gone", self.jobs);
+        };
+        if seen.consumers == 0 {
+            if !self.quiet.has_said {
+                self.quiet.has_said = true;
+                self.say(&format!(
+                    "no worker takes jobs from `{}` now: they wait until one is started (`kiln run`)",
+                    self.jobs
+                ));
+            }
+            return Ok(());
+        }
+        if !is_time {
+            return Ok(());
+        }
+        self.quiet.last_look = Instant::now();
+        // What waits there comes in its time.
+        if seen.messages == 0 {
+            self.find_rows(silent).await;
+            self.quiet.wait = (self.quiet.wait * 2).min(MAX);
+        }
+        Ok(())
+    }
+
+    /// Answers jobs from their rows; posts again those that have none, where rows can't be asked for or long enough nothing came.
+    async fn find_rows(&mut self, silent: Duration) {
+        let waiting: Vec<_> = self
+            .open
+            .iter()
+            .filter(|(_, open)| open.posting == Posting::Yes)
+            .map(|(place, open)| {
+                (
+                    place.clone(),
+                    open.id.clone(),
+                    key::hash_body(&open.message.body),
+                )
+            })
+            .collect();
+        for (place, id, hash) in waiting {
+            let found = match &self.store {
+                None => Ok(None),
+                Some(store) => store.finished(&id, &hash).await,
+            };
+            let is_asked = self.store.is_some() && found.is_ok();
+            if let Ok(Some(done)) = found {
+                let end = JobEnd::Done(done);
+                self.answer_from_row(&place, Reply::Row { job_id: id, end });
+                self.quiet.something_happened();
+                continue;
+            }
+            // An id that its producer chose may have another job's row.
+            let rejected = match &self.store {
+                Some(store) if id == place.1 => store.job(&id).await.ok().flatten(),
+                _ => None,
+            };
+            if let Some(end @ JobEnd::Rejected(_)) = rejected {
+                self.answer_from_row(&place, Reply::Row { job_id: id, end });
+                self.quiet.something_happened();
+                continue;
+            }
+            if (!is_asked || silent >= GIVEN_UP)
+                && let Some(open) = self.open.get_mut(&place)
+            {
+                open.posting = Posting::No;
+            }
+        }
+    }
+}
