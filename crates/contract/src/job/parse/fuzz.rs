@@ -316,7 +316,8 @@ fn build(case: &mut Case<'_>) -> String {
 }
 
 fn truth(case: &mut Case<'_>) -> &'static str {
-    *case.pick(&["true", "false", "null", "1", "\"true\"", "True", "truer"])
+    const TRUTHS: [&str; 7] = ["true", "false", "null", "1", "\"true\"", "True", "truer"];
+    case.pick(&TRUTHS)
 }
 
 fn whole(case: &mut Case<'_>) -> String {
