@@ -105,7 +105,7 @@ fn fuzz_csv_built() {
         if case.one_in(6) {
             file.push('\u{feff}');
         }
-        file.push_str(*case.pick(&[
+        file.push_str(case.pick::<&str>(&[
             "a,b,key",
             "a,b",
             "key,text",

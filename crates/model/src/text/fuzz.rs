@@ -56,7 +56,7 @@ fn fuzz_text_rules() {
         };
         let mut text = String::new();
         while case.goes_on() && text.len() < 4_096 {
-            text.push_str(case.pick(&pieces));
+            text.push_str(case.pick::<&str>(&pieces));
         }
         let once = case.bounded(text.len(), || rules.apply(&text).into_owned());
         assert_eq!(rules.apply(&once), once, "of {text:?} by {rules:?}");

@@ -317,7 +317,7 @@ fn build(case: &mut Case<'_>) -> String {
 
 fn truth(case: &mut Case<'_>) -> &'static str {
     const TRUTHS: [&str; 7] = ["true", "false", "null", "1", "\"true\"", "True", "truer"];
-    case.pick(&TRUTHS)
+    case.pick::<&str>(&TRUTHS)
 }
 
 fn whole(case: &mut Case<'_>) -> String {
