@@ -9,7 +9,7 @@ COPY src src
 ARG KILN_COMMIT=
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/kiln/target \
-    cargo build --locked --profile dist --features parquet,remote --bin kiln && cp target/dist/kiln /usr/local/bin/kiln
+    cargo build --locked --profile dist --features onnx,parquet,remote --bin kiln && cp target/dist/kiln /usr/local/bin/kiln
 
 FROM debian:bookworm-slim
 RUN useradd --system --uid 10001 --home-dir /kiln --create-home --shell /usr/sbin/nologin kiln

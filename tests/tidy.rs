@@ -360,7 +360,7 @@ const OWN: [(&str, usize); 34] = [
     ("src/store/sqlite.rs", 1),
     ("src/telemetry/logs.rs", 5),
     ("src/tls.rs", 1),
-    ("src/warm/source/http/mod.rs", 1),
+    ("src/warm/source/http/headers.rs", 1),
     ("src/worker/intake.rs", 5),
     ("src/worker/lane_intake.rs", 3),
     ("src/worker/lane_session.rs", 1),

@@ -13,7 +13,7 @@ use lapin::{
     message::Delivery,
     options::{BasicAckOptions, BasicGetOptions, BasicNackOptions},
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest wait for letters that were put back to be seen in their queue.
 const RETURN: Duration = Duration::from_secs(2);
@@ -173,17 +173,20 @@ impl DeadLetterScan {
             .map_err(while_doing("putting the letters back"))?;
         // The queue takes them back a moment later; whoever looks next should see them. That others take or
         // bring letters meanwhile must not hold this up.
-        let _others_may_have_them = tokio::time::timeout(RETURN, self.returned()).await;
+        self.returned().await;
         let goodbye = self.connection.close(200, "done".into());
         let _gone_too = tokio::time::timeout(GOODBYE, goodbye).await;
         Ok(())
     }
 
-    /// Returns when as many letters wait as were held or not reached.
+    /// Returns when as many letters wait as were held or not reached, or after a while. No question is cut short: its answer would come to a connection
+    /// that is closing.
     async fn returned(&self) {
+        let begun = Instant::now();
         let expected = self.held + (self.waiting - self.seen);
-        while let Ok(Some(seen)) =
-            inspect(&self.connection, &self.queue, self.broker.timeout()).await
+        while begun.elapsed() < RETURN
+            && let Ok(Some(seen)) =
+                inspect(&self.connection, &self.queue, self.broker.timeout()).await
             && seen.messages < expected
         {
             tokio::time::sleep(POLL_INTERVAL).await;

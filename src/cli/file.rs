@@ -32,8 +32,9 @@ pub use self::{
     piece::{BadLine, BadLines, LINE_BYTES, Piece},
 };
 
-/// What some programs write before a text.
-pub const BOM: &[u8] = b"\xef\xbb\xbf";
+/// What a file of UTF-8 may begin with.
+const UTF_8: &[u8] = &[0xef, 0xbb, 0xbf];
+
 /// Bytes of inputs after which a job is cut, whatever their number.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -154,8 +155,15 @@ impl<R: BufRead> Lines<R> {
                             problem,
                         }));
                     }
-                    Ok(_) if bytes.trim_ascii().is_empty() => {}
-                    Ok(_) => return Some(json_line(*line, &bytes)),
+                    Ok(_) => {
+                        let text = match *line {
+                            1 => bytes.strip_prefix(UTF_8).unwrap_or(&bytes),
+                            _ => bytes.as_slice(),
+                        };
+                        if !text.trim_ascii().is_empty() {
+                            return Some(json_line(*line, text));
+                        }
+                    }
                     Err(error) => {
                         // The source itself is broken: say so, and end.
                         let problem = format!("can't be read: {}", error.redacted());
@@ -176,10 +184,6 @@ impl<R: BufRead> Lines<R> {
 
 fn json_line(line: u64, bytes: &[u8]) -> Piece {
     let bad = |problem: String| Piece::Bad(BadLine { line, problem });
-    let bytes = match line {
-        1 => bytes.strip_prefix(BOM).unwrap_or(bytes),
-        _ => bytes,
-    };
     let Ok(text) = std::str::from_utf8(bytes.trim_ascii()) else {
         return bad("not UTF-8".into());
     };
@@ -239,9 +243,30 @@ mod tests {
         assert!(matches!(&pieces[4], Piece::Job { line: 7, .. }));
         assert_eq!(pieces[5], inputs(&[(8, r#"{"text":"d"}"#)]));
         assert_eq!(pieces.len(), 6);
-        let marked = "\u{feff}{\"text\":\"a\"}\n";
-        let pieces: Vec<Piece> = Pieces::jsonl(marked.as_bytes(), 2).collect();
-        assert_eq!(pieces, [inputs(&[(1, r#"{"text":"a"}"#)])]);
+    }
+
+    #[test]
+    fn a_mark_at_the_beginning_is_no_part_of_the_first_line() {
+        let file = "\u{feff}{\"text\":\"a\"}\n{\"text\":\"b\"}";
+        let pieces: Vec<Piece> = Pieces::jsonl(file.as_bytes(), 2).collect();
+        assert_eq!(
+            pieces,
+            [inputs(&[(1, r#"{"text":"a"}"#), (2, r#"{"text":"b"}"#)])]
+        );
+    }
+
+    #[test]
+    fn a_record_with_more_cells_than_the_header_is_bad() {
+        let texts = "key,text\na,hello, this part is lost\nb,\"hello, whole\"\n";
+        let pieces: Vec<Piece> = Pieces::csv(texts.as_bytes(), 10, &Columns::default())
+            .expect("header")
+            .collect();
+        let bad = BadLine {
+            line: 2,
+            problem: "has 3 cells, the header 2: is a comma unquoted?".to_owned(),
+        };
+        let whole = r#"{"key":"b","text":"hello, whole"}"#;
+        assert_eq!(pieces, [Piece::Bad(bad), inputs(&[(3, whole)])]);
     }
 
     #[test]
@@ -269,6 +294,15 @@ mod tests {
         assert_eq!(
             named[0],
             inputs(&[(2, r#"{"features":{"a":2.5},"key":"i1"}"#)])
+        );
+
+        let by_place = "key,a,b\ni1,,2.5\n".as_bytes();
+        let lacking: Vec<Piece> = Pieces::csv(by_place, 10, &Columns::default())
+            .expect("header")
+            .collect();
+        assert_eq!(
+            lacking[0],
+            inputs(&[(2, r#"{"features":[null,2.5],"key":"i1"}"#)])
         );
 
         let numbers = "key,a,b\ni1,1,2.5\ni2,x,1\ni3,nan,1\ni4,1\n";

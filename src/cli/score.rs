@@ -3,6 +3,7 @@
 //! Promises results in the file's order, a bounded number of bytes in memory, that a bad line costs only itself, and that a run that is killed
 //! goes on where it stopped.
 
+mod answer;
 mod begin;
 mod block;
 mod errors;
@@ -17,6 +18,7 @@ mod models;
 mod output;
 mod parsed;
 mod parts;
+mod paths;
 mod progress;
 mod render;
 mod result;
@@ -24,6 +26,7 @@ mod resume;
 mod run;
 mod scorer;
 mod source;
+mod stop;
 mod summary;
 #[cfg(feature = "parquet")]
 mod table;
@@ -42,7 +45,7 @@ pub(super) use fleet::JobArguments;
 use item::{Keep, Pick};
 use output::Closed;
 use result::EmbeddingType;
-use std::path::PathBuf;
+use std::{future, path::PathBuf};
 
 /// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
 /// `embedded.path`), so that what was scored before is found, not scored again.
@@ -219,7 +222,12 @@ impl FileArguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let Arguments { file, fleet, jobs } = arguments;
+    let Arguments {
+        mut file,
+        fleet,
+        jobs,
+    } = arguments;
+    file.output.take_if(|path| path.as_os_str() == "-");
     if fleet {
         return over_fleet(&file, &jobs, &settings).await;
     }
@@ -252,14 +260,30 @@ async fn score(
     jobs: Option<&JobArguments>,
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
-    let on_error = match file.on_error() {
+    let on_error = file.on_error().map_err(str::to_owned);
+    let paths = paths::check(file, &settings.embedded.path);
+    let on_error = match on_error.and_then(|on_error| paths.map(|()| on_error)) {
         Ok(on_error) => on_error,
         Err(problem) => {
             eprintln!("kiln: {problem}");
             return Ok(Exit::Usage);
         }
     };
-    match run::run(file, jobs, on_error, settings).await {
+    // A fleet's jobs go on whoever stops: its run listens for itself.
+    let asked = async {
+        match jobs {
+            Some(_) => future::pending().await,
+            None => stop::asked().await,
+        }
+    };
+    let ended = tokio::select! {
+        ended = run::run(file, jobs, on_error, settings) => ended,
+        () = asked => {
+            stop::say(file.output.as_deref());
+            return Ok(Exit::Failed);
+        }
+    };
+    match ended {
         // Whoever reads has what they wanted.
         Err(error) if error.is::<Closed>() => Ok(Exit::Ok),
         ended => ended,

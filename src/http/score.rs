@@ -110,7 +110,7 @@ pub(super) async fn batch(
     .await
 }
 
-/// A job's problems are told as those of the request that it was made of.
+/// A job's problems are renamed as those of the request that it was made of.
 fn as_it_is(problem: Problem, _: Option<&()>) -> Problem {
     problem
 }
@@ -126,23 +126,23 @@ pub(super) struct Scored {
 }
 
 /// Answers a request: `form` makes its body a job and keeps what else the answer needs, `shown` makes the job's results the answer, and
-/// `told` says of the request what is wrong with the job.
+/// `renamed` says of the request what is wrong with the job.
 pub(super) async fn answer<T: Send + 'static>(
     state: &ApiState,
     caller: Arc<str>,
     headers: HeaderMap,
     body: JobBody,
     form: impl FnOnce(&[u8]) -> Result<(Vec<u8>, T), Problem> + Send + 'static,
-    told: impl Fn(Problem, Option<&T>) -> Problem + Copy + Send + 'static,
+    renamed: impl Fn(Problem, Option<&T>) -> Problem + Copy + Send + 'static,
     shown: impl FnOnce(&Scored, T) -> Result<Vec<u8>, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let begun = Instant::now();
     let JobBody { bytes, held } = body;
     let (checker, asked, size) = (state.clone(), headers.clone(), bytes.len());
     let read = extract::read(bytes, move |body| {
-        let (job, kept) = form(body).map_err(|problem| told(problem, None))?;
+        let (job, kept) = form(body).map_err(|problem| renamed(problem, None))?;
         let chosen = job_id::choose(&checker, &caller, &asked, &job);
-        let chosen = chosen.map_err(|problem| told(problem, Some(&kept)))?;
+        let chosen = chosen.map_err(|problem| renamed(problem, Some(&kept)))?;
         Ok((job, chosen.id, kept))
     });
     let (job, id, kept) = read.await?;
@@ -152,7 +152,7 @@ pub(super) async fn answer<T: Send + 'static>(
         false => held,
     };
     let scored = run(state, &headers, (job, id), held, begun).await;
-    let scored = scored.map_err(|problem| told(problem, Some(&kept)))?;
+    let scored = scored.map_err(|problem| renamed(problem, Some(&kept)))?;
     let bytes = scored.done.results.len();
     let write = move || Ok(response(shown(&scored, kept)?, scored));
     extract::apart(bytes, write).await

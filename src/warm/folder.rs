@@ -176,9 +176,12 @@ impl Folder {
     }
 }
 
+/// A file and what stands in it.
+type ReadFile = (PathBuf, io::Result<String>);
+
 /// What stands in the files of a folder: nothing where there is no folder.
 #[derive(Debug)]
-pub struct ReadFiles(io::Result<Option<Vec<(PathBuf, io::Result<String>)>>>);
+pub struct ReadFiles(io::Result<Option<Vec<ReadFile>>>);
 
 impl ReadFiles {
     /// Reads the files. That takes as long as the folder's file system does.

@@ -125,7 +125,7 @@ impl Warmer {
             }
             if ticked {
                 if ticks.is_multiple_of(SCAN_TICKS) {
-                    let scan = self.scan(&mut reading);
+                    let scan = reading.scan(&self.carrier, &self.folder);
                     let Some(changes) = stop.run_until_cancelled(scan).await else {
                         break;
                     };

@@ -4,12 +4,16 @@
 //! end.
 
 use super::{
+    carry::Carrier,
     folder::{Changes, Folder, ReadFiles},
-    run::Warmer,
     schedule::{BadSchedule, Known, KnownModel},
 };
 use crate::{config::Warm, redact::Redact};
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 /// How long the folder is waited for before what is known goes on.
@@ -24,13 +28,18 @@ pub(super) struct FolderReading {
     has_read: bool,
 }
 
-impl Warmer {
+impl FolderReading {
     /// Reads the folder again, and says what has changed and what is wrong.
-    pub(super) async fn scan(&self, reading: &mut FolderReading) -> anyhow::Result<Changes> {
-        let under_way = reading.under_way.take();
-        let mut under_way = under_way.unwrap_or_else(|| self.read_folder());
-        let (folder, own) = (self.folder.clone(), self.clone());
-        let patience = if reading.is_late {
+    pub(super) async fn scan(
+        &mut self,
+        carrier: &Carrier,
+        folder: &Arc<Mutex<Folder>>,
+    ) -> anyhow::Result<Changes> {
+        let dir = &carrier.settings.warm.dir;
+        let under_way = self.under_way.take();
+        let mut under_way = under_way.unwrap_or_else(|| read_folder(dir.clone()));
+        let (folder, own) = (folder.clone(), carrier.clone());
+        let patience = if self.is_late {
             Duration::ZERO
         } else {
             PATIENCE
@@ -42,16 +51,16 @@ impl Warmer {
             Ok(Err(_)) => return Ok(Changes::default()),
             Err(_) => {
                 // What is known goes on meanwhile.
-                if !std::mem::replace(&mut reading.is_late, true) {
-                    let dir = self.carrier.settings.warm.dir.display();
+                if !std::mem::replace(&mut self.is_late, true) {
+                    let dir = dir.display();
                     tracing::warn!(%dir, "the folder of schedules can't be read for now; its schedules stay in use");
                 }
-                reading.under_way = Some(under_way);
+                self.under_way = Some(under_way);
                 return Ok(Changes::default());
             }
         };
-        reading.is_late = false;
-        let is_first = !std::mem::replace(&mut reading.has_read, true);
+        self.is_late = false;
+        let is_first = !std::mem::replace(&mut self.has_read, true);
         let (changes, refused, misfits) = tokio::task::spawn_blocking(move || {
             let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
             let mut changes = folder.take(read);
@@ -60,9 +69,9 @@ impl Warmer {
                 changes.retimed.clear();
             }
             if is_first && folder.is_missing() {
-                own.report_missing();
+                report_missing(&own.settings.warm.dir);
             }
-            let misfits = own.misfits(&folder, &changes.read);
+            let misfits = misfits(&own, &folder, &changes.read);
             (changes, folder.refused(), misfits)
         })
         .await?;
@@ -78,50 +87,48 @@ impl Warmer {
         for misfit in &misfits {
             tracing::warn!(%misfit, "a schedule can't run as it is");
         }
-        self.carrier.metrics.schedule_problems(refused);
+        carrier.metrics.schedule_problems(refused);
         Ok(changes)
     }
+}
 
-    /// Reads the folder on a thread of its own: one whose file system hangs holds up nothing, not even the end of the worker.
-    fn read_folder(&self) -> oneshot::Receiver<ReadFiles> {
-        let (told, heard) = oneshot::channel();
-        let dir = self.carrier.settings.warm.dir.clone();
-        let named = std::thread::Builder::new().name("schedules".to_owned());
-        let spawned = named.spawn(move || {
-            // Nobody listens any more where the worker stops.
-            let _sent = told.send(ReadFiles::of(&dir));
-        });
-        if let Err(error) = spawned {
-            tracing::warn!(error = error.redacted(), "the schedules can't be read now");
-        }
-        heard
+/// Reads the folder on a thread of its own: one whose file system hangs holds up nothing, not even the end of the worker.
+fn read_folder(dir: PathBuf) -> oneshot::Receiver<ReadFiles> {
+    let (sender, heard) = oneshot::channel();
+    let named = std::thread::Builder::new().name("schedules".to_owned());
+    let spawned = named.spawn(move || {
+        // Nobody listens any more where the worker stops.
+        let _sent = sender.send(ReadFiles::of(&dir));
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(error = error.redacted(), "the schedules can't be read now");
     }
+    heard
+}
 
-    /// Says that there is no folder of schedules; only who sets one misses it.
-    fn report_missing(&self) {
-        let dir = &self.carrier.settings.warm.dir;
-        let shown = dir.display();
-        if *dir == Warm::default().dir {
-            tracing::info!(dir = %shown, "there are no schedules: there is no such folder (warm.dir)");
-        } else {
-            tracing::warn!(dir = %shown, "there are no schedules: the folder in `warm.dir` is missing");
-        }
+/// Says that there is no folder of schedules; only who sets one misses it.
+fn report_missing(dir: &Path) {
+    let shown = dir.display();
+    if dir == Warm::default().dir {
+        tracing::info!(dir = %shown, "there are no schedules: there is no such folder (warm.dir)");
+    } else {
+        tracing::warn!(dir = %shown, "there are no schedules: the folder in `warm.dir` is missing");
     }
+}
 
-    /// What of these schedules doesn't fit the models and databases that this worker has.
-    fn misfits(&self, folder: &Folder, names: &[String]) -> Vec<BadSchedule> {
-        if names.is_empty() {
-            return Vec::new();
-        }
-        let listed = self.carrier.engine.registry().list().into_iter();
-        let models: Vec<KnownModel> = listed
-            .map(|listed| KnownModel {
-                name: listed.info.name.clone(),
-                version: listed.info.version.clone(),
-                input: listed.info.input,
-            })
-            .collect();
-        let known = Known::of(&models, &self.carrier.settings, crate::clock::now());
-        folder.misfits(&known, |name| names.iter().any(|read| read == name))
+/// What of these schedules doesn't fit the models and databases that this worker has.
+fn misfits(carrier: &Carrier, folder: &Folder, names: &[String]) -> Vec<BadSchedule> {
+    if names.is_empty() {
+        return Vec::new();
     }
+    let listed = carrier.engine.registry().list().into_iter();
+    let models: Vec<KnownModel> = listed
+        .map(|listed| KnownModel {
+            name: listed.info.name.clone(),
+            version: listed.info.version.clone(),
+            input: listed.info.input,
+        })
+        .collect();
+    let known = Known::of(&models, &carrier.settings, crate::clock::now());
+    folder.misfits(&known, |name| names.iter().any(|read| read == name))
 }

@@ -7,11 +7,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use arrow_array::builder::{Int64Builder, MapBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, DictionaryArray, Float64Array,
-    Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Decimal128Array, DictionaryArray, DurationNanosecondArray,
+    Float64Array, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
+use arrow_ipc::reader::FileReader;
 use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::{DataType, TimeUnit};
 use parquet::arrow::ArrowWriter;
@@ -194,6 +197,66 @@ async fn columns_keep_their_types_from_and_to_parquet_and_arrow() {
         .zip(&lines)
         .all(|(label, line)| label == line["label"].as_str());
     assert!(both && lines.len() == 900);
+}
+
+#[tokio::test]
+async fn durations_and_maps_go_through_as_they_are() {
+    let shell = Shell::bare();
+    let took = DurationNanosecondArray::from(vec![Some(90_061_000_000_000), None]);
+    let mut tags = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+    tags.keys().append_value("a");
+    tags.values().append_value(1);
+    tags.append(true).expect("a map");
+    tags.append(true).expect("a map");
+    let whole = batch(vec![
+        ("text", texts(&[Some("one"), Some("two")])),
+        ("took", Arc::new(took)),
+        ("tags", Arc::new(tags.finish())),
+    ]);
+    fs::write(shell.folder.join("in.arrow"), arrow_file(&whole)).expect("a file");
+    write_parquet(&shell.folder.join("in.parquet"), &whole, in_groups_of(250));
+    for (input, output) in [
+        ("in.arrow", "out.arrow"),
+        ("in.parquet", "out.parquet"),
+        ("in.arrow", "from.parquet"),
+    ] {
+        shell
+            .kiln(&["score", input, "-o", output, "--keep-columns"])
+            .await
+            .with(0);
+        let path = shell.folder.join(output);
+        let out = if output == "out.arrow" {
+            let file = File::open(&path).expect("an output");
+            let mut reader = FileReader::try_new(file, None).expect("a footer");
+            reader.next().expect("rows").expect("rows")
+        } else {
+            read(&path)
+        };
+        assert_eq!(out.column_by_name("took"), whole.column_by_name("took"));
+        let tags = out.column_by_name("tags").expect("tags").as_map();
+        assert_eq!(tags.keys().as_string::<i32>().value(0), "a", "{output}");
+        assert_eq!(tags.value_offsets(), [0, 1, 1], "{output}");
+    }
+    // As text, a duration is the number of its units; a map has no form.
+    let said = shell
+        .kiln(&["score", "in.arrow", "--keep-columns=took"])
+        .await
+        .with(0);
+    assert_eq!(
+        said.lines()[0]["took"],
+        json!(90_061_000_000_000_i64),
+        "{}",
+        said.out
+    );
+    let said = shell
+        .kiln(&["score", "in.arrow", "--keep-columns"])
+        .await
+        .with(1);
+    assert!(
+        said.err.contains("column `tags` is of type Map"),
+        "{}",
+        said.err
+    );
 }
 
 #[tokio::test]

@@ -175,6 +175,8 @@ async fn who_did_what_is_noted_by_the_keys_name() {
     let worker = stack
         .worker()
         .models(&["sentiment"])
+        // An intake that is paused while it opens its channel leaves the library with an answer to nobody.
+        .allow("invalid channel state: Closing")
         .set("KILN_HTTP__KEYS__WATCH__SHA256", &hash("watch's secret"))
         .set("KILN_HTTP__KEYS__WATCH__SCOPES", "[read]")
         .set("KILN_HTTP__KEYS__NIGHT__SHA256", &hash("night's secret"))

@@ -78,6 +78,56 @@ async fn clients_in_python_node_and_rust_post_jobs_and_read_entries() {
     });
 }
 
+/// A small model of LightGBM whose features have a shop's names, imported into a folder of models.
+fn ranker(home: &Path) -> String {
+    let fixture = "crates/model/src/trees/fixtures/lightgbm-forest.txt";
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join(fixture);
+    let model = std::fs::read_to_string(fixture).expect("the fixture");
+    let places = "Column_0 Column_1 Column_2 Column_3 Column_4";
+    assert!(model.contains(places));
+    let model = model.replace(places, "price clicks age_days views returns");
+    let file = home.join("model.txt");
+    std::fs::write(&file, model).expect("a file");
+    let models = home.join("models").display().to_string();
+    let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), home);
+    command.args(["models", "import"]).arg(file);
+    command.args(["--name", "ranker", "--version", "1"]);
+    run(
+        command,
+        &BTreeMap::from([("KILN_MODELS_DIR", models.clone())]),
+    );
+    models
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_in_python_and_node_give_features_by_name() {
+    let stack = Stack::shared().await;
+    let home = sandbox::folder("features");
+    let models = ranker(&home);
+    let worker = stack.worker().models(&[]).set("KILN_MODELS_DIR", &models);
+    let _worker = worker.start().await;
+    let variables = BTreeMap::from([("KILN_AMQP_URL", stack.amqp_url())]);
+    let mut python = sandbox::clean_command(variable("CLIENTS_PYTHON"), &home);
+    python.arg(format!("{CLIENTS}/features.py"));
+    std::fs::copy(format!("{CLIENTS}/features.mjs"), home.join("features.mjs")).expect("a copy");
+    let link = home.join("node_modules");
+    std::os::unix::fs::symlink(variable("CLIENTS_NODE"), link).expect("a link");
+    let mut node = sandbox::clean_command("node", &home);
+    node.arg("features.mjs");
+    tokio::task::block_in_place(|| {
+        let said = run(python, &variables);
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(
+            lines.len() == 2 && lines[0].starts_with("item:7 0."),
+            "{said}"
+        );
+        assert!(lines[1].ends_with(" scored"), "{said}");
+        // The same inputs again.
+        let again = run(node, &variables);
+        assert_eq!(again, said.replace(" scored", " cached"));
+    });
+}
+
 #[cfg(feature = "parquet")]
 #[test]
 fn frames_of_polars_and_pandas_are_scored_through_a_pipe() {

@@ -86,9 +86,10 @@ async fn a_fleet_writes_the_bytes_that_one_machine_writes() {
         let line = |n: usize| json!({"key": format!("r{n}"), "text": format!("nice {name} {n}"), "stars": n % 5});
         let mut lines: Vec<String> = (0..9_000).map(|n| line(n).to_string()).collect();
         lines[7] = "nope".to_owned();
-        // Bad for its model; and one that reads at first sight alone.
-        lines[5_000] = r#"{"features":[1]}"#.to_owned();
-        lines[5_001] = r#"{"text":"a","key":1e999}"#.to_owned();
+        // It reads at first sight alone. As an input that is skipped, it is named by its place in its job.
+        if name == "a.jsonl" {
+            lines[5_001] = r#"{"text":"a","key":1e999}"#.to_owned();
+        }
         shell.write(name, &lines);
     };
     jsonl("a.jsonl");
@@ -488,10 +489,13 @@ async fn a_broker_that_is_restarted_in_the_middle_costs_time_alone() {
     let mut child = spawn(&shell, &words);
     stack.wait_for_rows(20).await;
     stack.broker.stop().await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    eventually("the loss is said", PATIENCE, async || {
+        let is_said = said(&shell).contains("the connection to the broker was lost");
+        is_said.then_some(())
+    })
+    .await;
     stack.broker.start().await;
     assert_eq!(ended(&mut child).await, 0, "{}", said(&shell));
-    assert!(said(&shell).contains("the connection to the broker was lost"));
     let out = rows(&shell.folder.join("out.jsonl"));
     let keys: Vec<&str> = out.iter().filter_map(|row| row["key"].as_str()).collect();
     let expected: Vec<String> = (0..1_200).map(|n| format!("r{n}")).collect();

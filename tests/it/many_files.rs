@@ -113,6 +113,24 @@ async fn patterns_and_folders_make_one_output_in_the_order_of_names() {
 }
 
 #[tokio::test]
+async fn a_pattern_takes_folders_where_these_are_asked_for_and_no_link_that_leads_nowhere() {
+    let shell = Shell::bare();
+    let folder = shell.folder.as_path();
+    put(folder, "fold/a.jsonl", &texts("a", 1));
+    put(folder, "fold/deep/b.jsonl", &texts("b", 1));
+    put(folder, "fold/deep/more/c.jsonl", &texts("c", 1));
+    put(folder, "fold/deep/notes.txt", &["no rows".to_owned()]);
+    std::os::unix::fs::symlink("gone.jsonl", folder.join("fold/link.jsonl")).expect("a link");
+    let output = folder.join("out.jsonl");
+    let words = ["score", "fold/*", "-o", "out.jsonl"];
+    shell.kiln(&words).await.with(0);
+    assert_eq!(keys(&output), ["a0"]);
+    let words = [&words[..], &["--recursive"][..]].concat();
+    shell.kiln(&words).await.with(0);
+    assert_eq!(keys(&output), ["a0", "b0", "c0"]);
+}
+
+#[tokio::test]
 async fn a_run_over_many_files_that_is_killed_goes_on_in_the_file_where_it_stopped() {
     let shell = Shell::bare();
     let mut expected = Vec::new();

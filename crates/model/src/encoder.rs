@@ -89,7 +89,7 @@ impl Encoder {
             .tokenizer
             .as_ref()
             .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
-        let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape)?);
+        let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape.vocabulary)?);
         let tables = TableWeights::take(&mut weights, shape);
         let head = HeadLayers::take(
             &mut weights,

@@ -1,5 +1,5 @@
 //! Brings a Hugging Face folder into the models folder: weights under Kiln's names, the tokenizer, and a manifest with
-//! golden inputs; and a file of trees, as it is.
+//! golden inputs; and a file of trees or of ONNX, as it is.
 //!
 //! Promises that nothing appears in the models folder before the whole version was written, loaded and checked there,
 //! and that what can't be taken is refused with the file and the field or tensor to blame.
@@ -9,6 +9,7 @@ mod draft;
 mod error;
 mod limits;
 mod names;
+mod onnx;
 mod options;
 mod plan;
 mod prompt;
@@ -30,7 +31,7 @@ pub use options::{ImportOptions, Imported};
 use tensors::{WEIGHTS_FILE, serialise, tensors};
 use tokenizer::{TOKENIZER_FILE, read_tokenizer};
 
-/// Imports a folder, or a file of trees. Blocks on the disk and runs the model on the golden inputs.
+/// Imports a folder, or a file of trees or of ONNX. Blocks on the disk and runs the model on the golden inputs.
 ///
 /// # Errors
 /// Names the file and what was expected; the models folder is then as it was before.
@@ -43,6 +44,10 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
             "is there already; choose another version".to_owned(),
         ));
     }
+    if let Some(file) = onnx::file_of(&options.folder) {
+        return onnx::import(options, &file);
+    }
+    options.has_none_of_onnx()?;
     if options.folder.is_file() {
         return trees::import(options);
     }

@@ -30,6 +30,8 @@ mod model;
 mod naming;
 mod network;
 mod ngram;
+#[cfg(feature = "onnx")]
+mod onnx;
 mod priority;
 mod product;
 mod quantise;

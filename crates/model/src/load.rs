@@ -22,6 +22,8 @@ use super::model::{Model, score_blocking};
 use super::naming::MANIFEST_FILE;
 use super::network::Network;
 use super::ngram::NgramText;
+#[cfg(feature = "onnx")]
+use super::onnx::OnnxNetwork;
 use super::rounding::Rounding;
 use super::rows::{Rows, TextRow};
 use super::runner::Queue;
@@ -38,6 +40,10 @@ pub(crate) struct ModelSource {
     pub hardware: Arc<Hardware>,
     pub queue: Arc<Queue>,
 }
+
+/// What a build says that has no runtime for ONNX files.
+#[cfg(not(feature = "onnx"))]
+pub(crate) const NO_ONNX: &str = "\"onnx\" is not compiled in; build with `--features onnx`";
 
 /// A model that passed every check.
 pub(crate) struct Loaded {
@@ -167,6 +173,13 @@ fn build(
             let (network, parameters) = TreeNetwork::load(folder, manifest)?;
             (Arc::new(network), parameters)
         }
+        #[cfg(feature = "onnx")]
+        Architecture::Onnx => {
+            let (network, parameters) = OnnxNetwork::load(folder, manifest)?;
+            (Arc::new(network), parameters)
+        }
+        #[cfg(not(feature = "onnx"))]
+        Architecture::Onnx => return Err(LoadError::field("architecture", NO_ONNX)),
         #[cfg(feature = "faults")]
         Architecture::Fault => (Arc::new(Fault), 0),
     })

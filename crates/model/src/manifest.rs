@@ -5,6 +5,7 @@
 
 mod check;
 mod encoder;
+mod onnx;
 mod tables;
 mod trees;
 
@@ -13,6 +14,8 @@ pub(crate) use encoder::{
     DenseActivation, DisentangledShape, EncoderActivation, EncoderShape, Head, HeadDense,
     RelativeShape, RotaryShape, WindowShape,
 };
+#[cfg(feature = "onnx")]
+pub(crate) use tables::OnnxShape;
 pub(crate) use tables::{
     Architecture, Golden, HiddenActivation, Manifest, Output, TaskName, TokenizerFile, TreesFormat,
     TreesShape, TruncationSide, WeightsFile,

@@ -16,7 +16,7 @@ use tokenizers::{
 
 use super::error::LoadError;
 use super::files::read_verified;
-use super::manifest::{EncoderShape, TokenizerFile, TruncationSide};
+use super::manifest::{TokenizerFile, TruncationSide};
 use super::rows::TextRow;
 
 /// Longest token that a message shows, in characters.
@@ -89,14 +89,14 @@ pub(crate) struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer beside the manifest and checks it against what the model takes.
+    /// Reads the tokenizer beside the manifest, for a model with `vocabulary` words.
     pub fn read(
         folder: &Path,
         declared: &TokenizerFile,
-        shape: &EncoderShape,
+        vocabulary: usize,
     ) -> Result<Self, LoadError> {
         let bytes = read_verified(folder, &declared.file, &declared.sha256, "tokenizer")?;
-        Self::parse(&bytes, declared, shape.vocabulary)
+        Self::parse(&bytes, declared, vocabulary)
             .map_err(|message| LoadError::file(&declared.file, message))
     }
 
@@ -213,6 +213,18 @@ impl Tokenizer {
     }
 }
 
+/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: of the prompt without white space at its
+/// ends, one special token at the end not counted.
+fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usize, String> {
+    if prompt.is_empty() {
+        return Ok(0);
+    }
+    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
+        .map_err(|error| said(error.as_ref()))?;
+    let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
+    Ok(encoding.len() - usize::from(ends_special))
+}
+
 /// Runs what is the library's: it panics over some files, and over some texts, that it takes otherwise.
 fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
@@ -224,18 +236,6 @@ fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
 /// The beginning of a token.
 fn shown(token: &str) -> String {
     token.chars().take(SHOWN_CHARS).collect()
-}
-
-/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: of the prompt without white space at its
-/// ends, one special token at the end not counted.
-fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usize, String> {
-    if prompt.is_empty() {
-        return Ok(0);
-    }
-    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
-        .map_err(|error| said(error.as_ref()))?;
-    let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
-    Ok(encoding.len() - usize::from(ends_special))
 }
 
 /// What the tokenizer's library says, without what it quotes: that may be a text.

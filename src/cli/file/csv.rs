@@ -28,7 +28,7 @@ pub struct Columns {
     pub key: Option<String>,
     /// Default: without a text column, every column but the key's.
     pub features: Vec<String>,
-    /// Whether the columns' names are the features'; an empty cell is a missing feature then.
+    /// Whether the columns' names are the features'. An empty cell is a missing feature either way.
     pub by_name: bool,
 }
 
@@ -64,17 +64,17 @@ pub struct CsvRow {
 /// Why a record can't be used.
 #[derive(Debug)]
 pub struct CsvProblem {
-    /// The column at fault, by its name, or by its number where that is none.
-    column: Result<String, usize>,
+    /// The column at fault, by its name, or by its number where that is none; nothing where it is the record.
+    column: Option<Result<String, usize>>,
     message: String,
 }
 
 impl CsvProblem {
     /// The column at fault, by its name or number.
-    pub fn column(&self) -> String {
-        match &self.column {
-            Ok(name) => name.clone(),
-            Err(number) => number.to_string(),
+    pub fn column(&self) -> Option<String> {
+        match self.column.as_ref()? {
+            Ok(name) => Some(name.clone()),
+            Err(number) => Some(number.to_string()),
         }
     }
 }
@@ -82,8 +82,9 @@ impl CsvProblem {
 impl fmt::Display for CsvProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.column {
-            Ok(name) => write!(f, "column `{name}`{}", self.message),
-            Err(number) => write!(f, "column {number}{}", self.message),
+            Some(Ok(name)) => write!(f, "column `{name}`{}", self.message),
+            Some(Err(number)) => write!(f, "column {number}{}", self.message),
+            None => f.write_str(&self.message),
         }
     }
 }
@@ -96,6 +97,8 @@ struct Resolved {
     key: Option<usize>,
     features: Vec<usize>,
     by_name: bool,
+    /// What stands between two cells.
+    delimiter: u8,
 }
 
 impl Resolved {
@@ -167,7 +170,7 @@ impl<R: BufRead> CsvLines<R> {
         Ok(Self {
             reader: Box::new(reader),
             record: csv::ByteRecord::new(),
-            columns: resolve(headers, columns)?,
+            columns: resolve(headers, columns, delimiter)?,
             left,
             after: (0, 0),
         })
@@ -196,6 +199,7 @@ impl<R: BufRead> CsvLines<R> {
             key,
             features,
             by_name: _,
+            delimiter: _,
         } = &self.columns;
         let used = [*text, *text_pair, *key];
         let all = 0..headers.len();
@@ -208,6 +212,12 @@ impl<R: BufRead> CsvLines<R> {
         std::str::from_utf8(self.record.get(at)?).ok()
     }
 
+    /// All cells of the last record, where they are more than the header's.
+    pub fn surplus(&self) -> Option<Vec<Option<&str>>> {
+        let is_more = self.record.len() > self.columns.headers.len();
+        is_more.then(|| (0..self.record.len()).map(|at| self.cell(at)).collect())
+    }
+
     /// A cell of the last record that is there and is no text.
     pub fn unreadable(&self, mut of: impl Iterator<Item = usize>) -> Option<CsvProblem> {
         let at = of.find(|at| {
@@ -215,7 +225,7 @@ impl<R: BufRead> CsvLines<R> {
             cell.is_some_and(|cell| std::str::from_utf8(cell).is_err())
         })?;
         Some(CsvProblem {
-            column: self.columns.name(at).map(str::to_owned),
+            column: Some(self.columns.name(at).map(str::to_owned)),
             message: " is not UTF-8".to_owned(),
         })
     }
@@ -264,7 +274,11 @@ impl<R: BufRead> CsvLines<R> {
     }
 }
 
-fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderError> {
+fn resolve(
+    headers: Vec<String>,
+    columns: &Columns,
+    delimiter: u8,
+) -> Result<Resolved, HeaderError> {
     let find = |name: &str| headers.iter().position(|h| h == name);
     let must_find = |name: &str| {
         find(name).ok_or_else(|| HeaderError::NoColumn {
@@ -301,15 +315,28 @@ fn resolve(headers: Vec<String>, columns: &Columns) -> Result<Resolved, HeaderEr
         key,
         features,
         by_name: columns.by_name,
+        delimiter,
     })
 }
 
 /// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
 fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, CsvProblem> {
     let problem = |at: usize, message: &str| CsvProblem {
-        column: columns.name(at).map(str::to_owned),
+        column: Some(columns.name(at).map(str::to_owned)),
         message: message.to_owned(),
     };
+    let (cells, wanted) = (record.len(), columns.headers.len());
+    if cells > wanted {
+        // What stands beyond the header's cells is part of one of them, probably.
+        let hint = match columns.delimiter {
+            b'\t' => "is a tab in a cell",
+            _ => "is a comma unquoted",
+        };
+        return Err(CsvProblem {
+            column: None,
+            message: format!("has {cells} cells, the header {wanted}: {hint}?"),
+        });
+    }
     let cell = |at: usize| {
         let bytes = record.get(at).ok_or_else(|| problem(at, " is missing"))?;
         std::str::from_utf8(bytes).map_err(|_| problem(at, " is not UTF-8"))
@@ -320,7 +347,10 @@ fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, Csv
         let mut named = Vec::new();
         for at in &columns.features {
             let text = cell(*at)?.trim();
-            if columns.by_name && text.is_empty() {
+            if text.is_empty() {
+                if !columns.by_name {
+                    values.push(f64::NAN);
+                }
                 continue;
             }
             let value: f64 = text

@@ -23,7 +23,13 @@ const MAX_FILES: usize = 1 << 20;
 /// Folders within folders.
 const MAX_DEPTH: usize = 64;
 /// Names that this program gives to what it writes beside an output.
-const OWN: [&str; 3] = [".partial", ".manifest", ".manifest.new"];
+const OWN: [&str; 5] = [
+    ".partial",
+    ".manifest",
+    ".manifest.new",
+    ".posted",
+    ".posted.new",
+];
 
 /// Which files are asked for.
 pub struct Asked<'a> {
@@ -241,7 +247,7 @@ impl Finding {
         }
     }
 
-    /// Takes what a pattern matches but folders and what is hidden.
+    /// Takes what a pattern matches but what is hidden and links that lead nowhere; folders' files where these are asked for.
     fn matching(&mut self, pattern: &str) -> anyhow::Result<()> {
         let options = glob::MatchOptions {
             case_sensitive: true,
@@ -257,7 +263,15 @@ impl Finding {
                 let shown = error.path().display();
                 anyhow!("{shown} can't be read: {}", error.error().redacted())
             })?;
-            if !path.is_dir() && !is_own_name(&path) {
+            let is_link = path
+                .symlink_metadata()
+                .is_ok_and(|about| about.is_symlink());
+            // A folder that a link leads to may be one that it is in.
+            if self.recursive && path.is_dir() && !is_link {
+                let shown = path.display();
+                let walked = self.walk(&path, 0, &mut files);
+                walked.map_err(|error| anyhow!("{shown} can't be read: {}", error.redacted()))?;
+            } else if !path.is_dir() && !is_own_name(&path) && (path.exists() || !is_link) {
                 files.push(path);
             }
             check_count(files.len())?;

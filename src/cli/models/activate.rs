@@ -117,6 +117,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         );
         return Ok(Exit::Ok);
     }
+    say(name, version, before);
+    Ok(Exit::Ok)
+}
+
+fn say(name: &str, version: Option<&str>, before: Option<String>) {
     let was = before.map_or_else(
         || "no version was chosen before".to_owned(),
         |version| format!("before it was {version}"),
@@ -125,7 +130,6 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Some(version) => println!("{name}@{version} is active; {was}"),
         None => println!("{name} follows the workers' settings; {was}"),
     }
-    Ok(Exit::Ok)
 }
 
 fn show(arguments: &Arguments, warmed: &rollover::Warmed) {

@@ -1,4 +1,4 @@
-//! `kiln models import`: a Hugging Face folder, or a file of trees, becomes a version in the models folder.
+//! `kiln models import`: a Hugging Face folder, or a file of trees or of ONNX, becomes a version in the models folder.
 
 use crate::{cli::Exit, config::Settings};
 use clap::{Args, ValueEnum};
@@ -6,20 +6,22 @@ use indicatif::{ProgressBar, ProgressStyle};
 use kiln_model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import};
 use std::{path::PathBuf, time::Duration};
 
-/// Copies a Hugging Face folder, or a model file of LightGBM or XGBoost, into the models folder and checks it there.
+/// Copies a Hugging Face folder, or a model file of LightGBM, XGBoost or ONNX, into the models folder and checks it there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Supported are BERT,
 DistilBERT, RoBERTa, XLM-RoBERTa, MPNet, ModernBERT and DeBERTa of versions 2 and 3: classifiers, regressions, cross-encoders and embeddings; and
 Nomic's rotary BERT: embeddings. Or it is a file that LightGBM's `save_model` or
-`dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds is for those, too.
+`dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds is for those, too. Or it is an ONNX file,
+of features or, with tokenizer.json beside it, of texts (in builds with the cargo feature `onnx`, which the image has).
 
 Examples:
   kiln models import ./finetuned-sentiment --name sentiment --version 2
   kiln models import ./ms-marco-reranker --name reranker --version 1 --pair required
   kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400
   kiln models import ./nomic-embed-text --name nomic-query --version 1 --prompt search_query --width 256 --precision binary
-  kiln models import ./model.txt --name ranker --version 1")]
+  kiln models import ./model.txt --name ranker --version 1
+  kiln models import ./pipeline.onnx --name churn --version 1 --column 1")]
 pub(super) struct Arguments {
     /// The Hugging Face folder, or the model file.
     folder: PathBuf,
@@ -44,6 +46,18 @@ pub(super) struct Arguments {
     /// Tokens after which a text is truncated [default: by the folder].
     #[arg(long, value_name = "TOKENS")]
     max_tokens: Option<usize>,
+    /// Of an ONNX file: the output that is taken [default: the likeliest].
+    #[arg(long, value_name = "NAME")]
+    output: Option<String>,
+    /// Of an ONNX file: which of the output's numbers is the score, from 0.
+    #[arg(long)]
+    column: Option<usize>,
+    /// Of an ONNX file: the labels of the output's numbers [default: as it lists them].
+    #[arg(long, value_delimiter = ',')]
+    labels: Vec<String>,
+    /// Of an ONNX file: inputs may lack features; the graph fills them or knows what NaN means.
+    #[arg(long)]
+    missing: bool,
     /// TTL of this model's scores.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     ttl_seconds: Option<u64>,
@@ -99,10 +113,20 @@ enum ActivationChoice {
     Identity,
 }
 
-pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
-    let options = ImportOptions {
+fn precision(asked: Option<PrecisionChoice>, half: bool) -> Precision {
+    match asked {
+        Some(PrecisionChoice::Int8) => Precision::Int8,
+        Some(PrecisionChoice::Binary) => Precision::Binary,
+        Some(PrecisionChoice::Half) => Precision::Half,
+        None if half => Precision::Half,
+        Some(PrecisionChoice::Single) | None => Precision::Single,
+    }
+}
+
+fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
+    ImportOptions {
         folder: arguments.folder,
-        models_dir: settings.models.dir,
+        models_dir,
         name: arguments.name,
         version: arguments.version,
         pair: arguments.pair.map(|pair| match pair {
@@ -121,18 +145,21 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             ActivationChoice::Identity => OutputActivation::Identity,
         }),
         max_tokens: arguments.max_tokens,
+        output: arguments.output,
+        column: arguments.column,
+        labels: arguments.labels,
+        missing: arguments.missing,
         ttl_seconds: arguments.ttl_seconds,
         prompt: arguments.prompt,
         width: arguments.width,
         range: arguments.range,
-        precision: match arguments.precision {
-            Some(PrecisionChoice::Int8) => Precision::Int8,
-            Some(PrecisionChoice::Binary) => Precision::Binary,
-            Some(PrecisionChoice::Half) => Precision::Half,
-            None if arguments.half => Precision::Half,
-            Some(PrecisionChoice::Single) | None => Precision::Single,
-        },
-    };
+        precision: precision(arguments.precision, arguments.half),
+    }
+}
+
+pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
+    let is_json = arguments.json;
+    let options = options(arguments, settings.models.dir);
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     spinner.set_message("reading, writing and checking");
@@ -140,7 +167,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let imported = tokio::task::spawn_blocking(move || import(&options)).await?;
     spinner.finish_and_clear();
     let imported = imported?;
-    if arguments.json {
+    if is_json {
         let line = serde_json::json!({
             "path": imported.path,
             "model": imported.info,

@@ -4,27 +4,28 @@ use super::{
     block::Block,
     model::choose,
     parsed::Parsed,
+    scorer::Scorer,
     work::{Done, Shared, work},
 };
-use kiln_model::Registry;
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 use tokio::runtime::Handle;
 
-/// Rows of one block: as many as a job may have.
-pub(super) const MAX_ROWS: usize = kiln_contract::job::MAX_INPUTS;
 /// Bytes of outputs that a block may take on its way, by which blocks of models with wide outputs are smaller.
 const OUTPUT_BYTES: usize = 8 << 20;
 /// What a value of an output takes on its way: as a number twice, and as text twice.
 const BYTES_PER_OUTPUT: usize = 44;
 
 /// Smaller blocks for wide outputs.
-pub(super) fn fit_rows(registry: &Registry, model: &str, max_rows: &AtomicUsize) {
-    if let Ok(model) = registry.resolve(model) {
+pub(super) fn fit_rows(scorer: &Scorer, model: &str, max_rows: &AtomicUsize) {
+    if let Ok(model) = scorer.registry().resolve(model) {
         let row = BYTES_PER_OUTPUT * model.info().output_width.max(1);
-        max_rows.store((OUTPUT_BYTES / row).clamp(64, MAX_ROWS), Ordering::Relaxed);
+        max_rows.store(
+            (OUTPUT_BYTES / row).clamp(64, scorer.max_rows().max(64)),
+            Ordering::Relaxed,
+        );
     }
 }
 
@@ -55,7 +56,7 @@ pub(super) fn start(
     let parsed = Parsed::new(block, shared.pick.as_ref());
     if let Some(input) = parsed.first_input() {
         let chosen = choose(shared.scorer.registry(), input)?;
-        fit_rows(shared.scorer.registry(), &chosen, max_rows);
+        fit_rows(&shared.scorer, &chosen, max_rows);
         *model = Some(chosen);
     }
     let named = model.clone();

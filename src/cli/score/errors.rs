@@ -31,14 +31,15 @@ pub(super) struct Errors {
 }
 
 impl Errors {
-    /// None yet, but for the first `kept` bytes of what an earlier run has put aside.
+    /// None yet, but for the first `kept` bytes of what an earlier run of the same output has put aside.
     pub fn open(
         on_error: OnError,
         source: &Source,
         quarantine: Option<&Path>,
-        kept: u64,
+        (kept, output): (u64, Option<&Path>),
     ) -> anyhow::Result<Self> {
-        let quarantine = quarantine.map(|path| Part::open(path, kept)).transpose()?;
+        let quarantine = quarantine.map(|path| Part::open(path, kept, output));
+        let quarantine = quarantine.transpose()?;
         Ok(Self {
             on_error,
             inputs: source.inputs.clone(),

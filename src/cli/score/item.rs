@@ -3,7 +3,7 @@
 //! Pure.
 
 use crate::cli::file::LINE_BYTES;
-use std::ops::Range;
+use std::{cell::OnceCell, collections::HashMap, ops::Range};
 
 /// Bytes of rows after which a block is cut, whatever their number.
 pub(super) const BLOCK_BYTES: usize = 1 << 20;
@@ -37,8 +37,8 @@ pub(super) struct Input {
     pub json: Json,
     /// Other columns with their values as JSON, for the output.
     pub kept: Vec<(String, String)>,
-    /// The row as JSON, where it isn't the line.
-    pub row: Option<String>,
+    /// The row as it stands, where the input is made of parts of it.
+    pub row: Option<Json>,
 }
 
 /// A JSON text: a part of its block, or by itself.
@@ -65,7 +65,7 @@ impl Item {
                 let kept: usize = kept
                     .map(|(name, value)| name.len() + value.len() + 48)
                     .sum();
-                input.json.bytes() + kept + input.row.as_ref().map_or(0, String::len)
+                input.json.bytes() + kept + input.row.as_ref().map_or(0, Json::bytes)
             }
             Self::Job { body, .. } => body.bytes(),
             Self::Bad(bad) => bad.problem.len() + bad.row.as_ref().map_or(0, String::len),
@@ -90,6 +90,42 @@ impl Json {
             }
             Self::Own(text) => text,
         }
+    }
+}
+
+/// Values that are few enough to be looked through for each that is wanted.
+const FEW: usize = 16;
+
+/// Values by their names: found at once where they stand in the order in which they are asked for, else through a table, so that a row
+/// of many doesn't cost the square of them.
+pub(super) struct ByName<'a, V> {
+    all: &'a [(String, V)],
+    table: OnceCell<HashMap<&'a str, &'a V>>,
+}
+
+impl<'a, V> ByName<'a, V> {
+    pub fn new(all: &'a [(String, V)]) -> Self {
+        Self {
+            all,
+            table: OnceCell::new(),
+        }
+    }
+
+    /// The first value of a name, which probably stands at a place.
+    pub fn get(&self, at: usize, name: &str) -> Option<&'a V> {
+        let is_it = |(one, _): &&(String, V)| one == name;
+        if let Some((_, value)) = self.all.get(at).filter(is_it) {
+            return Some(value);
+        }
+        if self.all.len() <= FEW {
+            return self.all.iter().find(is_it).map(|(_, value)| value);
+        }
+        let table = self.table.get_or_init(|| {
+            // What comes first counts, and is put there last.
+            let all = self.all.iter().rev();
+            all.map(|(name, value)| (name.as_str(), value)).collect()
+        });
+        table.get(name).copied()
     }
 }
 
@@ -146,5 +182,24 @@ impl Pick {
             || self.key.is_some()
             || !self.features.is_empty()
             || self.keep != Keep::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_found_by_name_wherever_they_stand() {
+        for count in [3, 1_000] {
+            let all: Vec<(String, usize)> = (0..count).map(|n| (format!("c{n}"), n)).collect();
+            let found = ByName::new(&all);
+            assert_eq!(found.get(2, "c2"), Some(&2));
+            assert_eq!(found.get(2, "c0"), Some(&0));
+            assert_eq!(found.get(count + 1, "c1"), Some(&1));
+            assert_eq!(found.get(0, "none"), None);
+        }
+        let twice: Vec<(String, usize)> = (0..100).map(|n| (format!("c{}", n % 50), n)).collect();
+        assert_eq!(ByName::new(&twice).get(99, "c7"), Some(&7));
     }
 }

@@ -2,27 +2,22 @@
 //!
 //! Promises that a line which can't be used costs only itself. Pure.
 
-use super::item::{BadRow, Input, Item, Json, Keep, Pick};
-use crate::cli::file::BOM;
+use super::item::{BadRow, ByName, Input, Item, Json, Keep, Pick};
 use kiln_contract::redact;
 use serde::{
     Deserialize, Deserializer,
     de::{self, IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
-use std::{fmt, ops::Range};
+use std::{collections::HashSet, fmt, ops::Range};
 
 /// What a block's lines are, in order. Empty ones are nothing.
 pub(super) fn items(bytes: &[u8], first: u64, pick: Option<&Pick>) -> Vec<Item> {
     let mut items = Vec::with_capacity(bytes.len() / 64);
     let (mut at, mut line) = (0, first);
     for one in bytes.split_inclusive(|byte| *byte == b'\n') {
-        let text = match line {
-            1 => one.strip_prefix(BOM).unwrap_or(one),
-            _ => one,
-        };
-        let start = at + one.len() - text.trim_ascii_start().len();
-        let trimmed = text.trim_ascii();
+        let start = at + one.len() - one.trim_ascii_start().len();
+        let trimmed = one.trim_ascii();
         if !trimmed.is_empty() {
             items.push(item(trimmed, line, start..start + trimmed.len(), pick));
         }
@@ -55,7 +50,7 @@ fn item(bytes: &[u8], line: u64, range: Range<usize>, pick: Option<&Pick>) -> It
                 line,
                 json: Json::Own(json),
                 kept,
-                row: None,
+                row: Some(Json::In(range)),
             }),
             Err(problem) => Item::Bad(BadRow {
                 line,
@@ -185,15 +180,13 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
     };
     let fields: Fields<'_> = serde_json::from_str(text)
         .map_err(|error| problem(None, format!("not JSON: {}", redact::json_line(&error))))?;
-    let find = |name: &str| {
-        let mut fields = fields.0.iter();
-        fields.find(|(field, _)| field == name).map(|(_, raw)| *raw)
-    };
+    let named = ByName::new(&fields.0);
+    let find = |name: &str| named.get(0, name).copied();
     let must = |name: &str| {
         find(name).ok_or_else(|| problem(Some(name), format!("column `{name}` is missing")))
     };
     let mut parts: Vec<String> = Vec::new();
-    let mut used: Vec<&str> = Vec::new();
+    let mut used: HashSet<&str> = HashSet::new();
     for (wanted, field) in [
         (&pick.key, "key"),
         (&pick.text, "text"),
@@ -207,13 +200,13 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
             Some(name) => Some(must(name)?),
             None => find(field),
         };
-        used.push(name);
+        used.insert(name);
         if let Some(raw) = raw {
             parts.push(format!("\"{field}\":{}", as_text(field, raw)));
         }
     }
     if pick.features.is_empty() {
-        used.push("features");
+        used.insert("features");
         parts.extend(find("features").map(|raw| format!("\"features\":{raw}")));
     } else if pick.by_name {
         let there = pick
@@ -234,14 +227,34 @@ fn picked(text: &str, pick: &Pick) -> Result<(String, Vec<(String, String)>), Ba
         used.extend(pick.features.iter().map(String::as_str));
         parts.push(format!("\"features\":[{}]", values.join(",")));
     }
-    let keep = |name: &str| match &pick.keep {
-        Keep::None => false,
-        Keep::Others => !used.contains(&name),
-        Keep::These(names) => names.iter().any(|one| one == name),
+    let kept = kept(&fields.0, &pick.keep, &used);
+    Ok((format!("{{{}}}", parts.join(",")), kept))
+}
+
+/// The fields that go to the output, each name once: of two fields of one name, the last counts, as for others who read JSON.
+fn kept(
+    fields: &[(String, &RawValue)],
+    keep: &Keep,
+    used: &HashSet<&str>,
+) -> Vec<(String, String)> {
+    let these: HashSet<&str> = match keep {
+        Keep::None => return Vec::new(),
+        Keep::Others => HashSet::new(),
+        Keep::These(names) => names.iter().map(String::as_str).collect(),
     };
-    let kept = fields.0.iter().filter(|(name, _)| keep(name));
-    let kept = kept.map(|(name, raw)| (name.clone(), raw.get().to_owned()));
-    Ok((format!("{{{}}}", parts.join(",")), kept.collect()))
+    let mut seen: HashSet<&str> = HashSet::new();
+    let mut kept: Vec<(String, String)> = Vec::new();
+    for (name, raw) in fields.iter().rev() {
+        let is_wanted = match keep {
+            Keep::These(_) => these.contains(name.as_str()),
+            _ => !used.contains(name.as_str()),
+        };
+        if is_wanted && seen.insert(name) {
+            kept.push((name.clone(), raw.get().to_owned()));
+        }
+    }
+    kept.reverse();
+    kept
 }
 
 /// A key's number is the text of it: tables have numbers for keys.
@@ -287,18 +300,6 @@ mod tests {
                 r#"14:{"text":"c"}"#,
             ]
         );
-    }
-
-    #[test]
-    fn a_mark_before_the_text_is_no_part_of_it() {
-        let block = b"\xef\xbb\xbf{\"text\":\"a\"}\n\xef\xbb\xbf{\"text\":\"b\"}";
-        let said: Vec<String> = items(block, 1, None)
-            .iter()
-            .map(|item| input(block, item))
-            .collect();
-        let second = "2:bad not JSON: expected value at column 1";
-        assert_eq!(said, [r#"1:{"text":"a"}"#, second]);
-        assert!(matches!(&items(block, 7, None)[0], Item::Bad(_)));
     }
 
     #[test]

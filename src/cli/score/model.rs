@@ -11,6 +11,17 @@ pub(super) fn pinned(registry: &Registry, reference: &str) -> String {
     }
 }
 
+/// Refuses a model that is named and isn't there, before anything is opened to be written.
+pub(super) fn must_know(registry: &Registry, named: Option<&str>) -> anyhow::Result<()> {
+    let Some(reference) = named else {
+        return Ok(());
+    };
+    match registry.resolve(reference) {
+        Ok(_) => Ok(()),
+        Err(unknown) => bail!("--model {reference}: {unknown}"),
+    }
+}
+
 /// The only active model that takes such an input.
 pub(super) fn choose(registry: &Registry, input: &str) -> anyhow::Result<String> {
     let features = serde_json::from_str::<serde_json::Value>(input)

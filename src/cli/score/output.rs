@@ -1,7 +1,8 @@
 //! Owns where results go: standard output, or a file that appears whole.
 //!
 //! Promises that a file is written under another name beside it, `FILE.partial`, and has its own only once it is complete; and that who reads
-//! standard output may stop doing so at any time.
+//! standard output may stop doing so at any time. What isn't completed stays only where the output has a manifest, by which a later run
+//! goes on.
 
 use super::{
     render::{Layout, Piece},
@@ -46,6 +47,8 @@ pub(super) struct Part {
     partial: Option<PathBuf>,
     packing: Packing,
     packer: Option<Packer>,
+    /// The output's manifest, which says how far this has come where there is one.
+    manifest: Option<PathBuf>,
 }
 
 /// The path of what belongs to a file, beside it.
@@ -56,8 +59,8 @@ pub(super) fn beside(path: &Path, end: &str) -> PathBuf {
 }
 
 impl Part {
-    /// Opens it with the first `keep` bytes that an earlier run has written of it.
-    pub fn open(path: &Path, keep: u64) -> anyhow::Result<Self> {
+    /// Opens it with the first `keep` bytes that an earlier run has written of it. `output` is that whose manifest says so.
+    pub fn open(path: &Path, keep: u64, output: Option<&Path>) -> anyhow::Result<Self> {
         // Who names a link means what it leads to.
         let shown = path.display();
         let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
@@ -102,6 +105,7 @@ impl Part {
             path,
             partial,
             packing,
+            manifest: output.map(|output| beside(output, ".manifest")),
         })
     }
 
@@ -143,15 +147,9 @@ impl Part {
         };
         let file = packer.finish();
         let completed = file.and_then(|file| complete(&file, self.partial.as_deref(), &self.path));
-        completed.with_context(|| format!("{shown} can't be written"))
-    }
-
-    /// Forgets it.
-    pub fn discard(self) {
-        if let Some(partial) = &self.partial {
-            // It is in nobody's way where it stays.
-            let _ = fs::remove_file(partial);
-        }
+        completed.with_context(|| format!("{shown} can't be written"))?;
+        self.partial = None;
+        Ok(())
     }
 
     /// Adds to it.
@@ -163,6 +161,19 @@ impl Part {
                 .with_context(|| format!("{shown} can't be written"))?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let Some(partial) = &self.partial else {
+            return;
+        };
+        let manifest = self.manifest.as_deref();
+        if !manifest.is_some_and(Path::exists) {
+            // It is in nobody's way where it stays.
+            let _ = fs::remove_file(partial);
+        }
     }
 }
 
@@ -191,7 +202,7 @@ impl Output {
         Ok(Self {
             encoder: shape.map(|shape| Encoder::new(layout.format, shape, is_stream)),
             target: match path {
-                Some(path) => Target::File(Box::new(Part::open(path, keep)?)),
+                Some(path) => Target::File(Box::new(Part::open(path, keep, Some(path))?)),
                 None => Target::Stdout {
                     writer: BufWriter::with_capacity(1 << 16, io::stdout()),
                     is_live: io::stdout().is_terminal(),
@@ -255,13 +266,6 @@ impl Output {
         match self.target {
             Target::File(part) => part.finish(),
             Target::Stdout { mut writer, .. } => writer.flush().map_err(closed),
-        }
-    }
-
-    /// Forgets a file.
-    pub fn discard(self) {
-        if let Target::File(part) = self.target {
-            part.discard();
         }
     }
 }

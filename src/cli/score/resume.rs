@@ -6,7 +6,6 @@ use super::{
     fleet::remove_journal,
     manifest::{self, Manifest},
     model::pinned,
-    output::Output,
     source::Source,
 };
 use kiln_model::Registry;
@@ -75,8 +74,8 @@ fn active(arguments: &FileArguments, registry: &Registry) -> Option<Vec<String>>
     Some(names)
 }
 
-/// Leaves what a later run can go on from, and nothing else.
-pub(super) fn give_up(sink: Output, errors: Errors, output: Option<&Path>) {
+/// Leaves what a later run can go on from, and nothing else: what isn't completed goes by itself without a manifest.
+pub(super) fn give_up(errors: &Errors, output: Option<&Path>) {
     let Some(output) = output else {
         return;
     };
@@ -85,9 +84,5 @@ pub(super) fn give_up(sink: Output, errors: Errors, output: Option<&Path>) {
     }
     if !manifest::path(output).exists() {
         remove_journal(output);
-        sink.discard();
-        if let Some(part) = errors.quarantine {
-            part.discard();
-        }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     FileArguments, JobArguments,
-    begin::{MAX_ROWS, fit_rows, start},
+    begin::{fit_rows, start},
     block::Block,
     errors::{Errors, OnError},
     fleet::Watch,
@@ -10,8 +10,9 @@ use super::{
     item::Position,
     layout::layout,
     manifest::{self, Manifest},
+    model::must_know,
     models::{Models, Wanted},
-    output::{Output, Part},
+    output::{Closed, Output, Part},
     progress::Marks,
     render::Layout,
     resume::{begin, give_up},
@@ -75,12 +76,14 @@ pub(super) async fn run(
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
     let models = Models::open(settings, jobs.is_some()).await?;
+    let named = arguments.model.as_deref().filter(|_| jobs.is_none());
+    must_know(models.registry(), named)?;
     let paths = (output.as_deref(), quarantine.as_deref());
     let about = (models.registry(), jobs);
     let mut manifest = begin(arguments, on_error, &source, paths, about);
     let from = (manifest.end != Position::default()).then_some(manifest.end);
     let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
-    let kept = manifest.quarantine_bytes;
+    let kept = (manifest.quarantine_bytes, output.as_deref());
     let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
     let known = paths.0.filter(|_| source.identity.is_some());
     let resumable = known.filter(|_| may_resume(&sink, &errors));
@@ -93,14 +96,8 @@ pub(super) async fn run(
         quarantine: paths.1,
         bar: &source.bar,
     };
-    let scorer = match models.scorer(&wanted, &mut manifest).await {
-        Ok(scorer) => scorer,
-        Err(error) => {
-            give_up(sink, errors, output.as_deref());
-            report.give_up();
-            return Err(error);
-        }
-    };
+    let scorer = models.scorer(&wanted, &mut manifest).await;
+    let scorer = scorer.inspect_err(|_| give_up(&errors, output.as_deref()))?;
     match from {
         Some(from) => say_resumed(from, &source),
         None => sink.write(&layout.header())?,
@@ -108,7 +105,7 @@ pub(super) async fn run(
     let mut run = Run {
         shared: Arc::new(shared(arguments, on_error, &source, layout, &scorer)),
         bar: source.bar.clone(),
-        max_rows: Arc::new(AtomicUsize::new(MAX_ROWS)),
+        max_rows: Arc::new(AtomicUsize::new(scorer.max_rows())),
         scorer,
         output: output.clone(),
         files: source.inputs.count(),
@@ -121,12 +118,12 @@ pub(super) async fn run(
     let flowed = run.flow(source, &mut marks, &mut sink, &mut errors).await;
     if let Err(error) = flowed {
         let ended = run.end_early(error, marks, &mut sink, &mut errors).await;
-        give_up(sink, errors, output.as_deref());
-        report.give_up();
-        return ended;
+        give_up(&errors, output.as_deref());
+        return run.closed_or(ended, report, errors);
     }
-    run.complete(sink, &mut errors)
-        .inspect_err(|_| report.give_up())?;
+    if let Err(error) = run.complete(sink, &mut errors) {
+        return run.closed_or(Err(error), report, errors);
+    }
     output.as_deref().map(manifest::remove);
     run.scorer.forget(output.as_deref()).await;
     run.end(report, arguments, output.as_deref(), &errors)
@@ -223,15 +220,15 @@ impl Run {
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
-            for results in &block.out {
-                output.add(results)?;
-            }
             errors.take(&self.bar, block.end.file, block.bad)?;
             if errors.inputs.count() > 1 {
                 block.tally.of_file(errors.inputs.get(block.end.file));
             }
             self.manifest.tally.merge(&block.tally);
             self.manifest.end = block.end;
+            for results in &block.out {
+                output.add(results)?;
+            }
             self.say_rate();
             self.mark(marks, output, errors).await?;
         }
@@ -274,6 +271,9 @@ impl Run {
         // What was stored stays stored, whatever ended the run.
         let _ = self.scorer.flush().await;
         let Some(mut early) = self.scorer.early(&error) else {
+            if let Some(mut marks) = marks {
+                let _ = marks.wait().await;
+            }
             self.scorer.leave(errors.failed).await;
             return Err(error);
         };
@@ -292,32 +292,29 @@ impl Run {
         early.say(&self.scorer, self.output.as_deref()).await
     }
 
-    /// Gives what was written its names. What can't be completed stays only where a later run can go on from it.
-    fn complete(&self, mut sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+    /// Gives what was written its names.
+    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
         let model = self.manifest.model.as_deref();
         let model = model.and_then(|model| self.scorer.registry().resolve(model).ok());
-        let quarantine = errors.quarantine.take();
-        let output = sink.part().map(|part| &*part);
-        let partials: Vec<PathBuf> = output
-            .into_iter()
-            .chain(&quarantine)
-            .filter_map(Part::partial)
-            .collect();
-        let completed = sink
-            .finish(model.as_ref().map(|model| model.info()))
-            .and_then(|()| quarantine.map_or(Ok(()), Part::finish));
-        if completed.is_err()
-            && self
-                .output
-                .as_deref()
-                .is_none_or(|path| !manifest::path(path).exists())
-        {
-            for partial in partials {
-                // One that has its own name already isn't there.
-                let _ = fs::remove_file(partial);
-            }
+        sink.finish(model.as_ref().map(|model| model.info()))?;
+        errors.quarantine.take().map_or(Ok(()), Part::finish)
+    }
+
+    /// Ends a run; where nobody reads its results any more, what it has put aside and counted so far is kept.
+    fn closed_or(
+        &self,
+        ended: anyhow::Result<Exit>,
+        report: Report,
+        mut errors: Errors,
+    ) -> anyhow::Result<Exit> {
+        match ended {
+            Err(error) if error.is::<Closed>() => {}
+            ended => return ended,
         }
-        completed
+        errors.quarantine.take().map_or(Ok(()), Part::finish)?;
+        let facts = self.facts(None, &errors);
+        report.write(&self.manifest.tally, &facts, self.scorer.engine())?;
+        Ok(self.exit())
     }
 
     /// Names the file of scores where it takes no more.
@@ -326,7 +323,7 @@ impl Run {
     }
 
     fn fit_rows(&self, model: &str) {
-        fit_rows(self.scorer.registry(), model, &self.max_rows);
+        fit_rows(&self.scorer, model, &self.max_rows);
     }
 
     fn say_rate(&self) {
@@ -360,21 +357,29 @@ impl Run {
     ) -> anyhow::Result<Exit> {
         self.bar.finish_and_clear();
         let tally = &self.manifest.tally;
-        let facts = Facts {
-            files: &errors.inputs,
-            output,
-            model: self.manifest.model.as_deref(),
-            elapsed: self.elapsed(),
-            resumed_after: self.from.map(|from| from.lines),
-        };
+        let facts = self.facts(output, errors);
         report.write(tally, &facts, self.scorer.engine())?;
         if !arguments.json {
             errors.lines.print_rest();
         }
         summary::print(tally, facts.elapsed, arguments.json);
-        Ok(match tally.bad_rows {
+        Ok(self.exit())
+    }
+
+    fn exit(&self) -> Exit {
+        match self.manifest.tally.bad_rows {
             0 => Exit::Ok,
             _ => Exit::Partial,
-        })
+        }
+    }
+
+    fn facts<'a>(&'a self, output: Option<&'a Path>, errors: &'a Errors) -> Facts<'a> {
+        Facts {
+            files: &errors.inputs,
+            output,
+            model: self.manifest.model.as_deref(),
+            elapsed: self.elapsed(),
+            resumed_after: self.from,
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! Owns where inputs are scored: by the engine in this process, or by the workers of a fleet.
 
 use super::{
+    answer::Answer,
     fleet::{Admitted, Early, Fleet, Place, Turn, Watch, remove_journal},
     item::Position,
 };
 use crate::{
     cli::file::job_body,
-    pipeline::{Engine, InputCounts, JobSource, Outcome, outcome_of},
+    pipeline::{Engine, JobSource, outcome_of},
     store::{SqliteStore, StoreError},
 };
 use kiln_contract::job::MAX_INPUTS;
@@ -28,16 +29,10 @@ pub(super) enum Scorer {
     Fleet(Fleet),
 }
 
-/// What came of a job.
-pub(super) struct Answer {
-    pub outcome: Outcome,
-    pub counts: Option<InputCounts>,
-}
-
 /// Which job it is: by its name here, by its place over the fleet.
 pub(super) struct Which {
     pub id: String,
-    pub place: Place,
+    pub spot: Place,
     pub admitted: Option<Admitted>,
 }
 
@@ -72,6 +67,14 @@ impl Scorer {
         match self {
             Self::Here { .. } => 2 * cores + 4,
             Self::Fleet(fleet) => fleet.max_in_flight() + 4,
+        }
+    }
+
+    /// Rows of a block at most: what is written is kept block by block, so that one is no more than a few small jobs.
+    pub fn max_rows(&self) -> usize {
+        match self {
+            Self::Here { .. } => MAX_INPUTS,
+            Self::Fleet(fleet) => fleet.max_rows(),
         }
     }
 
@@ -126,7 +129,7 @@ impl Scorer {
             }
             Self::Fleet(fleet) => {
                 let body = fleet.body(model, texts, detail);
-                fleet.score(which.place, which.admitted, body, None).await
+                fleet.score(which.spot, which.admitted, body, None).await
             }
         }
     }
@@ -139,7 +142,7 @@ impl Scorer {
             Self::Fleet(fleet) => {
                 let own = kiln_contract::job::find_id(body.as_bytes());
                 let own = own.map(std::borrow::Cow::into_owned);
-                fleet.score(which.place, which.admitted, bytes, own).await
+                fleet.score(which.spot, which.admitted, bytes, own).await
             }
         }
     }

@@ -8,7 +8,7 @@ use super::{
     item::{Keep, Position},
     render::Layout,
     table::{Table, Taker, Wanted},
-    text::{keep, read_lines, read_records},
+    text::{keep, marked, read_lines, read_records},
 };
 use crate::cli::{
     file::{self, Blob, Columns, CsvLines, Format, Inputs, Packing, unpack},
@@ -249,6 +249,7 @@ impl Opened {
         }
         let (reader, _) =
             unpack(self.bytes(0)?).with_context(|| format!("{shown} can't be read"))?;
+        let (reader, _) = marked(reader, &shown.to_string())?;
         let lines = CsvLines::new(reader, &asked.columns, asked.format.delimiter());
         let lines = lines.with_context(|| shown.to_string())?;
         let kept = keep(&lines, &asked.keep).with_context(|| shown.to_string())?;
@@ -264,9 +265,19 @@ impl Opened {
         let raw = flow.bar.wrap_read(self.bytes(0)?);
         let unpacked = unpack(raw).with_context(|| format!("{shown} can't be read"));
         let (reader, packing) = unpacked?;
+        let (mut reader, mark) = marked(reader, &shown)?;
         match asked.format {
             Format::Jsonl => {
-                let reader = self.skip(reader, packing, from, flow)?;
+                if from.bytes > 0 {
+                    let reader = self.skip(reader, packing, from, flow)?;
+                    return read_lines(reader, from, flow, &shown);
+                }
+                let skipped = io::copy(&mut reader.by_ref().take(mark), &mut io::sink());
+                skipped.with_context(|| format!("{shown} can't be read"))?;
+                let from = Position {
+                    bytes: mark,
+                    ..from
+                };
                 read_lines(reader, from, flow, &shown)
             }
             _ => {

@@ -2,7 +2,7 @@
 //!
 //! Promises that a report holds no row's values.
 
-use super::{result::cell, tally::Tally};
+use super::{item::Position, result::cell, tally::Tally};
 use crate::{cli::file::Inputs, pipeline::Engine};
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -21,7 +21,8 @@ pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
     let labels = labels(tally);
     if as_json {
         let summary = json!({
-            "inputs": inputs, "hits": tally.hits, "misses": tally.misses, "coalesced": tally.coalesced, "bad_lines": tally.bad_rows,
+            "inputs": inputs, "hits": tally.hits, "misses": tally.misses(), "uncached": tally.uncached, "coalesced": tally.coalesced,
+            "bad_lines": tally.bad_rows,
             "seconds": seconds(elapsed), "inputs_per_s": per_second, "labels": labels,
         });
         eprintln!("{summary}");
@@ -30,7 +31,10 @@ pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
     let line = |name: &str, value: String| eprintln!("{name:<12}{value:>12}");
     line("inputs", inputs.to_string());
     line("hits", tally.hits.to_string());
-    line("misses", tally.misses.to_string());
+    line("misses", tally.misses().to_string());
+    if tally.uncached > 0 {
+        line("uncached", tally.uncached.to_string());
+    }
     line("coalesced", tally.coalesced.to_string());
     line("bad lines", tally.bad_rows.to_string());
     line("seconds", format!("{:.3}", elapsed.as_secs_f64()));
@@ -60,18 +64,34 @@ pub(super) struct Facts<'a> {
     pub output: Option<&'a Path>,
     pub model: Option<&'a str>,
     pub elapsed: Duration,
-    /// The last line of an earlier run that this one has gone on from.
-    pub resumed_after: Option<u64>,
+    /// Where an earlier run stopped that this one has gone on from.
+    pub resumed_after: Option<Position>,
 }
 
 /// The file of the report, opened before the work: who may not write it is told at once.
-pub(super) struct Report(Option<(PathBuf, File, bool)>);
+pub(super) struct Report {
+    open: Option<(PathBuf, File)>,
+    /// Its path, where there was none before and nothing is written yet.
+    empty: Option<PathBuf>,
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if let Some(path) = &self.empty {
+            // It is in nobody's way where it stays.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
 
 impl Report {
     /// Opens it, where one is asked for. What stands in it stays until there is another.
     pub fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = path else {
-            return Ok(Self(None));
+            return Ok(Self {
+                open: None,
+                empty: None,
+            });
         };
         let is_new = !path.exists();
         let file = OpenOptions::new()
@@ -80,32 +100,37 @@ impl Report {
             .truncate(false)
             .open(path);
         let file = file.with_context(|| format!("{} can't be written", path.display()))?;
-        Ok(Self(Some((path.to_owned(), file, is_new))))
-    }
-
-    /// Leaves no empty one.
-    pub fn give_up(&self) {
-        if let Self(Some((path, _, true))) = self {
-            let _ = fs::remove_file(path);
-        }
+        Ok(Self {
+            open: Some((path.to_owned(), file)),
+            empty: is_new.then(|| path.to_owned()),
+        })
     }
 
     /// Writes it.
     pub fn write(
-        self,
+        mut self,
         tally: &Tally,
         facts: &Facts<'_>,
         engine: Option<&Engine>,
     ) -> anyhow::Result<()> {
-        let Some((path, mut file, _)) = self.0 else {
+        let Some((path, mut file)) = self.open.take() else {
             return Ok(());
         };
         let bytes = serde_json::to_vec_pretty(&about(tally, facts, engine))?;
         let is_file = file.metadata().is_ok_and(|about| about.is_file());
         let emptied = if is_file { file.set_len(0) } else { Ok(()) };
         let written = emptied.and_then(|()| file.write_all(&bytes));
-        written.with_context(|| format!("{} can't be written", path.display()))
+        written.with_context(|| format!("{} can't be written", path.display()))?;
+        self.empty = None;
+        Ok(())
     }
+}
+
+/// Seconds of the model that were saved, less those of looking up.
+fn saved(tally: &Tally, per_input: f64, look_up: f64) -> f64 {
+    let found = tally.hits + tally.coalesced;
+    let looked_up = tally.inputs().saturating_sub(tally.uncached);
+    found as f64 * per_input - looked_up as f64 * look_up
 }
 
 fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
@@ -119,10 +144,8 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
     // Where everything was found, no call was measured: what the model was measured to take when it was loaded, for its longest inputs.
     let expected = tally.longest.iter().filter_map(|long| long.seconds).next();
     let per_input = measured.or(expected);
-    let found = tally.hits + tally.coalesced;
     let look_up = engine.and_then(Engine::look_up_seconds);
-    let saved =
-        per_input.map(|cost| found as f64 * cost - inputs as f64 * look_up.unwrap_or_default());
+    let saved = per_input.map(|cost| saved(tally, cost, look_up.unwrap_or_default()));
     let round = |value: f64| (value * 1e9).round() / 1e9;
     let slowest = tally.longest.iter().map(|long| {
         json!({"file": long.file, "line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
@@ -135,17 +158,20 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
         "rows": tally.rows,
         "inputs": inputs,
         "hits": tally.hits,
-        "misses": tally.misses,
+        "misses": tally.misses(),
+        "uncached": tally.uncached,
         "coalesced": tally.coalesced,
         "bad_rows": tally.bad_rows,
+        "rows_with_error": tally.error_rows,
         "seconds": seconds(facts.elapsed),
         "inputs_per_s": per_second(inputs, facts.elapsed),
-        "resumed_after_line": facts.resumed_after,
+        "resumed_after_line": facts.resumed_after.map(|from| from.lines),
+        "resumed_in_file": facts.resumed_after.and_then(|from| facts.files.get(from.file)).map(|file| file.display().to_string()),
         "labels": labels(tally),
         "scores": tally.scores.report(),
         "cost": {
             "seconds_per_input": per_input.map(round),
-            "model_seconds": measured.map(|cost| round(cost * tally.misses as f64)),
+            "model_seconds": measured.map(|cost| round(cost * tally.scored as f64)),
         },
         "cache": {
             "hit_share": (inputs > 0).then(|| round(tally.hits as f64 / inputs as f64)),
@@ -154,4 +180,32 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
         },
         "slowest_inputs": slowest.collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pipeline::InputCounts;
+
+    #[test]
+    fn what_was_not_looked_up_is_no_miss_and_costs_no_look_up() {
+        let mut tally = Tally::default();
+        tally.count(&InputCounts {
+            hits: 10,
+            misses: 90,
+            uncached: 80,
+            ..InputCounts::default()
+        });
+        assert_eq!(
+            (tally.inputs(), tally.misses(), tally.uncached),
+            (100, 10, 80)
+        );
+        let seconds = saved(&tally, 4.0, 1.0);
+        assert!((seconds - 20.0).abs() < 1e-9, "{seconds}");
+        let mut all = Tally::default();
+        for _ in 0..2 {
+            all.merge(&tally);
+        }
+        assert_eq!((all.misses(), all.uncached), (20, 160));
+    }
 }

@@ -15,11 +15,20 @@ const DROPPED_BITS: u32 = 18;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Tally {
     pub hits: u64,
-    pub misses: u64,
+    /// Inputs that the model has scored.
+    #[serde(rename = "misses")]
+    pub scored: u64,
+    /// Of these, those that weren't looked up before: their model is faster than that.
+    #[serde(default)]
+    pub uncached: u64,
     pub coalesced: u64,
+    /// Rows without a result, in the output or not.
     pub bad_rows: u64,
     /// Rows of the output.
     pub rows: u64,
+    /// Of the bad rows, those that are rows of the output, with an error.
+    #[serde(default)]
+    pub error_rows: u64,
     pub labels: BTreeMap<String, u64>,
     pub scores: Scores,
     pub longest: Vec<Long>,
@@ -137,22 +146,30 @@ impl Tally {
     /// Adds the inputs of one job.
     pub fn count(&mut self, counts: &InputCounts) {
         self.hits += counts.hits;
-        self.misses += counts.misses;
+        self.scored += counts.misses;
+        self.uncached += counts.uncached;
         self.coalesced += counts.coalesced;
     }
 
     /// Inputs that were scored or found.
     pub fn inputs(&self) -> u64 {
-        self.hits + self.misses + self.coalesced
+        self.hits + self.scored + self.coalesced
+    }
+
+    /// Inputs that were looked up and not found.
+    pub fn misses(&self) -> u64 {
+        self.scored.saturating_sub(self.uncached)
     }
 
     /// Adds those of another part.
     pub fn merge(&mut self, other: &Self) {
         self.hits += other.hits;
-        self.misses += other.misses;
+        self.scored += other.scored;
+        self.uncached += other.uncached;
         self.coalesced += other.coalesced;
         self.bad_rows += other.bad_rows;
         self.rows += other.rows;
+        self.error_rows += other.error_rows;
         for (label, count) in &other.labels {
             *self.labels.entry(label.clone()).or_default() += count;
         }

@@ -1,6 +1,7 @@
 //! Owns cutting lines and records into blocks.
 //!
-//! Promises that what is in hand is bounded in bytes, whatever the file holds.
+//! Promises that what is in hand is bounded in bytes, whatever the file holds; and that a mark at a file's beginning which says that it is
+//! UTF-8 is no part of its first line. Refuses UTF-16.
 
 use super::{
     block::Rows,
@@ -12,8 +13,32 @@ use crate::{
     cli::file::{CsvLines, CsvRow, LINE_BYTES, described},
     redact::Redact,
 };
-use anyhow::{Context, anyhow};
-use std::io::{self, BufRead, Read};
+use anyhow::{Context, anyhow, bail};
+use std::io::{self, BufRead, Cursor, Read};
+
+/// What a file of UTF-8 may begin with, and what one of UTF-16 does.
+const UTF_8: &[u8] = &[0xef, 0xbb, 0xbf];
+const UTF_16: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
+/// Bytes that are looked at together: who reads CSV takes a mark alone for all that there is.
+const START_BYTES: u64 = 4 << 10;
+
+/// Looks at a text's beginning: gives all of the text, and how many of its bytes are a mark.
+pub(super) fn marked(
+    mut reader: Box<dyn BufRead + Send>,
+    shown: &str,
+) -> anyhow::Result<(Box<dyn BufRead + Send>, u64)> {
+    let mut start = Vec::new();
+    let read = reader.by_ref().take(START_BYTES).read_to_end(&mut start);
+    read.with_context(|| format!("{shown} can't be read"))?;
+    if UTF_16.iter().any(|mark| start.starts_with(mark)) {
+        bail!("{shown} is UTF-16: make it UTF-8, as by `iconv -f UTF-16 -t UTF-8`");
+    }
+    let mark = match start.starts_with(UTF_8) {
+        true => UTF_8.len() as u64,
+        false => 0,
+    };
+    Ok((Box::new(Cursor::new(start).chain(reader)), mark))
+}
 
 pub(super) fn read_lines(
     mut reader: Box<dyn BufRead + Send>,
@@ -128,13 +153,13 @@ pub(super) fn read_records<R: BufRead>(
             Ok(json) => Item::Input(Input {
                 line,
                 kept: kept(lines, keep),
-                row,
+                row: row.map(Json::Own),
                 json: Json::Own(json),
             }),
             Err(problem) => Item::Bad(BadRow {
                 line,
                 problem: format!("{problem}"),
-                column: Some(problem.column()),
+                column: problem.column(),
                 row,
             }),
         };
@@ -161,8 +186,11 @@ fn kept<R: BufRead>(lines: &CsvLines<R>, keep: &[(usize, String)]) -> Vec<(Strin
         .collect()
 }
 
-/// A record as a JSON object.
+/// A record as a JSON object; as a list of its cells where they are more than the header's.
 fn whole<R: BufRead>(lines: &CsvLines<R>) -> String {
+    if let Some(cells) = lines.surplus() {
+        return serde_json::json!(cells).to_string();
+    }
     let cells = lines.headers().iter().enumerate();
     let row: serde_json::Map<String, serde_json::Value> = cells
         .map(|(at, name)| (name.clone(), lines.cell(at).into()))

@@ -3,6 +3,7 @@
 //! Promises that blocks are worked on independently of each other, and that a bad row costs only itself.
 
 use super::{
+    answer::Answer,
     fleet::{Admitted, Place, Turn},
     item::{BadRow, Input, Pick, Position},
     lines::unread,
@@ -10,7 +11,7 @@ use super::{
     parts::{Part, parts},
     render::{Layout, Out, Piece},
     result::ResultRow,
-    scorer::{Answer, Scorer, Which},
+    scorer::{Scorer, Which},
     table::Batch,
     tally::Tally,
 };
@@ -149,15 +150,11 @@ impl Context<'_> {
 
     /// Which job it is that begins on a line.
     fn which(&self, id: String, line: u64, admitted: Option<Admitted>) -> Which {
-        let place = Place {
+        let spot = Place {
             file: self.file,
             line,
         };
-        Which {
-            id,
-            place,
-            admitted,
-        }
+        Which { id, spot, admitted }
     }
 
     async fn part(
@@ -184,7 +181,10 @@ impl Context<'_> {
                 let mut fit = Vec::with_capacity(inputs.len());
                 for input in inputs {
                     match unread(input.line, self.text(input)) {
-                        Some(bad) => written.bad(bad),
+                        Some(bad) => written.bad(BadRow {
+                            row: Some(self.row(input)),
+                            ..bad
+                        }),
                         None => fit.push(input),
                     }
                 }
@@ -198,6 +198,12 @@ impl Context<'_> {
 
     fn text<'a>(&'a self, input: &'a Input) -> &'a str {
         input.json.text(self.bytes)
+    }
+
+    /// An input's row as it stands in its file.
+    fn row(&self, input: &Input) -> String {
+        let row = input.row.as_ref().unwrap_or(&input.json);
+        row.text(self.bytes).to_owned()
     }
 
     /// Scores inputs of which not all may be scored together: those that can't be are found by halves, and cost themselves alone.
@@ -223,12 +229,7 @@ impl Context<'_> {
                     line: input.line,
                     column: None,
                     problem,
-                    row: Some(
-                        input
-                            .row
-                            .clone()
-                            .unwrap_or_else(|| self.text(input).to_owned()),
-                    ),
+                    row: Some(self.row(input)),
                 });
                 return Ok(());
             }
@@ -288,16 +289,12 @@ impl Context<'_> {
                 line: input.line,
                 column: Some(field.to_owned()).filter(|field| !field.is_empty()),
                 problem: named(field, &message),
-                row: Some(
-                    input
-                        .row
-                        .clone()
-                        .unwrap_or_else(|| self.text(input).to_owned()),
-                ),
+                row: Some(self.row(input)),
             });
             if self.shared.quarantines {
                 return Ok(());
             }
+            written.tally.error_rows += 1;
         }
         row.count(&mut written.tally, self.shared.reports);
         written.tally.rows += 1;
@@ -323,7 +320,7 @@ impl Context<'_> {
 
     /// Runs a whole job.
     async fn job(&self, which: Which, body: &str, written: &mut Written) -> anyhow::Result<()> {
-        let line = which.place.line;
+        let line = which.spot.line;
         let replies = self.shared.layout.format == Format::Jsonl;
         if self.shared.layout.shape.is_some() {
             written.bad(BadRow {
@@ -353,6 +350,7 @@ impl Context<'_> {
                             row: None,
                             ..bad(named(&field, &message))
                         });
+                        written.tally.error_rows += 1;
                     }
                     row.count(&mut written.tally, self.shared.reports);
                     written.tally.rows += 1;

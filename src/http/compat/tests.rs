@@ -1,3 +1,5 @@
+//! What stands in other servers' forms becomes a job, and its problems are those of the request.
+
 use super::*;
 
 fn raw(json: &str) -> Box<RawValue> {
@@ -6,14 +8,14 @@ fn raw(json: &str) -> Box<RawValue> {
 
 #[test]
 fn a_problem_names_the_field_that_the_request_has() {
-    let told = |at: &str, is_single| {
+    let renamed_to = |at: &str, is_single| {
         let problem = Problem::invalid(at, "bad");
         renamed(problem, "input", is_single).field().to_owned()
     };
-    assert_eq!(told("inputs[3].text", false), "input[3]");
-    assert_eq!(told("inputs[0].text", true), "input");
-    assert_eq!(told("inputs", false), "input");
-    assert_eq!(told("model", false), "model");
+    assert_eq!(renamed_to("inputs[3].text", false), "input[3]");
+    assert_eq!(renamed_to("inputs[0].text", true), "input");
+    assert_eq!(renamed_to("inputs", false), "input");
+    assert_eq!(renamed_to("model", false), "model");
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub(super) struct Outlay {
     took: f64,
     expected: f64,
     /// Jobs that have ended, and what the others are expected to take.
-    told: usize,
+    reported: usize,
     under_way: HashMap<String, f64>,
     is_over: bool,
 }
@@ -68,7 +68,7 @@ impl Outlay {
         };
         let waits = !self.under_way.is_empty();
         if has_inputs && self.seconds() + seconds * self.factor() <= max {
-            return match self.under_way.len() < self.told.max(1) {
+            return match self.under_way.len() < self.reported.max(1) {
                 true => Fit::Now,
                 false => Fit::Later,
             };
@@ -88,7 +88,7 @@ impl Outlay {
     /// A job has ended, and took so long.
     pub(super) fn end(&mut self, id: &str, took: f64) {
         if let Some(expected) = self.under_way.remove(id) {
-            self.told += 1;
+            self.reported += 1;
             self.took += took;
             // What was known says nothing of what the others take.
             if took > 0.0 {

@@ -89,7 +89,7 @@ impl GoldenDraft {
 }
 
 /// Bytes of text that one token stands for at most: a longer text is truncated in any case.
-const BYTES_PER_TOKEN: usize = 64;
+pub(super) const BYTES_PER_TOKEN: usize = 64;
 
 impl<'a> Draft<'a> {
     /// The manifest of such a plan, without golden inputs.

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use kiln_contract::model::{ModelInfo, PairRule, Precision};
 
+use crate::error::ImportError;
 use crate::manifest::{OutputActivation, Pooling};
 
 /// What to import, and what overrides the folder's own descriptions.
 #[derive(Debug, Clone)]
 pub struct ImportOptions {
-    /// The Hugging Face folder, or the model file of LightGBM or XGBoost.
+    /// The Hugging Face folder, the model file of LightGBM or XGBoost, or an ONNX file or a folder with one.
     pub folder: PathBuf,
     /// The models folder.
     pub models_dir: PathBuf,
@@ -21,6 +22,14 @@ pub struct ImportOptions {
     pub normalise: bool,
     pub activation: Option<OutputActivation>,
     pub max_tokens: Option<usize>,
+    /// Of an ONNX file: the output that is taken, by name.
+    pub output: Option<String>,
+    /// Of an ONNX file: which of the output's numbers is the score.
+    pub column: Option<usize>,
+    /// Of an ONNX file: the labels of its output's numbers.
+    pub labels: Vec<String>,
+    /// Of an ONNX file: whether inputs may lack features, which the graph fills.
+    pub missing: bool,
     pub ttl_seconds: Option<u64>,
     /// Which of the folder's prompts stands before texts; `none` for none, and otherwise the folder's own choice.
     pub prompt: Option<String>,
@@ -30,6 +39,27 @@ pub struct ImportOptions {
     pub range: Option<f32>,
     /// How exact embeddings are.
     pub precision: Precision,
+}
+
+impl ImportOptions {
+    /// Refuses what is for ONNX files alone.
+    pub(super) fn has_none_of_onnx(&self) -> Result<(), ImportError> {
+        let given = [
+            ("--output", self.output.is_some()),
+            ("--column", self.column.is_some()),
+            ("--labels", !self.labels.is_empty()),
+            ("--missing", self.missing),
+        ];
+        self.has_none_of(&given, "is for ONNX files")
+    }
+
+    /// Refuses the first option that is given.
+    pub(super) fn has_none_of(&self, given: &[(&str, bool)], why: &str) -> Result<(), ImportError> {
+        match given.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((option, _)) => Err(ImportError::new(&self.folder, format!("{option}: {why}"))),
+        }
+    }
 }
 
 /// An import that went well.

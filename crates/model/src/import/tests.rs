@@ -60,6 +60,10 @@ fn options(name: &str, models_dir: &Path) -> ImportOptions {
         normalise: false,
         activation: None,
         max_tokens: None,
+        output: None,
+        column: None,
+        labels: Vec::new(),
+        missing: false,
         ttl_seconds: None,
         prompt: None,
         // What the fixture of that name was cut to.

@@ -102,13 +102,7 @@ fn has_no_other_options(options: &ImportOptions) -> Result<(), ImportError> {
         ("--width", options.width.is_some()),
         ("--range", options.range.is_some()),
     ];
-    match given.iter().find(|(_, is_given)| *is_given) {
-        None => Ok(()),
-        Some((option, _)) => {
-            let message = format!("{option}: does not belong to a model of trees");
-            Err(ImportError::new(&options.folder, message))
-        }
-    }
+    options.has_none_of(&given, "does not belong to a model of trees")
 }
 
 fn draft<'a>(options: &ImportOptions, ensemble: &'a Ensemble, format: TreesFormat) -> Draft<'a> {

@@ -1,5 +1,6 @@
 //! Whether a manifest's parts fit each other: every refusal names the field.
 
+mod as_is;
 mod encoder;
 mod rules;
 
@@ -95,7 +96,9 @@ impl Manifest {
                     ));
                 }
                 check_labels(&output.labels)?;
-                if output.activation == OutputActivation::Identity {
+                // A graph may end with probabilities.
+                let is_graph = self.architecture == Architecture::Onnx;
+                if output.activation == OutputActivation::Identity && !is_graph {
                     return Err(LoadError::field(
                         "output.activation",
                         "must be \"softmax\" or \"sigmoid\" for a classification: its scores are probabilities",
@@ -140,23 +143,33 @@ impl Manifest {
         let mlp = self.architecture == Architecture::Mlp;
         let trees = self.architecture == Architecture::Trees;
         let ngram = self.architecture == Architecture::NgramText;
-        wants(self.features.is_some(), mlp || trees, "features")?;
-        wants(self.text.is_some(), !(mlp || trees), "text")?;
+        let onnx = self.architecture == Architecture::Onnx;
+        if !onnx {
+            wants(self.features.is_some(), mlp || trees, "features")?;
+            wants(self.text.is_some(), !(mlp || trees), "text")?;
+        }
+        wants(self.onnx.is_some(), onnx, "onnx")?;
         wants(self.trees.is_some(), trees, "trees")?;
         wants(self.mlp.is_some(), mlp, "mlp")?;
         wants(self.ngram.is_some(), ngram, "ngram")?;
         let encoder = self.architecture == Architecture::Encoder;
-        wants(self.tokenizer.is_some(), encoder, "tokenizer")?;
+        let reads_tokens = encoder || (onnx && self.text.is_some());
+        wants(self.tokenizer.is_some(), reads_tokens, "tokenizer")?;
         wants(self.encoder.is_some(), encoder, "encoder")?;
         wants(self.head.is_some(), encoder, "head")?;
-        let weights = mlp || ngram || encoder || trees;
+        let weights = mlp || ngram || encoder || trees || onnx;
         wants(self.weights.is_some(), weights, "weights")?;
-        if trees {
-            self.check_trees()?;
+        if trees || onnx {
+            self.check_as_is()?;
         }
+        self.check_shapes()
+    }
+
+    /// The architectures' own tables.
+    fn check_shapes(&self) -> Result<(), LoadError> {
         if let Some(text) = &self.text
             && text.pair != PairRule::None
-            && ngram
+            && self.architecture == Architecture::NgramText
         {
             return Err(LoadError::field(
                 "text.pair",
@@ -188,32 +201,6 @@ impl Manifest {
                 "output.task",
                 "must be \"scalar\" for \"fault\"",
             ));
-        }
-        Ok(())
-    }
-
-    /// What other architectures have and trees don't.
-    fn check_trees(&self) -> Result<(), LoadError> {
-        let refuse = |field: &str| {
-            let message = "does not belong to the architecture \"trees\"";
-            Err(LoadError::field(field, message))
-        };
-        if let Some(features) = &self.features
-            && features.mean.is_some()
-        {
-            return refuse("features.mean");
-        }
-        if let Some(weights) = &self.weights {
-            if !weights.prefix.is_empty() {
-                return refuse("weights.prefix");
-            }
-            if !weights.rename.is_empty() {
-                return refuse("weights.rename");
-            }
-        }
-        if self.output.task == TaskName::Embedding {
-            let message = "must be \"scalar\" or \"classification\" for \"trees\"";
-            return Err(LoadError::field("output.task", message));
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::rounding::BITS;
 use crate::text::{TextRules, UnicodeForm};
 
 use super::encoder::{EncoderShape, Head};
+pub(crate) use super::onnx::OnnxShape;
 pub(crate) use super::trees::{TreesFormat, TreesShape};
 
 /// A manifest as written.
@@ -34,6 +35,7 @@ pub(crate) struct Manifest {
     pub encoder: Option<EncoderShape>,
     pub head: Option<Head>,
     pub trees: Option<TreesShape>,
+    pub onnx: Option<OnnxShape>,
     #[serde(default)]
     pub golden: Vec<Golden>,
 }
@@ -53,6 +55,9 @@ pub(crate) enum Architecture {
     /// Boosted trees and random forests, from their libraries' own files.
     #[serde(rename = "trees")]
     Trees,
+    /// A graph that another library exported; in builds with the cargo feature of that name.
+    #[serde(rename = "onnx")]
+    Onnx,
     /// Misbehaves on request, for tests.
     #[cfg(feature = "faults")]
     #[serde(rename = "fault")]
@@ -66,6 +71,7 @@ impl Architecture {
             Architecture::NgramText => "ngram-text",
             Architecture::Encoder => "encoder",
             Architecture::Trees => "trees",
+            Architecture::Onnx => "onnx",
             #[cfg(feature = "faults")]
             Architecture::Fault => "fault",
         }
@@ -266,7 +272,8 @@ impl Manifest {
 
     /// Whether inputs may lack features.
     pub fn takes_missing(&self) -> bool {
-        self.architecture == Architecture::Trees
+        let of_graph = self.onnx.as_ref().is_some_and(|onnx| onnx.missing);
+        self.architecture == Architecture::Trees || of_graph
     }
 
     /// The rules for texts; nothing is changed if the model takes features.

@@ -180,7 +180,7 @@ fn the_guides_manifests_are_good() {
         .skip(1)
         .filter_map(|rest| rest.split("```").next())
         .collect();
-    assert_eq!(manifests.len(), 5);
+    assert!(manifests.len() >= 5, "{}", manifests.len());
     for manifest in manifests {
         Manifest::parse(manifest).unwrap();
     }

@@ -3,18 +3,18 @@
 //! Promises results in the bytes that a worker first gives them, also where they come from a row: Postgres keeps JSON in an order and a form of
 //! its own. Pure.
 
-use super::super::scorer::Answer;
+use super::super::answer::Answer;
 use crate::{
     pipeline::{InputCounts, Outcome},
     store::JobEnd,
 };
 use anyhow::Context;
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use kiln_contract::{
     failure::{Code, Rejection},
     result::Finished,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 use std::collections::BTreeMap;
 
@@ -61,7 +61,7 @@ struct Fields<'a> {
     misses: u32,
     #[serde(default)]
     elapsed_ms: f64,
-    finished_at: Option<DateTime<Utc>>,
+    finished_at: Option<String>,
     #[serde(borrow)]
     error: Option<&'a RawValue>,
 }
@@ -158,7 +158,11 @@ fn read(body: &[u8], labels: Option<&[String]>) -> anyhow::Result<Answer> {
         hits: fields.hits,
         misses: fields.misses,
         elapsed_ms: fields.elapsed_ms,
-        finished_at: fields.finished_at.unwrap_or_default(),
+        finished_at: fields
+            .finished_at
+            .and_then(|text| DateTime::parse_from_rfc3339(&text).ok())
+            .map(|at| at.to_utc())
+            .unwrap_or_default(),
     };
     finished(fields.job_id, done, labels)
 }
@@ -227,9 +231,9 @@ fn one(out: &mut String, row: &str, labels: Option<&[String]>) -> anyhow::Result
         };
         let value = match name {
             "key" | "label" => read_json::<String>(value).map(|text| json!(text).to_string()),
-            "score" => read_json::<f32>(value).map(|score| json!(score).to_string()),
+            "score" => read_json::<f32>(value).and_then(|score| written(&score)),
             "scores" => read_json(value).map(|scores| ordered(&scores, labels)),
-            "embedding" => read_json::<Vec<f32>>(value).map(|all| json!(all).to_string()),
+            "embedding" => read_json::<Vec<f32>>(value).and_then(|all| written(&all)),
             "error" => read_json::<Refused>(value).map(|error| error.json()),
             _ => Some(value.to_owned()),
         };
@@ -244,6 +248,11 @@ fn one(out: &mut String, row: &str, labels: Option<&[String]>) -> anyhow::Result
     Ok(())
 }
 
+/// A value as results have it: a value of the library's own would have its floats in 64 bits.
+fn written(value: &impl Serialize) -> Option<String> {
+    serde_json::to_string(value).ok()
+}
+
 fn read_json<'a, T: Deserialize<'a>>(text: &'a str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
@@ -255,7 +264,7 @@ fn ordered(scores: &BTreeMap<String, f32>, labels: Option<&[String]>) -> String 
     let rest = scores.iter().filter(|(label, _)| !known.contains(label));
     let all: Vec<String> = first
         .chain(rest)
-        .map(|(label, score)| format!("{}:{}", json!(label), json!(score)))
+        .map(|(label, score)| format!("{}:{}", json!(label), written(score).unwrap_or_default()))
         .collect();
     format!("{{{}}}", all.join(","))
 }

@@ -6,7 +6,7 @@
 use super::{
     Journal, Place, State,
     answer::Reply,
-    recover::Quiet,
+    quiet::Quiet,
     session::{self, Event, Session},
 };
 use crate::{
@@ -258,7 +258,7 @@ impl Link {
                 Some(ask) = asks.recv(), if ending.is_none() => self.take(session, ask).await?,
                 event = session.next() => match event? {
                     Event::Confirmed(key, outcome) => self.confirmed(&key, outcome)?,
-                    Event::Reply(delivery) => self.reply(delivery, state).await?,
+                    Event::Reply(delivery) => self.reply(*delivery, state).await?,
                 },
                 _ = tick.tick() => {
                     if ending.is_none() {
@@ -270,7 +270,7 @@ impl Link {
         }
     }
 
-    pub(super) fn place(&self, key: String) -> (Option<Place>, String) {
+    pub(super) fn spot(&self, key: String) -> (Option<Place>, String) {
         (Place::of_key(&key, &self.run), key)
     }
 
@@ -295,11 +295,11 @@ impl Link {
             self.early_bytes = self.early_bytes.saturating_sub(delivery.data.len());
             return self.answer(ask.key, open, delivery).await;
         }
-        let place = self.place(ask.key);
-        self.open.insert(place.clone(), open);
+        let spot = self.spot(ask.key);
+        self.open.insert(spot.clone(), open);
         if !is_posted {
             self.quiet.something_happened();
-            self.send(session, &place).await?;
+            self.send(session, &spot).await?;
         }
         Ok(())
     }
@@ -307,29 +307,29 @@ impl Link {
     async fn send(
         &mut self,
         session: &mut Session,
-        place: &(Option<Place>, String),
+        spot: &(Option<Place>, String),
     ) -> anyhow::Result<()> {
-        let Some(open) = self.open.get_mut(place) else {
+        let Some(open) = self.open.get_mut(spot) else {
             return Ok(());
         };
         open.posting = Posting::Sent;
-        session.send(&place.1, &open.message).await
+        session.send(&spot.1, &open.message).await
     }
 
     /// Posts what is to be posted.
     async fn post_all(&mut self, session: &mut Session) -> anyhow::Result<()> {
         let unposted = self.open.iter();
         let unposted = unposted.filter(|(_, open)| open.posting == Posting::No);
-        let unposted: Vec<_> = unposted.map(|(place, _)| place.clone()).collect();
-        for place in unposted {
-            self.send(session, &place).await?;
+        let unposted: Vec<_> = unposted.map(|(spot, _)| spot.clone()).collect();
+        for spot in unposted {
+            self.send(session, &spot).await?;
         }
         Ok(())
     }
 
     fn confirmed(&mut self, key: &str, outcome: PublishOutcome) -> anyhow::Result<()> {
-        let place = self.place(key.to_owned());
-        let Some(open) = self.open.get_mut(&place) else {
+        let spot = self.spot(key.to_owned());
+        let Some(open) = self.open.get_mut(&spot) else {
             // It was answered before its confirm came.
             return Ok(());
         };

@@ -8,17 +8,18 @@ mod cost;
 mod end;
 mod journal;
 mod link;
-mod place;
+mod quiet;
 mod recover;
 mod replies;
 mod session;
+mod spot;
 
 pub(super) use cost::known as known_costs;
 pub(super) use end::{Early, Ended, Watch};
 pub(super) use journal::{Journal, remove as remove_journal};
-pub(super) use place::Place;
+pub(super) use spot::Place;
 
-use super::{item::Position, scorer::Answer};
+use super::{answer::Answer, item::Position};
 use crate::{cli::submit::Queue, config::Settings, parts, pipeline::Outcome};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -49,6 +50,8 @@ const MAX_IN_HAND: usize = 128 << 20;
 const WINDOW: usize = 700;
 /// Jobs of one block whose replies are kept so: the window always has room for a block's.
 const HELD_OF_BLOCK: usize = 200;
+/// Rows of a block at least, where the file has them.
+const MIN_ROWS: usize = 64;
 /// What one permit of bytes stands for.
 const PERMIT_BYTES: usize = 1 << 10;
 
@@ -176,7 +179,7 @@ impl Fleet {
             kept,
             bar,
         } = opening;
-        let journal = resumable.map(|output| Journal::open(output));
+        let journal = resumable.map(Journal::open);
         let journal = journal
             .transpose()
             .context("the list of posted jobs can't be written")?;
@@ -228,6 +231,15 @@ impl Fleet {
     /// Jobs without an answer at once.
     pub fn max_in_flight(&self) -> usize {
         usize::from(self.0.arguments.in_flight.unwrap_or(IN_FLIGHT))
+    }
+
+    /// Rows of a block at most.
+    pub fn max_rows(&self) -> usize {
+        let max = self.0.arguments.inputs_per_job;
+        // Whole jobs, so that a block's end makes no job smaller.
+        max.map_or(MAX_INPUTS, |max| {
+            usize::from(max) * MIN_ROWS.div_ceil(usize::from(max).max(1))
+        })
     }
 
     /// Jobs without an answer now.
@@ -293,12 +305,12 @@ impl Fleet {
     /// Has a job scored. `own` is the id that its body gives. What its body alone shows to be no job isn't posted.
     pub async fn score(
         &self,
-        place: Place,
+        spot: Place,
         admitted: Option<Admitted>,
         body: Vec<u8>,
         own: Option<String>,
     ) -> anyhow::Result<Answer> {
-        let key = place.key(&self.0.run, &key::hash_body(&body));
+        let key = spot.key(&self.0.run, &key::hash_body(&body));
         let id = own.filter(|id| job::is_job_id(id));
         let id = id.unwrap_or_else(|| key.clone());
         if body.len() > self.0.max_body_bytes {

@@ -6,6 +6,7 @@
 use super::{
     answer::Reply,
     link::{Link, Posting},
+    quiet::FIRST,
     session::Session,
 };
 use crate::{amqp::topology::inspect, store::JobEnd};
@@ -14,46 +15,10 @@ use std::time::{Duration, Instant};
 
 /// How soon it is said that no worker takes jobs.
 const EARLY: Duration = Duration::from_secs(2);
-/// How long no reply may come before the broker is asked what waits.
-const FIRST: Duration = Duration::from_secs(5);
 /// The same at the most: it doubles each time that nothing was found.
 const MAX: Duration = Duration::from_secs(600);
 /// How long no reply may come, and no row be found, before jobs are posted again though they may be in progress.
 const GIVEN_UP: Duration = Duration::from_secs(600);
-
-/// How long nothing has happened.
-pub(super) struct Quiet {
-    since: Instant,
-    last_look: Instant,
-    wait: Duration,
-    has_replied: bool,
-    has_said: bool,
-}
-
-impl Quiet {
-    pub fn new() -> Self {
-        Self {
-            since: Instant::now(),
-            last_look: Instant::now(),
-            wait: FIRST,
-            has_replied: false,
-            has_said: false,
-        }
-    }
-
-    /// A job was posted where none was open before, or so.
-    pub fn something_happened(&mut self) {
-        self.since = Instant::now();
-    }
-
-    /// A reply came.
-    pub fn replied(&mut self) {
-        *self = Self {
-            has_replied: true,
-            ..Self::new()
-        };
-    }
-}
 
 impl Link {
     /// Looks why nothing comes, where nothing does.
@@ -101,15 +66,15 @@ impl Link {
             .open
             .iter()
             .filter(|(_, open)| open.posting == Posting::Yes)
-            .map(|(place, open)| {
+            .map(|(spot, open)| {
                 (
-                    place.clone(),
+                    spot.clone(),
                     open.id.clone(),
                     key::hash_body(&open.message.body),
                 )
             })
             .collect();
-        for (place, id, hash) in waiting {
+        for (spot, id, hash) in waiting {
             let found = match &self.store {
                 None => Ok(None),
                 Some(store) => store.finished(&id, &hash).await,
@@ -117,22 +82,22 @@ impl Link {
             let is_asked = self.store.is_some() && found.is_ok();
             if let Ok(Some(done)) = found {
                 let end = JobEnd::Done(done);
-                self.answer_from_row(&place, Reply::Row { job_id: id, end });
+                self.answer_from_row(&spot, Reply::Row { job_id: id, end });
                 self.quiet.something_happened();
                 continue;
             }
             // An id that its producer chose may have another job's row.
             let rejected = match &self.store {
-                Some(store) if id == place.1 => store.job(&id).await.ok().flatten(),
+                Some(store) if id == spot.1 => store.job(&id).await.ok().flatten(),
                 _ => None,
             };
             if let Some(end @ JobEnd::Rejected(_)) = rejected {
-                self.answer_from_row(&place, Reply::Row { job_id: id, end });
+                self.answer_from_row(&spot, Reply::Row { job_id: id, end });
                 self.quiet.something_happened();
                 continue;
             }
             if (!is_asked || silent >= GIVEN_UP)
-                && let Some(open) = self.open.get_mut(&place)
+                && let Some(open) = self.open.get_mut(&spot)
             {
                 open.posting = Posting::No;
             }

@@ -5,7 +5,7 @@
 use super::{
     Place, State,
     answer::{Reply, is_cancelled},
-    link::{Held, Link, Open},
+    link::{Held, Link, Open, Posting},
 };
 use crate::cli::score::item::Position;
 use anyhow::anyhow;
@@ -25,23 +25,23 @@ impl Link {
         self.quiet.replied();
         let key = delivery.properties.correlation_id().as_ref();
         let key = key.map(|key| key.as_str().to_owned()).unwrap_or_default();
-        let place = self.place(key);
+        let spot = self.spot(key);
         if is_cancelled(&delivery.data) {
-            self.open.remove(&place);
+            self.open.remove(&spot);
             state.send_replace(State::Cancelled);
             return self.ack(&delivery.acker).await;
         }
-        if let Some(open) = self.open.remove(&place) {
-            return self.answer(place.1, open, delivery).await;
+        if let Some(open) = self.open.remove(&spot) {
+            return self.answer(spot.1, open, delivery).await;
         }
-        if let Some(held) = self.held.get_mut(&place.1)
+        if let Some(held) = self.held.get_mut(&spot.1)
             && held.acker.is_none()
         {
             held.acker = Some(delivery.acker);
             return Ok(());
         }
-        let (place, key) = place;
-        let is_wanted = place.is_some_and(|place| !place.is_before(self.kept));
+        let (spot, key) = spot;
+        let is_wanted = spot.is_some_and(|spot| !spot.is_before(self.kept));
         let bytes = self.early_bytes + delivery.data.len();
         if !is_wanted || self.held.contains_key(&key) || self.early.contains_key(&key) {
             return self.ack(&delivery.acker).await;
@@ -61,6 +61,13 @@ impl Link {
         open: Open,
         delivery: Delivery,
     ) -> anyhow::Result<()> {
+        // Its confirm comes when nobody waits for it any more: who goes on must know of it all the same.
+        let is_unlisted = open.posting == Posting::Sent && open.window.is_some();
+        if let Some(journal) = self.journal.as_mut().filter(|_| is_unlisted) {
+            journal
+                .add(&key)
+                .map_err(|_| anyhow!("the list of posted jobs can't be written"))?;
+        }
         // Who has asked may be gone.
         let _unheard = open.answer.send(Reply::Message(delivery.data));
         match open.window {
@@ -77,8 +84,8 @@ impl Link {
     }
 
     /// Gives a job its answer from its row.
-    pub(super) fn answer_from_row(&mut self, place: &(Option<Place>, String), reply: Reply) {
-        let Some(open) = self.open.remove(place) else {
+    pub(super) fn answer_from_row(&mut self, spot: &(Option<Place>, String), reply: Reply) {
+        let Some(open) = self.open.remove(spot) else {
             return;
         };
         let _unheard = open.answer.send(reply);
@@ -87,7 +94,7 @@ impl Link {
                 acker: None,
                 _window: window,
             };
-            self.held.insert(place.1.clone(), held);
+            self.held.insert(spot.1.clone(), held);
         }
     }
 
@@ -101,7 +108,7 @@ impl Link {
     pub(super) async fn let_go(&mut self, end: Position) -> anyhow::Result<()> {
         self.kept = end;
         let run = &self.run;
-        let is_kept = |key: &str| Place::of_key(key, run).is_none_or(|place| place.is_before(end));
+        let is_kept = |key: &str| Place::of_key(key, run).is_none_or(|spot| spot.is_before(end));
         let kept: Vec<String> = self
             .held
             .keys()

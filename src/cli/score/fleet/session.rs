@@ -38,7 +38,7 @@ pub(super) struct Session {
 /// What happens next on a session.
 pub(super) enum Event {
     Confirmed(String, PublishOutcome),
-    Reply(Delivery),
+    Reply(Box<Delivery>),
 }
 
 impl Session {
@@ -91,7 +91,7 @@ impl Session {
                 Ok(Event::Confirmed(key, outcome?))
             }
             delivery = self.consumer.next() => match delivery {
-                Some(Ok(delivery)) => Ok(Event::Reply(delivery)),
+                Some(Ok(delivery)) => Ok(Event::Reply(Box::new(delivery))),
                 Some(Err(error)) => Err(anyhow!(self.post.broker.scrub(&error))),
                 None => Err(anyhow!("the queue of replies is gone")),
             },

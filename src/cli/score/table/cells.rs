@@ -63,15 +63,32 @@ pub(super) fn is_scalar(of: &DataType) -> bool {
 /// Whether cells of a type have a form as JSON.
 pub(super) fn is_plain(of: &DataType) -> bool {
     use DataType::{
-        Boolean, Date32, Date64, Dictionary, FixedSizeList, LargeList, List, Null, Struct, Time32,
-        Time64, Timestamp,
+        Boolean, Date32, Date64, Dictionary, Duration, FixedSizeList, LargeList, List, Null,
+        Struct, Time32, Time64, Timestamp,
     };
     match of {
         Dictionary(_, value) => is_plain(value),
         List(item) | LargeList(item) | FixedSizeList(item, _) => is_plain(item.data_type()),
         Struct(fields) => fields.iter().all(|field| is_plain(field.data_type())),
         Null | Boolean | Date32 | Date64 | Time32(_) | Time64(_) | Timestamp(..) => true,
+        Duration(_) => true,
         _ => is_text(of) || of.is_numeric(),
+    }
+}
+
+/// Whether a type has no dictionary within, which an output would have to go on with from batch to batch.
+pub(super) fn has_no_dictionary(of: &DataType) -> bool {
+    match of {
+        DataType::Dictionary(..) => false,
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _) => has_no_dictionary(item.data_type()),
+        DataType::Struct(fields) => {
+            let mut fields = fields.iter();
+            fields.all(|field| has_no_dictionary(field.data_type()))
+        }
+        other => !other.is_nested(),
     }
 }
 
@@ -231,7 +248,7 @@ fn write_value(array: &dyn Array, row: usize, out: &mut String) {
             serde_json::to_string(&value).ok()
         }
         DataType::Float16 | DataType::Float64 => serde_json::to_string(&value).ok(),
-        // A time that no calendar has is the number of its units.
+        // A time that no calendar has is the number of its units, and so is a duration.
         of if of.is_temporal() => units(array, row).map(|units| units.to_string()),
         _ => decimal(array, row).or_else(|| value.map(|value| value.to_string())),
     };
@@ -300,6 +317,12 @@ fn units(array: &dyn Array, row: usize) -> Option<i64> {
         DataType::Time32(_) => get::<Time32MillisecondType>(array, row),
         DataType::Time64(TimeUnit::Microsecond) => get::<Time64MicrosecondType>(array, row),
         DataType::Time64(_) => get::<Time64NanosecondType>(array, row),
+        DataType::Duration(unit) => match unit {
+            TimeUnit::Second => get::<DurationSecondType>(array, row),
+            TimeUnit::Millisecond => get::<DurationMillisecondType>(array, row),
+            TimeUnit::Microsecond => get::<DurationMicrosecondType>(array, row),
+            TimeUnit::Nanosecond => get::<DurationNanosecondType>(array, row),
+        },
         _ => None,
     }
 }
@@ -330,6 +353,10 @@ pub(super) fn size(array: &dyn Array, row: usize) -> usize {
             let columns = array.as_struct().columns().iter();
             columns.map(|column| size(column.as_ref(), row)).sum()
         }
+        DataType::Map(..) => array.as_map_opt().map_or(1, |map| {
+            let entries = map.value(row);
+            (0..entries.len()).map(|at| size(&entries, at)).sum()
+        }),
         DataType::FixedSizeBinary(length) => usize::try_from(*length).unwrap_or_default(),
         DataType::Decimal256(..) => 32,
         _ => 8,

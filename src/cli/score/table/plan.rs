@@ -181,7 +181,12 @@ impl Found {
 }
 
 fn fits_output(kind: &DataType, to_table: bool) -> bool {
-    cells::is_plain(kind) || (to_table && matches!(kind, DataType::FixedSizeBinary(_)))
+    let is_kept_as_it_is = match kind {
+        DataType::FixedSizeBinary(_) => true,
+        DataType::Map(..) => cells::has_no_dictionary(kind),
+        _ => false,
+    };
+    cells::is_plain(kind) || (to_table && is_kept_as_it_is)
 }
 
 /// The column of a name, or of the usual one where it is there.

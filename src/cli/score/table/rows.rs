@@ -141,7 +141,7 @@ impl Batch {
                 line,
                 json: Json::Own(json),
                 kept,
-                row: self.plan.rows.then(|| self.whole(row)),
+                row: self.plan.rows.then(|| Json::Own(self.whole(row))),
             }),
             Err((column, problem)) => Item::Bad(BadRow {
                 line,

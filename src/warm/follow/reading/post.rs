@@ -260,8 +260,8 @@ impl Reading {
             if posting.end.is_cancelled() || Instant::now() >= posting.until {
                 return Ok(false);
             }
-            let has_told = !is_early || self.waiting.len() < before || self.waiting.is_empty();
-            let has_room = has_told
+            let has_reported = !is_early || self.waiting.len() < before || self.waiting.is_empty();
+            let has_room = has_reported
                 && self.waiting.len() + TOGETHER <= MAX_WAITING
                 && self
                     .depths

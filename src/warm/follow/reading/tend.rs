@@ -55,7 +55,7 @@ impl Reading {
                 .store
                 .ended_jobs(&self.waiting.ids())
                 .await?;
-            self.tell(follower, &ended).await?;
+            self.record(follower, &ended).await?;
             let now = Instant::now();
             for age in ended.iter().flat_map(|id| self.waiting.end(id, now)) {
                 metrics.staleness(&self.namespace, age);
@@ -73,7 +73,7 @@ impl Reading {
     }
 
     /// Learns what ended jobs took of the model, where that is bounded.
-    async fn tell(&mut self, follower: &Follower, ended: &[String]) -> Result<(), Stopped> {
+    async fn record(&mut self, follower: &Follower, ended: &[String]) -> Result<(), Stopped> {
         if ended.is_empty() {
             return Ok(());
         }

@@ -304,7 +304,8 @@ mod tests {
         let found = elements(body, "/data/a~1b~0/1", 9).expect("a list");
         let texts: Vec<&[u8]> = found.into_iter().map(|one| &body[one]).collect();
         assert_eq!(texts, [&b"1"[..], br#"{"x": 2}"#]);
-        assert_eq!(elements(b" [3] ", "", 9), Ok(vec![2..3]));
+        let only = elements(b" [3] ", "", 9).expect("a list");
+        assert_eq!((only.len(), only.first()), (1, Some(&(2..3))));
         let many = format!("[{}0]", "0,".repeat(1_000_000));
         let found = elements(many.as_bytes(), "", 100).expect("a list");
         assert_eq!(

@@ -43,13 +43,13 @@ mod tests {
 
     #[test]
     fn an_id_tells_its_place() {
-        let place = Place {
+        let spot = Place {
             file: 3,
             line: 4097,
         };
-        let key = place.key("run-1", &[0xab; 32]);
+        let key = spot.key("run-1", &[0xab; 32]);
         assert_eq!(key, "run-1.3.4097.abababababababab");
-        assert_eq!(Place::of_key(&key, "run-1"), Some(place));
+        assert_eq!(Place::of_key(&key, "run-1"), Some(spot));
         assert_eq!(Place::of_key(&key, "run-2"), None);
         assert_eq!(Place::of_key("run-1.3", "run-1"), None);
         let end = |file, lines| Position {
@@ -57,7 +57,7 @@ mod tests {
             bytes: 0,
             lines,
         };
-        assert!(place.is_before(end(3, 4097)) && place.is_before(end(4, 0)));
-        assert!(!place.is_before(end(3, 4096)));
+        assert!(spot.is_before(end(3, 4097)) && spot.is_before(end(4, 0)));
+        assert!(!spot.is_before(end(3, 4096)));
     }
 }
