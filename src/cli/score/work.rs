@@ -10,15 +10,15 @@ use super::{
     parsed::Parsed,
     parts::{Part, parts},
     render::{Layout, Out, Piece},
-    result::ResultRow,
+    result::{ResultRow, named},
     scorer::{Scorer, Which},
     table::Batch,
     tally::Tally,
 };
 use crate::{cli::file::Format, pipeline::Outcome};
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use kiln_contract::result;
+use kiln_contract::{failure::Code, result};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -257,6 +257,10 @@ impl Context<'_> {
             Outcome::Done { result, .. } => {
                 written.tally.count(&counts.unwrap_or_default());
                 let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
+                ensure!(
+                    results.len() == inputs.len(),
+                    "line {line}: a reply to other inputs"
+                );
                 if let Out::Text(out) = &mut written.out {
                     out.reserve(result.results.len() + results.len());
                 }
@@ -271,6 +275,10 @@ impl Context<'_> {
                     self.expect(inputs, written);
                 }
             }
+            // No row is at fault there.
+            Outcome::Rejected { rejection, .. } if rejection.code == Code::UnknownModel => {
+                bail!("{rejection}")
+            }
             Outcome::Rejected { rejection, .. } => return Ok(Some(rejection.to_string())),
             Outcome::Retry { reason, .. } => return Ok(Some(reason)),
             Outcome::Postponed { .. } | Outcome::Moved(_) | Outcome::Abandoned => {
@@ -281,14 +289,17 @@ impl Context<'_> {
     }
 
     fn result(&self, input: &Input, raw: &str, written: &mut Written) -> anyhow::Result<()> {
-        let row: ResultRow<'_> = serde_json::from_str(raw)?;
+        let mut row: ResultRow<'_> = serde_json::from_str(raw)?;
+        let unplaced = row.unplaced(raw);
+        let raw = unplaced.as_deref().unwrap_or(raw);
+        if unplaced.is_some() {
+            row = serde_json::from_str(raw)?;
+        }
         if let Some((field, message)) = row.problem() {
-            // The line says which input it is, and the field only what of it.
-            let field = field.split_once('.').map_or("", |field| field.1);
             written.bad(BadRow {
                 line: input.line,
-                column: Some(field.to_owned()).filter(|field| !field.is_empty()),
-                problem: named(field, &message),
+                column: Some(field.clone()).filter(|field| !field.is_empty()),
+                problem: named(&field, &message),
                 row: Some(self.row(input)),
             });
             if self.shared.quarantines {
@@ -379,14 +390,5 @@ impl Context<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A problem with the field that it is of.
-fn named(field: &str, message: &str) -> String {
-    if field.is_empty() {
-        message.to_owned()
-    } else {
-        format!("`{field}`: {message}")
     }
 }
