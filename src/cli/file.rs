@@ -214,6 +214,9 @@ pub fn job_body<'t>(
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

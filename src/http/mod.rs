@@ -16,6 +16,8 @@ mod docs;
 mod extract;
 mod find;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod job;
 mod job_id;

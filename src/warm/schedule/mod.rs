@@ -177,4 +177,6 @@ impl fmt::Display for BadSchedule {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -16,6 +16,8 @@ use std::{
 
 /// Longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// What some programs write before a text.
+const BOM: &str = "\u{feff}";
 
 /// In which form a log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -148,6 +150,7 @@ pub fn read(input: impl Read, reading: &Reading) -> Result<AccessLog, BadLog> {
 }
 
 fn detect(start: &[u8], reading: &Reading) -> Form {
+    let start = start.strip_prefix(BOM.as_bytes()).unwrap_or(start);
     let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
         Some(b'{') => Form::Jsonl,
@@ -167,6 +170,10 @@ fn next_line(input: &mut impl BufRead, line: u64) -> Result<Option<String>, BadL
         return Err(BadLog::Line { line, problem });
     }
     let text = String::from_utf8_lossy(&bytes);
+    let text = match line {
+        1 => text.strip_prefix(BOM).unwrap_or(&text),
+        _ => &text,
+    };
     Ok((!bytes.is_empty()).then(|| text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
@@ -291,5 +298,7 @@ fn record(line: &str, separator: u8) -> Option<csv::StringRecord> {
     reader.records().next()?.ok()
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -186,3 +186,15 @@ fn fields_are_separated_by_commas_tabs_or_semicolons() {
     let error = read(line.as_bytes(), &reading(None)).expect_err("no key");
     assert!(error.to_string().contains("--pattern"), "{error}");
 }
+
+#[test]
+fn a_mark_before_the_text_is_no_part_of_it() {
+    for log in [
+        "time,key\n1,a\n2,b\n",
+        "{\"time\":1,\"key\":\"a\"}\n{\"time\":2,\"key\":\"b\"}\n",
+    ] {
+        let log = format!("\u{feff}{log}");
+        let read = read(log.as_bytes(), &Reading::default()).expect("a log");
+        assert_eq!(read.names, ["a", "b"]);
+    }
+}
