@@ -22,7 +22,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 
 /// The parts behind the API.
@@ -62,6 +62,14 @@ impl<T> Drop for WorkerTask<T> {
     }
 }
 
+fn of_task<T>(done: Result<T, JoinError>) -> Result<T, Problem> {
+    done.map_err(|error| {
+        let error = error.redacted();
+        tracing::error!(error, "the work for a request panicked");
+        Problem::unavailable("the work for this request failed")
+    })
+}
+
 impl ApiState {
     /// Longest time for one request.
     pub(super) fn limit(&self) -> Duration {
@@ -74,15 +82,18 @@ impl ApiState {
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
         let mut run_on_worker = WorkerTask(self.runtime.spawn(work));
-        match tokio::time::timeout(self.limit(), &mut run_on_worker.0).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => {
-                let error = error.redacted();
-                tracing::error!(error, "the work for a request panicked");
-                Err(Problem::unavailable("the work for this request failed"))
-            }
-            Err(_) => Err(Problem::timeout(self.limit())),
-        }
+        let done = tokio::time::timeout(self.limit(), &mut run_on_worker.0).await;
+        done.map_or_else(|_| Err(Problem::timeout(self.limit())), of_task)
+    }
+
+    /// Has work done on the worker's runtime to its end, however long somebody waits for it. The work bounds its own time.
+    pub(super) async fn run_to_its_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let running = self.runtime.spawn(work);
+        let done = tokio::time::timeout(self.limit(), running).await;
+        done.map_or_else(|_| Err(Problem::goes_on(self.limit())), of_task)
     }
 
     /// Asks the database something.

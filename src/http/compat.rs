@@ -3,6 +3,7 @@
 //! Owns how such a request's texts become a job, and which model it means. Answers by the same engine and cache as every other request.
 //! Fields that aren't known are ignored, as those servers do; what is known and can't be done is refused.
 
+mod embed;
 pub(super) mod inference;
 pub(super) mod openai;
 mod vectors;
@@ -31,6 +32,14 @@ pub(super) struct Chosen {
     model: Option<String>,
     /// Groups entries for TTLs and statistics; default: the model's name.
     namespace: Option<String>,
+}
+
+/// The model that a request means.
+#[derive(Debug)]
+struct Model {
+    info: ModelInfo,
+    /// As the job names it: with a version only where the request does, so that a repeated request makes the same job whichever is active by then.
+    named: String,
 }
 
 /// What a model is asked for.
@@ -62,14 +71,15 @@ impl Wanted {
     }
 
     /// What `asked` means, or else the only model here that fits.
-    fn model(self, registry: &Registry, asked: Option<&str>) -> Result<ModelInfo, Problem> {
+    fn model(self, registry: &Registry, asked: Option<&str>) -> Result<Model, Problem> {
         if let Some(asked) = asked {
             let model = registry.resolve(asked).map_err(|unknown| {
                 let message = unknown.to_string();
                 Problem::from(Rejection::new(Code::UnknownModel, "model", message))
             })?;
             if self.fits(model.info()) {
-                return Ok(model.info().clone());
+                let (info, named) = (model.info().clone(), asked.to_owned());
+                return Ok(Model { info, named });
             }
             let expected = format!("expected {}, which `{asked}` isn't", self.expected());
             return Err(Problem::invalid("model", expected));
@@ -80,7 +90,10 @@ impl Wanted {
             .map(|listed| listed.info)
             .collect();
         match (fitting.pop(), fitting.is_empty()) {
-            (Some(only), true) => Ok(only),
+            (Some(info), true) => {
+                let named = info.name.clone();
+                Ok(Model { info, named })
+            }
             (None, _) => {
                 let message = format!("no model here is {}", self.expected());
                 Err(Problem::not_found("model", message))
@@ -119,7 +132,7 @@ impl<'a> Text<'a> {
 fn job_of(
     texts: &[Text<'_>],
     field: &str,
-    info: &ModelInfo,
+    Model { info, named }: &Model,
     chosen: &Chosen,
     max_bytes: usize,
 ) -> Result<Vec<u8>, Problem> {
@@ -135,7 +148,7 @@ fn job_of(
         return Err(Problem::too_large(expected));
     }
     let mut job = JobWriter::new();
-    job.model(&format!("{}@{}", info.name, info.version));
+    job.model(named);
     // Without a version the model's name groups its entries, and so it does here.
     job.namespace(chosen.namespace.as_deref().unwrap_or(&info.name));
     if matches!(info.task, Task::Classification { .. }) {

@@ -120,7 +120,7 @@ struct SharedState {
     live: Live,
     /// Who may look through the jobs now, and who through the dead letters.
     finding: Semaphore,
-    dead: Semaphore,
+    dead: Arc<Semaphore>,
     posted: Posted,
     waits: Waits,
     stopping: Stopping,
@@ -196,9 +196,9 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         paths: Arc::default(),
         live: Live::new(),
         finding: Semaphore::new(find::AT_ONCE),
-        dead: Semaphore::new(dead::AT_ONCE),
+        dead: Arc::new(Semaphore::new(dead::AT_ONCE)),
         posted: Posted::default(),
-        waits: Waits::default(),
+        waits: Waits::new(port.settings.connections),
         stopping: Stopping::default(),
     });
     let stopping = shared.stopping.clone();

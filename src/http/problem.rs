@@ -139,6 +139,14 @@ impl Problem {
         self.status.as_u16()
     }
 
+    /// The request took too long, and what it asked for goes on.
+    pub fn goes_on(limit: Duration) -> Self {
+        Self::unavailable(format!(
+            "not done within {} ms; it goes on, and /v1/log/actions says what was done",
+            limit.as_millis()
+        ))
+    }
+
     /// The request took too long.
     pub fn timeout(limit: Duration) -> Self {
         Self::unavailable(format!(

@@ -1,7 +1,7 @@
 //! Owns waiting for jobs to end, whichever worker has them.
 //!
 //! Promises that all who wait here ask the database one question together, however many they are, and less and less often while nothing ends; and that
-//! there are [`MAX_WAITING`] of them at the most. Nothing runs while nobody waits.
+//! their number is bounded: each holds a connection meanwhile, of which others need some. Nothing runs while nobody waits.
 
 use super::{api_state::ApiState, problem::Problem};
 use std::{
@@ -14,15 +14,17 @@ use std::{
 };
 use tokio::sync::{Mutex as Turns, watch};
 
-/// Requests that wait at once.
-pub(super) const MAX_WAITING: usize = 1_000;
+/// Requests that wait at once, at the most.
+const MAX_WAITING: usize = 1_000;
 /// Time between two questions: after somebody came, and after many.
 const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_millis(800);
 
 /// Who waits, by the job's id.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Waits {
+    /// How many may wait.
+    max: usize,
     jobs: Mutex<Jobs>,
     /// Whoever has the turn asks for all. It holds when that was last done.
     turn: Turns<Option<Instant>>,
@@ -50,6 +52,16 @@ struct Waiter<'a> {
 }
 
 impl Waits {
+    /// Where so many connections are served: half of them may wait.
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            max: (connections / 2).clamp(1, MAX_WAITING),
+            jobs: Mutex::default(),
+            turn: Turns::default(),
+            rest_ms: AtomicU64::new(0),
+        }
+    }
+
     fn jobs(&self) -> MutexGuard<'_, Jobs> {
         // Sound after a panic elsewhere: its counts are changed together.
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,9 +69,10 @@ impl Waits {
 
     fn enter<'a>(&'a self, job_id: &'a str) -> Result<Waiter<'a>, Problem> {
         let mut jobs = self.jobs();
-        if jobs.waiting >= MAX_WAITING {
+        if jobs.waiting >= self.max {
+            let waiting = jobs.waiting;
             return Err(Problem::unavailable(format!(
-                "{MAX_WAITING} requests wait for jobs here already"
+                "{waiting} requests wait for jobs here already, as many as may"
             )));
         }
         jobs.waiting += 1;
@@ -154,16 +167,18 @@ mod tests {
 
     #[test]
     fn who_waits_is_counted_bounded_and_forgotten() {
-        let waits = Waits::default();
+        let waits = Waits::new(20);
         let first = waits.enter("a").expect("room");
-        let others: Vec<Waiter<'_>> = (1..MAX_WAITING)
-            .map(|_| waits.enter("a").expect("room"))
-            .collect();
+        let others: Vec<Waiter<'_>> = (1..10).map(|_| waits.enter("a").expect("room")).collect();
         let refused = waits.enter("b").err().expect("no room");
         assert_eq!(refused.status_code(), 503);
         drop(others);
         assert_eq!(waits.jobs().waiting, 1);
         drop(first);
         assert!(waits.jobs().by_id.is_empty() && waits.jobs().waiting == 0);
+        assert_eq!(
+            (Waits::new(1).max, Waits::new(1 << 20).max),
+            (1, MAX_WAITING)
+        );
     }
 }

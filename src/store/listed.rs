@@ -220,8 +220,8 @@ impl PostgresStore {
             let look = self.look(filter, page.next.as_ref(), rows, wanted).await;
             let look = match look {
                 Ok(look) => look,
-                // What was found is as good as it is.
-                Err(StoreError::TimedOut(_)) if !page.jobs.is_empty() => return Ok(page),
+                // What was looked at is as good as it is.
+                Err(StoreError::TimedOut(_)) if page.looked_at > 0 => return Ok(page),
                 Err(error) => return Err(error),
             };
             page.looked_at += look.looked;

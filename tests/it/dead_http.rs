@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::harness::bus::DEAD;
 use crate::harness::stack::Stack;
@@ -255,4 +257,32 @@ async fn who_did_what_is_noted_by_the_keys_name() {
     ask("POST", "/v1/intake/pause", night, "").await;
     assert_eq!(stack.count("SELECT count(*) FROM actions").await, 10_000);
     ask("POST", "/v1/intake/resume", night, "").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_caller_that_goes_away_has_deleted_is_noted_all_the_same() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().start().await;
+    let jobs: Vec<Value> = (0..400).map(|n| job(n, true)).collect();
+    stack.bus.publish_jobs(&jobs).await;
+    eventually_equals("letters", PATIENCE, Some(400), || stack.bus.waiting(DEAD)).await;
+    let request = "POST /v1/dead/purge HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 12\r\n\r\n{\"all\":true}";
+    let address = ("127.0.0.1", worker.http_port);
+    let mut stream = TcpStream::connect(address).await.expect("a connection");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("it is read");
+    eventually("letters are taken", PATIENCE, async || {
+        let left = stack.bus.waiting(DEAD).await;
+        (left < Some(400)).then_some(())
+    })
+    .await;
+    drop(stream);
+    eventually("it is noted", PATIENCE, async || {
+        let actions = get(&worker, "/v1/log/actions").await.json();
+        (actions[0]["detail"] == "all: 400 letters").then_some(())
+    })
+    .await;
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
 }

@@ -25,7 +25,7 @@ const PAGE: usize = 500;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 With a model, a namespace or a status alone, it looks through all jobs from the latest on until it has enough: name a time where
-there are millions. Rejected jobs and codes are found at once, however few they are.
+there are millions. Rejected jobs are found at once, however few they are; a code among them.
 
 Examples:
   kiln jobs find --namespace reviews --from 2h

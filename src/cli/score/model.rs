@@ -2,12 +2,19 @@
 
 use anyhow::bail;
 use kiln_model::{InputKind, Registry};
+use std::collections::BTreeMap;
 
-/// The version that a reference means now: a run uses one. What the registry doesn't know stays as it is, and is refused with each job.
-pub(super) fn pinned(registry: &Registry, reference: &str) -> String {
-    match registry.resolve(reference) {
-        Ok(model) => format!("{}@{}", model.info().name, model.info().version),
-        Err(_) => reference.to_owned(),
+/// The version that a reference means now: a run uses one. A model that the registry doesn't know may be `active` elsewhere; otherwise the
+/// reference stays as it is.
+pub(super) fn pinned(
+    registry: &Registry,
+    active: &BTreeMap<String, String>,
+    reference: &str,
+) -> String {
+    match (registry.resolve(reference), active.get(reference)) {
+        (Ok(model), _) => format!("{}@{}", model.info().name, model.info().version),
+        (Err(_), Some(version)) => format!("{reference}@{version}"),
+        (Err(_), None) => reference.to_owned(),
     }
 }
 
@@ -35,7 +42,7 @@ pub(super) fn choose(registry: &Registry, input: &str) -> anyhow::Result<String>
         .map(|m| m.info.name)
         .collect();
     match active.as_slice() {
-        [one] => Ok(pinned(registry, one)),
+        [one] => Ok(pinned(registry, &BTreeMap::new(), one)),
         [] => bail!("no model takes `{kind}`{}", refused(registry)),
         many => bail!(
             "several models take `{kind}`: choose one of {} with --model",

@@ -16,7 +16,7 @@ use crate::{
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use kiln_model::Registry;
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// The models, and where they score.
 pub(super) enum Models {
@@ -24,7 +24,12 @@ pub(super) enum Models {
         engine: Arc<Engine>,
         embedded: Embedded,
     },
-    Fleet(Arc<Registry>),
+    Fleet {
+        /// What this machine knows of them.
+        registry: Arc<Registry>,
+        /// The versions that are active in the fleet, by model, where the database says so: also of models that this machine doesn't have.
+        active: BTreeMap<String, String>,
+    },
 }
 
 /// What is wanted of a run.
@@ -50,19 +55,36 @@ impl Models {
             return Ok(Self::Here { engine, embedded });
         }
         let registry = parts::open_registry(settings)?;
+        let mut active = BTreeMap::new();
         if settings.database.url.is_some() {
-            let chosen = parts::postgres(settings)?.chosen_models().await;
-            // Before the first migration nothing is chosen.
-            registry.choose(chosen.unwrap_or_default());
+            let store = parts::postgres(settings)?;
+            active = match store.chosen_models().await {
+                Ok(chosen) => chosen,
+                Err(error) => {
+                    // Before the first migration nothing is chosen. Otherwise this machine's own defaults would be taken for the fleet's.
+                    let asked = store.ping().await.map_err(|_| error);
+                    asked.context("which versions are active can't be asked")?;
+                    BTreeMap::new()
+                }
+            };
+            registry.choose(active.clone());
         }
-        Ok(Self::Fleet(registry))
+        Ok(Self::Fleet { registry, active })
     }
 
     /// What is known of them.
     pub fn registry(&self) -> &Registry {
         match self {
             Self::Here { engine, .. } => engine.registry(),
-            Self::Fleet(registry) => registry,
+            Self::Fleet { registry, .. } => registry,
+        }
+    }
+
+    /// The versions that are active in the fleet; none for what is scored here.
+    pub fn active(&self) -> BTreeMap<String, String> {
+        match self {
+            Self::Here { .. } => BTreeMap::new(),
+            Self::Fleet { active, .. } => active.clone(),
         }
     }
 
@@ -77,7 +99,7 @@ impl Models {
                 let store = embedded.store;
                 return Ok(Scorer::Here { engine, store });
             }
-            Self::Fleet(registry) => registry,
+            Self::Fleet { registry, .. } => registry,
         };
         check_table(&registry, manifest.model.as_deref(), wanted.layout)?;
         let mark = match manifest.fleet.take() {

@@ -6,6 +6,7 @@ use super::{
     fleet::remove_journal,
     manifest::{self, Manifest},
     model::pinned,
+    models::Models,
     source::Source,
 };
 use kiln_model::Registry;
@@ -17,8 +18,9 @@ pub(super) fn begin(
     on_error: OnError,
     source: &Source,
     (output, quarantine): (Option<&Path>, Option<&Path>),
-    (registry, jobs): (&Registry, Option<&JobArguments>),
+    (models, jobs): (&Models, Option<&JobArguments>),
 ) -> Manifest {
+    let (registry, chosen) = (models.registry(), models.active());
     let mut run = serde_json::json!({
         "input": source.identity,
         "input_format": format!("{:?}", source.format),
@@ -44,18 +46,14 @@ pub(super) fn begin(
         let model = known.model.as_deref().map(|model| {
             let name = model.split('@').next().unwrap_or(model);
             let reference = arguments.model.as_deref().unwrap_or(name);
-            pinned(registry, reference) == model
+            pinned(registry, &chosen, reference) == model
         });
         model.unwrap_or(true)
     });
-    if known.is_none() {
-        // What another run left is no place to go on from once this one has written there.
-        output.map(manifest::remove);
-    }
     let mut manifest = known.unwrap_or_else(|| Manifest::new(run));
     if manifest.model.is_none() {
         let named = arguments.model.as_deref();
-        manifest.model = named.map(|model| pinned(registry, model));
+        manifest.model = named.map(|model| pinned(registry, &chosen, model));
     }
     manifest
 }

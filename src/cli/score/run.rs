@@ -79,10 +79,14 @@ pub(super) async fn run(
     let named = arguments.model.as_deref().filter(|_| jobs.is_none());
     must_know(models.registry(), named)?;
     let paths = (output.as_deref(), quarantine.as_deref());
-    let about = (models.registry(), jobs);
+    let about = (&models, jobs);
     let mut manifest = begin(arguments, on_error, &source, paths, about);
     let from = (manifest.end != Position::default()).then_some(manifest.end);
     let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
+    if from.is_none() && manifest.fleet.is_none() {
+        // What another run left is no place to go on from. It is this one's to remove only where nobody else writes the output.
+        output.as_deref().map(manifest::remove);
+    }
     let kept = (manifest.quarantine_bytes, output.as_deref());
     let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
     let known = paths.0.filter(|_| source.identity.is_some());

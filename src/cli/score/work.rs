@@ -16,9 +16,9 @@ use super::{
     tally::Tally,
 };
 use crate::{cli::file::Format, pipeline::Outcome};
-use anyhow::bail;
+use anyhow::{bail, ensure};
 use futures_util::{StreamExt, future::BoxFuture, stream};
-use kiln_contract::result;
+use kiln_contract::{failure::Code, result};
 use serde_json::value::RawValue;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -257,6 +257,10 @@ impl Context<'_> {
             Outcome::Done { result, .. } => {
                 written.tally.count(&counts.unwrap_or_default());
                 let results: Vec<&RawValue> = serde_json::from_str(&result.results)?;
+                ensure!(
+                    results.len() == inputs.len(),
+                    "line {line}: a reply to other inputs"
+                );
                 if let Out::Text(out) = &mut written.out {
                     out.reserve(result.results.len() + results.len());
                 }
@@ -270,6 +274,10 @@ impl Context<'_> {
                     }
                     self.expect(inputs, written);
                 }
+            }
+            // No row is at fault there.
+            Outcome::Rejected { rejection, .. } if rejection.code == Code::UnknownModel => {
+                bail!("{rejection}")
             }
             Outcome::Rejected { rejection, .. } => return Ok(Some(rejection.to_string())),
             Outcome::Retry { reason, .. } => return Ok(Some(reason)),

@@ -9,11 +9,12 @@ use super::{
         responses::{BadJob, Guarded, Unavailable},
         score::{self, Scored},
     },
-    Chosen, Text, Texts, Wanted, job_of, parse, renamed, results, texts,
+    Chosen, Text, Texts, Wanted,
+    embed::{self, Asked, Form},
+    job_of, parse, renamed, results,
     vectors::Shape,
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
-use kiln_contract::model::ModelInfo;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -33,12 +34,6 @@ pub(super) struct EmbedRequest<'a> {
     dimensions: Option<usize>,
 }
 
-/// A result of an embedding model.
-#[derive(Debug, Deserialize)]
-struct Embedded {
-    embedding: Box<RawValue>,
-}
-
 /// Embeds texts, asked for and answered as text-embeddings-inference does.
 #[utoipa::path(post, path = "/embed", tag = "other servers' forms", request_body = EmbedRequest, security(("key" = [])), params(Chosen),
     responses((status = 200, description = "an embedding for each text", body = Vec<Vec<f32>>), Guarded, BadJob, Unavailable))]
@@ -49,35 +44,26 @@ pub(in super::super) async fn embed(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let state = shared.state()?;
-    let (registry, max_bytes) = (state.engine.registry().clone(), shared.max_body_bytes);
-    let form = move |body: &[u8]| {
-        let request: EmbedRequest<'_> = parse(body)?;
-        let info = Wanted::Embedding.model(&registry, chosen.model.as_deref())?;
-        let shape = Shape {
-            dimensions: request.dimensions,
-            normalize: request.normalize.unwrap_or(true),
-            base64: false,
-        };
-        let shape = shape.check(info.output_width)?;
-        let (texts, is_single) = texts(request.inputs, "inputs")?;
-        let job = job_of(&texts, "inputs", &info, &chosen, max_bytes)?;
-        Ok((job, (shape, is_single)))
+    let form = Form {
+        field: "inputs",
+        read: read_embed,
+        shown: |_, vectors| score::written(&vectors),
     };
-    let rename = |problem, known: Option<&(Shape, bool)>| {
-        renamed(
-            problem,
-            "inputs",
-            known.is_some_and(|(_, is_single)| *is_single),
-        )
-    };
-    score::answer(state, scorer.0, headers, body, form, rename, embedded).await
+    embed::answer(&shared, scorer, chosen, headers, body, form).await
 }
 
-fn embedded(scored: &Scored, (shape, _): (Shape, bool)) -> Result<Vec<u8>, Problem> {
-    let results = results::<Embedded>(&scored.done.results)?.into_iter();
-    let vectors = results.map(|result| shape.of(result.embedding));
-    score::written(&vectors.collect::<Result<Vec<_>, Problem>>()?)
+fn read_embed(body: &[u8]) -> Result<Asked<'_>, Problem> {
+    let request: EmbedRequest<'_> = parse(body)?;
+    let shape = Shape {
+        dimensions: request.dimensions,
+        normalize: request.normalize.unwrap_or(true),
+        base64: false,
+    };
+    Ok(Asked {
+        model: None,
+        texts: request.inputs,
+        shape,
+    })
 }
 
 /// Texts, or pairs of texts, to classify.
@@ -139,9 +125,9 @@ pub(in super::super) async fn predict(
     let form = move |body: &[u8]| {
         let request: PredictRequest<'_> = parse(body)?;
         refuse_raw(request.raw_scores)?;
-        let info = Wanted::Prediction.model(&registry, chosen.model.as_deref())?;
+        let model = Wanted::Prediction.model(&registry, chosen.model.as_deref())?;
         let (texts, is_single) = pairs(request.inputs)?;
-        let job = job_of(&texts, "inputs", &info, &chosen, max_bytes)?;
+        let job = job_of(&texts, "inputs", &model, &chosen, max_bytes)?;
         Ok((job, is_single))
     };
     let rename = |problem, is_single: Option<&bool>| {
@@ -257,13 +243,13 @@ pub(in super::super) async fn rerank(
         if !request.query.get().starts_with('"') {
             return Err(Problem::invalid("query", "expected a text"));
         }
-        let info: ModelInfo = Wanted::Ranking.model(&registry, chosen.model.as_deref())?;
+        let model = Wanted::Ranking.model(&registry, chosen.model.as_deref())?;
         let texts = request.texts.iter().map(|text| Text {
             text: request.query,
             pair: Some(text),
         });
         let texts: Vec<_> = texts.collect();
-        let job = job_of(&texts, "texts", &info, &chosen, max_bytes)?;
+        let job = job_of(&texts, "texts", &model, &chosen, max_bytes)?;
         let kept = request.return_text.then(|| {
             request
                 .texts

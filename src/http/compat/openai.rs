@@ -9,7 +9,9 @@ use super::{
         responses::{BadJob, Guarded, Unavailable},
         score::{self, Scored},
     },
-    Chosen, Texts, Wanted, job_of, parse, renamed, results, texts,
+    Chosen, Texts,
+    embed::{self, Asked, Form},
+    parse,
     vectors::{Shape, Vector},
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
@@ -79,12 +81,6 @@ pub(super) struct Usage {
     total_tokens: u32,
 }
 
-/// A result of the job.
-#[derive(Debug, Deserialize)]
-struct Embedded {
-    embedding: Box<RawValue>,
-}
-
 /// Embeds texts, asked for and answered as OpenAI's API does.
 #[utoipa::path(post, path = "/v1/embeddings", tag = "other servers' forms", request_body = EmbeddingsRequest, security(("key" = [])), params(Chosen),
     responses((status = 200, body = EmbeddingsResponse), Guarded, BadJob, Unavailable))]
@@ -95,45 +91,39 @@ pub(in super::super) async fn embeddings(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let state = shared.state()?;
-    let (registry, max_bytes) = (state.engine.registry().clone(), shared.max_body_bytes);
-    let form = move |body: &[u8]| {
-        let request: EmbeddingsRequest<'_> = parse(body)?;
-        let asked = chosen.model.as_deref().unwrap_or(&request.model);
-        let info = Wanted::Embedding.model(&registry, Some(asked))?;
-        let shape = Shape {
-            dimensions: request.dimensions,
-            normalize: false,
-            base64: request.encoding_format == Encoding::Base64,
-        };
-        let shape = shape.check(info.output_width)?;
-        let (texts, is_single) = texts(request.input, "input")?;
-        let job = job_of(&texts, "input", &info, &chosen, max_bytes)?;
-        Ok((job, (shape, is_single)))
+    let form = Form {
+        field: "input",
+        read,
+        shown,
     };
-    let rename = |problem, known: Option<&(Shape, bool)>| {
-        renamed(
-            problem,
-            "input",
-            known.is_some_and(|(_, is_single)| *is_single),
-        )
-    };
-    score::answer(state, scorer.0, headers, body, form, rename, shown).await
+    embed::answer(&shared, scorer, chosen, headers, body, form).await
 }
 
-fn shown(scored: &Scored, (shape, _): (Shape, bool)) -> Result<Vec<u8>, Problem> {
+fn read(body: &[u8]) -> Result<Asked<'_>, Problem> {
+    let request: EmbeddingsRequest<'_> = parse(body)?;
+    let shape = Shape {
+        dimensions: request.dimensions,
+        normalize: false,
+        base64: request.encoding_format == Encoding::Base64,
+    };
+    Ok(Asked {
+        model: Some(request.model),
+        texts: request.input,
+        shape,
+    })
+}
+
+fn shown(scored: &Scored, vectors: Vec<Vector>) -> Result<Vec<u8>, Problem> {
     let done = &scored.done;
-    let vectors = results::<Embedded>(&done.results)?.into_iter().enumerate();
-    let data = vectors.map(|(index, result)| {
-        Ok(Embedding {
-            object: "embedding",
-            index,
-            embedding: shape.of(result.embedding)?,
-        })
+    let data = vectors.into_iter().enumerate();
+    let data = data.map(|(index, embedding)| Embedding {
+        object: "embedding",
+        index,
+        embedding,
     });
     score::written(&EmbeddingsResponse {
         object: "list",
-        data: data.collect::<Result<_, Problem>>()?,
+        data: data.collect(),
         model: format!("{}@{}", done.model, done.version),
         usage: Usage::default(),
     })

@@ -43,13 +43,17 @@ fn a_text_that_stands_beside_many_counts_as_often() {
         };
         10
     ];
-    let info = info();
+    let model = Model {
+        info: info(),
+        named: "cross@1".to_owned(),
+    };
     let chosen = Chosen {
         model: None,
         namespace: None,
     };
-    let job =
-        |max| job_of(&texts, "texts", &info, &chosen, max).map_err(|problem| problem.status_code());
+    let job = |max| {
+        job_of(&texts, "texts", &model, &chosen, max).map_err(|problem| problem.status_code())
+    };
     assert!(job(10_030).is_ok());
     assert_eq!(job(10_029), Err(413));
 }
@@ -73,4 +77,26 @@ fn info() -> ModelInfo {
         weights: kiln_contract::model::WeightPrecision::Single,
         golden: 0,
     }
+}
+
+#[test]
+fn a_job_names_a_version_only_where_the_request_does() {
+    let text = raw("\"t\"");
+    let texts = [Text::single(&text)];
+    let chosen = Chosen {
+        model: None,
+        namespace: None,
+    };
+    let job = |named: &str, version: &str| {
+        let mut info = info();
+        info.version = version.to_owned();
+        let named = named.to_owned();
+        job_of(&texts, "inputs", &Model { info, named }, &chosen, 100).expect("a job")
+    };
+    assert_eq!(
+        job("cross", "1"),
+        job("cross", "2"),
+        "the same request, the same body"
+    );
+    assert_ne!(job("cross", "1"), job("cross@1", "1"));
 }

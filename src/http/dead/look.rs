@@ -17,6 +17,7 @@ use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Looks that are made at once.
 pub(in crate::http) const AT_ONCE: usize = 1;
@@ -83,6 +84,15 @@ impl From<DeadLetterError> for Problem {
     }
 }
 
+/// The right to look at them, once nobody else of this worker does.
+pub(super) async fn turn(shared: &SharedState) -> Result<OwnedSemaphorePermit, Problem> {
+    let limit = shared.state()?.limit() / 5;
+    let turn = tokio::time::timeout(limit, shared.dead.clone().acquire_owned()).await;
+    // Nobody closes it.
+    let turn = turn.ok().and_then(Result::ok);
+    turn.ok_or_else(|| Problem::unavailable("somebody else looks through the dead letters now"))
+}
+
 /// Works with the letters on the worker's runtime, alone.
 pub(super) async fn with_letters<T, W>(
     shared: &SharedState,
@@ -93,8 +103,7 @@ where
     W: Future<Output = Result<T, DeadLetterError>> + Send + 'static,
 {
     let state = shared.state()?;
-    // Nobody closes it.
-    let _turn = shared.dead.acquire().await;
+    let _turn = turn(shared).await?;
     Ok(state.run_on_worker(work(state.clone())).await??)
 }
 
@@ -108,9 +117,10 @@ pub(super) struct Look {
 impl Look {
     /// Opens the queue.
     pub async fn open(state: &ApiState) -> Result<Self, DeadLetterError> {
+        let begun = Instant::now();
         Ok(Self {
             scan: DeadLetterScan::open(&state.broker, &state.topology.dead, MAX_LOOKED).await?,
-            begun: Instant::now(),
+            begun,
             limit: LOOK.min(state.limit() / 2),
         })
     }

@@ -2,9 +2,13 @@
 //!
 //! Promises that a letter leaves its queue only once the broker has its job again, or where somebody asked for its deletion; and that who did it is noted.
 
-use super::look::{Look, Meant, read, shorten, with_letters};
+use super::look::{Look, Meant, read, shorten, turn};
 use crate::{
-    amqp::{dead_letters::HeldDelivery, letter::Letter, message},
+    amqp::{
+        dead_letters::{DeadLetterError, HeldDelivery},
+        letter::Letter,
+        message,
+    },
     http::{
         Shared, SharedState, actions,
         api_state::ApiState,
@@ -72,15 +76,9 @@ pub(in crate::http) async fn replay(
     Payload(body): Payload,
 ) -> Result<Json<LettersDone>, Problem> {
     let (meant, said) = wanted(body).await?;
-    let done = settle(&shared, meant, true).await?;
-    actions::note(
-        shared.state()?,
-        &admin.0,
-        ActionKind::Replay,
-        &done.words(&said),
-    )
-    .await;
-    Ok(Json(done))
+    Ok(Json(
+        settle(&shared, admin, (meant, said), ActionKind::Replay).await?,
+    ))
 }
 
 /// Deletes letters for good.
@@ -92,15 +90,9 @@ pub(in crate::http) async fn purge(
     Payload(body): Payload,
 ) -> Result<Json<LettersDone>, Problem> {
     let (meant, said) = wanted(body).await?;
-    let done = settle(&shared, meant, false).await?;
-    actions::note(
-        shared.state()?,
-        &admin.0,
-        ActionKind::Purge,
-        &done.words(&said),
-    )
-    .await;
-    Ok(Json(done))
+    Ok(Json(
+        settle(&shared, admin, (meant, said), ActionKind::Purge).await?,
+    ))
 }
 
 /// Reads which letters are meant, and says it in a few words.
@@ -172,36 +164,69 @@ impl LettersDone {
     }
 }
 
-/// Posts the letters that are meant again, or only removes them.
+/// Posts the letters that are meant again, or only removes them, and notes how many. Once begun it goes on without its caller: what is done is noted,
+/// also where that is only a part.
 async fn settle(
-    shared: &SharedState,
-    meant: Meant,
-    is_replay: bool,
+    shared: &Shared,
+    admin: Admin,
+    (meant, said): (Meant, String),
+    kind: ActionKind,
 ) -> Result<LettersDone, Problem> {
-    let work = with_letters(shared, move |state| async move {
-        let mut look = Look::open(&state).await?;
+    let (state, shared) = (shared.state()?.clone(), shared.clone());
+    let turn = turn(&shared).await?;
+    let worker = state.clone();
+    let work = async move {
+        let _turn = turn;
         let mut done = LettersDone::default();
-        while let Some(mut delivery) = look.next().await? {
-            let (letter, model) = read(&delivery);
-            if !meant.means(&letter, model.as_deref()) {
+        let ended = settle_all(&shared, &state, &meant, kind, &mut done).await;
+        if ended.is_ok() || done.done > 0 {
+            actions::note(&state, &admin.0, kind, &done.words(&said)).await;
+        }
+        ended.map(|()| done)
+    };
+    worker.run_to_its_end(work).await?.map_err(Problem::from)
+}
+
+async fn settle_all(
+    shared: &SharedState,
+    state: &ApiState,
+    meant: &Meant,
+    kind: ActionKind,
+    done: &mut LettersDone,
+) -> Result<(), DeadLetterError> {
+    let mut look = Look::open(state).await?;
+    let ended = settle_each(shared, state, &mut look, meant, kind, done).await;
+    (done.waiting, done.looked_at) = look.close().await?;
+    ended
+}
+
+async fn settle_each(
+    shared: &SharedState,
+    state: &ApiState,
+    look: &mut Look,
+    meant: &Meant,
+    kind: ActionKind,
+    done: &mut LettersDone,
+) -> Result<(), DeadLetterError> {
+    while let Some(mut delivery) = look.next().await? {
+        let (letter, model) = read(&delivery);
+        if !meant.means(&letter, model.as_deref()) {
+            look.scan.hold(delivery);
+            continue;
+        }
+        if kind == ActionKind::Replay {
+            let body = std::mem::take(&mut delivery.data);
+            if let Err(why) = post(state, &delivery, body).await {
                 look.scan.hold(delivery);
+                done.leave(letter, why);
                 continue;
             }
-            if is_replay {
-                let body = std::mem::take(&mut delivery.data);
-                if let Err(why) = post(&state, &delivery, body).await {
-                    look.scan.hold(delivery);
-                    done.leave(letter, why);
-                    continue;
-                }
-            }
-            look.scan.remove(&HeldDelivery::from(delivery)).await?;
-            done.count(letter);
+            letter.job_id.iter().for_each(|id| shared.posted.note(id));
         }
-        (done.waiting, done.looked_at) = look.close().await?;
-        Ok(done)
-    });
-    work.await
+        look.scan.remove(&HeldDelivery::from(delivery)).await?;
+        done.count(letter);
+    }
+    Ok(())
 }
 
 async fn post(state: &ApiState, delivery: &Delivery, body: Vec<u8>) -> Result<(), &'static str> {
@@ -211,6 +236,8 @@ async fn post(state: &ApiState, delivery: &Delivery, body: Vec<u8>) -> Result<()
     match tokio::time::timeout(POSTING, state.publisher.send(job)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err("it is larger than the broker takes"),
-        Err(_) => Err("the broker didn't take its job in time: its queue is full or gone"),
+        Err(_) => Err(
+            "the broker didn't confirm its job in time, and may have it all the same: its queue is full or gone",
+        ),
     }
 }

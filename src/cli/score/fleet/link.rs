@@ -336,10 +336,8 @@ impl Link {
         match outcome {
             PublishOutcome::Confirmed => {
                 open.posting = Posting::Yes;
-                if let Some(journal) = self.journal.as_mut().filter(|_| open.window.is_some()) {
-                    journal
-                        .add(key)
-                        .map_err(|_| anyhow!("the list of posted jobs can't be written"))?;
+                if open.window.is_some() {
+                    self.list(key);
                 }
                 Ok(())
             }

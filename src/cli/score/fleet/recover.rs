@@ -52,16 +52,15 @@ impl Link {
             return Ok(());
         }
         self.quiet.last_look = Instant::now();
-        // What waits there comes in its time.
-        if seen.messages == 0 {
-            self.find_rows(silent).await;
-            self.quiet.wait = (self.quiet.wait * 2).min(MAX);
-        }
+        // What waits there comes in its time: only its row may be there already, its reply being lost.
+        let may_post = seen.messages == 0 || silent >= GIVEN_UP;
+        self.find_rows(silent, may_post).await;
+        self.quiet.wait = (self.quiet.wait * 2).min(MAX);
         Ok(())
     }
 
     /// Answers jobs from their rows; posts again those that have none, where rows can't be asked for or long enough nothing came.
-    async fn find_rows(&mut self, silent: Duration) {
+    async fn find_rows(&mut self, silent: Duration, may_post: bool) {
         let waiting: Vec<_> = self
             .open
             .iter()
@@ -74,11 +73,18 @@ impl Link {
                 )
             })
             .collect();
+        let mut is_away = false;
         for (spot, id, hash) in waiting {
             let found = match &self.store {
                 None => Ok(None),
-                Some(store) => store.finished(&id, &hash).await,
+                Some(_) if is_away => Err(()),
+                Some(store) => store.finished(&id, &hash).await.map_err(drop),
             };
+            // One question to a database that doesn't answer holds everything up for long enough. Long after, jobs are posted without it.
+            is_away |= found.is_err();
+            if is_away && silent < GIVEN_UP {
+                return;
+            }
             let is_asked = self.store.is_some() && found.is_ok();
             if let Ok(Some(done)) = found {
                 let end = JobEnd::Done(done);
@@ -88,7 +94,7 @@ impl Link {
             }
             // An id that its producer chose may have another job's row.
             let rejected = match &self.store {
-                Some(store) if id == spot.1 => store.job(&id).await.ok().flatten(),
+                Some(store) if id == spot.1 && is_asked => store.job(&id).await.ok().flatten(),
                 _ => None,
             };
             if let Some(end @ JobEnd::Rejected(_)) = rejected {
@@ -96,7 +102,8 @@ impl Link {
                 self.quiet.something_happened();
                 continue;
             }
-            if (!is_asked || silent >= GIVEN_UP)
+            if may_post
+                && (!is_asked || silent >= GIVEN_UP)
                 && let Some(open) = self.open.get_mut(&spot)
             {
                 open.posting = Posting::No;

@@ -8,7 +8,6 @@ use super::{
     link::{Held, Link, Open, Posting},
 };
 use crate::cli::score::item::Position;
-use anyhow::anyhow;
 use lapin::{Acker, message::Delivery, options::BasicAckOptions};
 use tokio::sync::watch;
 
@@ -26,7 +25,7 @@ impl Link {
         let key = delivery.properties.correlation_id().as_ref();
         let key = key.map(|key| key.as_str().to_owned()).unwrap_or_default();
         let spot = self.spot(key);
-        if is_cancelled(&delivery.data) {
+        if self.open.contains_key(&spot) && is_cancelled(&delivery.data) {
             self.open.remove(&spot);
             state.send_replace(State::Cancelled);
             return self.ack(&delivery.acker).await;
@@ -63,10 +62,8 @@ impl Link {
     ) -> anyhow::Result<()> {
         // Its confirm comes when nobody waits for it any more: who goes on must know of it all the same.
         let is_unlisted = open.posting == Posting::Sent && open.window.is_some();
-        if let Some(journal) = self.journal.as_mut().filter(|_| is_unlisted) {
-            journal
-                .add(&key)
-                .map_err(|_| anyhow!("the list of posted jobs can't be written"))?;
+        if is_unlisted {
+            self.list(&key);
         }
         // Who has asked may be gone.
         let _unheard = open.answer.send(Reply::Message(delivery.data));
@@ -81,6 +78,20 @@ impl Link {
             }
             None => self.ack(&delivery.acker).await,
         }
+    }
+
+    /// Lists a job as posted.
+    pub(super) fn list(&mut self, key: &str) {
+        let listed = self.journal.as_mut().map(|journal| journal.add(key));
+        if let Some(Err(_)) = listed {
+            self.unlisted();
+        }
+    }
+
+    /// The list only saves jobs from being posted twice: a run goes on without it.
+    fn unlisted(&mut self) {
+        self.journal = None;
+        self.say("the list of posted jobs can't be written: a restart will post some again, which are answered from their rows");
     }
 
     /// Gives a job its answer from its row.
@@ -127,10 +138,9 @@ impl Link {
             }
         }
         let keys = self.open.keys().map(|(_, key)| key).chain(self.held.keys());
-        if let Some(journal) = &mut self.journal {
-            journal
-                .cut(keys)
-                .map_err(|_| anyhow!("the list of posted jobs can't be written"))?;
+        let cut = self.journal.as_mut().map(|journal| journal.cut(keys));
+        if let Some(Err(_)) = cut {
+            self.unlisted();
         }
         Ok(())
     }
