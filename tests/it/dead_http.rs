@@ -279,10 +279,17 @@ async fn what_a_caller_that_goes_away_has_deleted_is_noted_all_the_same() {
     })
     .await;
     drop(stream);
-    eventually("it is noted", PATIENCE, async || {
+    let noted = eventually("it is noted", PATIENCE, async || {
         let actions = get(&worker, "/v1/log/actions").await.json();
-        (actions[0]["detail"] == "all: 400 letters").then_some(())
+        let detail = actions[0]["detail"].as_str()?;
+        let count = detail.strip_prefix("all: ")?.strip_suffix(" letters")?;
+        count.parse::<u32>().ok()
     })
     .await;
-    assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
+    // A slow machine may run into the limit of one purge.
+    assert!(noted > 0);
+    eventually_equals("letters left", PATIENCE, Some(400 - noted), || {
+        stack.bus.waiting(DEAD)
+    })
+    .await;
 }

@@ -86,9 +86,14 @@ async fn a_fleet_writes_the_bytes_that_one_machine_writes() {
         let line = |n: usize| json!({"key": format!("r{n}"), "text": format!("nice {name} {n}"), "stars": n % 5});
         let mut lines: Vec<String> = (0..9_000).map(|n| line(n).to_string()).collect();
         lines[7] = "nope".to_owned();
-        // It reads at first sight alone. As an input that is skipped, it is named by its place in its job.
-        if name == "a.jsonl" {
-            lines[5_001] = r#"{"text":"a","key":1e999}"#.to_owned();
+        // It reads at first sight alone.
+        lines[5_001] = r#"{"text":"a","key":1e999}"#.to_owned();
+        // Without kept columns, a field that isn't known: one in b.jsonl, many in a row that fill whole jobs.
+        if name == "b.jsonl" {
+            let plain = |n: usize| json!({"key": format!("r{n}"), "text": format!("nice {n}")});
+            for n in (8..2_000).chain(6_000..9_000) {
+                lines[n] = plain(n).to_string();
+            }
         }
         shell.write(name, &lines);
     };

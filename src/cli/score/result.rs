@@ -48,11 +48,34 @@ impl ResultRow<'_> {
         }
     }
 
+    /// The result, `raw` being its JSON, with an error's field as of the input itself: its place in a job that nobody sees says nothing, and
+    /// differs between runs. Nothing where there is no such field.
+    pub fn unplaced(&self, raw: &str) -> Option<String> {
+        let error = self.error?.get();
+        let mut shown: Value = serde_json::from_str(error).ok()?;
+        let field = shown.get_mut("field")?;
+        let placed = field
+            .as_str()
+            .filter(|field| field.starts_with("inputs["))?;
+        let own = placed.split_once('.').map_or("", |(_, own)| own);
+        *field = Value::from(own);
+        Some(raw.replacen(error, &shown.to_string(), 1))
+    }
+
     /// The error's field and message.
     pub fn problem(&self) -> Option<(String, String)> {
         let error: Value = serde_json::from_str(self.error?.get()).ok()?;
         let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
         Some((part("field").to_owned(), part("message").to_owned()))
+    }
+}
+
+/// A problem with the field that it is of.
+pub(super) fn named(field: &str, message: &str) -> String {
+    if field.is_empty() {
+        message.to_owned()
+    } else {
+        format!("`{field}`: {message}")
     }
 }
 

@@ -16,8 +16,11 @@ use std::{path::Path, sync::Arc};
 
 /// Whole jobs of one block that are worked on at once.
 const JOBS_AT_ONCE: usize = 64;
-/// Bytes that may be in hand of all blocks here.
+/// Bytes that may be in hand of all blocks here, with what each core adds, and at most. A core that has nothing to do waits for blocks that
+/// are in the file's writing or look-ups; with more in hand than this the rate hardly grows, and memory does.
 const IN_HAND_HERE: usize = 12 << 20;
+const IN_HAND_PER_CORE: usize = 4 << 20;
+const MAX_IN_HAND_HERE: usize = 32 << 20;
 
 /// Where inputs are scored. Clones are the same.
 #[derive(Clone)]
@@ -34,6 +37,10 @@ pub(super) struct Which {
     pub id: String,
     pub spot: Place,
     pub admitted: Option<Admitted>,
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl Scorer {
@@ -56,16 +63,15 @@ impl Scorer {
     /// Bytes that may be in hand of all blocks.
     pub fn max_in_hand(&self) -> usize {
         match self {
-            Self::Here { .. } => IN_HAND_HERE,
+            Self::Here { .. } => (IN_HAND_HERE + IN_HAND_PER_CORE * cores()).min(MAX_IN_HAND_HERE),
             Self::Fleet(fleet) => fleet.max_in_hand(),
         }
     }
 
     /// Blocks that are worked on at once.
     pub fn blocks(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         match self {
-            Self::Here { .. } => 2 * cores + 4,
+            Self::Here { .. } => 2 * cores() + 10,
             Self::Fleet(fleet) => fleet.max_in_flight() + 4,
         }
     }

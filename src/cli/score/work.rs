@@ -10,7 +10,7 @@ use super::{
     parsed::Parsed,
     parts::{Part, parts},
     render::{Layout, Out, Piece},
-    result::ResultRow,
+    result::{ResultRow, named},
     scorer::{Scorer, Which},
     table::Batch,
     tally::Tally,
@@ -289,14 +289,17 @@ impl Context<'_> {
     }
 
     fn result(&self, input: &Input, raw: &str, written: &mut Written) -> anyhow::Result<()> {
-        let row: ResultRow<'_> = serde_json::from_str(raw)?;
+        let mut row: ResultRow<'_> = serde_json::from_str(raw)?;
+        let unplaced = row.unplaced(raw);
+        let raw = unplaced.as_deref().unwrap_or(raw);
+        if unplaced.is_some() {
+            row = serde_json::from_str(raw)?;
+        }
         if let Some((field, message)) = row.problem() {
-            // The line says which input it is, and the field only what of it.
-            let field = field.split_once('.').map_or("", |field| field.1);
             written.bad(BadRow {
                 line: input.line,
-                column: Some(field.to_owned()).filter(|field| !field.is_empty()),
-                problem: named(field, &message),
+                column: Some(field.clone()).filter(|field| !field.is_empty()),
+                problem: named(&field, &message),
                 row: Some(self.row(input)),
             });
             if self.shared.quarantines {
@@ -387,14 +390,5 @@ impl Context<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// A problem with the field that it is of.
-fn named(field: &str, message: &str) -> String {
-    if field.is_empty() {
-        message.to_owned()
-    } else {
-        format!("`{field}`: {message}")
     }
 }
