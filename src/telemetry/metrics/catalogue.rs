@@ -2,10 +2,10 @@
 
 use super::{
     labels::{
-        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf,
-        HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION,
-        PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table, TraceOutcome, VERSION,
-        WarmInput, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart,
+        HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, MODEL_VERSION,
+        NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD, Server,
+        ShadowOutcome, Stage, Table, TraceOutcome, VERSION, WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -142,6 +142,21 @@ catalogue! {
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
             "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+        SHADOW_INPUTS = counter("kiln_shadow_inputs_total", "inputs",
+            "Inputs of live jobs that a version of `models.shadow` was to score, by what became of them.")
+            .by(&[MODEL, MODEL_VERSION, ShadowOutcome::LABEL]);
+        SHADOW_SECONDS = counter("kiln_shadow_model_seconds_total", "model seconds",
+            "Time that the passes of a version of `models.shadow` took.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SHADOW_DIFFERENCE = gauge("kiln_shadow_difference", "score",
+            "How far the scores of a version of `models.shadow` are from the active version's, over the latest 1,024 inputs that both scored. NaN: none yet.")
+            .by(&[MODEL, MODEL_VERSION, DifferenceKind::LABEL]);
+        SHADOW_CORRELATION = gauge("kiln_shadow_rank_correlation", "-1 to 1",
+            "Spearman's rank correlation of the same scores. NaN: none yet, or one side is constant.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SHADOW_FLIPS = gauge("kiln_shadow_flips_ratio", "0 to 1",
+            "Share of the same inputs that get another label. NaN: none yet, or there are no labels.")
+            .by(&[MODEL, MODEL_VERSION]);
     }
     "Servers and queues": {
         SERVER_UP = gauge("kiln_server_up", "1 or 0", "1 where the server answered when last asked.")
