@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kiln_contract::job::SCHEMA_VERSION;
-use kiln_model::{InputKind, Task};
+use kiln_model::{InputKind, Task, Training};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::PoisonError};
 use utoipa::{IntoParams, ToSchema};
@@ -41,6 +41,37 @@ pub struct ModelShown {
     /// The labels of a classifier.
     labels: Vec<String>,
     parameters: usize,
+    /// How it was trained, if its manifest says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<TrainingShown>,
+}
+
+/// How a model version was trained.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrainingShown {
+    /// When its data begins.
+    from: String,
+    /// When its data ends.
+    to: String,
+    /// Rows of data, those that were held out included.
+    rows: u64,
+    training_seconds: f64,
+    evaluation_seconds: f64,
+    /// What the evaluation found, by name.
+    metrics: BTreeMap<String, f64>,
+}
+
+impl From<&Training> for TrainingShown {
+    fn from(training: &Training) -> Self {
+        Self {
+            from: training.from.clone(),
+            to: training.to.clone(),
+            rows: training.rows,
+            training_seconds: training.training_seconds,
+            evaluation_seconds: training.evaluation_seconds,
+            metrics: training.metrics.clone(),
+        }
+    }
 }
 
 /// The worker's health.
@@ -290,6 +321,7 @@ pub(super) async fn models(
             },
             labels,
             parameters: info.parameters,
+            training: info.training.as_deref().map(TrainingShown::from),
         }
     });
     Ok(Json(shown.collect()))

@@ -10,13 +10,14 @@ mod metric;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod training;
 mod warming;
 
 pub use catalogue::SECONDS;
 pub use labels::{
     AuditFinding, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
     InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage,
-    Table, TraceOutcome, WarmInput, WarmOutcome,
+    Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use runtime::tasks;

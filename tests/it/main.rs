@@ -66,6 +66,7 @@ mod redis;
 mod remote;
 mod replies;
 mod results;
+mod retrain;
 mod shards;
 mod stampede;
 mod startup;

@@ -2,10 +2,10 @@
 
 use super::{
     labels::{
-        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf,
-        HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, NAMESPACE, PREDICTION,
-        PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table, TraceOutcome, VERSION,
-        WarmInput, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, FIGURE, HealthPart, HeatOf,
+        HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, MODEL_VERSION, NAMESPACE,
+        PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table,
+        TraceOutcome, TrainingStep, VERSION, WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -142,6 +142,18 @@ catalogue! {
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
             "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+        MODEL_TRAINING_DURATION = gauge("kiln_model_training_duration_seconds", "seconds",
+            "How long training a version and evaluating it took, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION, TrainingStep::LABEL]);
+        MODEL_TRAINING_ROWS = gauge("kiln_model_training_rows", "rows",
+            "Rows of data that a version was trained and evaluated on, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION]);
+        MODEL_TRAINED_UNTIL = gauge("kiln_model_trained_until_timestamp_seconds", "seconds",
+            "When the data ends that a version was trained on, since 1970, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION]);
+        MODEL_EVALUATION = gauge("kiln_model_evaluation_figure", "as its name says",
+            "What a version's evaluation found, where its manifest says so. A version's series of training and evaluation are there until the worker stops.")
+            .by(&[MODEL, MODEL_VERSION, FIGURE]);
     }
     "Servers and queues": {
         SERVER_UP = gauge("kiln_server_up", "1 or 0", "1 where the server answered when last asked.")

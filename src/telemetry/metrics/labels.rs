@@ -35,6 +35,16 @@ macro_rules! label {
 }
 
 label!(
+    /// What of a version's making took its time.
+    TrainingStep: "step" {
+        /// fitting the model to the data
+        Training = "training",
+        /// scoring what was held out, and its figures
+        Evaluation = "evaluation",
+    }
+);
+
+label!(
     /// What became of a job.
     JobOutcome: "outcome" {
         /// it is scored, and its row is committed
@@ -340,6 +350,18 @@ pub(super) const SHARD: Label = Label {
 pub(super) const MODEL: Label = Label {
     name: "model",
     values: Values::Named("a model's name, from its manifest"),
+};
+
+pub(super) const MODEL_VERSION: Label = Label {
+    name: "version",
+    values: Values::Named("a version of the model in the models folder"),
+};
+
+pub(super) const FIGURE: Label = Label {
+    name: "figure",
+    values: Values::Named(
+        "one of the figures, at most 16, that the manifest has under `[training.metrics]`",
+    ),
 };
 
 pub(super) const PREDICTION: Label = Label {
