@@ -298,6 +298,7 @@ mod tests {
             parameters: 1,
             weights: Default::default(),
             golden: 0,
+            training: None,
         };
         let (single, half) = (info(Precision::Single), info(Precision::Half));
         let said = |label, score| Said {

@@ -64,6 +64,8 @@ pub enum Exit {
     Usage = 2,
     /// It went on to the end, and something in the input was bad.
     Partial = 3,
+    /// A limit that was given speaks against it, and nothing was switched.
+    Limited = 4,
 }
 
 impl From<Exit> for ExitCode {
@@ -80,7 +82,7 @@ impl From<Exit> for ExitCode {
     version,
     max_term_width = 100,
     after_help = "\
-Exit codes: 0 well, 1 failed, 2 bad arguments or settings, 3 done with some bad input.
+Exit codes: 0 well, 1 failed, 2 bad arguments or settings, 3 done with some bad input, 4 not done because of a limit that was given.
 With --version, --json names the commit, the features and the target that it was built of.
 
 Example:

@@ -21,13 +21,17 @@ was built of.
 ";
 
 /// What the exit codes mean, for every command.
-const EXITS: [(Exit, &str); 4] = [
+const EXITS: [(Exit, &str); 5] = [
     (Exit::Ok, "everything went well"),
     (Exit::Failed, "it failed"),
     (Exit::Usage, "the arguments or settings can't be used"),
     (
         Exit::Partial,
         "it went on to the end, and something in the input was bad",
+    ),
+    (
+        Exit::Limited,
+        "a limit that was given speaks against it, and nothing was switched",
     ),
 ];
 

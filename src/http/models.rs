@@ -1,4 +1,4 @@
-//! `/v1/models`: the model versions of this worker, and how those differ that score beside the active ones.
+//! `/v1/models`: the model versions of this worker, how they were trained, and how those differ that score beside the active ones.
 
 use super::{
     Shared,
@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{pipeline::ShadowFigures, warm::rollover::compare};
 use axum::{Json, extract::State};
-use kiln_model::{InputKind, Task};
+use kiln_model::{InputKind, Task, Training};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// One model version.
@@ -29,6 +30,37 @@ pub struct ModelShown {
     parameters: usize,
     /// Of an active version: the one that scores a share of live jobs' inputs beside it; null where there is none.
     shadow: Option<ShadowShown>,
+    /// How it was trained, if its manifest says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<TrainingShown>,
+}
+
+/// How a model version was trained.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TrainingShown {
+    /// When its data begins.
+    from: String,
+    /// When its data ends.
+    to: String,
+    /// Rows of data, those that were held out included.
+    rows: u64,
+    training_seconds: f64,
+    evaluation_seconds: f64,
+    /// What the evaluation found, by name.
+    metrics: BTreeMap<String, f64>,
+}
+
+impl From<&Training> for TrainingShown {
+    fn from(training: &Training) -> Self {
+        Self {
+            from: training.from.clone(),
+            to: training.to.clone(),
+            rows: training.rows,
+            training_seconds: training.training_seconds,
+            evaluation_seconds: training.evaluation_seconds,
+            metrics: training.metrics.clone(),
+        }
+    }
 }
 
 /// A version of `models.shadow`, as this worker has it score. Differences are over the latest 1,024 inputs that both versions scored.
@@ -112,6 +144,7 @@ pub(super) async fn models(
             labels,
             parameters: info.parameters,
             shadow: shadow.map(ShadowShown::from),
+            training: info.training.as_deref().map(TrainingShown::from),
         }
     });
     Ok(Json(shown.collect()))

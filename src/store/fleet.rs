@@ -35,6 +35,8 @@ pub struct WorkerFigures {
     pub lanes: Vec<String>,
     /// Active versions of models that it has, as `name@version`.
     pub models: Vec<String>,
+    /// All versions that it has, active or not, as `name@version`; empty where a worker of an earlier release doesn't say.
+    pub loaded: Vec<String>,
     /// Jobs that wait for scores there, and bytes of all in hand.
     pub waiting_jobs: u64,
     pub bytes_in_hand: u64,

@@ -11,13 +11,14 @@ mod metric;
 mod reference;
 mod runtime;
 mod shadow;
+mod training;
 mod warming;
 
 pub use catalogue::SECONDS;
 pub use labels::{
     AuditFinding, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart, HeatOf,
     HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome,
-    Server, ShadowOutcome, Stage, Table, TraceOutcome, WarmInput, WarmOutcome,
+    Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use runtime::tasks;

@@ -9,7 +9,7 @@ use crate::harness::stack::Stack;
 
 const CLIENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/clients");
 
-fn variable(name: &str) -> String {
+pub fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set: see scripts/test"))
 }
 
@@ -23,7 +23,7 @@ fn run(mut command: Command, variables: &BTreeMap<&str, String>) -> String {
 }
 
 /// An example's program, which cargo builds beside the tests.
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("the test's program");
     let folder = own.parent().and_then(Path::parent).expect("target/release");
     let program = folder.join("examples").join(name);

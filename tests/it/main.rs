@@ -66,6 +66,7 @@ mod redis;
 mod remote;
 mod replies;
 mod results;
+mod retrain;
 mod shadow;
 mod shards;
 mod split_files;

@@ -458,8 +458,11 @@ async fn a_version_is_warm_before_it_is_switched_to_and_a_limit_stops_the_switch
         .concat();
         tokio::task::block_in_place(|| shelf.kiln(&stack, &arguments))
     };
-    let (code, said) = activate(&["--min-correlation", "1.01"]);
+    let (code, said) = activate(&["--min-correlation", "nan"]);
     assert_eq!(code, 1, "{said}");
+    assert!(said.contains("--min-correlation: expected"), "{said}");
+    let (code, said) = activate(&["--min-correlation", "1.01"]);
+    assert_eq!(code, 4, "{said}");
     assert!(
         said.contains("was not made active: the rank correlation is less than 1.01"),
         "{said}"
@@ -471,7 +474,11 @@ async fn a_version_is_warm_before_it_is_switched_to_and_a_limit_stops_the_switch
     );
     assert_eq!(version_of(&stack, "sentiment").await, json!("1.0.0"));
 
-    let (code, said) = activate(&["--max-flips", "0", "--min-correlation", "0.999"]);
+    let (code, said) = activate(&["--max-shift", "-0.1"]);
+    assert_eq!(code, 4, "{said}");
+    assert!(said.contains("scores move by 0.0000 on average"), "{said}");
+    let limits = ["--max-flips", "0", "--min-correlation", "0.999"];
+    let (code, said) = activate(&[&limits[..], &["--max-shift", "0"]].concat());
     assert_eq!(code, 0, "{said}");
     let found: Value = serde_json::from_str(said.lines().next().expect("a line")).expect("JSON");
     assert_eq!(

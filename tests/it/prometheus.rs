@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::harness::jobs::text_job;
 use crate::harness::stack::Stack;
+use crate::harness::worker::copy_folder;
 use crate::harness::{PATIENCE, eventually, sandbox};
 use crate::shadow::two_versions;
 use crate::warm::Schedules;
@@ -101,6 +102,17 @@ fn rules_are_sound_and_each_alert_fires_when_it_should_and_is_in_the_runbook() {
     }
 }
 
+/// The shipped classifier in a folder, with a word on its training.
+fn trained(models: &Path) {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sentiment/1.0.0");
+    let folder = models.join("sentiment/1.0.0");
+    copy_folder(&source, &folder);
+    let file = folder.join("manifest.toml");
+    let mut manifest = fs::read_to_string(&file).expect("the manifest");
+    manifest += "\n[training]\nfrom = \"2026-10-28T00:00:00Z\"\nto = \"2026-11-27T00:00:00Z\"\nrows = 9\ntraining_seconds = 1.5\nevaluation_seconds = 0.5\nmetrics = { accuracy = 0.75 }\n";
+    fs::write(file, manifest).expect("a manifest");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_of_the_dashboards_and_rules_finds_something() {
     let stack = Stack::shared().await;
@@ -114,6 +126,7 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         "model = \"sentiment\"\n[source]\nkind = \"changes\"\ndatabase = \"kiln\"\ntable = \"followed\"\nposition = \"id\"\nkey = \"id\"\ntext = \"said\"\n",
     );
     let models = two_versions();
+    trained(&models);
     let worker = schedules
         .worker(&stack)
         .set("KILN_NAMESPACES__SENTIMENT__MAX_STALENESS_SECONDS", "5")

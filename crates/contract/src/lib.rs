@@ -46,6 +46,7 @@
 //!     parameters: 3,
 //!     weights: WeightPrecision::Single,
 //!     golden: 0,
+//!     training: None,
 //! };
 //! job.check_inputs(&info)?;
 //!

@@ -3,6 +3,7 @@
 //! Owns these types only: another crate loads and runs models.
 
 use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
 use thiserror::Error;
 
 /// What one loaded version is and takes.
@@ -38,6 +39,28 @@ pub struct ModelInfo {
     pub weights: WeightPrecision,
     /// How many golden inputs were checked when it was loaded.
     pub golden: usize,
+    /// How it was trained, if the manifest says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<Arc<Training>>,
+}
+
+/// How a version was trained, as its manifest says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Training {
+    /// When its data begins, in RFC 3339.
+    pub from: String,
+    /// When its data ends, in RFC 3339.
+    pub to: String,
+    /// Rows of data, those that were held out for the evaluation included.
+    pub rows: u64,
+    /// How long the training took.
+    pub training_seconds: f64,
+    /// How long the evaluation took.
+    pub evaluation_seconds: f64,
+    /// What the evaluation found, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metrics: BTreeMap<String, f64>,
 }
 
 /// What a model's outputs mean.

@@ -162,6 +162,7 @@ mod tests {
             parameters: 1,
             weights: WeightPrecision::Single,
             golden: 0,
+            training: None,
         }
     }
 

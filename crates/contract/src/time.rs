@@ -1,8 +1,14 @@
-//! Owns how an instant is written.
+//! Owns how an instant is written, and read again.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
 /// An instant in RFC 3339, in UTC with milliseconds: `2023-11-14T22:13:20.123Z`.
 pub fn rfc3339(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The instant that a text in RFC 3339 is, of whatever offset; none if it is no such text.
+pub fn parse_rfc3339(text: &str) -> Option<DateTime<Utc>> {
+    let at = DateTime::parse_from_rfc3339(text).ok()?;
+    Some(at.with_timezone(&Utc))
 }

@@ -17,6 +17,7 @@ mod sentence;
 mod source;
 mod tensors;
 mod tokenizer;
+mod training;
 mod trees;
 
 use std::fs;
@@ -30,6 +31,7 @@ pub(crate) use draft::{GoldenDraft, golden};
 pub use options::{ImportOptions, Imported};
 use tensors::{WEIGHTS_FILE, serialise, tensors};
 use tokenizer::{TOKENIZER_FILE, read_tokenizer};
+pub use training::read_training;
 
 /// Imports a folder, or a file of trees or of ONNX. Blocks on the disk and runs the model on the golden inputs.
 ///

@@ -49,9 +49,9 @@ mod weights;
 pub use cost::LengthCost;
 pub use described::described;
 pub use error::{ImportError, OpenError, Problem, UnknownModel};
-pub use import::{ImportOptions, Imported, import};
+pub use import::{ImportOptions, Imported, import, read_training};
 pub use kiln_contract::model::{
-    InputKind, ModelError, ModelInfo, PairRule, Precision, Task, WeightPrecision,
+    InputKind, ModelError, ModelInfo, PairRule, Precision, Task, Training, WeightPrecision,
 };
 pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use model::Model;

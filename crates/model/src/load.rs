@@ -123,6 +123,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             parameters,
             weights: manifest.weight_precision(),
             golden: manifest.golden.len(),
+            training: manifest.training.clone().map(Arc::new),
         },
         rules: manifest.text_rules(),
         rounding: Rounding::of(&manifest),

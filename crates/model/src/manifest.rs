@@ -23,26 +23,39 @@ pub(crate) use tables::{
 pub use tables::{NgramShape, OutputActivation};
 
 use super::error::LoadError;
+use kiln_contract::model::Training;
 use kiln_contract::redact;
+use serde::de::DeserializeOwned;
 
 impl Manifest {
     /// Reads and checks a manifest.
     pub fn parse(source: &str) -> Result<Manifest, LoadError> {
-        let deserializer = toml::Deserializer::parse(source)
-            .map_err(|error| LoadError::manifest(&unreadable(&error, source)))?;
-        let manifest: Manifest =
-            serde_path_to_error::deserialize(deserializer).map_err(|error| {
-                let path = redact::path(error.path());
-                let inner = error.into_inner();
-                let message = redact::serde(inner.message());
-                match path.as_str() {
-                    "" => LoadError::manifest(&message),
-                    path => LoadError::field(path, &message),
-                }
-            })?;
+        let manifest: Manifest = read(source)?;
         manifest.check()?;
         Ok(manifest)
     }
+}
+
+/// Reads and checks the fields of `[training]`, which stand alone here.
+pub(crate) fn parse_training(source: &str) -> Result<Training, LoadError> {
+    let training: Training = read(source)?;
+    check::check_training(&training)
+        .map_err(|(field, message)| LoadError::field(&field, &message))?;
+    Ok(training)
+}
+
+fn read<T: DeserializeOwned>(source: &str) -> Result<T, LoadError> {
+    let deserializer = toml::Deserializer::parse(source)
+        .map_err(|error| LoadError::manifest(&unreadable(&error, source)))?;
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let path = redact::path(error.path());
+        let inner = error.into_inner();
+        let message = redact::serde(inner.message());
+        match path.as_str() {
+            "" => LoadError::manifest(&message),
+            path => LoadError::field(path, &message),
+        }
+    })
 }
 
 /// Where a text isn't TOML, and why: not with the line itself, as the reader would.

@@ -75,6 +75,7 @@ fn imported(files: &[PathBuf], models: &Path) -> Vec<String> {
             labels: Vec::new(),
             missing: false,
             ttl_seconds: None,
+            training: None,
             prompt: None,
             width: None,
             range: None,

@@ -22,11 +22,12 @@ its version, says so in its log and in kiln_model_activations_pending, and follo
 
 With --warm, hot inputs are scored with the version first, in the background, until that share of the requests would find an
 entry or the time is up; then it is switched. The command shows how its scores differ from those of the serving version; a limit on
-that stops the switch. Switching back needs no warming: the old entries are still there.
+that stops the switch, with exit code 4. Switching back needs no warming: the old entries are still there.
 
 Examples:
   kiln models activate sentiment@2
   kiln models activate sentiment@2 --warm 0.95 --max-flips 0.02
+  kiln models activate ranker@20261127 --warm 0.95 --min-correlation 0.8 --max-shift 0.1
   kiln models activate sentiment --default")]
 pub(super) struct Arguments {
     /// name@version; with --default, the name alone.
@@ -51,9 +52,41 @@ pub(super) struct Arguments {
         allow_negative_numbers = true
     )]
     min_correlation: Option<f64>,
+    /// Don't switch if scores move by more than this on average, either way.
+    #[arg(
+        long,
+        value_name = "DIFFERENCE",
+        requires = "warm",
+        allow_negative_numbers = true
+    )]
+    max_shift: Option<f64>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What somebody must know whose limit came too late.
+const UNCHOSEN: &str = "\
+kiln: no version of this model was ever chosen, so that workers serve the highest one, which it is: \
+choose the one before it, and the next one waits until it is activated";
+
+impl Arguments {
+    /// Refuses limits that nothing could be compared with.
+    fn check_limits(&self, share: f64) -> anyhow::Result<()> {
+        if !(share > 0.0 && share <= 1.0) {
+            bail!("--warm: expected a share above 0 and at most 1, such as 0.95");
+        }
+        for (option, limit) in [
+            ("--max-flips", self.max_flips),
+            ("--min-correlation", self.min_correlation),
+            ("--max-shift", self.max_shift),
+        ] {
+            if limit.is_some_and(f64::is_nan) {
+                bail!("{option}: expected a number");
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
@@ -78,9 +111,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let before = store.chosen_models().await?.remove(name);
     let mut warmed = None;
     if let (Some(share), Some(new)) = (arguments.warm, version) {
-        if !(share > 0.0 && share <= 1.0) {
-            bail!("--warm: expected a share above 0 and at most 1, such as 0.95");
-        }
+        arguments.check_limits(share)?;
         let wanted = rollover::Wanted {
             name,
             old: before
@@ -95,7 +126,10 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         show(&arguments, &found);
         if let Some(reason) = objection(&arguments, &found) {
             eprintln!("kiln: {name}@{new} was not made active: {reason}");
-            return Ok(Exit::Failed);
+            if before.is_none() && serving.as_deref() == Some(new) {
+                eprintln!("{UNCHOSEN}");
+            }
+            return Ok(Exit::Limited);
         }
         warmed = Some(found);
     }
@@ -171,7 +205,9 @@ fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
 
 /// What speaks against the switch.
 fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String> {
-    let limited = arguments.max_flips.is_some() || arguments.min_correlation.is_some();
+    let limited = arguments.max_flips.is_some()
+        || arguments.min_correlation.is_some()
+        || arguments.max_shift.is_some();
     let Some(shift) = warmed.shift else {
         return limited.then(|| "no scores of both versions can be compared".to_owned());
     };
@@ -188,6 +224,14 @@ fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String>
         && shift.rank_correlation.is_none_or(|found| found < min)
     {
         return Some(format!("the rank correlation is less than {min}"));
+    }
+    if let Some(max) = arguments.max_shift
+        && shift.mean_absolute > max
+    {
+        return Some(format!(
+            "scores move by {:.4} on average, more than {max}",
+            shift.mean_absolute
+        ));
     }
     None
 }

@@ -3,7 +3,10 @@
 use crate::{cli::Exit, config::Settings};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln_model::{ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, import};
+use kiln_model::{
+    ImportOptions, OutputActivation, PairRule, Pooling, Precision, Task, Training, import,
+    read_training,
+};
 use std::{path::PathBuf, time::Duration};
 
 /// Copies a Hugging Face folder, or a model file of LightGBM, XGBoost or ONNX, into the models folder and checks it there.
@@ -12,7 +15,7 @@ use std::{path::PathBuf, time::Duration};
 FOLDER is what `save_pretrained` of a model and its tokenizer wrote, or a sentence-transformers folder. Supported are BERT,
 DistilBERT, RoBERTa, XLM-RoBERTa, MPNet, ModernBERT and DeBERTa of versions 2 and 3: classifiers, regressions, cross-encoders and embeddings; and
 Nomic's rotary BERT: embeddings. Or it is a file that LightGBM's `save_model` or
-`dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds is for those, too. Or it is an ONNX file,
+`dump_model`, or XGBoost's `save_model` (JSON or UBJ) wrote; of the options, only --ttl-seconds and --training are for those, too. Or it is an ONNX file,
 of features or, with tokenizer.json beside it, of texts (in builds with the cargo feature `onnx`, which the image has).
 
 Examples:
@@ -21,6 +24,7 @@ Examples:
   kiln models import ./all-MiniLM-L6-v2 --name minilm --version 1 --ttl-seconds 86400
   kiln models import ./nomic-embed-text --name nomic-query --version 1 --prompt search_query --width 256 --precision binary
   kiln models import ./model.txt --name ranker --version 1
+  kiln models import ./model.txt --name ranker --version 2 --training training.toml
   kiln models import ./pipeline.onnx --name churn --version 1 --column 1")]
 pub(super) struct Arguments {
     /// The Hugging Face folder, or the model file.
@@ -61,6 +65,9 @@ pub(super) struct Arguments {
     /// TTL of this model's scores.
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     ttl_seconds: Option<u64>,
+    /// A file with the fields of the manifest's [training], which says how the version was trained.
+    #[arg(long, value_name = "FILE")]
+    training: Option<PathBuf>,
     /// Which of the folder's prompts stands before texts, or `none` [default: the folder's own choice].
     #[arg(long, value_name = "NAME")]
     prompt: Option<String>,
@@ -123,7 +130,7 @@ fn precision(asked: Option<PrecisionChoice>, half: bool) -> Precision {
     }
 }
 
-fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
+fn options(arguments: Arguments, training: Option<Training>, models_dir: PathBuf) -> ImportOptions {
     ImportOptions {
         folder: arguments.folder,
         models_dir,
@@ -150,6 +157,7 @@ fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
         labels: arguments.labels,
         missing: arguments.missing,
         ttl_seconds: arguments.ttl_seconds,
+        training,
         prompt: arguments.prompt,
         width: arguments.width,
         range: arguments.range,
@@ -159,7 +167,8 @@ fn options(arguments: Arguments, models_dir: PathBuf) -> ImportOptions {
 
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let is_json = arguments.json;
-    let options = options(arguments, settings.models.dir);
+    let training = arguments.training.as_deref().map(read_training);
+    let options = options(arguments, training.transpose()?, settings.models.dir);
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     spinner.set_message("reading, writing and checking");

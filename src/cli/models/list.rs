@@ -4,7 +4,7 @@ use super::{gives, open, quantise, resolve, shadow, takes};
 use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
-use kiln_model::{ListedModel, Problem, Task, quantisation_cost};
+use kiln_model::{ListedModel, Problem, Task, Training, quantisation_cost};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};
@@ -151,6 +151,7 @@ pub(super) async fn inspect(
     rows.push(("weights", info.weights.name().to_owned()));
     rows.extend(cost.iter().flat_map(quantise::rows));
     rows.extend(shadow.iter().flat_map(shadow::rows));
+    rows.extend(info.training.iter().flat_map(|training| trained(training)));
     rows.push(("golden inputs", info.golden.to_string()));
     for (name, bytes, sha256) in files {
         rows.push(("file", format!("{name}, {bytes} bytes, SHA-256 {sha256}")));
@@ -162,6 +163,27 @@ pub(super) async fn inspect(
     }
     println!("{table}");
     Ok(Exit::Ok)
+}
+
+/// How a version was trained, as rows of names and values.
+fn trained(training: &Training) -> Vec<(&'static str, String)> {
+    let mut rows = vec![
+        (
+            "trained on",
+            format!(
+                "{} rows, {} to {}",
+                training.rows, training.from, training.to
+            ),
+        ),
+        ("training took", format!("{} s", training.training_seconds)),
+        (
+            "evaluation took",
+            format!("{} s", training.evaluation_seconds),
+        ),
+    ];
+    let metrics = training.metrics.iter();
+    rows.extend(metrics.map(|(name, figure)| ("evaluation", format!("{name} {figure}"))));
+    rows
 }
 
 /// Bytes of a folder's files.

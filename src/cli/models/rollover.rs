@@ -25,6 +25,8 @@ use std::{collections::HashMap, time::Duration};
 const PIECE: usize = 64;
 /// Inputs looked up in one statement or round trip.
 const CHUNK: usize = 500;
+/// How long workers are waited for that don't have the version yet: they look at their folder every two seconds, and say every five what they have.
+const LOADING: Duration = Duration::from_secs(30);
 /// How often the entries are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(300);
 
@@ -64,6 +66,7 @@ pub(super) async fn warm(
     bar.set_message(hot.len().to_string());
     let mut share = share(&redis, wanted, &hot).await?;
     if share < wanted.share {
+        wait_for_workers(store, wanted).await?;
         post(settings, store, wanted, &hot).await?;
         let begun = tokio::time::Instant::now();
         while share < wanted.share && begun.elapsed() < wanted.limit {
@@ -78,6 +81,35 @@ pub(super) async fn warm(
         share,
         shift: shift(store, wanted, &hot).await?,
     })
+}
+
+/// Waits until every worker that has the model has the new version, since it would reject jobs that pin one that it lacks.
+async fn wait_for_workers(store: &PostgresStore, wanted: &Wanted<'_>) -> anyhow::Result<()> {
+    let new = format!("{}@{}", wanted.name, wanted.new);
+    let begun = tokio::time::Instant::now();
+    loop {
+        let workers = store.workers().await?;
+        let lacking = workers
+            .iter()
+            .find(|worker| worker.is_there() && lacks(&worker.figures.loaded, wanted.name, &new));
+        let Some(worker) = lacking else {
+            return Ok(());
+        };
+        if begun.elapsed() > LOADING {
+            eprintln!("kiln: the worker {} doesn't have {new}", worker.name);
+            return Ok(());
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Whether a worker has the model, and not this version of it.
+fn lacks(loaded: &[String], name: &str, version: &str) -> bool {
+    let mut versions = loaded
+        .iter()
+        .filter(|one| one.split_once('@').is_some_and(|(of, _)| of == name))
+        .peekable();
+    versions.peek().is_some() && versions.all(|one| one != version)
 }
 
 /// The hot inputs of the model with their requests a second. Where workers tell of none, those that were scored last.
@@ -223,6 +255,15 @@ async fn shift(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_worker_that_has_the_model_can_lack_a_version() {
+        let loaded = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        assert!(lacks(&loaded(&["m@1", "other@2"]), "m", "m@2"));
+        assert!(!lacks(&loaded(&["m@1", "m@2"]), "m", "m@2"));
+        assert!(!lacks(&loaded(&["other@1"]), "m", "m@2"));
+        assert!(!lacks(&[], "m", "m@2"));
+    }
 
     #[test]
     fn the_bytes_of_a_job_never_change() {

@@ -76,6 +76,7 @@ fn info() -> ModelInfo {
         parameters: 0,
         weights: kiln_contract::model::WeightPrecision::Single,
         golden: 0,
+        training: None,
     }
 }
 

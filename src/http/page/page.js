@@ -401,11 +401,18 @@ const SECTIONS = {
     $("lanes-left").textContent = lanes.filter(left).map((l) => `Lane ${l.name} has jobs, and no worker takes them: start one that serves it (kiln run --lanes ${l.name}).`).join(" ");
   },
   async models() {
+    const models = await fetchJson("/v1/models");
+    const trained = [
+      ["trained on data until", (m) => (m.training ? when(m.training.to) : null)], ["rows", (m) => (m.training ? figures.format(m.training.rows) : null), "n"],
+      ["training took", (m) => (m.training ? time(1000 * m.training.training_seconds) : null), "n"],
+      ["evaluation", (m) => (m.training ? Object.entries(m.training.metrics).map(([name, figure]) => `${name} ${fine.format(figure)}`).join(", ") : null)],
+    ];
     table("models-table", [
       ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
       ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
       ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
-    ], await fetchJson("/v1/models"), "no models");
+      ...(models.some((m) => m.training) ? trained : []),
+    ], models, "no models");
   },
   async schedules() {
     const { schedules, problems } = await fetchJson("/v1/schedules");

@@ -2,10 +2,11 @@
 
 use super::{
     labels::{
-        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart,
-        HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, MODEL_VERSION,
-        NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD, Server,
-        ShadowOutcome, Stage, Table, TraceOutcome, VERSION, WarmInput, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, FIGURE,
+        HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL,
+        MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD,
+        Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION, WarmInput,
+        WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -157,6 +158,18 @@ catalogue! {
         SHADOW_FLIPS = gauge("kiln_shadow_flips_ratio", "0 to 1",
             "Share of the same inputs that get another label. NaN: none yet, or there are no labels.")
             .by(&[MODEL, MODEL_VERSION]);
+        MODEL_TRAINING_DURATION = gauge("kiln_model_training_duration_seconds", "seconds",
+            "How long training a version and evaluating it took, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION, TrainingStep::LABEL]);
+        MODEL_TRAINING_ROWS = gauge("kiln_model_training_rows", "rows",
+            "Rows of data that a version was trained and evaluated on, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION]);
+        MODEL_TRAINED_UNTIL = gauge("kiln_model_trained_until_timestamp_seconds", "seconds",
+            "When the data ends that a version was trained on, since 1970, where its manifest says so.")
+            .by(&[MODEL, MODEL_VERSION]);
+        MODEL_EVALUATION = gauge("kiln_model_evaluation_figure", "as its name says",
+            "What a version's evaluation found, where its manifest says so. A version's series of training and evaluation are there until the worker stops.")
+            .by(&[MODEL, MODEL_VERSION, FIGURE]);
     }
     "Servers and queues": {
         SERVER_UP = gauge("kiln_server_up", "1 or 0", "1 where the server answered when last asked.")

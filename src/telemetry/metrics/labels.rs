@@ -35,6 +35,16 @@ macro_rules! label {
 }
 
 label!(
+    /// What of a version's making took its time.
+    TrainingStep: "step" {
+        /// fitting the model to the data
+        Training = "training",
+        /// scoring what was held out, and its figures
+        Evaluation = "evaluation",
+    }
+);
+
+label!(
     /// What became of a job.
     JobOutcome: "outcome" {
         /// it is scored, and its row is committed
@@ -368,7 +378,14 @@ pub(super) const MODEL: Label = Label {
 
 pub(super) const MODEL_VERSION: Label = Label {
     name: "version",
-    values: Values::Named("a model's version, from the settings"),
+    values: Values::Named("a version of the model, of the models folder or the settings"),
+};
+
+pub(super) const FIGURE: Label = Label {
+    name: "figure",
+    values: Values::Named(
+        "one of the figures, at most 16, that the manifest has under `[training.metrics]`",
+    ),
 };
 
 pub(super) const PREDICTION: Label = Label {

@@ -11,6 +11,7 @@ use crate::{
     worker::supervisor::{Stage, Supervisor},
 };
 use chrono::{DateTime, Utc};
+use kiln_model::ListedModel;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +26,8 @@ const WAIT: Duration = Duration::from_millis(200);
 const MINUTES: u64 = 5;
 /// Lanes and models that are named.
 const MAX_NAMED: usize = 64;
+/// Versions that are named.
+const MAX_LOADED: usize = 512;
 /// Longest wait for the last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -111,9 +114,9 @@ impl Reporter {
         let figures = self.insight.window.total(MINUTES);
         let lanes = self.engine.lanes();
         let served = lanes.iter().filter(|lane| lane.is_served);
-        let models = self.engine.registry().list().into_iter();
-        let active = models.filter(|model| model.active);
-        let named = active.map(|model| format!("{}@{}", model.info.name, model.info.version));
+        let models = self.engine.registry().list();
+        let named = |model: &ListedModel| format!("{}@{}", model.info.name, model.info.version);
+        let active = models.iter().filter(|model| model.active);
         WorkerFigures {
             status: status.to_owned(),
             reason: reason.unwrap_or_default(),
@@ -121,7 +124,8 @@ impl Reporter {
                 .map(|lane| lane.name.clone())
                 .take(MAX_NAMED)
                 .collect(),
-            models: named.take(MAX_NAMED).collect(),
+            models: active.take(MAX_NAMED).map(named).collect(),
+            loaded: models.iter().take(MAX_LOADED).map(named).collect(),
             waiting_jobs: lanes.iter().map(|lane| lane.jobs as u64).sum(),
             bytes_in_hand: self.engine.budget().taken() as u64,
             hits: figures.hits,

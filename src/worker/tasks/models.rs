@@ -57,6 +57,7 @@ pub(in crate::worker) fn note(registry: &Registry, health: &Health, metrics: &Me
     metrics.model_problems(problems.len());
     for model in registry.list() {
         metrics.model_serves(&model.info);
+        metrics.trained(&model.info);
     }
     let first = problems.first().map(ToString::to_string);
     match (registry.list().is_empty(), first) {

@@ -24,6 +24,7 @@ fn info(task: Task) -> ModelInfo {
         parameters: 1,
         weights: WeightPrecision::Single,
         golden: 0,
+        training: None,
     }
 }
 

@@ -11,7 +11,7 @@ use super::tokenizer::tokenizer_file;
 use crate::manifest::{EncoderShape, Head, OutputActivation, TokenizerFile};
 use crate::model::Model;
 use crate::rows::{Rows, TextRow};
-use kiln_contract::model::{PairRule, Precision};
+use kiln_contract::model::{PairRule, Precision, Training};
 
 /// Inputs whose scores the manifest keeps: later loads, other backends and other machines must give them again.
 const GOLDEN_TEXTS: [(&str, &str); 4] = [
@@ -40,6 +40,8 @@ pub(super) struct Draft<'a> {
     encoder: &'a EncoderShape,
     head: &'a Head,
     weights: WeightsDraft,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<&'a Training>,
     pub golden: Vec<GoldenDraft>,
 }
 
@@ -93,7 +95,12 @@ pub(super) const BYTES_PER_TOKEN: usize = 64;
 
 impl<'a> Draft<'a> {
     /// The manifest of such a plan, without golden inputs.
-    pub fn of(options: &ImportOptions, plan: &'a Plan, weights: &[u8], tokenizer: &[u8]) -> Self {
+    pub fn of(
+        options: &'a ImportOptions,
+        plan: &'a Plan,
+        weights: &[u8],
+        tokenizer: &[u8],
+    ) -> Self {
         let (task, labels, width): (_, &[String], _) = match &plan.purpose.task {
             PlannedTask::Classification(labels) => ("classification", labels, None),
             PlannedTask::Scalar => ("scalar", &[], None),
@@ -128,6 +135,7 @@ impl<'a> Draft<'a> {
                 file: WEIGHTS_FILE,
                 sha256: hex::encode(Sha256::digest(weights)),
             },
+            training: options.training.as_ref(),
             golden: Vec::new(),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use kiln_contract::model::{ModelInfo, PairRule, Precision};
+use kiln_contract::model::{ModelInfo, PairRule, Precision, Training};
 
 use crate::error::ImportError;
 use crate::manifest::{OutputActivation, Pooling};
@@ -31,6 +31,8 @@ pub struct ImportOptions {
     /// Of an ONNX file: whether inputs may lack features, which the graph fills.
     pub missing: bool,
     pub ttl_seconds: Option<u64>,
+    /// How the version was trained, for its manifest.
+    pub training: Option<Training>,
     /// Which of the folder's prompts stands before texts; `none` for none, and otherwise the folder's own choice.
     pub prompt: Option<String>,
     /// How many of an embedding's numbers are kept.

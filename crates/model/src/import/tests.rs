@@ -65,6 +65,7 @@ fn options(name: &str, models_dir: &Path) -> ImportOptions {
         labels: Vec::new(),
         missing: false,
         ttl_seconds: None,
+        training: None,
         prompt: None,
         // What the fixture of that name was cut to.
         width: (name == "mpnet-matryoshka").then_some(16),

@@ -13,7 +13,7 @@ use super::options::{ImportOptions, Imported};
 use crate::manifest::{OutputActivation, TreesFormat, TreesShape};
 use crate::trees::{self, Ensemble};
 use crate::trial::{Scratch, Trial, unwritable};
-use kiln_contract::model::Precision;
+use kiln_contract::model::{Precision, Training};
 
 /// Features beyond which golden inputs are few, to keep the manifest small.
 const MANY_FEATURES: usize = 1_000;
@@ -29,6 +29,8 @@ struct Draft<'a> {
     output: Output,
     trees: TreesShape,
     weights: WeightsDraft,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<&'a Training>,
     golden: Vec<Golden>,
 }
 
@@ -105,7 +107,7 @@ fn has_no_other_options(options: &ImportOptions) -> Result<(), ImportError> {
     options.has_none_of(&given, "does not belong to a model of trees")
 }
 
-fn draft<'a>(options: &ImportOptions, ensemble: &'a Ensemble, format: TreesFormat) -> Draft<'a> {
+fn draft<'a>(options: &'a ImportOptions, ensemble: &'a Ensemble, format: TreesFormat) -> Draft<'a> {
     let source = options.folder.file_name().unwrap_or_default();
     let outputs = ensemble.outputs();
     let labels = match outputs {
@@ -138,6 +140,7 @@ fn draft<'a>(options: &ImportOptions, ensemble: &'a Ensemble, format: TreesForma
             objective: ensemble.objective.name.clone(),
         },
         weights: WeightsDraft::default(),
+        training: options.training.as_ref(),
         golden: golden.collect(),
     }
 }

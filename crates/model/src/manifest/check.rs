@@ -3,6 +3,7 @@
 mod as_is;
 mod encoder;
 mod rules;
+mod training;
 
 use std::collections::BTreeSet;
 
@@ -14,6 +15,7 @@ use super::tables::{
 };
 use crate::error::LoadError;
 use rules::{MAX_LAYER_WIDTH, check_file};
+pub(super) use training::check as check_training;
 
 const MAX_LABELS: usize = 1_000;
 const MAX_NAME_BYTES: usize = 256;
@@ -45,6 +47,11 @@ impl Manifest {
             }
             cost.check().map_err(|field| {
                 LoadError::field(&format!("quantised.{field}"), "is out of range")
+            })?;
+        }
+        if let Some(training) = &self.training {
+            check_training(training).map_err(|(field, message)| {
+                LoadError::field(&format!("training.{field}"), &message)
             })?;
         }
         for (i, golden) in self.golden.iter().enumerate() {

@@ -5,7 +5,7 @@ use crate::{encoder::Encoder, mlp::Mlp, ngram::NgramText};
 use kiln_contract::model::InputKind;
 use kiln_fuzz::{Case, Target};
 
-const WORDS: [&str; 18] = [
+const WORDS: [&str; 19] = [
     "[features]\n",
     "[text]\n",
     "[output]\n",
@@ -18,6 +18,7 @@ const WORDS: [&str; 18] = [
     "[trees]\n",
     "[[golden]]\n",
     "[quantised]\n",
+    "[training]\n",
     "count = ",
     "names = [",
     "labels = [",

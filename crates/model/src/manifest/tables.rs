@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use kiln_contract::model::{InputKind, PairRule, Precision, Task, WeightPrecision};
+use kiln_contract::model::{InputKind, PairRule, Precision, Task, Training, WeightPrecision};
 use serde::{Deserialize, Serialize};
 
 use crate::error::LoadError;
@@ -29,6 +29,8 @@ pub(crate) struct Manifest {
     pub weights: Option<WeightsFile>,
     /// What rounding the weights to bytes cost, as it was measured then.
     pub quantised: Option<QuantisationCost>,
+    /// How the version was trained, as whoever trained it says.
+    pub training: Option<Training>,
     pub mlp: Option<MlpShape>,
     pub ngram: Option<NgramShape>,
     pub tokenizer: Option<TokenizerFile>,

@@ -166,6 +166,123 @@ fn every_wrong_field_is_named() {
     }
 }
 
+const TRAINING: &str = "from = \"2026-10-28T00:00:00Z\"
+to = \"2026-11-27T02:00:00.5+02:00\"
+rows = 120000
+training_seconds = 41.25
+evaluation_seconds = 0
+[metrics]
+auc = 0.81
+auc_before = 0.8
+";
+
+/// The same as a manifest's table.
+fn with_training(training: &str) -> String {
+    let table = training.replace("[metrics]", "[training.metrics]");
+    format!("{}[training]\n{table}", mlp())
+}
+
+#[test]
+fn a_training_is_read_in_a_manifest_and_alone() {
+    let alone = parse_training(TRAINING).unwrap();
+    let manifest = Manifest::parse(&with_training(TRAINING)).unwrap();
+    assert_eq!(manifest.training, Some(alone.clone()));
+    assert_eq!((alone.rows, alone.training_seconds), (120_000, 41.25));
+    assert_eq!(alone.metrics["auc_before"], 0.8);
+    // Another reader of the manifest that an import writes sees the same.
+    let written = toml::to_string(&alone).unwrap();
+    assert_eq!(parse_training(&written).unwrap(), alone);
+    let without_metrics = TRAINING.split("[metrics]").next().unwrap();
+    assert!(parse_training(without_metrics).unwrap().metrics.is_empty());
+}
+
+#[test]
+fn every_figure_of_a_training_is_bounded_and_named_where_it_is_wrong() {
+    let many = |count: usize| {
+        let figures = (0..count).map(|i| format!("figure_{i} = {i}\n"));
+        TRAINING.to_owned() + &figures.collect::<String>()
+    };
+    assert!(parse_training(&many(14)).is_ok());
+    let long = "a".repeat(33);
+    for (source, expected) in [
+        (many(15), "metrics: has 17 figures, at most 16"),
+        (many(100_000), "metrics: has 100002 figures"),
+        (TRAINING.replace("auc =", "Auc ="), "metrics: has a name"),
+        (TRAINING.replace("auc =", "\"\" ="), "metrics: has a name"),
+        (
+            TRAINING.replace("auc =", "\"a\\nb\" ="),
+            "metrics: has a name",
+        ),
+        (
+            TRAINING.replace("auc =", &format!("{long} =")),
+            "metrics: has a name",
+        ),
+        (
+            TRAINING.replace("0.81", "nan"),
+            "metrics.auc: must be a finite number",
+        ),
+        (
+            TRAINING.replace("0.81", "inf"),
+            "metrics.auc: must be a finite number",
+        ),
+        (
+            TRAINING.replace("0.81", "\"0.81\""),
+            "metrics.auc: invalid type",
+        ),
+        (
+            TRAINING.replace("0.81", "{ a = 1 }"),
+            "metrics.auc: invalid type",
+        ),
+        (TRAINING.replace("120000", "0"), "rows: must be between"),
+        (TRAINING.replace("120000", "-1"), "rows: invalid value"),
+        (
+            TRAINING.replace("120000", "1000000000000001"),
+            "rows: must be between",
+        ),
+        (
+            TRAINING.replace("41.25", "-1.0"),
+            "training_seconds: must be between",
+        ),
+        (
+            TRAINING.replace("41.25", "nan"),
+            "training_seconds: must be between",
+        ),
+        (
+            TRAINING.replace("evaluation_seconds = 0", "evaluation_seconds = inf"),
+            "evaluation_seconds: must be between",
+        ),
+        (
+            TRAINING.replace("2026-10-28T00", "2026-10-28 at 00"),
+            "from: must be an instant",
+        ),
+        (
+            TRAINING.replace("2026-10-28T", &" ".repeat(100_000)),
+            "from: must be an instant",
+        ),
+        (
+            TRAINING.replace("2026-10-28", "2027-10-28"),
+            "to: is earlier than `from`",
+        ),
+        (TRAINING.replace("rows", "lines"), "lines: unknown field"),
+        (
+            TRAINING.replace("rows = 120000\n", ""),
+            "missing field `rows`",
+        ),
+    ] {
+        let alone = parse_training(&source).expect_err(expected).message;
+        assert!(
+            alone.contains(expected) && alone.len() < 300,
+            "{expected}: {alone}"
+        );
+        let within = refusal(&with_training(&source));
+        assert!(within.contains("training"), "{expected}: {within}");
+        assert!(
+            within.contains(expected) && within.len() < 300,
+            "{expected}: {within}"
+        );
+    }
+}
+
 #[test]
 fn what_is_no_toml_says_where() {
     let refusal = refusal("architecture = \"mlp\"\n[features\n");

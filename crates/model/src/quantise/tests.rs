@@ -36,6 +36,7 @@ fn imported(name: &str) -> ModelsDir {
         labels: Vec::new(),
         missing: false,
         ttl_seconds: None,
+        training: None,
         prompt: None,
         width: None,
         range: None,

@@ -23,6 +23,7 @@ fn model(takes_missing: bool, names: &[&str]) -> ModelInfo {
         ttl_seconds: None,
         parameters: 1,
         golden: 0,
+        training: None,
     }
 }
 

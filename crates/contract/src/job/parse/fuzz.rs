@@ -259,6 +259,7 @@ fn features(count: usize, takes_missing: bool) -> ModelInfo {
         parameters: 1,
         weights: WeightPrecision::Single,
         golden: 0,
+        training: None,
     }
 }
 

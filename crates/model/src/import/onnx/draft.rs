@@ -10,7 +10,7 @@ use crate::import::GoldenDraft;
 use crate::import::draft::WeightsDraft;
 use crate::manifest::{OnnxShape, OutputActivation, TokenizerFile};
 use crate::onnx::Graph;
-use kiln_contract::model::{PairRule, Precision};
+use kiln_contract::model::{PairRule, Precision, Training};
 
 /// Features beyond which golden inputs are few, to keep the manifest small.
 const MANY_FEATURES: usize = 1_000;
@@ -31,6 +31,8 @@ pub(super) struct Draft {
     tokenizer: Option<TokenizerFile>,
     onnx: OnnxShape,
     weights: WeightsDraft,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    training: Option<Training>,
     pub golden: Vec<Golden>,
 }
 
@@ -103,6 +105,7 @@ impl Draft {
                 file: FILE,
                 sha256: hex::encode(Sha256::digest(bytes)),
             },
+            training: options.training.clone(),
             golden: Vec::new(),
         }
     }

@@ -33,6 +33,7 @@ fn options(file: &Path, models_dir: &Path) -> ImportOptions {
         labels: Vec::new(),
         missing: false,
         ttl_seconds: Some(60),
+        training: None,
         prompt: None,
         width: None,
         range: None,

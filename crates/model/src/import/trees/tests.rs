@@ -27,6 +27,7 @@ fn options(file: &Path, models_dir: &Path, version: &str) -> ImportOptions {
         labels: Vec::new(),
         missing: false,
         ttl_seconds: Some(60),
+        training: None,
         prompt: None,
         width: None,
         range: None,
@@ -96,6 +97,36 @@ fn names_and_the_objective_are_in_the_manifest_and_the_file_stays_as_it_is() {
         "{manifest}"
     );
     assert!(manifest.contains("nan"), "{manifest}");
+}
+
+#[test]
+fn how_it_was_trained_is_kept_from_a_file_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("training.toml");
+    let text = "from = \"2026-10-28T00:00:00Z\"\nto = \"2026-11-27T00:00:00Z\"\nrows = 4\ntraining_seconds = 1.5\nevaluation_seconds = 0.1\nmetrics = { auc = 0.75 }\n";
+    fs::write(&file, text).unwrap();
+    let training = crate::read_training(&file).unwrap();
+    let mut options = options(&fixture("lightgbm-forest.txt"), dir.path(), "1");
+    options.training = Some(training.clone());
+    let imported = import(&options).unwrap();
+    let found = imported.info.training.as_deref();
+    assert_eq!(found, Some(&training));
+
+    for (text, expected) in [
+        (text.replace("rows = 4", "rows = 0"), "rows: must be"),
+        (text.replace("rows = 4", "rows = [4"), "line 4: "),
+        ("# ".repeat(40_000), "has more than 65536 bytes"),
+    ] {
+        fs::write(&file, text).unwrap();
+        let refused = crate::read_training(&file).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+        assert!(refused.contains("training.toml: "), "{refused}");
+    }
+    fs::write(&file, [0xff, 0xfe]).unwrap();
+    let refused = crate::read_training(&file).unwrap_err().to_string();
+    assert!(refused.ends_with("is not UTF-8"), "{refused}");
+    let refused = crate::read_training(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("cannot be read"), "{refused}");
 }
 
 #[test]
