@@ -184,6 +184,7 @@ mod tests {
             ttl_seconds: None,
             parameters: 1,
             weights: WeightPrecision::Single,
+            training: None,
             golden: 1,
         }
     }
