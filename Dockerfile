@@ -1,10 +1,12 @@
 # syntax=docker/dockerfile:1
 FROM rust:1.95-bookworm AS build
 WORKDIR /kiln
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 COPY migrations migrations
 COPY crates crates
 COPY src src
+# What `kiln --version --json` names: --build-arg KILN_COMMIT=$(git rev-parse HEAD)
+ARG KILN_COMMIT=
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/kiln/target \
     cargo build --locked --profile dist --features onnx,parquet,remote --bin kiln && cp target/dist/kiln /usr/local/bin/kiln

@@ -9,6 +9,8 @@ mod check;
 mod environment;
 mod file;
 mod files;
+#[cfg(test)]
+mod fuzz;
 mod loaded;
 mod names;
 mod network;

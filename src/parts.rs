@@ -48,6 +48,7 @@ impl Embedded {
             metrics,
             heat: None,
             insight: None,
+            shadows: None,
         };
         Ok(Engine::new(parts, settings))
     }

@@ -174,6 +174,9 @@ impl Serialize for Secret {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -75,7 +75,7 @@ fn fitting(headers: FieldTable, frame_max: usize) -> FieldTable {
     FieldTable::from(kept)
 }
 
-fn table_bytes(table: &FieldTable) -> usize {
+pub(super) fn table_bytes(table: &FieldTable) -> usize {
     let entries = table.inner().iter();
     4 + entries
         .map(|(name, value)| entry_bytes(name, value))

@@ -203,4 +203,6 @@ fn substitute(mut text: &mut [u8]) {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

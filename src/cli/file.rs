@@ -9,6 +9,7 @@ mod format;
 mod inputs;
 mod packed;
 mod piece;
+mod record;
 #[cfg(feature = "remote")]
 mod remote;
 #[cfg(not(feature = "remote"))]
@@ -25,7 +26,7 @@ use std::io::{BufRead, Read};
 use self::csv::HeaderError;
 pub use self::{
     blob::Blob,
-    csv::{Columns, CsvLines, CsvRow, described},
+    csv::{Columns, CsvEnd, CsvLines, CsvRow, described},
     format::Format,
     inputs::{Asked, Inputs},
     packed::{Packer, Packing, unpack},
@@ -211,6 +212,9 @@ pub fn job_body<'t>(
     job.json_inputs(inputs);
     job.finish()
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {

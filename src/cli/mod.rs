@@ -36,6 +36,7 @@ mod schedules;
 mod score;
 mod status;
 mod submit;
+mod version;
 mod warm;
 mod worker_api;
 
@@ -82,6 +83,7 @@ impl From<Exit> for ExitCode {
     max_term_width = 100,
     after_help = "\
 Exit codes: 0 well, 1 failed, 2 bad arguments or settings, 3 done with some bad input, 4 not done because of a limit that was given.
+With --version, --json names the commit, the features and the target that it was built of.
 
 Example:
   kiln score examples/reviews.jsonl"
@@ -139,6 +141,11 @@ fn command() -> clap::Command {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if version::is_asked(std::env::args_os().skip(1)) {
+        end_quietly_when_output_is_closed();
+        println!("{}", version::Built::this().json());
+        return Exit::Ok.into();
+    }
     let arguments = Arguments::parse();
     let is_for_suspects = matches!(arguments.command, Command::Work(Work::RunSuspect(_)));
     if is_for_suspects {

@@ -16,6 +16,8 @@ Every command of `kiln` with its arguments and options, as `--help` shows them. 
 
 Results go to standard output; progress, summaries and problems go to standard error. With `--json`, what a command prints is for programs:
 one JSON object, or one a line. Settings come from a file and the environment: [settings.md](settings.md).
+`kiln --version --json` names the version, the commit (where `KILN_COMMIT` named it to the build), the features and the target that a binary
+was built of.
 ";
 
 /// What the exit codes mean, for every command.

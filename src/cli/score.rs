@@ -17,6 +17,7 @@ mod model;
 mod models;
 mod output;
 mod parsed;
+mod part;
 mod parts;
 mod paths;
 mod progress;
@@ -26,6 +27,7 @@ mod resume;
 mod run;
 mod scorer;
 mod source;
+mod split;
 mod stop;
 mod summary;
 #[cfg(feature = "parquet")]
@@ -45,6 +47,7 @@ pub(super) use fleet::JobArguments;
 use item::{Keep, Pick};
 use output::Closed;
 use result::EmbeddingType;
+use split::Limits;
 use std::{future, path::PathBuf};
 
 /// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
@@ -64,7 +67,7 @@ their names. All are of one format.
 
 --output appears once it is complete. A run that is killed goes on where it stopped when it is started again with
 the same options: FILE.partial and FILE.manifest beside the output say how far it came. Not where standard input is
-read, nor where the output is packed with zstd, or Parquet or Arrow: these begin anew.
+read, nor where the output is packed with zstd, or Parquet or Arrow: these begin anew, unless the output is split.
 
 With --fleet, jobs go to the workers of a fleet over the broker, and the results come back into the same output
 (`kiln submit FILE --output FILE` is the same). Jobs are posted a bounded number at a time. A run that is killed goes on: what is
@@ -78,6 +81,7 @@ Examples:
   kiln score 'reviews/2026-*.csv.gz' --output scored.jsonl.gz
   kiln score reviews --recursive --output scored.jsonl
   kiln score 's3://reviews/2026-*.parquet' --text-column review --output scored.parquet
+  kiln score reviews.parquet --text-column review --output scored.parquet --split-rows 1000000
   kiln score reviews.parquet --text-column review --keep-columns --output scored.parquet
   kiln score 'reviews/*.csv' --fleet --model sentiment --output scored.csv
   cat reviews.arrows | kiln score - --input-format arrow --format arrow")]
@@ -106,6 +110,12 @@ pub(super) struct FileArguments {
     /// Where results go [default: standard output].
     #[arg(long, short, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+    /// Split the output into files of so many rows: out-00001.jsonl and so on of out.jsonl.
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u64).range(1..))]
+    split_rows: Option<u64>,
+    /// Split the output into files of about so many bytes, such as 500MB or 64MiB.
+    #[arg(long, value_name = "SIZE", value_parser = split::size)]
+    split_bytes: Option<u64>,
     /// Format of the results [default: by the output file's name, else jsonl].
     #[arg(long, value_enum)]
     format: Option<Format>,
@@ -184,6 +194,8 @@ impl FileArguments {
     pub(super) fn only_with_output(&self) -> Option<&'static str> {
         let given = [
             ("--recursive", self.recursive),
+            ("--split-rows", self.split_rows.is_some()),
+            ("--split-bytes", self.split_bytes.is_some()),
             ("--format", self.format.is_some()),
             ("--input-format", self.input_format.is_some()),
             ("--text-column", self.text_column.is_some()),
@@ -200,6 +212,12 @@ impl FileArguments {
         ];
         let mut given = given.into_iter();
         given.find_map(|(name, is_given)| is_given.then_some(name))
+    }
+
+    /// How long parts of the output are, where it is split.
+    fn limits(&self) -> Option<Limits> {
+        let (rows, bytes) = (self.split_rows, self.split_bytes);
+        (rows.is_some() || bytes.is_some()).then_some(Limits { rows, bytes })
     }
 
     fn on_error(&self) -> Result<OnError, &'static str> {
@@ -261,7 +279,7 @@ async fn score(
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
     let on_error = file.on_error().map_err(str::to_owned);
-    let paths = paths::check(file, &settings.embedded.path);
+    let paths = split::check(file).and_then(|()| paths::check(file, &settings.embedded.path));
     let on_error = match on_error.and_then(|on_error| paths.map(|()| on_error)) {
         Ok(on_error) => on_error,
         Err(problem) => {

@@ -48,6 +48,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::audit(settings)?;
     rules::namespaces(&settings.namespaces)?;
     rules::lanes(settings)?;
+    rules::shadows(settings)?;
     rules::http(&settings.http)?;
     rules::urls(settings)?;
     rules::trace(&settings.trace)?;

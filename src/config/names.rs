@@ -20,7 +20,7 @@ pub(super) fn renamed(name: &str) -> Option<&'static str> {
 }
 
 /// Settings whose keys a user chooses.
-pub(super) const FREE_TABLES: [&str; 8] = [
+pub(super) const FREE_TABLES: [&str; 9] = [
     "cache.models",
     "databases",
     "http.keys",
@@ -28,6 +28,7 @@ pub(super) const FREE_TABLES: [&str; 8] = [
     "namespaces",
     "models.active",
     "models.backends",
+    "models.shadow",
     "redis_sources",
 ];
 

@@ -41,12 +41,10 @@ impl Hint {
                 "`session`: expected at most {MAX_SESSION_BYTES} bytes"
             ));
         }
-        let fits = |key: &String| (1..=job::MAX_KEY_BYTES).contains(&key.len());
-        match hint.keys.iter().position(|key| !fits(key)) {
-            Some(at) => Err(format!(
-                "`keys[{at}]`: expected 1 to {} bytes",
-                job::MAX_KEY_BYTES
-            )),
+        let problems = hint.keys.iter().map(|key| job::key_problem(key)).zip(0..);
+        let mut bad = problems.filter_map(|(problem, at)| Some((problem?, at)));
+        match bad.next() {
+            Some((problem, at)) => Err(format!("`keys[{at}]`: {problem}")),
             None => Ok(hint),
         }
     }
@@ -81,6 +79,10 @@ mod tests {
             (r#"{"namespace": "feed", "keys": []}"#, "`keys`"),
             (r#"{"namespace": "feed", "keys": ["a", ""]}"#, "`keys[1]`"),
             (long.as_str(), "`keys[0]`"),
+            (
+                r#"{"namespace": "feed", "keys": ["a\u0000"]}"#,
+                "`keys[0]`: must not contain U+0000",
+            ),
             (r#"{"namespace": "feed"}"#, "`keys`"),
             (
                 r#"{"namespace": "feed", "key": "a", "keys": ["a"]}"#,

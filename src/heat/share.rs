@@ -6,7 +6,10 @@ use super::{
     sketch::{Asked, MAX_CAPACITY},
 };
 use crate::cache::RedisCache;
-use kiln_contract::key::{self, InputHash};
+use kiln_contract::{
+    job::key_problem,
+    key::{self, InputHash},
+};
 use std::{collections::HashMap, time::Duration};
 
 /// Inputs, and names, of one namespace that a worker reports at the utmost: all that it holds, since even what is seldom asked for is renewed for
@@ -246,7 +249,9 @@ fn merge_names(reports: &[Vec<u8>], now_ms: i64) -> Vec<NamedRate> {
         let mut rest = current(body, now_ms).unwrap_or_default();
         while let Some((one, after)) = decode_name(rest) {
             rest = after;
-            if !(one.rate.is_finite() && one.rate > 0.0) {
+            // A job for what can't be a key would be rejected.
+            let is_key = key_problem(&one.name).is_none();
+            if !(is_key && one.rate.is_finite() && one.rate > 0.0) {
                 continue;
             }
             let Some(known) = all.get_mut(&one.name) else {
@@ -307,6 +312,9 @@ fn merge(reports: &[Vec<u8>], now_ms: i64) -> Merged {
 fn reported(namespaces: usize) -> usize {
     (REPORTED_TOGETHER / namespaces.max(1)).clamp(MIN_REPORTED, MAX_REPORTED)
 }
+
+#[cfg(test)]
+mod fuzz;
 
 #[cfg(test)]
 mod tests {
@@ -373,7 +381,11 @@ mod tests {
             encode_names(&other, 1_000_500),
         );
         let old = encode_names(&[name("a", 50.0, true, None)], 900_000);
-        let reports = [one.clone(), other, old, one[..60].to_vec(), vec![9; 100]];
+        // Whatever stands in Redis: no job could name these.
+        let no_keys = [name("\0", 9.0, true, None), name("", 9.0, true, None)];
+        let no_keys = encode_names(&no_keys, 1_000_500);
+        let cut = one[..60].to_vec();
+        let reports = [one, other, old, cut, no_keys, vec![9; 100]];
         let expected = [
             name("a", 5.0, true, Some(7)),
             name("b", 4.0, false, Some(1)),

@@ -8,10 +8,11 @@ use crate::{pipeline::budget::Held, redact::Redact};
 use axum::{
     RequestExt,
     body::{Bytes, HttpBody},
-    extract::{FromRequest, FromRequestParts, Path, Query, Request},
+    extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::QueryRejection},
     http::{StatusCode, header, request::Parts},
 };
 use http_body_util::BodyExt;
+use kiln_contract::redact;
 use serde::de::DeserializeOwned;
 
 /// A body of any kind, within the limit.
@@ -148,8 +149,21 @@ impl<T: DeserializeOwned> FromRequestParts<Shared> for Params<T> {
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
         match Query::<T>::from_request_parts(parts, shared).await {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(refused) => Err(Problem::invalid("query", refused.body_text())),
+            Err(refused) => Err(Problem::invalid("query", unreadable_query(&refused))),
         }
+    }
+}
+
+/// What is wrong with a query: the parameter at fault and what was expected, without what was given.
+pub(super) fn unreadable_query(refused: &QueryRejection) -> String {
+    const BEFORE: &str = "Failed to deserialize query string: ";
+    let said = refused.body_text();
+    let said = said.strip_prefix(BEFORE).unwrap_or(&said);
+    match said.split_once(": ") {
+        Some((parameter, problem)) if redact::is_name(parameter) => {
+            format!("{parameter}: {}", redact::serde(problem))
+        }
+        _ => redact::serde(said),
     }
 }
 

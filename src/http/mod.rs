@@ -16,6 +16,8 @@ mod docs;
 mod extract;
 mod find;
 mod fleet;
+#[cfg(test)]
+mod fuzz;
 mod health;
 mod job;
 mod job_id;
@@ -24,6 +26,7 @@ mod keys;
 mod lanes;
 mod live;
 mod logs;
+mod models;
 mod openapi;
 mod page;
 mod posted;
@@ -292,7 +295,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/fleet", get(fleet::fleet))
-            .route("/v1/models", get(show::models))
+            .route("/v1/models", get(models::models))
             .route("/v1/schedules", get(show::schedules))
             .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
             .route("/v1/schedules/{name}/resume", post(steer::resume_schedule))

@@ -59,3 +59,33 @@ fn served(kind: &'static str, text: &'static str) -> impl IntoResponse {
     ];
     (headers, text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::POLICY;
+
+    /// What a job, a model or a log line says is text to the page, whatever it looks like.
+    #[test]
+    fn no_text_becomes_markup_or_a_script() {
+        for (file, script) in [
+            ("page.js", include_str!("page/page.js")),
+            ("jobs.js", include_str!("page/jobs.js")),
+            ("search.js", include_str!("page/search.js")),
+            ("dead.js", include_str!("page/dead.js")),
+        ] {
+            for way in [
+                "innerHTML",
+                "outerHTML",
+                "insertAdjacentHTML",
+                "document.write",
+                "DOMParser",
+                "createContextualFragment",
+                "eval(",
+                "new Function",
+            ] {
+                assert!(!script.contains(way), "{file} has {way}");
+            }
+        }
+        assert!(POLICY.contains("default-src 'none'; script-src 'self';"));
+    }
+}

@@ -56,6 +56,10 @@ pub(super) async fn screen(State(shared): State<Shared>, request: Request, next:
 
 /// Why a request isn't one for this worker.
 fn refusal(shared: &Shared, parts: &Parts, body: &Lent) -> Option<Problem> {
+    // Of two names, whoever passed the request on may have believed the other one.
+    if parts.headers.get_all(header::HOST).iter().nth(1).is_some() {
+        return Some(Problem::invalid("host", "expected one Host header"));
+    }
     let path = parts.extensions.get::<MatchedPath>();
     let is_probe = path.is_some_and(|path| ANY_HOST.contains(&path.as_str()));
     if shared.wants_local_host && !is_probe && !is_local(&parts.uri, &parts.headers) {

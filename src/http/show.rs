@@ -1,4 +1,4 @@
-//! The worker's state: `/health`, `/version`, `/v1/models`, `/v1/schedules`, `/v1/warm/runs`.
+//! The worker's state: `/health`, `/version`, `/v1/schedules`, `/v1/warm/runs`.
 
 use super::{
     Shared,
@@ -21,58 +21,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kiln_contract::job::SCHEMA_VERSION;
-use kiln_model::{InputKind, Task, Training};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::PoisonError};
 use utoipa::{IntoParams, ToSchema};
-
-/// One model version.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ModelShown {
-    name: String,
-    version: String,
-    /// Whether the name without a version means this one.
-    active: bool,
-    architecture: String,
-    /// `classification`, `scalar` or `embedding`.
-    task: &'static str,
-    /// `text` or `features`.
-    input: &'static str,
-    /// The labels of a classifier.
-    labels: Vec<String>,
-    parameters: usize,
-    /// How it was trained, if its manifest says so.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    training: Option<TrainingShown>,
-}
-
-/// How a model version was trained.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct TrainingShown {
-    /// When its data begins.
-    from: String,
-    /// When its data ends.
-    to: String,
-    /// Rows of data, those that were held out included.
-    rows: u64,
-    training_seconds: f64,
-    evaluation_seconds: f64,
-    /// What the evaluation found, by name.
-    metrics: BTreeMap<String, f64>,
-}
-
-impl From<&Training> for TrainingShown {
-    fn from(training: &Training) -> Self {
-        Self {
-            from: training.from.clone(),
-            to: training.to.clone(),
-            rows: training.rows,
-            training_seconds: training.training_seconds,
-            evaluation_seconds: training.evaluation_seconds,
-            metrics: training.metrics.clone(),
-        }
-    }
-}
 
 /// The worker's health.
 #[derive(Debug, Serialize, ToSchema)]
@@ -292,39 +243,6 @@ pub(super) async fn version() -> Json<VersionShown> {
         version: env!("CARGO_PKG_VERSION"),
         schema_version: SCHEMA_VERSION,
     })
-}
-
-/// Lists the model versions that this worker serves.
-#[utoipa::path(get, path = "/v1/models", tag = "worker", security(("key" = [])),
-    responses((status = 200, body = Vec<ModelShown>), Guarded, Unavailable))]
-pub(super) async fn models(
-    _reader: Reader,
-    State(shared): State<Shared>,
-) -> Result<Json<Vec<ModelShown>>, Problem> {
-    let listed = shared.state()?.engine.registry().list();
-    let shown = listed.into_iter().map(|model| {
-        let info = model.info;
-        let (task, labels) = match info.task {
-            Task::Classification { labels } => ("classification", labels),
-            Task::Scalar => ("scalar", Vec::new()),
-            Task::Embedding => ("embedding", Vec::new()),
-        };
-        ModelShown {
-            name: info.name,
-            version: info.version,
-            active: model.active,
-            architecture: info.architecture,
-            task,
-            input: match info.input {
-                InputKind::Text { .. } => "text",
-                InputKind::Features { .. } => "features",
-            },
-            labels,
-            parameters: info.parameters,
-            training: info.training.as_deref().map(TrainingShown::from),
-        }
-    });
-    Ok(Json(shown.collect()))
 }
 
 /// Lists the schedules in this worker's folder, with their next and last runs.

@@ -145,9 +145,9 @@ pub(super) async fn resume_schedule(
     steer(state, name, admin.0, ActionKind::Resume).await
 }
 
-/// Requests a run of a schedule now.
+/// Requests a run of a schedule now. One that follows a table has none to ask for.
 #[utoipa::path(post, path = "/v1/warm/{name}", tag = "warming", security(("key" = [])), params(("name" = String, Path)),
-    responses((status = 202, body = Asked), Guarded, NotFound, Unavailable))]
+    responses((status = 202, body = Asked), Guarded, BadRequest, NotFound, Unavailable))]
 pub(super) async fn warm(
     admin: Admin,
     State(shared): State<Shared>,
@@ -155,6 +155,10 @@ pub(super) async fn warm(
 ) -> Result<(StatusCode, Json<Asked>), Problem> {
     let state = shared.state()?;
     let schedule = schedule(state, &name)?;
+    if schedule.follows() {
+        let why = "it follows a table: workers post what changes by themselves";
+        return Err(Problem::invalid("name", why));
+    }
     let asked = schedule.clone();
     let run = state
         .ask(move |store| async move { store.ask_run(&asked.name, asked.limit).await })

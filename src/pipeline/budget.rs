@@ -223,6 +223,7 @@ impl Reserved {
 mod tests {
     use super::*;
     use futures_util::FutureExt;
+    use kiln_fuzz::{Task, every_order, step};
 
     #[tokio::test]
     async fn what_jobs_hold_returns_with_them() {
@@ -238,6 +239,34 @@ mod tests {
         room.await;
         drop(two);
         assert_eq!(budget.taken(), 0);
+    }
+
+    /// Whoever waits for room is woken, and all that was taken comes back, in every order of steps.
+    #[test]
+    fn in_every_order_what_was_taken_comes_back_and_who_waits_is_woken() {
+        let runs = every_order(100_000, |orders| {
+            let whole = Budget::new(2 * (BYTES_PER_JOB + 1));
+            let part = whole.part(BYTES_PER_JOB);
+            let job = |of: &Arc<Budget>| -> Task<'_> {
+                let of = of.clone();
+                Box::pin(async move {
+                    let held = of.take(1);
+                    step().await;
+                    held.grow(2);
+                    step().await;
+                })
+            };
+            let waiter: Task<'_> = Box::pin(async {
+                step().await;
+                whole.room().await;
+                assert!(whole.has_room());
+            });
+            // Whoever goes away while it holds something gives it back.
+            let tasks = vec![job(&whole), job(&part), waiter];
+            assert_eq!(orders.run(tasks, Some(1)), 0, "somebody waits for ever");
+            assert_eq!((whole.taken(), part.taken()), (0, 0));
+        });
+        assert!(runs > 100, "{runs}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
     rejections,
+    shadow::ShadowInputs,
     store::{self, Kept, ToStore},
     verdict,
 };
@@ -224,8 +225,12 @@ impl Completions {
 
     fn notify(&self, ended: Vec<(Ending, Outcome)>) {
         count::batch(&self.context, &ended);
-        for (ending, outcome) in ended {
+        for (mut ending, outcome) in ended {
+            let shadow = shadow(&mut ending, &outcome);
             notify(ending, outcome);
+            if let Some(inputs) = shadow {
+                inputs.hand_over();
+            }
         }
     }
 }
@@ -256,6 +261,21 @@ fn outcome(context: &Context, ending: &Ending, job: &FinishedJob, kept: Kept) ->
             reason: "redis doesn't take the removal of a key; ask again".to_owned(),
         },
     }
+}
+
+/// What another version is to score of a job that has ended well, and for the first time.
+fn shadow(ending: &mut Ending, outcome: &Outcome) -> Option<ShadowInputs> {
+    let End::Finished(job) = &mut ending.end else {
+        return None;
+    };
+    let is_new = matches!(
+        outcome,
+        Outcome::Done {
+            repeated: false,
+            ..
+        }
+    );
+    job.shadow.take().filter(|_| is_new)
 }
 
 /// Tells a job's owners how it ended.

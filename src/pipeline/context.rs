@@ -3,8 +3,8 @@
 //! Promises that a write through it waits for the database. Refuses to know the stages.
 
 use super::{
-    budget::Budget, in_hand::InHandIds, insight::Insight, look_up_cost::LookUpCost, share::Share,
-    tasks::Tasks,
+    budget::Budget, in_hand::InHandIds, insight::Insight, look_up_cost::LookUpCost,
+    shadow::Shadows, share::Share, tasks::Tasks,
 };
 use crate::{
     backoff::Backoff,
@@ -35,6 +35,8 @@ pub struct EngineParts {
     pub heat: Option<Arc<Heat>>,
     /// Where statistics of namespaces are collected, if anywhere.
     pub insight: Option<Arc<Insight>>,
+    /// The versions that score beside the active ones, if there are any.
+    pub shadows: Option<Arc<Shadows>>,
 }
 
 /// What the stages share.
@@ -46,6 +48,7 @@ pub(super) struct Context {
     pub metrics: Metrics,
     pub heat: Option<Arc<Heat>>,
     pub insight: Option<Arc<Insight>>,
+    pub shadows: Option<Arc<Shadows>>,
     pub budget: Arc<Budget>,
     /// Which jobs are here, where anybody may ask for that.
     pub in_hand: Option<Arc<InHandIds>>,
@@ -154,6 +157,7 @@ impl Context {
             heat: parts.heat,
             in_hand: parts.insight.is_some().then(Arc::default),
             insight: parts.insight,
+            shadows: parts.shadows,
             budget: Budget::new(settings.intake.max_bytes_in_hand),
             tasks: Tasks::new(),
             look_up_cost: LookUpCost::default(),

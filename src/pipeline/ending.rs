@@ -2,7 +2,7 @@
 
 use super::{
     input_counts::InputCounts, names::NameWord, outcome::Outcome, owned::JobRows, render::JobNote,
-    source::JobSource,
+    shadow::ShadowInputs, source::JobSource,
 };
 use crate::cache::Word;
 use kiln_contract::{order::Order, result::Finished};
@@ -49,6 +49,8 @@ pub(super) struct FinishedJob {
     pub note: JobNote,
     /// Its rows, if any of them are to be stored.
     pub rows: Option<Box<JobRows>>,
+    /// What another version is to score of it, once it has ended well.
+    pub shadow: Option<ShadowInputs>,
 }
 
 impl Ending {

@@ -14,9 +14,11 @@ use super::{
     input_counts::InputCounts,
     lane::{LaneFigures, LaneQueues, Lanes},
     outcome::Outcome,
+    shadow::{self, Shadows},
     source::{Ended, JobSource},
 };
 use crate::{cache::Cache, config::Settings};
+use futures_util::future::join_all;
 use kiln_contract::failure::Rejection;
 use kiln_contract::{key, order::Moment};
 use kiln_model::Registry;
@@ -47,6 +49,23 @@ impl Engine {
     /// The models that it serves.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.context.registry
+    }
+
+    /// The versions that score beside the active ones, if there are any.
+    pub fn shadows(&self) -> Option<&Arc<Shadows>> {
+        self.context.shadows.as_ref()
+    }
+
+    /// Scores what waits for these versions, for as long as it is polled.
+    pub async fn score_shadows(&self) {
+        let Some(shadows) = self.shadows() else {
+            return;
+        };
+        let is_busy = || self.lanes.has_waiting();
+        let each = shadows
+            .all()
+            .map(|shadow| shadow::run(shadow.clone(), self.registry(), is_busy));
+        join_all(each).await;
     }
 
     /// Where it looks entries up.

@@ -93,6 +93,10 @@ fn finish<'r>(
         stamp: head.stamp,
         note,
         rows: None,
+        shadow: context.shadows.as_ref().and_then(|shadows| {
+            let job = (head.job, head.source);
+            shadows.take(job, info, &rows)
+        }),
     })
 }
 

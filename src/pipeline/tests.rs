@@ -35,6 +35,7 @@ async fn engine_with(models: &str, mut settings: Settings) -> (Engine, TempDir) 
         metrics,
         heat: Some(Arc::new(Heat::default())),
         insight: Some(Arc::new(insight::Insight::default())),
+        shadows: Shadows::new(&settings.models.shadow),
     };
     (Engine::new(parts, &settings), folder)
 }

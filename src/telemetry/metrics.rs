@@ -10,17 +10,19 @@ mod metric;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod shadow;
 mod training;
 mod warming;
 
 pub use catalogue::SECONDS;
 pub use labels::{
-    AuditFinding, CacheOperation, CacheOutcome, CloseReason, HealthPart, HeatOf, HintOutcome,
-    InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome, Server, Stage,
-    Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
+    AuditFinding, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart, HeatOf,
+    HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome,
+    Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use runtime::tasks;
+pub use shadow::ShadowGauges;
 
 use catalogue::*;
 use kiln_contract::failure::Code;

@@ -58,8 +58,10 @@ impl TraceParent {
 }
 
 fn hex_byte(text: &str) -> Option<u8> {
-    let lower = text.len() == 2 && !text.bytes().any(|b| b.is_ascii_uppercase());
-    lower.then(|| u8::from_str_radix(text, 16).ok()).flatten()
+    // A sign isn't a digit, and the number's own reader would take it.
+    let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    let is_hex = text.len() == 2 && text.bytes().all(is_digit);
+    is_hex.then(|| u8::from_str_radix(text, 16).ok()).flatten()
 }
 
 /// Longest headers that are kept, by W3C's form: the first has 55 characters in its first version.
@@ -296,6 +298,9 @@ impl Tracer {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
@@ -316,6 +321,8 @@ mod tests {
             ("00-1-2-01", false),
             (&HEADER.replace("00-4", "ff-4"), false),
             (&HEADER.to_uppercase(), false),
+            (&HEADER.replace("-01", "-+1"), false),
+            (&HEADER.replace("00-4", "+0-4"), false),
             (
                 &HEADER.replace("00f067aa0ba902b7", "0000000000000000"),
                 false,

@@ -1,7 +1,8 @@
 //! Has ready what probably is asked for next: the followers of what was asked for just now, where a schedule wants that.
 //!
-//! Promises that only what isn't ready is posted ([`ready`]), within what a schedule's budget has left until its next run, over all workers; that
-//! nothing waits for it, and one schedule for no other; and that what can't be posted now is let go: a moment later it is of no use.
+//! Promises that only what isn't ready is posted ([`ready`]), within a half of a schedule's budget from one run to the next, over all workers; that
+//! nothing waits for it, and one schedule for another no longer than a few seconds; and that what can't be posted now is let go: a moment later it is
+//! of no use.
 
 mod due;
 mod looked_at;
@@ -194,7 +195,8 @@ impl AheadPoster {
         servers: &mut Servers,
     ) -> Result<(), Stopped> {
         let spent = self.spent(schedule, state).await?;
-        let left = schedule.budget.less(&spent);
+        let budget = schedule.budget.ahead();
+        let left = budget.less(&spent);
         let seconds = left.model_seconds.unwrap_or(f64::INFINITY);
         let is_spent = left.renewals == 0 && (left.inputs == 0 || seconds <= 0.0);
         if is_spent || !self.has_memory(&spent, servers).await {
@@ -230,8 +232,7 @@ impl AheadPoster {
         {
             return Err(Stopped::Later("the queues have no room".to_owned()));
         }
-        let budget = schedule.budget.whole();
-        let store = &carrier.store;
+        let (store, budget) = (&carrier.store, budget.whole());
         state.spent = None;
         if store.spend_ahead(&schedule.name, spends, budget).await? {
             self.publish(schedule, &affordable).await?;

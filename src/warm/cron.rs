@@ -349,5 +349,7 @@ fn parse_field(
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 #[path = "cron/tests.rs"]
 mod tests;

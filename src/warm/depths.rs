@@ -31,36 +31,54 @@ impl Depths {
         topology: &Topology,
         settings: &Warm,
     ) -> bool {
-        if self.0.is_none() {
-            let Ok(connection) = broker.connect("warm").await else {
-                return false;
-            };
-            let open = tokio::time::timeout(broker.timeout(), connection.create_channel()).await;
-            let Ok(Ok(channel)) = open else { return false };
-            self.0 = Some((connection, channel));
-        }
-        let Some((connection, channel)) = &self.0 else {
-            return false;
-        };
-        let Some(in_shards) = in_shards(connection, broker, topology).await else {
-            self.0 = None;
-            return false;
-        };
-        for (queue, more, max) in [
-            (&topology.jobs, in_shards, settings.max_backlog),
-            (&topology.warm, 0, settings.max_queued),
-        ] {
-            let look = topology::look(channel, queue);
-            let Ok(Ok(Some(seen))) = tokio::time::timeout(broker.timeout(), look).await else {
-                self.0 = None;
-                return false;
-            };
-            if seen.messages.saturating_add(more) >= max {
-                return false;
-            }
-        }
-        true
+        let waiting = self.look(broker, topology).await;
+        waiting.is_some_and(|waiting| {
+            waiting.jobs < settings.max_backlog && waiting.warm < settings.max_queued
+        })
     }
+
+    /// How many jobs wait in both queues; nothing where the broker doesn't answer.
+    pub(super) async fn look(&mut self, broker: &Broker, topology: &Topology) -> Option<Queued> {
+        if self.0.is_none() {
+            let connection = broker.connect("warm").await.ok()?;
+            let open = tokio::time::timeout(broker.timeout(), connection.create_channel()).await;
+            self.0 = Some((connection, open.ok()?.ok()?));
+        }
+        let (connection, channel) = self.0.as_ref()?;
+        let queued = queued(connection, channel, broker, topology).await;
+        if queued.is_none() {
+            self.0 = None;
+        }
+        queued
+    }
+}
+
+/// How many jobs wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Queued {
+    /// In the queue of producers' jobs and its shards.
+    pub jobs: u32,
+    /// In the queue of warming jobs.
+    pub warm: u32,
+}
+
+async fn queued(
+    connection: &lapin::Connection,
+    channel: &lapin::Channel,
+    broker: &Broker,
+    topology: &Topology,
+) -> Option<Queued> {
+    let in_shards = in_shards(connection, broker, topology).await?;
+    let look = async |queue: &str| {
+        let look = topology::look(channel, queue);
+        let seen = tokio::time::timeout(broker.timeout(), look).await;
+        seen.ok()?.ok()?.map(|seen| seen.messages)
+    };
+    let jobs = look(&topology.jobs).await?;
+    Some(Queued {
+        jobs: jobs.saturating_add(in_shards),
+        warm: look(&topology.warm).await?,
+    })
 }
 
 /// What waits in the shards that are there; nothing where that isn't known. Of a queue that has no leader the broker says that nothing is in

@@ -15,6 +15,8 @@ use std::{
 
 /// Largest schedule file, in bytes.
 const MAX_FILE_BYTES: u64 = 4 << 20;
+/// All of a folder's together: what comes after them isn't read.
+const MAX_FOLDER_BYTES: usize = 64 << 20;
 
 /// Schedules that were removed whose times are remembered.
 const MAX_GONE: usize = 10_000;
@@ -42,6 +44,8 @@ pub struct Folder {
     dir: PathBuf,
     files: BTreeMap<PathBuf, Held>,
     problems: Vec<BadSchedule>,
+    /// What can be read of files that are refused.
+    refused: Vec<Held>,
     is_missing: bool,
     /// Removed schedules: one that comes back as it was is due as if it had been there.
     gone: BTreeMap<String, Arc<Schedule>>,
@@ -54,6 +58,7 @@ impl Folder {
             dir: dir.to_owned(),
             files: BTreeMap::new(),
             problems: Vec::new(),
+            refused: Vec::new(),
             is_missing: false,
             gone: BTreeMap::new(),
         }
@@ -76,6 +81,13 @@ impl Folder {
         wanted
             .flat_map(|(text, schedule)| schedule::misfits(schedule, text, known))
             .collect()
+    }
+
+    /// The same of files that are refused, as far as they can be read: of their times nothing is known.
+    pub fn refused_misfits(&self, known: &Known<'_>) -> Vec<BadSchedule> {
+        let all = self.refused.iter();
+        let found = all.flat_map(|(text, schedule)| schedule::misfits(schedule, text, known));
+        found.filter(|bad| bad.field != "cron").collect()
     }
 
     /// Every valid schedule, by name.
@@ -131,6 +143,7 @@ impl Folder {
             .collect();
         self.files = found.files;
         self.problems = found.problems;
+        self.refused = found.refused;
         let after = self.schedules();
         let (read, gone) = compare(&before, &after);
         let retimed = retimed(&before, &self.gone, &after);
@@ -159,6 +172,7 @@ impl Folder {
             files: std::mem::take(&mut self.files),
             names: BTreeMap::new(),
             problems,
+            refused: Vec::new(),
         }
     }
 
@@ -184,16 +198,15 @@ type ReadFile = (PathBuf, io::Result<String>);
 pub struct ReadFiles(io::Result<Option<Vec<ReadFile>>>);
 
 impl ReadFiles {
+    /// Whether the folder could be listed, or isn't there.
+    pub fn is_listed(&self) -> bool {
+        self.0.is_ok()
+    }
+
     /// Reads the files. That takes as long as the folder's file system does.
     pub fn of(dir: &Path) -> Self {
         let listed = list(dir);
-        Self(listed.map(|paths| {
-            let read = |path: PathBuf| {
-                let text = read(&path);
-                (path, text)
-            };
-            paths.map(|paths| paths.into_iter().map(read).collect())
-        }))
+        Self(listed.map(|paths| paths.map(|paths| read_all(paths, MAX_FOLDER_BYTES))))
     }
 }
 
@@ -204,6 +217,7 @@ struct Found {
     /// The file of each schedule.
     names: BTreeMap<String, PathBuf>,
     problems: Vec<BadSchedule>,
+    refused: Vec<Held>,
 }
 
 impl Found {
@@ -216,10 +230,11 @@ impl Found {
                 known
             }
             Ok(text) if known.as_ref().is_some_and(|(was, _)| *was == text) => known,
-            Ok(text) => match schedule::parse(&path, &text) {
-                Ok(schedule) => Some((text, Arc::new(schedule))),
-                Err(mut bad) => {
+            Ok(text) => match schedule::parse_some(&path, &text) {
+                (Some(schedule), bad) if bad.is_empty() => Some((text, Arc::new(schedule))),
+                (some, mut bad) => {
                     self.problems.append(&mut bad);
+                    self.refused.extend(some.map(|some| (text, Arc::new(some))));
                     known
                 }
             },
@@ -293,6 +308,22 @@ fn list(dir: &Path) -> io::Result<Option<Vec<PathBuf>>> {
     }
     paths.sort();
     Ok(Some(paths))
+}
+
+/// What stands in these files, as far as so many bytes go.
+fn read_all(paths: Vec<PathBuf>, max_bytes: usize) -> Vec<ReadFile> {
+    let mut left = max_bytes;
+    let read = |path: PathBuf| {
+        let text = read(&path).and_then(|text| {
+            left = left.saturating_sub(text.len());
+            match left {
+                0 => Err(io::Error::other("the folder has more than is read of it")),
+                _ => Ok(text),
+            }
+        });
+        (path, text)
+    };
+    paths.into_iter().map(read).collect()
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -30,13 +30,13 @@ pub async fn open(
     let spec = match &schedule.source {
         SourceSpec::Heat(spec) => spec,
         SourceSpec::Redis(spec) if spec.member == Member::Key => {
-            let read = RedisSource::new(spec, settings)?.names().await?;
+            let (read, bad) = RedisSource::new(spec, settings)?.names().await?;
             let hot = Hot {
                 scope: space,
                 ..Hot::default()
             };
-            let read = Some(read);
-            let reported = Reported { hot, read };
+            let (read, bad) = (Some(read), Some(bad));
+            let reported = Reported { hot, read, bad };
             return Ok(Box::new(HotInputs::new(store.clone(), reported, spec.top)));
         }
         SourceSpec::Changes(spec) => {
@@ -60,6 +60,10 @@ pub async fn open(
     } else {
         None
     };
-    let reported = Reported { hot, read };
+    let reported = Reported {
+        hot,
+        read,
+        bad: None,
+    };
     Ok(Box::new(HotInputs::new(store.clone(), reported, spec.top)))
 }

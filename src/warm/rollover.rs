@@ -11,6 +11,8 @@ pub struct Shift {
     pub mean: f64,
     /// Mean of the absolute difference.
     pub mean_absolute: f64,
+    /// Largest absolute difference.
+    pub max_absolute: f64,
     /// Spearman's rank correlation, within -1 to 1; none if either side is constant.
     pub rank_correlation: Option<f64>,
     /// Share of inputs whose label changed; none if there are no labels.
@@ -39,6 +41,7 @@ pub fn compare(pairs: &[ScorePair]) -> Option<Shift> {
         inputs: pairs.len(),
         mean: differences().sum::<f64>() / count,
         mean_absolute: differences().map(f64::abs).sum::<f64>() / count,
+        max_absolute: differences().map(f64::abs).fold(0.0, f64::max),
         rank_correlation: correlation(&ranks(&old), &ranks(&new)),
         flips: (all > 0).then(|| f64::from(flipped) / f64::from(all)),
     })
@@ -100,6 +103,7 @@ mod tests {
         ];
         let shift = compare(&pairs).expect("pairs");
         assert!((shift.mean - 0.05).abs() < 1e-6 && (shift.mean_absolute - 0.1).abs() < 1e-6);
+        assert!((shift.max_absolute - 0.1).abs() < 1e-6);
         assert_eq!(shift.flips, Some(0.25));
         // Ranks 1 2 3 4 against 1 2.5 2.5 4.
         assert!((shift.rank_correlation.expect("some") - 0.948_683).abs() < 1e-5);

@@ -108,6 +108,7 @@ impl Warmer {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut ticks, mut news) = (0u64, self.news.clone());
         let mut last: Option<Last> = None;
+        let mut has_started = false;
         let (mut retimed, mut reading) = (Vec::new(), FolderReading::default());
         loop {
             let woken = async {
@@ -120,7 +121,6 @@ impl Warmer {
                 break;
             };
             if !ticked && ticks == 0 {
-                // What is due at the start is only known of the schedules that were read.
                 continue;
             }
             if ticked {
@@ -137,13 +137,16 @@ impl Warmer {
             let Some(news) = news.borrow_and_update().clone() else {
                 continue;
             };
-            let starting = last.is_none();
+            // What is due at the start is only known of the schedules that were read.
+            let starting = !has_started && reading.has_read();
             let last = last.get_or_insert_with(|| Last::since(news.now()));
             let added = retimed.drain(..).map(|name| (name, news.now()));
             last.retimed.extend(added);
             // Never cut short: a claim that was made is a run in hand, which is released.
-            if let Err(error) = self.tick(&news, last, starting, runs).await {
-                tracing::debug!(%error, "due runs can't be claimed now");
+            match self.tick(&news, last, starting, runs).await {
+                // As long as there was no room for some of it, or the database was away, all of it is still to be seen to.
+                Ok(were_all_claimed) => has_started |= starting && were_all_claimed,
+                Err(error) => tracing::debug!(%error, "due runs can't be claimed now"),
             }
         }
         Ok(())
@@ -181,14 +184,14 @@ impl Warmer {
         Ok(())
     }
 
-    /// Claims what is due, and takes over what was left lying, as far as there is room.
+    /// Claims what is due, and takes over what was left lying, as far as there is room. Says whether there was room for all that is due.
     async fn tick(
         &self,
         news: &News,
         last: &mut Last,
         starting: bool,
         runs: &mut Runs,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let now = news.now();
         let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
@@ -213,7 +216,7 @@ impl Warmer {
         let mut overdue = BTreeSet::new();
         for (schedule, run) in in_turn(&wanted, last, now, starting) {
             if runs.stop.is_cancelled() {
-                return Ok(());
+                return Ok(false);
             }
             if runs.tasks.len() >= max {
                 // Another worker may have room.
@@ -229,7 +232,7 @@ impl Warmer {
         if news.is_run_waiting {
             self.take_over(&schedules, runs, usize::MAX).await?;
         }
-        Ok(())
+        Ok(overdue.is_empty())
     }
 
     /// Takes over so many runs that were left lying or had to wait, as far as there is room.

@@ -29,6 +29,11 @@ pub(super) struct FolderReading {
 }
 
 impl FolderReading {
+    /// Whether what is in the folder, or that there is none, is known by now.
+    pub(super) fn has_read(&self) -> bool {
+        self.has_read
+    }
+
     /// Reads the folder again, and says what has changed and what is wrong.
     pub(super) async fn scan(
         &mut self,
@@ -60,7 +65,8 @@ impl FolderReading {
             }
         };
         self.is_late = false;
-        let is_first = !std::mem::replace(&mut self.has_read, true);
+        // What is due at the start waits until it can be known.
+        let is_first = read.is_listed() && !std::mem::replace(&mut self.has_read, true);
         let (changes, refused, misfits) = tokio::task::spawn_blocking(move || {
             let mut folder = folder.lock().unwrap_or_else(PoisonError::into_inner);
             let mut changes = folder.take(read);

@@ -24,7 +24,7 @@ use crate::{
     health::{Health, Part},
     heat::Heat,
     http::ApiState,
-    pipeline::{Engine, EngineParts, insight::Insight},
+    pipeline::{Engine, EngineParts, Shadows, insight::Insight},
     store::{News, Paused, PostgresStore, Removable, Store},
     telemetry::{
         metrics::Metrics,
@@ -111,6 +111,7 @@ impl Worker {
             metrics: metrics.clone(),
             heat: Some(heat.clone()),
             insight: Some(insight.clone()),
+            shadows: Shadows::new(&settings.models.shadow),
         };
         let engine = Arc::new(Engine::new(parts, &settings));
         let topology = Arc::new(Topology::new(&settings.queues, &settings.retry));
@@ -305,15 +306,7 @@ impl Worker {
             pause: self.pause.clone(),
         };
         tasks.add_droppable("queue depths", move || tasks::depths::watch(watch.clone()));
-        let engine = self.engine.clone();
-        tasks.add_droppable("jobs too long in hand", move || {
-            tasks::lanes::sweep(engine.clone())
-        });
-        let (engine, metrics) = (self.engine.clone(), self.metrics.clone());
-        let named = self.named_namespaces();
-        tasks.add_droppable("lanes", move || {
-            tasks::lanes::show(engine.clone(), metrics.clone(), named.clone())
-        });
+        tasks::lanes::add(tasks, &self.engine, &self.metrics, self.named_namespaces());
     }
 
     /// The namespaces that the settings name.
@@ -349,6 +342,7 @@ impl Worker {
             tasks::controls::follow(controls.clone(), heard.clone(), metrics.clone())
         });
         tasks::costs::add(tasks, &self.registry, &self.store, &self.health);
+        tasks::shadow::add(tasks, &self.engine, &self.metrics);
         let (engine, insight, paused) = (&self.engine, &self.insight, &self.paused);
         tasks::fleet::add(tasks, engine, insight, &self.store, &self.health, paused);
         self.add_invalidations(tasks);

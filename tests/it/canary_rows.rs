@@ -102,6 +102,10 @@ fn schedules(folder: &Path) {
         );
         put(folder, &format!("{name}.toml"), &text);
     }
+    // A followed table of which a row fails.
+    let text = "name = \"follows\"\nmodel = \"sentiment\"\n[source]\nkind = \"changes\"\ndatabase = \"kiln\"\nfrom = \"start\"\n\
+                statement = \"SELECT 1::bigint AS position, mail AS key, mail::int::text AS text FROM people WHERE 1 > $1::bigint\"\n";
+    put(folder, "follows.toml", text);
     // Rows that are bad, in a run that is done.
     let grouped = "SELECT NULL AS key, mail AS text, mail AS \"group\" FROM people";
     let text = format!(
@@ -332,6 +336,11 @@ async fn nobodys_data_is_in_a_message() {
         let message = stack.text(&message).await;
         assert!(message.contains(told), "{name}: {message}");
     }
+    eventually("it is said why a table isn't followed", PATIENCE, || async {
+        let told = "SELECT count(*) FROM warm_runs WHERE schedule = 'follows' AND message LIKE '%22P02%'";
+        (stack.count(told).await > 0).then_some(())
+    })
+    .await;
     let quoted = "SELECT message FROM warm_runs WHERE schedule = 'quoted'";
     let quoted = stack.text(quoted).await;
     let told = "quoted.toml:9:50: `source.statement`: database `kiln`: there is no such column (SQLSTATE 42703";

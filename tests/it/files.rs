@@ -315,10 +315,31 @@ async fn hostile_files_get_one_clear_line_in_bounded_memory() {
     let said = shell.kiln(&["score", "open.csv"]).await.with(1);
     assert!(
         said.err
-            .contains("line 3 can't be read: a record is longer than 16777216 bytes"),
+            .contains("line 3 can't be read: a quote is left open"),
         "{}",
         said.err
     );
+    // A long record that has an end costs itself, and a file that ends within quotes its last one.
+    fs::write(
+        shell.folder.join("long.csv"),
+        format!("key,text\na,b\nc,\"{long}\n\"\nd,e\nf,\"g\nh,i\n"),
+    )
+    .expect("a file");
+    let said = shell
+        .kiln(&["score", "long.csv", "--quarantine", "long.bad"])
+        .await
+        .with(3);
+    assert_eq!(said.lines().len(), 2, "{}", said.out);
+    let bad = rows(&shell.folder.join("long.bad"));
+    let told: Vec<_> = bad.iter().map(|bad| (&bad["line"], &bad["row"])).collect();
+    assert_eq!(
+        told,
+        [
+            (&json!(3), &Value::Null),
+            (&json!(6), &json!({"key": "f", "text": "g\nh,i\n"})),
+        ]
+    );
+    assert_eq!(bad[0]["problem"], "longer than 16777216 bytes");
 
     // A packed file that was cut, and one that unpacks to far more than it is.
     let packed = |name: &str, bytes: &[u8]| {

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use crate::harness::bus::{DEAD, JOBS};
 use crate::harness::shell::Shell;
 use crate::harness::stack::{Own, Stack};
 use crate::harness::{PATIENCE, eventually};
+use crate::split_files::parts;
 
 const MODELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/models");
 
@@ -68,6 +69,18 @@ async fn has_begun(shell: &Shell, output: &str) {
     .await;
 }
 
+/// An output's bytes; where they are packed, a slow run has more members than a quick one, of the same rows.
+fn unpacked(folder: &Path, output: &str) -> Vec<u8> {
+    let path = folder.join(output);
+    if !output.ends_with(".gz") {
+        return fs::read(path).expect("an output");
+    }
+    let ended = Command::new("gzip").arg("-dc").arg(path).output();
+    let ended = ended.expect("gzip");
+    assert!(ended.status.success());
+    ended.stdout
+}
+
 fn expect_clean(folder: &Path, output: &str) {
     for end in [".partial", ".manifest", ".posted"] {
         let path = folder.join(format!("{output}{end}"));
@@ -116,12 +129,12 @@ async fn a_fleet_writes_the_bytes_that_one_machine_writes() {
         }
         let fleet = [words.as_slice(), &["--fleet", "--output", output]].concat();
         let over_fleet = shell.kiln(&fleet).await.with(code);
-        let first = fs::read(shell.folder.join(output)).expect("an output");
+        let first = unpacked(&shell.folder, output);
         expect_clean(&shell.folder, output);
         let _ = fs::remove_file(shell.folder.join("kiln.db"));
         let here = [words.as_slice(), &["--output", output]].concat();
         let alone = shell.kiln(&here).await.with(code);
-        let second = fs::read(shell.folder.join(output)).expect("an output");
+        let second = unpacked(&shell.folder, output);
         assert!(first == second, "{input} to {output} differs");
         // The same is said of the same bad rows.
         let bad = |err: &str| -> Vec<String> {
@@ -304,6 +317,68 @@ async fn a_command_killed_in_the_middle_goes_on_and_posts_nothing_twice_that_is_
     // As many jobs as the file makes, each with one row; none was scored anew, which the cache would say.
     assert_eq!(stack.row_count().await, 80);
     assert!(out.iter().all(|row| row["cached"] == false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_writes_parts_and_goes_on_with_them() {
+    let stack = Stack::shared().await;
+    let _worker = stack.worker().start().await;
+    let shell = Shell::on(&stack);
+    shell.write("in.jsonl", &slow(1_600, 4));
+    let words = [
+        "score",
+        "in.jsonl",
+        "--fleet",
+        "--model",
+        "fault",
+        "--inputs-per-job",
+        "20",
+        "--in-flight",
+        "6",
+        "--split-rows",
+        "150",
+        "--output",
+        "out.jsonl",
+    ];
+    let mut child = spawn(&shell, &words);
+    eventually("a part is whole", 2 * PATIENCE, async || {
+        let is_there = shell.folder.join("out-00002.jsonl").exists();
+        is_there.then_some(())
+    })
+    .await;
+    child.kill().expect("our child");
+    child.wait().expect("our child");
+    let first = parts(&shell.folder, "out", ".jsonl");
+    let mut child = spawn(&shell, &words);
+    assert_eq!(ended(&mut child).await, 0, "{}", said(&shell));
+    let all = parts(&shell.folder, "out", ".jsonl");
+    assert_eq!(all.len(), 11);
+    assert!(first.iter().all(|(name, part)| all.get(name) == Some(part)));
+    let keys: Vec<String> = all
+        .values()
+        .flat_map(|part| part.split(|byte| *byte == b'\n'))
+        .filter_map(|line| serde_json::from_slice::<Value>(line).ok())
+        .map(|row| row["key"].as_str().unwrap_or("-").to_owned())
+        .collect();
+    let expected: Vec<String> = (0..1_600).map(|n| format!("r{n}")).collect();
+    assert_eq!(keys, expected, "each row once, in order");
+    assert_eq!(stack.row_count().await, 80);
+    crate::split_files::expect_clean(&shell.folder);
+    #[cfg(feature = "parquet")]
+    {
+        let words: Vec<&str> = words
+            .into_iter()
+            .map(|word| {
+                if word == "out.jsonl" {
+                    "out.parquet"
+                } else {
+                    word
+                }
+            })
+            .collect();
+        shell.kiln(&words).await.with(0);
+        assert_eq!(parts(&shell.folder, "out", ".parquet").len(), 11);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

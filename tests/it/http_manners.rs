@@ -93,6 +93,23 @@ async fn without_keys_only_names_of_this_machine_are_answered() {
             .await;
         assert!(head.starts_with("http/1.1 200 "), "{host}: {head}");
     }
+    // By a name of this machine, a page of another site changes nothing and reads nothing.
+    for origin in ["http://evil.example", "null", "http://localhost:1"] {
+        let foreign = format!("origin: {origin}\r\n{JSON}");
+        for path in ["/v1/intake/pause", "/v1/score"] {
+            let head = post(path, "localhost", &foreign, JOB.len());
+            let (head, body) = client.ask(&head, JOB).await;
+            assert!(head.starts_with("http/1.1 403 "), "{path}: {head}");
+            assert!(body.contains("\"origin\""), "{body}");
+        }
+        for method in ["GET", "OPTIONS"] {
+            let head = format!(
+                "{method} /v1/models HTTP/1.1\r\nhost: localhost\r\norigin: {origin}\r\naccess-control-request-method: POST\r\n"
+            );
+            let (head, _) = client.ask(&head, b"").await;
+            assert!(!head.contains("access-control"), "{method}: {head}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -133,4 +150,61 @@ async fn a_connection_that_is_kept_goes_on_after_a_refusal_or_is_told_that_it_cl
     assert!(head.starts_with("http/1.1 413 "), "{head}");
     assert!(head.contains("connection: close"), "{head}");
     assert!(body.contains("20000 bytes"), "{body}");
+}
+
+/// All that is answered to these bytes until the worker closes the connection, which it has to.
+async fn told(worker: &Worker, request: &str) -> String {
+    let mut client = Kept::open(worker).await.0;
+    // It may be cut while it still speaks.
+    let _sent = client.write_all(request.as_bytes()).await;
+    let mut said = Vec::new();
+    let end = timeout(PATIENCE, client.read_to_end(&mut said)).await;
+    assert!(end.is_ok(), "still open after {request:?}");
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_end_is_in_doubt_hides_no_other() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().models(&["sentiment"]).start().await;
+    let hidden = "POST /v1/intake/pause HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let length = hidden.len();
+    // As a proxy may pass them on that sees another end than the worker does.
+    let doubtful = [
+        format!("content-length: {length}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("transfer-encoding: chunked\r\ncontent-length: {length}\r\n\r\n0\r\n\r\n"),
+        format!("content-length: 0\r\ncontent-length: {length}\r\n\r\n"),
+        format!("content-length: 0, {length}\r\n\r\n"),
+        "content-length: +0\r\n\r\n".to_owned(),
+        "content-length: 0x0\r\n\r\n".to_owned(),
+        "content-length : 0\r\n\r\n".to_owned(),
+        "transfer-encoding : chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "transfer-encoding: xchunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n".to_owned(),
+        "x: y\r\n z: folded\r\n\r\n".to_owned(),
+        "transfer-encoding: chunked\r\n\r\n-1\r\n\r\n".to_owned(),
+        "transfer-encoding: chunked\r\n\r\n0x0\r\n\r\n".to_owned(),
+        "transfer-encoding: chunked\r\n\r\n10000000000000000\r\n\r\n".to_owned(),
+        "transfer-encoding: chunked\r\n\r\n1\r\n{0\r\n\r\n".to_owned(),
+    ];
+    for rest in doubtful {
+        let said = told(
+            &worker,
+            &format!("POST /v1/score HTTP/1.1\r\nhost: localhost\r\n{JSON}{rest}{hidden}"),
+        )
+        .await;
+        assert_eq!(said.matches("HTTP/1.1 ").count(), 1, "{rest:?}: {said}");
+        assert!(said.starts_with("HTTP/1.1 400 "), "{rest:?}: {said}");
+    }
+    let before = "POST /v1/score HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n";
+    let said = told(&worker, &format!("{before}{hidden}")).await;
+    assert!(said.contains(" 400 "), "{said}");
+
+    // Two names of which each is somebody's.
+    for other in ["evil.example", "localhost"] {
+        let said = told(&worker, &format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\nhost: {other}\r\nconnection: close\r\n\r\n")).await;
+        assert!(said.starts_with("HTTP/1.1 400 "), "{said}");
+    }
+    let actions = worker.get("/v1/log/actions").await;
+    assert_eq!(actions, Some((200, "[]".to_owned())), "nothing was paused");
 }

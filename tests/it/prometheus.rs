@@ -12,6 +12,7 @@ use crate::harness::jobs::text_job;
 use crate::harness::stack::Stack;
 use crate::harness::worker::copy_folder;
 use crate::harness::{PATIENCE, eventually, sandbox};
+use crate::shadow::two_versions;
 use crate::warm::Schedules;
 
 fn ops(path: &str) -> PathBuf {
@@ -124,15 +125,20 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         "followed",
         "model = \"sentiment\"\n[source]\nkind = \"changes\"\ndatabase = \"kiln\"\ntable = \"followed\"\nposition = \"id\"\nkey = \"id\"\ntext = \"said\"\n",
     );
-    let models = sandbox::folder("models");
+    let models = two_versions();
     trained(&models);
     let worker = schedules
         .worker(&stack)
-        .set("KILN_MODELS_DIR", &models.display().to_string())
         .set("KILN_NAMESPACES__SENTIMENT__MAX_STALENESS_SECONDS", "5")
         // A lane that the settings name has queues.
         .set("KILN_LANES__SENTIMENT__QUEUES", "2")
         .set("KILN_QUEUES__SHARDS", "2")
+        // A version in the shadow of another.
+        .models(&[])
+        .set("KILN_MODELS_DIR", models.to_str().expect("a plain path"))
+        .set("KILN_MODELS__ACTIVE__SENTIMENT", "1.0.0")
+        .set("KILN_MODELS__SHADOW__SENTIMENT__VERSION", "2.0.0")
+        .set("KILN_MODELS__SHADOW__SENTIMENT__SHARE", "1.0")
         // An objective, and an audit that measures it.
         .set("KILN_AUDIT__INTERVAL_SECONDS", "1")
         .set("KILN_NAMESPACES__SENTIMENT__MAX_AGE_SECONDS", "600")

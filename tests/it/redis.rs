@@ -159,6 +159,33 @@ async fn garbage_in_redis_is_a_miss_and_is_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_far_too_large_is_a_miss_and_is_overwritten() {
+    const HUGE: &str = "67108864";
+    let stack = Stack::shared().await;
+    let first = stack.worker().start().await;
+    let original = score(&stack, "original", "a text").await;
+    first.stop().await;
+    drop(first);
+    let keys = stack.redis.keys("kiln:s:*").await;
+    let key = keys.first().expect("one input is one entry");
+    let entry: Vec<u8> = stack.redis.at("GET", key, &[]).await;
+    stack.redis.at::<()>("SETRANGE", key, &[HUGE, "x"]).await;
+
+    let worker = stack.worker().expect_trouble().start().await;
+    let mut round = 0;
+    eventually("the entry is good again", PATIENCE, async || {
+        round += 1;
+        let again = score(&stack, &format!("again-{round}"), "a text").await;
+        let (again, original) = (&again.body["results"][0], &original.body["results"][0]);
+        assert_eq!(again["score"], original["score"]);
+        let length: usize = stack.redis.at("STRLEN", key, &[]).await;
+        (length == entry.len()).then_some(())
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_one_connection_is_slow_look_ups_go_on_hitting_on_the_others() {
     let stack = Stack::shared().await;
     let proxy = Proxy::start(stack.redis.port).await;

@@ -69,6 +69,9 @@ async fn what_readers_find_follows_a_row_without_any_run_of_the_clocks() {
     schedules.put("products", &format!("{HEAD}{TABLE}"));
     let worker = worker(&schedules, &stack).start().await;
     followed(&stack).await;
+    // A run that somebody asks for would only be in its way.
+    let asked = worker.ask("POST", "/v1/warm/products", &[], b"{}").await;
+    assert_eq!(asked.expect("an answer").status, 400);
     stack
         .execute("INSERT INTO products VALUES (2, 'terrible'), (3, NULL)")
         .await;

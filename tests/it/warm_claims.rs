@@ -53,3 +53,25 @@ async fn all_runs_that_were_missed_are_made_up_for_and_the_newest_comes_after_th
     assert_eq!(stack.count(skipped).await, 0);
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_due_at_the_start_runs_where_there_is_room_for_one_at_a_time() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    let head = "cron = \"0 0 1 1 *\"\nat_start = true\nmodel = \"sentiment\"\n";
+    let names = ["first", "second", "third"];
+    for name in names {
+        schedules.put(name, &format!("{head}{}", words(3)));
+    }
+    let worker = schedules
+        .worker(&stack)
+        .set("KILN_WARM__RUNS_AT_ONCE", "1")
+        .start()
+        .await;
+    eventually("each has run", PATIENCE, || async {
+        let done = "SELECT count(*) FROM warm_runs WHERE state = 'done'";
+        (stack.count(done).await >= names.len() as i64).then_some(())
+    })
+    .await;
+    worker.stop().await;
+}

@@ -1,6 +1,7 @@
 //! A table that a schedule follows where positions are shared, lie in the future or are another statement's, and where room is short: of memory, of
 //! budget, of bytes, of runs, of a broker.
 
+use crate::harness::bus::Bus;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals};
@@ -446,4 +447,96 @@ async fn what_a_run_that_follows_a_table_takes_of_the_model_is_in_its_row() {
     })
     .await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_job_holds_is_posted_again_and_stops_no_budget() {
+    let stack = Stack::shared().await;
+    stack.execute(CREATE).await;
+    stack
+        .execute("INSERT INTO bulk VALUES (7, 'a', 'nice')")
+        .await;
+    let schedules = Schedules::new();
+    let budget = "[budget]\ninputs = 100\nmodel_seconds = 10.0\n";
+    schedules.put("bulk", &format!("{HEAD}{budget}{}", bulk()));
+    let worker = worker(&schedules, &stack)
+        .set("KILN_WARM__CLAIM_SECONDS", "1")
+        .allow("some of its jobs are nowhere any more")
+        .start()
+        .await;
+    served(&stack, "b:*", 1).await;
+    let bus = Bus::new(stack.amqp_url());
+    let say = |word: &'static str| {
+        let (code, _, said) = tokio::task::block_in_place(|| schedules.kiln(&stack, &[word]));
+        assert_eq!(code, 0, "{said}");
+    };
+    say("pause");
+    eventually("nobody takes jobs", PATIENCE, async || {
+        (bus.consumers("kiln.warm").await == Some(0)).then_some(())
+    })
+    .await;
+    stack
+        .execute("INSERT INTO bulk VALUES (8, 'b', 'nice'), (9, 'c', 'nice')")
+        .await;
+    // Somebody purges the queue.
+    eventually("it is posted", PATIENCE, async || {
+        bus.take("kiln.warm").await
+    })
+    .await;
+    say("resume");
+    served(&stack, "b:*", 3).await;
+    eventually_equals("all is passed", PATIENCE, 9, async || {
+        stack
+            .count("SELECT coalesce(max(position), -1) FROM warm_positions")
+            .await
+    })
+    .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_without_a_tie_is_bad_and_stops_none_of_its_statement() {
+    let stack = Stack::shared().await;
+    stack
+        .execute("CREATE TABLE bulk (at bigint, id text COLLATE \"C\", said text)")
+        .await;
+    stack
+        .execute("INSERT INTO bulk VALUES (7, NULL, 'nice'), (8, 'a', 'nice'), (8, NULL, 'nice'), (8, '', 'nice'), (9, 'b', 'nice')")
+        .await;
+    stack
+        .execute("INSERT INTO bulk SELECT 10, NULL, 'nice' FROM generate_series(1, 1000)")
+        .await;
+    // Larger than any row may be: its text stays where it is.
+    stack
+        .execute("INSERT INTO bulk VALUES (11, 'huge', repeat('x', 100000000)), (12, 'c', 'nice')")
+        .await;
+    let schedules = Schedules::new();
+    let worker = worker(&schedules, &stack).start().await;
+    let before = highest_kib(worker.pid());
+    schedules.put("bulk", &format!("{HEAD}{}", bulk()));
+    served(&stack, "b:*", 3).await;
+    eventually_equals("all is passed", PATIENCE, 12, async || {
+        stack
+            .count("SELECT coalesce(max(position), -1) FROM warm_positions")
+            .await
+    })
+    .await;
+    // One at each place where some have none, and the large one.
+    eventually_equals("bad ones are counted", PATIENCE, 5, async || {
+        stack
+            .count("SELECT coalesce(max(bad), 0)::int8 FROM warm_runs")
+            .await
+    })
+    .await;
+    let grown = highest_kib(worker.pid()) - before;
+    assert!(grown < 64 << 10, "{grown} KiB for a row of 100 MB");
+    worker.stop().await;
+}
+
+/// The most memory that a process ever had, in KiB.
+fn highest_kib(pid: i32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let highest = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = highest.and_then(|highest| highest.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse().ok()).expect("KiB")
 }

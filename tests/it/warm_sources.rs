@@ -153,10 +153,12 @@ async fn keys_of_a_sorted_set_get_the_inputs_that_readers_were_served_last() {
     }
     let (code, run) = schedules.run_now(&stack, "ids").await;
     assert_eq!(
-        (code, &run["done"], &run["hits"]),
-        (0, &json!(2), &json!(2)),
+        (code, &run["done"], &run["hits"], &run["bad"]),
+        (3, &json!(2), &json!(2), &json!(1)),
         "{run}"
     );
+    let message = run["message"].as_str().unwrap_or_default();
+    assert!(message.contains("key 1: nobody has asked"), "{run}");
     assert!(stack.redis.json("kiln:k:warmed:k2").await.is_some());
     assert!(stack.redis.json("kiln:k:warmed:k0").await.is_none());
 }

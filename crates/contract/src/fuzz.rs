@@ -237,7 +237,7 @@ fn fuzz_order() {
 /// Which of three words stands in the end depends on the words, not on when they come.
 #[test]
 fn fuzz_words_of_readers() {
-    Target::new("words").run(|case| {
+    Target::new("words_of_readers").run(|case| {
         let words: Vec<Order> = (0..3)
             .map(|_| {
                 let accepted = Moment::from_micros(1 + case.below(4) as i64);

@@ -17,6 +17,8 @@
 //! });
 //! ```
 //!
+//! Where tasks share something, [`every_order`] runs them in every order that their steps can have.
+//!
 //! What a case says with [`Case::saw`] and [`Case::refused`], with about as many allocations, is its shape; an input of a new shape is kept
 //! and mutated further. That is what coverage is to other fuzzers: it needs no instrumented build, so that the same tests run everywhere.
 //!
@@ -39,8 +41,10 @@
 mod case;
 mod corpus;
 mod mutate;
+mod orders;
 mod random;
 mod target;
 
 pub use case::Case;
+pub use orders::{Orders, Task, every_order, step};
 pub use target::Target;

@@ -12,7 +12,7 @@ use std::{
     env,
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
-    sync::Mutex,
+    sync::{Mutex, Once},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -29,6 +29,8 @@ const SMALLER_TRIES: usize = 4_000;
 
 /// While a failing input is made smaller, its many panics are nobody's to read.
 static QUIET: Mutex<()> = Mutex::new(());
+/// A backtrace, which the environment may ask for, takes more memory than a case may: a library's panic that is caught would look like a finding.
+static WITHOUT_BACKTRACES: Once = Once::new();
 
 /// What a test fuzzes.
 #[derive(Debug)]
@@ -99,6 +101,8 @@ impl Target {
         if env::var("KILN_FUZZ_ONLY").is_ok_and(|only| only != self.name) {
             return;
         }
+        WITHOUT_BACKTRACES
+            .call_once(|| std::panic::set_hook(Box::new(|panic| eprintln!("{panic}"))));
         let seconds = env::var("KILN_FUZZ_SECONDS").ok();
         let seconds = seconds.and_then(|seconds| seconds.parse().ok());
         let end = seconds.map(|seconds| Instant::now() + Duration::from_secs(seconds));
@@ -141,7 +145,8 @@ impl Target {
                 kept.push(input);
             }
         }
-        println!(
+        // The test runner begins a line of its own on the standard output.
+        eprintln!(
             "fuzz {}: {} runs from {seed}, {} shapes, at most {} bytes held, the slowest took {:?}",
             self.name,
             done.runs,

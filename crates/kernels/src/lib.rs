@@ -75,7 +75,7 @@ pub use pointwise::Finish;
 pub use product::PackedLinear;
 pub use quantised::QuantisedLinear;
 pub use stack::Stack;
-pub use threads::ThreadPool;
+pub use threads::{ThreadPool, stay_here};
 pub use weights::{Layer, Linear, Norm, Tables};
 
 /// Layer norm of a row, in place.

@@ -1,6 +1,16 @@
 //! The threads that share one forward pass.
 
 use rayon::{ThreadPoolBuilder, prelude::*};
+use std::cell::Cell;
+
+thread_local! {
+    static STAYS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has passes that the calling thread asks for run on it alone from now on, and on no pool: their priority is its own then.
+pub fn stay_here() {
+    STAYS.set(true);
+}
 
 /// A pool of threads that share a pass. Passes that are asked for at the same time share the pool.
 #[derive(Debug)]
@@ -28,8 +38,11 @@ impl ThreadPool {
         self.pool.current_num_threads()
     }
 
-    /// Runs `work` on one of the threads, from where it may use the others.
+    /// Runs `work` on one of the threads, from where it may use the others; or here, where the calling thread [stays](stay_here).
     pub(super) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        if STAYS.get() {
+            return work();
+        }
         self.pool.install(work)
     }
 }
@@ -62,5 +75,25 @@ impl Sharing {
                 .enumerate()
                 .for_each(|(i, piece)| work(i, piece)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_thread_that_stays_runs_its_passes_itself() {
+        let pool = ThreadPool::start("kiln-test", 1, || ()).unwrap();
+        let here = || thread::current().id();
+        assert_ne!(pool.run(here), here());
+        let named = thread::Builder::new().name("stays".to_owned());
+        let stayed = named.spawn(move || {
+            stay_here();
+            (pool.run(here), here())
+        });
+        let (ran, own) = stayed.unwrap().join().unwrap();
+        assert_eq!(ran, own);
     }
 }

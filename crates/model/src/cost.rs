@@ -1,7 +1,7 @@
 //! Running means of what a model's inputs cost, by their length, by which warming weighs its work.
 
 use super::rows::Rows;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Share of the newest call in a running mean.
 const NEWEST: f64 = 0.05;
@@ -27,8 +27,9 @@ pub(super) struct Cost([Class; CLASSES]);
 struct Class {
     /// The bits of a running mean; 0 before the first call.
     mean: AtomicU64,
-    /// The bits of what others say; 0 where they don't.
+    /// The bits of what others say, 0 where they don't; and whether calls of theirs on the same kind of machine have measured it.
     said: AtomicU64,
+    is_said_measured: AtomicBool,
     /// The bits of what golden inputs took; 0 where there are none.
     golden: AtomicU64,
 }
@@ -107,9 +108,11 @@ impl Cost {
         Some(of(own).or_else(nearest)? * units)
     }
 
-    /// Whether calls have measured any of it.
+    /// Whether calls have measured any of it, its own or others' on the same kind of machine.
     pub fn is_measured(&self) -> bool {
-        self.0.iter().any(|class| known(&class.mean).is_some())
+        self.0.iter().any(|class| {
+            known(&class.mean).is_some() || class.is_said_measured.load(Ordering::Relaxed)
+        })
     }
 
     /// What its own calls and golden inputs say.
@@ -125,13 +128,15 @@ impl Cost {
         own.collect()
     }
 
-    /// Takes what others know for what it doesn't know from calls of its own.
+    /// Takes what others know for what it doesn't know from calls of its own. Theirs is measured if calls on the same kind of machine have measured it.
     pub fn adopt(&self, costs: &[LengthCost]) {
         for one in costs {
             let is_sound = one.seconds_per_unit.is_finite() && one.seconds_per_unit > 0.0;
             if let Some(class) = self.0.get(usize::from(one.class)).filter(|_| is_sound) {
                 let bits = one.seconds_per_unit.to_bits();
                 class.said.store(bits, Ordering::Relaxed);
+                let is_measured = one.is_measured;
+                class.is_said_measured.store(is_measured, Ordering::Relaxed);
             }
         }
     }
@@ -190,15 +195,32 @@ mod tests {
         let said = |seconds_per_unit| LengthCost {
             class: 4,
             seconds_per_unit,
-            is_measured: true,
+            is_measured: false,
         };
         cost.adopt(&[said(0.02), said(f64::NAN), said(0.0)]);
         is_near(cost.expected_seconds(20.0), 0.4);
+        assert!(!cost.is_measured(), "nobody has measured it");
         cost.record(1, 20.0, 0.6);
         cost.adopt(&[said(0.02)]);
         is_near(cost.expected_seconds(20.0), 0.6);
         let own = cost.own();
         assert_eq!((own.len(), own[0].is_measured), (2, true));
         assert!(!own[1].is_measured && (own[1].seconds_per_unit - 0.01).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_calls_of_others_have_measured_counts_as_measured_and_is_not_told_as_its_own() {
+        let cost = Cost::of_goldens(&[(20.0, 0.2)]);
+        let said = |is_measured| LengthCost {
+            class: 4,
+            seconds_per_unit: 0.02,
+            is_measured,
+        };
+        cost.adopt(&[said(true)]);
+        assert!(cost.is_measured());
+        assert!(cost.own().iter().all(|one| !one.is_measured));
+        // What another kind of machine takes is no measurement.
+        cost.adopt(&[said(false)]);
+        assert!(!cost.is_measured());
     }
 }

@@ -62,5 +62,5 @@ pub use quantise::{
 };
 pub use registry::{ChoiceReport, ListedModel, Registry, RescanReport};
 pub use rows::{ModelCall, Rows, Scored, TextRow};
-pub use settings::{Backend, ModelSettings};
+pub use settings::{Backend, ModelSettings, Shadow};
 pub use text::{TextRules, UnicodeForm};

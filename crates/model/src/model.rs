@@ -78,8 +78,33 @@ impl Model {
     /// # Errors
     /// One bad row fails the request: callers that want the others score them apart.
     pub async fn score(&self, rows: Rows) -> Result<Scored, ModelError> {
-        fits(&self.info, &rows)?;
         let (count, units) = (rows.len(), Cost::units(&rows));
+        let (network, inputs) = self.prepare(rows).await?;
+        let each = units / count.max(1) as f64;
+        let expected = self.cost.expected_seconds(each);
+        let expected = expected.map(|each| each * count as f64);
+        let mut scored = self.queue.score(&network, inputs, expected).await?;
+        let seconds = scored.calls.iter().map(|call| call.seconds).sum();
+        self.cost.record(count, units, seconds);
+        scored.outputs = self.rounding.apply(scored.outputs)?;
+        Ok(scored)
+    }
+
+    /// Scores rows in one pass where nobody waits for them: on one thread, after whatever else there is to do. What that takes says nothing
+    /// of what the model costs, and isn't taken for it.
+    ///
+    /// # Errors
+    /// Those of [`Model::score`].
+    pub async fn score_unawaited(&self, rows: Rows) -> Result<Scored, ModelError> {
+        let (network, inputs) = self.prepare(rows).await?;
+        let mut scored = self.queue.score_unawaited(&network, inputs).await?;
+        scored.outputs = self.rounding.apply(scored.outputs)?;
+        Ok(scored)
+    }
+
+    /// Checks rows, loads the version if its memory was released, and cuts texts into tokens.
+    async fn prepare(&self, rows: Rows) -> Result<(Arc<dyn Network>, Inputs), ModelError> {
+        fits(&self.info, &rows)?;
         let network = self.network.get().await?;
         let inputs = match (rows, network.tokenizer()) {
             (Rows::Texts(texts), Some(tokenizer)) => {
@@ -93,14 +118,7 @@ impl Model {
             }
             (rows, _) => rows.into(),
         };
-        let each = units / count.max(1) as f64;
-        let expected = self.cost.expected_seconds(each);
-        let expected = expected.map(|each| each * count as f64);
-        let mut scored = self.queue.score(&network, inputs, expected).await?;
-        let seconds = scored.calls.iter().map(|call| call.seconds).sum();
-        self.cost.record(count, units, seconds);
-        scored.outputs = self.rounding.apply(scored.outputs)?;
-        Ok(scored)
+        Ok((network, inputs))
     }
 
     /// What golden inputs have: before outputs become whole numbers. From a thread that may block, while the version is in memory.
@@ -121,7 +139,7 @@ impl Model {
         &self.machine
     }
 
-    /// Whether calls have measured what its inputs cost.
+    /// Whether calls have measured what its inputs cost, its own or, as it was told, others' on the same kind of machine.
     pub fn has_measured(&self) -> bool {
         self.cost.is_measured()
     }

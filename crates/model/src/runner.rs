@@ -1,5 +1,5 @@
 //! The model threads: two sets for all models, one for passes that are over in a moment and one for those that aren't, a bounded
-//! queue before them.
+//! queue before them; and one thread for passes that nobody waits for.
 //!
 //! Promises that rows come back in order, that a panic or a number that is not finite costs its request and nothing
 //! else, that work whose caller has gone is skipped, and that dropping the runner joins its threads. Each thread
@@ -29,7 +29,11 @@ impl Runner {
             queue,
             threads: Vec::with_capacity(threads),
         };
-        for (length, name) in [(Length::Short, "kiln-model"), (Length::Long, "kiln-long")] {
+        for (length, name, threads) in [
+            (Length::Short, "kiln-model", threads),
+            (Length::Long, "kiln-long", threads),
+            (Length::Unawaited, "kiln-shadow", 1),
+        ] {
             for i in 0..threads {
                 let queue = Arc::clone(&runner.queue);
                 let thread = thread::Builder::new()
@@ -60,8 +64,13 @@ impl Drop for Runner {
 
 /// A model thread's life.
 fn serve(queue: &Queue, length: Length) {
-    if length == Length::Long {
-        priority::stand_back();
+    match length {
+        Length::Short => {}
+        Length::Long => priority::stand_back(),
+        Length::Unawaited => {
+            priority::stand_last();
+            kiln_kernels::stay_here();
+        }
     }
     let _alone = compute_alone();
     while let Some(work) = queue.next(length) {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 /// The `[models]` table.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelSettings {
     /// The folder that holds `<name>/<version>/manifest.toml`.
@@ -30,6 +30,18 @@ pub struct ModelSettings {
     pub fall_back: bool,
     /// The version that a bare model name means, by model name; a model not named here means its highest version.
     pub active: BTreeMap<String, String>,
+    /// Versions that score beside the active ones, by model name.
+    pub shadow: BTreeMap<String, Shadow>,
+}
+
+/// A version that scores beside the active one, where nobody waits for it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shadow {
+    /// A version that scores a share of live jobs' inputs in the background, by model name: how its scores differ from the active version's is counted, and nothing else comes of them.
+    pub version: String,
+    /// The share of inputs that it scores, above 0 and at most 1.
+    pub share: f64,
 }
 
 impl Default for ModelSettings {
@@ -45,6 +57,7 @@ impl Default for ModelSettings {
             backends: BTreeMap::new(),
             fall_back: false,
             active: BTreeMap::new(),
+            shadow: BTreeMap::new(),
         }
     }
 }

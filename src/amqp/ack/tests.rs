@@ -136,3 +136,5 @@ proptest! {
         }
     }
 }
+
+mod orders;

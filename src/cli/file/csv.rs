@@ -1,21 +1,20 @@
 //! Owns inputs from CSV or TSV: which columns are what, and one input a record.
 //!
 //! Promises that a column that isn't there is an error before the first record is read, and that a record that can't be used is
-//! reported with its line. Refuses to hold a record that is longer than any line may be, as an unclosed quote makes it.
+//! reported with its line, one that is longer than any line may be among them.
 
-use super::piece::LINE_BYTES;
 #[cfg(test)]
 use super::piece::{BadLine, Piece};
+use super::{
+    piece::LINE_BYTES,
+    record::{Kind, Record, Records},
+};
 use crate::redact::{Redact, header};
 use kiln_contract::job::write;
-use std::{
-    fmt,
-    io::{self, BufRead, Read},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::{fmt, io::BufRead};
+
+/// What is said of a record whose end isn't known.
+const OPEN: &str = "a quote is left open: all that comes after it is one cell";
 
 /// Which columns of a CSV file are what.
 #[derive(Debug, Clone, Default)]
@@ -45,11 +44,9 @@ pub enum HeaderError {
 
 /// The records of a file.
 pub struct CsvLines<R> {
-    reader: Box<csv::Reader<Bounded<R>>>,
-    record: csv::ByteRecord,
+    records: Records<R>,
+    record: Record,
     columns: Resolved,
-    /// Bytes that may be read before the next record is begun.
-    left: Arc<AtomicU64>,
     /// Where the records begin that this reads: in lines, and in bytes.
     after: (u64, u64),
 }
@@ -61,6 +58,13 @@ pub struct CsvRow {
     pub input: Result<String, CsvProblem>,
 }
 
+/// Why nothing is read from a line on.
+#[derive(Debug)]
+pub struct CsvEnd {
+    pub line: u64,
+    pub problem: String,
+}
+
 /// Why a record can't be used.
 #[derive(Debug)]
 pub struct CsvProblem {
@@ -70,6 +74,13 @@ pub struct CsvProblem {
 }
 
 impl CsvProblem {
+    fn of_record(message: String) -> Self {
+        Self {
+            column: None,
+            message,
+        }
+    }
+
     /// The column at fault, by its name or number.
     pub fn column(&self) -> Option<String> {
         match self.column.as_ref()? {
@@ -120,58 +131,17 @@ pub fn described(line: &[String]) -> String {
     }
 }
 
-/// Reads no more than may be held of one record.
-struct Bounded<R> {
-    source: R,
-    left: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Bounded<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.load(Ordering::Relaxed);
-        if left == 0 {
-            let problem =
-                format!("a record is longer than {LINE_BYTES} bytes: is a quote left open?");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        let read = self.source.read(buffer)?;
-        self.left
-            .store(left.saturating_sub(read as u64), Ordering::Relaxed);
-        Ok(read)
-    }
-}
-
-fn reader<R: Read>(
-    source: R,
-    delimiter: u8,
-    left: &Arc<AtomicU64>,
-    headers: bool,
-) -> csv::Reader<Bounded<R>> {
-    csv::ReaderBuilder::new()
-        .flexible(true)
-        .delimiter(delimiter)
-        .has_headers(headers)
-        .buffer_capacity(1 << 16)
-        .from_reader(Bounded {
-            source,
-            left: left.clone(),
-        })
-}
-
 impl<R: BufRead> CsvLines<R> {
     /// Reads the header.
     pub fn new(source: R, columns: &Columns, delimiter: u8) -> Result<Self, HeaderError> {
-        let left = Arc::new(AtomicU64::new(LINE_BYTES));
-        let mut reader = reader(source, delimiter, &left, true);
-        let headers = reader
-            .headers()
-            .map_err(|e| HeaderError::Unreadable(e.redacted()))?;
-        let headers: Vec<String> = headers.iter().map(|h| h.trim().to_owned()).collect();
+        let mut records = Records::new(source, delimiter);
+        let mut record = Record::default();
+        let headers = read_header(&mut records, &mut record);
+        let headers = headers.map_err(HeaderError::Unreadable)?;
         Ok(Self {
-            reader: Box::new(reader),
-            record: csv::ByteRecord::new(),
+            records,
+            record,
             columns: resolve(headers, columns, delimiter)?,
-            left,
             after: (0, 0),
         })
     }
@@ -179,7 +149,7 @@ impl<R: BufRead> CsvLines<R> {
     /// Goes on in `source`, which stands after so many lines and bytes of the file whose header this has read.
     pub fn resume(self, source: R, delimiter: u8, lines: u64, bytes: u64) -> Self {
         Self {
-            reader: Box::new(reader(source, delimiter, &self.left, false)),
+            records: Records::new(source, delimiter),
             after: (lines, bytes),
             ..self
         }
@@ -230,34 +200,42 @@ impl<R: BufRead> CsvLines<R> {
         })
     }
 
+    /// Whether the last record has cells that are held.
+    pub fn is_held(&self) -> bool {
+        self.record.len() > 0
+    }
+
     /// Lines and bytes of the file up to the next record.
     pub fn position(&self) -> (u64, u64) {
-        let at = self.reader.position();
-        let (lines, bytes) = self.after;
-        (lines + at.line().saturating_sub(1), bytes + at.byte())
+        let (lines, bytes) = self.records.position();
+        (self.after.0 + lines, self.after.1 + bytes)
     }
 
     /// The next record; an error where the file can't be read on.
-    pub fn next_row(&mut self) -> Option<Result<CsvRow, csv::Error>> {
-        self.left.store(LINE_BYTES, Ordering::Relaxed);
-        let next = self.position().0 + 1;
-        match self.reader.read_byte_record(&mut self.record) {
-            Ok(false) => None,
-            Ok(true) => {
-                let line = self.record.position().map(|at| self.after.0 + at.line());
-                Some(Ok(CsvRow {
-                    line: line.unwrap_or(next),
-                    input: csv_input(&self.record, &self.columns),
-                }))
+    pub fn next_row(&mut self) -> Option<Result<CsvRow, CsvEnd>> {
+        let read = self.records.read(&mut self.record).transpose()?;
+        let line = self.after.0 + self.records.line();
+        let end = |problem: String| CsvEnd { line, problem };
+        let input = match read {
+            Ok(Kind::Whole) => csv_input(&self.record, &self.columns),
+            Ok(Kind::Long) => Err(CsvProblem::of_record(format!(
+                "longer than {LINE_BYTES} bytes"
+            ))),
+            Ok(Kind::Open) => Err(CsvProblem::of_record(OPEN.to_owned())),
+            // Nothing comes after it: a file whose first quotes are at fault is told apart from one whose last rows are.
+            Ok(Kind::LongAndOpen) => {
+                return Some(Err(end(format!(
+                    "{OPEN}, and longer than {LINE_BYTES} bytes"
+                ))));
             }
-            Err(error) => Some(Err(error)),
-        }
+            Err(error) => return Some(Err(end(error.redacted()))),
+        };
+        Some(Ok(CsvRow { line, input }))
     }
 
     /// The next record as an input.
     #[cfg(test)]
     pub(super) fn next(&mut self) -> Option<Piece> {
-        let next = self.position().0 + 1;
         Some(match self.next_row()? {
             Ok(CsvRow { line, input }) => match input {
                 Ok(input) => Piece::Inputs(vec![(line, input)]),
@@ -266,12 +244,30 @@ impl<R: BufRead> CsvLines<R> {
                     problem: problem.to_string(),
                 }),
             },
-            Err(error) => Piece::Bad(BadLine {
-                line: next,
-                problem: error.redacted(),
-            }),
+            Err(CsvEnd { line, problem }) => Piece::Bad(BadLine { line, problem }),
         })
     }
+}
+
+fn read_header<R: BufRead>(
+    records: &mut Records<R>,
+    record: &mut Record,
+) -> Result<Vec<String>, String> {
+    match records.read(record).map_err(|error| error.redacted())? {
+        None | Some(Kind::Whole) => {}
+        Some(Kind::Open) => return Err(OPEN.to_owned()),
+        Some(Kind::Long | Kind::LongAndOpen) => {
+            return Err(format!(
+                "it is longer than {LINE_BYTES} bytes: is a quote left open?"
+            ));
+        }
+    }
+    let name = |(at, cell): (usize, &[u8])| {
+        let text = std::str::from_utf8(cell);
+        let text = text.map_err(|_| format!("column {} is not UTF-8", at + 1));
+        text.map(|text| text.trim().to_owned())
+    };
+    record.iter().enumerate().map(name).collect()
 }
 
 fn resolve(
@@ -320,7 +316,7 @@ fn resolve(
 }
 
 /// The JSON of a line's input. Ids follow from it: the order of its fields never changes.
-fn csv_input(record: &csv::ByteRecord, columns: &Resolved) -> Result<String, CsvProblem> {
+fn csv_input(record: &Record, columns: &Resolved) -> Result<String, CsvProblem> {
     let problem = |at: usize, message: &str| CsvProblem {
         column: Some(columns.name(at).map(str::to_owned)),
         message: message.to_owned(),

@@ -6,7 +6,7 @@
 use flate2::{Compression, bufread::MultiGzDecoder, write::GzEncoder};
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, BufWriter, Read, Write},
+    io::{self, BufRead, BufReader, BufWriter, Read, Seek, Write},
     path::Path,
 };
 
@@ -79,6 +79,18 @@ impl Packer {
             Packing::Gzip => Self::Gzip(Box::new(GzEncoder::new(file, Compression::new(LEVEL)))),
             Packing::Zstd => Self::Zstd(Box::new(zstd::Encoder::new(file, LEVEL as i32)?)),
         })
+    }
+
+    /// Bytes of the file by now: of what is packed, those that the packer has let go.
+    pub fn bytes(&self) -> io::Result<u64> {
+        let file = match self {
+            Self::Plain(file) => file,
+            Self::Gzip(packer) => packer.get_ref(),
+            Self::Zstd(packer) => packer.get_ref(),
+        };
+        let waiting = file.buffer().len() as u64;
+        let mut file: &File = file.get_ref();
+        Ok(file.stream_position()? + waiting)
     }
 
     /// Ends what is packed, and gives the file back with all that was written.

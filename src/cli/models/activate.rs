@@ -169,7 +169,7 @@ fn say(name: &str, version: Option<&str>, before: Option<String>) {
 fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
     if arguments.json {
         let shift = warmed.shift.map(|shift| {
-            json!({"inputs": shift.inputs, "mean": shift.mean, "mean_absolute": shift.mean_absolute, "rank_correlation": shift.rank_correlation, "flips": shift.flips})
+            json!({"inputs": shift.inputs, "mean": shift.mean, "mean_absolute": shift.mean_absolute, "max_absolute": shift.max_absolute, "rank_correlation": shift.rank_correlation, "flips": shift.flips})
         });
         println!(
             "{}",
@@ -189,8 +189,8 @@ fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
     println!("compared           {} inputs", shift.inputs);
     println!(
-        "scores move by     {:+.4} on average, {:.4} either way",
-        shift.mean, shift.mean_absolute
+        "scores move by     {:+.4} on average, {:.4} either way, {:.4} at most",
+        shift.mean, shift.mean_absolute, shift.max_absolute
     );
     println!(
         "rank correlation   {}",

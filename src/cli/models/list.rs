@@ -1,6 +1,6 @@
 //! `kiln models list` and `kiln models inspect`: which versions serve, which are refused and why, and all of one version.
 
-use super::{gives, open, quantise, resolve, takes};
+use super::{gives, open, quantise, resolve, shadow, takes};
 use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
@@ -48,7 +48,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
         for model in &models {
             println!(
                 "{}",
-                json!({"model": model.info, "active": model.active, "bytes": size_of(model)})
+                json!({"model": model.info, "active": model.active, "shadow": shadow::share(&settings, &model.info), "bytes": size_of(model)})
             );
         }
         for problem in &problems {
@@ -76,7 +76,11 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
             table.add_row([
                 info.name.clone(),
                 info.version.clone(),
-                if model.active { "yes" } else { "" }.to_owned(),
+                match (model.active, shadow::share(&settings, info)) {
+                    (true, _) => "yes".to_owned(),
+                    (false, Some(share)) => format!("shadow of {:.0} %", 100.0 * share),
+                    (false, None) => String::new(),
+                },
                 info.architecture.clone(),
                 takes(info.input),
                 gives(&info.task, info.output_width),
@@ -115,6 +119,7 @@ pub(super) async fn inspect(
     let folder = settings.models.dir.join(&info.name).join(&info.version);
     let files = files(&folder)?;
     let cost = quantisation_cost(&folder)?;
+    let shadow = shadow::shown(&settings, info, active).await;
     if arguments.json {
         let files: Vec<_> = files
             .iter()
@@ -122,7 +127,7 @@ pub(super) async fn inspect(
             .collect();
         println!(
             "{}",
-            json!({"model": info, "active": active, "files": files, "quantised": cost})
+            json!({"model": info, "active": active, "files": files, "quantised": cost, "shadow": shadow})
         );
         return Ok(Exit::Ok);
     }
@@ -145,6 +150,7 @@ pub(super) async fn inspect(
     rows.push(("parameters", info.parameters.to_string()));
     rows.push(("weights", info.weights.name().to_owned()));
     rows.extend(cost.iter().flat_map(quantise::rows));
+    rows.extend(shadow.iter().flat_map(shadow::rows));
     rows.extend(info.training.iter().flat_map(|training| trained(training)));
     rows.push(("golden inputs", info.golden.to_string()));
     for (name, bytes, sha256) in files {

@@ -7,6 +7,7 @@ mod import;
 mod list;
 mod quantise;
 mod rollover;
+mod shadow;
 
 use super::Exit;
 use crate::{config::Settings, parts};

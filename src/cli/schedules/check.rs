@@ -148,6 +148,7 @@ fn problems(folder: &Folder, settings: &Settings, now: DateTime<Utc>) -> Vec<Bad
         .collect();
     let known = Known::of(&models, settings, now);
     problems.extend(folder.misfits(&known, |_| true));
+    problems.extend(folder.refused_misfits(&known));
     problems.sort_by(|a, b| (&a.file, a.at).cmp(&(&b.file, b.at)));
     problems
 }

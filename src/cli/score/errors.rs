@@ -1,6 +1,6 @@
 //! Owns bad rows: the first few are named on standard error, all are counted, and where that is asked for they end the run or go to a file.
 
-use super::{item::BadRow, output::Part, source::Source};
+use super::{item::BadRow, part::Part, source::Source};
 use crate::cli::file::{BadLine, BadLines, Format, Inputs};
 use anyhow::bail;
 use indicatif::ProgressBar;
@@ -35,8 +35,8 @@ impl Errors {
     pub fn open(
         on_error: OnError,
         source: &Source,
-        quarantine: Option<&Path>,
-        (kept, output): (u64, Option<&Path>),
+        (output, quarantine): (Option<&Path>, Option<&Path>),
+        kept: u64,
     ) -> anyhow::Result<Self> {
         let quarantine = quarantine.map(|path| Part::open(path, kept, output));
         let quarantine = quarantine.transpose()?;

@@ -269,6 +269,9 @@ fn as_text(field: &str, raw: &RawValue) -> String {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

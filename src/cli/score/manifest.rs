@@ -3,7 +3,13 @@
 //! Promises that whatever comes before a manifest's position is in the output once, and in the store; and that a manifest of another
 //! file, other options or another model is no manifest.
 
-use super::{fleet::RunMark, item::Position, output::beside, tally::Tally};
+use super::{
+    fleet::RunMark,
+    item::Position,
+    part::beside,
+    split::{Names, SplitMark},
+    tally::Tally,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -37,6 +43,9 @@ pub(super) struct Manifest {
     /// The run over the fleet, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<RunMark>,
+    /// How far its parts have come, where the output is split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitMark>,
 }
 
 impl Manifest {
@@ -53,6 +62,7 @@ impl Manifest {
             tally: Tally::default(),
             seconds: 0.0,
             fleet: None,
+            split: None,
         }
     }
 
@@ -66,12 +76,26 @@ impl Manifest {
         };
         let is_whole = manifest.form == FORM
             && manifest.run == *run
-            && has(output, manifest.output_bytes)
+            && (manifest.is_between_parts()
+                || has(&manifest.written(output), manifest.output_bytes))
             && quarantine.is_none_or(|path| {
                 let length = manifest.quarantine_bytes;
                 has(path, length) && end(path, length).ok() == manifest.quarantine_end
             });
         is_whole.then_some(manifest)
+    }
+
+    /// Whether it was kept after a whole part, and the next one may not be begun.
+    fn is_between_parts(&self) -> bool {
+        self.split.is_some() && self.output_bytes == 0
+    }
+
+    /// The file that isn't complete: a part, where the output is split.
+    fn written(&self, output: &Path) -> PathBuf {
+        match self.split {
+            Some(mark) => Names::of(output).path(mark.whole.saturating_add(1)),
+            None => output.to_owned(),
+        }
     }
 
     /// Keeps it, in place of the one before.

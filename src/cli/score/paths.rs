@@ -3,7 +3,7 @@
 //! Promises that a file which is named as an input is never written by the run that reads it, and that no two things that a run writes
 //! are one file. What a pattern or a folder brings is left out instead, where the run writes it.
 
-use super::{FileArguments, output::beside};
+use super::{FileArguments, part::beside};
 use std::{
     fs,
     os::unix::fs::MetadataExt,

@@ -2,9 +2,13 @@
 //!
 //! Promises that a mark holds nobody up: it is kept once its rows are in the store, while the run goes on.
 
-use super::{errors::Errors, item::Position, manifest::Manifest, output::Output, scorer::Scorer};
+use super::{
+    errors::Errors, item::Position, manifest::Manifest, output::Output, scorer::Scorer,
+    split::Unnamed,
+};
 use anyhow::Context;
 use std::{
+    io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -20,6 +24,8 @@ pub(super) struct Marks {
     last: Instant,
     /// How far the one before has come.
     marked: Position,
+    /// Where a run would go on from.
+    kept: Position,
     keeping: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -30,6 +36,7 @@ impl Marks {
             scorer: scorer.clone(),
             last: Instant::now(),
             marked: Position::default(),
+            kept: Position::default(),
             keeping: None,
         }
     }
@@ -42,7 +49,8 @@ impl Marks {
         errors: &mut Errors,
     ) -> anyhow::Result<()> {
         let is_kept = self.keeping.as_ref().is_none_or(JoinHandle::is_finished);
-        if !is_kept || self.last.elapsed() < BETWEEN || self.marked == manifest.end {
+        let is_new = self.marked != manifest.end && output.has_moved();
+        if !is_kept || self.last.elapsed() < BETWEEN || !is_new {
             return Ok(());
         }
         self.keep(manifest, output, errors).await
@@ -56,17 +64,25 @@ impl Marks {
         errors: &mut Errors,
     ) -> anyhow::Result<()> {
         self.wait().await?;
-        let Some(part) = output.part() else {
+        let live = manifest.end;
+        let Some(mark) = output.mark()? else {
             return Ok(());
         };
         let mut manifest = manifest.clone();
-        let mut files = Vec::new();
-        let (bytes, file) = part.mark()?;
-        manifest.output_bytes = bytes;
-        files.push(file);
+        match mark.instead {
+            Some(mut instead) => {
+                instead.fleet = manifest.fleet;
+                manifest = instead;
+            }
+            None => (manifest.output_bytes, manifest.split) = (mark.bytes, mark.split),
+        }
+        let (is_now, unnamed) = (manifest.end == live, mark.unnamed);
+        let mut files = Vec::from_iter(mark.file);
         if let Some(part) = &mut errors.quarantine {
             let (bytes, file) = part.mark()?;
-            manifest.quarantine_bytes = bytes;
+            if is_now {
+                manifest.quarantine_bytes = bytes;
+            }
             files.push(file);
         }
         let quarantine = errors
@@ -75,7 +91,7 @@ impl Marks {
             .map(|part| part.path().to_owned());
         let (scorer, path) = (self.scorer.clone(), self.output.clone());
         self.last = Instant::now();
-        self.marked = manifest.end;
+        (self.marked, self.kept) = (live, manifest.end);
         self.keeping = Some(Handle::current().spawn(async move {
             scorer.flush().await?;
             let end = manifest.end;
@@ -83,14 +99,24 @@ impl Marks {
                 for file in files {
                     file.sync_data()?;
                 }
-                manifest.keep(&path, quarantine.as_deref())
+                for part in &unnamed {
+                    part.sync()?;
+                }
+                manifest.keep(&path, quarantine.as_deref())?;
+                io::Result::Ok(unnamed)
             };
             let kept = tokio::task::spawn_blocking(keep).await?;
-            kept.context("the manifest can't be written")?;
+            let unnamed = kept.context("the manifest can't be written")?;
+            unnamed.iter().try_for_each(Unnamed::name)?;
             scorer.kept(end);
             Ok(())
         }));
         Ok(())
+    }
+
+    /// Where a run would go on from by the last mark.
+    pub fn kept(&self) -> Position {
+        self.kept
     }
 
     /// Waits for the mark that is being kept.

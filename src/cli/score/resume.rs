@@ -40,6 +40,10 @@ pub(super) fn begin(
         let said = serde_json::json!([jobs.namespace, jobs.named, jobs.inputs_per_job]);
         fields.insert("fleet".to_owned(), said);
     }
+    if let (Some(limits), Some(fields)) = (arguments.limits(), run.as_object_mut()) {
+        let said = serde_json::json!([limits.rows, limits.bytes]);
+        fields.insert("split".to_owned(), said);
+    }
     let known = output.and_then(|output| Manifest::read(output, &run, quarantine));
     let known = known.filter(|known| {
         // Another version is active by now: its scores don't stand beside those of the one before.

@@ -1,5 +1,7 @@
 //! Owns a run from its beginning to its end: what is opened, what flows, what is said at last.
 
+mod marks;
+
 use super::{
     FileArguments, JobArguments,
     begin::{fit_rows, start},
@@ -12,7 +14,8 @@ use super::{
     manifest::{self, Manifest},
     model::must_know,
     models::{Models, Wanted},
-    output::{Closed, Output, Part},
+    output::{Closed, Output},
+    part::Part,
     progress::Marks,
     render::Layout,
     resume::{begin, give_up},
@@ -30,6 +33,7 @@ use crate::{
 use anyhow::Context;
 use futures_util::{StreamExt, future::OptionFuture, stream};
 use indicatif::ProgressBar;
+use kiln_model::Model;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -82,21 +86,21 @@ pub(super) async fn run(
     let about = (&models, jobs);
     let mut manifest = begin(arguments, on_error, &source, paths, about);
     let from = (manifest.end != Position::default()).then_some(manifest.end);
-    let mut sink = Output::open(output.as_deref(), manifest.output_bytes, &layout)?;
-    if from.is_none() && manifest.fleet.is_none() {
+    let mut sink = Output::open(output.as_deref(), arguments.limits(), &manifest, &layout)?;
+    if from.is_none() && manifest.fleet.is_none() && manifest.split.is_none() {
         // What another run left is no place to go on from. It is this one's to remove only where nobody else writes the output.
         output.as_deref().map(manifest::remove);
     }
-    let kept = (manifest.quarantine_bytes, output.as_deref());
-    let mut errors = Errors::open(on_error, &source, quarantine.as_deref(), kept)?;
+    let mut errors = Errors::open(on_error, &source, paths, manifest.quarantine_bytes)?;
     let known = paths.0.filter(|_| source.identity.is_some());
     let resumable = known.filter(|_| may_resume(&sink, &errors));
+    marks::name_parts(&mut sink, on_error, resumable.is_some())?;
     let wanted = Wanted {
         settings,
         jobs,
         layout: &layout,
         output: known.filter(|_| sink.partial().is_some()),
-        resumable,
+        resumable: resumable.filter(|_| sink.may_resume_within()),
         quarantine: paths.1,
         bar: &source.bar,
     };
@@ -104,7 +108,7 @@ pub(super) async fn run(
     let scorer = scorer.inspect_err(|_| give_up(&errors, output.as_deref()))?;
     match from {
         Some(from) => say_resumed(from, &source),
-        None => sink.write(&layout.header())?,
+        None => sink.begin(&layout.header())?,
     }
     let mut run = Run {
         shared: Arc::new(shared(arguments, on_error, &source, layout, &scorer)),
@@ -125,12 +129,13 @@ pub(super) async fn run(
         give_up(&errors, output.as_deref());
         return run.closed_or(ended, report, errors);
     }
-    if let Err(error) = run.complete(sink, &mut errors) {
-        return run.closed_or(Err(error), report, errors);
-    }
+    let parts = match run.complete(sink, &mut errors) {
+        Ok(parts) => parts,
+        Err(error) => return run.closed_or(Err(error), report, errors),
+    };
     output.as_deref().map(manifest::remove);
     run.scorer.forget(output.as_deref()).await;
-    run.end(report, arguments, output.as_deref(), &errors)
+    run.end(report, arguments, (output.as_deref(), parts), &errors)
 }
 
 /// What all blocks of a run share.
@@ -224,6 +229,7 @@ impl Run {
             if self.manifest.model.is_none() {
                 self.manifest.model = model;
             }
+            let before = self.before(&block, output, errors)?;
             errors.take(&self.bar, block.end.file, block.bad)?;
             if errors.inputs.count() > 1 {
                 block.tally.of_file(errors.inputs.get(block.end.file));
@@ -233,34 +239,14 @@ impl Run {
             for results in &block.out {
                 output.add(results)?;
             }
+            self.after(before, output, errors)?;
             self.say_rate();
             self.mark(marks, output, errors).await?;
         }
         reader.await.context("the reading thread panicked")??;
-        if let Some(marks) = marks {
-            marks.wait().await?;
-        }
+        self.last_mark(marks, output, errors).await?;
         let flushed = self.scorer.flush().await;
         self.stored(flushed)
-    }
-
-    /// What a manifest says now.
-    fn now(&self) -> Manifest {
-        let mut manifest = self.manifest.clone();
-        manifest.seconds += self.begun.elapsed().as_secs_f64();
-        manifest
-    }
-
-    async fn mark(
-        &self,
-        marks: &mut Option<Marks>,
-        output: &mut Output,
-        errors: &mut Errors,
-    ) -> anyhow::Result<()> {
-        match marks {
-            Some(marks) => marks.mark(&self.now(), output, errors).await,
-            None => Ok(()),
-        }
     }
 
     /// Ends a run that came to no end: one that was cancelled or asked to stop keeps what it has.
@@ -289,19 +275,24 @@ impl Run {
         if let Some(mut marks) = marks {
             let kept = async {
                 marks.keep(&self.now(), output, errors).await?;
-                marks.wait().await
+                marks.wait().await.map(|()| marks.kept().lines)
             };
-            early.note_kept(kept.await.map(|()| self.manifest.end.lines));
+            early.note_kept(kept.await);
         }
         early.say(&self.scorer, self.output.as_deref()).await
     }
 
-    /// Gives what was written its names.
-    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<()> {
+    fn model(&self) -> Option<Arc<Model>> {
         let model = self.manifest.model.as_deref();
-        let model = model.and_then(|model| self.scorer.registry().resolve(model).ok());
-        sink.finish(model.as_ref().map(|model| model.info()))?;
-        errors.quarantine.take().map_or(Ok(()), Part::finish)
+        model.and_then(|model| self.scorer.registry().resolve(model).ok())
+    }
+
+    /// Gives what was written its names; says how many parts there are, where the output is split.
+    fn complete(&self, sink: Output, errors: &mut Errors) -> anyhow::Result<Option<u32>> {
+        let model = self.model();
+        let parts = sink.finish(model.as_ref().map(|model| model.info()))?;
+        errors.quarantine.take().map_or(Ok(()), Part::finish)?;
+        Ok(parts)
     }
 
     /// Ends a run; where nobody reads its results any more, what it has put aside and counted so far is kept.
@@ -316,7 +307,7 @@ impl Run {
             ended => return ended,
         }
         errors.quarantine.take().map_or(Ok(()), Part::finish)?;
-        let facts = self.facts(None, &errors);
+        let facts = self.facts((None, None), &errors);
         report.write(&self.manifest.tally, &facts, self.scorer.engine())?;
         Ok(self.exit())
     }
@@ -356,7 +347,7 @@ impl Run {
         &self,
         report: Report,
         arguments: &FileArguments,
-        output: Option<&Path>,
+        output: (Option<&Path>, Option<u32>),
         errors: &Errors,
     ) -> anyhow::Result<Exit> {
         self.bar.finish_and_clear();
@@ -366,7 +357,7 @@ impl Run {
         if !arguments.json {
             errors.lines.print_rest();
         }
-        summary::print(tally, facts.elapsed, arguments.json);
+        summary::print(tally, &facts, arguments.json);
         Ok(self.exit())
     }
 
@@ -377,8 +368,13 @@ impl Run {
         }
     }
 
-    fn facts<'a>(&'a self, output: Option<&'a Path>, errors: &'a Errors) -> Facts<'a> {
+    fn facts<'a>(
+        &'a self,
+        (output, parts): (Option<&'a Path>, Option<u32>),
+        errors: &'a Errors,
+    ) -> Facts<'a> {
         Facts {
+            parts,
             files: &errors.inputs,
             output,
             model: self.manifest.model.as_deref(),

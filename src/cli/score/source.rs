@@ -7,6 +7,7 @@ use super::{
     flow::Flow,
     item::{Keep, Position},
     render::Layout,
+    split,
     table::{Table, Taker, Wanted},
     text::{keep, marked, read_lines, read_records},
 };
@@ -56,6 +57,7 @@ struct Opened {
 /// Finds the files, and opens the first.
 pub(super) fn open(arguments: &FileArguments) -> anyhow::Result<Source> {
     let written = [&arguments.output, &arguments.quarantine, &arguments.report];
+    let parts = split::there(arguments);
     let inputs = Inputs::find(&file::Asked {
         files: &arguments.files,
         recursive: arguments.recursive,
@@ -63,6 +65,7 @@ pub(super) fn open(arguments: &FileArguments) -> anyhow::Result<Source> {
         written: written
             .into_iter()
             .flatten()
+            .chain(&parts)
             .map(PathBuf::as_path)
             .collect(),
     })?;

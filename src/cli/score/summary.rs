@@ -15,16 +15,19 @@ use std::{
 };
 
 /// Says it on standard error.
-pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
-    let inputs = tally.inputs();
+pub(super) fn print(tally: &Tally, facts: &Facts<'_>, as_json: bool) {
+    let (inputs, elapsed) = (tally.inputs(), facts.elapsed);
     let per_second = per_second(inputs, elapsed);
     let labels = labels(tally);
     if as_json {
-        let summary = json!({
+        let mut summary = json!({
             "inputs": inputs, "hits": tally.hits, "misses": tally.misses(), "uncached": tally.uncached, "coalesced": tally.coalesced,
             "bad_lines": tally.bad_rows,
             "seconds": seconds(elapsed), "inputs_per_s": per_second, "labels": labels,
         });
+        if let (Some(parts), Some(fields)) = (facts.parts, summary.as_object_mut()) {
+            fields.insert("parts".to_owned(), parts.into());
+        }
         eprintln!("{summary}");
         return;
     }
@@ -37,6 +40,9 @@ pub(super) fn print(tally: &Tally, elapsed: Duration, as_json: bool) {
     }
     line("coalesced", tally.coalesced.to_string());
     line("bad lines", tally.bad_rows.to_string());
+    if let Some(parts) = facts.parts {
+        line("parts", parts.to_string());
+    }
     line("seconds", format!("{:.3}", elapsed.as_secs_f64()));
     line("inputs/s", per_second.to_string());
     for (label, count) in &labels {
@@ -62,6 +68,8 @@ fn labels(tally: &Tally) -> BTreeMap<String, u64> {
 pub(super) struct Facts<'a> {
     pub files: &'a Inputs,
     pub output: Option<&'a Path>,
+    /// Its parts, where it is split.
+    pub parts: Option<u32>,
     pub model: Option<&'a str>,
     pub elapsed: Duration,
     /// Where an earlier run stopped that this one has gone on from.
@@ -147,13 +155,17 @@ fn about(tally: &Tally, facts: &Facts<'_>, engine: Option<&Engine>) -> Value {
     let look_up = engine.and_then(Engine::look_up_seconds);
     let saved = per_input.map(|cost| saved(tally, cost, look_up.unwrap_or_default()));
     let round = |value: f64| (value * 1e9).round() / 1e9;
+    let only = facts.files.first().display().to_string();
+    let only = Some(only).filter(|_| facts.files.count() == 1);
     let slowest = tally.longest.iter().map(|long| {
-        json!({"file": long.file, "line": long.line, "bytes": long.bytes, "expected_seconds": long.seconds.map(round)})
+        let file = long.file.as_ref().or(only.as_ref());
+        json!({"file": file, "line": long.line, "bytes": long.bytes, "seconds": long.seconds.map(round)})
     });
     json!({
-        "file": (facts.files.count() == 1).then(|| facts.files.first().display().to_string()),
+        "file": only,
         "files": facts.files.count(),
         "output": facts.output.map(|path| path.display().to_string()),
+        "parts": facts.parts,
         "model": facts.model,
         "rows": tally.rows,
         "inputs": inputs,

@@ -11,6 +11,8 @@ mod compact;
 mod decode;
 mod delta;
 mod footer;
+#[cfg(test)]
+mod fuzz;
 mod header;
 mod ipc;
 mod ipc_schema;

@@ -10,7 +10,7 @@ use super::{
     table::Taker,
 };
 use crate::{
-    cli::file::{CsvLines, CsvRow, LINE_BYTES, described},
+    cli::file::{CsvEnd, CsvLines, CsvRow, LINE_BYTES, described},
     redact::Redact,
 };
 use anyhow::{Context, anyhow, bail};
@@ -138,17 +138,15 @@ pub(super) fn read_records<R: BufRead>(
         }
     };
     while let Some(row) = lines.next_row() {
-        let CsvRow { line, input } = row.map_err(|error| {
-            anyhow!(
-                "{shown}: line {} can't be read: {}",
-                lines.position().0 + 1,
-                error.redacted()
-            )
+        let CsvRow { line, input } = row.map_err(|end| {
+            let CsvEnd { line, problem } = end;
+            anyhow!("{shown}: line {line} can't be read: {problem}")
         })?;
         let row = (wants_rows || input.is_err()).then(|| whole(lines));
+        let row = row.filter(|_| lines.is_held());
         let columns = keep.iter().map(|(at, _)| *at);
         let input = input.and_then(|json| lines.unreadable(columns).map_or(Ok(json), Err));
-        let row = row.or_else(|| input.is_err().then(|| whole(lines)));
+        let row = row.or_else(|| (input.is_err() && lines.is_held()).then(|| whole(lines)));
         let item = match input {
             Ok(json) => Item::Input(Input {
                 line,

@@ -145,6 +145,22 @@ pub(super) fn lanes(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Versions that score beside the active ones, and their shares.
+pub(super) fn shadows(settings: &Settings) -> Result<(), ConfigError> {
+    for (model, shadow) in &settings.models.shadow {
+        if shadow.version.is_empty() || shadow.version.contains('@') {
+            let problem = format!("`{model}`: expected a version, such as 2");
+            return refuse("models.shadow.*.version", problem);
+        }
+        // No comparison holds for NaN.
+        if !(shadow.share > 0.0 && shadow.share <= 1.0) {
+            let problem = format!("`{model}`: expected above 0 and at most 1");
+            return refuse("models.shadow.*.share", problem);
+        }
+    }
+    Ok(())
+}
+
 /// Nobody listens to the network without knowing who asks.
 pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
     for (name, key) in &http.keys {

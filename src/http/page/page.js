@@ -52,6 +52,10 @@ const figures = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const fine = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const number = (n) => (n == null || Number.isNaN(n) ? "–" : n >= 100 ? figures.format(n) : fine.format(n));
 const percent = (n) => (n == null || Number.isNaN(n) ? "–" : `${(100 * n).toFixed(1)} %`);
+const shadowText = (s) => [
+  `${s.version}, ${percent(s.share)} of inputs`, s.trouble, s.compared && `${number(s.mean_absolute)} apart on average, ${number(s.max_absolute)} at most`,
+  s.rank_correlation != null && `rank correlation ${number(s.rank_correlation)}`, s.flips != null && `${percent(s.flips)} other labels`, s.dropped && `${figures.format(s.dropped)} dropped`,
+].filter(Boolean).join("; ");
 const time = (ms) => (ms == null || Number.isNaN(ms) ? "–" : ms >= 1000 ? `${fine.format(ms / 1000)} s` : `${fine.format(ms)} ms`);
 
 let names = [];
@@ -406,7 +410,7 @@ const SECTIONS = {
     table("models-table", [
       ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
       ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
-      ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"],
+      ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
       ...(models.some((m) => m.training) ? trained : []),
     ], models, "no models");
   },

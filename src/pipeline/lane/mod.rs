@@ -106,6 +106,14 @@ impl Lanes {
         figures.collect()
     }
 
+    /// Whether inputs wait somewhere for a batch, and not for their namespace's limit.
+    pub fn has_waiting(&self) -> bool {
+        self.by_name().values().any(|lane| {
+            let state = lane.state();
+            !state.work.is_idle() && !state.has_timer
+        })
+    }
+
     /// Every lane that is known.
     pub fn all(&self) -> Vec<Arc<Lane>> {
         self.by_name().values().cloned().collect()

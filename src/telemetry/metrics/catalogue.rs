@@ -2,10 +2,11 @@
 
 use super::{
     labels::{
-        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, FIGURE, HealthPart, HeatOf,
-        HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL, MODEL_VERSION, NAMESPACE,
-        PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD, Server, Stage, Table,
-        TraceOutcome, TrainingStep, VERSION, WarmInput, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, FIGURE,
+        HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL,
+        MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD,
+        Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION, WarmInput,
+        WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
 };
@@ -142,6 +143,21 @@ catalogue! {
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
             "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+        SHADOW_INPUTS = counter("kiln_shadow_inputs_total", "inputs",
+            "Inputs of live jobs that a version of `models.shadow` was to score, by what became of them.")
+            .by(&[MODEL, MODEL_VERSION, ShadowOutcome::LABEL]);
+        SHADOW_SECONDS = counter("kiln_shadow_model_seconds_total", "model seconds",
+            "Time that the passes of a version of `models.shadow` took.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SHADOW_DIFFERENCE = gauge("kiln_shadow_difference", "score",
+            "How far the scores of a version of `models.shadow` are from the active version's, over the latest 1,024 inputs that both scored. NaN: none yet.")
+            .by(&[MODEL, MODEL_VERSION, DifferenceKind::LABEL]);
+        SHADOW_CORRELATION = gauge("kiln_shadow_rank_correlation", "-1 to 1",
+            "Spearman's rank correlation of the same scores. NaN: none yet, or one side is constant.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SHADOW_FLIPS = gauge("kiln_shadow_flips_ratio", "0 to 1",
+            "Share of the same inputs that get another label. NaN: none yet, or there are no labels.")
+            .by(&[MODEL, MODEL_VERSION]);
         MODEL_TRAINING_DURATION = gauge("kiln_model_training_duration_seconds", "seconds",
             "How long training a version and evaluating it took, where its manifest says so.")
             .by(&[MODEL, MODEL_VERSION, TrainingStep::LABEL]);

@@ -347,6 +347,30 @@ pub(super) const SHARD: Label = Label {
     values: Values::Named("the number of a shard: 0 to 31 (`queues.shards`)"),
 };
 
+label!(
+    /// What became of an input that a shadow version was to score.
+    ShadowOutcome: "outcome" {
+        /// it was scored, and compared with what the active version gave
+        Scored = "scored",
+        /// there was no room for it, or the version couldn't take it
+        Dropped = "dropped",
+        /// the version failed on it, or on what was scored with it
+        Failed = "failed",
+    }
+);
+
+label!(
+    /// How two versions' scores differ.
+    DifferenceKind: "kind" {
+        /// the mean of new minus active
+        Mean = "mean",
+        /// the mean of the absolute difference
+        MeanAbsolute = "mean_absolute",
+        /// the largest absolute difference
+        Largest = "largest",
+    }
+);
+
 pub(super) const MODEL: Label = Label {
     name: "model",
     values: Values::Named("a model's name, from its manifest"),
@@ -354,7 +378,7 @@ pub(super) const MODEL: Label = Label {
 
 pub(super) const MODEL_VERSION: Label = Label {
     name: "version",
-    values: Values::Named("a version of the model in the models folder"),
+    values: Values::Named("a version of the model, of the models folder or the settings"),
 };
 
 pub(super) const FIGURE: Label = Label {

@@ -148,3 +148,40 @@ fn what_is_no_file_is_refused_and_nothing_waits_for_it() {
         "{said:?}"
     );
 }
+
+#[test]
+fn what_a_refused_file_names_is_looked_at_as_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let put = |file: &str, text: String| fs::write(dir.path().join(file), text).expect("written");
+    put("a.toml", text("one", "* * * *"));
+    put(
+        "b.toml",
+        text("two", "* * * *").replace("text = ", "txet = "),
+    );
+    let mut folder = Folder::new(dir.path());
+    folder.scan();
+    let settings = crate::config::Settings::default();
+    let known = Known::of(&[], &settings, crate::clock::now());
+    assert_eq!(folder.misfits(&known, |_| true), []);
+    let found = folder.refused_misfits(&known);
+    let found: Vec<String> = found.iter().map(ToString::to_string).collect();
+    let [one] = &found[..] else {
+        panic!("of the one whose source can be read: {found:?}");
+    };
+    assert!(one.contains("a.toml:3:9: `model`: unknown model"), "{one}");
+    put("a.toml", text("one", "* * * * *"));
+    folder.scan();
+    assert_eq!(folder.refused_misfits(&known), []);
+}
+
+#[test]
+fn no_more_of_a_folder_is_held_than_so_many_bytes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let paths = ["a.toml", "b.toml", "c.toml"].map(|name| dir.path().join(name));
+    for path in &paths {
+        fs::write(path, "x".repeat(40)).expect("written");
+    }
+    let read = read_all(paths.to_vec(), 100);
+    let held: Vec<bool> = read.iter().map(|(_, text)| text.is_ok()).collect();
+    assert_eq!(held, [true, true, false]);
+}

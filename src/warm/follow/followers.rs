@@ -42,6 +42,8 @@ pub(in crate::warm) struct Followers {
     /// When those may be followed again whose run failed.
     rests: BTreeMap<String, Instant>,
     looked: Option<Instant>,
+    /// Whether it was said that there are more than this worker follows.
+    has_said_full: bool,
     behind: Behind,
     stop: CancellationToken,
 }
@@ -55,6 +57,7 @@ impl Followers {
             held: BTreeMap::new(),
             rests: BTreeMap::new(),
             looked: None,
+            has_said_full: false,
             behind: Behind::default(),
             stop,
         }
@@ -117,6 +120,7 @@ impl Followers {
         let unclaimed = carrier.store.unclaimed(&names).await?;
         for schedule in free.iter().filter(|one| unclaimed.contains(&one.name)) {
             if self.held.len() >= MAX_TABLES || self.stop.is_cancelled() {
+                self.say_full(unclaimed.len());
                 break;
             }
             let limit = schedule.limit * 2;
@@ -129,6 +133,16 @@ impl Followers {
             }
         }
         Ok(())
+    }
+
+    /// Says once that tables wait for another worker.
+    fn say_full(&mut self, waiting: usize) {
+        if !self.stop.is_cancelled() && !std::mem::replace(&mut self.has_said_full, true) {
+            tracing::warn!(
+                waiting,
+                "this worker follows {MAX_TABLES} tables, and no more: the others wait until another worker follows them"
+            );
+        }
     }
 
     /// Follows the tables on whose runs nobody goes on. They need no room among the runs that have an end.

@@ -1,12 +1,13 @@
 //! Follows one table under the claim of a run: reads what changes, posts it, sees it served, and notes how far it is.
 //!
 //! Promises that a change is never lost: the position that is noted is one up to which everything has been served, so that whoever follows next
-//! posts the rest again. Promises that one worker at a time follows a table, that reading doesn't run ahead of the queues, and that a table which
-//! can't be read is tried again, which is said once.
+//! posts the rest again, and so does the next run where jobs are lost. Promises that one worker at a time follows a table, that reading doesn't run
+//! ahead of the queues, and that a table which can't be read is tried again, which is said once.
 
 mod batch;
 mod behind;
 mod followers;
+mod lost;
 mod outlay;
 mod reading;
 mod waiting;
@@ -71,6 +72,10 @@ impl Follower {
             };
             let (is_good, failed) = (result.is_ok(), matches!(result, Err(Stopped::Failed(_))));
             self.carrier.end(claim, result).await;
+            // What was lost is read again from where everything before it is served.
+            if let Some(mut reading) = reading.take_if(|reading| reading.lost.is_found) {
+                reading.close().await;
+            }
             if !is_good || end.is_cancelled() {
                 break failed;
             }
@@ -111,12 +116,15 @@ impl Follower {
         let until = Instant::now() + self.schedule.limit;
         let reading = match reading {
             Some(reading) => reading,
-            None => reading.insert(Reading::new(self, spec)?),
+            None => {
+                warn_without_overlap(spec, &self.schedule.name);
+                reading.insert(Reading::new(self, spec)?)
+            }
         };
         reading.start(claim, self).await?;
         let mut rests = Backoff::new(FIRST_REST, MAX_REST);
         let mut poll = Instant::now();
-        while !end.is_cancelled() && Instant::now() < until {
+        while !end.is_cancelled() && !reading.lost.is_found && Instant::now() < until {
             let is_whole = Instant::now() >= poll;
             let rest = match reading.read(self, spec, is_whole, until, end).await? {
                 Ok(()) if !reading.is_in_trouble() => {
@@ -166,6 +174,9 @@ impl Follower {
                 () = tokio::time::sleep(LOOK), if look => {}
             }
             reading.tend(self).await?;
+            if reading.lost.is_found {
+                return Ok(());
+            }
         }
     }
 
@@ -177,12 +188,23 @@ impl Follower {
         end: &CancellationToken,
     ) -> Result<Progress, Stopped> {
         let begun = Instant::now();
-        while reading.is_waiting() && !(end.is_cancelled() && begun.elapsed() >= GOODBYE) {
+        let is_over = || end.is_cancelled() && begun.elapsed() >= GOODBYE;
+        while reading.is_waiting() && !reading.lost.is_found && !is_over() {
             tokio::time::sleep(LOOK).await;
             reading.tend(self).await?;
         }
         let progress = self.carrier.store.run_progress(claim.id).await?;
         reading.note(self, Some(&progress)).await?;
         Ok(progress)
+    }
+}
+
+/// Says what is passed over where nothing is read again.
+fn warn_without_overlap(spec: &ChangesSpec, schedule: &str) {
+    if spec.overlap().is_zero() {
+        tracing::warn!(
+            schedule,
+            "a table is followed without an overlap: rows that commit after a later position, or at one that was read, are passed over"
+        );
     }
 }

@@ -3,7 +3,7 @@
 mod post;
 mod tend;
 
-use super::{Follower, outlay::Outlay, waiting::Waiting, window::Window};
+use super::{Follower, lost::Lost, outlay::Outlay, waiting::Waiting, window::Window};
 use crate::{
     store::Claim,
     warm::{
@@ -36,6 +36,8 @@ pub(super) struct Reading {
     /// Where the latest reading ended.
     last: Option<Point>,
     waiting: Waiting,
+    /// Whether some of it is nowhere any more: then the run ends, and the next one begins anew from what is served.
+    pub(super) lost: Lost,
     /// Changes before it were there when the table was first followed: they say nothing of how soon a change is served.
     measured_from_us: i64,
     /// When everything was last read, and whether it ever was.
@@ -82,6 +84,7 @@ impl Reading {
             window: None,
             last: None,
             waiting: Waiting::default(),
+            lost: Lost::of(settings),
             measured_from_us: i64::MIN,
             read: now,
             has_read: false,

@@ -1,6 +1,9 @@
 //! The changes that were posted and aren't served yet: how old each is, by the clock of the database that it comes from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// A job that was posted.
@@ -59,6 +62,13 @@ impl Waiting {
         self.jobs.is_empty()
     }
 
+    /// How long the one has waited that was read first.
+    pub(super) fn longest(&self, now: Instant) -> Duration {
+        let each = self.jobs.values();
+        let each = each.map(|posted| now.duration_since(posted.read));
+        each.max().unwrap_or_default()
+    }
+
     /// Up to which position everything is served, if everything that isn't posted lies after `floor`.
     pub(super) fn served_to(&self, floor: i64) -> i64 {
         let first = self.positions.first_key_value();
@@ -79,7 +89,6 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn what_waits_holds_back_the_position_and_grows_older() {
@@ -99,6 +108,7 @@ mod tests {
         assert!(waiting.end("b", later).is_empty() && waiting.end("b", later).is_empty());
         assert_eq!((waiting.served_to(9), waiting.served_to(30)), (9, 19));
         assert_eq!(waiting.oldest(later), 5.5);
+        assert_eq!(waiting.longest(later), Duration::from_secs(5));
         waiting.end("c", later);
         assert!(waiting.is_empty());
     }

@@ -74,16 +74,21 @@ fn yes() -> bool {
 /// Reads the text of a schedule file; `file` is its name in errors, and where its relative paths start. An error is everything that is
 /// wrong with it, in the order of the file.
 pub fn parse(file: &Path, text: &str) -> Result<Schedule, Vec<BadSchedule>> {
+    let (schedule, found) = parse_some(file, text);
+    match schedule {
+        Some(schedule) if found.is_empty() => Ok(schedule),
+        _ => Err(found),
+    }
+}
+
+/// The same, with what can be read of a schedule whose model and source are sound: what these need may be missing as well.
+pub fn parse_some(file: &Path, text: &str) -> (Option<Schedule>, Vec<BadSchedule>) {
     let mut mistakes = Mistakes::new(file, text);
     let read: Option<File> = mistakes.read();
-    let schedule = read.and_then(|read| check(&mut mistakes, read));
-    match schedule {
-        Some(schedule) if mistakes.found.is_empty() => Ok(schedule),
-        _ => {
-            mistakes.found.sort_by_key(|bad| bad.at);
-            Err(mistakes.found)
-        }
-    }
+    let schedule = read.map(|read| check(&mut mistakes, read));
+    let is_sound = mistakes.is_sound("model") && mistakes.is_sound("source");
+    mistakes.found.sort_by_key(|bad| bad.at);
+    (schedule.filter(|_| is_sound), mistakes.found)
 }
 
 /// Where fields stand in the text of a schedule file that could be read. It is parsed once, and only when a field is asked for.
@@ -129,8 +134,8 @@ fn is_model(text: &str) -> bool {
     }
 }
 
-/// A schedule, if nothing is wrong with it; what is, is noted.
-fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
+/// A schedule; what is wrong with it is noted, and is as nothing in it.
+fn check(mistakes: &mut Mistakes<'_>, read: File) -> Schedule {
     mistakes.namespace(Some(&read.name), "name");
     let follows = matches!(read.source.get_ref(), SourceSpec::Changes(_));
     let cron = mistakes.cron(read.cron.as_ref(), follows);
@@ -150,12 +155,12 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
     let keep = mistakes.keep(read.keep, read.rank.as_ref());
     mistakes.budget(read.budget.as_ref());
     let source = mistakes.source(&read.source, keep.as_ref());
-    Some(Schedule {
+    Schedule {
         name: read.name.into_inner(),
         file: mistakes.file.to_owned(),
         enabled: read.enabled,
-        cron: cron?,
-        zone: zone?,
+        cron: cron.unwrap_or_else(Cron::never),
+        zone: zone.unwrap_or(Tz::UTC),
         at_start: read.at_start,
         jitter: Duration::from_secs(read.jitter_seconds.map_or(0, Spanned::into_inner)),
         limit: Duration::from_secs(read.limit_seconds.map_or(600, Spanned::into_inner)),
@@ -168,7 +173,7 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
         model: read.model.into_inner(),
         namespace: read.namespace.map(Spanned::into_inner),
         ttl_seconds: read.ttl_seconds.map(Spanned::into_inner),
-        keep: keep?,
+        keep: keep.unwrap_or(Keep::Scores),
         budget: match read.budget {
             Some(budget) => budget.into_inner(),
             // What changed is wrong until it is scored anew, however much it is.
@@ -180,7 +185,7 @@ fn check(mistakes: &mut Mistakes<'_>, read: File) -> Option<Schedule> {
             None => Budget::default(),
         },
         source,
-    })
+    }
 }
 
 impl Mistakes<'_> {

@@ -4,7 +4,7 @@ mod file;
 mod fit;
 mod repair;
 
-pub use file::{Fields, locate, parse};
+pub use file::{Fields, locate, parse, parse_some};
 pub use fit::{Known, KnownModel, misfits};
 
 use super::{cron::Cron, source::SourceSpec};
@@ -89,6 +89,15 @@ impl Budget {
         }
     }
 
+    /// What of it may be spent between two runs on what probably comes next: a half, so that the rest is the next run's in any case.
+    pub fn ahead(&self) -> Self {
+        Self {
+            inputs: self.inputs.div_ceil(2),
+            model_seconds: self.model_seconds.map(|all| all / 2.0),
+            renewals: self.renewals.div_ceil(2),
+        }
+    }
+
     /// All of it, as what may be spent until the next run.
     pub fn whole(&self) -> SpentAhead {
         let count = |all: usize| i64::try_from(all).unwrap_or(i64::MAX);
@@ -167,5 +176,7 @@ impl fmt::Display for BadSchedule {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

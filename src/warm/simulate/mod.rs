@@ -5,6 +5,7 @@
 //! cached. Runs, `every` so many seconds, write entries in advance: those whose scores are known for nothing but memory, the others
 //! for model time, of which a budget is set. What runs know of the requests is what workers would.
 
+mod allowance;
 mod entries;
 mod hot;
 pub mod log;
@@ -16,7 +17,8 @@ mod view;
 pub mod wish;
 mod world;
 
-use crate::warm::schedule::{Budget, Missed};
+use crate::warm::schedule::Missed;
+use allowance::Allowance;
 use entries::Entries;
 pub use policy::Policy;
 use policy::PolicyState;
@@ -26,8 +28,6 @@ use trace::RequestTrace;
 use view::{Asked, View};
 pub use world::{Allowed, Renewals, Seen, World};
 
-/// How much unspent budget may be saved up, in seconds' worth.
-const SAVED_UP: f64 = 60.0;
 /// Equal parts of a trace for which shares are counted, for plots.
 const PARTS: usize = 96;
 /// What follows a request is asked for within so many seconds.
@@ -116,82 +116,6 @@ struct State<'a> {
     outcome: Replay,
     /// Requests, and those that waited, in each part of the trace.
     parts: Vec<(u64, u64)>,
-}
-
-/// What warming may still compute.
-struct Allowance {
-    allowed: Allowed,
-    inputs: usize,
-    renewals: usize,
-    /// Model time, in seconds.
-    left: f64,
-    /// What each request adds.
-    income: f64,
-    /// What can be saved up.
-    max: f64,
-}
-
-impl Allowance {
-    fn new(trace: &RequestTrace, world: &World) -> Self {
-        let mean_cost = world.costs.iter().sum::<f64>() / world.costs.len().max(1) as f64;
-        let income = match world.allowed {
-            Allowed::Share(share) => share * mean_cost,
-            Allowed::Run(_) => 0.0,
-        };
-        let a_second = trace.requests.len() as f64 / trace.length;
-        let mut allowance = Self {
-            allowed: world.allowed,
-            inputs: usize::MAX,
-            renewals: usize::MAX,
-            left: 0.0,
-            income,
-            max: income * a_second * SAVED_UP.max(world.every),
-        };
-        allowance.refill();
-        allowance
-    }
-
-    fn earn(&mut self) {
-        if self.income > 0.0 {
-            self.left = (self.left + self.income).min(self.max);
-        }
-    }
-
-    /// A run has its own budget, less what was spent since the last one on what comes next; what it leaves over is gone.
-    fn refill(&mut self) {
-        if let Allowed::Run(budget) = self.allowed {
-            self.inputs = budget.inputs;
-            self.renewals = budget.renewals;
-            self.left = budget.model_seconds.unwrap_or(f64::INFINITY);
-        }
-    }
-
-    /// What is left of it.
-    fn budget(&self) -> Budget {
-        Budget {
-            inputs: self.inputs,
-            model_seconds: self.left.is_finite().then_some(self.left),
-            renewals: self.renewals,
-        }
-    }
-
-    /// Renews what is known, if that may still be done.
-    fn renew(&mut self) -> bool {
-        let enough = self.renewals > 0;
-        self.renewals = self.renewals.saturating_sub(1);
-        enough
-    }
-
-    /// Spends, if there is enough.
-    fn spend(&mut self, cost: f64) -> bool {
-        // A sum of many parts may miss the last bit.
-        let enough = self.inputs > 0 && cost <= self.left + 1e-9;
-        if enough {
-            self.left -= cost;
-            self.inputs -= 1;
-        }
-        enough
-    }
 }
 
 impl<'a> State<'a> {
@@ -327,7 +251,7 @@ impl<'a> State<'a> {
             .entries
             .left(key, now)
             .is_some_and(|left| left > FOLLOWS_WITHIN);
-        if !is_there && !self.entries.is_coming(key, now) && self.refresh(key, now) {
+        if !is_there && !self.entries.is_coming(key, now) && self.refresh_ahead(key, now) {
             self.write(key, now, self.world.cost(key));
         }
     }
@@ -346,16 +270,35 @@ impl<'a> State<'a> {
 
     /// Refreshes an entry: for nothing if its score is known, else if the budget has it.
     fn refresh(&mut self, key: u32, now: f64) -> bool {
-        if self.entries.is_known(key, now, self.world) {
-            let enough = self.allowance.renew();
-            self.outcome.renewed += u64::from(enough);
-            return enough;
-        }
-        let cost = self.world.cost(key);
-        let enough = self.allowance.spend(cost);
-        if enough {
-            self.outcome.warmed += 1;
-            self.outcome.warming += cost;
+        let cost = self.cost(key, now);
+        let enough = match cost {
+            None => self.allowance.renew(),
+            Some(cost) => self.allowance.spend(cost),
+        };
+        self.refreshed(cost, enough)
+    }
+
+    /// The same of what probably comes next.
+    fn refresh_ahead(&mut self, key: u32, now: f64) -> bool {
+        let cost = self.cost(key, now);
+        let enough = self.allowance.spend_ahead(cost);
+        self.refreshed(cost, enough)
+    }
+
+    /// Model time that a refresh takes, in seconds; nothing if its score is known.
+    fn cost(&self, key: u32, now: f64) -> Option<f64> {
+        let is_known = self.entries.is_known(key, now, self.world);
+        (!is_known).then(|| self.world.cost(key))
+    }
+
+    fn refreshed(&mut self, cost: Option<f64>, enough: bool) -> bool {
+        match cost {
+            _ if !enough => {}
+            None => self.outcome.renewed += 1,
+            Some(cost) => {
+                self.outcome.warmed += 1;
+                self.outcome.warming += cost;
+            }
         }
         enough
     }

@@ -2,6 +2,7 @@
 
 use super::synthetic::{Make, Shape};
 use super::*;
+use crate::warm::schedule::Budget;
 
 const KEYS: usize = 5_000;
 

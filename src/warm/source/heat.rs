@@ -79,6 +79,14 @@ pub struct Reported {
     pub hot: Hot,
     /// What readers read; nothing where names aren't warmed.
     pub read: Option<Vec<NamedRate>>,
+    /// Where somebody asks for the names by themselves, what was wrong with others: then one of which nobody knows what it is made of is bad, too.
+    pub bad: Option<Vec<String>>,
+}
+
+/// Some of what is hot, or what is wrong with the rest.
+enum Chunk {
+    Hot(Vec<HotInput>),
+    Bad(Vec<String>),
 }
 
 /// The hottest inputs of a namespace, hottest first.
@@ -99,8 +107,8 @@ impl HotInputs {
         }
     }
 
-    async fn hot(&self) -> Result<Vec<HotInput>, SourceError> {
-        let Reported { hot, read } = &self.reported;
+    async fn hot(&self) -> Result<(Vec<HotInput>, Vec<String>), SourceError> {
+        let Reported { hot, read, bad } = &self.reported;
         let named = read.is_some();
         let mut asked = Vec::with_capacity(hot.inputs.len());
         for chunk in hot.inputs.chunks(CHUNK) {
@@ -126,7 +134,12 @@ impl HotInputs {
         for chunk in names.chunks(CHUNK) {
             served.extend(self.served(chunk).await?);
         }
-        Ok(together(&asked, read, &served, self.top))
+        let hot = together(&asked, read, &served, self.top);
+        let mut bad = bad.clone();
+        if let Some(bad) = &mut bad {
+            bad.extend(unknown(read, &hot));
+        }
+        Ok((hot, bad.unwrap_or_default()))
     }
 
     /// The keys under which inputs were scored.
@@ -257,6 +270,17 @@ fn said<'a>(
     said
 }
 
+/// Which of the names that were asked for found no input.
+fn unknown(read: &[NamedRate], hot: &[HotInput]) -> Vec<String> {
+    let known: HashSet<&str> = hot.iter().filter_map(|one| one.name.as_deref()).collect();
+    let numbered = (1..).zip(read);
+    let unknown = numbered.filter(|(_, one)| !known.contains(one.name.as_str()));
+    let shown = unknown.map(|(number, _): (usize, _)| {
+        format!("key {number}: nobody has asked for an input under it")
+    });
+    shown.collect()
+}
+
 /// Merges both rates. A named input counts under each of its names; the rate of jobs is added to the most read one. What jobs ask for under a
 /// key that nobody is known to read is that key's rate, whichever text they asked for: its latest text has it.
 fn together(
@@ -316,8 +340,11 @@ fn together(
 impl RowSource for HotInputs {
     fn rows(&self) -> BoxStream<'_, Result<Item, SourceError>> {
         let chunks = stream::once(self.hot()).flat_map(|hot| {
-            let chunks: Vec<Result<Vec<HotInput>, SourceError>> = match hot {
-                Ok(hot) => hot.chunks(CHUNK).map(|chunk| Ok(chunk.to_vec())).collect(),
+            let chunks: Vec<Result<Chunk, SourceError>> = match hot {
+                Ok((hot, bad)) => {
+                    let chunks = hot.chunks(CHUNK).map(|chunk| Chunk::Hot(chunk.to_vec()));
+                    chunks.chain([Chunk::Bad(bad)]).map(Ok).collect()
+                }
                 Err(error) => vec![Err(error)],
             };
             stream::iter(chunks)
@@ -325,7 +352,10 @@ impl RowSource for HotInputs {
         chunks
             .then(move |chunk| async move {
                 let items = match chunk {
-                    Ok(chunk) => self.look_up(&chunk).await,
+                    Ok(Chunk::Hot(chunk)) => self.look_up(&chunk).await,
+                    Ok(Chunk::Bad(bad)) => {
+                        Ok(bad.into_iter().map(|one| Ok(Item::Bad(one))).collect())
+                    }
                     Err(error) => Err(error),
                 };
                 items.unwrap_or_else(|error| vec![Err(error)])

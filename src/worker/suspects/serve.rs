@@ -245,6 +245,7 @@ impl Server {
             metrics,
             heat: None,
             insight: None,
+            shadows: None,
         };
         Ok(Self {
             engine: Engine::new(parts, &settings),

@@ -19,6 +19,8 @@ use std::{
 const LOOK: Duration = Duration::from_secs(5);
 /// How often those that stand still are told again: what nobody tells is forgotten after months.
 const AGAIN: Duration = Duration::from_secs(3_600);
+/// How soon others are asked again where nobody has measured anything yet, as far as it is known here.
+const UNKNOWN_AGAIN: Duration = Duration::from_secs(60);
 /// By how much a cost must have moved to be reported.
 const MOVED: f64 = 0.05;
 
@@ -80,7 +82,12 @@ async fn share(
 }
 
 fn is_news(model: &Model, (costs, at): &Reported) -> bool {
-    at.elapsed() > AGAIN || have_moved(costs, &model.costs())
+    let again = if model.has_measured() {
+        AGAIN
+    } else {
+        UNKNOWN_AGAIN
+    };
+    at.elapsed() > again || have_moved(costs, &model.costs())
 }
 
 fn have_moved(before: &[LengthCost], now: &[LengthCost]) -> bool {

@@ -7,6 +7,7 @@ use super::namespaces::{Known, OTHERS};
 use crate::{
     pipeline::{Engine, LaneFigures},
     telemetry::metrics::{LaneGauges, Metrics},
+    worker::supervisor::Supervisor,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,8 +21,23 @@ const LOOK: Duration = Duration::from_secs(2);
 /// How often lanes are looked through for jobs that have no time left, or no owner.
 const SWEEP: Duration = Duration::from_millis(500);
 
+/// Adds the tasks. `named` are the namespaces of the settings.
+pub(in crate::worker) fn add(
+    tasks: &mut Supervisor,
+    engine: &Arc<Engine>,
+    metrics: &Metrics,
+    named: BTreeSet<String>,
+) {
+    let sweeping = engine.clone();
+    tasks.add_droppable("jobs too long in hand", move || sweep(sweeping.clone()));
+    let (engine, metrics) = (engine.clone(), metrics.clone());
+    tasks.add_droppable("lanes", move || {
+        show(engine.clone(), metrics.clone(), named.clone())
+    });
+}
+
 /// Gives back what was in hand for too long, and forgets what nobody waits for.
-pub(in crate::worker) async fn sweep(engine: Arc<Engine>) -> anyhow::Result<()> {
+async fn sweep(engine: Arc<Engine>) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(SWEEP);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     loop {
@@ -34,7 +50,7 @@ pub(in crate::worker) async fn sweep(engine: Arc<Engine>) -> anyhow::Result<()> 
 type Waiting = (String, String);
 
 /// Shows the lanes. `named` are the namespaces of the settings.
-pub(in crate::worker) async fn show(
+async fn show(
     engine: Arc<Engine>,
     metrics: Metrics,
     named: BTreeSet<String>,

@@ -14,4 +14,5 @@ pub(super) mod lanes;
 pub(super) mod models;
 mod namespaces;
 pub(super) mod news;
+pub(super) mod shadow;
 pub(super) mod warming;

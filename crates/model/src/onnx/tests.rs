@@ -1,6 +1,7 @@
 //! Answers of ONNX Runtime, kept beside the files: the same numbers, and the same bits in any batch.
 
 mod hostile;
+mod trees;
 
 use std::fs;
 use std::path::PathBuf;

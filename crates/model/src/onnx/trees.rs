@@ -1,8 +1,8 @@
 //! Trees within a graph (TreeEnsembleClassifier, TreeEnsembleRegressor), read by Kiln's own kernel: the runtime has the first of the two
 //! alone, and doesn't check where its nodes lead.
 //!
-//! Promises that what is laid out is trees: each node is reached once from its tree's first, and every leaf has a class or target that
-//! there is. Sums are taken in 32 bits, in the order of the trees.
+//! Promises that what is laid out is trees: each node is reached once from its tree's first, wherever the others of the tree are listed, and
+//! every leaf has a class or target that there is. Sums are taken in 32 bits, in the order of the trees.
 
 mod layout;
 mod operator;
@@ -125,6 +125,15 @@ struct Nodes<'a> {
     by_key: HashMap<Key, usize>,
 }
 
+/// A tree as its nodes are listed.
+struct Listed {
+    number: i64,
+    /// Where its first node is.
+    first: usize,
+    /// Its nodes, wherever they are.
+    nodes: usize,
+}
+
 impl<'a> Reader<'a> {
     fn new(node: &'a pb::NodeProto) -> Self {
         let is_classifier = node.op_type == "TreeEnsembleClassifier";
@@ -162,20 +171,16 @@ impl<'a> Reader<'a> {
         let leaves = self.leaves(&nodes)?;
         let sums = self.sums(&leaves)?;
         let features = nodes.features.iter().copied().max().unwrap_or(0);
-        let (mut trees, mut tree_count, mut leaf_count) = (Vec::new(), 0usize, 0usize);
-        for (number, tree) in nodes.trees.iter().enumerate() {
-            let is_first = number == 0 || nodes.trees.get(number - 1) != Some(tree);
-            if !is_first {
-                continue;
-            }
-            tree_count += 1;
-            let layout = Layout::of(&nodes, *tree, number)?;
-            let of_tree = layout.trees(&leaves, &nodes);
-            leaf_count += of_tree.iter().map(|tree| tree.leaves.len()).sum::<usize>();
+        let listed = nodes.listed();
+        let (mut trees, mut leaf_count) = (Vec::new(), 0usize);
+        for tree in &listed {
+            let layout = Layout::of(&nodes, tree)?;
+            let sums = layout.sums(&leaves, &nodes);
+            leaf_count = leaf_count.saturating_add(layout.leaf_count().saturating_mul(sums.len()));
             if leaf_count > MAX_LEAVES {
                 return Err(Fault::new("has too many leaves"));
             }
-            trees.extend(of_tree);
+            trees.extend(layout.trees(sums, &leaves, &nodes));
         }
         let shape = Shape {
             features: usize::try_from(features).unwrap_or(0) + 1,
@@ -183,7 +188,7 @@ impl<'a> Reader<'a> {
             zero: 0.0,
             truncates: false,
         };
-        let finish = self.finish(sums, tree_count, &leaves)?;
+        let finish = self.finish(sums, listed.len(), &leaves)?;
         let forest = Forest::new(shape, &trees);
         let forest = forest.map_err(|_| Fault::new("has too many different thresholds"))?;
         Ok(Ensemble { forest, finish })

@@ -29,6 +29,8 @@ pub(crate) enum Length {
     Short,
     /// Others would wait for it, or nothing is known of it yet.
     Long,
+    /// Nobody waits for it: whatever else there is to do comes first.
+    Unawaited,
 }
 
 /// What bounds the queue and its passes.
@@ -48,7 +50,7 @@ pub(crate) struct Queue {
     /// How often work was put in, for threads that look out for it.
     pushed: AtomicU64,
     /// Wakes the threads of each length up.
-    wake: [Condvar; 2],
+    wake: [Condvar; 3],
     /// A permit per row that may wait or run.
     capacity: Arc<Semaphore>,
     threads: usize,
@@ -58,16 +60,17 @@ pub(crate) struct Queue {
 
 struct State {
     /// By length.
-    waiting: [Waiting; 2],
+    waiting: [Waiting; 3],
     stopped: bool,
 }
 
 impl State {
     fn of(&mut self, length: Length) -> &mut Waiting {
-        let [short, long] = &mut self.waiting;
+        let [short, long, unawaited] = &mut self.waiting;
         match length {
             Length::Short => short,
             Length::Long => long,
+            Length::Unawaited => unawaited,
         }
     }
 }
@@ -233,6 +236,30 @@ impl Queue {
         Ok(joined(parts, truncated))
     }
 
+    /// Scores rows in one pass on the thread whose work nobody waits for, beside the bound: the caller asks for one pass at a time. Dropping
+    /// the future abandons what has not begun.
+    pub async fn score_unawaited(
+        &self,
+        network: &Arc<dyn Network>,
+        inputs: Inputs,
+    ) -> Result<Scored, ModelError> {
+        let (truncated, range) = (inputs.truncated(), 0..inputs.len());
+        let (sender, answer) = oneshot::channel();
+        self.push(
+            Work {
+                network: Arc::clone(network),
+                inputs: Arc::new(inputs),
+                range,
+                since: Instant::now(),
+                reply: Reply::Awaited(sender),
+                permit: None,
+            },
+            Length::Unawaited,
+        )?;
+        let part = answer.await.map_err(|_| ModelError::Stopped)??;
+        Ok(joined(vec![part], truncated))
+    }
+
     /// The forward passes that rows are cut into: even shares for the threads, and no more rows or tokens in one than
     /// the settings allow. A text by itself is always a pass, however long.
     fn passes(&self, inputs: &Inputs, smallest_share: usize) -> Vec<Range<usize>> {
@@ -299,10 +326,11 @@ impl Queue {
     }
 
     fn wakes(&self, length: Length) -> &Condvar {
-        let [short, long] = &self.wake;
+        let [short, long, unawaited] = &self.wake;
         match length {
             Length::Short => short,
             Length::Long => long,
+            Length::Unawaited => unawaited,
         }
     }
 

@@ -59,6 +59,11 @@ impl Layout {
             return None;
         };
         let (first, last) = (number(first)?, number(last)?);
+        let slots = usize::from(first)..=usize::from(last);
+        // A server without a slot that there is would be one to ask, and to count, for nothing.
+        self.owners
+            .get(slots.clone())
+            .filter(|all| !all.is_empty())?;
         let address = address(primary, asked)?;
         let known = self.primaries.iter().position(|one| one.address == address);
         let index = known.unwrap_or_else(|| {
@@ -69,10 +74,8 @@ impl Layout {
             });
             self.primaries.len() - 1
         });
-        let slots = self
-            .owners
-            .get_mut(usize::from(first)..=usize::from(last))?;
-        slots.fill(u16::try_from(index).ok()?);
+        let owners = self.owners.get_mut(slots)?;
+        owners.fill(u16::try_from(index).ok()?);
         Some(())
     }
 
@@ -138,6 +141,9 @@ fn address(server: &Value, asked: &str) -> Option<String> {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -187,11 +193,12 @@ mod tests {
             range(4, 5, vec![server("::1", 7)]),
             range(6, 7, vec![server("?", 7)]),
             range(8, 40_000, vec![server("h", 7)]),
+            range(9, 8, vec![server("h", 8)]),
             Value::Nil,
         ]);
         let layout = Layout::read(&answer, "asked:1");
         let all: Vec<&str> = layout.primaries.iter().map(|one| &*one.address).collect();
-        assert_eq!(all[..3], ["asked:5", "asked:6", "[::1]:7"]);
+        assert_eq!(all, ["asked:5", "asked:6", "[::1]:7"]);
         assert_eq!(layout.unserved(), usize::from(SLOTS) - 6);
         assert!(Layout::read(&Value::Okay, "x:1").is_empty());
     }

@@ -4,7 +4,7 @@
 //! Promises a bounded file. A machine that loses its power may lose the end of the list: a job that isn't found there is posted again, and a
 //! worker answers it from its row.
 
-use super::super::output::beside;
+use super::super::part::beside;
 use sha2::{Digest, Sha256};
 use std::{
     collections::HashSet,

@@ -50,6 +50,17 @@ enum Embedding {
 /// Rows that are whole.
 pub(in super::super) struct Ready(pub(super) RecordBatch);
 
+impl Ready {
+    pub fn rows(&self) -> usize {
+        self.0.num_rows()
+    }
+
+    /// Some of the rows.
+    pub fn slice(&self, at: usize, count: usize) -> Self {
+        Self(self.0.slice(at, count))
+    }
+}
+
 impl Builder {
     /// No rows yet, for a model.
     pub fn new(shape: &Shape, model: Option<&ModelInfo>) -> Self {

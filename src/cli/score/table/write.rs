@@ -71,6 +71,14 @@ impl Encoder {
         }
     }
 
+    /// Bytes of rows that are added and not written yet, as they are expected to be.
+    pub fn waiting(&self) -> usize {
+        match &self.writer {
+            Some(Writer::Parquet(writer)) => writer.in_progress_size(),
+            Some(Writer::File(_) | Writer::Stream(_)) | None => 0,
+        }
+    }
+
     /// Adds rows; gives the bytes to write by now.
     pub fn add(&mut self, rows: &Ready) -> anyhow::Result<Vec<u8>> {
         let Ready(batch) = rows;

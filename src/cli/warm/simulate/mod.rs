@@ -5,10 +5,10 @@ mod plot;
 mod show;
 
 use crate::{
-    cli::Exit,
+    cli::{Exit, file::unpack},
     warm::simulate::{
         Policy, Replay,
-        log::{self, AccessLog},
+        log::{self, AccessLog, BadLog, Reading},
         replay,
         synthetic::Make,
         trace::RequestTrace,
@@ -91,10 +91,10 @@ fn load(arguments: &Arguments) -> anyhow::Result<RequestTrace> {
     let AccessLog {
         trace, left_out, ..
     } = if path == Path::new("-") {
-        log::read(io::stdin().lock(), &reading).context("standard input")?
+        read(io::stdin(), &reading).context("standard input")?
     } else {
         let file = File::open(path).with_context(|| path.display().to_string())?;
-        log::read(file, &reading).with_context(|| path.display().to_string())?
+        read(file, &reading).with_context(|| path.display().to_string())?
     };
     if left_out > 0 {
         eprintln!(
@@ -102,4 +102,25 @@ fn load(arguments: &Arguments) -> anyhow::Result<RequestTrace> {
         );
     }
     Ok(trace)
+}
+
+/// Reads a log, which may be packed by gzip or zstd.
+fn read(source: impl io::Read + Send + 'static, how: &Reading) -> Result<AccessLog, BadLog> {
+    let (unpacked, _) = unpack(source)?;
+    log::read(unpacked, how)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_packed_log_is_read_as_it_is() {
+        let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packer.write_all(b"1,a\n2,b\n3,a\n").expect("packed");
+        let packed = io::Cursor::new(packer.finish().expect("packed"));
+        let log = read(packed, &Reading::default()).expect("a log");
+        assert_eq!((log.trace.requests.len(), log.names.len()), (3, 2));
+    }
 }

@@ -257,7 +257,7 @@ impl Reading {
         let mut rests = Backoff::new(FIRST_REST, MAX_REST);
         let (before, is_early) = (self.waiting.len(), fit == Fit::Later);
         loop {
-            if posting.end.is_cancelled() || Instant::now() >= posting.until {
+            if posting.end.is_cancelled() || self.lost.is_found || Instant::now() >= posting.until {
                 return Ok(false);
             }
             let has_reported = !is_early || self.waiting.len() < before || self.waiting.is_empty();

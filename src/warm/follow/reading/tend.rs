@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const SPENT: &str = "the budget is spent: what changes waits for the next run";
 /// What is said where more changes than are remembered within the overlap.
 const FULL: &str = "more changes within overlap_seconds than are remembered: reading waits";
+/// What is said where jobs are nowhere any more.
+const LOST: &str = "some of its jobs are nowhere any more, as after a purge: what they hold is posted again by the next run";
 /// What is said where positions have gone back, as after TRUNCATE ... RESTART IDENTITY.
 const BACK: &str = "no row has the position up to which it was followed, or a higher one: where positions have begun anew, rows below it aren't found";
 /// What is said where the clock of a table's database has gone back.
@@ -67,9 +69,25 @@ impl Reading {
             .behind
             .set(&follower.schedule.name, &self.namespace, behind, metrics);
         if now.duration_since(self.noted.0) >= NOTE {
+            self.look_for_lost(follower, now).await;
             self.note(follower, None).await?;
         }
         Ok(())
+    }
+
+    /// Finds out whether what waits is nowhere any more, and says so.
+    async fn look_for_lost(&mut self, follower: &Follower, now: Instant) {
+        let waits = self.waiting.longest(now);
+        if !self.lost.wants_to_know(waits) {
+            return;
+        }
+        let carrier = &follower.carrier;
+        let queued = self.depths.look(&carrier.broker, &carrier.topology).await;
+        let queued = queued.map(|queued| queued.warm);
+        if self.lost.finds(queued, waits, now) {
+            let (schedule, jobs) = (&follower.schedule.name, self.waiting.len());
+            tracing::warn!(schedule, jobs, reason = LOST, "a run ends early");
+        }
     }
 
     /// Learns what ended jobs took of the model, where that is bounded.
@@ -107,6 +125,7 @@ impl Reading {
     /// What is in the way.
     fn message(&self, follower: &Follower) -> Option<&str> {
         let reasons = [
+            (self.lost.is_found, LOST),
             (self.is_spent(follower), SPENT),
             (self.is_full, FULL),
             (self.has_gone_back, BACK),

@@ -89,6 +89,9 @@ impl Columns {
             }),
         };
         let is_header = !first.iter().any(|field| time::seconds(field).is_some());
+        if !is_header && first.len() < 2 {
+            return Err("expected time,key".to_owned());
+        }
         if !is_header {
             if let Some(name) = [&reading.time_field, &reading.key_field]
                 .into_iter()

@@ -16,6 +16,8 @@ use std::{
 
 /// Longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 1 << 20;
+/// What some programs write before a text.
+const BOM: &str = "\u{feff}";
 
 /// In which form a log is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -23,7 +25,7 @@ pub enum Form {
     /// JSON lines if it begins with a brace, else a server's lines if there is a pattern, else CSV.
     #[default]
     Auto,
-    /// Comma-separated, with or without a header.
+    /// Separated by commas, semicolons or tabs, with or without a header.
     Csv,
     /// An object in every line.
     Jsonl,
@@ -148,6 +150,7 @@ pub fn read(input: impl Read, reading: &Reading) -> Result<AccessLog, BadLog> {
 }
 
 fn detect(start: &[u8], reading: &Reading) -> Form {
+    let start = start.strip_prefix(BOM.as_bytes()).unwrap_or(start);
     let first = start.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
         Some(b'{') => Form::Jsonl,
@@ -167,6 +170,10 @@ fn next_line(input: &mut impl BufRead, line: u64) -> Result<Option<String>, BadL
         return Err(BadLog::Line { line, problem });
     }
     let text = String::from_utf8_lossy(&bytes);
+    let text = match line {
+        1 => text.strip_prefix(BOM).unwrap_or(&text),
+        _ => &text,
+    };
     Ok((!bytes.is_empty()).then(|| text.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
@@ -209,13 +216,16 @@ fn lines(
     }
 }
 
-/// Comma-separated lines. Each is read by itself: a quote that isn't closed ends with its line.
+/// What may separate the fields of a line, the likeliest first.
+const SEPARATORS: [u8; 3] = [b',', b'\t', b';'];
+
+/// Separated lines, by what gives the first one its columns. Each is read by itself: a quote that isn't closed ends with its line.
 fn csv(
     input: &mut impl BufRead,
     reading: &Reading,
     collected: &mut Collected,
 ) -> Result<(), BadLog> {
-    let mut columns: Option<Columns> = None;
+    let mut known: Option<(u8, Columns)> = None;
     let mut line = 0;
     loop {
         line += 1;
@@ -226,19 +236,19 @@ fn csv(
             continue;
         }
         let wrong = |problem: String| BadLog::Line { line, problem };
-        let record = record(&text).ok_or_else(|| wrong("expected comma-separated text".into()))?;
-        let columns = match &columns {
-            Some(columns) => columns,
+        let (separator, columns) = match &known {
+            Some(known) => known,
             None => {
-                let header = Columns::of(&record, reading).map_err(wrong)?;
-                let is_header = header.is_header;
-                let known = columns.insert(header);
+                let found = first_line(&text, reading).map_err(wrong)?;
+                let is_header = found.1.is_header;
+                let known = known.insert(found);
                 if is_header {
                     continue;
                 }
                 known
             }
         };
+        let record = record(&text, *separator).ok_or_else(|| wrong(SEPARATED.to_owned()))?;
         let (Some(time), Some(key)) = (record.get(columns.time), record.get(columns.key)) else {
             return Err(wrong("expected time,key".to_owned()));
         };
@@ -253,13 +263,34 @@ fn csv(
     }
 }
 
+const SEPARATED: &str = "expected text separated by commas";
+
+/// What separates the fields of a log that begins with this line, and what they mean.
+fn first_line(line: &str, reading: &Reading) -> Result<(u8, Columns), String> {
+    let of = |separator: u8| {
+        let record = record(line, separator).ok_or(SEPARATED)?;
+        Ok::<_, String>((separator, Columns::of(&record, reading)?))
+    };
+    let mut all = SEPARATORS.into_iter().map(of);
+    let first = all.next().unwrap_or_else(|| Err(SEPARATED.to_owned()));
+    first.or_else(|problem| {
+        let other = all.find_map(Result::ok);
+        other.ok_or_else(|| match time::of_line(line) {
+            Some(_) => format!("{problem}; of a web server's lines --pattern says what is the key"),
+            None => problem,
+        })
+    })
+}
+
 /// The fields of a line.
-fn record(line: &str) -> Option<csv::StringRecord> {
+fn record(line: &str, separator: u8) -> Option<csv::StringRecord> {
     if !line.contains('"') {
-        return Some(line.split(',').map(str::trim).collect());
+        let fields = line.split(char::from(separator));
+        return Some(fields.map(str::trim).collect());
     }
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
+        .delimiter(separator)
         .flexible(true)
         .trim(csv::Trim::All)
         .buffer_capacity(line.len().max(1))
@@ -267,5 +298,7 @@ fn record(line: &str) -> Option<csv::StringRecord> {
     reader.records().next()?.ok()
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

@@ -171,3 +171,30 @@ mod anything {
         }
     }
 }
+
+#[test]
+fn fields_are_separated_by_commas_tabs_or_semicolons() {
+    let keys = |text: &str| {
+        let log = read(text.as_bytes(), &reading(None)).expect(text);
+        (log.names, log.trace.requests)
+    };
+    let expected = keys("1,a b\n2,b");
+    for text in ["1;a b\n2;b", "1\ta b\n2\tb", "x;key;time\n;a b;1\n;\"b\";2"] {
+        assert_eq!(keys(text), expected, "{text}");
+    }
+    let line = "10.0.0.1 - - [21/Nov/2026:10:00:00 +0000] \"GET /items/a HTTP/1.1\" 200 12";
+    let error = read(line.as_bytes(), &reading(None)).expect_err("no key");
+    assert!(error.to_string().contains("--pattern"), "{error}");
+}
+
+#[test]
+fn a_mark_before_the_text_is_no_part_of_it() {
+    for log in [
+        "time,key\n1,a\n2,b\n",
+        "{\"time\":1,\"key\":\"a\"}\n{\"time\":2,\"key\":\"b\"}\n",
+    ] {
+        let log = format!("\u{feff}{log}");
+        let read = read(log.as_bytes(), &Reading::default()).expect("a log");
+        assert_eq!(read.names, ["a", "b"]);
+    }
+}

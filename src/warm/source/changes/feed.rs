@@ -7,7 +7,10 @@ use super::{
 };
 use crate::{
     config::Settings,
-    warm::source::{SourceError, sql::SqlSource},
+    warm::source::{
+        SourceError,
+        sql::{SqlSource, bounded},
+    },
 };
 use chrono::{DateTime, Utc};
 use futures_util::{FutureExt, TryStreamExt, future::BoxFuture};
@@ -29,6 +32,8 @@ const CLOCK: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::i
 pub(in crate::warm) struct Changes {
     sql: SqlSource,
     statement: String,
+    /// The same without values that are too large; nothing before its columns are known.
+    bounded: String,
     notify: Option<String>,
     limit: Duration,
     open: Option<(PgConnection, Feed)>,
@@ -54,6 +59,7 @@ impl Changes {
                 &settings.database,
             )?,
             statement: spec.statement(),
+            bounded: String::new(),
             notify: spec.notify.clone(),
             limit,
             open: None,
@@ -181,6 +187,7 @@ impl Changes {
             ));
         }
         rows::check_columns(prepared.columns(), kind, breaks_ties)?;
+        self.bounded = bounded(&self.statement, prepared.columns());
         Ok((connection, Feed { kind, breaks_ties }))
     }
 
@@ -201,7 +208,7 @@ impl Changes {
         until: Instant,
     ) -> Result<Page, SourceError> {
         // The statement is the operator's own, from the schedule; a prepared statement is one statement.
-        let cursor = format!("DECLARE warm NO SCROLL CURSOR FOR\n{}", self.statement);
+        let cursor = format!("DECLARE warm NO SCROLL CURSOR FOR\n{}", self.bounded);
         let mut declare = sqlx::query(AssertSqlSafe(cursor));
         declare = match feed.kind {
             PositionKind::Sequence => declare.bind(sequence_before(from, feed)),

@@ -141,15 +141,33 @@ impl Reading {
         let size = row_bytes(row);
         self.bytes += size;
         self.largest = self.largest.max(size);
-        let at = Point {
-            position,
-            key: rows::tie(row, self.feed.breaks_ties)?,
+        let Some(key) = rows::tie(row, self.feed.breaks_ties)? else {
+            self.leave_out(position);
+            return Ok(());
         };
+        let at = Point { position, key };
         self.check_order(&at)?;
         self.at = Some(at.clone());
         let row = rows::read(row, position, self.feed.kind);
         self.page.rows.push(Found { at, row });
         Ok(())
+    }
+
+    /// A row without what parts it from others, as where its key is null, is bad, and stops nobody: such rows are the last ones at their position, and
+    /// none comes after any point there.
+    fn leave_out(&mut self, position: i64) {
+        let last = self.at.take().filter(|last| last.position == position);
+        let at = last.unwrap_or(Point {
+            position,
+            key: String::new(),
+        });
+        let problem = "`tie`: expected a text that isn't empty";
+        let row = Err(problem.to_owned());
+        self.page.rows.push(Found {
+            at: at.clone(),
+            row,
+        });
+        self.at = Some(at);
     }
 
     /// Refuses a row that would be left out if a page ended before it.

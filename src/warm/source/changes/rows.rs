@@ -126,17 +126,19 @@ fn flag(row: &PgRow, name: &str) -> bool {
     matches!(row.try_get::<Option<bool>, _>(name), Ok(Some(true)))
 }
 
-/// What breaks ties: the column of that name, which each row has where ties are `parted`; or else the key.
-pub(super) fn tie(row: &PgRow, parted: bool) -> Result<String, SourceError> {
+/// What breaks ties: the column of that name, or else the key; nothing of a row that has none where ties are `parted`.
+pub(super) fn tie(row: &PgRow, parted: bool) -> Result<Option<String>, SourceError> {
     let own = text(row, "tie").ok().flatten();
     if parted {
         let own = own.filter(|tie| !tie.is_empty());
-        return own
-            .ok_or_else(|| SourceError("a row without a `tie`, or with a very long one".into()));
+        // What comes after it can't be asked for.
+        return match own.is_none() && sql::has_left_out(row) {
+            true => Err(SourceError("a row with a very long `tie`".into())),
+            false => Ok(own),
+        };
     }
-    Ok(own
-        .or_else(|| text(row, "key").ok().flatten())
-        .unwrap_or_default())
+    let own = own.or_else(|| text(row, "key").ok().flatten());
+    Ok(Some(own.unwrap_or_default()))
 }
 
 /// Reads one row that stands at `position`; an error says what is wrong with it.
@@ -145,7 +147,7 @@ pub(super) fn read(row: &PgRow, position: i64, kind: PositionKind) -> Result<Cha
     if position < 0 || is_moment && position > MAX_MOMENT_US {
         return Err("`position`: expected 0 or more, or a time from 1970 to 2286".to_owned());
     }
-    if sql::row_bytes(row) > MAX_ROW_BYTES {
+    if sql::has_left_out(row) || sql::row_bytes(row) > MAX_ROW_BYTES {
         return Err(format!("longer than {MAX_ROW_BYTES} bytes"));
     }
     let key = text(row, "key")?;

@@ -1,12 +1,13 @@
 //! What has changed since a position, as a dry run shows it. Nothing is noted.
 
 use super::{Beginning, ChangedRow, Changes, Point, PositionKind};
-use crate::warm::source::{Item, Row, RowSource, SourceError};
+use crate::warm::source::{Item, Row, RowContent, RowSource, SourceError};
 use futures_util::{StreamExt, stream, stream::BoxStream};
 use tokio::sync::Mutex;
 
-/// Rows of a dry run.
+/// Rows of a dry run, and their bytes.
 const MAX_SHOWN: usize = 10_000;
+const MAX_SHOWN_BYTES: usize = 64 << 20;
 
 /// What has changed since a position, for a dry run.
 pub(in crate::warm) struct ChangesSource {
@@ -33,8 +34,13 @@ impl ChangesSource {
         let mut changes = self.changes.lock().await;
         let begun = changes.begin(self.from, self.stored).await?;
         let (mut point, mut items) = (Some(Point::after(begun.1)), Vec::new());
-        while let Some(from) = point.filter(|_| items.len() < MAX_SHOWN) {
+        let mut bytes = 0;
+        while let Some(from) = point.filter(|_| items.len() < MAX_SHOWN && bytes < MAX_SHOWN_BYTES)
+        {
             let page = changes.read(&from).await?;
+            let rows = page.rows.iter().filter_map(|found| found.row.as_ref().ok());
+            let contents = rows.filter_map(|row| row.content.as_ref());
+            bytes += contents.map(RowContent::bytes).sum::<usize>();
             items.extend(page.rows.into_iter().filter_map(|found| shown(found.row)));
             point = page.next.filter(|_| !page.is_last);
         }

@@ -226,24 +226,34 @@ impl RedisSource {
         }
     }
 
-    /// Where members are keys: the keys with their rates.
-    pub(in crate::warm) async fn names(&self) -> Result<Vec<NamedRate>, SourceError> {
-        let counted = self.counted().await?.into_iter();
-        let named = counted.filter_map(|one| {
-            let name = format!(
-                "{}{}",
-                self.spec.key_prefix,
-                String::from_utf8(one.member).ok()?
-            );
-            job::key_problem(&name).is_none().then_some(NamedRate {
-                name,
-                input: None,
-                written_ms: 0,
-                rate: one.rate.unwrap_or_default(),
-                counted: true,
-            })
-        });
-        Ok(named.collect())
+    /// Where members are keys: the keys with their rates, and what is wrong with the other members.
+    pub(in crate::warm) async fn names(
+        &self,
+    ) -> Result<(Vec<NamedRate>, Vec<String>), SourceError> {
+        let (mut named, mut bad) = (Vec::new(), Vec::new());
+        for (number, one) in (1..).zip(self.counted().await?) {
+            match self.name(one.member) {
+                Ok(name) => named.push(NamedRate {
+                    name,
+                    input: None,
+                    written_ms: 0,
+                    rate: one.rate.unwrap_or_default(),
+                    counted: true,
+                }),
+                Err(problem) => bad.push(format!("member {number}: {problem}")),
+            }
+        }
+        Ok((named, bad))
+    }
+
+    /// The key that a member is, with what stands before it.
+    fn name(&self, member: Vec<u8>) -> Result<String, String> {
+        let member = String::from_utf8(member).map_err(|_| "expected UTF-8".to_owned())?;
+        let name = format!("{}{member}", self.spec.key_prefix);
+        match job::key_problem(&name) {
+            Some(problem) => Err(format!("the key {problem}")),
+            None => Ok(name),
+        }
     }
 
     fn item(&self, number: usize, one: Counted) -> Item {

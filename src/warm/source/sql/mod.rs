@@ -4,9 +4,11 @@
 //! Promises that it ends: at the time limit, which the server enforces too, or at the row limit. Data never becomes part of a
 //! statement.
 
+mod bounded;
 mod origin;
 mod row;
 
+pub(super) use self::bounded::{bounded, has_left_out};
 use self::origin::{Origin, before};
 pub(super) use self::row::bytes as row_bytes;
 use super::{BadSource, Item, Row, RowSource, SourceError};
@@ -20,7 +22,8 @@ use futures_util::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use rand::seq::SliceRandom;
 use serde::Deserialize;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions,
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, SqlSafeStr, Statement,
+    postgres::PgConnectOptions,
 };
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -228,7 +231,7 @@ impl SqlSource {
         Err(failure)
     }
 
-    /// A connection with the cursor declared.
+    /// A connection with the cursor declared. What the statement gives is looked at first.
     async fn open(&self, until: Instant) -> Result<PgConnection, SourceError> {
         let mut connection = self.connect().await?;
         let declare = async {
@@ -244,8 +247,16 @@ impl SqlSource {
             let cursor = format!("{HEAD}{}", self.statement);
             sqlx::query(AssertSqlSafe(cursor))
                 .execute(&mut connection)
-                .await
+                .await?;
+            connection.execute("CLOSE warm").await?;
+            let statement = AssertSqlSafe(self.statement.clone()).into_sql_str();
+            connection.prepare(statement).await
         };
+        let prepared = self.within(until, declare).await?;
+        let columns = prepared.columns();
+        row::check_columns(columns).map_err(|problem| self.blame(&problem))?;
+        let cursor = format!("{HEAD}{}", bounded(&self.statement, columns));
+        let declare = sqlx::query(AssertSqlSafe(cursor)).execute(&mut connection);
         self.within(until, declare).await?;
         Ok(connection)
     }
@@ -294,28 +305,20 @@ impl SqlSource {
         let fetch = format!("FETCH {count} FROM warm");
         let (fetched, largest, rows) = (&mut cursor.fetched, &mut cursor.largest, &mut cursor.rows);
         let connection = &mut cursor.connection;
-        let (mut arrived, mut strange) = (0, None);
+        let mut arrived = 0;
         let work = async {
             let mut arriving = sqlx::query(AssertSqlSafe(fetch)).fetch(connection);
             while let Some(row) = arriving.try_next().await? {
                 arrived += 1;
-                if *fetched == 0 {
-                    strange = row::check_columns(&row).err();
-                }
                 *fetched += 1;
                 *largest = row::bytes(&row).max(*largest);
-                if strange.is_none() {
-                    rows.push_back(row::read(&row));
-                }
+                rows.push_back(row::read(&row));
             }
             Ok(())
         };
         self.within(cursor.until, work).await?;
         cursor.ended = arrived < count;
-        match strange {
-            Some(problem) => Err(self.blame(&problem)),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     async fn next(&self, cursor: &mut Cursor) -> Result<Option<Item>, SourceError> {

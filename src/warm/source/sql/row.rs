@@ -1,5 +1,6 @@
 //! Owns which columns a statement may have, and converts its rows.
 
+use super::bounded::has_left_out;
 use crate::{
     redact::Redact,
     warm::source::{MAX_ROW_BYTES, Row, RowContent},
@@ -8,13 +9,16 @@ use kiln_contract::{
     job,
     redact::{HIDDEN, is_name},
 };
-use sqlx::{Column, Row as _, TypeInfo, ValueRef, postgres::PgRow};
+use sqlx::{
+    Column, Row as _, TypeInfo, ValueRef,
+    postgres::{PgColumn, PgRow},
+};
 
 const COLUMNS: [&str; 6] = ["key", "text", "text_pair", "features", "group", "rate"];
 
-/// Refuses columns with other names or types. All rows have the columns of the first.
-pub(super) fn check_columns(row: &PgRow) -> Result<(), String> {
-    for column in row.columns() {
+/// Refuses columns with other names or types.
+pub(super) fn check_columns(columns: &[PgColumn]) -> Result<(), String> {
+    for column in columns {
         let name = column.name();
         let kind = column.type_info().name();
         let fits = match name {
@@ -38,7 +42,7 @@ pub(super) fn check_columns(row: &PgRow) -> Result<(), String> {
             return Err(format!("column `{name}` is {kind}, expected {wanted}"));
         }
     }
-    let has = |name: &str| row.columns().iter().any(|c| c.name() == name);
+    let has = |name: &str| columns.iter().any(|c| c.name() == name);
     if !has("text") && !has("features") {
         return Err("expected a column `text` or `features`".into());
     }
@@ -59,7 +63,7 @@ pub(in crate::warm::source) fn bytes(row: &PgRow) -> usize {
 
 /// Reads one row; an error says what is wrong with it.
 pub(super) fn read(row: &PgRow) -> Result<Row, String> {
-    if bytes(row) > MAX_ROW_BYTES {
+    if has_left_out(row) || bytes(row) > MAX_ROW_BYTES {
         return Err(format!("longer than {MAX_ROW_BYTES} bytes"));
     }
     let text = |name: &str| -> Result<Option<String>, String> {

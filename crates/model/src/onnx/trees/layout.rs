@@ -1,10 +1,10 @@
 //! From lists of nodes to trees, each followed from its first node.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use kiln_kernels::trees::{Missing, Next, Rule, Side, Split, Tree};
 
-use super::{Leaves, Nodes};
+use super::{Leaves, Listed, Nodes};
 use crate::onnx::Fault;
 use crate::onnx::fault::shown;
 
@@ -17,7 +17,8 @@ pub(super) struct Layout {
 
 impl Layout {
     /// Follows a tree from its first node, which no other leads to.
-    pub fn of(nodes: &Nodes<'_>, tree: i64, first: usize) -> Result<Self, Fault> {
+    pub fn of(nodes: &Nodes<'_>, listed: &Listed) -> Result<Self, Fault> {
+        let (tree, first) = (listed.number, listed.first);
         let mut layout = Self {
             tree,
             splits: Vec::new(),
@@ -68,22 +69,34 @@ impl Layout {
                 }
             }
         }
+        if seen.len() != listed.nodes {
+            let left = listed.nodes.saturating_sub(seen.len());
+            let message = format!("{left} nodes of tree {tree} are not reached from its first");
+            return Err(Fault::new(message));
+        }
         Ok(layout)
     }
 
-    /// One tree for each of the sums that its leaves add to.
-    pub fn trees(&self, leaves: &Leaves, nodes: &Nodes<'_>) -> Vec<Tree<f32>> {
-        let weights = |at: &usize| {
-            let id = nodes.ids.get(*at).copied().unwrap_or_default();
-            leaves.get(&(self.tree, id)).map_or(&[][..], Vec::as_slice)
-        };
-        let mut sums: Vec<u32> = self
-            .leaves
-            .iter()
-            .flat_map(|at| weights(at).iter().map(|w| w.0))
-            .collect();
-        sums.sort_unstable();
-        sums.dedup();
+    /// How many leaves it has.
+    pub fn leaf_count(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// What a leaf adds to which sums.
+    fn weights<'l>(&self, at: usize, leaves: &'l Leaves, nodes: &Nodes<'_>) -> &'l [(u32, f32)] {
+        let id = nodes.ids.get(at).copied().unwrap_or_default();
+        leaves.get(&(self.tree, id)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The sums that its leaves add to, each once.
+    pub fn sums(&self, leaves: &Leaves, nodes: &Nodes<'_>) -> BTreeSet<u32> {
+        let of_leaf = |at: &usize| self.weights(*at, leaves, nodes).iter().map(|w| w.0);
+        self.leaves.iter().flat_map(of_leaf).collect()
+    }
+
+    /// One tree for each of these sums.
+    pub fn trees(&self, sums: BTreeSet<u32>, leaves: &Leaves, nodes: &Nodes<'_>) -> Vec<Tree<f32>> {
+        let weights = |at: &usize| self.weights(*at, leaves, nodes);
         let tree = |sum: u32| Tree {
             splits: self.splits.clone(),
             leaves: self
@@ -99,6 +112,24 @@ impl Layout {
 }
 
 impl Nodes<'_> {
+    /// The trees, in the order of their first nodes.
+    pub fn listed(&self) -> Vec<Listed> {
+        let mut listed: Vec<Listed> = Vec::new();
+        let mut known: HashMap<i64, usize> = HashMap::new();
+        for (first, number) in self.trees.iter().enumerate() {
+            let at = *known.entry(*number).or_insert(listed.len());
+            match listed.get_mut(at) {
+                Some(tree) => tree.nodes += 1,
+                None => listed.push(Listed {
+                    number: *number,
+                    first,
+                    nodes: 1,
+                }),
+            }
+        }
+        listed
+    }
+
     fn child(&self, tree: i64, children: &[i64], at: usize) -> Result<usize, Fault> {
         let id = children.get(at).copied().unwrap_or_default();
         let child = self.by_key.get(&(tree, id)).copied();

@@ -284,3 +284,23 @@ fn passes_keep_to_the_token_budget() {
     );
     assert!(passes(&[]).is_empty());
 }
+
+#[test]
+fn what_nobody_waits_for_has_a_thread_of_its_own_and_takes_no_room() {
+    let runner = start(2, 8, 8).unwrap();
+    let queue = runner.queue();
+    let (slow, network, entered, leave) = gated();
+    let mut unawaited = Box::pin(queue.score_unawaited(&network, rows(vec![1.0; 100])));
+    assert!(poll_once(unawaited.as_mut()).is_pending());
+    entered.recv().unwrap();
+    assert_eq!(queue.capacity.available_permits(), 8);
+    let (_, quick) = odd();
+    let scored = wait(queue.score(&quick, rows(vec![5.0; 8]), None));
+    assert_eq!(scored.unwrap().outputs, [6.0; 8]);
+    leave.send(()).unwrap();
+    let scored = wait(unawaited).unwrap();
+    assert_eq!((scored.outputs.len(), scored.calls.len()), (100, 1));
+    assert_eq!(*slow.threads_seen.lock().unwrap(), [1]);
+    let failed = wait(queue.score_unawaited(&quick, rows(vec![-1.0])));
+    assert!(matches!(failed, Err(ModelError::Panicked { .. })));
+}
