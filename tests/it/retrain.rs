@@ -171,7 +171,13 @@ async fn a_ranker_is_trained_again_and_switched_to_unless_a_limit_speaks_against
             (&json!(architecture), &json!(true))
         );
         assert_eq!(training["rows"], json!(ITEMS), "{training}");
-        for figure in ["auc", "auc_before"] {
+        // The first version has scored every item, those after it what is hot.
+        let figures: &[&str] = if before == "1" {
+            &["auc", "auc_before"]
+        } else {
+            &["auc"]
+        };
+        for figure in figures {
             let found = training["metrics"][figure].as_f64().unwrap_or(0.0);
             assert!(found > 0.9, "{figure}: {training}");
         }
