@@ -251,6 +251,14 @@ fn every_figure_of_a_training_is_bounded_and_named_where_it_is_wrong() {
             TRAINING.replace("evaluation_seconds = 0", "evaluation_seconds = inf"),
             "evaluation_seconds: must be between",
         ),
+    ] {
+        expect_refusal(&source, expected);
+    }
+}
+
+#[test]
+fn the_time_and_the_fields_of_a_training_are_checked() {
+    for (source, expected) in [
         (
             TRAINING.replace("2026-10-28T00", "2026-10-28 at 00"),
             "from: must be an instant",
@@ -269,18 +277,23 @@ fn every_figure_of_a_training_is_bounded_and_named_where_it_is_wrong() {
             "missing field `rows`",
         ),
     ] {
-        let alone = parse_training(&source).expect_err(expected).message;
-        assert!(
-            alone.contains(expected) && alone.len() < 300,
-            "{expected}: {alone}"
-        );
-        let within = refusal(&with_training(&source));
-        assert!(within.contains("training"), "{expected}: {within}");
-        assert!(
-            within.contains(expected) && within.len() < 300,
-            "{expected}: {within}"
-        );
+        expect_refusal(&source, expected);
     }
+}
+
+/// That what is said of a training is refused, in a file of its own and within a manifest.
+fn expect_refusal(training: &str, expected: &str) {
+    let alone = parse_training(training).expect_err(expected).message;
+    assert!(
+        alone.contains(expected) && alone.len() < 300,
+        "{expected}: {alone}"
+    );
+    let within = refusal(&with_training(training));
+    assert!(within.contains("training"), "{expected}: {within}");
+    assert!(
+        within.contains(expected) && within.len() < 300,
+        "{expected}: {within}"
+    );
 }
 
 #[test]
