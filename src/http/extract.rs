@@ -163,9 +163,24 @@ pub(super) fn unreadable_query(refused: &QueryRejection) -> String {
         Some((parameter, problem)) if redact::is_name(parameter) => {
             format!("{parameter}: {}", redact::serde(problem))
         }
-        _ => redact::serde(said),
+        // What isn't a name isn't shown, and may itself hold a colon.
+        Some(_) => match PROBLEMS.iter().filter_map(|start| said.find(start)).min() {
+            Some(at) => redact::serde(said.get(at..).unwrap_or_default()),
+            None => "a parameter can't be read".to_owned(),
+        },
+        None => redact::serde(said),
     }
 }
+
+/// How the reader's messages begin that say more than what a value is not.
+const PROBLEMS: [&str; 6] = [
+    "invalid type: ",
+    "invalid value: ",
+    "unknown variant",
+    "unknown field",
+    "missing field",
+    "duplicate field",
+];
 
 #[cfg(test)]
 mod tests {

@@ -149,7 +149,7 @@ impl<R: BufRead> CsvLines<R> {
     /// Goes on in `source`, which stands after so many lines and bytes of the file whose header this has read.
     pub fn resume(self, source: R, delimiter: u8, lines: u64, bytes: u64) -> Self {
         Self {
-            records: Records::new(source, delimiter),
+            records: Records::resumed(source, delimiter),
             after: (lines, bytes),
             ..self
         }

@@ -5,7 +5,10 @@
 
 use super::piece::LINE_BYTES;
 use csv_core::ReadRecordResult;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Chain, Cursor, Read};
+
+/// What may stand before a text: it says that it is UTF-8, and is no part of the first cell.
+const MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Cells of a record that are held.
 const MAX_CELLS: usize = 1 << 20;
@@ -68,7 +71,9 @@ impl Record {
 
 /// Reads records.
 pub(super) struct Records<R> {
-    source: R,
+    /// What came first, as far as it might have been a mark and wasn't, and the rest.
+    source: Chain<Cursor<Vec<u8>>, R>,
+    has_begun: bool,
     core: Box<csv_core::Reader>,
     /// Bytes that were read.
     bytes: u64,
@@ -78,12 +83,24 @@ pub(super) struct Records<R> {
 
 impl<R: BufRead> Records<R> {
     pub fn new(source: R, delimiter: u8) -> Self {
-        let core = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
+        let mut core = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
+        // By itself it passes a mark over only where that comes in one piece, and also in front of a row that a run goes on with: after an
+        // empty line it doesn't look for one.
+        core.read_record(b"\n", &mut [0; 1], &mut [0; 1]);
         Self {
-            source,
+            source: Cursor::new(Vec::new()).chain(source),
+            has_begun: false,
             core: Box::new(core),
             bytes: 0,
             line: 1,
+        }
+    }
+
+    /// The same for a source that stands in front of a row: a mark there is the row's own.
+    pub fn resumed(source: R, delimiter: u8) -> Self {
+        Self {
+            has_begun: true,
+            ..Self::new(source, delimiter)
         }
     }
 
@@ -92,16 +109,40 @@ impl<R: BufRead> Records<R> {
         self.line
     }
 
+    /// Lines that were read, but for the empty one before them.
+    fn lines(&self) -> u64 {
+        self.core.line().saturating_sub(2)
+    }
+
     /// Lines and bytes that were read.
     pub fn position(&self) -> (u64, u64) {
-        (self.core.line().saturating_sub(1), self.bytes)
+        (self.lines(), self.bytes)
+    }
+
+    /// Passes a mark over, even one that comes byte by byte.
+    fn pass_mark(&mut self) -> io::Result<()> {
+        let (first, rest) = self.source.get_mut();
+        for (at, byte) in MARK.iter().enumerate() {
+            if rest.fill_buf()?.first() != Some(byte) {
+                let came = MARK.get(..at).unwrap_or_default();
+                *first = Cursor::new(came.to_vec());
+                return Ok(());
+            }
+            rest.consume(1);
+        }
+        self.bytes += MARK.len() as u64;
+        Ok(())
     }
 
     /// Reads the next record; nothing where there is none.
     pub fn read(&mut self, record: &mut Record) -> io::Result<Option<Kind>> {
         record.cells = 0;
+        if !self.has_begun {
+            self.has_begun = true;
+            self.pass_mark()?;
+        }
         self.skip_empty()?;
-        self.line = self.core.line();
+        self.line = self.lines() + 1;
         let (mut bytes, mut cells) = (0, 0);
         let (mut is_long, mut is_open) = (false, false);
         loop {

@@ -1,6 +1,4 @@
-//! Owns the labels of metrics: every value, and what it means.
-//!
-//! The variants' doc comments are what `docs/metrics.md` says of each value.
+//! Owns the labels of metrics: every value, and what it means. The variants' doc comments are what `docs/metrics.md` says of each value.
 
 use super::metric::{Label, Values};
 use kiln_contract::failure::Code;
@@ -383,9 +381,7 @@ pub(super) const MODEL_VERSION: Label = Label {
 
 pub(super) const FIGURE: Label = Label {
     name: "figure",
-    values: Values::Named(
-        "one of the figures, at most 16, that the manifest has under `[training.metrics]`",
-    ),
+    values: Values::Named("one of at most 16 figures of the manifest's `[training.metrics]`"),
 };
 
 pub(super) const PREDICTION: Label = Label {
@@ -395,9 +391,7 @@ pub(super) const PREDICTION: Label = Label {
 
 pub(super) const NAMESPACE: Label = Label {
     name: "namespace",
-    values: Values::Named(
-        "a namespace that the settings name, or a model's name; all others together are `other`",
-    ),
+    values: Values::Named("a namespace of the settings, or a model's name; `other` for all others"),
 };
 
 pub(super) const VERSION: Label = Label {

@@ -17,6 +17,10 @@ fn read(json: &str) -> Option<String> {
     (!is_bad).then(|| format!("{input:?} {:?}", job.features))
 }
 
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok()
+}
+
 #[test]
 fn fuzz_lines() {
     let seeds: [&[u8]; 5] = [
@@ -55,10 +59,12 @@ fn fuzz_lines() {
                         assert_eq!(whole.line, parts.line);
                         let text = whole.json.text(bytes);
                         let picked = parts.json.text(bytes);
-                        // Nothing is made an input that isn't one; what is left out may have been the trouble.
-                        assert!(serde_json::from_str::<Value>(picked).is_ok(), "{picked}");
-                        for (_, json) in &parts.kept {
-                            assert!(serde_json::from_str::<Value>(json).is_ok(), "{json}");
+                        // A line that reads as JSON at first sight alone is found by its job; otherwise its parts are JSON as well.
+                        if is_json(text) {
+                            assert!(is_json(picked), "{picked}");
+                            for (_, json) in &parts.kept {
+                                assert!(is_json(json), "{json}");
+                            }
                         }
                         if let (Some(whole), Some(parts)) = (read(text), read(picked)) {
                             assert_eq!(whole, parts, "{text}, {picked}");
