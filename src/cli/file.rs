@@ -56,7 +56,7 @@ enum Lines<R> {
         is_broken: bool,
     },
     #[cfg(test)]
-    Csv(CsvLines<R>),
+    Csv(Box<CsvLines<R>>),
 }
 
 impl<R: BufRead> Pieces<R> {
@@ -76,7 +76,7 @@ impl<R: BufRead> Pieces<R> {
     #[cfg(test)]
     pub fn csv(reader: R, max_inputs: usize, columns: &Columns) -> Result<Self, HeaderError> {
         Ok(Self::new(
-            Lines::Csv(CsvLines::new(reader, columns, b',')?),
+            Lines::Csv(Box::new(CsvLines::new(reader, columns, b',')?)),
             max_inputs,
         ))
     }
