@@ -542,6 +542,7 @@ async fn figures_are_told_by_namespace_and_kind_of_key_with_advice_from_them() {
     let settings = stack.worker().models(&["sentiment"]);
     let worker = settings
         .set("KILN_CACHE__HEALTH__P95_MS", "10000")
+        .set("KILN_CACHE__HEALTH__MEAN_MS", "10000")
         .start()
         .await;
     let show = async |path: &str| {
