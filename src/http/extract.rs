@@ -159,16 +159,14 @@ pub(super) fn unreadable_query(refused: &QueryRejection) -> String {
     const BEFORE: &str = "Failed to deserialize query string: ";
     let said = refused.body_text();
     let said = said.strip_prefix(BEFORE).unwrap_or(&said);
-    match said.split_once(": ") {
-        Some((parameter, problem)) if redact::is_name(parameter) => {
-            format!("{parameter}: {}", redact::serde(problem))
-        }
-        // What isn't a name isn't shown, and may itself hold a colon.
-        Some(_) => match PROBLEMS.iter().filter_map(|start| said.find(start)).min() {
-            Some(at) => redact::serde(said.get(at..).unwrap_or_default()),
-            None => "a parameter can't be read".to_owned(),
-        },
-        None => redact::serde(said),
+    let at = PROBLEMS.iter().filter_map(|start| said.find(start)).min();
+    // What isn't a name isn't shown, and may itself hold a colon.
+    let at = at.unwrap_or_else(|| said.find(": ").map_or(0, |colon| colon + 2));
+    let (parameter, problem) = said.split_at_checked(at).unwrap_or(("", said));
+    let problem = redact::serde(problem);
+    match parameter.strip_suffix(": ") {
+        Some(name) if redact::is_name(name) => format!("{name}: {problem}"),
+        _ => problem,
     }
 }
 
@@ -206,5 +204,23 @@ mod tests {
             Err::<(), _>(Problem::invalid("field", "bad"))
         });
         assert_eq!(refused.await.expect_err("refused").status_code(), 400);
+    }
+
+    #[test]
+    fn a_parameter_that_is_no_name_isnt_shown() {
+        let said = |query: &str| {
+            let uri = format!("/?{query}").parse().expect("an address");
+            let read = axum::extract::Query::<super::super::cache::Period>::try_from_uri(&uri);
+            unreadable_query(&read.expect_err("no such parameter"))
+        };
+        for query in ["a%00b=1", "a:%20b%0a=1", "anna@example.org=1"] {
+            let said = said(query);
+            assert!(said.starts_with("unknown field"), "{said:?}");
+            assert!(
+                !said.contains("anna") && !said.contains(char::is_control),
+                "{said:?}"
+            );
+        }
+        assert!(said("minutes=x").starts_with("minutes: "));
     }
 }

@@ -290,4 +290,32 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn a_mark_is_passed_over_byte_by_byte_and_is_a_rows_own_where_a_run_goes_on() {
+        let first = |mut records: Records<BufReader<&[u8]>>| {
+            let mut record = Record::default();
+            let kind = records.read(&mut record).expect("bytes can be read");
+            assert_eq!(kind, Some(Kind::Whole));
+            (record.get(0).map(<[u8]>::to_vec), records.position())
+        };
+        let bytes = "\u{feff}a\nb\n".as_bytes();
+        for capacity in [1, 2, 3, 64] {
+            let source = BufReader::with_capacity(capacity, bytes);
+            assert_eq!(
+                first(Records::new(source, b',')),
+                (Some(b"a".to_vec()), (1, 5))
+            );
+        }
+        let part = BufReader::with_capacity(1, b"\xef\xbbx\n".as_slice());
+        assert_eq!(
+            first(Records::new(part, b',')).0,
+            Some(b"\xef\xbbx".to_vec())
+        );
+        let rest = BufReader::new("\u{feff}\nb\n".as_bytes());
+        assert_eq!(
+            first(Records::resumed(rest, b',')),
+            (Some(MARK.to_vec()), (1, 4))
+        );
+    }
 }
