@@ -66,8 +66,9 @@ impl Default for Follow {
 impl Follow {
     /// Of at most so many bytes.
     pub fn new(max_bytes: usize) -> Self {
-        // The table keeps up to half of its slots empty, and a byte beside each.
-        let each = size_of::<Slot>() + 2 * (size_of::<u32>() + 1);
+        // The table has a byte beside each of its buckets: a power of two that is up to 16/7 of what it holds, and twice that once those
+        // that were removed have taken the places of others.
+        let each = size_of::<Slot>() + 5 * (size_of::<u32>() + 1);
         let sessions = MAX_SESSIONS * 2 * (size_of::<(u64, Recent)>() + 1);
         Self {
             slots: Vec::new(),
@@ -184,7 +185,7 @@ impl Follow {
     /// Bytes that it takes, about.
     #[cfg(test)]
     pub fn bytes(&self) -> usize {
-        let table = self.by_input.capacity() * 8 / 7 * (size_of::<u32>() + 1);
+        let table = self.by_input.allocation_size();
         let sessions = self.sessions.capacity() * 8 / 7 * (size_of::<(u64, Recent)>() + 1);
         self.slots.len() * size_of::<Slot>() + table + sessions
     }
