@@ -10,6 +10,8 @@
 
 #[path = "ops/compose.rs"]
 mod compose;
+#[path = "ops/dashboards.rs"]
+mod dashboards;
 
 use serde_json::Value;
 use std::{
@@ -61,11 +63,12 @@ fn yaml(text: &str) -> Vec<Value> {
     serde_json::from_str(&printed).expect("JSON")
 }
 
-/// What a JSON schema's file says against a document.
+/// What a JSON schema's file says against a document; what it refers to lies beside it.
 fn problems(schema: &Path, document: &Value) -> Vec<String> {
-    let script = "import json, sys, jsonschema_rs
-schema = json.load(open(sys.argv[1]))
-check = jsonschema_rs.validator_for(schema, base_uri='file://' + sys.argv[1])
+    let script = "import json, os, sys, jsonschema_rs
+folder, schema = os.path.dirname(sys.argv[1]), json.load(open(sys.argv[1]))
+beside = lambda uri: json.load(open(os.path.join(folder, os.path.basename(uri))))
+check = jsonschema_rs.validator_for(schema, retriever=beside)
 found = check.iter_errors(json.load(sys.stdin))
 print(json.dumps(['/'.join(map(str, e.instance_path)) + ': ' + e.message for e in found]))";
     let mut python = Command::new(variable("CLIENTS_PYTHON"));

@@ -10,6 +10,7 @@ mod metric;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod schedules;
 mod shadow;
 mod training;
 mod warming;
@@ -30,6 +31,7 @@ use kiln_model::ModelInfo;
 use metric::{Kind, Metric};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use schedules::Schedules;
 use std::{sync::Arc, time::Duration};
 
 /// Handles to the metrics, made once: recording takes no look-up by name, and a clone is the same handles.
@@ -62,6 +64,7 @@ struct Handles {
     activations_pending: Gauge,
     warm_runs: Vec<Counter>,
     warm_inputs: Vec<Counter>,
+    schedules: Schedules,
     leases: Vec<Counter>,
     schedule_problems: Gauge,
     schedules_overdue: Gauge,
@@ -136,6 +139,7 @@ impl Metrics {
             activations_pending: MODEL_ACTIVATIONS_PENDING.gauge([]),
             warm_runs: WARM_RUNS.counters(),
             warm_inputs: WARM_INPUTS.counters(),
+            schedules: Schedules::default(),
             leases: LEASES.counters(),
             schedule_problems: SCHEDULE_PROBLEMS.gauge([]),
             schedules_overdue: SCHEDULES_OVERDUE.gauge([]),

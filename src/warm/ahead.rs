@@ -238,7 +238,9 @@ impl AheadPoster {
             self.publish(schedule, &affordable).await?;
             state.looked_at.posted(&affordable, Instant::now());
             let inputs = spends.inputs + spends.renewals;
-            carrier.metrics.warm_inputs(WarmInput::Ahead, inputs);
+            carrier
+                .metrics
+                .warm_inputs(&schedule.name, WarmInput::Ahead, inputs);
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use super::{
         WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
+    schedules::SCHEDULE,
 };
 
 /// Seconds: from a tenth of a millisecond to half a minute.
@@ -143,6 +144,9 @@ catalogue! {
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
             "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+        MODEL_ACTIVATED = gauge("kiln_model_activated_timestamp_seconds", "seconds",
+            "When this worker last took a version into use because another one was chosen, since 1970; not there before the first time.")
+            .by(&[MODEL, MODEL_VERSION]);
         SHADOW_INPUTS = counter("kiln_shadow_inputs_total", "inputs",
             "Inputs of live jobs that a version of `models.shadow` was to score, by what became of them.")
             .by(&[MODEL, MODEL_VERSION, ShadowOutcome::LABEL]);
@@ -198,6 +202,15 @@ catalogue! {
         WARM_INPUTS = counter("kiln_warm_inputs_total", "inputs",
             "Inputs of warming runs that this worker planned or ended, by what became of them.")
             .by(&[WarmInput::LABEL]);
+        SCHEDULE_RUNS = counter("kiln_schedule_runs_total", "runs",
+            "Warming runs that ended on this worker, by their schedule and how.")
+            .by(&[SCHEDULE, WarmOutcome::LABEL]);
+        SCHEDULE_INPUTS = counter("kiln_schedule_inputs_total", "inputs",
+            "Inputs of warming runs that this worker planned or ended, by their schedule and what became of them.")
+            .by(&[SCHEDULE, WarmInput::LABEL]);
+        SCHEDULE_DONE = gauge("kiln_schedule_done_timestamp_seconds", "seconds",
+            "When this worker last ended a run of a schedule well, since 1970; not there before the first time.")
+            .by(&[SCHEDULE]);
         SCHEDULE_PROBLEMS = gauge("kiln_schedule_problems", "files", "Schedule files that are refused.");
         SCHEDULES_OVERDUE = gauge("kiln_schedules_overdue", "schedules",
             "Schedules that are due and that no worker has room to run.");
@@ -228,6 +241,7 @@ catalogue! {
         DEGRADED = gauge("kiln_degraded", "1 or 0",
             "1 where something is missing that the worker goes on without; `/readyz` says why.")
             .by(&[HealthPart::LABEL]);
+        STARTED = gauge("kiln_started_timestamp_seconds", "seconds", "When this worker started, since 1970.");
         TASKS = gauge("kiln_tasks", "tasks",
             "Tasks of this worker's runtime. Idle, it goes back to what it was before.");
         TRACES = counter("kiln_traces_total", "jobs", "Traced jobs by what became of their spans.")

@@ -2,6 +2,7 @@
 
 use super::news::{self, Heard};
 use crate::{
+    clock,
     health::{Health, Part},
     store::{PostgresStore, StoreError},
     telemetry::metrics::Metrics,
@@ -93,6 +94,9 @@ pub(in crate::worker) async fn follow_choice(
         let report = registry.choose(news.chosen.clone());
         for model in &report.switched {
             tracing::info!(model, "another model version is active");
+            if let Some((name, version)) = model.split_once('@') {
+                metrics.activated(name, version, clock::now());
+            }
         }
         for model in &report.pending {
             if !before.pending.contains(model) {
