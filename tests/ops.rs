@@ -12,6 +12,8 @@
 mod compose;
 #[path = "ops/dashboards.rs"]
 mod dashboards;
+#[path = "ops/kubernetes.rs"]
+mod kubernetes;
 
 use serde_json::Value;
 use std::{

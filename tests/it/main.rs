@@ -30,6 +30,7 @@ mod columnar;
 mod compat;
 mod crowd;
 mod dead_http;
+mod deployed;
 mod examples;
 mod explain;
 mod files;
