@@ -35,7 +35,7 @@ fn image() -> BTreeMap<String, String> {
 /// Ready, closed to those without the key, and scoring for who has it.
 async fn serves(settings: Settings) {
     let worker = settings.models(&["sentiment"]).start().await;
-    let body = json!({"model": "sentiment", "inputs": [{"text": "I love this"}]}).to_string();
+    let body = json!({"model": "sentiment", "text": "I love this"}).to_string();
     let json = ("content-type", "application/json");
     let post = async |headers: &[(&str, &str)]| {
         let answer = worker.ask("POST", "/v1/score", headers, body.as_bytes());

@@ -45,6 +45,7 @@ mod http;
 mod http_manners;
 mod idempotency;
 mod idle;
+mod init;
 mod invalidate;
 mod jobs_found;
 mod kill;

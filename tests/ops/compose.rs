@@ -60,3 +60,16 @@ fn compose_2_takes_the_file_with_clusters() {
     let problems = problems(&of_2(), &document);
     assert!(problems.is_empty(), "{problems:#?}");
 }
+
+#[test]
+fn compose_1_29_and_2_take_what_init_writes() {
+    let (document, whole) = (file("src/cli/init/compose.yaml"), file("compose.yaml"));
+    for schema in [of_1_29(), of_2()] {
+        let problems = problems(&schema, &document);
+        assert!(problems.is_empty(), "{}: {problems:#?}", schema.display());
+    }
+    // The same servers as where the worker is a container, too.
+    for (name, service) in document["services"].as_object().expect("services") {
+        assert_eq!(*service, whole["services"][name], "{name}");
+    }
+}

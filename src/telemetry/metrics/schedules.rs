@@ -51,7 +51,7 @@ mod tests {
             .map(|name| schedules.label(name).to_string())
             .collect();
         assert_eq!(labels.len(), MAX_SCHEDULES + 1);
-        assert_eq!(schedules.label("schedule-63"), "schedule-63");
-        assert_eq!(schedules.label("schedule-64"), OTHER);
+        assert_eq!(&*schedules.label("schedule-63"), "schedule-63");
+        assert_eq!(&*schedules.label("schedule-64"), OTHER);
     }
 }
