@@ -15,7 +15,7 @@ use crate::clock;
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
-use kiln_model::Model;
+use kiln_model::Serving;
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
@@ -311,7 +311,8 @@ pub(super) struct AdmittedJob<'a> {
     pub index: SourceIndex,
     pub source: &'a JobSource,
     pub job: Job<'a>,
-    pub model: Arc<Model>,
+    /// The version that it names, or else the active one and the one that a share of its inputs goes to.
+    pub serving: Serving,
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,

@@ -177,7 +177,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
         });
         due.filter_map(|(rows, (index, slot))| {
             Some(Fresh {
-                space: &rows.space,
+                space: rows.space_of(slot),
                 input: &slot.input,
                 row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
@@ -285,8 +285,8 @@ impl<'a> Misses<'a> {
             }
         }
         let key = |(rows, index, _): &Miss<'a>| {
-            let input = rows.slots.get(*index).map(|slot| slot.input);
-            (Arc::as_ptr(&rows.model) as usize, input)
+            let slot = rows.slots.get(*index);
+            slot.map(|slot| (Arc::as_ptr(rows.model_of(slot)) as usize, slot.input))
         };
         misses.sort_by_key(key);
         misses.dedup_by(|one, other| key(one) == key(other));
@@ -297,7 +297,7 @@ impl<'a> Misses<'a> {
         let rows = self.0.iter().filter_map(|(rows, index, value)| {
             let slot = rows.slots.get(*index)?;
             let row = rows.row(*index)?;
-            let info = rows.model.info();
+            let info = rows.model_of(slot).info();
             let reading = Reading::of(info, row);
             let (text, pair, features) = match value {
                 Some(Value::Features(values)) => (None, None, Some(*values)),

@@ -92,6 +92,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "actions",
             include_str!("../../migrations/postgres/0015_actions.sql"),
         ),
+        (
+            16,
+            "model splits",
+            include_str!("../../migrations/postgres/0016_model_splits.sql"),
+        ),
     ])
 });
 

@@ -7,11 +7,13 @@ mod catalogue;
 mod labels;
 mod lanes;
 mod metric;
+mod named;
 #[cfg(test)]
 mod reference;
 mod runtime;
 mod schedules;
 mod shadow;
+mod split;
 mod training;
 mod warming;
 
@@ -19,7 +21,8 @@ pub use catalogue::SECONDS;
 pub use labels::{
     AuditFinding, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart, HeatOf,
     HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome,
-    Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
+    Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput,
+    WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use runtime::tasks;

@@ -204,7 +204,8 @@ impl AheadPoster {
         }
         let looking = Looking::new(&self.carrier, schedule)?;
         let due = looking.due(next, &mut state.looked_at).await?;
-        let may_compute = schedule.budget.model_seconds.is_none() || looking.model.has_measured();
+        let may_compute =
+            schedule.budget.model_seconds.is_none() || looking.versions.active().has_measured();
         let (mut spends, mut bytes) = (SpentAhead::default(), 0);
         let affordable = due.into_iter().filter(|one| {
             let with = one.added_to(spends);

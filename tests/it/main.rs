@@ -72,6 +72,7 @@ mod retrain;
 mod shadow;
 mod shards;
 mod split_files;
+mod split_models;
 mod stampede;
 mod startup;
 mod stop;

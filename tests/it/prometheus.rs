@@ -169,6 +169,9 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         })
         .await;
     }
+    // It answers some inputs as well.
+    let split = "INSERT INTO model_splits VALUES ('sentiment', '2.0.0', 500000)";
+    stack.execute(split).await;
     let port = sandbox::free_port();
     let folder = sandbox::folder("prometheus");
     // The second job is a node of a cluster, as far as its exporter's answering goes.

@@ -381,7 +381,7 @@ const SECTIONS = {
     $("fleet-sum").textContent = `${fleet.workers_up} workers, ${figures.format(fleet.jobs)} jobs and a hit rate of ${percent(fleet.hit_rate)} within the last five minutes. Those that are gone are shown for an hour.`;
     table("fleet-table", [
       ["worker", (w) => w.name], ["state", (w) => [w.state, w.reason].filter(Boolean).join(": ")], ["version", (w) => w.version],
-      ["since", (w) => when(w.started_at)], ["seen", (w) => when(w.seen_at)], ["lanes", (w) => w.lanes.join(", ") || null], ["models", (w) => w.models.join(", ") || null],
+      ["since", (w) => when(w.started_at)], ["seen", (w) => when(w.seen_at)], ["lanes", (w) => w.lanes.join(", ") || null], ["models", (w) => [...w.models, ...w.splits].join(", ") || null],
       ["jobs waiting", (w) => figures.format(w.waiting_jobs), "n"], ["in hand", (w) => mebibytes(w.bytes_in_hand), "n"],
       ["jobs", (w) => figures.format(w.jobs), "n"], ["hit rate", (w) => percent(w.hit_rate), "n"], ["p99", (w) => time(w.p99_ms), "n"],
       ["memory", (w) => mebibytes(w.memory_bytes), "n"],
@@ -408,7 +408,7 @@ const SECTIONS = {
       ["evaluation", (m) => (m.training ? Object.entries(m.training.metrics).map(([name, figure]) => `${name} ${fine.format(figure)}`).join(", ") : null)],
     ];
     table("models-table", [
-      ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`], ["architecture", (m) => m.architecture],
+      ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share === null ? "" : ` (${percent(m.share)} of the inputs)`}`], ["architecture", (m) => m.architecture],
       ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
       ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
       ...(models.some((m) => m.training) ? trained : []),

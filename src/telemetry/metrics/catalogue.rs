@@ -5,8 +5,8 @@ use super::{
         AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, FIGURE,
         HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL,
         MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD,
-        Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION, WarmInput,
-        WarmOutcome,
+        Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION,
+        WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
     schedules::SCHEDULE,
@@ -143,10 +143,16 @@ catalogue! {
             .by(&[MODEL, PREDICTION]);
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
-            "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+            "Versions chosen by `kiln models activate` that this worker hasn't loaded, or that can't have the share that they were given.");
         MODEL_ACTIVATED = gauge("kiln_model_activated_timestamp_seconds", "seconds",
             "When this worker last took a version into use because another one was chosen, since 1970; not there before the first time.")
             .by(&[MODEL, MODEL_VERSION]);
+        SPLIT_SHARE = gauge("kiln_split_share_ratio", "0 to 1",
+            "Share of its model's inputs that a version has beside the active one, by `kiln models activate --share`, on this worker.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SPLIT_INPUTS = counter("kiln_split_inputs_total", "inputs",
+            "Inputs of jobs that name no version, of models of which two versions share them: by the version that they went to, and what became of them.")
+            .by(&[MODEL, MODEL_VERSION, SplitOutcome::LABEL]);
         SHADOW_INPUTS = counter("kiln_shadow_inputs_total", "inputs",
             "Inputs of live jobs that a version of `models.shadow` was to score, by what became of them.")
             .by(&[MODEL, MODEL_VERSION, ShadowOutcome::LABEL]);

@@ -58,6 +58,8 @@ pub(super) struct Request {
     pub accepted_us: u64,
     /// The version that each model's bare name means.
     pub active: BTreeMap<String, String>,
+    /// The version that has a share of each model's inputs, and how many millionths.
+    pub splits: BTreeMap<String, (String, u32)>,
 }
 
 /// What the process says.
