@@ -58,6 +58,7 @@ mod order;
 mod page;
 mod page_jobs;
 mod poison;
+mod posters;
 mod postgres;
 mod prometheus;
 mod readers;

@@ -172,7 +172,7 @@ pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
             return wrong("`sha256`: expected 64 hexadecimal digits");
         }
         if key.scopes.is_empty() {
-            return wrong("`scopes`: expected some of read, score, admin");
+            return wrong("`scopes`: expected some of read, read:all, score, admin");
         }
         if key.requests_per_second == Some(0) {
             return wrong("`requests_per_second`: expected 1 or more");

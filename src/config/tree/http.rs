@@ -35,8 +35,11 @@ impl Default for Http {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Looking at anything.
+    /// Looking at how workers do, and at the jobs that the key itself has posted.
     Read,
+    /// Looking at anything: everybody's jobs, dead letters and what readers find as well.
+    #[serde(rename = "read:all")]
+    ReadAll,
     /// Scoring, posting jobs, giving hints.
     Score,
     /// Changing how workers run.
