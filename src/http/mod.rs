@@ -5,6 +5,7 @@
 //! bodies on this thread.
 
 mod accept;
+mod accepted;
 mod actions;
 mod advice;
 mod api_state;

@@ -7,6 +7,7 @@ mod catalogue;
 mod labels;
 mod lanes;
 mod metric;
+mod open;
 #[cfg(test)]
 mod reference;
 mod runtime;
@@ -21,6 +22,7 @@ pub use labels::{
     Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
+pub use open::open_metrics;
 pub use runtime::tasks;
 pub use shadow::ShadowGauges;
 
