@@ -8,6 +8,7 @@ mod accept;
 mod accepted;
 mod actions;
 mod advice;
+mod apart;
 mod api_state;
 mod auth;
 mod cache;
@@ -29,6 +30,7 @@ mod live;
 mod logs;
 mod models;
 mod openapi;
+mod packed;
 mod page;
 mod posted;
 mod problem;
@@ -327,6 +329,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             stopping::guard,
         ))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
+        .layer(axum::middleware::from_fn(packed::pack))
         .layer(axum::middleware::from_fn_with_state(
             shared.clone(),
             screen::screen,

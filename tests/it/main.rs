@@ -42,6 +42,7 @@ mod health;
 mod hostile_tables;
 mod http;
 mod http_manners;
+mod http_packed;
 mod idempotency;
 mod idle;
 mod invalidate;
