@@ -136,8 +136,9 @@ fn same_origin(method: &Method, headers: &HeaderMap) -> bool {
     }
 }
 
-fn check_origin(parts: &Parts) -> Result<(), Problem> {
-    if same_origin(&parts.method, &parts.headers) {
+fn check_origin(parts: &Parts, shared: &Shared) -> Result<(), Problem> {
+    let is_listed = shared.origins.allowed(&parts.headers).is_some();
+    if is_listed || same_origin(&parts.method, &parts.headers) {
         return Ok(());
     }
     Err(Problem::forbidden(
@@ -147,7 +148,7 @@ fn check_origin(parts: &Parts) -> Result<(), Problem> {
 }
 
 fn admitted(parts: &Parts, shared: &Shared, scope: Scope) -> Result<Arc<str>, Problem> {
-    check_origin(parts)?;
+    check_origin(parts, shared)?;
     shared.keys.caller(&parts.headers, scope)
 }
 
@@ -158,7 +159,7 @@ impl FromRequestParts<Shared> for Viewer {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
-        check_origin(parts)?;
+        check_origin(parts, shared)?;
         shared.keys.viewer(&parts.headers).map(Self)
     }
 }
