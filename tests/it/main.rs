@@ -80,6 +80,7 @@ mod tables;
 mod tls;
 mod traces;
 mod upgrade;
+mod upgrade_state;
 mod warm;
 mod warm_ahead;
 mod warm_budget;
