@@ -5,12 +5,15 @@
 //! bodies on this thread.
 
 mod accept;
+mod accepted;
 mod actions;
 mod advice;
+mod apart;
 mod api_state;
 mod auth;
 mod cache;
 mod compat;
+mod cors;
 mod dead;
 mod docs;
 mod extract;
@@ -28,6 +31,7 @@ mod live;
 mod logs;
 mod models;
 mod openapi;
+mod packed;
 mod page;
 mod posted;
 mod problem;
@@ -57,6 +61,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use cors::Origins;
 use live::Live;
 use metrics_exporter_prometheus::PrometheusHandle;
 use posted::Posted;
@@ -111,6 +116,8 @@ struct SharedState {
     /// Of the worker, not of this port.
     runtime: RuntimeMetrics,
     keys: Arc<Keys>,
+    /// Pages of other sites that may use the API.
+    origins: Origins,
     /// Whether only requests to names of this machine are answered: without keys, another name may be a web page's trick.
     wants_local_host: bool,
     /// There once the worker has its parts.
@@ -192,6 +199,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         metrics: port.metrics,
         runtime: Handle::current().metrics(),
         keys: Arc::new(Keys::new(&port.settings)),
+        origins: Origins::new(&port.settings.cors_origins),
         wants_local_host: port.settings.api && port.settings.keys.is_empty(),
         state: state.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
@@ -326,6 +334,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             stopping::guard,
         ))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
+        .layer(axum::middleware::from_fn(packed::pack))
         .layer(axum::middleware::from_fn_with_state(
             shared.clone(),
             screen::screen,

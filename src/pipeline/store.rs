@@ -15,7 +15,7 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::{StoredJobs, StoredScores},
-    store::{self, Batch, Inserted, JobRow, RunPiece, ScoreRow, SpentTime, StoreError},
+    store::{self, Batch, Inserted, JobRow, PosterRow, RunPiece, ScoreRow, SpentTime, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::{
@@ -39,6 +39,8 @@ pub(super) struct ToStore<'a> {
     pub refreshes_ttl: bool,
     /// Model time that it took, in nanoseconds.
     pub model_nanos: u64,
+    /// The API keys that posted it.
+    pub posters: Vec<&'a str>,
 }
 
 impl ToStore<'_> {
@@ -50,6 +52,17 @@ impl ToStore<'_> {
         Some(SpentTime {
             of: RunPiece::of_job(&self.job.job_id)?,
             seconds: self.model_nanos as f64 / 1e9,
+        })
+    }
+}
+
+impl<'a> ToStore<'a> {
+    fn poster_rows(&self) -> impl Iterator<Item = PosterRow<'a>> {
+        let job = self.job;
+        self.posters.iter().map(|posted_by| PosterRow {
+            posted_by,
+            job_id: &job.job_id,
+            body_sha256: job.body_sha256,
         })
     }
 }
@@ -241,6 +254,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         scores: misses.rows(),
         served: names::rows(naming(jobs.iter())),
         spent: jobs.iter().filter_map(ToStore::spent).collect(),
+        posters: jobs.iter().flat_map(ToStore::poster_rows).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)

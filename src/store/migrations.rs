@@ -97,6 +97,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "model splits",
             include_str!("../../migrations/postgres/0016_model_splits.sql"),
         ),
+        (
+            17,
+            "job posters",
+            include_str!("../../migrations/postgres/0017_job_posters.sql"),
+        ),
     ])
 });
 

@@ -8,6 +8,7 @@ mod labels;
 mod lanes;
 mod metric;
 mod named;
+mod open;
 #[cfg(test)]
 mod reference;
 mod runtime;
@@ -25,6 +26,7 @@ pub use labels::{
     WarmOutcome,
 };
 pub use lanes::LaneGauges;
+pub use open::open_metrics;
 pub use runtime::tasks;
 pub use shadow::ShadowGauges;
 

@@ -269,6 +269,10 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
             assert!(count > 0, "{metric} of {query} isn't there");
         }
     }
+    // It has asked for OpenMetrics, which alone tells units, and could read all of it.
+    let told = "/api/v1/targets/metadata?metric=kiln_job_duration_seconds&limit=1";
+    let told = ask(told.into()).await.expect("an answer");
+    assert_eq!(told[0]["unit"], "seconds", "{told}");
     let rules = ask("/api/v1/rules".into()).await.expect("an answer");
     for rule in rules["groups"]
         .as_array()

@@ -39,7 +39,7 @@ const SHOWN: usize = 80;
 pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Result<Exit> {
     let store = parts::postgres(settings)?;
     store.migrate().await?;
-    let Some(known) = explain::job(&store, &arguments.id, true).await? else {
+    let Some(known) = explain::job(&store, &arguments.id, None, true).await? else {
         eprintln!(
             "kiln: no job `{}` has ended: it is unknown, in a queue, or in a worker's hands",
             arguments.id

@@ -451,9 +451,10 @@ const SECTIONS = {
       await fetchJson("/v1/cache/stats/low-performers"), "no pattern has a hit rate below 50 %");
   },
   async problems() {
+    const nobodys = may("read:all") ? "none" : "shown to keys with the scope read:all";
     table("rejected-table", [
       ["job", (r) => r.job_id || "no id"], ["time", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["reason", (r) => r.message, "wide"],
-    ], (await fetchJson("/v1/rejections")).slice(0, SHOWN), "none");
+    ], may("read:all") ? (await fetchJson("/v1/rejections")).slice(0, SHOWN) : [], nobodys);
     table("actions-table", [
       ["what", (a) => a.action], ["time", (a) => when(a.at)], ["by", (a) => a.by], ["to", (a) => a.detail, "wide"],
     ], await fetchJson(`/v1/log/actions?limit=${SHOWN}`), "none");

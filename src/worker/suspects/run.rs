@@ -285,6 +285,7 @@ fn request(delivery: &Delivery, registry: &Registry) -> Request {
         is_warming: delivery.origin == Origin::Warm,
         waited_ms: u64::try_from(delivery.received.elapsed().as_millis()).unwrap_or(u64::MAX),
         accepted_us: delivery.first_accepted().micros(),
+        posted_by: delivery.posted_by().as_deref().map(str::to_owned),
         active: active
             .map(|listed| (listed.info.name.clone(), listed.info.version.clone()))
             .collect(),

@@ -288,6 +288,7 @@ impl Server {
                 .accepted_by(Some(accepted))
                 .with_tries(request.tries)
                 .with_urgency(urgency)
+                .posted_by(request.posted_by.as_deref().map(Arc::from))
         };
         let ended = self.engine.run(body, request.message_id.clone(), with);
         match ended.await {

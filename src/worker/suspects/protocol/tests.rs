@@ -74,6 +74,7 @@ async fn a_request_and_its_body_arrive_one_after_the_other() {
         is_warming: true,
         waited_ms: 7,
         accepted_us: 8,
+        posted_by: Some("shop".into()),
         active: BTreeMap::from([("a".into(), "1".into())]),
         splits: BTreeMap::from([("a".into(), ("2".into(), 100_000))]),
     };
