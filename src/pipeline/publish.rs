@@ -42,10 +42,9 @@ pub(super) fn words<'r>(
     let writer = EntryWriter::new(model.info(), at, &said);
     let mut others: Option<EntryWriter<'_>> = None;
     let may_be_old = job.as_of.is_some();
-    let kind = if source.refreshes_ttl() {
-        WordKind::Refresh
-    } else {
-        WordKind::Entry
+    let kind = match source.refreshes_ttl() {
+        true => WordKind::Refresh,
+        false => WordKind::Entry,
     };
     let mut rng = rand::rng();
     let mut words = Vec::new();
@@ -92,21 +91,31 @@ pub(super) fn words<'r>(
         let top = rank.top.unwrap_or(ranked.len());
         put(&rank.key, writer.ranking(&reader::rank(ranked, top)));
     }
-    // Older words may come for as long as the entry that they would replace might have stood, and longer out of a queue.
-    let life = 1_000 * ttl_seconds + grace_ms;
-    words.extend(removed.iter().map(|key| Word {
-        key: key::named(job.namespace(), key),
-        value: reader::removal(&said),
-        ttl_ms: life.max(REMOVED.as_millis() as u64),
-        kind: WordKind::Removal,
-        may_be_old: false,
-    }));
+    let life_ms = 1_000 * ttl_seconds + grace_ms;
+    words.extend(removals(job.namespace(), &removed, &said, life_ms));
     if let Some(heat) = &context.heat {
         let is_news = !source.refreshes_ttl();
         heat.readers
             .written(job.namespace(), written.into_iter(), is_news);
     }
     last_of_each(words)
+}
+
+/// What keeps readers from removed entries. Older words may come for as long as the entry that they would replace might have stood, and
+/// longer out of a queue.
+fn removals(
+    namespace: &str,
+    keys: &[&str],
+    said: &Provenance<'_>,
+    life_ms: u64,
+) -> impl Iterator<Item = Word> {
+    keys.iter().map(move |key| Word {
+        key: key::named(namespace, key),
+        value: reader::removal(said),
+        ttl_ms: life_ms.max(REMOVED.as_millis() as u64),
+        kind: WordKind::Removal,
+        may_be_old: false,
+    })
 }
 
 /// The last word on each key, in order: all are as new.
