@@ -212,9 +212,9 @@ async fn a_jobs_row_in_partitions_is_what_it_was_in_one_table() {
         [Rejected::Finished(Box::new(after.clone()))]
     );
     assert_eq!(reject(&store, "never").await, [Rejected::Noted]);
-    let found = mover.job("never").await.expect("an answer");
+    let found = mover.job("never", None).await.expect("an answer");
     assert!(matches!(&found, Some(JobEnd::Rejected(error)) if error.contains("unknown_model")));
-    let found = mover.job("before").await.expect("an answer");
+    let found = mover.job("before", None).await.expect("an answer");
     assert_eq!(found, Some(JobEnd::Done(Box::new(before))));
     mover.probe_write().await.expect("rows are taken");
 

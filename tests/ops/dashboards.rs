@@ -196,7 +196,8 @@ fn links_lead_from_each_alert_to_its_panel_and_on_to_the_runbook() {
         let parts = url.and_then(|url| url.split_once("?viewPanel="));
         let (uid, id) = parts.unwrap_or_else(|| panic!("{name}: no panel"));
         let dashboard = all.get(uid).unwrap_or_else(|| panic!("{name}: {uid}"));
-        let panel = list(&dashboard["panels"]).find(|panel| panel["id"].to_string() == id);
+        let panel =
+            list(&dashboard["panels"]).find(|panel| panel["id"].as_u64() == id.parse().ok());
         let panel = panel.unwrap_or_else(|| panic!("{name}: {uid} has no panel {id}"));
         assert!(
             runbook_links(panel).contains(&anchor),
