@@ -92,6 +92,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "actions",
             include_str!("../../migrations/postgres/0015_actions.sql"),
         ),
+        (
+            16,
+            "timings",
+            include_str!("../../migrations/postgres/0016_timings.sql"),
+        ),
     ])
 });
 

@@ -11,6 +11,7 @@ mod metric;
 mod reference;
 mod runtime;
 mod shadow;
+mod times;
 mod training;
 mod warming;
 
@@ -23,6 +24,7 @@ pub use labels::{
 pub use lanes::LaneGauges;
 pub use runtime::tasks;
 pub use shadow::ShadowGauges;
+pub use times::timings;
 
 use catalogue::*;
 use kiln_contract::failure::Code;
@@ -51,6 +53,8 @@ struct Handles {
     store_rows: Vec<Counter>,
     store_errors: Counter,
     store_timeouts: Counter,
+    store_seconds: Histogram,
+    publish_seconds: Vec<Histogram>,
     replies: Vec<Counter>,
     in_hand: Gauge,
     servers: Vec<Gauge>,
@@ -125,6 +129,8 @@ impl Metrics {
             store_rows: STORE_ROWS.counters(),
             store_errors: STORE_ERRORS.counter([]),
             store_timeouts: STORE_TIMEOUTS.counter([]),
+            store_seconds: STORE_DURATION.histogram([]),
+            publish_seconds: PUBLISH_DURATION.histograms(),
             replies: REPLIES.counters(),
             in_hand: IN_HAND.gauge([]),
             servers: SERVER_UP.gauges(),

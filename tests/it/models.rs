@@ -41,7 +41,7 @@ impl Shelf {
         }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.0.to_str().expect("a plain path")
     }
 
@@ -83,7 +83,7 @@ async fn version_of(stack: &Stack, model: &str) -> Value {
 }
 
 /// Waits until jobs for the bare name are answered by `version`, many times in a row, so that every worker has had some.
-async fn settles_on(stack: &Stack, version: &str) {
+pub async fn settles_on(stack: &Stack, version: &str) {
     eventually("the version is served", PATIENCE, async || {
         for _ in 0..12 {
             if version_of(stack, "sentiment").await != json!(version) {
