@@ -21,10 +21,8 @@ fn main() {
         .collect();
     features.sort();
     let target = env::var("TARGET").expect("cargo names the target");
-    println!("cargo::rustc-env=KILN_BUILT_COMMIT={commit}");
-    println!(
-        "cargo::rustc-env=KILN_BUILT_FEATURES={}",
-        features.join(",")
-    );
-    println!("cargo::rustc-env=KILN_BUILT_TARGET={target}");
+    // `cargo run` hands these on to the program, where a name of Kiln's own would be a setting.
+    println!("cargo::rustc-env=BUILT_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILT_FEATURES={}", features.join(","));
+    println!("cargo::rustc-env=BUILT_TARGET={target}");
 }

@@ -10,6 +10,7 @@ use crate::{
 };
 use kiln_contract::{
     failure::{Code, Rejection},
+    name::is_name,
     order::Moment,
 };
 use lapin::{
@@ -18,6 +19,7 @@ use lapin::{
 };
 use std::{
     ops::{Deref, DerefMut},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -39,6 +41,9 @@ pub const ACCEPTED_AT: &str = "kiln-accepted-at";
 
 /// Header with the run that a job belongs to: where that is cancelled, its jobs are dropped on arrival.
 pub const RUN: &str = "kiln-run";
+
+/// Header with the name of the API key that posted a job, which may read how it ended.
+pub const POSTED_BY: &str = "kiln-posted-by";
 
 /// A message in hand. Its guard settles it; dropping it returns it to its queue. It changes hands often, and so lies where it is.
 #[derive(Debug)]
@@ -107,6 +112,12 @@ impl Delivery {
     /// The run that it belongs to, where it says so.
     pub fn run(&self) -> Option<String> {
         text(self.properties.headers().as_ref(), RUN)
+    }
+
+    /// The API key that posted it, where it names one.
+    pub fn posted_by(&self) -> Option<Arc<str>> {
+        let name = text(self.properties.headers().as_ref(), POSTED_BY)?;
+        is_name(&name).then(|| name.into())
     }
 
     /// Tries made before this delivery.

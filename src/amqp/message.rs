@@ -4,7 +4,9 @@
 //! goes nowhere else, whatever its producer's headers ask for; and that a reply is no larger than it may be.
 
 use crate::amqp::{
-    delivery::{ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, REDELIVERIES, RUN, TRIES, text},
+    delivery::{
+        ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, POSTED_BY, REDELIVERIES, RUN, TRIES, text,
+    },
     topology::{Origin, Topology},
 };
 use crate::{
@@ -35,8 +37,8 @@ pub const FAILED_AT: &str = "kiln-failed-at";
 /// Header of a dead letter: the queue to replay it to.
 pub const QUEUE: &str = "kiln-queue";
 
-/// What Kiln writes into a job's headers, and into its dead letter's. All but the moment of acceptance are taken out again when it is replayed.
-const OWN_HEADERS: [&str; 12] = [
+/// What Kiln writes into a job's headers, and into its dead letter's. All but when it was accepted, and who may read how it ends, are taken out again when it is replayed.
+const OWN_HEADERS: [&str; 13] = [
     ERROR_CODE,
     ERROR_FIELD,
     ERROR_MESSAGE,
@@ -49,6 +51,7 @@ const OWN_HEADERS: [&str; 12] = [
     ACCEPTED_AT,
     EXPIRES_AT,
     RUN,
+    POSTED_BY,
 ];
 
 /// AMQP's mark for a message that survives the broker's restart.
@@ -96,33 +99,40 @@ pub fn job(queue: &str, job_id: &str, body: Vec<u8>) -> Message {
 }
 
 /// The same message, of a job that is as old as `accepted`.
-pub fn accepted(mut message: Message, accepted: Moment) -> Message {
-    let mut headers = message.properties.headers().clone().unwrap_or_default();
-    note_accepted(&mut headers, accepted);
-    message.properties = message.properties.with_headers(headers);
-    message
+pub fn accepted(message: Message, accepted: Moment) -> Message {
+    with_headers(message, |headers| note_accepted(headers, accepted))
+}
+
+/// The same message, of a job that an API key posted.
+pub fn posted_by(message: Message, key: &str) -> Message {
+    with_headers(message, |headers| note(headers, POSTED_BY, key))
 }
 
 /// The same message, of a job of a run.
-pub fn of_run(mut message: Message, run: &str) -> Message {
+pub fn of_run(message: Message, run: &str) -> Message {
+    with_headers(message, |headers| note(headers, RUN, run))
+}
+
+/// The same message with a W3C trace context.
+pub fn traced(message: Message, context: TraceContext<'_>) -> Message {
+    with_headers(message, |headers| note_trace(headers, context))
+}
+
+fn with_headers(mut message: Message, note: impl FnOnce(&mut FieldTable)) -> Message {
     let mut headers = message.properties.headers().clone().unwrap_or_default();
-    headers.insert(RUN.into(), AMQPValue::LongString(LongString::from(run)));
+    note(&mut headers);
     message.properties = message.properties.with_headers(headers);
     message
 }
 
-/// The same message with a W3C trace context.
-pub fn traced(mut message: Message, context: TraceContext<'_>) -> Message {
-    let mut headers = message.properties.headers().clone().unwrap_or_default();
-    note_trace(&mut headers, context);
-    message.properties = message.properties.with_headers(headers);
-    message
+fn note(headers: &mut FieldTable, name: &str, value: &str) {
+    headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
 }
 
 fn note_trace(headers: &mut FieldTable, context: TraceContext<'_>) {
     for (name, value) in [(TRACEPARENT, context.parent), (TRACESTATE, context.state)] {
         if let Some(value) = value {
-            headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
+            note(headers, name, value);
         }
     }
 }
@@ -190,21 +200,17 @@ pub fn dead_letter(
     failed_at: &str,
     topology: &Topology,
 ) -> Message {
-    let home = if delivery.origin == Origin::Warm {
-        &topology.warm
-    } else {
-        &topology.jobs
+    let home = match delivery.origin {
+        Origin::Warm => &topology.warm,
+        _ => &topology.jobs,
     };
     let mut headers = own_headers(&delivery.properties);
-    let mut put = |name: &str, value: &str| {
-        headers.insert(name.into(), AMQPValue::LongString(LongString::from(value)));
-    };
-    put(ERROR_CODE, rejection.code.as_str());
-    put(ERROR_FIELD, &rejection.field);
-    put(ERROR_MESSAGE, &rejection.message);
-    put(JOB_ID, job_id);
-    put(FAILED_AT, failed_at);
-    put(QUEUE, home);
+    note(&mut headers, ERROR_CODE, rejection.code.as_str());
+    note(&mut headers, ERROR_FIELD, &rejection.field);
+    note(&mut headers, ERROR_MESSAGE, &rejection.message);
+    note(&mut headers, JOB_ID, job_id);
+    note(&mut headers, FAILED_AT, failed_at);
+    note(&mut headers, QUEUE, home);
     note_accepted(&mut headers, delivery.first_accepted());
     let queue = topology.dead.as_str().into();
     forward(&delivery.properties, delivery.body.clone(), queue, headers)
@@ -220,10 +226,9 @@ pub fn retry(delivery: &Delivery, topology: &Topology) -> Message {
 pub fn postponed(delivery: &Delivery, topology: &Topology) -> Message {
     let tries = delivery.tries();
     // A warming run's jobs are many, and nobody waits for them: they come again after the longest wait.
-    let wait = if delivery.origin == Origin::Warm {
-        u32::MAX
-    } else {
-        tries
+    let wait = match delivery.origin {
+        Origin::Warm => u32::MAX,
+        _ => tries,
     };
     again(delivery, topology, tries, wait)
 }
@@ -236,8 +241,7 @@ fn again(delivery: &Delivery, topology: &Topology, tries: u32, wait: u32) -> Mes
     // The next queue begins the broker's own count anew: a job that kills workers must win no lives by it.
     let redeliveries = delivery.redeliveries();
     if redeliveries > 0 {
-        let count = AMQPValue::LongLongInt(i64::from(redeliveries));
-        headers.insert(REDELIVERIES.into(), count);
+        headers.insert(REDELIVERIES.into(), i64::from(redeliveries).into());
     }
     note_expiration(delivery, &mut headers);
     let queue = topology.retry(delivery.origin, wait).into();
@@ -264,14 +268,12 @@ pub fn moved(delivery: &Delivery, queue: &str) -> Message {
 
 /// Notes when a worker first took a job: its word is no newer wherever the job goes.
 fn note_accepted(headers: &mut FieldTable, accepted: Moment) {
-    let at = AMQPValue::LongString(LongString::from(accepted.rfc3339()));
-    headers.insert(ACCEPTED_AT.into(), at);
+    note(headers, ACCEPTED_AT, &accepted.rfc3339());
 }
 
 /// As the broker takes it: it closes the channel over a longer one.
 fn expiration(left: Duration) -> ShortString {
-    let left_ms = left.as_millis().min(MAX_EXPIRATION_MS);
-    left_ms.to_string().into()
+    left.as_millis().min(MAX_EXPIRATION_MS).to_string().into()
 }
 
 /// Notes in a job's headers when it is of no use any more, if it says so; gives what is left until then.
@@ -281,8 +283,7 @@ fn note_expiration(delivery: &Delivery, headers: &mut FieldTable) -> Option<Dura
         .saturating_duration_since(Instant::now());
     let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
     let at_ms = clock::now().timestamp_millis().saturating_add(left_ms);
-    let at = AMQPValue::LongString(LongString::from(at_ms.to_string()));
-    headers.insert(EXPIRES_AT.into(), at);
+    note(headers, EXPIRES_AT, &at_ms.to_string());
     Some(left)
 }
 
@@ -297,7 +298,7 @@ pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
     let mut headers = FieldTable::default();
     for (name, value) in own_headers(letter).inner() {
         let name_text = name.as_str();
-        if name_text == ACCEPTED_AT || !OWN_HEADERS.contains(&name_text) {
+        if [ACCEPTED_AT, POSTED_BY].contains(&name_text) || !OWN_HEADERS.contains(&name_text) {
             headers.insert(name.clone(), value.clone());
         }
     }
@@ -364,6 +365,7 @@ mod tests {
             ("kiln-anything", "else"),
             ("CC", "kiln.jobs"),
             (ACCEPTED_AT, "2026-11-20T12:00:00.000001Z"),
+            (POSTED_BY, "shop"),
             ("traceparent", "00-1-2-01"),
         ]);
         let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");
@@ -374,7 +376,7 @@ mod tests {
         assert_eq!(message.properties.expiration(), &None);
         let headers = message.properties.headers().clone().unwrap_or_default();
         let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
-        assert_eq!(names, [ACCEPTED_AT, "traceparent"]);
+        assert_eq!(names, [ACCEPTED_AT, POSTED_BY, "traceparent"]);
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(super) async fn all(
         };
         // Beside jobs no version is loaded, or held in memory, for an audit's sake.
         let is_active = |model: &Arc<Model>| {
-            let active = registry.resolve(again.model);
-            active.is_ok_and(|active| Arc::ptr_eq(&active, model))
+            let serving = registry.serving(again.model);
+            serving.is_ok_and(|serving| serving.versions().any(|one| Arc::ptr_eq(one, model)))
         };
         if pace.is_beside_jobs() && !is_active(&model) {
             done.push((Recomputed::Not(Unchecked::NoTurn), Some(model)));

@@ -310,9 +310,11 @@ impl Auditor {
         read_at: DateTime<Utc>,
     ) -> Finding {
         let text = |field: &str| value?.get(field)?.as_str();
-        let active = text("model").and_then(|model| self.registry.resolve(model).ok());
-        let is_other = active.zip(text("version"));
-        let is_other = is_other.map(|(active, version)| active.info().version != version);
+        let serving = text("model").and_then(|model| self.registry.serving(model).ok());
+        let is_other = serving.zip(text("version")).map(|(serving, version)| {
+            let mut serving = serving.versions();
+            serving.all(|one| one.info().version != version)
+        });
         let own = self.settings.namespaces.get(namespace);
         let max_age = own.and_then(|own| own.max_age_seconds);
         let scored_at: Option<DateTime<Utc>> = text("scored_at").and_then(|at| at.parse().ok());

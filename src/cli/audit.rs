@@ -55,7 +55,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let store = parts::postgres(&settings)?;
     store.migrate().await?;
     let registry = parts::open_registry(&settings)?;
-    registry.choose(store.chosen_models().await?);
+    registry.choose(store.choices().await?);
     let settings = Arc::new(settings);
     let mut auditor = Auditor {
         samples: Samples::new(&url, &settings.redis, rand::rng().random()),

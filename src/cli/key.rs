@@ -14,7 +14,8 @@ use sha2::{Digest, Sha256};
 #[command(after_help = "\
 Examples:
   kiln key shop --scopes read,score --requests-per-second 200
-  kiln key grafana --scopes read")]
+  kiln key grafana --scopes read
+  kiln key operators --scopes read:all,admin")]
 pub(super) struct Arguments {
     /// Name of its owner in settings and logs.
     name: String,
@@ -28,8 +29,11 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Scope {
-    /// Read everything.
+    /// Look at how workers do, and at the jobs that the key has posted.
     Read,
+    /// Look at everything: everybody's jobs, dead letters and what readers find as well.
+    #[value(name = "read:all")]
+    ReadAll,
     /// Score, post jobs, send hints.
     Score,
     /// Pause, warm, invalidate.
@@ -40,6 +44,7 @@ impl Scope {
     fn as_str(self) -> &'static str {
         match self {
             Self::Read => "read",
+            Self::ReadAll => "read:all",
             Self::Score => "score",
             Self::Admin => "admin",
         }

@@ -15,6 +15,7 @@ mod file;
 mod forget;
 mod health;
 mod hot;
+mod init;
 mod invalidate;
 mod jobs;
 mod key;
@@ -100,6 +101,7 @@ struct Arguments {
 enum Command {
     #[command(flatten)]
     Work(Work),
+    Init(init::Arguments),
     Completions(completions::Arguments),
     Man(man::Arguments),
 }
@@ -155,6 +157,7 @@ pub fn main() -> ExitCode {
         end_quietly_when_output_is_closed();
     }
     let result = match arguments.command {
+        Command::Init(arguments) => init::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
         Command::Work(work) => match prepare(arguments.config.as_deref(), &work) {

@@ -16,12 +16,12 @@ pub(super) struct Built {
 impl Built {
     /// This binary.
     pub(super) fn this() -> Self {
-        let features = env!("KILN_BUILT_FEATURES").split(',');
+        let features = env!("BUILT_FEATURES").split(',');
         Self {
             version: env!("CARGO_PKG_VERSION"),
-            commit: Some(env!("KILN_BUILT_COMMIT")).filter(|commit| !commit.is_empty()),
+            commit: Some(env!("BUILT_COMMIT")).filter(|commit| !commit.is_empty()),
             features: features.filter(|feature| !feature.is_empty()).collect(),
-            target: env!("KILN_BUILT_TARGET"),
+            target: env!("BUILT_TARGET"),
         }
     }
 

@@ -74,6 +74,7 @@ fn parse(source: &str) -> BTreeMap<String, Item> {
     let mut items = BTreeMap::new();
     let mut current: Option<(String, Item)> = None;
     let mut doc = String::new();
+    let mut renamed = None;
     for line in source.lines().map(str::trim) {
         if let Some(more) = line.strip_prefix("/// ") {
             if !doc.is_empty() {
@@ -81,6 +82,9 @@ fn parse(source: &str) -> BTreeMap<String, Item> {
             }
             doc.push_str(more);
             continue;
+        }
+        if let Some(name) = line.strip_prefix("#[serde(rename = \"") {
+            renamed = name.strip_suffix("\")]");
         }
         let begun = line.strip_suffix(" {").and_then(|line| {
             line.strip_prefix("pub struct ")
@@ -101,6 +105,7 @@ fn parse(source: &str) -> BTreeMap<String, Item> {
         {
             let member = member.trim_start_matches("pub ");
             let (name, kind) = member.split_once(": ").unwrap_or((member, ""));
+            let name = renamed.take().unwrap_or(name);
             item.members.push(Member {
                 name: name.to_owned(),
                 kind: kind.to_owned(),

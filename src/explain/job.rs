@@ -33,14 +33,15 @@ struct InputShown<'a> {
     features: Option<&'a [f32]>,
 }
 
-/// How a job ended, with its inputs if they are wanted; nothing where it has no row. Inputs are found by the names that the job gave a word of: where
+/// How a job ended, with its inputs if they are wanted; nothing where it has no row, or where it is asked for by a key that didn't post it. Inputs are found by the names that the job gave a word of: where
 /// `store.served` and `store.inputs` were on, and the name's word was new.
 pub async fn job(
     store: &PostgresStore,
     job_id: &str,
+    posted_by: Option<&str>,
     with_inputs: bool,
 ) -> Result<Option<JobKnown>, StoreError> {
-    let Some(end) = store.job(job_id).await? else {
+    let Some(end) = store.job(job_id, posted_by).await? else {
         return Ok(None);
     };
     let inputs = match &end {

@@ -38,7 +38,7 @@ const PROBES: usize = 16;
 /// Longest time for a probe's headers to arrive, and for it to take a part of its answer: what watches is near and quick.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// What is served on them.
-const PROBED: [&str; 3] = ["/livez", "/readyz", "/metrics"];
+pub(super) const PROBED: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// Answers that the kernel holds for one client, in bytes: one that doesn't read is to be noticed, and not to fill the memory.
 const SEND_BYTES: u32 = 128 << 10;
 /// Connections that the kernel holds until they are taken.

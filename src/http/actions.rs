@@ -47,7 +47,7 @@ pub struct ActionShown {
 pub struct KeyShown {
     /// The key's name in the settings; `local` where there are no keys.
     name: String,
-    /// `read`, `score`, `admin`.
+    /// `read`, `read:all`, `score`, `admin`.
     scopes: Vec<&'static str>,
 }
 

@@ -71,6 +71,11 @@ fn of_task<T>(done: Result<T, JoinError>) -> Result<T, Problem> {
 }
 
 impl ApiState {
+    /// The key under which a caller's jobs are its own; none where there are no keys.
+    pub(super) fn poster(&self, caller: &Arc<str>) -> Option<Arc<str>> {
+        (!self.settings.http.keys.is_empty()).then(|| caller.clone())
+    }
+
     /// Longest time for one request.
     pub(super) fn limit(&self) -> Duration {
         Duration::from_millis(self.settings.http.timeout_ms)

@@ -22,6 +22,23 @@ struct Key {
     limiter: Option<DefaultDirectRateLimiter>,
 }
 
+impl Key {
+    /// Whether it is good for that. Who may look at everything may look.
+    fn has(&self, scope: Scope) -> bool {
+        let includes = scope == Scope::Read && self.scopes.contains(&Scope::ReadAll);
+        includes || self.scopes.contains(&scope)
+    }
+
+    fn admit(&self, scope: Scope) -> Result<(), Problem> {
+        if self.has(scope) {
+            return Ok(());
+        }
+        let (name, scope) = (&self.name, name_of(scope));
+        let message = format!("the key `{name}` lacks the scope `{scope}`");
+        Err(Problem::forbidden("authorization", message))
+    }
+}
+
 /// Whoever calls a worker without keys.
 const LOCAL: &str = "local";
 
@@ -71,21 +88,22 @@ impl Keys {
         Ok(Some(key))
     }
 
+    /// Whose jobs the caller may look at: everybody's, or those of a key's name.
+    fn viewer(&self, headers: &HeaderMap) -> Result<Option<Arc<str>>, Problem> {
+        let Some(key) = self.known(headers)? else {
+            return Ok(None);
+        };
+        key.admit(Scope::Read)?;
+        let all = key.has(Scope::ReadAll);
+        Ok((!all).then(|| key.name.clone()))
+    }
+
     /// The caller: the key's name in the settings.
     fn caller(&self, headers: &HeaderMap, scope: Scope) -> Result<Arc<str>, Problem> {
         let Some(key) = self.known(headers)? else {
             return Ok(LOCAL.into());
         };
-        if !key.scopes.contains(&scope) {
-            return Err(Problem::forbidden(
-                "authorization",
-                format!(
-                    "the key `{}` lacks the scope `{}`",
-                    key.name,
-                    name_of(scope)
-                ),
-            ));
-        }
+        key.admit(scope)?;
         Ok(key.name.clone())
     }
 }
@@ -93,6 +111,7 @@ impl Keys {
 fn name_of(scope: Scope) -> &'static str {
     match scope {
         Scope::Read => "read",
+        Scope::ReadAll => "read:all",
         Scope::Score => "score",
         Scope::Admin => "admin",
     }
@@ -117,14 +136,32 @@ fn same_origin(method: &Method, headers: &HeaderMap) -> bool {
     }
 }
 
-fn admitted(parts: &Parts, shared: &Shared, scope: Scope) -> Result<Arc<str>, Problem> {
-    if !same_origin(&parts.method, &parts.headers) {
-        return Err(Problem::forbidden(
-            "origin",
-            "cross-origin requests are refused",
-        ));
+fn check_origin(parts: &Parts, shared: &Shared) -> Result<(), Problem> {
+    let is_listed = shared.origins.allowed(&parts.headers).is_some();
+    if is_listed || same_origin(&parts.method, &parts.headers) {
+        return Ok(());
     }
+    Err(Problem::forbidden(
+        "origin",
+        "cross-origin requests are refused",
+    ))
+}
+
+fn admitted(parts: &Parts, shared: &Shared, scope: Scope) -> Result<Arc<str>, Problem> {
+    check_origin(parts, shared)?;
     shared.keys.caller(&parts.headers, scope)
+}
+
+/// A caller with the scope `read`, and whose jobs it may look at: everybody's, or those that the key of this name has posted.
+pub(super) struct Viewer(pub(super) Option<Arc<str>>);
+
+impl FromRequestParts<Shared> for Viewer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
+        check_origin(parts, shared)?;
+        shared.keys.viewer(&parts.headers).map(Self)
+    }
 }
 
 macro_rules! caller {
@@ -148,6 +185,11 @@ caller!(
     Scope::Read
 );
 caller!(
+    /// A caller with the scope `read:all`.
+    AllReader,
+    Scope::ReadAll
+);
+caller!(
     /// A caller with the scope `score`.
     Scorer,
     Scope::Score
@@ -169,8 +211,8 @@ impl FromRequestParts<Shared> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, shared: &Shared) -> Result<Self, Problem> {
         let key = shared.keys.known(&parts.headers)?;
-        let all = [Scope::Read, Scope::Score, Scope::Admin];
-        let allowed = |scope: &Scope| key.is_none_or(|key| key.scopes.contains(scope));
+        let all = [Scope::Read, Scope::ReadAll, Scope::Score, Scope::Admin];
+        let allowed = |scope: &Scope| key.is_none_or(|key| key.has(*scope));
         Ok(Self {
             name: key.map_or_else(|| LOCAL.into(), |key| key.name.clone()),
             scopes: all.into_iter().filter(allowed).map(name_of).collect(),
@@ -197,6 +239,9 @@ mod tests {
         settings
             .keys
             .insert("ops".into(), key("two", &[Scope::Admin], Some(2)));
+        settings
+            .keys
+            .insert("all".into(), key("four", &[Scope::ReadAll], None));
         Keys::new(&settings)
     }
 
@@ -234,6 +279,25 @@ mod tests {
             Ok("team".into()),
             "each has its own"
         );
+    }
+
+    #[test]
+    fn a_key_looks_at_its_own_jobs_unless_it_may_look_at_all() {
+        let keys = keys();
+        let whose = |value: &str| {
+            let whose = keys.viewer(&headers("authorization", value));
+            whose.map_err(|p| p.status_code())
+        };
+        assert_eq!(whose("Bearer one"), Ok(Some("team".into())));
+        assert_eq!(whose("Bearer two"), Err(403));
+        assert_eq!(whose("Bearer four"), Ok(None));
+        let all = |scope| keys.caller(&headers("authorization", "Bearer four"), scope);
+        assert!(all(Scope::Read).is_ok() && all(Scope::ReadAll).is_ok());
+        assert!(all(Scope::Score).is_err() && all(Scope::Admin).is_err());
+        let read = keys.caller(&headers("authorization", "Bearer one"), Scope::ReadAll);
+        assert_eq!(read.err().map(|p| p.status_code()), Some(403));
+        let nobody = Keys::new(&Http::default());
+        assert_eq!(nobody.viewer(&HeaderMap::new()).ok(), Some(None));
     }
 
     #[test]

@@ -7,7 +7,7 @@ pub(super) mod settle;
 
 use super::{
     Shared,
-    auth::Reader,
+    auth::AllReader,
     extract::{Named, Params},
     problem::{ErrorBody, Problem},
     responses::{BadRequest, Guarded, Unavailable},
@@ -102,7 +102,7 @@ pub(super) fn routes() -> Router<Shared> {
 #[utoipa::path(get, path = "/v1/dead", tag = "dead letters", security(("key" = [])), params(DeadWanted),
     responses((status = 200, body = DeadShown), Guarded, BadRequest, Unavailable))]
 pub(super) async fn list(
-    _reader: Reader,
+    _reader: AllReader,
     State(shared): State<Shared>,
     Params(wanted): Params<DeadWanted>,
 ) -> Result<Json<DeadShown>, Problem> {
@@ -184,7 +184,7 @@ fn shown(
     responses((status = 200, body = Vec<Object>), Guarded, BadRequest, Unavailable,
         (status = 404, description = "none among the letters that were looked at", body = ErrorBody)))]
 pub(super) async fn one(
-    _reader: Reader,
+    _reader: AllReader,
     State(shared): State<Shared>,
     Named(id): Named,
 ) -> Result<Json<Vec<Value>>, Problem> {

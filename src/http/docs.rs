@@ -2,7 +2,7 @@
 //!
 //! Promises to load nothing from other sites. Requests that are tried there carry the key that the reader gives, and nobody else's.
 
-use super::problem::Problem;
+use super::{accepted, problem::Problem};
 use axum::{
     extract::Path,
     http::{HeaderMap, HeaderValue, StatusCode, header},
@@ -40,7 +40,7 @@ pub(super) async fn file(
     let Some(file) = kiln_swagger::file(&name) else {
         return Err(Problem::not_found("", "there is no such file under /docs/"));
     };
-    let mut response = if takes_gzip(&headers) {
+    let mut response = if accepted::encoding(&headers, "gzip") > 0 {
         let mut response = served(file.kind, file.packed.into());
         let gzip = HeaderValue::from_static("gzip");
         response
@@ -55,19 +55,6 @@ pub(super) async fn file(
     let by = HeaderValue::from_static("accept-encoding");
     response.headers_mut().insert(header::VARY, by);
     Ok(response)
-}
-
-/// Whether a caller unpacks gzip by itself, as browsers do.
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let accepted = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let mut accepted = accepted.filter_map(|value| value.to_str().ok());
-    accepted.any(|value| {
-        value.split(',').any(|one| {
-            let (name, quality) = one.split_once(';').unwrap_or((one, ""));
-            let quality = quality.trim().trim_start_matches("q=").parse();
-            name.trim().eq_ignore_ascii_case("gzip") && quality.unwrap_or(1.0_f32) > 0.0
-        })
-    })
 }
 
 fn served(kind: &'static str, bytes: Vec<u8>) -> Response {

@@ -1,10 +1,10 @@
 //! Extractors for bodies, path segments and query parameters, whose rejections are [`Problem`]s.
 //!
-//! Promises that a large body is read on another thread than the one that answers `/livez`, and that a job's body is taken only where
-//! there is room for it.
+//! Promises that a job's body is taken only where there is room for it.
 
-use super::{Shared, problem::Problem};
-use crate::{pipeline::budget::Held, redact::Redact};
+pub(super) use super::apart::{apart, read};
+use super::{Shared, packed::Packing, problem::Problem};
+use crate::pipeline::budget::Held;
 use axum::{
     RequestExt,
     body::{Bytes, HttpBody},
@@ -15,13 +15,14 @@ use http_body_util::BodyExt;
 use kiln_contract::redact;
 use serde::de::DeserializeOwned;
 
-/// A body of any kind, within the limit.
+/// A body of any kind, unpacked, within the limit.
 pub(super) struct Payload(pub(super) Bytes);
 
 impl FromRequest<Shared> for Payload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
+        let packing = Packing::of(request.headers())?;
         let limit = shared.max_body_bytes;
         let too_large = || {
             let expected = format!("expected at most {limit} bytes (`intake.max_body_bytes`)");
@@ -32,7 +33,10 @@ impl FromRequest<Shared> for Payload {
             return too_large();
         }
         match Bytes::from_request(request, shared).await {
-            Ok(bytes) => Ok(Self(bytes)),
+            Ok(bytes) => match packing {
+                None => Ok(Self(bytes)),
+                Some(packing) => packing.unpack(bytes, limit).await.map(Self),
+            },
             Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             Err(refused) => Err(Problem::invalid("", refused.body_text())),
         }
@@ -57,7 +61,10 @@ impl FromRequest<Shared> for JobBody {
             ));
         }
         // Taken before it is there: bodies that come at the same time are not to find the same room.
+        let is_packed = request.headers().contains_key(header::CONTENT_ENCODING);
         let size = request.body().size_hint().exact();
+        // Of what is packed, nobody knows yet how large it is.
+        let size = size.filter(|_| !is_packed);
         let max = state.settings.intake.max_body_bytes;
         let size = size.map_or(max, |size| usize::try_from(size).unwrap_or(max).min(max));
         let expected = state.budget.take(size);
@@ -78,35 +85,6 @@ async fn discard(request: Request) {
     }
     let mut body = request.into_limited_body();
     while let Some(Ok(_)) = body.frame().await {}
-}
-
-/// Largest body that is read on the port's own thread, in bytes: it takes less time than handing it over.
-const SMALL: usize = 8 << 10;
-
-/// Reads a body: a small one here, a large one on a thread that may take its time. What `read` needs besides is moved into it.
-pub(super) async fn read<T: Send + 'static>(
-    body: Bytes,
-    read: impl FnOnce(&[u8]) -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    apart(body.len(), move || read(&body)).await
-}
-
-/// Does work on so many bytes: a little here, much on a thread that may take its time.
-pub(super) async fn apart<T: Send + 'static>(
-    bytes: usize,
-    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
-) -> Result<T, Problem> {
-    if bytes <= SMALL {
-        return work();
-    }
-    match tokio::task::spawn_blocking(work).await {
-        Ok(outcome) => outcome,
-        Err(error) => {
-            let error = error.redacted();
-            tracing::error!(error, "work on a body panicked");
-            Err(Problem::unavailable("the work for this request failed"))
-        }
-    }
 }
 
 /// The name in the path.
@@ -183,28 +161,6 @@ const PROBLEMS: [&str; 6] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::thread::{self, ThreadId};
-
-    async fn reader_of(length: usize) -> ThreadId {
-        let body = Bytes::from(vec![b' '; length]);
-        let reader = read(body, move |body| {
-            assert_eq!(body.len(), length);
-            Ok(thread::current().id())
-        });
-        reader.await.expect("a thread")
-    }
-
-    #[tokio::test]
-    async fn only_small_bodies_are_read_on_the_ports_own_thread() {
-        let own = thread::current().id();
-        assert_eq!(reader_of(0).await, own);
-        assert_eq!(reader_of(SMALL).await, own);
-        assert_ne!(reader_of(SMALL + 1).await, own);
-        let refused = read(Bytes::from(vec![b' '; SMALL + 1]), |_| {
-            Err::<(), _>(Problem::invalid("field", "bad"))
-        });
-        assert_eq!(refused.await.expect_err("refused").status_code(), 400);
-    }
 
     #[test]
     fn a_parameter_that_is_no_name_isnt_shown() {

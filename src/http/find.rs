@@ -1,10 +1,11 @@
 //! `GET /v1/jobs`: finds jobs that have ended, the latest first, a page at a time.
 //!
-//! Promises that two pages are made at once at the most, so that jobs' own rows are never kept waiting for them.
+//! Promises that a key which may not look at all sees neither the jobs of others nor how many there are, and that two pages are made at once at the
+//! most, so that jobs' own rows are never kept waiting for them.
 
 use super::{
     Shared,
-    auth::Reader,
+    auth::Viewer,
     extract::Params,
     problem::Problem,
     responses::{BadRequest, Guarded, Unavailable},
@@ -101,11 +102,11 @@ impl From<ListedJob> for JobShown {
     }
 }
 
-/// Finds jobs that have ended.
+/// Finds jobs that have ended: everybody's with the scope `read:all`, otherwise those that the caller's key has posted.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", security(("key" = [])), params(JobsWanted),
     responses((status = 200, body = JobsShown), Guarded, BadRequest, Unavailable))]
 pub(super) async fn jobs(
-    _reader: Reader,
+    Viewer(whose): Viewer,
     State(shared): State<Shared>,
     Params(wanted): Params<JobsWanted>,
 ) -> Result<Json<JobsShown>, Problem> {
@@ -114,7 +115,8 @@ pub(super) async fn jobs(
         return Err(Problem::invalid("limit", "expected 1 to 500"));
     }
     let after = wanted.cursor.as_deref().map(mark).transpose()?;
-    let filter = filter(wanted)?;
+    let mut filter = filter(wanted)?;
+    filter.posted_by = whose.as_deref().map(str::to_owned);
     let is_by_id = filter.id_prefix.is_some();
     let state = shared.state()?;
     // Nobody closes it.
@@ -195,6 +197,7 @@ fn filter(wanted: JobsWanted) -> Result<JobFilter, Problem> {
         from: moment("from", wanted.from.as_deref())?,
         to: moment("to", wanted.to.as_deref())?,
         id_prefix: wanted.id_prefix,
+        posted_by: None,
     })
 }
 

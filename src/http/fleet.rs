@@ -38,6 +38,8 @@ pub struct WorkerShown {
     uptime_seconds: u64,
     lanes: Vec<String>,
     models: Vec<String>,
+    /// Versions to which a share of their model's inputs goes beside the active one, such as `ranker@2 10 %`.
+    splits: Vec<String>,
     waiting_jobs: u64,
     bytes_in_hand: u64,
     memory_bytes: u64,
@@ -65,6 +67,7 @@ impl From<WorkerRow> for WorkerShown {
             reason: row.figures.reason,
             lanes: row.figures.lanes,
             models: row.figures.models,
+            splits: row.figures.splits,
             waiting_jobs: row.figures.waiting_jobs,
             bytes_in_hand: row.figures.bytes_in_hand,
             memory_bytes: row.figures.memory_bytes,

@@ -1,10 +1,10 @@
 //! `/livez`, `/readyz` and `/metrics`.
 
-use super::Shared;
+use super::{Shared, accepted};
 use crate::{health::Readiness, telemetry::metrics};
 use axum::{
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::IntoResponse,
 };
 
@@ -24,16 +24,26 @@ pub(super) async fn readyz(State(shown): State<Shared>) -> impl IntoResponse {
     (status, report.to_string())
 }
 
-/// The metrics in Prometheus' text format.
-pub(super) async fn metrics(State(shown): State<Shared>) -> impl IntoResponse {
+/// The metrics in Prometheus' text format, or in OpenMetrics' for who asks for that.
+pub(super) async fn metrics(State(shown): State<Shared>, headers: HeaderMap) -> impl IntoResponse {
     // The worker's own tasks keep its figures up to date, unless it is they who stand still.
     shown.health.report();
     metrics::tasks(shown.runtime.num_alive_tasks());
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        shown.metrics.render(),
-    )
+    let text = shown.metrics.render();
+    let (kind, body) = match accepted::open_metrics(&headers) {
+        None => ("text/plain; version=0.0.4; charset=utf-8", text),
+        Some("0.0.1") => (
+            "application/openmetrics-text; version=0.0.1; charset=utf-8",
+            metrics::open_metrics(&text),
+        ),
+        Some(_) => (
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            metrics::open_metrics(&text),
+        ),
+    };
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(kind)),
+        (header::VARY, HeaderValue::from_static("accept")),
+    ];
+    (headers, body)
 }

@@ -1,10 +1,11 @@
 //! `/v1/jobs/{id}` and `/v1/jobs/{id}/wait`: how one job ended, or where it is.
 //!
-//! Promises to call a job unknown where neither the database nor this worker knows it: it may be in a queue, or in another worker's hands.
+//! Promises to call a job unknown where neither the database nor this worker knows it: it may be in a queue, or in another worker's hands; and one that
+//! another key posted, to a key that may not look at all, in the same words and after the same wait.
 
 use super::{
     Shared, SharedState,
-    auth::Reader,
+    auth::Viewer,
     extract::{Named, Params},
     problem::{ErrorBody, Problem},
     responses::{BadRequest, Guarded, Unavailable},
@@ -58,16 +59,17 @@ pub struct WaitWanted {
 #[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs", security(("key" = [])), params(("id" = String, Path), DetailWanted),
     responses((status = 200, description = "the job's result, or its rejection", body = ScoreResponse), Guarded, BadRequest, Unavailable,
         (status = 202, description = "it has not ended", body = Unended),
-        (status = 404, description = "unknown: it has no row, and this worker neither has it nor posted it", body = ErrorBody)))]
+        (status = 404, description = "unknown: it has no row, and this worker neither has it nor posted it; or another key posted it, and this one lacks the scope `read:all`", body = ErrorBody)))]
 pub(super) async fn job(
-    _reader: Reader,
+    Viewer(whose): Viewer,
     State(shared): State<Shared>,
     Named(id): Named,
     Params(wanted): Params<DetailWanted>,
 ) -> Result<Response, Problem> {
     check(&id)?;
-    let ended = ended(&shared, &id, wanted.inputs == Some(true)).await?;
-    ended.map_or_else(|| unended(&shared, id), Ok)
+    let whose = whose.as_deref();
+    let ended = ended(&shared, &id, whose, wanted.inputs == Some(true)).await?;
+    ended.map_or_else(|| unended(&shared, id, whose), Ok)
 }
 
 /// Waits for a job to end, and answers as `GET /v1/jobs/{id}` does: with how it ended, or where it is once the time is over.
@@ -76,7 +78,7 @@ pub(super) async fn job(
         (status = 202, description = "it has not ended yet: ask again", body = Unended),
         (status = 404, description = "unknown, and it has not ended meanwhile", body = ErrorBody)))]
 pub(super) async fn wait(
-    _reader: Reader,
+    Viewer(whose): Viewer,
     State(shared): State<Shared>,
     Named(id): Named,
     Params(wanted): Params<WaitWanted>,
@@ -86,21 +88,22 @@ pub(super) async fn wait(
     if seconds > MAX_WAIT_SECONDS {
         return Err(Problem::invalid("seconds", "expected 0 to 30"));
     }
-    if let Some(ended) = ended(&shared, &id, false).await? {
+    let whose = whose.as_deref();
+    if let Some(ended) = ended(&shared, &id, whose, false).await? {
         return Ok(ended);
     }
-    let state = shared.state()?;
-    let waited = shared.waits.ended(state, &id, Duration::from_secs(seconds));
+    let (state, limit) = (shared.state()?, Duration::from_secs(seconds));
+    let waited = shared.waits.ended(state, (&id, whose), limit);
     // A worker that stops is waited for by nobody.
     let stopping = shared.stopping.refusing.clone();
     let has_ended = match stopping.run_until_cancelled(waited).await {
         Some(has_ended) => has_ended?,
         None => false,
     };
-    if has_ended && let Some(ended) = ended(&shared, &id, false).await? {
+    if has_ended && let Some(ended) = ended(&shared, &id, whose, false).await? {
         return Ok(ended);
     }
-    unended(&shared, id)
+    unended(&shared, id, whose)
 }
 
 fn check(id: &str) -> Result<(), Problem> {
@@ -113,12 +116,15 @@ fn check(id: &str) -> Result<(), Problem> {
 async fn ended(
     shared: &SharedState,
     id: &str,
+    whose: Option<&str>,
     with_inputs: bool,
 ) -> Result<Option<Response>, Problem> {
-    let asked = id.to_owned();
+    let (asked, whose) = (id.to_owned(), whose.map(str::to_owned));
     let known = shared
         .state()?
-        .ask(move |store| async move { explain::job(&store, &asked, with_inputs).await })
+        .ask(move |store| async move {
+            explain::job(&store, &asked, whose.as_deref(), with_inputs).await
+        })
         .await?;
     Ok(known.map(|known| {
         let json = [(header::CONTENT_TYPE, "application/json")];
@@ -126,15 +132,15 @@ async fn ended(
     }))
 }
 
-fn unended(shared: &SharedState, id: String) -> Result<Response, Problem> {
-    let status = if shared.state()?.engine.has_in_hand(&id) {
+fn unended(shared: &SharedState, id: String, whose: Option<&str>) -> Result<Response, Problem> {
+    let status = if shared.state()?.engine.has_in_hand(&id, whose) {
         "in_hand"
-    } else if shared.posted.has(&id) {
+    } else if shared.posted.has(&id, whose) {
         "queued"
     } else {
         return Err(Problem::not_found(
             "id",
-            "unknown: it has no row, and this worker neither has it nor posted it; it may be in a queue, or another worker may have it",
+            "unknown: it has no row, and this worker neither has it nor posted it; it may be in a queue, or another worker may have it, or another key posted it",
         ));
     };
     let unended = Unended { job_id: id, status };

@@ -79,13 +79,18 @@ async fn post(
 ) -> Result<Response, Problem> {
     let state = shared.state()?;
     let (checker, queue) = (state.clone(), queue.to_owned());
+    let poster = state.poster(&key);
+    let posted_by = poster.clone();
     // Held until the broker has the message.
     let JobBody { bytes, held: _held } = body;
     let checked = extract::read(bytes, move |body| {
         let Chosen { id, is_new } = job_id::choose(&checker, &key, &headers, body)?;
         let message = message::job(&queue, &id, body.to_vec());
         // A worker has it from now on.
-        let message = message::accepted(message, clock::moment(clock::received()));
+        let mut message = message::accepted(message, clock::moment(clock::received()));
+        if let Some(key) = &posted_by {
+            message = message::posted_by(message, key);
+        }
         let given = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let context = trace::context(given(TRACEPARENT), given(TRACESTATE));
         let sha256 = (!is_new).then(|| key::hash_body(body));
@@ -102,7 +107,7 @@ async fn post(
         .run_on_worker(publisher.send(message))
         .await?
         .map_err(|error| Problem::too_large(error.to_string()))?;
-    shared.posted.note(&id);
+    shared.posted.note(&id, poster.as_deref());
     let queued = Queued {
         job_id: id,
         status: "queued",

@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    auth::Reader,
+    auth::AllReader,
     extract::{NamedKey, Params},
     problem::Problem,
     responses::{BadRequest, Guarded, NotFound, Unavailable},
@@ -33,7 +33,7 @@ pub struct HistoryWanted {
     params(("namespace" = String, Path), ("key" = String, Path, description = "percent-encoded, a slash as well"), HistoryWanted),
     responses((status = 200, body = Explanation), Guarded, BadRequest, NotFound, Unavailable))]
 pub(super) async fn explain(
-    _reader: Reader,
+    _reader: AllReader,
     State(shared): State<Shared>,
     NamedKey { namespace, key }: NamedKey,
     Params(wanted): Params<HistoryWanted>,

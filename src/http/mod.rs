@@ -5,12 +5,15 @@
 //! bodies on this thread.
 
 mod accept;
+mod accepted;
 mod actions;
 mod advice;
+mod apart;
 mod api_state;
 mod auth;
 mod cache;
 mod compat;
+mod cors;
 mod dead;
 mod docs;
 mod extract;
@@ -28,6 +31,7 @@ mod live;
 mod logs;
 mod models;
 mod openapi;
+mod packed;
 mod page;
 mod plan;
 mod posted;
@@ -60,6 +64,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use cors::Origins;
 use live::Live;
 use metrics_exporter_prometheus::PrometheusHandle;
 use posted::Posted;
@@ -115,6 +120,8 @@ struct SharedState {
     /// Of the worker, not of this port.
     runtime: RuntimeMetrics,
     keys: Arc<Keys>,
+    /// Pages of other sites that may use the API.
+    origins: Origins,
     /// Whether only requests to names of this machine are answered: without keys, another name may be a web page's trick.
     wants_local_host: bool,
     /// There once the worker has its parts.
@@ -198,6 +205,7 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         metrics: port.metrics,
         runtime: Handle::current().metrics(),
         keys: Arc::new(Keys::new(&port.settings)),
+        origins: Origins::new(&port.settings.cors_origins),
         wants_local_host: port.settings.api && port.settings.keys.is_empty(),
         state: state.clone(),
         limit: Duration::from_millis(port.settings.timeout_ms),
@@ -306,7 +314,6 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/fleet", get(fleet::fleet))
             .route("/v1/timings", get(timings::timings))
-            .route("/v1/models", get(models::models))
             .route("/v1/schedules", get(show::schedules))
             .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
             .route("/v1/schedules/{name}/resume", post(steer::resume_schedule))
@@ -336,6 +343,7 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             stopping::guard,
         ))
         .layer(axum::middleware::from_fn_with_state(shared.clone(), timed))
+        .layer(axum::middleware::from_fn(packed::pack))
         .layer(axum::middleware::from_fn_with_state(
             shared.clone(),
             screen::screen,

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{pipeline::ShadowFigures, warm::rollover::compare};
 use axum::{Json, extract::State};
+use kiln_contract::split::Share;
 use kiln_model::{InputKind, Task, Training};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -20,6 +21,8 @@ pub struct ModelShown {
     version: String,
     /// Whether the name without a version means this one.
     active: bool,
+    /// The share of the inputs of jobs that name no version which goes to this one instead of the active one, 0 to 1; null where none does.
+    share: Option<f64>,
     architecture: String,
     /// `classification`, `scalar` or `embedding`.
     task: &'static str,
@@ -135,6 +138,7 @@ pub(super) async fn models(
             name: info.name,
             version: info.version,
             active: model.active,
+            share: model.share.map(Share::ratio),
             architecture: info.architecture,
             task,
             input: match info.input {

@@ -8,10 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-/// Jobs that are remembered.
+/// Jobs that are remembered, each for its key and for whoever may see all.
 const MAX_POSTED: usize = 16_384;
 
-/// The jobs, by the hashes of their ids.
+/// The jobs, by the hashes of their ids, and of these with their keys.
 #[derive(Debug, Default)]
 pub(super) struct Posted {
     hasher: RandomState,
@@ -25,24 +25,30 @@ struct Jobs {
 }
 
 impl Posted {
-    /// Notes a job that the broker has.
-    pub(super) fn note(&self, job_id: &str) {
-        let hash = self.hasher.hash_one(job_id);
+    /// Notes a job that the broker has, and the key that posted it.
+    pub(super) fn note(&self, job_id: &str, posted_by: Option<&str>) {
+        self.add(self.hasher.hash_one((job_id, None::<&str>)));
+        if posted_by.is_some() {
+            self.add(self.hasher.hash_one((job_id, posted_by)));
+        }
+    }
+
+    fn add(&self, hash: u64) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         if !jobs.known.insert(hash) {
             return;
         }
         jobs.in_order.push_back(hash);
-        if jobs.in_order.len() > MAX_POSTED
+        if jobs.in_order.len() > 2 * MAX_POSTED
             && let Some(oldest) = jobs.in_order.pop_front()
         {
             jobs.known.remove(&oldest);
         }
     }
 
-    /// Whether a job was posted.
-    pub(super) fn has(&self, job_id: &str) -> bool {
-        let hash = self.hasher.hash_one(job_id);
+    /// Whether a job was posted; where a key is named, by that.
+    pub(super) fn has(&self, job_id: &str, posted_by: Option<&str>) -> bool {
+        let hash = self.hasher.hash_one((job_id, posted_by));
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.known.contains(&hash)
     }
@@ -56,15 +62,16 @@ mod tests {
     fn the_oldest_are_forgotten() {
         let posted = Posted::default();
         for number in 0..=MAX_POSTED {
-            posted.note(&number.to_string());
-            posted.note("1");
+            posted.note(&number.to_string(), Some("shop"));
+            posted.note("1", Some("shop"));
         }
-        assert!(!posted.has("0") && posted.has("2"));
-        assert!(posted.has(&MAX_POSTED.to_string()) && !posted.has("nobody"));
+        assert!(!posted.has("0", None) && posted.has("2", None) && posted.has("2", Some("shop")));
+        assert!(posted.has(&MAX_POSTED.to_string(), None) && !posted.has("nobody", None));
+        assert!(!posted.has("2", Some("feed")), "another key's is unknown");
+        posted.note("of nobody", None);
+        assert!(posted.has("of nobody", None) && !posted.has("of nobody", Some("shop")));
         let jobs = posted.jobs.lock().expect("not poisoned");
-        assert_eq!(
-            (jobs.known.len(), jobs.in_order.len()),
-            (MAX_POSTED, MAX_POSTED)
-        );
+        let max = 2 * MAX_POSTED;
+        assert_eq!((jobs.known.len(), jobs.in_order.len()), (max, max));
     }
 }

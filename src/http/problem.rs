@@ -10,6 +10,9 @@ use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
+/// The code of a body that is packed in an unknown way.
+const BAD_ENCODING: &str = "bad_encoding";
+
 /// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
@@ -65,6 +68,16 @@ impl Problem {
             "not_json",
             "content-type",
             "expected application/json (with curl: --json in place of -d)",
+        )
+    }
+
+    /// The body is packed in a way that isn't known here.
+    pub fn bad_encoding() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            BAD_ENCODING,
+            "content-encoding",
+            "expected gzip or zstd, once, or none",
         )
     }
 
@@ -179,10 +192,17 @@ impl IntoResponse for Problem {
         let retry_after = self
             .retry_after
             .and_then(|wait| HeaderValue::from_str(&wait.as_secs().max(1).to_string()).ok());
+        let is_of_encoding = self.detail.code == BAD_ENCODING;
         let body = ErrorBody { error: self.detail };
         let mut response = (self.status, Json(body)).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
+        }
+        if is_of_encoding {
+            let taken = HeaderValue::from_static("gzip, zstd");
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, taken);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response

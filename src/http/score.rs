@@ -139,6 +139,7 @@ pub(super) async fn answer<T: Send + 'static>(
     let begun = Instant::now();
     let JobBody { bytes, held } = body;
     let (checker, asked, size) = (state.clone(), headers.clone(), bytes.len());
+    let poster = state.poster(&caller);
     let read = extract::read(bytes, move |body| {
         let (job, kept) = form(body).map_err(|problem| renamed(problem, None))?;
         let chosen = job_id::choose(&checker, &caller, &asked, &job);
@@ -151,7 +152,7 @@ pub(super) async fn answer<T: Send + 'static>(
         true => state.budget.take(job.len()),
         false => held,
     };
-    let scored = run(state, &headers, (job, id), held, begun).await;
+    let scored = run(state, &headers, (job, id, poster), held, begun).await;
     let scored = scored.map_err(|problem| renamed(problem, Some(&kept)))?;
     let bytes = scored.done.results.len();
     let write = move || Ok(response(shown(&scored, kept)?, scored));
@@ -162,7 +163,7 @@ pub(super) async fn answer<T: Send + 'static>(
 async fn run(
     state: &ApiState,
     headers: &HeaderMap,
-    (job, id): (Vec<u8>, String),
+    (job, id, poster): (Vec<u8>, String, Option<Arc<str>>),
     held: Held,
     begun: Instant,
 ) -> Result<Scored, Problem> {
@@ -170,7 +171,7 @@ async fn run(
     let work = async move {
         let (source, ended) = JobSource::awaited(job, Some(id));
         let source = source.with_urgency(Urgency::First).postponable(true);
-        engine.submit([source.holding(held)]);
+        engine.submit([source.posted_by(poster).holding(held)]);
         ended.await.ok()
     };
     let header = headers.get(TRACEPARENT).and_then(|v| v.to_str().ok());

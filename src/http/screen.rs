@@ -3,7 +3,7 @@
 //! Promises that a page which has its own name resolve to this machine can't use a worker without keys, and that a client on a connection that it
 //! keeps sees why a request was refused: what is left of a small body is read, and where it isn't, the answer says that the connection closes.
 
-use super::{Shared, problem::Problem};
+use super::{Shared, cors, problem::Problem};
 use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE};
 use axum::{
     body::{Body, Bytes, HttpBody},
@@ -33,10 +33,12 @@ pub(super) async fn screen(State(shared): State<Shared>, request: Request, next:
     let (parts, body) = request.into_parts();
     let trace = Trace::of(&parts.headers);
     let asks_first = parts.headers.contains_key(header::EXPECT);
+    let origin = shared.origins.allowed(&parts.headers).cloned();
     let lent = Lent(Arc::new(Mutex::new(body)));
     let rest = lent.clone();
     let mut response = match refusal(&shared, &parts, &lent) {
         Some(refused) => refused.into_response(),
+        None if origin.is_some() && cors::is_preflight(&parts) => cors::preflight(),
         None => {
             let request = Request::from_parts(parts, Body::new(lent));
             next.run(request).await
@@ -51,6 +53,7 @@ pub(super) async fn screen(State(shared): State<Shared>, request: Request, next:
         response.headers_mut().insert(header::CONNECTION, close);
     }
     trace.answer(response.headers_mut());
+    shared.origins.answer(origin, response.headers_mut());
     response
 }
 

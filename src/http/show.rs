@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    auth::Reader,
+    auth::{AllReader, Reader},
     extract::Params,
     problem::Problem,
     responses::{BadRequest, Guarded, Unavailable},
@@ -169,7 +169,7 @@ pub struct RejectionShown {
 #[utoipa::path(get, path = "/v1/rejections", tag = "worker", security(("key" = [])),
     responses((status = 200, body = Vec<RejectionShown>), Guarded, Unavailable))]
 pub(super) async fn rejections(
-    _reader: Reader,
+    _reader: AllReader,
     State(shared): State<Shared>,
 ) -> Result<Json<Vec<RejectionShown>>, Problem> {
     let rejected = shared.state()?.rejected.list();

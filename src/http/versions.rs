@@ -7,6 +7,7 @@ use super::{
     api_state::ApiState,
     auth::{Admin, Reader},
     extract::{self, Named, Params, Payload},
+    models,
     problem::Problem,
     responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
 };
@@ -92,9 +93,10 @@ pub struct Activated {
     before: Option<String>,
 }
 
-/// The paths of one model.
+/// The paths of models.
 pub(super) fn routes() -> Router<Shared> {
     Router::new()
+        .route("/v1/models", get(models::models))
         .route("/v1/models/{name}/shift", get(shift))
         .route("/v1/models/{name}/warm", routing::post(warm))
         .route("/v1/models/{name}/activate", routing::post(activate))

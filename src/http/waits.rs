@@ -1,9 +1,11 @@
 //! Owns waiting for jobs to end, whichever worker has them.
 //!
 //! Promises that all who wait here ask the database one question together, however many they are, and less and less often while nothing ends; and that
-//! their number is bounded: each holds a connection meanwhile, of which others need some. Nothing runs while nobody waits.
+//! their number is bounded: each holds a connection meanwhile, of which others need some. Nothing runs while nobody waits. Whoever waits for a job that
+//! another key posted hears nothing of its end.
 
 use super::{api_state::ApiState, problem::Problem};
+use crate::store::AskedJob;
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::{
@@ -20,7 +22,7 @@ const MAX_WAITING: usize = 1_000;
 const SOONEST: Duration = Duration::from_millis(100);
 const LATEST: Duration = Duration::from_millis(800);
 
-/// Who waits, by the job's id.
+/// Who waits, by the job's id and the key to which it is shown.
 #[derive(Debug)]
 pub(super) struct Waits {
     /// How many may wait.
@@ -33,7 +35,7 @@ pub(super) struct Waits {
 
 #[derive(Debug, Default)]
 struct Jobs {
-    by_id: HashMap<String, Awaited>,
+    by_job: HashMap<AskedJob, Awaited>,
     waiting: usize,
 }
 
@@ -47,7 +49,7 @@ struct Awaited {
 /// One who waits; forgotten when it is dropped.
 struct Waiter<'a> {
     waits: &'a Waits,
-    job_id: &'a str,
+    job: AskedJob,
     ended: watch::Receiver<bool>,
 }
 
@@ -67,7 +69,7 @@ impl Waits {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter<'a>(&'a self, job_id: &'a str) -> Result<Waiter<'a>, Problem> {
+    fn enter(&self, (job_id, posted_by): (&str, Option<&str>)) -> Result<Waiter<'_>, Problem> {
         let mut jobs = self.jobs();
         if jobs.waiting >= self.max {
             let waiting = jobs.waiting;
@@ -78,32 +80,33 @@ impl Waits {
         jobs.waiting += 1;
         self.rest_ms
             .store(SOONEST.as_millis() as u64, Ordering::Relaxed);
-        let ended = match jobs.by_id.entry(job_id.to_owned()) {
-            Entry::Occupied(mut job) => {
-                job.get_mut().by += 1;
-                job.get().ended.subscribe()
+        let job: AskedJob = (job_id.to_owned(), posted_by.map(str::to_owned));
+        let ended = match jobs.by_job.entry(job.clone()) {
+            Entry::Occupied(mut known) => {
+                known.get_mut().by += 1;
+                known.get().ended.subscribe()
             }
-            Entry::Vacant(job) => {
+            Entry::Vacant(new) => {
                 let (ended, receiver) = watch::channel(false);
-                job.insert(Awaited { ended, by: 1 });
+                new.insert(Awaited { ended, by: 1 });
                 receiver
             }
         };
         Ok(Waiter {
             waits: self,
-            job_id,
+            job,
             ended,
         })
     }
 
-    /// Waits until a job has ended, for `limit` at the most; says whether it has.
+    /// Waits until a job has ended, for `limit` at the most; says whether it has. Where a key is named, only one that it posted.
     pub(super) async fn ended(
         &self,
         state: &ApiState,
-        job_id: &str,
+        job: (&str, Option<&str>),
         limit: Duration,
     ) -> Result<bool, Problem> {
-        let waiter = self.enter(job_id)?;
+        let waiter = self.enter(job)?;
         let mut ended = waiter.ended.clone();
         tokio::select! {
             // The sender is there for as long as this one is counted.
@@ -135,12 +138,12 @@ impl Waits {
 
     /// Asks which of the jobs that anybody waits for have ended.
     async fn ask(&self, state: &ApiState) -> Result<(), Problem> {
-        let ids: Vec<String> = self.jobs().by_id.keys().cloned().collect();
-        let ended = state.ask(move |store| async move { store.ended(&ids).await });
+        let asked: Vec<AskedJob> = self.jobs().by_job.keys().cloned().collect();
+        let ended = state.ask(move |store| async move { store.ended(&asked).await });
         let ended = ended.await?;
         let jobs = self.jobs();
-        for id in &ended {
-            if let Some(job) = jobs.by_id.get(id) {
+        for one in &ended {
+            if let Some(job) = jobs.by_job.get(one) {
                 job.ended.send_replace(true);
             }
         }
@@ -152,10 +155,10 @@ impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let mut jobs = self.waits.jobs();
         jobs.waiting -= 1;
-        if let Some(job) = jobs.by_id.get_mut(self.job_id) {
+        if let Some(job) = jobs.by_job.get_mut(&self.job) {
             job.by -= 1;
             if job.by == 0 {
-                jobs.by_id.remove(self.job_id);
+                jobs.by_job.remove(&self.job);
             }
         }
     }
@@ -168,14 +171,16 @@ mod tests {
     #[test]
     fn who_waits_is_counted_bounded_and_forgotten() {
         let waits = Waits::new(20);
-        let first = waits.enter("a").expect("room");
-        let others: Vec<Waiter<'_>> = (1..10).map(|_| waits.enter("a").expect("room")).collect();
-        let refused = waits.enter("b").err().expect("no room");
+        let first = waits.enter(("a", None)).expect("room");
+        let enter = |_| waits.enter(("a", Some("shop"))).expect("room");
+        let others: Vec<Waiter<'_>> = (1..10).map(enter).collect();
+        assert_eq!(waits.jobs().by_job.len(), 2);
+        let refused = waits.enter(("b", None)).err().expect("no room");
         assert_eq!(refused.status_code(), 503);
         drop(others);
         assert_eq!(waits.jobs().waiting, 1);
         drop(first);
-        assert!(waits.jobs().by_id.is_empty() && waits.jobs().waiting == 0);
+        assert!(waits.jobs().by_job.is_empty() && waits.jobs().waiting == 0);
         assert_eq!(
             (Waits::new(1).max, Waits::new(1 << 20).max),
             (1, MAX_WAITING)

@@ -16,11 +16,10 @@ use ahash::RandomState;
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::job::{self, Job, Unparsable};
 use kiln_contract::key;
-use kiln_model::{Model, Task};
+use kiln_model::{Serving, Task};
 use std::{
     borrow::Cow,
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
 };
 
 /// What admission made of a batch.
@@ -57,7 +56,7 @@ fn all<'a>(
     };
     let mut by_id: HashMap<Cow<'_, str>, (SourceIndex, [u8; 32]), RandomState> = HashMap::default();
     for (index, source) in sources.enumerate() {
-        let (job, model) = match check(context, source) {
+        let (job, serving) = match check(context, source) {
             Ok(checked) => checked,
             Err(Unparsable { job_id, rejection }) => {
                 let outcome = Outcome::Rejected { job_id, rejection };
@@ -65,10 +64,11 @@ fn all<'a>(
                 continue;
             }
         };
+        let info = serving.model.info();
         let elsewhere = if source.may_move {
-            lanes.elsewhere(model.info(), job.namespace())
+            lanes.elsewhere(info, job.namespace())
         } else if source.may_postpone {
-            lanes.not_served(model.info())
+            lanes.not_served(info)
         } else {
             None
         };
@@ -76,7 +76,7 @@ fn all<'a>(
             admission.refused.push((index, outcome));
             continue;
         }
-        let outputs = BYTES_PER_OUTPUT * job.inputs.len() * model.info().output_width;
+        let outputs = BYTES_PER_OUTPUT * job.inputs.len() * info.output_width;
         if outputs > LARGE_OUTPUTS && source.reserved.is_none() {
             admission.large.push((index, outputs));
             continue;
@@ -100,14 +100,13 @@ fn all<'a>(
         }
         let settings = &context.settings;
         let own = settings.namespaces.get(job.namespace());
-        let of_model = model.info().ttl_seconds;
-        let ttl_seconds = settings.cache.life_seconds(job.ttl_seconds, own, of_model);
-        let usual_seconds = settings.cache.life_seconds(None, own, of_model);
+        let life = |asked| settings.cache.life_seconds(asked, own, info.ttl_seconds);
+        let (ttl_seconds, usual_seconds) = (life(job.ttl_seconds), life(None));
         admission.admitted.push(AdmittedJob {
             index,
             source,
             job,
-            model,
+            serving,
             body_sha256,
             ttl_seconds,
             outlives: ttl_seconds > usual_seconds,
@@ -117,10 +116,7 @@ fn all<'a>(
 }
 
 /// Checks a job without running it.
-fn check<'a>(
-    context: &Context,
-    source: &'a JobSource,
-) -> Result<(Job<'a>, Arc<Model>), Unparsable> {
+fn check<'a>(context: &Context, source: &'a JobSource) -> Result<(Job<'a>, Serving), Unparsable> {
     let max = context.settings.max_body_bytes;
     if source.body().len() > max {
         let id = source.message_id().filter(|id| job::is_job_id(id));
@@ -142,7 +138,7 @@ fn check<'a>(
         source.note_in_hand(ids, &job.job_id);
     }
     match fit(context, &mut job) {
-        Ok(model) => Ok((job, model)),
+        Ok(serving) => Ok((job, serving)),
         Err(rejection) => Err(Unparsable {
             job_id: Some(job.job_id.into_owned()),
             rejection,
@@ -167,15 +163,16 @@ pub(super) fn examine(
     Ok(job.job_id.into_owned())
 }
 
-/// Finds a job's model, and checks the job against it.
-fn fit(context: &Context, job: &mut Job<'_>) -> Result<Arc<Model>, Rejection> {
-    let found = context.registry.resolve(&job.model);
-    let model = found
+/// Finds a job's model, and checks the job against it: a version that a share of the inputs goes to takes whatever the active one takes.
+fn fit(context: &Context, job: &mut Job<'_>) -> Result<Serving, Rejection> {
+    let found = context.registry.serving(&job.model);
+    let serving = found
         .map_err(|unknown| Rejection::new(Code::UnknownModel, "model", unknown.to_string()))?;
-    if job.rank.is_some() && model.info().task == Task::Embedding {
+    let info = serving.model.info();
+    if job.rank.is_some() && info.task == Task::Embedding {
         let message = "an embedding model gives no score to rank by";
         return Err(Rejection::invalid("rank", message));
     }
-    job.check_inputs(model.info())?;
-    Ok(model)
+    job.check_inputs(info)?;
+    Ok(serving)
 }

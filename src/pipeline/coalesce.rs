@@ -1,5 +1,5 @@
 //! Owns turning the inputs of a batch of jobs into distinct slots: one for each model version and input, however many jobs
-//! ask for it.
+//! ask for it; and so, which version an input of a bare name goes to.
 //!
 //! Pure: no I/O, no clock.
 
@@ -13,7 +13,8 @@ use ahash::RandomState;
 use kiln_contract::entry::Seal;
 use kiln_contract::job::{Content, Input, Job};
 use kiln_contract::key::{self, InputHash};
-use kiln_model::Model;
+use kiln_contract::split::Point;
+use kiln_model::{Model, Serving};
 use std::{
     collections::{HashMap, hash_map::Entry},
     sync::Arc,
@@ -44,44 +45,42 @@ struct Coalescing<'a> {
 impl<'a> Coalescing<'a> {
     fn add(&mut self, admitted: &'a AdmittedJob<'a>) {
         let job = &admitted.job;
-        let group = self.group(&admitted.model);
         let namespace = self.namespace(job.namespace());
         let index = self.plan.jobs.next_index();
         let keeps = self.keeps;
-        let Some(by_input) = self.by_input.get_mut(group) else {
-            return;
-        };
         let mut asked_first = 0;
         let mut inputs = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
-            let planned = match value(job, input, &admitted.model) {
-                None => None,
-                Some((hash, cost)) => {
-                    let slot = match by_input.entry(hash) {
-                        Entry::Occupied(known) => *known.get(),
-                        Entry::Vacant(new) => {
-                            asked_first += 1;
-                            *new.insert(self.plan.slots.push(Slot {
-                                group,
-                                input: hash,
-                                cost,
-                                asked_by: index,
-                                found: Found::Not,
-                                keeps,
-                                is_looked_up: true,
-                                min_stamp: 0,
-                                seal: Seal::default(),
-                            }))
-                        }
-                    };
-                    Some(slot)
+            let scored = scored_by(job, input, &admitted.serving);
+            let Some((model, hash, cost)) = scored else {
+                inputs.push(None);
+                continue;
+            };
+            let group = self.group(model);
+            let Some(by_input) = self.by_input.get_mut(group) else {
+                return;
+            };
+            let slot = match by_input.entry(hash) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(new) => {
+                    asked_first += 1;
+                    *new.insert(self.plan.slots.push(Slot {
+                        group,
+                        input: hash,
+                        cost,
+                        asked_by: index,
+                        found: Found::Not,
+                        keeps,
+                        is_looked_up: true,
+                        min_stamp: 0,
+                        seal: Seal::default(),
+                    }))
                 }
             };
-            inputs.push(planned);
+            inputs.push(Some(slot));
         }
         self.plan.jobs.push(PlannedJob {
             admitted,
-            group,
             namespace,
             inputs,
             asked_first,
@@ -104,21 +103,39 @@ impl<'a> Coalescing<'a> {
     }
 }
 
-/// An input's hash and the seconds that it is expected to cost; nothing for one that isn't scored.
-fn value(job: &Job<'_>, input: &Input<'_>, model: &Model) -> Option<(InputHash, Option<f64>)> {
+/// The version that an input goes to, its hash, and the seconds that it is expected to cost; nothing for one that isn't scored.
+pub fn scored_by<'m>(
+    job: &Job<'_>,
+    input: &Input<'_>,
+    serving: &'m Serving,
+) -> Option<(&'m Arc<Model>, InputHash, Option<f64>)> {
+    let rank = job.rank.as_ref().map(|rank| &*rank.key);
+    let active = &serving.model;
+    let goes_to = |by_itself: &dyn Fn() -> InputHash| {
+        let name = &active.info().name;
+        serving.version_at(|| Point::of(name, rank, input.key.as_deref(), by_itself))
+    };
     match &input.content {
         // Names were put in order when the job was admitted.
         Content::Bad(_) | Content::Removal | Content::Named(_) => None,
         Content::Features(range) => {
-            let features = job.features_of(range);
-            Some((key::hash_features(features), model.expected_seconds(None)))
+            let hash = key::hash_features(job.features_of(range));
+            let model = goes_to(&|| hash);
+            Some((model, hash, model.expected_seconds(None)))
         }
         Content::Text { text, pair } => {
-            let text = model.normalise(text);
-            let pair = pair.as_deref().map(|pair| model.normalise(pair));
+            let seen_by = |model: &Model| {
+                let pair = pair.as_deref().map(|pair| model.normalise(pair));
+                (model.normalise(text), pair)
+            };
+            let model = goes_to(&|| {
+                let (text, pair) = seen_by(active);
+                key::hash_text(&text, pair.as_deref())
+            });
+            let (text, pair) = seen_by(model);
             let hash = key::hash_text(&text, pair.as_deref());
             let cost = model.expected_seconds(Some((&text, pair.as_deref())));
-            Some((hash, cost))
+            Some((model, hash, cost))
         }
     }
 }

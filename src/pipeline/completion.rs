@@ -191,6 +191,7 @@ impl Completions {
                 job,
                 refreshes_ttl: ending.source.refreshes_ttl(),
                 model_nanos: ending.counts.model_nanos,
+                posters: ending.posters().collect(),
             }),
             End::Failed { .. } => None,
         });

@@ -54,6 +54,12 @@ pub(super) struct FinishedJob {
 }
 
 impl Ending {
+    /// The API keys that posted it.
+    pub fn posters(&self) -> impl Iterator<Item = &str> {
+        let all = std::iter::once(&self.source).chain(&self.repeats);
+        all.filter_map(|source| source.posted_by.as_deref())
+    }
+
     /// Bytes that storing it takes, about.
     pub fn bytes(&self) -> usize {
         match &self.end {

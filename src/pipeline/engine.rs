@@ -162,10 +162,10 @@ impl Engine {
         ended.await.ok()
     }
 
-    /// Whether a job is in hand here, as far as its id was read.
-    pub fn has_in_hand(&self, job_id: &str) -> bool {
+    /// Whether a job is in hand here, as far as its id was read; where a key is named, one that it posted.
+    pub fn has_in_hand(&self, job_id: &str, posted_by: Option<&str>) -> bool {
         let ids = self.context.in_hand.as_ref();
-        ids.is_some_and(|ids| ids.has(job_id))
+        ids.is_some_and(|ids| ids.has(job_id, posted_by))
     }
 
     /// Gives jobs back to their owners that wait in lanes and were in hand for too long.

@@ -16,6 +16,7 @@ use super::{
     publish,
     render::{InputRow, LabelCounts, Rendered, render},
     source::JobSource,
+    split_metrics,
 };
 use crate::{
     clock,
@@ -31,10 +32,24 @@ use std::{sync::Arc, time::Duration};
 struct Head<'a> {
     job: &'a Job<'a>,
     source: &'a JobSource,
+    /// The version that it names, or else the active one; and the one that a share of its inputs goes to.
     model: &'a Arc<Model>,
+    split: Option<&'a Arc<Model>>,
     body_sha256: [u8; 32],
     ttl_seconds: u64,
     stamp: u64,
+}
+
+impl Head<'_> {
+    /// The version that the job's result names: of several, the active one.
+    fn version<'r>(&self, rows: &impl Fn(usize) -> Option<InputRow<'r>>) -> &Arc<Model> {
+        let Some(split) = self.split else {
+            return self.model;
+        };
+        let mut rows = (0..self.job.inputs.len()).filter_map(rows).peekable();
+        let is_split = rows.peek().is_some() && rows.all(|row| Arc::ptr_eq(row.model, split));
+        if is_split { split } else { self.model }
+    }
 }
 
 fn finish<'r>(
@@ -44,7 +59,8 @@ fn finish<'r>(
     counts: &mut InputCounts,
     labels: &mut LabelCounts,
 ) -> Option<FinishedJob> {
-    let outputs = head.job.inputs.len() * head.model.info().output_width;
+    let model = head.version(&rows);
+    let outputs = head.job.inputs.len() * model.info().output_width;
     let bytes = outputs * BYTES_PER_OUTPUT;
     let Some(Rendered {
         results,
@@ -52,13 +68,16 @@ fn finish<'r>(
         misses,
         skipped,
         note,
-    }) = blocking(bytes, || render(head.job, head.model, &rows, labels))
+    }) = blocking(bytes, || render(head.job, model, &rows, labels))
     else {
         bug("an input has neither a row nor a failure");
         return None;
     };
     counts.skipped = skipped;
-    let info = head.model.info();
+    if head.split.is_some() {
+        split_metrics::finished(&context.metrics, head.job, &rows);
+    }
+    let info = model.info();
     let elapsed = elapsed(head);
     let result = Finished {
         model: info.name.clone(),
@@ -73,7 +92,7 @@ fn finish<'r>(
     let shown = publish::words(
         context,
         (head.job, head.source),
-        info,
+        model,
         head.ttl_seconds,
         result.finished_at,
         &rows,
@@ -95,7 +114,7 @@ fn finish<'r>(
         rows: None,
         shadow: context.shadows.as_ref().and_then(|shadows| {
             let job = (head.job, head.source);
-            shadows.take(job, info, &rows)
+            shadows.take(job, head.model, &rows)
         }),
     })
 }
@@ -135,7 +154,8 @@ pub(super) fn found(
     let head = Head {
         job: &admitted.job,
         source: admitted.source,
-        model: &admitted.model,
+        model: &admitted.serving.model,
+        split: admitted.serving.split.as_ref().map(|split| &split.model),
         body_sha256: admitted.body_sha256,
         ttl_seconds: admitted.ttl_seconds,
         stamp: plan.stamp,
@@ -144,6 +164,7 @@ pub(super) fn found(
         let (slot, row) = plan.row((*planned.inputs.get(number)?)?)?;
         Some(InputRow {
             input: &slot.input,
+            model: &plan.groups.get(slot.group)?.model,
             row,
             how: How::Cached,
             is_kept: true,
@@ -183,6 +204,7 @@ pub(super) fn owned(context: &Context, owned: OwnedJob, labels: &mut LabelCounts
         job: &rows.job,
         source: &source,
         model: &rows.model,
+        split: rows.split.as_ref().map(|split| &split.model),
         body_sha256: rows.body_sha256,
         ttl_seconds: rows.ttl_seconds,
         stamp: rows.stamp,
@@ -192,6 +214,7 @@ pub(super) fn owned(context: &Context, owned: OwnedJob, labels: &mut LabelCounts
         let slot = rows.slots.get(index)?;
         Some(InputRow {
             input: &slot.input,
+            model: rows.model_of(slot),
             row: rows.row(index)?,
             how: slot.found?,
             is_kept: slot.keeps.entry,

@@ -26,7 +26,6 @@ use crate::telemetry::{
     trace::Stages,
 };
 use kiln_contract::job::Job;
-use kiln_model::Model;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -373,11 +372,11 @@ impl Parting {
 /// A job that leaves its batch.
 fn owned(admitted: AdmittedJob<'_>, open: OpenJob) -> JobRows {
     let job: Job<'static> = admitted.job.into_owned();
-    let model: Arc<Model> = admitted.model;
     JobRows {
         job,
-        model,
+        model: admitted.serving.model,
         space: open.space,
+        split: open.split,
         body_sha256: admitted.body_sha256,
         ttl_seconds: admitted.ttl_seconds,
         inputs: open.inputs,

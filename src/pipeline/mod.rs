@@ -37,6 +37,7 @@ mod shadow;
 mod share;
 mod source;
 mod split;
+mod split_metrics;
 mod standing;
 mod store;
 mod tasks;
@@ -46,6 +47,7 @@ mod verdict;
 mod worth;
 
 pub use arriving::Arriving;
+pub use coalesce::scored_by;
 pub use context::EngineParts;
 pub use engine::{Engine, outcome_of};
 pub use input_counts::InputCounts;

@@ -19,6 +19,8 @@ const ROW_BYTES: usize = 160;
 #[derive(Debug)]
 pub(super) struct NameWord {
     key: String,
+    /// The version that said it, where that isn't its job's.
+    version: Option<String>,
     /// The input's hash; of a ranking, that of its items; none where the name was removed.
     input: Option<InputHash>,
     label: Option<String>,
@@ -41,10 +43,10 @@ impl NameWord {
     }
 }
 
-/// What a job's names say; nothing where it names nothing.
+/// What a job's names say, `own` being its version; nothing where it names nothing.
 pub(super) fn words<'r>(
     job: &Job<'_>,
-    info: &ModelInfo,
+    own: &ModelInfo,
     rows: &impl Fn(usize) -> Option<InputRow<'r>>,
 ) -> Vec<NameWord> {
     if !job.is_for_readers() {
@@ -57,6 +59,7 @@ pub(super) fn words<'r>(
         if let (Some(key), Content::Removal) = (&input.key, &input.content) {
             words.push(NameWord {
                 key: key.to_string(),
+                version: None,
                 input: None,
                 label: None,
                 score: None,
@@ -64,14 +67,16 @@ pub(super) fn words<'r>(
             });
             continue;
         }
-        let (Some(key), Some(InputRow { input, row, .. })) = (input.key.as_deref(), rows(number))
-        else {
+        let (Some(key), Some(found)) = (input.key.as_deref(), rows(number)) else {
             continue;
         };
+        let InputRow { input, row, .. } = found;
+        let info = found.model.info();
         let reading = Reading::of(info, row);
         if job.named {
             words.push(NameWord {
                 key: key.to_owned(),
+                version: (info.version != own.version).then(|| info.version.clone()),
                 input: Some(*input),
                 label: reading.label().map(str::to_owned),
                 score: reading.score(),
@@ -95,6 +100,7 @@ pub(super) fn words<'r>(
         let items = reader::items(&best);
         words.push(NameWord {
             key: rank.key.to_string(),
+            version: None,
             input: Some(key::hash_body(items.as_bytes())),
             label: None,
             score: None,
@@ -125,7 +131,7 @@ pub(super) fn rows<'a>(jobs: impl Iterator<Item = Naming<'a>>) -> Vec<ServedRow<
                 key: &word.key,
                 job_id,
                 model: &result.model,
-                version: &result.version,
+                version: word.version.as_deref().unwrap_or(&result.version),
                 input: word.input.as_ref().map(|input| input.as_slice()),
                 label: word.label.as_deref(),
                 score: word.score,
@@ -166,6 +172,7 @@ mod tests {
     fn word(key: &str, input: u8) -> NameWord {
         NameWord {
             key: key.to_owned(),
+            version: None,
             input: Some([input; 32]),
             label: None,
             score: Some(0.5),

@@ -40,6 +40,8 @@ pub(super) struct JobSlot {
     pub input: InputHash,
     /// Which of the job's inputs it is, the first one if several are the same.
     pub number: usize,
+    /// Whether it goes to the version that a share of its model's inputs goes to.
+    pub is_split: bool,
     /// Whether the job is the first of its batch that asks for it.
     pub is_first: bool,
     /// How its row was found; nothing before.
@@ -67,12 +69,22 @@ impl JobSlot {
     }
 }
 
+/// A version, and where its entries are.
+#[derive(Debug)]
+pub(super) struct Version {
+    pub model: Arc<Model>,
+    pub space: Arc<Space>,
+}
+
 /// A job's inputs and the rows that were found for them.
 #[derive(Debug)]
 pub(super) struct JobRows {
     pub job: Job<'static>,
+    /// The version that it names, or else the active one.
     pub model: Arc<Model>,
     pub space: Arc<Space>,
+    /// The version that a share of its inputs goes to, if there is one. It gives as many outputs.
+    pub split: Option<Version>,
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,
@@ -147,6 +159,20 @@ impl JobRows {
         self.model.info().output_width
     }
 
+    fn version_of(&self, slot: &JobSlot) -> Option<&Version> {
+        self.split.as_ref().filter(|_| slot.is_split)
+    }
+
+    /// The version that scores a slot.
+    pub fn model_of(&self, slot: &JobSlot) -> &Arc<Model> {
+        self.version_of(slot).map_or(&self.model, |one| &one.model)
+    }
+
+    /// Where a slot's entry is.
+    pub fn space_of(&self, slot: &JobSlot) -> &Space {
+        self.version_of(slot).map_or(&self.space, |one| &one.space)
+    }
+
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> usize {
         let inputs = self.job.inputs.iter().map(|input| match &input.content {
@@ -190,10 +216,13 @@ impl JobRows {
         let input = self.job.inputs.get(slot.number);
         match input.map(|input| &input.content) {
             Some(Content::Features(range)) => Some(Value::Features(self.job.features_of(range))),
-            Some(Content::Text { text, pair }) => Some(Value::Text {
-                text: self.model.normalise(text),
-                pair: pair.as_deref().map(|pair| self.model.normalise(pair)),
-            }),
+            Some(Content::Text { text, pair }) => {
+                let model = self.model_of(slot);
+                Some(Value::Text {
+                    text: model.normalise(text),
+                    pair: pair.as_deref().map(|pair| model.normalise(pair)),
+                })
+            }
             Some(Content::Bad(_) | Content::Removal | Content::Named(_)) | None => {
                 bug("a slot stands for no input of its job");
                 None
@@ -211,6 +240,7 @@ mod tests {
         let slot = |found| JobSlot {
             input: [1; 32],
             number: 0,
+            is_split: false,
             is_first: true,
             found,
             keeps: Retention::default(),

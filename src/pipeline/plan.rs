@@ -89,7 +89,6 @@ pub struct Slot {
 #[derive(Debug)]
 pub struct PlannedJob<'a> {
     pub admitted: &'a AdmittedJob<'a>,
-    pub group: GroupIndex,
     pub namespace: NamespaceIndex,
     /// The slot of each input of the job, in order; none for one that isn't scored.
     pub inputs: Vec<Option<SlotIndex>>,

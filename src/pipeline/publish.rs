@@ -17,14 +17,14 @@ use kiln_contract::{
     reader::{self, EntryWriter, Provenance, RankedItem},
     result::Reading,
 };
-use kiln_model::ModelInfo;
-use std::collections::HashSet;
+use kiln_model::Model;
+use std::{collections::HashSet, sync::Arc};
 
-/// What is to stand under readers' keys for a job, in its namespace.
+/// What is to stand under readers' keys for a job, in its namespace, `model` being its version.
 pub(super) fn words<'r>(
     context: &Context,
     (job, source): (&Job<'_>, &JobSource),
-    info: &ModelInfo,
+    model: &Arc<Model>,
     ttl_seconds: u64,
     at: DateTime<Utc>,
     rows: &impl Fn(usize) -> Option<InputRow<'r>>,
@@ -39,7 +39,8 @@ pub(super) fn words<'r>(
         as_of: job.as_of.as_ref(),
         order: Order::new(job.as_of.as_ref(), source.accepted()),
     };
-    let writer = EntryWriter::new(info, at, &said);
+    let writer = EntryWriter::new(model.info(), at, &said);
+    let mut others: Option<EntryWriter<'_>> = None;
     let may_be_old = job.as_of.is_some();
     let kind = if source.refreshes_ttl() {
         WordKind::Refresh
@@ -66,15 +67,22 @@ pub(super) fn words<'r>(
             removed.push(key);
             continue;
         }
-        let Some(InputRow { input, row, .. }) = rows(number) else {
+        let Some(found) = rows(number) else {
             continue;
         };
+        let InputRow { input, row, .. } = found;
         if job.named {
             written.push((key, Some(*input)));
+            let writer = match Arc::ptr_eq(found.model, model) {
+                true => &writer,
+                false => {
+                    others.get_or_insert_with(|| EntryWriter::new(found.model.info(), at, &said))
+                }
+            };
             put(key, writer.named(row));
         }
         if job.rank.is_some()
-            && let Some(score) = Reading::of(info, row).score()
+            && let Some(score) = Reading::of(found.model.info(), row).score()
         {
             ranked.push(RankedItem { key, score });
         }

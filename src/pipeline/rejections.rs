@@ -158,6 +158,7 @@ fn row((ending, outcome): &(Ending, Outcome)) -> Option<RejectedRow<'_>> {
         model,
         namespace,
         rejection,
+        posters: ending.posters().collect(),
         finished_at: clock::now(),
     })
 }

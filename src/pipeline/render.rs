@@ -18,6 +18,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InputRow<'r> {
     pub input: &'r InputHash,
+    /// The version that it was scored by.
+    pub model: &'r Arc<Model>,
     pub row: &'r [f32],
     pub how: How,
     /// Whether its score is kept in the cache.
@@ -89,7 +91,7 @@ impl LabelCounts {
     }
 }
 
-/// Writes the results of one job. `rows` gives the row of each input that is scored by its number; the job has no result where one is
+/// Writes the results of one job, `model` being its version. `rows` gives the row of each input that is scored by its number; the job has no result where one is
 /// missing.
 pub(super) fn render<'r>(
     job: &Job<'_>,
@@ -97,9 +99,7 @@ pub(super) fn render<'r>(
     rows: &impl Fn(usize) -> Option<InputRow<'r>>,
     labels: &mut LabelCounts,
 ) -> Option<Rendered> {
-    let info = model.info();
-    let mut labels = labels.of(model);
-    let mut writer = ResultsWriter::new(job.inputs.len());
+    let mut writer = ResultsWriter::new(job.inputs.len()).of_version(&model.info().version);
     let (mut hits, mut misses, mut skipped) = (0u32, 0u32, 0u64);
     let mut kinds: Vec<(&str, InputNote)> = Vec::new();
     let mut all = InputNote::default();
@@ -116,12 +116,14 @@ pub(super) fn render<'r>(
             continue;
         }
         let InputRow {
+            model,
             row,
             how,
             is_kept,
             causes,
             ..
         } = rows(number)?;
+        let info = model.info();
         let cached = how == How::Cached;
         if cached {
             hits += 1
@@ -129,7 +131,7 @@ pub(super) fn render<'r>(
             misses += 1
         }
         writer.scored(key, info, row, cached, job.detail);
-        if let Some(labels) = &mut labels {
+        if let Some(labels) = labels.of(model) {
             count_label(info, row, labels);
         }
         let one = InputNote {

@@ -15,7 +15,7 @@ use super::{render::InputRow, source::JobSource};
 use compared::{Compared, Trouble};
 use kiln_contract::job::{Content, Job};
 use kiln_contract::result::Reading;
-use kiln_model::ModelInfo;
+use kiln_model::Model;
 use rand::Rng;
 use std::{
     collections::BTreeMap,
@@ -58,13 +58,14 @@ impl Shadows {
     }
 
     /// Takes a share of what a finished job asked for, with what the active version gave for it. Jobs that pin a version and those that warm
-    /// are left alone.
+    /// are left alone, and so are inputs that went to another version.
     pub(super) fn take<'r>(
         &self,
         (job, source): (&Job<'_>, &JobSource),
-        info: &ModelInfo,
+        active: &Arc<Model>,
         rows: &impl Fn(usize) -> Option<InputRow<'r>>,
     ) -> Option<ShadowInputs> {
+        let info = active.info();
         let shadow = self.by_model.get(&info.name)?;
         if source.refreshes_ttl() || job.model.contains('@') || !shadow.is_open() {
             return None;
@@ -83,7 +84,8 @@ impl Shadows {
                 }),
                 Content::Bad(_) | Content::Removal | Content::Named(_) => None,
             };
-            let Some(row) = rows(number) else { continue };
+            let row = rows(number).filter(|row| Arc::ptr_eq(row.model, active));
+            let Some(row) = row else { continue };
             let reading = Reading::of(info, row.row);
             if let Some(score) = reading.score() {
                 let label = reading.label().map(str::to_owned);

@@ -15,7 +15,7 @@ use crate::clock;
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
-use kiln_model::Model;
+use kiln_model::Serving;
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, OnceLock},
@@ -92,6 +92,8 @@ pub struct Parts {
     pub(super) given_up: Option<Rejection>,
     /// Its lane, where it came from one's queue and isn't there yet.
     pub(super) arriving: Option<Arriving>,
+    /// The API key that posted it.
+    pub(super) posted_by: Option<Arc<str>>,
     /// Its part of what may be in hand.
     pub(super) held: Held,
     /// The same for outputs that are large.
@@ -136,6 +138,7 @@ impl JobSource {
             expires: None,
             given_up: None,
             arriving: None,
+            posted_by: None,
             held: Held::default(),
             reserved: None,
             in_hand: OnceLock::new(),
@@ -216,6 +219,12 @@ impl JobSource {
         self
     }
 
+    /// Says which API key posted it.
+    pub fn posted_by(mut self, key: Option<Arc<str>>) -> Self {
+        self.posted_by = key;
+        self
+    }
+
     /// Gives it the part that it has of what may be in hand.
     pub fn holding(mut self, held: Held) -> Self {
         self.held = held;
@@ -262,7 +271,8 @@ impl JobSource {
 
     /// Notes that it is in hand, until it ends.
     pub(super) fn note_in_hand(&self, ids: &Arc<InHandIds>, job_id: &str) {
-        self.in_hand.get_or_init(|| ids.note(job_id));
+        let posted_by = self.posted_by.as_deref();
+        self.in_hand.get_or_init(|| ids.note(job_id, posted_by));
     }
 
     /// Tells its owner how it ended.
@@ -311,7 +321,8 @@ pub(super) struct AdmittedJob<'a> {
     pub index: SourceIndex,
     pub source: &'a JobSource,
     pub job: Job<'a>,
-    pub model: Arc<Model>,
+    /// The version that it names, or else the active one and the one that a share of its inputs goes to.
+    pub serving: Serving,
     pub body_sha256: [u8; 32],
     /// TTL of its entries.
     pub ttl_seconds: u64,

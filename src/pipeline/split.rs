@@ -9,13 +9,14 @@ use super::{
     index::{IndexVec, SlotIndex, SourceIndex},
     input_counts::InputCounts,
     outcome::Outcome,
-    owned::{How, JobSlot},
+    owned::{How, JobSlot, Version},
     plan::{Found, Plan, PlannedJob},
     render::LabelCounts,
     source::AdmittedJob,
 };
 use crate::cache::Space;
 use ahash::RandomState;
+use kiln_model::Model;
 use std::{collections::HashMap, sync::Arc};
 
 /// What an admitted job goes on as.
@@ -28,6 +29,8 @@ pub(super) enum Next {
 /// What a job takes along of its batch.
 pub(super) struct OpenJob {
     pub space: Arc<Space>,
+    /// The version that a share of its inputs goes to, if there is one.
+    pub split: Option<Version>,
     pub inputs: Vec<Option<SlotIndex>>,
     pub slots: IndexVec<SlotIndex, JobSlot>,
     pub rows: Vec<f32>,
@@ -72,9 +75,19 @@ fn abandoned() -> Next {
 
 /// Cuts a job out of its batch.
 fn open(plan: &Plan<'_>, planned: &PlannedJob<'_>) -> Option<Next> {
-    let group = plan.groups.get(planned.group)?;
+    let serving = &planned.admitted.serving;
+    let space = |model: &Arc<Model>| {
+        let known = plan
+            .groups
+            .iter()
+            .find(|one| Arc::ptr_eq(&one.model, model));
+        known.map_or_else(
+            || Arc::new(Space::new(model.info())),
+            |one| one.space.clone(),
+        )
+    };
     let job = plan.jobs.position(|one| std::ptr::eq(one, planned))?;
-    let width = group.width();
+    let width = serving.model.info().output_width;
     let mut own: HashMap<SlotIndex, SlotIndex, RandomState> = HashMap::default();
     let mut slots: IndexVec<SlotIndex, JobSlot> = IndexVec::default();
     let mut rows = Vec::with_capacity(width * planned.asked_first as usize);
@@ -93,9 +106,11 @@ fn open(plan: &Plan<'_>, planned: &PlannedJob<'_>) -> Option<Next> {
             Some((_, row)) => rows.extend_from_slice(row),
             None => rows.resize((slots.len() + 1) * width, 0.0),
         }
+        let group = plan.groups.get(slot.group)?;
         let mine = slots.push(JobSlot {
             input: slot.input,
             number,
+            is_split: !Arc::ptr_eq(&group.model, &serving.model),
             is_first: slot.asked_by == job,
             found: (slot.found != Found::Not).then_some(How::Cached),
             keeps: slot.keeps,
@@ -107,7 +122,11 @@ fn open(plan: &Plan<'_>, planned: &PlannedJob<'_>) -> Option<Next> {
         inputs.push(Some(mine));
     }
     Some(Next::Open(OpenJob {
-        space: group.space.clone(),
+        space: space(&serving.model),
+        split: serving.split.as_ref().map(|split| Version {
+            model: split.model.clone(),
+            space: space(&split.model),
+        }),
         inputs,
         slots,
         rows,

@@ -15,7 +15,7 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::{StoredJobs, StoredScores},
-    store::{self, Batch, Inserted, JobRow, RunPiece, ScoreRow, SpentTime, StoreError},
+    store::{self, Batch, Inserted, JobRow, PosterRow, RunPiece, ScoreRow, SpentTime, StoreError},
     telemetry::metrics::Table,
 };
 use kiln_contract::{
@@ -40,6 +40,8 @@ pub(super) struct ToStore<'a> {
     pub refreshes_ttl: bool,
     /// Model time that it took, in nanoseconds.
     pub model_nanos: u64,
+    /// The API keys that posted it.
+    pub posters: Vec<&'a str>,
 }
 
 impl ToStore<'_> {
@@ -51,6 +53,17 @@ impl ToStore<'_> {
         Some(SpentTime {
             of: RunPiece::of_job(&self.job.job_id)?,
             seconds: self.model_nanos as f64 / 1e9,
+        })
+    }
+}
+
+impl<'a> ToStore<'a> {
+    fn poster_rows(&self) -> impl Iterator<Item = PosterRow<'a>> {
+        let job = self.job;
+        self.posters.iter().map(|posted_by| PosterRow {
+            posted_by,
+            job_id: &job.job_id,
+            body_sha256: job.body_sha256,
         })
     }
 }
@@ -178,7 +191,7 @@ async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToSto
         });
         due.filter_map(|(rows, (index, slot))| {
             Some(Fresh {
-                space: &rows.space,
+                space: rows.space_of(slot),
                 input: &slot.input,
                 row: rows.row(index)?,
                 ttl_ms: clock::random_ttl_ms(&mut rng, slot.ttl_seconds),
@@ -242,6 +255,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         scores: misses.rows(),
         served: names::rows(naming(jobs.iter())),
         spent: jobs.iter().filter_map(ToStore::spent).collect(),
+        posters: jobs.iter().flat_map(ToStore::poster_rows).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)
@@ -290,8 +304,8 @@ impl<'a> Misses<'a> {
             }
         }
         let key = |(rows, index, _): &Miss<'a>| {
-            let input = rows.slots.get(*index).map(|slot| slot.input);
-            (Arc::as_ptr(&rows.model) as usize, input)
+            let slot = rows.slots.get(*index);
+            slot.map(|slot| (Arc::as_ptr(rows.model_of(slot)) as usize, slot.input))
         };
         misses.sort_by_key(key);
         misses.dedup_by(|one, other| key(one) == key(other));
@@ -302,7 +316,7 @@ impl<'a> Misses<'a> {
         let rows = self.0.iter().filter_map(|(rows, index, value)| {
             let slot = rows.slots.get(*index)?;
             let row = rows.row(*index)?;
-            let info = rows.model.info();
+            let info = rows.model_of(slot).info();
             let reading = Reading::of(info, row);
             let (text, pair, features) = match value {
                 Some(Value::Features(values)) => (None, None, Some(*values)),

@@ -9,8 +9,12 @@ use crate::{
     store::{SqliteStore, Store},
     telemetry::metrics::Metrics,
 };
-use kiln_contract::failure::Code;
-use kiln_model::Registry;
+use kiln_contract::{
+    failure::Code,
+    key::hash_text,
+    split::{Point, Share},
+};
+use kiln_model::{Choices, Registry, SplitChoice};
 use std::sync::Arc;
 use tempfile::TempDir;
 
@@ -248,4 +252,108 @@ async fn a_lane_with_much_in_hand_gives_requests_and_warming_back() {
     assert_eq!(results(&slow.await.expect("an end").outcome).len(), 20);
     let again = late("again", Urgency::Warming).await;
     assert_eq!(results(&again).len(), 1, "once nobody waits any more");
+}
+
+/// The shipped classifier as two versions, the labels of the second one the other way round.
+fn two_versions() -> TempDir {
+    let models = tempfile::tempdir().expect("a folder");
+    let source = std::path::Path::new(SHIPPED).join("sentiment/1.0.0");
+    for version in ["1.0.0", "2.0.0"] {
+        let folder = models.path().join("sentiment").join(version);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for file in std::fs::read_dir(&source).expect("the shipped model") {
+            let file = file.expect("a file");
+            std::fs::copy(file.path(), folder.join(file.file_name())).expect("a copy");
+        }
+    }
+    let manifest = models.path().join("sentiment/2.0.0/manifest.toml");
+    let text = std::fs::read_to_string(&manifest).expect("a manifest");
+    let labels = r#"["negative", "neutral", "positive"]"#;
+    assert!(text.contains(labels), "{text}");
+    let text = text.replace(labels, r#"["positive", "neutral", "negative"]"#);
+    std::fs::write(manifest, text).expect("a manifest");
+    models
+}
+
+/// A job of one text under these keys.
+fn keyed(id: &str, model: &str, keys: &[&str], more: &str) -> String {
+    let inputs: Vec<_> = keys
+        .iter()
+        .map(|key| serde_json::json!({"key": key, "text": "great"}))
+        .collect();
+    let inputs = serde_json::Value::from(inputs);
+    format!(r#"{{"job_id":"{id}","model":"{model}","inputs":{inputs}{more}}}"#)
+}
+
+fn version(outcome: &Outcome) -> &str {
+    let Outcome::Done { result, .. } = outcome else {
+        panic!("{outcome:?}");
+    };
+    &result.version
+}
+
+#[tokio::test]
+async fn a_share_of_the_keys_goes_to_another_version_within_one_job() {
+    let models = two_versions();
+    let (engine, _folder) = engine(models.path().to_str().expect("a plain path")).await;
+    let share = Share::parse("30%").expect("a share");
+    let split = SplitChoice {
+        version: "2.0.0".to_owned(),
+        share,
+    };
+    engine.registry().choose(Choices {
+        active: [("sentiment".to_owned(), "1.0.0".to_owned())].into(),
+        splits: [("sentiment".to_owned(), split)].into(),
+    });
+    let keys: Vec<String> = (0..60).map(|n| format!("k{n}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let goes = |key: &str| share.takes(Point::of_key("sentiment", key));
+    let (second, first): (Vec<&str>, Vec<&str>) = keys.iter().partition(|key| goes(key));
+    assert!(second.len() > 5 && first.len() > 20);
+    for (id, cached) in [("a", false), ("b", true)] {
+        let (outcomes, counts) = run(&engine, &[keyed(id, "sentiment", &keys, "")]).await;
+        assert_eq!(version(&outcomes[0]), "1.0.0", "the active one");
+        let slots = if cached { [2, 0, 58, 0] } else { [0, 2, 58, 0] };
+        assert_eq!(counted(counts), slots, "the text once for each version");
+        for (key, result) in keys.iter().zip(results(&outcomes[0])) {
+            let (label, version) = match goes(key) {
+                true => ("negative", serde_json::json!("2.0.0")),
+                false => ("positive", serde_json::Value::Null),
+            };
+            assert_eq!(
+                (&result["label"], &result["version"]),
+                (&label.into(), &version)
+            );
+            assert_eq!(result["cached"], cached);
+        }
+    }
+    let in_rank = |key: &str| format!(r#","rank":{{"key":"{key}"}}"#);
+    let bodies = [
+        keyed("second", "sentiment", &second, ""),
+        keyed("pinned", "sentiment@1.0.0", &second, ""),
+        keyed("other", "sentiment@2.0.0", &first, ""),
+        keyed("ranked", "sentiment", &keys, &in_rank(second[0])),
+        keyed("also", "sentiment", &keys, &in_rank(first[0])),
+    ];
+    let (outcomes, _) = run(&engine, &bodies).await;
+    let versions: Vec<&str> = outcomes.iter().map(version).collect();
+    assert_eq!(versions, ["2.0.0", "1.0.0", "2.0.0", "2.0.0", "1.0.0"]);
+    let named = outcomes
+        .iter()
+        .flat_map(results)
+        .filter(|one| one["version"].is_string());
+    assert_eq!(named.count(), 0, "the whole job is of one version");
+
+    let texts: Vec<String> = (0..40).map(|n| format!("great {n}")).collect();
+    let inputs: Vec<_> = texts
+        .iter()
+        .map(|text| serde_json::json!({"text": text}))
+        .collect();
+    let inputs = serde_json::Value::from(inputs);
+    let body = format!(r#"{{"job_id":"keyless","model":"sentiment","inputs":{inputs}}}"#);
+    let (outcomes, _) = run(&engine, &[body]).await;
+    for (text, result) in texts.iter().zip(results(&outcomes[0])) {
+        let point = Point::of_input("sentiment", &hash_text(text, None));
+        assert_eq!(result["version"].is_string(), share.takes(point), "{text}");
+    }
 }

@@ -15,7 +15,7 @@ pub(super) fn judge(context: &Context, plan: &mut Plan<'_>) {
         .map(|job| {
             let namespaces = &context.settings.namespaces;
             let own = namespaces.get(job.admitted.job.namespace());
-            let model = &job.admitted.model.info().name;
+            let model = &job.admitted.serving.model.info().name;
             context.settings.cache.mode_of(own, model)
         })
         .collect();

@@ -35,6 +35,8 @@ pub struct WorkerFigures {
     pub lanes: Vec<String>,
     /// Active versions of models that it has, as `name@version`.
     pub models: Vec<String>,
+    /// Versions that have a share of their model's inputs there, as `name@version 10 %`.
+    pub splits: Vec<String>,
     /// All versions that it has, active or not, as `name@version`; empty where a worker of an earlier release doesn't say.
     pub loaded: Vec<String>,
     /// Jobs that wait for scores there, and bytes of all in hand.

@@ -7,7 +7,7 @@
 use super::{
     Batch, JobRow, ScoreRow,
     columns::{Columns, column},
-    float_bytes,
+    float_bytes, posters,
     runs::spent,
     served,
     tables::Tables,
@@ -51,6 +51,10 @@ pub(super) fn statement<'q>(
     if !batch.spent.is_empty() {
         let insert = spent::insert(batch, &mut arguments)?;
         with.push(format!("spent AS ({insert})"));
+    }
+    if !batch.posters.is_empty() {
+        let insert = posters::insert(batch, &mut arguments)?;
+        with.push(format!("posted AS ({insert})"));
     }
     let (jobs, last) = match tables {
         Tables::Plain => {
@@ -220,6 +224,7 @@ mod tests {
                 .collect(),
             served: Vec::new(),
             spent: Vec::new(),
+            posters: Vec::new(),
             finished_at: crate::clock::now(),
             is_ledger,
         };

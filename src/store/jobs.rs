@@ -1,14 +1,16 @@
 //! Owns finding jobs' rows by their ids: how they ended, whose body an id has, and the inputs that are stored of one.
 
-use super::{PostgresStore, StoreError};
+use super::{PostgresStore, StoreError, posters::posted_by};
 use crate::redact::Redact;
 use kiln_contract::result::Finished;
 use sqlx::{Row, postgres::PgRow};
 
-const FIND_JOB: &str = "\
-SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, error::text AS error, elapsed_ms, body_sha256,
-  finished_at FROM jobs WHERE job_id = $1";
-const ENDED: &str = "SELECT job_id FROM jobs WHERE job_id = ANY($1::text[])";
+const FIND_JOB: &str = concat!(
+    "SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, error::text AS error, elapsed_ms, body_sha256, \
+     finished_at FROM jobs WHERE job_id = $1 AND ($2::text IS NULL OR ",
+    posted_by!("$2"),
+    ")"
+);
 const BODY: &str = "SELECT body_sha256 FROM jobs WHERE job_id = $1 AND status = 'ok'";
 /// By the names that the job gave a word of, each in a few rows of the name's history.
 const INPUTS: &str = "\
@@ -36,23 +38,19 @@ pub struct JobInput {
 }
 
 impl PostgresStore {
-    /// How a job ended; nothing where it has no row.
-    pub async fn job(&self, job_id: &str) -> Result<Option<JobEnd>, StoreError> {
+    /// How a job ended; nothing where it has no row, or where it is asked for by a key that didn't post it.
+    pub async fn job(
+        &self,
+        job_id: &str,
+        posted_by: Option<&str>,
+    ) -> Result<Option<JobEnd>, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query(FIND_JOB).bind(job_id);
+        let query = sqlx::query(FIND_JOB).bind(job_id).bind(posted_by);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         let row = self.end(lease, answer).await?;
         row.map(|row| read(&row))
             .transpose()
             .map_err(|e| StoreError::Refused(e.redacted()))
-    }
-
-    /// Those of these jobs that have ended.
-    pub async fn ended(&self, job_ids: &[String]) -> Result<Vec<String>, StoreError> {
-        let mut lease = self.lease().await?;
-        let query = sqlx::query_scalar::<_, String>(ENDED).bind(job_ids);
-        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
-        self.end(lease, answer).await
     }
 
     /// The hash of the body with which a job has ended well; nothing where none has under that id.

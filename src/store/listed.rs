@@ -21,13 +21,22 @@ const LONGEST_LOOK: u64 = 16_000;
 const BY_INDEX: &str = "\
 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 const COLUMNS: &str = "\
-job_id, status, model, version, namespace, hits, misses, error->>'code' AS code, elapsed_ms, finished_at";
+job_id, status, model, version, namespace, hits, misses, error->>'code' AS code, elapsed_ms, finished_at, AT AS listed_at";
+/// The jobs that a key has posted, in the order of its own indexes: it reads no others' rows.
+const OWN: &str = "\
+(SELECT poster.job_id, poster.posted_at, one.status, one.model, one.version, one.namespace, one.hits, one.misses, one.error, one.elapsed_ms, one.finished_at
+FROM job_posters AS poster JOIN jobs AS one ON one.job_id = poster.job_id AND one.body_sha256 = poster.body_sha256
+WHERE poster.posted_by = $11) AS jobs";
+const LATEST: &str = "listed_at DESC, job_id DESC";
+const BY_TIME: &str = "(AT, job_id) >= ($1, '') AND (AT, job_id) < ($2, $3)";
+const OF_REJECTED: &str =
+    "(AT, job_id) >= ($1, '') AND (AT, job_id) < ($2, $3) AND status = 'rejected'";
 /// Some rows of the list, and of these what the filters want, with how many were looked at and which was the last.
 const LOOK: &str = "\
-WITH looked AS MATERIALIZED (SELECT COLUMNS FROM jobs WHERE RANGE ORDER BY ORDER LIMIT LOOKED),
+WITH looked AS MATERIALIZED (SELECT COLUMNS FROM SOURCE WHERE RANGE ORDER BY ORDER LIMIT LOOKED),
 last AS (
-  SELECT counted.looked, one.finished_at AS last_at, one.job_id AS last_id FROM (SELECT count(*) AS looked FROM looked) AS counted
-  LEFT JOIN (SELECT finished_at, job_id FROM looked ORDER BY BACKWARDS LIMIT 1) AS one ON true
+  SELECT counted.looked, one.listed_at AS last_at, one.job_id AS last_id FROM (SELECT count(*) AS looked FROM looked) AS counted
+  LEFT JOIN (SELECT listed_at, job_id FROM looked ORDER BY BACKWARDS LIMIT 1) AS one ON true
 ),
 wanted AS (
   SELECT * FROM looked WHERE ($4::text IS NULL OR model = $4) AND ($5::text IS NULL OR version = $5) AND ($6::text IS NULL OR namespace = $6)
@@ -40,6 +49,8 @@ SELECT last.*, wanted.* FROM last LEFT JOIN wanted ON true ORDER BY wanted.ORDER
 /// Which jobs are wanted; without any of it, all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JobFilter {
+    /// The key that posted them.
+    pub posted_by: Option<String>,
     /// How their ids begin. The list is in the order of ids then.
     pub id_prefix: Option<String>,
     pub model: Option<String>,
@@ -70,6 +81,8 @@ pub struct ListedJob {
     pub misses: u32,
     pub elapsed_ms: Option<f64>,
     pub finished_at: DateTime<Utc>,
+    /// Where it stands in the list: when it ended, or when the key that posted it last heard of that.
+    pub listed_at: DateTime<Utc>,
 }
 
 /// The row to which a list has come.
@@ -112,24 +125,21 @@ impl JobFilter {
                 "job_id",
                 "job_id DESC",
             ),
-            (None, of_rejected) => (
-                match of_rejected {
-                    true => {
-                        "(finished_at, job_id) >= ($1, '') AND (finished_at, job_id) < ($2, $3) AND status = 'rejected'"
-                    }
-                    false => {
-                        "(finished_at, job_id) >= ($1, '') AND (finished_at, job_id) < ($2, $3)"
-                    }
-                },
-                "finished_at DESC, job_id DESC",
-                "finished_at, job_id",
-            ),
+            (None, true) => (OF_REJECTED, LATEST, "listed_at, job_id"),
+            (None, false) => (BY_TIME, LATEST, "listed_at, job_id"),
+        };
+        let (source, at) = match &self.posted_by {
+            Some(_) => (OWN, "posted_at"),
+            None => ("jobs", "finished_at"),
         };
         // Qualified once more at the end, where both parts have names.
         let last = order.replace(", ", ", wanted.");
         LOOK.replace("wanted.ORDER", &format!("wanted.{last}"))
             .replace("COLUMNS", COLUMNS)
+            .replace("SOURCE", source)
             .replace("RANGE", range)
+            .replace("AT AS", &format!("{at} AS"))
+            .replace("(AT,", &format!("({at},"))
             .replace("BACKWARDS", backwards)
             .replace("ORDER BY ORDER", &format!("ORDER BY {order}"))
             .replace("LOOKED", &looked.to_string())
@@ -167,15 +177,21 @@ impl JobFilter {
                 }
             }
         };
+        let own = self.posted_by.as_deref();
         let status = self.rejected.map(|is| if is { "rejected" } else { "ok" });
-        query
+        let query = query
             .bind(self.model.as_deref())
             .bind(self.version.as_deref())
             .bind(self.namespace.as_deref())
             .bind(status)
             .bind(self.code.as_deref())
             .bind(self.from)
-            .bind(self.to)
+            .bind(self.to);
+        let query = match own {
+            Some(own) => query.bind(own),
+            None => query,
+        };
+        query
             // Planned for these values each time: of a plan for any, the server knows neither the range nor how few rows are wanted.
             .persistent(false)
     }
@@ -227,7 +243,7 @@ impl PostgresStore {
             page.looked_at += look.looked;
             let is_full = look.jobs.len() == wanted;
             let last_given = look.jobs.last().map(|job| JobMark {
-                finished_at: job.finished_at,
+                finished_at: job.listed_at,
                 job_id: job.job_id.clone(),
             });
             page.jobs.extend(look.jobs);
@@ -307,6 +323,7 @@ impl FromRow<'_, PgRow> for ListedJob {
             misses: count("misses")?,
             elapsed_ms: row.try_get("elapsed_ms")?,
             finished_at: row.try_get("finished_at")?,
+            listed_at: row.try_get("listed_at")?,
         })
     }
 }
@@ -329,13 +346,11 @@ mod tests {
         };
         let text = by_code.statement(10, 5);
         assert!(
-            text.contains(
-                "AND status = 'rejected' ORDER BY finished_at DESC, job_id DESC LIMIT 10"
-            ),
+            text.contains("AND status = 'rejected' ORDER BY listed_at DESC, job_id DESC LIMIT 10"),
             "{text}"
         );
         assert!(
-            text.ends_with("ORDER BY wanted.finished_at DESC, wanted.job_id DESC"),
+            text.ends_with("ORDER BY wanted.listed_at DESC, wanted.job_id DESC"),
             "{text}"
         );
         let by_id = JobFilter {
@@ -348,6 +363,22 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("= 'rejected'"), "{text}");
+    }
+
+    #[test]
+    fn a_key_s_own_jobs_are_read_by_what_is_known_of_its_own() {
+        let own = JobFilter {
+            posted_by: Some("shop".into()),
+            ..JobFilter::default()
+        };
+        let text = own.statement(10, 5);
+        let range = "(posted_at, job_id) < ($2, $3) ORDER BY listed_at DESC, job_id DESC LIMIT 10";
+        assert!(text.contains(range), "{text}");
+        assert!(text.contains("posted_at AS listed_at FROM (SELECT poster.job_id"));
+        assert!(text.contains("poster.posted_by = $11"), "{text}");
+        let all = JobFilter::default().statement(10, 5);
+        assert!(!all.contains("$11") && all.contains("finished_at AS listed_at FROM jobs WHERE"));
+        assert!(!text.contains("AT,") && !all.contains("SOURCE"), "{all}");
     }
 
     #[test]

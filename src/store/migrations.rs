@@ -94,8 +94,18 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
         ),
         (
             16,
+            "model splits",
+            include_str!("../../migrations/postgres/0016_model_splits.sql"),
+        ),
+        (
+            17,
+            "job posters",
+            include_str!("../../migrations/postgres/0017_job_posters.sql"),
+        ),
+        (
+            18,
             "timings",
-            include_str!("../../migrations/postgres/0016_timings.sql"),
+            include_str!("../../migrations/postgres/0018_timings.sql"),
         ),
     ])
 });

@@ -27,6 +27,7 @@ mod migrations;
 mod news;
 mod partitions;
 mod parts;
+mod posters;
 mod postgres;
 mod probe;
 mod prune;
@@ -62,6 +63,7 @@ pub use migrations::{Applied, Unfit};
 pub use news::News;
 pub use partitions::Moved;
 pub use parts::in_parts;
+pub use posters::{AskedJob, PosterRow};
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
 pub use runs::{
@@ -140,6 +142,8 @@ pub struct Batch<'a> {
     pub served: Vec<ServedRow<'a>>,
     /// Model time that those of these jobs took that are of warming runs.
     pub spent: Vec<SpentTime>,
+    /// The API keys that posted these jobs.
+    pub posters: Vec<PosterRow<'a>>,
     pub finished_at: DateTime<Utc>,
     /// Leave the results out of Postgres: a repeat's are those that it has now.
     pub is_ledger: bool,
@@ -165,6 +169,8 @@ pub struct RejectedRow<'a> {
     pub model: Option<&'a str>,
     pub namespace: Option<&'a str>,
     pub rejection: &'a Rejection,
+    /// The API keys that posted it.
+    pub posters: Vec<&'a str>,
     pub finished_at: DateTime<Utc>,
 }
 
@@ -281,6 +287,7 @@ impl Store {
                 pruned.served += rows;
                 progress(pruned.all());
             }
+            store.prune_posters(before, batch).await?;
             results?;
         }
         Ok(pruned)

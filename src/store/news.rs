@@ -2,13 +2,11 @@
 //!
 //! Promises one statement for all of it, whose cost doesn't grow with the history: it reads small tables, and of runs the open ones.
 
-use super::{InvalidationMark, Paused, PostgresStore, StoreError};
+use super::{InvalidationMark, Paused, PostgresStore, StoreError, active};
 use chrono::{DateTime, TimeDelta, Utc};
+use kiln_model::Choices;
 use sqlx::{Executor, Postgres, Row, postgres::PgRow};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Instant,
-};
+use std::{collections::BTreeSet, time::Instant};
 
 /// A row a fact. The row of the latest invalidation always comes along: it says how far the changes go. Of removals that nobody is at, it is
 /// enough to know from which servers they were made last.
@@ -16,6 +14,7 @@ const NEWS: &str = "\
 SELECT 'clock' AS about, current_setting('transaction_read_only') AS name, NULL AS word, 0::int8 AS stamp, 0::int8 AS change, clock_timestamp() AS at
 UNION ALL SELECT 'paused', name, paused_by, 0, 0, paused_at FROM controls
 UNION ALL SELECT 'active', name, version, 0, 0, changed_at FROM active_models
+UNION ALL SELECT 'split', name, version, millionths, 0, changed_at FROM model_splits
 UNION ALL SELECT 'mark', namespace, NULL, stamp, change, at FROM invalidations WHERE change > $1 OR namespace = ''
 UNION ALL SELECT 'cancelled', name, NULL, 0, 0, cancelled_at FROM (
   SELECT name, cancelled_at FROM cancelled_runs ORDER BY cancelled_at DESC LIMIT 1000
@@ -37,8 +36,8 @@ pub struct News {
     pub paused: Vec<Paused>,
     /// Runs that were cancelled, the latest ones where there are many.
     pub cancelled: BTreeSet<String>,
-    /// The chosen versions by model name.
-    pub chosen: BTreeMap<String, String>,
+    /// What bare model names mean.
+    pub chosen: Choices,
     /// The marks that were set after the change from which on was asked, and the latest of all.
     pub marks: Vec<InvalidationMark>,
     /// From which servers what readers found was removed last, of namespaces whose removal nobody is at; none: from no server yet.
@@ -56,7 +55,7 @@ impl News {
             heard: Instant::now(),
             paused: Vec::new(),
             cancelled: BTreeSet::new(),
-            chosen: BTreeMap::new(),
+            chosen: Choices::default(),
             marks: Vec::new(),
             removed_on: Vec::new(),
             is_run_waiting: false,
@@ -80,7 +79,11 @@ impl News {
                     news.cancelled.insert(name);
                 }
                 "active" => {
-                    news.chosen.insert(name, word.unwrap_or_default());
+                    active::add(&mut news.chosen, (name, word.unwrap_or_default()), None);
+                }
+                "split" => {
+                    let named = (name, word.unwrap_or_default());
+                    active::add(&mut news.chosen, named, Some(row.try_get("stamp")?));
                 }
                 "mark" => news.marks.push(InvalidationMark {
                     namespace: name,

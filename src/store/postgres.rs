@@ -40,6 +40,10 @@ SELECT job_id, status, model, version, namespace, hits, misses, results::text AS
 FROM jobs WHERE job_id = ANY($1::text[])";
 
 const REJECT: &str = "\
+WITH posted AS (
+  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT name, $1, $5, $6 FROM unnest($7::text[]) AS name
+  ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
+)
 INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
 VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
 ON CONFLICT (job_id) DO UPDATE SET
@@ -49,6 +53,10 @@ WHERE jobs.status = 'rejected'";
 
 /// The same where results have tables of their own.
 const REJECT_ID: &str = "\
+WITH posted AS (
+  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT name, $1, $5, $6 FROM unnest($7::text[]) AS name
+  ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
+)
 INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
 VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
 ON CONFLICT (job_id) DO UPDATE SET
@@ -325,7 +333,8 @@ impl PostgresStore {
                         .bind(row.namespace)
                         .bind(&error)
                         .bind(row.body_sha256.as_slice())
-                        .bind(row.finished_at);
+                        .bind(row.finished_at)
+                        .bind(row.posters.as_slice());
                     self.execute(query)
                 };
                 if self.for_tables(BTreeSet::new, write).await? > 0 {

@@ -155,6 +155,21 @@ impl PostgresStore {
         Ok(Some(gone.unsigned_abs()))
     }
 
+    /// Deletes which keys posted jobs that ended so long ago.
+    pub(super) async fn prune_posters(
+        &self,
+        before: DateTime<Utc>,
+        batch: u32,
+    ) -> Result<(), StoreError> {
+        let mut walk = BlockWalk::default();
+        let (table, time) = ("job_posters", "posted_at");
+        while let Some(_rows) = self
+            .prune_blocks(table, time, before, batch, &mut walk)
+            .await?
+        {}
+        Ok(())
+    }
+
     /// A step over what names were served; says how many rows it deleted, or nothing at the end.
     pub(super) async fn prune_served(
         &self,

@@ -7,10 +7,15 @@ mod catalogue;
 mod labels;
 mod lanes;
 mod metric;
+mod models;
+mod named;
+mod open;
 #[cfg(test)]
 mod reference;
 mod runtime;
+mod schedules;
 mod shadow;
+mod split;
 mod times;
 mod training;
 mod warming;
@@ -19,19 +24,21 @@ pub use catalogue::SECONDS;
 pub use labels::{
     AuditFinding, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart, HeatOf,
     HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome,
-    Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput, WarmOutcome,
+    Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput,
+    WarmOutcome,
 };
 pub use lanes::LaneGauges;
+pub use open::open_metrics;
 pub use runtime::tasks;
 pub use shadow::ShadowGauges;
 pub use times::timings;
 
 use catalogue::*;
 use kiln_contract::failure::Code;
-use kiln_model::ModelInfo;
 use metric::{Kind, Metric};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use schedules::Schedules;
 use std::{sync::Arc, time::Duration};
 
 /// Handles to the metrics, made once: recording takes no look-up by name, and a clone is the same handles.
@@ -66,6 +73,7 @@ struct Handles {
     activations_pending: Gauge,
     warm_runs: Vec<Counter>,
     warm_inputs: Vec<Counter>,
+    schedules: Schedules,
     leases: Vec<Counter>,
     schedule_problems: Gauge,
     schedules_overdue: Gauge,
@@ -142,6 +150,7 @@ impl Metrics {
             activations_pending: MODEL_ACTIVATIONS_PENDING.gauge([]),
             warm_runs: WARM_RUNS.counters(),
             warm_inputs: WARM_INPUTS.counters(),
+            schedules: Schedules::default(),
             leases: LEASES.counters(),
             schedule_problems: SCHEDULE_PROBLEMS.gauge([]),
             schedules_overdue: SCHEDULES_OVERDUE.gauge([]),
@@ -351,44 +360,6 @@ impl Metrics {
     /// Sets how many model versions are refused.
     pub fn model_problems(&self, count: usize) {
         self.0.model_problems.set(count as f64);
-    }
-
-    /// Records one forward pass.
-    pub fn model_call(&self, info: &ModelInfo, rows: usize, tokens: usize, seconds: f64) {
-        let model = || [info.name.clone().into()];
-        if tokens > 0 {
-            MODEL_TOKENS.counter(model()).increment(tokens as u64);
-        }
-        MODEL_BATCH_ROWS.histogram(model()).record(rows as f64);
-        MODEL_BATCH_DURATION.histogram(model()).record(seconds);
-    }
-
-    /// Counts texts that were cut short because they have more tokens than their model takes.
-    pub fn truncated_texts(&self, info: &ModelInfo, count: usize) {
-        if count > 0 {
-            let model = info.name.clone().into();
-            TEXTS_TRUNCATED.counter([model]).increment(count as u64);
-        }
-    }
-
-    /// Has a model's failures counted from nothing on: the first one is a change then.
-    pub fn model_serves(&self, info: &ModelInfo) {
-        MODEL_FAILURES
-            .counter([info.name.clone().into()])
-            .increment(0);
-    }
-
-    /// Counts a model call that failed.
-    pub fn model_failure(&self, info: &ModelInfo) {
-        MODEL_FAILURES
-            .counter([info.name.clone().into()])
-            .increment(1);
-    }
-
-    /// Counts predictions of one of the labels that the manifest lists.
-    pub fn predictions(&self, info: &ModelInfo, label: &str, count: u64) {
-        let labels = [info.name.clone().into(), label.to_owned().into()];
-        PREDICTIONS.counter(labels).increment(count);
     }
 }
 

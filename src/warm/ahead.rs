@@ -204,7 +204,8 @@ impl AheadPoster {
         }
         let looking = Looking::new(&self.carrier, schedule)?;
         let due = looking.due(next, &mut state.looked_at).await?;
-        let may_compute = schedule.budget.model_seconds.is_none() || looking.model.has_measured();
+        let may_compute =
+            schedule.budget.model_seconds.is_none() || looking.versions.active().has_measured();
         let (mut spends, mut bytes) = (SpentAhead::default(), 0);
         let affordable = due.into_iter().filter(|one| {
             let with = one.added_to(spends);
@@ -238,7 +239,9 @@ impl AheadPoster {
             self.publish(schedule, &affordable).await?;
             state.looked_at.posted(&affordable, Instant::now());
             let inputs = spends.inputs + spends.renewals;
-            carrier.metrics.warm_inputs(WarmInput::Ahead, inputs);
+            carrier
+                .metrics
+                .warm_inputs(&schedule.name, WarmInput::Ahead, inputs);
         }
         Ok(())
     }

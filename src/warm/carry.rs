@@ -88,6 +88,7 @@ impl Carrier {
     pub(super) async fn carry(
         &self,
         claim: Claim,
+        name: &str,
         schedule: Option<Arc<Schedule>>,
         state: RunState,
         stop: &CancellationToken,
@@ -95,13 +96,14 @@ impl Carrier {
         let result = tokio::select! {
             biased;
             () = stop.cancelled() => Err(Stopped::Asked),
-            result = self.work(claim, schedule, state) => result,
+            result = self.work(claim, name, schedule, state) => result,
             stopped = self.renew_claim(claim) => Err(stopped),
         };
-        self.end(claim, result).await;
+        self.end(claim, name, result).await;
     }
 
-    pub(super) async fn end(&self, claim: Claim, result: Result<Progress, Stopped>) {
+    /// Writes the end of a run of the schedule `name`.
+    pub(super) async fn end(&self, claim: Claim, name: &str, result: Result<Progress, Stopped>) {
         let (state, progress, message) = match result {
             Ok(progress) => {
                 let (state, message) = outcome(&progress);
@@ -124,13 +126,14 @@ impl Carrier {
         {
             Ok(Some(left_over)) => {
                 let Progress { hits, misses, .. } = progress;
-                self.metrics.warm_inputs(WarmInput::Renewed, hits);
-                self.metrics.warm_inputs(WarmInput::Computed, misses);
-                self.metrics.warm_inputs(WarmInput::LeftOver, left_over);
+                self.metrics.warm_inputs(name, WarmInput::Renewed, hits);
+                self.metrics.warm_inputs(name, WarmInput::Computed, misses);
+                self.metrics
+                    .warm_inputs(name, WarmInput::LeftOver, left_over);
                 if state == RunState::Done {
-                    return self.metrics.warm_run(WarmOutcome::Done);
+                    return self.metrics.warm_run(name, WarmOutcome::Done);
                 }
-                self.metrics.warm_run(WarmOutcome::Failed);
+                self.metrics.warm_run(name, WarmOutcome::Failed);
                 tracing::error!(run = claim.id, reason = message, "a warming run failed");
             }
             Ok(None) => {}
@@ -176,6 +179,7 @@ impl Carrier {
     async fn work(
         &self,
         claim: Claim,
+        name: &str,
         schedule: Option<Arc<Schedule>>,
         state: RunState,
     ) -> Result<Progress, Stopped> {
@@ -186,7 +190,7 @@ impl Carrier {
             self.plan(claim, &schedule).await?;
         }
         if state != RunState::Waiting {
-            self.post(claim).await?;
+            self.post(claim, name).await?;
         }
         self.wait(claim).await
     }
@@ -236,7 +240,7 @@ impl Carrier {
             "a warming run is planned"
         );
         self.metrics
-            .warm_inputs(WarmInput::LeftOver, totals.left_over);
+            .warm_inputs(&schedule.name, WarmInput::LeftOver, totals.left_over);
         if self.store.plan_run(claim, &totals).await? {
             Ok(())
         } else {

@@ -7,14 +7,11 @@ use crate::{
     cache::{Cache, Fresh, Space},
     clock,
     config::{CacheMode, Settings, StoredScores},
+    pipeline::scored_by,
     store::{Post, PostgresStore, RunPiece, StoreError},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use kiln_contract::{
-    entry::Seal,
-    job::{Content, Job},
-    key::{self, InputHash},
-};
+use kiln_contract::{entry::Seal, job::Job, key::InputHash};
 use kiln_model::{Model, Registry};
 use std::{sync::Arc, time::Duration};
 
@@ -46,7 +43,7 @@ pub(super) fn keeps_all(settings: &Settings, namespace: &str, model: &str) -> bo
     settings.cache.mode_of(own, model) == CacheMode::Always
 }
 
-/// What jobs of a run renew.
+/// What a job of a run renews of one version.
 struct Renewals {
     model: Arc<Model>,
     namespace: String,
@@ -55,31 +52,35 @@ struct Renewals {
 }
 
 impl Renewals {
-    /// What a job renews; nothing of one that computes all that it has, or that no model here takes.
-    fn of(registry: &Registry, run: i64, (post, body): (&Post, &[u8])) -> Option<Self> {
+    /// What a job renews, of each version that its inputs go to; nothing of one that computes all that it has, or that no model here takes.
+    fn of(registry: &Registry, run: i64, (post, body): (&Post, &[u8])) -> Vec<Self> {
         if post.computes >= post.inputs {
-            return None;
+            return Vec::new();
         }
+        Self::read(registry, run, (post, body)).unwrap_or_default()
+    }
+
+    fn read(registry: &Registry, run: i64, (post, body): (&Post, &[u8])) -> Option<Vec<Self>> {
         let piece = post.piece;
         let id = RunPiece { run, piece }.job_id();
         let mut job = Job::parse(body, Some(&id)).ok()?;
-        let model = registry.resolve(&job.model).ok()?;
+        let serving = registry.serving(&job.model).ok()?;
         // Features by name are put in order.
-        job.check_inputs(model.info()).ok()?;
-        let inputs = job.inputs.iter().filter_map(|input| match &input.content {
-            Content::Features(range) => Some(key::hash_features(job.features_of(range))),
-            Content::Text { text, pair } => {
-                let pair = pair.as_deref().map(|pair| model.normalise(pair));
-                Some(key::hash_text(&model.normalise(text), pair.as_deref()))
+        job.check_inputs(serving.model.info()).ok()?;
+        let ttl_seconds = job.ttl_seconds?;
+        let scored = job.inputs.iter();
+        let scored = scored.filter_map(|input| scored_by(&job, input, &serving));
+        let scored: Vec<(&Arc<Model>, InputHash, _)> = scored.collect();
+        let of_version = |model: &Arc<Model>| {
+            let its = scored.iter().filter(|(one, ..)| Arc::ptr_eq(one, model));
+            Self {
+                inputs: its.map(|(_, input, _)| *input).collect(),
+                namespace: job.namespace().to_owned(),
+                ttl_seconds,
+                model: model.clone(),
             }
-            Content::Bad(_) | Content::Removal | Content::Named(_) => None,
-        });
-        Some(Self {
-            inputs: inputs.collect(),
-            namespace: job.namespace().to_owned(),
-            ttl_seconds: job.ttl_seconds?,
-            model,
-        })
+        };
+        Some(serving.versions().map(of_version).collect())
     }
 }
 
@@ -101,11 +102,12 @@ impl Renewing<'_> {
         run: i64,
         jobs: impl Iterator<Item = (&'a Post, &'a Vec<u8>)>,
     ) -> Result<(), StoreError> {
-        let renewals = jobs
-            .filter_map(|(post, body)| Renewals::of(self.registry, run, (post, body.as_slice())));
+        let renewals =
+            jobs.flat_map(|(post, body)| Renewals::of(self.registry, run, (post, body.as_slice())));
         let renewals = renewals.filter(|renewal| {
             let model = &renewal.model.info().name;
-            are_kept(self.settings, &renewal.namespace, model)
+            let is_any = !renewal.inputs.is_empty();
+            is_any && are_kept(self.settings, &renewal.namespace, model)
         });
         let renewals: Vec<Renewals> = renewals.collect();
         for renewal in renewals {

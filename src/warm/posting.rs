@@ -31,7 +31,7 @@ const USUAL_WAIT: Duration = Duration::from_secs(10);
 
 impl Carrier {
     /// Posts what is left of a run, pausing while the queues are full, until its budget is spent.
-    pub(super) async fn post(&self, claim: Claim) -> Result<(), Stopped> {
+    pub(super) async fn post(&self, claim: Claim, name: &str) -> Result<(), Stopped> {
         let mut depths = Depths::default();
         // What readers were told since the run began is newer than what its source said.
         let Some(began) = self.store.run_started_at(claim.id).await? else {
@@ -69,7 +69,8 @@ impl Carrier {
                     let left = self.store.leave_rest(claim, &why).await?;
                     let left_over = left.ok_or(Stopped::Lost)?;
                     tracing::info!(run = claim.id, why, left_over, "a warming run ends early");
-                    self.metrics.warm_inputs(WarmInput::LeftOver, left_over);
+                    self.metrics
+                        .warm_inputs(name, WarmInput::LeftOver, left_over);
                     break;
                 }
                 Portion::Post(count) => posts.split_off(count.min(posts.len())),

@@ -67,6 +67,7 @@ impl Runs {
         &mut self,
         warmer: &Warmer,
         claim: Claim,
+        name: String,
         schedule: Option<Arc<Schedule>>,
         state: RunState,
     ) {
@@ -78,8 +79,9 @@ impl Runs {
             }
             schedule => {
                 let stop = self.stop.clone();
-                self.tasks
-                    .spawn(async move { carrier.carry(claim, schedule, state, &stop).await });
+                self.tasks.spawn(async move {
+                    carrier.carry(claim, &name, schedule, state, &stop).await;
+                });
             }
         }
     }
@@ -224,7 +226,8 @@ impl Warmer {
                 continue;
             }
             if let Some(claim) = self.claim(schedule, run).await? {
-                runs.start(self, claim, Some(schedule.clone()), RunState::Planning);
+                let (name, known) = (schedule.name.clone(), Some(schedule.clone()));
+                runs.start(self, claim, name, known, RunState::Planning);
                 runs.was_due = true;
             }
         }
@@ -258,13 +261,12 @@ impl Warmer {
                 "a run is taken over"
             );
             if taken.is_over {
-                self.carrier
-                    .end(taken.claim, Err(Stopped::Failed(TOO_LONG.to_owned())))
-                    .await;
+                let failed = Err(Stopped::Failed(TOO_LONG.to_owned()));
+                self.carrier.end(taken.claim, &taken.schedule, failed).await;
                 continue;
             }
             let schedule = schedules.iter().find(|s| s.name == taken.schedule).cloned();
-            runs.start(self, taken.claim, schedule, taken.state);
+            runs.start(self, taken.claim, taken.schedule, schedule, taken.state);
             runs.was_due = false;
             started += 1;
         }
@@ -294,7 +296,9 @@ impl Warmer {
         Ok(match claimed {
             Claimed::Own(claim) => Some(claim),
             Claimed::Set(_, RunState::Skipped) => {
-                self.carrier.metrics.warm_run(WarmOutcome::Skipped);
+                self.carrier
+                    .metrics
+                    .warm_run(&schedule.name, WarmOutcome::Skipped);
                 tracing::warn!(
                     schedule = schedule.name,
                     "a run is left out: an earlier one is under way"

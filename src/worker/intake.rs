@@ -79,17 +79,28 @@ impl Intake {
         let missing = Missing::of(&self.health);
         let mut clashes = 0;
         while !stop.is_cancelled() {
-            if self.pause.is_on() {
+            let is_paused = self.pause.is_on();
+            if is_paused && self.health.is_up(Part::Broker) {
                 tracing::info!("taking jobs is paused");
                 match stop.run_until_cancelled(self.pause.wait_off()).await {
                     None => return Ok(()),
                     Some(()) => tracing::info!("taking jobs goes on"),
                 }
+                continue;
             }
-            let opened = stop.run_until_cancelled(self.open_session(&missing)).await;
-            match opened {
+            let opened = async {
+                match is_paused {
+                    true => self.look(&missing).await.map(|()| None),
+                    false => self.open_session(&missing).await.map(Some),
+                }
+            };
+            match stop.run_until_cancelled(opened).await {
                 None => return Ok(()),
-                Some(Ok(opened)) => {
+                Some(Ok(None)) => {
+                    self.health.up(Part::Broker);
+                    continue;
+                }
+                Some(Ok(Some(opened))) => {
                     clashes = 0;
                     let begun = Instant::now();
                     match self.take(opened, &missing, stop).await {
@@ -120,8 +131,8 @@ impl Intake {
         Ok(())
     }
 
-    /// Migrates, and learns which versions are chosen: the first job is to meet them already.
-    async fn begin(&self) -> anyhow::Result<()> {
+    /// Migrates, and learns which versions are chosen and what is paused: the first job is to meet them already.
+    async fn begin(&mut self) -> anyhow::Result<()> {
         let max = config::ms(self.processor.settings.database.max_backoff_ms);
         let waiting = |reason: &StoreError, _| {
             self.health.down(Part::Migrations, &reason.to_string());
@@ -142,6 +153,7 @@ impl Intake {
         {
             tokio::time::sleep(backoff.next_wait()).await;
         }
+        self.pause.wait_known().await;
         Ok(())
     }
 
@@ -232,9 +244,19 @@ impl Intake {
         keeping
     }
 
-    /// A connection with its queues declared and its consumers started. The database comes first: jobs taken without it would only be
-    /// held.
-    async fn open_session(&self, missing: &Missing) -> Result<Opened, Unopened> {
+    /// Declares the queues and takes nothing: a worker that starts while taking jobs is paused is ready once it could.
+    async fn look(&self, missing: &Missing) -> Result<(), Unopened> {
+        let (connection, _others_are_declared_with_a_session) = self.connect(missing).await?;
+        let closing = connection.close(200, "paused".into());
+        let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
+        Ok(())
+    }
+
+    /// A connection with its queues declared, but for those given. The database comes first: jobs taken without it would only be held.
+    async fn connect(
+        &self,
+        missing: &Missing,
+    ) -> Result<(lapin::Connection, Vec<(QueueSpec, String)>), Unopened> {
         let later = |reason: String| Unopened::Later(reason);
         let ping = self.processor.store.ping().await;
         ping.map_err(|e| later(format!("postgres comes first: {e}")))?;
@@ -245,7 +267,6 @@ impl Intake {
             | ConnectError::VirtualHost(_)
             | ConnectError::Refused(_) => Unopened::Later(e.to_string()),
         })?;
-        let limit = self.broker.timeout();
         let declared = self.declare(&connection).await;
         let mut left = declared.map_err(|e| match e {
             TopologyError::Mismatch { .. } => Unopened::Hopeless(e.to_string()),
@@ -259,6 +280,12 @@ impl Intake {
                 missing.found(&queue.name);
             }
         }
+        Ok((connection, left))
+    }
+
+    /// A connection with its queues declared and its consumers started.
+    async fn open_session(&self, missing: &Missing) -> Result<Opened, Unopened> {
+        let (connection, left) = self.connect(missing).await?;
         let connection = Arc::new(connection);
         let shards = self.keep_shards(&connection, missing).await;
         let (topology, processor) = (self.topology.clone(), self.processor.clone());
@@ -271,7 +298,7 @@ impl Intake {
             suspects,
             missing,
         );
-        match tokio::time::timeout(limit, open).await {
+        match tokio::time::timeout(self.broker.timeout(), open).await {
             Ok(Ok(session)) => Ok(Opened {
                 connection,
                 session,
@@ -279,7 +306,9 @@ impl Intake {
                 shards,
             }),
             Ok(Err(error)) => Err(Unopened::Clashed(self.broker.scrub(&error))),
-            Err(_) => Err(later("no answer to starting the consumers".into())),
+            Err(_) => Err(Unopened::Later(
+                "no answer to starting the consumers".into(),
+            )),
         }
     }
 }

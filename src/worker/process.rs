@@ -143,6 +143,7 @@ impl JobProcessor {
         let (received, tries) = (delivery.received, delivery.tries());
         let expires = delivery.expires();
         let accepted = delivery.accepted_before();
+        let posted_by = delivery.posted_by();
         let given_up = given_up
             .or_else(|| delivery.verdict())
             .or_else(|| self.cancelled.verdict(&delivery));
@@ -162,6 +163,7 @@ impl JobProcessor {
             .postponable(is_warming)
             .expires_at(expires)
             .given_up(given_up)
+            .posted_by(posted_by)
             .holding(held)
     }
 

@@ -11,6 +11,7 @@ use super::{
     tasks,
 };
 use crate::{
+    clock,
     config::Settings,
     health::{Health, Part},
     http::{self, Port, Served},
@@ -35,6 +36,7 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
     let settings = Arc::new(settings);
     let recorder = metrics::install().context("metrics")?;
     let metrics = Metrics::new();
+    metrics.started(clock::now());
     let servers = Servers {
         broker: parts::broker(&settings)?.counted(metrics.clone()),
         store: parts::postgres(&settings)?.counted(metrics.clone()),

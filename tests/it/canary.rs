@@ -211,7 +211,7 @@ async fn no_secret_is_ever_told() {
             ),
             (
                 "KILN_HTTP__KEYS__OPS__SCOPES",
-                "[read, score, admin]".to_owned(),
+                "[\"read:all\", score, admin]".to_owned(),
             ),
             (
                 "KILN_REDIS_SOURCES__SHOP__URL",

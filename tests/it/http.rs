@@ -303,6 +303,13 @@ async fn intake_and_schedules_pause_and_go_on_everywhere() {
     .await;
     let job = json!({"job_id": "waits", "model": "sentiment", "inputs": [{"text": "a while"}]});
     stack.bus.publish_job(&job).await;
+    // Nor does one that starts meanwhile, and it is ready.
+    let late = stack.worker().models(&["sentiment"]).start().await;
+    assert_eq!(
+        late.get("/health").await.map(|(status, _)| status),
+        Some(200)
+    );
+    late.stop().await;
     assert_eq!(stack.bus.waiting("kiln.jobs").await, Some(1));
     // Scoring over HTTP goes on: it takes nothing from the queue.
     assert_eq!(post(&one, "/v1/score", &[], &text("now")).await.status, 200);

@@ -1,5 +1,6 @@
 //! The HTTP port's manners: which names it answers to, what bodies it takes, and what a connection that is kept sees of a refusal.
 
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -207,4 +208,79 @@ async fn a_request_whose_end_is_in_doubt_hides_no_other() {
     }
     let actions = worker.get("/v1/log/actions").await;
     assert_eq!(actions, Some((200, "[]".to_owned())), "nothing was paused");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_listed_origins_use_the_api_and_no_others() {
+    let stack = Stack::shared().await;
+    let worker = stack
+        .worker()
+        .models(&["sentiment"])
+        .set(
+            "KILN_HTTP__KEYS__PAGE__SHA256",
+            &hex::encode(Sha256::digest("page's key")),
+        )
+        .set("KILN_HTTP__KEYS__PAGE__SCOPES", "[score, admin]")
+        .set("KILN_HTTP__CORS_ORIGINS", "[\"https://shop.example\"]")
+        .start()
+        .await;
+    let mut client = Kept::open(&worker).await;
+    let key = "authorization: Bearer page's key\r\n";
+    let asks = "access-control-request-method: POST\r\naccess-control-request-headers: authorization,content-type\r\n";
+    let allowed = "access-control-allow-origin: https://shop.example\r\n";
+
+    // Its browser asks beforehand, without the key; there is nothing to ask of a path that there isn't.
+    let ask = |path: &str, origin: &str| {
+        format!("OPTIONS {path} HTTP/1.1\r\nhost: kiln.example\r\norigin: {origin}\r\n{asks}")
+    };
+    let (head, _) = client
+        .ask(&ask("/v1/score", "https://shop.example"), b"")
+        .await;
+    assert!(
+        head.starts_with("http/1.1 204 ") && head.contains(allowed),
+        "{head}"
+    );
+    assert!(
+        head.contains("access-control-allow-headers: authorization,"),
+        "{head}"
+    );
+    assert!(
+        head.contains("vary: origin") && !head.contains("credentials"),
+        "{head}"
+    );
+
+    // Then it does what its key may, and reads why not otherwise.
+    let shop = "origin: https://shop.example\r\n";
+    for (more, status) in [(key, 200), ("", 401)] {
+        let more = format!("{shop}{JSON}{more}");
+        let head = post("/v1/score", "kiln.example", &more, JOB.len());
+        let (head, _) = client.ask(&head, JOB).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{head}");
+        assert!(
+            head.contains(allowed) && head.contains("access-control-expose-headers"),
+            "{head}"
+        );
+    }
+    // Nobody else does, whatever is like it; and two origins are none.
+    for origin in [
+        "https://evil.example",
+        "http://shop.example",
+        "https://shop.example.evil.example",
+        "null",
+        "https://shop.example\r\norigin: https://evil.example",
+    ] {
+        let (head, _) = client.ask(&ask("/v1/score", origin), b"").await;
+        assert!(head.starts_with("http/1.1 405 "), "{origin}: {head}");
+        assert!(!head.contains("access-control"), "{origin}: {head}");
+        let more = format!("origin: {origin}\r\n{JSON}{key}");
+        for path in ["/v1/score", "/v1/intake/pause"] {
+            let head = post(path, "kiln.example", &more, JOB.len());
+            let (head, body) = client.ask(&head, JOB).await;
+            assert!(head.starts_with("http/1.1 403 "), "{origin}: {head}");
+            assert!(
+                body.contains("\"origin\"") && !head.contains("access-control"),
+                "{head}"
+            );
+        }
+    }
 }

@@ -173,9 +173,16 @@ async fn every_change_that_operators_make_is_told_at_once() {
     store.resume(INTAKE).await.expect("resumed");
     assert!(told(&mut listener).await.paused.is_empty());
     store.choose_model("m", "2").await.expect("chosen");
-    assert_eq!(told(&mut listener).await.chosen["m"], "2");
+    assert_eq!(told(&mut listener).await.chosen.active["m"], "2");
+    let share = kiln_contract::split::Share::from_millionths(1);
+    let share = share.expect("a share");
+    store.split_model("m", "3", share).await.expect("shared");
+    let chosen = told(&mut listener).await.chosen;
+    assert_eq!(chosen.splits["m"].share, share, "{chosen:?}");
+    store.unsplit_model("m").await.expect("taken back");
+    assert!(told(&mut listener).await.chosen.splits.is_empty());
     store.unchoose_model("m").await.expect("taken back");
-    assert!(told(&mut listener).await.chosen.is_empty());
+    assert!(told(&mut listener).await.chosen.active.is_empty());
     let stamp = store.invalidate("feed", 0).await.expect("invalidated");
     let news = told(&mut listener).await;
     assert!(

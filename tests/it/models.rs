@@ -31,7 +31,7 @@ impl Shelf {
     }
 
     /// The shipped classifier under that version.
-    fn put(&self, version: &str) {
+    pub fn put(&self, version: &str) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/sentiment/1.0.0");
         let folder = self.folder(version);
         fs::create_dir_all(&folder).expect("a folder");
@@ -74,7 +74,7 @@ pub async fn worker(stack: &Stack, shelf: &Shelf) -> Worker {
 }
 
 /// The version that answers such a job.
-async fn version_of(stack: &Stack, model: &str) -> Value {
+pub async fn version_of(stack: &Stack, model: &str) -> Value {
     static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let job = text_job(&format!("asks-{number}"), model, &[TEXT]);

@@ -49,13 +49,18 @@ fn values<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     text.lines().filter_map(behind).collect()
 }
 
-/// Every panel's title and query.
+/// Every panel's title and query, and every mark's.
 fn panels() -> Vec<(String, String)> {
     let mut queries = Vec::new();
     for entry in fs::read_dir(ops("grafana/dashboards")).expect("a folder") {
         let path = entry.expect("an entry").path();
         let text = fs::read_to_string(&path).expect("a file");
         let dashboard: Value = serde_json::from_str(&text).expect("JSON");
+        let marks = dashboard["annotations"]["list"].as_array().expect("marks");
+        for mark in marks {
+            let title = format!("{}: {}", dashboard["title"], mark["name"]);
+            queries.push((title, mark["expr"].as_str().expect("a query").to_owned()));
+        }
         for panel in dashboard["panels"].as_array().expect("panels") {
             for target in panel["targets"].as_array().expect("targets") {
                 let title = format!("{}: {}", dashboard["title"], panel["title"]);
@@ -125,6 +130,11 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         "followed",
         "model = \"sentiment\"\n[source]\nkind = \"changes\"\ndatabase = \"kiln\"\ntable = \"followed\"\nposition = \"id\"\nkey = \"id\"\ntext = \"said\"\n",
     );
+    // One whose runs end.
+    schedules.put(
+        "listed",
+        "cron = \"* * * * * *\"\nmodel = \"sentiment\"\n[source]\nkind = \"static\"\ninputs = [{ key = \"a\", text = \"nice\" }]\n",
+    );
     let models = two_versions();
     trained(&models);
     let worker = schedules
@@ -145,6 +155,23 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         .expect_trouble()
         .start()
         .await;
+    // Another version is chosen, and the first one again.
+    let active = [
+        "INSERT INTO active_models (name, version) VALUES ('sentiment', '2.0.0')",
+        "DELETE FROM active_models",
+    ];
+    for (change, version) in active.into_iter().zip(["2.0.0", "1.0.0"]) {
+        stack.execute(change).await;
+        let labels = [("model", "sentiment"), ("version", version)];
+        eventually("the version is in use", PATIENCE, async || {
+            let at = worker.metric("kiln_model_activated_timestamp_seconds", &labels);
+            (at.await > 0.0).then_some(())
+        })
+        .await;
+    }
+    // It answers some inputs as well.
+    let split = "INSERT INTO model_splits VALUES ('sentiment', '2.0.0', 500000)";
+    stack.execute(split).await;
     let port = sandbox::free_port();
     let folder = sandbox::folder("prometheus");
     // The second job is a node of a cluster, as far as its exporter's answering goes.
@@ -242,6 +269,10 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
             assert!(count > 0, "{metric} of {query} isn't there");
         }
     }
+    // It has asked for OpenMetrics, which alone tells units, and could read all of it.
+    let told = "/api/v1/targets/metadata?metric=kiln_job_duration_seconds&limit=1";
+    let told = ask(told.into()).await.expect("an answer");
+    assert_eq!(told[0]["unit"], "seconds", "{told}");
     let rules = ask("/api/v1/rules".into()).await.expect("an answer");
     for rule in rules["groups"]
         .as_array()

@@ -225,11 +225,12 @@ fn read(path: &str) -> String {
 }
 
 /// The documents of a YAML file.
-fn yaml(path: &str) -> Vec<Value> {
+pub(crate) fn yaml(path: &str) -> Vec<Value> {
     let script =
         "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
     let output = Command::new(variable("CLIENTS_PYTHON"))
-        .args(["-c", script, &format!("{REPOSITORY}/{path}")])
+        .args(["-c", script])
+        .arg(Path::new(REPOSITORY).join(path))
         .output()
         .expect("Python is installed");
     assert!(
@@ -278,7 +279,8 @@ fn what_retrains_nightly_is_sound() {
     );
     // What a worker is given, and what the script takes.
     let worker =
-        find(&yaml("ops/kubernetes/kiln.yaml"), "Deployment")["spec"]["template"]["spec"].clone();
+        find(&yaml("ops/kubernetes/base/kiln.yaml"), "Deployment")["spec"]["template"]["spec"]
+            .clone();
     let given = names(&container["env"]);
     assert!(
         given.is_superset(&names(&worker["containers"][0]["env"])),

@@ -445,6 +445,7 @@ async fn insert(store: &Store, jobs: &[(&str, &Finished)]) -> Vec<Inserted> {
 
 async fn reject(store: &Store, job_id: &str) -> Vec<Rejected> {
     let row = RejectedRow {
+        posters: vec!["shop"],
         job_id: Some(job_id),
         body_sha256: kiln_contract::key::hash_body(job_id.as_bytes()),
         model: Some("m"),

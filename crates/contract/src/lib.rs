@@ -16,6 +16,7 @@
 //! | [`model`] | what a model takes and gives, and why it could not |
 //! | [`name`] | the rule of names and versions |
 //! | [`redact`] | what may be said of an error of a reader of JSON or TOML: no value |
+//! | [`split`] | which inputs go to a version that has a share of its model's inputs |
 //! | [`time`] | how an instant is written |
 //!
 //! A job comes in as bytes, and its reply goes out as bytes:
@@ -87,4 +88,5 @@ pub mod reader;
 pub mod redact;
 pub mod result;
 pub mod slot;
+pub mod split;
 pub mod time;

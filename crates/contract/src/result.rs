@@ -84,6 +84,8 @@ impl<'a> Reading<'a> {
 #[derive(Debug, Default)]
 pub struct ResultsWriter {
     buffer: Vec<u8>,
+    /// The job's version, where single results may be another one's.
+    version: Option<String>,
 }
 
 impl ResultsWriter {
@@ -91,7 +93,17 @@ impl ResultsWriter {
     pub fn new(inputs: usize) -> Self {
         let mut buffer = Vec::with_capacity(inputs * 64 + 2);
         buffer.push(b'[');
-        Self { buffer }
+        Self {
+            buffer,
+            version: None,
+        }
+    }
+
+    /// Has each result name its version that isn't by this one, the job's.
+    #[must_use]
+    pub fn of_version(mut self, version: &str) -> Self {
+        self.version = Some(version.to_owned());
+        self
     }
 
     #[inline]
@@ -145,6 +157,14 @@ impl ResultsWriter {
                 push_numbers(&mut self.buffer, values, info.precision);
             }
         }
+        if self
+            .version
+            .as_ref()
+            .is_some_and(|own| *own != info.version)
+        {
+            self.buffer.extend_from_slice(b",\"version\":");
+            push(&mut self.buffer, &info.version);
+        }
         self.buffer.extend_from_slice(if cached {
             b",\"cached\":true}"
         } else {
@@ -178,7 +198,7 @@ impl ResultsWriter {
 pub struct Finished {
     /// The model's name.
     pub model: String,
-    /// The version that scored.
+    /// The version that scored; of several, the active one.
     pub version: String,
     /// The job's namespace.
     pub namespace: String,

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod choices;
 mod cost;
 mod dense;
 mod described;
@@ -46,6 +47,7 @@ mod trees;
 mod trial;
 mod weights;
 
+pub use choices::{Choices, Serving, Split, SplitChoice, unfit_for_split};
 pub use cost::LengthCost;
 pub use described::described;
 pub use error::{ImportError, OpenError, Problem, UnknownModel};

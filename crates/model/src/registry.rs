@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use crate::priority;
 use arc_swap::ArcSwap;
+use kiln_contract::split::Share;
 use kiln_kernels::ThreadPool;
 
+use super::choices::{Choices, Serving, SplitChoice};
 use super::directory::{self, Found};
 use super::error::{LoadError, OpenError, Problem, UnknownModel};
 use super::load::{Loaded, ModelSource, load};
@@ -34,6 +36,10 @@ pub struct ChoiceReport {
     pub switched: Vec<String>,
     /// Choices that can't be followed yet, because the version isn't loaded here, as `name@version`.
     pub pending: Vec<String>,
+    /// Versions that have a share of their model's inputs now, as `name@version`.
+    pub splits: BTreeMap<String, Share>,
+    /// Versions that are here and can't have the share that was chosen for them, as `name@version`, and why.
+    pub unfit: BTreeMap<String, &'static str>,
 }
 
 /// Every model that serves. Dropping it stops and joins the model threads; a model still held answers
@@ -99,6 +105,22 @@ impl Registry {
         }
     }
 
+    /// The same, with the version that a share of a bare name's inputs goes to instead. Lock-free.
+    ///
+    /// # Errors
+    /// Those of [`Registry::resolve`].
+    pub fn serving(&self, reference: &str) -> Result<Serving, UnknownModel> {
+        let snapshot = self.snapshot.load();
+        if let Some(model) = snapshot.by_reference.get(reference) {
+            return Ok(Serving {
+                model: Arc::clone(model),
+                split: snapshot.splits.get(reference).cloned(),
+            });
+        }
+        self.resolve(reference)
+            .map(|model| Serving { model, split: None })
+    }
+
     /// Every version that serves, by name and version.
     pub fn list(&self) -> Vec<ListedModel> {
         self.snapshot.load().listed.clone()
@@ -121,13 +143,19 @@ impl Registry {
         report
     }
 
-    /// Serves this one version, which its model's bare name means then, and no other: what served before releases its memory first.
-    /// Blocking. Whether it serves now, and why not, [`Registry::resolve`] says.
-    pub fn serve_only(&self, name: &str, version: &str) {
+    /// Serves this one version, which its model's bare name means then, with the one that has a share of its inputs, and no other: what served
+    /// before releases its memory first. Blocking. Whether it serves now, and why not, [`Registry::resolve`] says.
+    pub fn serve_only(&self, name: &str, version: &str, split: Option<&SplitChoice>) {
         let mut state = self.lock();
-        let is_it = |n: &str, v: &str| n == name && v == version;
+        let is_it = |n: &str, v: &str| {
+            n == name && (v == version || split.is_some_and(|split| split.version == v))
+        };
         state.entries.retain(|(n, v), _| is_it(n, v));
-        state.chosen = BTreeMap::from([(name.to_owned(), version.to_owned())]);
+        let split = split.map(|split| (name.to_owned(), split.clone()));
+        state.chosen = Choices {
+            active: BTreeMap::from([(name.to_owned(), version.to_owned())]),
+            splits: split.into_iter().collect(),
+        };
         self.publish(&state);
         let mut survey = directory::survey(&self.dir);
         survey
@@ -137,37 +165,44 @@ impl Registry {
         self.publish(&state);
     }
 
-    /// Sets the versions that bare names mean on every worker, and takes back what was set before. A version that isn't
-    /// loaded here leaves its model as it is, until a scan finds it.
-    pub fn choose(&self, chosen: BTreeMap<String, String>) -> ChoiceReport {
+    /// Sets what bare names mean on every worker, and takes back what was set before. A version that isn't loaded here leaves its model as
+    /// it is, until a scan finds it.
+    pub fn choose(&self, chosen: impl Into<Choices>) -> ChoiceReport {
+        let chosen = chosen.into();
         let mut state = self.lock();
         let before = self.snapshot.load().active();
         if state.chosen != chosen {
             state.chosen = chosen;
             self.publish(&state);
         }
-        let after = self.snapshot.load().active();
+        let snapshot = self.snapshot.load();
+        let after = snapshot.active();
         let switched = after.iter().filter(|now| !before.contains(now));
-        let pending = state
-            .chosen
-            .iter()
-            .filter(|(name, version)| !state.is_loaded(name, version));
+        let wanted = state.chosen.versions();
+        let pending = wanted.filter(|(name, version)| !state.is_loaded(name, version));
+        let reference = |name: &str, version: &str| format!("{name}@{version}");
+        let splits = snapshot.splits.iter();
         ChoiceReport {
             switched: switched
-                .map(|(name, version)| format!("{name}@{version}"))
+                .map(|(name, version)| reference(name, version))
                 .collect(),
             pending: pending
-                .map(|(name, version)| format!("{name}@{version}"))
+                .map(|(name, version)| reference(name, version))
                 .collect(),
+            splits: splits
+                .map(|(name, split)| (reference(name, &split.model.info().version), split.share))
+                .collect(),
+            unfit: snapshot.unfit.clone(),
         }
     }
 
-    /// Releases the memory of inactive versions that weren't requested for that long; returns them as `name@version`. They are
-    /// loaded again when a job requests them.
+    /// Releases the memory of versions that weren't requested for that long, are not active and have no share; returns them as `name@version`.
+    /// They are loaded again when a job requests them.
     pub fn unload_unused(&self, unused_for: Duration) -> Vec<String> {
         let state = self.lock();
         let snapshot = self.snapshot.load();
-        let idle = snapshot.listed.iter().filter(|listed| !listed.active);
+        let idle = snapshot.listed.iter();
+        let idle = idle.filter(|listed| !listed.active && listed.share.is_none());
         idle.filter_map(|listed| {
             let info = &listed.info;
             let key = (info.name.clone(), info.version.clone());

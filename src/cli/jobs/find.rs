@@ -143,6 +143,7 @@ impl Arguments {
             code: self.code.map(|code| code.as_str().to_owned()),
             from: self.from,
             to: self.to,
+            posted_by: None,
         }
     }
 }

@@ -39,7 +39,7 @@ const SHOWN: usize = 80;
 pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Result<Exit> {
     let store = parts::postgres(settings)?;
     store.migrate().await?;
-    let Some(known) = explain::job(&store, &arguments.id, true).await? else {
+    let Some(known) = explain::job(&store, &arguments.id, None, true).await? else {
         eprintln!(
             "kiln: no job `{}` has ended: it is unknown, in a queue, or in a worker's hands",
             arguments.id
@@ -146,7 +146,8 @@ fn said(result: &Value) -> String {
     }
     let cached = result.get("cached").and_then(Value::as_bool);
     let cached = cached.filter(|is| *is).map(|_| "(cached)".to_owned());
-    let parts = [text("label"), number("score"), cached];
+    let version = text("version").map(|version| format!("by {version}"));
+    let parts = [text("label"), number("score"), version, cached];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.join(" ")
 }
@@ -178,6 +179,10 @@ mod tests {
                 "positive 0.5 (cached)",
             ),
             (json!({"score": 2.0, "cached": false}), "2.0"),
+            (
+                json!({"score": 2.0, "version": "2", "cached": true}),
+                "2.0 by 2 (cached)",
+            ),
             (
                 json!({"embedding": [1, 2], "cached": false}),
                 "an embedding of 2 values",

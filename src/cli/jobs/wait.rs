@@ -7,7 +7,7 @@ use crate::{
     cli::{Exit, age::age, plain::plain},
     config::Settings,
     explain, parts,
-    store::{JobEnd, PostgresStore},
+    store::{AskedJob, JobEnd, PostgresStore},
 };
 use clap::Args;
 use std::{
@@ -46,12 +46,12 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Re
     let mut open: BTreeSet<String> = arguments.ids.into_iter().collect();
     let (mut rest, mut rejected) = (SOONEST, false);
     loop {
-        let asked: Vec<String> = open.iter().cloned().collect();
+        let asked: Vec<AskedJob> = open.iter().map(|id| (id.clone(), None)).collect();
         let ended = store.ended(&asked).await?;
         if !ended.is_empty() {
             rest = SOONEST;
         }
-        for id in ended {
+        for (id, _) in ended {
             rejected |= say(&store, &id, arguments.json).await?;
             open.remove(&id);
         }
@@ -74,7 +74,7 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Re
 
 /// Says how a job ended; whether it was rejected.
 async fn say(store: &PostgresStore, id: &str, json: bool) -> anyhow::Result<bool> {
-    let Some(known) = explain::job(store, id, false).await? else {
+    let Some(known) = explain::job(store, id, None, false).await? else {
         // Pruned since.
         return Ok(false);
     };

@@ -1,20 +1,22 @@
-//! `kiln models activate`: chooses the version that a model's bare name means.
+//! `kiln models activate`: chooses the version that a model's bare name means, or that a share of its inputs goes to.
 //!
 //! Promises that with `--warm` nothing is switched where a limit speaks against it. Refuses a version that fails its checks here.
 
-use super::{open, rollover};
+use super::{open, rollover, share};
 use crate::{
     cli::{Exit, actor},
     config::Settings,
     parts,
-    store::ActionKind,
+    store::{ActionKind, PostgresStore},
 };
 use anyhow::{Context, bail};
 use clap::Args;
-use serde_json::json;
+use kiln_contract::split::Share;
+use kiln_model::Choices;
+use serde_json::{Value, json};
 use std::time::Duration;
 
-/// Makes a version the one that a bare model name means, on every worker of this database, within a second.
+/// Makes a version the one that a bare model name means, for all inputs or a share of them, on every worker of this database, within a second.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The version must be in the models folder here and pass its checks. A worker that doesn't have it keeps serving
@@ -24,8 +26,14 @@ With --warm, hot inputs are scored with the version first, in the background, un
 entry or the time is up; then it is switched. The command shows how its scores differ from those of the serving version; a limit on
 that stops the switch, with exit code 4. Switching back needs no warming: the old entries are still there.
 
+With --share, the active version stays, and a share of the inputs goes to this one: by a hash of the input's key (of a job's
+ranking: of the ranking's), or of the input itself, so that a key always goes to the same version, and a larger share keeps what a smaller
+one had. A share of 0%, or making a version active, ends it. Jobs that name a version are left alone.
+
 Examples:
   kiln models activate sentiment@2
+  kiln models activate sentiment@2 --share 10%
+  kiln models activate sentiment@2 --share 0%
   kiln models activate sentiment@2 --warm 0.95 --max-flips 0.02
   kiln models activate ranker@20261127 --warm 0.95 --min-correlation 0.8 --max-shift 0.1
   kiln models activate sentiment --default")]
@@ -35,6 +43,9 @@ pub(super) struct Arguments {
     /// Undo the choice: workers serve the version that their settings name, or else the highest.
     #[arg(long)]
     default: bool,
+    /// Give it only a share of the inputs, such as 10% or 0.1, beside the active version; 0% takes that back.
+    #[arg(long, value_parser = share::parse, conflicts_with = "default")]
+    share: Option<Share>,
     /// Share of requests that should find an entry of the version before it is switched to, such as 0.95.
     #[arg(long, value_name = "SHARE", conflicts_with = "default")]
     warm: Option<f64>,
@@ -89,35 +100,123 @@ impl Arguments {
     }
 }
 
+/// What is to be chosen, and what was chosen before.
+struct Chosen<'a> {
+    name: &'a str,
+    version: Option<&'a str>,
+    before: Choices,
+    /// The version that workers with the settings of this command serve now, as far as that is known.
+    active: Option<String>,
+}
+
+impl<'a> Chosen<'a> {
+    async fn new(
+        arguments: &'a Arguments,
+        settings: &Settings,
+        store: &PostgresStore,
+    ) -> anyhow::Result<Self> {
+        let (name, version) = match (arguments.model.split_once('@'), arguments.default) {
+            (Some((name, version)), false) => (name, Some(version)),
+            (None, true) => (arguments.model.as_str(), None),
+            (None, false) => bail!("expected name@version, found {:?}", arguments.model),
+            (Some(_), true) => bail!("--default takes a name without a version"),
+        };
+        // What is taken back needn't be there any more.
+        let is_end = version.is_none() || arguments.share == Some(Share::NONE);
+        let registry = if is_end {
+            None
+        } else {
+            let registry = open(settings).await?;
+            super::resolve(&registry, &arguments.model)?;
+            Some(registry)
+        };
+        store.migrate().await.context("migrations")?;
+        let before = store.choices().await?;
+        let mut active = before.active.get(name).cloned();
+        if let Some(registry) = &registry {
+            registry.choose(before.clone());
+            let serving = registry.resolve(name).ok();
+            active = serving.map(|model| model.info().version.clone());
+        }
+        if let (Some(version), Some(_)) = (version, arguments.share) {
+            share::check(registry.as_deref(), &before, (name, version))?;
+        }
+        Ok(Self {
+            name,
+            version,
+            before,
+            active,
+        })
+    }
+
+    /// The version that was chosen before.
+    fn was(&self) -> Option<&str> {
+        self.before.active.get(self.name).map(String::as_str)
+    }
+
+    /// Chooses it.
+    async fn choose(&self, store: &PostgresStore, share: Option<Share>) -> anyhow::Result<()> {
+        match (self.version, share) {
+            (Some(version), None) => store.choose_model(self.name, version).await?,
+            (Some(version), Some(share)) if share > Share::NONE => {
+                store.split_model(self.name, version, share).await?;
+            }
+            (Some(_), Some(_)) => drop(store.unsplit_model(self.name).await?),
+            (None, _) => drop(store.unchoose_model(self.name).await?),
+        }
+        let chosen = match (self.version, share) {
+            (Some(version), Some(share)) => format!("{}@{version} for {share}", self.name),
+            (Some(version), None) => format!("{}@{version}", self.name),
+            (None, _) => format!("{} by default", self.name),
+        };
+        actor::note(store, ActionKind::Activate, &chosen).await;
+        Ok(())
+    }
+
+    fn as_json(&self, share: Option<Share>, warm_share: Option<f64>) -> Value {
+        let before = self.before.splits.get(self.name);
+        let before =
+            before.map(|split| json!({"version": split.version, "share": split.share.ratio()}));
+        json!({
+            "model": self.name, "version": self.version, "before": self.was(), "warm_share": warm_share,
+            "share": share.map(Share::ratio), "share_before": before,
+        })
+    }
+
+    fn say(&self, share: Option<Share>) {
+        let name = self.name;
+        if let (Some(version), Some(share)) = (self.version, share) {
+            let active = self.active.as_deref();
+            println!(
+                "{}",
+                share::said(&self.before, active, (name, version), share)
+            );
+            return;
+        }
+        let was = match self.was() {
+            None => "no version was chosen before".to_owned(),
+            Some(version) => format!("before it was {version}"),
+        };
+        let shared = share::before(&self.before, name);
+        let shared = shared.map_or_else(String::new, |shared| format!("; {shared}"));
+        match self.version {
+            Some(version) => println!("{name}@{version} is active; {was}{shared}"),
+            None => println!("{name} follows the workers' settings; {was}{shared}"),
+        }
+    }
+}
+
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let store = parts::postgres(&settings)?;
-    let (name, version) = match (arguments.model.split_once('@'), arguments.default) {
-        (Some((name, version)), false) => (name, Some(version)),
-        (None, true) => (arguments.model.as_str(), None),
-        (None, false) => bail!("expected name@version, found {:?}", arguments.model),
-        (Some(_), true) => bail!("--default takes a name without a version"),
-    };
-    let mut serving = None;
-    if version.is_some() {
-        let registry = open(&settings).await?;
-        super::resolve(&registry, &arguments.model)?;
-        let active = registry
-            .list()
-            .into_iter()
-            .find(|m| m.active && m.info.name == name);
-        serving = active.map(|model| model.info.version);
-    }
-    store.migrate().await.context("migrations")?;
-    let before = store.chosen_models().await?.remove(name);
+    let chosen = Chosen::new(&arguments, &settings, &store).await?;
     let mut warmed = None;
-    if let (Some(share), Some(new)) = (arguments.warm, version) {
+    if let (Some(share), Some(new)) = (arguments.warm, chosen.version) {
         arguments.check_limits(share)?;
+        let name = chosen.name;
+        let active = chosen.active.as_deref();
         let wanted = rollover::Wanted {
             name,
-            old: before
-                .as_deref()
-                .or(serving.as_deref())
-                .filter(|old| *old != new),
+            old: active.filter(|old| *old != new),
             new,
             share,
             limit: Duration::from_secs(arguments.warm_limit),
@@ -126,44 +225,21 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         show(&arguments, &found);
         if let Some(reason) = objection(&arguments, &found) {
             eprintln!("kiln: {name}@{new} was not made active: {reason}");
-            if before.is_none() && serving.as_deref() == Some(new) {
+            if chosen.was().is_none() && active == Some(new) {
                 eprintln!("{UNCHOSEN}");
             }
             return Ok(Exit::Limited);
         }
         warmed = Some(found);
     }
-    match version {
-        Some(version) => store.choose_model(name, version).await?,
-        None => {
-            store.unchoose_model(name).await?;
-        }
-    }
-    let chosen = version.map_or_else(
-        || format!("{name} by default"),
-        |version| format!("{name}@{version}"),
-    );
-    actor::note(&store, ActionKind::Activate, &chosen).await;
+    chosen.choose(&store, arguments.share).await?;
     if arguments.json {
-        println!(
-            "{}",
-            json!({"model": name, "version": version, "before": before, "warm_share": warmed.map(|w| w.share)})
-        );
-        return Ok(Exit::Ok);
+        let warm_share = warmed.map(|warmed| warmed.share);
+        println!("{}", chosen.as_json(arguments.share, warm_share));
+    } else {
+        chosen.say(arguments.share);
     }
-    say(name, version, before);
     Ok(Exit::Ok)
-}
-
-fn say(name: &str, version: Option<&str>, before: Option<String>) {
-    let was = before.map_or_else(
-        || "no version was chosen before".to_owned(),
-        |version| format!("before it was {version}"),
-    );
-    match version {
-        Some(version) => println!("{name}@{version} is active; {was}"),
-        None => println!("{name} follows the workers' settings; {was}"),
-    }
 }
 
 fn show(arguments: &Arguments, warmed: &rollover::Warmed) {

@@ -1,9 +1,10 @@
 //! `kiln models list` and `kiln models inspect`: which versions serve, which are refused and why, and all of one version.
 
-use super::{gives, open, quantise, resolve, shadow, takes};
+use super::{follow, gives, open, quantise, resolve, shadow, takes};
 use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
+use kiln_contract::split::Share;
 use kiln_model::{ListedModel, Problem, Task, Training, quantisation_cost};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -35,6 +36,7 @@ pub(super) struct InspectArguments {
 
 pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow::Result<Exit> {
     let registry = open(&settings).await?;
+    follow(&registry, &settings).await;
     let (models, problems) = (registry.list(), registry.problems());
     let size_of = |model: &ListedModel| {
         let folder = settings
@@ -48,7 +50,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
         for model in &models {
             println!(
                 "{}",
-                json!({"model": model.info, "active": model.active, "shadow": shadow::share(&settings, &model.info), "bytes": size_of(model)})
+                json!({"model": model.info, "active": model.active, "share": model.share.map(Share::ratio), "shadow": shadow::share(&settings, &model.info), "bytes": size_of(model)})
             );
         }
         for problem in &problems {
@@ -76,10 +78,11 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
             table.add_row([
                 info.name.clone(),
                 info.version.clone(),
-                match (model.active, shadow::share(&settings, info)) {
-                    (true, _) => "yes".to_owned(),
-                    (false, Some(share)) => format!("shadow of {:.0} %", 100.0 * share),
-                    (false, None) => String::new(),
+                match (model.active, model.share, shadow::share(&settings, info)) {
+                    (true, ..) => "yes".to_owned(),
+                    (false, Some(share), _) => format!("{share} of the inputs"),
+                    (false, None, Some(share)) => format!("shadow of {:.0} %", 100.0 * share),
+                    (false, None, None) => String::new(),
                 },
                 info.architecture.clone(),
                 takes(info.input),
@@ -110,12 +113,14 @@ pub(super) async fn inspect(
     settings: Settings,
 ) -> anyhow::Result<Exit> {
     let registry = open(&settings).await?;
+    follow(&registry, &settings).await;
     let model = resolve(&registry, &arguments.model)?;
     let info = model.info();
-    let active = registry
-        .list()
-        .iter()
-        .any(|listed| listed.active && listed.info == *info);
+    let listed = registry.list().into_iter();
+    let mut its = listed.filter(|listed| listed.info == *info);
+    let (active, share) = its
+        .next()
+        .map_or((false, None), |its| (its.active, its.share));
     let folder = settings.models.dir.join(&info.name).join(&info.version);
     let files = files(&folder)?;
     let cost = quantisation_cost(&folder)?;
@@ -127,13 +132,20 @@ pub(super) async fn inspect(
             .collect();
         println!(
             "{}",
-            json!({"model": info, "active": active, "files": files, "quantised": cost, "shadow": shadow})
+            json!({"model": info, "active": active, "share": share.map(Share::ratio), "files": files, "quantised": cost, "shadow": shadow})
         );
         return Ok(Exit::Ok);
     }
     let mut rows = vec![
         ("model", format!("{}@{}", info.name, info.version)),
-        ("active", if active { "yes" } else { "no" }.to_owned()),
+        (
+            "active",
+            match share {
+                Some(share) => format!("no; {share} of the inputs go to it"),
+                None if active => "yes".to_owned(),
+                None => "no".to_owned(),
+            },
+        ),
         ("architecture", info.architecture.clone()),
         ("takes", takes(info.input)),
         ("gives", gives(&info.task, info.output_width)),

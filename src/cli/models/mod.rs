@@ -8,9 +8,10 @@ mod list;
 mod quantise;
 mod rollover;
 mod shadow;
+mod share;
 
 use super::Exit;
-use crate::{config::Settings, parts};
+use crate::{config::Settings, parts, redact::Redact};
 use anyhow::{Context, anyhow};
 use clap::{Args, Subcommand};
 use kiln_model::{InputKind, Model, PairRule, Registry, Task};
@@ -52,6 +53,21 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Action::Quantize(arguments) => quantise::run(arguments, settings).await,
         Action::Bench(arguments) => bench::run(arguments, settings).await,
         Action::Activate(arguments) => activate::run(arguments, settings).await,
+    }
+}
+
+/// Has a registry serve what was chosen for all workers, where there is a database. Says so where that isn't known.
+async fn follow(registry: &Registry, settings: &Settings) {
+    if settings.database.url.is_none() {
+        return;
+    }
+    let choices = match parts::postgres(settings) {
+        Ok(store) => store.choices().await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    match choices {
+        Ok(choices) => drop(registry.choose(choices)),
+        Err(error) => eprintln!("kiln: what was activated isn't known: {}", error.redacted()),
     }
 }
 

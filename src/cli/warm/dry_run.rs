@@ -28,7 +28,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<Exit> {
     let models = settings.clone();
     let registry = tokio::task::spawn_blocking(move || parts::open_registry(&models)).await??;
-    registry.choose(store.chosen_models().await?);
+    registry.choose(store.choices().await?);
     let redis = match &settings.redis.url {
         Some(_) => Some(parts::redis(settings, Metrics::new())?),
         None => None,

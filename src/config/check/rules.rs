@@ -11,6 +11,8 @@ use hyper::Uri;
 use kiln_contract::name::{NAME_RULE, is_name};
 use std::collections::BTreeMap;
 
+/// Origins that may be listed.
+const MAX_ORIGINS: usize = 64;
 /// Longest name of a queue, in bytes: AMQP's names end at 255, and a prefix is continued.
 const MAX_QUEUE_NAME_BYTES: u64 = 200;
 
@@ -172,12 +174,13 @@ pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
             return wrong("`sha256`: expected 64 hexadecimal digits");
         }
         if key.scopes.is_empty() {
-            return wrong("`scopes`: expected some of read, score, admin");
+            return wrong("`scopes`: expected some of read, read:all, score, admin");
         }
         if key.requests_per_second == Some(0) {
             return wrong("`requests_per_second`: expected 1 or more");
         }
     }
+    origins(http)?;
     if http.api && http.keys.is_empty() && !http.addr.ip().is_loopback() {
         let problem = format!(
             "{} can be reached from other machines, and the API has no key: give one under [http.keys] (`kiln key` \
@@ -185,6 +188,31 @@ pub(super) fn http(http: &Http) -> Result<(), ConfigError> {
             http.addr
         );
         return refuse("http.addr", problem);
+    }
+    Ok(())
+}
+
+/// Pages of other sites are named one by one, and have a key.
+fn origins(http: &Http) -> Result<(), ConfigError> {
+    let name = "http.cors_origins";
+    if http.cors_origins.len() > MAX_ORIGINS {
+        return refuse(name, format!("expected at most {MAX_ORIGINS}"));
+    }
+    for origin in &http.cors_origins {
+        let url = url::Url::parse(origin).ok();
+        let url =
+            url.filter(|url| matches!(url.scheme(), "http" | "https") && !origin.contains('*'));
+        // As a browser writes it: nothing else is ever equal to what it sends.
+        if url.is_none_or(|url| url.origin().ascii_serialization() != *origin) {
+            let expected = format!(
+                "`{origin}`: expected an origin as browsers write it, such as https://shop.example or http://localhost:3000: lower case, no path, no `/` at its end, no usual port, no `*`"
+            );
+            return refuse(name, expected);
+        }
+    }
+    if !http.cors_origins.is_empty() && http.keys.is_empty() {
+        let problem = "without keys, such a page could do everything: give the API one under [http.keys] (`kiln key` makes one)";
+        return refuse(name, problem);
     }
     Ok(())
 }
@@ -239,4 +267,57 @@ pub(super) fn trace(trace: &Trace) -> Result<(), ConfigError> {
         return Ok(());
     }
     refuse("trace.share", "expected 0 to 1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{ApiKey, Scope};
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them_and_need_a_key() {
+        let check = |listed: &[&str], has_key: bool| {
+            let mut http = Http {
+                cors_origins: listed.iter().map(|&one| one.to_owned()).collect(),
+                ..Http::default()
+            };
+            if has_key {
+                let key = ApiKey {
+                    sha256: "0".repeat(64),
+                    scopes: vec![Scope::Score],
+                    requests_per_second: None,
+                };
+                http.keys.insert("page".into(), key);
+            }
+            super::http(&http).map_err(|error| error.to_string())
+        };
+        let good = [
+            "https://shop.example",
+            "http://localhost:3000",
+            "http://[::1]:3000",
+        ];
+        assert_eq!(check(&good, true), Ok(()));
+        assert_eq!(check(&[], false), Ok(()));
+        let keyless = check(&good, false).expect_err("no key");
+        assert!(keyless.contains("http.cors_origins"), "{keyless}");
+        for bad in [
+            "*",
+            "null",
+            "",
+            "shop.example",
+            "https://shop.example/",
+            "https://shop.example:443",
+            "https://Shop.example",
+            "https://*.example",
+            "https://shop.example/path",
+            "https://user@shop.example",
+            "file:///etc",
+            "https://shop.example https://other.example",
+        ] {
+            let refused = check(&[bad], true).expect_err(bad);
+            assert!(refused.contains("expected an origin"), "{refused}");
+        }
+        let many = vec!["https://shop.example"; MAX_ORIGINS + 1];
+        assert!(check(&many, true).is_err());
+    }
 }

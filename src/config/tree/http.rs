@@ -13,6 +13,8 @@ pub struct Http {
     pub api: bool,
     /// Who may use the API, by name; without any, whoever is on this machine.
     pub keys: BTreeMap<String, ApiKey>,
+    /// Origins of web pages that may use the API from a browser, with a key, such as `https://shop.example`; pages of all others may not.
+    pub cors_origins: Vec<String>,
     /// Longest time for one request, with its body, in milliseconds; and for which an answer waits for a client that doesn't read it.
     pub timeout_ms: u64,
     /// Connections of clients served at once. `/livez`, `/readyz` and `/metrics` have a few of their own besides.
@@ -25,6 +27,7 @@ impl Default for Http {
             addr: SocketAddr::from(([127, 0, 0, 1], 9464)),
             api: true,
             keys: BTreeMap::new(),
+            cors_origins: Vec::new(),
             timeout_ms: 10_000,
             connections: 512,
         }
@@ -35,8 +38,11 @@ impl Default for Http {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Scope {
-    /// Looking at anything.
+    /// Looking at how workers do, and at the jobs that the key itself has posted.
     Read,
+    /// Looking at anything: everybody's jobs, dead letters and what readers find as well.
+    #[serde(rename = "read:all")]
+    ReadAll,
     /// Scoring, posting jobs, giving hints.
     Score,
     /// Changing how workers run.

@@ -9,12 +9,14 @@ use super::{
         responses::{BadJob, Guarded, Unavailable},
         score::{self, Scored},
     },
-    Chosen, Text, Texts, Wanted,
+    Chosen, Model, Text, Texts, Wanted,
     embed::{self, Asked, Form},
     job_of, parse, renamed, results,
     vectors::Shape,
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
+use kiln_contract::split::Point;
+use kiln_model::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -244,6 +246,7 @@ pub(in super::super) async fn rerank(
             return Err(Problem::invalid("query", "expected a text"));
         }
         let model = Wanted::Ranking.model(&registry, chosen.model.as_deref())?;
+        let model = of_one_version(model, &registry, request.query);
         let texts = request.texts.iter().map(|text| Text {
             text: request.query,
             pair: Some(text),
@@ -261,6 +264,21 @@ pub(in super::super) async fn rerank(
     };
     let rename = |problem, _: Option<&Option<Vec<Box<RawValue>>>>| renamed(problem, "texts", false);
     score::answer(state, scorer.0, headers, body, form, rename, ranked).await
+}
+
+/// The version that all texts of a query go to, where two share the model's inputs: scores of one version alone are in one order.
+fn of_one_version(model: Model, registry: &Registry, query: &RawValue) -> Model {
+    let serving = registry.serving(&model.named);
+    let Some(serving) = serving.ok().filter(|serving| serving.split.is_some()) else {
+        return model;
+    };
+    let query: String = serde_json::from_str(query.get()).unwrap_or_default();
+    let point = || Point::of_key(&model.info.name, &query);
+    let info = serving.version_at(point).info().clone();
+    Model {
+        named: format!("{}@{}", info.name, info.version),
+        info,
+    }
 }
 
 fn ranked(scored: &Scored, texts: Option<Vec<Box<RawValue>>>) -> Result<Vec<u8>, Problem> {

@@ -221,7 +221,10 @@ async fn settle_each(
                 done.leave(letter, why);
                 continue;
             }
-            letter.job_id.iter().for_each(|id| shared.posted.note(id));
+            letter
+                .job_id
+                .iter()
+                .for_each(|id| shared.posted.note(id, None));
         }
         look.scan.remove(&HeldDelivery::from(delivery)).await?;
         done.count(letter);

@@ -77,7 +77,7 @@ function showJob(job) {
   ]));
   $("job-results").hidden = !all.length;
   table("job-table", [
-    ["key", (r) => r.key], ["result", resultText], ["from", (r) => (r.cached == null ? null : r.cached ? "cache" : "model")],
+    ["key", (r) => r.key], ["result", resultText], ["from", (r) => (r.cached == null ? null : [r.cached ? "cache" : "model", r.version].filter(Boolean).join(", "))],
     ["input, where it is stored", (r) => texts.get(r.key), "wide"],
   ], all.slice(0, RESULTS_SHOWN), "none");
   $("job-detail").hidden = false;

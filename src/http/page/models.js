@@ -25,7 +25,7 @@ SECTIONS.models = async () => {
   ];
   const several = models.some((m) => !m.active);
   table("models-table", [
-    ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}`],
+    ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share == null ? "" : ` (${percent(m.share)} of the inputs)`}`],
     ...(several ? [["", (m) => (m.active ? null : named(button("Compare", `compare ${m.name}@${m.version}`, () => openShift(m.name, m.version)), `${m.name}@${m.version}`))]] : []),
     ["architecture", (m) => m.architecture],
     ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],

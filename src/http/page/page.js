@@ -382,7 +382,7 @@ const SECTIONS = {
     $("fleet-sum").textContent = `${fleet.workers_up} workers, ${figures.format(fleet.jobs)} jobs and a hit rate of ${percent(fleet.hit_rate)} within the last five minutes. Those that are gone are shown for an hour.`;
     table("fleet-table", [
       ["worker", (w) => w.name], ["state", (w) => [w.state, w.reason].filter(Boolean).join(": ")], ["version", (w) => w.version],
-      ["since", (w) => when(w.started_at)], ["seen", (w) => when(w.seen_at)], ["lanes", (w) => w.lanes.join(", ") || null], ["models", (w) => w.models.join(", ") || null],
+      ["since", (w) => when(w.started_at)], ["seen", (w) => when(w.seen_at)], ["lanes", (w) => w.lanes.join(", ") || null], ["models", (w) => [...w.models, ...w.splits].join(", ") || null],
       ["jobs waiting", (w) => figures.format(w.waiting_jobs), "n"], ["in hand", (w) => mebibytes(w.bytes_in_hand), "n"],
       ["jobs", (w) => figures.format(w.jobs), "n"], ["hit rate", (w) => percent(w.hit_rate), "n"], ["p99", (w) => time(w.p99_ms), "n"],
       ["memory", (w) => mebibytes(w.memory_bytes), "n"],
@@ -414,9 +414,10 @@ const SECTIONS = {
       await fetchJson(`/v1/cache/stats/low-performers?min_inputs=${FEW}`), `no pattern of ${FEW} inputs or more has a hit rate below 50 %`);
   },
   async problems() {
+    const nobodys = may("read:all") ? "none" : "shown to keys with the scope read:all";
     table("rejected-table", [
       ["job", (r) => r.job_id || "no id"], ["time", (r) => when(r.at)], ["code", (r) => r.code], ["field", (r) => r.field || null], ["reason", (r) => r.message, "wide"],
-    ], (await fetchJson("/v1/rejections")).slice(0, SHOWN), "none");
+    ], may("read:all") ? (await fetchJson("/v1/rejections")).slice(0, SHOWN) : [], nobodys);
     table("actions-table", [
       ["what", (a) => a.action], ["time", (a) => when(a.at)], ["by", (a) => a.by], ["to", (a) => a.detail, "wide"],
     ], await fetchJson(`/v1/log/actions?limit=${SHOWN}`), "none");

@@ -15,7 +15,7 @@ async function lookUp(path) {
 }
 
 const keyPath = (namespace, name) => `/v1/keys/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}?limit=20`;
-const explained = (namespace, name) => (NAME.test(namespace) && name ? lookUp(keyPath(namespace, name)) : null);
+const explained = (namespace, name) => (NAME.test(namespace) && name && may("read:all") ? lookUp(keyPath(namespace, name)) : null);
 
 function foundText(now) {
   if (now.state === "entry") return [now.value?.label, now.value?.score].filter((part) => part != null).join(" ") || "an embedding";
@@ -74,7 +74,7 @@ async function search(text) {
     const key = await explained(namespace, text);
     if (key) return showKey(key);
   }
-  throw new Error(`Nothing is known of ${text}: no job of that id has ended or is here, no job of such a namespace was found, and no key of the namespaces that this worker serves most. For a key of another one, write the namespace before it.`);
+  throw new Error(`Nothing is known of ${text}: no job of that id has ended or is here, no job of such a namespace was found, and no key of the namespaces that this worker serves most. For a key of another one, write the namespace before it.${may("read:all") ? "" : " This API key sees its own jobs alone: others, and keys, are shown with the scope read:all."}`);
 }
 
 $("search").addEventListener("submit", (event) => {

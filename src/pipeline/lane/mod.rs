@@ -24,7 +24,7 @@ use super::{
     owned::OwnedJob,
     render::LabelCounts,
     share::Share,
-    verdict,
+    split_metrics, verdict,
 };
 use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 use kiln_model::ModelInfo;
@@ -310,7 +310,8 @@ impl Lanes {
         let mut labels = LabelCounts::default();
         let mut end = |left: Left| match left {
             Left::Scored(job) => Some(finish::owned(&self.context, job, &mut labels)),
-            Left::Failed(job, error) => {
+            Left::Failed(job, error, slot) => {
+                split_metrics::failed(&self.context.metrics, &job.rows, slot);
                 // What is rejected for what it says is no fault of the model.
                 let may_pass = matches!(Failure::from(error.clone()).verdict(), Verdict::Retry(_));
                 if may_pass && lane.note_failure(job.rows.body_sha256) {

@@ -66,7 +66,9 @@ pub struct LaneState {
 /// Model seconds that the first open input of a job is expected to take, as its model knows.
 fn expected_of(job: &OwnedJob) -> Option<f64> {
     let (_, first) = job.rows.open().next()?;
-    job.rows.value(first)?.expected_seconds(&job.rows.model)
+    job.rows
+        .value(first)?
+        .expected_seconds(job.rows.model_of(first))
 }
 
 /// What is known of a lane.

@@ -87,7 +87,8 @@ pub struct LaneJob {
 pub enum Left {
     /// All of its inputs have their rows.
     Scored(OwnedJob),
-    Failed(OwnedJob, ModelError),
+    /// With the slot that it failed on.
+    Failed(OwnedJob, ModelError, SlotIndex),
     /// Its time passed before its turn.
     Expired(OwnedJob),
     /// Nobody waits for it any more.

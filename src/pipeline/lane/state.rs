@@ -98,7 +98,6 @@ impl State {
     /// Takes a job in.
     pub fn enter(&mut self, job: OwnedJob, share: impl Fn() -> Share, now: Instant) {
         let id = self.jobs.vacant_key();
-        let model = Arc::as_ptr(&job.rows.model) as usize;
         let open: Vec<SlotIndex> = job.rows.open().map(|(local, _)| local).collect();
         let part = 1.0 / open.len().max(1) as f64;
         let mut mine = Vec::with_capacity(open.len());
@@ -111,7 +110,7 @@ impl State {
                 continue;
             };
             let key = SlotKey {
-                model,
+                model: Arc::as_ptr(job.rows.model_of(slot)) as usize,
                 stamp: slot.seal.stamp,
                 min_stamp: slot.min_stamp,
                 input: slot.input,
@@ -265,9 +264,9 @@ impl State {
 
     /// Ends everybody who waits for a slot: it couldn't be scored.
     pub fn fail(&mut self, taken: &Taken, error: &ModelError, left: &mut Vec<Left>) {
-        for (id, _) in self.end_slot(taken.id) {
+        for (id, local) in self.end_slot(taken.id) {
             if let Some(job) = self.remove(id) {
-                left.push(Left::Failed(job, error.clone()));
+                left.push(Left::Failed(job, error.clone(), local));
             }
         }
     }
@@ -374,7 +373,9 @@ impl State {
 }
 
 fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
-    job.rows.value(slot)?.expected_seconds(&job.rows.model)
+    job.rows
+        .value(slot)?
+        .expected_seconds(job.rows.model_of(slot))
 }
 
 #[cfg(test)]

@@ -198,7 +198,7 @@ impl State {
             warms: false,
             tokens: bytes.div_ceil(BYTES_PER_TOKEN),
         };
-        Some((job.rows.model.clone(), taken))
+        Some((job.rows.model_of(of_job).clone(), taken))
     }
 }
 

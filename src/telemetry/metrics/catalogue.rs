@@ -5,10 +5,11 @@ use super::{
         AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, FIGURE,
         HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL,
         MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD,
-        Server, ShadowOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION, WarmInput,
-        WarmOutcome,
+        Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION,
+        WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
+    schedules::SCHEDULE,
 };
 
 /// Seconds: from a tenth of a millisecond to half a minute.
@@ -142,7 +143,16 @@ catalogue! {
             .by(&[MODEL, PREDICTION]);
         MODEL_PROBLEMS = gauge("kiln_model_problems", "versions", "Model versions on disk that are refused.");
         MODEL_ACTIVATIONS_PENDING = gauge("kiln_model_activations_pending", "versions",
-            "Versions chosen by `kiln models activate` that this worker hasn't loaded.");
+            "Versions chosen by `kiln models activate` that this worker hasn't loaded, or that can't have the share that they were given.");
+        MODEL_ACTIVATED = gauge("kiln_model_activated_timestamp_seconds", "seconds",
+            "When this worker last took a version into use because another one was chosen, since 1970; not there before the first time.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SPLIT_SHARE = gauge("kiln_split_share_ratio", "0 to 1",
+            "Share of its model's inputs that a version has beside the active one, by `kiln models activate --share`, on this worker.")
+            .by(&[MODEL, MODEL_VERSION]);
+        SPLIT_INPUTS = counter("kiln_split_inputs_total", "inputs",
+            "Inputs of jobs that name no version, of models of which two versions share them: by the version that they went to, and what became of them.")
+            .by(&[MODEL, MODEL_VERSION, SplitOutcome::LABEL]);
         SHADOW_INPUTS = counter("kiln_shadow_inputs_total", "inputs",
             "Inputs of live jobs that a version of `models.shadow` was to score, by what became of them.")
             .by(&[MODEL, MODEL_VERSION, ShadowOutcome::LABEL]);
@@ -203,6 +213,15 @@ catalogue! {
         WARM_INPUTS = counter("kiln_warm_inputs_total", "inputs",
             "Inputs of warming runs that this worker planned or ended, by what became of them.")
             .by(&[WarmInput::LABEL]);
+        SCHEDULE_RUNS = counter("kiln_schedule_runs_total", "runs",
+            "Warming runs that ended on this worker, by their schedule and how.")
+            .by(&[SCHEDULE, WarmOutcome::LABEL]);
+        SCHEDULE_INPUTS = counter("kiln_schedule_inputs_total", "inputs",
+            "Inputs of warming runs that this worker planned or ended, by their schedule and what became of them.")
+            .by(&[SCHEDULE, WarmInput::LABEL]);
+        SCHEDULE_DONE = gauge("kiln_schedule_done_timestamp_seconds", "seconds",
+            "When this worker last ended a run of a schedule well, since 1970; not there before the first time.")
+            .by(&[SCHEDULE]);
         SCHEDULE_PROBLEMS = gauge("kiln_schedule_problems", "files", "Schedule files that are refused.");
         SCHEDULES_OVERDUE = gauge("kiln_schedules_overdue", "schedules",
             "Schedules that are due and that no worker has room to run.");
@@ -233,6 +252,7 @@ catalogue! {
         DEGRADED = gauge("kiln_degraded", "1 or 0",
             "1 where something is missing that the worker goes on without; `/readyz` says why.")
             .by(&[HealthPart::LABEL]);
+        STARTED = gauge("kiln_started_timestamp_seconds", "seconds", "When this worker started, since 1970.");
         TASKS = gauge("kiln_tasks", "tasks",
             "Tasks of this worker's runtime. Idle, it goes back to what it was before.");
         TRACES = counter("kiln_traces_total", "jobs", "Traced jobs by what became of their spans.")

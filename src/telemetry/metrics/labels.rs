@@ -1,5 +1,7 @@
 //! Owns the labels of metrics: every value, and what it means. The variants' doc comments are what `docs/metrics.md` says of each value.
 
+pub(super) use super::named::{FIGURE, MODEL, MODEL_VERSION, NAMESPACE, PREDICTION, VERSION};
+
 use super::metric::{Label, Values};
 use kiln_contract::failure::Code;
 
@@ -358,6 +360,18 @@ label!(
 );
 
 label!(
+    /// What became of an input of a model of which two versions share the inputs.
+    SplitOutcome: "outcome" {
+        /// its score was in the cache
+        Cached = "cached",
+        /// the version scored it, for this job or for another one
+        Scored = "scored",
+        /// the version failed on it, or on what was scored with it, and so did this try of its job
+        Failed = "failed",
+    }
+);
+
+label!(
     /// How two versions' scores differ.
     DifferenceKind: "kind" {
         /// the mean of new minus active
@@ -368,33 +382,3 @@ label!(
         Largest = "largest",
     }
 );
-
-pub(super) const MODEL: Label = Label {
-    name: "model",
-    values: Values::Named("a model's name, from its manifest"),
-};
-
-pub(super) const MODEL_VERSION: Label = Label {
-    name: "version",
-    values: Values::Named("a version of the model, of the models folder or the settings"),
-};
-
-pub(super) const FIGURE: Label = Label {
-    name: "figure",
-    values: Values::Named("one of at most 16 figures of the manifest's `[training.metrics]`"),
-};
-
-pub(super) const PREDICTION: Label = Label {
-    name: "label",
-    values: Values::Named("one of the labels that the model's manifest lists"),
-};
-
-pub(super) const NAMESPACE: Label = Label {
-    name: "namespace",
-    values: Values::Named("a namespace of the settings, or a model's name; `other` for all others"),
-};
-
-pub(super) const VERSION: Label = Label {
-    name: "version",
-    values: Values::Named("the version of Kiln"),
-};

@@ -15,7 +15,7 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
 const HEAD: &str = "\
 # Metrics
 
-Every worker serves its metrics at `/metrics` of its HTTP port (127.0.0.1:9464), in Prometheus' text format; `kiln run` is the only command that has
+Every worker serves its metrics at `/metrics` of its HTTP port (127.0.0.1:9464), in Prometheus' text format, or in OpenMetrics' for who asks for it; `kiln run` is the only command that has
 any. The values of a label come from a list, from manifests or from the settings, never from a job, so that their number stays bounded. Series with
 listed values are there from the start, at 0 (histograms once they have recorded something). [ops/](../ops) holds dashboards and alerts that use them.
 This file is generated: see [CONTRIBUTING.md](../CONTRIBUTING.md#how-to-add).

@@ -1,6 +1,14 @@
-//! Owns recording how the runtime is: set when somebody asks, so that no handle is kept.
+//! Owns recording how the process is: when it began, told once, and its runtime, told when somebody asks, so that no handle is kept.
 
-use super::catalogue::*;
+use super::{Metrics, catalogue::*};
+use chrono::{DateTime, Utc};
+
+impl Metrics {
+    /// Sets when the worker started.
+    pub fn started(&self, at: DateTime<Utc>) {
+        STARTED.gauge([]).set(at.timestamp_millis() as f64 / 1000.0);
+    }
+}
 
 /// Sets how many tasks there are.
 pub fn tasks(alive: usize) {

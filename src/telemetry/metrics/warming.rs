@@ -2,17 +2,27 @@
 //! or a few times a second, so that no handle is kept for that.
 
 use super::{HeatOf, Metrics, WarmInput, WarmOutcome, add, catalogue::*};
+use crate::clock;
 
 impl Metrics {
     /// Counts a warming run that ended.
-    pub fn warm_run(&self, outcome: WarmOutcome) {
+    pub fn warm_run(&self, schedule: &str, outcome: WarmOutcome) {
         add(&self.0.warm_runs, outcome as usize, 1);
+        let label = self.0.schedules.label(schedule);
+        if outcome == WarmOutcome::Done {
+            let now = clock::now().timestamp_millis() as f64 / 1000.0;
+            SCHEDULE_DONE.gauge([label.clone()]).set(now);
+        }
+        let labels = [label, outcome.as_str().into()];
+        SCHEDULE_RUNS.counter(labels).increment(1);
     }
 
     /// Counts inputs of a warming run.
-    pub fn warm_inputs(&self, outcome: WarmInput, inputs: i64) {
+    pub fn warm_inputs(&self, schedule: &str, outcome: WarmInput, inputs: i64) {
         let count = inputs.max(0).unsigned_abs();
         add(&self.0.warm_inputs, outcome as usize, count);
+        let labels = [self.0.schedules.label(schedule), outcome.as_str().into()];
+        SCHEDULE_INPUTS.counter(labels).increment(count);
     }
 
     /// Sets how much is asked for in a namespace, and what share of it goes to the hottest. The caller bounds the

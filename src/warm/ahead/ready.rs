@@ -8,12 +8,14 @@ use super::{
     looked_at::LookedAt,
 };
 use crate::{
-    cache::Space,
     clock,
     store::{KnownInput, ServedPast, WordOrder},
     warm::{
         carry::{Carrier, Stopped},
-        gather::age::Ages,
+        gather::{
+            age::Ages,
+            versions::{Seen, Versions},
+        },
         known,
         schedule::{Keep, Schedule},
         source::RowContent,
@@ -25,10 +27,8 @@ use kiln_contract::{
     order::{AsOf, Moment, Order},
     reader,
 };
-use kiln_model::Model;
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
     time::Instant,
 };
 
@@ -50,8 +50,7 @@ struct Wanted {
 pub(super) struct Looking<'a> {
     carrier: &'a Carrier,
     schedule: &'a Schedule,
-    pub model: Arc<Model>,
-    space: Space,
+    pub versions: Versions,
     now: (DateTime<Utc>, Instant),
     ages: Ages,
     grace: f64,
@@ -60,20 +59,19 @@ pub(super) struct Looking<'a> {
 impl<'a> Looking<'a> {
     pub fn new(carrier: &'a Carrier, schedule: &'a Schedule) -> Result<Self, Stopped> {
         let registry = carrier.engine.registry();
-        let model = registry.resolve(&schedule.model);
-        let model = model.map_err(|error| Stopped::Later(error.to_string()))?;
+        let serving = registry.serving(&schedule.model);
+        let serving = serving.map_err(|error| Stopped::Later(error.to_string()))?;
         let (settings, namespace) = (&carrier.settings, schedule.namespace());
-        let own = model.info().ttl_seconds;
+        let own = serving.model.info().ttl_seconds;
         let ttl = settings.ttl_seconds(schedule.ttl_seconds, namespace, own);
         let now = clock::now();
         Ok(Self {
-            space: Space::new(model.info()),
             ages: Ages::new(settings, namespace, ttl, now),
             grace: settings.grace_seconds(namespace) as f64,
             now: (now, Instant::now()),
             carrier,
             schedule,
-            model,
+            versions: Versions::new(serving),
         })
     }
 
@@ -107,7 +105,8 @@ impl<'a> Looking<'a> {
         names.retain(|name, _| looked_at.is_due(name.as_bytes(), self.now.1));
         let shown = |name: &String| key::named(namespace, name).into_bytes();
         let keys = names.keys().map(shown);
-        let keys = keys.chain(unnamed.iter().map(|input| self.space.prefix.key(input)));
+        let entry = |input: &InputHash| self.versions.entry(&self.versions.known(None, *input));
+        let keys = keys.chain(unnamed.iter().map(entry));
         let keys: Vec<Vec<u8>> = keys.collect();
         let lives = redis.ttls_since(&keys, mark).await;
         let lives = lives.ok_or_else(unheard)?;
@@ -146,7 +145,7 @@ impl<'a> Looking<'a> {
             return Ok(HashMap::new());
         }
         let hashes: Vec<&[u8]> = hashes.iter().map(<[u8; 32]>::as_slice).collect();
-        let model = &self.model.info().name;
+        let model = &self.versions.active().info().name;
         Ok(self.carrier.store.inputs(model, &hashes).await?)
     }
 
@@ -172,7 +171,7 @@ impl<'a> Looking<'a> {
         let rows = names.into_iter().zip(served).zip(said).zip(standing);
         for (((name, past), said), standing) in rows {
             let found = past.as_ref().and_then(|past| {
-                let hash = input_of(past, &self.model.info().name)?;
+                let hash = input_of(past, &self.versions.active().info().name)?;
                 // What somebody said of another input vouches for nothing; neither does nobody, where that counts.
                 let said = said.filter(|said| said.input == hash);
                 let said_ms = said.map(|said| said.at.timestamp_millis());
@@ -218,14 +217,17 @@ impl<'a> Looking<'a> {
         mark: u64,
         looked_at: &mut LookedAt,
     ) -> Result<Vec<Due>, Stopped> {
-        let (settings, info) = (&self.carrier.settings, self.model.info());
+        let (settings, info) = (&self.carrier.settings, self.versions.active().info());
         let hashes: Vec<InputHash> = wanted.iter().map(|one| one.hash).collect();
         let known = self.inputs(&hashes).await?;
-        let are_known = self.are_known(&hashes, mark).await?;
+        let seen = wanted.iter();
+        let seen = seen.map(|one| self.versions.known(one.key.as_deref(), one.hash));
+        let seen: Vec<Seen> = seen.collect();
+        let are_known = self.are_known(&seen, mark).await?;
         let namespace = self.schedule.namespace();
         let keeps_all = known::keeps_all(settings, namespace, &info.name);
         let mut due = Vec::new();
-        for (one, is_known) in wanted.into_iter().zip(are_known) {
+        for ((one, is_known), seen) in wanted.into_iter().zip(are_known).zip(seen) {
             // Several names may have one input.
             let content = known.get(one.hash.as_slice()).cloned().and_then(content);
             // A score by itself isn't kept where it may cost less than a look-up.
@@ -234,7 +236,7 @@ impl<'a> Looking<'a> {
                 looked_at.useless(what, self.now.1);
                 continue;
             };
-            let expected = self.model.expected_seconds(content.text());
+            let expected = self.versions.expected(&seen, &content);
             due.push(Due {
                 key: one.key,
                 hash: one.hash,
@@ -250,13 +252,13 @@ impl<'a> Looking<'a> {
     }
 
     /// Whether the score of each is in Redis or in the table of scores.
-    async fn are_known(&self, hashes: &[InputHash], mark: u64) -> Result<Vec<bool>, Stopped> {
-        let (settings, info) = (&self.carrier.settings, self.model.info());
-        let mut are_known = vec![false; hashes.len()];
-        if hashes.is_empty() || !known::are_kept(settings, self.schedule.namespace(), &info.name) {
+    async fn are_known(&self, inputs: &[Seen], mark: u64) -> Result<Vec<bool>, Stopped> {
+        let (settings, info) = (&self.carrier.settings, self.versions.active().info());
+        let mut are_known = vec![false; inputs.len()];
+        if inputs.is_empty() || !known::are_kept(settings, self.schedule.namespace(), &info.name) {
             return Ok(are_known);
         }
-        let keys = hashes.iter().map(|hash| self.space.prefix.key(hash));
+        let keys = inputs.iter().map(|input| self.versions.entry(input));
         let keys: Vec<Vec<u8>> = keys.collect();
         let redis = self.carrier.engine.cache().server();
         let lives = match redis {
@@ -267,14 +269,16 @@ impl<'a> Looking<'a> {
         for (is_known, life) in are_known.iter_mut().zip(lives) {
             *is_known = life.is_some();
         }
-        let unknown = hashes.iter().zip(&are_known);
-        let unknown = unknown.filter_map(|(hash, is_known)| (!is_known).then_some(*hash));
-        let unknown: Vec<InputHash> = unknown.collect();
+        let unknown = inputs.iter().zip(&are_known);
+        let unknown = unknown.filter_map(|(input, is_known)| (!is_known).then_some(*input));
+        let unknown: Vec<Seen> = unknown.collect();
         if unknown.is_empty() {
             return Ok(are_known);
         }
-        let version = (info.name.as_str(), info.version.as_str());
-        let rows = self.carrier.store.scored_at(version, &unknown).await?;
+        let rows = self
+            .versions
+            .scored_at(&self.carrier.store, &unknown)
+            .await?;
         let missing = are_known.iter_mut().filter(|is_known| !**is_known);
         for (is_known, at) in missing.zip(rows) {
             *is_known = at.is_some_and(|at| known::is_after(at, mark, settings));

@@ -171,7 +171,7 @@ impl Followers {
                 }
                 _ => {
                     let failed = Err(Stopped::Failed(TOO_LONG.to_owned()));
-                    carrier.end(claim, failed).await;
+                    carrier.end(claim, &name, failed).await;
                 }
             }
         }

@@ -71,7 +71,7 @@ impl Follower {
                 stopped = self.carrier.renew_claim(claim) => Err(stopped),
             };
             let (is_good, failed) = (result.is_ok(), matches!(result, Err(Stopped::Failed(_))));
-            self.carrier.end(claim, result).await;
+            self.carrier.end(claim, &self.schedule.name, result).await;
             // What was lost is read again from where everything before it is served.
             if let Some(mut reading) = reading.take_if(|reading| reading.lost.is_found) {
                 reading.close().await;

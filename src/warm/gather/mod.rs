@@ -9,6 +9,7 @@ mod held;
 mod knowledge;
 pub(in crate::warm) mod pieces;
 mod run_plan;
+pub(in crate::warm) mod versions;
 mod weigh;
 
 pub use knowledge::share_costs;
@@ -30,6 +31,7 @@ use futures_util::StreamExt;
 use group::{Group, Grouping};
 use held::Held;
 use kiln_model::Registry;
+use versions::Versions;
 use weigh::PlanContext;
 
 /// Entries that are looked up in one round trip.
@@ -67,15 +69,18 @@ impl Gatherer<'_> {
         schedule: &Schedule,
         source: &dyn RowSource,
     ) -> Result<RunPlan, PlanError> {
-        let model = self
+        let serving = self
             .registry
-            .resolve(&schedule.model)
+            .serving(&schedule.model)
             .map_err(|e| SourceError(e.to_string()))?;
         let mut plan = RunPlan {
-            costs_are_measured: share_costs(self.store, &model, self.scores_here).await?,
+            costs_are_measured: true,
             ..RunPlan::default()
         };
-        let mut context = PlanContext::new(self, schedule, model).await?;
+        for model in serving.versions() {
+            plan.costs_are_measured &= share_costs(self.store, model, self.scores_here).await?;
+        }
+        let mut context = PlanContext::new(self, schedule, Versions::new(serving)).await?;
         let held = self.read(schedule, source, &context, &mut plan).await?;
         plan.is_cut_short = held.is_cut_short;
         let candidates = held.candidates;

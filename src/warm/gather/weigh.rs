@@ -1,9 +1,14 @@
 //! Compares rows with what is known of them: entries that outlive the next run are skipped, the others become candidates with what
 //! their refresh costs and saves. A score that Redis or the table of scores has needn't be computed.
 
-use super::{Gatherer, PlannedEntry, RunPlan, group::Group, knowledge::Knowledge};
+use super::{
+    Gatherer, PlannedEntry, RunPlan,
+    group::Group,
+    knowledge::Knowledge,
+    versions::{Seen, Versions},
+};
 use crate::{
-    cache::{RedisCache, Space, memory_bytes},
+    cache::{RedisCache, memory_bytes},
     heat::SharedHeat,
     pipeline::{LookUpCost, ROUND_TRIP_SECONDS},
     store::StoreError,
@@ -11,13 +16,12 @@ use crate::{
         due, known,
         plan::{self, Candidate},
         schedule::{Keep, Schedule},
-        source::{Row, RowContent},
+        source::Row,
     },
 };
 use chrono::{DateTime, Utc};
-use kiln_contract::key::{self, InputHash};
-use kiln_model::Model;
-use std::{collections::HashMap, sync::Arc, time::Instant};
+use kiln_contract::key;
+use std::{collections::HashMap, time::Instant};
 
 /// Assumed cost of an input of which nothing is known, in seconds.
 const UNKNOWN_COST: f64 = 0.001;
@@ -28,8 +32,7 @@ const ITEM_BYTES: usize = 36;
 /// What all candidates of one plan share.
 pub(super) struct PlanContext<'a> {
     schedule: &'a Schedule,
-    model: Arc<Model>,
-    space: Space,
+    versions: Versions,
     /// Reads per second, by name.
     reads: HashMap<String, f64>,
     pub knowledge: Knowledge,
@@ -59,8 +62,7 @@ enum Score {
 /// A group with what is known of it.
 struct Looked {
     group: Group,
-    /// The hash of each input.
-    hashes: Vec<InputHash>,
+    inputs: Vec<Seen>,
     /// What is left of what readers find, in seconds; below 0 in its grace time.
     shown: Option<f64>,
     scores: Vec<Score>,
@@ -82,9 +84,9 @@ impl<'a> PlanContext<'a> {
     pub async fn new(
         gatherer: &Gatherer<'_>,
         schedule: &'a Schedule,
-        model: Arc<Model>,
+        versions: Versions,
     ) -> Result<Self, StoreError> {
-        let info = model.info();
+        let info = versions.active().info();
         let next = due::next(schedule, gatherer.now);
         let mark = match gatherer.redis {
             Some(redis) => redis.mark(schedule.namespace()).await,
@@ -92,7 +94,6 @@ impl<'a> PlanContext<'a> {
         };
         Ok(Self {
             schedule,
-            space: Space::new(info),
             reads: reads(gatherer, schedule).await,
             knowledge: gatherer.knowledge(schedule).await?,
             next_due: next,
@@ -102,7 +103,7 @@ impl<'a> PlanContext<'a> {
             look_up: LookUpCost::from_the_first(),
             grace: gatherer.settings.grace_seconds(schedule.namespace()) as f64,
             mark,
-            model,
+            versions,
         })
     }
 
@@ -112,27 +113,26 @@ impl<'a> PlanContext<'a> {
         Some(key::named(self.schedule.namespace(), key).into_bytes())
     }
 
-    fn hash(&self, row: &Row) -> InputHash {
-        match &row.content {
-            RowContent::Features(features) => key::hash_features(features),
-            RowContent::Text { text, pair } => {
-                let pair = pair.as_deref().map(|p| self.model.normalise(p));
-                key::hash_text(&self.model.normalise(text), pair.as_deref())
-            }
-        }
+    /// A group's inputs as the job that renews it has them scored.
+    fn seen(&self, group: &Group) -> Vec<Seen> {
+        let is_ranked = matches!(self.schedule.keep, Keep::Rank { .. });
+        let rank = group.key.as_deref().filter(|_| is_ranked);
+        let rows = group.rows.iter();
+        rows.map(|row| self.versions.seen(rank, row)).collect()
     }
 
     /// A group with what Redis says of its keys: first of the one that readers use, if any, then of each input's score.
     fn looked(
         &self,
-        (group, hashes): (Group, Vec<InputHash>),
+        (group, inputs): (Group, Vec<Seen>),
         lives: &mut impl Iterator<Item = Option<f64>>,
     ) -> Looked {
         let shown = self
             .reader_key(group.key.as_deref())
             .and_then(|_| lives.next().flatten().map(|left| left - self.grace));
         let scores = lives.take(group.rows.len());
-        let are_unkept: Vec<bool> = group.rows.iter().map(|row| self.is_unkept(row)).collect();
+        let rows = group.rows.iter().zip(&inputs);
+        let are_unkept: Vec<bool> = rows.map(|one| self.is_unkept(one)).collect();
         let scores = scores.zip(&are_unkept).map(|(left, is_unkept)| {
             let left = left.filter(|_| !is_unkept);
             left.map_or(Score::Unknown, Score::InRedis)
@@ -141,7 +141,7 @@ impl<'a> PlanContext<'a> {
         debug_assert_eq!(scores.len(), group.rows.len(), "a life for each key");
         Looked {
             group,
-            hashes,
+            inputs,
             shown,
             scores,
             are_unkept,
@@ -149,15 +149,16 @@ impl<'a> PlanContext<'a> {
     }
 
     /// Whether a job scores an input without looking it up, since that takes less time, and doesn't keep its score.
-    fn is_unkept(&self, row: &Row) -> bool {
-        !self.keeps_all && self.look_up.is_above(self.expected(row))
+    fn is_unkept(&self, (row, input): (&Row, &Seen)) -> bool {
+        let expected = self.versions.expected(input, &row.content);
+        !self.keeps_all && self.look_up.is_above(expected)
     }
 
     /// Whether it can wait for the next run. The draw is the same for whoever plans before that.
     fn is_fresh(&self, looked: &Looked) -> bool {
         let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
         let name = looked.group.key.as_deref().map(str::as_bytes);
-        let name = name.or_else(|| looked.hashes.first().map(<[u8; 32]>::as_slice));
+        let name = name.or_else(|| looked.inputs.first().map(|input| input.hash.as_slice()));
         let draw = draw(&self.schedule.name, self.next_due, name.unwrap_or_default());
         let left = looked.left(has_name);
         plan::is_fresh(left, self.next, self.knowledge.spread, draw)
@@ -188,8 +189,8 @@ impl<'a> PlanContext<'a> {
                 adds += bytes;
             }
         }
-        let key = self.space.prefix.as_bytes().len() + size_of::<InputHash>();
-        let each = memory_bytes(key, self.space.entry_bytes());
+        let (key, value) = self.versions.entry_bytes();
+        let each = memory_bytes(key, value);
         for (score, is_unkept) in looked.scores.iter().zip(&looked.are_unkept) {
             if *is_unkept {
                 continue;
@@ -205,9 +206,15 @@ impl<'a> PlanContext<'a> {
     fn candidate(&self, looked: Looked) -> PlannedEntry {
         let has_name = self.reader_key(looked.group.key.as_deref()).is_some();
         let (left, (bytes, adds)) = (looked.left(has_name), self.memory(&looked));
-        let Looked { group, scores, .. } = looked;
+        let Looked {
+            group,
+            inputs,
+            scores,
+            ..
+        } = looked;
         let ttl_seconds = group.life.unwrap_or(self.ttl);
-        let costs: Vec<f64> = group.rows.iter().map(|row| self.cost(row)).collect();
+        let rows = group.rows.iter().zip(&inputs);
+        let costs: Vec<f64> = rows.map(|one| self.cost(one)).collect();
         let unknown = scores.iter().enumerate();
         let unknown = unknown.filter_map(|(n, score)| (*score == Score::Unknown).then_some(n));
         let missing: Vec<usize> = unknown.collect();
@@ -238,12 +245,9 @@ impl<'a> PlanContext<'a> {
         }
     }
 
-    fn cost(&self, row: &Row) -> f64 {
-        self.expected(row).unwrap_or(UNKNOWN_COST)
-    }
-
-    fn expected(&self, row: &Row) -> Option<f64> {
-        self.model.expected_seconds(row.content.text())
+    fn cost(&self, (row, input): (&Row, &Seen)) -> f64 {
+        let expected = self.versions.expected(input, &row.content);
+        expected.unwrap_or(UNKNOWN_COST)
     }
 }
 
@@ -265,13 +269,13 @@ impl Gatherer<'_> {
         groups: Vec<Group>,
         plan: &mut RunPlan,
     ) -> Result<Vec<PlannedEntry>, StoreError> {
-        let hashed = groups.into_iter().map(|group| {
-            let hashes: Vec<InputHash> = group.rows.iter().map(|row| context.hash(row)).collect();
-            (group, hashes)
+        let seen = groups.into_iter().map(|group| {
+            let inputs = context.seen(&group);
+            (group, inputs)
         });
-        let groups: Vec<(Group, Vec<InputHash>)> = hashed.collect();
-        let keys = groups.iter().flat_map(|(group, hashes)| {
-            let scores = hashes.iter().map(|hash| context.space.prefix.key(hash));
+        let groups: Vec<(Group, Vec<Seen>)> = seen.collect();
+        let keys = groups.iter().flat_map(|(group, inputs)| {
+            let scores = inputs.iter().map(|input| context.versions.entry(input));
             let shown = context.reader_key(group.key.as_deref());
             shown.into_iter().chain(scores)
         });
@@ -324,23 +328,22 @@ impl Gatherer<'_> {
         due: &mut [Looked],
     ) -> Result<(), StoreError> {
         // Where no entry can be put back, none is taken for known.
-        let info = context.model.info();
+        let info = context.versions.active().info();
         let are_kept = known::are_kept(self.settings, context.schedule.namespace(), &info.name);
         let (Some(mark), true) = (context.mark, are_kept) else {
             return Ok(());
         };
-        let mut missing: Vec<(&mut Score, InputHash)> = Vec::new();
+        let mut missing: Vec<(&mut Score, Seen)> = Vec::new();
         for looked in due {
-            let scores = looked.scores.iter_mut().zip(&looked.hashes);
+            let scores = looked.scores.iter_mut().zip(&looked.inputs);
             let unknown = scores.filter(|(score, _)| **score == Score::Unknown);
-            missing.extend(unknown.map(|(score, hash)| (score, *hash)));
+            missing.extend(unknown.map(|(score, input)| (score, *input)));
         }
         if missing.is_empty() {
             return Ok(());
         }
-        let hashes: Vec<InputHash> = missing.iter().map(|(_, hash)| *hash).collect();
-        let version = (info.name.as_str(), info.version.as_str());
-        let rows = self.store.scored_at(version, &hashes).await?;
+        let inputs: Vec<Seen> = missing.iter().map(|(_, input)| *input).collect();
+        let rows = context.versions.scored_at(self.store, &inputs).await?;
         for ((score, _), scored_at) in missing.into_iter().zip(rows) {
             if scored_at.is_some_and(|at| known::is_after(at, mark, self.settings)) {
                 *score = Score::InTable;

@@ -56,8 +56,12 @@ pub(super) struct Request {
     pub waited_ms: u64,
     /// When a worker first accepted it, in microseconds since 1970.
     pub accepted_us: u64,
+    /// The API key that posted it.
+    pub posted_by: Option<String>,
     /// The version that each model's bare name means.
     pub active: BTreeMap<String, String>,
+    /// The version that has a share of each model's inputs, and how many millionths.
+    pub splits: BTreeMap<String, (String, u32)>,
 }
 
 /// What the process says.

@@ -270,16 +270,26 @@ fn is_served(settings: &Settings, model: &str) -> bool {
 
 /// What the process is given beside the job's body.
 fn request(delivery: &Delivery, registry: &Registry) -> Request {
-    let active = registry.list().into_iter().filter(|listed| listed.active);
+    let listed = registry.list();
+    let active = listed.iter().filter(|listed| listed.active);
+    let split = listed.iter().filter_map(|listed| {
+        let share = listed.share?.millionths();
+        Some((
+            listed.info.name.clone(),
+            (listed.info.version.clone(), share),
+        ))
+    });
     Request {
         message_id: delivery.message_id().map(str::to_owned),
         tries: delivery.tries(),
         is_warming: delivery.origin == Origin::Warm,
         waited_ms: u64::try_from(delivery.received.elapsed().as_millis()).unwrap_or(u64::MAX),
         accepted_us: delivery.first_accepted().micros(),
+        posted_by: delivery.posted_by().as_deref().map(str::to_owned),
         active: active
-            .map(|listed| (listed.info.name, listed.info.version))
+            .map(|listed| (listed.info.name.clone(), listed.info.version.clone()))
             .collect(),
+        splits: split.collect(),
     }
 }
 

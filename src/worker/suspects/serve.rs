@@ -1,7 +1,8 @@
 //! The process's own side: takes one job at a time from the worker that started it, runs it through an engine like any other's, and
 //! says what became of it.
 //!
-//! Promises to end with the worker's pipe, whatever a model does meanwhile, and that no more than one model version is in memory.
+//! Promises to end with the worker's pipe, whatever a model does meanwhile, and that no more is in memory than the version that the
+//! last job meant, and the one that has a share of its model's inputs.
 //! Refuses to settle, to count and to follow anything: that is the worker's.
 
 use super::protocol::{self, Ended, FrameError, Request, Said};
@@ -16,8 +17,8 @@ use crate::{
     telemetry::metrics::Metrics,
 };
 use anyhow::anyhow;
-use kiln_contract::{job::Job, order::Moment};
-use kiln_model::Registry;
+use kiln_contract::{job::Job, order::Moment, split::Share};
+use kiln_model::{Registry, SplitChoice};
 use std::{
     convert::Infallible,
     io::Write,
@@ -149,8 +150,15 @@ impl Pipe {
                 };
                 self.say(&loading, &[]).await?;
                 let registry = server.registry.clone();
+                let split = request.splits.get(&name).filter(|_| pinned.is_none());
+                let split = split.and_then(|(version, millionths)| {
+                    Some(SplitChoice {
+                        version: version.clone(),
+                        share: Share::from_millionths(i64::from(*millionths))?,
+                    })
+                });
                 let load = tokio::task::spawn_blocking(move || {
-                    registry.serve_only(&name, &version);
+                    registry.serve_only(&name, &version, split.as_ref());
                 });
                 let loaded = self.watched(server, load).await?;
                 loaded.map_err(|panicked| Ending::Lost(panicked.into()))?;
@@ -280,6 +288,7 @@ impl Server {
                 .accepted_by(Some(accepted))
                 .with_tries(request.tries)
                 .with_urgency(urgency)
+                .posted_by(request.posted_by.as_deref().map(Arc::from))
         };
         let ended = self.engine.run(body, request.message_id.clone(), with);
         match ended.await {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 /// Where what is paused is told.
 pub(in crate::worker) struct Controls {
     paused: watch::Sender<Vec<Paused>>,
-    intake: watch::Sender<bool>,
+    intake: watch::Sender<Option<bool>>,
     cancelled: CancelledRuns,
 }
 
@@ -49,6 +49,6 @@ pub(in crate::worker) async fn follow(
         });
         controls
             .intake
-            .send_if_modified(|known| std::mem::replace(known, intake) != intake);
+            .send_if_modified(|known| known.replace(intake) != Some(intake));
     }
 }

@@ -125,6 +125,11 @@ impl Reporter {
                 .take(MAX_NAMED)
                 .collect(),
             models: active.take(MAX_NAMED).map(named).collect(),
+            splits: models
+                .iter()
+                .filter_map(|model| Some(format!("{} {}", named(model), model.share?)))
+                .take(MAX_NAMED)
+                .collect(),
             loaded: models.iter().take(MAX_LOADED).map(named).collect(),
             waiting_jobs: lanes.iter().map(|lane| lane.jobs as u64).sum(),
             bytes_in_hand: self.engine.budget().taken() as u64,

@@ -2,12 +2,13 @@
 
 use super::news::{self, Heard};
 use crate::{
+    clock,
     health::{Health, Part},
     store::{PostgresStore, StoreError},
     telemetry::metrics::Metrics,
 };
 use kiln_model::{ChoiceReport, Registry};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// How often the models' folder is looked at.
 const RESCAN: Duration = Duration::from_secs(2);
@@ -81,18 +82,22 @@ pub(super) fn refused(count: usize, thing: &str, first: &str) -> String {
     }
 }
 
-/// Serves the versions that the database names, within a second of their being chosen.
+/// Serves the versions that the database names, and the shares that it gives, within a second of their being chosen.
 pub(in crate::worker) async fn follow_choice(
     registry: Arc<Registry>,
     mut heard: Heard,
     metrics: Metrics,
 ) -> anyhow::Result<()> {
     let mut before = ChoiceReport::default();
+    let mut shared = BTreeSet::new();
     loop {
         let news = news::next(&mut heard).await;
         let report = registry.choose(news.chosen.clone());
         for model in &report.switched {
             tracing::info!(model, "another model version is active");
+            if let Some((name, version)) = model.split_once('@') {
+                metrics.activated(name, version, clock::now());
+            }
         }
         for model in &report.pending {
             if !before.pending.contains(model) {
@@ -102,8 +107,40 @@ pub(in crate::worker) async fn follow_choice(
                 );
             }
         }
-        metrics.activations_pending(report.pending.len());
+        say_splits(&before, &report);
+        let splits = report.splits.iter().filter_map(|(model, share)| {
+            let (name, version) = model.split_once('@')?;
+            Some(((name.to_owned(), version.to_owned()), share.ratio()))
+        });
+        metrics.split_shares(&splits.collect::<Vec<_>>(), &mut shared);
+        metrics.activations_pending(report.pending.len() + report.unfit.len());
         before = report;
+    }
+}
+
+/// Says what has become of versions that share a model's inputs with the active one.
+fn say_splits(before: &ChoiceReport, now: &ChoiceReport) {
+    for (model, share) in &now.splits {
+        if before.splits.get(model) != Some(share) {
+            tracing::info!(model, share = %share, "a share of the inputs goes to this model version");
+        }
+    }
+    for model in before.splits.keys() {
+        if !now.splits.contains_key(model) {
+            tracing::info!(
+                model,
+                "no share of the inputs goes to this model version any more"
+            );
+        }
+    }
+    for (model, reason) in &now.unfit {
+        if before.unfit.get(model) != Some(reason) {
+            tracing::error!(
+                model,
+                reason,
+                "the chosen model version can't have its share of the inputs; all go to the active one"
+            );
+        }
     }
 }
 
@@ -112,8 +149,6 @@ pub(in crate::worker) async fn choose(
     registry: &Registry,
     store: &PostgresStore,
 ) -> Result<ChoiceReport, StoreError> {
-    store
-        .chosen_models()
-        .await
-        .map(|chosen| registry.choose(chosen))
+    let choices = store.choices().await?;
+    Ok(registry.choose(choices))
 }

@@ -19,6 +19,7 @@ pub mod redis;
 pub mod sandbox;
 pub mod shell;
 pub mod stack;
+pub mod state;
 pub mod worker;
 
 use std::fmt::Debug;

@@ -246,6 +246,11 @@ pub(super) fn run(mut command: Command) {
     );
 }
 
+/// A client of the newest installed Postgres.
+pub(super) fn server_program(program: &str, home: &Path) -> Command {
+    sandbox::clean_command(&programs().join(program), home)
+}
+
 /// A program of the newest installed Postgres, to be run as a user whom it accepts.
 pub(super) fn server_command(program: &str, home: &Path) -> Command {
     server_command_at(&programs().join(program), home)

@@ -27,6 +27,8 @@ pub struct Settings {
     allowed: Vec<String>,
     any_trouble: bool,
     program: PathBuf,
+    /// The address that it listens on.
+    host: String,
 }
 
 impl Settings {
@@ -38,6 +40,7 @@ impl Settings {
             allowed: Vec::new(),
             any_trouble: false,
             program: env!("CARGO_BIN_EXE_kiln").into(),
+            host: "127.0.0.1".to_owned(),
         };
         settings
             .set("KILN_AMQP_URL", amqp_url)
@@ -47,6 +50,21 @@ impl Settings {
             .set("KILN_RETRY__DELAYS_MS", "[100,200]")
             .set("KILN_RETRY__MAX_TRIES", "3")
             .models(&["fault"])
+    }
+
+    /// Nothing but these variables, as a container has them; only the number of the port and the folder of models are the test's own.
+    pub fn only(mut variables: BTreeMap<String, String>) -> Self {
+        variables.remove("KILN_MODELS_DIR");
+        let addr = variables.remove("KILN_HTTP_ADDR").expect("an address");
+        let (host, _) = addr.rsplit_once(':').expect("a port");
+        Self {
+            host: host.to_owned(),
+            variables,
+            models: Vec::new(),
+            allowed: Vec::new(),
+            any_trouble: false,
+            program: env!("CARGO_BIN_EXE_kiln").into(),
+        }
     }
 
     /// One more environment variable, or another value for one.
@@ -90,7 +108,7 @@ impl Settings {
         let mut command = sandbox::clean_command(&self.program, &folder);
         command
             .arg("run")
-            .env("KILN_HTTP_ADDR", format!("127.0.0.1:{http_port}"))
+            .env("KILN_HTTP_ADDR", format!("{}:{http_port}", self.host))
             .env("KILN_MODELS_DIR", &models)
             .envs(&self.variables);
         command

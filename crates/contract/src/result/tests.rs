@@ -33,6 +33,20 @@ fn text(bytes: Vec<u8>) -> String {
 }
 
 #[test]
+fn a_result_of_another_version_than_its_jobs_names_it() {
+    let own = info(Task::Scalar);
+    let mut other = own.clone();
+    other.version = "2\"".to_owned();
+    let mut results = ResultsWriter::new(2).of_version(&own.version);
+    results.scored(Some("a"), &own, &[0.5], true, false);
+    results.scored(Some("b"), &other, &[0.25], false, false);
+    assert_eq!(
+        results.finish(),
+        r#"[{"key":"a","score":0.5,"cached":true},{"key":"b","score":0.25,"version":"2\"","cached":false}]"#
+    );
+}
+
+#[test]
 fn results_have_the_contracts_bytes() {
     let labels = vec!["no".to_owned(), "\"yes\"".to_owned()];
     let classes = info(Task::Classification { labels });

@@ -5,8 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kiln_contract::model::ModelInfo;
+use kiln_contract::split::Share;
 
 use super::state::State;
+use crate::choices::{Split, SplitChoice, unfit_for_split};
 use crate::error::Problem;
 use crate::model::Model;
 use crate::naming::{compare_versions, is_model_name, is_version};
@@ -18,6 +20,8 @@ pub struct ListedModel {
     pub info: ModelInfo,
     /// Whether the bare name means this version.
     pub active: bool,
+    /// The share of its model's inputs that it has beside the active version, if it has one.
+    pub share: Option<Share>,
 }
 
 /// Names that an error message lists before it says how many more there are.
@@ -27,6 +31,10 @@ const MAX_NAMES_SHOWN: usize = 20;
 pub(super) struct Snapshot {
     /// By `name` and by `name@version`.
     pub by_reference: HashMap<String, Arc<Model>, ahash::RandomState>,
+    /// By name, the versions that have a share of their model's inputs.
+    pub splits: HashMap<String, Split, ahash::RandomState>,
+    /// By `name@version`, why one that is here can't have the share that was chosen for it.
+    pub unfit: BTreeMap<String, &'static str>,
     /// By name, then version.
     pub listed: Vec<ListedModel>,
     pub problems: Vec<Problem>,
@@ -58,6 +66,9 @@ impl Snapshot {
                 snapshot.insert(model, active == Some(model.info().version.as_str()));
             }
         }
+        for (name, split) in &state.chosen.splits {
+            snapshot.split(name, split);
+        }
         for (name, version) in pinned {
             if !snapshot.by_reference.contains_key(name) {
                 snapshot.problems.push(Problem {
@@ -86,7 +97,28 @@ impl Snapshot {
         self.listed.push(ListedModel {
             info: info.clone(),
             active,
+            share: None,
         });
+    }
+
+    /// Gives a version its share, if it is here and can have one.
+    fn split(&mut self, name: &str, choice: &SplitChoice) {
+        let reference = format!("{name}@{}", choice.version);
+        let pair = self.by_reference.get(name).cloned();
+        let pair = pair.zip(self.by_reference.get(&reference).cloned());
+        let Some((active, model)) = pair.filter(|_| choice.share > Share::NONE) else {
+            return;
+        };
+        if let Some(why) = unfit_for_split(active.info(), model.info()) {
+            self.unfit.insert(reference, why);
+            return;
+        }
+        let its = |listed: &&mut ListedModel| listed.info == *model.info();
+        if let Some(listed) = self.listed.iter_mut().find(its) {
+            listed.share = Some(choice.share);
+        }
+        let share = choice.share;
+        self.splits.insert(name.to_owned(), Split { model, share });
     }
 
     /// The active versions, as `(name, version)`.
@@ -155,7 +187,7 @@ fn active_version<'a>(
 ) -> Option<&'a str> {
     let highest = versions.last()?.info();
     let name = highest.name.as_str();
-    if let Some(chosen) = state.chosen.get(name) {
+    if let Some(chosen) = state.chosen.active.get(name) {
         let serving = known.by_reference.get(name);
         let serving = serving.map(|model| model.info().version.as_str());
         let loaded = |version: &&str| state.is_loaded(name, version);

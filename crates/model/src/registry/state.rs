@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::choices::Choices;
 use crate::directory::{Fingerprint, Found, Survey};
 use crate::error::{LoadError, Problem};
 use crate::load::Loaded;
@@ -33,8 +34,8 @@ pub(super) struct State {
     pub problems: Vec<Problem>,
     /// Versions that were refused, as they were then: they aren't read again before they change.
     refused: BTreeMap<Key, (Fingerprint, Problem)>,
-    /// The versions that all workers are to serve under the bare names; stronger than the settings.
-    pub chosen: BTreeMap<String, String>,
+    /// What all workers are to serve under the bare names; stronger than the settings.
+    pub chosen: Choices,
 }
 
 /// A model's name and version.
@@ -90,7 +91,7 @@ impl State {
                 continue;
             }
             let (name, version) = &key;
-            let wanted = [self.chosen.get(name), pinned.get(name)].contains(&Some(version));
+            let wanted = pinned.get(name) == Some(version) || self.chosen.names(name, version);
             if survey.readable && !wanted && on_disk.contains(name) {
                 report.removed.push(format!("{name}@{version}"));
                 continue;

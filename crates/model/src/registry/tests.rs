@@ -1,10 +1,12 @@
 //! A models folder that changes while its versions serve.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use super::*;
 use crate::fixtures::{ModelsDir, Named, file_of, layers, mlp_manifest, numbers, score, wait};
 use crate::{Backend, InputKind, ModelError, Rows, Task, TextRow};
+use kiln_contract::split::Point;
 
 const SIZES: [usize; 3] = [4, 8, 1];
 
@@ -92,15 +94,15 @@ fn only_the_version_that_is_asked_for_is_loaded() {
     let registry = Registry::open_empty(&settings).unwrap();
     assert!(listed(&registry).is_empty());
     for (name, version) in [("a", "1"), ("b", "1"), ("a", "2")] {
-        registry.serve_only(name, version);
+        registry.serve_only(name, version, None);
         assert_eq!(listed(&registry), [format!("{name}@{version}*")]);
     }
     let (before, rows) = (registry.resolve("a").unwrap(), rows());
     assert_eq!(score(&before, rows).len(), 3);
-    registry.serve_only("a", "2");
+    registry.serve_only("a", "2", None);
     let after = registry.resolve("a@2").unwrap();
     assert!(Arc::ptr_eq(&before, &after), "it isn't loaded again");
-    registry.serve_only("c", "1");
+    registry.serve_only("c", "1", None);
     assert!(listed(&registry).is_empty());
     assert!(refusal(&registry, "c").contains("not known"));
 }
@@ -367,7 +369,8 @@ fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
     settings.active.insert("a".to_owned(), "2".to_owned());
     let registry = Registry::open(&settings).unwrap();
     let serving = || registry.resolve("a").unwrap().info().version.clone();
-    let choose = |version: &str| registry.choose([("a".to_owned(), version.to_owned())].into());
+    let choose =
+        |version: &str| registry.choose(BTreeMap::from([("a".to_owned(), version.to_owned())]));
     assert_eq!(serving(), "2");
     assert_eq!(choose("1").switched, ["a@1"]);
     assert_eq!(choose("1"), crate::ChoiceReport::default());
@@ -376,8 +379,93 @@ fn a_choice_is_stronger_than_the_settings_and_waits_for_its_version() {
     put(&models, "a", "4", 4);
     registry.rescan();
     assert_eq!(serving(), "4");
-    assert_eq!(registry.choose([].into()).switched, ["a@2"]);
+    assert_eq!(registry.choose(BTreeMap::new()).switched, ["a@2"]);
     assert_eq!(serving(), "2");
+}
+
+fn split(version: &str, percent: i64) -> SplitChoice {
+    SplitChoice {
+        version: version.to_owned(),
+        share: Share::from_millionths(10_000 * percent).unwrap(),
+    }
+}
+
+/// What is chosen for model `a`.
+fn choices(active: &str, split: Option<SplitChoice>) -> Choices {
+    let a = || "a".to_owned();
+    Choices {
+        active: [(a(), active.to_owned())].into(),
+        splits: split.into_iter().map(|split| (a(), split)).collect(),
+    }
+}
+
+#[test]
+fn a_share_of_a_bare_names_inputs_goes_to_another_version_until_it_is_taken_back() {
+    let models = ModelsDir::new();
+    for version in ["1", "2"] {
+        put(&models, "a", version, version.parse().unwrap());
+    }
+    let registry = models.open();
+    let goes_to = |reference: &str, key: &str| {
+        let serving = registry.serving(reference).unwrap();
+        let point = || Point::of_key("a", key);
+        serving.version_at(point).info().version.clone()
+    };
+    let all = || -> Vec<String> { (0..200).map(|n| goes_to("a", &n.to_string())).collect() };
+    let report = registry.choose(choices("1", Some(split("2", 25))));
+    assert_eq!(
+        report.splits,
+        [("a@2".to_owned(), split("2", 25).share)].into()
+    );
+    assert_eq!((report.pending.len(), report.unfit.len()), (0, 0));
+    let quarter = all();
+    let count = quarter.iter().filter(|version| *version == "2").count();
+    assert!((30..=70).contains(&count), "{count}");
+    assert_eq!(quarter, all(), "the same ones");
+    assert_eq!(
+        (goes_to("a@1", "0"), goes_to("a@2", "0")),
+        ("1".into(), "2".into())
+    );
+    let shares: Vec<_> = registry
+        .list()
+        .into_iter()
+        .map(|listed| listed.share)
+        .collect();
+    assert_eq!(shares, [None, Some(split("2", 25).share)]);
+    assert_eq!(
+        registry.unload_unused(Duration::ZERO),
+        Vec::<String>::new(),
+        "one that has a share stays in memory"
+    );
+
+    let report = registry.choose(choices("1", Some(split("3", 25))));
+    assert_eq!(
+        (report.pending, report.splits.len()),
+        (vec!["a@3".to_owned()], 0)
+    );
+    assert!(
+        all().iter().all(|version| version == "1"),
+        "what isn't here"
+    );
+    put(&models, "a", "3", 3);
+    registry.rescan();
+    let expected = |version: &String| if version == "2" { "3" } else { "1" };
+    let now = all();
+    assert!(
+        now.iter().eq(quarter.iter().map(expected)),
+        "the same ones again"
+    );
+
+    let report = registry.choose(choices("3", Some(split("3", 25))));
+    assert_eq!(
+        report.unfit,
+        [("a@3".to_owned(), "it is the active version")].into()
+    );
+    registry.choose(choices("1", None));
+    assert!(all().iter().all(|version| version == "1"));
+    registry.serve_only("a", "2", Some(&split("1", 100)));
+    assert_eq!(listed(&registry), ["a@1", "a@2*"]);
+    assert_eq!(goes_to("a", "0"), "1");
 }
 
 #[test]

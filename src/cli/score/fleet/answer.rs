@@ -22,12 +22,13 @@ use std::collections::BTreeMap;
 const MAX_CANCELLED_BYTES: usize = 4 << 10;
 
 /// A result's fields, in their order.
-const FIELDS: [&str; 8] = [
+const FIELDS: [&str; 9] = [
     "key",
     "label",
     "score",
     "scores",
     "embedding",
+    "version",
     "cached",
     "removed",
     "error",

@@ -94,7 +94,9 @@ impl Link {
             }
             // An id that its producer chose may have another job's row.
             let rejected = match &self.store {
-                Some(store) if id == spot.1 && is_asked => store.job(&id).await.ok().flatten(),
+                Some(store) if id == spot.1 && is_asked => {
+                    store.job(&id, None).await.ok().flatten()
+                }
                 _ => None,
             };
             if let Some(end @ JobEnd::Rejected(_)) = rejected {

@@ -72,6 +72,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
             slots.push(JobSlot {
                 input,
                 number,
+                is_split: false,
                 is_first: true,
                 found: None,
                 keeps: Retention::default(),
@@ -89,6 +90,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
             job: Job::parse(body, None).expect("a job").into_owned(),
             model: model.clone(),
             space: Arc::new(Space::new(model.info())),
+            split: None,
             body_sha256: [0; 32],
             ttl_seconds: 60,
             inputs,
@@ -103,7 +105,9 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
 
 fn job_of(left: &Left) -> &OwnedJob {
     match left {
-        Left::Scored(job) | Left::Failed(job, _) | Left::Expired(job) | Left::Abandoned(job) => job,
+        Left::Scored(job) | Left::Failed(job, ..) | Left::Expired(job) | Left::Abandoned(job) => {
+            job
+        }
     }
 }
 
@@ -347,7 +351,7 @@ fn a_failed_input_ends_those_who_wait_for_it_and_nobody_else() {
         .into_iter()
         .partition(|one| one.input == hash_text("x", None));
     state.fail(&x[0], &ModelError::Stopped, &mut left);
-    assert!(matches!(&left[..], [Left::Failed(job, _)] if job.rows.job.job_id == "bad"));
+    assert!(matches!(&left[..], [Left::Failed(job, ..)] if job.rows.job.job_id == "bad"));
     land(&mut state, &rest, &mut left);
     assert_eq!(left.len(), 2);
     assert_empty(&state);

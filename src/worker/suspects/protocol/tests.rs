@@ -74,7 +74,9 @@ async fn a_request_and_its_body_arrive_one_after_the_other() {
         is_warming: true,
         waited_ms: 7,
         accepted_us: 8,
+        posted_by: Some("shop".into()),
         active: BTreeMap::from([("a".into(), "1".into())]),
+        splits: BTreeMap::from([("a".into(), ("2".into(), 100_000))]),
     };
     let (mut near, mut far) = tokio::io::duplex(1 << 16);
     for body in [b"{}".as_slice(), b""] {
