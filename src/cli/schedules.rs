@@ -60,7 +60,7 @@ async fn list(folder: &Folder, settings: &Settings, json: bool) -> anyhow::Resul
     let store = parts::postgres(settings)?;
     store.migrate().await?;
     let now = store.clock().await?;
-    let runs = store.latest_runs(1).await?;
+    let runs = store.latest_runs(1, None).await?;
     let paused = store.paused().await?;
     let mut table = plain([
         "schedule",

@@ -93,7 +93,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 
 async fn look(store: &PostgresStore, settings: &Settings) -> anyhow::Result<Status> {
     let workers = store.workers().await?;
-    let runs = store.latest_runs(1).await?;
+    let runs = store.latest_runs(1, None).await?;
     let (now, paused) = (store.clock().await?, store.paused().await?);
     let mut folder = Folder::new(&settings.warm.dir);
     folder.scan();

@@ -45,6 +45,8 @@ pub struct LowWanted {
     threshold: Option<f64>,
     #[param(minimum = 5, maximum = 1440)]
     minutes: Option<u64>,
+    /// Only patterns of so many inputs at least, default 1.
+    min_inputs: Option<u64>,
 }
 
 fn minutes(asked: Option<u64>) -> Result<u64, Problem> {
@@ -239,8 +241,13 @@ pub(super) async fn low(
     let state = shared.state()?;
     let mut all = state.insight.window.figures(minutes(wanted.minutes)?);
     let rate = |figures: &Figures| figures.hit_rate().unwrap_or(1.0);
-    all.retain(|(_, figures)| rate(figures) < threshold);
-    all.sort_by(|a, b| rate(&a.1).total_cmp(&rate(&b.1)));
+    let min = wanted.min_inputs.unwrap_or(1);
+    all.retain(|(_, figures)| rate(figures) < threshold && figures.hits + figures.misses >= min);
+    // Of equal ones what misses more comes first.
+    all.sort_by(|a, b| {
+        let rates = rate(&a.1).total_cmp(&rate(&b.1));
+        rates.then(b.1.misses.cmp(&a.1.misses))
+    });
     let low = all.iter().map(|(pattern, figures)| LowPerformer {
         figures: PatternShown::new(&pattern.to_string(), figures),
         recommendation: advice::recommend(figures, ttl(state, pattern)),

@@ -33,6 +33,7 @@ mod models;
 mod openapi;
 mod packed;
 mod page;
+mod plan;
 mod posted;
 mod problem;
 mod requests;
@@ -42,7 +43,9 @@ mod screen;
 mod show;
 mod steer;
 mod stopping;
+mod timings;
 mod unread;
+mod versions;
 mod waits;
 
 pub use api_state::ApiState;
@@ -72,6 +75,7 @@ use std::{
     time::{Duration, Instant},
 };
 use stopping::Stopping;
+use timings::KeptTimings;
 use tokio::{
     net::TcpListener,
     runtime::{Handle, RuntimeMetrics},
@@ -128,10 +132,12 @@ struct SharedState {
     /// How each path does: its answers, those that were the worker's fault, and their times.
     paths: Arc<Window>,
     live: Live,
-    /// Who may look through the jobs now, and who through the dead letters.
+    /// Who may look through the jobs now, who may plan, and who may look through the dead letters.
     finding: Semaphore,
+    planning: Semaphore,
     dead: Arc<Semaphore>,
     posted: Posted,
+    timings: KeptTimings,
     waits: Waits,
     stopping: Stopping,
 }
@@ -207,8 +213,10 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         paths: Arc::default(),
         live: Live::new(),
         finding: Semaphore::new(find::AT_ONCE),
+        planning: Semaphore::new(plan::AT_ONCE),
         dead: Arc::new(Semaphore::new(dead::AT_ONCE)),
         posted: Posted::default(),
+        timings: KeptTimings::default(),
         waits: Waits::new(port.settings.connections),
         stopping: Stopping::default(),
     });
@@ -282,6 +290,8 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
         routes = routes
             .merge(page::routes())
             .merge(dead::routes())
+            .merge(versions::routes())
+            .merge(plan::routes())
             .route("/v1/live", get(live::live))
             .route("/health", get(show::health))
             .route("/version", get(show::version))
@@ -303,12 +313,11 @@ fn routes(shared: Shared, api: bool, max_body_bytes: usize) -> Router {
             .route("/v1/keys/{namespace}/{key}", get(keys::explain))
             .route("/v1/lanes", get(lanes::lanes))
             .route("/v1/fleet", get(fleet::fleet))
-            .route("/v1/models", get(models::models))
+            .route("/v1/timings", get(timings::timings))
             .route("/v1/schedules", get(show::schedules))
             .route("/v1/schedules/{name}/pause", post(steer::pause_schedule))
             .route("/v1/schedules/{name}/resume", post(steer::resume_schedule))
             .route("/v1/warm/runs", get(show::runs))
-            .route("/v1/warm/{name}", post(steer::warm))
             .route("/v1/cache/health", get(cache::health))
             .route("/v1/cache/info", get(cache::info))
             .route("/v1/cache/stats", get(cache::stats))

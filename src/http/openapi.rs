@@ -3,8 +3,8 @@
 use super::{
     actions, cache,
     compat::{inference, openai},
-    dead, find, fleet, job, jobs, keys, lanes, live, logs, models, problem, requests, score, show,
-    steer,
+    dead, find, fleet, job, jobs, keys, lanes, live, logs, models, plan, problem, requests, score,
+    show, steer, timings, versions,
 };
 use axum::Json;
 use utoipa::{
@@ -19,7 +19,7 @@ use utoipa::{
 #[openapi(
     info(title = "Kiln", description = "Cached scores of machine-learning models, kept warm. If the settings name API keys, every request needs one: `Authorization: Bearer KEY`."),
     paths(
-        score::score, score::batch, openai::embeddings, inference::embed, inference::predict, inference::rerank, jobs::enqueue, jobs::warm, find::jobs, job::job, job::wait, show::health, show::version, fleet::fleet, lanes::lanes, models::models, show::schedules, show::runs,
+        score::score, score::batch, openai::embeddings, inference::embed, inference::predict, inference::rerank, jobs::enqueue, jobs::warm, find::jobs, job::job, job::wait, show::health, show::version, fleet::fleet, timings::timings, lanes::lanes, models::models, versions::shift, versions::warm, versions::activate, show::schedules, show::runs, plan::plan,
         cache::health, cache::info, cache::stats, cache::endpoints, cache::patterns, cache::top, cache::low, cache::reset, keys::explain,
         steer::pause_intake, steer::resume_intake, steer::pause_schedule, steer::resume_schedule, steer::warm, steer::hits, steer::invalidate,
         dead::list, dead::one, dead::settle::replay, dead::settle::purge, actions::list, actions::key, logs::levels, logs::set_levels, logs::recent, show::rejections, live::live

@@ -31,6 +31,9 @@ file!(script, SCRIPT, "page.js");
 file!(jobs_script, SCRIPT, "jobs.js");
 file!(search_script, SCRIPT, "search.js");
 file!(dead_script, SCRIPT, "dead.js");
+file!(slow_script, SCRIPT, "slow.js");
+file!(models_script, SCRIPT, "models.js");
+file!(warming_script, SCRIPT, "warming.js");
 file!(chart_style, CSS, "uplot.css");
 file!(chart_script, SCRIPT, "uplot.js");
 
@@ -43,6 +46,9 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/page/jobs.js", get(jobs_script))
         .route("/page/search.js", get(search_script))
         .route("/page/dead.js", get(dead_script))
+        .route("/page/slow.js", get(slow_script))
+        .route("/page/models.js", get(models_script))
+        .route("/page/warming.js", get(warming_script))
         .route("/page/uplot.css", get(chart_style))
         .route("/page/uplot.js", get(chart_script))
 }
@@ -72,6 +78,9 @@ mod tests {
             ("jobs.js", include_str!("page/jobs.js")),
             ("search.js", include_str!("page/search.js")),
             ("dead.js", include_str!("page/dead.js")),
+            ("slow.js", include_str!("page/slow.js")),
+            ("models.js", include_str!("page/models.js")),
+            ("warming.js", include_str!("page/warming.js")),
         ] {
             for way in [
                 "innerHTML",

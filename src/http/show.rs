@@ -192,6 +192,8 @@ pub struct RunsWanted {
     /// Latest runs per schedule, 1 to 100, default 10.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<i64>,
+    /// Only those of this schedule.
+    schedule: Option<String>,
 }
 
 /// Shows this worker's health: 200 if it is ready, degraded or paused, 503 if something doesn't work that jobs need.
@@ -254,7 +256,7 @@ pub(super) async fn schedules(
 ) -> Result<Json<SchedulesShown>, Problem> {
     let state = shared.state()?;
     let runs = state
-        .ask(|store| async move { store.latest_runs(1).await })
+        .ask(|store| async move { store.latest_runs(1, None).await })
         .await?;
     let (schedules, problems) = {
         let folder = state.folder.lock().unwrap_or_else(PoisonError::into_inner);
@@ -291,7 +293,7 @@ pub(super) async fn schedules(
     }))
 }
 
-/// Lists the latest runs of every schedule.
+/// Lists the latest runs of every schedule, or of one.
 #[utoipa::path(get, path = "/v1/warm/runs", tag = "warming", security(("key" = [])), params(RunsWanted),
     responses((status = 200, body = Vec<RunShown>), Guarded, BadRequest, Unavailable))]
 pub(super) async fn runs(
@@ -303,9 +305,13 @@ pub(super) async fn runs(
     if !(1..=100).contains(&limit) {
         return Err(Problem::invalid("limit", "expected 1 to 100"));
     }
+    let schedule = wanted.schedule;
+    if schedule.as_ref().is_some_and(|name| name.contains('\0')) {
+        return Err(Problem::invalid("schedule", "expected a schedule's name"));
+    }
     let runs = shared
         .state()?
-        .ask(move |store| async move { store.latest_runs(limit).await })
+        .ask(move |store| async move { store.latest_runs(limit, schedule.as_deref()).await })
         .await?;
     Ok(Json(runs.iter().map(RunShown::from).collect()))
 }

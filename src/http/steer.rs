@@ -78,7 +78,8 @@ async fn steer(
     Ok(Json(Steered { paused, changed }))
 }
 
-fn schedule(state: &ApiState, name: &str) -> Result<Arc<Schedule>, Problem> {
+/// The schedule of this name in this worker's folder.
+pub(super) fn schedule(state: &ApiState, name: &str) -> Result<Arc<Schedule>, Problem> {
     let folder = state.folder.lock().unwrap_or_else(PoisonError::into_inner);
     folder
         .get(name)

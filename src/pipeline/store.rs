@@ -28,6 +28,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     ops::Range,
     sync::Arc,
+    time::Instant,
 };
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
@@ -261,9 +262,13 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
             .unwrap_or_default(),
         is_ledger: context.settings.store.jobs == StoredJobs::Ledger,
     };
-    let kept = context
-        .write_in_time(|| context.store.insert(&batch))
-        .await?;
+    let insert = || async {
+        let begun = Instant::now();
+        let kept = context.store.insert(&batch).await;
+        context.metrics.stored_in(begun.elapsed());
+        kept
+    };
+    let kept = context.write_in_time(insert).await?;
     if kept.len() != jobs.len() {
         bug("the store answered for more or fewer jobs than it was given");
     }

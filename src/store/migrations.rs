@@ -102,6 +102,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "job posters",
             include_str!("../../migrations/postgres/0017_job_posters.sql"),
         ),
+        (
+            18,
+            "timings",
+            include_str!("../../migrations/postgres/0018_timings.sql"),
+        ),
     ])
 });
 

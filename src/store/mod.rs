@@ -39,6 +39,7 @@ mod sessions;
 mod sqlite;
 mod suspects;
 mod tables;
+mod timings;
 
 use chrono::{DateTime, Utc};
 use kiln_contract::failure::Rejection;
@@ -75,6 +76,7 @@ pub use served::{
     alone::{Standing, UnsaidName},
 };
 pub use sqlite::{FoundScores, SqliteStore};
+pub use timings::{SLOT_SECONDS, TimingRow};
 
 /// Why a write or read failed.
 #[derive(Debug, thiserror::Error)]

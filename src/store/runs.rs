@@ -201,14 +201,21 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    /// The latest runs of every schedule, at most `each` of one, the latest first.
-    pub async fn latest_runs(&self, each: i64) -> Result<Vec<RunRow>, StoreError> {
+    /// The latest runs of every schedule, or of one, at most `each` of one, the latest first.
+    pub async fn latest_runs(
+        &self,
+        each: i64,
+        schedule: Option<&str>,
+    ) -> Result<Vec<RunRow>, StoreError> {
         let text = format!(
-            "SELECT {COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY schedule ORDER BY due_at DESC) AS place FROM warm_runs) AS runs \
+            "SELECT {COLUMNS} FROM (SELECT *, row_number() OVER (PARTITION BY schedule ORDER BY due_at DESC) AS place FROM warm_runs \
+             WHERE $2::text IS NULL OR schedule = $2) AS runs \
              WHERE place <= $1 ORDER BY schedule, due_at DESC"
         );
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as(sqlx::AssertSqlSafe(text)).bind(each);
+        let query = sqlx::query_as(sqlx::AssertSqlSafe(text))
+            .bind(each)
+            .bind(schedule);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer).await
     }

@@ -7,6 +7,7 @@ mod catalogue;
 mod labels;
 mod lanes;
 mod metric;
+mod models;
 mod named;
 mod open;
 #[cfg(test)]
@@ -15,6 +16,7 @@ mod runtime;
 mod schedules;
 mod shadow;
 mod split;
+mod times;
 mod training;
 mod warming;
 
@@ -29,10 +31,10 @@ pub use lanes::LaneGauges;
 pub use open::open_metrics;
 pub use runtime::tasks;
 pub use shadow::ShadowGauges;
+pub use times::timings;
 
 use catalogue::*;
 use kiln_contract::failure::Code;
-use kiln_model::ModelInfo;
 use metric::{Kind, Metric};
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -58,6 +60,8 @@ struct Handles {
     store_rows: Vec<Counter>,
     store_errors: Counter,
     store_timeouts: Counter,
+    store_seconds: Histogram,
+    publish_seconds: Vec<Histogram>,
     replies: Vec<Counter>,
     in_hand: Gauge,
     servers: Vec<Gauge>,
@@ -133,6 +137,8 @@ impl Metrics {
             store_rows: STORE_ROWS.counters(),
             store_errors: STORE_ERRORS.counter([]),
             store_timeouts: STORE_TIMEOUTS.counter([]),
+            store_seconds: STORE_DURATION.histogram([]),
+            publish_seconds: PUBLISH_DURATION.histograms(),
             replies: REPLIES.counters(),
             in_hand: IN_HAND.gauge([]),
             servers: SERVER_UP.gauges(),
@@ -354,44 +360,6 @@ impl Metrics {
     /// Sets how many model versions are refused.
     pub fn model_problems(&self, count: usize) {
         self.0.model_problems.set(count as f64);
-    }
-
-    /// Records one forward pass.
-    pub fn model_call(&self, info: &ModelInfo, rows: usize, tokens: usize, seconds: f64) {
-        let model = || [info.name.clone().into()];
-        if tokens > 0 {
-            MODEL_TOKENS.counter(model()).increment(tokens as u64);
-        }
-        MODEL_BATCH_ROWS.histogram(model()).record(rows as f64);
-        MODEL_BATCH_DURATION.histogram(model()).record(seconds);
-    }
-
-    /// Counts texts that were cut short because they have more tokens than their model takes.
-    pub fn truncated_texts(&self, info: &ModelInfo, count: usize) {
-        if count > 0 {
-            let model = info.name.clone().into();
-            TEXTS_TRUNCATED.counter([model]).increment(count as u64);
-        }
-    }
-
-    /// Has a model's failures counted from nothing on: the first one is a change then.
-    pub fn model_serves(&self, info: &ModelInfo) {
-        MODEL_FAILURES
-            .counter([info.name.clone().into()])
-            .increment(0);
-    }
-
-    /// Counts a model call that failed.
-    pub fn model_failure(&self, info: &ModelInfo) {
-        MODEL_FAILURES
-            .counter([info.name.clone().into()])
-            .increment(1);
-    }
-
-    /// Counts predictions of one of the labels that the manifest lists.
-    pub fn predictions(&self, info: &ModelInfo, label: &str, count: u64) {
-        let labels = [info.name.clone().into(), label.to_owned().into()];
-        PREDICTIONS.counter(labels).increment(count);
     }
 }
 

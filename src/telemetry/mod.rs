@@ -5,6 +5,7 @@ pub mod logs;
 pub mod metrics;
 pub mod otlp;
 pub mod recent;
+pub mod timings;
 pub mod trace;
 pub mod window;
 

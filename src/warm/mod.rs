@@ -12,6 +12,7 @@ pub mod due;
 pub mod folder;
 mod follow;
 pub mod gather;
+pub mod hot_inputs;
 pub mod hot_source;
 mod known;
 pub mod plan;

@@ -45,7 +45,7 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
     let health = Health::new(metrics.clone());
     let mut served = http::serve(Port {
         health: health.clone(),
-        metrics: recorder,
+        metrics: recorder.clone(),
         settings: settings.http.clone(),
         max_body_bytes: settings.intake.max_body_bytes,
     })?;
@@ -73,7 +73,8 @@ pub async fn run(settings: Settings, file: Option<&Path>) -> anyhow::Result<()> 
         health.clone(),
         metrics,
     );
-    let tasks = worker.tasks();
+    let mut tasks = worker.tasks();
+    tasks::timings::add(&mut tasks, recorder, &worker.store, &health);
     tasks.start();
     served.open(worker.state());
     health.up(Part::Worker);

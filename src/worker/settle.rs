@@ -14,7 +14,7 @@ use crate::{
     clock,
     pipeline::Outcome,
     telemetry::{
-        metrics::{Metrics, Stage},
+        metrics::{Metrics, PublisherKind, Stage},
         recent::{Recent, Rejected},
     },
 };
@@ -130,18 +130,25 @@ impl Settler {
         letter: Option<Message>,
         reply: Option<Message>,
     ) -> impl Future<Output = Option<AckGuard>> + Send + use<> {
+        let (begun, metrics) = (Instant::now(), self.metrics.clone());
+        // Behind a letter nobody looks at the reply in time.
+        let is_timed = letter.is_none();
         let letter = letter.map(|letter| self.publisher.send(letter));
         let reply = reply.map(|reply| self.replies.send(reply));
         async move {
-            if let Some(letter) = letter
-                && let Err(error) = letter.await
-            {
-                tracing::error!(%error, "a job can't be moved on; it goes back to its queue");
-                tokio::time::sleep(NOT_TAKEN).await;
-                return None;
+            if let Some(letter) = letter {
+                if let Err(error) = letter.await {
+                    tracing::error!(%error, "a job can't be moved on; it goes back to its queue");
+                    tokio::time::sleep(NOT_TAKEN).await;
+                    return None;
+                }
+                metrics.published_in(PublisherKind::MustArrive, begun.elapsed());
             }
             if let Some(reply) = reply {
                 reply.await;
+                if is_timed {
+                    metrics.published_in(PublisherKind::Replies, begun.elapsed());
+                }
             }
             Some(guard)
         }

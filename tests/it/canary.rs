@@ -41,7 +41,7 @@ const COMMANDS: [&[&str]; 19] = [
     &["invalidate", "nobody"],
     &["--help"],
 ];
-const PATHS: [&str; 23] = [
+const PATHS: [&str; 24] = [
     "/",
     "/metrics",
     "/livez",
@@ -61,6 +61,7 @@ const PATHS: [&str; 23] = [
     "/v1/log",
     "/v1/log/recent",
     "/v1/log/actions",
+    "/v1/timings",
     "/v1/key",
     "/v1/jobs",
     "/v1/jobs/good/wait",

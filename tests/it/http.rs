@@ -599,7 +599,9 @@ async fn figures_are_told_by_namespace_and_kind_of_key_with_advice_from_them() {
         (top.as_array().map(Vec::len), &top[0]["hits"]),
         (Some(1), &json!(1_200))
     );
-    let low = show("/v1/cache/stats/low-performers?threshold=0.5").await;
+    let few = show("/v1/cache/stats/low-performers?min_inputs=201").await;
+    assert_eq!(few, json!([]), "there were 200");
+    let low = show("/v1/cache/stats/low-performers?threshold=0.5&min_inputs=200").await;
     assert_eq!(low.as_array().map(Vec::len), Some(2));
     let advice = low[0]["recommendation"].as_str().unwrap_or_default();
     assert!(

@@ -41,7 +41,7 @@ impl Shelf {
         }
     }
 
-    fn path(&self) -> &str {
+    pub fn path(&self) -> &str {
         self.0.to_str().expect("a plain path")
     }
 

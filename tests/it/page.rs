@@ -147,11 +147,13 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     })
     .await;
     browser.click("#intake").await;
+    browser.click("#ask-yes").await;
     eventually("the page says that it goes on", PATIENCE, || async {
         (browser.text("#state").await == "ready").then_some(())
     })
     .await;
     browser.click("[data-does='pause hot']").await;
+    browser.click("#ask-yes").await;
     eventually("the schedule is paused", PATIENCE, || async {
         browser
             .text("#schedules-table")
@@ -161,6 +163,7 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     })
     .await;
     browser.click("[data-does='run hot']").await;
+    browser.click("#ask-yes").await;
     eventually("its run is shown", PATIENCE, || async {
         browser
             .text("#schedules-table")

@@ -11,7 +11,7 @@ use crate::page::accessible;
 /// Widths at which the page is looked at: a phone, a tablet, a desk.
 const WIDTHS: [u32; 3] = [390, 768, 1280];
 
-async fn says(browser: &Browser, selector: &str, words: &str) {
+pub(crate) async fn says(browser: &Browser, selector: &str, words: &str) {
     eventually(&format!("{selector} says {words}"), PATIENCE, || async {
         browser.text(selector).await.contains(words).then_some(())
     })
@@ -19,7 +19,7 @@ async fn says(browser: &Browser, selector: &str, words: &str) {
 }
 
 /// Clicks on what is brought to the middle first: the page's head covers what is under it.
-async fn click(browser: &Browser, selector: &str) {
+pub(crate) async fn click(browser: &Browser, selector: &str) {
     let bring =
         "document.querySelector(SELECTOR)?.scrollIntoView({block: 'center', inline: 'center'})";
     browser
@@ -29,7 +29,7 @@ async fn click(browser: &Browser, selector: &str) {
 }
 
 /// Nothing sticks out at any width, in both themes; keeps pictures.
-async fn fits(browser: &Browser, name: &str) {
+pub(crate) async fn fits(browser: &Browser, name: &str) {
     for theme in ["light", "dark"] {
         browser
             .run(&format!(

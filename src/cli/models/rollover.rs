@@ -7,24 +7,19 @@ use crate::{
     amqp::{confirm::PublishOutcome, message, topology::Topology},
     cache::RedisCache,
     cli::post::Post,
-    clock,
     config::Settings,
-    heat::SharedHeat,
     parts,
-    store::{KnownInput, PostgresStore},
-    warm::rollover::{Shift, compare},
+    store::PostgresStore,
+    warm::{
+        hot_inputs::{self, Asked, CHUNK},
+        rollover::Shift,
+    },
 };
-use anyhow::bail;
+use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressStyle};
-use kiln_contract::job::{JobWriter, OnError, write};
-use kiln_contract::key::{self, EntryPrefix, InputHash};
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
-/// Inputs of one posted job.
-const PIECE: usize = 64;
-/// Inputs looked up in one statement or round trip.
-const CHUNK: usize = 500;
 /// How long workers are waited for that don't have the version yet: they look at their folder every two seconds, and say every five what they have.
 const LOADING: Duration = Duration::from_secs(30);
 /// How often the entries are looked at.
@@ -117,51 +112,21 @@ async fn hot(
     redis: &RedisCache,
     store: &PostgresStore,
     wanted: &Wanted<'_>,
-) -> anyhow::Result<Vec<(InputHash, f64)>> {
-    let heat = SharedHeat::new(redis);
-    let now_ms = clock::now().timestamp_millis();
-    let mut rates: HashMap<InputHash, f64> = HashMap::new();
-    for space in heat.scopes().await.unwrap_or_default() {
-        if space.model != wanted.name {
-            continue;
-        }
-        for (input, rate) in heat
-            .hot(&space, now_ms)
-            .await
-            .map(|hot| hot.inputs)
-            .unwrap_or_default()
-        {
-            *rates.entry(input).or_default() += rate;
-        }
+) -> anyhow::Result<Vec<Asked>> {
+    let hot = hot_inputs::hot_inputs(redis, wanted.name).await;
+    if !hot.is_empty() {
+        return Ok(hot);
     }
-    if rates.is_empty() {
-        let last = store.last_scored(wanted.name, 2_000).await?;
-        rates.extend(last.into_iter().map(|input| (input, 1.0)));
-    }
-    let mut hot: Vec<(InputHash, f64)> = rates.into_iter().collect();
-    hot.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    Ok(hot)
+    let last = store.last_scored(wanted.name, 2_000).await?;
+    Ok(hot_inputs::sorted(
+        last.into_iter().map(|input| (input, 1.0)),
+    ))
 }
 
 /// Share of the requests for these inputs that finds an entry of the new version.
-async fn share(
-    redis: &RedisCache,
-    wanted: &Wanted<'_>,
-    hot: &[(InputHash, f64)],
-) -> anyhow::Result<f64> {
-    let prefix = EntryPrefix::new(wanted.name, wanted.new);
-    let (mut there, mut all) = (0.0, 0.0);
-    for chunk in hot.chunks(CHUNK) {
-        let keys: Vec<Vec<u8>> = chunk.iter().map(|(input, _)| prefix.key(input)).collect();
-        let Some(lives) = redis.ttls(&keys).await else {
-            bail!("redis doesn't answer");
-        };
-        for ((_, rate), life) in chunk.iter().zip(lives) {
-            all += rate;
-            there += if life.is_some() { *rate } else { 0.0 };
-        }
-    }
-    Ok(if all > 0.0 { there / all } else { 1.0 })
+async fn share(redis: &RedisCache, wanted: &Wanted<'_>, hot: &[Asked]) -> anyhow::Result<f64> {
+    let share = hot_inputs::warm_share(redis, (wanted.name, wanted.new), hot).await;
+    share.context("redis doesn't answer")
 }
 
 /// Posts jobs that pin the new version, the hottest inputs first.
@@ -169,7 +134,7 @@ async fn post(
     settings: &Settings,
     store: &PostgresStore,
     wanted: &Wanted<'_>,
-    hot: &[(InputHash, f64)],
+    hot: &[Asked],
 ) -> anyhow::Result<()> {
     let post = Post::open(parts::broker(settings)?, "activate").await?;
     let topology = Topology::new(&settings.queues, &settings.retry);
@@ -181,17 +146,8 @@ async fn post(
     }
     let mut confirms = FuturesUnordered::new();
     for chunk in hot.chunks(CHUNK) {
-        let hashes: Vec<&[u8]> = chunk.iter().map(|(input, _)| input.as_slice()).collect();
-        let mut known = store.inputs(wanted.name, &hashes).await?;
-        let inputs: Vec<String> = chunk
-            .iter()
-            .filter_map(|(input, _)| input_text(known.remove(input.as_slice())?))
-            .collect();
-        for piece in inputs.chunks(PIECE) {
-            let body = body(wanted.name, wanted.new, piece);
-            let mut id = hex::encode(key::hash_body(&body));
-            id.truncate(32);
-            let message = message::job(&topology.warm, &format!("activate-{id}"), body);
+        for job in hot_inputs::pinned_jobs(store, (wanted.name, wanted.new), chunk).await? {
+            let message = message::job(&topology.warm, &job.id, job.body);
             confirms.push(post.send(&message).await?.settle());
         }
         while let Some(outcome) = confirms.next().await {
@@ -204,52 +160,15 @@ async fn post(
     Ok(())
 }
 
-/// A job that pins the version. Its id follows from its bytes: the order of its fields never changes.
-fn body(model: &str, version: &str, inputs: &[String]) -> Vec<u8> {
-    let mut job = JobWriter::new();
-    job.json_inputs(inputs.iter().map(String::as_str));
-    job.model(&format!("{model}@{version}")).namespace(model);
-    job.on_error(OnError::Skip);
-    job.finish()
-}
-
-fn input_text(known: KnownInput) -> Option<String> {
-    match (known.text, known.features) {
-        (Some(text), _) => Some(write::input(|input| {
-            input.text(&text);
-            if let Some(pair) = &known.text_pair {
-                input.text_pair(pair);
-            }
-        })),
-        (None, Some(features)) => {
-            // Ids follow from the digits, too: they are those of 64-bit floats.
-            let wide: Vec<f64> = features.into_iter().map(f64::from).collect();
-            Some(write::input(|input| {
-                input.features(&wide);
-            }))
-        }
-        (None, None) => None,
-    }
-}
-
 async fn shift(
     store: &PostgresStore,
     wanted: &Wanted<'_>,
-    hot: &[(InputHash, f64)],
+    hot: &[Asked],
 ) -> anyhow::Result<Option<Shift>> {
     let Some(old) = wanted.old else {
         return Ok(None);
     };
-    let mut pairs = Vec::new();
-    for chunk in hot.chunks(CHUNK) {
-        let hashes: Vec<&[u8]> = chunk.iter().map(|(input, _)| input.as_slice()).collect();
-        pairs.extend(
-            store
-                .score_pairs(wanted.name, old, wanted.new, &hashes)
-                .await?,
-        );
-    }
-    Ok(compare(&pairs))
+    Ok(hot_inputs::shift(store, wanted.name, (old, wanted.new), hot).await?)
 }
 
 #[cfg(test)]
@@ -263,30 +182,5 @@ mod tests {
         assert!(!lacks(&loaded(&["m@1", "m@2"]), "m", "m@2"));
         assert!(!lacks(&loaded(&["other@1"]), "m", "m@2"));
         assert!(!lacks(&[], "m", "m@2"));
-    }
-
-    #[test]
-    fn the_bytes_of_a_job_never_change() {
-        let known =
-            |text: Option<&str>, pair: Option<&str>, features: Option<Vec<f32>>| KnownInput {
-                key: None,
-                text: text.map(str::to_owned),
-                text_pair: pair.map(str::to_owned),
-                features,
-            };
-        let inputs: Vec<String> = [
-            known(Some("a \"b\" ☃"), None, None),
-            known(Some("q"), Some("p"), None),
-            known(None, None, Some(vec![0.1, 2.0, 1e20])),
-            known(None, None, None),
-        ]
-        .into_iter()
-        .filter_map(input_text)
-        .collect();
-        let body = body("m", "2", &inputs);
-        assert_eq!(
-            String::from_utf8(body).expect("UTF-8"),
-            r#"{"inputs":[{"text":"a \"b\" ☃"},{"text":"q","text_pair":"p"},{"features":[0.10000000149011612,2.0,1.0000000200408773e+20]}],"model":"m@2","namespace":"m","on_error":"skip"}"#
-        );
     }
 }

@@ -6,6 +6,7 @@ const $ = (id) => document.getElementById(id);
 const STEP = 2; // Seconds between samples.
 const MINUTE = 60 / STEP;
 const SHOWN = 12; // Rows of the tables of recent problems.
+const FEW = 20; // Inputs of a pattern below which its hit rate says little.
 
 // --- Requests ---
 
@@ -400,44 +401,6 @@ const SECTIONS = {
     ], lanes, "no lanes");
     $("lanes-left").textContent = lanes.filter(left).map((l) => `Lane ${l.name} has jobs, and no worker takes them: start one that serves it (kiln run --lanes ${l.name}).`).join(" ");
   },
-  async models() {
-    const models = await fetchJson("/v1/models");
-    const trained = [
-      ["trained on data until", (m) => (m.training ? when(m.training.to) : null)], ["rows", (m) => (m.training ? figures.format(m.training.rows) : null), "n"],
-      ["training took", (m) => (m.training ? time(1000 * m.training.training_seconds) : null), "n"],
-      ["evaluation", (m) => (m.training ? Object.entries(m.training.metrics).map(([name, figure]) => `${name} ${fine.format(figure)}`).join(", ") : null)],
-    ];
-    table("models-table", [
-      ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share === null ? "" : ` (${percent(m.share)} of the inputs)`}`], ["architecture", (m) => m.architecture],
-      ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
-      ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
-      ...(models.some((m) => m.training) ? trained : []),
-    ], models, "no models");
-  },
-  async schedules() {
-    const { schedules, problems } = await fetchJson("/v1/schedules");
-    table("schedules-table", [
-      ["schedule", (s) => s.name], ["cron", (s) => `${s.cron} (${s.time_zone})`],
-      ["next run", (s) => (s.paused ? "paused" : s.enabled ? when(s.next) : "off")],
-      ["last run", (s) => when(s.last?.started_at)], ["result", (s) => (s.last ? [s.last.state, s.last.message].filter(Boolean).join(": ") : null)],
-      ["computed", (s) => (s.last ? figures.format(s.last.misses) : null), "n"], ["renewed", (s) => (s.last ? figures.format(s.last.hits) : null), "n"],
-      ["left over", (s) => (s.last ? figures.format(s.last.left_over) : null), "n"], ["skipped", (s) => (s.last ? figures.format(s.last.skipped) : null), "n"],
-      ["waiting saved", (s) => (s.last?.saved_seconds == null ? null : `${fine.format(s.last.saved_seconds)} s`), "n"],
-      ["", (s) => {
-        if (!may("admin")) return "";
-        const container = document.createElement("div");
-        container.className = "buttons";
-        const path = `/v1/schedules/${encodeURIComponent(s.name)}`;
-        container.append(
-          button("Run now", `run ${s.name}`, () => post(`/v1/warm/${encodeURIComponent(s.name)}`, "schedules")),
-          button(s.paused ? "Resume" : "Pause", `pause ${s.name}`, () => post(`${path}/${s.paused ? "resume" : "pause"}`, "schedules")),
-        );
-        for (const one of container.children) one.setAttribute("aria-label", `${one.textContent}: ${s.name}`);
-        return container;
-      }],
-    ], schedules, "no schedules");
-    $("schedule-problems").textContent = problems.join("; ");
-  },
   async cache() {
     const health = await fetchJson("/v1/cache/health");
     $("cache-health").textContent = [`The cache is ${health.status}.`, ...health.warnings, ...health.advice].join(" ");
@@ -448,7 +411,7 @@ const SECTIONS = {
     ];
     table("hot-table", layout, await fetchJson("/v1/cache/stats/top-patterns?limit=10"), "no requests yet");
     table("low-table", [layout[0], layout[3], layout[2], ["recommendation", (p) => p.recommendation, "wide"]],
-      await fetchJson("/v1/cache/stats/low-performers"), "no pattern has a hit rate below 50 %");
+      await fetchJson(`/v1/cache/stats/low-performers?min_inputs=${FEW}`), `no pattern of ${FEW} inputs or more has a hit rate below 50 %`);
   },
   async problems() {
     const nobodys = may("read:all") ? "none" : "shown to keys with the scope read:all";
@@ -507,9 +470,10 @@ function confirmAction(title, more, yes) {
 }
 
 $("intake").addEventListener("click", async () => {
-  if (paused) return post("/v1/intake/resume", "health");
-  const more = "All workers on this database will finish the jobs that they hold and take no new ones until intake is resumed. Scoring over HTTP continues.";
-  if (await confirmAction("Pause intake?", more, "Pause all workers")) await post("/v1/intake/pause", "health");
+  const [title, more, yes, path] = paused
+    ? ["Resume intake?", "All workers on this database will take jobs from the queues again.", "Resume all workers", "/v1/intake/resume"]
+    : ["Pause intake?", "All workers on this database will finish the jobs that they hold and take no new ones until intake is resumed. Scoring over HTTP continues.", "Pause all workers", "/v1/intake/pause"];
+  if (await confirmAction(title, more, yes)) await post(path, "health");
 });
 
 $("key-form").addEventListener("submit", (event) => {
@@ -526,6 +490,7 @@ function theme(dark) {
   if (names.length) {
     for (const [name, chart] of Object.entries(CHARTS)) build(name, chart);
   }
+  dispatchEvent(new Event("redraw"));
 }
 
 const prefers = matchMedia("(prefers-color-scheme: dark)");
@@ -545,6 +510,7 @@ $("zone").addEventListener("click", () => {
   for (const [name, chart] of Object.entries(CHARTS)) if (names.length) build(name, chart);
   draw();
   for (const shown of document.querySelectorAll("main time")) shown.replaceWith(when(shown.dateTime));
+  dispatchEvent(new Event("redraw"));
 });
 showZone();
 
@@ -568,7 +534,9 @@ addEventListener("resize", () => {
 
 section();
 // A key is asked for before anything is.
-whoCalls().then(() => {
+const loaded = new Promise((done) => (document.readyState === "loading" ? addEventListener("DOMContentLoaded", done) : done()));
+const ready = Promise.all([whoCalls(), loaded]);
+ready.then(() => {
   follow();
   refreshForever();
 });

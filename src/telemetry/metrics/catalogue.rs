@@ -200,6 +200,11 @@ catalogue! {
         STORE_ERRORS = counter("kiln_store_errors_total", "attempts", "Attempts to store a batch that failed.");
         STORE_TIMEOUTS = counter("kiln_store_timeouts_total", "attempts",
             "Attempts to store a batch that ran into their limit; its jobs are then stored in smaller parts.");
+        STORE_DURATION = histogram("kiln_store_duration_seconds", "seconds", &SECONDS,
+            "Time of an attempt to store a batch, failed ones included.");
+        PUBLISH_DURATION = histogram("kiln_publish_duration_seconds", "seconds", &SECONDS,
+            "Time of a job's message from being handed over until the broker has confirmed it, or it was given up.")
+            .by(&[PublisherKind::LABEL]);
     }
     "Warming": {
         WARM_RUNS = counter("kiln_warm_runs_total", "runs",

@@ -15,4 +15,5 @@ pub(super) mod models;
 mod namespaces;
 pub(super) mod news;
 pub(super) mod shadow;
+pub(super) mod timings;
 pub(super) mod warming;

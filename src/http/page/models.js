@@ -1,0 +1,97 @@
+"use strict";
+
+// Models: their versions, the change to one and back, with how far its scores move and how warm it is shown before.
+
+const LOOK_MS = 5000; // How often a version that is looked at is compared again.
+let compared = null; // The version that is looked at, as {name, version}.
+
+const modelPath = (name, what) => `/v1/models/${encodeURIComponent(name)}/${what}`;
+const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+/** Which workers serve a version by its model's bare name, in words. */
+async function servedBy(name, version) {
+  const { workers } = await fetchJson("/v1/fleet");
+  const there = workers.filter((w) => !["lost", "stopped"].includes(w.state) && w.models.some((one) => one.startsWith(`${name}@`)));
+  const on = there.filter((w) => w.models.includes(`${name}@${version}`));
+  return `${figures.format(on.length)} of ${figures.format(there.length)} workers`;
+}
+
+SECTIONS.models = async () => {
+  const models = await fetchJson("/v1/models");
+  const trained = [
+    ["trained on data until", (m) => (m.training ? when(m.training.to) : null)], ["rows", (m) => (m.training ? figures.format(m.training.rows) : null), "n"],
+    ["training took", (m) => (m.training ? time(1000 * m.training.training_seconds) : null), "n"],
+    ["evaluation", (m) => (m.training ? Object.entries(m.training.metrics).map(([name, figure]) => `${name} ${fine.format(figure)}`).join(", ") : null)],
+  ];
+  const several = models.some((m) => !m.active);
+  table("models-table", [
+    ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share == null ? "" : ` (${percent(m.share)} of the inputs)`}`],
+    ...(several ? [["", (m) => (m.active ? null : named(button("Compare", `compare ${m.name}@${m.version}`, () => openShift(m.name, m.version)), `${m.name}@${m.version}`))]] : []),
+    ["architecture", (m) => m.architecture],
+    ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
+    ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
+    ...(models.some((m) => m.training) ? trained : []),
+  ], models, "no models");
+};
+
+function named(made, of) {
+  made.setAttribute("aria-label", `${made.textContent}: ${of}`);
+  return made;
+}
+
+/** How a version stands to the one that serves. */
+const openShift = (name, version) => saying("models-said", async () => {
+  const s = await fetchJson(`${modelPath(name, "shift")}?version=${encodeURIComponent(version)}`);
+  compared = { name, version, from: s.from };
+  $("shift-title").textContent = `${name}@${version}, compared with ${s.from ?? "none"}, which serves`;
+  $("shift-facts").replaceChildren(facts([
+    ["hot inputs", s.hot_inputs ? figures.format(s.hot_inputs) : "none: nothing of this model is asked for often enough lately"],
+    ["would hit", s.warm_share == null ? null : `${percent(s.warm_share)} of the requests for them`],
+    ["compared", s.compared ? `${figures.format(s.compared)} inputs that both versions scored` : "no input that both versions scored"],
+    ["scores move by", s.mean == null ? null : `${number(s.mean)} on average, ${number(s.mean_absolute)} either way, ${number(s.max_absolute)} at most`],
+    ["rank correlation", s.rank_correlation == null ? null : number(s.rank_correlation)], ["other labels", s.flips == null ? null : percent(s.flips)],
+    ["served by", await servedBy(name, version)],
+  ]));
+  for (const id of ["shift-warm", "shift-activate"]) $(id).hidden = !may("admin");
+  $("shift-warm").disabled = !s.hot_inputs;
+  $("shift-activate").textContent = `Activate ${version}`;
+  if ($("shift").hidden) show("shift");
+  return s;
+});
+
+$("shift-warm").addEventListener("click", async () => {
+  const { name, version } = compared;
+  const more = "Its hot inputs are scored with this version in the background, where nobody waits for them. Nothing is switched.";
+  if (!(await confirmAction(`Warm ${name}@${version}?`, more, "Warm it"))) return;
+  await saying("models-said", async () => {
+    const done = await fetchJson(modelPath(name, "warm"), asJson({ version }));
+    $("models-said").textContent = `Posted ${figures.format(done.posted)} of ${figures.format(done.hot_inputs)} hot inputs, in ${figures.format(done.jobs)} jobs.`;
+  });
+});
+
+$("shift-activate").addEventListener("click", async () => {
+  const { name, version, from } = compared;
+  const more = `${$("shift-facts").innerText.replaceAll("\n", " ")}. All workers switch within a second. To go back, activate ${from ?? "the version before"}: its entries are still there.`;
+  if (!(await confirmAction(`Activate ${name}@${version}?`, more, `Activate ${version}`))) return;
+  await saying("models-said", async () => {
+    const done = await fetchJson(modelPath(name, "activate"), asJson({ version }));
+    const back = done.before ?? from;
+    $("models-said").replaceChildren(`${name}@${version} is active; before it was ${back ?? "none"}. `);
+    if (back && back !== version) $("models-said").append(button(`Roll back to ${back}`, `back ${name}@${back}`, () => rollBack(name, back)));
+    $("shift").hidden = true;
+  });
+  await refresh("models");
+});
+
+async function rollBack(name, version) {
+  if (!(await confirmAction(`Roll back to ${name}@${version}?`, "All workers switch within a second. The entries of this version are still there.", "Roll back"))) return;
+  await saying("models-said", async () => {
+    await fetchJson(modelPath(name, "activate"), asJson({ version }));
+    $("models-said").textContent = `${name}@${version} is active again.`;
+  });
+  await refresh("models");
+}
+
+$("shift-close").addEventListener("click", () => { $("shift").hidden = true; });
+// How warm it is, and who serves it, as long as somebody looks.
+setInterval(() => { if (compared && !$("shift").hidden && !document.hidden) openShift(compared.name, compared.version); }, LOOK_MS);

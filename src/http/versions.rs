@@ -1,0 +1,300 @@
+//! `/v1/models/{name}/shift`, `/warm` and `/activate`: how a version differs from the one that serves, how warm it is, and the change to it and back.
+//!
+//! Promises that nothing is switched to that this worker doesn't have, and that who switched is noted. Refuses to judge a shift: it shows it.
+
+use super::{
+    Shared, actions,
+    api_state::ApiState,
+    auth::{Admin, Reader},
+    extract::{self, Named, Params, Payload},
+    models,
+    problem::Problem,
+    responses::{BadRequest, Guarded, NotFound, TooLarge, Unavailable},
+};
+use crate::{
+    amqp::message,
+    redact::Redact,
+    store::ActionKind,
+    warm::{
+        hot_inputs::{self, Asked, CHUNK},
+        rollover::Shift,
+    },
+};
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::State,
+    http::StatusCode,
+    routing::{self, get},
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// Hot inputs that are looked at, those that are requested most first.
+const MAX_HOT: usize = 5_000;
+
+/// A version to compare with the one that serves.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct VersionWanted {
+    version: String,
+}
+
+/// A version of the model.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VersionRequest {
+    /// Null, where one is activated: the choice is taken back, so that workers serve the version that their settings name, or else the highest.
+    version: Option<String>,
+}
+
+/// How a version stands to the one that serves.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ShiftShown {
+    model: String,
+    /// The version that serves here.
+    from: Option<String>,
+    to: String,
+    /// Inputs of the model that are hot, over all workers, 5,000 at most.
+    hot_inputs: usize,
+    /// Share of the requests for these that would find an entry of the version: how warm it is. Null where nothing is hot.
+    warm_share: Option<f64>,
+    /// Of the hot inputs those that both versions scored; the figures are null where there are none.
+    compared: usize,
+    /// Mean of the version's scores minus those of the one that serves, of the absolute difference, and the largest one.
+    mean: Option<f64>,
+    mean_absolute: Option<f64>,
+    max_absolute: Option<f64>,
+    /// Spearman's, -1 to 1; null where either side is constant.
+    rank_correlation: Option<f64>,
+    /// Share of inputs that get another label; null where there are none.
+    flips: Option<f64>,
+}
+
+/// What was posted.
+#[derive(Debug, Default, Serialize, ToSchema)]
+pub struct WarmedShown {
+    model: String,
+    version: String,
+    /// Hot inputs, those of them that are stored and were posted, and the jobs that they are in.
+    hot_inputs: usize,
+    posted: usize,
+    jobs: usize,
+}
+
+/// The choice of a version.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Activated {
+    model: String,
+    /// Null where workers follow their settings.
+    version: Option<String>,
+    /// The choice before; null where there was none.
+    before: Option<String>,
+}
+
+/// The paths of models.
+pub(super) fn routes() -> Router<Shared> {
+    Router::new()
+        .route("/v1/models", get(models::models))
+        .route("/v1/models/{name}/shift", get(shift))
+        .route("/v1/models/{name}/warm", routing::post(warm))
+        .route("/v1/models/{name}/activate", routing::post(activate))
+}
+
+/// Says whether this worker has the version of the model, and which one serves.
+fn serving(state: &ApiState, name: &str, version: Option<&str>) -> Result<Option<String>, Problem> {
+    let listed = state.engine.registry().list();
+    let mut own = listed.iter().filter(|model| model.info.name == name);
+    if own.clone().next().is_none() {
+        return Err(Problem::not_found("name", "there is no such model here"));
+    }
+    if let Some(version) = version
+        && !own.clone().any(|model| model.info.version == version)
+    {
+        return Err(Problem::not_found(
+            "version",
+            "this worker has no such version",
+        ));
+    }
+    let active = own.find(|model| model.active);
+    Ok(active.map(|model| model.info.version.clone()))
+}
+
+/// Reads a version from a body.
+async fn wanted(body: Bytes) -> Result<Option<String>, Problem> {
+    let read = extract::read(body, |body| {
+        serde_json::from_slice::<VersionRequest>(body)
+            .map_err(|error| Problem::invalid("", error.redacted()))
+    });
+    Ok(read.await?.version)
+}
+
+/// The hot inputs of a model; none where Redis isn't used.
+async fn hot(state: &ApiState, name: &str) -> Result<Vec<Asked>, Problem> {
+    let (engine, name) = (state.engine.clone(), name.to_owned());
+    let hot = state.run_on_worker(async move {
+        let Some(redis) = engine.cache().server() else {
+            return Vec::new();
+        };
+        let mut hot = hot_inputs::hot_inputs(redis, &name).await;
+        hot.truncate(MAX_HOT);
+        hot
+    });
+    hot.await
+}
+
+fn shown(model: String, from: Option<String>, to: String, shift: Option<Shift>) -> ShiftShown {
+    ShiftShown {
+        model,
+        from,
+        to,
+        hot_inputs: 0,
+        warm_share: None,
+        compared: shift.map_or(0, |shift| shift.inputs),
+        mean: shift.map(|shift| shift.mean),
+        mean_absolute: shift.map(|shift| shift.mean_absolute),
+        max_absolute: shift.map(|shift| shift.max_absolute),
+        rank_correlation: shift.and_then(|shift| shift.rank_correlation),
+        flips: shift.and_then(|shift| shift.flips),
+    }
+}
+
+/// Shows how a version's scores of hot inputs differ from those of the version that serves, as far as both have scored them, and how many requests would
+/// find its entries.
+#[utoipa::path(get, path = "/v1/models/{name}/shift", tag = "steering", security(("key" = [])), params(("name" = String, Path), VersionWanted),
+    responses((status = 200, body = ShiftShown), Guarded, BadRequest, NotFound, Unavailable))]
+pub(super) async fn shift(
+    _reader: Reader,
+    State(shared): State<Shared>,
+    Named(name): Named,
+    Params(wanted): Params<VersionWanted>,
+) -> Result<Json<ShiftShown>, Problem> {
+    let state = shared.state()?;
+    let to = wanted.version;
+    let from = serving(state, &name, Some(&to))?;
+    // Nobody closes it.
+    let _turn = shared.finding.acquire().await;
+    let hot = hot(state, &name).await?;
+    let (count, engine) = (hot.len(), state.engine.clone());
+    let (model, old, new) = (name.clone(), from.clone(), to.clone());
+    let compared = state.ask(move |store| async move {
+        let share = match engine.cache().server() {
+            Some(redis) if !hot.is_empty() => {
+                hot_inputs::warm_share(redis, (&model, &new), &hot).await
+            }
+            _ => None,
+        };
+        let old = old.filter(|old| *old != new);
+        let shift = match &old {
+            Some(old) => hot_inputs::shift(&store, &model, (old, &new), &hot).await?,
+            None => None,
+        };
+        Ok((share, shift))
+    });
+    let (warm_share, shift): (Option<f64>, Option<Shift>) = compared.await?;
+    Ok(Json(ShiftShown {
+        hot_inputs: count,
+        warm_share,
+        ..shown(name, from, to, shift)
+    }))
+}
+
+/// Posts jobs that score hot inputs with a version, before it is switched to: to the queue of warming, so that nobody waits for them. `GET
+/// /v1/models/{name}/shift` shows how far they are.
+#[utoipa::path(post, path = "/v1/models/{name}/warm", tag = "steering", security(("key" = [])), params(("name" = String, Path)), request_body = VersionRequest,
+    responses((status = 202, body = WarmedShown), Guarded, BadRequest, NotFound, TooLarge, Unavailable))]
+pub(super) async fn warm(
+    admin: Admin,
+    State(shared): State<Shared>,
+    Named(name): Named,
+    Payload(body): Payload,
+) -> Result<(StatusCode, Json<WarmedShown>), Problem> {
+    let state = shared.state()?;
+    let version = wanted(body).await?;
+    let version = version.ok_or_else(|| Problem::invalid("version", "expected a version"))?;
+    serving(state, &name, Some(&version))?;
+    let _turn = shared.finding.acquire().await;
+    let hot = hot(state, &name).await?;
+    let work = post(state.clone(), name, version, hot, admin);
+    let done = state.run_to_its_end(work).await??;
+    Ok((StatusCode::ACCEPTED, Json(done)))
+}
+
+/// Posts the jobs, and notes how many inputs they have: also where that is only a part.
+async fn post(
+    state: ApiState,
+    model: String,
+    version: String,
+    hot: Vec<Asked>,
+    by: Admin,
+) -> Result<WarmedShown, Problem> {
+    let mut done = WarmedShown {
+        hot_inputs: hot.len(),
+        model,
+        version,
+        ..WarmedShown::default()
+    };
+    let posted = post_all(&state, &hot, &mut done).await;
+    if posted.is_ok() || done.posted > 0 {
+        let what = format!(
+            "{}@{}: {} inputs to warm it",
+            done.model, done.version, done.posted
+        );
+        actions::note(&state, &by.0, ActionKind::RunNow, &what).await;
+    }
+    posted.map(|()| done)
+}
+
+async fn post_all(state: &ApiState, hot: &[Asked], done: &mut WarmedShown) -> Result<(), Problem> {
+    for chunk in hot.chunks(CHUNK) {
+        let pinned = (done.model.as_str(), done.version.as_str());
+        let jobs = hot_inputs::pinned_jobs(&state.store, pinned, chunk).await;
+        let jobs = jobs.map_err(|error| Problem::unavailable(format!("postgres: {error}")))?;
+        let (count, inputs) = (jobs.len(), jobs.iter().map(|job| job.inputs).sum::<usize>());
+        let messages = jobs
+            .into_iter()
+            .map(|job| message::job(&state.topology.warm, &job.id, job.body));
+        let posted = state.publisher.publish(messages).await;
+        posted.map_err(|error| Problem::unavailable(error.to_string()))?;
+        done.jobs += count;
+        done.posted += inputs;
+    }
+    Ok(())
+}
+
+/// Makes a version the one that the model's bare name means, on every worker of this database, within a second; or takes that back. A worker that doesn't
+/// have it goes on with its own until it has. Going back to an earlier version is the same: its entries are still there.
+#[utoipa::path(post, path = "/v1/models/{name}/activate", tag = "steering", security(("key" = [])), params(("name" = String, Path)), request_body = VersionRequest,
+    responses((status = 200, body = Activated), Guarded, BadRequest, NotFound, TooLarge, Unavailable))]
+pub(super) async fn activate(
+    admin: Admin,
+    State(shared): State<Shared>,
+    Named(name): Named,
+    Payload(body): Payload,
+) -> Result<Json<Activated>, Problem> {
+    let state = shared.state()?;
+    let version = wanted(body).await?;
+    serving(state, &name, version.as_deref())?;
+    let (model, chosen) = (name.clone(), version.clone());
+    let before = state.ask(move |store| async move {
+        let before = store.chosen_models().await?.remove(&model);
+        match &chosen {
+            Some(version) => store.choose_model(&model, version).await?,
+            None => store.unchoose_model(&model).await.map(drop)?,
+        }
+        Ok(before)
+    });
+    let before: Option<String> = before.await?;
+    let what = match &version {
+        Some(version) => format!("{name}@{version}"),
+        None => format!("{name} by default"),
+    };
+    tracing::info!(what, by = &*admin.0, "a version is activated over HTTP");
+    actions::note(state, &admin.0, ActionKind::Activate, &what).await;
+    Ok(Json(Activated {
+        model: name,
+        version,
+        before,
+    }))
+}
