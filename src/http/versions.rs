@@ -278,7 +278,7 @@ pub(super) async fn activate(
     serving(state, &name, version.as_deref())?;
     let (model, chosen) = (name.clone(), version.clone());
     let before = state.ask(move |store| async move {
-        let before = store.chosen_models().await?.remove(&model);
+        let before = store.choices().await?.active.remove(&model);
         match &chosen {
             Some(version) => store.choose_model(&model, version).await?,
             None => store.unchoose_model(&model).await.map(drop)?,

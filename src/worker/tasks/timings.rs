@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn a_slot_has_all_since_its_beginning_and_the_next_one_none_of_that() {
         let mut slots = Slots::default();
-        let at = |second| DateTime::from_timestamp(900 + second, 5).expect("a moment");
-        let mut next = |second, calls| {
+        let at = |second: i64| DateTime::from_timestamp(900 + second, 5).expect("a moment");
+        let mut next = |second: i64, calls| {
             let (slot, timings) = slots.next(at(second), known(calls));
             let calls = timings.iter().map(|(_, spread)| spread.calls).sum::<u64>();
             (slot.timestamp(), calls)
