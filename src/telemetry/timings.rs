@@ -199,8 +199,9 @@ impl Timings {
         sorted.sort_by_key(|(_, spread)| Reverse((1e6 * spread.seconds) as u64));
         let mut kept = BTreeMap::<Part, Spread>::new();
         for (part, spread) in sorted {
-            let same = kept.keys().filter(|known| known.kind == part.kind);
-            let part = match same.count() < count {
+            let is_same = |known: &&Part| known.kind == part.kind && known.name != OTHERS;
+            let has_room = kept.keys().filter(is_same).count() < count;
+            let part = match has_room && part.name != OTHERS {
                 true => part.clone(),
                 false => Part::new(part.kind, OTHERS),
             };

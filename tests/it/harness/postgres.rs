@@ -248,7 +248,7 @@ pub(super) fn run(mut command: Command) {
 
 /// A client of the newest installed Postgres.
 pub(super) fn server_program(program: &str, home: &Path) -> Command {
-    sandbox::clean_command(&programs().join(program), home)
+    sandbox::clean_command(programs().join(program), home)
 }
 
 /// A program of the newest installed Postgres, to be run as a user whom it accepts.
