@@ -15,31 +15,42 @@ use http_body_util::BodyExt;
 use kiln_contract::redact;
 use serde::de::DeserializeOwned;
 
-/// A body of any kind, unpacked, within the limit.
+/// A body that is no job's, once it is unpacked: nothing that is asked or told is larger.
+const MAX_TOLD: usize = 1 << 20;
+
+/// A body of any kind but a job's, unpacked, within the limit.
 pub(super) struct Payload(pub(super) Bytes);
 
 impl FromRequest<Shared> for Payload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
-        let packing = Packing::of(request.headers())?;
-        let limit = shared.max_body_bytes;
-        let too_large = || {
-            let expected = format!("expected at most {limit} bytes (`intake.max_body_bytes`)");
-            Err(Problem::too_large(expected))
+        let (bytes, packing) = receive(request, shared).await?;
+        let Some(packing) = packing else {
+            return Ok(Self(bytes));
         };
-        if request.body().size_hint().lower() > limit as u64 {
-            // A client that asks first needn't send it.
-            return too_large();
-        }
-        match Bytes::from_request(request, shared).await {
-            Ok(bytes) => match packing {
-                None => Ok(Self(bytes)),
-                Some(packing) => packing.unpack(bytes, limit).await.map(Self),
-            },
-            Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
-            Err(refused) => Err(Problem::invalid("", refused.body_text())),
-        }
+        let _turn = shared.unpacking.acquire().await;
+        let limit = shared.max_body_bytes.min(MAX_TOLD);
+        packing.unpack(bytes, limit).await.map(Self)
+    }
+}
+
+/// The body as it comes, within the limit, and how it is packed.
+async fn receive(request: Request, shared: &Shared) -> Result<(Bytes, Option<Packing>), Problem> {
+    let packing = Packing::of(request.headers())?;
+    let limit = shared.max_body_bytes;
+    let too_large = || {
+        let expected = format!("expected at most {limit} bytes (`intake.max_body_bytes`)");
+        Err(Problem::too_large(expected))
+    };
+    if request.body().size_hint().lower() > limit as u64 {
+        // A client that asks first needn't send it.
+        return too_large();
+    }
+    match Bytes::from_request(request, shared).await {
+        Ok(bytes) => Ok((bytes, packing)),
+        Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
+        Err(refused) => Err(Problem::invalid("", refused.body_text())),
     }
 }
 
@@ -61,14 +72,20 @@ impl FromRequest<Shared> for JobBody {
             ));
         }
         // Taken before it is there: bodies that come at the same time are not to find the same room.
-        let is_packed = request.headers().contains_key(header::CONTENT_ENCODING);
         let size = request.body().size_hint().exact();
-        // Of what is packed, nobody knows yet how large it is.
-        let size = size.filter(|_| !is_packed);
         let max = state.settings.intake.max_body_bytes;
         let size = size.map_or(max, |size| usize::try_from(size).unwrap_or(max).min(max));
         let expected = state.budget.take(size);
-        let Payload(bytes) = Payload::from_request(request, shared).await?;
+        let (bytes, packing) = receive(request, shared).await?;
+        let bytes = match packing {
+            None => bytes,
+            Some(packing) => {
+                // Nobody knows yet how large it is; few are unpacked at once.
+                let _turn = shared.unpacking.acquire().await;
+                let _largest = state.budget.take(max);
+                packing.unpack(bytes, max).await?
+            }
+        };
         let held = if bytes.len() == size {
             expected
         } else {

@@ -134,6 +134,10 @@ struct SharedState {
     live: Live,
     /// Who may look through the jobs now, who may plan, and who may look through the dead letters.
     finding: Semaphore,
+    /// Whose body is unpacked now.
+    unpacking: Semaphore,
+    /// Who may compare two versions now.
+    comparing: Semaphore,
     planning: Semaphore,
     dead: Arc<Semaphore>,
     posted: Posted,
@@ -213,6 +217,8 @@ pub fn serve(port: Port) -> Result<Served, HttpError> {
         paths: Arc::default(),
         live: Live::new(),
         finding: Semaphore::new(find::AT_ONCE),
+        unpacking: Semaphore::new(READERS),
+        comparing: Semaphore::new(1),
         planning: Semaphore::new(plan::AT_ONCE),
         dead: Arc::new(Semaphore::new(dead::AT_ONCE)),
         posted: Posted::default(),

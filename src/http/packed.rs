@@ -86,12 +86,15 @@ impl Packing {
         };
         if plain.len() > limit {
             let expected = format!(
-                "expected at most {limit} bytes once it is unpacked (`intake.max_body_bytes`)"
+                "expected at most {limit} bytes once it is unpacked (of a job's body: `intake.max_body_bytes`)"
             );
             return Err(Problem::too_large(expected));
         }
         match read {
-            Ok(_) => Ok(plain.into()),
+            Ok(_) => {
+                plain.shrink_to_fit();
+                Ok(plain.into())
+            }
             // What the library says may be of the body.
             Err(_) => Err(Problem::invalid(
                 header::CONTENT_ENCODING.as_str(),

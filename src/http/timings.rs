@@ -36,9 +36,12 @@ const FRESH: Duration = Duration::from_secs(30);
 /// What counts as recent, in seconds; the step of now is among that, however short it is yet.
 const RECENT_SECONDS: i64 = 900;
 
-/// The last answer for each range, as it is sent.
+/// An answer as it is sent, and when it was made; none where it couldn't be.
+type Kept = Option<(Instant, Option<Bytes>)>;
+
+/// The last answer for each range.
 #[derive(Default)]
-pub(super) struct KeptTimings([Mutex<Option<(Instant, Bytes)>>; RANGES.len()]);
+pub(super) struct KeptTimings([Mutex<Kept>; RANGES.len()]);
 
 /// How far back.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -63,12 +66,12 @@ pub struct TimingsShown {
     /// What stands out.
     verdict: VerdictShown,
     /// Jobs as a whole, then stages, models, servers and workers, by kind and name.
-    parts: Vec<PartShown>,
+    parts: Vec<TimedShown>,
 }
 
 /// How long one thing took. Percentiles are interpolated within a histogram's buckets (`docs/metrics.md` lists them).
 #[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct PartShown {
+pub struct TimedShown {
     /// `job`, `stage` (a batch's time in it), `model` (its passes), `server` (its answers) or `worker` (its jobs).
     kind: &'static str,
     /// Its name; `(others)` stands for what there is no room for.
@@ -131,9 +134,10 @@ impl History {
         }
     }
 
+    /// The newest first: where there are too many names, those that go on keep theirs.
     fn sum(steps: &[Timings]) -> Timings {
         let mut sum = Timings::default();
-        steps.iter().for_each(|step| sum.add_all(step));
+        steps.iter().rev().for_each(|step| sum.add_all(step));
         sum
     }
 
@@ -142,15 +146,16 @@ impl History {
         let recent = usize::try_from(recent).unwrap_or_default().max(2);
         let (before, recent) = self.steps.split_at(self.steps.len().saturating_sub(recent));
         let (before, recent) = (Self::sum(before), Self::sum(recent));
-        let mut all = before.clone();
-        all.add_all(&recent);
+        let mut all = recent.clone();
+        all.add_all(&before);
+        let all = &all;
         let parts = all.iter().map(|(part, spread)| {
-            let of_step = |step: &Timings| step.get(part).copied().unwrap_or_default();
+            let of_step = |step: &Timings| step.of(part, all).unwrap_or_default();
             let by_step = |of: fn(&Spread) -> Option<f64>| {
                 let steps = self.steps.iter();
                 steps.map(|step| rounded(of(&of_step(step)))).collect()
             };
-            PartShown {
+            TimedShown {
                 kind: part.kind.as_str(),
                 name: part.name.clone(),
                 calls: spread.calls,
@@ -158,8 +163,8 @@ impl History {
                 mean_ms: rounded(spread.mean_ms()),
                 p50_ms: rounded(spread.percentile_ms(0.5)),
                 p99_ms: rounded(p99(spread)),
-                recent_p99_ms: rounded(recent.get(part).and_then(p99)),
-                before_p99_ms: rounded(before.get(part).and_then(p99)),
+                recent_p99_ms: rounded(recent.of(part, all).as_ref().and_then(p99)),
+                before_p99_ms: rounded(before.of(part, all).as_ref().and_then(p99)),
                 calls_by_step: self.steps.iter().map(|step| of_step(step).calls).collect(),
                 mean_ms_by_step: by_step(Spread::mean_ms),
                 p99_ms_by_step: by_step(p99),
@@ -205,7 +210,9 @@ pub(super) async fn timings(
     if let Some((at, shown)) = &*kept
         && at.elapsed() < FRESH
     {
-        return Ok(json(shown.clone()));
+        // A reading that failed isn't tried again by everybody who waited for it.
+        let failed = || Problem::unavailable("the database didn't tell a moment ago");
+        return shown.clone().map(json).ok_or_else(failed);
     }
     let now = clock::now();
     let history = state.ask(move |store| async move {
@@ -216,11 +223,15 @@ pub(super) async fn timings(
             .await?;
         Ok((history, is_whole))
     });
-    let (history, is_whole): (History, bool) = history.await?;
+    let history = history.await;
+    if history.is_err() {
+        *kept = Some((Instant::now(), None));
+    }
+    let (history, is_whole): (History, bool) = history?;
     let shown = serde_json::to_vec(&history.shown(is_whole, now));
     // Numbers and texts are always JSON.
     let shown = Bytes::from(shown.unwrap_or_default());
-    *kept = Some((Instant::now(), shown.clone()));
+    *kept = Some((Instant::now(), Some(shown.clone())));
     Ok(json(shown))
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     amqp::message,
     redact::Redact,
-    store::ActionKind,
+    store::{ActionKind, StoreError},
     warm::{
         hot_inputs::{self, Asked, CHUNK},
         rollover::Shift,
@@ -46,6 +46,8 @@ pub struct VersionWanted {
 #[serde(deny_unknown_fields)]
 pub struct VersionRequest {
     /// Null, where one is activated: the choice is taken back, so that workers serve the version that their settings name, or else the highest.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(required)]
     version: Option<String>,
 }
 
@@ -174,7 +176,7 @@ pub(super) async fn shift(
     let to = wanted.version;
     let from = serving(state, &name, Some(&to))?;
     // Nobody closes it.
-    let _turn = shared.finding.acquire().await;
+    let _turn = shared.comparing.acquire().await;
     let hot = hot(state, &name).await?;
     let (count, engine) = (hot.len(), state.engine.clone());
     let (model, old, new) = (name.clone(), from.clone(), to.clone());
@@ -214,7 +216,7 @@ pub(super) async fn warm(
     let version = wanted(body).await?;
     let version = version.ok_or_else(|| Problem::invalid("version", "expected a version"))?;
     serving(state, &name, Some(&version))?;
-    let _turn = shared.finding.acquire().await;
+    let _turn = shared.comparing.acquire().await;
     let hot = hot(state, &name).await?;
     let work = post(state.clone(), name, version, hot, admin);
     let done = state.run_to_its_end(work).await??;
@@ -276,25 +278,38 @@ pub(super) async fn activate(
     let state = shared.state()?;
     let version = wanted(body).await?;
     serving(state, &name, version.as_deref())?;
-    let (model, chosen) = (name.clone(), version.clone());
-    let before = state.ask(move |store| async move {
-        let before = store.choices().await?.active.remove(&model);
+    // Goes on without its caller: what is switched is noted.
+    let work = switch(state.clone(), name, version, admin);
+    Ok(Json(state.run_to_its_end(work).await??))
+}
+
+async fn switch(
+    state: ApiState,
+    model: String,
+    version: Option<String>,
+    by: Admin,
+) -> Result<Activated, Problem> {
+    let (name, chosen) = (model.clone(), version.clone());
+    let switched = async {
+        let before = state.store.choices().await?.active.remove(&name);
         match &chosen {
-            Some(version) => store.choose_model(&model, version).await?,
-            None => store.unchoose_model(&model).await.map(drop)?,
+            Some(version) => state.store.choose_model(&name, version).await?,
+            None => state.store.unchoose_model(&name).await.map(drop)?,
         }
-        Ok(before)
-    });
-    let before: Option<String> = before.await?;
-    let what = match &version {
-        Some(version) => format!("{name}@{version}"),
-        None => format!("{name} by default"),
+        Ok::<_, StoreError>(before)
     };
-    tracing::info!(what, by = &*admin.0, "a version is activated over HTTP");
-    actions::note(state, &admin.0, ActionKind::Activate, &what).await;
-    Ok(Json(Activated {
-        model: name,
+    let before = switched
+        .await
+        .map_err(|error| Problem::unavailable(format!("postgres: {error}")))?;
+    let what = match &version {
+        Some(version) => format!("{model}@{version}"),
+        None => format!("{model} by default"),
+    };
+    tracing::info!(what, by = &*by.0, "a version is activated over HTTP");
+    actions::note(&state, &by.0, ActionKind::Activate, &what).await;
+    Ok(Activated {
+        model,
         version,
         before,
-    }))
+    })
 }

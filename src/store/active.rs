@@ -7,6 +7,7 @@ use super::{PostgresStore, StoreError};
 use kiln_contract::split::Share;
 use kiln_model::{Choices, SplitChoice};
 use sqlx::{Row, postgres::PgRow};
+use std::collections::BTreeMap;
 
 const CHOSEN: &str = "\
 SELECT name, version, NULL AS millionths FROM active_models
@@ -61,6 +62,15 @@ impl PostgresStore {
         };
         let answer = self.deadline(answer).await;
         self.end(lease, answer).await
+    }
+
+    /// The active versions alone: also in a database that an older release has migrated.
+    pub async fn active_models(&self) -> Result<BTreeMap<String, String>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as("SELECT name, version FROM active_models");
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let rows: Vec<(String, String)> = self.end(lease, answer).await?;
+        Ok(rows.into_iter().collect())
     }
 
     /// Chooses a model's version for every worker: all inputs of its bare name go to it.

@@ -114,12 +114,16 @@ impl JobFilter {
     fn leaves_out(&self) -> bool {
         let ranges = self.id_prefix.is_some() && (self.from.is_some() || self.to.is_some());
         let one = self.model.is_some() || self.version.is_some() || self.namespace.is_some();
-        one || self.rejected.is_some() || self.code.is_some() || ranges
+        // Of a key's own jobs the list has those that ended before and were asked for again.
+        let own = self.posted_by.is_some() && self.to.is_some();
+        one || self.rejected.is_some() || self.code.is_some() || ranges || own
     }
 
     /// The statement for so many rows to look at and to give. Its text is made of this file's own constants and of numbers.
     fn statement(&self, looked: u64, wanted: usize) -> String {
-        let (range, order, backwards) = match (&self.id_prefix, self.is_of_rejected()) {
+        // A key's own jobs have no index by their status: they are looked through, so many at a time.
+        let is_of_rejected = self.is_of_rejected() && self.posted_by.is_none();
+        let (range, order, backwards) = match (&self.id_prefix, is_of_rejected) {
             (Some(_), _) => (
                 "job_id >= $1 AND job_id < $2 AND job_id > $3",
                 "job_id",
@@ -163,7 +167,9 @@ impl JobFilter {
                 .bind(end_of(prefix))
                 .bind(after.map_or("", |mark| mark.job_id.as_str())),
             None => {
-                let to = self.to.unwrap_or(DateTime::<Utc>::MAX_UTC.min(far()));
+                // A key's own list is by when it heard of a job last, which is later than its end.
+                let to = self.to.filter(|_| self.posted_by.is_none());
+                let to = to.unwrap_or(DateTime::<Utc>::MAX_UTC.min(far()));
                 let from = self.from.unwrap_or(DateTime::UNIX_EPOCH);
                 match after {
                     Some(mark) => query.bind(from).bind(mark.finished_at.min(to)).bind(

@@ -41,7 +41,7 @@ FROM jobs WHERE job_id = ANY($1::text[])";
 
 const REJECT: &str = "\
 WITH posted AS (
-  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT name, $1, $5, $6 FROM unnest($7::text[]) AS name
+  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
   ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
 )
 INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
@@ -54,7 +54,7 @@ WHERE jobs.status = 'rejected'";
 /// The same where results have tables of their own.
 const REJECT_ID: &str = "\
 WITH posted AS (
-  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT name, $1, $5, $6 FROM unnest($7::text[]) AS name
+  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
   ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
 )
 INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)

@@ -215,6 +215,20 @@ impl Timings {
         self.0.iter()
     }
 
+    /// A part's as `all` names them: the others are together what it has no name for.
+    pub fn of(&self, part: &Part, all: &Self) -> Option<Spread> {
+        if part.name != OTHERS {
+            return self.get(part).copied();
+        }
+        let is_other =
+            |own: &Part| own.kind == part.kind && (own == part || !all.0.contains_key(own));
+        let others = self.0.iter().filter(|(own, _)| is_other(own));
+        others.map(|(_, spread)| *spread).reduce(|mut sum, other| {
+            sum.add(&other);
+            sum
+        })
+    }
+
     /// A part's.
     pub fn get(&self, part: &Part) -> Option<&Spread> {
         self.0.get(part)

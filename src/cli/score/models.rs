@@ -58,8 +58,8 @@ impl Models {
         let mut active = BTreeMap::new();
         if settings.database.url.is_some() {
             let store = parts::postgres(settings)?;
-            active = match store.choices().await {
-                Ok(choices) => choices.active,
+            active = match store.active_models().await {
+                Ok(active) => active,
                 Err(error) => {
                     // Before the first migration nothing is chosen. Otherwise this machine's own defaults would be taken for the fleet's.
                     let asked = store.ping().await.map_err(|_| error);

@@ -4,6 +4,7 @@
 
 const LOOK_MS = 5000; // How often a version that is looked at is compared again.
 let compared = null; // The version that is looked at, as {name, version}.
+let looks = 0; // Only the latest look is shown, and none once it is closed.
 
 const modelPath = (name, what) => `/v1/models/${encodeURIComponent(name)}/${what}`;
 const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
@@ -41,7 +42,10 @@ function named(made, of) {
 
 /** How a version stands to the one that serves. */
 const openShift = (name, version) => saying("models-said", async () => {
+  const look = (looks += 1);
   const s = await fetchJson(`${modelPath(name, "shift")}?version=${encodeURIComponent(version)}`);
+  const served = await servedBy(name, version);
+  if (look !== looks) return s;
   compared = { name, version, from: s.from };
   $("shift-title").textContent = `${name}@${version}, compared with ${s.from ?? "none"}, which serves`;
   $("shift-facts").replaceChildren(facts([
@@ -50,7 +54,7 @@ const openShift = (name, version) => saying("models-said", async () => {
     ["compared", s.compared ? `${figures.format(s.compared)} inputs that both versions scored` : "no input that both versions scored"],
     ["scores move by", s.mean == null ? null : `${number(s.mean)} on average, ${number(s.mean_absolute)} either way, ${number(s.max_absolute)} at most`],
     ["rank correlation", s.rank_correlation == null ? null : number(s.rank_correlation)], ["other labels", s.flips == null ? null : percent(s.flips)],
-    ["served by", await servedBy(name, version)],
+    ["served by", served],
   ]));
   for (const id of ["shift-warm", "shift-activate"]) $(id).hidden = !may("admin");
   $("shift-warm").disabled = !s.hot_inputs;
@@ -78,7 +82,7 @@ $("shift-activate").addEventListener("click", async () => {
     const back = done.before ?? from;
     $("models-said").replaceChildren(`${name}@${version} is active; before it was ${back ?? "none"}. `);
     if (back && back !== version) $("models-said").append(button(`Roll back to ${back}`, `back ${name}@${back}`, () => rollBack(name, back)));
-    $("shift").hidden = true;
+    closeShift();
   });
   await refresh("models");
 });
@@ -92,6 +96,15 @@ async function rollBack(name, version) {
   await refresh("models");
 }
 
-$("shift-close").addEventListener("click", () => { $("shift").hidden = true; });
-// How warm it is, and who serves it, as long as somebody looks.
-setInterval(() => { if (compared && !$("shift").hidden && !document.hidden) openShift(compared.name, compared.version); }, LOOK_MS);
+function closeShift() {
+  looks += 1;
+  $("shift").hidden = true;
+}
+
+$("shift-close").addEventListener("click", closeShift);
+// How warm it is, and who serves it, as long as somebody looks; the next look follows once this one has its answer.
+const lookAgain = async () => {
+  if (compared && !$("shift").hidden && !document.hidden) await openShift(compared.name, compared.version);
+  setTimeout(lookAgain, LOOK_MS);
+};
+setTimeout(lookAgain, LOOK_MS);

@@ -40,8 +40,8 @@ pub struct CulpritShown {
 
 /// Compares the recent time with the one before.
 pub(super) fn judge(before: &Timings, recent: &Timings) -> VerdictShown {
-    let mut all = before.clone();
-    all.add_all(recent);
+    let mut all = recent.clone();
+    all.add_all(before);
     let both = |part: &Part| {
         let of = |timings: &Timings| timings.get(part).and_then(p99);
         (of(recent), of(before))
@@ -105,7 +105,8 @@ fn within(stage: &str) -> impl Fn(&Part) -> bool {
 
 /// The worker that is slower than every other one, if one is.
 fn slowest(recent: &Timings) -> Option<&Part> {
-    let workers = recent.iter().filter(|(part, _)| part.kind == Kind::Worker);
+    let is_one = |part: &Part| part.kind == Kind::Worker && part.name != OTHERS;
+    let workers = recent.iter().filter(|(part, _)| is_one(part));
     let mut sorted: Vec<(&Part, f64)> = workers
         .filter_map(|(part, spread)| Some((part, p99(spread)?)))
         .collect();

@@ -157,12 +157,17 @@ impl Pipe {
                         share: Share::from_millionths(i64::from(*millionths))?,
                     })
                 });
+                let wants_split = split.is_some();
                 let load = tokio::task::spawn_blocking(move || {
                     registry.serve_only(&name, &version, split.as_ref());
                 });
                 let loaded = self.watched(server, load).await?;
                 loaded.map_err(|panicked| Ending::Lost(panicked.into()))?;
-                match server.registry.resolve(&model) {
+                match server.registry.serving(&model) {
+                    // Its inputs are the other version's, on every try.
+                    Ok(serving) if wants_split && serving.split.is_none() => {
+                        "the version that has a share of its inputs can't be loaded".to_owned()
+                    }
                     Ok(_) => {
                         self.say(&Said::Loaded, &[]).await?;
                         return Ok(true);
