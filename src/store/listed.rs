@@ -112,16 +112,15 @@ struct Look {
 impl JobFilter {
     /// Whether rows may be left out that the list's order has.
     fn leaves_out(&self) -> bool {
-        let ranges = self.id_prefix.is_some() && (self.from.is_some() || self.to.is_some());
+        let until = self.to.is_some() && (self.id_prefix.is_some() || self.posted_by.is_some());
+        let ranges = until || (self.id_prefix.is_some() && self.from.is_some());
         let one = self.model.is_some() || self.version.is_some() || self.namespace.is_some();
-        // Of a key's own jobs the list has those that ended before and were asked for again.
-        let own = self.posted_by.is_some() && self.to.is_some();
-        one || self.rejected.is_some() || self.code.is_some() || ranges || own
+        one || self.rejected.is_some() || self.code.is_some() || ranges
     }
 
     /// The statement for so many rows to look at and to give. Its text is made of this file's own constants and of numbers.
     fn statement(&self, looked: u64, wanted: usize) -> String {
-        // A key's own jobs have no index by their status: they are looked through, so many at a time.
+        // A key's own jobs have no index by status: so many at a time are looked through.
         let is_of_rejected = self.is_of_rejected() && self.posted_by.is_none();
         let (range, order, backwards) = match (&self.id_prefix, is_of_rejected) {
             (Some(_), _) => (
@@ -132,9 +131,9 @@ impl JobFilter {
             (None, true) => (OF_REJECTED, LATEST, "listed_at, job_id"),
             (None, false) => (BY_TIME, LATEST, "listed_at, job_id"),
         };
-        let (source, at) = match &self.posted_by {
-            Some(_) => (OWN, "posted_at"),
-            None => ("jobs", "finished_at"),
+        let (source, at) = match self.posted_by.is_some() {
+            true => (OWN, "posted_at"),
+            false => ("jobs", "finished_at"),
         };
         // Qualified once more at the end, where both parts have names.
         let last = order.replace(", ", ", wanted.");
@@ -169,7 +168,7 @@ impl JobFilter {
             None => {
                 // A key's own list is by when it heard of a job last, which is later than its end.
                 let to = self.to.filter(|_| self.posted_by.is_none());
-                let to = to.unwrap_or(DateTime::<Utc>::MAX_UTC.min(far()));
+                let to = to.unwrap_or_else(far);
                 let from = self.from.unwrap_or(DateTime::UNIX_EPOCH);
                 match after {
                     Some(mark) => query.bind(from).bind(mark.finished_at.min(to)).bind(
@@ -211,10 +210,8 @@ fn far() -> DateTime<Utc> {
 /// What comes after all ids with that prefix: ids are printable ASCII.
 fn end_of(prefix: &str) -> String {
     let mut end = prefix.to_owned();
-    match end.pop() {
-        Some(last) => end.push(char::from_u32(last as u32 + 1).unwrap_or(char::MAX)),
-        None => end.push(char::MAX),
-    }
+    let after = end.pop().and_then(|last| char::from_u32(last as u32 + 1));
+    end.push(after.unwrap_or(char::MAX));
     end
 }
 

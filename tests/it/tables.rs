@@ -445,7 +445,8 @@ async fn insert(store: &Store, jobs: &[(&str, &Finished)]) -> Vec<Inserted> {
 
 async fn reject(store: &Store, job_id: &str) -> Vec<Rejected> {
     let row = RejectedRow {
-        posters: vec!["shop"],
+        // As where one key's job came twice in a batch.
+        posters: vec!["shop", "shop"],
         job_id: Some(job_id),
         body_sha256: kiln_contract::key::hash_body(job_id.as_bytes()),
         model: Some("m"),
