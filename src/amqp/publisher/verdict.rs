@@ -1,11 +1,12 @@
 //! Decides what follows when a message isn't taken: for how long it is tried, and what its queue is known for from then on. Pure.
 //!
-//! Promises that a reply ends after a bounded effort, and that a message which must arrive never ends for what may pass.
+//! Promises that a reply ends after a bounded effort, that a message which must arrive never ends for what may pass, and that one
+//! refusal says nothing of a queue: RabbitMQ also refuses the first message of a channel where the queue's leader is slow to answer.
 
 use super::entry::End;
 use std::time::Duration;
 
-/// Tries of a reply whose queue isn't known to refuse replies.
+/// Tries of a message whose queue isn't known to refuse any, until it is.
 const TRIES: u32 = 3;
 /// Wait after the first refused try, and one more of it after each further one: half a second in all.
 const REST: Duration = Duration::from_millis(150);
@@ -108,13 +109,13 @@ pub(super) fn after(
         Failure::Closed => Why::Closing,
         Failure::Unconfirmed => Why::Silent,
     };
+    if failure == Failure::Refused && standing == Standing::Taking && tries + 1 < TRIES {
+        return (Next::Rest(REST * (tries + 1)), None);
+    }
     if must_arrive {
         return (Next::First, Some(why));
     }
     let end = match failure {
-        Failure::Refused if standing == Standing::Taking && tries + 1 < TRIES => {
-            return (Next::Rest(REST * (tries + 1)), None);
-        }
         Failure::Returned => End::Unroutable,
         Failure::Refused | Failure::Closed => End::Refused,
         Failure::Unconfirmed => End::Unconfirmed,
@@ -134,13 +135,16 @@ mod tests {
     ];
 
     #[test]
-    fn a_reply_is_tried_again_only_where_its_queue_took_the_one_before() {
+    fn a_refused_message_is_tried_again_where_its_queue_took_the_one_before() {
         let (taking, full) = (Standing::Taking, Standing::Refusing(Why::Full));
-        let tries: Vec<Next> = (0..3)
-            .map(|tries| after(false, taking, tries, Failure::Refused).0)
-            .collect();
         let rest = |ms| Next::Rest(Duration::from_millis(ms));
-        assert_eq!(tries, [rest(150), rest(300), Next::End(End::Refused)]);
+        for (must_arrive, last) in [(false, Next::End(End::Refused)), (true, Next::First)] {
+            let tries: Vec<(Next, Option<Why>)> = (0..3)
+                .map(|tries| after(must_arrive, taking, tries, Failure::Refused))
+                .collect();
+            let known = (last, Some(Why::Full));
+            assert_eq!(tries, [(rest(150), None), (rest(300), None), known]);
+        }
         let known = after(false, full, 0, Failure::Refused);
         assert_eq!(known, (Next::End(End::Refused), Some(Why::Full)));
         for failure in [Failure::Returned, Failure::Closed, Failure::Unconfirmed] {
@@ -154,9 +158,10 @@ mod tests {
 
     #[test]
     fn what_must_arrive_does_not_end() {
+        let full = Standing::Refusing(Why::Full);
         for failure in FAILURES {
-            for tries in [0, 3, 1_000] {
-                let (next, why) = after(true, Standing::Taking, tries, failure);
+            for (standing, tries) in [(full, 0), (Standing::Taking, 3), (full, 1_000)] {
+                let (next, why) = after(true, standing, tries, failure);
                 assert_eq!(next, Next::First);
                 assert!(why.is_some());
             }

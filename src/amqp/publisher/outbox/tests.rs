@@ -470,6 +470,16 @@ fn what_must_arrive_is_tried_until_it_has() {
         world.answer(number, if refused { Refused } else { Confirmed });
     }
     assert_eq!(world.ended(), [(retry, End::Sent)]);
+    // A refusal or two may be a leader's that is slow to answer.
+    for _ in 0..2 {
+        assert_eq!(world.outbox.trouble(), None);
+        world.pass(Duration::from_secs(1));
+        let numbers = world.numbers();
+        assert_eq!(numbers.len(), 20);
+        numbers
+            .into_iter()
+            .for_each(|number| world.answer(number, Refused));
+    }
     // One by one, at a growing distance, and said as long as it lasts.
     for round in 0..20 {
         assert!(world.written().is_empty());
