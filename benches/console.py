@@ -1,6 +1,6 @@
 """What open pages cost a busy worker: the rate of 64 clients at once (wrk) that ask over HTTP for one known input each, with no page open, with one and
 with twenty, in turn. A page here asks what src/http/page/ asks, as often, and reads the stream of figures; it draws nothing."""
-import argparse, asyncio, itertools, multiprocessing, os, pathlib, re, statistics, subprocess, tempfile
+import argparse, asyncio, itertools, multiprocessing, os, pathlib, re, statistics, subprocess, tempfile, time
 from worker import Worker
 
 a = argparse.ArgumentParser()
@@ -91,9 +91,20 @@ with Worker(args.kiln) as worker:
             rate = float(re.search(r"Requests/sec:\s+([\d.]+)", said)[1])
             rates[number].append(rate)
             costs[number].append(1e6 * used / (rate * args.seconds))
+    # Without clients, what the pages cost is told apart from the noise of what the clients cost.
+    alone = {}
+    for number in numbers:
+        opened = multiprocessing.Process(target=pages, args=(number,), daemon=True)
+        opened.start()
+        time.sleep(3)
+        before = cpu(worker.process.pid)
+        time.sleep(3 * args.seconds)
+        alone[number] = 1e3 * (cpu(worker.process.pid) - before) / (3 * args.seconds)
+        opened.terminate()
+        opened.join()
 first = numbers[0]
-print(f"{'pages':>6}{'requests/s':>12}{'ratio':>8}{'CPU µs each':>14}{'ratio':>8}")
+print(f"{'pages':>6}{'requests/s':>12}{'ratio':>8}{'CPU µs each':>14}{'ratio':>8}{'CPU ms/s without clients':>28}")
 for number in numbers:
     rate, cost = statistics.median(rates[number]), statistics.median(costs[number])
     ratio, dearer = rate / statistics.median(rates[first]), cost / statistics.median(costs[first])
-    print(f"{number:>6}{rate:>12,.0f}{ratio:>8.3f}{cost:>14.1f}{dearer:>8.3f}")
+    print(f"{number:>6}{rate:>12,.0f}{ratio:>8.3f}{cost:>14.1f}{dearer:>8.3f}{alone[number]:>28.1f}")

@@ -126,6 +126,16 @@ impl Server {
         info.is_ok_and(|info| info.contains(text))
     }
 
+    /// One figure of a section of its INFO.
+    pub async fn figure(&self, section: &str, name: &str) -> f64 {
+        let info: String = self.command(&["INFO", section]).await;
+        let line = info
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|value| value.trim_end().parse().ok())
+            .unwrap_or_else(|| panic!("no figure {name}"))
+    }
+
     /// Host and port.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
@@ -242,12 +252,7 @@ impl Redis {
 
     /// One figure of the server's statistics.
     pub async fn statistic(&self, name: &str) -> f64 {
-        let info: String = self.command(&["INFO", "stats"]).await;
-        let line = info
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|value| value.trim_end().parse().ok())
-            .unwrap_or_else(|| panic!("no statistic {name}"))
+        self.figure("stats", name).await
     }
 
     pub fn url(&self) -> String {

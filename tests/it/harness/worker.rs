@@ -149,6 +149,8 @@ pub struct Worker {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     pub rss_kib: usize,
+    /// Open files, sockets among them.
+    pub handles: usize,
     pub sockets: usize,
     pub tasks: usize,
 }
@@ -271,9 +273,12 @@ impl Worker {
         let links = files
             .flatten()
             .filter_map(|file| fs::read_link(file.path()).ok());
+        let links: Vec<PathBuf> = links.collect();
         Usage {
             rss_kib: rss.and_then(|rss| rss.trim().parse().ok()).unwrap_or(0),
+            handles: links.len(),
             sockets: links
+                .iter()
                 .filter(|link| link.to_string_lossy().starts_with("socket:"))
                 .count(),
             tasks: self.metric("kiln_tasks", &[]).await as usize,

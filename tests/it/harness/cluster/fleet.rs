@@ -2,6 +2,7 @@
 //!
 //! A fault ends healed: when its function returns, the cluster is whole again, so that no two faults together take a majority.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -51,8 +52,8 @@ impl<T: Copy> Deck<T> {
 
 /// A cluster or some workers, which one fault at a time may befall.
 pub trait Breaks {
-    /// Does the next thing to it, and returns when it is whole again.
-    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>);
+    /// Does the next thing to it, and returns what that was when it is whole again.
+    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) -> String;
 }
 
 /// Passes nothing on for a while, and says so to nobody or to everybody.
@@ -123,7 +124,7 @@ impl Rabbits {
 }
 
 impl Breaks for Rabbits {
-    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) {
+    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) -> String {
         let (fault, drawn) = (self.deck.draw(dice), dice.random_range(0..3));
         say(format!("rabbitmq {}: {fault:?}", drawn + 1));
         let (cluster, proxy) = (&self.cluster, &self.proxies[drawn]);
@@ -165,6 +166,7 @@ impl Breaks for Rabbits {
             }
         }
         cluster.wait_whole().await;
+        format!("rabbitmq {fault:?}")
     }
 }
 
@@ -213,6 +215,18 @@ impl Shards {
         format!("redis://{}/0", hosts(&self.proxies))
     }
 
+    /// How many keys the primaries hold, and in how many bytes of memory.
+    pub async fn held(&self) -> (u64, u64) {
+        let (mut keys, mut bytes) = (0, 0);
+        for shard in 0..3 {
+            let (primary, _) = self.cluster.shard(shard).await;
+            let server = &self.cluster.servers[primary];
+            keys += server.command::<u64>(&["DBSIZE"]).await;
+            bytes += server.figure("memory", "used_memory").await as u64;
+        }
+        (keys, bytes)
+    }
+
     async fn wait_leads(&self, number: usize) {
         let server = &self.cluster.servers[number];
         eventually("a replica takes over", PATIENCE, async || {
@@ -224,7 +238,7 @@ impl Shards {
 }
 
 impl Breaks for Shards {
-    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) {
+    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) -> String {
         let (fault, shard) = (self.deck.draw(dice), dice.random_range(0..3));
         let (primary, replica) = self.cluster.shard(shard).await;
         say(format!("redis {primary} and {replica}: {fault:?}"));
@@ -255,6 +269,7 @@ impl Breaks for Shards {
             }
         }
         self.cluster.wait_whole().await;
+        format!("redis {fault:?}")
     }
 }
 
@@ -307,7 +322,7 @@ impl Databases {
 }
 
 impl Breaks for Databases {
-    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) {
+    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) -> String {
         let fault = self.deck.draw(dice);
         let (primary, standby) = (self.pair.primary.clone(), self.pair.standby.clone());
         say(format!("postgres at {}: {fault:?}", primary.port));
@@ -357,6 +372,7 @@ impl Breaks for Databases {
             }
         }
         self.pair.wait_streaming().await;
+        format!("postgres {fault:?}")
     }
 }
 
@@ -370,7 +386,7 @@ pub enum WorkerFault {
 
 /// Workers, the first of which live through everything.
 pub struct Workers {
-    pub survivors: Vec<Worker>,
+    pub survivors: Vec<Arc<Worker>>,
     pub others: Vec<Worker>,
     settings: Settings,
     deck: Deck<WorkerFault>,
@@ -382,7 +398,7 @@ impl Workers {
         let start = |count: usize| join_all((0..count).map(|_| settings.clone().start()));
         let (survivors, others) = tokio::join!(start(survivors), start(others));
         Self {
-            survivors,
+            survivors: survivors.into_iter().map(Arc::new).collect(),
             others,
             settings,
             deck: Deck::of(&[Kill, Freeze, Stop, FreezeSurvivor]),
@@ -390,12 +406,12 @@ impl Workers {
     }
 
     pub fn all(&self) -> impl Iterator<Item = &Worker> {
-        self.survivors.iter().chain(&self.others)
+        self.survivors.iter().map(Arc::as_ref).chain(&self.others)
     }
 }
 
 impl Breaks for Workers {
-    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) {
+    async fn fault(&mut self, dice: &mut StdRng, say: Say<'_>) -> String {
         let fault = self.deck.draw(dice);
         let number = match fault {
             WorkerFault::FreezeSurvivor => dice.random_range(0..self.survivors.len()),
@@ -411,6 +427,7 @@ impl Breaks for Workers {
         if matches!(fault, WorkerFault::Kill | WorkerFault::Stop) {
             self.others[number] = self.settings.clone().spawn();
         }
+        format!("worker {fault:?}")
     }
 }
 

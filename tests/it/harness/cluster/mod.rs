@@ -5,3 +5,4 @@ pub mod pgbouncer;
 pub mod postgres;
 pub mod rabbitmq;
 pub mod redis;
+pub mod turns;
