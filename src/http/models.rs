@@ -9,7 +9,7 @@ use super::{
 use crate::{pipeline::ShadowFigures, warm::rollover::compare};
 use axum::{Json, extract::State};
 use kiln_contract::split::Share;
-use kiln_model::{InputKind, Task, Training};
+use kiln_model::{InputKind, PassFigures, Task, Training};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -31,11 +31,46 @@ pub struct ModelShown {
     /// The labels of a classifier.
     labels: Vec<String>,
     parameters: usize,
+    /// Bytes of its weights in this worker's memory, without what a tokenizer or a pass takes; null while they are released.
+    memory_bytes: Option<u64>,
+    /// How long its passes took on this worker lately; null where there were none.
+    times: Option<TimesShown>,
     /// Of an active version: the one that scores a share of live jobs' inputs beside it; null where there is none.
     shadow: Option<ShadowShown>,
     /// How it was trained, if its manifest says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     training: Option<TrainingShown>,
+}
+
+/// How long a version's forward passes took on this worker within the last minutes: those of jobs and requests, not those of a shadow.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TimesShown {
+    /// Minutes that they cover at most.
+    minutes: u64,
+    passes: u64,
+    /// Inputs that the passes scored.
+    inputs: u64,
+    /// Percentiles of a pass's model time, in milliseconds, to a fifth.
+    pass_p50_ms: f64,
+    pass_p99_ms: f64,
+    /// The same of an input's part of its pass.
+    input_p50_ms: f64,
+    input_p99_ms: f64,
+}
+
+impl From<PassFigures> for TimesShown {
+    fn from(figures: PassFigures) -> Self {
+        let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
+        Self {
+            minutes: figures.minutes,
+            passes: figures.passes,
+            inputs: figures.inputs,
+            pass_p50_ms: ms(figures.pass_p50),
+            pass_p99_ms: ms(figures.pass_p99),
+            input_p50_ms: ms(figures.input_p50),
+            input_p99_ms: ms(figures.input_p99),
+        }
+    }
 }
 
 /// How a model version was trained.
@@ -129,6 +164,8 @@ pub(super) async fn models(
         let is_its = |shadow: &ShadowFigures| model.active && shadow.model == info.name;
         let shadow = shadows.iter().position(is_its);
         let shadow = shadow.map(|at| shadows.swap_remove(at));
+        let reference = format!("{}@{}", info.name, info.version);
+        let loaded = engine.registry().resolve(&reference).ok();
         let (task, labels) = match info.task {
             Task::Classification { labels } => ("classification", labels),
             Task::Scalar => ("scalar", Vec::new()),
@@ -147,6 +184,10 @@ pub(super) async fn models(
             },
             labels,
             parameters: info.parameters,
+            memory_bytes: loaded.as_ref().and_then(|model| model.memory_bytes()),
+            times: loaded
+                .and_then(|model| model.passes())
+                .map(TimesShown::from),
             shadow: shadow.map(ShadowShown::from),
             training: info.training.as_deref().map(TrainingShown::from),
         }

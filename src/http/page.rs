@@ -28,6 +28,7 @@ macro_rules! file {
 file!(html, HTML, "index.html");
 file!(style, CSS, "page.css");
 file!(script, SCRIPT, "page.js");
+file!(focus_script, SCRIPT, "focus.js");
 file!(jobs_script, SCRIPT, "jobs.js");
 file!(search_script, SCRIPT, "search.js");
 file!(dead_script, SCRIPT, "dead.js");
@@ -43,6 +44,7 @@ pub(super) fn routes() -> Router<Shared> {
         .route("/", get(html))
         .route("/page/page.css", get(style))
         .route("/page/page.js", get(script))
+        .route("/page/focus.js", get(focus_script))
         .route("/page/jobs.js", get(jobs_script))
         .route("/page/search.js", get(search_script))
         .route("/page/dead.js", get(dead_script))
@@ -75,6 +77,7 @@ mod tests {
     fn no_text_becomes_markup_or_a_script() {
         for (file, script) in [
             ("page.js", include_str!("page/page.js")),
+            ("focus.js", include_str!("page/focus.js")),
             ("jobs.js", include_str!("page/jobs.js")),
             ("search.js", include_str!("page/search.js")),
             ("dead.js", include_str!("page/dead.js")),

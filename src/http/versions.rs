@@ -27,6 +27,7 @@ use axum::{
     http::StatusCode,
     routing::{self, get},
 };
+use kiln_model::SplitChoice;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -72,6 +73,25 @@ pub struct ShiftShown {
     rank_correlation: Option<f64>,
     /// Share of inputs that get another label; null where there are none.
     flips: Option<f64>,
+    /// The version that a share of the inputs goes to now, which an activation ends; null where there is none.
+    shared: Option<SharedShown>,
+}
+
+/// A version with a share of its model's inputs.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SharedShown {
+    version: String,
+    /// 0 to 1.
+    share: f64,
+}
+
+impl From<SplitChoice> for SharedShown {
+    fn from(split: SplitChoice) -> Self {
+        Self {
+            version: split.version,
+            share: split.share.ratio(),
+        }
+    }
 }
 
 /// What was posted.
@@ -93,6 +113,8 @@ pub struct Activated {
     version: Option<String>,
     /// The choice before; null where there was none.
     before: Option<String>,
+    /// The version whose share of the inputs has ended with this; null where there was none.
+    ended: Option<SharedShown>,
 }
 
 /// The paths of models.
@@ -159,6 +181,7 @@ fn shown(model: String, from: Option<String>, to: String, shift: Option<Shift>) 
         max_absolute: shift.map(|shift| shift.max_absolute),
         rank_correlation: shift.and_then(|shift| shift.rank_correlation),
         flips: shift.and_then(|shift| shift.flips),
+        shared: None,
     }
 }
 
@@ -192,12 +215,15 @@ pub(super) async fn shift(
             Some(old) => hot_inputs::shift(&store, &model, (old, &new), &hot).await?,
             None => None,
         };
-        Ok((share, shift))
+        let split = store.choices().await?.splits.remove(&model);
+        Ok((share, shift, split))
     });
-    let (warm_share, shift): (Option<f64>, Option<Shift>) = compared.await?;
+    let (warm_share, shift, split): (Option<f64>, Option<Shift>, Option<SplitChoice>) =
+        compared.await?;
     Ok(Json(ShiftShown {
         hot_inputs: count,
         warm_share,
+        shared: split.map(SharedShown::from),
         ..shown(name, from, to, shift)
     }))
 }
@@ -291,14 +317,14 @@ async fn switch(
 ) -> Result<Activated, Problem> {
     let (name, chosen) = (model.clone(), version.clone());
     let switched = async {
-        let before = state.store.choices().await?.active.remove(&name);
+        let mut before = state.store.choices().await?;
         match &chosen {
             Some(version) => state.store.choose_model(&name, version).await?,
             None => state.store.unchoose_model(&name).await.map(drop)?,
         }
-        Ok::<_, StoreError>(before)
+        Ok::<_, StoreError>((before.active.remove(&name), before.splits.remove(&name)))
     };
-    let before = switched
+    let (before, ended) = switched
         .await
         .map_err(|error| Problem::unavailable(format!("postgres: {error}")))?;
     let what = match &version {
@@ -311,5 +337,6 @@ async fn switch(
         model,
         version,
         before,
+        ended: ended.map(SharedShown::from),
     })
 }

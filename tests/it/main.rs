@@ -59,6 +59,7 @@ mod message;
 mod models;
 mod order;
 mod page;
+mod page_fits;
 mod page_jobs;
 mod page_steer;
 mod poison;

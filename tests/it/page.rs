@@ -174,7 +174,7 @@ async fn the_page_shows_a_worker_under_load_and_steers_it() {
     .await;
 
     // On a phone nothing sticks out; nothing came from elsewhere, and nobody complained.
-    browser.resize(500, 900).await;
+    browser.resize(390, 844).await;
     eventually("the page fits a phone", PATIENCE, || async {
         let fits = "return document.documentElement.scrollWidth <= innerWidth";
         browser.run(fits).await.as_bool().filter(|is| *is)

@@ -7,9 +7,7 @@ use crate::harness::bus::DEAD;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually};
 use crate::page::accessible;
-
-/// Widths at which the page is looked at: a phone, a tablet, a desk.
-const WIDTHS: [u32; 3] = [390, 768, 1280];
+use crate::page_fits::fits;
 
 pub(crate) async fn says(browser: &Browser, selector: &str, words: &str) {
     eventually(&format!("{selector} says {words}"), PATIENCE, || async {
@@ -26,28 +24,6 @@ pub(crate) async fn click(browser: &Browser, selector: &str) {
         .run(&bring.replace("SELECTOR", &format!("{selector:?}")))
         .await;
     browser.click(selector).await;
-}
-
-/// Nothing sticks out at any width, in both themes; keeps pictures.
-pub(crate) async fn fits(browser: &Browser, name: &str) {
-    for theme in ["light", "dark"] {
-        browser
-            .run(&format!(
-                "document.documentElement.dataset.theme = {theme:?}"
-            ))
-            .await;
-        for width in WIDTHS {
-            browser.resize(width, 900).await;
-            eventually(&format!("{name} fits {width} pixels"), PATIENCE, || async {
-                let fits =
-                    "return document.documentElement.scrollWidth <= Math.max(innerWidth, 390)";
-                browser.run(fits).await.as_bool().filter(|is| *is)
-            })
-            .await;
-            browser.picture(&format!("{name}-{width}-{theme}")).await;
-        }
-    }
-    browser.resize(1280, 900).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

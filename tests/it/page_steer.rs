@@ -9,7 +9,8 @@ use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually};
 use crate::models::{Shelf, settles_on};
 use crate::page::accessible;
-use crate::page_jobs::{click, fits, says};
+use crate::page_fits::fits;
+use crate::page_jobs::{click, says};
 use crate::warm::{Schedules, on_request, words};
 
 async fn get(worker: &Worker, path: &str) -> Value {
@@ -116,6 +117,24 @@ async fn a_version_is_compared_warmed_and_activated_on_the_page_and_left_again()
         (&json!("1.0.0"), &json!(0.0), &json!(0)),
         "{shift}"
     );
+    let models = get(&worker, "/v1/models").await;
+    let (one, two) = (&models[0], &models[1]);
+    for version in [one, two] {
+        let (numbers, bytes) = (&version["parameters"], &version["memory_bytes"]);
+        let whole = numbers.as_u64().map(|numbers| 4 * numbers);
+        assert_eq!(bytes.as_u64(), whole, "{version}");
+    }
+    assert_eq!(
+        (&one["times"]["inputs"], &two["times"]),
+        (&json!(30), &Value::Null)
+    );
+    let ms = |name: &str| one["times"][name].as_f64().expect("a time");
+    assert!(
+        ms("pass_p50_ms") > 0.0 && ms("pass_p50_ms") <= ms("pass_p99_ms"),
+        "{one}"
+    );
+    assert!(ms("input_p99_ms") <= ms("pass_p99_ms"), "{one}");
+
     // What isn't there is not switched to.
     for (path, body) in [
         ("/v1/models/sentiment/activate", json!({"version": "3.0.0"})),
@@ -154,19 +173,30 @@ async fn a_version_is_compared_warmed_and_activated_on_the_page_and_left_again()
         "30 inputs that both versions scored",
     )
     .await;
+    says(&browser, "#models-table tbody tr:first-child", "MiB").await;
+    says(&browser, "#models-table tbody tr:first-child", "ms").await;
+    says(&browser, "#models-note", "within the last 10 minutes").await;
     fits(&browser, "models").await;
     accessible(&browser).await;
-    // How far scores move is shown before, and the way back after.
+    // How far scores move, and which share ends, is shown before, and the way back after.
+    stack
+        .execute("INSERT INTO model_splits (name, version, millionths) VALUES ('sentiment', '2.0.0', 100000)")
+        .await;
+    click(&browser, "[data-does='compare sentiment@2.0.0']").await;
+    says(&browser, "#shift-facts", "10.0 % go to 2.0.0").await;
     click(&browser, "#shift-activate").await;
     says(&browser, "#ask-more", "To go back, activate 1.0.0").await;
-    says(&browser, "#ask-more", "0.0 %").await;
+    says(&browser, "#ask-more", "other labels: 0.0 %").await;
+    let ends = "This ends the share of sentiment@2.0.0, 10.0 % of the inputs";
+    says(&browser, "#ask-more", ends).await;
     click(&browser, "#ask-yes").await;
     says(
         &browser,
         "#models-said",
-        "sentiment@2.0.0 is active; before it was 1.0.0",
+        "sentiment@2.0.0 is active; before it was 1.0.0. The share of sentiment@2.0.0, 10.0 % of the inputs, has ended.",
     )
     .await;
+    assert_eq!(stack.count("SELECT count(*) FROM model_splits").await, 0);
     settles_on(&stack, "2.0.0").await;
     says(&browser, "#models-table", "2.0.0 (active)").await;
     click(&browser, "[data-does='back sentiment@1.0.0']").await;

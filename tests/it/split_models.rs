@@ -268,7 +268,7 @@ async fn a_share_that_cannot_be_given_is_refused_and_a_worker_without_the_versio
     // Making a version active ends the share.
     let (code, said) = activate(&["sentiment@1.0.0"]);
     assert!(
-        code == 0 && said.contains("before sentiment@2.0.0 had 100 %"),
+        code == 0 && said.contains("this ends the share of sentiment@2.0.0, 100 % of the inputs"),
         "{said}"
     );
     models::settles_on(&stack, "1.0.0").await;

@@ -6,7 +6,8 @@ use crate::harness::browser::Browser;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Worker;
 use crate::page::accessible;
-use crate::page_jobs::{click, fits, says};
+use crate::page_fits::fits;
+use crate::page_jobs::{click, says};
 
 async fn timings(worker: &Worker, hours: u32) -> Value {
     let path = format!("/v1/timings?hours={hours}");
@@ -98,7 +99,7 @@ async fn what_took_how_long_outlives_its_worker_and_any_worker_tells_it() {
 }
 
 /// An hour of two workers, of which one waits for its database lately.
-const AN_HOUR: &str = "\
+pub(crate) const AN_HOUR: &str = "\
 INSERT INTO timings (slot, worker, started_at, parts)
 SELECT to_timestamp(300 * floor(extract(epoch FROM now()) / 300)) - n * interval '5 minutes', w, now() - interval '3 hours', (
   SELECT jsonb_agg(jsonb_build_object('kind', k, 'name', p, 'calls', 100, 'seconds', 100 * s, 'buckets', jsonb_build_array(jsonb_build_array(s, 100))))

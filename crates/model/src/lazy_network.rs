@@ -20,6 +20,8 @@ pub(crate) struct LazyNetwork {
     /// `name@version`, for errors.
     reference: String,
     network: Mutex<Option<Arc<dyn Network>>>,
+    /// Of its weights.
+    bytes: u64,
     /// One load at a time.
     loading: tokio::sync::Mutex<()>,
     loader: Arc<Loader>,
@@ -29,11 +31,16 @@ pub(crate) struct LazyNetwork {
 }
 
 impl LazyNetwork {
-    /// A network that is in memory, and how to load it again.
-    pub fn new(reference: String, network: Arc<dyn Network>, loader: Arc<Loader>) -> Self {
+    /// A network that is in memory with weights of so many bytes, and how to load it again.
+    pub fn new(
+        reference: String,
+        (network, bytes): (Arc<dyn Network>, u64),
+        loader: Arc<Loader>,
+    ) -> Self {
         Self {
             reference,
             network: Mutex::new(Some(network)),
+            bytes,
             loading: tokio::sync::Mutex::default(),
             loader,
             created: Instant::now(),
@@ -46,6 +53,11 @@ impl LazyNetwork {
         let age = u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_used_millis.store(age, Ordering::Relaxed);
         self.lock().clone()
+    }
+
+    /// Bytes of its weights, if it is in memory. That is no use.
+    pub fn bytes_in_memory(&self) -> Option<u64> {
+        self.lock().as_ref().map(|_| self.bytes)
     }
 
     /// The network, loaded and checked again if it was unloaded.

@@ -33,6 +33,7 @@ mod network;
 mod ngram;
 #[cfg(feature = "onnx")]
 mod onnx;
+mod pass_times;
 mod priority;
 mod product;
 mod quantise;
@@ -58,6 +59,7 @@ pub use kiln_contract::model::{
 pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use model::Model;
 pub use ngram::Featuriser;
+pub use pass_times::PassFigures;
 pub use quantise::{
     CostMeter, QuantisationCost, QuantiseOptions, Quantised, Quantising, quantisation_cost,
     quantise,

@@ -20,7 +20,7 @@ use super::manifest::{Architecture, Golden, Manifest};
 use super::mlp::Mlp;
 use super::model::{Model, score_blocking};
 use super::naming::MANIFEST_FILE;
-use super::network::Network;
+use super::network::{Network, Size};
 use super::ngram::NgramText;
 #[cfg(feature = "onnx")]
 use super::onnx::OnnxNetwork;
@@ -59,6 +59,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
         rules,
         rounding,
         network,
+        size,
         identity,
         costs,
     } = check(source)?;
@@ -72,6 +73,7 @@ pub(crate) fn load(source: &ModelSource) -> Result<Loaded, LoadError> {
         }
     };
     let reference = format!("{}@{}", info.name, info.version);
+    let network = (network, size.bytes as u64);
     let network = LazyNetwork::new(reference, network, Arc::new(loader));
     let queue = Arc::clone(&source.queue);
     let machine = source.hardware.machine();
@@ -85,6 +87,7 @@ struct Checked {
     rules: TextRules,
     rounding: Rounding,
     network: Arc<dyn Network>,
+    size: Size,
     identity: [u8; 32],
     /// The units of each golden input, and the seconds that it took.
     costs: Vec<(f64, f64)>,
@@ -101,10 +104,10 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
         .map_err(|error| LoadError::manifest(&format!("is not UTF-8: {error}")))?;
     let manifest = Manifest::parse(text)?;
     let hardware = &source.hardware;
-    let mut parameters = 0;
+    let mut size = Size::default();
     let network = hardware.build(|| {
-        let (network, count) = build(folder, &manifest, hardware)?;
-        parameters = count;
+        let (network, found) = build(folder, &manifest, hardware)?;
+        size = found;
         Ok(network)
     })?;
     let mut checked = Checked {
@@ -120,7 +123,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
             precision: manifest.output.precision,
             max_text_bytes: manifest.text.as_ref().map_or(0, |text| text.max_bytes),
             ttl_seconds: manifest.ttl_seconds,
-            parameters,
+            parameters: size.parameters,
             weights: manifest.weight_precision(),
             golden: manifest.golden.len(),
             training: manifest.training.clone().map(Arc::new),
@@ -128,6 +131,7 @@ fn check(source: &ModelSource) -> Result<Checked, LoadError> {
         rules: manifest.text_rules(),
         rounding: Rounding::of(&manifest),
         network,
+        size,
         identity,
         costs: Vec::with_capacity(manifest.golden.len()),
     };
@@ -145,44 +149,41 @@ fn build(
     folder: &Path,
     manifest: &Manifest,
     hardware: &Hardware,
-) -> Result<(Arc<dyn Network>, usize), LoadError> {
+) -> Result<(Arc<dyn Network>, Size), LoadError> {
     let read = |expected: &[Expected]| Weights::read(folder, manifest.weights_file()?, expected);
     Ok(match manifest.architecture {
         Architecture::Mlp => {
             let weights = read(&Mlp::expected(manifest))?;
-            let parameters = weights.parameters();
-            (
-                Arc::new(Mlp::build(manifest, weights, hardware)?),
-                parameters,
-            )
+            let size = weights.size();
+            (Arc::new(Mlp::build(manifest, weights, hardware)?), size)
         }
         Architecture::NgramText => {
             let weights = read(&NgramText::expected(manifest))?;
-            let parameters = weights.parameters();
+            let size = weights.size();
             (
                 Arc::new(NgramText::build(manifest, weights, hardware)?),
-                parameters,
+                size,
             )
         }
         Architecture::Encoder => {
             let weights = read(&Encoder::expected(manifest)?)?;
-            let parameters = weights.parameters();
+            let size = weights.size();
             let encoder = Encoder::build(manifest, weights, folder, hardware)?;
-            (Arc::new(encoder), parameters)
+            (Arc::new(encoder), size)
         }
         Architecture::Trees => {
-            let (network, parameters) = TreeNetwork::load(folder, manifest)?;
-            (Arc::new(network), parameters)
+            let (network, size) = TreeNetwork::load(folder, manifest)?;
+            (Arc::new(network), size)
         }
         #[cfg(feature = "onnx")]
         Architecture::Onnx => {
-            let (network, parameters) = OnnxNetwork::load(folder, manifest)?;
-            (Arc::new(network), parameters)
+            let (network, size) = OnnxNetwork::load(folder, manifest)?;
+            (Arc::new(network), size)
         }
         #[cfg(not(feature = "onnx"))]
         Architecture::Onnx => return Err(LoadError::field("architecture", NO_ONNX)),
         #[cfg(feature = "faults")]
-        Architecture::Fault => (Arc::new(Fault), 0),
+        Architecture::Fault => (Arc::new(Fault), Size::default()),
     })
 }
 

@@ -13,6 +13,7 @@ use super::cost::{self, Cost, LengthCost};
 use super::inputs::Inputs;
 use super::lazy_network::LazyNetwork;
 use super::network::Network;
+use super::pass_times::{PassFigures, PassTimes};
 use super::rounding::Rounding;
 use super::rows::{Rows, Scored, TextRow};
 use super::runner::Queue;
@@ -28,6 +29,7 @@ pub struct Model {
     /// The kind of machine that its costs are of.
     machine: String,
     cost: Cost,
+    passes: PassTimes,
 }
 
 impl fmt::Debug for Model {
@@ -54,6 +56,7 @@ impl Model {
             queue,
             machine,
             cost: Cost::of_goldens(goldens),
+            passes: PassTimes::new(),
         }
     }
 
@@ -84,6 +87,9 @@ impl Model {
         let expected = self.cost.expected_seconds(each);
         let expected = expected.map(|each| each * count as f64);
         let mut scored = self.queue.score(&network, inputs, expected).await?;
+        for call in &scored.calls {
+            self.passes.record(call.rows, call.seconds);
+        }
         let seconds = scored.calls.iter().map(|call| call.seconds).sum();
         self.cost.record(count, units, seconds);
         scored.outputs = self.rounding.apply(scored.outputs)?;
@@ -137,6 +143,17 @@ impl Model {
     /// The kind of machine that it runs on: its backend, its processor, and how many of that.
     pub fn machine(&self) -> &str {
         &self.machine
+    }
+
+    /// Bytes of its weights, laid out as its arithmetic reads them, without what a tokenizer or a pass takes; none while its memory is released.
+    /// Of ONNX, those of the file's tensors.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.network.bytes_in_memory()
+    }
+
+    /// How long its passes took within the last ten minutes; none where there were none. Those that nobody waits for aren't among them.
+    pub fn passes(&self) -> Option<PassFigures> {
+        self.passes.figures()
     }
 
     /// Whether calls have measured what its inputs cost, its own or, as it was told, others' on the same kind of machine.

@@ -23,6 +23,15 @@ pub(crate) enum Batch<'a> {
     },
 }
 
+/// How large a network is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Numbers that were learnt.
+    pub parameters: usize,
+    /// Bytes that they take in memory.
+    pub bytes: usize,
+}
+
 /// A built architecture with its weights.
 ///
 /// A row's outputs don't depend on the other rows of its batch: the cache hands one caller's scores to another. On Kiln's own

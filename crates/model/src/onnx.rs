@@ -9,6 +9,7 @@ mod graph;
 mod plan;
 mod planned;
 mod rewrite;
+mod size;
 mod trees;
 mod wire;
 
@@ -24,7 +25,7 @@ use tract_onnx::prelude::TractResult;
 use super::error::LoadError;
 use super::files::read_verified;
 use super::manifest::{Manifest, OutputActivation};
-use super::network::{Batch, Network};
+use super::network::{Batch, Network, Size};
 use super::tokens::Tokenizer;
 pub(crate) use fault::Fault;
 pub(crate) use graph::Described;
@@ -68,8 +69,8 @@ pub(crate) struct OnnxNetwork {
 }
 
 impl OnnxNetwork {
-    /// Reads the file beside the manifest, which must be what the manifest says of it; gives the number of its parameters, too.
-    pub fn load(folder: &Path, manifest: &Manifest) -> Result<(Self, usize), LoadError> {
+    /// Reads the file beside the manifest, which must be what the manifest says of it; gives its size, too.
+    pub fn load(folder: &Path, manifest: &Manifest) -> Result<(Self, Size), LoadError> {
         let declared = manifest.weights_file()?;
         let none = || LoadError::manifest("has no [onnx] table");
         let shape = manifest.onnx.as_ref().ok_or_else(none)?;
@@ -85,7 +86,7 @@ impl OnnxNetwork {
             .map(|declared| Tokenizer::read(folder, declared, vocabulary.unwrap_or(usize::MAX)))
             .transpose()?;
         fits(&graph, manifest)?;
-        let parameters = graph.parameters;
+        let size = graph.size;
         let mut network = Self {
             graph,
             tokenizer: tokenizer.map(Arc::new),
@@ -94,7 +95,7 @@ impl OnnxNetwork {
             row_seconds: SHARE_SECONDS,
         };
         network.measure();
-        Ok((network, parameters))
+        Ok((network, size))
     }
 
     /// What one row of features takes. The first one is slow.

@@ -22,7 +22,7 @@ use kiln_kernels::trees::Forest;
 use super::error::LoadError;
 use super::files::read_verified;
 use super::manifest::{Manifest, TreesFormat};
-use super::network::{Batch, Network};
+use super::network::{Batch, Network, Size};
 pub(crate) use checked::Ensemble;
 use fault::Fault;
 use json::Json;
@@ -92,8 +92,8 @@ enum Sums {
 }
 
 impl TreeNetwork {
-    /// Reads the file beside the manifest, which must be what the manifest says of it; gives the number of its parameters, too.
-    pub fn load(folder: &Path, manifest: &Manifest) -> Result<(Self, usize), LoadError> {
+    /// Reads the file beside the manifest, which must be what the manifest says of it; gives its size, too.
+    pub fn load(folder: &Path, manifest: &Manifest) -> Result<(Self, Size), LoadError> {
         let declared = manifest.weights_file()?;
         let Some((shape, input)) = manifest.trees.as_ref().zip(manifest.features.as_ref()) else {
             return Err(LoadError::manifest("has no [trees] or no [features] table"));
@@ -122,8 +122,12 @@ impl TreeNetwork {
             let found = format!("{activation:?}").to_lowercase();
             return Err(differs("output.activation", &found));
         }
-        let parameters = ensemble.parameters();
-        Ok((Self::of(&ensemble).map_err(refuse)?, parameters))
+        let network = Self::of(&ensemble).map_err(refuse)?;
+        let size = Size {
+            parameters: ensemble.parameters(),
+            bytes: network.bytes(),
+        };
+        Ok((network, size))
     }
 
     /// Lays an ensemble out.
@@ -142,6 +146,14 @@ impl TreeNetwork {
             objective: ensemble.objective.clone(),
             mean_of: ensemble.mean_of,
         })
+    }
+
+    /// Bytes of its forest.
+    fn bytes(&self) -> usize {
+        match &self.forest {
+            Sums::Double(forest) => forest.bytes(),
+            Sums::Single(forest) => forest.bytes(),
+        }
     }
 
     /// Splits on the longest ways of all trees.

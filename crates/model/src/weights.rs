@@ -12,6 +12,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use super::error::LoadError;
 use super::files::read_verified;
 use super::manifest::WeightsFile;
+use super::network::Size;
 
 /// Names that an error message lists before it says how many more there are.
 const NAMES_SHOWN: usize = 12;
@@ -130,6 +131,16 @@ impl Weights {
     /// How many numbers the file holds.
     pub fn parameters(&self) -> usize {
         self.parameters
+    }
+
+    /// How many that is, and the bytes that they take.
+    pub fn size(&self) -> Size {
+        let floats = self.tensors.values().map(|t| size_of_val(t.as_slice()));
+        let bytes = self.bytes.values().map(Vec::len);
+        Size {
+            parameters: self.parameters,
+            bytes: floats.chain(bytes).sum(),
+        }
     }
 
     /// Hands a tensor's numbers over. The name must be one that was expected; anything else is empty.

@@ -197,11 +197,11 @@ impl<'a> Chosen<'a> {
             None => "no version was chosen before".to_owned(),
             Some(version) => format!("before it was {version}"),
         };
-        let shared = share::before(&self.before, name);
-        let shared = shared.map_or_else(String::new, |shared| format!("; {shared}"));
+        let ended = share::ended(&self.before, name);
+        let ended = ended.map_or_else(String::new, |ended| format!("; {ended}"));
         match self.version {
-            Some(version) => println!("{name}@{version} is active; {was}{shared}"),
-            None => println!("{name} follows the workers' settings; {was}{shared}"),
+            Some(version) => println!("{name}@{version} is active; {was}{ended}"),
+            None => println!("{name} follows the workers' settings; {was}{ended}"),
         }
     }
 }

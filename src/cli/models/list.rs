@@ -5,7 +5,7 @@ use crate::{cli::Exit, config::Settings};
 use clap::Args;
 use comfy_table::{Table, presets};
 use kiln_contract::split::Share;
-use kiln_model::{ListedModel, Problem, Task, Training, quantisation_cost};
+use kiln_model::{ListedModel, Problem, Registry, Task, Training, quantisation_cost};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::{fs, io, path::Path};
@@ -50,7 +50,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
         for model in &models {
             println!(
                 "{}",
-                json!({"model": model.info, "active": model.active, "share": model.share.map(Share::ratio), "shadow": shadow::share(&settings, &model.info), "bytes": size_of(model)})
+                json!({"model": model.info, "active": model.active, "share": model.share.map(Share::ratio), "shadow": shadow::share(&settings, &model.info), "bytes": size_of(model), "memory_bytes": memory_of(&registry, model)})
             );
         }
         for problem in &problems {
@@ -72,6 +72,7 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
             "parameters",
             "weights",
             "MB",
+            "MB in memory",
         ]);
         for model in &models {
             let info = &model.info;
@@ -89,7 +90,8 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
                 gives(&info.task, info.output_width),
                 info.parameters.to_string(),
                 info.weights.name().to_owned(),
-                format!("{:.1}", size_of(model) as f64 / 1e6),
+                megabytes(size_of(model)),
+                memory_of(&registry, model).map_or_else(String::new, megabytes),
             ]);
         }
         println!("{table}");
@@ -100,6 +102,16 @@ pub(super) async fn list(arguments: ListArguments, settings: Settings) -> anyhow
     } else {
         Exit::Failed
     })
+}
+
+/// Bytes of a version's weights in memory.
+fn memory_of(registry: &Registry, model: &ListedModel) -> Option<u64> {
+    let reference = format!("{}@{}", model.info.name, model.info.version);
+    registry.resolve(&reference).ok()?.memory_bytes()
+}
+
+fn megabytes(bytes: u64) -> String {
+    format!("{:.1}", bytes as f64 / 1e6)
 }
 
 fn print_problems(problems: &[Problem]) {
@@ -132,7 +144,7 @@ pub(super) async fn inspect(
             .collect();
         println!(
             "{}",
-            json!({"model": info, "active": active, "share": share.map(Share::ratio), "files": files, "quantised": cost, "shadow": shadow})
+            json!({"model": info, "active": active, "share": share.map(Share::ratio), "memory_bytes": model.memory_bytes(), "files": files, "quantised": cost, "shadow": shadow})
         );
         return Ok(Exit::Ok);
     }
@@ -161,6 +173,8 @@ pub(super) async fn inspect(
     }
     rows.push(("parameters", info.parameters.to_string()));
     rows.push(("weights", info.weights.name().to_owned()));
+    let memory = model.memory_bytes();
+    rows.extend(memory.map(|bytes| ("in memory", format!("{bytes} bytes of weights"))));
     rows.extend(cost.iter().flat_map(quantise::rows));
     rows.extend(shadow.iter().flat_map(shadow::rows));
     rows.extend(info.training.iter().flat_map(|training| trained(training)));

@@ -47,7 +47,16 @@ pub(super) fn said(
     (name, version): (&str, &str),
     share: Share,
 ) -> String {
-    let was = before(choices, name).unwrap_or_else(|| "before all went to one version".to_owned());
+    let was = match choices.splits.get(name) {
+        None => "before all went to one version".to_owned(),
+        Some(split) if split.version == version => {
+            format!("before {name}@{version} had {}", split.share)
+        }
+        Some(split) => format!(
+            "{name}@{}, which had {}, has none any more",
+            split.version, split.share
+        ),
+    };
     let active = active.map_or_else(
         || "the active version".to_owned(),
         |active| format!("{name}@{active}"),
@@ -60,9 +69,48 @@ pub(super) fn said(
     )
 }
 
-/// Which version had a share, if one had.
-pub(super) fn before(choices: &Choices, name: &str) -> Option<String> {
+/// The share that ends with an activation, if there is one.
+pub(super) fn ended(choices: &Choices, name: &str) -> Option<String> {
     let split = choices.splits.get(name)?;
     let (version, share) = (&split.version, split.share);
-    Some(format!("before {name}@{version} had {share}"))
+    Some(format!(
+        "this ends the share of {name}@{version}, {share} of the inputs"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_model::SplitChoice;
+
+    fn choices(version: &str, share: &str) -> Choices {
+        let share = Share::parse(share).expect("a share");
+        let version = version.to_owned();
+        Choices {
+            splits: [("m".to_owned(), SplitChoice { version, share })].into(),
+            ..Choices::default()
+        }
+    }
+
+    #[test]
+    fn what_a_change_ends_is_said() {
+        let share = Share::parse("25%").expect("a share");
+        let says = |choices: &Choices| said(choices, Some("1"), ("m", "2"), share);
+        let begins = "25 % of the inputs of m go to m@2, the others to m@1, which stays active; ";
+        for (before, end) in [
+            (Choices::default(), "before all went to one version"),
+            (choices("2", "10%"), "before m@2 had 10 %"),
+            (
+                choices("3", "10%"),
+                "m@3, which had 10 %, has none any more",
+            ),
+        ] {
+            assert_eq!(says(&before), format!("{begins}{end}"));
+        }
+        assert_eq!(
+            ended(&choices("3", "10%"), "m").as_deref(),
+            Some("this ends the share of m@3, 10 % of the inputs")
+        );
+        assert_eq!(ended(&Choices::default(), "m"), None);
+    }
 }

@@ -56,9 +56,7 @@ const openLetter = (id) => saying("dead-said", async () => {
     ...Object.entries(letter.properties).map(([name, value]) => [name, shown(value)]), ...Object.entries(letter.headers).map(([name, value]) => [name, shown(value)]),
   ]));
   $("letter-body").textContent = letter.body_omitted ? "more than 256 KiB: kiln dead show has it" : letter.body_text ?? JSON.stringify(letter.body, null, 2);
-  $("letter").hidden = false;
-  $("letter").focus({ preventScroll: true });
-  $("letter").scrollIntoView({ block: "nearest" });
+  show("letter");
 });
 
 $("dead-form").addEventListener("submit", (event) => {
@@ -66,4 +64,3 @@ $("dead-form").addEventListener("submit", (event) => {
   const asked = new URLSearchParams([...new FormData($("dead-form"))].filter(([, value]) => value));
   saying("dead-said", () => showDead(asked));
 });
-$("letter-close").addEventListener("click", () => { $("letter").hidden = true; });

@@ -24,18 +24,6 @@ function facts(pairs) {
   return list;
 }
 
-/** Runs what may fail, and says beside it why it did. */
-async function saying(id, work) {
-  try {
-    await work();
-  } catch (error) {
-    $(id).textContent = error.message;
-    $(id).classList.add("wrong");
-    return;
-  }
-  $(id).classList.remove("wrong");
-}
-
 const jobModel = (job) => (job.version ? `${job.model}@${job.version}` : job.model);
 
 /** Shows a page of jobs; `asked` is its query. */
@@ -46,9 +34,9 @@ async function listJobs(asked) {
   $("jobs-older").hidden = !page.cursor;
   const byId = asked.has("id_prefix");
   $("jobs-older").textContent = byId ? "Go on" : page.jobs.length ? "Older" : "Look further back";
-  const until = page.cursor && (byId ? page.looked_until : when(page.looked_until).textContent);
-  const reach = page.cursor ? `, looked through ${figures.format(page.looked_at)} until ${until}` : ", and that is all";
-  $("jobs-said").textContent = `${figures.format(page.jobs.length)} jobs on this page${reach}.`;
+  const count = `${figures.format(page.jobs.length)} jobs on this page`;
+  const until = page.cursor && (byId ? page.looked_until : when(page.looked_until));
+  $("jobs-said").replaceChildren(...(page.cursor ? [`${count}, looked through ${figures.format(page.looked_at)} until `, until, "."] : [`${count}, and that is all.`]));
   table("jobs-table", [
     ["job", (j) => button(j.job_id, `job ${j.job_id}`, () => openJob(j.job_id))], ["ended", (j) => when(j.finished_at)],
     ["status", (j) => [j.status, j.code].filter(Boolean).join(": ")], ["model", jobModel], ["namespace", (j) => j.namespace],
@@ -80,9 +68,7 @@ function showJob(job) {
     ["key", (r) => r.key], ["result", resultText], ["from", (r) => (r.cached == null ? null : [r.cached ? "cache" : "model", r.version].filter(Boolean).join(", "))],
     ["input, where it is stored", (r) => texts.get(r.key), "wide"],
   ], all.slice(0, RESULTS_SHOWN), "none");
-  $("job-detail").hidden = false;
-  $("job-detail").focus({ preventScroll: true });
-  $("job-detail").scrollIntoView({ block: "nearest" });
+  show("job-detail");
 }
 
 const openJob = (id) => saying("jobs-said", async () => showJob(await fetchJson(`/v1/jobs/${encodeURIComponent(id)}?inputs=true`)));
@@ -102,4 +88,3 @@ $("jobs-form").addEventListener("submit", (event) => {
   saying("jobs-said", () => listJobs(jobsWanted()));
 });
 $("jobs-older").addEventListener("click", () => saying("jobs-said", () => listJobs(jobsAsked)));
-$("job-close").addEventListener("click", () => { $("job-detail").hidden = true; });

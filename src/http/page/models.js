@@ -2,12 +2,17 @@
 
 // Models: their versions, the change to one and back, with how far its scores move and how warm it is shown before.
 
+const MAX_VERSIONS = 100; // Rows of the table.
 const LOOK_MS = 5000; // How often a version that is looked at is compared again.
 let compared = null; // The version that is looked at, as {name, version}.
 let looks = 0; // Only the latest look is shown, and none once it is closed.
 
 const modelPath = (name, what) => `/v1/models/${encodeURIComponent(name)}/${what}`;
 const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
+
+/** A version's share of its model's inputs, in words. */
+const sharedText = (name, s) => `the share of ${name}@${s.version}, ${percent(s.share)} of the inputs`;
+const endedText = (name, s) => (s ? ` ${sharedText(name, s)}, has ended.`.replace(" the", " The") : "");
 
 /** Which workers serve a version by its model's bare name, in words. */
 async function servedBy(name, version) {
@@ -26,13 +31,21 @@ SECTIONS.models = async () => {
   ];
   const several = models.some((m) => !m.active);
   table("models-table", [
-    ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share == null ? "" : ` (${percent(m.share)} of the inputs)`}`],
+    ["model", (m) => m.name], ["version", (m) => `${m.version}${m.active ? " (active)" : ""}${m.share == null ? "" : ` (${percent(m.share)} of the inputs)`}`, "tight"],
     ...(several ? [["", (m) => (m.active ? null : named(button("Compare", `compare ${m.name}@${m.version}`, () => openShift(m.name, m.version)), `${m.name}@${m.version}`))]] : []),
+    ["memory", (m) => (m.memory_bytes == null ? "released" : bytes(m.memory_bytes)), "n"],
+    ["pass, p50", (m) => time(m.times?.pass_p50_ms), "n"], ["pass, p99", (m) => time(m.times?.pass_p99_ms), "n"],
+    ["input, p50", (m) => time(m.times?.input_p50_ms), "n"], ["input, p99", (m) => time(m.times?.input_p99_ms), "n"],
+    ["inputs scored", (m) => (m.times ? figures.format(m.times.inputs) : null), "n"],
     ["architecture", (m) => m.architecture],
     ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
     ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
     ...(models.some((m) => m.training) ? trained : []),
-  ], models, "no models");
+  ], models.slice(0, MAX_VERSIONS), "no models");
+  const minutes = models.find((m) => m.times)?.times.minutes;
+  const lately = minutes ? `within the last ${minutes} minutes` : "lately: there were none";
+  const part = models.length > MAX_VERSIONS ? ` The first ${MAX_VERSIONS} of ${figures.format(models.length)} versions are shown.` : "";
+  say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}.${part}`);
 };
 
 function named(made, of) {
@@ -46,7 +59,7 @@ const openShift = (name, version) => saying("models-said", async () => {
   const s = await fetchJson(`${modelPath(name, "shift")}?version=${encodeURIComponent(version)}`);
   const served = await servedBy(name, version);
   if (look !== looks) return s;
-  compared = { name, version, from: s.from };
+  compared = { name, version, from: s.from, shared: s.shared };
   $("shift-title").textContent = `${name}@${version}, compared with ${s.from ?? "none"}, which serves`;
   $("shift-facts").replaceChildren(facts([
     ["hot inputs", s.hot_inputs ? figures.format(s.hot_inputs) : "none: nothing of this model is asked for often enough lately"],
@@ -54,7 +67,7 @@ const openShift = (name, version) => saying("models-said", async () => {
     ["compared", s.compared ? `${figures.format(s.compared)} inputs that both versions scored` : "no input that both versions scored"],
     ["scores move by", s.mean == null ? null : `${number(s.mean)} on average, ${number(s.mean_absolute)} either way, ${number(s.max_absolute)} at most`],
     ["rank correlation", s.rank_correlation == null ? null : number(s.rank_correlation)], ["other labels", s.flips == null ? null : percent(s.flips)],
-    ["served by", served],
+    ["share of the inputs", s.shared && `${percent(s.shared.share)} go to ${s.shared.version}`], ["served by", served],
   ]));
   for (const id of ["shift-warm", "shift-activate"]) $(id).hidden = !may("admin");
   $("shift-warm").disabled = !s.hot_inputs;
@@ -74,34 +87,37 @@ $("shift-warm").addEventListener("click", async () => {
 });
 
 $("shift-activate").addEventListener("click", async () => {
-  const { name, version, from } = compared;
-  const more = `${$("shift-facts").innerText.replaceAll("\n", " ")}. All workers switch within a second. To go back, activate ${from ?? "the version before"}: its entries are still there.`;
+  const { name, version, from, shared } = compared;
+  const ends = shared ? ` This ends ${sharedText(name, shared)}: all of them go to ${version}.` : "";
+  const known = [...document.querySelectorAll("#shift-facts dt")].map((name) => `${name.textContent}: ${name.nextSibling.textContent}`);
+  const more = `${known.join("; ")}. All workers switch within a second.${ends} To go back, activate ${from ?? "the version before"}: its entries are still there.`;
   if (!(await confirmAction(`Activate ${name}@${version}?`, more, `Activate ${version}`))) return;
   await saying("models-said", async () => {
     const done = await fetchJson(modelPath(name, "activate"), asJson({ version }));
     const back = done.before ?? from;
-    $("models-said").replaceChildren(`${name}@${version} is active; before it was ${back ?? "none"}. `);
+    $("models-said").replaceChildren(`${name}@${version} is active; before it was ${back ?? "none"}.${endedText(name, done.ended)} `);
     if (back && back !== version) $("models-said").append(button(`Roll back to ${back}`, `back ${name}@${back}`, () => rollBack(name, back)));
     closeShift();
+    await refresh("models");
   });
-  await refresh("models");
 });
 
 async function rollBack(name, version) {
-  if (!(await confirmAction(`Roll back to ${name}@${version}?`, "All workers switch within a second. The entries of this version are still there.", "Roll back"))) return;
+  if (!(await confirmAction(`Roll back to ${name}@${version}?`, "All workers switch within a second, for all inputs: a share of another version ends. The entries of this version are still there.", "Roll back"))) return;
   await saying("models-said", async () => {
-    await fetchJson(modelPath(name, "activate"), asJson({ version }));
-    $("models-said").textContent = `${name}@${version} is active again.`;
+    const { ended } = await fetchJson(modelPath(name, "activate"), asJson({ version }));
+    $("models-said").textContent = `${name}@${version} is active again.${endedText(name, ended)}`;
+    await refresh("models");
   });
-  await refresh("models");
 }
 
 function closeShift() {
   looks += 1;
-  $("shift").hidden = true;
+  hide("shift");
 }
 
-$("shift-close").addEventListener("click", closeShift);
+// What is on its way is of no use any more.
+$("shift-close").addEventListener("click", () => { looks += 1; });
 // How warm it is, and who serves it, as long as somebody looks; the next look follows once this one has its answer.
 const lookAgain = async () => {
   if (compared && !$("shift").hidden && !document.hidden) await openShift(compared.name, compared.version);

@@ -57,6 +57,7 @@ const shadowText = (s) => [
   `${s.version}, ${percent(s.share)} of inputs`, s.trouble, s.compared && `${number(s.mean_absolute)} apart on average, ${number(s.max_absolute)} at most`,
   s.rank_correlation != null && `rank correlation ${number(s.rank_correlation)}`, s.flips != null && `${percent(s.flips)} other labels`, s.dropped && `${figures.format(s.dropped)} dropped`,
 ].filter(Boolean).join("; ");
+const bytes = (n) => (n == null ? "–" : n >= 2 ** 20 ? `${fine.format(n / 2 ** 20)} MiB` : `${fine.format(n / 1024)} KiB`);
 const time = (ms) => (ms == null || Number.isNaN(ms) ? "–" : ms >= 1000 ? `${fine.format(ms / 1000)} s` : `${fine.format(ms)} ms`);
 
 let names = [];
@@ -337,20 +338,22 @@ function when(text) {
 
 function showZone() {
   $("zone").textContent = zone(new Date());
+  for (const one of document.querySelectorAll(".zone")) one.textContent = `(${zone(new Date())})`;
   $("zone").setAttribute("aria-label", `Times are in ${zone(new Date())}: ${utc ? "show the browser's" : "show UTC"}`);
 }
 
 function state(kind, word, why) {
   $("state").className = `state ${kind}`;
-  // Screen readers announce every write: write only what changed.
-  if ($("state-word").textContent !== word) $("state-word").textContent = word;
-  if ($("state-why").textContent !== why) $("state-why").textContent = why;
+  say("state-word", word);
+  say("state-why", why);
 }
 
 const button = (text, does, act) => {
   const made = document.createElement("button");
   made.type = "button";
   made.textContent = text;
+  // A long name is cut where there is little room.
+  if (text.length > 20) made.title = text;
   made.dataset.does = does;
   made.addEventListener("click", act);
   return made;
@@ -465,8 +468,12 @@ function confirmAction(title, more, yes) {
   $("ask-more").textContent = more;
   $("ask-yes").textContent = yes;
   $("ask").returnValue = "";
+  const goBack = keepFocus();
   $("ask").showModal();
-  return new Promise((done) => $("ask").addEventListener("close", () => done($("ask").returnValue === "yes"), { once: true }));
+  return new Promise((done) => $("ask").addEventListener("close", () => {
+    goBack();
+    done($("ask").returnValue === "yes");
+  }, { once: true }));
 }
 
 $("intake").addEventListener("click", async () => {

@@ -42,9 +42,7 @@ function showKey(e) {
     ["said", (p) => (p.removed ? "removed" : [p.label, p.score].filter((part) => part != null).join(" ") || (p.items ? "a ranking" : null))],
     ["model", (p) => `${p.model}@${p.version}`], ["job", (p) => (p.job_id ? button(p.job_id, `job ${p.job_id}`, () => openJob(p.job_id)) : "by hand")],
   ], e.history, "no history");
-  $("found").hidden = false;
-  $("found").focus({ preventScroll: true });
-  $("found").scrollIntoView({ block: "nearest" });
+  show("found");
 }
 
 /** The namespaces that this worker has seen most. */
@@ -82,4 +80,3 @@ $("search").addEventListener("submit", (event) => {
   const text = $("search-text").value.trim();
   if (text) saying("jobs-said", () => search(text));
 });
-$("found-close").addEventListener("click", () => { $("found").hidden = true; });

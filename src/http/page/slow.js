@@ -56,7 +56,7 @@ function slowTables() {
     ], parts, "nothing noted");
   }
   const at = shownStep == null ? null : new Date(timings.steps[shownStep]);
-  $("slow-step").textContent = at ? `${clock(at).day} ${clock(at).time.slice(0, 5)} ${zone(at)} and the ${timings.step_seconds / 60} minutes after it.` : "";
+  say("slow-step", at ? `${clock(at).day} ${clock(at).time.slice(0, 5)} ${zone(at)} and the ${timings.step_seconds / 60} minutes after it.` : "");
   $("slow-all").hidden = !at;
 }
 
@@ -109,14 +109,19 @@ async function showSlow() {
     timings = answer;
     const index = timings.steps.indexOf(picked);
     shownStep = index < 0 ? null : index;
-    $("slow-said").textContent = verdictText(timings.verdict) + (timings.is_whole ? "" : " There is more than is read: the earliest is missing.");
+    say("slow-said", verdictText(timings.verdict) + (timings.is_whole ? "" : " There is more than is read: the earliest is missing."));
     drawSlow();
     slowTables();
   });
 }
 
 $("slow-range").addEventListener("change", () => { shownStep = null; showSlow(); });
-$("slow-all").addEventListener("click", () => { shownStep = null; slowTables(); sayStep(slowLines()); });
+$("slow-all").addEventListener("click", () => {
+  shownStep = null;
+  slowTables();
+  sayStep(slowLines());
+  $("slow-later").focus();
+});
 $("slow-earlier").addEventListener("click", () => timings && pickStep((shownStep ?? timings.steps.length) - 1));
 $("slow-later").addEventListener("click", () => timings && pickStep((shownStep ?? timings.steps.length - 2) + 1));
 addEventListener("resize", () => { if (slowPlot && $("c-slow").clientWidth) slowPlot.setSize({ width: Math.max(200, $("c-slow").clientWidth), height: 200 }); });

@@ -3,7 +3,6 @@
 // Schedules: their runs, what a run would do, and what operators do with them.
 
 const RUNS = 20; // Of a schedule's history.
-const bytes = (n) => (n == null ? "–" : n >= 2 ** 20 ? `${fine.format(n / 2 ** 20)} MiB` : `${fine.format(n / 1024)} KiB`);
 const inSeconds = (n) => (n == null ? "–" : time(1000 * n));
 
 /** A state as a word that stands out where something failed. */
@@ -56,8 +55,8 @@ async function runNow(name) {
   await saying("warm-said", async () => {
     const { run } = await fetchJson(warmPath(name), { method: "POST" });
     $("warm-said").textContent = `Run ${run} of ${name} is requested; its row says how far it is.`;
+    await refresh("schedules");
   });
-  await refresh("schedules");
   if (!$("runs").hidden) await openRuns(name);
 }
 
@@ -69,8 +68,8 @@ async function pauseSchedule({ name, paused }) {
   await saying("warm-said", async () => {
     const { changed } = await fetchJson(`${schedulePath(name)}/${what}`, { method: "POST" });
     $("warm-said").textContent = changed ? `${name} is ${what}d on all workers.` : `${name} was ${what}d already.`;
+    await refresh("schedules");
   });
-  await refresh("schedules");
 }
 
 /** The latest runs of a schedule: planned, warmed, skipped, saved, cost. */
@@ -113,12 +112,3 @@ const openPlan = (name) => saying("warm-said", async () => {
   ], plan.first, "nothing");
   show("plan");
 });
-
-function show(id) {
-  $(id).hidden = false;
-  $(id).focus({ preventScroll: true });
-  $(id).scrollIntoView({ block: "nearest" });
-}
-
-$("runs-close").addEventListener("click", () => { $("runs").hidden = true; });
-$("plan-close").addEventListener("click", () => { $("plan").hidden = true; });

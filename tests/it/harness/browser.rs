@@ -137,9 +137,12 @@ impl Browser {
         self.here("POST", "/actions", &body).await;
     }
 
+    /// Gives the page so many pixels: a window itself is never as narrow as a phone.
     pub async fn resize(&self, width: u32, height: u32) {
-        let size = json!({"width": width, "height": height});
-        self.here("POST", "/window/rect", &size).await;
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
+        self.here("POST", "/goog/cdp/execute", &command).await;
     }
 
     /// What the page and the browser complained of since it was asked last.

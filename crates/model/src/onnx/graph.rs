@@ -3,7 +3,7 @@
 //! Promises that every tensor has as many bytes as its shape says, that what a node takes was given before it, and that every operator
 //! is one that the runtime has and whose results depend on its inputs alone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use tract_onnx::pb;
 use tract_onnx::pb::tensor_proto::{DataLocation, DataType};
@@ -372,19 +372,4 @@ fn check_tensor(tensor: &pb::TensorProto) -> Result<(), Fault> {
         ));
     }
     Ok(())
-}
-
-/// Weights in the constants that are left.
-pub(super) fn parameters(model: &pb::ModelProto) -> usize {
-    let Some(graph) = &model.graph else { return 0 };
-    let mut shapes: HashMap<&str, usize> = HashMap::new();
-    for tensor in &graph.initializer {
-        let dims = tensor
-            .dims
-            .iter()
-            .map(|dim| usize::try_from(*dim).unwrap_or(0));
-        shapes.insert(&tensor.name, dims.product());
-    }
-    let attributes = graph.node.iter().flat_map(|node| &node.attribute);
-    shapes.values().sum::<usize>() + attributes.map(|a| a.floats.len()).sum::<usize>()
 }

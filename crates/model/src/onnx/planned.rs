@@ -12,6 +12,8 @@ use super::Fault;
 use super::fault::{caught, shown};
 use super::graph::{self, GraphInput, Kind};
 use super::plan::{self, Axis};
+use super::size;
+use crate::network::Size;
 
 /// Numbers of an output.
 const MAX_WIDTH: u64 = 1 << 20;
@@ -44,7 +46,7 @@ pub(crate) struct Graph {
     pub features: Option<usize>,
     /// Numbers of the output.
     pub width: usize,
-    pub parameters: usize,
+    pub size: Size,
 }
 
 /// Plans what gives this output. Texts have at most so many tokens.
@@ -57,7 +59,7 @@ pub(crate) fn graph(
         let known = plan::runtime().op_register.0;
         graph::prepare(&mut model, output, |operator| known.contains_key(operator))?
     };
-    let parameters = graph::parameters(&model);
+    let size = size::size(&model);
     let given = match inputs.iter().any(|input| input.name == IDS) {
         true => texts(&inputs)?,
         false => features(&inputs)?,
@@ -99,7 +101,7 @@ pub(crate) fn graph(
         names: if each_is_one { names } else { Vec::new() },
         features,
         width: usize::try_from(width).unwrap_or(usize::MAX),
-        parameters,
+        size,
         inputs: given
             .into_iter()
             .map(|(given, _)| given)

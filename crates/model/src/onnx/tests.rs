@@ -99,7 +99,8 @@ fn a_file_says_what_it_takes_and_gives() {
     );
     let columns = planned("columns.onnx", "variable").unwrap();
     assert_eq!(columns.names, ["kind", "a", "b", "c", "d"]);
-    assert!(columns.parameters > 5);
+    assert!(columns.size.parameters > 5);
+    assert!(columns.size.bytes >= 4 * columns.size.parameters);
     let missing = planned("logistic.onnx", "probability").err().unwrap();
     assert_eq!(missing.to_string(), "has no output \"probability\"");
 }

@@ -56,7 +56,12 @@ fn the_bare_name_means_the_highest_version() {
     assert_eq!(registry.resolve("a@1.9.0").unwrap().info().version, "1.9.0");
     let model = registry.resolve("b").unwrap();
     assert_eq!(model.info().parameters, 4 * 8 + 8 + 8 + 1);
+    assert_eq!(model.memory_bytes(), Some(4 * (4 * 8 + 8 + 8 + 1)));
+    assert_eq!(model.passes(), None);
     assert_eq!(score(&model, rows()).len(), 3);
+    let passes = model.passes().unwrap();
+    assert_eq!((passes.passes, passes.inputs), (1, 3));
+    assert!(passes.input_p99 <= passes.pass_p99 && passes.pass_p99 > 0.0);
 }
 
 #[test]

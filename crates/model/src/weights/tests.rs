@@ -55,6 +55,7 @@ fn hands_out_what_the_file_holds() {
     let file = file_of(&tensors());
     let mut weights = read(&file, &declared(&file)).unwrap();
     assert_eq!(weights.parameters(), 8);
+    assert_eq!(weights.size().bytes, 4 * 8);
     assert_eq!(weights.take("a.weight"), tensors()[0].numbers);
     assert_eq!(weights.take("a.bias"), tensors()[1].numbers);
 }
