@@ -2,7 +2,11 @@
 //!
 //! Refuses to fail a command for it: what was done is done.
 
-use crate::store::{ActionKind, PostgresStore};
+use crate::{
+    config::Settings,
+    parts,
+    store::{ActionKind, PostgresStore},
+};
 
 /// Longest name of a user, in characters.
 const NAME: usize = 64;
@@ -26,5 +30,16 @@ pub(super) async fn note(store: &PostgresStore, kind: ActionKind, detail: &str) 
     let by = format!("command: {}", user());
     if let Err(error) = store.note_action(&by, kind, detail).await {
         eprintln!("kiln: that isn't noted among the actions: {error}");
+    }
+}
+
+/// Notes what was done by a command that needs no database, where the settings name one.
+pub(super) async fn note_where_set(settings: &Settings, kind: ActionKind, detail: &str) {
+    if settings.database.url.is_none() {
+        return;
+    }
+    match parts::postgres(settings) {
+        Ok(store) => note(&store, kind, detail).await,
+        Err(error) => eprintln!("kiln: that isn't noted among the actions: {error:#}"),
     }
 }

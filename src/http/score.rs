@@ -28,6 +28,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use kiln_contract::result::Finished;
+use kiln_contract::split::Point;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::{
@@ -73,7 +74,7 @@ pub(super) async fn score(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let form = |body: &[u8]| Ok((job_of(&ScoreRequest::parse(body)?), ()));
+    let form = |body: &[u8]| Ok((job_of(&ScoreRequest::parse(body)?).into(), ()));
     answer(
         shared.state()?,
         scorer.0,
@@ -97,7 +98,7 @@ pub(super) async fn batch(
     headers: HeaderMap,
     body: JobBody,
 ) -> Result<Response, Problem> {
-    let form = |body: &[u8]| Ok((body.to_vec(), ()));
+    let form = |body: &[u8]| Ok((body.to_vec().into(), ()));
     answer(
         shared.state()?,
         scorer.0,
@@ -113,6 +114,23 @@ pub(super) async fn batch(
 /// A job's problems are renamed as those of the request that it was made of.
 fn as_it_is(problem: Problem, _: Option<&()>) -> Problem {
     problem
+}
+
+/// A job that a request is made into.
+pub(super) struct Made {
+    /// The same for the same request, whatever was chosen meanwhile: it is what a repeated request is known by.
+    pub(super) body: Vec<u8>,
+    /// Where all of its inputs stand among those that two versions share, whatever they say themselves.
+    pub(super) stands_at: Option<Point>,
+}
+
+impl From<Vec<u8>> for Made {
+    fn from(body: Vec<u8>) -> Self {
+        Self {
+            body,
+            stands_at: None,
+        }
+    }
 }
 
 /// A job that a request was made into, done.
@@ -132,7 +150,7 @@ pub(super) async fn answer<T: Send + 'static>(
     caller: Arc<str>,
     headers: HeaderMap,
     body: JobBody,
-    form: impl FnOnce(&[u8]) -> Result<(Vec<u8>, T), Problem> + Send + 'static,
+    form: impl FnOnce(&[u8]) -> Result<(Made, T), Problem> + Send + 'static,
     renamed: impl Fn(Problem, Option<&T>) -> Problem + Copy + Send + 'static,
     shown: impl FnOnce(&Scored, T) -> Result<Vec<u8>, Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
@@ -142,14 +160,14 @@ pub(super) async fn answer<T: Send + 'static>(
     let poster = state.poster(&caller);
     let read = extract::read(bytes, move |body| {
         let (job, kept) = form(body).map_err(|problem| renamed(problem, None))?;
-        let chosen = job_id::choose(&checker, &caller, &asked, &job);
+        let chosen = job_id::choose(&checker, &caller, &asked, &job.body);
         let chosen = chosen.map_err(|problem| renamed(problem, Some(&kept)))?;
         Ok((job, chosen.id, kept))
     });
     let (job, id, kept) = read.await?;
     // What a request is made into may be larger than the request.
-    let held = match job.len() > size {
-        true => state.budget.take(job.len()),
+    let held = match job.body.len() > size {
+        true => state.budget.take(job.body.len()),
         false => held,
     };
     let scored = run(state, &headers, (job, id, poster), held, begun).await;
@@ -163,14 +181,16 @@ pub(super) async fn answer<T: Send + 'static>(
 async fn run(
     state: &ApiState,
     headers: &HeaderMap,
-    (job, id, poster): (Vec<u8>, String, Option<Arc<str>>),
+    (job, id, poster): (Made, String, Option<Arc<str>>),
     held: Held,
     begun: Instant,
 ) -> Result<Scored, Problem> {
     let engine = state.engine.clone();
     let work = async move {
-        let (source, ended) = JobSource::awaited(job, Some(id));
+        let Made { body, stands_at } = job;
+        let (source, ended) = JobSource::awaited(body, Some(id));
         let source = source.with_urgency(Urgency::First).postponable(true);
+        let source = source.standing_at(stands_at);
         engine.submit([source.posted_by(poster).holding(held)]);
         ended.await.ok()
     };

@@ -51,7 +51,7 @@ impl<'a> Coalescing<'a> {
         let mut asked_first = 0;
         let mut inputs = Vec::with_capacity(job.inputs.len());
         for input in &job.inputs {
-            let scored = scored_by(job, input, &admitted.serving);
+            let scored = scored_by(job, input, &admitted.serving, admitted.source.stands_at);
             let Some((model, hash, cost)) = scored else {
                 inputs.push(None);
                 continue;
@@ -103,17 +103,21 @@ impl<'a> Coalescing<'a> {
     }
 }
 
-/// The version that an input goes to, its hash, and the seconds that it is expected to cost; nothing for one that isn't scored.
+/// The version that an input goes to, its hash, and the seconds that it is expected to cost; nothing for one that isn't scored. Whoever has the
+/// job run may say where its inputs stand; else the job does.
 pub fn scored_by<'m>(
     job: &Job<'_>,
     input: &Input<'_>,
     serving: &'m Serving,
+    stands_at: Option<Point>,
 ) -> Option<(&'m Arc<Model>, InputHash, Option<f64>)> {
     let rank = job.rank.as_ref().map(|rank| &*rank.key);
     let active = &serving.model;
     let goes_to = |by_itself: &dyn Fn() -> InputHash| {
         let name = &active.info().name;
-        serving.version_at(|| Point::of(name, rank, input.key.as_deref(), by_itself))
+        serving.version_at(|| {
+            stands_at.unwrap_or_else(|| Point::of(name, rank, input.key.as_deref(), by_itself))
+        })
     };
     match &input.content {
         // Names were put in order when the job was admitted.

@@ -15,6 +15,7 @@ use crate::clock;
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
+use kiln_contract::split::Point;
 use kiln_model::Serving;
 use std::{
     ops::{Deref, DerefMut},
@@ -86,6 +87,8 @@ pub struct Parts {
     /// Whether it is given back, to come again, rather than run where its lane isn't served or has no room.
     pub(super) may_postpone: bool,
     pub(super) urgency: Urgency,
+    /// Where all of its inputs stand among those that two versions share, whatever they say themselves.
+    pub(super) stands_at: Option<Point>,
     /// When it is of no use any more.
     pub(super) expires: Option<Instant>,
     /// Why it is rejected unseen: the broker gave it up, or it killed workers.
@@ -135,6 +138,7 @@ impl JobSource {
             may_move: false,
             may_postpone: false,
             urgency: Urgency::Normal,
+            stands_at: None,
             expires: None,
             given_up: None,
             arriving: None,
@@ -198,6 +202,12 @@ impl JobSource {
     /// Says how urgent it is.
     pub fn with_urgency(mut self, urgency: Urgency) -> Self {
         self.urgency = urgency;
+        self
+    }
+
+    /// Says where all of its inputs stand among those that two versions share, so that one version scores all of them.
+    pub fn standing_at(mut self, point: Option<Point>) -> Self {
+        self.stands_at = point;
         self
     }
 

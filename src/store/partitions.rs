@@ -4,7 +4,11 @@
 //! writes waits for it longer than [`LOCK_LIMIT`], or now and then the server's `deadlock_timeout`, however long who reads takes; and that it is no migration of sqlx's: a release that doesn't
 //! know of it starts as before until it is made.
 
-use super::{PostgresStore, StoreError, prune::BlockWalk, tables::Tables};
+use super::{
+    PostgresStore, StoreError,
+    prune::{BlockWalk, OldRows},
+    tables::Tables,
+};
 use crate::{backoff::Backoff, clock};
 use chrono::{DateTime, Days, NaiveDate, Utc};
 use sqlx::{AssertSqlSafe, PgConnection, Row};
@@ -218,11 +222,12 @@ impl PostgresStore {
         let dropped = self.with_short_locks(&drop_before, tries(&failed)).await;
         if matches!(dropped, Ok(false)) {
             let mut walk = BlockWalk::default();
-            let (table, time) = ("jobs_before", "finished_at");
-            while let Some(_rows) = self
-                .prune_blocks(table, time, before, batch, &mut walk)
-                .await?
-            {}
+            let rows = || OldRows {
+                table: "jobs_before",
+                time: "finished_at",
+                and: "",
+            };
+            while let Some(_rows) = self.prune_blocks(rows(), before, batch, &mut walk).await? {}
         }
         let delete = || {
             sqlx::query(PRUNE_RESULTS)

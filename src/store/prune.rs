@@ -16,9 +16,12 @@ const PRUNE_BLOCKS: &str = "\
 WITH old AS (
   SELECT ctid FROM TABLE WHERE ctid > $3::text::tid AND ctid < $4::text::tid AND TIME < $1 LIMIT $2
 ), gone AS (
-  DELETE FROM TABLE WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) AND TIME < $1 RETURNING 1
+  DELETE FROM TABLE WHERE ctid = ANY(ARRAY(SELECT ctid FROM old)) AND TIME < $1 ANDALSO RETURNING 1
 )
 SELECT (SELECT count(*) FROM old) AS looked, (SELECT count(*) FROM gone) AS gone, (SELECT max(ctid)::text FROM old) AS at";
+/// Its job is gone: one that was rejected may have been posted again by another key, and is as young as its last end. Looked up row by row, however
+/// many rows the server expects.
+const HAS_NO_JOB: &str = "AND (SELECT true FROM jobs WHERE jobs.job_id = TABLE.job_id AND jobs.body_sha256 = TABLE.body_sha256 LIMIT 1) IS NULL";
 /// Else the server may begin in the middle of a table, where others read it as well: the latest of a step's rows tells of those before it.
 const IN_ORDER: &str = "SET LOCAL synchronize_seqscans = off";
 const BLOCKS: &str =
@@ -48,6 +51,15 @@ pub(super) struct Walk {
     namespace: String,
     key: String,
     id: i64,
+}
+
+/// Rows that go for their age.
+pub(super) struct OldRows {
+    pub table: &'static str,
+    /// The column that says how old a row is.
+    pub time: &'static str,
+    /// What else must hold of a row; a condition that begins with `AND`, or nothing.
+    pub and: &'static str,
 }
 
 /// How far a walk over a table's blocks is.
@@ -98,14 +110,18 @@ impl PostgresStore {
                 return Ok((rows > 0).then_some(rows));
             }
         };
-        self.prune_blocks(table, time, before, batch, walk).await
+        let rows = OldRows {
+            table,
+            time,
+            and: "",
+        };
+        self.prune_blocks(rows, before, batch, walk).await
     }
 
     /// A step over a table's blocks.
     pub(super) async fn prune_blocks(
         &self,
-        table: &str,
-        time: &str,
+        OldRows { table, time, and }: OldRows,
         before: DateTime<Utc>,
         batch: u32,
         walk: &mut BlockWalk,
@@ -124,7 +140,8 @@ impl PostgresStore {
             return Ok(None);
         }
         // The names are Kiln's own.
-        let statement = PRUNE_BLOCKS.replace("TABLE", table).replace("TIME", time);
+        let statement = PRUNE_BLOCKS.replace("ANDALSO", and);
+        let statement = statement.replace("TABLE", table).replace("TIME", time);
         let from = walk.at.clone();
         let from = from.unwrap_or_else(|| format!("({},0)", walk.block));
         let next = walk.block + STEP_BLOCKS;
@@ -155,18 +172,19 @@ impl PostgresStore {
         Ok(Some(gone.unsigned_abs()))
     }
 
-    /// Deletes which keys posted jobs that ended so long ago.
+    /// Deletes which keys posted jobs that ended so long ago and are gone: a key knows of its job for as long as that is kept.
     pub(super) async fn prune_posters(
         &self,
         before: DateTime<Utc>,
         batch: u32,
     ) -> Result<(), StoreError> {
         let mut walk = BlockWalk::default();
-        let (table, time) = ("job_posters", "posted_at");
-        while let Some(_rows) = self
-            .prune_blocks(table, time, before, batch, &mut walk)
-            .await?
-        {}
+        let rows = || OldRows {
+            table: "job_posters",
+            time: "posted_at",
+            and: HAS_NO_JOB,
+        };
+        while let Some(_rows) = self.prune_blocks(rows(), before, batch, &mut walk).await? {}
         Ok(())
     }
 

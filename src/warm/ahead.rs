@@ -204,8 +204,7 @@ impl AheadPoster {
         }
         let looking = Looking::new(&self.carrier, schedule)?;
         let due = looking.due(next, &mut state.looked_at).await?;
-        let may_compute =
-            schedule.budget.model_seconds.is_none() || looking.versions.active().has_measured();
+        let may_guess = schedule.budget.model_seconds.is_none();
         let (mut spends, mut bytes) = (SpentAhead::default(), 0);
         let affordable = due.into_iter().filter(|one| {
             let with = one.added_to(spends);
@@ -214,7 +213,7 @@ impl AheadPoster {
                 && with.inputs <= count(left.inputs)
                 && with.model_seconds <= seconds
                 && with.renewals <= count(left.renewals)
-                && (may_compute || !one.computes);
+                && (may_guess || one.is_measured || !one.computes);
             if is_within {
                 (spends, bytes) = (with, with_bytes);
             }

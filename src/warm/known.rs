@@ -69,7 +69,7 @@ impl Renewals {
         job.check_inputs(serving.model.info()).ok()?;
         let ttl_seconds = job.ttl_seconds?;
         let scored = job.inputs.iter();
-        let scored = scored.filter_map(|input| scored_by(&job, input, &serving));
+        let scored = scored.filter_map(|input| scored_by(&job, input, &serving, None));
         let scored: Vec<(&Arc<Model>, InputHash, _)> = scored.collect();
         let of_version = |model: &Arc<Model>| {
             let its = scored.iter().filter(|(one, ..)| Arc::ptr_eq(one, model));

@@ -209,6 +209,7 @@ async fn a_replayed_letter_is_the_producers_message_again() {
     let ended = shell.kiln(&arguments).await.with(0);
     assert_eq!(ended.lines()[0]["replayed"], 2);
     assert_eq!(stack.bus.waiting(DEAD).await, Some(1));
+    assert_eq!(noted(&stack).await, "replay job id feed-*: 2 letters");
     let message = stack.bus.take(JOBS).await.expect("the job is back");
     let headers = message
         .properties
@@ -267,8 +268,37 @@ async fn only_what_is_meant_is_purged() {
     assert!(ended.out.contains("purged 2 of 3"), "{}", ended.out);
     let left = shell.kiln(&["dead", "list", "--json"]).await.with(0);
     assert_eq!(left.lines()[0]["job_id"], "other-1");
+    // What can't be noted is done all the same, and where no database is set, none is asked.
+    let away = Shell::on(&stack).set("KILN_DATABASE_URL", "postgres://kiln@127.0.0.1:1/kiln");
+    let ended = away
+        .kiln(&["dead", "purge", "--job-id", "nobody", "--yes"])
+        .await;
+    let ended = ended.with(0);
+    assert!(ended.err.contains("isn't noted"), "{}", ended.err);
+    let mut bare = Shell::on(&stack);
+    bare.variables.remove("KILN_DATABASE_URL");
+    let ended = bare
+        .kiln(&["dead", "replay", "--job-id", "nobody"])
+        .await
+        .with(0);
+    assert_eq!(ended.err, "");
+    let expected = "purge code unknown_model: 2 letters";
+    assert_eq!(noted(&stack).await, expected);
     shell.kiln(&["dead", "purge", "--yes"]).await.with(0);
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
+    assert_eq!(
+        noted(&stack).await,
+        format!("{expected}; purge all: 1 letters")
+    );
+}
+
+/// What commands have noted among operators' actions, in order.
+async fn noted(stack: &Stack) -> String {
+    let by = "SELECT count(*) FROM actions WHERE by_name NOT LIKE 'command: %'";
+    assert_eq!(stack.count(by).await, 0);
+    let all =
+        "SELECT coalesce(string_agg(kind || ' ' || detail, '; ' ORDER BY id), '') FROM actions";
+    stack.text(all).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

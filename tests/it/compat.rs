@@ -9,7 +9,7 @@ use crate::harness::worker::{Answer, Worker};
 use crate::harness::{PATIENCE, eventually};
 use crate::models::{self, Shelf};
 
-const PARITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/models");
+pub const PARITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/parity/models");
 const CLIENT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/examples/clients/embeddings.py"

@@ -160,3 +160,43 @@ async fn bodies_are_taken_and_given_packed() {
     }
     assert_eq!(stack.count("SELECT count(*) FROM jobs").await, 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bombs_take_neither_the_room_nor_the_memory_that_they_say() {
+    let stack = Stack::shared().await;
+    let worker = stack
+        .worker()
+        .models(&["sentiment"])
+        .set("KILN_INTAKE__MAX_BODY_BYTES", "2097152")
+        .start()
+        .await;
+    let before = worker.usage().await.rss_kib;
+    // Unpacked they would be a gibibyte together.
+    let bomb = vec![b' '; 32 << 20];
+    let bombs = ["gzip", "zstd"].map(|by| (by, packed(by, &bomb)));
+    let paths = ["/v1/score/batch", "/v1/jobs", "/rerank", "/v1/hits"];
+    let all = paths
+        .iter()
+        .flat_map(|path| bombs.iter().map(move |bomb| (path, bomb)));
+    let all: Vec<_> = std::iter::repeat_n(all, 4).flatten().collect();
+    let asked = all.into_iter().map(|(path, (by, body))| {
+        let (worker, head) = (
+            &worker,
+            format!("POST {path} HTTP/1.1\r\ncontent-encoding: {by}\r\n"),
+        );
+        async move { ask(worker, &head, body).await }
+    });
+    for (status, head, body) in futures_util::future::join_all(asked).await {
+        let body = String::from_utf8_lossy(&body);
+        assert_eq!(status, 413, "{head} {body}");
+        assert!(body.contains("once it is unpacked"), "{body}");
+    }
+    let grown = worker.usage().await.rss_kib.saturating_sub(before);
+    assert!(grown < 64 << 10, "{grown} KiB");
+    assert_eq!(worker.metric("kiln_bytes_in_hand", &[]).await, 0.0);
+    // What comes next has the room.
+    let job = json!({"model": "sentiment", "inputs": [{"text": "so fine"}]}).to_string();
+    let head = "POST /v1/score/batch HTTP/1.1\r\ncontent-encoding: gzip\r\n";
+    let (status, head, _) = ask(&worker, head, &packed("gzip", job.as_bytes())).await;
+    assert_eq!(status, 200, "{head}");
+}

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 use crate::harness::bus::{JOBS, asking_reply};
 use crate::harness::shell::Shell;
 use crate::harness::stack::Stack;
-use crate::harness::worker::{Answer, Worker};
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::worker::{Answer, Settings, Worker};
+use crate::harness::{PATIENCE, eventually, eventually_equals};
 
 async fn ask(worker: &Worker, key: &str, method: &str, path: &str, body: &str) -> Answer {
     let bearer = format!("Bearer {key}'s secret");
@@ -58,11 +58,10 @@ async fn expect_seen(worker: &Worker, id: &str, by: &[&str]) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_sees_the_jobs_that_it_posted_and_no_others() {
-    let stack = Stack::shared().await;
+/// A worker with keys of which one may see all.
+fn keyed(stack: &Stack) -> Settings {
     let hash = |key: &str| hex::encode(Sha256::digest(format!("{key}'s secret")));
-    let worker = stack
+    stack
         .worker()
         .models(&["sentiment"])
         .set("KILN_HTTP__KEYS__SHOP__SHA256", &hash("shop"))
@@ -71,8 +70,12 @@ async fn a_key_sees_the_jobs_that_it_posted_and_no_others() {
         .set("KILN_HTTP__KEYS__FEED__SCOPES", "[read, score]")
         .set("KILN_HTTP__KEYS__OPS__SHA256", &hash("ops"))
         .set("KILN_HTTP__KEYS__OPS__SCOPES", "[\"read:all\", admin]")
-        .start()
-        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_sees_the_jobs_that_it_posted_and_no_others() {
+    let stack = Stack::shared().await;
+    let worker = keyed(&stack).start().await;
     let scopes = get(&worker, "ops", "/v1/key").await.json();
     assert_eq!(scopes["scopes"], json!(["read", "read:all", "admin"]));
 
@@ -210,4 +213,43 @@ async fn lists_have_a_key_s_own_jobs(worker: &Worker) {
         }
         assert_eq!(paged, all, "{key}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_knows_of_its_job_for_as_long_as_that_is_kept() {
+    let stack = Stack::shared().await;
+    let worker = keyed(&stack).start().await;
+    let shell = Shell::on(&stack);
+    let mut bad = job("bad");
+    bad["model"] = json!("unheard-of");
+    // The later key's try is the row's: it is younger than what the first one has of it.
+    for (posters, key) in [(1, "shop"), (2, "feed")] {
+        publish(&stack, &bad, Some(key)).await;
+        let known = "SELECT count(*) FROM job_posters";
+        eventually_equals("posters", PATIENCE, posters, || stack.count(known)).await;
+    }
+    stack
+        .execute("UPDATE job_posters SET posted_at = now() - interval '2 hours' WHERE posted_by = 'shop'")
+        .await;
+    let prune = async |posters: i64| {
+        let pruned = shell.kiln(&["prune", "--older-than", "1h"]).await;
+        pruned.with(0);
+        let left = stack.count("SELECT count(*) FROM job_posters").await;
+        assert_eq!(left, posters);
+    };
+    prune(2).await;
+    expect_seen(&worker, "bad", &["shop", "feed", "ops"]).await;
+    shell.kiln(&["migrate", "--partition"]).await.with(0);
+    prune(2).await;
+    expect_seen(&worker, "bad", &["shop", "feed", "ops"]).await;
+    // It goes with the job, and what is younger than that in its time.
+    stack
+        .execute("UPDATE job_ids SET finished_at = now() - interval '2 hours'")
+        .await;
+    prune(1).await;
+    assert_eq!(stack.row_count().await, 0);
+    stack
+        .execute("UPDATE job_posters SET posted_at = now() - interval '2 hours'")
+        .await;
+    prune(0).await;
 }

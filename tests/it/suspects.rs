@@ -356,12 +356,12 @@ async fn a_suspect_of_a_lane_that_is_not_served_is_moved_with_its_suspicion() {
 }
 
 /// Settings of a worker that suspects what was delivered before.
-fn suspicious(stack: &Stack) -> Settings {
+pub fn suspicious(stack: &Stack) -> Settings {
     stack.worker().set("KILN_INTAKE__SUSPECT_AFTER", "1")
 }
 
 /// Posts jobs and takes them; they are delivered again when what is given is dropped. The tables are there.
-async fn delivered(stack: &Stack, jobs: &[Value]) -> Delivered {
+pub async fn delivered(stack: &Stack, jobs: &[Value]) -> Delivered {
     stack.worker().start().await.stop().await;
     stack.bus.publish_jobs(jobs).await;
     stack.bus.hold(JOBS, jobs.len()).await

@@ -93,8 +93,19 @@ async fn what_took_how_long_outlives_its_worker_and_any_worker_tells_it() {
     let day = timings(&second, 24).await;
     assert_eq!(day["steps"].as_array().map(Vec::len), Some(96));
     assert_eq!(part(&day, "job", "jobs").expect("jobs")["calls"], 20_030);
-    let parts = day["parts"].as_array().expect("parts").len();
-    assert!(parts < 160, "{parts} parts");
+    let parts = day["parts"].as_array().expect("parts");
+    assert!(parts.len() < 160, "{} parts", parts.len());
+    // Of the models that took longest each has its own part, and the others together lose no call.
+    let models = parts.iter().filter(|part| part["kind"] == "model");
+    let (others, own): (Vec<&Value>, Vec<&Value>) =
+        models.partition(|part| part["name"] == "(others)");
+    let calls = |part: &&Value| part["calls"].as_u64().expect("calls");
+    assert_eq!(others.len(), 1, "{day}");
+    assert!((32..=64).contains(&own.len()), "{} models", own.len());
+    let (others, own) = (calls(&others[0]), own.iter().map(calls).sum::<u64>());
+    let before = part(&shown, "model", "sentiment").map_or(0, |part| calls(&part));
+    assert!(others + own >= 20_000 + before, "{others} + {own}");
+    assert!(others > 19_000, "{others}");
     second.stop().await;
 }
 

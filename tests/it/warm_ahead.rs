@@ -1,11 +1,15 @@
 //! What follows a request is ready before it is asked for, within the budget, and only where a schedule wants that.
 
+use kiln_contract::key::{EntryPrefix, InputHash, hash_text};
+use kiln_contract::split::{Point, Share};
 use serde_json::{Value, json};
 
 use crate::harness::bus::{Bus, JOBS, persistent};
 use crate::harness::stack::Stack;
 use crate::harness::worker::{Worker, ask};
 use crate::harness::{PATIENCE, eventually};
+use crate::shadow::two_versions;
+use crate::split_models::activate;
 use crate::warm::Schedules;
 
 const TTL: u64 = 2;
@@ -174,5 +178,112 @@ async fn what_follows_leaves_a_half_of_the_budget_to_the_next_run_which_knows_of
     // The next one has a budget of its own.
     let (code, run) = schedules.run_now(&stack, "frugal").await;
     assert_eq!((code, &run["hits"]), (0, &json!(6)), "{run}");
+    worker.stop().await;
+}
+
+/// Inputs with keys, the half of which goes to the second version; by themselves they would go to the other one each.
+struct Shared {
+    number: usize,
+}
+
+impl Shared {
+    fn text(key: &str) -> String {
+        format!("number {key}")
+    }
+
+    fn hash(key: &str) -> InputHash {
+        hash_text(&Self::text(key), None)
+    }
+
+    /// The next key that goes to the second version, or doesn't.
+    fn key(&mut self, is_second: bool) -> String {
+        let half = Share::parse("50%").expect("a share");
+        loop {
+            self.number += 1;
+            let key = format!("k{}", self.number);
+            let by_key = half.takes(Point::of_key("sentiment", &key));
+            let by_itself = half.takes(Point::of_input("sentiment", &Self::hash(&key)));
+            if by_key == is_second && by_itself != is_second {
+                return key;
+            }
+        }
+    }
+
+    /// Has inputs under these keys scored, each followed by two that nobody asks for again.
+    async fn ask(&mut self, stack: &Stack, keys: &[&[&str]]) {
+        let mut asked = Vec::new();
+        for keys in keys {
+            asked.extend(keys.iter().map(|key| (*key).to_owned()));
+            asked.extend([self.key(false), self.key(false)]);
+        }
+        let input = |key: &String| json!({"key": key, "text": Self::text(key)});
+        let inputs: Vec<Value> = asked.iter().map(input).collect();
+        let job = json!({"job_id": format!("asks-{}", self.number), "model": "sentiment", "namespace": "shared", "ttl_seconds": TTL, "inputs": inputs});
+        assert_eq!(stack.bus.answer(&job).await.status(), "ok");
+    }
+
+    async fn is_cached(stack: &Stack, key: &str, version: &str) -> bool {
+        let entry = EntryPrefix::new("sentiment", version).key(&Self::hash(key));
+        stack.redis.at::<i64>("EXISTS", &entry, &[]).await == 1
+    }
+
+    async fn becomes(stack: &Stack, key: &str, version: &str, is_cached: bool) {
+        eventually(&format!("{version} of {key}"), PATIENCE, async || {
+            let found = Self::is_cached(stack, key, version).await;
+            (found == is_cached).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_follows_is_had_ready_by_the_version_of_its_key_once_that_has_been_measured() {
+    let stack = Stack::shared().await;
+    let models = two_versions();
+    let schedules = Schedules::new();
+    let budget = "keep = \"scores\"\n[budget]\ninputs = 100\nrenewals = 100\nmodel_seconds = 100";
+    let schedule = heat("shared", "", true).replace("[budget]\n", budget);
+    schedules.put("shared", &schedule);
+    activate(&stack, &models, &["sentiment@1.0.0"]);
+    let settings = schedules.worker(&stack).models(&[]);
+    let models_dir = models.to_str().expect("a plain path");
+    let worker = settings.set("KILN_MODELS_DIR", models_dir).start().await;
+    let mut shared = Shared { number: 0 };
+    let (first, second) = (shared.key(false), shared.key(false));
+    let (own, other) = (shared.key(false), shared.key(true));
+    let pairs: [&[&str]; 2] = [&[&first, &own], &[&second, &other]];
+    eventually("what follows is learnt", PATIENCE, async || {
+        for _ in 0..6 {
+            shared.ask(&stack, &pairs).await;
+        }
+        let ahead = worker.metric("kiln_warm_inputs_total", &[("outcome", "ahead")]);
+        (ahead.await > 1.0).then_some(())
+    })
+    .await;
+    activate(&stack, &models, &["sentiment@2.0.0", "--share", "50%"]);
+    eventually("the share", PATIENCE, async || {
+        let share = worker.metric("kiln_split_share_ratio", &[("model", "sentiment")]);
+        (share.await == 0.5).then_some(())
+    })
+    .await;
+    for key in [&own, &other] {
+        Shared::becomes(&stack, key, "1.0.0", false).await;
+    }
+    // What its version has scored is renewed; what the other one has yet to compute may take any time.
+    shared.ask(&stack, &[&[&first], &[&second]]).await;
+    Shared::becomes(&stack, &own, "1.0.0", true).await;
+    for version in ["1.0.0", "2.0.0"] {
+        assert!(
+            !Shared::is_cached(&stack, &other, version).await,
+            "{version}"
+        );
+    }
+    let measures = shared.key(true);
+    shared.ask(&stack, &[&[&measures]]).await;
+    Shared::becomes(&stack, &own, "1.0.0", false).await;
+    shared.ask(&stack, &[&[&first], &[&second]]).await;
+    Shared::becomes(&stack, &other, "2.0.0", true).await;
+    assert!(!Shared::is_cached(&stack, &other, "1.0.0").await);
+    assert!(!Shared::is_cached(&stack, &own, "2.0.0").await);
     worker.stop().await;
 }

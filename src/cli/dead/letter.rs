@@ -6,6 +6,9 @@ use clap::Args;
 use kiln_contract::failure::Code;
 use std::time::Duration;
 
+/// Characters of a pattern that are noted.
+const NAMED: usize = 100;
+
 /// Which letters are meant; without any of it, all.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Filter {
@@ -30,6 +33,24 @@ impl Filter {
             && self.job_id.is_none()
             && self.older_than.is_none()
             && self.limit.is_none()
+    }
+
+    /// Which letters are meant, in a few words.
+    pub(super) fn words(&self) -> String {
+        let cut = |pattern: &String| pattern.chars().take(NAMED).collect::<String>();
+        let job_id = self.job_id.as_ref().map(cut);
+        let said = [
+            job_id.map(|pattern| format!("job id {pattern}")),
+            self.code.map(|code| format!("code {}", code.as_str())),
+            self.older_than
+                .map(|age| format!("older than {} s", age.as_secs())),
+            self.limit.map(|limit| format!("at most {limit}")),
+        ];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        match said.is_empty() {
+            true => "all".to_owned(),
+            false => said.join(", "),
+        }
     }
 
     /// Whether a letter is meant. One that doesn't say when it failed is older than nothing.
@@ -131,6 +152,7 @@ mod tests {
         };
         let all = Filter::default();
         assert!(all.is_any() && all.means(&letter, now));
+        assert_eq!(all.words(), "all");
         let filter = |code, job_id: Option<&str>, hours: Option<u64>| Filter {
             code,
             job_id: job_id.map(str::to_owned),
@@ -139,6 +161,8 @@ mod tests {
         };
         assert!(filter(Some(Code::Invalid), Some("reviews-*"), Some(1)).means(&letter, now));
         assert!(!filter(Some(Code::Expired), None, None).means(&letter, now));
+        let words = filter(Some(Code::Invalid), Some("reviews-*"), Some(1)).words();
+        assert_eq!(words, "job id reviews-*, code invalid, older than 3600 s");
         assert!(!filter(None, Some("x"), None).means(&letter, now));
         assert!(!filter(None, None, Some(3)).means(&letter, now));
         // A message that says nothing is meant only by a filter that asks for nothing.

@@ -5,11 +5,12 @@ mod list;
 mod purge;
 mod replay;
 
-use super::{Exit, progress::on_terminal};
+use super::{Exit, actor, progress::on_terminal};
 use crate::{
     amqp::{connection::Broker, dead_letters::DeadLetterScan, topology::Topology},
     config::Settings,
     parts,
+    store::ActionKind,
 };
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
@@ -123,6 +124,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let queue = DeadLetterQueue {
         broker: parts::broker(&settings)?,
         name: Topology::new(&settings.queues, &settings.retry).dead,
+        settings,
     };
     match arguments.action {
         Action::List(arguments) => list::list(&queue, arguments).await,
@@ -136,11 +138,18 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
 struct DeadLetterQueue {
     broker: Broker,
     name: String,
+    settings: Settings,
 }
 
 impl DeadLetterQueue {
     async fn open(&self, scan: Scan) -> anyhow::Result<DeadLetterScan> {
         Ok(DeadLetterScan::open(&self.broker, &self.name, scan.max).await?)
+    }
+
+    /// Notes among operators' actions what was done to so many letters that a filter meant.
+    async fn note(&self, kind: ActionKind, filter: &Filter, letters: u64) {
+        let detail = format!("{}: {letters} letters", filter.words());
+        actor::note_where_set(&self.settings, kind, &detail).await;
     }
 }
 

@@ -1,12 +1,16 @@
 //! `kiln dead purge`: deletes dead letters for good.
 //!
-//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal.
+//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal. Promises that what was deleted is noted, however it ends.
 
 use super::{DeadLetterQueue, PurgeArguments, progress, warn_of_unseen};
 use crate::{
-    amqp::{dead_letters::HeldDelivery, letter::Letter},
+    amqp::{
+        dead_letters::{DeadLetterScan, HeldDelivery},
+        letter::Letter,
+    },
     cli::Exit,
     clock,
+    store::ActionKind,
 };
 use anyhow::Context;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -25,7 +29,39 @@ pub(super) async fn run(
         return Ok(Exit::Usage);
     }
     let mut scan = queue.open(arguments.scan).await?;
-    let bar = progress(&scan);
+    let mut purged = Some(0);
+    let ended = purge(queue, &arguments, &mut scan, &mut purged).await;
+    if let Some(letters) = purged.filter(|letters| ended.is_ok() || *letters > 0) {
+        let filter = &arguments.filter;
+        queue.note(ActionKind::Purge, filter, letters).await;
+    }
+    ended?;
+    let purged = purged.unwrap_or_default();
+    let (seen, waiting) = (scan.seen, scan.waiting);
+    scan.close().await?;
+    if purged < arguments.filter.limit.unwrap_or(u64::MAX) {
+        warn_of_unseen(seen, waiting, arguments.scan);
+    }
+    if arguments.json {
+        println!(
+            "{}",
+            serde_json::json!({"purged": purged, "looked_at": seen})
+        );
+    } else {
+        println!("purged {purged} of {waiting} letters");
+    }
+    Ok(Exit::Ok)
+}
+
+/// Deletes the letters that are meant, and counts them; nothing where somebody was asked and wants none deleted.
+async fn purge(
+    queue: &DeadLetterQueue,
+    arguments: &PurgeArguments,
+    scan: &mut DeadLetterScan,
+    purged: &mut Option<u64>,
+) -> anyhow::Result<()> {
+    let asks = !arguments.yes;
+    let bar = progress(scan);
     let now = clock::now();
     let limit = arguments.filter.limit.unwrap_or(u64::MAX);
     let mut meant = 0u64;
@@ -46,35 +82,25 @@ pub(super) async fn run(
             held.push(delivery.into());
         } else {
             scan.remove(&delivery.into()).await?;
+            *purged = Some(meant);
         }
     }
     bar.finish_and_clear();
-    if asks && meant > 0 {
-        if confirmed(meant, &queue.name).await? {
-            for letter in &held {
-                scan.remove(letter).await?;
-            }
-        } else {
-            meant = 0;
-            for letter in held {
-                scan.hold(letter);
-            }
+    if !asks || meant == 0 {
+        return Ok(());
+    }
+    if confirmed(meant, &queue.name).await? {
+        for (letter, count) in held.iter().zip(1..) {
+            scan.remove(letter).await?;
+            *purged = Some(count);
+        }
+    } else {
+        *purged = None;
+        for letter in held {
+            scan.hold(letter);
         }
     }
-    let (seen, waiting) = (scan.seen, scan.waiting);
-    scan.close().await?;
-    if meant < limit {
-        warn_of_unseen(seen, waiting, arguments.scan);
-    }
-    if arguments.json {
-        println!(
-            "{}",
-            serde_json::json!({"purged": meant, "looked_at": seen})
-        );
-    } else {
-        println!("purged {meant} of {waiting} letters");
-    }
-    Ok(Exit::Ok)
+    Ok(())
 }
 
 /// Asks on the terminal.

@@ -1,6 +1,6 @@
 //! `kiln dead replay`: posts dead letters' jobs to the queues that they came from.
 //!
-//! Promises that a letter is removed only once the broker has confirmed its job.
+//! Promises that a letter is removed only once the broker has confirmed its job, and that what was replayed is noted, however the command ends.
 
 use super::{DeadLetterQueue, ReplayArguments, letter::Filter, progress, warn_of_unseen};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         post::{BLOCKED, Pending, Post},
     },
     clock,
+    store::ActionKind,
 };
 use anyhow::bail;
 use chrono::{DateTime, Utc};
@@ -78,25 +79,37 @@ pub(super) async fn run(
         taken: 0,
         tally: Tally::default(),
     };
-    let mut confirms = FuturesUnordered::new();
-    let mut more = true;
-    while more || !confirms.is_empty() {
-        if more && confirms.len() < WINDOW {
-            match replay.next().await? {
-                Next::End => more = false,
-                Next::Stays => {}
-                Next::Written { id, held, pending } => {
-                    confirms.push(async move { (id, held, pending.settle().await) });
-                }
-            }
-        } else if let Some((id, held, outcome)) = confirms.next().await {
-            replay.settle(&id, held, outcome).await?;
-        }
+    let ended = replay.all().await;
+    let replayed = replay.tally.replayed;
+    if ended.is_ok() || replayed > 0 {
+        let filter = &arguments.filter;
+        queue.note(ActionKind::Replay, filter, replayed).await;
     }
+    ended?;
     replay.finish(&arguments).await
 }
 
 impl Replay<'_> {
+    /// Replays every letter that is meant.
+    async fn all(&mut self) -> anyhow::Result<()> {
+        let mut confirms = FuturesUnordered::new();
+        let mut more = true;
+        while more || !confirms.is_empty() {
+            if more && confirms.len() < WINDOW {
+                match self.next().await? {
+                    Next::End => more = false,
+                    Next::Stays => {}
+                    Next::Written { id, held, pending } => {
+                        confirms.push(async move { (id, held, pending.settle().await) });
+                    }
+                }
+            } else if let Some((id, held, outcome)) = confirms.next().await {
+                self.settle(&id, held, outcome).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn is_at_limit(&self) -> bool {
         self.filter.limit.is_some_and(|limit| self.taken >= limit)
     }

@@ -57,7 +57,7 @@ pub(super) async fn answer(
         let shape = asked.shape.check(model.info.output_width)?;
         let (texts, is_single) = texts(asked.texts, field)?;
         let job = job_of(&texts, field, &model, &chosen, max_bytes)?;
-        Ok((job, (shape, is_single)))
+        Ok((job.into(), (shape, is_single)))
     };
     let rename = move |problem, known: Option<&(Shape, bool)>| {
         renamed(

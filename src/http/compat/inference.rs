@@ -7,16 +7,15 @@ use super::{
         extract::{JobBody, Params},
         problem::Problem,
         responses::{BadJob, Guarded, Unavailable},
-        score::{self, Scored},
+        score::{self, Made, Scored},
     },
-    Chosen, Model, Text, Texts, Wanted,
+    Chosen, Text, Texts, Wanted,
     embed::{self, Asked, Form},
     job_of, parse, renamed, results,
     vectors::Shape,
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
 use kiln_contract::split::Point;
-use kiln_model::Registry;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
@@ -130,7 +129,7 @@ pub(in super::super) async fn predict(
         let model = Wanted::Prediction.model(&registry, chosen.model.as_deref())?;
         let (texts, is_single) = pairs(request.inputs)?;
         let job = job_of(&texts, "inputs", &model, &chosen, max_bytes)?;
-        Ok((job, is_single))
+        Ok((job.into(), is_single))
     };
     let rename = |problem, is_single: Option<&bool>| {
         renamed(problem, "inputs", is_single.copied().unwrap_or_default())
@@ -246,13 +245,15 @@ pub(in super::super) async fn rerank(
             return Err(Problem::invalid("query", "expected a text"));
         }
         let model = Wanted::Ranking.model(&registry, chosen.model.as_deref())?;
-        let model = of_one_version(model, &registry, request.query);
         let texts = request.texts.iter().map(|text| Text {
             text: request.query,
             pair: Some(text),
         });
         let texts: Vec<_> = texts.collect();
-        let job = job_of(&texts, "texts", &model, &chosen, max_bytes)?;
+        let job = Made {
+            body: job_of(&texts, "texts", &model, &chosen, max_bytes)?,
+            stands_at: Some(point(&model.info.name, request.query)),
+        };
         let kept = request.return_text.then(|| {
             request
                 .texts
@@ -266,19 +267,11 @@ pub(in super::super) async fn rerank(
     score::answer(state, scorer.0, headers, body, form, rename, ranked).await
 }
 
-/// The version that all texts of a query go to, where two share the model's inputs: scores of one version alone are in one order.
-fn of_one_version(model: Model, registry: &Registry, query: &RawValue) -> Model {
-    let serving = registry.serving(&model.named);
-    let Some(serving) = serving.ok().filter(|serving| serving.split.is_some()) else {
-        return model;
-    };
+/// Where all texts of a query stand, where two versions share the model's inputs: scores of one version alone are in one order.
+fn point(model: &str, query: &RawValue) -> Point {
+    // What can't be read is refused as the job that it stands in.
     let query: String = serde_json::from_str(query.get()).unwrap_or_default();
-    let point = || Point::of_key(&model.info.name, &query);
-    let info = serving.version_at(point).info().clone();
-    Model {
-        named: format!("{}@{}", info.name, info.version),
-        info,
-    }
+    Point::of_key(model, &query)
 }
 
 fn ranked(scored: &Scored, texts: Option<Vec<Box<RawValue>>>) -> Result<Vec<u8>, Problem> {

@@ -15,7 +15,7 @@ pub(super) const WITHIN_SECONDS: f64 = 1.0;
 /// An input that is to be had ready.
 #[derive(Debug)]
 pub(super) struct Due {
-    /// The name that it gets.
+    /// The name that it gets, or else, where jobs go by that, the key that it had.
     pub key: Option<String>,
     pub hash: InputHash,
     pub content: RowContent,
@@ -27,6 +27,8 @@ pub(super) struct Due {
     /// Whether the model must compute it, and what that is expected to take, in seconds.
     pub computes: bool,
     pub cost: f64,
+    /// Whether calls have measured what the version that it goes to takes.
+    pub is_measured: bool,
 }
 
 impl Due {

@@ -1,4 +1,5 @@
-//! Finds which followers aren't ready, and what they are: at most five statements, however many there are.
+//! Finds which followers aren't ready, and what they are: at most five statements, and one more where two versions share a model's inputs, however
+//! many followers there are.
 //!
 //! Promises that a name gets no other input than readers were served last under it, at an age at which everything that was accepted since is newer;
 //! and that what its namespace has invalidated, or nobody vouches for any more, isn't brought back.
@@ -84,28 +85,33 @@ impl<'a> Looking<'a> {
         let namespace = self.schedule.namespace();
         let redis = self.carrier.engine.cache().server().ok_or_else(unheard)?;
         let mark = redis.mark(namespace).await.ok_or_else(unheard)?;
-        let is_named = self.schedule.keep == Keep::Named;
+        let is_named = self.is_named();
         let inputs: Vec<InputHash> = next.inputs.iter().copied().collect();
         // The names under which inputs were scored, with the inputs that led there.
         let mut names: BTreeMap<String, Vec<InputHash>> = BTreeMap::new();
         let mut unnamed = Vec::new();
         if is_named {
             names.extend(next.names.into_iter().map(|name| (name, Vec::new())));
-            let known = self.inputs(&inputs).await?;
-            for input in inputs {
-                match known.get(input.as_slice()).and_then(|one| one.key.clone()) {
-                    Some(key) => names.entry(key).or_default().push(input),
-                    None => unnamed.push(input),
-                }
+        }
+        // Jobs choose between two versions by an input's key, named or not.
+        let known = match is_named || self.versions.are_two() {
+            true => self.inputs(&inputs).await?,
+            false => HashMap::new(),
+        };
+        for input in inputs {
+            match known.get(input.as_slice()).and_then(|one| one.key.clone()) {
+                Some(key) if is_named => names.entry(key).or_default().push(input),
+                key => unnamed.push((input, key)),
             }
-        } else {
-            unnamed = inputs;
         }
         // Inputs may lead to a name that was looked at by itself.
         names.retain(|name, _| looked_at.is_due(name.as_bytes(), self.now.1));
         let shown = |name: &String| key::named(namespace, name).into_bytes();
         let keys = names.keys().map(shown);
-        let entry = |input: &InputHash| self.versions.entry(&self.versions.known(None, *input));
+        let entry = |(input, key): &(InputHash, Option<String>)| {
+            let content = known.get(input.as_slice()).cloned().and_then(content);
+            self.entry(*input, key.as_deref(), content.as_ref())
+        };
         let keys = keys.chain(unnamed.iter().map(entry));
         let keys: Vec<Vec<u8>> = keys.collect();
         let lives = redis.ttls_since(&keys, mark).await;
@@ -125,11 +131,11 @@ impl<'a> Looking<'a> {
             }
         }
         let mut wanted = self.served(gone, looked_at).await?;
-        for input in unnamed {
+        for (input, key) in unnamed {
             match lives.next().flatten().filter(|left| *left > WITHIN_SECONDS) {
                 Some(left) => looked_at.lives(&input, left, now),
                 None => wanted.push(Wanted {
-                    key: None,
+                    key,
                     hash: input,
                     accepted: Moment::of(self.now.0),
                     as_of: None,
@@ -137,7 +143,21 @@ impl<'a> Looking<'a> {
                 }),
             }
         }
-        self.contents(wanted, mark, looked_at).await
+        self.contents(wanted, known, mark, looked_at).await
+    }
+
+    /// The key of an input's entry, of the version that its jobs go to.
+    fn entry(&self, hash: InputHash, key: Option<&str>, content: Option<&RowContent>) -> Vec<u8> {
+        let seen = match content {
+            Some(content) => self.versions.content(None, key, content),
+            None => self.versions.known(key, hash),
+        };
+        self.versions.entry(&seen)
+    }
+
+    /// Whether readers find what is had ready.
+    fn is_named(&self) -> bool {
+        self.schedule.keep == Keep::Named
     }
 
     async fn inputs(&self, hashes: &[InputHash]) -> Result<HashMap<Vec<u8>, KnownInput>, Stopped> {
@@ -210,33 +230,34 @@ impl<'a> Looking<'a> {
         found.ok_or_else(unheard)
     }
 
-    /// What these inputs hold, and whether their scores are known.
+    /// What these inputs hold, of which some are known already, and whether their scores are known.
     async fn contents(
         &self,
         wanted: Vec<Wanted>,
+        mut known: HashMap<Vec<u8>, KnownInput>,
         mark: u64,
         looked_at: &mut LookedAt,
     ) -> Result<Vec<Due>, Stopped> {
         let (settings, info) = (&self.carrier.settings, self.versions.active().info());
-        let hashes: Vec<InputHash> = wanted.iter().map(|one| one.hash).collect();
-        let known = self.inputs(&hashes).await?;
-        let seen = wanted.iter();
-        let seen = seen.map(|one| self.versions.known(one.key.as_deref(), one.hash));
-        let seen: Vec<Seen> = seen.collect();
-        let are_known = self.are_known(&seen, mark).await?;
+        let unknown = wanted.iter().map(|one| one.hash);
+        let unknown = unknown.filter(|hash| !known.contains_key(hash.as_slice()));
+        let unknown: Vec<InputHash> = unknown.collect();
+        known.extend(self.inputs(&unknown).await?);
         let namespace = self.schedule.namespace();
         let keeps_all = known::keeps_all(settings, namespace, &info.name);
-        let mut due = Vec::new();
-        for ((one, is_known), seen) in wanted.into_iter().zip(are_known).zip(seen) {
+        let (mut due, mut seen) = (Vec::new(), Vec::new());
+        for one in wanted {
             // Several names may have one input.
             let content = known.get(one.hash.as_slice()).cloned().and_then(content);
+            let name = one.key.as_ref().filter(|_| self.is_named());
             // A score by itself isn't kept where it may cost less than a look-up.
-            let Some(content) = content.filter(|_| keeps_all || one.key.is_some()) else {
-                let what = one.key.as_ref().map_or(&one.hash[..], |key| key.as_bytes());
+            let Some(content) = content.filter(|_| keeps_all || name.is_some()) else {
+                let what = name.map_or(&one.hash[..], |name| name.as_bytes());
                 looked_at.useless(what, self.now.1);
                 continue;
             };
-            let expected = self.versions.expected(&seen, &content);
+            let its = self.versions.content(None, one.key.as_deref(), &content);
+            let expected = self.versions.expected(&its, &content);
             due.push(Due {
                 key: one.key,
                 hash: one.hash,
@@ -244,9 +265,15 @@ impl<'a> Looking<'a> {
                 accepted: one.accepted,
                 as_of: one.as_of,
                 ttl_seconds: one.ttl_seconds,
-                computes: !is_known,
+                computes: true,
                 cost: expected.unwrap_or(UNKNOWN_COST),
+                is_measured: self.versions.has_measured(&its),
             });
+            seen.push(its);
+        }
+        let are_known = self.are_known(&seen, mark).await?;
+        for (one, is_known) in due.iter_mut().zip(are_known) {
+            one.computes = !is_known;
         }
         Ok(due)
     }
@@ -335,65 +362,4 @@ fn content(known: KnownInput) -> Option<RowContent> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn past(order: WordOrder) -> ServedPast {
-        ServedPast {
-            from: DateTime::UNIX_EPOCH,
-            job_id: "j1".into(),
-            model: "m".into(),
-            version: "1".into(),
-            input: Some(vec![7; 32]),
-            label: None,
-            score: None,
-            items: None,
-            inputs: None,
-            is_removed: false,
-            order,
-        }
-    }
-
-    const PLAIN: WordOrder = WordOrder {
-        kind: 't',
-        value: 1_000,
-        accepted_us: 1_000,
-    };
-
-    #[test]
-    fn a_word_is_right_after_what_stands_and_there_is_none_where_another_stands() {
-        let word = past(PLAIN);
-        assert_eq!(after(&word, None), Some(Moment::from_micros(1_001)));
-        for (entry, is_own) in [
-            (r#"{"job_id":"j1"}"#, true),
-            (r#"{"job_id":"warm-7-1"}"#, true),
-            (r#"{"job_id":"j2"}"#, false),
-            ("rubbish", false),
-        ] {
-            let found = after(&word, Some(entry.as_bytes()));
-            assert_eq!(found, is_own.then(|| Moment::from_micros(1_001)), "{entry}");
-        }
-    }
-
-    #[test]
-    fn a_name_is_refreshed_by_its_own_model_alone_and_as_new_as_its_producer_said() {
-        assert_eq!(input_of(&past(PLAIN), "m"), Some([7; 32]));
-        assert_eq!(input_of(&past(PLAIN), "other"), None);
-        let removed = ServedPast {
-            is_removed: true,
-            ..past(PLAIN)
-        };
-        assert_eq!(input_of(&removed, "m"), None);
-        assert_eq!(as_of(PLAIN), None);
-        let of = |kind, value| {
-            as_of(WordOrder {
-                kind,
-                value,
-                ..PLAIN
-            })
-        };
-        assert_eq!(of('s', 8), AsOf::sequence(8));
-        let moment = AsOf::moment("1970-01-01T00:00:05.000000Z");
-        assert_eq!(of('t', 5_000_000), moment);
-    }
-}
+mod tests;

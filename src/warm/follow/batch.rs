@@ -5,7 +5,7 @@
 //! small part of a run's budget, unless one row is.
 
 use crate::warm::{
-    gather::pieces::write_content,
+    gather::{pieces::write_content, versions::Versions},
     schedule::{Keep, Schedule},
     source::{ChangedRow, PositionKind, RowContent},
 };
@@ -13,7 +13,6 @@ use kiln_contract::{
     job::{JobWriter, OnError},
     order::{AsOf, Moment},
 };
-use kiln_model::Model;
 use sha2::{Digest, Sha256};
 
 /// Assumed cost of an input before the model has run, in seconds.
@@ -50,7 +49,7 @@ pub(super) struct Batch {
 /// What jobs are made for.
 pub(super) struct Maker<'a> {
     pub schedule: &'a Schedule,
-    pub model: &'a Model,
+    pub versions: &'a Versions,
     pub kind: PositionKind,
     pub ttl_seconds: u64,
     /// Rows and bytes of one job.
@@ -89,14 +88,14 @@ impl Maker<'_> {
         let fits = |new: &&New| {
             let content = new.row.content.as_ref();
             inputs += usize::from(content.is_some());
-            cost += content.map_or(0.0, |content| self.cost(content));
+            cost += content.map_or(0.0, |content| self.cost(&new.row, content));
             bytes += size(&new.row);
             inputs <= budget.inputs
                 && budget.model_seconds.is_none_or(|max| cost <= max * PART)
                 && bytes <= self.max_bytes
         };
         // What nobody has measured may take any time.
-        let is_guessed = budget.model_seconds.is_some() && !self.model.has_measured();
+        let is_guessed = budget.model_seconds.is_some() && !self.versions.have_measured();
         let max = if is_guessed { 1 } else { self.size.max(1) };
         let rows = rows.iter().take(max);
         rows.take_while(fits).count().max(1)
@@ -119,9 +118,10 @@ impl Maker<'_> {
         }
     }
 
-    fn cost(&self, content: &RowContent) -> f64 {
-        let text = content.text();
-        self.model.expected_seconds(text).unwrap_or(UNKNOWN_COST)
+    /// Of the version that the row's job goes to.
+    fn cost(&self, row: &ChangedRow, content: &RowContent) -> f64 {
+        let expected = self.versions.expected_of(row.key.as_deref(), content);
+        expected.unwrap_or(UNKNOWN_COST)
     }
 
     fn batch(&self, rows: &[New]) -> Option<Batch> {
@@ -150,7 +150,10 @@ impl Maker<'_> {
         let body = job.finish();
         let digest = Sha256::digest(&body);
         let digest = hex::encode(digest.get(..ID_BYTES)?);
-        let scored = || rows.iter().filter_map(|new| new.row.content.as_ref());
+        let scored = || {
+            let rows = rows.iter().map(|new| &new.row);
+            rows.filter_map(|row| Some((row, row.content.as_ref()?)))
+        };
         Some(Batch {
             id: format!("warm-{}-{digest}", self.run),
             body,
@@ -158,7 +161,7 @@ impl Maker<'_> {
             marks: rows.iter().map(|new| new.mark).collect(),
             changed_us: rows.iter().map(|new| new.row.changed_us).collect(),
             inputs: scored().count(),
-            cost: scored().map(|content| self.cost(content)).sum(),
+            cost: scored().map(|(row, content)| self.cost(row, content)).sum(),
         })
     }
 

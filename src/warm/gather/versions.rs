@@ -46,19 +46,33 @@ impl Versions {
         &self.serving.model
     }
 
+    /// Whether a share of the inputs goes to another version than the active one.
+    pub fn are_two(&self) -> bool {
+        self.split.is_some()
+    }
+
     /// A row as it is scored by a job, which makes a ranking under `rank` if that is given.
     pub fn seen(&self, rank: Option<&str>, row: &Row) -> Seen {
-        let (active, key) = (self.active(), row.key.as_deref());
-        let by_itself = || hash(active, &row.content);
-        let point = || Point::of(&active.info().name, rank, key, by_itself);
-        let model = self.serving.version_at(point);
+        self.content(rank, row.key.as_deref(), &row.content)
+    }
+
+    /// The same of what an input holds, and its key.
+    pub fn content(&self, rank: Option<&str>, key: Option<&str>, content: &RowContent) -> Seen {
+        let model = self.goes_to(rank, key, content);
         Seen {
-            hash: hash(model, &row.content),
-            is_split: !Arc::ptr_eq(model, active),
+            hash: hash(model, content),
+            is_split: !Arc::ptr_eq(model, self.active()),
         }
     }
 
-    /// The same of an input whose hash is known.
+    fn goes_to(&self, rank: Option<&str>, key: Option<&str>, content: &RowContent) -> &Arc<Model> {
+        let active = self.active();
+        let by_itself = || hash(active, content);
+        self.serving
+            .version_at(|| Point::of(&active.info().name, rank, key, by_itself))
+    }
+
+    /// The same of an input of which only a hash is known.
     pub fn known(&self, key: Option<&str>, hash: InputHash) -> Seen {
         let active = self.active();
         let point = || Point::of(&active.info().name, None, key, || hash);
@@ -90,6 +104,22 @@ impl Versions {
     /// Seconds that an input is expected to take, once that is known.
     pub fn expected(&self, input: &Seen, content: &RowContent) -> Option<f64> {
         self.of(input.is_split).0.expected_seconds(content.text())
+    }
+
+    /// The same of what an input holds, and its key.
+    pub fn expected_of(&self, key: Option<&str>, content: &RowContent) -> Option<f64> {
+        let model = self.goes_to(None, key, content);
+        model.expected_seconds(content.text())
+    }
+
+    /// Whether calls have measured what inputs cost the version that this one goes to.
+    pub fn has_measured(&self, input: &Seen) -> bool {
+        self.of(input.is_split).0.has_measured()
+    }
+
+    /// The same of every version that inputs go to.
+    pub fn have_measured(&self) -> bool {
+        self.serving.versions().all(|model| model.has_measured())
     }
 
     /// When the table of scores says that each of these was scored, by the version that it goes to.

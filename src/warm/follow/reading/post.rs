@@ -12,6 +12,7 @@ use crate::{
             outlay::Fit,
             window::MAX_MET,
         },
+        gather::versions::Versions,
         schedule::Keep,
         source::{Found, SourceError},
     },
@@ -76,14 +77,14 @@ impl Reading {
             return Ok(Ok(posted));
         };
         let (carrier, schedule) = (&follower.carrier, &follower.schedule);
-        let model = match carrier.engine.registry().resolve(&schedule.model) {
-            Ok(model) => model,
+        let versions = match carrier.engine.registry().serving(&schedule.model) {
+            Ok(serving) => Versions::new(serving),
             Err(error) => return Ok(Err(SourceError(error.to_string()))),
         };
-        let own_ttl = model.info().ttl_seconds;
+        let own_ttl = versions.active().info().ttl_seconds;
         let maker = Maker {
             schedule,
-            model: &model,
+            versions: &versions,
             kind: *kind,
             ttl_seconds: carrier.settings.ttl_seconds(
                 schedule.ttl_seconds,
