@@ -14,6 +14,7 @@ mod fuzz;
 mod loaded;
 mod names;
 mod network;
+mod reachable;
 #[cfg(test)]
 mod reference;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod tree;
 
 pub use loaded::{Effective, Loaded, known_settings};
 pub use network::Network;
+pub use reachable::is_reachable;
 pub use tree::*;
 
 use figment::{Figment, providers::Serialized};

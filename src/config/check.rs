@@ -45,6 +45,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::intake(&settings.intake)?;
     rules::cache(&settings.cache)?;
     rules::warm(&settings.warm)?;
+    rules::callbacks(&settings.callbacks)?;
     rules::audit(settings)?;
     rules::namespaces(&settings.namespaces)?;
     rules::lanes(settings)?;

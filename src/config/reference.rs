@@ -19,9 +19,10 @@ use std::{
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/settings.md");
 /// Where the types are.
-const SOURCES: [&str; 12] = [
+const SOURCES: [&str; 13] = [
     "src/config/tree.rs",
     "src/config/tree/audit.rs",
+    "src/config/tree/callbacks.rs",
     "src/config/tree/entries.rs",
     "src/config/tree/http.rs",
     "src/config/tree/jobs.rs",

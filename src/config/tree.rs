@@ -3,6 +3,7 @@
 //! The doc comments are what `docs/settings.md` is generated from.
 
 mod audit;
+mod callbacks;
 mod entries;
 mod http;
 mod jobs;
@@ -13,6 +14,8 @@ mod servers;
 mod warm;
 
 pub use audit::Audit;
+pub use callbacks::Callbacks;
+pub(in crate::config) use callbacks::is_listable;
 pub use entries::{
     Cache, CacheMode, CacheThresholds, Embedded, Namespace, Store, StoredJobs, StoredScores,
 };
@@ -44,6 +47,7 @@ pub struct Settings {
     pub lanes: BTreeMap<String, Lane>,
     pub retry: Retry,
     pub reply: Reply,
+    pub callbacks: Callbacks,
     pub cache: Cache,
     pub namespaces: BTreeMap<String, Namespace>,
     pub models: ModelSettings,

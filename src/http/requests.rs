@@ -117,6 +117,9 @@ pub struct JobRequest {
     detail: Option<bool>,
     /// How new the job's word on its keys is: by its acceptance, if absent.
     as_of: Option<AsOfRequest>,
+    /// Where its end is posted to: a host that the settings list.
+    #[schema(max_length = 2048)]
+    callback_url: Option<String>,
 }
 
 /// RFC 3339, or a sequence number.

@@ -10,8 +10,9 @@ use super::{
     index::{IndexVec, SourceIndex},
     lane::Lanes,
     outcome::Outcome,
-    source::{AdmittedJob, JobSource},
+    source::{AdmittedJob, Callback, JobSource},
 };
+use crate::store::Store;
 use ahash::RandomState;
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::job::{self, Job, Unparsable};
@@ -128,7 +129,11 @@ fn check<'a>(context: &Context, source: &'a JobSource) -> Result<(Job<'a>, Servi
     let parsed = Job::parse(source.body(), source.message_id());
     if let Some(rejection) = source.given_up.clone() {
         let job_id = match parsed {
-            Ok(job) => Some(job.job_id.into_owned()),
+            Ok(job) => {
+                // Nobody is told where nobody may be.
+                let _nowhere = note_callback(context, source, &job);
+                Some(job.job_id.into_owned())
+            }
             Err(bad) => bad.job_id,
         };
         return Err(Unparsable { job_id, rejection });
@@ -137,7 +142,8 @@ fn check<'a>(context: &Context, source: &'a JobSource) -> Result<(Job<'a>, Servi
     if let Some(ids) = &context.in_hand {
         source.note_in_hand(ids, &job.job_id);
     }
-    match fit(context, &mut job) {
+    let allowed = note_callback(context, source, &job);
+    match allowed.and_then(|()| fit(context, &mut job)) {
         Ok(serving) => Ok((job, serving)),
         Err(rejection) => Err(Unparsable {
             job_id: Some(job.job_id.into_owned()),
@@ -159,8 +165,33 @@ pub(super) fn examine(
     }
     let parsed = Job::parse_or_name(body, message_id, or_id);
     let mut job = parsed.map_err(|bad| bad.rejection)?;
+    callback(context, &job)?;
     fit(context, &mut job)?;
     Ok(job.job_id.into_owned())
+}
+
+/// Notes where a job's end is posted to, however it ends; it is rejected where that may not be, and then posted nowhere.
+fn note_callback(context: &Context, source: &JobSource, job: &Job<'_>) -> Result<(), Rejection> {
+    if let Some(callback) = callback(context, job)? {
+        source.note_callback(callback);
+    }
+    Ok(())
+}
+
+fn callback(context: &Context, job: &Job<'_>) -> Result<Option<Callback>, Rejection> {
+    let Some(url) = job.callback_url.as_deref() else {
+        return Ok(None);
+    };
+    let settings = &context.settings;
+    let host = match context.store {
+        Store::Postgres(_) => settings.callbacks.host_of(url, settings.store.jobs),
+        Store::Sqlite(_) => Err("there are no callbacks here: they need Postgres"),
+    };
+    let host = host.map_err(|why| Rejection::invalid("callback_url", why))?;
+    Ok(Some(Callback {
+        url: url.into(),
+        host: host.into(),
+    }))
 }
 
 /// Finds a job's model, and checks the job against it: a version that a share of the inputs goes to takes whatever the active one takes.

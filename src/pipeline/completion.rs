@@ -192,6 +192,7 @@ impl Completions {
                 refreshes_ttl: ending.source.refreshes_ttl(),
                 model_nanos: ending.counts.model_nanos,
                 posters: ending.posters().collect(),
+                callback: ending.source.callback(),
             }),
             End::Failed { .. } => None,
         });

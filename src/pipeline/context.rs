@@ -69,6 +69,8 @@ pub(super) struct PipelineSettings {
     pub namespaces: BTreeMap<String, Namespace>,
     /// Which rows are written: for the store.
     pub store: config::Store,
+    /// Where jobs' ends may be posted to: for admission.
+    pub callbacks: config::Callbacks,
     /// Jobs and tokens at which a batch of look-ups is closed, how many are under way at once, and how long one waits for company.
     pub batch_jobs: usize,
     pub max_batch_body_tokens: usize,
@@ -104,6 +106,7 @@ impl PipelineSettings {
             cache: settings.cache.clone(),
             namespaces: settings.namespaces.clone(),
             store: settings.store.clone(),
+            callbacks: settings.callbacks.clone(),
             batch_jobs: settings.intake.batch_jobs,
             max_batch_body_tokens: settings.intake.batch_tokens,
             batches_in_flight: settings.intake.batches_in_flight,

@@ -159,6 +159,7 @@ fn row((ending, outcome): &(Ending, Outcome)) -> Option<RejectedRow<'_>> {
         namespace,
         rejection,
         posters: ending.posters().collect(),
+        callback: ending.source.callback(),
         finished_at: clock::now(),
     })
 }

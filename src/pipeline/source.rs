@@ -11,7 +11,7 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
 };
-use crate::clock;
+use crate::{clock, store::CallbackTo};
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
@@ -97,12 +97,20 @@ pub struct Parts {
     pub(super) arriving: Option<Arriving>,
     /// The API key that posted it.
     pub(super) posted_by: Option<Arc<str>>,
+    /// Where its end is posted to, once that is known and allowed.
+    callback: OnceLock<Callback>,
     /// Its part of what may be in hand.
     pub(super) held: Held,
     /// The same for outputs that are large.
     pub(super) reserved: Option<Reserved>,
     /// Its id among those in hand, once that is known.
     in_hand: OnceLock<InHandId>,
+}
+
+/// Where a job's end is posted to: its `callback_url`, and that one's host as the settings list it.
+pub(super) struct Callback {
+    pub url: Box<str>,
+    pub host: Box<str>,
 }
 
 impl Deref for JobSource {
@@ -143,6 +151,7 @@ impl JobSource {
             given_up: None,
             arriving: None,
             posted_by: None,
+            callback: OnceLock::new(),
             held: Held::default(),
             reserved: None,
             in_hand: OnceLock::new(),
@@ -283,6 +292,21 @@ impl JobSource {
     pub(super) fn note_in_hand(&self, ids: &Arc<InHandIds>, job_id: &str) {
         let posted_by = self.posted_by.as_deref();
         self.in_hand.get_or_init(|| ids.note(job_id, posted_by));
+    }
+
+    /// Notes where its end is posted to.
+    pub(super) fn note_callback(&self, callback: Callback) {
+        // Looked at again, its body says the same.
+        let _known = self.callback.set(callback);
+    }
+
+    /// Where its end is posted to.
+    pub(super) fn callback(&self) -> Option<CallbackTo<'_>> {
+        let callback = self.callback.get()?;
+        Some(CallbackTo {
+            url: &callback.url,
+            host: &callback.host,
+        })
     }
 
     /// Tells its owner how it ended.

@@ -15,7 +15,10 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::{StoredJobs, StoredScores},
-    store::{self, Batch, Inserted, JobRow, PosterRow, RunPiece, ScoreRow, SpentTime, StoreError},
+    store::{
+        self, Batch, CallbackRow, CallbackTo, Inserted, JobRow, PosterRow, RunPiece, ScoreRow,
+        SpentTime, StoreError,
+    },
     telemetry::metrics::Table,
 };
 use kiln_contract::{
@@ -42,6 +45,8 @@ pub(super) struct ToStore<'a> {
     pub model_nanos: u64,
     /// The API keys that posted it.
     pub posters: Vec<&'a str>,
+    /// Where its end is posted to.
+    pub callback: Option<CallbackTo<'a>>,
 }
 
 impl ToStore<'_> {
@@ -58,6 +63,11 @@ impl ToStore<'_> {
 }
 
 impl<'a> ToStore<'a> {
+    fn callback_row(&self) -> Option<CallbackRow<'a>> {
+        let (job_id, to) = (&*self.job.job_id, self.callback?);
+        Some(CallbackRow { job_id, to })
+    }
+
     fn poster_rows(&self) -> impl Iterator<Item = PosterRow<'a>> {
         let job = self.job;
         self.posters.iter().map(|posted_by| PosterRow {
@@ -234,10 +244,11 @@ async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inse
 /// About how many bytes each job adds to a statement.
 fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
     let scores = context.settings.store.scores != StoredScores::None;
-    let bytes = |ToStore { job, .. }: &ToStore<'_>| {
+    let bytes = |ToStore { job, callback, .. }: &ToStore<'_>| {
         let rows = job.rows.as_deref().filter(|_| scores);
         let rows = rows.map_or(0, |rows| rows.bytes() + ROW_BYTES * rows.slots.len());
-        ROW_BYTES + job.result.results.len() + rows + names::bytes(&job.names)
+        let callback = callback.map_or(0, |to| ROW_BYTES + to.url.len());
+        ROW_BYTES + job.result.results.len() + rows + names::bytes(&job.names) + callback
     };
     jobs.iter().map(bytes).collect()
 }
@@ -256,6 +267,7 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         served: names::rows(naming(jobs.iter())),
         spent: jobs.iter().filter_map(ToStore::spent).collect(),
         posters: jobs.iter().flat_map(ToStore::poster_rows).collect(),
+        callbacks: jobs.iter().filter_map(ToStore::callback_row).collect(),
         finished_at: jobs
             .first()
             .map(|one| one.job.result.finished_at)

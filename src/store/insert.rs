@@ -5,7 +5,7 @@
 //! text depends on which columns are which, so that a handful of prepared statements serves every batch.
 
 use super::{
-    Batch, JobRow, ScoreRow,
+    Batch, JobRow, ScoreRow, callbacks,
     columns::{Columns, column},
     float_bytes, posters,
     runs::spent,
@@ -70,13 +70,18 @@ pub(super) fn statement<'q>(
             (format!("{ids}\n{IDS_OVER_REJECTIONS}"), results)
         }
     };
-    let last = if batch.served.is_empty() && last.is_none() {
+    let follows = !batch.served.is_empty() || !batch.callbacks.is_empty();
+    let last = if !follows && last.is_none() {
         jobs
     } else {
         with.push(format!("done AS ({jobs}\nRETURNING job_id)"));
         if !batch.served.is_empty() {
             let served = served::insert(batch, &mut arguments)?;
             with.push(format!("shown AS ({served})"));
+        }
+        if !batch.callbacks.is_empty() {
+            let callbacks = callbacks::insert(batch, &mut arguments)?;
+            with.push(format!("called AS ({callbacks})"));
         }
         last.unwrap_or_else(|| "SELECT FROM done".to_owned())
     };
@@ -178,7 +183,7 @@ fn scores<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{ServedRow, WordOrder};
+    use crate::store::{CallbackRow, CallbackTo, ServedRow, WordOrder};
     use kiln_contract::result::Finished;
     use sqlx::{Arguments, Execute};
 
@@ -225,6 +230,7 @@ mod tests {
             served: Vec::new(),
             spent: Vec::new(),
             posters: Vec::new(),
+            callbacks: Vec::new(),
             finished_at: crate::clock::now(),
             is_ledger,
         };
@@ -274,6 +280,37 @@ mod tests {
         assert!(text.contains("NULL::text AS label"), "{text}");
         assert!(text.contains(&format!("${}::", arguments.len())));
         assert!(!text.contains(&format!("${}", arguments.len() + 1)));
+    }
+
+    #[test]
+    fn where_ends_are_posted_to_is_written_with_the_jobs_that_are_new() {
+        let finished = done("m");
+        let row = |job_id| JobRow {
+            job_id,
+            body_sha256: [0; 32],
+            done: &finished,
+        };
+        let to = CallbackTo {
+            url: "https://a/",
+            host: "a",
+        };
+        let batch = Batch {
+            jobs: vec![row("j"), row("k")],
+            callbacks: vec![CallbackRow { job_id: "k", to }],
+            ..Batch::default()
+        };
+        for (tables, last) in [
+            (Tables::Plain, "SELECT FROM done"),
+            (Tables::Partitioned, WRITTEN),
+        ] {
+            let mut query = statement(&batch, tables).expect("arguments that encode");
+            let arguments = query.take_arguments().expect("encoded").expect("some");
+            let text = query.sql().as_str().to_owned();
+            assert!(text.starts_with("WITH done AS (INSERT INTO job"), "{text}");
+            assert!(text.contains("called AS (INSERT INTO callbacks"), "{text}");
+            assert!(text.contains("JOIN done") && text.ends_with(last), "{text}");
+            assert!(text.contains(&format!("${}::", arguments.len())));
+        }
     }
 
     #[test]

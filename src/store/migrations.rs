@@ -107,6 +107,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "timings",
             include_str!("../../migrations/postgres/0018_timings.sql"),
         ),
+        (
+            19,
+            "callbacks",
+            include_str!("../../migrations/postgres/0019_callbacks.sql"),
+        ),
     ])
 });
 

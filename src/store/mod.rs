@@ -9,6 +9,7 @@ mod actions;
 mod active;
 mod address;
 mod ask;
+mod callbacks;
 mod cancelled;
 mod columns;
 mod controls;
@@ -48,6 +49,7 @@ use kiln_contract::result::Finished;
 use std::time::Duration;
 
 pub use actions::{ActionKind, ActionRow};
+pub use callbacks::{CallbackRow, CallbackTo, DueCallback, WaitingCallbacks};
 pub use cancelled::RunJobs;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
@@ -144,6 +146,8 @@ pub struct Batch<'a> {
     pub spent: Vec<SpentTime>,
     /// The API keys that posted these jobs.
     pub posters: Vec<PosterRow<'a>>,
+    /// Where the ends of these jobs are posted to; no job twice.
+    pub callbacks: Vec<CallbackRow<'a>>,
     pub finished_at: DateTime<Utc>,
     /// Leave the results out of Postgres: a repeat's are those that it has now.
     pub is_ledger: bool,
@@ -171,6 +175,8 @@ pub struct RejectedRow<'a> {
     pub rejection: &'a Rejection,
     /// The API keys that posted it.
     pub posters: Vec<&'a str>,
+    /// Where its end is posted to.
+    pub callback: Option<CallbackTo<'a>>,
     pub finished_at: DateTime<Utc>,
 }
 
@@ -288,6 +294,7 @@ impl Store {
                 progress(pruned.all());
             }
             store.prune_posters(before, batch).await?;
+            store.prune_callbacks(before, batch).await?;
             results?;
         }
         Ok(pruned)

@@ -5,6 +5,7 @@
 use super::{
     Batch, Inserted, JobRow, Opened, Rejected, RejectedRow, StoreError,
     address::Address,
+    callbacks,
     hosts::Hosts,
     insert,
     migrations::{self, Applied, SchemaState},
@@ -39,29 +40,42 @@ const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
 FROM jobs WHERE job_id = ANY($1::text[])";
 
-const REJECT: &str = "\
-WITH posted AS (
+/// Around the row of a rejection: who posted it, and where its end is posted to if its row is written.
+macro_rules! reject {
+    ($row:literal) => {
+        concat!(
+            "WITH posted AS (
   INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
   ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
-)
-INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
-VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
-ON CONFLICT (job_id) DO UPDATE SET
-  model = excluded.model, namespace = excluded.namespace, error = excluded.error,
-  body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE jobs.status = 'rejected'";
+), done AS (",
+            $row,
+            " RETURNING job_id
+), called AS (
+  INSERT INTO callbacks (row_id, job_id, url, host) SELECT job_id, coalesce($8::text, job_id), $9::text, $10::text FROM done WHERE $9::text IS NOT NULL ",
+            callbacks::again!(),
+            "
+) SELECT FROM done"
+        )
+    };
+}
+
+const REJECT: &str = reject!(
+    "INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
+  VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
+  ON CONFLICT (job_id) DO UPDATE SET
+    model = excluded.model, namespace = excluded.namespace, error = excluded.error,
+    body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+  WHERE jobs.status = 'rejected'"
+);
 
 /// The same where results have tables of their own.
-const REJECT_ID: &str = "\
-WITH posted AS (
-  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
-  ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
-)
-INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
-VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
-ON CONFLICT (job_id) DO UPDATE SET
-  rejection = excluded.rejection, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-WHERE job_ids.status = 'rejected'";
+const REJECT_ID: &str = reject!(
+    "INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
+  VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
+  ON CONFLICT (job_id) DO UPDATE SET
+    rejection = excluded.rejection, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
+  WHERE job_ids.status = 'rejected'"
+);
 
 /// The share of the time that is waited for an answer after which the server ends a statement at the latest: the server's word is to come
 /// before it is given up.
@@ -334,7 +348,10 @@ impl PostgresStore {
                         .bind(&error)
                         .bind(row.body_sha256.as_slice())
                         .bind(row.finished_at)
-                        .bind(row.posters.as_slice());
+                        .bind(row.posters.as_slice())
+                        .bind(row.job_id)
+                        .bind(row.callback.map(|to| to.url))
+                        .bind(row.callback.map(|to| to.host));
                     self.execute(query)
                 };
                 if self.for_tables(BTreeSet::new, write).await? > 0 {

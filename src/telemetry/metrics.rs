@@ -3,6 +3,7 @@
 //! Promises that label values are enumerations or come from manifests and settings, never from a job.
 
 mod audit;
+mod callbacks;
 mod catalogue;
 mod labels;
 mod lanes;
@@ -22,10 +23,10 @@ mod warming;
 
 pub use catalogue::SECONDS;
 pub use labels::{
-    AuditFinding, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, HealthPart, HeatOf,
-    HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind, QueueKind, ReplyOutcome,
-    Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, WarmInput,
-    WarmOutcome,
+    AuditFinding, CacheOperation, CacheOutcome, CallbackOutcome, CloseReason, DifferenceKind,
+    HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LeaseOutcome, PublisherKind,
+    QueueKind, ReplyOutcome, Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome,
+    TrainingStep, WarmInput, WarmOutcome,
 };
 pub use lanes::LaneGauges;
 pub use open::open_metrics;
@@ -84,6 +85,7 @@ struct Handles {
     older_words: Counter,
     marks_repaired: Counter,
     traces: Vec<Counter>,
+    callbacks: Vec<Counter>,
     heat_dropped: Vec<Counter>,
     ready: Gauge,
     degraded: Vec<Gauge>,
@@ -161,6 +163,7 @@ impl Metrics {
             older_words: OLDER_WORDS.counter([]),
             marks_repaired: MARKS_REPAIRED.counter([]),
             traces: TRACES.counters(),
+            callbacks: CALLBACKS.counters(),
             heat_dropped: HEAT_DROPPED.counters(),
             ready: READY.gauge([]),
             degraded: DEGRADED.gauges(),

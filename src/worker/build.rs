@@ -194,7 +194,9 @@ impl Worker {
         self.add_followers(&mut tasks);
         self.add_heat(&mut tasks);
         let (settings, engine) = (&self.settings, &self.engine);
-        tasks::audit::add(&mut tasks, settings, engine, &self.store, &self.metrics);
+        let (store, health, metrics) = (&self.store, &self.health, &self.metrics);
+        tasks::audit::add(&mut tasks, settings, engine, store, metrics);
+        tasks::callbacks::add(&mut tasks, settings, store, health, metrics);
         for (name, task) in [
             ("publisher", self.publisher_task.clone()),
             ("replies", self.replies_task.clone()),

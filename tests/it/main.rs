@@ -95,3 +95,4 @@ mod warm_claims;
 mod warm_follow;
 mod warm_simulated;
 mod warm_sources;
+mod webhooks;

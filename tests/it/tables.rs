@@ -447,6 +447,7 @@ async fn reject(store: &Store, job_id: &str) -> Vec<Rejected> {
     let row = RejectedRow {
         // As where one key's job came twice in a batch.
         posters: vec!["shop", "shop"],
+        callback: None,
         job_id: Some(job_id),
         body_sha256: kiln_contract::key::hash_body(job_id.as_bytes()),
         model: Some("m"),

@@ -12,8 +12,8 @@ pub mod write;
 
 pub use fields::{InputField, JobField};
 pub use limits::{
-    EXPECTED_JOB_ID, MAX_INPUTS, MAX_JOB_ID, MAX_KEY_BYTES, MAX_TTL_SECONDS, is_job_id,
-    key_problem, too_large,
+    EXPECTED_JOB_ID, MAX_CALLBACK_URL_BYTES, MAX_INPUTS, MAX_JOB_ID, MAX_KEY_BYTES,
+    MAX_TTL_SECONDS, callback_url_problem, is_job_id, key_problem, too_large,
 };
 pub use write::JobWriter;
 
@@ -153,6 +153,8 @@ pub struct Job<'a> {
     pub detail: bool,
     /// How new the job's word on its keys is; by its acceptance where it says nothing.
     pub as_of: Option<AsOf<'a>>,
+    /// Where its end is posted to, see [`callback_url_problem`].
+    pub callback_url: Option<Cow<'a, str>>,
 }
 
 /// A body that is no job.
@@ -207,6 +209,7 @@ impl<'a> Job<'a> {
             on_error: self.on_error,
             detail: self.detail,
             as_of: self.as_of.map(AsOf::into_owned),
+            callback_url: self.callback_url.map(owned),
         }
     }
 

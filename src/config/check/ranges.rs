@@ -2,8 +2,8 @@
 
 use super::Range;
 use crate::config::{
-    Amqp, Audit, Cache, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace, Queues, Redis,
-    Reply, Retry, Settings, Warm,
+    Amqp, Audit, Cache, Callbacks, Database, Drain, Http, Intake, Lane, LaneLimits, Namespace,
+    Queues, Redis, Reply, Retry, Settings, Warm,
 };
 use kiln_contract::job::{MAX_INPUTS, MAX_TTL_SECONDS};
 use std::collections::BTreeMap;
@@ -39,6 +39,7 @@ pub(super) fn all(settings: &Settings) -> Vec<Range> {
     all.extend(lanes(&settings.lanes));
     all.extend(retry(&settings.retry));
     all.extend(reply(&settings.reply));
+    all.extend(callbacks(&settings.callbacks));
     all.extend(cache(&settings.cache));
     all.extend(namespaces(&settings.namespaces));
     all.extend(drain(&settings.drain));
@@ -183,6 +184,26 @@ fn reply(reply: &Reply) -> [Range; 2] {
     [
         count("reply.max_bytes", reply.max_bytes, 1_024, 128 << 20),
         range("reply.timeout_ms", reply.timeout_ms, 100, HOUR_MS),
+    ]
+}
+
+fn callbacks(callbacks: &Callbacks) -> [Range; 7] {
+    let waiting = callbacks.max_waiting;
+    let per_host = callbacks.at_once_per_host;
+    let age = callbacks.max_age_seconds;
+    [
+        range("callbacks.timeout_ms", callbacks.timeout_ms, 100, 120_000),
+        count("callbacks.at_once", callbacks.at_once, 1, 256),
+        count("callbacks.at_once_per_host", per_host, 1, 256),
+        range(
+            "callbacks.first_wait_ms",
+            callbacks.first_wait_ms,
+            10,
+            HOUR_MS,
+        ),
+        range("callbacks.max_tries", callbacks.max_tries, 1, 100),
+        range("callbacks.max_age_seconds", age, 1, 30 * DAY_SECONDS),
+        range("callbacks.max_waiting", waiting, 1, 10_000_000u64),
     ]
 }
 

@@ -2,11 +2,11 @@
 
 use super::{
     labels::{
-        AuditFinding, CODE, CacheOperation, CacheOutcome, CloseReason, DifferenceKind, FIGURE,
-        HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE, LeaseOutcome, MODEL,
-        MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind, ReplyOutcome, SHARD,
-        Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome, TrainingStep, VERSION,
-        WarmInput, WarmOutcome,
+        AuditFinding, CODE, CacheOperation, CacheOutcome, CallbackOutcome, CloseReason,
+        DifferenceKind, FIGURE, HealthPart, HeatOf, HintOutcome, InputResult, JobOutcome, LANE,
+        LeaseOutcome, MODEL, MODEL_VERSION, NAMESPACE, PREDICTION, PublisherKind, QueueKind,
+        ReplyOutcome, SHARD, Server, ShadowOutcome, SplitOutcome, Stage, Table, TraceOutcome,
+        TrainingStep, VERSION, WarmInput, WarmOutcome,
     },
     metric::{Metric, counter, gauge, histogram},
     schedules::SCHEDULE,
@@ -58,6 +58,11 @@ catalogue! {
         BATCH_JOBS = histogram("kiln_batch_jobs", "jobs", &SIZES, "Jobs of a batch.");
         REPLIES = counter("kiln_replies_total", "replies", "Replies by whether their queue took them.")
             .by(&[ReplyOutcome::LABEL]);
+        CALLBACKS = counter("kiln_callbacks_total", "tries", "Tries to post a job's end to its `callback_url`, by what became of them.")
+            .by(&[CallbackOutcome::LABEL]);
+        CALLBACKS_WAITING = gauge("kiln_callbacks_waiting", "callbacks",
+            "Ends of jobs that are still to be posted, of all workers, where this one posts any; counted once a minute, up to one more than `callbacks.max_waiting`.");
+        CALLBACK_AGE = gauge("kiln_callbacks_oldest_seconds", "seconds", "Time since the oldest of them was to be posted.");
         INTAKE_PAUSED = gauge("kiln_intake_paused", "1 or 0", "1 while operators have paused taking jobs.");
     }
     "Lanes": {

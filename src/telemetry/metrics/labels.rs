@@ -372,6 +372,18 @@ label!(
 );
 
 label!(
+    /// What becomes of a callback.
+    CallbackOutcome: "outcome" {
+        /// answered 2xx
+        Delivered = "delivered",
+        /// tried again later
+        Retried = "retried",
+        /// answered 410, or tried too often or for too long, or too many waited
+        GivenUp = "given_up",
+    }
+);
+
+label!(
     /// How two versions' scores differ.
     DifferenceKind: "kind" {
         /// the mean of new minus active

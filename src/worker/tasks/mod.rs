@@ -1,6 +1,7 @@
 //! What a worker does beside its jobs, a file each.
 
 pub(super) mod audit;
+pub(super) mod callbacks;
 pub(super) mod controls;
 pub(super) mod costs;
 pub(super) mod days;

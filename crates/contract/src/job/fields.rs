@@ -69,6 +69,8 @@ fields! {
         Detail = "detail",
         /// How new the job's word on its keys is.
         AsOf = "as_of",
+        /// Where its end is posted to.
+        CallbackUrl = "callback_url",
     }
 }
 

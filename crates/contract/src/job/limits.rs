@@ -12,6 +12,8 @@ pub const EXPECTED_JOB_ID: &str = "expected 1 to 128 printable ASCII characters"
 pub(super) const MAX_MODEL_BYTES: usize = 128;
 /// Longest key of an input or a ranking, in bytes.
 pub const MAX_KEY_BYTES: usize = 256;
+/// Longest `callback_url` of a job, in bytes.
+pub const MAX_CALLBACK_URL_BYTES: usize = 2_048;
 /// Longest life of an entry that a job may ask for, in seconds: a year.
 pub const MAX_TTL_SECONDS: u64 = 31_536_000;
 
@@ -34,6 +36,34 @@ pub fn key_problem(key: &str) -> Option<String> {
     } else {
         None
     }
+}
+
+/// What is wrong with a `callback_url`, whatever host it names; `None` if it is good. What it says is never repeated: a URL may hold a secret.
+pub fn callback_url_problem(url: &str) -> Option<String> {
+    if url.len() > MAX_CALLBACK_URL_BYTES {
+        let found = url.len();
+        return Some(format!(
+            "expected at most {MAX_CALLBACK_URL_BYTES} bytes, found {found}"
+        ));
+    }
+    let rest = url.strip_prefix("https://");
+    let Some(rest) = rest.or_else(|| url.strip_prefix("http://")) else {
+        return Some("expected http:// or https:// with a host".to_owned());
+    };
+    // What readers of URLs don't read alike is none: `\`, spaces, and letters that a host's name would be rewritten for.
+    if !rest.bytes().all(|b| b.is_ascii_graphic() && b != b'\\') {
+        return Some("expected printable ASCII without spaces and backslashes".to_owned());
+    }
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    if authority.contains('@') {
+        return Some("expected no user and password".to_owned());
+    }
+    if rest.contains('#') {
+        return Some("expected no fragment".to_owned());
+    }
+    (authority.is_empty() || authority.starts_with(':'))
+        .then(|| "expected http:// or https:// with a host".to_owned())
 }
 
 /// The rejection of a body of `bytes` bytes, where at most `max` are taken.

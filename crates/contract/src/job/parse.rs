@@ -59,6 +59,7 @@ struct RawJob<'a> {
     on_error: OnError,
     detail: bool,
     as_of: Option<AsOf<'a>>,
+    callback_url: Option<Cow<'a, str>>,
 }
 
 /// The inputs, and the features of all of them one after the other.
@@ -120,6 +121,7 @@ fn finish<'a>(
         on_error: raw.on_error,
         detail: raw.detail,
         as_of: raw.as_of,
+        callback_url: raw.callback_url,
     })
 }
 

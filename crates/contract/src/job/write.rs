@@ -139,6 +139,11 @@ impl JobWriter {
         self.put(JobField::AsOf, as_of)
     }
 
+    /// Where its end is posted to.
+    pub fn callback_url(&mut self, url: &str) -> &mut Self {
+        self.put(JobField::CallbackUrl, url)
+    }
+
     /// A field whose JSON somebody else wrote, byte for byte.
     pub fn json(&mut self, field: JobField, json: &str) -> &mut Self {
         self.fields.name(&mut self.buffer, field);

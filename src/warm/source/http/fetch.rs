@@ -5,8 +5,11 @@
 //! it names, until the first redirection away from there: what another origin asks for has none of them, not even back at the first one. An
 //! error says nothing that the schedule didn't: no secret, nothing of a server's redirection, nothing that follows a URL's path, nothing of an answer.
 
-use super::address::is_allowed;
-use crate::{config::Network, redact::Redact, tls};
+use crate::{
+    config::{Network, is_reachable},
+    redact::Redact,
+    tls,
+};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     Request, Response, StatusCode,
@@ -265,7 +268,7 @@ impl Fetch {
         }
         let allowed = all
             .into_iter()
-            .filter(|one| is_allowed(one.ip(), &self.listed));
+            .filter(|one| is_reachable(one.ip(), &self.listed));
         let allowed: Vec<SocketAddr> = allowed.collect();
         if allowed.is_empty() {
             let refused = "is at a private address, which warm.private_networks doesn't list";

@@ -3,7 +3,6 @@
 //! Promises that what is fetched is bounded in bytes, rows and time, that no private address is reached which the settings don't list, and that
 //! credentials are read when they are used and never shown.
 
-mod address;
 mod fetch;
 mod headers;
 mod pick;

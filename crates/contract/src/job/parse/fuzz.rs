@@ -16,7 +16,7 @@ use serde_json::Value;
 /// Bytes that a body may take beside and for each of its own: an input of twelve bytes takes ten times as many, in a list that grows.
 const MEMORY: (usize, usize) = (64 << 10, 48);
 
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 25] = [
     "\"job_id\":",
     "\"model\":",
     "\"namespace\":",
@@ -27,6 +27,7 @@ const WORDS: [&str; 24] = [
     "\"on_error\":\"skip\"",
     "\"detail\":",
     "\"as_of\":",
+    "\"callback_url\":\"https://a/\"",
     "\"key\":",
     "\"text\":",
     "\"text_pair\":",
@@ -204,6 +205,9 @@ fn written(job: &Job<'_>) -> Vec<u8> {
     }
     if let Some(as_of) = &job.as_of {
         writer.as_of(as_of);
+    }
+    if let Some(url) = &job.callback_url {
+        writer.callback_url(url);
     }
     writer.finish()
 }

@@ -6,7 +6,7 @@
 use super::{
     Inputs, RawJob,
     input::{AnyInput, InputSeed},
-    values::{AsOfSeed, Key, ModelName, Namespace, OnErrorSeed, Seen, Text, Whole},
+    values::{AsOfSeed, CallbackUrl, Key, ModelName, Namespace, OnErrorSeed, Seen, Text, Whole},
 };
 use crate::job::{
     MAX_INPUTS, MAX_TTL_SECONDS, Rank,
@@ -70,6 +70,9 @@ impl<'de> Visitor<'de> for JobSeed {
                 JobField::OnError => job.on_error = map.next_value_seed(OnErrorSeed)?,
                 JobField::Detail => job.detail = map.next_value()?,
                 JobField::AsOf => job.as_of = Some(map.next_value_seed(AsOfSeed)?),
+                JobField::CallbackUrl => {
+                    job.callback_url = Some(map.next_value_seed(CallbackUrl)?);
+                }
             }
         }
         Ok(job)

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     job::{
-        Content, Input, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank,
+        Content, Input, MAX_INPUTS, MAX_TTL_SECONDS, OnError, Rank, callback_url_problem,
         fields::{Field, InputField, JobField, RankField},
         key_problem,
     },
@@ -122,6 +122,10 @@ impl<'a> Reader<'a> {
                 JobField::OnError => job.on_error = OnError::find(self.string()?)?,
                 JobField::Detail => job.detail = self.truth()?,
                 JobField::AsOf => job.as_of = Some(self.as_of()?),
+                JobField::CallbackUrl => {
+                    let url = self.checked(|url| callback_url_problem(url).is_none())?;
+                    job.callback_url = Some(url);
+                }
             }
         }
         Some(job)

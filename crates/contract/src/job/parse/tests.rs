@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     failure::Code,
-    job::{Content, MAX_KEY_BYTES, MAX_TTL_SECONDS},
+    job::{Content, MAX_CALLBACK_URL_BYTES, MAX_KEY_BYTES, MAX_TTL_SECONDS},
     order::AsOf,
 };
 use proptest::prelude::*;
@@ -230,6 +230,44 @@ fn names_the_field_of_an_input_that_breaks_the_contract() {
         "inputs[0].key",
         "U+0000",
     );
+}
+
+#[test]
+fn a_job_may_say_where_its_end_is_posted_to() {
+    let longest = format!("https://a/{}", "b".repeat(MAX_CALLBACK_URL_BYTES - 10));
+    for good in [
+        "https://hooks.example",
+        "http://[::1]:8080/a/b?c=@d",
+        longest.as_str(),
+    ] {
+        let body = with("callback_url", json!(good));
+        let job = job(body.as_bytes(), None).expect("parses");
+        assert_eq!(job.callback_url.as_deref(), Some(good));
+    }
+    let a_host = "expected http:// or https:// with a host";
+    let longer = format!("{longest}b");
+    for (bad, expected) in [
+        (json!(""), a_host),
+        (json!("hooks.example/a"), a_host),
+        (json!("ftp://hooks.example"), a_host),
+        (json!("HTTPS://hooks.example"), a_host),
+        (json!("https://"), a_host),
+        (json!("https:///a"), a_host),
+        (json!("https://:80/"), a_host),
+        (json!("https://a:hunter2@b/"), "no user and password"),
+        (json!("https://b/#hunter2"), "no fragment"),
+        (json!("https://b\\@c/"), "printable ASCII"),
+        (json!("https://b/\r\nhunter2: c"), "printable ASCII"),
+        (json!("https://b\u{fc}cher/"), "printable ASCII"),
+        (json!(longer), "at most 2048 bytes, found 2049"),
+        (json!(null), "an http:// or https:// URL"),
+        (json!(["https://b/"]), "an http:// or https:// URL"),
+    ] {
+        let body = with("callback_url", bad);
+        invalid(&body, "callback_url", expected);
+        let said = rejection(&body).message;
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }
 
 #[test]
@@ -498,6 +536,8 @@ fn nearly_plain() -> impl Strategy<Value = String> {
         "fail|skip|none".prop_map(|what| format!("\"on_error\":\"{what}\"")),
         "\"20[0-9]{2}-11-[0-9]{2}T12:00:00(\\.[0-9]{1,9})?(Z|\\+01:00)\"|-?[0-9]{1,20}(\\.0)?|null"
             .prop_map(|as_of| format!("\"as_of\":{as_of}")),
+        "https?:/{1,2}[a@]{0,3}[:#]?[0-9]{0,2}/\\\\?[a-z]{0,3}"
+            .prop_map(|url| format!("\"callback_url\":\"{url}\"")),
         (text, 0u32..5000)
             .prop_map(|(key, top)| format!("\"rank\":{{\"key\":{key},\"top\":{top}}}")),
     ];
@@ -526,7 +566,7 @@ fn the_quick_pass_reads_what_producers_send() {
             .as_str(),
         "{\n\t\"model\": \"m\",\r\n \"inputs\": [{\"text\": \"\"}], \"rank\": {\"key\": \"r\", \"top\": 4096}, \"ttl_seconds\": 60, \"on_error\": \"skip\"\n}\n",
         r#"{"job_id":"j","model":"m","inputs":[{"key":"k","remove":true},{"text":"t","remove":false}],"as_of":"2026-11-20T12:00:00Z"}"#,
-        r#"{"job_id":"j","model":"m","inputs":[{"text":"t"}],"as_of": 17}"#,
+        r#"{"job_id":"j","model":"m","inputs":[{"text":"t"}],"as_of": 17, "callback_url": "https://a:8/b?c"}"#,
     ] {
         let general = serde_json::from_str::<RawJob<'_>>(body).expect("it is a job");
         assert_eq!(plain::job(body.as_bytes()), Some(general), "{body}");

@@ -3,7 +3,7 @@
 //! Promises to borrow a text from the body wherever nothing in it is escaped.
 
 use crate::{
-    job::{OnError, fields::Field, key_problem, limits::MAX_MODEL_BYTES},
+    job::{OnError, callback_url_problem, fields::Field, key_problem, limits::MAX_MODEL_BYTES},
     name,
     order::{AsOf, EXPECTED_AS_OF},
 };
@@ -115,6 +115,13 @@ text_seed!(
     Namespace,
     "a namespace",
     |text| (!name::is_name(text)).then(|| name::EXPECTED_NAME.to_owned())
+);
+
+text_seed!(
+    /// Where a job's end is posted to: whether it may be is the settings' to say.
+    CallbackUrl,
+    "an http:// or https:// URL",
+    callback_url_problem
 );
 
 /// What is wrong with what a job says of its model.

@@ -51,6 +51,9 @@ fn write(job: &Job<'_>) -> Vec<u8> {
     if let Some(as_of) = &job.as_of {
         out.as_of(as_of);
     }
+    if let Some(url) = &job.callback_url {
+        out.callback_url(url);
+    }
     out.finish()
 }
 
@@ -111,6 +114,7 @@ fn job_of(parts: Vec<Parts>) -> Job<'static> {
         on_error: OnError::Fail,
         detail: false,
         as_of: None,
+        callback_url: None,
     }
 }
 
@@ -121,7 +125,7 @@ proptest! {
         inputs in prop::collection::vec(parts(), 1..6),
         rank in prop::option::of(("\\PC{1,30}", prop::option::of(1..=MAX_INPUTS))),
         ttl_seconds in prop::option::of(1..=MAX_TTL_SECONDS), named: bool, skip: bool, detail: bool,
-        as_of in as_ofs(),
+        as_of in as_ofs(), callback_url in prop::option::of("https?://[a-z0-9.]{1,9}(:[0-9]{1,4})?(/[!-\"$-\\[\\]-~]{0,9})?"),
     ) {
         let job = Job {
             job_id: job_id.into(),
@@ -133,6 +137,7 @@ proptest! {
             on_error: if skip { OnError::Skip } else { OnError::Fail },
             detail,
             as_of,
+            callback_url: callback_url.map(Cow::Owned),
             ..job_of(inputs)
         };
         let body = write(&job);

@@ -1,10 +1,10 @@
-//! Which addresses an HTTP source may be fetched from: those that anybody on the internet has, and those that the settings list. Pure.
+//! Which addresses may be connected to where somebody else names the host: those that anybody on the internet has, and those that the settings list. Pure.
 
-use crate::config::Network;
+use super::Network;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Whether an address may be connected to. `listed` are the networks of the settings.
-pub(super) fn is_allowed(address: IpAddr, listed: &[Network]) -> bool {
+pub fn is_reachable(address: IpAddr, listed: &[Network]) -> bool {
     let address = address.to_canonical();
     listed.iter().any(|network| network.has(address)) || is_public(address)
 }
@@ -65,7 +65,7 @@ mod tests {
     fn what_the_internet_cannot_reach_is_refused_unless_it_is_listed() {
         let allowed = |text: &str, listed: &[&str]| {
             let listed: Vec<Network> = listed.iter().map(|one| one.parse().expect(one)).collect();
-            is_allowed(text.parse().expect(text), &listed)
+            is_reachable(text.parse().expect(text), &listed)
         };
         for public in [
             "1.1.1.1",

@@ -1,0 +1,209 @@
+//! Owns which jobs' ends are still to be posted, and which worker posts which of them now.
+//!
+//! Promises that a row is written by the statement that writes its job's, and only where that one is new; that no two workers have a row at the same
+//! time, unless the first one took longer than its time; and that whoever has lost a row changes nothing of it. Refuses to post anything.
+
+use super::{
+    Batch, PostgresStore, StoreError,
+    columns::{Columns, column},
+    prune::{BlockWalk, OldRows},
+};
+use chrono::{DateTime, Utc};
+use sqlx::{
+    FromRow, Row,
+    error::BoxDynError,
+    postgres::{PgArguments, PgRow},
+};
+use std::time::Duration;
+
+/// The tail of every insertion: of a job that was rejected and has ended well since, the latest end is posted.
+macro_rules! again {
+    () => {
+        "ON CONFLICT (row_id) DO UPDATE SET job_id = excluded.job_id, url = excluded.url, host = excluded.host, \
+         created_at = now(), due_at = now(), tries = 0, claim = callbacks.claim + 1"
+    };
+}
+pub(super) use again;
+
+/// By host, so that one with many rows costs the others nothing. Rows are taken one after the other, and those of others are left alone.
+const CLAIM: &str = "\
+WITH due AS (
+  SELECT one.row_id FROM unnest($1::text[], $2::int8[]) AS free (host, seats) CROSS JOIN LATERAL (
+    SELECT row_id FROM callbacks WHERE callbacks.host = free.host AND due_at <= now() ORDER BY due_at LIMIT free.seats FOR UPDATE SKIP LOCKED
+  ) AS one LIMIT $3
+)
+UPDATE callbacks SET due_at = now() + $4::float8 * interval '1 second', tries = tries + 1, claim = claim + 1
+FROM due WHERE callbacks.row_id = due.row_id
+RETURNING callbacks.row_id, job_id, url, callbacks.host, tries, claim, extract(epoch FROM now() - created_at)::float8 AS age_seconds";
+const END: &str = "DELETE FROM callbacks WHERE row_id = $1 AND claim = $2";
+const LATER: &str = "\
+UPDATE callbacks SET due_at = now() + $3::float8 * interval '1 second' WHERE row_id = $1 AND claim = $2";
+
+/// Rows that one statement deletes.
+const STEP: i64 = 1_000;
+const FORGET_OLD: &str = "\
+DELETE FROM callbacks WHERE row_id = ANY(ARRAY(
+  SELECT row_id FROM callbacks WHERE created_at < now() - $1::float8 * interval '1 second' ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+/// Those beyond a number, which are counted no further than they may be deleted.
+const FORGET_EXCESS: &str = "\
+DELETE FROM callbacks WHERE row_id = ANY(ARRAY(
+  SELECT row_id FROM callbacks ORDER BY created_at
+  LIMIT least($2, greatest(0, (SELECT count(*) FROM (SELECT FROM callbacks LIMIT $1 + $2) AS counted) - $1)) FOR UPDATE SKIP LOCKED))";
+const WAITING: &str = "\
+SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
+FROM (SELECT created_at FROM callbacks ORDER BY created_at LIMIT $1) AS oldest";
+
+/// Where a job's end is posted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallbackTo<'a> {
+    pub url: &'a str,
+    /// The host as the settings list it.
+    pub host: &'a str,
+}
+
+/// A job of a batch whose end is posted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallbackRow<'a> {
+    pub job_id: &'a str,
+    pub to: CallbackTo<'a>,
+}
+
+/// A row that this worker is to post now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DueCallback {
+    /// The job's id in its row.
+    pub row_id: String,
+    /// Its own id.
+    pub job_id: String,
+    pub url: String,
+    /// The host as the settings list it.
+    pub host: String,
+    /// Tries that have begun, this one included.
+    pub tries: i32,
+    /// The right to it.
+    pub claim: i64,
+    /// Seconds since the job's end.
+    pub age_seconds: f64,
+}
+
+/// How many wait, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct WaitingCallbacks {
+    pub waiting: i64,
+    pub oldest_seconds: f64,
+}
+
+impl FromRow<'_, PgRow> for DueCallback {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            row_id: row.try_get("row_id")?,
+            job_id: row.try_get("job_id")?,
+            url: row.try_get("url")?,
+            host: row.try_get("host")?,
+            tries: row.try_get("tries")?,
+            claim: row.try_get("claim")?,
+            age_seconds: row.try_get("age_seconds")?,
+        })
+    }
+}
+
+impl FromRow<'_, PgRow> for WaitingCallbacks {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            waiting: row.try_get("waiting")?,
+            oldest_seconds: row.try_get("oldest_seconds")?,
+        })
+    }
+}
+
+/// The insertion of a batch's callbacks, where the jobs that were written are in `done`.
+pub(super) fn insert(
+    batch: &Batch<'_>,
+    arguments: &mut PgArguments,
+) -> Result<String, BoxDynError> {
+    let mut rows = batch.callbacks.clone();
+    rows.sort_unstable_by_key(|row| row.job_id);
+    let mut columns = Columns::new(arguments);
+    columns.each("job_id", "text", column(&rows, |c| c.job_id))?;
+    columns.each("url", "text", column(&rows, |c| c.to.url))?;
+    columns.shared("host", column(&rows, |c| c.to.host))?;
+    Ok(format!(
+        "INSERT INTO callbacks (row_id, job_id, url, host)\nSELECT new.job_id, new.job_id, new.url, new.host FROM ({}) AS new \
+         JOIN done ON done.job_id = new.job_id ORDER BY new.job_id\n{}",
+        columns.into_rows(),
+        again!()
+    ))
+}
+
+impl PostgresStore {
+    /// Takes rows that are due, for each of these hosts at most so many and `max` of all, for a time: then they are due again.
+    pub async fn claim_callbacks(
+        &self,
+        free: &[(&str, usize)],
+        max: usize,
+        held_for: Duration,
+    ) -> Result<Vec<DueCallback>, StoreError> {
+        let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let hosts: Vec<&str> = free.iter().map(|(host, _)| *host).collect();
+        let seats: Vec<i64> = free.iter().map(|(_, seats)| whole(*seats)).collect();
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as::<_, DueCallback>(CLAIM)
+            .bind(hosts)
+            .bind(seats)
+            .bind(whole(max))
+            .bind(held_for.as_secs_f64());
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        self.end(lease, answer).await
+    }
+
+    /// Forgets a row that is delivered or given up.
+    pub async fn end_callback(&self, due: &DueCallback) -> Result<(), StoreError> {
+        let query = sqlx::query(END).bind(&due.row_id).bind(due.claim);
+        self.execute(query).await.map(drop)
+    }
+
+    /// Has a row tried again after a wait.
+    pub async fn postpone_callback(
+        &self,
+        due: &DueCallback,
+        wait: Duration,
+    ) -> Result<(), StoreError> {
+        let query = sqlx::query(LATER)
+            .bind(&due.row_id)
+            .bind(due.claim)
+            .bind(wait.as_secs_f64());
+        self.execute(query).await.map(drop)
+    }
+
+    /// Gives up rows that are older than `age`, and the oldest beyond `max`; says how many, up to 1,000 for each reason.
+    pub async fn give_up_callbacks(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+        let old = sqlx::query(FORGET_OLD).bind(age.as_secs_f64()).bind(STEP);
+        let old = self.execute(old).await?;
+        let excess = sqlx::query(FORGET_EXCESS).bind(i64::from(max)).bind(STEP);
+        Ok(old + self.execute(excess).await?)
+    }
+
+    /// How many wait, counted up to one more than `max`.
+    pub async fn waiting_callbacks(&self, max: u32) -> Result<WaitingCallbacks, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_as::<_, WaitingCallbacks>(WAITING).bind(i64::from(max) + 1);
+        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+        self.end(lease, answer).await
+    }
+
+    /// Deletes callbacks of jobs that ended so long ago.
+    pub(super) async fn prune_callbacks(
+        &self,
+        before: DateTime<Utc>,
+        batch: u32,
+    ) -> Result<(), StoreError> {
+        let mut walk = BlockWalk::default();
+        let rows = || OldRows {
+            table: "callbacks",
+            time: "created_at",
+            and: "",
+        };
+        while let Some(_rows) = self.prune_blocks(rows(), before, batch, &mut walk).await? {}
+        Ok(())
+    }
+}

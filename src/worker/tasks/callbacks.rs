@@ -1,0 +1,274 @@
+//! Owns posting jobs' ends to whoever asked for that: what is due is taken from the database, posted, and then forgotten or tried again later.
+//!
+//! Promises no more at once than the settings say, of all and to one host, so that a host which doesn't answer holds up no other; that what a worker
+//! had in hand when it died is posted by another one once its time is over, so that a receiver may hear of a job twice; that what is given up is counted
+//! and said. Refuses to write what is to be posted: that is done with the job's row.
+
+mod post;
+mod seats;
+mod sign;
+
+use crate::{
+    clock,
+    config::{self, Callbacks, Settings},
+    health::{Health, Part},
+    store::{DueCallback, JobEnd, PostgresStore, StoreError},
+    telemetry::metrics::{CallbackOutcome, Metrics},
+    tls::Tls,
+    worker::supervisor::{Stage, Supervisor},
+};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use kiln_contract::result;
+use post::{Answer, Letter, post};
+use rand::Rng;
+use seats::Seats;
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_util::sync::CancellationToken;
+
+/// How often it is asked what is due.
+const LOOK: Duration = Duration::from_millis(500);
+/// How often what is too old or too much is given up, and what waits is counted.
+const TIDY: Duration = Duration::from_secs(60);
+/// Steps of that at one time, of 1,000 rows each.
+const TIDY_STEPS: u32 = 100;
+/// Longest wait between two tries.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
+/// Longest wait, at a stop, for what is under way.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Adds the task, where the settings allow callbacks.
+pub(in crate::worker) fn add(
+    tasks: &mut Supervisor,
+    settings: &Arc<Settings>,
+    store: &PostgresStore,
+    health: &Health,
+    metrics: &Metrics,
+) {
+    if !settings.callbacks.are_on() {
+        return;
+    }
+    let parts = Arc::new(Parts {
+        settings: settings.callbacks.clone(),
+        max_body_bytes: settings.reply.max_bytes,
+        database_limit: config::ms(settings.database.timeout_ms),
+        store: store.clone(),
+        metrics: metrics.clone(),
+    });
+    let health = health.clone();
+    tasks.add(Stage::Background, "callbacks", move |stop| {
+        keep_posting(parts.clone(), health.clone(), stop)
+    });
+}
+
+/// What the task works with.
+struct Parts {
+    settings: Callbacks,
+    max_body_bytes: usize,
+    /// Longest wait for the database.
+    database_limit: Duration,
+    store: PostgresStore,
+    metrics: Metrics,
+}
+
+/// What has come of something that is under way.
+enum Event {
+    Claimed(Result<Vec<DueCallback>, StoreError>),
+    /// One to this host has ended.
+    Posted(String),
+    Tidied,
+}
+
+async fn keep_posting(
+    parts: Arc<Parts>,
+    health: Health,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !health.is_up(Part::Migrations) {
+        if stop.run_until_cancelled(look.tick()).await.is_none() {
+            return Ok(());
+        }
+    }
+    let client = tokio::task::spawn_blocking(|| Tls::default().client()).await?;
+    let client = Arc::new(client.map_err(anyhow::Error::msg)?);
+    let mut under_way: FuturesUnordered<BoxFuture<'_, Event>> = FuturesUnordered::new();
+    let (mut seats, mut is_claiming, mut is_tidying) = (Seats::new(&parts.settings), false, false);
+    let mut tidy = tokio::time::interval(TIDY);
+    tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let mut may_claim = false;
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(event) = under_way.next(), if !under_way.is_empty() => match event {
+                Event::Claimed(claimed) => {
+                    is_claiming = false;
+                    // That the database is out of reach is told by its own check.
+                    for due in claimed.unwrap_or_default() {
+                        seats.take(&due.host);
+                        under_way.push(parts.deliver(due, client.clone()).boxed());
+                    }
+                }
+                Event::Posted(host) => seats.give_back(&host),
+                Event::Tidied => is_tidying = false,
+            },
+            _ = look.tick() => may_claim = true,
+            _ = tidy.tick(), if !is_tidying => {
+                is_tidying = true;
+                under_way.push(parts.tidy().boxed());
+            }
+        }
+        let free = seats.free();
+        if may_claim && !is_claiming && !free.is_empty() {
+            is_claiming = true;
+            under_way.push(parts.claim(free, seats.left()).boxed());
+        }
+    }
+    let until = Instant::now() + GOODBYE;
+    // What isn't told its end by then is posted again.
+    while seats.are_taken() {
+        match tokio::time::timeout_at(until, under_way.next()).await {
+            Ok(Some(Event::Posted(host))) => seats.give_back(&host),
+            Ok(Some(Event::Claimed(_) | Event::Tidied)) => {}
+            Ok(None) | Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+impl Parts {
+    /// Takes what is due for hosts with free seats; for long enough to look its job up, post it and say what came of it.
+    async fn claim(&self, free: Vec<(String, usize)>, left: usize) -> Event {
+        let held_for = config::ms(self.settings.timeout_ms)
+            + self.database_limit.saturating_mul(2)
+            + Duration::from_secs(1);
+        let free: Vec<(&str, usize)> = free.iter().map(|(host, n)| (host.as_str(), *n)).collect();
+        Event::Claimed(self.store.claim_callbacks(&free, left, held_for).await)
+    }
+
+    /// Posts one, and says what came of it.
+    async fn deliver(&self, due: DueCallback, client: Arc<ClientConfig>) -> Event {
+        let noted = match self.store.job(&due.row_id, None).await {
+            Ok(Some(end)) => {
+                let answer = match self.letter(&due, &end) {
+                    Ok(letter) => post(letter, client, config::ms(self.settings.timeout_ms)).await,
+                    Err(reason) => Answer::Failed(reason.to_owned()),
+                };
+                self.conclude(&due, answer).await
+            }
+            Ok(None) => self.give_up(&due, "its job's row is gone").await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = noted {
+            // It is due again once its time is over.
+            tracing::debug!(%error, "what came of a callback can't be noted");
+        }
+        Event::Posted(due.host)
+    }
+
+    fn letter(&self, due: &DueCallback, end: &JobEnd) -> Result<Letter, &'static str> {
+        let mut body = match end {
+            JobEnd::Done(done) => result::ok_reply(&due.job_id, done),
+            JobEnd::Rejected(error) => result::stored_rejected_reply(&due.job_id, error),
+        };
+        if let JobEnd::Done(done) = end
+            && body.len() > self.max_body_bytes
+        {
+            body = result::ok_reply_without_results(&due.job_id, done);
+        }
+        let secret = self.settings.secret.as_ref();
+        let secret = secret.ok_or("callbacks.secret is missing")?.expose();
+        Ok(Letter {
+            url: due.url.clone(),
+            may_be_private: self.settings.may_be_private(&due.host),
+            signature: sign::signature(secret.as_bytes(), clock::now().timestamp(), &body)?,
+            body,
+        })
+    }
+
+    async fn conclude(&self, due: &DueCallback, answer: Answer) -> Result<(), StoreError> {
+        let reason = match answer {
+            Answer::Delivered => {
+                self.metrics.callbacks(CallbackOutcome::Delivered, 1);
+                return self.store.end_callback(due).await;
+            }
+            Answer::Gone => return self.give_up(due, "answered 410").await,
+            Answer::Failed(reason) => reason,
+        };
+        let tries = due.tries.unsigned_abs();
+        let is_old = due.age_seconds >= self.settings.max_age_seconds as f64;
+        if is_old || tries >= self.settings.max_tries {
+            return self.give_up(due, &reason).await;
+        }
+        self.metrics.callbacks(CallbackOutcome::Retried, 1);
+        tracing::debug!(
+            job_id = due.job_id,
+            host = due.host,
+            tries,
+            reason,
+            "a callback is tried again later"
+        );
+        let first = config::ms(self.settings.first_wait_ms);
+        let wait = wait(first, tries).mul_f64(rand::rng().random_range(0.5..=1.0));
+        self.store.postpone_callback(due, wait).await
+    }
+
+    async fn give_up(&self, due: &DueCallback, reason: &str) -> Result<(), StoreError> {
+        self.store.end_callback(due).await?;
+        self.metrics.callbacks(CallbackOutcome::GivenUp, 1);
+        let (job_id, host, tries) = (&due.job_id, &due.host, due.tries);
+        tracing::warn!(job_id, host, tries, reason, "a callback is given up");
+        Ok(())
+    }
+
+    /// Gives up what is too old, or too much, and counts what waits.
+    async fn tidy(&self) -> Event {
+        let settings = &self.settings;
+        let age = Duration::from_secs(settings.max_age_seconds);
+        let mut given_up = 0;
+        for _step in 0..TIDY_STEPS {
+            // That the database is out of reach is told by its own check.
+            let step = self
+                .store
+                .give_up_callbacks(age, settings.max_waiting)
+                .await;
+            match step.unwrap_or_default() {
+                0 => break,
+                step => given_up += step,
+            }
+        }
+        if given_up > 0 {
+            self.metrics.callbacks(CallbackOutcome::GivenUp, given_up);
+            tracing::warn!(
+                callbacks = given_up,
+                "callbacks are given up: they waited too long, or too many did"
+            );
+        }
+        if let Ok(found) = self.store.waiting_callbacks(settings.max_waiting).await {
+            let waiting = found.waiting as f64;
+            self.metrics
+                .callbacks_waiting(waiting, found.oldest_seconds);
+        }
+        Event::Tidied
+    }
+}
+
+/// The wait after so many tries, before anything is drawn from it.
+fn wait(first: Duration, tries: u32) -> Duration {
+    let doubled = first.saturating_mul(1 << tries.saturating_sub(1).min(20));
+    doubled.min(MAX_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_an_hour() {
+        let of = |tries| wait(Duration::from_secs(5), tries).as_secs();
+        assert_eq!((of(1), of(2), of(4), of(11)), (5, 10, 40, 3_600));
+        assert_eq!(of(u32::MAX), 3_600);
+    }
+}

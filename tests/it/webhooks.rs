@@ -1,0 +1,336 @@
+//! Callbacks: a job's end is posted to its `callback_url`, signed, again until it is taken, by whichever worker lives, and to no host that isn't listed.
+
+use std::sync::{Arc, Mutex};
+
+use hmac::{Hmac, Mac};
+use serde_json::{Value, json};
+use sha2::Sha256;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::harness::stack::Stack;
+use crate::harness::worker::Settings;
+use crate::harness::{PATIENCE, eventually};
+
+const SECRET: &str = "a secret of thirty-two characters";
+
+/// What came to a receiver.
+#[derive(Clone)]
+struct Posted {
+    path: String,
+    signature: String,
+    body: String,
+}
+
+impl Posted {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    /// Checks the signature as a receiver does.
+    fn expect_signed(&self) {
+        let (seconds, signed) = self.signature.split_once(",v1=").expect("two parts");
+        let seconds = seconds.strip_prefix("t=").expect("a moment");
+        let moment: i64 = seconds.parse().expect("seconds");
+        let age = chrono::Utc::now().timestamp() - moment;
+        assert!((0..=60).contains(&age), "{age} s old");
+        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("a key");
+        mac.update(format!("{seconds}.{}", self.body).as_bytes());
+        let signed = hex::decode(signed).expect("hexadecimal digits");
+        mac.verify_slice(&signed).expect("the signature");
+    }
+}
+
+/// A server that takes callbacks, on a port of its own, and answers by the path.
+struct Receiver {
+    port: u16,
+    posted: Arc<Mutex<Vec<Posted>>>,
+    is_silent: Arc<Mutex<bool>>,
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let receiver = Self {
+            port: listener.local_addr().expect("an address").port(),
+            posted: Arc::default(),
+            is_silent: Arc::default(),
+        };
+        let (posted, is_silent) = (receiver.posted.clone(), receiver.is_silent.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, posted.clone(), is_silent.clone()));
+            }
+        });
+        receiver
+    }
+
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.host())
+    }
+
+    /// What came to a path.
+    fn at(&self, path: &str) -> Vec<Posted> {
+        let posted = self.posted.lock().expect("no panic");
+        posted
+            .iter()
+            .filter(|one| one.path == path)
+            .cloned()
+            .collect()
+    }
+
+    async fn wait_for(&self, path: &str, count: usize) -> Vec<Posted> {
+        eventually(path, PATIENCE, || async {
+            Some(self.at(path)).filter(|all| all.len() >= count)
+        })
+        .await
+    }
+}
+
+async fn serve(mut stream: TcpStream, posted: Arc<Mutex<Vec<Posted>>>, silent: Arc<Mutex<bool>>) {
+    let mut bytes = Vec::new();
+    let one = loop {
+        let mut more = [0; 4096];
+        let read = stream.read(&mut more).await.unwrap_or_default();
+        bytes.extend_from_slice(&more[..read]);
+        if let Some(one) = whole(&bytes) {
+            break one;
+        }
+        if read == 0 {
+            return;
+        }
+    };
+    let path = one.path.clone();
+    let count = {
+        let mut posted = posted.lock().expect("no panic");
+        posted.push(one);
+        posted.iter().filter(|one| one.path == path).count()
+    };
+    if *silent.lock().expect("no panic") {
+        // It never answers, until the other side goes.
+        let _gone = stream.read(&mut [0; 16]).await;
+        return;
+    }
+    let status = match path.as_str() {
+        "/flaky" if count == 1 => "500 Oops",
+        "/moved" if count == 1 => "302 Found\r\nlocation: /elsewhere",
+        "/gone" => "410 Gone",
+        _ => "204 No Content",
+    };
+    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+    let _gone = stream.write_all(answer.as_bytes()).await;
+}
+
+/// A request that is there as a whole.
+fn whole(bytes: &[u8]) -> Option<Posted> {
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
+    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+    let field = |name: &str| {
+        let mut lines = head.lines();
+        lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
+    };
+    let length: usize = field("content-length: ")?.parse().ok()?;
+    let body = bytes.get(end..end + length)?;
+    assert_eq!(field("content-type: ").as_deref(), Some("application/json"));
+    Some(Posted {
+        path: head.split(' ').nth(1).expect("a path").to_owned(),
+        signature: field("kiln-signature: ").expect("a signature"),
+        body: String::from_utf8(body.to_vec()).expect("UTF-8"),
+    })
+}
+
+fn job(id: &str, url: &str) -> Value {
+    json!({"job_id": id, "model": "sentiment", "inputs": [{"text": "so fine"}], "callback_url": url})
+}
+
+/// A worker whose callbacks may go to these hosts, the latter ones at private addresses.
+fn calling(stack: &Stack, hosts: &[&str], private: &[&str]) -> Settings {
+    let list = |hosts: &[&str]| json!(hosts).to_string();
+    stack
+        .worker()
+        .models(&["sentiment"])
+        .set("KILN_CALLBACKS__HOSTS", &list(hosts))
+        .set("KILN_CALLBACKS__PRIVATE_HOSTS", &list(private))
+        .set("KILN_CALLBACKS__SECRET", SECRET)
+        .set("KILN_CALLBACKS__FIRST_WAIT_MS", "100")
+}
+
+async fn wait_until_none_wait(stack: &Stack) {
+    eventually("no callback waits", PATIENCE, || async {
+        (stack.count("SELECT count(*) FROM callbacks").await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_jobs_end_is_posted_signed_and_again_until_it_is_taken() {
+    let stack = Stack::shared().await;
+    let receiver = Receiver::start().await;
+    let worker = calling(&stack, &[], &[&receiver.host()])
+        .allow("a callback is given up")
+        .start()
+        .await;
+    let over_http = job("over-http", &receiver.url("/http?a=b"));
+    for _again in 0..2 {
+        let posted = worker
+            .ask("POST", "/v1/jobs", &[], over_http.to_string().as_bytes())
+            .await
+            .expect("an answer");
+        assert_eq!(posted.status, 202, "{}", posted.body);
+    }
+    let mut rejected = job("bad", &receiver.url("/bad"));
+    rejected["model"] = json!("unheard-of");
+    let over_amqp = job("over-amqp", &receiver.url("/amqp"));
+    let jobs = [
+        over_amqp.clone(),
+        over_amqp,
+        rejected,
+        job("flaky", &receiver.url("/flaky")),
+        job("moved", &receiver.url("/moved")),
+        job("gone", &receiver.url("/gone")),
+        json!({"job_id": "quiet", "model": "sentiment", "inputs": [{"text": "so fine"}]}),
+    ];
+    stack.bus.publish_jobs(&jobs).await;
+
+    for (path, id, count) in [
+        ("/http?a=b", "over-http", 1),
+        ("/amqp", "over-amqp", 1),
+        ("/bad", "bad", 1),
+        ("/flaky", "flaky", 2),
+        ("/moved", "moved", 2),
+        ("/gone", "gone", 1),
+    ] {
+        let posted = receiver.wait_for(path, count).await;
+        let (_, shown) = worker.get(&format!("/v1/jobs/{id}")).await.expect("a row");
+        let shown: Value = serde_json::from_str(&shown).expect("JSON");
+        for one in &posted {
+            one.expect_signed();
+            assert_eq!(one.json(), shown, "{path}");
+        }
+    }
+    wait_until_none_wait(&stack).await;
+    assert!(
+        receiver.at("/elsewhere").is_empty(),
+        "a redirection was followed"
+    );
+    assert_eq!(
+        receiver.posted.lock().expect("no panic").len(),
+        8,
+        "each end once"
+    );
+    for (outcome, count) in [("delivered", 5.0), ("retried", 2.0), ("given_up", 1.0)] {
+        let labels = [("outcome", outcome)];
+        let counted = worker.metric("kiln_callbacks_total", &labels).await;
+        assert_eq!(counted, count, "{outcome}");
+    }
+    let body = receiver.at("/bad")[0].json();
+    assert_eq!(
+        (&body["status"], &body["error"]["field"]),
+        (&json!("rejected"), &json!("model"))
+    );
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_callback_goes_to_no_host_and_no_address_that_is_not_listed() {
+    let stack = Stack::shared().await;
+    let receiver = Receiver::start().await;
+    // Its name may be posted to, the address that it has may not.
+    let by_name = format!("localhost:{}", receiver.port);
+    let worker = calling(&stack, &[&by_name, "hooks.example"], &[])
+        .set("KILN_CALLBACKS__MAX_TRIES", "1")
+        .allow("a callback is given up")
+        .start()
+        .await;
+    let url = format!("http://{by_name}/");
+    stack.bus.publish_jobs(&[job("private", &url)]).await;
+    let said = |line: &str| line.contains("given up") && line.contains("no address that");
+    worker.wait_for_line("why it is given up", said).await;
+    assert!(receiver.at("/").is_empty());
+
+    let many = format!("https://hooks.example/{}", "a".repeat(2_048));
+    for (number, url) in [
+        receiver.url("/"),
+        "https://hooks.example:444/".into(),
+        "https://hooks.example.evil/".into(),
+        "https://me:hunter2@hooks.example/".into(),
+        "file:///etc/passwd".into(),
+        many,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let body = job(&format!("refused-{number}"), url).to_string();
+        for path in ["/v1/jobs", "/v1/score/batch"] {
+            let answer = worker.ask("POST", path, &[], body.as_bytes());
+            let answer = answer.await.expect("an answer");
+            assert_eq!(answer.status, 400, "{url}: {}", answer.body);
+            assert!(answer.body.contains("callback_url"), "{}", answer.body);
+            assert!(!answer.body.contains("hunter2"), "{}", answer.body);
+        }
+        let id = format!("amqp-{number}");
+        stack.bus.publish_job(&job(&id, url)).await;
+        let reply = &stack.bus.reply_to_each(std::slice::from_ref(&id)).await[&id];
+        assert_eq!(reply.status(), "rejected", "{}", reply.body);
+        assert_eq!(
+            reply.body["error"]["field"], "callback_url",
+            "{}",
+            reply.body
+        );
+    }
+    assert_eq!(stack.count("SELECT count(*) FROM callbacks").await, 0);
+    worker.stop().await;
+
+    // As it is where nothing is set.
+    let worker = stack.worker().models(&["sentiment"]).start().await;
+    let body = job("off", "https://hooks.example/").to_string();
+    let answer = worker.ask("POST", "/v1/jobs", &[], body.as_bytes()).await;
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert!(answer.body.contains("callbacks are off"), "{}", answer.body);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_never_answers_holds_up_no_other_and_a_killed_worker_s_callbacks_are_posted() {
+    let stack = Stack::shared().await;
+    let (silent, other) = (Receiver::start().await, Receiver::start().await);
+    *silent.is_silent.lock().expect("no panic") = true;
+    let settings = calling(&stack, &[], &[&silent.host(), &other.host()])
+        .set("KILN_CALLBACKS__AT_ONCE", "3")
+        .set("KILN_CALLBACKS__AT_ONCE_PER_HOST", "2")
+        .set("KILN_CALLBACKS__TIMEOUT_MS", "2000")
+        .set("KILN_DATABASE__TIMEOUT_MS", "2000")
+        .expect_trouble();
+    let first = settings.clone().start().await;
+    let jobs: Vec<Value> = (0..6)
+        .map(|n| job(&format!("silent-{n}"), &silent.url(&format!("/{n}"))))
+        .collect();
+    stack.bus.publish_jobs(&jobs).await;
+    eventually("both seats are taken", PATIENCE, || async {
+        (silent.posted.lock().expect("no panic").len() >= 2).then_some(())
+    })
+    .await;
+    stack
+        .bus
+        .publish_jobs(&[job("other", &other.url("/"))])
+        .await;
+    other.wait_for("/", 1).await;
+    let left = "SELECT count(*) FROM callbacks WHERE job_id LIKE 'silent-%'";
+    assert_eq!(stack.count(left).await, 6, "the silent host's wait");
+    first.kill();
+
+    *silent.is_silent.lock().expect("no panic") = false;
+    let second = settings.start().await;
+    for n in 0..6 {
+        let posted = silent.wait_for(&format!("/{n}"), 1).await;
+        posted.iter().for_each(Posted::expect_signed);
+        assert_eq!(posted[0].json()["job_id"], format!("silent-{n}"));
+    }
+    wait_until_none_wait(&stack).await;
+    second.stop().await;
+}
