@@ -173,7 +173,7 @@ async fn a_version_is_compared_warmed_and_activated_on_the_page_and_left_again()
         "30 inputs that both versions scored",
     )
     .await;
-    says(&browser, "#models-table tbody tr:first-child", "MiB").await;
+    says(&browser, "#models-table tbody tr:first-child", "KiB").await;
     says(&browser, "#models-table tbody tr:first-child", "ms").await;
     says(&browser, "#models-note", "within the last 10 minutes").await;
     fits(&browser, "models").await;
