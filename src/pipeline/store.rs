@@ -65,7 +65,12 @@ impl ToStore<'_> {
 impl<'a> ToStore<'a> {
     fn callback_row(&self) -> Option<CallbackRow<'a>> {
         let (job_id, to) = (&*self.job.job_id, self.callback?);
-        Some(CallbackRow { job_id, to })
+        let body_sha256 = self.job.body_sha256;
+        Some(CallbackRow {
+            job_id,
+            body_sha256,
+            to,
+        })
     }
 
     fn poster_rows(&self) -> impl Iterator<Item = PosterRow<'a>> {

@@ -6,9 +6,7 @@
 use super::{
     Batch, PostgresStore, StoreError,
     columns::{Columns, column},
-    prune::{BlockWalk, OldRows},
 };
-use chrono::{DateTime, Utc};
 use sqlx::{
     FromRow, Row,
     error::BoxDynError,
@@ -19,7 +17,7 @@ use std::time::Duration;
 /// The tail of every insertion: of a job that was rejected and has ended well since, the latest end is posted.
 macro_rules! again {
     () => {
-        "ON CONFLICT (row_id) DO UPDATE SET job_id = excluded.job_id, url = excluded.url, host = excluded.host, \
+        "ON CONFLICT (job_id) DO UPDATE SET body_sha256 = excluded.body_sha256, url = excluded.url, host = excluded.host, \
          created_at = now(), due_at = now(), tries = 0, claim = callbacks.claim + 1"
     };
 }
@@ -28,26 +26,29 @@ pub(super) use again;
 /// By host, so that one with many rows costs the others nothing. Rows are taken one after the other, and those of others are left alone.
 const CLAIM: &str = "\
 WITH due AS (
-  SELECT one.row_id FROM unnest($1::text[], $2::int8[]) AS free (host, seats) CROSS JOIN LATERAL (
-    SELECT row_id FROM callbacks WHERE callbacks.host = free.host AND due_at <= now() ORDER BY due_at LIMIT free.seats FOR UPDATE SKIP LOCKED
+  SELECT one.job_id FROM unnest($1::text[], $2::int8[]) AS free (host, seats) CROSS JOIN LATERAL (
+    SELECT job_id FROM callbacks
+    WHERE callbacks.host = free.host AND due_at <= now() AND created_at > now() - $5::float8 * interval '1 second'
+    ORDER BY due_at LIMIT free.seats FOR UPDATE SKIP LOCKED
   ) AS one LIMIT $3
 )
 UPDATE callbacks SET due_at = now() + $4::float8 * interval '1 second', tries = tries + 1, claim = claim + 1
-FROM due WHERE callbacks.row_id = due.row_id
-RETURNING callbacks.row_id, job_id, url, callbacks.host, tries, claim, extract(epoch FROM now() - created_at)::float8 AS age_seconds";
-const END: &str = "DELETE FROM callbacks WHERE row_id = $1 AND claim = $2";
+FROM due WHERE callbacks.job_id = due.job_id
+RETURNING callbacks.job_id, body_sha256, url, callbacks.host, tries, claim, extract(epoch FROM now() - created_at)::float8 AS age_seconds";
+const END: &str = "DELETE FROM callbacks WHERE job_id = $1 AND claim = $2";
 const LATER: &str = "\
-UPDATE callbacks SET due_at = now() + $3::float8 * interval '1 second' WHERE row_id = $1 AND claim = $2";
+UPDATE callbacks SET due_at = now() + $3::float8 * interval '1 second' WHERE job_id = $1 AND claim = $2";
 
 /// Rows that one statement deletes.
 const STEP: i64 = 1_000;
 const FORGET_OLD: &str = "\
-DELETE FROM callbacks WHERE row_id = ANY(ARRAY(
-  SELECT row_id FROM callbacks WHERE created_at < now() - $1::float8 * interval '1 second' ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
-/// Those beyond a number, which are counted no further than they may be deleted.
+DELETE FROM callbacks WHERE job_id = ANY(ARRAY(
+  SELECT job_id FROM callbacks WHERE created_at < now() - $1::float8 * interval '1 second' ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+/// Those beyond a number, which are counted no further than they may be deleted; by one worker at a time, so that no two delete for the same excess.
 const FORGET_EXCESS: &str = "\
-DELETE FROM callbacks WHERE row_id = ANY(ARRAY(
-  SELECT row_id FROM callbacks ORDER BY created_at
+WITH alone AS MATERIALIZED (SELECT pg_try_advisory_xact_lock(hashtextextended('kiln callbacks', 0)) AS is_so)
+DELETE FROM callbacks WHERE job_id = ANY(ARRAY(
+  SELECT job_id FROM callbacks WHERE (SELECT is_so FROM alone) ORDER BY created_at
   LIMIT least($2, greatest(0, (SELECT count(*) FROM (SELECT FROM callbacks LIMIT $1 + $2) AS counted) - $1)) FOR UPDATE SKIP LOCKED))";
 const WAITING: &str = "\
 SELECT count(*) AS waiting, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
@@ -65,16 +66,16 @@ pub struct CallbackTo<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallbackRow<'a> {
     pub job_id: &'a str,
+    pub body_sha256: [u8; 32],
     pub to: CallbackTo<'a>,
 }
 
 /// A row that this worker is to post now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DueCallback {
-    /// The job's id in its row.
-    pub row_id: String,
-    /// Its own id.
     pub job_id: String,
+    /// Of the body that asked for it.
+    pub body_sha256: Vec<u8>,
     pub url: String,
     /// The host as the settings list it.
     pub host: String,
@@ -96,8 +97,8 @@ pub struct WaitingCallbacks {
 impl FromRow<'_, PgRow> for DueCallback {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            row_id: row.try_get("row_id")?,
             job_id: row.try_get("job_id")?,
+            body_sha256: row.try_get("body_sha256")?,
             url: row.try_get("url")?,
             host: row.try_get("host")?,
             tries: row.try_get("tries")?,
@@ -125,10 +126,12 @@ pub(super) fn insert(
     rows.sort_unstable_by_key(|row| row.job_id);
     let mut columns = Columns::new(arguments);
     columns.each("job_id", "text", column(&rows, |c| c.job_id))?;
+    let bodies = column(&rows, |c| c.body_sha256.as_slice());
+    columns.each("body_sha256", "bytea", bodies)?;
     columns.each("url", "text", column(&rows, |c| c.to.url))?;
     columns.shared("host", column(&rows, |c| c.to.host))?;
     Ok(format!(
-        "INSERT INTO callbacks (row_id, job_id, url, host)\nSELECT new.job_id, new.job_id, new.url, new.host FROM ({}) AS new \
+        "INSERT INTO callbacks (job_id, body_sha256, url, host)\nSELECT new.job_id, new.body_sha256, new.url, new.host FROM ({}) AS new \
          JOIN done ON done.job_id = new.job_id ORDER BY new.job_id\n{}",
         columns.into_rows(),
         again!()
@@ -136,12 +139,14 @@ pub(super) fn insert(
 }
 
 impl PostgresStore {
-    /// Takes rows that are due, for each of these hosts at most so many and `max` of all, for a time: then they are due again.
+    /// Takes rows that are due and no older than `age`, for each of these hosts at most so many and `max` of all, for a time: then they are due
+    /// again.
     pub async fn claim_callbacks(
         &self,
         free: &[(&str, usize)],
         max: usize,
         held_for: Duration,
+        age: Duration,
     ) -> Result<Vec<DueCallback>, StoreError> {
         let whole = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         let hosts: Vec<&str> = free.iter().map(|(host, _)| *host).collect();
@@ -151,15 +156,16 @@ impl PostgresStore {
             .bind(hosts)
             .bind(seats)
             .bind(whole(max))
-            .bind(held_for.as_secs_f64());
+            .bind(held_for.as_secs_f64())
+            .bind(age.as_secs_f64());
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer).await
     }
 
-    /// Forgets a row that is delivered or given up.
-    pub async fn end_callback(&self, due: &DueCallback) -> Result<(), StoreError> {
-        let query = sqlx::query(END).bind(&due.row_id).bind(due.claim);
-        self.execute(query).await.map(drop)
+    /// Forgets a row that is delivered or given up. Says whether it was still this one's.
+    pub async fn end_callback(&self, due: &DueCallback) -> Result<bool, StoreError> {
+        let query = sqlx::query(END).bind(&due.job_id).bind(due.claim);
+        self.execute(query).await.map(|rows| rows > 0)
     }
 
     /// Has a row tried again after a wait.
@@ -169,18 +175,22 @@ impl PostgresStore {
         wait: Duration,
     ) -> Result<(), StoreError> {
         let query = sqlx::query(LATER)
-            .bind(&due.row_id)
+            .bind(&due.job_id)
             .bind(due.claim)
             .bind(wait.as_secs_f64());
         self.execute(query).await.map(drop)
     }
 
-    /// Gives up rows that are older than `age`, and the oldest beyond `max`; says how many, up to 1,000 for each reason.
-    pub async fn give_up_callbacks(&self, age: Duration, max: u32) -> Result<u64, StoreError> {
+    /// Gives up rows that are older than `age`, up to 1,000 of them; says how many.
+    pub async fn give_up_old_callbacks(&self, age: Duration) -> Result<u64, StoreError> {
         let old = sqlx::query(FORGET_OLD).bind(age.as_secs_f64()).bind(STEP);
-        let old = self.execute(old).await?;
+        self.execute(old).await
+    }
+
+    /// Gives up the oldest rows beyond `max`, up to 1,000 of them; says how many.
+    pub async fn give_up_excess_callbacks(&self, max: u32) -> Result<u64, StoreError> {
         let excess = sqlx::query(FORGET_EXCESS).bind(i64::from(max)).bind(STEP);
-        Ok(old + self.execute(excess).await?)
+        self.execute(excess).await
     }
 
     /// How many wait, counted up to one more than `max`.
@@ -189,21 +199,5 @@ impl PostgresStore {
         let query = sqlx::query_as::<_, WaitingCallbacks>(WAITING).bind(i64::from(max) + 1);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
         self.end(lease, answer).await
-    }
-
-    /// Deletes callbacks of jobs that ended so long ago.
-    pub(super) async fn prune_callbacks(
-        &self,
-        before: DateTime<Utc>,
-        batch: u32,
-    ) -> Result<(), StoreError> {
-        let mut walk = BlockWalk::default();
-        let rows = || OldRows {
-            table: "callbacks",
-            time: "created_at",
-            and: "",
-        };
-        while let Some(_rows) = self.prune_blocks(rows(), before, batch, &mut walk).await? {}
-        Ok(())
     }
 }

@@ -296,7 +296,11 @@ mod tests {
         };
         let batch = Batch {
             jobs: vec![row("j"), row("k")],
-            callbacks: vec![CallbackRow { job_id: "k", to }],
+            callbacks: vec![CallbackRow {
+                job_id: "k",
+                body_sha256: [0; 32],
+                to,
+            }],
             ..Batch::default()
         };
         for (tables, last) in [

@@ -294,7 +294,6 @@ impl Store {
                 progress(pruned.all());
             }
             store.prune_posters(before, batch).await?;
-            store.prune_callbacks(before, batch).await?;
             results?;
         }
         Ok(pruned)

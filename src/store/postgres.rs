@@ -40,9 +40,9 @@ const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
 FROM jobs WHERE job_id = ANY($1::text[])";
 
-/// Around the row of a rejection: who posted it, and where its end is posted to if its row is written.
+/// Around the row of a rejection: who posted it, and where its end is posted to, unless it says again what stands there already.
 macro_rules! reject {
-    ($row:literal) => {
+    ($again:literal, $row:literal) => {
         concat!(
             "WITH posted AS (
   INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
@@ -51,7 +51,11 @@ macro_rules! reject {
             $row,
             " RETURNING job_id
 ), called AS (
-  INSERT INTO callbacks (row_id, job_id, url, host) SELECT job_id, coalesce($8::text, job_id), $9::text, $10::text FROM done WHERE $9::text IS NOT NULL ",
+  INSERT INTO callbacks (job_id, body_sha256, url, host) SELECT job_id, $5::bytea, $8::text, $9::text FROM done
+  WHERE $8::text IS NOT NULL AND NOT ",
+            $again,
+            "
+  ",
             callbacks::again!(),
             "
 ) SELECT FROM done"
@@ -60,6 +64,7 @@ macro_rules! reject {
 }
 
 const REJECT: &str = reject!(
+    "EXISTS (SELECT FROM jobs WHERE job_id = $1 AND status = 'rejected' AND body_sha256 = $5 AND error = $4::jsonb)",
     "INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
   VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
   ON CONFLICT (job_id) DO UPDATE SET
@@ -70,6 +75,7 @@ const REJECT: &str = reject!(
 
 /// The same where results have tables of their own.
 const REJECT_ID: &str = reject!(
+    "EXISTS (SELECT FROM job_ids WHERE job_id = $1 AND status = 'rejected' AND body_sha256 = $5 AND rejection -> 'error' = $4::jsonb)",
     "INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
   VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
   ON CONFLICT (job_id) DO UPDATE SET
@@ -334,6 +340,8 @@ impl PostgresStore {
         'rows: for row in rows {
             let (own, other) = row.ids();
             for id in [&own, &other] {
+                // An end under another id is nothing to whoever asked by the job's own.
+                let callback = row.callback.filter(|_| row.job_id == Some(id.as_str()));
                 let error = serde_json::to_string(row.rejection)
                     .map_err(|e| StoreError::Refused(e.redacted()))?;
                 let write = |tables| {
@@ -349,9 +357,8 @@ impl PostgresStore {
                         .bind(row.body_sha256.as_slice())
                         .bind(row.finished_at)
                         .bind(row.posters.as_slice())
-                        .bind(row.job_id)
-                        .bind(row.callback.map(|to| to.url))
-                        .bind(row.callback.map(|to| to.host));
+                        .bind(callback.map(|to| to.url))
+                        .bind(callback.map(|to| to.host));
                     self.execute(query)
                 };
                 if self.for_tables(BTreeSet::new, write).await? > 0 {

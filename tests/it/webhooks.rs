@@ -8,9 +8,10 @@ use sha2::Sha256;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::harness::bus::DEAD;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, eventually, eventually_equals};
 
 const SECRET: &str = "a secret of thirty-two characters";
 
@@ -119,6 +120,7 @@ async fn serve(mut stream: TcpStream, posted: Arc<Mutex<Vec<Posted>>>, silent: A
         "/flaky" if count == 1 => "500 Oops",
         "/moved" if count == 1 => "302 Found\r\nlocation: /elsewhere",
         "/gone" => "410 Gone",
+        "/never" => "500 Oops",
         _ => "204 No Content",
     };
     let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
@@ -159,6 +161,32 @@ fn calling(stack: &Stack, hosts: &[&str], private: &[&str]) -> Settings {
         .set("KILN_CALLBACKS__FIRST_WAIT_MS", "100")
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_under_an_id_is_posted_to_nobody_who_asked_with_another_body() {
+    let stack = Stack::shared().await;
+    let receiver = Receiver::start().await;
+    let worker = calling(&stack, &[], &[&receiver.host()])
+        .allow("a callback is given up")
+        .start()
+        .await;
+    let mut first = job("taken-over", &receiver.url("/never"));
+    first["model"] = json!("unheard-of");
+    stack.bus.publish_jobs(&[first]).await;
+    receiver.wait_for("/never", 1).await;
+    let second =
+        json!({"job_id": "taken-over", "model": "sentiment", "inputs": [{"text": "for me alone"}]});
+    stack.bus.publish_jobs(&[second]).await;
+    let done = "SELECT count(*) FROM jobs WHERE job_id = 'taken-over' AND status = 'ok'";
+    eventually_equals("it is done", PATIENCE, 1, || stack.count(done)).await;
+    let said = |line: &str| line.contains("given up") && line.contains("another body's");
+    worker.wait_for_line("why it is given up", said).await;
+    wait_until_none_wait(&stack).await;
+    for posted in receiver.at("/never") {
+        assert_eq!(posted.json()["status"], "rejected", "{}", posted.body);
+    }
+    worker.stop().await;
+}
+
 async fn wait_until_none_wait(stack: &Stack) {
     eventually("no callback waits", PATIENCE, || async {
         (stack.count("SELECT count(*) FROM callbacks").await == 0).then_some(())
@@ -188,7 +216,7 @@ async fn a_jobs_end_is_posted_signed_and_again_until_it_is_taken() {
     let jobs = [
         over_amqp.clone(),
         over_amqp,
-        rejected,
+        rejected.clone(),
         job("flaky", &receiver.url("/flaky")),
         job("moved", &receiver.url("/moved")),
         job("gone", &receiver.url("/gone")),
@@ -212,6 +240,12 @@ async fn a_jobs_end_is_posted_signed_and_again_until_it_is_taken() {
             assert_eq!(one.json(), shown, "{path}");
         }
     }
+    // It says again what was posted before.
+    stack.bus.publish_jobs(&[rejected]).await;
+    eventually_equals("both are letters", PATIENCE, Some(2), || {
+        stack.bus.waiting(DEAD)
+    })
+    .await;
     wait_until_none_wait(&stack).await;
     assert!(
         receiver.at("/elsewhere").is_empty(),
@@ -246,7 +280,7 @@ async fn a_callback_goes_to_no_host_and_no_address_that_is_not_listed() {
         .allow("a callback is given up")
         .start()
         .await;
-    let url = format!("http://{by_name}/");
+    let url = format!("https://{by_name}/");
     stack.bus.publish_jobs(&[job("private", &url)]).await;
     let said = |line: &str| line.contains("given up") && line.contains("no address that");
     worker.wait_for_line("why it is given up", said).await;

@@ -90,6 +90,8 @@ impl Line {
                     return Step::Wait;
                 }
             }
+            // A full queue isn't asked for all that waits before it is known to be full.
+            None if must_arrive && self.resting >= SHARE => return Step::Wait,
             _ => {}
         }
         let is_full = self.in_flight >= SHARE || self.bytes + bytes > SHARE_BYTES;
@@ -131,6 +133,10 @@ mod tests {
         assert_eq!(step(&line, false), Step::Main, "a large one is alone");
         (line.in_flight, line.bytes, line.late) = (1, 1, 1);
         assert_eq!(step(&line, false), Step::Wait, "it is slow just now");
+        line = Line::default();
+        line.resting = SHARE;
+        assert_eq!(step(&line, true), Step::Wait, "it refused a share of them");
+        assert_eq!(step(&line, false), Step::Main);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `kiln dead purge`: deletes dead letters for good.
 //!
-//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal. Promises that what was deleted is noted, however it ends.
+//! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal. Promises that what was deleted is noted, however
+//! it ends, unless it is interrupted.
 
 use super::{DeadLetterQueue, PurgeArguments, progress, warn_of_unseen};
 use crate::{
@@ -31,14 +32,16 @@ pub(super) async fn run(
     let mut scan = queue.open(arguments.scan).await?;
     let mut purged = Some(0);
     let ended = purge(queue, &arguments, &mut scan, &mut purged).await;
+    let (seen, waiting) = (scan.seen, scan.waiting);
+    // What isn't meant goes back before anything else is waited for.
+    let closed = scan.close().await;
     if let Some(letters) = purged.filter(|letters| ended.is_ok() || *letters > 0) {
         let filter = &arguments.filter;
         queue.note(ActionKind::Purge, filter, letters).await;
     }
     ended?;
+    closed?;
     let purged = purged.unwrap_or_default();
-    let (seen, waiting) = (scan.seen, scan.waiting);
-    scan.close().await?;
     if purged < arguments.filter.limit.unwrap_or(u64::MAX) {
         warn_of_unseen(seen, waiting, arguments.scan);
     }

@@ -1,6 +1,6 @@
 //! `kiln dead replay`: posts dead letters' jobs to the queues that they came from.
 //!
-//! Promises that a letter is removed only once the broker has confirmed its job, and that what was replayed is noted, however the command ends.
+//! Promises that a letter is removed only once the broker has confirmed its job, and that what was replayed is noted, however the command ends, unless it is interrupted.
 
 use super::{DeadLetterQueue, ReplayArguments, letter::Filter, progress, warn_of_unseen};
 use crate::{
@@ -81,12 +81,14 @@ pub(super) async fn run(
     };
     let ended = replay.all().await;
     let replayed = replay.tally.replayed;
-    if ended.is_ok() || replayed > 0 {
+    let is_noted = ended.is_ok() || replayed > 0;
+    // What stays goes back before anything else is waited for.
+    let finished = replay.finish(&arguments, ended).await;
+    if is_noted {
         let filter = &arguments.filter;
         queue.note(ActionKind::Replay, filter, replayed).await;
     }
-    ended?;
-    replay.finish(&arguments).await
+    finished
 }
 
 impl Replay<'_> {
@@ -171,10 +173,16 @@ impl Replay<'_> {
     }
 
     /// Puts back what stays, and says how it went.
-    async fn finish(self, arguments: &ReplayArguments) -> anyhow::Result<Exit> {
+    async fn finish(
+        self,
+        arguments: &ReplayArguments,
+        ended: anyhow::Result<()>,
+    ) -> anyhow::Result<Exit> {
         let at_limit = self.is_at_limit();
         let (seen, waiting) = (self.scan.seen, self.scan.waiting);
-        self.scan.close().await?;
+        let closed = self.scan.close().await;
+        ended?;
+        closed?;
         self.post.close().await;
         self.bar.finish_and_clear();
         if !at_limit {

@@ -11,10 +11,10 @@ use url::Url;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Callbacks {
-    /// Hosts that a job's `callback_url` may name, such as `hooks.example`, or `hooks.example:8443` for another port than its scheme's own. At private
-    /// addresses they aren't reached. None here and in `private_hosts`: every `callback_url` is refused.
+    /// Hosts that a job's `callback_url` may name, such as `hooks.example`, or `hooks.example:8443` for another port than the scheme's own; by `https`
+    /// alone. At private addresses they aren't reached. None here and in `private_hosts`: every `callback_url` is refused.
     pub hosts: Vec<String>,
-    /// The same for hosts that may be at private addresses: of this machine, of a local network.
+    /// The same for hosts that may be at private addresses, and asked by `http` as well: of this machine, of a local network.
     pub private_hosts: Vec<String>,
     /// What callbacks are signed with, 32 to 256 characters; needed where a host is listed.
     pub secret: Option<Secret>,
@@ -44,7 +44,7 @@ impl Default for Callbacks {
             at_once: 16,
             at_once_per_host: 4,
             first_wait_ms: 5_000,
-            max_tries: 15,
+            max_tries: 45,
             max_age_seconds: 86_400,
             max_waiting: 100_000,
         }
@@ -82,7 +82,11 @@ impl Callbacks {
         let host = host(&url);
         let mut listed = self.listed();
         let found = host.and_then(|host| listed.find(|one| *one == host));
-        found.ok_or("expected a host that callbacks.hosts or callbacks.private_hosts lists, with its port where that is another one than its scheme's")
+        let found = found.ok_or("expected a host that callbacks.hosts or callbacks.private_hosts lists, with its port where that is another one than its scheme's")?;
+        match url.scheme() == "https" || self.may_be_private(found) {
+            true => Ok(found),
+            false => Err("expected https:// for a host of callbacks.hosts"),
+        }
     }
 }
 
@@ -122,7 +126,7 @@ mod tests {
         let of = |url: &str| settings.host_of(url, StoredJobs::All);
         for (url, host) in [
             ("https://hooks.example/a?b", "hooks.example"),
-            ("http://HOOKS.example:80", "hooks.example"),
+            ("https://HOOKS.example:443", "hooks.example"),
             ("https://hooks.example:8443/", "hooks.example:8443"),
             ("http://0x7f.1:9000/", "127.0.0.1:9000"),
             ("https://[0:0::1]/", "[::1]"),
@@ -133,6 +137,8 @@ mod tests {
             "https://hooks.example.evil/",
             "https://evil.hooks.example/",
             "https://hooks.example./",
+            "http://hooks.example/",
+            "http://hooks.example:8443/",
             "https://hooks.example:444/",
             "http://hooks.example:443/",
             "http://127.0.0.1/",

@@ -14,6 +14,14 @@ const asJson = (body) => ({ method: "POST", headers: { "Content-Type": "applicat
 const sharedText = (name, s) => `the share of ${name}@${s.version}, ${percent(s.share)} of the inputs`;
 const endedText = (name, s) => (s ? ` ${sharedText(name, s)}, has ended.`.replace(" the", " The") : "");
 
+/** The versions that the table has room for, in their order: those that serve or scored something lately first, then the newest. */
+function shown(models) {
+  if (models.length <= MAX_VERSIONS) return models;
+  const ranks = new Map(models.map((m, at) => [m, (m.active || m.share != null ? 2 : m.times ? 1 : 0) * models.length + at]));
+  const kept = new Set([...models].sort((a, b) => ranks.get(b) - ranks.get(a)).slice(0, MAX_VERSIONS));
+  return models.filter((m) => kept.has(m));
+}
+
 /** Which workers serve a version by its model's bare name, in words. */
 async function servedBy(name, version) {
   const { workers } = await fetchJson("/v1/fleet");
@@ -41,10 +49,10 @@ SECTIONS.models = async () => {
     ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
     ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
     ...(models.some((m) => m.training) ? trained : []),
-  ], models.slice(0, MAX_VERSIONS), "no models");
+  ], shown(models), "no models");
   const minutes = models.find((m) => m.times)?.times.minutes;
   const lately = minutes ? `within the last ${minutes} minutes` : "lately: there were none";
-  const part = models.length > MAX_VERSIONS ? ` The first ${MAX_VERSIONS} of ${figures.format(models.length)} versions are shown.` : "";
+  const part = models.length > MAX_VERSIONS ? ` ${MAX_VERSIONS} of ${figures.format(models.length)} versions are shown: those that serve or scored something lately, and others.` : "";
   say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}.${part}`);
 };
 

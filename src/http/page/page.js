@@ -304,9 +304,9 @@ function table(id, layout, rows, none) {
   const body = document.createElement("tbody");
   body.append(...lines);
   // A focused button keeps the focus although its row is replaced.
-  const focused = document.activeElement?.dataset?.does;
+  const focused = $(id).contains(document.activeElement) ? document.activeElement.dataset?.does : null;
   $(id).replaceChildren(top, body);
-  if (focused) document.querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus();
+  if (focused) $(id).querySelector(`[data-does="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 
 // --- Times: 24 hours, in the browser's zone or in UTC ---

@@ -1,8 +1,8 @@
 //! Owns posting jobs' ends to whoever asked for that: what is due is taken from the database, posted, and then forgotten or tried again later.
 //!
-//! Promises no more at once than the settings say, of all and to one host, so that a host which doesn't answer holds up no other; that what a worker
-//! had in hand when it died is posted by another one once its time is over, so that a receiver may hear of a job twice; that what is given up is counted
-//! and said. Refuses to write what is to be posted: that is done with the job's row.
+//! Promises no more at once than the settings say, of all and to one host, and one at once to a host that is slow, so that it holds up no other; that
+//! what a worker had in hand when it died is posted by another one once its time is over, so that a receiver may hear of a job twice; that what is given
+//! up is counted and said. Refuses to write what is to be posted: that is done with the job's row.
 
 mod post;
 mod seats;
@@ -31,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 const LOOK: Duration = Duration::from_millis(500);
 /// How often what is too old or too much is given up, and what waits is counted.
 const TIDY: Duration = Duration::from_secs(60);
+/// The same where nothing is posted, for what was to be posted when something was.
+const SELDOM: Duration = Duration::from_secs(3_600);
 /// Steps of that at one time, of 1,000 rows each.
 const TIDY_STEPS: u32 = 100;
 /// Longest wait between two tries.
@@ -38,7 +40,7 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// Longest wait, at a stop, for what is under way.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Adds the task, where the settings allow callbacks.
+/// Adds the task, which posts nothing where the settings list no host.
 pub(in crate::worker) fn add(
     tasks: &mut Supervisor,
     settings: &Arc<Settings>,
@@ -46,9 +48,6 @@ pub(in crate::worker) fn add(
     health: &Health,
     metrics: &Metrics,
 ) {
-    if !settings.callbacks.are_on() {
-        return;
-    }
     let parts = Arc::new(Parts {
         settings: settings.callbacks.clone(),
         max_body_bytes: settings.reply.max_bytes,
@@ -74,10 +73,19 @@ struct Parts {
 
 /// What has come of something that is under way.
 enum Event {
-    Claimed(Result<Vec<DueCallback>, StoreError>),
-    /// One to this host has ended.
-    Posted(String),
+    Claimed(Result<Vec<Held>, StoreError>),
+    /// One to this host has ended, and whether that took long.
+    Posted {
+        host: String,
+        was_slow: bool,
+    },
     Tidied,
+}
+
+/// A callback that this worker has until then.
+struct Held {
+    due: DueCallback,
+    until: Instant,
 }
 
 async fn keep_posting(
@@ -92,80 +100,177 @@ async fn keep_posting(
             return Ok(());
         }
     }
+    if !parts.settings.are_on() {
+        // Of what was to be posted when something was.
+        while stop
+            .run_until_cancelled(tokio::time::sleep(SELDOM))
+            .await
+            .is_some()
+        {
+            parts.tidy().await;
+        }
+        return Ok(());
+    }
     let client = tokio::task::spawn_blocking(|| Tls::default().client()).await?;
     let client = Arc::new(client.map_err(anyhow::Error::msg)?);
-    let mut under_way: FuturesUnordered<BoxFuture<'_, Event>> = FuturesUnordered::new();
-    let (mut seats, mut is_claiming, mut is_tidying) = (Seats::new(&parts.settings), false, false);
+    let mut under_way = UnderWay::new(&parts);
     let mut tidy = tokio::time::interval(TIDY);
     tidy.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let mut may_claim = false;
         tokio::select! {
             () = stop.cancelled() => break,
-            Some(event) = under_way.next(), if !under_way.is_empty() => match event {
-                Event::Claimed(claimed) => {
-                    is_claiming = false;
-                    // That the database is out of reach is told by its own check.
-                    for due in claimed.unwrap_or_default() {
-                        seats.take(&due.host);
-                        under_way.push(parts.deliver(due, client.clone()).boxed());
-                    }
-                }
-                Event::Posted(host) => seats.give_back(&host),
-                Event::Tidied => is_tidying = false,
-            },
-            _ = look.tick() => may_claim = true,
-            _ = tidy.tick(), if !is_tidying => {
-                is_tidying = true;
-                under_way.push(parts.tidy().boxed());
+            Some(event) = under_way.all.next(), if !under_way.all.is_empty() => under_way.hear(event, &client),
+            _ = look.tick() => under_way.claim(),
+            _ = tidy.tick(), if !under_way.is_tidying => {
+                under_way.is_tidying = true;
+                under_way.all.push(parts.tidy().boxed());
             }
         }
-        let free = seats.free();
-        if may_claim && !is_claiming && !free.is_empty() {
-            is_claiming = true;
-            under_way.push(parts.claim(free, seats.left()).boxed());
-        }
     }
-    let until = Instant::now() + GOODBYE;
-    // What isn't told its end by then is posted again.
-    while seats.are_taken() {
-        match tokio::time::timeout_at(until, under_way.next()).await {
-            Ok(Some(Event::Posted(host))) => seats.give_back(&host),
-            Ok(Some(Event::Claimed(_) | Event::Tidied)) => {}
-            Ok(None) | Err(_) => break,
-        }
-    }
+    under_way.end().await;
     Ok(())
+}
+
+/// What is being done at the same time.
+struct UnderWay<'a> {
+    parts: &'a Parts,
+    all: FuturesUnordered<BoxFuture<'a, Event>>,
+    seats: Seats,
+    is_claiming: bool,
+    is_tidying: bool,
+    /// The last claim found something, so that there may be more.
+    may_be_more: bool,
+    /// It was said that the database refuses claims.
+    is_refused: bool,
+}
+
+impl<'a> UnderWay<'a> {
+    fn new(parts: &'a Parts) -> Self {
+        Self {
+            parts,
+            all: FuturesUnordered::new(),
+            seats: Seats::new(&parts.settings),
+            is_claiming: false,
+            is_tidying: false,
+            may_be_more: false,
+            is_refused: false,
+        }
+    }
+
+    fn claim(&mut self) {
+        let free = self.seats.free();
+        if !self.is_claiming && !free.is_empty() {
+            self.is_claiming = true;
+            let claim = self.parts.claim(free, self.seats.left());
+            self.all.push(claim.boxed());
+        }
+    }
+
+    fn hear(&mut self, event: Event, client: &Arc<ClientConfig>) {
+        match event {
+            Event::Claimed(claimed) => {
+                self.is_claiming = false;
+                let held = self.judged(claimed);
+                self.may_be_more = !held.is_empty();
+                for one in held {
+                    self.seats.take(&one.due.host);
+                    self.all
+                        .push(self.parts.deliver(one, client.clone()).boxed());
+                }
+            }
+            Event::Posted { host, was_slow } => {
+                self.seats.give_back(&host, was_slow);
+                if self.may_be_more {
+                    self.claim();
+                }
+            }
+            Event::Tidied => self.is_tidying = false,
+        }
+    }
+
+    /// What was claimed. That the database is out of reach is told by its own check; that it refuses is said here, once.
+    fn judged(&mut self, claimed: Result<Vec<Held>, StoreError>) -> Vec<Held> {
+        match claimed {
+            Ok(held) => {
+                self.is_refused = false;
+                held
+            }
+            Err(error) => {
+                if !error.may_pass() && !std::mem::replace(&mut self.is_refused, true) {
+                    tracing::warn!(%error, "callbacks wait: the database refuses to say which are due");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// Waits a little for what is under way; what isn't told its end by then is posted again.
+    async fn end(mut self) {
+        let until = Instant::now() + GOODBYE;
+        while self.seats.are_taken() || self.is_claiming {
+            match tokio::time::timeout_at(until, self.all.next()).await {
+                Ok(Some(Event::Posted { host, was_slow })) => {
+                    self.seats.give_back(&host, was_slow);
+                }
+                Ok(Some(Event::Claimed(claimed))) => {
+                    self.is_claiming = false;
+                    for Held { due, .. } in claimed.unwrap_or_default() {
+                        let back = self.parts.store.postpone_callback(&due, Duration::ZERO);
+                        let _left = tokio::time::timeout_at(until, back).await;
+                    }
+                }
+                Ok(Some(Event::Tidied)) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
 }
 
 impl Parts {
     /// Takes what is due for hosts with free seats; for long enough to look its job up, post it and say what came of it.
     async fn claim(&self, free: Vec<(String, usize)>, left: usize) -> Event {
         let held_for = config::ms(self.settings.timeout_ms)
-            + self.database_limit.saturating_mul(2)
+            + self.database_limit.saturating_mul(3)
             + Duration::from_secs(1);
+        let until = Instant::now() + held_for;
+        let age = Duration::from_secs(self.settings.max_age_seconds);
         let free: Vec<(&str, usize)> = free.iter().map(|(host, n)| (host.as_str(), *n)).collect();
-        Event::Claimed(self.store.claim_callbacks(&free, left, held_for).await)
+        let claimed = self.store.claim_callbacks(&free, left, held_for, age).await;
+        let held = |due| Held { due, until };
+        Event::Claimed(claimed.map(|all| all.into_iter().map(held).collect()))
     }
 
     /// Posts one, and says what came of it.
-    async fn deliver(&self, due: DueCallback, client: Arc<ClientConfig>) -> Event {
-        let noted = match self.store.job(&due.row_id, None).await {
+    async fn deliver(&self, held: Held, client: Arc<ClientConfig>) -> Event {
+        let Held { due, until } = held;
+        let limit = config::ms(self.settings.timeout_ms);
+        let mut was_slow = false;
+        let noted = match self.store.job_of_body(&due.job_id, &due.body_sha256).await {
+            // Another worker may have it before this one's try is over.
+            Ok(Some(_)) if Instant::now() + limit > until => Ok(()),
             Ok(Some(end)) => {
+                let begun = Instant::now();
                 let answer = match self.letter(&due, &end) {
-                    Ok(letter) => post(letter, client, config::ms(self.settings.timeout_ms)).await,
+                    Ok(letter) => post(letter, client, limit).await,
                     Err(reason) => Answer::Failed(reason.to_owned()),
                 };
+                was_slow = begun.elapsed() >= limit / 2;
                 self.conclude(&due, answer).await
             }
-            Ok(None) => self.give_up(&due, "its job's row is gone").await,
+            Ok(None) => {
+                let why = "its job's row is gone, or another body's";
+                self.give_up(&due, why).await
+            }
             Err(error) => Err(error),
         };
         if let Err(error) = noted {
             // It is due again once its time is over.
             tracing::debug!(%error, "what came of a callback can't be noted");
         }
-        Event::Posted(due.host)
+        Event::Posted {
+            host: due.host,
+            was_slow,
+        }
     }
 
     fn letter(&self, due: &DueCallback, end: &JobEnd) -> Result<Letter, &'static str> {
@@ -191,8 +296,10 @@ impl Parts {
     async fn conclude(&self, due: &DueCallback, answer: Answer) -> Result<(), StoreError> {
         let reason = match answer {
             Answer::Delivered => {
-                self.metrics.callbacks(CallbackOutcome::Delivered, 1);
-                return self.store.end_callback(due).await;
+                if self.store.end_callback(due).await? {
+                    self.metrics.callbacks(CallbackOutcome::Delivered, 1);
+                }
+                return Ok(());
             }
             Answer::Gone => return self.give_up(due, "answered 410").await,
             Answer::Failed(reason) => reason,
@@ -216,7 +323,10 @@ impl Parts {
     }
 
     async fn give_up(&self, due: &DueCallback, reason: &str) -> Result<(), StoreError> {
-        self.store.end_callback(due).await?;
+        if !self.store.end_callback(due).await? {
+            // It is another worker's by now, or of a new end.
+            return Ok(());
+        }
         self.metrics.callbacks(CallbackOutcome::GivenUp, 1);
         let (job_id, host, tries) = (&due.job_id, &due.host, due.tries);
         tracing::warn!(job_id, host, tries, reason, "a callback is given up");
@@ -230,14 +340,13 @@ impl Parts {
         let mut given_up = 0;
         for _step in 0..TIDY_STEPS {
             // That the database is out of reach is told by its own check.
-            let step = self
-                .store
-                .give_up_callbacks(age, settings.max_waiting)
-                .await;
-            match step.unwrap_or_default() {
-                0 => break,
-                step => given_up += step,
+            let old = self.store.give_up_old_callbacks(age).await.unwrap_or(0);
+            let excess = self.store.give_up_excess_callbacks(settings.max_waiting);
+            let step = old + excess.await.unwrap_or(0);
+            if step == 0 {
+                break;
             }
+            given_up += step;
         }
         if given_up > 0 {
             self.metrics.callbacks(CallbackOutcome::GivenUp, given_up);

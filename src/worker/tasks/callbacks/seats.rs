@@ -2,13 +2,16 @@
 
 use crate::config::Callbacks;
 use rand::seq::SliceRandom;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How much may still be posted, of all and to each host.
 pub(super) struct Seats {
     left: usize,
     max: usize,
     by_host: BTreeMap<String, usize>,
+    max_per_host: usize,
+    /// Hosts that took long the last time: they have one seat each, however many of them there are.
+    slow: BTreeSet<String>,
 }
 
 impl Seats {
@@ -20,6 +23,8 @@ impl Seats {
             by_host: hosts
                 .map(|host| (host, settings.at_once_per_host))
                 .collect(),
+            max_per_host: settings.at_once_per_host,
+            slow: BTreeSet::new(),
         }
     }
 
@@ -36,8 +41,14 @@ impl Seats {
         if self.left == 0 {
             return Vec::new();
         }
-        let free = self.by_host.iter().filter(|(_, seats)| **seats > 0);
-        let mut free: Vec<_> = free.map(|(host, seats)| (host.clone(), *seats)).collect();
+        let free = self.by_host.iter().map(|(host, left)| {
+            let kept = match self.slow.contains(host) {
+                true => self.max_per_host.saturating_sub(1),
+                false => 0,
+            };
+            (host.clone(), left.saturating_sub(kept))
+        });
+        let mut free: Vec<_> = free.filter(|(_, seats)| *seats > 0).collect();
         free.shuffle(&mut rand::rng());
         free
     }
@@ -49,8 +60,17 @@ impl Seats {
         }
     }
 
-    pub(super) fn give_back(&mut self, host: &str) {
+    /// One is free again, and whether it was taken for long.
+    pub(super) fn give_back(&mut self, host: &str, was_slow: bool) {
         self.left += 1;
+        match was_slow {
+            true => {
+                self.slow.insert(host.to_owned());
+            }
+            false => {
+                self.slow.remove(host);
+            }
+        }
         if let Some(seats) = self.by_host.get_mut(host) {
             *seats += 1;
         }
@@ -77,9 +97,19 @@ mod tests {
         assert_eq!(seats.left(), 1);
         seats.take("b");
         assert!(seats.free().is_empty() && seats.are_taken());
-        for host in ["a", "b", "a"] {
-            seats.give_back(host);
+        for host in ["a", "b"] {
+            seats.give_back(host, false);
         }
+        seats.give_back("a", true);
         assert!(!seats.are_taken() && seats.free().len() == 2);
+        let of = |seats: &Seats, host: &str| {
+            let free = seats.free();
+            free.iter().find(|(one, _)| one == host).map(|(_, n)| *n)
+        };
+        assert_eq!((of(&seats, "a"), of(&seats, "b")), (Some(1), Some(2)));
+        seats.take("a");
+        assert_eq!(of(&seats, "a"), None, "one at once while it is slow");
+        seats.give_back("a", false);
+        assert_eq!(of(&seats, "a"), Some(2));
     }
 }
