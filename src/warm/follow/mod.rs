@@ -145,8 +145,7 @@ impl Follower {
             }
             reading.tend(self).await?;
             let now = Instant::now();
-            let early = reading.comes().filter(|at| *at > now);
-            let early = early.map(|at| at.max(now + FLOOR));
+            let early = reading.comes(now).map(|at| at.max(now + FLOOR));
             let next = early.map_or(poll, |at| at.min(poll));
             self.wait(reading, next.min(until), end).await?;
         }

@@ -340,9 +340,9 @@ impl Reading {
         (at >= self.measured_from_us).then_some(age)
     }
 
-    /// When the table is to be read before its turn, since a row comes that lay in the future.
-    pub(super) fn comes(&self) -> Option<Instant> {
-        self.ahead
+    /// When the table is to be read before its turn, since a row comes that lay in the future; said once if it has come meanwhile.
+    pub(super) fn comes(&mut self, now: Instant) -> Option<Instant> {
+        self.ahead.take_if(|at| *at <= now).or(self.ahead)
     }
 
     /// Whether more was met than is remembered, so that it takes time until there is room again.
