@@ -29,6 +29,8 @@ fn worker(folder: &std::path::Path) -> Worker {
     settings.redis.url = Some(Secret::new(format!("redis://{NOWHERE}")));
     settings.database.url = Some(Secret::new(format!("postgres://{NOWHERE}/kiln")));
     settings.trace.endpoint = Some(format!("http://{NOWHERE}"));
+    settings.callbacks.hosts = vec!["hooks.example".to_owned()];
+    settings.callbacks.secret = Some(Secret::new("x".repeat(32)));
     settings.models.dir = folder.to_owned();
     settings.warm.dir = folder.to_owned();
     let metrics = Metrics::new();
@@ -85,6 +87,7 @@ async fn every_task_bears_any_order_of_starts_and_stops() {
             "heat",
             "hints",
             "audit",
+            "callbacks",
             "publisher",
             "replies",
             "traces"
