@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const TIDY: Duration = Duration::from_secs(60);
 /// The same where nothing is posted, for what was to be posted when something was.
 const SELDOM: Duration = Duration::from_secs(3_600);
+/// The age, in seconds, and the number that no worker's settings go beyond.
+const LOOSEST: (u64, u32) = (30 * 86_400, 10_000_000);
 /// Steps of that at one time, of 1,000 rows each.
 const TIDY_STEPS: u32 = 100;
 /// Longest wait between two tries.
@@ -48,8 +50,13 @@ pub(in crate::worker) fn add(
     health: &Health,
     metrics: &Metrics,
 ) {
+    let mut callbacks = settings.callbacks.clone();
+    if !callbacks.are_on() {
+        // Other workers may still post what this one doesn't, for as long as theirs allow.
+        (callbacks.max_age_seconds, callbacks.max_waiting) = LOOSEST;
+    }
     let parts = Arc::new(Parts {
-        settings: settings.callbacks.clone(),
+        settings: callbacks,
         max_body_bytes: settings.reply.max_bytes,
         database_limit: config::ms(settings.database.timeout_ms),
         store: store.clone(),
