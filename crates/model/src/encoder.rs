@@ -1,8 +1,10 @@
 //! `encoder`: a transformer encoder of BERT's kind (Devlin et al., 2019) with a head that classifies, gives one number or embeds.
 //!
 //! On the backend `cpu` it runs on Kiln's own kernels, over unpadded texts: a text's vector is the same bits whatever else
-//! is in its batch. Other backends run its graph of burn operations.
+//! is in its batch. So it does on `cuda`, on kernels for graphics processors. Other backends run its graph of burn operations.
 
+#[cfg(feature = "cuda")]
+mod card;
 mod graph;
 mod head;
 mod padding;
@@ -13,6 +15,8 @@ use std::sync::Arc;
 
 use super::error::LoadError;
 use super::hardware::Hardware;
+#[cfg(feature = "cuda")]
+use super::hardware::card_result;
 use super::manifest::{
     EncoderActivation, EncoderShape, Head, Manifest, Pooling, RelativeShape, TaskName,
 };
@@ -41,6 +45,9 @@ enum Body {
         encoder: Box<kernels::Encoder>,
         threads: Arc<kernels::ThreadPool>,
     },
+    /// On a graphics processor's own kernels.
+    #[cfg(feature = "cuda")]
+    Card(Box<kiln_cuda::Encoder>),
     Graph(Box<GraphEncoder>),
 }
 
@@ -73,37 +80,36 @@ impl Encoder {
     ) -> Result<Self, LoadError> {
         let (shape, table_of_head) = tables(manifest)?;
         let precision = manifest.weight_precision();
-        if precision == WeightPrecision::Int8 && !hardware.has_kernels() {
-            return Err(LoadError::field(
-                "weights.precision",
-                "int8 runs on the backend \"cpu\" alone; choose it for this model in [models.backends]",
-            ));
-        }
-        if let Some(field) = shape.beyond_graphs().filter(|_| !hardware.has_kernels()) {
-            return Err(LoadError::field(
-                field,
-                "runs on the backend \"cpu\" alone; choose it for this model in [models.backends]",
-            ));
-        }
+        assure_computed(shape, precision, hardware)?;
         let declared = manifest
             .tokenizer
             .as_ref()
             .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
         let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape.vocabulary)?);
         let tables = TableWeights::take(&mut weights, shape);
-        let head = HeadLayers::take(
-            &mut weights,
-            shape.hidden,
-            table_of_head,
-            outputs(manifest),
-            &manifest.output,
-        );
         let skipped = if table_of_head.include_prompt {
             0
         } else {
             tokenizer.prompt_tokens()
         };
         let numbers = 0..shape.layers;
+        let (outputs, output) = (outputs(manifest), &manifest.output);
+        #[cfg(feature = "cuda")]
+        if let Some(card) = hardware.card() {
+            let of_card = |error: kiln_cuda::Error| LoadError::manifest(&error.to_string());
+            let head = (shape.hidden, table_of_head);
+            let head = HeadLayers::take_for_card(&mut weights, head, outputs, output, card);
+            let (head, after) = head.map_err(of_card)?;
+            let layers = numbers.map(|i| LayerWeights::take(&mut weights, shape, i));
+            let encoder = card::encoder(card, shape, tables, layers, after).map_err(of_card)?;
+            return Ok(Self {
+                tokenizer,
+                body: Body::Card(Box::new(encoder)),
+                head,
+                skipped,
+            });
+        }
+        let head = HeadLayers::take(&mut weights, shape.hidden, table_of_head, outputs, output);
         let kernels = |encoder: kernels::Encoder| Body::Kernels {
             encoder: Box::new(encoder),
             threads: Arc::clone(&hardware.threads),
@@ -128,6 +134,24 @@ impl Encoder {
             skipped,
         })
     }
+}
+
+/// What that hardware doesn't compute is refused by its field.
+fn assure_computed(
+    shape: &EncoderShape,
+    precision: WeightPrecision,
+    hardware: &Hardware,
+) -> Result<(), LoadError> {
+    let of_int8 = precision == WeightPrecision::Int8 && !hardware.has_kernels();
+    let of_int8 = of_int8.then_some("weights.precision");
+    let of_shape = shape.beyond_graphs().filter(|_| hardware.runs_graphs());
+    let (field, where_it_runs) = match (of_int8, of_shape) {
+        (Some(field), _) => (field, "int8 runs on the backend \"cpu\" alone"),
+        (_, Some(field)) => (field, "runs on the backends \"cpu\" and \"cuda\" alone"),
+        _ => return Ok(()),
+    };
+    let message = format!("{where_it_runs}; choose one for this model in [models.backends]");
+    Err(LoadError::field(field, &message))
 }
 
 fn tables(manifest: &Manifest) -> Result<(&EncoderShape, &Head), LoadError> {
@@ -156,38 +180,42 @@ impl Network for Encoder {
         else {
             unreachable!("texts were cut into tokens")
         };
+        let texts = Texts {
+            ids,
+            types,
+            lengths,
+        };
+        let pooling = match self.head.pooling {
+            Pooling::Mean => kernels::Pooling::MeanAfter(self.skipped),
+            Pooling::Cls => kernels::Pooling::First,
+        };
         let pooled = match &self.body {
-            Body::Kernels { encoder, threads } => {
-                let texts = Texts {
-                    ids,
-                    types,
-                    lengths,
-                };
-                let pooling = match self.head.pooling {
-                    Pooling::Mean => kernels::Pooling::MeanAfter(self.skipped),
-                    Pooling::Cls => kernels::Pooling::First,
-                };
-                encoder.encode(texts, pooling, threads)
-            }
+            Body::Kernels { encoder, threads } => encoder.encode(texts, pooling, threads),
+            #[cfg(feature = "cuda")]
+            Body::Card(encoder) => card_result(encoder.encode(texts, pooling)),
             Body::Graph(encoder) => encoder.pooled(ids, types, lengths, self.head.pooling),
         };
         self.head.forward(pooled, lengths.len())
     }
 
+    fn is_on_device(&self) -> bool {
+        !matches!(self.body, Body::Kernels { .. })
+    }
+
     fn warm(&self, pass: usize) -> bool {
         match &self.body {
-            Body::Kernels { .. } => false,
             Body::Graph(encoder) => {
                 encoder.warm(pass, self.tokenizer.max_tokens(), self.head.pooling)
             }
+            _ => false,
         }
     }
 
     fn smallest_share(&self) -> usize {
         match self.body {
-            Body::Kernels { .. } => usize::MAX,
             // A graph stays on its thread.
             Body::Graph(_) => 1,
+            _ => usize::MAX,
         }
     }
 }
@@ -198,12 +226,6 @@ fn on_kernels<L: LayerLinear>(
     layers: impl Iterator<Item = LayerWeights<L>>,
 ) -> kernels::Encoder {
     let eps = shape.norm_eps;
-    let activation = match shape.activation {
-        EncoderActivation::Gelu => Finish::Gelu,
-        EncoderActivation::GeluTanh => Finish::GeluTanh,
-        EncoderActivation::Relu => Finish::Relu,
-        EncoderActivation::Silu => Finish::Silu,
-    };
     let layers: Vec<Layer> = layers
         .map(|layer| Layer {
             query_key_value: L::joined([layer.query, layer.key, layer.value]).into_kernel(),
@@ -227,7 +249,7 @@ fn on_kernels<L: LayerLinear>(
         shape.hidden,
         shape.heads,
         shape.position_offset,
-        activation,
+        finish(shape),
         tables,
         layers,
     )
@@ -236,6 +258,16 @@ fn on_kernels<L: LayerLinear>(
         encoder.with_sums_kept()
     } else {
         encoder
+    }
+}
+
+/// The feed-forward part's activation.
+fn finish(shape: &EncoderShape) -> Finish {
+    match shape.activation {
+        EncoderActivation::Gelu => Finish::Gelu,
+        EncoderActivation::GeluTanh => Finish::GeluTanh,
+        EncoderActivation::Relu => Finish::Relu,
+        EncoderActivation::Silu => Finish::Silu,
     }
 }
 

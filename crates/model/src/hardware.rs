@@ -16,6 +16,8 @@ use super::product::Products;
 use super::runner::panic_message;
 use super::settings::Backend;
 use super::tokens::Tokenizer;
+#[cfg(feature = "cuda")]
+use kiln_kernels::Finish;
 use kiln_kernels::ThreadPool;
 
 /// Why a backend can't be used.
@@ -39,8 +41,19 @@ pub(crate) struct Hardware {
     /// How the device multiplies matrices.
     pub products: Products,
     pub threads: Arc<ThreadPool>,
+    /// An NVIDIA graphics processor with Kiln's own kernels.
+    #[cfg(feature = "cuda")]
+    card: Option<Arc<kiln_cuda::Device>>,
     /// The one thread of a graphics processor.
     gpu_thread: Option<Arc<rayon::ThreadPool>>,
+}
+
+/// A device that has answered.
+struct Tried {
+    device: Device,
+    products: Products,
+    #[cfg(feature = "cuda")]
+    card: Option<Arc<kiln_cuda::Device>>,
 }
 
 impl Hardware {
@@ -66,7 +79,7 @@ impl Hardware {
             Some(gpu_thread) => gpu_thread.install(open),
             None => open(),
         };
-        let (device, products) = match opened {
+        let opened = match opened {
             Ok(opened) => opened?,
             Err(panic) => {
                 return Err(HardwareError::NoDevice {
@@ -77,11 +90,19 @@ impl Hardware {
         };
         Ok(Self {
             backend,
-            device,
-            products,
+            device: opened.device,
+            products: opened.products,
+            #[cfg(feature = "cuda")]
+            card: opened.card,
             threads,
             gpu_thread,
         })
+    }
+
+    /// The graphics processor that has kernels of Kiln's own, if it is one.
+    #[cfg(feature = "cuda")]
+    pub fn card(&self) -> Option<&Arc<kiln_cuda::Device>> {
+        self.card.as_ref()
     }
 
     /// Whether it is a graphics processor.
@@ -92,12 +113,26 @@ impl Hardware {
     /// What kind of machine it is, as far as that says what a pass costs: the backend, the processor, and how many threads share a pass.
     pub fn machine(&self) -> String {
         let backend = self.backend.as_str();
+        #[cfg(feature = "cuda")]
+        if let Some(card) = self.card() {
+            return format!("{backend}/{}", shortened(card.name()));
+        }
         format!("{backend}/{}/{}", processor(), self.threads.count())
     }
 
     /// Whether the processor's kernels of Kiln's own are to be used.
     pub fn has_kernels(&self) -> bool {
         self.backend.has_kernels()
+    }
+
+    /// Whether architectures run as graphs of burn operations.
+    pub fn runs_graphs(&self) -> bool {
+        !self.has_small_kernels()
+    }
+
+    /// The same for what a graphics processor would gain nothing with, and has no kernels for.
+    pub fn has_small_kernels(&self) -> bool {
+        self.has_kernels() || self.backend == Backend::Cuda
     }
 
     /// How far a golden output may be from what is expected: absolute below 1, relative above. Graphics processors order
@@ -116,6 +151,9 @@ impl Hardware {
             None => build(),
             Some(gpu_thread) => {
                 let network = caught_on(gpu_thread, build)??;
+                if !network.is_on_device() {
+                    return Ok(network);
+                }
                 let mut passes = 0..;
                 while caught_on(gpu_thread, || {
                     passes.next().is_some_and(|pass| network.warm(pass))
@@ -141,8 +179,12 @@ fn processor() -> &'static str {
         let mut lines = info.lines().filter_map(|line| line.split_once(':'));
         let name = lines.find(|(field, _)| field.trim_end() == "model name");
         let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-        name.chars().take(MAX_PROCESSOR).collect()
+        shortened(name)
     })
+}
+
+fn shortened(name: &str) -> String {
+    name.chars().take(MAX_PROCESSOR).collect()
 }
 
 /// A network that runs on the device's thread, whichever thread calls it.
@@ -165,6 +207,18 @@ impl Network for OnGpuThread {
     }
 }
 
+/// What a graphics processor computed.
+///
+/// # Panics
+/// If it failed: the runner turns the panic into an error of the request.
+#[cfg(feature = "cuda")]
+pub(crate) fn card_result(result: Result<Vec<f32>, kiln_cuda::Error>) -> Vec<f32> {
+    match result {
+        Ok(numbers) => numbers,
+        Err(error) => panic!("the graphics processor failed: {error}"),
+    }
+}
+
 /// Runs on the device's thread; a panic there is an error.
 fn caught_on<T: Send>(
     gpu_thread: &rayon::ThreadPool,
@@ -178,8 +232,12 @@ fn caught_on<T: Send>(
         })
 }
 
-/// A device that has answered: opening one is put off until its first use.
-fn tried(backend: Backend) -> Result<(Device, Products), HardwareError> {
+/// Opens a device and has it add something up: opening one is put off until its first use.
+fn tried(backend: Backend) -> Result<Tried, HardwareError> {
+    #[cfg(feature = "cuda")]
+    if backend == Backend::Cuda {
+        return card();
+    }
     let device = device(backend)?;
     let sum = Tensor::<1>::ones([8], &device).sum().into_data();
     let sum = sum.as_slice::<f32>().map(<[f32]>::to_vec);
@@ -190,7 +248,40 @@ fn tried(backend: Backend) -> Result<(Device, Products), HardwareError> {
     } else {
         Products::Exact
     };
-    Ok((device, products))
+    Ok(Tried {
+        device,
+        products,
+        #[cfg(feature = "cuda")]
+        card: None,
+    })
+}
+
+/// The first graphics processor of NVIDIA's, which has multiplied something.
+#[cfg(feature = "cuda")]
+fn card() -> Result<Tried, HardwareError> {
+    let no_device = |reason: String| HardwareError::NoDevice {
+        backend: Backend::Cuda,
+        reason,
+    };
+    let tried = || {
+        let card = Arc::new(kiln_cuda::Device::open(0)?);
+        let one = kiln_cuda::Linear::new(&card, &[1.0; 8], None, (8, 1), Finish::Plain)?;
+        let sum = kiln_cuda::Stack::new(&card, 8, vec![one]).forward(&[1.0; 8])?;
+        Ok::<_, kiln_cuda::Error>((card, sum))
+    };
+    match tried() {
+        Ok((card, sum)) if sum == [8.0] => {
+            tracing::info!(device = card.name(), "a graphics processor is in use");
+            Ok(Tried {
+                // Of burn, whose graphs don't run here.
+                device: Device::flex(),
+                products: Products::Exact,
+                card: Some(card),
+            })
+        }
+        Ok((_, sum)) => Err(no_device(format!("it adds up to {sum:?}, not to 8"))),
+        Err(error) => Err(no_device(error.to_string())),
+    }
 }
 
 fn device(backend: Backend) -> Result<Device, HardwareError> {
@@ -201,8 +292,6 @@ fn device(backend: Backend) -> Result<Device, HardwareError> {
         Backend::Ndarray => Ok(Device::ndarray()),
         #[cfg(feature = "wgpu")]
         Backend::Wgpu => Ok(Device::wgpu(burn_tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "cuda")]
-        Backend::Cuda => Ok(Device::cuda(0)),
         #[allow(unreachable_patterns, reason = "where every backend is compiled in")]
         other => Err(HardwareError::NotCompiledIn { backend: other }),
     }
@@ -253,6 +342,10 @@ mod tests {
             pass < 2
         }
 
+        fn is_on_device(&self) -> bool {
+            true
+        }
+
         fn smallest_share(&self) -> usize {
             1
         }
@@ -267,6 +360,8 @@ mod tests {
             backend: Backend::Cuda,
             device: Device::flex(),
             products: Products::Exact,
+            #[cfg(feature = "cuda")]
+            card: None,
             threads: Arc::new(ThreadPool::start("test", 1, || ()).unwrap()),
             gpu_thread: Some(Arc::new(gpu_thread.build().unwrap())),
         }

@@ -17,8 +17,8 @@ pub(crate) use encoder::{
 #[cfg(feature = "onnx")]
 pub(crate) use tables::OnnxShape;
 pub(crate) use tables::{
-    Architecture, Golden, HiddenActivation, Manifest, Output, TaskName, TokenizerFile, TreesFormat,
-    TreesShape, TruncationSide, WeightsFile,
+    Architecture, FeatureInput, Golden, HiddenActivation, Manifest, Output, TaskName,
+    TokenizerFile, TreesFormat, TreesShape, TruncationSide, WeightsFile,
 };
 pub use tables::{NgramShape, OutputActivation};
 

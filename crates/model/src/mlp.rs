@@ -5,7 +5,9 @@ use burn_tensor::{Tensor, activation};
 use super::dense::{Dense, Tiles, finish};
 use super::error::LoadError;
 use super::hardware::Hardware;
-use super::manifest::{HiddenActivation, Manifest, OutputActivation};
+#[cfg(feature = "cuda")]
+use super::hardware::card_result;
+use super::manifest::{FeatureInput, HiddenActivation, Manifest, OutputActivation};
 use super::network::{Batch, Network};
 use super::weights::{Expected, Weights};
 use kiln_kernels::{self as kernels, Finish, PackedLinear, Stack};
@@ -29,6 +31,9 @@ pub(crate) struct Mlp {
 enum Body {
     /// On the processor's own kernels.
     Kernels(Stack),
+    /// On a graphics processor's own kernels.
+    #[cfg(feature = "cuda")]
+    Card(kiln_cuda::Stack),
     /// As burn operations.
     Graph {
         layers: Vec<Dense>,
@@ -74,17 +79,29 @@ impl Mlp {
                 weights.take(&format!("layers.{i}.bias")),
             )
         };
-        let body = if hardware.has_kernels() {
-            let layers = sizes.iter().enumerate().map(|(i, &(from, to))| {
+        let finish = |i: usize| match (shape.activation, manifest.output.activation) {
+            (_, OutputActivation::Sigmoid) if i == last => Finish::Sigmoid,
+            _ if i == last => Finish::Plain,
+            (HiddenActivation::Relu, _) => Finish::Relu,
+            (HiddenActivation::Gelu, _) => Finish::Gelu,
+            (HiddenActivation::Tanh, _) => Finish::Tanh,
+        };
+        let numbered = sizes.iter().enumerate();
+        #[cfg(feature = "cuda")]
+        if let Some(card) = hardware.card() {
+            let layers = numbered.map(|(i, &size)| {
                 let (weight, bias) = layer(i);
-                let finish = match (shape.activation, manifest.output.activation) {
-                    (_, OutputActivation::Sigmoid) if i == last => Finish::Sigmoid,
-                    _ if i == last => Finish::Plain,
-                    (HiddenActivation::Relu, _) => Finish::Relu,
-                    (HiddenActivation::Gelu, _) => Finish::Gelu,
-                    (HiddenActivation::Tanh, _) => Finish::Tanh,
-                };
-                (PackedLinear::new(&weight, Some(&bias), from, to), finish)
+                kiln_cuda::Linear::new(card, &weight, Some(&bias), size, finish(i))
+            });
+            let layers = layers.collect::<Result<_, _>>();
+            let layers = layers.map_err(|error| LoadError::manifest(&error.to_string()))?;
+            let body = Body::Card(kiln_cuda::Stack::new(card, input.count, layers));
+            return Ok(Self::of(manifest, input, body, weights.parameters()));
+        }
+        let body = if hardware.has_kernels() {
+            let layers = numbered.map(|(i, &(from, to))| {
+                let (weight, bias) = layer(i);
+                (PackedLinear::new(&weight, Some(&bias), from, to), finish(i))
             });
             Body::Kernels(Stack::new(input.count, layers.collect()))
         } else {
@@ -98,6 +115,10 @@ impl Mlp {
                 tiles: Tiles::on(hardware),
             }
         };
+        Ok(Self::of(manifest, input, body, weights.parameters()))
+    }
+
+    fn of(manifest: &Manifest, input: &FeatureInput, body: Body, parameters: usize) -> Self {
         let scaling = match (&input.mean, &input.std) {
             (Some(mean), Some(std)) => Some(Scaling {
                 mean: mean.clone(),
@@ -105,14 +126,14 @@ impl Mlp {
             }),
             _ => None,
         };
-        Ok(Self {
+        Self {
             width: input.count,
             output_width: manifest.output_width(),
             scaling,
             body,
             output: manifest.output.activation,
-            work_per_row: weights.parameters(),
-        })
+            work_per_row: parameters,
+        }
     }
 
     /// Subtracts the means and divides by the deviations, if the manifest has them.
@@ -127,13 +148,14 @@ impl Mlp {
         }
     }
 
-    fn on_kernels(&self, stack: &Stack, data: &[f32]) -> Vec<f32> {
+    /// On kernels that take rows as they are.
+    fn on_kernels(&self, stack: impl Fn(&[f32]) -> Vec<f32>, data: &[f32]) -> Vec<f32> {
         let mut outputs = if self.scaling.is_some() {
             let mut scaled = data.to_vec();
             self.scale(&mut scaled);
-            stack.forward(&scaled)
+            stack(&scaled)
         } else {
-            stack.forward(data)
+            stack(data)
         };
         if self.output == OutputActivation::Softmax {
             outputs
@@ -170,7 +192,9 @@ impl Network for Mlp {
         };
         let width = self.width;
         match &self.body {
-            Body::Kernels(stack) => self.on_kernels(stack, data),
+            Body::Kernels(stack) => self.on_kernels(|rows| stack.forward(rows), data),
+            #[cfg(feature = "cuda")]
+            Body::Card(stack) => self.on_kernels(|rows| card_result(stack.forward(rows)), data),
             Body::Graph {
                 layers,
                 hidden,
@@ -191,7 +215,14 @@ impl Network for Mlp {
         }
     }
 
+    fn is_on_device(&self) -> bool {
+        !matches!(self.body, Body::Kernels(_))
+    }
+
     fn warm(&self, pass: usize) -> bool {
+        if !matches!(self.body, Body::Graph { .. }) {
+            return false;
+        }
         let rows = WARM_ROWS.get(pass);
         if let Some(rows) = rows {
             self.forward(Batch::Features(&vec![0.0; rows * self.width]));
@@ -206,7 +237,7 @@ impl Network for Mlp {
     fn quick_rows(&self) -> usize {
         match self.body {
             Body::Kernels(_) => QUICK_WORK / self.work_per_row.max(1),
-            Body::Graph { .. } => 0,
+            _ => 0,
         }
     }
 }

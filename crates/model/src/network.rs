@@ -53,6 +53,11 @@ pub(crate) trait Network: Send + Sync {
         false
     }
 
+    /// Whether it runs on the device that it was built for; else it runs on the processor, wherever it is called.
+    fn is_on_device(&self) -> bool {
+        false
+    }
+
     /// The minimum of rows for which waking another thread pays; `usize::MAX` if a pass spreads over the threads by
     /// itself.
     fn smallest_share(&self) -> usize;

@@ -1,7 +1,7 @@
 //! `ngram-text`: fastText's design. Words, runs of words and runs of characters are hashed into buckets, the buckets'
 //! vectors are averaged, and one linear layer follows.
 //!
-//! On the backend `cpu` it runs on Kiln's own kernels, other backends run its graph of burn operations. Both add a text's vectors
+//! On the backends `cpu` and `cuda` it runs on Kiln's own kernels for the processor, other backends run its graph of burn operations. Both add a text's vectors
 //! in the order in which the text has them. The featuriser is public, so that what trains a model and what serves it cut texts
 //! the same way.
 
@@ -92,7 +92,7 @@ impl NgramText {
         let vectors = weights.take("embedding.weight");
         let weight = weights.take("linear.weight");
         let bias = weights.take("linear.bias");
-        let body = if hardware.has_kernels() {
+        let body = if hardware.has_small_kernels() {
             let linear = PackedLinear::new(&weight, Some(&bias), dim, output_width);
             let finish = match output {
                 OutputActivation::Sigmoid => Finish::Sigmoid,
@@ -179,6 +179,10 @@ impl Network for NgramText {
             Body::Kernels { vectors, linear } => self.on_kernels(vectors, linear, texts),
             Body::Graph(graph) => self.on_graph(graph, texts),
         }
+    }
+
+    fn is_on_device(&self) -> bool {
+        matches!(self.body, Body::Graph(_))
     }
 
     fn smallest_share(&self) -> usize {

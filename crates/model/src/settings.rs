@@ -76,7 +76,8 @@ pub enum Backend {
     Ndarray,
     /// The graph on a graphics processor by Vulkan, Metal or DirectX, only in builds with the cargo feature `wgpu`.
     Wgpu,
-    /// The graph on an NVIDIA graphics processor, only in builds with the cargo feature `cuda`.
+    /// An NVIDIA graphics processor: Kiln's own kernels for `encoder` and `mlp`, the processor's for the others. Only in builds with the cargo
+    /// feature `cuda`.
     Cuda,
 }
 

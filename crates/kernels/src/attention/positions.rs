@@ -144,6 +144,16 @@ impl Relative {
         }
     }
 
+    /// `[heads][2 * reach + 1]`, from the furthest token before to the furthest after.
+    pub fn biases(&self) -> &[f32] {
+        &self.biases
+    }
+
+    /// The last distance with a bias of its own; further ones have its bias.
+    pub fn reach(&self) -> usize {
+        self.reach
+    }
+
     /// The biases of texts of so many tokens: `[heads][tokens][tokens]`, those of the first token's row first.
     pub fn matrices(&self, tokens: usize) -> Vec<f32> {
         let mut all = vec![0.0; self.heads * tokens * tokens];
@@ -224,8 +234,19 @@ impl Rotary {
         Self { half, turns }
     }
 
-    fn longest(&self) -> usize {
+    /// The longest text that there are turns for.
+    pub fn longest(&self) -> usize {
         self.turns.len() / self.half
+    }
+
+    /// Numbers of a head.
+    pub fn width(&self) -> usize {
+        2 * self.half
+    }
+
+    /// `[tokens][width / 2]`: each angle's cosine and sine.
+    pub fn pairs(&self) -> &[(f32, f32)] {
+        &self.turns
     }
 
     /// Turns a token's numbers.
@@ -283,9 +304,14 @@ impl Distances {
         2 * self.span
     }
 
-    /// The row of the distance from `to` to `from`.
+    /// How far from the table's middle the row of each distance is, the last one for all further ones.
+    pub fn steps(&self) -> &[usize] {
+        &self.steps
+    }
+
+    /// The row of the distance from the token `to` to the token `from`.
     #[inline(always)]
-    pub(in super::super) fn row(&self, from: usize, to: usize) -> usize {
+    pub fn row(&self, from: usize, to: usize) -> usize {
         let steps = self.steps[from.abs_diff(to).min(self.steps.len() - 1)];
         if from < to {
             self.span.saturating_sub(steps)

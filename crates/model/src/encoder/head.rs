@@ -30,15 +30,9 @@ impl HeadLayers {
             LinearWeights::take(weights, name, inputs, outputs, bias).packed()
         };
         let dense = head.dense.map(|dense| {
-            let finish = match dense.activation {
-                DenseActivation::Identity => Finish::Plain,
-                DenseActivation::Relu => Finish::Relu,
-                DenseActivation::Tanh => Finish::Tanh,
-                DenseActivation::Gelu => Finish::Gelu,
-            };
             (
                 packed("head.dense", hidden, dense.width, dense.bias),
-                finish,
+                finish(dense.activation),
             )
         });
         let inputs = head.dense.map_or(hidden, |dense| dense.width);
@@ -54,6 +48,38 @@ impl HeadLayers {
             kept: output.width.unwrap_or(usize::MAX),
             normalise: head.normalise,
         }
+    }
+
+    /// The same with the layers on a graphics processor, which sends the vectors through them: what comes to [`HeadLayers::forward`] has been there.
+    #[cfg(feature = "cuda")]
+    pub fn take_for_card(
+        weights: &mut Weights,
+        (hidden, head): (usize, &Head),
+        outputs: Option<usize>,
+        output: &Output,
+        card: &kiln_cuda::Device,
+    ) -> Result<(Self, Vec<kiln_cuda::Linear>), kiln_cuda::Error> {
+        // A norm between them is computed here, and hence what comes after.
+        if head.dense.is_some_and(|dense| dense.norm_eps.is_some()) {
+            let here = Self::take(weights, hidden, head, outputs, output);
+            return Ok((here, Vec::new()));
+        }
+        let mut layers = Vec::new();
+        if let Some(dense) = head.dense {
+            let name = "head.dense";
+            let layer = LinearWeights::take(weights, name, hidden, dense.width, dense.bias);
+            layers.push(super::card::linear(card, &layer, finish(dense.activation))?);
+        }
+        if let Some(outputs) = outputs {
+            let inputs = head.dense.map_or(hidden, |dense| dense.width);
+            let layer = LinearWeights::take(weights, "head.output", inputs, outputs, true);
+            layers.push(super::card::linear(card, &layer, Finish::Plain)?);
+        }
+        let bare = Head {
+            dense: None,
+            ..head.clone()
+        };
+        Ok((Self::take(weights, hidden, &bare, None, output), layers))
     }
 
     /// The outputs of texts whose pooled vectors these are, row after row.
@@ -90,6 +116,15 @@ impl HeadLayers {
             }
         }
         x
+    }
+}
+
+fn finish(activation: DenseActivation) -> Finish {
+    match activation {
+        DenseActivation::Identity => Finish::Plain,
+        DenseActivation::Relu => Finish::Relu,
+        DenseActivation::Tanh => Finish::Tanh,
+        DenseActivation::Gelu => Finish::Gelu,
     }
 }
 

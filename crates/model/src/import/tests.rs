@@ -213,11 +213,24 @@ fn a_graph_holds_its_bound_beside_longer_texts() {
 async fn a_graphics_processor_answers_as_the_reference_does() {
     for backend in crate::fixtures::GRAPHICS {
         compare(&MODELS, *backend, 1e-4).await;
+        if *backend == Backend::Cuda {
+            compare(&ON_KERNELS, *backend, 1e-4).await;
+        }
     }
 }
 
 #[tokio::test]
 async fn a_score_is_a_function_of_its_input_alone() {
+    assert_same_bits_in_any_batch(Backend::Cpu).await;
+}
+
+#[cfg(feature = "cuda")]
+#[tokio::test]
+async fn a_score_is_a_function_of_its_input_alone_on_cuda_graphics() {
+    assert_same_bits_in_any_batch(Backend::Cuda).await;
+}
+
+async fn assert_same_bits_in_any_batch(backend: Backend) {
     let dir = tempfile::tempdir().unwrap();
     let models = [
         "bert-classifier",
@@ -229,8 +242,8 @@ async fn a_score_is_a_function_of_its_input_alone() {
     for name in &models {
         import(&options(name, dir.path())).unwrap();
     }
-    let many = open(dir.path(), Backend::Cpu, 3);
-    let one = open(dir.path(), Backend::Cpu, 1);
+    let many = open(dir.path(), backend, 3);
+    let one = open(dir.path(), backend, 1);
     for name in models {
         let rows: Vec<TextRow> = read_expected(name).inputs.iter().map(Input::row).collect();
         let together = score(&many, name, rows.clone()).await.outputs;

@@ -1,0 +1,168 @@
+//! A graphics processor: its stream of work, its compiled kernels and its buffers.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS;
+use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED;
+use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream};
+use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
+
+use super::error::Error;
+use super::launch;
+use super::pass::Workspace;
+
+/// What the kernels' files share, and the files.
+const COMMON: &str = include_str!("kernels/common.cu");
+const PRODUCT: &str = include_str!("kernels/product.cu");
+const ROWS: &str = include_str!("kernels/rows.cu");
+const ATTENTION: &str = include_str!("kernels/attention.cu");
+
+/// The oldest devices that have all instructions.
+const CAPABILITY: i32 = 8;
+/// Heads of more numbers don't fit the registers.
+pub(crate) const MAX_HEAD: usize = 256;
+
+/// A graphics processor with its compiled kernels.
+pub struct Device {
+    name: String,
+    pub(crate) stream: Arc<CudaStream>,
+    pub(crate) kernels: Kernels,
+    /// By the heads' width and how tokens see each other: compiled for the first model that needs it.
+    attention: Mutex<HashMap<(usize, View), CudaFunction>>,
+    /// What all models' passes use in turn.
+    pub(crate) space: Mutex<Workspace>,
+}
+
+/// The kernels that every model uses.
+pub(crate) struct Kernels {
+    pub products: [Product; 3],
+    pub embed: CudaFunction,
+    pub add_norm: CudaFunction,
+    pub pool: CudaFunction,
+    pub turn: CudaFunction,
+}
+
+/// A product in tiles of one size.
+pub(crate) struct Product {
+    pub kernel: CudaFunction,
+    pub rows: u32,
+    pub columns: u32,
+    pub threads: u32,
+    /// Bytes of shared memory.
+    pub shared: u32,
+    /// So many tiles keep the device busy; smaller ones are taken where there are fewer.
+    pub enough: u32,
+}
+
+/// How a layer's tokens see each other; the numbers are those of attention.cu.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum View {
+    Whole = 0,
+    Biased = 1,
+    Window = 2,
+    Placed = 3,
+}
+
+impl Device {
+    /// Opens the device of that number, and compiles the kernels for it: seconds.
+    ///
+    /// # Errors
+    /// If a library is missing, or the device, or it is too old.
+    pub fn open(number: usize) -> Result<Self, Error> {
+        launch::find_libraries()?;
+        let context = CudaContext::new(number)?;
+        let name = context.name()?;
+        let (major, minor) = context.compute_capability()?;
+        if major < CAPABILITY {
+            return Err(Error::TooOld { name, major, minor });
+        }
+        let module = compile(&context, &[COMMON, PRODUCT, ROWS], &[])?;
+        let count = context.attribute(PROCESSORS)?.unsigned_abs();
+        let product = |name, rows, columns, threads, enough| {
+            let stages = 3;
+            let shared = stages * (rows + columns) * 36 * 4;
+            let kernel = module.load_function(name)?;
+            kernel.set_attribute(MAX_SHARED, shared as i32)?;
+            Ok::<_, Error>(Product {
+                kernel,
+                rows,
+                columns,
+                threads,
+                shared,
+                enough,
+            })
+        };
+        let kernels = Kernels {
+            products: [
+                product("product_large", 128, 128, 256, count)?,
+                product("product_middle", 64, 64, 128, count)?,
+                product("product_small", 32, 32, 128, 0)?,
+            ],
+            embed: module.load_function("embed")?,
+            add_norm: module.load_function("add_norm")?,
+            pool: module.load_function("pool")?,
+            turn: module.load_function("turn")?,
+        };
+        let stream = context.default_stream();
+        Ok(Self {
+            name,
+            space: Mutex::new(Workspace::new(&stream)?),
+            stream,
+            kernels,
+            attention: Mutex::default(),
+        })
+    }
+
+    /// What the device calls itself.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Attention of heads of that width, compiled where it isn't yet.
+    pub(crate) fn attention(&self, width: usize, view: View) -> Result<CudaFunction, Error> {
+        let mut compiled = self
+            .attention
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(kernel) = compiled.get(&(width, view)) {
+            return Ok(kernel.clone());
+        }
+        let options = [
+            format!("-DWIDTH={width}"),
+            format!("-DVIEW={}", view as u32),
+        ];
+        let module = compile(self.stream.context(), &[COMMON, ATTENTION], &options)?;
+        let kernel = module.load_function("attend")?;
+        compiled.insert((width, view), kernel.clone());
+        Ok(kernel)
+    }
+}
+
+fn compile(
+    context: &Arc<CudaContext>,
+    files: &[&str],
+    options: &[String],
+) -> Result<Arc<CudaModule>, Error> {
+    let options = CompileOptions {
+        // For the oldest capability: the driver makes of it what suits the device.
+        arch: Some("compute_80"),
+        options: options
+            .iter()
+            .cloned()
+            .chain(["-default-device".to_owned(), "--std=c++17".to_owned()])
+            .collect(),
+        ..CompileOptions::default()
+    };
+    let compiled: Ptx = compile_ptx_with_opts(files.concat(), options)?;
+    Ok(context.load_module(compiled)?)
+}
+
+impl fmt::Debug for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Device")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+// Attention within each text, head by head, without the scores ever being stored (Dao et al., "FlashAttention", 2022).
+//
+// A warp takes 16 queries of one head through the keys, some at a time from the text's beginning on, so that a text's sums take the same steps
+// whatever else is in the batch. Factors are split as in product.cu.
+//
+// Compiled for heads of WIDTH numbers, and for how tokens see each other, which is VIEW.
+
+#define QUERIES 16
+// Fewer where heads are wide: registers hold the scores.
+#define KEYS (WIDTH > 64 ? 32 : 64)
+
+#define WHOLE 0
+#define BIASED 1
+#define WINDOW 2
+#define PLACED 3
+
+struct Heads {
+    // Numbers from one token's queries, keys and values to the next's, and of the result.
+    int row, row_out;
+    int hidden, width;
+    float scale;
+    // The furthest distance with a bias of its own, or within the window.
+    int reach;
+    // Of embedded distances: columns of a head, those of a token, the first one's row, and rows of each direction.
+    int columns, row_places, first, span;
+    // The last distance that has a step of its own.
+    int last_step;
+};
+
+// The row of the table of distances from one token to another, less the first.
+__device__ __forceinline__ int place(int from, int to, const int* steps, const Heads& of)
+{
+    const int step = steps[min(abs(from - to), of.last_step)];
+    return (from < to ? max(of.span - step, 0) : min(of.span + step, 2 * of.span - 1)) - of.first;
+}
+
+extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const int4* items, float* out, const float* biases,
+    const float* query_places, const float* key_places, const int* steps, Heads of)
+{
+    constexpr int DEPTH = (WIDTH + 7) / 8, TILES = KEYS / 8;
+    const int4 item = items[blockIdx.x];
+    const int first = item.x, tokens = item.y;
+    const int query = item.z + threadIdx.x / 32 * QUERIES;
+    if (query >= tokens) return;
+    const int head = blockIdx.y, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const float* queries = qkv + (long long)first * of.row + head * WIDTH;
+    const float* keys = queries + of.hidden;
+    const float* values = keys + of.hidden;
+    const int at[2] = {query + g, query + g + 8};
+
+    float q[DEPTH][4];
+#pragma unroll
+    for (int d = 0; d < DEPTH; d++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int row = at[i % 2], column = d * 8 + t + i / 2 * 4;
+            q[d][i] = row < tokens && column < WIDTH ? queries[(long long)row * of.row + column] : 0.0f;
+        }
+
+    float sums[DEPTH][4] = {};
+    float highest[2] = {-INFINITE, -INFINITE}, total[2] = {0.0f, 0.0f};
+    int from = 0, to = tokens;
+    if (VIEW == WINDOW) {
+        from = max(query - of.reach, 0) / KEYS * KEYS;
+        to = min(query + QUERIES + of.reach, tokens);
+    }
+    for (int key = from; key < to; key += KEYS) {
+        float scores[TILES][4] = {};
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++) {
+            u32 leading[4], rest[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                Parts both = parts(q[d][i]);
+                leading[i] = both.leading;
+                rest[i] = both.rest;
+            }
+#pragma unroll
+            for (int n = 0; n < TILES; n++) {
+                if (key + n * 8 >= to) continue;
+                u32 other_leading[2], other_rest[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int row = key + n * 8 + g, column = d * 8 + t + i * 4;
+                    const bool is_there = row < tokens && column < WIDTH;
+                    Parts both = parts(is_there ? keys[(long long)row * of.row + column] : 0.0f);
+                    other_leading[i] = both.leading;
+                    other_rest[i] = both.rest;
+                }
+                multiply_add(scores[n], rest, other_leading);
+                multiply_add(scores[n], leading, other_rest);
+                multiply_add(scores[n], leading, other_leading);
+            }
+        }
+
+        float peak[2] = {highest[0], highest[1]};
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int row = at[i / 2], column = key + n * 8 + t * 2 + i % 2;
+                bool is_seen = column < tokens;
+                if (VIEW == WINDOW) is_seen = is_seen && abs(column - row) <= of.reach;
+                float score = scores[n][i];
+                if (VIEW == PLACED && is_seen && row < tokens) {
+                    const int where = place(row, column, steps, of) + head * of.columns;
+                    score += query_places[(long long)(first + row) * of.row_places + where];
+                    score += key_places[(long long)(first + column) * of.row_places + where];
+                }
+                score *= of.scale;
+                if (VIEW == BIASED) {
+                    const int distance = min(max(column - row, -of.reach), of.reach) + of.reach;
+                    score += biases[head * (2 * of.reach + 1) + distance];
+                }
+                scores[n][i] = is_seen ? score : -INFINITE;
+                peak[i / 2] = fmaxf(peak[i / 2], scores[n][i]);
+            }
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            peak[i] = fmaxf(peak[i], __shfl_xor_sync(0xffffffffu, peak[i], 1));
+            peak[i] = fmaxf(peak[i], __shfl_xor_sync(0xffffffffu, peak[i], 2));
+            // Where nothing was seen yet, every exponential is to be 0, not of infinity less infinity.
+            const float base = peak[i] == -INFINITE ? 0.0f : peak[i];
+            const float factor = expf(highest[i] - base);
+            highest[i] = peak[i];
+            peak[i] = base;
+            total[i] *= factor;
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++) {
+                sums[d][i * 2] *= factor;
+                sums[d][i * 2 + 1] *= factor;
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            if (key + n * 8 >= to) continue;
+            u32 leading[4], rest[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                // Keys 2 * t and 2 * t + 1 of the sums stand for t and t + 4 of the factor.
+                const int of_sums = i % 2 * 2 + i / 2;
+                const float share = expf(scores[n][of_sums] - peak[i % 2]);
+                total[i % 2] += share;
+                Parts both = parts(share);
+                leading[i] = both.leading;
+                rest[i] = both.rest;
+            }
+#pragma unroll
+            for (int d = 0; d < DEPTH; d++) {
+                u32 other_leading[2], other_rest[2];
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const int row = key + n * 8 + t * 2 + i, column = d * 8 + g;
+                    const bool is_there = row < tokens && column < WIDTH;
+                    Parts both = parts(is_there ? values[(long long)row * of.row + column] : 0.0f);
+                    other_leading[i] = both.leading;
+                    other_rest[i] = both.rest;
+                }
+                multiply_add(sums[d], rest, other_leading);
+                multiply_add(sums[d], leading, other_rest);
+                multiply_add(sums[d], leading, other_leading);
+            }
+        }
+    }
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 1);
+        total[i] += __shfl_xor_sync(0xffffffffu, total[i], 2);
+        if (at[i] >= tokens) continue;
+        float* into = out + (long long)(first + at[i]) * of.row_out;
+#pragma unroll
+        for (int d = 0; d < DEPTH; d++)
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int column = d * 8 + t * 2 + j;
+                if (column < WIDTH) into[head * WIDTH + column] = sums[d][i * 2 + j] / total[i];
+            }
+        if (head + 1 == gridDim.y && t == 0)
+            for (int column = of.hidden; column < of.row_out; column++) into[column] = 0.0f;
+    }
+}
