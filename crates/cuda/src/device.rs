@@ -2,9 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use cudarc::driver::sys::CUdevice_attribute_enum::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS;
+use cudarc::driver::sys::CUdevice_attribute_enum::{
+    CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN as SHARED_OF_BLOCK,
+    CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT as PROCESSORS,
+};
 use cudarc::driver::sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MAX_SHARED;
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream};
 use cudarc::nvrtc::{CompileOptions, Ptx, compile_ptx_with_opts};
@@ -33,6 +36,8 @@ pub struct Device {
     attention: Mutex<HashMap<(usize, View), CudaFunction>>,
     /// What all models' passes use in turn.
     pub(crate) space: Mutex<Workspace>,
+    /// Why nothing works on it any more.
+    lost: OnceLock<String>,
 }
 
 /// The kernels that every model uses.
@@ -80,9 +85,15 @@ impl Device {
         }
         let module = compile(&context, &[COMMON, PRODUCT, ROWS], &[])?;
         let count = context.attribute(PROCESSORS)?.unsigned_abs();
-        let product = |name, rows, columns, threads, enough| {
-            let stages = 3;
-            let shared = stages * (rows + columns) * 36 * 4;
+        let shared_of_block = context.attribute(SHARED_OF_BLOCK)?.unsigned_abs();
+        let needed = |stages, rows, columns| stages * (rows + columns) * 36 * 4;
+        let large = if needed(3, 128, 128) <= shared_of_block {
+            ("product_large", 3)
+        } else {
+            ("product_large_short", 2)
+        };
+        let product = |(name, stages), rows, columns, threads, enough| {
+            let shared = needed(stages, rows, columns);
             let kernel = module.load_function(name)?;
             kernel.set_attribute(MAX_SHARED, shared as i32)?;
             Ok::<_, Error>(Product {
@@ -96,9 +107,9 @@ impl Device {
         };
         let kernels = Kernels {
             products: [
-                product("product_large", 128, 128, 256, count)?,
-                product("product_middle", 64, 64, 128, count)?,
-                product("product_small", 32, 32, 128, 0)?,
+                product(large, 128, 128, 256, count)?,
+                product(("product_middle", 3), 64, 64, 128, count)?,
+                product(("product_small", 3), 32, 32, 128, 0)?,
             ],
             embed: module.load_function("embed")?,
             add_norm: module.load_function("add_norm")?,
@@ -112,7 +123,32 @@ impl Device {
             stream,
             kernels,
             attention: Mutex::default(),
+            lost: OnceLock::new(),
         })
+    }
+
+    /// Why nothing works on the device any more, if so: after some errors the driver refuses all that the process asks for.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
+    }
+
+    /// Finds out whether an error was one of those.
+    pub(crate) fn examine(&self) {
+        let context = self.stream.context();
+        let _earlier = context.check_err();
+        if let Err(error) = context
+            .bind_to_thread()
+            .and_then(|()| self.stream.synchronize())
+        {
+            self.lost.get_or_init(|| error.to_string());
+        }
+    }
+
+    /// Makes this thread one that may free what lies on the device. An error that another left is no reason not to.
+    pub(crate) fn enter(&self) {
+        let context = self.stream.context();
+        let _earlier = context.check_err();
+        let _result = context.bind_to_thread();
     }
 
     /// What the device calls itself.
@@ -148,6 +184,8 @@ fn compile(
     let options = CompileOptions {
         // For the oldest capability: the driver makes of it what suits the device.
         arch: Some("compute_80"),
+        // Only where the source says so: products in tiles of another size are compiled apart, and have the same bits.
+        fmad: Some(false),
         options: options
             .iter()
             .cloned()

@@ -13,14 +13,12 @@ use super::launch::{Beside, EmbeddingTables, Heading, Heads, Tokens};
 use super::linear::{Linear, MAX_WIDTH, Norm};
 use super::matrix::Matrix;
 use super::pass::{Workspace, passes, tokens};
-use super::stack::through;
+use super::stack::{MAX_NUMBERS, through};
 pub use places::{Attention, Local};
 use places::{Places, columns, longest};
 
-/// Tokens of one pass: it bounds the memory.
+/// Tokens of one pass, where they aren't wide: it bounds the memory.
 const MAX_TOKENS: usize = 65_536;
-/// Numbers of one of the products with embedded distances, likewise: 512 MiB.
-const MAX_PLACES: usize = 1 << 27;
 
 /// One transformer layer; as [`kiln_kernels::Layer`].
 pub struct Layer {
@@ -81,6 +79,12 @@ impl Encoder {
             "{heads} heads don't divide {hidden} numbers"
         );
         assert_widths(hidden, tables, &layers);
+        let positions = tables.positions.as_ref();
+        assert!(
+            positions.is_none_or(|table| position_offset <= table.len() / hidden),
+            "position_offset lies outside the position table"
+        );
+        layers.iter().for_each(|layer| layer.up.assert_on(device));
         let width = hidden / heads;
         if width > MAX_HEAD || hidden > MAX_WIDTH {
             return Err(Error::Beyond(format!(
@@ -167,19 +171,21 @@ impl Encoder {
                 types: texts.types.get(tokens).unwrap_or_default(),
                 lengths: texts.lengths.get(rows).unwrap_or_default(),
             };
-            vectors.extend(self.pass(&mut space, part, pooling)?);
+            let pass = self.pass(&mut space, part, pooling);
+            vectors.extend(pass.inspect_err(|_| self.device.examine())?);
         }
         Ok(vectors)
     }
 
+    /// By the widest of what a pass holds.
     fn max_tokens(&self, longest: usize) -> usize {
-        match &self.places {
-            Places::Distances { distances, .. } => {
-                let columns = columns(distances, longest).len();
-                (MAX_PLACES / (self.heads * columns).max(1)).clamp(1, MAX_TOKENS)
-            }
-            _ => MAX_TOKENS,
-        }
+        let between = self.layers.iter().map(|layer| layer.up.outputs()).max();
+        let places = match &self.places {
+            Places::Distances { distances, .. } => self.heads * columns(distances, longest).len(),
+            _ => 0,
+        };
+        let widest = between.unwrap_or(0).max(3 * self.hidden).max(places);
+        (MAX_NUMBERS / widest).clamp(1, MAX_TOKENS)
     }
 
     fn pass(
@@ -339,6 +345,12 @@ impl Encoder {
                 "a type lies outside its table"
             );
         }
+    }
+}
+
+impl Drop for Encoder {
+    fn drop(&mut self) {
+        self.device.enter();
     }
 }
 

@@ -45,6 +45,15 @@ impl Linear {
         })
     }
 
+    pub(crate) fn assert_on(&self, device: &Device) {
+        let of_layer = self.bias.ordinal();
+        assert_eq!(
+            of_layer,
+            device.stream.context().ordinal(),
+            "the layer's device"
+        );
+    }
+
     /// How many numbers a row has that goes in.
     pub fn inputs(&self) -> usize {
         self.weight.width

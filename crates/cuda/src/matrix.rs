@@ -61,6 +61,8 @@ impl Matrix {
         width: usize,
     ) -> Result<(), Error> {
         let count = rows * padded(width);
+        // No rows, should there be no room.
+        self.rows = 0;
         if count > self.numbers.len() {
             // What was there goes first: both may be more than there is room for.
             self.numbers = stream.alloc_zeros(4)?;

@@ -8,8 +8,9 @@ use super::linear::Linear;
 use super::matrix::Matrix;
 use super::pass::Workspace;
 
-/// Rows that go through at a time: it bounds the memory.
+/// Rows that go through at a time, and numbers of the widest layer, 512 MiB: they bound the memory.
 const MAX_ROWS: usize = 16_384;
+pub(crate) const MAX_NUMBERS: usize = 1 << 27;
 
 /// Fully connected layers one after the other, over rows of plain numbers.
 pub struct Stack {
@@ -26,6 +27,7 @@ impl Stack {
     pub fn new(device: &Arc<Device>, width: usize, layers: Vec<Linear>) -> Self {
         let mut before = width;
         for layer in &layers {
+            layer.assert_on(device);
             assert_eq!(layer.inputs(), before, "inputs of a layer");
             before = layer.outputs();
         }
@@ -51,8 +53,12 @@ impl Stack {
             self.width
         );
         let mut outputs = Vec::new();
-        for piece in x.chunks(MAX_ROWS * self.width) {
-            outputs.extend(self.piece(piece)?);
+        let widths = self.layers.iter().map(Linear::outputs);
+        let widest = widths.chain([self.width]).max().unwrap_or(1);
+        let rows = (MAX_NUMBERS / widest).clamp(1, MAX_ROWS);
+        for piece in x.chunks(rows * self.width) {
+            let piece = self.piece(piece).inspect_err(|_| self.device.examine())?;
+            outputs.extend(piece);
         }
         Ok(outputs)
     }
@@ -66,6 +72,12 @@ impl Stack {
             .unwrap_or_else(PoisonError::into_inner);
         let Workspace { wide, added, .. } = &mut *space;
         through(&self.device, &x, &self.layers, [wide, added])
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        self.device.enter();
     }
 }
 

@@ -299,3 +299,68 @@ fn a_number_that_is_none_stays_in_its_text() {
     assert!(is_number(0) && is_number(2));
     assert!(found[48..96].iter().all(|x| x.is_nan()));
 }
+
+#[test]
+#[ignore = "needs a device"]
+fn a_long_text_is_as_near_to_the_processors_as_a_short_one() {
+    let device = Arc::new(Device::open(0).expect(NEEDS));
+    let shape = Shape {
+        hidden: 16,
+        heads: 1,
+        between: 20,
+        layers: 1,
+        gate: false,
+        keeps_sums: false,
+        kind: Kind::Plain,
+    };
+    let pool = ThreadPool::start("test", 2, || ()).expect("threads");
+    let (here, there) = (
+        on_processor(shape),
+        on_device(&device, shape).expect("an encoder"),
+    );
+    let [short, long] = [20, 4_000].map(|length| {
+        let (ids, types) = texts(&[length]);
+        let text = Texts {
+            ids: &ids,
+            types: &types,
+            lengths: &[length],
+        };
+        let expected = here.encode(text, Pooling::First, &pool);
+        let found = there.encode(text, Pooling::First).expect("a vector");
+        furthest(&found, &expected)
+    });
+    println!("{short:.1e} and {long:.1e}");
+    assert!(short < 3e-6 && long < 3e-6, "{short} and {long}");
+}
+
+#[test]
+#[ignore = "needs a device"]
+fn what_another_thread_drops_costs_nobody_else_anything() {
+    let device = Arc::new(Device::open(0).expect(NEEDS));
+    let stack = || {
+        let layer = Linear::new(&device, &[1.0; 8], None, (8, 1), Finish::Plain);
+        Stack::new(&device, 8, vec![layer.expect("a layer")])
+    };
+    let (kept, dropped) = (stack(), stack());
+    let other = std::thread::Builder::new().name("other".to_owned());
+    let other = other.spawn(move || drop(dropped)).expect("a thread");
+    other.join().expect("it ends");
+    assert_eq!(kept.forward(&[1.0; 8]), Ok(vec![8.0]));
+    assert_eq!(device.lost(), None);
+}
+
+/// Last of all, for the file stays. Only an emulated device can be lost without harm.
+#[test]
+#[ignore = "needs a device"]
+fn z_a_lost_device_says_so() {
+    let device = Arc::new(Device::open(0).expect(NEEDS));
+    if !is_emulated(&device) {
+        return;
+    }
+    let layer = Linear::new(&device, &[1.0; 8], None, (8, 1), Finish::Plain).expect("a layer");
+    let stack = Stack::new(&device, 8, vec![layer]);
+    let folder = env::var("EMULATED_FOLDER").expect("a folder");
+    fs::write(Path::new(&folder).join("lost"), "").expect("a file");
+    assert!(stack.forward(&[1.0; 8]).is_err());
+    assert!(device.lost().is_some());
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::error::LoadError;
 use super::hardware::Hardware;
 #[cfg(feature = "cuda")]
-use super::hardware::card_result;
+use super::hardware::{card_refusal, card_result};
 use super::manifest::{
     EncoderActivation, EncoderShape, Head, Manifest, Pooling, RelativeShape, TaskName,
 };
@@ -96,7 +96,7 @@ impl Encoder {
         let (outputs, output) = (outputs(manifest), &manifest.output);
         #[cfg(feature = "cuda")]
         if let Some(card) = hardware.card() {
-            let of_card = |error: kiln_cuda::Error| LoadError::manifest(&error.to_string());
+            let of_card = |error| card_refusal(&error);
             let head = (shape.hidden, table_of_head);
             let head = HeadLayers::take_for_card(&mut weights, head, outputs, output, card);
             let (head, after) = head.map_err(of_card)?;

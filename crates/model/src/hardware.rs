@@ -105,6 +105,14 @@ impl Hardware {
         self.card.as_ref()
     }
 
+    /// Why nothing works on its device any more, if so.
+    pub fn lost(&self) -> Option<String> {
+        #[cfg(feature = "cuda")]
+        return self.card()?.lost().map(str::to_owned);
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
     /// Whether it is a graphics processor.
     pub fn is_gpu(&self) -> bool {
         self.backend.is_gpu()
@@ -115,7 +123,8 @@ impl Hardware {
         let backend = self.backend.as_str();
         #[cfg(feature = "cuda")]
         if let Some(card) = self.card() {
-            return format!("{backend}/{}", shortened(card.name()));
+            let card = shortened(card.name());
+            return format!("{backend}/{card}/{}/{}", processor(), self.threads.count());
         }
         format!("{backend}/{}/{}", processor(), self.threads.count())
     }
@@ -204,6 +213,15 @@ impl Network for OnGpuThread {
 
     fn smallest_share(&self) -> usize {
         usize::MAX
+    }
+}
+
+/// Why a graphics processor doesn't take a version: by the model's sizes, or because of its own state.
+#[cfg(feature = "cuda")]
+pub(crate) fn card_refusal(error: &kiln_cuda::Error) -> LoadError {
+    match error {
+        kiln_cuda::Error::Beyond(message) => LoadError::manifest(message),
+        other => LoadError::field("settings models.backends", &other.to_string()),
     }
 }
 

@@ -6,7 +6,7 @@ use super::dense::{Dense, Tiles, finish};
 use super::error::LoadError;
 use super::hardware::Hardware;
 #[cfg(feature = "cuda")]
-use super::hardware::card_result;
+use super::hardware::{card_refusal, card_result};
 use super::manifest::{FeatureInput, HiddenActivation, Manifest, OutputActivation};
 use super::network::{Batch, Network};
 use super::weights::{Expected, Weights};
@@ -94,7 +94,7 @@ impl Mlp {
                 kiln_cuda::Linear::new(card, &weight, Some(&bias), size, finish(i))
             });
             let layers = layers.collect::<Result<_, _>>();
-            let layers = layers.map_err(|error| LoadError::manifest(&error.to_string()))?;
+            let layers = layers.map_err(|error| card_refusal(&error))?;
             let body = Body::Card(kiln_cuda::Stack::new(card, input.count, layers));
             return Ok(Self::of(manifest, input, body, weights.parameters()));
         }

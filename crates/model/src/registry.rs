@@ -131,6 +131,11 @@ impl Registry {
         self.snapshot.load().problems.clone()
     }
 
+    /// Why nothing works any more on a device that models run on, if so: no pass on it will, in this process.
+    pub fn lost_device(&self) -> Option<String> {
+        self.backends.lost()
+    }
+
     /// Looks at the models folder again and loads what is new, changed, or was broken. Blocking.
     ///
     /// What served goes on serving until a whole, checked replacement is there: a version whose files broke keeps

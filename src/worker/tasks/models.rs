@@ -30,6 +30,9 @@ pub(in crate::worker) async fn rescan(
             (report, scanned.unload_unused(unused_for))
         })
         .await?;
+        if let Some(reason) = registry.lost_device() {
+            anyhow::bail!("{reason}; another process may find it whole");
+        }
         for model in &report.added {
             tracing::info!(model, "a model version was loaded");
         }

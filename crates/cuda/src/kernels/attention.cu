@@ -27,6 +27,18 @@ struct Heads {
     int last_step;
 };
 
+// Adds a product of split factors to sums by the ordinary units: over a long text what the matrix units cut off would add up.
+__device__ __forceinline__ void multiply_apart(
+    float (&sums)[4], const u32 (&leading)[4], const u32 (&rest)[4], const u32 (&other_leading)[2], const u32 (&other_rest)[2])
+{
+    float part[4] = {};
+    multiply_add(part, rest, other_leading);
+    multiply_add(part, leading, other_rest);
+    multiply_add(part, leading, other_leading);
+#pragma unroll
+    for (int i = 0; i < 4; i++) sums[i] += part[i];
+}
+
 // The row of the table of distances from one token to another, less the first.
 __device__ __forceinline__ int place(int from, int to, const int* steps, const Heads& of)
 {
@@ -87,9 +99,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
                     other_leading[i] = both.leading;
                     other_rest[i] = both.rest;
                 }
-                multiply_add(scores[n], rest, other_leading);
-                multiply_add(scores[n], leading, other_rest);
-                multiply_add(scores[n], leading, other_leading);
+                multiply_apart(scores[n], leading, rest, other_leading, other_rest);
             }
         }
 
@@ -156,9 +166,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
                     other_leading[i] = both.leading;
                     other_rest[i] = both.rest;
                 }
-                multiply_add(sums[d], rest, other_leading);
-                multiply_add(sums[d], leading, other_rest);
-                multiply_add(sums[d], leading, other_leading);
+                multiply_apart(sums[d], leading, rest, other_leading, other_rest);
             }
         }
     }

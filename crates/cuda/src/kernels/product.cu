@@ -72,7 +72,7 @@ __device__ __forceinline__ void product(
     const float* a, const float* w, const float* bias, const float* times, float* c, const Sizes& of)
 {
     constexpr int THREADS = BM / WM * (BN / WN) * 32, MI = WM / 16, NI = WN / 8;
-    extern __shared__ float shared[];
+    extern __shared__ __align__(16) float shared[];
     a += blockIdx.z * of.next_a;
     w += blockIdx.z * of.next_w;
     c += blockIdx.z * of.next_c;
@@ -149,5 +149,7 @@ __device__ __forceinline__ void product(
     }
 
 PRODUCT(product_large, 128, 128, 64, 32, 3)
+// Where a block has less shared memory.
+PRODUCT(product_large_short, 128, 128, 64, 32, 2)
 PRODUCT(product_middle, 64, 64, 32, 32, 3)
 PRODUCT(product_small, 32, 32, 16, 16, 3)

@@ -48,7 +48,7 @@ pub enum Kind {
 }
 
 pub const VOCABULARY: usize = 500;
-const POSITIONS: usize = 700;
+const POSITIONS: usize = 5_000;
 
 /// A layer's weights and biases, how many numbers go in, and how many come out.
 type Part = (Vec<f32>, Vec<f32>, usize, usize);

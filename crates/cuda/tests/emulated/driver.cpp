@@ -11,6 +11,17 @@
 
 extern "C" {
 
+// As on devices with little of it: 99 KiB.
+static const int SHARED = 99 * 1024;
+static const int NO_CONTEXT = 201;
+// Whether this thread may ask for something, and whether an error was the last word.
+static thread_local bool has_context = false;
+static int state()
+{
+    if (!has_context) return NO_CONTEXT;
+    return access((std::string(getenv("EMULATED_FOLDER")) + "/lost").c_str(), F_OK) == 0 ? 700 : 0;
+}
+
 // What a device of that kind says of itself, by the attributes' numbers.
 static int attribute(int number)
 {
@@ -19,6 +30,10 @@ static int attribute(int number)
         return 4; // processors
     case 75:
         return 8; // capability, before the dot
+    case 97:
+        return SHARED; // of a block
+    case 115:
+        return 1; // pools of memory
     default:
         return 0;
     }
@@ -32,23 +47,28 @@ int cuDeviceGetName(char* name, int length, int) { return snprintf(name, length,
 int cuDeviceGetAttribute(int* value, int number, int) { return *value = attribute(number), 0; }
 int cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
-int cuCtxSetCurrent(void*) { return 0; }
-int cuCtxGetCurrent(void** context) { return *context = (void*)1, 0; }
+int cuCtxSetCurrent(void* context) { return has_context = context, 0; }
+int cuCtxGetCurrent(void** context) { return *context = has_context ? (void*)1 : nullptr, 0; }
 int cuEventCreate(void** event, unsigned) { return *event = (void*)1, 0; }
 int cuEventDestroy_v2(void*) { return 0; }
 int cuEventRecord(void*, void*) { return 0; }
 int cuStreamWaitEvent(void*, void*, unsigned) { return 0; }
-int cuStreamSynchronize(void*) { return 0; }
+int cuStreamSynchronize(void*) { return state(); }
 int cuGetErrorName(int, const char** text) { return *text = "CUDA_ERROR", 0; }
 int cuGetErrorString(int, const char** text) { return *text = "an error of the emulated device", 0; }
 // Aligned as a device's memory is, and without numbers at first.
-int cuMemAlloc_v2(unsigned long long* at, size_t bytes)
+int cuMemAllocAsync(unsigned long long* at, size_t bytes, void*)
 {
+    if (int error = state()) return error;
     void* room = aligned_alloc(256, (bytes + 255) / 256 * 256);
     memset(room, 0xff, (bytes + 255) / 256 * 256);
     return *at = (unsigned long long)room, 0;
 }
-int cuMemFree_v2(unsigned long long at) { return free((void*)at), 0; }
+int cuMemFreeAsync(unsigned long long at, void*)
+{
+    if (int error = state()) return error;
+    return free((void*)at), 0;
+}
 int cuMemsetD8Async(unsigned long long at, unsigned char byte, size_t bytes, void*) { return memset((void*)at, byte, bytes), 0; }
 int cuMemcpyHtoDAsync_v2(unsigned long long to, const void* from, size_t bytes, void*) { return memcpy((void*)to, from, bytes), 0; }
 int cuMemcpyDtoHAsync_v2(void* to, unsigned long long from, size_t bytes, void*) { return memcpy(to, (void*)from, bytes), 0; }
@@ -105,7 +125,7 @@ int cuModuleGetFunction(void** function, void* module, const char* name)
     *function = dlsym(module, (std::string("emulated_") + name).c_str());
     return *function ? 0 : 500;
 }
-int cuFuncSetAttribute(void*, int, int) { return 0; }
+int cuFuncSetAttribute(void*, int number, int value) { return number == 8 && value > SHARED ? 1 : 0; }
 
 struct Dimensions {
     unsigned x, y, z;
@@ -113,6 +133,7 @@ struct Dimensions {
 int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned, void*,
     void** given, void**)
 {
+    if (int error = state()) return error;
     ((void (*)(Dimensions, Dimensions, void**))function)({gx, gy, gz}, {bx, by, bz}, given);
     return 0;
 }

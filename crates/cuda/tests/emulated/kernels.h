@@ -11,6 +11,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(threads)
 #define __shared__
+#define __align__(bytes)
 #define __restrict__
 
 struct dim3 {
@@ -141,7 +142,7 @@ inline void launch(void (*called)(void**), void** given, dim3 grid, dim3 block);
 inline dim3 blockIdx, blockDim, gridDim;
 #define threadIdx (emulated::threads[emulated::current].index)
 // The names by which kernels declare the memory of a block.
-inline float shared[64 * 1024], rows[16 * 1024];
+alignas(16) inline float shared[64 * 1024], rows[16 * 1024];
 
 inline float __int_as_float(int bits) { return emulated::as_float(bits); }
 inline float __uint_as_float(uint32_t bits) { return emulated::as_float(bits); }

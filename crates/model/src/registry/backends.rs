@@ -57,6 +57,18 @@ impl Backends {
         })
     }
 
+    /// Why nothing works any more on a device that models run on, if so.
+    pub fn lost(&self) -> Option<String> {
+        let mut opened = self.opened.iter();
+        opened.find_map(|(backend, hardware)| {
+            let reason = hardware.as_ref().ok()?.lost()?;
+            Some(format!(
+                "the device of the backend \"{}\" is lost: {reason}",
+                backend.as_str()
+            ))
+        })
+    }
+
     /// What a model runs on.
     pub fn of(&self, model: &str) -> Result<Arc<Hardware>, LoadError> {
         let refuse = |message: &str| LoadError::field("settings models.backends", message);
