@@ -32,7 +32,8 @@ cost is kept in the version's manifest, and `kiln models inspect` shows it.
 
 Examples:
   kiln models quantize sentiment@2 --version 2-int8 --texts texts.txt
-  kiln models quantize reranker@1 --version 1-int8 --texts pairs.jsonl --json")]
+  kiln models quantize reranker@1 --version 1-int8 --texts pairs.jsonl --json
+  kiln models quantize sentiment@2 --version 2-coarse --coarse --texts texts.txt")]
 pub(super) struct Arguments {
     /// The version in floats, name@version.
     model: String,
@@ -42,6 +43,9 @@ pub(super) struct Arguments {
     /// Texts such as the model will get, to measure the cost on.
     #[arg(long, value_name = "FILE")]
     texts: Option<PathBuf>,
+    /// Round the feed-forward layers to 129 steps instead of 255: faster on processors with AVX2 alone, and further off.
+    #[arg(long)]
+    coarse: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -56,6 +60,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         name: name.to_owned(),
         from: from.to_owned(),
         version: arguments.version,
+        coarse: arguments.coarse,
     };
     let texts = match &arguments.texts {
         Some(file) => read(file).with_context(|| file.display().to_string())?,

@@ -14,6 +14,7 @@ fn options(dir: &ModelsDir, name: &str) -> QuantiseOptions {
         name: name.to_owned(),
         from: "1".to_owned(),
         version: "1-int8".to_owned(),
+        coarse: false,
     }
 }
 
@@ -233,4 +234,28 @@ fn int8_is_refused_where_a_graph_runs() {
         found.contains("weights.precision") && found.contains("\"cpu\""),
         "{found}"
     );
+}
+
+#[test]
+fn the_feed_forward_part_has_finer_steps_unless_they_are_to_be_coarse() {
+    for (coarse, expected) in [(false, 127), (true, 64)] {
+        let dir = imported("bert-sentence");
+        let options = QuantiseOptions {
+            coarse,
+            ..options(&dir, "bert-sentence")
+        };
+        let made = quantise(&options).unwrap().finish(None).unwrap();
+        let bytes = fs::read(made.path.join(WEIGHTS_FILE)).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let largest = |name: &str| {
+            let tensor = tensors.tensor(&format!("layers.0.{name}.weight")).unwrap();
+            let bytes = tensor
+                .data()
+                .iter()
+                .map(|byte| byte.cast_signed().unsigned_abs());
+            bytes.max().unwrap()
+        };
+        assert_eq!(["up", "down"].map(largest), [expected; 2]);
+        assert_eq!(["query", "key", "value", "attended"].map(largest), [64; 4]);
+    }
 }

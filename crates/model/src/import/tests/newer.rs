@@ -333,9 +333,7 @@ fn what_only_the_kernels_compute_is_refused_elsewhere() {
     let problems = registry.problems();
     assert_eq!(problems.len(), 3);
     for problem in problems {
-        assert!(
-            problem.to_string().contains("the backend \"cpu\" alone"),
-            "{problem}"
-        );
+        let expected = "runs on the backends \"cpu\" and \"cuda\" alone";
+        assert!(problem.to_string().contains(expected), "{problem}");
     }
 }
