@@ -96,3 +96,4 @@ mod warm_follow;
 mod warm_simulated;
 mod warm_sources;
 mod webhooks;
+mod webhooks_sent;

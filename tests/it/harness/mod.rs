@@ -16,6 +16,7 @@ pub mod jobs;
 pub mod postgres;
 pub mod proxy;
 pub mod raw;
+pub mod receiver;
 pub mod redis;
 pub mod sandbox;
 pub mod shell;
