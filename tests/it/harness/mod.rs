@@ -11,6 +11,7 @@ pub mod bus;
 pub mod certificates;
 pub mod cluster;
 pub mod collector;
+pub mod frames;
 pub mod growth;
 pub mod jobs;
 pub mod postgres;
