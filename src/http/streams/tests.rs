@@ -88,7 +88,7 @@ fn who_gives_up_more_than_it_takes_is_cut() {
 }
 
 #[tokio::test]
-async fn further_requests_on_a_connection_need_apermit_until_their_answers_are_gone() {
+async fn further_requests_on_a_connection_need_a_permit_until_their_answers_are_gone() {
     let permits = Permits::new(2);
     let first = permits.next().await.expect("a client's");
     let streams = Streams::new(Seats::new(first, permits.clone()));
