@@ -253,7 +253,7 @@ async fn who_takes_no_answer_over_http2_is_cut() {
     for n in 0..32 {
         deaf.get(2 * n + 1, LARGE).await.expect("a request");
     }
-    let came = closed.to_the_end(PATIENCE).await;
+    let came = closed.until_the_end(PATIENCE).await;
     assert!(came.iter().any(|frame| frame.kind == HEADERS), "{came:?}");
     let data = came.iter().filter(|frame| frame.kind == DATA);
     assert_eq!(data.map(|frame| frame.payload.len()).sum::<usize>(), 0);
@@ -296,7 +296,7 @@ async fn a_connection_on_which_nothing_is_asked_ends_whatever_else_is_said() {
         let whole = get(1, "/version");
         let sent = tokio::io::AsyncWriteExt::write_all(&mut half.0, &whole[..12]).await;
         sent.expect("a beginning");
-        half.to_the_end(PATIENCE).await;
+        half.until_the_end(PATIENCE).await;
     };
     // It doesn't even say what it speaks.
     let mute = async {
@@ -341,7 +341,7 @@ async fn who_gives_up_what_it_asks_for_or_never_ends_a_head_is_cut() {
         .flat_map(|n| get_and_reset(2 * n + 1, LIVE))
         .collect();
     let _cut = tokio::io::AsyncWriteExt::write_all(&mut hasty.0, &burst).await;
-    hasty.to_the_end(PATIENCE).await;
+    hasty.until_the_end(PATIENCE).await;
     // A head of many frames.
     let mut endless = Frames::open(worker.http_port, &[]).await;
     let begun = endless.send(HEADERS, 1, 1, &fields("/version")).await;
@@ -371,7 +371,7 @@ async fn a_stop_answers_what_is_under_way_over_http2_and_says_goodbye() {
     let slow = tokio::spawn(slow);
     let watching = client.get(LIVE).await.expect("an answer");
     worker.terminate();
-    let goodbye = idle.to_the_end(PATIENCE).await;
+    let goodbye = idle.until_the_end(PATIENCE).await;
     assert!(
         goodbye.iter().any(|frame| frame.kind == GOAWAY),
         "{goodbye:?}"

@@ -125,7 +125,7 @@ impl Frames {
     }
 
     /// All that comes until the connection's end.
-    pub async fn to_the_end(&mut self, deadline: Duration) -> Vec<Frame> {
+    pub async fn until_the_end(&mut self, deadline: Duration) -> Vec<Frame> {
         let read = async {
             let mut all = Vec::new();
             while let Some(frame) = self.next().await {
