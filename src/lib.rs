@@ -25,6 +25,7 @@
 //! | `pipeline` | carries a batch from bodies to stored results |
 //! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
 //! | `health`, `telemetry` | what works; metrics, logs, traces |
+//! | `outbound` | connects to hosts that somebody else has named |
 //! | [`config`], `tls`, [`secret`], [`clock`], `backoff`, `cut` | settings, and what everybody needs |
 //! | `redact` | what is said of errors of servers and libraries: no row of anybody's |
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
@@ -46,6 +47,7 @@ mod explain;
 mod health;
 mod heat;
 mod http;
+mod outbound;
 mod parts;
 mod pipeline;
 mod redact;

@@ -2,6 +2,7 @@
 //!
 //! Promises to look at every setting before a socket opens, and to name the one that is refused and what was expected.
 
+mod callbacks;
 mod ranges;
 mod rules;
 mod tls;
@@ -45,7 +46,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), ConfigError> {
     rules::intake(&settings.intake)?;
     rules::cache(&settings.cache)?;
     rules::warm(&settings.warm)?;
-    rules::callbacks(&settings.callbacks)?;
+    callbacks::check(&settings.callbacks)?;
     rules::audit(settings)?;
     rules::namespaces(&settings.namespaces)?;
     rules::lanes(settings)?;

@@ -5,7 +5,7 @@ use crate::redact::Redact;
 use std::collections::BTreeMap;
 
 /// What the name of a variable ends with that names a file.
-const FILE: &str = "_URL_FILE";
+const FILES: [&str; 2] = ["_URL_FILE", "_SECRET_FILE"];
 /// Largest such file, in bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -13,7 +13,7 @@ const MAX_BYTES: u64 = 64 << 10;
 pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), ConfigError> {
     let named: Vec<String> = variables
         .keys()
-        .filter(|name| name.starts_with("KILN_") && name.ends_with(FILE))
+        .filter(|name| name.starts_with("KILN_") && FILES.iter().any(|end| name.ends_with(end)))
         .cloned()
         .collect();
     for variable in named {
@@ -31,7 +31,7 @@ pub(super) fn read(variables: &mut BTreeMap<String, String>) -> Result<(), Confi
         let size =
             std::fs::metadata(&path).map_err(|e| wrong(format!("{path}: {}", e.redacted())))?;
         if size.len() > MAX_BYTES {
-            return Err(wrong(format!("{path} is larger than a URL can be")));
+            return Err(wrong(format!("{path} is larger than a secret can be")));
         }
         let text = std::fs::read_to_string(&path)
             .map_err(|e| wrong(format!("{path}: {}", e.redacted())))?;

@@ -20,8 +20,9 @@ pub(super) fn renamed(name: &str) -> Option<&'static str> {
 }
 
 /// Settings whose keys a user chooses.
-pub(super) const FREE_TABLES: [&str; 9] = [
+pub(super) const FREE_TABLES: [&str; 10] = [
     "cache.models",
+    "callbacks.receivers",
     "databases",
     "http.keys",
     "lanes",
@@ -67,9 +68,10 @@ impl Names {
         self.find(name).is_some() || FREE_TABLES.into_iter().any(free)
     }
 
-    /// Whether a setting's value is text, as far as its default shows.
+    /// Whether a setting's value is text, as far as its default shows; a secret is, though it be all digits.
     pub(super) fn is_text(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|known| known.is_text)
+        let is_secret = name.ends_with(".secret");
+        is_secret || self.find(name).is_some_and(|known| known.is_text)
     }
 
     /// The present name of the setting whose name, present or former, is closest to `name`, if one is close.

@@ -44,7 +44,8 @@ Every setting of Kiln. They come from a TOML file (`kiln.toml`, or what `--confi
 the file; a setting that neither gives has its default. [kiln.example.toml](../kiln.example.toml) is a file with all of them, and `kiln config` shows the
 ones in force and where each came from. An unknown setting is an error that names the nearest known one. Former names keep working, in the file and as
 variables; giving a setting by both names in one place is an error. `NAME` stands for a name that you choose, which a variable spells in upper case.
-The URLs of servers may lie in files, such as mounted secrets: the variable's name with `_FILE` then holds the path, as in `KILN_AMQP_URL_FILE`.
+The URLs of servers, and secrets, may lie in files, such as mounted ones: the variable's name with `_FILE` then holds the path, as in `KILN_AMQP_URL_FILE` and
+`KILN_CALLBACKS__SECRET_FILE`.
 This file is generated: see [CONTRIBUTING.md](../CONTRIBUTING.md#how-to-add).
 ";
 
@@ -154,7 +155,10 @@ impl Walk<'_> {
             let inner = within(kind, "Option").unwrap_or(kind);
             self.rows.push(Row {
                 name: name.to_owned(),
-                kind: self.shown(inner),
+                kind: match name.ends_with(".secret") {
+                    true => "text".to_owned(),
+                    false => self.shown(inner),
+                },
                 doc: doc.to_owned(),
                 default: match self.defaults.get(name) {
                     Some(default) => shown_default(default),

@@ -189,6 +189,37 @@ fn a_secret_may_lie_in_a_file_and_a_bad_one_is_told_without_it() {
 }
 
 #[test]
+fn secrets_that_sign_may_lie_in_files_and_one_of_digits_is_text() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("crm");
+    std::fs::write(&path, format!("{}\n", "s".repeat(40))).expect("a file");
+    let digits = "1".repeat(32);
+    let settings = from_env(&[
+        ("KILN_CALLBACKS__HOSTS", "[\"a.example\", \"crm.example\"]"),
+        ("KILN_CALLBACKS__SECRET", &digits),
+        ("KILN_CALLBACKS__RECEIVERS__CRM__HOSTS", "[\"crm.example\"]"),
+        (
+            "KILN_CALLBACKS__RECEIVERS__CRM__SECRET_FILE",
+            &path.display().to_string(),
+        ),
+    ]);
+    let callbacks = settings.expect("settings").settings.callbacks;
+    let of = |host: &str| callbacks.secret_of(host).map(|secret| secret.expose());
+    assert_eq!(of("a.example"), Some(digits.as_str()));
+    assert_eq!(of("crm.example"), Some("s".repeat(40).as_str()));
+    let own = from_env(&[
+        ("KILN_CALLBACKS__HOSTS", "[\"crm.example\"]"),
+        ("KILN_CALLBACKS__RECEIVERS__CRM__HOSTS", "[\"crm.example\"]"),
+        ("KILN_CALLBACKS__RECEIVERS__CRM__SECRET", &digits),
+    ]);
+    let callbacks = own.expect("settings").settings.callbacks;
+    assert_eq!(
+        callbacks.secret_of("crm.example").map(|one| one.expose()),
+        Some(digits.as_str())
+    );
+}
+
+#[test]
 fn certificates_that_cannot_be_used_are_told_before_anything_connects() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = |name: &str, text: &str| {

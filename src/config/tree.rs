@@ -14,8 +14,8 @@ mod servers;
 mod warm;
 
 pub use audit::Audit;
-pub use callbacks::Callbacks;
 pub(in crate::config) use callbacks::is_listable;
+pub use callbacks::{CallbackReceiver, Callbacks};
 pub use entries::{
     Cache, CacheMode, CacheThresholds, Embedded, Namespace, Store, StoredJobs, StoredScores,
 };

@@ -2,16 +2,16 @@
 //!
 //! Promises that however many clients hold their connections, whether they send, read or neither, `/livez`, `/readyz` and `/metrics`
 //! are answered: a few connections are there for them alone. A client that takes too long to send a request's head or to read its
-//! answer is cut.
+//! answer is cut. HTTP/1 and HTTP/2 are spoken on the same port, by what a client begins with.
 
-use super::{problem::Problem, unread::Impatient};
-use crate::redact::Redact;
-use axum::{
-    Router,
-    body::Body,
-    http::{HeaderValue, Request, Response, header},
-    response::IntoResponse,
+use super::{
+    http2,
+    permits::{HEAD_BYTES, Permits, Seats, Taken, refused},
+    preface::{self, Rewound, Version},
+    unread::Impatient,
 };
+use crate::redact::Redact;
+use axum::{Router, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::Service, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -20,25 +20,20 @@ use hyper_util::{
 use std::{
     convert::Infallible,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Longest time for a request's headers to arrive.
 const HEADERS: Duration = Duration::from_secs(5);
-/// Largest request head, in bytes.
-const HEAD_BYTES: usize = 16 << 10;
-/// Connections beyond those of the settings, for what watches the worker.
-const PROBES: usize = 16;
 /// Longest time for a probe's headers to arrive, and for it to take a part of its answer: what watches is near and quick.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
-/// What is served on them.
-pub(super) const PROBED: [&str; 3] = ["/livez", "/readyz", "/metrics"];
 /// Answers that the kernel holds for one client, in bytes: one that doesn't read is to be noticed, and not to fill the memory.
 const SEND_BYTES: u32 = 128 << 10;
 /// Connections that the kernel holds until they are taken.
@@ -55,64 +50,6 @@ pub(super) fn listen(addr: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_send_buffer_size(SEND_BYTES)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
-}
-
-/// How many connections there are.
-#[derive(Clone)]
-struct Permits {
-    clients: Arc<Semaphore>,
-    probes: Arc<Semaphore>,
-}
-
-/// A connection's share of them.
-struct Permit {
-    /// It is for what watches the worker, and nothing else.
-    is_probe: bool,
-    _held: OwnedSemaphorePermit,
-}
-
-impl Permit {
-    fn new(held: OwnedSemaphorePermit, is_probe: bool) -> Self {
-        Self {
-            is_probe,
-            _held: held,
-        }
-    }
-}
-
-impl Permits {
-    fn new(clients: usize) -> Self {
-        Self {
-            clients: Arc::new(Semaphore::new(clients)),
-            probes: Arc::new(Semaphore::new(PROBES)),
-        }
-    }
-
-    /// A permit for the next connection: a client's if there is one.
-    async fn next(&self) -> Option<Permit> {
-        // Neither is ever closed.
-        tokio::select! {
-            biased;
-            client = self.clients.clone().acquire_owned() => client.ok().map(|held| Permit::new(held, false)),
-            probe = self.probes.clone().acquire_owned() => probe.ok().map(|held| Permit::new(held, true)),
-        }
-    }
-
-    /// Whether a request for this path may be served on a connection; one that was taken for a probe is made a client's if there is
-    /// room by now.
-    fn admit(&self, permit: &Mutex<Permit>, path: &str) -> bool {
-        let mut permit = permit.lock().unwrap_or_else(PoisonError::into_inner);
-        if !permit.is_probe || PROBED.contains(&path) {
-            return true;
-        }
-        match self.clients.clone().try_acquire_owned() {
-            Ok(held) => {
-                *permit = Permit::new(held, false);
-                true
-            }
-            Err(_) => false,
-        }
-    }
 }
 
 /// Takes connections, each served by itself, until the port closes. Returns when all have ended. `limit` is how long an answer may
@@ -142,35 +79,52 @@ pub(super) async fn accept(
                 continue;
             }
         };
-        let (permits, routes, closing) = (permits.clone(), routes.clone(), closing.clone());
-        connections.spawn(serve(stream, permit, permits, routes, limit, closing));
+        let (headers, limit) = match permit.is_probe() {
+            true => (PROBE_LIMIT, limit.min(PROBE_LIMIT)),
+            false => (HEADERS, limit),
+        };
+        let taken = Taken {
+            seats: Seats::new(permit, permits.clone()),
+            routes: routes.clone(),
+            headers,
+            limit,
+            closing: closing.clone(),
+        };
+        connections.spawn(serve(stream, taken));
     }
     drop(listener);
     connections.close();
     connections.wait().await;
 }
 
-/// Serves one connection to its end.
-async fn serve(
-    stream: TcpStream,
-    permit: Permit,
-    permits: Permits,
-    routes: Router,
-    limit: Duration,
-    closing: CancellationToken,
-) {
-    let is_probe = permit.is_probe;
-    let (headers, limit) = if is_probe {
-        (PROBE_LIMIT, limit.min(PROBE_LIMIT))
-    } else {
-        (HEADERS, limit)
+/// Serves one connection to its end, by what is spoken on it.
+async fn serve(stream: TcpStream, taken: Taken) {
+    let first_head = Instant::now() + taken.headers;
+    let stream = Impatient::new(stream, taken.limit);
+    let unsent = stream.unsent();
+    let found = tokio::select! {
+        biased;
+        found = tokio::time::timeout_at(first_head, preface::version(stream)) => found,
+        () = taken.closing.cancelled() => return,
     };
-    let permit = Mutex::new(permit);
-    let routes = TowerToHyperService::new(routes);
+    // What says nothing is cut, and nobody is there to hear of it.
+    let Ok(Ok((version, stream))) = found else {
+        return;
+    };
+    match version {
+        Version::Http1 => serve_http1(stream, taken, first_head).await,
+        Version::Http2 => http2::serve(stream, unsent, taken).await,
+    }
+}
+
+async fn serve_http1(stream: Rewound<Impatient<TcpStream>>, taken: Taken, first_head: Instant) {
+    let (seats, is_heard) = (taken.seats, AtomicBool::new(false));
+    let is_probe = seats.is_probe();
+    let routes = TowerToHyperService::new(taken.routes);
     let service = service_fn(|request: Request<Incoming>| {
-        let served = permits
-            .admit(&permit, request.uri().path())
-            .then(|| routes.call(request));
+        is_heard.store(true, Ordering::Relaxed);
+        let is_admitted = seats.admit(request.uri().path());
+        let served = is_admitted.then(|| routes.call(request));
         async move {
             match served {
                 Some(served) => served.await,
@@ -180,15 +134,17 @@ async fn serve(
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(headers)
+        .header_read_timeout(taken.headers)
         .max_buf_size(HEAD_BYTES)
         // One request, and it is free for the next.
         .keep_alive(!is_probe)
-        .serve_connection(TokioIo::new(Impatient::new(stream, limit)), service);
-    let mut serving = std::pin::pin!(serving);
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
     let ended = tokio::select! {
         ended = serving.as_mut() => ended,
-        () = closing.cancelled() => {
+        // What was read to know what is spoken has had its time.
+        () = silent_until(first_head, &is_heard) => return,
+        () = taken.closing.cancelled() => {
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -199,11 +155,10 @@ async fn serve(
     }
 }
 
-/// The answer where there is room only for what watches the worker.
-fn refused() -> Response<Body> {
-    let problem = Problem::unavailable("as many connections are open as may be (http.connections)");
-    let mut response = problem.into_response();
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
-    response
+/// Waits until then, and for ever if something was heard by then.
+async fn silent_until(then: Instant, is_heard: &AtomicBool) {
+    tokio::time::sleep_until(then).await;
+    if is_heard.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
 }

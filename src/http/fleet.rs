@@ -6,8 +6,12 @@ use super::{
     problem::Problem,
     responses::{Guarded, Unavailable},
 };
-use crate::{clock::rfc3339, store::WorkerRow};
+use crate::{
+    clock::rfc3339,
+    store::{VersionPasses, WorkerRow},
+};
 use axum::{Json, extract::State};
+use kiln_model::PASS_MINUTES;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,6 +25,43 @@ pub struct FleetShown {
     hit_rate: Option<f64>,
     /// Those of the last hour: first those that are there, then those that are gone.
     workers: Vec<WorkerShown>,
+    /// How long passes of model versions took on those that are there; of each worker, the 32 versions that scored the largest number of inputs.
+    models: Vec<FleetModelShown>,
+}
+
+/// A model version over all workers that are there, as far as they scored with it within the last minutes.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FleetModelShown {
+    name: String,
+    version: String,
+    /// Minutes that the figures cover at most.
+    minutes: u64,
+    /// Workers that scored with it.
+    workers: usize,
+    passes: u64,
+    /// Inputs that the passes scored.
+    inputs: u64,
+    /// Percentiles of a pass's model time over all of these workers, in milliseconds, to a fifth.
+    pass_p50_ms: f64,
+    pass_p99_ms: f64,
+}
+
+impl FleetModelShown {
+    fn new(reference: &str, all: &VersionPasses) -> Option<Self> {
+        let (name, version) = reference.split_once('@')?;
+        let (passes, [half, worst]) = all.counts.figures([0.5, 0.99]);
+        let ms = |seconds: f64| (seconds * 1e6).round() / 1e3;
+        Some(Self {
+            name: name.to_owned(),
+            version: version.to_owned(),
+            minutes: PASS_MINUTES,
+            workers: all.workers,
+            passes,
+            inputs: all.counts.inputs,
+            pass_p50_ms: ms(half),
+            pass_p99_ms: ms(worst),
+        })
+    }
 }
 
 /// One worker.
@@ -86,8 +127,8 @@ pub(super) async fn fleet(
 ) -> Result<Json<FleetShown>, Problem> {
     let rows = shared
         .state()?
-        .ask(|store| async move { store.workers().await });
-    let rows: Vec<WorkerRow> = rows.await?;
+        .ask(|store| async move { Ok((store.workers().await?, store.passes().await?)) });
+    let (rows, passes): (Vec<WorkerRow>, _) = rows.await?;
     let there = || rows.iter().filter(|row| row.is_there());
     let sum = |of: fn(&WorkerRow) -> u64| there().map(of).fold(0, u64::saturating_add);
     Ok(Json(FleetShown {
@@ -95,5 +136,9 @@ pub(super) async fn fleet(
         jobs: sum(|row| row.figures.jobs),
         hit_rate: share(sum(|row| row.figures.hits), sum(|row| row.figures.misses)),
         workers: rows.into_iter().map(WorkerShown::from).collect(),
+        models: passes
+            .iter()
+            .filter_map(|(reference, all)| FleetModelShown::new(reference, all))
+            .collect(),
     }))
 }

@@ -3,7 +3,7 @@
 //! Promises that a body is no larger once it is unpacked than a plain one may be, whatever it says of itself, and that neither is done on the port's
 //! own thread where it takes long. What watches the worker is answered as it is: nothing keeps that waiting.
 
-use super::{accept::PROBED, accepted, apart::apart, problem::Problem};
+use super::{accepted, apart::apart, permits::PROBED, problem::Problem};
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request},

@@ -6,6 +6,10 @@
 use std::{
     io::{self, IoSlice},
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,12 +27,27 @@ pub(super) struct Impatient<S> {
     limit: Duration,
     /// Since when an answer waits for the client; nothing while all that was written is gone.
     stall: Option<Stall>,
+    unsent: Unsent,
     timer: Pin<Box<Sleep>>,
+}
+
+/// Whether something of what was written waits for the client.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Unsent(Arc<AtomicBool>);
+
+impl Unsent {
+    pub(super) fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, is_any: bool) {
+        self.0.store(is_any, Ordering::Relaxed);
+    }
 }
 
 /// An answer that waits for its client.
 #[derive(Debug, Clone, Copy)]
-struct Stall {
+pub(super) struct Stall {
     since: Instant,
     /// When the client last took something.
     last: Instant,
@@ -37,7 +56,7 @@ struct Stall {
 }
 
 impl Stall {
-    fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             since: now,
             last: now,
@@ -45,8 +64,14 @@ impl Stall {
         }
     }
 
+    /// The client has taken so much more.
+    pub(super) fn took(&mut self, bytes: usize, now: Instant) {
+        self.last = now;
+        self.taken = self.taken.saturating_add(bytes as u64);
+    }
+
     /// When the client is cut, unless it takes more.
-    fn due(&self, limit: Duration) -> Instant {
+    pub(super) fn due(&self, limit: Duration) -> Instant {
         let earned = Duration::from_millis(self.taken.saturating_mul(1_000) / MIN_RATE);
         let by_rate = self.since.checked_add(limit.saturating_add(earned));
         let by_progress = self.last + limit;
@@ -61,8 +86,14 @@ impl<S> Impatient<S> {
             stream,
             limit,
             stall: None,
+            unsent: Unsent::default(),
             timer: Box::pin(tokio::time::sleep(limit)),
         }
+    }
+
+    /// Says whether something waits for the client, for as long as the stream is there.
+    pub(super) fn unsent(&self) -> Unsent {
+        self.unsent.clone()
     }
 
     /// Judges the outcome of a write.
@@ -75,13 +106,13 @@ impl<S> Impatient<S> {
         match written {
             Poll::Ready(Ok(bytes)) => {
                 if let Some(stall) = &mut self.stall {
-                    stall.last = now;
-                    stall.taken = stall.taken.saturating_add(bytes as u64);
+                    stall.took(bytes, now);
                 }
                 Poll::Ready(Ok(bytes))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => {
+                self.unsent.set(true);
                 let stall = self.stall.get_or_insert_with(|| Stall::new(now));
                 let due = stall.due(self.limit);
                 self.timer.as_mut().reset(due);
@@ -132,6 +163,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Impatient<S> {
         if flushed.is_ready() {
             // The server flushes when it has nothing left to write: the client took all of it.
             self.stall = None;
+            self.unsent.set(false);
         }
         flushed
     }
@@ -154,7 +186,10 @@ mod tests {
     async fn a_client_that_takes_nothing_is_cut() {
         let (ours, _theirs) = duplex(1_024);
         let mut stream = Impatient::new(ours, SHORT);
+        let unsent = stream.unsent();
+        assert!(!unsent.is_any());
         let cut = stream.write_all(&[0; 4_096]).await;
+        assert!(unsent.is_any());
         assert_eq!(cut.expect_err("cut").kind(), io::ErrorKind::TimedOut);
     }
 
@@ -193,7 +228,7 @@ mod tests {
         };
         let (written, ()) = tokio::join!(write, slow);
         written.expect("all was taken");
-        assert!(stream.stall.is_none());
+        assert!(stream.stall.is_none() && !stream.unsent().is_any());
     }
 
     #[test]

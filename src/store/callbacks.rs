@@ -1,12 +1,16 @@
 //! Owns which jobs' ends are still to be posted, and which worker posts which of them now.
 //!
 //! Promises that a row is written by the statement that writes its job's, and only where that one is new; that no two workers have a row at the same
-//! time, unless the first one took longer than its time; and that whoever has lost a row changes nothing of it. Refuses to post anything.
+//! time, unless the first one took longer than its time; that whoever has lost a row changes nothing of it; and that what is read of a job to post it is
+//! bounded, whatever its row holds. Refuses to post anything.
 
 use super::{
-    Batch, PostgresStore, StoreError,
+    Batch, JobEnd, PostgresStore, StoreError,
     columns::{Columns, column},
+    jobs,
 };
+use crate::redact::Redact;
+use sha2::{Digest, Sha256};
 use sqlx::{
     FromRow, Row,
     error::BoxDynError,
@@ -34,10 +38,26 @@ WITH due AS (
 )
 UPDATE callbacks SET due_at = now() + $4::float8 * interval '1 second', tries = tries + 1, claim = claim + 1
 FROM due WHERE callbacks.job_id = due.job_id
-RETURNING callbacks.job_id, body_sha256, url, callbacks.host, tries, claim, extract(epoch FROM now() - created_at)::float8 AS age_seconds";
+RETURNING callbacks.job_id, substr(body_sha256, 1, 32) AS body_sha256, left(url, 2048) AS url, callbacks.host, tries, claim,
+  extract(epoch FROM now() - created_at)::float8 AS age_seconds, (extract(epoch FROM created_at) * 1000000)::int8 AS created_us";
 const END: &str = "DELETE FROM callbacks WHERE job_id = $1 AND claim = $2";
 const LATER: &str = "\
 UPDATE callbacks SET due_at = now() + $3::float8 * interval '1 second' WHERE job_id = $1 AND claim = $2";
+/// It is due at once, and the try that didn't come to sending anything isn't counted.
+const RETURN: &str = "\
+UPDATE callbacks SET due_at = now(), tries = greatest(0, tries - 1) WHERE job_id = $1 AND claim = $2";
+
+/// The row is cut where it lies: what is too large to be posted doesn't cross the network.
+const TO_POST: &str = "\
+WITH found AS MATERIALIZED (
+  SELECT status, model, version, namespace, hits, misses, results::text AS results, error, error::text AS said, elapsed_ms, finished_at
+  FROM jobs WHERE job_id = $1 AND body_sha256 = $2
+)
+SELECT $1::text AS job_id, $2::bytea AS body_sha256, status, left(model, 512) AS model, left(version, 512) AS version, left(namespace, 512) AS namespace,
+  hits, misses, elapsed_ms, finished_at, CASE WHEN octet_length(results) <= $3 THEN results END AS results,
+  CASE WHEN octet_length(said) <= 65536 THEN said ELSE
+    jsonb_build_object('code', left(error ->> 'code', 64), 'field', NULL, 'message', 'it is too long to be posted')::text END AS error
+FROM found";
 
 /// Rows that one statement deletes.
 const STEP: i64 = 1_000;
@@ -85,6 +105,21 @@ pub struct DueCallback {
     pub claim: i64,
     /// Seconds since the job's end.
     pub age_seconds: f64,
+    /// When the job's end was written, in microseconds since 1970: another end of the same job is another callback.
+    pub created_us: i64,
+}
+
+impl DueCallback {
+    /// The id of this end of this job, the same in every try by any worker.
+    pub fn delivery(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update(self.created_us.to_be_bytes());
+        hash.update(&self.body_sha256);
+        hash.update(&self.job_id);
+        let hash: [u8; 32] = hash.finalize().into();
+        let (id, _rest) = hash.split_at(16);
+        hex::encode(id)
+    }
 }
 
 /// How many wait, and for how long.
@@ -104,6 +139,7 @@ impl FromRow<'_, PgRow> for DueCallback {
             tries: row.try_get("tries")?,
             claim: row.try_get("claim")?,
             age_seconds: row.try_get("age_seconds")?,
+            created_us: row.try_get("created_us")?,
         })
     }
 }
@@ -181,6 +217,31 @@ impl PostgresStore {
         self.execute(query).await.map(drop)
     }
 
+    /// Leaves a row of which nothing was sent to whoever takes it next, at once.
+    pub async fn return_callback(&self, due: &DueCallback) -> Result<(), StoreError> {
+        let query = sqlx::query(RETURN).bind(&due.job_id).bind(due.claim);
+        self.execute(query).await.map(drop)
+    }
+
+    /// How the job with this body ended, without its results where they have more than `max_bytes`; nothing where the id has no row, or is another
+    /// body's.
+    pub async fn job_to_post(
+        &self,
+        job_id: &str,
+        body_sha256: &[u8],
+        max_bytes: usize,
+    ) -> Result<Option<JobEnd>, StoreError> {
+        let mut lease = self.lease().await?;
+        let max = i32::try_from(max_bytes).unwrap_or(i32::MAX);
+        let query = sqlx::query(TO_POST).bind(job_id).bind(body_sha256);
+        let query = query.bind(max);
+        let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
+        let row = self.end(lease, answer).await?;
+        row.map(|row| jobs::read_end(&row))
+            .transpose()
+            .map_err(|e| StoreError::Refused(e.redacted()))
+    }
+
     /// Gives up rows that are older than `age`, up to 1,000 of them; says how many.
     pub async fn give_up_old_callbacks(&self, age: Duration) -> Result<u64, StoreError> {
         let old = sqlx::query(FORGET_OLD).bind(age.as_secs_f64()).bind(STEP);
@@ -199,5 +260,48 @@ impl PostgresStore {
         let query = sqlx::query_as::<_, WaitingCallbacks>(WAITING).bind(i64::from(max) + 1);
         let answer = self.deadline(query.fetch_one(&mut *lease)).await;
         self.end(lease, answer).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_try_of_an_end_has_one_id_and_another_end_another() {
+        let due = DueCallback {
+            job_id: "a".to_owned(),
+            body_sha256: vec![7; 32],
+            url: "https://a/".to_owned(),
+            host: "a".to_owned(),
+            tries: 1,
+            claim: 1,
+            age_seconds: 0.5,
+            created_us: 1_764_244_800_000_000,
+        };
+        let again = DueCallback {
+            tries: 9,
+            claim: 12,
+            age_seconds: 90.0,
+            ..due.clone()
+        };
+        assert_eq!(due.delivery(), again.delivery());
+        assert_eq!(due.delivery().len(), 32);
+        for other in [
+            DueCallback {
+                created_us: due.created_us + 1,
+                ..due.clone()
+            },
+            DueCallback {
+                body_sha256: vec![8; 32],
+                ..due.clone()
+            },
+            DueCallback {
+                job_id: "b".to_owned(),
+                ..due.clone()
+            },
+        ] {
+            assert_ne!(due.delivery(), other.delivery(), "{other:?}");
+        }
     }
 }

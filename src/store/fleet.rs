@@ -1,15 +1,21 @@
 //! Owns what workers say of themselves, so that any of them can show all.
 //!
-//! Promises that a worker which is gone stays to be seen for an hour, and no longer; and that a newer worker's figures are read as far as they are
-//! known here.
+//! Promises that a worker which is gone stays to be seen for an hour, and no longer; that a newer worker's figures are read as far as they are
+//! known here; and that what they say of their passes is read only by who asks for it.
 
 use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
+use kiln_model::PassCounts;
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row, postgres::PgRow};
+use std::collections::BTreeMap;
 
 /// Workers that are listed.
 const MAX_LISTED: i64 = 1_000;
+/// Versions whose passes are added up.
+const MAX_TIMED: usize = 512;
+/// Longest word of a worker on its passes that is read, in bytes.
+const MAX_PASSES_BYTES: i32 = 64 << 10;
 /// After so many seconds of silence a worker is lost.
 pub const LOST_SECONDS: f64 = 20.0;
 const REPORT: &str = "\
@@ -20,8 +26,21 @@ const STOPPED: &str =
 const FORGET: &str = "DELETE FROM workers WHERE seen_at < now() - interval '1 hour'";
 const LIST: &str = "\
 SELECT name, version, started_at, seen_at, stopped_at, extract(epoch FROM now() - seen_at)::float8 AS silent,
-  extract(epoch FROM seen_at - started_at)::float8 AS up, figures::text AS figures
+  extract(epoch FROM seen_at - started_at)::float8 AS up, (figures - 'passes')::text AS figures
 FROM workers WHERE seen_at > now() - interval '1 hour' ORDER BY stopped_at IS NOT NULL OR seen_at < now() - interval '20 seconds', name, seen_at DESC LIMIT $1";
+/// Of those that are there.
+const PASSES: &str = "\
+SELECT said FROM (
+  SELECT (figures -> 'passes')::text AS said FROM workers WHERE stopped_at IS NULL AND seen_at > now() - interval '20 seconds'
+) AS each WHERE octet_length(said) <= $1 LIMIT $2";
+
+/// How long a version's passes took within the last minutes, on all workers that are there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct VersionPasses {
+    /// Workers on which there were any.
+    pub workers: usize,
+    pub counts: PassCounts,
+}
 
 /// How a worker is.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -50,6 +69,8 @@ pub struct WorkerFigures {
     pub p99_ms: f64,
     /// What the process takes.
     pub memory_bytes: u64,
+    /// How long passes took within the last minutes, by `name@version`; empty where a list of workers is read.
+    pub passes: BTreeMap<String, PassCounts>,
 }
 
 /// One worker, by its name and when it started.
@@ -138,6 +159,33 @@ impl PostgresStore {
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer).await
     }
+
+    /// The passes of all workers that are there, by `name@version`.
+    pub async fn passes(&self) -> Result<BTreeMap<String, VersionPasses>, StoreError> {
+        let mut lease = self.lease().await?;
+        let query = sqlx::query_scalar(PASSES).bind(MAX_PASSES_BYTES);
+        let query = query.bind(MAX_LISTED);
+        let answer = self.deadline(query.fetch_all(&mut *lease)).await;
+        let said: Vec<String> = self.end(lease, answer).await?;
+        Ok(together(&said))
+    }
+}
+
+/// What workers say of their passes, added up. What can't be read is left out.
+fn together(said: &[String]) -> BTreeMap<String, VersionPasses> {
+    let mut all: BTreeMap<String, VersionPasses> = BTreeMap::new();
+    for one in said {
+        let passes: BTreeMap<String, PassCounts> = serde_json::from_str(one).unwrap_or_default();
+        for (version, counts) in passes {
+            if all.len() >= MAX_TIMED && !all.contains_key(&version) {
+                continue;
+            }
+            let sum = all.entry(version).or_default();
+            sum.workers += 1;
+            sum.counts.add(&counts);
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -163,6 +211,26 @@ mod tests {
         assert_eq!(row(21.0, false).state(), "lost");
         assert_eq!(row(21.0, true).state(), "stopped");
         assert!(row(1.0, false).is_there() && !row(1.0, true).is_there());
+    }
+
+    #[test]
+    fn passes_of_all_workers_are_added_up_by_version() {
+        let said = [
+            r#"{"a@1": {"buckets": [[40, 3]], "inputs": 5}, "a@2": {"buckets": [[44, 1]], "inputs": 1}}"#,
+            r#"{"a@1": {"buckets": [[40, 1], [48, 1]], "inputs": 9, "colour": "blue"}}"#,
+            r#"{"a@1": "garbage"}"#,
+            "null",
+        ];
+        let all = together(&said.map(str::to_owned));
+        assert_eq!(all.len(), 2);
+        let first = &all["a@1"];
+        assert_eq!((first.workers, first.counts.inputs), (2, 14));
+        assert_eq!(first.counts.buckets, [(40, 4), (48, 1)]);
+        let many: BTreeMap<String, PassCounts> = (0..2 * MAX_TIMED)
+            .map(|n| (format!("a@{n}"), PassCounts::default()))
+            .collect();
+        let many = serde_json::to_string(&many).expect("JSON");
+        assert_eq!(together(&[many]).len(), MAX_TIMED, "and no more");
     }
 
     #[test]

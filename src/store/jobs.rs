@@ -7,7 +7,7 @@ use sqlx::{Row, postgres::PgRow};
 
 const FIND_JOB: &str = concat!(
     "SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, error::text AS error, elapsed_ms, body_sha256, \
-     finished_at FROM jobs WHERE job_id = $1 AND ($3::bytea IS NULL OR body_sha256 = $3) AND ($2::text IS NULL OR ",
+     finished_at FROM jobs WHERE job_id = $1 AND ($2::text IS NULL OR ",
     posted_by!("$2"),
     ")"
 );
@@ -44,30 +44,11 @@ impl PostgresStore {
         job_id: &str,
         posted_by: Option<&str>,
     ) -> Result<Option<JobEnd>, StoreError> {
-        self.find_job(job_id, posted_by, None).await
-    }
-
-    /// How the job with this body ended; nothing where the id has no row, or is another body's.
-    pub async fn job_of_body(
-        &self,
-        job_id: &str,
-        body_sha256: &[u8],
-    ) -> Result<Option<JobEnd>, StoreError> {
-        self.find_job(job_id, None, Some(body_sha256)).await
-    }
-
-    async fn find_job(
-        &self,
-        job_id: &str,
-        posted_by: Option<&str>,
-        body_sha256: Option<&[u8]>,
-    ) -> Result<Option<JobEnd>, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query(FIND_JOB).bind(job_id).bind(posted_by);
-        let query = query.bind(body_sha256);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         let row = self.end(lease, answer).await?;
-        row.map(|row| read(&row))
+        row.map(|row| read_end(&row))
             .transpose()
             .map_err(|e| StoreError::Refused(e.redacted()))
     }
@@ -109,7 +90,8 @@ impl PostgresStore {
     }
 }
 
-fn read(row: &PgRow) -> Result<JobEnd, sqlx::Error> {
+/// Reads a row of `jobs`: how it ended.
+pub(super) fn read_end(row: &PgRow) -> Result<JobEnd, sqlx::Error> {
     if row.try_get::<String, _>("status")? == "rejected" {
         let error: Option<String> = row.try_get("error")?;
         return Ok(JobEnd::Rejected(error.unwrap_or_else(|| "null".into())));

@@ -208,6 +208,8 @@ fn may_speak(metadata: &Metadata<'_>) -> bool {
         "sqlx_postgres::options",
         // What it tries again it logs with its address, which may be signed.
         "object_store",
+        // What clients of the HTTP port do is theirs to know, and they could do it without end.
+        "h2",
     ];
     let is_hidden = hidden.iter().any(|one| target.starts_with(one)) || target == "lapin::channel";
     !is_hidden && (*metadata.level() <= Level::INFO || target.starts_with("kiln"))

@@ -1,7 +1,8 @@
 //! Any worker shows all of them, and `kiln status` does: those that run, those that stopped, and those that are gone without a word.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::harness::browser::Browser;
 use crate::harness::stack::Stack;
 use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually};
@@ -83,4 +84,80 @@ async fn every_worker_is_seen_by_all_and_one_that_is_gone_for_an_hour() {
         (code, &said[0]["workers"][0]["state"]),
         (1, &"stopped".into())
     );
+}
+
+/// What a worker says of a version over all workers.
+async fn version(worker: &Worker, name: &str) -> Option<Value> {
+    let seen = fleet(worker).await;
+    let mut models = seen["models"].as_array().expect("models").iter();
+    models.find(|one| one["name"] == name).cloned()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_long_a_versions_passes_take_is_told_over_all_workers_that_are_there() {
+    let stack = Stack::shared().await;
+    let settings = stack.worker().models(&["fault", "sentiment"]);
+    let mut workers = Vec::new();
+    for _each in 0..3 {
+        workers.push(settings.clone().start().await);
+    }
+    assert_eq!(version(&workers[0], "fault").await, None, "nothing yet");
+    // One of them is slow; of each, every text is a pass of its own.
+    for (at, worker) in workers.iter().enumerate() {
+        for n in 0..2 {
+            let text = match at {
+                2 => format!("sleep:700 {n}"),
+                _ => format!("at {at}, {n}"),
+            };
+            let body = json!({"model": "fault", "text": text}).to_string();
+            let answer = worker.ask("POST", "/v1/score", &[], body.as_bytes()).await;
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+    }
+    let told = eventually("all have said so", PATIENCE, async || {
+        let told = version(&workers[1], "fault").await?;
+        (told["passes"] == 6).then_some(told)
+    })
+    .await;
+    assert_eq!((&told["workers"], &told["inputs"]), (&json!(3), &json!(6)));
+    let ms = |name: &str| told[name].as_f64().expect("a time");
+    assert!(
+        ms("pass_p50_ms") < 500.0 && ms("pass_p99_ms") > 500.0,
+        "{told}"
+    );
+    // A worker that is asked for its own says its own.
+    let (_, own) = workers[0].get("/v1/models").await.expect("an answer");
+    let own: Value = serde_json::from_str(&own).expect("JSON");
+    let own = own.as_array().expect("versions").iter();
+    let own = own.clone().find(|one| one["name"] == "fault").expect("it");
+    assert_eq!(own["times"]["passes"], 2, "{own}");
+
+    let browser = Browser::open(1280, 900).await;
+    let url = format!("http://127.0.0.1:{}/#models", workers[0].http_port);
+    browser.go(&url).await;
+    eventually("the page shows them", PATIENCE, async || {
+        let table = browser.text("#models-table").await;
+        let row = table.lines().find(|line| line.starts_with("fault"))?;
+        let cells: Vec<&str> = row.split('\t').map(str::trim).collect();
+        // Passes, inputs, workers.
+        cells
+            .windows(3)
+            .any(|three| three == ["6", "6", "3"])
+            .then_some(())
+    })
+    .await;
+
+    // Who is gone is counted no more.
+    workers[2].stop().await;
+    let left = eventually("two are left", PATIENCE, async || {
+        let told = version(&workers[0], "fault").await?;
+        (told["workers"] == 2).then_some(told)
+    })
+    .await;
+    assert_eq!(left["passes"], 4);
+    assert!(left["pass_p99_ms"].as_f64() < Some(500.0), "{left}");
+    for worker in &workers[..2] {
+        worker.stop().await;
+    }
 }

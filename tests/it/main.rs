@@ -42,6 +42,7 @@ mod health;
 #[cfg(feature = "parquet")]
 mod hostile_tables;
 mod http;
+mod http2;
 mod http_manners;
 mod http_packed;
 mod idempotency;
@@ -96,3 +97,4 @@ mod warm_follow;
 mod warm_simulated;
 mod warm_sources;
 mod webhooks;
+mod webhooks_sent;

@@ -152,6 +152,12 @@ async fn every_query_of_the_dashboards_and_rules_finds_something() {
         // An objective, and an audit that measures it.
         .set("KILN_AUDIT__INTERVAL_SECONDS", "1")
         .set("KILN_NAMESPACES__SENTIMENT__MAX_AGE_SECONDS", "600")
+        // Callbacks, of which none waits.
+        .set("KILN_CALLBACKS__HOSTS", "[\"hooks.example\"]")
+        .set(
+            "KILN_CALLBACKS__SECRET",
+            "a secret of thirty-two characters",
+        )
         .expect_trouble()
         .start()
         .await;

@@ -1,156 +1,20 @@
 //! Callbacks: a job's end is posted to its `callback_url`, signed, again until it is taken, by whichever worker lives, and to no host that isn't listed.
 
-use std::sync::{Arc, Mutex};
-
-use hmac::{Hmac, Mac};
 use serde_json::{Value, json};
-use sha2::Sha256;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
 use crate::harness::bus::DEAD;
+use crate::harness::receiver::{Posted, Receiver, SECRET};
 use crate::harness::stack::Stack;
 use crate::harness::worker::Settings;
 use crate::harness::{PATIENCE, eventually, eventually_equals};
 
-const SECRET: &str = "a secret of thirty-two characters";
-
-/// What came to a receiver.
-#[derive(Clone)]
-struct Posted {
-    path: String,
-    signature: String,
-    body: String,
-}
-
-impl Posted {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).expect("JSON")
-    }
-
-    /// Checks the signature as a receiver does.
-    fn expect_signed(&self) {
-        let (seconds, signed) = self.signature.split_once(",v1=").expect("two parts");
-        let seconds = seconds.strip_prefix("t=").expect("a moment");
-        let moment: i64 = seconds.parse().expect("seconds");
-        let age = chrono::Utc::now().timestamp() - moment;
-        assert!((0..=60).contains(&age), "{age} s old");
-        let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("a key");
-        mac.update(format!("{seconds}.{}", self.body).as_bytes());
-        let signed = hex::decode(signed).expect("hexadecimal digits");
-        mac.verify_slice(&signed).expect("the signature");
-    }
-}
-
-/// A server that takes callbacks, on a port of its own, and answers by the path.
-struct Receiver {
-    port: u16,
-    posted: Arc<Mutex<Vec<Posted>>>,
-    is_silent: Arc<Mutex<bool>>,
-}
-
-impl Receiver {
-    async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let receiver = Self {
-            port: listener.local_addr().expect("an address").port(),
-            posted: Arc::default(),
-            is_silent: Arc::default(),
-        };
-        let (posted, is_silent) = (receiver.posted.clone(), receiver.is_silent.clone());
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve(stream, posted.clone(), is_silent.clone()));
-            }
-        });
-        receiver
-    }
-
-    fn host(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.host())
-    }
-
-    /// What came to a path.
-    fn at(&self, path: &str) -> Vec<Posted> {
-        let posted = self.posted.lock().expect("no panic");
-        posted
-            .iter()
-            .filter(|one| one.path == path)
-            .cloned()
-            .collect()
-    }
-
-    async fn wait_for(&self, path: &str, count: usize) -> Vec<Posted> {
-        eventually(path, PATIENCE, || async {
-            Some(self.at(path)).filter(|all| all.len() >= count)
-        })
-        .await
-    }
-}
-
-async fn serve(mut stream: TcpStream, posted: Arc<Mutex<Vec<Posted>>>, silent: Arc<Mutex<bool>>) {
-    let mut bytes = Vec::new();
-    let one = loop {
-        let mut more = [0; 4096];
-        let read = stream.read(&mut more).await.unwrap_or_default();
-        bytes.extend_from_slice(&more[..read]);
-        if let Some(one) = whole(&bytes) {
-            break one;
-        }
-        if read == 0 {
-            return;
-        }
-    };
-    let path = one.path.clone();
-    let count = {
-        let mut posted = posted.lock().expect("no panic");
-        posted.push(one);
-        posted.iter().filter(|one| one.path == path).count()
-    };
-    if *silent.lock().expect("no panic") {
-        // It never answers, until the other side goes.
-        let _gone = stream.read(&mut [0; 16]).await;
-        return;
-    }
-    let status = match path.as_str() {
-        "/flaky" if count == 1 => "500 Oops",
-        "/moved" if count == 1 => "302 Found\r\nlocation: /elsewhere",
-        "/gone" => "410 Gone",
-        "/never" => "500 Oops",
-        _ => "204 No Content",
-    };
-    let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
-    let _gone = stream.write_all(answer.as_bytes()).await;
-}
-
-/// A request that is there as a whole.
-fn whole(bytes: &[u8]) -> Option<Posted> {
-    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")? + 4;
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let field = |name: &str| {
-        let mut lines = head.lines();
-        lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
-    };
-    let length: usize = field("content-length: ")?.parse().ok()?;
-    let body = bytes.get(end..end + length)?;
-    assert_eq!(field("content-type: ").as_deref(), Some("application/json"));
-    Some(Posted {
-        path: head.split(' ').nth(1).expect("a path").to_owned(),
-        signature: field("kiln-signature: ").expect("a signature"),
-        body: String::from_utf8(body.to_vec()).expect("UTF-8"),
-    })
-}
-
-fn job(id: &str, url: &str) -> Value {
+/// A job that asks for a callback.
+pub fn job(id: &str, url: &str) -> Value {
     json!({"job_id": id, "model": "sentiment", "inputs": [{"text": "so fine"}], "callback_url": url})
 }
 
 /// A worker whose callbacks may go to these hosts, the latter ones at private addresses.
-fn calling(stack: &Stack, hosts: &[&str], private: &[&str]) -> Settings {
+pub fn calling(stack: &Stack, hosts: &[&str], private: &[&str]) -> Settings {
     let list = |hosts: &[&str]| json!(hosts).to_string();
     stack
         .worker()
@@ -187,7 +51,7 @@ async fn what_ends_under_an_id_is_posted_to_nobody_who_asked_with_another_body()
     worker.stop().await;
 }
 
-async fn wait_until_none_wait(stack: &Stack) {
+pub async fn wait_until_none_wait(stack: &Stack) {
     eventually("no callback waits", PATIENCE, || async {
         (stack.count("SELECT count(*) FROM callbacks").await == 0).then_some(())
     })
@@ -251,11 +115,10 @@ async fn a_jobs_end_is_posted_signed_and_again_until_it_is_taken() {
         receiver.at("/elsewhere").is_empty(),
         "a redirection was followed"
     );
-    assert_eq!(
-        receiver.posted.lock().expect("no panic").len(),
-        8,
-        "each end once"
-    );
+    assert_eq!(receiver.count(), 8, "each end once");
+    let flaky = receiver.at("/flaky");
+    assert_eq!(flaky[0].delivery, flaky[1].delivery, "one end");
+    assert_ne!(flaky[0].delivery, receiver.at("/amqp")[0].delivery);
     for (outcome, count) in [("delivered", 5.0), ("retried", 2.0), ("given_up", 1.0)] {
         let labels = [("outcome", outcome)];
         let counted = worker.metric("kiln_callbacks_total", &labels).await;
@@ -274,7 +137,7 @@ async fn a_callback_goes_to_no_host_and_no_address_that_is_not_listed() {
     let stack = Stack::shared().await;
     let receiver = Receiver::start().await;
     // Its name may be posted to, the address that it has may not.
-    let by_name = format!("localhost:{}", receiver.port);
+    let by_name = format!("localhost:{}", receiver.port());
     let worker = calling(&stack, &[&by_name, "hooks.example"], &[])
         .set("KILN_CALLBACKS__MAX_TRIES", "1")
         .allow("a callback is given up")
@@ -333,7 +196,7 @@ async fn a_callback_goes_to_no_host_and_no_address_that_is_not_listed() {
 async fn a_host_that_never_answers_holds_up_no_other_and_a_killed_worker_s_callbacks_are_posted() {
     let stack = Stack::shared().await;
     let (silent, other) = (Receiver::start().await, Receiver::start().await);
-    *silent.is_silent.lock().expect("no panic") = true;
+    silent.set_silent(true);
     let settings = calling(&stack, &[], &[&silent.host(), &other.host()])
         .set("KILN_CALLBACKS__AT_ONCE", "3")
         .set("KILN_CALLBACKS__AT_ONCE_PER_HOST", "2")
@@ -346,7 +209,7 @@ async fn a_host_that_never_answers_holds_up_no_other_and_a_killed_worker_s_callb
         .collect();
     stack.bus.publish_jobs(&jobs).await;
     eventually("both seats are taken", PATIENCE, || async {
-        (silent.posted.lock().expect("no panic").len() >= 2).then_some(())
+        (silent.count() >= 2).then_some(())
     })
     .await;
     stack
@@ -358,7 +221,7 @@ async fn a_host_that_never_answers_holds_up_no_other_and_a_killed_worker_s_callb
     assert_eq!(stack.count(left).await, 6, "the silent host's wait");
     first.kill();
 
-    *silent.is_silent.lock().expect("no panic") = false;
+    silent.set_silent(false);
     let second = settings.start().await;
     for n in 0..6 {
         let posted = silent.wait_for(&format!("/{n}"), 1).await;

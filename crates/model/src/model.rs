@@ -13,7 +13,7 @@ use super::cost::{self, Cost, LengthCost};
 use super::inputs::Inputs;
 use super::lazy_network::LazyNetwork;
 use super::network::Network;
-use super::pass_times::{PassFigures, PassTimes};
+use super::pass_times::{PassCounts, PassFigures, PassTimes};
 use super::rounding::Rounding;
 use super::rows::{Rows, Scored, TextRow};
 use super::runner::Queue;
@@ -154,6 +154,11 @@ impl Model {
     /// How long its passes took within the last ten minutes; none where there were none. Those that nobody waits for aren't among them.
     pub fn passes(&self) -> Option<PassFigures> {
         self.passes.figures()
+    }
+
+    /// The same as counts, for figures over several workers.
+    pub fn pass_counts(&self) -> Option<PassCounts> {
+        self.passes.counts()
     }
 
     /// Whether calls have measured what its inputs cost, its own or, as it was told, others' on the same kind of machine.

@@ -2,12 +2,13 @@
 //!
 //! Promises bounded memory, whatever is recorded: so many slots of a minute, each with so many buckets.
 
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Minutes that the figures cover; the one that has begun is more.
-pub(crate) const MINUTES: u64 = 10;
+pub const MINUTES: u64 = 10;
 /// Buckets of durations: each is the fourth root of two times as wide as the one before.
 const BUCKETS: usize = 112;
 /// Buckets from one doubling to the next.
@@ -30,6 +31,42 @@ pub struct PassFigures {
     /// The same of an input's part of its pass: the pass's seconds by its rows.
     pub input_p50: f64,
     pub input_p99: f64,
+}
+
+/// How many passes of a version took how long within the last ten minutes, on one worker or on several: what percentiles over all of them are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PassCounts {
+    /// Buckets of durations, by their numbers, with how many passes fell into each.
+    pub buckets: Vec<(u8, u64)>,
+    /// Inputs that the passes scored.
+    pub inputs: u64,
+}
+
+impl PassCounts {
+    /// Adds those of another worker, as far as its buckets are known here.
+    pub fn add(&mut self, other: &Self) {
+        let mut all = self.counts();
+        all.add_all(&other.counts());
+        self.buckets = all.filled();
+        self.inputs = self.inputs.saturating_add(other.inputs);
+    }
+
+    /// Passes, and seconds that these shares of them didn't exceed.
+    pub fn figures<const N: usize>(&self, shares: [f64; N]) -> (u64, [f64; N]) {
+        let counts = self.counts();
+        (counts.all(), shares.map(|share| counts.percentile(share)))
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = Counts::default();
+        for (bucket, count) in &self.buckets {
+            if let Some(known) = counts.0.get_mut(usize::from(*bucket)) {
+                *known = known.saturating_add(*count);
+            }
+        }
+        counts
+    }
 }
 
 /// Counts by duration.
@@ -55,6 +92,12 @@ impl Counts {
         for (sum, count) in self.0.iter_mut().zip(other.0) {
             *sum = sum.saturating_add(count);
         }
+    }
+
+    /// The buckets that aren't empty.
+    fn filled(&self) -> Vec<(u8, u64)> {
+        let all = (0..).zip(self.0);
+        all.filter(|(_, count)| *count > 0).collect()
     }
 
     fn all(&self) -> u64 {
@@ -141,7 +184,16 @@ impl PassTimes {
         }
     }
 
-    fn figures_at(&self, at: Duration) -> Option<PassFigures> {
+    /// The same as counts, for figures over several workers; none where there was no pass.
+    pub fn counts(&self) -> Option<PassCounts> {
+        let (passes, inputs) = self.counts_at(self.began.elapsed());
+        (passes.all() > 0).then(|| PassCounts {
+            buckets: passes.filled(),
+            inputs: inputs.all(),
+        })
+    }
+
+    fn counts_at(&self, at: Duration) -> (Counts, Counts) {
         let minute = at.as_secs() / 60;
         let (mut passes, mut inputs) = (Counts::default(), Counts::default());
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -149,7 +201,11 @@ impl PassTimes {
             passes.add_all(&slot.passes);
             inputs.add_all(&slot.inputs);
         }
-        drop(slots);
+        (passes, inputs)
+    }
+
+    fn figures_at(&self, at: Duration) -> Option<PassFigures> {
+        let (passes, inputs) = self.counts_at(at);
         (passes.all() > 0).then(|| PassFigures {
             minutes: MINUTES,
             passes: passes.all(),
@@ -190,6 +246,30 @@ mod tests {
         is_near(figures.pass_p99, 0.05);
         is_near(figures.input_p50, 0.0005);
         is_near(figures.input_p99, 0.002);
+    }
+
+    #[test]
+    fn counts_of_several_workers_have_the_percentiles_of_all_their_passes() {
+        let (fast, slow) = (PassTimes::new(), PassTimes::new());
+        assert_eq!(fast.counts(), None);
+        for _ in 0..80 {
+            fast.record(2, 0.001);
+        }
+        for _ in 0..20 {
+            slow.record(1, 0.1);
+        }
+        let mut all = fast.counts().expect("passes");
+        all.add(&slow.counts().expect("passes"));
+        let (passes, [half, worst]) = all.figures([0.5, 0.99]);
+        assert_eq!((passes, all.inputs), (100, 180));
+        is_near(half, 0.001);
+        is_near(worst, 0.1);
+        // What another release says of buckets that aren't known here is left out, and nothing overflows.
+        all.add(&PassCounts {
+            buckets: vec![(255, 7), (3, u64::MAX)],
+            inputs: u64::MAX,
+        });
+        assert_eq!((all.figures([0.5]).0, all.inputs), (u64::MAX, u64::MAX));
     }
 
     #[test]

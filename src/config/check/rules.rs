@@ -2,8 +2,8 @@
 
 use crate::{
     config::{
-        Cache, Callbacks, ConfigError, Http, Intake, Namespace, Network, Queues, Settings, Trace,
-        Warm, check::Range, is_listable,
+        Cache, ConfigError, Http, Intake, Namespace, Network, Queues, Settings, Trace, Warm,
+        check::Range,
     },
     secret::Secret,
 };
@@ -13,11 +13,6 @@ use std::collections::BTreeMap;
 
 /// Origins that may be listed.
 const MAX_ORIGINS: usize = 64;
-/// Hosts that may be listed for callbacks, and the longest name of one, in bytes.
-const MAX_CALLBACK_HOSTS: usize = 64;
-const MAX_CALLBACK_HOST_BYTES: usize = 260;
-/// Characters of a secret that signs.
-const SECRET_BYTES: std::ops::RangeInclusive<usize> = 32..=256;
 /// Longest name of a queue, in bytes: AMQP's names end at 255, and a prefix is continued.
 const MAX_QUEUE_NAME_BYTES: u64 = 200;
 
@@ -66,41 +61,6 @@ pub(super) fn warm(warm: &Warm) -> Result<(), ConfigError> {
         return Ok(());
     }
     refuse("warm.max_redis_share", "expected above 0 and at most 1")
-}
-
-/// Hosts as URLs have them, and something to sign with.
-pub(super) fn callbacks(callbacks: &Callbacks) -> Result<(), ConfigError> {
-    for (name, listed) in [
-        ("callbacks.hosts", &callbacks.hosts),
-        ("callbacks.private_hosts", &callbacks.private_hosts),
-    ] {
-        if listed.len() > MAX_CALLBACK_HOSTS {
-            return refuse(name, format!("expected at most {MAX_CALLBACK_HOSTS}"));
-        }
-        let is_bad = |host: &&String| host.len() > MAX_CALLBACK_HOST_BYTES || !is_listable(host);
-        if let Some(host) = listed.iter().find(is_bad) {
-            let expected = "expected a host as URLs have it, such as hooks.example, hooks.example:8443 or [::1]: lower case, no scheme, no path, no `*`";
-            return refuse(name, format!("`{host}`: {expected}"));
-        }
-    }
-    let Some(secret) = &callbacks.secret else {
-        return match callbacks.are_on() {
-            true => refuse(
-                "callbacks.secret",
-                "missing: hosts are listed, and callbacks are signed",
-            ),
-            false => Ok(()),
-        };
-    };
-    let secret = secret.expose();
-    // What looks like a URL would be shown as one.
-    if !SECRET_BYTES.contains(&secret.len()) || secret.contains("://") {
-        return refuse(
-            "callbacks.secret",
-            "expected 32 to 256 characters without `://`",
-        );
-    }
-    Ok(())
 }
 
 pub(super) fn cache(cache: &Cache) -> Result<(), ConfigError> {

@@ -5,6 +5,7 @@
 use super::StoredJobs;
 use crate::secret::Secret;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use url::Url;
 
 /// How jobs' ends are posted to whoever asked for that by `callback_url`.
@@ -16,8 +17,10 @@ pub struct Callbacks {
     pub hosts: Vec<String>,
     /// The same for hosts that may be at private addresses, and asked by `http` as well: of this machine, of a local network.
     pub private_hosts: Vec<String>,
-    /// What callbacks are signed with, 32 to 256 characters; needed where a host is listed.
+    /// What callbacks are signed with, 32 to 256 characters; needed where a host is listed that no receiver below has.
     pub secret: Option<Secret>,
+    /// Receivers with a secret of their own, by name.
+    pub receivers: BTreeMap<String, CallbackReceiver>,
     /// Longest time for one callback, from looking up the host's name to the answer, in milliseconds.
     pub timeout_ms: u64,
     /// Callbacks that this worker posts at the same time.
@@ -34,12 +37,23 @@ pub struct Callbacks {
     pub max_waiting: u32,
 }
 
+/// A receiver of callbacks whose secret no other receiver knows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallbackReceiver {
+    /// Hosts of `hosts` and `private_hosts` that are this receiver's, as they are listed there.
+    pub hosts: Vec<String>,
+    /// What callbacks to them are signed with, 32 to 256 characters.
+    pub secret: Secret,
+}
+
 impl Default for Callbacks {
     fn default() -> Self {
         Self {
             hosts: Vec::new(),
             private_hosts: Vec::new(),
             secret: None,
+            receivers: BTreeMap::new(),
             timeout_ms: 10_000,
             at_once: 16,
             at_once_per_host: 4,
@@ -61,6 +75,13 @@ impl Callbacks {
     pub fn listed(&self) -> impl Iterator<Item = &str> {
         let all = self.hosts.iter().chain(&self.private_hosts);
         all.map(String::as_str)
+    }
+
+    /// What callbacks to a listed host are signed with: its receiver's secret, or else the common one.
+    pub fn secret_of(&self, host: &str) -> Option<&Secret> {
+        let mut receivers = self.receivers.values();
+        let own = receivers.find(|one| one.hosts.iter().any(|listed| listed == host));
+        own.map(|one| &one.secret).or(self.secret.as_ref())
     }
 
     /// Whether a listed host may be at a private address.

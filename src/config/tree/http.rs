@@ -17,7 +17,7 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     /// Longest time for one request, with its body, in milliseconds; and for which an answer waits for a client that doesn't read it.
     pub timeout_ms: u64,
-    /// Connections of clients served at once. `/livez`, `/readyz` and `/metrics` have a few of their own besides.
+    /// Connections of clients served at once; over HTTP/2, each further request under way on one counts as another. `/livez`, `/readyz` and `/metrics` have a few of their own besides.
     pub connections: usize,
 }
 

@@ -31,7 +31,10 @@ async function servedBy(name, version) {
 }
 
 SECTIONS.models = async () => {
-  const models = await fetchJson("/v1/models");
+  // What is known of the others is shown where the database tells it; this worker's own goes on without.
+  const [models, fleet] = await Promise.all([fetchJson("/v1/models"), fetchJson("/v1/fleet").catch(() => null)]);
+  const everywhere = new Map((fleet?.models ?? []).map((m) => [`${m.name}@${m.version}`, m]));
+  const all = (m) => everywhere.get(`${m.name}@${m.version}`);
   const trained = [
     ["trained on data until", (m) => (m.training ? when(m.training.to) : null)], ["rows", (m) => (m.training ? figures.format(m.training.rows) : null), "n"],
     ["training took", (m) => (m.training ? time(1000 * m.training.training_seconds) : null), "n"],
@@ -45,6 +48,9 @@ SECTIONS.models = async () => {
     ["pass, p50", (m) => time(m.times?.pass_p50_ms), "n"], ["pass, p99", (m) => time(m.times?.pass_p99_ms), "n"],
     ["input, p50", (m) => time(m.times?.input_p50_ms), "n"], ["input, p99", (m) => time(m.times?.input_p99_ms), "n"],
     ["inputs scored", (m) => (m.times ? figures.format(m.times.inputs) : null), "n"],
+    ["fleet: pass, p50", (m) => time(all(m)?.pass_p50_ms), "n"], ["fleet: pass, p99", (m) => time(all(m)?.pass_p99_ms), "n"],
+    ["fleet: passes", (m) => (all(m) ? figures.format(all(m).passes) : null), "n"], ["fleet: inputs", (m) => (all(m) ? figures.format(all(m).inputs) : null), "n"],
+    ["fleet: workers", (m) => (all(m) ? figures.format(all(m).workers) : null), "n"],
     ["architecture", (m) => m.architecture],
     ["output", (m) => (m.labels.length ? `${m.task}: ${m.labels.slice(0, 8).join(", ")}${m.labels.length > 8 ? ", …" : ""}` : m.task)],
     ["input", (m) => m.input], ["parameters", (m) => figures.format(m.parameters), "n"], ["shadow", (m) => m.shadow && shadowText(m.shadow), "wide"],
@@ -53,7 +59,7 @@ SECTIONS.models = async () => {
   const minutes = models.find((m) => m.times)?.times.minutes;
   const lately = minutes ? `within the last ${minutes} minutes` : "lately: there were none";
   const part = models.length > MAX_VERSIONS ? ` ${MAX_VERSIONS} of ${figures.format(models.length)} versions are shown: those that serve or scored something lately, and others.` : "";
-  say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}.${part}`);
+  say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}. For the fleet: passes on all workers that are there${fleet ? "" : ", which can't be told now"}.${part}`);
 };
 
 function named(made, of) {

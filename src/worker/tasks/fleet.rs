@@ -11,8 +11,8 @@ use crate::{
     worker::supervisor::{Stage, Supervisor},
 };
 use chrono::{DateTime, Utc};
-use kiln_model::ListedModel;
-use std::{sync::Arc, time::Duration};
+use kiln_model::{ListedModel, PassCounts};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,8 @@ const MINUTES: u64 = 5;
 const MAX_NAMED: usize = 64;
 /// Versions that are named.
 const MAX_LOADED: usize = 512;
+/// Versions whose passes are reported: those that had the largest number of inputs.
+const MAX_TIMED: usize = 32;
 /// Longest wait for the last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -138,7 +140,21 @@ impl Reporter {
             jobs: figures.requests,
             p99_ms: figures.p99_ms,
             memory_bytes: memory_bytes(),
+            passes: self.passes(&models),
         }
+    }
+
+    fn passes(&self, models: &[ListedModel]) -> BTreeMap<String, PassCounts> {
+        let registry = self.engine.registry();
+        let counted = models.iter().filter_map(|model| {
+            let named = format!("{}@{}", model.info.name, model.info.version);
+            let counts = registry.resolve(&named).ok()?.pass_counts()?;
+            Some((named, counts))
+        });
+        let mut counted: Vec<_> = counted.collect();
+        counted.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.inputs));
+        counted.truncate(MAX_TIMED);
+        counted.into_iter().collect()
     }
 }
 

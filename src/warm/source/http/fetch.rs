@@ -6,8 +6,8 @@
 //! error says nothing that the schedule didn't: no secret, nothing of a server's redirection, nothing that follows a URL's path, nothing of an answer.
 
 use crate::{
-    config::{Network, is_reachable},
-    redact::Redact,
+    config::Network,
+    outbound::{self, Allowed, ConnectError, Wire},
     tls,
 };
 use http_body_util::{BodyExt, Empty};
@@ -18,26 +18,14 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::{TlsConnector, rustls::ClientConfig};
-use url::{Host, Url};
+use std::sync::Arc;
+use tokio_rustls::rustls::ClientConfig;
+use url::Url;
 
 /// Redirections that are followed.
 const MAX_REDIRECTIONS: usize = 5;
-/// Longest wait for one of several addresses.
-const CONNECT: Duration = Duration::from_secs(5);
-/// What is said of a host without one.
-const NO_ADDRESS: &str = "has no address";
-
+/// What is said of a host whose addresses may not be connected to.
+const PRIVATE: &str = "is at a private address, which warm.private_networks doesn't list";
 /// What is said of an encrypted connection to another origin, whose certificate would name it.
 const UNTRUSTED: &str = "TLS failed; the schedule's own [source.tls] is for its own origin alone";
 
@@ -52,10 +40,6 @@ pub(super) struct Fetch {
     pub listed: Vec<Network>,
     pub max_bytes: usize,
 }
-
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// What one request came to.
 enum Answer {
@@ -210,71 +194,19 @@ impl Fetch {
     }
 
     async fn connect(&self, step: &Step) -> Result<Box<dyn Wire>, String> {
-        let url = &step.url;
-        let mut failure = NO_ADDRESS.to_owned();
-        for address in self.addresses(url).await? {
-            let connected = tokio::time::timeout(CONNECT, TcpStream::connect(address)).await;
-            let stream = match connected {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(error)) => {
-                    failure = error.kind().to_string();
-                    continue;
-                }
-                Err(_) => {
-                    failure = "no answer in time".to_owned();
-                    continue;
-                }
-            };
-            if url.scheme() != "https" {
-                return Ok(Box::new(stream));
-            }
-            let name = match url.host() {
-                Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()).ok(),
-                Some(Host::Ipv4(address)) => Some(ServerName::from(IpAddr::from(address))),
-                Some(Host::Ipv6(address)) => Some(ServerName::from(IpAddr::from(address))),
-                None => None,
-            };
-            let name = name.ok_or_else(|| "its host is no name for TLS".to_owned())?;
-            let config = match step.is_own {
-                true => self.tls.clone(),
-                false => Arc::new(tls::Tls::default().client()?),
-            };
-            let encrypted = TlsConnector::from(config).connect(name, stream).await;
-            let encrypted = encrypted.map_err(|error| match step.is_own {
-                true => tls::explain(error.redacted()),
-                false => UNTRUSTED.to_owned(),
-            })?;
-            return Ok(Box::new(encrypted));
-        }
-        Err(failure)
-    }
-
-    /// The addresses of a URL's host that may be connected to.
-    async fn addresses(&self, url: &Url) -> Result<Vec<SocketAddr>, String> {
-        let port = url.port_or_known_default().unwrap_or(80);
-        let all: Vec<SocketAddr> = match url.host() {
-            Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, port))],
-            Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, port))],
-            Some(Host::Domain(name)) => {
-                let found = tokio::net::lookup_host((name, port)).await;
-                found
-                    .map_err(|error| format!("its name can't be looked up: {}", error.redacted()))?
-                    .collect()
-            }
-            None => Vec::new(),
+        let config = match step.is_own || step.url.scheme() != "https" {
+            true => self.tls.clone(),
+            false => Arc::new(tls::Tls::default().client()?),
         };
-        if all.is_empty() {
-            return Err(NO_ADDRESS.to_owned());
-        }
-        let allowed = all
-            .into_iter()
-            .filter(|one| is_reachable(one.ip(), &self.listed));
-        let allowed: Vec<SocketAddr> = allowed.collect();
-        if allowed.is_empty() {
-            let refused = "is at a private address, which warm.private_networks doesn't list";
-            return Err(refused.to_owned());
-        }
-        Ok(allowed)
+        let allowed = Allowed::PublicAnd(&self.listed);
+        let connected = outbound::connect(&step.url, allowed, config).await;
+        connected.map_err(|error| match error {
+            ConnectError::NoAddress => "has no address".to_owned(),
+            ConnectError::Private => PRIVATE.to_owned(),
+            ConnectError::Tls(said) if step.is_own => tls::explain(said),
+            ConnectError::Tls(_) => UNTRUSTED.to_owned(),
+            other => other.to_string(),
+        })
     }
 }
 

@@ -1,10 +1,10 @@
-//! Owns one callback on its way: its host is looked up, its addresses are judged, one is connected to, and the answer's status is heard.
+//! Owns one callback on its way: its host is connected to, it is sent, and the answer's status is heard.
 //!
-//! Promises that a name is looked up once and only an address that was judged is connected to; that no redirection is followed; that little of an answer
-//! is read; and that all of it ends in time. What it says of a failure has nothing of the URL and nothing of the answer but its status.
+//! Promises that no redirection is followed; that little of an answer is read; that all of it ends in time; and that it is known until when nothing of
+//! it has been sent. What it says of a failure has nothing of the URL and nothing of the answer but its status.
 
 use crate::{
-    config::{Network, is_reachable},
+    outbound::{self, Allowed, ConnectError},
     redact::Redact,
 };
 use http_body_util::{BodyExt, Full};
@@ -15,22 +15,16 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
-use rustls_pki_types::ServerName;
 use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
-use tokio_rustls::{TlsConnector, rustls::ClientConfig};
-use url::{Host, Url};
+use tokio_rustls::rustls::ClientConfig;
+use url::Url;
 
-/// Addresses of a host that are tried, and the longest wait for one of them.
-const MAX_ADDRESSES: usize = 4;
-const CONNECT: Duration = Duration::from_secs(5);
 /// What is read of an answer: its status and headers, and then of its body, in bytes; and the longest wait for that.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_BODY_BYTES: usize = 4 << 10;
@@ -52,16 +46,33 @@ pub(super) struct Letter {
     /// Whether its host may be at a private address.
     pub may_be_private: bool,
     pub body: Vec<u8>,
+    /// The same for every try.
+    pub delivery: String,
     pub signature: String,
 }
 
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// Whether something of a letter may have been sent.
+#[derive(Debug, Default)]
+pub(super) struct Sent(AtomicBool);
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl Sent {
+    pub(super) fn is_possible(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Posts a letter, within a time.
-pub(super) async fn post(letter: Letter, tls: Arc<ClientConfig>, limit: Duration) -> Answer {
-    let answer = tokio::time::timeout(limit, exchange(letter, tls)).await;
+pub(super) async fn post(
+    letter: Letter,
+    tls: Arc<ClientConfig>,
+    limit: Duration,
+    sent: &Sent,
+) -> Answer {
+    let answer = tokio::time::timeout(limit, exchange(letter, tls, sent)).await;
     match answer {
         Ok(Ok(status)) => judge(status),
         Ok(Err(reason)) => Answer::Failed(reason),
@@ -81,9 +92,21 @@ fn judge(status: StatusCode) -> Answer {
     }
 }
 
-async fn exchange(letter: Letter, tls: Arc<ClientConfig>) -> Result<StatusCode, String> {
+async fn exchange(
+    letter: Letter,
+    tls: Arc<ClientConfig>,
+    sent: &Sent,
+) -> Result<StatusCode, String> {
     let url = Url::parse(&letter.url).map_err(|_| "its URL can't be read".to_owned())?;
-    let stream = connect(&url, letter.may_be_private, tls).await?;
+    let allowed = match letter.may_be_private {
+        true => Allowed::Any,
+        false => Allowed::PublicAnd(&[]),
+    };
+    let connected = outbound::connect(&url, allowed, tls).await;
+    let stream = connected.map_err(|error| match error {
+        ConnectError::Private => "its host has no address that callbacks.hosts may reach".into(),
+        other => other.to_string(),
+    })?;
     let request = request(&url, letter)?;
     let shaken = http1::Builder::new()
         .max_buf_size(MAX_HEAD_BYTES)
@@ -91,6 +114,7 @@ async fn exchange(letter: Letter, tls: Arc<ClientConfig>) -> Result<StatusCode, 
         .await;
     let (mut sender, connection) = shaken.map_err(|e| e.redacted())?;
     let exchange = async {
+        sent.begin();
         let response = sender.send_request(request).await;
         let response = response.map_err(|e| e.redacted())?;
         let status = response.status();
@@ -134,66 +158,10 @@ fn request(url: &Url, letter: Letter) -> Result<Request<Full<Bytes>>, String> {
             header::USER_AGENT,
             concat!("kiln/", env!("CARGO_PKG_VERSION")),
         )
+        .header("kiln-delivery", letter.delivery)
         .header("kiln-signature", letter.signature)
         .body(Full::new(Bytes::from(letter.body)))
         .map_err(|_| "its URL can't be asked for".to_owned())
-}
-
-async fn connect(
-    url: &Url,
-    may_be_private: bool,
-    tls: Arc<ClientConfig>,
-) -> Result<Box<dyn Wire>, String> {
-    let mut failure = "its host has no address".to_owned();
-    for address in addresses(url, may_be_private).await? {
-        match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) if url.scheme() == "https" => return encrypt(url, stream, tls).await,
-            Ok(Ok(stream)) => return Ok(Box::new(stream)),
-            Ok(Err(error)) => failure = error.kind().to_string(),
-            Err(_) => failure = "no connection in time".to_owned(),
-        }
-    }
-    Err(failure)
-}
-
-async fn encrypt(
-    url: &Url,
-    stream: TcpStream,
-    tls: Arc<ClientConfig>,
-) -> Result<Box<dyn Wire>, String> {
-    let name = match url.host() {
-        Some(Host::Domain(name)) => ServerName::try_from(name.to_owned()).ok(),
-        Some(Host::Ipv4(address)) => Some(ServerName::from(IpAddr::from(address))),
-        Some(Host::Ipv6(address)) => Some(ServerName::from(IpAddr::from(address))),
-        None => None,
-    };
-    let name = name.ok_or_else(|| "its host is no name for TLS".to_owned())?;
-    let encrypted = TlsConnector::from(tls).connect(name, stream).await;
-    let encrypted = encrypted.map_err(|error| format!("TLS failed: {}", error.redacted()))?;
-    Ok(Box::new(encrypted))
-}
-
-/// The addresses of a URL's host that may be connected to.
-async fn addresses(url: &Url, may_be_private: bool) -> Result<Vec<SocketAddr>, String> {
-    let port = url.port_or_known_default().unwrap_or(80);
-    let all: Vec<SocketAddr> = match url.host() {
-        Some(Host::Ipv4(address)) => vec![SocketAddr::from((address, port))],
-        Some(Host::Ipv6(address)) => vec![SocketAddr::from((address, port))],
-        Some(Host::Domain(name)) => tokio::net::lookup_host((name, port))
-            .await
-            .map_err(|error| format!("its name can't be looked up: {}", error.redacted()))?
-            .collect(),
-        None => Vec::new(),
-    };
-    let no_network: &[Network] = &[];
-    let allowed = all
-        .into_iter()
-        .filter(|one| may_be_private || is_reachable(one.ip(), no_network));
-    let allowed: Vec<SocketAddr> = allowed.take(MAX_ADDRESSES).collect();
-    if allowed.is_empty() {
-        return Err("its host has no address that callbacks.hosts may reach".to_owned());
-    }
-    Ok(allowed)
 }
 
 #[cfg(test)]
@@ -207,25 +175,6 @@ mod tests {
         assert_eq!(of(410), Answer::Gone);
         for status in [301, 308, 400, 404, 429, 500, 503] {
             assert!(matches!(of(status), Answer::Failed(_)), "{status}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_private_address_is_refused_however_it_is_written() {
-        for host in [
-            "127.0.0.1",
-            "localhost",
-            "[::1]",
-            "0x7f.1",
-            "[::ffff:127.0.0.1]",
-            "169.254.169.254",
-            "100.64.0.1",
-        ] {
-            let url = Url::parse(&format!("http://{host}:1/")).expect("a URL");
-            let said = addresses(&url, false).await.expect_err(host);
-            assert!(said.contains("may reach"), "{host}: {said}");
-            let own = addresses(&url, true).await.expect(host);
-            assert!(!own.is_empty(), "{host}");
         }
     }
 }
