@@ -26,6 +26,8 @@
 //! | `amqp`, `cache`, [`store`], `heat` | RabbitMQ; Redis and memory; Postgres and SQLite; what is asked for most |
 //! | `health`, `telemetry` | what works; metrics, logs, traces |
 //! | [`config`], `tls`, [`secret`], [`clock`], `backoff`, `cut` | settings, and what everybody needs |
+//! | `conformance` | what the simulation's stand-ins and the real servers must do alike, for the tests |
+//! | `simulated` | what a simulation changes, in tests alone |
 //! | `redact` | what is said of errors of servers and libraries: no row of anybody's |
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
@@ -40,6 +42,8 @@ mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "faults")]
+pub mod conformance;
 mod cut;
 pub mod embedded;
 mod explain;
@@ -50,6 +54,7 @@ mod parts;
 mod pipeline;
 mod redact;
 pub mod secret;
+mod simulated;
 pub mod store;
 mod telemetry;
 mod tls;

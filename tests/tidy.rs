@@ -15,10 +15,11 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 23] = [
+const ROOMS: [&str; 25] = [
     "redact",
-    "backoff",
     "clock",
+    "simulated",
+    "backoff",
     "cut",
     "secret",
     "tls",
@@ -35,6 +36,7 @@ const ROOMS: [&str; 23] = [
     "audit",
     "http",
     "parts",
+    "conformance",
     "embedded",
     "worker",
     "cli",
@@ -49,6 +51,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "secret",
             "tls",
             "config",
@@ -61,6 +64,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "cut",
             "secret",
             "tls",
@@ -76,6 +80,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "cut",
             "secret",
             "tls",

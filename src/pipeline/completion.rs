@@ -14,13 +14,18 @@ use super::{
     store::{self, Kept, ToStore},
     verdict,
 };
-use crate::{clock, store::Inserted, telemetry::metrics::Stage};
+use crate::{
+    clock,
+    simulated::{Mutation, is_mutated},
+    store::Inserted,
+    telemetry::metrics::Stage,
+};
 use ahash::RandomState;
 use kiln_contract::failure::Failure;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Batches of look-ups whose jobs may be stored together.
@@ -148,7 +153,7 @@ impl Completions {
     fn start_one(self: &Arc<Self>, queue: &mut Queue) {
         let jobs = self.context.settings.batch_jobs;
         let half = self.context.settings.max_hold / 2;
-        let is_old = |ending: &Ending| ending.source.received.elapsed() > half;
+        let is_old = |ending: &Ending| clock::since(ending.source.received) > half;
         let batch = queue.take(jobs * BATCHES, is_old);
         queue.running += 1;
         let running = Running(self.clone());
@@ -169,14 +174,14 @@ impl Completions {
     fn time_left(&self, endings: &[Ending]) -> Duration {
         let held = endings
             .iter()
-            .map(|ending| ending.source.received.elapsed());
+            .map(|ending| clock::since(ending.source.received));
         let max = self.context.settings.max_hold;
         max.saturating_sub(held.max().unwrap_or_default())
     }
 
     async fn run(&self, mut endings: Vec<Ending>) {
         let context = &*self.context;
-        let begun = Instant::now();
+        let begun = clock::instant();
         // One moment for all: it is sent once, and every reply says what its row says.
         let now = clock::now();
         for ending in &mut endings {
@@ -211,7 +216,7 @@ impl Completions {
         }
         let mut ended: Vec<_> = endings.into_iter().zip(outcomes).collect();
         let rejected: Vec<_> = ended.extract_if(.., is_rejected).collect();
-        context.metrics.stage(Stage::Store, begun.elapsed());
+        context.metrics.stage(Stage::Store, clock::since(begun));
         self.notify(ended);
         // Nobody waits for the rows of others' rejections.
         let mut rejected = rejected.into_iter();
@@ -245,6 +250,11 @@ fn is_rejected(ended: &mut (Ending, Outcome)) -> bool {
 fn outcome(context: &Context, ending: &Ending, job: &FinishedJob, kept: Kept) -> Outcome {
     let fail = |failure: Failure| verdict::outcome(context, failure, &ending.source, &job.job_id);
     match kept {
+        Kept::Row(Inserted::Same(_)) if is_mutated(Mutation::AnswersAnew) => Outcome::Done {
+            job_id: job.job_id.clone(),
+            result: job.result.clone(),
+            repeated: true,
+        },
         Kept::Row(Inserted::New) => Outcome::Done {
             job_id: job.job_id.clone(),
             result: job.result.clone(),
@@ -289,7 +299,7 @@ fn notify(ending: Ending, outcome: Outcome) {
         mut counts,
         ..
     } = ending;
-    counts.stages.stored = begun.elapsed();
+    counts.stages.stored = clock::since(begun);
     let none = InputCounts {
         stages: counts.stages,
         ..InputCounts::default()

@@ -21,6 +21,7 @@ use super::{
     split::{self, Next, OpenJob},
     worth,
 };
+use crate::clock;
 use crate::telemetry::{
     metrics::{CloseReason, Stage},
     trace::Stages,
@@ -176,7 +177,7 @@ impl Front {
     /// Carries one batch to where its jobs part.
     async fn run(self: &Arc<Self>, sources: IndexVec<SourceIndex, JobSource>) {
         let context = &*self.context;
-        let begun = Instant::now();
+        let begun = clock::instant();
         let admission = admit::batch(context, &self.lanes, &sources);
         let mut labels = LabelCounts::default();
         let (nexts, looked_up) = {
@@ -184,9 +185,9 @@ impl Front {
             let mut plan = coalesce::plan(&admission.admitted, keeps);
             worth::judge(context, &mut plan);
             note_heat::batch(context, &plan);
-            context.metrics.stage(Stage::Parse, begun.elapsed());
+            context.metrics.stage(Stage::Parse, clock::since(begun));
             look_up::slots(context, &mut plan).await;
-            let looked_up = begun.elapsed();
+            let looked_up = clock::since(begun);
             (split::jobs(context, &plan, &mut labels), looked_up)
         };
         labels.count(&context.metrics);
