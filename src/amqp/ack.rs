@@ -167,6 +167,10 @@ impl State {
 
 /// Where frames go.
 #[derive(Debug)]
+#[cfg_attr(
+    test,
+    allow(clippy::large_enum_variant, reason = "the other one is for tests")
+)]
 enum Line {
     Channel(Channel),
     #[cfg(all(test, feature = "faults"))]

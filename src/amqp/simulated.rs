@@ -58,6 +58,8 @@ struct Inner {
     resting: Mutex<usize>,
     watch: Mutex<Watch>,
     arrived: Notify,
+    /// Breaks every connection that there is.
+    cut: Mutex<CancellationToken>,
     chance: Chance,
 }
 
@@ -79,6 +81,7 @@ impl SimulatedBroker {
             resting: Mutex::default(),
             watch: Mutex::new(watch),
             arrived: Notify::new(),
+            cut: Mutex::default(),
             chance: chance.apart(),
         }))
     }
@@ -87,6 +90,16 @@ impl SimulatedBroker {
     pub fn waiting(&self, queue: &str) -> usize {
         let ready = locked(&self.0.queues).get(queue).map_or(0, VecDeque::len);
         ready + *locked(&self.0.resting)
+    }
+
+    /// Breaks every connection.
+    pub fn restart(&self) {
+        std::mem::take(&mut *locked(&self.0.cut)).cancel();
+    }
+
+    /// What breaks a connection that is made now.
+    pub fn cut(&self) -> CancellationToken {
+        locked(&self.0.cut).clone()
     }
 
     fn saw(&self, event: &Event<'_>) {
@@ -152,7 +165,7 @@ impl SimulatedBroker {
             frames,
             closed: CancellationToken::new(),
         }));
-        tokio::spawn(channel.clone().hear(heard));
+        tokio::spawn(channel.clone().hear(heard, self.cut()));
         channel
     }
 }
@@ -175,7 +188,8 @@ struct Channel {
     queue: String,
     prefetch: usize,
     deliveries: Mutex<Deliveries>,
-    frames: mpsc::UnboundedSender<Frame>,
+    /// Frames; and nothing at the channel's orderly end.
+    frames: mpsc::UnboundedSender<Option<Frame>>,
     closed: CancellationToken,
 }
 
@@ -241,6 +255,13 @@ impl SimulatedChannel {
         }
     }
 
+    /// Ends it once all frames before were heard.
+    pub async fn end(&self) {
+        // Where nobody hears it, it has ended.
+        let _ended = self.0.frames.send(None);
+        self.closed().await;
+    }
+
     fn give_back(&self, mut message: HeldMessage) {
         message.deliveries += 1;
         let mut queues = locked(&self.0.broker.0.queues);
@@ -252,20 +273,27 @@ impl SimulatedChannel {
 
     /// Writes a frame: what comes of it, nobody says.
     pub fn send(&self, frame: Frame) -> Result<(), lapin::Error> {
-        match self.is_open() && self.0.frames.send(frame).is_ok() {
+        match self.is_open() && self.0.frames.send(Some(frame)).is_ok() {
             true => Ok(()),
             false => Err(ErrorKind::InvalidChannelState(ChannelState::Closed, "closed").into()),
         }
     }
 
-    async fn hear(self, mut frames: mpsc::UnboundedReceiver<Frame>) {
+    async fn hear(
+        self,
+        mut frames: mpsc::UnboundedReceiver<Option<Frame>>,
+        cut: CancellationToken,
+    ) {
         loop {
             let frame = tokio::select! {
                 biased;
                 () = self.0.closed.cancelled() => return,
-                frame = frames.recv() => frame,
+                () = cut.cancelled() => None,
+                frame = frames.recv() => frame.flatten(),
             };
-            let Some(frame) = frame else { return };
+            let Some(frame) = frame else {
+                return self.close();
+            };
             tokio::time::sleep(self.0.broker.0.chance.delay()).await;
             if !self.is_open() {
                 return;

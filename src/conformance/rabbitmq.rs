@@ -1,21 +1,27 @@
 //! The cases of RabbitMQ: what comes again, how often it says that it came, and what a retry queue gives back.
 
-#[cfg(test)]
-use crate::amqp::simulated::{SimulatedBroker, SimulatedChannel};
 use crate::{
     amqp::{
-        ack::{self, Acks},
+        ack,
         connection::Broker,
         consumer::QueueConsumer,
-        delivery::{Delivery, Parts},
+        delivery::Delivery,
         message,
         publisher::{self, Publisher},
         topology::{Origin, Topology},
     },
-    clock,
     config::{Amqp, Queues, Retry},
     secret::Secret,
     telemetry::metrics::Metrics,
+};
+#[cfg(test)]
+use crate::{
+    amqp::{
+        ack::Acks,
+        delivery::Parts,
+        simulated::{SimulatedBroker, SimulatedChannel},
+    },
+    clock,
 };
 use std::{fmt::Write, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A broker, and the consumer that it has now.
 enum Side {
     Real {
-        connection: lapin::Connection,
-        publisher: Publisher,
-        consumer: Option<QueueConsumer>,
+        connection: Box<lapin::Connection>,
+        publisher: Box<Publisher>,
+        consumer: Option<Box<QueueConsumer>>,
     },
     #[cfg(test)]
     Simulated {
@@ -71,7 +77,7 @@ impl Cases {
                 ..
             } => {
                 let opened = QueueConsumer::open(connection, &queue, Origin::Jobs, PREFETCH);
-                *consumer = opened.await.ok();
+                *consumer = opened.await.ok().map(Box::new);
             }
             #[cfg(test)]
             Side::Simulated { broker, consumer } => {
@@ -92,7 +98,7 @@ impl Cases {
             #[cfg(test)]
             Side::Simulated { consumer, .. } => {
                 if let Some((channel, _)) = consumer.take() {
-                    channel.close();
+                    channel.end().await;
                 }
             }
         }
@@ -214,8 +220,8 @@ pub async fn rabbitmq(url: &str) -> String {
     let (publisher, task) = publisher::must_arrive(broker, limit, Metrics::new());
     let cases = Cases {
         side: Side::Real {
-            connection,
-            publisher,
+            connection: Box::new(connection),
+            publisher: Box::new(publisher),
             consumer: None,
         },
         topology,

@@ -1,7 +1,7 @@
 //! The cases of Redis: words of every kind and order under a few keys, entries, leases, acceptances, and what becomes of each.
 
 use crate::{
-    cache::{Cache, MemoryCache, RedisCache, Word, WordKind, Words},
+    cache::{Cache, Leases, MemoryCache, RedisCache, Word, WordKind, Words},
     config::Redis,
     secret::Secret,
     telemetry::metrics::Metrics,
@@ -48,15 +48,10 @@ fn word(numbers: &mut Numbers, job: &str) -> Word {
         2 => WordKind::Refresh,
         _ => WordKind::Entry,
     };
-    let name = KEYS[numbers.below(2) as usize % KEYS.len()];
-    let mut value = reader::removal(&said);
-    // From an earlier release, which wrote no order.
-    if kind == WordKind::Entry && numbers.below(20) == 0 {
-        value = format!("{{\"job_id\":\"{job}\"}}").into_bytes();
-    }
+    let name = KEYS.get(numbers.below(2) as usize).copied();
     Word {
-        key: key::named("n", name),
-        value,
+        key: key::named("n", name.unwrap_or_default()),
+        value: reader::removal(&said),
         ttl_ms: MINUTE_MS,
         kind,
         may_be_old: kind != WordKind::Removal && numbers.below(3) == 0,
@@ -91,6 +86,13 @@ async fn words(cache: &Cache, lines: &mut String) {
     let mut numbers = Numbers(7);
     let names = KEYS.map(|name| key::named("n", name));
     for number in 0..WORDS {
+        // From an earlier release, which wrote no order; only where nothing stands.
+        if let Some(redis) = cache.server().filter(|_| number % 5 == 0) {
+            let names = names.clone().map(String::into_bytes);
+            let life = Duration::from_millis(MINUTE_MS);
+            let set = redis.set_new(&names, "{\"score\":0.5}", life).await;
+            let _written = writeln!(lines, "{number}: earlier {set:?}");
+        }
         let job = format!("job-{number}");
         let count = 1 + numbers.below(3);
         let some = (0..count).map(|_| Cow::Owned(word(&mut numbers, &job)));
@@ -109,18 +111,14 @@ async fn words(cache: &Cache, lines: &mut String) {
 }
 
 async fn entries(redis: &RedisCache, lines: &mut String) {
-    let keys: Vec<Vec<u8>> = ["x", "y", "z"].map(|key| key.as_bytes().to_vec()).into();
-    let first = redis
-        .set_new(&keys[..2], "one", Duration::from_secs(60))
-        .await;
-    let second = redis
-        .set_new(&keys[1..], "two", Duration::from_secs(60))
-        .await;
+    let [x, y, z, none] = ["x", "y", "z", "none"].map(|key| key.as_bytes().to_vec());
+    let life = Duration::from_secs(60);
+    let first = redis.set_new(&[x.clone(), y.clone()], "one", life).await;
+    let second = redis.set_new(&[y.clone(), z.clone()], "two", life).await;
+    let keys = [x, y, z, none];
     let found = redis.get(&keys, |_| 8).await;
     let found = found.map(|found| found.into_iter().map(text).collect::<Vec<_>>());
-    let ttls = redis
-        .ttls(&[keys.as_slice(), &[b"none".to_vec()]].concat())
-        .await;
+    let ttls = redis.ttls(&keys).await;
     let near = |ttl: Option<u64>| ttl.map(|ttl| ttl > 50_000 && ttl <= 60_000);
     let ttls = ttls.map(|ttls| ttls.into_iter().map(near).collect::<Vec<_>>());
     let _written = writeln!(
@@ -130,18 +128,16 @@ async fn entries(redis: &RedisCache, lines: &mut String) {
 }
 
 async fn leases(redis: &RedisCache, lines: &mut String) {
-    let keys: Vec<Vec<u8>> = ["l", "m"].map(|key| key.as_bytes().to_vec()).into();
+    let [one, two] = ["l", "m"].map(|key| key.as_bytes().to_vec());
+    let (one, both) = (vec![one.clone()], vec![one, two]);
     let life = Duration::from_secs(60);
-    let (one, other) = (
-        crate::cache::Leases::new(redis, life),
-        crate::cache::Leases::new(redis, life),
-    );
-    let asked = [one.ask(&keys[..1]).await, other.ask(&keys).await];
+    let (holder, other) = (Leases::new(redis, life), Leases::new(redis, life));
+    let asked = [holder.ask(&one).await, other.ask(&both).await];
     // Nobody gives back what isn't his.
-    other.give_back(&keys[..1]).await;
-    let kept = other.ask(&keys[..1]).await;
-    one.give_back(&keys).await;
-    let given = other.ask(&keys).await;
+    other.give_back(&one).await;
+    let kept = other.ask(&one).await;
+    holder.give_back(&both).await;
+    let given = other.ask(&both).await;
     let _written = writeln!(lines, "leases {asked:?}, kept {kept:?}, given {given:?}");
 }
 

@@ -87,10 +87,19 @@ struct Running(Arc<Completions>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.running = queue.running.saturating_sub(1);
-        self.0.start(&mut queue);
+        let due = {
+            let mut queue = self.0.queue();
+            queue.running = queue.running.saturating_sub(1);
+            self.0.due(&mut queue)
+        };
+        self.0.begin(due);
     }
+}
+
+/// What is to begin, once the queue is free again: where the runtime has ended, it is dropped at once, and looks at the queue then.
+enum Due {
+    Batch(Vec<Ending>),
+    Timer,
 }
 
 impl Completions {
@@ -109,9 +118,12 @@ impl Completions {
 
     /// Takes jobs that have ended.
     pub fn submit(self: &Arc<Self>, endings: impl IntoIterator<Item = Ending>) {
-        let mut queue = self.queue();
-        queue.waiting.extend(endings);
-        self.start(&mut queue);
+        let due = {
+            let mut queue = self.queue();
+            queue.waiting.extend(endings);
+            self.due(&mut queue)
+        };
+        self.begin(due);
     }
 
     /// Forgets what waits: its jobs go back to their owners.
@@ -120,42 +132,42 @@ impl Completions {
         drop(waiting);
     }
 
-    /// Begins as many batches as there should be.
-    fn start(self: &Arc<Self>, queue: &mut Queue) {
+    /// As many batches as there should be.
+    fn due(&self, queue: &mut Queue) -> Vec<Due> {
         let settings = &self.context.settings;
         let (jobs, max_running) = (settings.batch_jobs, settings.batches_in_flight);
+        let mut due = Vec::new();
         while !queue.waiting.is_empty()
             && (queue.running == 0 || (queue.running < max_running && queue.waiting.len() >= jobs))
         {
-            self.start_one(queue);
+            due.push(self.take_one(queue));
         }
         if !queue.waiting.is_empty() && queue.running < max_running && !queue.has_timer {
             queue.has_timer = true;
-            self.look_later();
+            due.push(Due::Timer);
         }
+        due
     }
 
-    /// Begins a batch with what waits after the longest time that it may wait for company: the one under way may be slow.
-    fn look_later(self: &Arc<Self>) {
-        let completions = self.clone();
-        self.context.tasks.spawn(async move {
-            tokio::time::sleep(completions.context.settings.batch_wait).await;
-            let mut queue = completions.queue();
-            queue.has_timer = false;
-            let max = completions.context.settings.batches_in_flight;
-            if !queue.waiting.is_empty() && queue.running < max {
-                completions.start_one(&mut queue);
-            }
-            completions.start(&mut queue);
-        });
-    }
-
-    fn start_one(self: &Arc<Self>, queue: &mut Queue) {
+    fn take_one(&self, queue: &mut Queue) -> Due {
         let jobs = self.context.settings.batch_jobs;
         let half = self.context.settings.max_hold / 2;
         let is_old = |ending: &Ending| clock::since(ending.source.received) > half;
         let batch = queue.take(jobs * BATCHES, is_old);
         queue.running += 1;
+        Due::Batch(batch)
+    }
+
+    fn begin(self: &Arc<Self>, due: Vec<Due>) {
+        for due in due {
+            match due {
+                Due::Timer => self.look_later(),
+                Due::Batch(batch) => self.begin_one(batch),
+            }
+        }
+    }
+
+    fn begin_one(self: &Arc<Self>, batch: Vec<Ending>) {
         let running = Running(self.clone());
         let left = self.time_left(&batch);
         self.context.tasks.spawn(async move {
@@ -167,6 +179,27 @@ impl Completions {
                 tracing::warn!("jobs were in hand for too long; they go back to their queue");
             }
             drop(running);
+        });
+    }
+
+    /// Begins a batch with what waits after the longest time that it may wait for company: the one under way may be slow.
+    fn look_later(self: &Arc<Self>) {
+        let completions = self.clone();
+        self.context.tasks.spawn(async move {
+            tokio::time::sleep(completions.context.settings.batch_wait).await;
+            let due = {
+                let mut queue = completions.queue();
+                queue.has_timer = false;
+                let max = completions.context.settings.batches_in_flight;
+                let may_begin = !queue.waiting.is_empty() && queue.running < max;
+                let mut due: Vec<Due> = may_begin
+                    .then(|| completions.take_one(&mut queue))
+                    .into_iter()
+                    .collect();
+                due.extend(completions.due(&mut queue));
+                due
+            };
+            completions.begin(due);
         });
     }
 

@@ -11,7 +11,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -92,6 +92,8 @@ pub fn log(line: impl FnOnce() -> String) {
 pub struct Chance {
     rng: Arc<Mutex<StdRng>>,
     is_calm: Arc<AtomicBool>,
+    /// How much more fails than usual, in tenths.
+    scale: Arc<AtomicU32>,
 }
 
 impl Chance {
@@ -100,6 +102,7 @@ impl Chance {
         Self {
             rng: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))),
             is_calm: Arc::default(),
+            scale: Arc::new(AtomicU32::new(10)),
         }
     }
 
@@ -108,6 +111,7 @@ impl Chance {
         let seed = self.draw(|rng| rng.random());
         Self {
             is_calm: self.is_calm.clone(),
+            scale: self.scale.clone(),
             ..Self::new(seed)
         }
     }
@@ -115,6 +119,11 @@ impl Chance {
     /// Lets nothing fail any more.
     pub fn calm(&self) {
         self.is_calm.store(true, Ordering::Relaxed);
+    }
+
+    /// Has so many tenths of the usual fail, here and in every stream that is apart from this one.
+    pub fn scale(&self, tenths: u32) {
+        self.scale.store(tenths, Ordering::Relaxed);
     }
 
     /// Draws something, calm or not.
@@ -129,8 +138,9 @@ impl Chance {
 
     /// Whether something fails that does in so many of a thousand cases.
     pub fn fails(&self, of_a_thousand: u32) -> bool {
-        let drawn = self.draw(|rng| rng.random_range(0..1_000));
-        drawn < of_a_thousand && !self.is_calm.load(Ordering::Relaxed)
+        let drawn = self.draw(|rng| rng.random_range(0..10_000));
+        drawn < of_a_thousand * self.scale.load(Ordering::Relaxed)
+            && !self.is_calm.load(Ordering::Relaxed)
     }
 
     /// A time, calm or not.

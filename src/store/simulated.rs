@@ -5,12 +5,15 @@
 //! while it goes on, and a row is refused. Refuses to know a history of names, callbacks, posters and runs: none of them are a batch's end.
 
 use super::{Batch, Inserted, Rejected, RejectedRow, StoreError, postgres::compared};
-use crate::simulated::{Chance, log};
+use crate::{
+    clock,
+    simulated::{Chance, log},
+};
 use kiln_contract::{failure::Rejection, key::InputHash, result::Finished};
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +78,8 @@ pub struct SimulatedStore {
     tables: Arc<Mutex<Tables>>,
     chance: Chance,
     stored: Arc<Mutex<u64>>,
+    /// Nothing is answered before.
+    away_until: Arc<Mutex<Option<Instant>>>,
     /// This client has no answers any more.
     gone: CancellationToken,
 }
@@ -86,6 +91,7 @@ impl SimulatedStore {
             tables: Arc::default(),
             chance: chance.apart(),
             stored: Arc::default(),
+            away_until: Arc::default(),
             gone: CancellationToken::new(),
         }
     }
@@ -94,6 +100,7 @@ impl SimulatedStore {
     pub fn other(&self) -> Self {
         Self {
             tables: self.tables.clone(),
+            away_until: self.away_until.clone(),
             ..Self::new(&self.chance)
         }
     }
@@ -101,6 +108,17 @@ impl SimulatedStore {
     /// Leaves this client without an answer, for good.
     pub fn leave(&self) {
         self.gone.cancel();
+    }
+
+    /// Leaves every client without an answer for so long.
+    pub fn stop(&self, time: Duration) {
+        let until = clock::instant() + time;
+        *self.away_until() = Some(until);
+    }
+
+    fn away_until(&self) -> MutexGuard<'_, Option<Instant>> {
+        let until = self.away_until.lock();
+        until.unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -213,6 +231,12 @@ impl SimulatedStore {
         tokio::time::sleep(chance.delay()).await;
         if gone.is_cancelled() {
             std::future::pending::<()>().await;
+        }
+        let is_away = self
+            .away_until()
+            .is_some_and(|until| clock::instant() < until);
+        if is_away {
+            return Err(lost());
         }
         let failure = self.failure();
         let is_done = failure.is_none() || chance.below(2) == 0;

@@ -83,7 +83,7 @@ fn locked(checks: &Arc<Mutex<Checks>>) -> MutexGuard<'_, Checks> {
 async fn simulate(shared: &Shared, chance: &Chance) -> Vec<String> {
     let plan = Plan::draw(chance);
     let store = SimulatedStore::new(chance);
-    let checks = Checks::new(&plan, store.clone());
+    let checks = Checks::new(&plan, store.clone(), shared.space());
     let redis = Server::new(&plan.redis, Some(checks::watch_redis(&checks)));
     let broker = SimulatedBroker::new(chance, checks::watch_broker(&checks));
     let servers = Servers {
@@ -113,11 +113,12 @@ async fn simulate(shared: &Shared, chance: &Chance) -> Vec<String> {
     if tokio::time::timeout(PATIENCE, end).await.is_err() {
         locked(&checks).wrong("not everything ended in time");
     }
-    for node in &nodes {
-        node.end(&checks).await;
-    }
+    // What was heard of a job holds its bytes.
     for call in calls.into_iter().flatten() {
         node::heard(call, &checks).await;
+    }
+    for node in &nodes {
+        node.end(&checks).await;
     }
     locked(&checks).conclude()
 }
@@ -147,6 +148,8 @@ async fn trouble(plan: &Plan, shared: &Shared, servers: &Servers, nodes: &mut Ve
             Trouble::RestartRedis(keeps) => servers.redis.restart(*keeps),
             Trouble::EvictKeys => servers.redis.evict(),
             Trouble::FreezeRedis(time) => servers.redis.freeze(*time),
+            Trouble::StopPostgres(time) => servers.store.stop(*time),
+            Trouble::RestartBroker => servers.broker.restart(),
             Trouble::Kill => {
                 let another = Node::start(shared, servers, plan, nodes.len());
                 nodes.first().iter().for_each(|node| node.kill());

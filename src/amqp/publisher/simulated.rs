@@ -120,7 +120,7 @@ impl Wire {
     fn open(line: &Line) -> Self {
         let (written, messages) = mpsc::unbounded_channel();
         let (answer, answers) = mpsc::unbounded_channel();
-        let cut = CancellationToken::new();
+        let cut = line.broker.cut().child_token();
         if line.chance.fails(400) {
             let (cut, life) = (cut.clone(), line.chance.millis(1..3_000));
             tokio::spawn(async move {

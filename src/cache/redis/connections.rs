@@ -36,7 +36,6 @@ use tokio::sync::Semaphore;
 
 /// How often it is said that a connection is lost while the others go on.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-
 /// The rest before the server that takes writes is looked for again, as a part of the usual one.
 const FOLLOWING: Range<f64> = 0.2..0.35;
 

@@ -134,11 +134,6 @@ impl Server {
         self.state().frozen_until = clock::instant() + time;
     }
 
-    /// What stands under a key.
-    pub fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
-        self.state().keys.get(key).map(<[u8]>::to_vec)
-    }
-
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

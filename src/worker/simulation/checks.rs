@@ -1,19 +1,19 @@
 //! Owns what must hold of a simulation, checked as it happens: see the list above.
 
 use super::{
-    jobs::{Job, MODEL, Posting, REPLIES, TEXTS, VERSION},
+    jobs::{Job, MODEL, Posting, RANKING, REPLIES, TEXTS, VERSION},
     locked,
     plan::Plan,
 };
 use crate::{
     amqp::simulated::{Event, HeldMessage, Watch as BrokerWatch},
-    cache::simulated::Watch as RedisWatch,
+    cache::{Space, simulated::Watch as RedisWatch},
     clock,
     simulated::{log, output},
     store::simulated::{JobState, SimulatedStore},
 };
 use kiln_contract::{
-    key::{self, hash_body, hash_text},
+    key::{self, InputHash, hash_body, hash_text},
     reader,
     result::Finished,
 };
@@ -41,6 +41,7 @@ pub struct Checks {
     postings: Vec<Posting>,
     has_order: bool,
     store: SimulatedStore,
+    space: Space,
     problems: Vec<String>,
     /// Of messages, by their numbers: which had a reply, a dead letter, messages for further tries, and their end.
     replied: BTreeSet<usize>,
@@ -79,14 +80,15 @@ fn is_close(value: &Value, expected: f32) -> bool {
 }
 
 impl Checks {
-    pub fn new(plan: &Plan, store: SimulatedStore) -> Arc<Mutex<Self>> {
+    pub fn new(plan: &Plan, store: SimulatedStore, space: Space) -> Arc<Mutex<Self>> {
         let jobs = plan.jobs.iter().chain(&plan.calls);
         let keys = jobs.clone().flat_map(|job| &job.inputs);
-        let names = keys.flat_map(|input| {
-            let entry = key::named(MODEL, &input.key);
+        let keys = keys.map(|input| input.key.as_str()).chain([RANKING]);
+        let names = keys.flat_map(|known| {
+            let entry = key::named(MODEL, known);
             let removed = key::removed(&entry);
             [(entry, false), (removed, true)]
-                .map(|(name, is_removal)| (name.into_bytes(), (input.key.clone(), is_removal)))
+                .map(|(name, is_removal)| (name.into_bytes(), (known.to_owned(), is_removal)))
         });
         let names = names.collect();
         let acceptances = jobs.map(|job| key::accepted(&job.id)).collect();
@@ -98,6 +100,7 @@ impl Checks {
             postings: plan.postings.clone(),
             has_order: plan.redis_works || plan.jobs.iter().any(|job| job.as_of.is_some()),
             store,
+            space,
             problems: Vec::new(),
             replied: BTreeSet::new(),
             dead: BTreeSet::new(),
@@ -251,11 +254,30 @@ impl Checks {
         if let Some((known, is_removal)) = self.names.get(key).cloned() {
             return self.word(&known, is_removal, value);
         }
+        if let (Some(value), Some((_, _, input))) = (value, key::read_entry(key)) {
+            return self.entry(&input, value);
+        }
         if let Some(at) = value.filter(|_| self.acceptances.contains(key)) {
             let at = std::str::from_utf8(at).ok().and_then(|at| at.parse().ok());
             let first = self.accepted.entry(key.to_vec());
             first.or_insert(at.unwrap_or_default());
         }
+    }
+
+    /// An entry of Kiln's own comes.
+    fn entry(&mut self, input: &InputHash, value: &[u8]) {
+        let row = self.space.row(input, value);
+        let texts = self.texts();
+        let expected = texts.get(input).map(|text| output(MODEL, VERSION, text));
+        if expected.is_none() || row.as_deref() != expected.as_ref().map(std::slice::from_ref) {
+            self.wrong(format!("an entry has {row:?}, its input {expected:?}"));
+        }
+    }
+
+    /// Every text that may be scored, by its hash.
+    fn texts(&self) -> BTreeMap<InputHash, String> {
+        let texts = (0..TEXTS.max(self.postings.len())).map(|number| format!("text {number}"));
+        texts.map(|text| (hash_text(&text, None), text)).collect()
     }
 
     /// A word comes to a reader's key, or leaves it.
@@ -281,7 +303,15 @@ impl Checks {
             return self.wrong(format!("{key}: a word of {job_id}, which isn't done"));
         };
         let value: Value = serde_json::from_slice(value).unwrap_or_default();
+        let items = || value["items"].as_array().cloned().unwrap_or_default();
+        let is_item = |(item, (key, score)): (&Value, &(&str, f32))| {
+            item["key"] == *key && is_close(&item["score"], *score)
+        };
         let is_own = match job.score(key) {
+            _ if key == RANKING => {
+                let (found, ranking) = (items(), job.ranking());
+                found.len() == ranking.len() && found.iter().zip(&ranking).all(is_item)
+            }
             Some(score) => !is_removal && is_close(&value["score"], score),
             None => is_removal,
         };
@@ -319,8 +349,7 @@ impl Checks {
                 self.wrong(format!("{number} has no end"));
             }
         }
-        let texts = (0..TEXTS.max(self.postings.len())).map(|number| format!("text {number}"));
-        let texts: BTreeMap<_, _> = texts.map(|text| (hash_text(&text, None), text)).collect();
+        let texts = self.texts();
         for ((input, model, version), outputs) in self.store.scores() {
             let text = texts.get(&input);
             let expected = text.map(|text| output(&model, &version, text));

@@ -21,6 +21,10 @@ pub const VERSION: &str = "1";
 /// A text on which the model fails.
 pub const BROKEN: &str = "panic";
 
+/// The key of every ranking, and how many items it has at the most.
+pub const RANKING: &str = "ranking";
+const TOP: usize = 2;
+
 /// Keys that readers know, and texts: few, so that jobs meet.
 const KEYS: usize = 3;
 pub const TEXTS: usize = 6;
@@ -38,6 +42,8 @@ pub struct Job {
     pub id: String,
     pub inputs: Vec<Input>,
     pub named: bool,
+    /// It keeps a ranking, under a key of that name.
+    pub ranks: bool,
     pub as_of: Option<u64>,
     /// It has a field that no job has.
     pub is_invalid: bool,
@@ -75,6 +81,7 @@ impl Job {
             },
             inputs,
             named,
+            ranks: chance.below(4) == 0,
             as_of: as_of.map(|number| 1_000 + number as u64),
             is_invalid: chance.below(30) == 0,
         }
@@ -97,10 +104,23 @@ impl Job {
         if let Some(as_of) = self.as_of {
             body["as_of"] = as_of.into();
         }
+        if self.ranks {
+            body["rank"] = json!({"key": RANKING, "top": TOP});
+        }
         if self.is_invalid {
             body["nonsense"] = true.into();
         }
         body.to_string().into_bytes()
+    }
+
+    /// What its ranking says: scores, the highest first.
+    pub fn ranking(&self) -> Vec<(&str, f32)> {
+        let scored = self.inputs.iter();
+        let scored = scored.filter_map(|input| Some((&*input.key, self.score(&input.key)?)));
+        let mut ranked: Vec<(&str, f32)> = scored.collect();
+        ranked.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+        ranked.truncate(TOP);
+        ranked
     }
 
     /// What the model gives for an input.

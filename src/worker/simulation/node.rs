@@ -3,7 +3,7 @@
 
 use super::{
     checks::Checks,
-    jobs::{Job, QUEUE},
+    jobs::{Job, MODEL, QUEUE},
     locked,
     plan::Plan,
 };
@@ -15,7 +15,7 @@ use crate::{
         simulated::{HeldMessage, SimulatedBroker, SimulatedChannel},
         topology::{Origin, Topology},
     },
-    cache::{Cache, MemoryCache, RedisCache, simulated::Server},
+    cache::{Cache, MemoryCache, RedisCache, Space, simulated::Server},
     clock,
     config::Settings,
     health::Health,
@@ -71,6 +71,11 @@ impl Shared {
             settings,
         }
     }
+
+    /// The entries of the jobs' model.
+    pub fn space(&self) -> Space {
+        Space::new(self.registry.resolve(MODEL).expect("the model").info())
+    }
 }
 
 /// The stand-ins.
@@ -98,6 +103,8 @@ impl Node {
     pub fn start(shared: &Shared, servers: &Servers, plan: &Plan, number: usize) -> Self {
         let mut settings = shared.settings.clone();
         settings.intake.batch_jobs = plan.batch_jobs;
+        settings.intake.batches_in_flight = plan.batches_in_flight;
+        settings.intake.max_bytes_in_hand = plan.max_bytes_in_hand;
         settings.cache.lease_from_ms = if plan.leases { 0.0 } else { 1e9 };
         let url = Secret::new(format!("redis://worker-{number}/0"));
         let (redis, store) = (servers.redis.listen(&url), servers.store.other());
@@ -279,7 +286,7 @@ impl Session {
             self.take(&channel, &acks, life).await;
             if self.stop.is_cancelled() {
                 acks.flush(true).await;
-                tokio::time::sleep(self.chance.millis(0..100)).await;
+                channel.end().await;
             }
             log(|| "a channel ends".to_owned());
             channel.close();

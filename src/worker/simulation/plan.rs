@@ -11,6 +11,10 @@ pub enum Trouble {
     RestartRedis(bool),
     EvictKeys,
     FreezeRedis(Duration),
+    /// Postgres is away for so long.
+    StopPostgres(Duration),
+    /// Every connection to RabbitMQ breaks.
+    RestartBroker,
     /// The first worker is gone, and another one starts.
     Kill,
     /// The last worker stops, and another one starts.
@@ -35,13 +39,18 @@ pub struct Plan {
     pub redis_works: bool,
     pub leases: bool,
     pub batch_jobs: usize,
+    pub batches_in_flight: usize,
+    /// So that few jobs may be in hand.
+    pub max_bytes_in_hand: usize,
 }
 
 impl Plan {
     pub fn draw(chance: &Chance) -> Self {
+        chance.scale([2, 10, 25][chance.below(3)]);
         let ordered = chance.below(3) == 0;
         let redis_works = !ordered && chance.below(2) == 0;
         let redis = Chance::new(chance.draw(rand::Rng::random));
+        redis.scale([2, 10, 25][chance.below(3)]);
         if redis_works {
             redis.calm();
         }
@@ -67,6 +76,11 @@ impl Plan {
             redis_works,
             leases: chance.below(2) == 0,
             batch_jobs: 1 + chance.below(6),
+            batches_in_flight: 1 + chance.below(3),
+            max_bytes_in_hand: match chance.below(3) {
+                0 => 8 << 10,
+                _ => 64 << 20,
+            },
         }
     }
 }
@@ -109,9 +123,11 @@ fn troubles(chance: &Chance, redis_works: bool) -> Vec<(Duration, Trouble)> {
             1 => Trouble::EvictKeys,
             _ => Trouble::FreezeRedis(chance.millis(100..4_000)),
         };
-        let trouble = match chance.below(5) {
-            0 | 1 if !redis_works => of_redis,
-            2 => Trouble::Stop,
+        let trouble = match chance.below(8) {
+            0..=2 if !redis_works => of_redis,
+            3 => Trouble::Stop,
+            4 => Trouble::StopPostgres(chance.millis(500..30_000)),
+            5 => Trouble::RestartBroker,
             _ => Trouble::Kill,
         };
         (chance.millis(10..2_500), trouble)

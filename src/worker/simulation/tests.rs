@@ -9,7 +9,10 @@ const SEEDS: u64 = 1_500;
 /// Seeds among which one must notice what is broken.
 const SEEDS_FOR_A_MUTATION: u64 = 400;
 /// Seeds that found a fault, which is mended.
-const FOUND: [u64; 0] = [];
+const FOUND: [u64; 1] = [
+    // The runtime ended while jobs waited: what was to take them was dropped with their queue's lock held, and wanted that.
+    1,
+];
 /// A seed to be run alone, with all that happens.
 const SEED: &str = "KILN_SIMULATION_SEED";
 /// The first seed, and for how long further ones are run.
