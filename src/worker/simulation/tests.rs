@@ -5,7 +5,7 @@ use crate::simulated::Mutation;
 use std::time::{Duration, Instant};
 
 /// Seeds of an ordinary run of the tests.
-const SEEDS: u64 = 1_500;
+const SEEDS: u64 = 600;
 /// Seeds among which one must notice what is broken.
 const SEEDS_FOR_A_MUTATION: u64 = 400;
 /// Seeds that found a fault, which is mended.
