@@ -3,6 +3,7 @@
 //! The jitter follows "Exponential Backoff And Jitter" (Brooker, AWS Architecture Blog, 2015): a fleet that
 //! lost its broker together must not come back together.
 
+use crate::clock;
 use rand::Rng;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ impl Backoff {
         let doubled = self.first.saturating_mul(1u32 << self.attempts.min(16));
         self.attempts = self.attempts.saturating_add(1);
         let cap = doubled.min(self.max);
-        cap.mul_f64(rand::rng().random_range(0.5..=1.0))
+        cap.mul_f64(clock::rng().random_range(0.5..=1.0))
     }
 
     /// How many waits were handed out since the last [`Backoff::reset`].

@@ -1,4 +1,13 @@
 //! Owns the time of day and randomness that decisions use, so that a test can own them instead.
+//!
+//! In tests, within a [`Simulated`], time is the runtime's, which may stand still, and randomness follows from a seed.
+
+#[cfg(test)]
+#[cfg(feature = "faults")]
+mod simulated;
+
+#[cfg(all(test, feature = "faults"))]
+pub use simulated::{AnyRng as ClockRng, Simulated};
 
 use chrono::{DateTime, Utc};
 use kiln_contract::order::Moment;
@@ -23,8 +32,38 @@ const STEP_MICROS: u64 = 50_000;
 /// How long asking the system's clock takes at most: a process that was held up meanwhile knows nothing.
 const ASKING: Duration = Duration::from_millis(1);
 
+/// The generator that [`rng`] gives.
+#[cfg(not(all(test, feature = "faults")))]
+pub type ClockRng = rand::rngs::ThreadRng;
+
+/// Randomness: that of the thread.
+#[cfg(not(all(test, feature = "faults")))]
+pub fn rng() -> ClockRng {
+    rand::rng()
+}
+
+/// Randomness: that of the thread, or the simulation's on it.
+#[cfg(all(test, feature = "faults"))]
+pub fn rng() -> ClockRng {
+    simulated::rng()
+}
+
+/// Now, by the clock of the runtime that this is called on.
+pub fn instant() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// How long ago that was, by the same clock.
+pub fn since(at: Instant) -> Duration {
+    instant().saturating_duration_since(at)
+}
+
 /// Now, for something that comes in: later than all that came in before it, by a microsecond where they come together.
 pub fn received() -> Instant {
+    #[cfg(all(test, feature = "faults"))]
+    if let Some(at) = simulated::received() {
+        return at;
+    }
     let origin = *ORIGIN.get_or_init(Instant::now);
     let now = micros(origin.elapsed());
     let next = |latest: u64| now.max(latest + 1);
@@ -37,6 +76,10 @@ pub fn received() -> Instant {
 /// The time of day at an instant of this process. Instants that are apart give moments that are apart, in the same order, unless the
 /// system's clock is set anew.
 pub fn moment(at: Instant) -> Moment {
+    #[cfg(all(test, feature = "faults"))]
+    if let Some(moment) = simulated::moment(at) {
+        return moment;
+    }
     let origin = *ORIGIN.get_or_init(Instant::now);
     let since = micros(at.saturating_duration_since(origin));
     Moment::from_micros(origin_at(origin).saturating_add_unsigned(since))
@@ -63,8 +106,16 @@ fn micros(duration: Duration) -> u64 {
 
 /// Now, cut to the milliseconds that the contract carries, so that a stored and a sent instant are equal.
 pub fn now() -> DateTime<Utc> {
-    let now = Utc::now();
+    let now = utc();
     DateTime::from_timestamp_millis(now.timestamp_millis()).unwrap_or(now)
+}
+
+fn utc() -> DateTime<Utc> {
+    #[cfg(all(test, feature = "faults"))]
+    if let Some(now) = simulated::now() {
+        return now;
+    }
+    Utc::now()
 }
 
 /// A life in milliseconds for an entry that may live `ttl_seconds`: at most 10 % shorter, by `share` of

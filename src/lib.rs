@@ -27,6 +27,8 @@
 //! | `health`, `telemetry` | what works; metrics, logs, traces |
 //! | `outbound` | connects to hosts that somebody else has named |
 //! | [`config`], `tls`, [`secret`], [`clock`], `backoff`, `cut` | settings, and what everybody needs |
+//! | `conformance` | what the simulation's stand-ins and the real servers must do alike, for the tests |
+//! | `simulated` | what a simulation changes, in tests alone |
 //! | `redact` | what is said of errors of servers and libraries: no row of anybody's |
 //! | [`kiln_contract`], [`kiln_model`], `kiln_kernels` | crates of their own: the contract; models; the processor's kernels |
 
@@ -41,6 +43,8 @@ mod cache;
 pub mod cli;
 pub mod clock;
 pub mod config;
+#[cfg(feature = "faults")]
+pub mod conformance;
 mod cut;
 pub mod embedded;
 mod explain;
@@ -52,6 +56,7 @@ mod parts;
 mod pipeline;
 mod redact;
 pub mod secret;
+mod simulated;
 pub mod store;
 mod telemetry;
 mod tls;

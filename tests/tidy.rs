@@ -15,10 +15,11 @@ use source::{File, Tree};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The rooms of the root package, the lower ones first: a room imports only those before it.
-const ROOMS: [&str; 24] = [
+const ROOMS: [&str; 26] = [
     "redact",
-    "backoff",
     "clock",
+    "simulated",
+    "backoff",
     "cut",
     "secret",
     "tls",
@@ -36,6 +37,7 @@ const ROOMS: [&str; 24] = [
     "audit",
     "http",
     "parts",
+    "conformance",
     "embedded",
     "worker",
     "cli",
@@ -50,6 +52,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "secret",
             "tls",
             "config",
@@ -62,6 +65,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "cut",
             "secret",
             "tls",
@@ -77,6 +81,7 @@ const LEAVES: [(&str, &[&str]); 4] = [
             "redact",
             "backoff",
             "clock",
+            "simulated",
             "cut",
             "secret",
             "tls",

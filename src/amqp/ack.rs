@@ -3,7 +3,12 @@
 //! Promises that a delivery is settled once, that an acknowledgement of many never covers one that isn't
 //! settled, and that a guard which is dropped returns its message. [`Window`] is pure.
 
-use crate::redact::Redact;
+#[cfg(all(test, feature = "faults"))]
+use super::simulated::SimulatedChannel;
+use crate::{
+    redact::Redact,
+    simulated::{Mutation, is_mutated},
+};
 use lapin::{
     Channel,
     options::{BasicAckOptions, BasicRejectOptions},
@@ -160,10 +165,22 @@ impl State {
     }
 }
 
+/// Where frames go.
+#[derive(Debug)]
+#[cfg_attr(
+    test,
+    allow(clippy::large_enum_variant, reason = "the other one is for tests")
+)]
+enum Line {
+    Channel(Channel),
+    #[cfg(all(test, feature = "faults"))]
+    Simulated(SimulatedChannel),
+}
+
 /// The settlements of one channel.
 #[derive(Debug)]
 pub struct Acks {
-    channel: Channel,
+    line: Line,
     state: BlockingMutex<State>,
     /// One flush at a time: an acknowledgement of many must not overtake another.
     sending: Mutex<()>,
@@ -173,8 +190,18 @@ pub struct Acks {
 impl Acks {
     /// For the deliveries of this channel.
     pub fn new(channel: Channel) -> Arc<Self> {
+        Self::over(Line::Channel(channel))
+    }
+
+    /// For those of a simulation's channel.
+    #[cfg(all(test, feature = "faults"))]
+    pub fn simulated(channel: SimulatedChannel) -> Arc<Self> {
+        Self::over(Line::Simulated(channel))
+    }
+
+    fn over(line: Line) -> Arc<Self> {
         Arc::new(Self {
-            channel,
+            line,
             state: BlockingMutex::default(),
             sending: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -203,7 +230,11 @@ impl Acks {
     }
 
     async fn send(&self, frame: Frame) -> Result<(), lapin::Error> {
-        let channel = &self.channel;
+        let channel = match &self.line {
+            Line::Channel(channel) => channel,
+            #[cfg(all(test, feature = "faults"))]
+            Line::Simulated(channel) => return channel.send(frame),
+        };
         match frame {
             Frame::AckUpTo(tag) => {
                 let many = BasicAckOptions { multiple: true };
@@ -227,7 +258,11 @@ impl Acks {
 
     /// Whether the channel is still there: nothing can be settled on one that is gone.
     pub fn is_open(&self) -> bool {
-        self.channel.status().connected()
+        match &self.line {
+            Line::Channel(channel) => channel.status().connected(),
+            #[cfg(all(test, feature = "faults"))]
+            Line::Simulated(channel) => channel.is_open(),
+        }
     }
 
     /// Keeps acknowledgements back for as long as the guard lives.
@@ -261,6 +296,9 @@ async fn send_all<E, S: Future<Output = Result<(), E>>>(
     loop {
         let next = locked(state).unsent.pop_front();
         let Some(frame) = next else { return Ok(()) };
+        if is_mutated(Mutation::SettlesTwice) {
+            send(frame).await?;
+        }
         if let Err(error) = send(frame).await {
             locked(state).unsent.clear();
             return Err(error);

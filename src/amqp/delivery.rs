@@ -149,7 +149,7 @@ impl Delivery {
             let at_ms: i64 = at.parse().ok()?;
             let left_ms = at_ms.saturating_sub(clock::now().timestamp_millis());
             let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or_default());
-            return Instant::now().checked_add(left);
+            return clock::instant().checked_add(left);
         }
         let expiration = self.properties.expiration().as_ref()?;
         let ms: u64 = expiration.as_str().parse().ok()?;

@@ -22,7 +22,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Header of a dead letter: the rejection's code.
 pub const ERROR_CODE: &str = "kiln-error-code";
@@ -280,7 +280,7 @@ fn expiration(left: Duration) -> ShortString {
 fn note_expiration(delivery: &Delivery, headers: &mut FieldTable) -> Option<Duration> {
     let left = delivery
         .expires()?
-        .saturating_duration_since(Instant::now());
+        .saturating_duration_since(clock::instant());
     let left_ms = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
     let at_ms = clock::now().timestamp_millis().saturating_add(left_ms);
     note(headers, EXPIRES_AT, &at_ms.to_string());

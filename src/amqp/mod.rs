@@ -21,5 +21,8 @@ pub mod publisher;
 mod returns;
 pub(crate) mod screen;
 pub mod shards;
+#[cfg(test)]
+#[cfg(feature = "faults")]
+pub mod simulated;
 pub mod spread;
 pub mod topology;

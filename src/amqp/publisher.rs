@@ -10,6 +10,9 @@ mod flights;
 mod line;
 mod notices;
 mod outbox;
+#[cfg(test)]
+#[cfg(feature = "faults")]
+pub mod simulated;
 mod status;
 mod task;
 mod verdict;

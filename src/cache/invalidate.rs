@@ -16,7 +16,7 @@ use kiln_contract::key;
 use redis::{Cmd, RedisError};
 
 /// Raises a mark, stored for twice as long as an entry can be: TTLs are spread downwards only. Gives the one that was there.
-const RAISE: &str = "local mark = tonumber(redis.call('GET', KEYS[1])) or 0
+pub(super) const RAISE: &str = "local mark = tonumber(redis.call('GET', KEYS[1])) or 0
 if mark < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2]) end
 return string.format('%.0f', mark)";
 /// Marks that are looked after at a time.

@@ -4,11 +4,12 @@
 //! a late holder writes is what anyone else would have written, since a score depends on its input alone.
 
 use super::RedisCache;
+use crate::clock;
 use rand::Rng;
 use std::time::Duration;
 
 /// Gives a key back where it is still ours.
-const GIVE_BACK: &str =
+pub(super) const GIVE_BACK: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
 /// One worker's leases of one batch.
@@ -22,7 +23,7 @@ pub struct Leases<'a> {
 impl<'a> Leases<'a> {
     /// Leases that end after `life` where they aren't given back.
     pub fn new(redis: &'a RedisCache, life: Duration) -> Self {
-        let token: [u8; 16] = rand::rng().random();
+        let token: [u8; 16] = clock::rng().random();
         Self {
             redis,
             token: hex::encode(token),

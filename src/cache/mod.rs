@@ -17,6 +17,8 @@ mod samples;
 mod tally;
 
 use self::redis::Put;
+#[cfg(all(test, feature = "faults"))]
+pub use self::redis::simulated;
 pub use self::redis::{
     Capacity, Forgotten, KeyReader, Kind, Published, REMOVED, RedisCache, Survey, Word, WordKind,
     Words, connect, memory_bytes, survey,

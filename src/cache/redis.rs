@@ -18,6 +18,9 @@ mod primaries;
 mod published;
 mod question;
 mod shared;
+#[cfg(test)]
+#[cfg(feature = "faults")]
+pub mod simulated;
 mod size;
 mod source;
 mod spread;
@@ -41,6 +44,7 @@ use super::{
     tally::{Tallied, Tally},
 };
 use crate::{
+    clock,
     config::Redis,
     secret::Secret,
     telemetry::metrics::{CacheOperation, CacheOutcome, Metrics, Server},
@@ -311,7 +315,7 @@ impl RedisCache {
         size: Size,
         again: Again,
     ) -> Option<T> {
-        let begun = Instant::now();
+        let begun = clock::instant();
         let answered = self.home.ask(question, size, again).await;
         if answered.is_err() && self.home.is_cluster() {
             // It is asked in another way.
@@ -341,7 +345,7 @@ impl RedisCache {
             CacheOutcome::Error
         };
         self.metrics
-            .cache(operation, outcome, Some(begun.elapsed()));
+            .cache(operation, outcome, Some(clock::since(begun)));
         let failure = result.as_ref().err().map(|error| self.scrub(error));
         self.tally.add(failure);
         self.note(operation, result.as_ref().err());

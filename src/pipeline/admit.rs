@@ -186,6 +186,8 @@ fn callback(context: &Context, job: &Job<'_>) -> Result<Option<Callback>, Reject
     let host = match context.store {
         Store::Postgres(_) => settings.callbacks.host_of(url, settings.store.jobs),
         Store::Sqlite(_) => Err("there are no callbacks here: they need Postgres"),
+        #[cfg(all(test, feature = "faults"))]
+        Store::Simulated(_) => Err("there are no callbacks here: they need Postgres"),
     };
     let host = host.map_err(|why| Rejection::invalid("callback_url", why))?;
     Ok(Some(Callback {

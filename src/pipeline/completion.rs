@@ -14,13 +14,18 @@ use super::{
     store::{self, Kept, ToStore},
     verdict,
 };
-use crate::{clock, store::Inserted, telemetry::metrics::Stage};
+use crate::{
+    clock,
+    simulated::{Mutation, is_mutated},
+    store::Inserted,
+    telemetry::metrics::Stage,
+};
 use ahash::RandomState;
 use kiln_contract::failure::Failure;
 use std::{
     collections::{HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Batches of look-ups whose jobs may be stored together.
@@ -82,10 +87,19 @@ struct Running(Arc<Completions>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.running = queue.running.saturating_sub(1);
-        self.0.start(&mut queue);
+        let due = {
+            let mut queue = self.0.queue();
+            queue.running = queue.running.saturating_sub(1);
+            self.0.due(&mut queue)
+        };
+        self.0.begin(due);
     }
+}
+
+/// What is to begin, once the queue is free again: where the runtime has ended, it is dropped at once, and looks at the queue then.
+enum Due {
+    Batch(Vec<Ending>),
+    Timer,
 }
 
 impl Completions {
@@ -104,9 +118,12 @@ impl Completions {
 
     /// Takes jobs that have ended.
     pub fn submit(self: &Arc<Self>, endings: impl IntoIterator<Item = Ending>) {
-        let mut queue = self.queue();
-        queue.waiting.extend(endings);
-        self.start(&mut queue);
+        let due = {
+            let mut queue = self.queue();
+            queue.waiting.extend(endings);
+            self.due(&mut queue)
+        };
+        self.begin(due);
     }
 
     /// Forgets what waits: its jobs go back to their owners.
@@ -115,42 +132,42 @@ impl Completions {
         drop(waiting);
     }
 
-    /// Begins as many batches as there should be.
-    fn start(self: &Arc<Self>, queue: &mut Queue) {
+    /// As many batches as there should be.
+    fn due(&self, queue: &mut Queue) -> Vec<Due> {
         let settings = &self.context.settings;
         let (jobs, max_running) = (settings.batch_jobs, settings.batches_in_flight);
+        let mut due = Vec::new();
         while !queue.waiting.is_empty()
             && (queue.running == 0 || (queue.running < max_running && queue.waiting.len() >= jobs))
         {
-            self.start_one(queue);
+            due.push(self.take_one(queue));
         }
         if !queue.waiting.is_empty() && queue.running < max_running && !queue.has_timer {
             queue.has_timer = true;
-            self.look_later();
+            due.push(Due::Timer);
+        }
+        due
+    }
+
+    fn take_one(&self, queue: &mut Queue) -> Due {
+        let jobs = self.context.settings.batch_jobs;
+        let half = self.context.settings.max_hold / 2;
+        let is_old = |ending: &Ending| clock::since(ending.source.received) > half;
+        let batch = queue.take(jobs * BATCHES, is_old);
+        queue.running += 1;
+        Due::Batch(batch)
+    }
+
+    fn begin(self: &Arc<Self>, due: Vec<Due>) {
+        for due in due {
+            match due {
+                Due::Timer => self.look_later(),
+                Due::Batch(batch) => self.begin_one(batch),
+            }
         }
     }
 
-    /// Begins a batch with what waits after the longest time that it may wait for company: the one under way may be slow.
-    fn look_later(self: &Arc<Self>) {
-        let completions = self.clone();
-        self.context.tasks.spawn(async move {
-            tokio::time::sleep(completions.context.settings.batch_wait).await;
-            let mut queue = completions.queue();
-            queue.has_timer = false;
-            let max = completions.context.settings.batches_in_flight;
-            if !queue.waiting.is_empty() && queue.running < max {
-                completions.start_one(&mut queue);
-            }
-            completions.start(&mut queue);
-        });
-    }
-
-    fn start_one(self: &Arc<Self>, queue: &mut Queue) {
-        let jobs = self.context.settings.batch_jobs;
-        let half = self.context.settings.max_hold / 2;
-        let is_old = |ending: &Ending| ending.source.received.elapsed() > half;
-        let batch = queue.take(jobs * BATCHES, is_old);
-        queue.running += 1;
+    fn begin_one(self: &Arc<Self>, batch: Vec<Ending>) {
         let running = Running(self.clone());
         let left = self.time_left(&batch);
         self.context.tasks.spawn(async move {
@@ -165,18 +182,39 @@ impl Completions {
         });
     }
 
+    /// Begins a batch with what waits after the longest time that it may wait for company: the one under way may be slow.
+    fn look_later(self: &Arc<Self>) {
+        let completions = self.clone();
+        self.context.tasks.spawn(async move {
+            tokio::time::sleep(completions.context.settings.batch_wait).await;
+            let due = {
+                let mut queue = completions.queue();
+                queue.has_timer = false;
+                let max = completions.context.settings.batches_in_flight;
+                let may_begin = !queue.waiting.is_empty() && queue.running < max;
+                let mut due: Vec<Due> = may_begin
+                    .then(|| completions.take_one(&mut queue))
+                    .into_iter()
+                    .collect();
+                due.extend(completions.due(&mut queue));
+                due
+            };
+            completions.begin(due);
+        });
+    }
+
     /// How long the oldest of these jobs may still be in hand.
     fn time_left(&self, endings: &[Ending]) -> Duration {
         let held = endings
             .iter()
-            .map(|ending| ending.source.received.elapsed());
+            .map(|ending| clock::since(ending.source.received));
         let max = self.context.settings.max_hold;
         max.saturating_sub(held.max().unwrap_or_default())
     }
 
     async fn run(&self, mut endings: Vec<Ending>) {
         let context = &*self.context;
-        let begun = Instant::now();
+        let begun = clock::instant();
         // One moment for all: it is sent once, and every reply says what its row says.
         let now = clock::now();
         for ending in &mut endings {
@@ -211,7 +249,7 @@ impl Completions {
         }
         let mut ended: Vec<_> = endings.into_iter().zip(outcomes).collect();
         let rejected: Vec<_> = ended.extract_if(.., is_rejected).collect();
-        context.metrics.stage(Stage::Store, begun.elapsed());
+        context.metrics.stage(Stage::Store, clock::since(begun));
         self.notify(ended);
         // Nobody waits for the rows of others' rejections.
         let mut rejected = rejected.into_iter();
@@ -245,6 +283,11 @@ fn is_rejected(ended: &mut (Ending, Outcome)) -> bool {
 fn outcome(context: &Context, ending: &Ending, job: &FinishedJob, kept: Kept) -> Outcome {
     let fail = |failure: Failure| verdict::outcome(context, failure, &ending.source, &job.job_id);
     match kept {
+        Kept::Row(Inserted::Same(_)) if is_mutated(Mutation::AnswersAnew) => Outcome::Done {
+            job_id: job.job_id.clone(),
+            result: job.result.clone(),
+            repeated: true,
+        },
         Kept::Row(Inserted::New) => Outcome::Done {
             job_id: job.job_id.clone(),
             result: job.result.clone(),
@@ -289,7 +332,7 @@ fn notify(ending: Ending, outcome: Outcome) {
         mut counts,
         ..
     } = ending;
-    counts.stages.stored = begun.elapsed();
+    counts.stages.stored = clock::since(begun);
     let none = InputCounts {
         stages: counts.stages,
         ..InputCounts::default()

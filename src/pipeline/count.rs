@@ -8,6 +8,7 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
 };
+use crate::clock;
 use crate::telemetry::metrics::{InputResult, JobOutcome, Metrics};
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ pub(super) fn one(context: &Context, received: Instant, outcome: &Outcome, input
     if let Outcome::Rejected { rejection, .. } = outcome {
         metrics.rejection(rejection.code);
     }
-    metrics.job(received.elapsed());
+    metrics.job(clock::since(received));
     count_inputs(metrics, inputs);
 }
 
@@ -48,10 +49,10 @@ pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
         if let Outcome::Rejected { rejection, .. } = outcome {
             metrics.rejection(rejection.code);
         }
-        metrics.job(ending.source.received.elapsed());
+        metrics.job(clock::since(ending.source.received));
         for repeat in &ending.repeats {
             count(outcome.repeated().kind(), 1);
-            metrics.job(repeat.received.elapsed());
+            metrics.job(clock::since(repeat.received));
         }
         // One that is rejected in the end asked for nothing that anybody gets.
         if !matches!(outcome, Outcome::Rejected { .. }) {
@@ -69,7 +70,7 @@ pub(super) fn batch(context: &Context, ended: &[(Ending, Outcome)]) {
             .filter(|(ending, _)| !ending.source.refreshes_ttl());
         insight.note(asked.filter_map(|(ending, _)| match &ending.end {
             End::Finished(job) => {
-                let latency = ending.source.received.elapsed();
+                let latency = clock::since(ending.source.received);
                 Some((job.result.namespace.as_str(), &job.note, latency))
             }
             End::Failed { .. } => None,

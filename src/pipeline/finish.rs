@@ -122,7 +122,7 @@ fn finish<'r>(
 /// How long a job has taken; where readers are shown something of it, since a worker first accepted it: a repeat of it is no newer than
 /// that.
 fn elapsed(head: &Head<'_>) -> Duration {
-    let here = head.source.received.elapsed();
+    let here = clock::since(head.source.received);
     if !head.job.is_for_readers() {
         return here;
     }
@@ -196,8 +196,8 @@ pub(super) fn owned(context: &Context, owned: OwnedJob, labels: &mut LabelCounts
     let mut counts = count(&rows);
     counts.stages = Stages {
         looked_up,
-        scored: begun.elapsed(),
-        stored: begun.elapsed(),
+        scored: clock::since(begun),
+        stored: clock::since(begun),
     };
     let causes = causes(context, &source, &rows);
     let head = Head {

@@ -13,23 +13,21 @@ use super::{
     input_counts::InputCounts,
     lane::Lanes,
     look_up, note_heat,
-    outcome::Outcome,
-    owned::{JobRows, OwnedJob},
+    owned::OwnedJob,
+    parting::{Onward, Parting},
     render::LabelCounts,
     retention::Retention,
-    source::{AdmittedJob, JobSource},
-    split::{self, Next, OpenJob},
-    worth,
+    source::JobSource,
+    split, worth,
 };
+use crate::clock;
 use crate::telemetry::{
     metrics::{CloseReason, Stage},
     trace::Stages,
 };
-use kiln_contract::job::Job;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 /// Bytes of a body that count as one token.
@@ -83,13 +81,21 @@ struct Running(Arc<Front>);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let mut queue = self.0.queue();
-        queue.running = queue.running.saturating_sub(1);
-        // What came meanwhile has waited for long enough.
-        if !queue.waiting.is_empty() {
-            self.0.start_one(&mut queue);
-        }
+        let due = {
+            let mut queue = self.0.queue();
+            queue.running = queue.running.saturating_sub(1);
+            // What came meanwhile has waited for long enough.
+            let is_idle = queue.waiting.is_empty();
+            (!is_idle).then(|| self.0.take_one(&mut queue))
+        };
+        self.0.begin(due);
     }
+}
+
+/// What is to begin, once the queue is free again: where the runtime has ended, it is dropped at once, and looks at the queue then.
+enum Due {
+    Batch(Vec<JobSource>),
+    Timer,
 }
 
 impl Front {
@@ -114,12 +120,15 @@ impl Front {
 
     /// Takes jobs in.
     pub fn submit(self: &Arc<Self>, sources: impl IntoIterator<Item = JobSource>) {
-        let mut queue = self.queue();
-        for source in sources {
-            queue.tokens += source.body().len() / BYTES_PER_TOKEN;
-            queue.waiting.push_back(source);
-        }
-        self.start(&mut queue);
+        let due = {
+            let mut queue = self.queue();
+            for source in sources {
+                queue.tokens += source.body().len() / BYTES_PER_TOKEN;
+                queue.waiting.push_back(source);
+            }
+            self.due(&mut queue)
+        };
+        self.begin(due);
     }
 
     /// Forgets what waits: its jobs go back to their owners.
@@ -128,34 +137,47 @@ impl Front {
         drop(waiting);
     }
 
-    /// Begins as many batches as there should be.
-    fn start(self: &Arc<Self>, queue: &mut Queue) {
+    /// As many batches as there should be.
+    fn due(&self, queue: &mut Queue) -> Vec<Due> {
         let settings = &self.context.settings;
+        let mut due = Vec::new();
         while !queue.waiting.is_empty() {
             let is_full = queue.waiting.len() >= settings.batch_jobs
                 || queue.tokens >= settings.max_batch_body_tokens;
             if queue.running == 0 || (is_full && queue.running < settings.batches_in_flight) {
-                self.start_one(queue);
+                due.push(self.take_one(queue));
                 continue;
             }
             if !is_full && !queue.has_timer && queue.running < settings.batches_in_flight {
                 queue.has_timer = true;
-                self.look_later();
+                due.push(Due::Timer);
             }
-            return;
+            break;
         }
+        due
     }
 
-    fn start_one(self: &Arc<Self>, queue: &mut Queue) {
+    fn take_one(&self, queue: &mut Queue) -> Due {
         let settings = &self.context.settings;
         let (batch, reason) = queue.take(settings.batch_jobs, settings.max_batch_body_tokens);
         queue.running += 1;
         self.context.metrics.batch(reason, batch.len());
-        let running = Running(self.clone());
-        self.context.tasks.spawn(async move {
-            running.0.run(IndexVec::from_vec(batch)).await;
-            drop(running);
-        });
+        Due::Batch(batch)
+    }
+
+    fn begin(self: &Arc<Self>, due: impl IntoIterator<Item = Due>) {
+        for due in due {
+            match due {
+                Due::Timer => self.look_later(),
+                Due::Batch(batch) => {
+                    let running = Running(self.clone());
+                    self.context.tasks.spawn(async move {
+                        running.0.run(IndexVec::from_vec(batch)).await;
+                        drop(running);
+                    });
+                }
+            }
+        }
     }
 
     /// Sends what waits on its way after the longest time that it may wait for company.
@@ -163,20 +185,26 @@ impl Front {
         let front = self.clone();
         self.context.tasks.spawn(async move {
             tokio::time::sleep(front.context.settings.batch_wait).await;
-            let mut queue = front.queue();
-            queue.has_timer = false;
-            let max = front.context.settings.batches_in_flight;
-            if !queue.waiting.is_empty() && queue.running < max {
-                front.start_one(&mut queue);
-            }
-            front.start(&mut queue);
+            let due = {
+                let mut queue = front.queue();
+                queue.has_timer = false;
+                let max = front.context.settings.batches_in_flight;
+                let may_begin = !queue.waiting.is_empty() && queue.running < max;
+                let mut due: Vec<Due> = may_begin
+                    .then(|| front.take_one(&mut queue))
+                    .into_iter()
+                    .collect();
+                due.extend(front.due(&mut queue));
+                due
+            };
+            front.begin(due);
         });
     }
 
     /// Carries one batch to where its jobs part.
     async fn run(self: &Arc<Self>, sources: IndexVec<SourceIndex, JobSource>) {
         let context = &*self.context;
-        let begun = Instant::now();
+        let begun = clock::instant();
         let admission = admit::batch(context, &self.lanes, &sources);
         let mut labels = LabelCounts::default();
         let (nexts, looked_up) = {
@@ -184,9 +212,9 @@ impl Front {
             let mut plan = coalesce::plan(&admission.admitted, keeps);
             worth::judge(context, &mut plan);
             note_heat::batch(context, &plan);
-            context.metrics.stage(Stage::Parse, begun.elapsed());
+            context.metrics.stage(Stage::Parse, clock::since(begun));
             look_up::slots(context, &mut plan).await;
-            let looked_up = begun.elapsed();
+            let looked_up = clock::since(begun);
             (split::jobs(context, &plan, &mut labels), looked_up)
         };
         labels.count(&context.metrics);
@@ -319,69 +347,5 @@ impl Front {
             source.reserved = Some(front.context.budget.reserve(bytes).await);
             front.run(IndexVec::from_vec(vec![source])).await;
         });
-    }
-}
-
-/// Where a job of a batch goes on.
-enum Onward {
-    Ends(End, InputCounts),
-    Refused(Outcome),
-    Waits(JobRows),
-    Large(usize),
-}
-
-/// Where every job of a batch goes on.
-struct Parting {
-    ways: Vec<(SourceIndex, Onward)>,
-    begun: Instant,
-    looked_up: Duration,
-}
-
-impl Parting {
-    fn new(
-        admitted: Vec<AdmittedJob<'_>>,
-        nexts: Vec<(SourceIndex, Next)>,
-        begun: Instant,
-        looked_up: Duration,
-    ) -> Self {
-        let ways = admitted
-            .into_iter()
-            .zip(nexts)
-            .map(|(admitted, (index, next))| {
-                if admitted.index != index {
-                    bug("a job goes on as another one");
-                }
-                let way = match next {
-                    Next::Complete(end, counts) => Onward::Ends(end, counts),
-                    Next::Open(open) => Onward::Waits(owned(admitted, open)),
-                };
-                (index, way)
-            });
-        Self {
-            ways: ways.collect(),
-            begun,
-            looked_up,
-        }
-    }
-
-    fn set(&mut self, index: SourceIndex, way: Onward) {
-        self.ways.push((index, way));
-    }
-}
-
-/// A job that leaves its batch.
-fn owned(admitted: AdmittedJob<'_>, open: OpenJob) -> JobRows {
-    let job: Job<'static> = admitted.job.into_owned();
-    JobRows {
-        job,
-        model: admitted.serving.model,
-        space: open.space,
-        split: open.split,
-        body_sha256: admitted.body_sha256,
-        ttl_seconds: admitted.ttl_seconds,
-        inputs: open.inputs,
-        slots: open.slots,
-        rows: open.rows,
-        stamp: open.stamp,
     }
 }

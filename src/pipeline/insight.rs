@@ -3,6 +3,7 @@
 //! Promises bounded memory whatever is asked for. Refuses to decide anything by it.
 
 use super::render::{InputNote, JobNote};
+use crate::clock;
 use crate::telemetry::{
     causes::Watched,
     window::{Causes, Noted, Pattern, Window},
@@ -26,7 +27,7 @@ impl Default for Insight {
         Self {
             window: Window::default(),
             watched: Mutex::default(),
-            began: Instant::now(),
+            began: clock::instant(),
         }
     }
 }
@@ -56,7 +57,7 @@ impl Insight {
         &self,
         scored: impl Iterator<Item = Option<(&'i InputHash, u64)>>,
     ) -> Vec<Causes> {
-        let now = self.began.elapsed().as_secs();
+        let now = clock::since(self.began).as_secs();
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let causes = scored.map(|scored| {
             let (input, ttl_seconds) = scored?;

@@ -12,10 +12,10 @@ use super::{
 use crate::{
     cache::{Lookup, Wanted},
     clock,
+    simulated::{Mutation, is_mutated},
     telemetry::metrics::Stage,
 };
 use kiln_contract::{key, order::Moment};
-use std::time::Instant;
 
 /// How often a job may be held for as long as may be, and come again, and still be known by its first acceptance.
 const HOLDS: u32 = 4;
@@ -27,7 +27,7 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     if !is_wanted && accepted.jobs.is_empty() {
         return;
     }
-    let begun = Instant::now();
+    let begun = clock::instant();
     // Slots of one model version stand together, so that its rows do too.
     let slots = plan.slots.enumerate();
     let mut order: Vec<SlotIndex> = slots
@@ -49,12 +49,12 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let mut outputs = Vec::new();
     let namespaces = plan.namespaces.as_slice();
     let looked = async {
-        let begun = Instant::now();
+        let begun = clock::instant();
         let looked = context
             .cache
             .look_up(&wanted, namespaces, &mut outputs)
             .await;
-        (looked, begun.elapsed().as_secs_f64())
+        (looked, clock::since(begun).as_secs_f64())
     };
     let lives = lives(plan);
     // At the same time: it is no second wait.
@@ -62,7 +62,7 @@ pub(super) async fn slots(context: &Context, plan: &mut Plan<'_>) {
     let ((looked, seconds), (), ()) = tokio::join!(looked, accepted.ask(context), prolonged);
     plan.mark(&looked.marks, looked.now);
     take(plan, &order, &looked, &outputs);
-    context.metrics.stage(Stage::LookUp, begun.elapsed());
+    context.metrics.stage(Stage::LookUp, clock::since(begun));
     let server = context.cache.server();
     if server.is_none_or(|redis| !redis.is_failing()) {
         context.look_up_cost.record(order.len(), seconds);
@@ -103,7 +103,7 @@ impl<'a> Accepted<'a> {
 
 /// The entries that jobs ask to live longer than usual, whether or not they are there, and for how long.
 fn lives(plan: &Plan<'_>) -> Vec<(Vec<u8>, u64)> {
-    let mut rng = rand::rng();
+    let mut rng = clock::rng();
     let outliving = plan.jobs.iter().filter(|one| one.admitted.outlives);
     let slots = outliving.flat_map(|one| one.slots().map(move |slot| (one.admitted, slot)));
     let life = slots.filter_map(|(admitted, index)| {
@@ -139,7 +139,9 @@ fn take(plan: &mut Plan<'_>, order: &[SlotIndex], looked: &Lookup, outputs: &[f3
             bug("the cache found an entry without a row");
             return;
         };
-        rest = after;
+        if !is_mutated(Mutation::SwapsRows) {
+            rest = after;
+        }
         if seal.stamp >= slot.min_stamp && slot.keeps.entry {
             slot.found = Found::Cached(group.push_row(row));
             slot.seal = seal;

@@ -28,6 +28,7 @@ mod names;
 mod note_heat;
 mod outcome;
 mod owned;
+mod parting;
 mod plan;
 mod publish;
 mod rejections;

@@ -46,7 +46,7 @@ pub(super) fn words<'r>(
         true => WordKind::Refresh,
         false => WordKind::Entry,
     };
-    let mut rng = rand::rng();
+    let mut rng = clock::rng();
     let mut words = Vec::new();
     let mut put = |key: &str, value: Vec<u8>| {
         words.push(Word {

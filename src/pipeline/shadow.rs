@@ -12,6 +12,7 @@ pub(super) use run::run;
 pub(super) use waiting::ShadowInputs;
 
 use super::{render::InputRow, source::JobSource};
+use crate::clock;
 use compared::{Compared, Trouble};
 use kiln_contract::job::{Content, Job};
 use kiln_contract::result::Reading;
@@ -70,7 +71,7 @@ impl Shadows {
         if source.refreshes_ttl() || job.model.contains('@') || !shadow.is_open() {
             return None;
         }
-        let mut random = rand::rng();
+        let mut random = clock::rng();
         let mut taken = ShadowInputs::new(shadow.clone(), &info.version);
         for (number, input) in job.inputs.iter().enumerate() {
             if !random.random_bool(shadow.share.clamp(0.0, 1.0)) {

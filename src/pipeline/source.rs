@@ -11,7 +11,11 @@ use super::{
     input_counts::InputCounts,
     outcome::Outcome,
 };
-use crate::{clock, store::CallbackTo};
+use crate::{
+    clock,
+    simulated::{Mutation, is_mutated},
+    store::CallbackTo,
+};
 use kiln_contract::failure::Rejection;
 use kiln_contract::job::Job;
 use kiln_contract::order::Moment;
@@ -284,8 +288,12 @@ impl JobSource {
 
     /// Notes when a worker first accepted it, whatever it says itself.
     pub(super) fn note_accepted(&self, accepted: Moment) {
+        let accepted = match is_mutated(Mutation::ForgetsAcceptance) {
+            true => clock::moment(self.received),
+            false => accepted.min(self.accepted()),
+        };
         // Looked up again, it hears the same.
-        let _known = self.accepted.set(accepted.min(self.accepted()));
+        let _known = self.accepted.set(accepted);
     }
 
     /// Notes that it is in hand, until it ends.

@@ -15,6 +15,7 @@ use crate::{
     cache::{Fresh, Word, WordKind, Words},
     clock,
     config::{StoredJobs, StoredScores},
+    simulated::{Mutation, is_mutated},
     store::{
         self, Batch, CallbackRow, CallbackTo, Inserted, JobRow, PosterRow, RunPiece, ScoreRow,
         SpentTime, StoreError,
@@ -31,7 +32,6 @@ use std::{
     collections::{BTreeMap, HashSet},
     ops::Range,
     sync::Arc,
-    time::Instant,
 };
 
 /// About what a row adds to a statement beside its texts and outputs: its columns of fixed length.
@@ -192,7 +192,7 @@ fn repeated(word: &Word, first: &Finished) -> Word {
 /// Puts into the cache what was scored now, and again what is pending there or has its TTL refreshed.
 async fn put_entries<'a>(context: &Context, jobs: impl Iterator<Item = &'a ToStore<'a>>) {
     let fresh: Vec<Fresh<'_>> = {
-        let mut rng = rand::rng();
+        let mut rng = clock::rng();
         let stored = jobs.filter_map(|one| {
             let rows = one.job.rows.as_deref()?;
             Some((rows, one.refreshes_ttl))
@@ -280,9 +280,12 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
         is_ledger: context.settings.store.jobs == StoredJobs::Ledger,
     };
     let insert = || async {
-        let begun = Instant::now();
+        let begun = clock::instant();
+        if is_mutated(Mutation::SkipsRows) {
+            return Ok(vec![Inserted::New; batch.jobs.len()]);
+        }
         let kept = context.store.insert(&batch).await;
-        context.metrics.stored_in(begun.elapsed());
+        context.metrics.stored_in(clock::since(begun));
         kept
     };
     let kept = context.write_in_time(insert).await?;

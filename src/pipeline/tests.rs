@@ -97,6 +97,29 @@ fn counted(counts: InputCounts) -> [u64; 4] {
     [counts.hits, counts.misses, counts.coalesced, counts.skipped]
 }
 
+#[test]
+fn a_runtime_that_ends_while_jobs_wait_gives_them_back() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (engine, folder, ends) = runtime.block_on(async {
+        let mut settings = Settings::default();
+        settings.intake.batch_jobs = 1;
+        let (engine, folder) = engine_with(SHIPPED, settings).await;
+        let bodies = (0..8).map(|number| job(&number.to_string(), "sentiment", &["great"], ""));
+        let jobs = bodies.map(|body| JobSource::awaited(body.into_bytes(), None));
+        let (sources, ends): (Vec<_>, Vec<_>) = jobs.unzip();
+        engine.submit(sources);
+        (engine, folder, ends)
+    });
+    drop(runtime);
+    for mut end in ends {
+        assert!(end.try_recv().is_err(), "nobody runs it");
+    }
+    drop((engine, folder));
+}
+
 #[tokio::test]
 async fn every_job_of_a_batch_gets_its_own_outcome_and_its_own_rows() {
     let (engine, _folder) = engine(SHIPPED).await;

@@ -3,8 +3,8 @@
 //! Promises that nothing is judged where nobody asks for it. An input that several jobs ask for is kept where one of them wants it kept.
 
 use super::{context::Context, index::Index, plan::Plan, retention::Retention};
+use crate::clock;
 use crate::config::{CacheMode, StoredScores};
-use std::time::Instant;
 
 /// Says of each input of a batch what is kept of its score.
 pub(super) fn judge(context: &Context, plan: &mut Plan<'_>) {
@@ -22,7 +22,7 @@ pub(super) fn judge(context: &Context, plan: &mut Plan<'_>) {
     if rows != StoredScores::Dear && modes.iter().all(|mode| *mode == CacheMode::Always) {
         return;
     }
-    let is_probe = context.look_up_cost.is_probe(Instant::now());
+    let is_probe = context.look_up_cost.is_probe(clock::instant());
     let mut kept = vec![None::<Retention>; plan.slots.len()];
     for (job, mode) in plan.jobs.iter().zip(modes) {
         for index in job.slots() {

@@ -37,6 +37,9 @@ mod runs;
 mod scored;
 mod served;
 mod sessions;
+#[cfg(test)]
+#[cfg(feature = "faults")]
+pub mod simulated;
 mod sqlite;
 mod suspects;
 mod tables;
@@ -205,6 +208,8 @@ impl RejectedRow<'_> {
 pub enum Store {
     Postgres(PostgresStore),
     Sqlite(SqliteStore),
+    #[cfg(all(test, feature = "faults"))]
+    Simulated(simulated::SimulatedStore),
 }
 
 impl Store {
@@ -213,6 +218,8 @@ impl Store {
         match self {
             Self::Postgres(store) => store.insert(batch).await,
             Self::Sqlite(store) => store.insert(batch).await,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(store) => store.insert(batch).await,
         }
     }
 
@@ -222,6 +229,8 @@ impl Store {
             Self::Postgres(store) => store.unsaid(standing).await,
             // It has no history of names.
             Self::Sqlite(_) => Ok(Vec::new()),
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(_) => Ok(Vec::new()),
         }
     }
 
@@ -231,6 +240,8 @@ impl Store {
             Self::Postgres(store) => store.served_alone(standing).await,
             // It has no history of names.
             Self::Sqlite(_) => Ok(()),
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(_) => Ok(()),
         }
     }
 
@@ -240,6 +251,8 @@ impl Store {
             Self::Postgres(store) => store.stored(),
             // Its writes have no limit that others could be judged by.
             Self::Sqlite(_) => 0,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(store) => store.stored(),
         }
     }
 
@@ -249,6 +262,8 @@ impl Store {
         match self {
             Self::Postgres(store) => store.reject(rows).await,
             Self::Sqlite(store) => store.reject(rows).await,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(store) => store.reject(rows).await,
         }
     }
 
@@ -261,6 +276,8 @@ impl Store {
         match self {
             Self::Postgres(store) => store.finished(job_id, body_sha256).await,
             Self::Sqlite(store) => store.finished(job_id, body_sha256).await,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(store) => store.finished(job_id, body_sha256).await,
         }
     }
 
@@ -280,6 +297,8 @@ impl Store {
             while let Some(rows) = match self {
                 Self::Postgres(store) => store.prune(table, before, batch, &mut walk).await?,
                 Self::Sqlite(store) => store.prune(table, before, batch).await?,
+                #[cfg(all(test, feature = "faults"))]
+                Self::Simulated(_) => None,
             } {
                 *pruned.of(table) += rows;
                 progress(pruned.all());

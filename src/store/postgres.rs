@@ -282,31 +282,7 @@ impl PostgresStore {
             let (id, hash, done) = super::jobs::read_job(row).map_err(|e| self.classify(e))?;
             found.insert(id, (hash, done));
         }
-        // Where its results weren't stored, a repeat's are as good: a score depends on model, version and input alone.
-        let with_results = |done: Finished, now: &Finished| match done.results.is_empty() {
-            false => done,
-            true => Finished {
-                hits: done.hits,
-                misses: done.misses,
-                elapsed_ms: done.elapsed_ms,
-                finished_at: done.finished_at,
-                ..now.clone()
-            },
-        };
-        let known = |job: &JobRow<'_>, (hash, done)| (hash, with_results(done, job.done));
-        Ok(batch
-            .jobs
-            .iter()
-            .map(
-                |job| match found.remove(job.job_id).map(|one| known(job, one)) {
-                    // Written by this statement and pruned since, or written and unchanged: either way it is kept.
-                    None => Inserted::New,
-                    Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
-                    Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
-                    Some((_, done)) => Inserted::Same(Box::new(done)),
-                },
-            )
-            .collect())
+        Ok(compared(batch, found))
     }
 
     async fn find(&self, ids: &[&str]) -> Result<Vec<PgRow>, StoreError> {
@@ -374,4 +350,34 @@ impl PostgresStore {
         }
         Ok(rejected)
     }
+}
+
+/// What became of each job of a batch, by the rows with their ids that are there: each with its body's hash.
+pub(super) fn compared(
+    batch: &Batch<'_>,
+    mut found: HashMap<String, (Vec<u8>, Finished)>,
+) -> Vec<Inserted> {
+    // Where its results weren't stored, a repeat's are as good: a score depends on model, version and input alone.
+    let with_results = |done: Finished, now: &Finished| match done.results.is_empty() {
+        false => done,
+        true => Finished {
+            hits: done.hits,
+            misses: done.misses,
+            elapsed_ms: done.elapsed_ms,
+            finished_at: done.finished_at,
+            ..now.clone()
+        },
+    };
+    let known = |job: &JobRow<'_>, (hash, done)| (hash, with_results(done, job.done));
+    let jobs = batch.jobs.iter();
+    let compared = jobs.map(
+        |job| match found.remove(job.job_id).map(|one| known(job, one)) {
+            // Written by this statement and pruned since, or written and unchanged: either way it is kept.
+            None => Inserted::New,
+            Some((hash, _)) if hash != job.body_sha256 => Inserted::Conflict,
+            Some((_, done)) if done.is_the_run_of(job.done) => Inserted::New,
+            Some((_, done)) => Inserted::Same(Box::new(done)),
+        },
+    );
+    compared.collect()
 }

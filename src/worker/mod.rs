@@ -17,6 +17,9 @@ mod session;
 mod settle;
 mod shard_keeper;
 mod share;
+#[cfg(test)]
+#[cfg(feature = "faults")]
+mod simulation;
 mod sized_consumer;
 mod supervisor;
 mod suspects;

@@ -5,6 +5,7 @@
 use super::{cancelled::CancelledRuns, settle::Settler, warm_throttle::WarmBatch};
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
+    clock,
     config::Settings,
     pipeline::{Ended, Engine, InputCounts, JobOwner, JobSource, LaneQueue, Outcome, Urgency},
     store::PostgresStore,
@@ -254,7 +255,7 @@ impl JobProcessor {
 
     async fn settle(&self, ended: Vec<EndedJob>) {
         let traces = self.traces(&ended);
-        let stored = Instant::now();
+        let stored = clock::instant();
         let jobs = ended.into_iter().map(|job| {
             let holds = (job.in_hand, job.ended.held, job.settled);
             (job.delivery, job.ended.outcome, holds)
@@ -267,7 +268,7 @@ impl JobProcessor {
             );
         }
         for mut trace in traces {
-            trace.span("reply", stored, Instant::now(), Vec::new());
+            trace.span("reply", stored, clock::instant(), Vec::new());
             self.tracer.end(trace);
         }
     }

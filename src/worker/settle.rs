@@ -13,6 +13,7 @@ use crate::{
     },
     clock,
     pipeline::Outcome,
+    simulated::{Mutation, is_mutated},
     telemetry::{
         metrics::{Metrics, PublisherKind, Stage},
         recent::{Recent, Rejected},
@@ -21,10 +22,7 @@ use crate::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::result::Finished;
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 /// Jobs that are acknowledged together, if they end together.
 const ACKNOWLEDGED: usize = 256;
@@ -70,7 +68,7 @@ impl Settler {
     /// for the broker as long as it takes; what is dropped before returns to its queue.
     /// What each job holds is dropped as soon as the job is settled.
     pub async fn settle<H: Send>(&self, jobs: Vec<(Delivery, Outcome, H)>) {
-        let begun = Instant::now();
+        let begun = clock::instant();
         let (mut at_once, mut held) = (Vec::with_capacity(jobs.len()), Vec::new());
         let after = FuturesUnordered::new();
         for (delivery, outcome, holds) in jobs {
@@ -104,7 +102,8 @@ impl Settler {
                 }
                 Outcome::Abandoned => continue,
             };
-            if letter.is_none() && reply.is_none() {
+            let is_early = is_mutated(Mutation::AcknowledgesFirst);
+            if (letter.is_none() && reply.is_none()) || is_early {
                 at_once.push(delivery.into_guard());
                 held.push(holds);
             } else {
@@ -120,7 +119,7 @@ impl Settler {
             ack::acknowledge(guards.into_iter().flatten().collect()).await;
             drop(held);
         }
-        self.metrics.stage(Stage::Settle, begun.elapsed());
+        self.metrics.stage(Stage::Settle, clock::since(begun));
     }
 
     /// Publishes a job's messages, together, and gives back the right to acknowledge it once they have ended.
@@ -130,7 +129,7 @@ impl Settler {
         letter: Option<Message>,
         reply: Option<Message>,
     ) -> impl Future<Output = Option<AckGuard>> + Send + use<> {
-        let (begun, metrics) = (Instant::now(), self.metrics.clone());
+        let (begun, metrics) = (clock::instant(), self.metrics.clone());
         // Behind a letter nobody looks at the reply in time.
         let is_timed = letter.is_none();
         let letter = letter.map(|letter| self.publisher.send(letter));
@@ -142,12 +141,12 @@ impl Settler {
                     tokio::time::sleep(NOT_TAKEN).await;
                     return None;
                 }
-                metrics.published_in(PublisherKind::MustArrive, begun.elapsed());
+                metrics.published_in(PublisherKind::MustArrive, clock::since(begun));
             }
             if let Some(reply) = reply {
                 reply.await;
                 if is_timed {
-                    metrics.published_in(PublisherKind::Replies, begun.elapsed());
+                    metrics.published_in(PublisherKind::Replies, clock::since(begun));
                 }
             }
             Some(guard)

@@ -28,6 +28,7 @@ mod cluster_shards;
 #[cfg(feature = "parquet")]
 mod columnar;
 mod compat;
+mod conformance;
 mod crowd;
 mod dead_http;
 mod deployed;

@@ -142,8 +142,18 @@ impl File {
     /// Whether it holds tests, or what only tests use.
     pub fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
-        ["tests.rs", "fixtures.rs", "fuzz.rs", "hammer.rs"].contains(&name)
-            || self.path.contains("/tests/")
+        [
+            "tests.rs",
+            "fixtures.rs",
+            "fuzz.rs",
+            "hammer.rs",
+            "simulated.rs",
+            "simulation.rs",
+        ]
+        .contains(&name)
+            || ["/tests/", "/simulated/", "/simulation/"]
+                .iter()
+                .any(|folder| self.path.contains(folder))
     }
 
     /// The first folder or file below `src`.

@@ -1,5 +1,6 @@
 //! Owns whether a publisher gets its messages to the broker, since when, and why not.
 
+use crate::clock;
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -41,7 +42,7 @@ pub(super) fn channel() -> (
 ) {
     watch::channel(PublisherStatus {
         state: PublisherState::Down("not connected yet".to_owned()),
-        since: Instant::now(),
+        since: clock::instant(),
     })
 }
 
@@ -52,7 +53,7 @@ pub(super) fn note(status: &watch::Sender<PublisherStatus>, state: PublisherStat
             return false;
         }
         if std::mem::discriminant(&status.state) != std::mem::discriminant(&state) {
-            status.since = Instant::now();
+            status.since = clock::instant();
         }
         status.state = state;
         true

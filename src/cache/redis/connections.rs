@@ -14,6 +14,7 @@ use super::{
     source::Source,
 };
 use crate::{
+    clock,
     config::{self, Redis},
     redact::Redact,
     secret::Secret,
@@ -35,7 +36,6 @@ use tokio::sync::Semaphore;
 
 /// How often it is said that a connection is lost while the others go on.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
-
 /// The rest before the server that takes writes is looked for again, as a part of the usual one.
 const FOLLOWING: Range<f64> = 0.2..0.35;
 
@@ -109,7 +109,7 @@ impl Connections {
         let cooldown = config::ms(settings.cooldown_ms);
         // Another primary may be elected any moment. Workers that lost one together don't ask together.
         let refused = match source.follows() {
-            true => cooldown.mul_f64(rand::rng().random_range(FOLLOWING)),
+            true => cooldown.mul_f64(clock::rng().random_range(FOLLOWING)),
             false => cooldown,
         };
         Self {
@@ -117,7 +117,7 @@ impl Connections {
             followed: Followed::new(source, settings, metrics.clone()),
             url: url.clone(),
             base: config::ms(settings.timeout_ms),
-            started: Instant::now(),
+            started: clock::instant(),
             breaker: Mutex::new(Breaker::new(count, cooldown).with_refused(refused)),
             open: (0..count).map(|_| tokio::sync::Mutex::default()).collect(),
             epoch: AtomicU64::new(0),
@@ -392,7 +392,7 @@ impl Connections {
     }
 
     fn now(&self) -> Since {
-        self.started.elapsed()
+        clock::since(self.started)
     }
 }
 

@@ -8,8 +8,9 @@ use super::{
     parts,
     question::is_refusal,
 };
+use crate::clock;
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
-use std::{ops::Range, time::Instant};
+use std::ops::Range;
 
 impl RedisCache {
     /// The answer to each of many commands, in order: none for a key whose server fails, and nothing where all do.
@@ -126,7 +127,7 @@ impl RedisCache {
         if many.bytes.is_empty() {
             return Vec::new();
         }
-        let begun = Instant::now();
+        let begun = clock::instant();
         let answers = cluster.each(many, again, false).await;
         let failed = answers.iter().find_map(|answer| {
             let error = answer.as_ref().err()?.error()?;

@@ -30,6 +30,12 @@ pub async fn connect_one(
     let wrong = |e| RedisError::from((ErrorKind::InvalidClientConfig, "settings", e));
     let client = client(url, &settings.tls).map_err(wrong)?;
     let timeout = config::ms(settings.timeout_ms);
+    #[cfg(all(test, feature = "faults"))]
+    if let Some(server) = super::simulated::Server::at(&url.host()) {
+        let late = |_| RedisError::from((ErrorKind::Io, LATE));
+        let connected = tokio::time::timeout(timeout, server.connect()).await;
+        return connected.map_err(late).flatten();
+    }
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(timeout))
         .set_response_timeout(None);

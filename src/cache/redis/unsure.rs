@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Takes back those of some words that still stand, by their ends. What a word took over from the one before it isn't compared.
-const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
+pub(super) const TAKE_BACK: &str = "for i, key in ipairs(KEYS) do
   local value = redis.call('GET', key)
   if value and string.sub(value, -551, -40) .. string.sub(value, -18) == ARGV[i] then redis.call('UNLINK', key) end
 end";

@@ -11,7 +11,7 @@ use super::{
     question::is_unknown_script,
     size::{MAX_BYTES, Size},
 };
-use crate::{cut::cut, telemetry::metrics::CacheOperation};
+use crate::{clock, cut::cut, telemetry::metrics::CacheOperation};
 use kiln_contract::{
     key,
     order::Order,
@@ -22,7 +22,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, HashSet},
     ops::Range,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Compares and sets. Half of the keys are those that readers know, the other half what is left of them where they were removed. Answers
@@ -239,7 +239,7 @@ impl RedisCache {
             }
             pipeline.into()
         };
-        let begun = Instant::now();
+        let begun = clock::instant();
         let mut answered = None;
         if let Some(hash) = self.write_hash.get() {
             let known = self.home.ask(&question(Some(hash)), size, Again::Yes).await;

@@ -121,7 +121,7 @@ pub(super) async fn put_entries(
     outputs: &[f32],
 ) {
     let fresh: Vec<Fresh<'_>> = {
-        let mut rng = rand::rng();
+        let mut rng = clock::rng();
         let rows = taken.iter().zip(outputs.chunks_exact(width.max(1)));
         let kept = rows.filter(|(one, _)| one.keeps.entry);
         kept.map(|(one, row)| Fresh {
@@ -151,7 +151,7 @@ impl Patience {
     /// Waits for two leases at most: the first holder may have died, and the next one needs its time, too.
     pub fn new(lease: Duration) -> Self {
         Self {
-            begun: Instant::now(),
+            begun: clock::instant(),
             max: 2 * lease,
             poll_ms: POLL_MS.0,
         }
@@ -159,12 +159,12 @@ impl Patience {
 
     /// Whether it has waited for long enough.
     pub fn is_over(&self) -> bool {
-        self.begun.elapsed() >= self.max
+        clock::since(self.begun) >= self.max
     }
 
     /// Waits for a moment.
     pub async fn rest(&mut self) {
-        let wait_ms = rand::rng().random_range(self.poll_ms..=self.poll_ms * 3 / 2);
+        let wait_ms = clock::rng().random_range(self.poll_ms..=self.poll_ms * 3 / 2);
         self.poll_ms = (self.poll_ms * 2).min(POLL_MS.1);
         tokio::time::sleep(Duration::from_millis(wait_ms)).await;
     }

@@ -26,6 +26,7 @@ use super::{
     share::Share,
     split_metrics, verdict,
 };
+use crate::clock;
 use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 use kiln_model::ModelInfo;
 use one::{Lane, LaneState};
@@ -33,7 +34,7 @@ use slot::{Left, Load};
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use take::BatchLimits;
 
@@ -211,7 +212,7 @@ impl Lanes {
     }
 
     fn enter_lane(&self, lane: &Arc<Lane>, jobs: Vec<OwnedJob>, moved: &mut Vec<Ending>) {
-        let now = Instant::now();
+        let now = clock::instant();
         let mut arrived = Vec::new();
         let mut state = lane.state();
         for mut job in jobs {
@@ -257,7 +258,7 @@ impl Lanes {
 
     /// Begins as many batches as there should be.
     fn pump(self: &Arc<Self>, lane: &Arc<Lane>) {
-        let now = Instant::now();
+        let now = clock::instant();
         let mut left = Vec::new();
         let mut state = lane.state();
         let max = if lane.is_expensive() {
@@ -341,7 +342,7 @@ impl Lanes {
             let abandoned = lane.state().work.abandoned();
             self.complete(&lane, abandoned);
         }
-        let Some(moment) = Instant::now().checked_sub(self.context.settings.max_hold) else {
+        let Some(moment) = clock::instant().checked_sub(self.context.settings.max_hold) else {
             return;
         };
         for lane in self.all() {

@@ -4,11 +4,9 @@
 //! waits for any more doesn't wait.
 
 use super::{Lanes, failed, rejected};
+use crate::clock;
 use crate::pipeline::{ending::Ending, outcome::Outcome, owned::OwnedJob, source::JobSource};
-use std::{
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 /// How often it is looked whether somebody still waits for a job that waits.
 const LOOK: Duration = Duration::from_millis(500);
@@ -42,11 +40,11 @@ impl Lanes {
                 }
                 () = tokio::time::sleep(LOOK) => {}
             }
-            let is_old = job.source.received.elapsed() > self.context.settings.max_hold;
+            let is_old = clock::since(job.source.received) > self.context.settings.max_hold;
             if is_old || job.is_abandoned() {
                 return Err(None);
             }
-            if job.is_expired(Instant::now()) {
+            if job.is_expired(clock::instant()) {
                 return Err(Some(rejected(job)));
             }
         }

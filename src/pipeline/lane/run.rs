@@ -12,15 +12,15 @@ use super::{
 };
 use crate::{
     cache::{Leases, Space},
-    config,
+    clock, config,
     pipeline::{model_call::call, owned::How},
+    simulated::{Mutation, is_mutated},
     telemetry::metrics::{LeaseOutcome, Stage},
 };
 use kiln_model::{Model, ModelError, Rows};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
-    time::Instant,
 };
 
 /// A batch's part of its lane: given back when it is dropped, however the batch ended.
@@ -46,6 +46,10 @@ impl InFlight {
             }
         }
         self.open.retain(|one| !ended.contains(&one.id));
+        if is_mutated(Mutation::LosesWaiters) {
+            let first = left.len().min(1);
+            left.drain(first..).for_each(std::mem::forget);
+        }
         self.lanes.complete(&self.lane, left);
     }
 
@@ -91,7 +95,7 @@ impl Drop for InFlight {
 
 /// Scores a batch, `rows` being its inputs.
 pub(super) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, batch: LaneBatch, rows: Rows) {
-    let begun = Instant::now();
+    let begun = clock::instant();
     let LaneBatch { model, taken, .. } = batch;
     let mut flight = InFlight {
         lanes: lanes.clone(),
@@ -107,7 +111,7 @@ pub(super) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, batch: LaneBatch, ro
         }
         None => score(&mut flight, &model, taken, rows, None).await,
     }
-    context.metrics.stage(Stage::Score, begun.elapsed());
+    context.metrics.stage(Stage::Score, clock::since(begun));
 }
 
 /// Scores what isn't being scored by another worker. What is, waits beside the lane.
