@@ -298,3 +298,23 @@ async fn what_is_beyond_the_bound_is_given_up_the_oldest_first() {
     .await;
     worker.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_knows_what_waits_no_number_says_so() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    stack
+        .execute("ALTER TABLE callbacks RENAME TO out_of_reach")
+        .await;
+    let worker = calling(&stack, &["hooks.example"], &[])
+        .allow("callbacks wait: the database refuses")
+        .start()
+        .await;
+    for name in ["kiln_callbacks_waiting", "kiln_callbacks_oldest_seconds"] {
+        eventually("it isn't known", PATIENCE, || async {
+            worker.metric(name, &[]).await.is_nan().then_some(())
+        })
+        .await;
+    }
+    worker.stop().await;
+}

@@ -181,7 +181,14 @@ impl Parts {
                 }
                 return Ok(());
             }
-            Answer::Gone => return self.give_up(due, "answered 410").await,
+            Answer::Gone => {
+                if self.store.end_callback(due).await? {
+                    self.metrics.callbacks(CallbackOutcome::Gone, 1);
+                    let (job_id, host) = (&due.job_id, &due.host);
+                    tracing::debug!(job_id, host, "a callback's receiver wants it no more");
+                }
+                return Ok(());
+            }
             Answer::Failed(reason) => reason,
         };
         let tries = due.tries.unsigned_abs();
@@ -238,10 +245,10 @@ impl Parts {
                 "callbacks are given up: they waited too long, or too many did"
             );
         }
-        if let Ok(found) = self.store.waiting_callbacks(settings.max_waiting).await {
-            let waiting = found.waiting as f64;
-            self.metrics
-                .callbacks_waiting(waiting, found.oldest_seconds);
+        if settings.are_on() && !stop.is_cancelled() {
+            let found = self.store.waiting_callbacks(settings.max_waiting).await;
+            let found = found.map(|found| (found.waiting as f64, found.oldest_seconds));
+            self.metrics.callbacks_waiting(found.ok());
         }
     }
 }
