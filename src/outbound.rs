@@ -1,8 +1,8 @@
 //! Owns connecting to a host that somebody else has named: a job's `callback_url`, a schedule's document.
 //!
 //! Promises that a name is looked up once and only an address that was judged is connected to, so that neither a redirection nor a name whose address
-//! changes leads to a private one; and that one of several addresses is waited for no longer than the others. Refuses to say more of a failure than
-//! what the caller knew.
+//! changes leads to a private one; that one of several addresses is waited for no longer than the others, and no family of them hides the other. Refuses
+//! to say more of a failure than what the caller knew.
 
 use crate::{
     config::{Network, is_reachable},
@@ -22,8 +22,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, rustls::ClientConfig};
 use url::{Host, Url};
 
-/// Addresses of a host that are tried, and the longest wait for one of them.
-const MAX_ADDRESSES: usize = 4;
+/// Longest wait for one of a host's addresses.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// A connection, encrypted or not.
@@ -69,14 +68,16 @@ pub enum ConnectError {
     Tls(String),
 }
 
-/// Connects to a URL's host, encrypted where it is `https`.
+/// Connects to a URL's host, encrypted where it is `https`; so many of its addresses are tried.
 pub async fn connect(
     url: &Url,
     allowed: Allowed<'_>,
+    max_addresses: usize,
     tls: Arc<ClientConfig>,
 ) -> Result<Box<dyn Wire>, ConnectError> {
     let mut failure = ConnectError::NoAddress;
-    for address in addresses(url, allowed).await? {
+    let found = addresses(url, allowed).await?;
+    for address in interleaved(found).take(max_addresses) {
         match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) if url.scheme() == "https" => return encrypt(url, stream, tls).await,
             Ok(Ok(stream)) => return Ok(Box::new(stream)),
@@ -122,11 +123,25 @@ async fn addresses(url: &Url, allowed: Allowed<'_>) -> Result<Vec<SocketAddr>, C
         return Err(ConnectError::NoAddress);
     }
     let judged = all.into_iter().filter(|one| allowed.has(one.ip()));
-    let judged: Vec<SocketAddr> = judged.take(MAX_ADDRESSES).collect();
+    let judged: Vec<SocketAddr> = judged.collect();
     match judged.is_empty() {
         true => Err(ConnectError::Private),
         false => Ok(judged),
     }
+}
+
+/// Addresses of both families by turns, the first one's first: where one family leads nowhere, the other is tried soon.
+fn interleaved(all: Vec<SocketAddr>) -> impl Iterator<Item = SocketAddr> {
+    let is_first = all.first().map(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = all
+        .into_iter()
+        .partition(|one| Some(one.is_ipv6()) == is_first);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    std::iter::from_fn(move || {
+        let next = [first.next(), second.next()];
+        next.iter().any(Option::is_some).then_some(next)
+    })
+    .flat_map(|pair| pair.into_iter().flatten())
 }
 
 #[cfg(test)]
@@ -149,8 +164,22 @@ mod tests {
             let refused = addresses(&url, Allowed::PublicAnd(&[])).await;
             assert_eq!(refused, Err(ConnectError::Private), "{host}");
             let own = addresses(&url, Allowed::Any).await.expect(host);
-            assert!((1..=MAX_ADDRESSES).contains(&own.len()), "{host}");
+            assert!(!own.is_empty(), "{host}");
         }
+    }
+
+    #[test]
+    fn of_many_addresses_both_families_are_tried_soon() {
+        let parsed = |all: &[&str]| -> Vec<SocketAddr> {
+            all.iter().map(|one| one.parse().expect("one")).collect()
+        };
+        let all = ["[::1]:1", "[::2]:1", "[::3]:1", "[::4]:1", "1.0.0.1:1"];
+        let tried: Vec<SocketAddr> = interleaved(parsed(&all)).collect();
+        let expected = ["[::1]:1", "1.0.0.1:1", "[::2]:1", "[::3]:1", "[::4]:1"];
+        assert_eq!(tried, parsed(&expected));
+        let tried: Vec<SocketAddr> = interleaved(parsed(&["1.0.0.2:1", "[::5]:1"])).collect();
+        assert_eq!(tried, parsed(&["1.0.0.2:1", "[::5]:1"]));
+        assert_eq!(interleaved(Vec::new()).count(), 0);
     }
 
     #[tokio::test]

@@ -68,9 +68,11 @@ impl Names {
         self.find(name).is_some() || FREE_TABLES.into_iter().any(free)
     }
 
-    /// Whether a setting's value is text, as far as its default shows; a secret is, though it be all digits.
+    /// Whether a setting's value is text, as far as its default shows; a receiver's secret is, though it be all digits.
     pub(super) fn is_text(&self, name: &str) -> bool {
-        let is_secret = name.ends_with(".secret");
+        let receiver = name.strip_prefix("callbacks.receivers.");
+        let receiver = receiver.and_then(|rest| rest.strip_suffix(".secret"));
+        let is_secret = receiver.is_some_and(|receiver| !receiver.contains('.'));
         is_secret || self.find(name).is_some_and(|known| known.is_text)
     }
 

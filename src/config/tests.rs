@@ -217,6 +217,10 @@ fn secrets_that_sign_may_lie_in_files_and_one_of_digits_is_text() {
         callbacks.secret_of("crm.example").map(|one| one.expose()),
         Some(digits.as_str())
     );
+    // A namespace may have any name.
+    let named = from_env(&[("KILN_NAMESPACES__SECRET", "{ttl_seconds=60}")]);
+    let named = named.expect("settings").settings.namespaces;
+    assert_eq!(named["secret"].ttl_seconds, Some(60));
 }
 
 #[test]

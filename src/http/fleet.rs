@@ -13,6 +13,7 @@ use crate::{
 use axum::{Json, extract::State};
 use kiln_model::PASS_MINUTES;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// All workers.
@@ -26,7 +27,8 @@ pub struct FleetShown {
     /// Those of the last hour: first those that are there, then those that are gone.
     workers: Vec<WorkerShown>,
     /// How long passes of model versions took on those that are there; of each worker, the 32 versions that scored the largest number of inputs.
-    models: Vec<FleetModelShown>,
+    /// Null where the database doesn't tell.
+    models: Option<Vec<FleetModelShown>>,
 }
 
 /// A model version over all workers that are there, as far as they scored with it within the last minutes.
@@ -127,8 +129,13 @@ pub(super) async fn fleet(
 ) -> Result<Json<FleetShown>, Problem> {
     let rows = shared
         .state()?
-        .ask(|store| async move { Ok((store.workers().await?, store.passes().await?)) });
+        .ask(|store| async move { Ok((store.workers().await?, store.passes().await.ok())) });
     let (rows, passes): (Vec<WorkerRow>, _) = rows.await?;
+    let shown = |all: BTreeMap<String, VersionPasses>| {
+        let all = all.iter();
+        all.filter_map(|(reference, one)| FleetModelShown::new(reference, one))
+            .collect()
+    };
     let there = || rows.iter().filter(|row| row.is_there());
     let sum = |of: fn(&WorkerRow) -> u64| there().map(of).fold(0, u64::saturating_add);
     Ok(Json(FleetShown {
@@ -136,9 +143,6 @@ pub(super) async fn fleet(
         jobs: sum(|row| row.figures.jobs),
         hit_rate: share(sum(|row| row.figures.hits), sum(|row| row.figures.misses)),
         workers: rows.into_iter().map(WorkerShown::from).collect(),
-        models: passes
-            .iter()
-            .filter_map(|(reference, all)| FleetModelShown::new(reference, all))
-            .collect(),
+        models: passes.map(shown),
     }))
 }

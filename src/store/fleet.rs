@@ -1,11 +1,11 @@
 //! Owns what workers say of themselves, so that any of them can show all.
 //!
 //! Promises that a worker which is gone stays to be seen for an hour, and no longer; that a newer worker's figures are read as far as they are
-//! known here; and that what they say of their passes is read only by who asks for it.
+//! known here; and that what they say of their passes is written and read apart from the rest, and added up only where all count alike.
 
 use super::{PostgresStore, StoreError};
 use chrono::{DateTime, Utc};
-use kiln_model::PassCounts;
+use kiln_model::{PASS_BUCKETS, PassBuckets, PassCounts};
 use serde::{Deserialize, Serialize};
 use sqlx::{FromRow, Row, postgres::PgRow};
 use std::collections::BTreeMap;
@@ -19,20 +19,21 @@ const MAX_PASSES_BYTES: i32 = 64 << 10;
 /// After so many seconds of silence a worker is lost.
 pub const LOST_SECONDS: f64 = 20.0;
 const REPORT: &str = "\
-INSERT INTO workers (name, started_at, version, figures) VALUES ($1, $2, $3, $4::text::jsonb)
-ON CONFLICT (name, started_at) DO UPDATE SET seen_at = now(), stopped_at = NULL, figures = excluded.figures";
+INSERT INTO workers (name, started_at, version, figures, passes) VALUES ($1, $2, $3, $4::text::jsonb, $5::text::jsonb)
+ON CONFLICT (name, started_at) DO UPDATE SET seen_at = now(), stopped_at = NULL, figures = excluded.figures,
+  passes = coalesce(excluded.passes, workers.passes)";
 const STOPPED: &str =
     "UPDATE workers SET stopped_at = now(), seen_at = now() WHERE name = $1 AND started_at = $2";
 const FORGET: &str = "DELETE FROM workers WHERE seen_at < now() - interval '1 hour'";
 const LIST: &str = "\
 SELECT name, version, started_at, seen_at, stopped_at, extract(epoch FROM now() - seen_at)::float8 AS silent,
-  extract(epoch FROM seen_at - started_at)::float8 AS up, (figures - 'passes')::text AS figures
+  extract(epoch FROM seen_at - started_at)::float8 AS up, figures::text AS figures
 FROM workers WHERE seen_at > now() - interval '1 hour' ORDER BY stopped_at IS NOT NULL OR seen_at < now() - interval '20 seconds', name, seen_at DESC LIMIT $1";
-/// Of those that are there.
+/// Of those that are there, in an order, so that the same versions are added up each time where there are too many.
 const PASSES: &str = "\
 SELECT said FROM (
-  SELECT (figures -> 'passes')::text AS said FROM workers WHERE stopped_at IS NULL AND seen_at > now() - interval '20 seconds'
-) AS each WHERE octet_length(said) <= $1 LIMIT $2";
+  SELECT name, started_at, passes::text AS said FROM workers WHERE stopped_at IS NULL AND seen_at > now() - interval '20 seconds'
+) AS each WHERE octet_length(said) <= $1 ORDER BY name, started_at LIMIT $2";
 
 /// How long a version's passes took within the last minutes, on all workers that are there.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -69,8 +70,23 @@ pub struct WorkerFigures {
     pub p99_ms: f64,
     /// What the process takes.
     pub memory_bytes: u64,
-    /// How long passes took within the last minutes, by `name@version`; empty where a list of workers is read.
-    pub passes: BTreeMap<String, PassCounts>,
+}
+
+/// How long a worker's passes took within the last minutes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerPasses {
+    /// What its buckets' numbers mean.
+    pub buckets: PassBuckets,
+    /// By `name@version`.
+    pub versions: BTreeMap<String, PassCounts>,
+}
+
+impl WorkerPasses {
+    /// As they are said.
+    pub fn to_text(&self) -> String {
+        // Numbers and texts are always JSON.
+        serde_json::to_string(self).unwrap_or_default()
+    }
 }
 
 /// One worker, by its name and when it started.
@@ -120,12 +136,13 @@ impl FromRow<'_, PgRow> for WorkerRow {
 }
 
 impl PostgresStore {
-    /// Notes how a worker is.
+    /// Notes how a worker is, and of its passes what it says now; where that is nothing, what it said stays.
     pub async fn report_worker(
         &self,
         name: &str,
         started_at: DateTime<Utc>,
         figures: &WorkerFigures,
+        passes: Option<&str>,
     ) -> Result<(), StoreError> {
         // Numbers and texts are always JSON.
         let figures = serde_json::to_string(figures).unwrap_or_else(|_| "{}".to_owned());
@@ -133,7 +150,8 @@ impl PostgresStore {
             .bind(name)
             .bind(started_at)
             .bind(env!("CARGO_PKG_VERSION"))
-            .bind(figures);
+            .bind(figures)
+            .bind(passes);
         self.execute(query).await.map(drop)
     }
 
@@ -171,12 +189,17 @@ impl PostgresStore {
     }
 }
 
-/// What workers say of their passes, added up. What can't be read is left out.
+/// What workers say of their passes, added up. What can't be read, or is of other buckets, is left out.
 fn together(said: &[String]) -> BTreeMap<String, VersionPasses> {
     let mut all: BTreeMap<String, VersionPasses> = BTreeMap::new();
     for one in said {
-        let passes: BTreeMap<String, PassCounts> = serde_json::from_str(one).unwrap_or_default();
-        for (version, counts) in passes {
+        let Ok(passes) = serde_json::from_str::<WorkerPasses>(one) else {
+            continue;
+        };
+        if passes.buckets != PASS_BUCKETS {
+            continue;
+        }
+        for (version, counts) in passes.versions {
             if all.len() >= MAX_TIMED && !all.contains_key(&version) {
                 continue;
             }
@@ -215,22 +238,33 @@ mod tests {
 
     #[test]
     fn passes_of_all_workers_are_added_up_by_version() {
+        let of = |steps: u32, versions: &str| {
+            let buckets = format!(r#"{{"steps": {steps}, "first_ns": 1000}}"#);
+            format!(r#"{{"buckets": {buckets}, "versions": {versions}, "colour": "blue"}}"#)
+        };
+        let first = r#"{"a@1": {"buckets": [[40, 3]], "inputs": 5}, "a@2": {"buckets": [[44, 1]], "inputs": 1}}"#;
+        let second = r#"{"a@1": {"buckets": [[40, 1], [48, 1]], "inputs": 9, "colour": "blue"}}"#;
         let said = [
-            r#"{"a@1": {"buckets": [[40, 3]], "inputs": 5}, "a@2": {"buckets": [[44, 1]], "inputs": 1}}"#,
-            r#"{"a@1": {"buckets": [[40, 1], [48, 1]], "inputs": 9, "colour": "blue"}}"#,
-            r#"{"a@1": "garbage"}"#,
-            "null",
+            of(4, first),
+            of(4, second),
+            // Of twice as many buckets, and of nobody knows which.
+            of(8, second),
+            format!(r#"{{"versions": {first}}}"#),
+            of(4, r#"{"a@1": "garbage"}"#),
+            "null".to_owned(),
         ];
-        let all = together(&said.map(str::to_owned));
+        let all = together(&said);
         assert_eq!(all.len(), 2);
         let first = &all["a@1"];
         assert_eq!((first.workers, first.counts.inputs), (2, 14));
         assert_eq!(first.counts.buckets, [(40, 4), (48, 1)]);
-        let many: BTreeMap<String, PassCounts> = (0..2 * MAX_TIMED)
-            .map(|n| (format!("a@{n}"), PassCounts::default()))
-            .collect();
-        let many = serde_json::to_string(&many).expect("JSON");
-        assert_eq!(together(&[many]).len(), MAX_TIMED, "and no more");
+        let many = WorkerPasses {
+            buckets: PASS_BUCKETS,
+            versions: (0..2 * MAX_TIMED)
+                .map(|n| (format!("a@{n}"), PassCounts::default()))
+                .collect(),
+        };
+        assert_eq!(together(&[many.to_text()]).len(), MAX_TIMED, "and no more");
     }
 
     #[test]

@@ -112,6 +112,11 @@ pub static POSTGRES: LazyLock<Migrator> = LazyLock::new(|| {
             "callbacks",
             include_str!("../../migrations/postgres/0019_callbacks.sql"),
         ),
+        (
+            20,
+            "worker passes",
+            include_str!("../../migrations/postgres/0020_worker_passes.sql"),
+        ),
     ])
 });
 

@@ -56,7 +56,7 @@ pub use callbacks::{CallbackRow, CallbackTo, DueCallback, WaitingCallbacks};
 pub use cancelled::RunJobs;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
-pub use fleet::{VersionPasses, WorkerFigures, WorkerRow};
+pub use fleet::{VersionPasses, WorkerFigures, WorkerPasses, WorkerRow};
 pub use follow::{Followed, FollowedTo};
 pub use hosts::Opened;
 pub use inputs::{KnownInput, ScorePair};

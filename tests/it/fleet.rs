@@ -148,6 +148,15 @@ async fn how_long_a_versions_passes_take_is_told_over_all_workers_that_are_there
     })
     .await;
 
+    // Both sections that show the fleet ask for it once a turn, as another one asks for its own.
+    let asked = "const count = (path) => performance.getEntriesByType('resource').filter((one) => new URL(one.name).pathname === path).length;
+        return [count('/v1/fleet'), count('/v1/cache/health')]";
+    eventually("a turn has ended", PATIENCE, async || {
+        let asked = browser.run(asked).await;
+        (asked[1].as_u64() > Some(1) && asked[0] == asked[1]).then_some(())
+    })
+    .await;
+
     // Who is gone is counted no more.
     workers[2].stop().await;
     let left = eventually("two are left", PATIENCE, async || {
@@ -157,6 +166,13 @@ async fn how_long_a_versions_passes_take_is_told_over_all_workers_that_are_there
     .await;
     assert_eq!(left["passes"], 4);
     assert!(left["pass_p99_ms"].as_f64() < Some(500.0), "{left}");
+
+    // Where it isn't known, the workers are told all the same.
+    let hide = "ALTER TABLE workers RENAME COLUMN passes TO out_of_reach";
+    stack.execute(hide).await;
+    let seen = fleet(&workers[0]).await;
+    assert_eq!(seen["models"], Value::Null);
+    assert_eq!(seen["workers"].as_array().map(Vec::len), Some(3));
     for worker in &workers[..2] {
         worker.stop().await;
     }

@@ -113,6 +113,44 @@ async fn what_a_stop_cuts_is_posted_again_as_the_same_delivery_and_what_was_not_
     second.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_cuts_no_look_at_a_job_that_is_to_be_posted() {
+    let stack = Stack::shared().await;
+    let receiver = Receiver::start().await;
+    let worker = calling(&stack, &[], &[&receiver.host()]).start().await;
+    let (url, host) = (receiver.url("/"), receiver.host());
+    // Nobody reads rows of jobs until it ends.
+    let mut held = stack.hold_jobs().await;
+    let lock = sqlx::query("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE");
+    lock.execute(&mut *held).await.expect("a lock");
+    let statement = format!(
+        "INSERT INTO callbacks (job_id, body_sha256, url, host) VALUES ('unread', sha256('unread'), '{url}', '{host}')"
+    );
+    stack.execute(statement.leak()).await;
+    let insert = sqlx::query(
+        "INSERT INTO jobs (job_id, body_sha256, finished_at, status, error)
+         VALUES ('unread', sha256('unread'), now(), 'rejected', '{\"code\": \"invalid\", \"field\": null, \"message\": \"\"}')",
+    );
+    insert.execute(&mut *held).await.expect("a row");
+    let reading = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'WITH found AS MATERIALIZED%' AND wait_event_type = 'Lock'";
+    eventually_equals("its row is waited for", PATIENCE, 1, || {
+        stack.count(reading)
+    })
+    .await;
+    worker.terminate();
+    // It is said by a task that is stopped with the one that posts.
+    let stopped = "SELECT count(*) FROM workers WHERE stopped_at IS NOT NULL";
+    eventually_equals("it is asked to stop", PATIENCE, 1, || stack.count(stopped)).await;
+    held.commit().await.expect("the end of the lock");
+    let status = worker.wait_exit(PATIENCE).await;
+    assert!(status.success(), "{status}");
+    let free = "SELECT count(*) FROM callbacks WHERE due_at <= now() AND tries = 0";
+    assert_eq!(stack.count(free).await, 1, "it is another worker's");
+    assert_eq!(receiver.count(), 0);
+    let killed = "SELECT sessions_killed FROM pg_stat_database WHERE datname = current_database()";
+    assert_eq!(stack.count(killed).await, 0, "no statement was cut");
+}
+
 /// The most memory that a worker has held so far, in KiB.
 fn peak_kib(worker: &Worker) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", worker.pid())).expect("its status");
@@ -258,5 +296,25 @@ async fn what_is_beyond_the_bound_is_given_up_the_oldest_first() {
         worker.metric("kiln_callbacks_waiting", &[])
     })
     .await;
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_knows_what_waits_no_number_says_so() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    stack
+        .execute("ALTER TABLE callbacks RENAME TO out_of_reach")
+        .await;
+    let worker = calling(&stack, &["hooks.example"], &[])
+        .allow("callbacks wait: the database refuses")
+        .start()
+        .await;
+    for name in ["kiln_callbacks_waiting", "kiln_callbacks_oldest_seconds"] {
+        eventually("it isn't known", PATIENCE, || async {
+            worker.metric(name, &[]).await.is_nan().then_some(())
+        })
+        .await;
+    }
     worker.stop().await;
 }

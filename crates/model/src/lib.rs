@@ -59,7 +59,7 @@ pub use kiln_contract::model::{
 pub use manifest::{NgramShape, OutputActivation, Pooling};
 pub use model::Model;
 pub use ngram::Featuriser;
-pub use pass_times::{MINUTES as PASS_MINUTES, PassCounts, PassFigures};
+pub use pass_times::{MINUTES as PASS_MINUTES, PASS_BUCKETS, PassBuckets, PassCounts, PassFigures};
 pub use quantise::{
     CostMeter, QuantisationCost, QuantiseOptions, Quantised, Quantising, quantisation_cost,
     quantise,

@@ -11,10 +11,22 @@ use std::time::{Duration, Instant};
 pub const MINUTES: u64 = 10;
 /// Buckets of durations: each is the fourth root of two times as wide as the one before.
 const BUCKETS: usize = 112;
-/// Buckets from one doubling to the next.
-const STEPS: f64 = 4.0;
-/// The first bucket's upper bound, in seconds; the last one's is four minutes.
-const FIRST_SECONDS: f64 = 1e-6;
+/// Buckets from one doubling to the next, and the first one's upper bound; the last one's is four minutes.
+pub const PASS_BUCKETS: PassBuckets = PassBuckets {
+    steps: 4,
+    first_ns: 1_000,
+};
+const STEPS: f64 = PASS_BUCKETS.steps as f64;
+const FIRST_SECONDS: f64 = PASS_BUCKETS.first_ns as f64 / 1e9;
+
+/// What the buckets' numbers mean: counts by them are added up only where that is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassBuckets {
+    /// Buckets from one doubling to the next.
+    pub steps: u32,
+    /// The first one's upper bound, in nanoseconds.
+    pub first_ns: u32,
+}
 
 /// How long passes of a version took within the last ten minutes. Percentiles are interpolated within buckets that are a fifth wide.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,7 +56,7 @@ pub struct PassCounts {
 }
 
 impl PassCounts {
-    /// Adds those of another worker, as far as its buckets are known here.
+    /// Adds those of another worker that counts by the same buckets, as far as they are known here.
     pub fn add(&mut self, other: &Self) {
         let mut all = self.counts();
         all.add_all(&other.counts());

@@ -1,11 +1,11 @@
-//! Owns the checks of the settings of callbacks: hosts as URLs have them, and for each of them something to sign with.
+//! Owns the checks of the settings of callbacks: hosts as URLs have them, and for each of them something to sign with that no other receiver knows.
 
 use crate::{
     config::{Callbacks, ConfigError, is_listable},
     secret::Secret,
 };
 use kiln_contract::name::{NAME_RULE, is_name};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Hosts and receivers that may be listed, and the longest name of a host, in bytes.
 const MAX_HOSTS: usize = 64;
@@ -33,6 +33,7 @@ pub(super) fn check(callbacks: &Callbacks) -> Result<(), ConfigError> {
         }
     }
     receivers(callbacks)?;
+    no_two_are_equal(callbacks)?;
     match &callbacks.secret {
         Some(secret) => good("callbacks.secret", secret),
         None => match callbacks
@@ -71,6 +72,25 @@ fn receivers(callbacks: &Callbacks) -> Result<(), ConfigError> {
             }
         }
         good("callbacks.receivers.*.secret", &own.secret)?;
+    }
+    Ok(())
+}
+
+/// Who knows a secret signs as everybody who has the same.
+fn no_two_are_equal(callbacks: &Callbacks) -> Result<(), ConfigError> {
+    let common = callbacks.secret.iter();
+    let common = common.map(|secret| ("callbacks.secret".to_owned(), secret));
+    let own = callbacks.receivers.iter().map(|(receiver, own)| {
+        let field = format!("callbacks.receivers.{receiver}.secret");
+        (field, &own.secret)
+    });
+    let mut fields: BTreeMap<&str, String> = BTreeMap::new();
+    for (field, secret) in common.chain(own) {
+        if let Some(other) = fields.get(secret.expose()) {
+            let problem = format!("{other} and {field} are equal: each receiver has its own");
+            return refuse("callbacks.receivers.*.secret", problem);
+        }
+        fields.insert(secret.expose(), field);
     }
     Ok(())
 }
@@ -135,6 +155,17 @@ mod tests {
             },
         );
         assert!(said(&short).contains("32 to 256") && !said(&short).contains("hunter2"));
+        for (secret, other) in [
+            ('x', "callbacks.receivers.crm.secret"),
+            ('y', "callbacks.secret"),
+        ] {
+            let mut equal = callbacks.clone();
+            equal.receivers.insert("shop".into(), receiver(&[], secret));
+            let said = said(&equal);
+            let both = format!("{other} and callbacks.receivers.shop.secret are equal");
+            assert!(said.contains(&both), "{said}");
+            assert!(!said.contains(&secret.to_string().repeat(4)), "{said}");
+        }
         let mut odd = callbacks;
         odd.receivers.insert("a b".into(), receiver(&[], 'z'));
         assert!(said(&odd).contains("`a b` is no name"));

@@ -32,7 +32,7 @@ async function servedBy(name, version) {
 
 SECTIONS.models = async () => {
   // What is known of the others is shown where the database tells it; this worker's own goes on without.
-  const [models, fleet] = await Promise.all([fetchJson("/v1/models"), fetchJson("/v1/fleet").catch(() => null)]);
+  const [models, fleet] = await Promise.all([fetchJson("/v1/models"), fetchFleet().catch(() => null)]);
   const everywhere = new Map((fleet?.models ?? []).map((m) => [`${m.name}@${m.version}`, m]));
   const all = (m) => everywhere.get(`${m.name}@${m.version}`);
   const trained = [
@@ -59,7 +59,7 @@ SECTIONS.models = async () => {
   const minutes = models.find((m) => m.times)?.times.minutes;
   const lately = minutes ? `within the last ${minutes} minutes` : "lately: there were none";
   const part = models.length > MAX_VERSIONS ? ` ${MAX_VERSIONS} of ${figures.format(models.length)} versions are shown: those that serve or scored something lately, and others.` : "";
-  say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}. For the fleet: passes on all workers that are there${fleet ? "" : ", which can't be told now"}.${part}`);
+  say("models-note", `On this worker: memory is that of a version's weights; times are those of its passes, and of each input in them, ${lately}. For the fleet: passes on all workers that are there, of each its 32 versions that scored most${fleet?.models ? "" : "; they can't be told now"}.${part}`);
 };
 
 function named(made, of) {

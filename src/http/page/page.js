@@ -28,6 +28,10 @@ async function fetchJson(path, options) {
   return body;
 }
 
+// All workers: one question for all who ask it before it is answered.
+let fleetAsked = null;
+const fetchFleet = () => (fleetAsked ??= fetchJson("/v1/fleet").finally(() => { fleetAsked = null; }));
+
 // What the key of this page may do.
 let scopes = [];
 const may = (scope) => scopes.includes(scope);
@@ -380,7 +384,7 @@ const SECTIONS = {
     $("intake").hidden = !may("admin");
   },
   async fleet() {
-    const fleet = await fetchJson("/v1/fleet");
+    const fleet = await fetchFleet();
     const mebibytes = (n) => `${figures.format(n / 2 ** 20)} MiB`;
     $("fleet-sum").textContent = `${fleet.workers_up} workers, ${figures.format(fleet.jobs)} jobs and a hit rate of ${percent(fleet.hit_rate)} within the last five minutes. Those that are gone are shown for an hour.`;
     table("fleet-table", [

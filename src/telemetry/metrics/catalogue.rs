@@ -61,8 +61,8 @@ catalogue! {
         CALLBACKS = counter("kiln_callbacks_total", "tries", "Tries to post a job's end to its `callback_url`, by what became of them.")
             .by(&[CallbackOutcome::LABEL]);
         CALLBACKS_WAITING = gauge("kiln_callbacks_waiting", "callbacks",
-            "Ends of jobs that are still to be posted, of all workers, where this one posts any; counted once a minute, up to one more than `callbacks.max_waiting`.");
-        CALLBACK_AGE = gauge("kiln_callbacks_oldest_seconds", "seconds", "Time since the oldest of them was to be posted.");
+            "Ends of jobs that are still to be posted, of all workers, where this one posts any; counted once a minute, up to one more than `callbacks.max_waiting`; NaN while the database doesn't say.");
+        CALLBACK_AGE = gauge("kiln_callbacks_oldest_seconds", "seconds", "Time since the oldest of them was to be posted; NaN while the database doesn't say.");
         INTAKE_PAUSED = gauge("kiln_intake_paused", "1 or 0", "1 while operators have paused taking jobs.");
     }
     "Lanes": {

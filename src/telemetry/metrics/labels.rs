@@ -378,7 +378,9 @@ label!(
         Delivered = "delivered",
         /// tried again later
         Retried = "retried",
-        /// answered 410, or tried too often or for too long, or too many waited
+        /// answered 410, by which a receiver ends it in good order
+        Gone = "gone",
+        /// tried too often or for too long, or too many waited, or nothing is there to be posted any more
         GivenUp = "given_up",
     }
 );

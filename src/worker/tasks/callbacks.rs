@@ -89,7 +89,7 @@ async fn keep_posting(
             .await
             .is_some()
         {
-            parts.tidy().await;
+            parts.tidy(&stop).await;
         }
         return Ok(());
     }
@@ -105,7 +105,7 @@ async fn keep_posting(
             _ = look.tick() => under_way.claim(),
             _ = tidy.tick(), if !under_way.is_tidying => {
                 under_way.is_tidying = true;
-                under_way.all.push(parts.tidy().map(|()| Event::Tidied).boxed());
+                under_way.all.push(parts.tidy(&stop).map(|()| Event::Tidied).boxed());
             }
         }
     }
@@ -191,7 +191,7 @@ impl<'a> UnderWay<'a> {
     /// Waits a little for what is under way. What was sent and has no answer by then is posted again: its receiver knows it by its delivery's id.
     async fn end(mut self) {
         let until = Instant::now() + GOODBYE;
-        while self.seats.are_taken() || self.is_claiming {
+        while self.seats.are_taken() || self.is_claiming || self.is_tidying {
             match tokio::time::timeout_at(until, self.all.next()).await {
                 Ok(Some(Event::Posted(freed))) => {
                     self.seats.give_back(&freed.host, freed.was_slow);
@@ -203,7 +203,7 @@ impl<'a> UnderWay<'a> {
                         let _left = tokio::time::timeout_at(until, back).await;
                     }
                 }
-                Ok(Some(Event::Tidied)) => {}
+                Ok(Some(Event::Tidied)) => self.is_tidying = false,
                 Ok(None) | Err(_) => break,
             }
         }

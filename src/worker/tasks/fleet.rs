@@ -1,19 +1,20 @@
 //! Says how this worker is, so that any worker and `kiln status` can show all.
 //!
-//! Promises one statement every few seconds, whatever happens here, and a goodbye where it is asked to stop.
+//! Promises one statement every few seconds, whatever happens here, and a goodbye where it is asked to stop; and that this statement stays small: how
+//! long passes took is said once a minute where that is much.
 
 use crate::{
     clock,
     health::{Health, Part, Readiness},
     pipeline::{Engine, insight::Insight},
-    store::{INTAKE, Paused, PostgresStore, WorkerFigures},
+    store::{INTAKE, Paused, PostgresStore, WorkerFigures, WorkerPasses},
     telemetry::worker_name,
     worker::supervisor::{Stage, Supervisor},
 };
 use chrono::{DateTime, Utc};
-use kiln_model::{ListedModel, PassCounts};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use kiln_model::{ListedModel, PASS_BUCKETS};
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// How often it is said.
@@ -30,6 +31,9 @@ const MAX_NAMED: usize = 64;
 const MAX_LOADED: usize = 512;
 /// Versions whose passes are reported: those that had the largest number of inputs.
 const MAX_TIMED: usize = 32;
+/// What is said of passes with every report, in bytes; what is more is said no more often than this.
+const SMALL_BYTES: usize = 1_024;
+const SELDOM: Duration = Duration::from_secs(60);
 /// Longest wait for the last word.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -41,6 +45,25 @@ struct Reporter {
     store: PostgresStore,
     health: Health,
     paused: watch::Receiver<Vec<Paused>>,
+}
+
+/// What was said of passes last, and when.
+#[derive(Debug, Default)]
+struct Said {
+    text: String,
+    at: Option<Instant>,
+}
+
+impl Said {
+    /// Whether this is to be said now: it is something else, and small or not too soon.
+    fn is_due(&self, text: &str, now: Instant) -> bool {
+        let is_soon = self.at.is_some_and(|at| now < at + SELDOM);
+        text != self.text && (text.len() <= SMALL_BYTES || !is_soon)
+    }
+
+    fn note(&mut self, text: String, now: Instant) {
+        (self.text, self.at) = (text, Some(now));
+    }
 }
 
 /// Adds the task.
@@ -77,13 +100,19 @@ impl Reporter {
         let mut tick = tokio::time::interval(REPORT);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut turn = 0u32;
+        let mut said = Said::default();
         while stop.run_until_cancelled(tick.tick()).await.is_some() {
             let work = async {
-                // That the database is out of reach is told by its own check.
-                let _told = self
+                let (passes, now) = (self.passes().to_text(), Instant::now());
+                let due = said.is_due(&passes, now).then_some(passes);
+                let told = self
                     .store
-                    .report_worker(&name, started_at, &self.figures())
+                    .report_worker(&name, started_at, &self.figures(), due.as_deref())
                     .await;
+                // That the database is out of reach is told by its own check.
+                if let (Ok(()), Some(passes)) = (told, due) {
+                    said.note(passes, now);
+                }
                 if turn.is_multiple_of(FORGET_EVERY) {
                     let _later = self.store.forget_workers().await;
                 }
@@ -140,12 +169,12 @@ impl Reporter {
             jobs: figures.requests,
             p99_ms: figures.p99_ms,
             memory_bytes: memory_bytes(),
-            passes: self.passes(&models),
         }
     }
 
-    fn passes(&self, models: &[ListedModel]) -> BTreeMap<String, PassCounts> {
+    fn passes(&self) -> WorkerPasses {
         let registry = self.engine.registry();
+        let models = registry.list();
         let counted = models.iter().filter_map(|model| {
             let named = format!("{}@{}", model.info.name, model.info.version);
             let counts = registry.resolve(&named).ok()?.pass_counts()?;
@@ -154,7 +183,10 @@ impl Reporter {
         let mut counted: Vec<_> = counted.collect();
         counted.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.inputs));
         counted.truncate(MAX_TIMED);
-        counted.into_iter().collect()
+        WorkerPasses {
+            buckets: PASS_BUCKETS,
+            versions: counted.into_iter().collect(),
+        }
     }
 }
 
@@ -164,4 +196,25 @@ fn memory_bytes() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or_default() << 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_is_said_once_a_minute_and_what_is_the_same_never_again() {
+        let (mut said, start) = (Said::default(), Instant::now());
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let much = |text: &str| text.repeat(SMALL_BYTES);
+        assert!(said.is_due("few", start));
+        said.note("few".into(), start);
+        assert!(!said.is_due("few", after(3_600)));
+        assert!(said.is_due("fewer", after(5)));
+        assert!(!said.is_due(&much("ab"), after(59)));
+        assert!(said.is_due(&much("ab"), after(60)));
+        said.note(much("ab"), after(60));
+        assert!(!said.is_due(&much("cd"), after(119)) && said.is_due(&much("cd"), after(120)));
+        assert!(!said.is_due(&much("ab"), after(3_600)));
+    }
 }

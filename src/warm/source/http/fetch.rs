@@ -24,6 +24,8 @@ use url::Url;
 
 /// Redirections that are followed.
 const MAX_REDIRECTIONS: usize = 5;
+/// Addresses of a host that are tried.
+const MAX_ADDRESSES: usize = 16;
 /// What is said of a host whose addresses may not be connected to.
 const PRIVATE: &str = "is at a private address, which warm.private_networks doesn't list";
 /// What is said of an encrypted connection to another origin, whose certificate would name it.
@@ -199,7 +201,7 @@ impl Fetch {
             false => Arc::new(tls::Tls::default().client()?),
         };
         let allowed = Allowed::PublicAnd(&self.listed);
-        let connected = outbound::connect(&step.url, allowed, config).await;
+        let connected = outbound::connect(&step.url, allowed, MAX_ADDRESSES, config).await;
         connected.map_err(|error| match error {
             ConnectError::NoAddress => "has no address".to_owned(),
             ConnectError::Private => PRIVATE.to_owned(),

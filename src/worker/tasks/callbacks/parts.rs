@@ -1,7 +1,7 @@
 //! Owns the steps of posting: taking what is due, one try of one callback with what comes of it, and tidying up.
 //!
-//! Promises that a try is noted by whoever still has the right to it; that at a stop what hasn't been sent is another worker's at once; and that no more
-//! of a job's row is read than may be posted.
+//! Promises that a try is noted by whoever still has the right to it; that at a stop, or where it is too late for a try, what hasn't been sent is another
+//! worker's at once; that no statement is left without its answer for that; and that no more of a job's row is read than may be posted.
 
 use super::{
     post::{Answer, Letter, Sent, post},
@@ -55,8 +55,8 @@ enum Tried {
     },
     /// There is nothing to post.
     NoJob,
-    /// Another worker may have it before the try would be over.
-    TooLate,
+    /// Nothing was sent: there is a stop, or another worker may have it before the try would be over.
+    Unsent,
 }
 
 impl Parts {
@@ -88,32 +88,20 @@ impl Parts {
         client: Arc<ClientConfig>,
         stop: &CancellationToken,
     ) -> Freed {
-        let sent = Sent::default();
-        let tried = {
-            let mut trying = pin!(self.attempt(&held, client, &sent));
-            tokio::select! {
-                biased;
-                tried = trying.as_mut() => Some(tried),
-                () = stop.cancelled() => match sent.is_possible() {
-                    true => Some(trying.await),
-                    false => None,
-                }
-            }
-        };
+        let tried = self.attempt(&held, client, stop).await;
         let (due, limit) = (&held.due, config::ms(self.settings.timeout_ms));
         let mut was_slow = false;
         let noted = match tried {
-            Some(Ok(Tried::Answered { answer, took })) => {
+            Ok(Tried::Answered { answer, took }) => {
                 was_slow = took >= limit / 2;
                 self.conclude(due, answer).await
             }
-            Some(Ok(Tried::NoJob)) => {
+            Ok(Tried::NoJob) => {
                 let why = "its job's row is gone, or another body's";
                 self.give_up(due, why).await
             }
-            Some(Ok(Tried::TooLate)) => Ok(()),
-            Some(Err(error)) => Err(error),
-            None => self.give_back(&held).await,
+            Ok(Tried::Unsent) => self.give_back(&held).await,
+            Err(error) => Err(error),
         };
         if let Err(error) = noted {
             // It is due again once its time is over.
@@ -129,21 +117,33 @@ impl Parts {
         &self,
         held: &Held,
         client: Arc<ClientConfig>,
-        sent: &Sent,
+        stop: &CancellationToken,
     ) -> Result<Tried, StoreError> {
         let due = &held.due;
         let max = self.max_body_bytes;
+        // A stop doesn't cut it: nobody has a connection before a statement that was left without its answer has ended.
         let end = self.store.job_to_post(&due.job_id, &due.body_sha256, max);
         let Some(end) = end.await? else {
             return Ok(Tried::NoJob);
         };
         let limit = config::ms(self.settings.timeout_ms);
         let begun = Instant::now();
-        if begun + limit > held.until {
-            return Ok(Tried::TooLate);
+        if stop.is_cancelled() || begun + limit > held.until {
+            return Ok(Tried::Unsent);
         }
         let answer = match self.letter(due, end) {
-            Ok(letter) => post(letter, client, limit, sent).await,
+            Ok(letter) => {
+                let sent = Sent::default();
+                let mut posting = pin!(post(letter, client, limit, &sent));
+                tokio::select! {
+                    biased;
+                    answer = posting.as_mut() => answer,
+                    () = stop.cancelled() => match sent.is_possible() {
+                        true => posting.await,
+                        false => return Ok(Tried::Unsent),
+                    }
+                }
+            }
             Err(reason) => Answer::Failed(reason.to_owned()),
         };
         let took = begun.elapsed();
@@ -181,7 +181,14 @@ impl Parts {
                 }
                 return Ok(());
             }
-            Answer::Gone => return self.give_up(due, "answered 410").await,
+            Answer::Gone => {
+                if self.store.end_callback(due).await? {
+                    self.metrics.callbacks(CallbackOutcome::Gone, 1);
+                    let (job_id, host) = (&due.job_id, &due.host);
+                    tracing::debug!(job_id, host, "a callback's receiver wants it no more");
+                }
+                return Ok(());
+            }
             Answer::Failed(reason) => reason,
         };
         let tries = due.tries.unsigned_abs();
@@ -213,12 +220,15 @@ impl Parts {
         Ok(())
     }
 
-    /// Gives up what is too old, or too much, and counts what waits.
-    pub(super) async fn tidy(&self) {
+    /// Gives up what is too old, or too much, and counts what waits where this worker posts any; at a stop no further than it has come.
+    pub(super) async fn tidy(&self, stop: &CancellationToken) {
         let settings = &self.settings;
         let age = Duration::from_secs(settings.max_age_seconds);
         let mut given_up = 0;
         for _step in 0..TIDY_STEPS {
+            if stop.is_cancelled() {
+                break;
+            }
             // That the database is out of reach is told by its own check.
             let old = self.store.give_up_old_callbacks(age).await.unwrap_or(0);
             let excess = self.store.give_up_excess_callbacks(settings.max_waiting);
@@ -235,10 +245,10 @@ impl Parts {
                 "callbacks are given up: they waited too long, or too many did"
             );
         }
-        if let Ok(found) = self.store.waiting_callbacks(settings.max_waiting).await {
-            let waiting = found.waiting as f64;
-            self.metrics
-                .callbacks_waiting(waiting, found.oldest_seconds);
+        if settings.are_on() && !stop.is_cancelled() {
+            let found = self.store.waiting_callbacks(settings.max_waiting).await;
+            let found = found.map(|found| (found.waiting as f64, found.oldest_seconds));
+            self.metrics.callbacks_waiting(found.ok());
         }
     }
 }

@@ -25,6 +25,8 @@ use std::{
 use tokio_rustls::rustls::ClientConfig;
 use url::Url;
 
+/// Addresses of a host that are tried.
+const MAX_ADDRESSES: usize = 4;
 /// What is read of an answer: its status and headers, and then of its body, in bytes; and the longest wait for that.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 const MAX_BODY_BYTES: usize = 4 << 10;
@@ -102,7 +104,7 @@ async fn exchange(
         true => Allowed::Any,
         false => Allowed::PublicAnd(&[]),
     };
-    let connected = outbound::connect(&url, allowed, tls).await;
+    let connected = outbound::connect(&url, allowed, MAX_ADDRESSES, tls).await;
     let stream = connected.map_err(|error| match error {
         ConnectError::Private => "its host has no address that callbacks.hosts may reach".into(),
         other => other.to_string(),
