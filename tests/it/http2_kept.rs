@@ -4,7 +4,7 @@ use sqlx::{Connection, Executor, PgConnection};
 use tokio::time::timeout;
 
 use crate::harness::frames::{
-    CANCELLED, DATA, Frames, HEADERS, REFUSED, ROOM, RST_STREAM, WINDOW,
+    CANCELLED, DATA, END_HEADERS, Frames, HEADERS, REFUSED, ROOM, RST_STREAM, WINDOW, fields,
     get_and_reset,
 };
 use crate::harness::stack::Stack;
@@ -121,5 +121,31 @@ async fn who_takes_one_answer_too_slowly_loses_that_one_alone() {
     frames.get(5, "/livez").await.expect("a request");
     let answer = frames.wait_for(|frame| frame.kind == HEADERS && frame.stream == 5);
     assert!(answer.await.is_some(), "the connection is as good as ever");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_nobody_reads_take_no_room_of_a_connection() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().start().await;
+    let mut frames = Frames::open(worker.http_port, &[]).await;
+    assert!(frames.is_heard().await);
+    let path = fields("/v1/jobs/none/wait?seconds=30");
+    for stream in [1, 3] {
+        let asked = frames.send(HEADERS, END_HEADERS, stream, &path).await;
+        asked.expect("a request");
+        // As much as may come before a client hears more.
+        for bytes in [16_384, 16_384, 16_384, 16_383] {
+            let sent = frames.send(DATA, 0, stream, &vec![b' '; bytes]).await;
+            sent.expect("a part of its body");
+        }
+    }
+    let mut came = Vec::new();
+    for _each in 0..50 {
+        came.extend(frames.heard().await.expect("it is there"));
+    }
+    let mut room = came.iter().filter(|frame| frame.kind == ROOM);
+    assert!(room.any(|frame| frame.stream == 0), "{came:?}");
+    assert!(!came.iter().any(|frame| frame.kind == HEADERS), "they wait");
     worker.stop().await;
 }
