@@ -6,7 +6,7 @@
 
 use super::{
     http2,
-    permits::{HEAD_BYTES, Permits, Seats, Taken, refused},
+    permits::{HEAD_BYTES, Permits, Seats, Taken, refused, seated},
     preface::{self, Rewound, Version},
     unread::Impatient,
 };
@@ -21,7 +21,10 @@ use std::{
     convert::Infallible,
     net::SocketAddr,
     pin::pin,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -118,13 +121,13 @@ async fn serve(stream: TcpStream, taken: Taken) {
 }
 
 async fn serve_http1(stream: Rewound<Impatient<TcpStream>>, taken: Taken, first_head: Instant) {
-    let (seats, is_heard) = (taken.seats, AtomicBool::new(false));
+    let (seats, is_heard) = (Arc::new(taken.seats), AtomicBool::new(false));
     let is_probe = seats.is_probe();
     let routes = TowerToHyperService::new(taken.routes);
     let service = service_fn(|request: Request<Incoming>| {
         is_heard.store(true, Ordering::Relaxed);
         let is_admitted = seats.admit(request.uri().path());
-        let served = is_admitted.then(|| routes.call(request));
+        let served = is_admitted.then(|| seated(seats.clone(), routes.call(request)));
         async move {
             match served {
                 Some(served) => served.await,

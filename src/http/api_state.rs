@@ -1,6 +1,6 @@
 //! What the API works with: the parts of the running worker, and a way to have work done on the worker's own runtime.
 
-use super::problem::Problem;
+use super::{permits, problem::Problem};
 use crate::{
     amqp::{connection::Broker, lane_depths::LaneDepths, publisher::Publisher, topology::Topology},
     config::Settings,
@@ -96,12 +96,33 @@ impl ApiState {
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Problem> {
-        let running = self.runtime.spawn(work);
-        let done = tokio::time::timeout(self.limit(), running).await;
+        let done = tokio::time::timeout(self.limit(), self.detach(work)).await;
         done.map_or_else(|_| Err(Problem::goes_on(self.limit())), of_task)
     }
 
-    /// Asks the database something.
+    /// The same with work that only looks: what it asked the database is answered in any case, as one that isn't waited for keeps others waiting until
+    /// it has been ended there. The store bounds its time.
+    pub(super) async fn look<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let done = tokio::time::timeout(self.limit(), self.detach(work)).await;
+        done.map_or_else(|_| Err(Problem::timeout(self.limit())), of_task)
+    }
+
+    /// Runs work on the worker's runtime. What its request holds of the port isn't free before its end.
+    fn detach<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> JoinHandle<T> {
+        let held = permits::held();
+        self.runtime.spawn(async move {
+            let _held = held;
+            work.await
+        })
+    }
+
+    /// Asks the database something, which goes on to its end.
     pub(super) async fn ask<T, W>(
         &self,
         question: impl FnOnce(PostgresStore) -> W + Send + 'static,
@@ -111,9 +132,7 @@ impl ApiState {
         W: Future<Output = Result<T, StoreError>> + Send,
     {
         let store = self.store.clone();
-        let answer = self
-            .run_on_worker(async move { question(store).await })
-            .await?;
+        let answer = self.look(async move { question(store).await }).await?;
         answer.map_err(|error| Problem::unavailable(format!("postgres: {error}")))
     }
 }

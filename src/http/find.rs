@@ -120,9 +120,12 @@ pub(super) async fn jobs(
     let is_by_id = filter.id_prefix.is_some();
     let state = shared.state()?;
     // Nobody closes it.
-    let _turn = shared.finding.acquire().await;
+    let turn = shared.finding.clone().acquire_owned().await;
     let store = state.store.clone();
-    let page = state.run_on_worker(async move { store.list_jobs(&filter, after, limit).await });
+    let page = state.look(async move {
+        let _turn = turn;
+        store.list_jobs(&filter, after, limit).await
+    });
     let page = page.await?.map_err(|error| {
         let narrower = match error {
             StoreError::TimedOut(_) => ": ask for a narrower time (`from` and `to`)",

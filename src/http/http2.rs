@@ -1,12 +1,13 @@
 //! Serves one HTTP/2 connection, as clients begin it that know it is spoken (h2c), within what an HTTP/1 one may hold.
 //!
-//! Promises that its requests together hold no more than so many connections would; that it ends when nothing is asked on it, when its client takes no
-//! answer or gives up too many; that nothing of it goes on once it is cut; and that a request has one name, as over HTTP/1. Refuses tunnels and pushes.
+//! Promises that its requests together hold no more than so many connections would; that it ends when nothing is asked on it, or its client gives up
+//! too many; that an answer which its client doesn't take ends by itself; that nothing of it goes on once it is cut, but what the database was asked;
+//! and that a request has one name, as over HTTP/1. Refuses tunnels and pushes, and what comes once it is to end.
 
 use super::{
-    permits::{HEAD_BYTES, Taken, refused},
+    permits::{HEAD_BYTES, Taken, refused, seated},
     problem::Problem,
-    streams::{Limits, Open, PIECE_BYTES, Pieces, Streams, Verdict},
+    streams::{Limits, Open, PIECE_BYTES, Pieces, STREAMS, Streams, Verdict},
     unread::Unsent,
 };
 use crate::redact::Redact;
@@ -15,6 +16,7 @@ use axum::{
     http::{HeaderValue, Method, Request, Response, header},
     response::IntoResponse,
 };
+use h2::Reason;
 use hyper::{
     body::Incoming, rt::Executor, server::conn::http2, service::Service, service::service_fn,
 };
@@ -22,15 +24,16 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{convert::Infallible, pin::pin};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    time::{Instant, MissedTickBehavior},
+    time::MissedTickBehavior,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Requests that may be under way on one connection.
-pub(super) const STREAMS: u32 = 32;
 /// What may come of bodies before somebody reads them, in bytes: of one request, and of all on a connection.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 128 << 10;
@@ -49,13 +52,15 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, unsent: Unsen
         unread: taken.limit,
         is_for_one: taken.seats.is_probe(),
     };
-    let streams = Streams::new(taken.seats);
     let tasks = Tasks::default();
     let _ends_them = tasks.alive.clone().drop_guard();
+    let streams = Streams::new(taken.seats, limits, tasks.alive.clone());
     let (routes, known) = (TowerToHyperService::new(taken.routes), streams.clone());
+    let begun = tasks.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let (open, is_admitted) = known.begin(request.uri().path());
-        answer(routes.clone(), open, is_admitted, request)
+        let open = known.begin(request.uri().path());
+        begun.next_ends_by(open.as_ref().map(Open::cut));
+        answer(routes.clone(), open, request)
     });
     let serving = http2::Builder::new(tasks.clone())
         .timer(TokioTimer::new())
@@ -71,21 +76,21 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, unsent: Unsen
     let mut serving = pin!(serving);
     let mut look = tokio::time::interval(limits.idle.min(limits.unread) / LOOKS);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut leaving = None;
     let ended = loop {
-        tokio::select! {
+        let is_closing = tokio::select! {
             ended = serving.as_mut() => break ended,
-            () = taken.closing.cancelled(), if leaving.is_none() => {
-                leaving = Some(Instant::now());
-                serving.as_mut().graceful_shutdown();
-            }
-            _ = look.tick() => {}
-            () = streams.changed() => {}
-        }
-        match streams.judge(limits, leaving, unsent.is_any()) {
+            () = taken.closing.cancelled(), if !streams.are_leaving() => true,
+            _ = look.tick() => false,
+            () = streams.changed() => false,
+        };
+        let verdict = match streams.judge(unsent.is_any()) {
+            Verdict::Stay if is_closing => Verdict::Leave,
+            judged => judged,
+        };
+        match verdict {
             Verdict::Stay => {}
             Verdict::Leave => {
-                leaving = Some(Instant::now());
+                streams.leave();
                 serving.as_mut().graceful_shutdown();
             }
             Verdict::Cut => break Ok(()),
@@ -97,17 +102,22 @@ pub(super) async fn serve(io: impl AsyncRead + AsyncWrite + Unpin, unsent: Unsen
     }
 }
 
-/// Answers a request, which holds what it holds until its answer is gone.
+/// Answers a request, which holds what it holds until its answer is gone. One that comes too late is refused as one that may be sent again.
 async fn answer(
     routes: TowerToHyperService<Router>,
-    open: Open,
-    is_admitted: bool,
+    open: Option<Open>,
     request: Request<Incoming>,
-) -> Result<Response<Pieces>, Infallible> {
-    let response = match named(request) {
-        Ok(request) if is_admitted => routes.call(request).await?,
-        Ok(_) => refused(),
-        Err(problem) => problem.into_response(),
+) -> Result<Response<Pieces>, h2::Error> {
+    let Some(open) = open else {
+        return Err(Reason::REFUSED_STREAM.into());
+    };
+    let response = match (named(request), open.held()) {
+        (Ok(request), Some(held)) => {
+            let served = seated(held, routes.call(request)).await;
+            served.unwrap_or_else(|never| match never {})
+        }
+        (Ok(_), None) => refused(),
+        (Err(problem), _) => problem.into_response(),
     };
     Ok(response.map(|body| Pieces::new(body, open)))
 }
@@ -134,11 +144,20 @@ fn named<B>(mut request: Request<B>) -> Result<Request<B>, Problem> {
     }
 }
 
-/// Runs the requests of a connection for as long as it lives.
+/// Runs the requests of a connection for as long as it lives, and each for as long as it may.
 #[derive(Clone, Default)]
 struct Tasks {
     all: TaskTracker,
     alive: CancellationToken,
+    /// What ends the one that is run next.
+    next: Arc<Mutex<Option<CancellationToken>>>,
+}
+
+impl Tasks {
+    /// The library runs each request right after it was begun.
+    fn next_ends_by(&self, cut: Option<CancellationToken>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = cut;
+    }
 }
 
 impl<F> Executor<F> for Tasks
@@ -147,8 +166,10 @@ where
     F::Output: Send + 'static,
 {
     fn execute(&self, future: F) {
-        let alive = self.alive.clone();
-        self.all.spawn(alive.run_until_cancelled_owned(future));
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        let cut = next.take().unwrap_or_else(|| self.alive.clone());
+        drop(next);
+        self.all.spawn(cut.run_until_cancelled_owned(future));
     }
 }
 

@@ -118,6 +118,6 @@ async fn post(
 /// Whether a job with this id has ended, and had another body. Where the database doesn't say so now, whoever takes the job hears of it.
 async fn is_used(state: &ApiState, id: &str, sha256: [u8; 32]) -> bool {
     let (store, asked) = (state.store.with_limit(LOOK_UP), id.to_owned());
-    let known = state.run_on_worker(async move { store.body_of(&asked).await });
+    let known = state.look(async move { store.body_of(&asked).await });
     matches!(known.await, Ok(Ok(Some(known))) if known != sha256)
 }

@@ -50,7 +50,7 @@ pub(super) async fn explain(
     }
     let state = shared.state()?.clone();
     let asked = state.clone();
-    let explained = asked.run_on_worker(async move {
+    let explained = asked.look(async move {
         let schedules = {
             let folder = state.folder.lock().unwrap_or_else(PoisonError::into_inner);
             folder.schedules()

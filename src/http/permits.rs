@@ -1,7 +1,7 @@
 //! Owns how many connections, and requests on them, may be held at once, and what one of them may hold.
 //!
-//! Promises that what watches the worker has some of its own, however many clients there are, and that a connection with several requests under way
-//! holds as much as so many connections.
+//! Promises that what watches the worker has some of its own, however many clients there are, that a connection with several requests under way
+//! holds as much as so many connections, and that work which outlives its request holds on to what that held.
 
 use super::problem::Problem;
 use axum::{
@@ -11,6 +11,7 @@ use axum::{
     response::IntoResponse,
 };
 use std::{
+    any::Any,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -113,6 +114,24 @@ impl Seats {
     pub(super) fn another(&self) -> Option<OwnedSemaphorePermit> {
         self.permits.clients.clone().try_acquire_owned().ok()
     }
+}
+
+/// What a request holds of all this. It is free once nobody has it any more.
+pub(super) type Seat = Arc<dyn Any + Send + Sync>;
+
+tokio::task_local! {
+    /// That of the request which is served.
+    static SEAT: Seat;
+}
+
+/// Serves a request with what it holds of the port.
+pub(super) async fn seated<T>(held: Seat, serving: impl Future<Output = T>) -> T {
+    SEAT.scope(held, serving).await
+}
+
+/// What the request that is being served holds, for work that goes on when nobody waits for it any more.
+pub(super) fn held() -> Option<Seat> {
+    SEAT.try_with(Seat::clone).ok()
 }
 
 /// A connection that was taken, and within what it is served.

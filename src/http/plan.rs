@@ -131,10 +131,11 @@ pub(super) async fn plan(
 ) -> Result<Json<PlanShown>, Problem> {
     let state = shared.state()?;
     let schedule = steer::schedule(state, &name)?;
-    let turn = shared.planning.try_acquire();
-    let _turn = turn.map_err(|_| Problem::unavailable("another dry run is under way"))?;
+    let turn = shared.planning.clone().try_acquire_owned();
+    let turn = turn.map_err(|_| Problem::unavailable("another dry run is under way"))?;
     let (settings, engine) = (state.settings.clone(), state.engine.clone());
     let planned = state.ask(move |store| async move {
+        let _turn = turn;
         let mut left = Schedule::clone(&schedule);
         let spent = store.spent_ahead(&schedule.name, None).await?;
         left.budget = left.budget.less(&spent);

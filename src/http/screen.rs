@@ -8,7 +8,7 @@ use crate::telemetry::trace::{self, TRACEPARENT, TRACESTATE};
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, Uri, header, request::Parts},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -40,6 +40,12 @@ pub(super) async fn screen(State(shared): State<Shared>, request: Request, next:
         Some(refused) => refused.into_response(),
         None if origin.is_some() && cors::is_preflight(&parts) => cors::preflight(),
         None => {
+            if parts.version == Version::HTTP_2
+                && matches!(parts.method, Method::GET | Method::HEAD)
+            {
+                // Nobody reads it, and what isn't read has no room for others on its connection.
+                lent.forget();
+            }
             let request = Request::from_parts(parts, Body::new(lent));
             next.run(request).await
         }
@@ -136,6 +142,11 @@ impl Lent {
     fn with<T>(&self, work: impl FnOnce(&mut Body) -> T) -> T {
         // A body that panicked is one that fails.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets what comes of it go unread.
+    fn forget(&self) {
+        self.with(|body| *body = Body::empty());
     }
 
     /// Reads what is left, if it is little and comes soon. Says whether nothing is left.

@@ -1,30 +1,39 @@
-//! Owns what the requests of one HTTP/2 connection hold, and when that connection has to go.
+//! Owns what the requests of one HTTP/2 connection hold, and when that connection, or one of them, has to go.
 //!
-//! Promises that each request beyond a connection's first holds a permit as a connection of its own would, until its answer is gone; that an answer is
-//! handed over in small pieces, so that what waits for a client is known and bounded; and that a client which takes nothing, which asks for nothing or
-//! which gives up what it asked for is noticed. Refuses to close anything: that is the connection's.
+//! Promises that each request beyond a connection's first holds a permit as a connection of its own would, until its answer and its work are gone; that
+//! an answer is handed over in small pieces, so that what waits for a client is known and bounded; that a client which takes nothing loses that answer;
+//! and that one which asks for nothing or which gives up what it asked for is noticed. Refuses to close anything: that is the connection's.
 
-use super::{permits::Seats, unread::Stall};
-use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
+mod pieces;
+
+use super::{
+    permits::{PROBED, Seat, Seats},
+    unread::{MIN_RATE, Stall},
+};
+pub(super) use pieces::Pieces;
 use std::{
     collections::BTreeMap,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
+/// Requests that may be under way on one connection.
+pub(super) const STREAMS: u32 = 32;
 /// What is handed over of an answer at a time, in bytes: as much as one frame has.
 pub(super) const PIECE_BYTES: usize = 16 << 10;
-/// Requests that a client may give up beyond those that it takes an answer of.
+/// Requests that a client may give up unanswered beyond those that it takes an answer of.
 const MAX_GIVEN_UP: u64 = 64;
-/// How long a connection that is to end may take when nothing is under way on it.
+/// Requests of what watches the worker that are served on a connection where there is no permit for them.
+const MAX_UNSEATED: usize = PROBED.len();
+/// How long a connection that is to end may take when nothing was under way on it lately.
 const GOODBYE: Duration = Duration::from_secs(1);
+/// How much longer while its client takes bytes: the last piece of each answer may be among them.
+const SENDING: Duration = Duration::from_secs(STREAMS as u64 * PIECE_BYTES as u64 / MIN_RATE);
 
 /// What is to become of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +58,8 @@ pub(super) struct Limits {
 /// The requests of a connection.
 pub(super) struct Streams {
     seats: Seats,
+    limits: Limits,
+    alive: CancellationToken,
     state: Mutex<State>,
     /// Something may be to judge.
     changed: Notify,
@@ -58,11 +69,16 @@ pub(super) struct Streams {
 struct State {
     open: BTreeMap<u64, Request>,
     next: u64,
-    /// The one that needs no permit beside the connection's.
-    first: Option<u64>,
+    /// One has what the connection itself holds, and needs no permit.
+    is_own_taken: bool,
+    /// Those that are served without either.
+    unseated: usize,
     /// Since when there is none.
     idle_since: Instant,
+    /// Since when the connection is to end.
+    leaving: Option<Instant>,
     answered: u64,
+    answered_last: Option<Instant>,
     given_up: u64,
 }
 
@@ -73,6 +89,10 @@ struct Request {
     stall: Option<Stall>,
     /// Bytes that were handed over and aren't known to be gone.
     given: usize,
+    /// Its answer has begun.
+    is_begun: bool,
+    /// Ends it, and nothing else.
+    cut: CancellationToken,
 }
 
 impl State {
@@ -80,28 +100,40 @@ impl State {
         Self {
             open: BTreeMap::new(),
             next: 0,
-            first: None,
+            is_own_taken: false,
+            unseated: 0,
             idle_since: now,
+            leaving: None,
             answered: 0,
+            answered_last: None,
             given_up: 0,
         }
     }
 
-    fn begin(&mut self) -> u64 {
+    /// Nothing where the connection takes no further ones: what comes then keeps nobody.
+    fn begin(&mut self, limits: Limits, cut: CancellationToken) -> Option<u64> {
+        if self.leaving.is_some() || (limits.is_for_one && self.next > 0) {
+            return None;
+        }
         let key = self.next;
         self.next += 1;
-        self.open.insert(key, Request::default());
-        key
+        let request = Request {
+            cut,
+            ..Request::default()
+        };
+        self.open.insert(key, request);
+        Some(key)
     }
 
     fn end(&mut self, key: u64, is_answered: bool, now: Instant) {
-        self.open.remove(&key);
-        if self.first == Some(key) {
-            self.first = None;
-        }
-        match is_answered {
-            true => self.answered += 1,
-            false => self.given_up += 1,
+        let request = self.open.remove(&key);
+        // Who watches something without an end leaves in the midst of it.
+        let is_begun = request.is_some_and(|request| request.is_begun);
+        if is_answered {
+            self.answered += 1;
+            self.answered_last = Some(now);
+        } else if !is_begun {
+            self.given_up += 1;
         }
         self.idle_since = now;
     }
@@ -110,34 +142,51 @@ impl State {
         self.given_up > self.answered.saturating_add(MAX_GIVEN_UP)
     }
 
-    /// What is to become of the connection, which is to end since then; whose last answers may still be on their way.
-    fn judge(
-        &self,
-        limits: Limits,
-        leaving: Option<Instant>,
-        is_sending: bool,
-        now: Instant,
-    ) -> Verdict {
-        let mut stalls = self.open.values().filter_map(|request| request.stall);
-        if self.is_rude() || stalls.any(|stall| stall.due(limits.unread) <= now) {
-            return Verdict::Cut;
+    /// Requests whose client takes too little of their answers.
+    fn overdue(&self, limits: Limits, now: Instant) -> impl Iterator<Item = &Request> {
+        let is_due = move |stall: Stall| stall.due(limits.unread) <= now;
+        self.open
+            .values()
+            .filter(move |request| request.stall.is_some_and(is_due))
+    }
+
+    /// When a connection that is to end since then is cut, if nothing is under way on it.
+    fn last_call(&self, since: Instant, limits: Limits, is_sending: bool) -> Instant {
+        let mut last = since.max(self.idle_since) + GOODBYE;
+        if let Some(answered) = self.answered_last {
+            // The end of what was answered may still be on its way to who takes it slowly.
+            last = last.max(answered + limits.unread);
         }
-        if !self.open.is_empty() || is_sending {
-            return Verdict::Stay;
+        match is_sending {
+            true => last + SENDING,
+            false => last,
         }
-        let is_done = limits.is_for_one && self.answered + self.given_up > 0;
-        match leaving {
-            Some(since) if now >= since.max(self.idle_since) + GOODBYE => Verdict::Cut,
-            None if is_done || now >= self.idle_since + limits.idle => Verdict::Leave,
-            _ => Verdict::Stay,
+    }
+
+    /// What is to become of the connection, whose last answers may still be on their way.
+    fn judge(&self, limits: Limits, is_sending: bool, now: Instant) -> Verdict {
+        let is_idle = self.open.is_empty();
+        match self.leaving {
+            Some(since) if is_idle && now >= self.last_call(since, limits, is_sending) => {
+                Verdict::Cut
+            }
+            Some(_) => Verdict::Stay,
+            None if self.is_rude() => Verdict::Leave,
+            None if !is_idle => Verdict::Stay,
+            None if limits.is_for_one && self.next > 0 => Verdict::Leave,
+            None if now >= self.idle_since + limits.idle => Verdict::Leave,
+            None => Verdict::Stay,
         }
     }
 }
 
 impl Streams {
-    pub(super) fn new(seats: Seats) -> Arc<Self> {
+    /// The requests of a connection, each of which ends with `alive` at the latest.
+    pub(super) fn new(seats: Seats, limits: Limits, alive: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             seats,
+            limits,
+            alive,
             state: Mutex::new(State::new(Instant::now())),
             changed: Notify::new(),
         })
@@ -147,26 +196,41 @@ impl Streams {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A request for this path has come; and whether it may be served.
-    pub(super) fn begin(self: &Arc<Self>, path: &str) -> (Open, bool) {
-        let mut open = Open {
-            key: self.state().begin(),
+    /// A request for this path has come; nothing where the connection takes no further ones.
+    pub(super) fn begin(self: &Arc<Self>, path: &str) -> Option<Open> {
+        let cut = self.alive.child_token();
+        let key = self.state().begin(self.limits, cut.clone())?;
+        Some(Open {
+            key,
+            cut,
             streams: self.clone(),
             is_answered: false,
-            permit: None,
-        };
+            held: self.hold(path).map(Arc::new),
+        })
+    }
+
+    /// What a request for this path needs to be served, if there is room.
+    fn hold(self: &Arc<Self>, path: &str) -> Option<Held> {
         if !self.seats.admit(path) {
-            return (open, false);
+            return None;
         }
         let mut state = self.state();
-        if state.first.is_none() {
-            state.first = Some(open.key);
-            return (open, true);
-        }
+        let by = if !state.is_own_taken {
+            state.is_own_taken = true;
+            By::Own
+        } else if let Some(permit) = self.seats.another() {
+            By::Permit { _held: permit }
+        } else if PROBED.contains(&path) && state.unseated < MAX_UNSEATED {
+            state.unseated += 1;
+            By::Grace
+        } else {
+            return None;
+        };
         drop(state);
-        open.permit = self.seats.another();
-        let is_admitted = open.permit.is_some();
-        (open, is_admitted)
+        Some(Held {
+            streams: self.clone(),
+            by,
+        })
     }
 
     /// Waits until there may be something to judge before its time.
@@ -174,14 +238,49 @@ impl Streams {
         self.changed.notified().await;
     }
 
-    pub(super) fn judge(
-        &self,
-        limits: Limits,
-        leaving: Option<Instant>,
-        is_sending: bool,
-    ) -> Verdict {
-        let now = Instant::now();
-        self.state().judge(limits, leaving, is_sending, now)
+    /// From now on the connection takes no further requests.
+    pub(super) fn leave(&self) {
+        self.state().leaving.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn are_leaving(&self) -> bool {
+        self.state().leaving.is_some()
+    }
+
+    /// Ends requests whose client takes nothing, and says what is to become of the connection.
+    pub(super) fn judge(&self, is_sending: bool) -> Verdict {
+        let (now, state) = (Instant::now(), self.state());
+        for request in state.overdue(self.limits, now) {
+            request.cut.cancel();
+        }
+        state.judge(self.limits, is_sending, now)
+    }
+}
+
+/// What a request holds until its answer is gone, and whatever work of it goes on.
+struct Held {
+    streams: Arc<Streams>,
+    by: By,
+}
+
+enum By {
+    /// What the connection holds.
+    Own,
+    Permit {
+        _held: OwnedSemaphorePermit,
+    },
+    /// It watches the worker: few of them are served whoever else is there.
+    Grace,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.streams.state();
+        match &self.by {
+            By::Own => state.is_own_taken = false,
+            By::Permit { .. } => {}
+            By::Grace => state.unseated -= 1,
+        }
     }
 }
 
@@ -189,11 +288,23 @@ impl Streams {
 pub(super) struct Open {
     streams: Arc<Streams>,
     key: u64,
+    cut: CancellationToken,
     is_answered: bool,
-    permit: Option<OwnedSemaphorePermit>,
+    /// Nothing where there is no room for it.
+    held: Option<Arc<Held>>,
 }
 
 impl Open {
+    /// Ends it once it is cancelled.
+    pub(super) fn cut(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
+    /// What it holds; nothing where it can't be served.
+    pub(super) fn held(&self) -> Option<Seat> {
+        self.held.clone().map(|held| held as Seat)
+    }
+
     fn with(&self, change: impl FnOnce(&mut Request)) {
         if let Some(request) = self.streams.state().open.get_mut(&self.key) {
             change(request);
@@ -233,74 +344,6 @@ impl Drop for Open {
         if state.is_rude() || state.open.is_empty() {
             self.streams.changed.notify_one();
         }
-    }
-}
-
-/// An answer's body, a piece at a time.
-pub(super) struct Pieces {
-    body: Body,
-    /// What is left of a part of it.
-    rest: Bytes,
-    open: Open,
-}
-
-impl Pieces {
-    pub(super) fn new(body: Body, mut open: Open) -> Self {
-        open.is_answered = body.is_end_stream();
-        Self {
-            body,
-            rest: Bytes::new(),
-            open,
-        }
-    }
-}
-
-impl HttpBody for Pieces {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        let this = &mut *self;
-        this.open.went();
-        if this.rest.is_empty() {
-            let frame = match Pin::new(&mut this.body).poll_frame(context) {
-                Poll::Ready(frame) => frame,
-                Poll::Pending => {
-                    this.open.rests();
-                    return Poll::Pending;
-                }
-            };
-            match frame.map(|frame| frame.map(Frame::into_data)) {
-                Some(Ok(Ok(data))) => this.rest = data,
-                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                None => {
-                    this.open.is_answered = true;
-                    return Poll::Ready(None);
-                }
-            }
-        }
-        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        this.open.gives(piece.len());
-        this.open.is_answered = this.is_end_stream();
-        Poll::Ready(Some(Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let (rest, body) = (self.rest.len() as u64, self.body.size_hint());
-        let mut hint = SizeHint::new();
-        hint.set_lower(body.lower().saturating_add(rest));
-        if let Some(upper) = body.upper() {
-            hint.set_upper(upper.saturating_add(rest));
-        }
-        hint
     }
 }
 

@@ -24,7 +24,10 @@ use axum::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::sync::Mutex;
 use utoipa::{IntoParams, ToSchema};
 use verdict::VerdictShown;
@@ -41,7 +44,7 @@ type Kept = Option<(Instant, Option<Bytes>)>;
 
 /// The last answer for each range.
 #[derive(Default)]
-pub(super) struct KeptTimings([Mutex<Kept>; RANGES.len()]);
+pub(super) struct KeptTimings([Arc<Mutex<Kept>>; RANGES.len()]);
 
 /// How far back.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -206,7 +209,7 @@ pub(super) async fn timings(
         return Err(Problem::invalid("hours", "expected 1, 6 or 24"));
     };
     let state = shared.state()?;
-    let mut kept = kept.lock().await;
+    let mut kept = kept.clone().lock_owned().await;
     if let Some((at, shown)) = &*kept
         && at.elapsed() < FRESH
     {
@@ -215,24 +218,24 @@ pub(super) async fn timings(
         return shown.clone().map(json).ok_or_else(failed);
     }
     let now = clock::now();
-    let history = state.ask(move |store| async move {
+    let store = state.store.clone();
+    let read = state.look(async move {
         let mut history = History::new(hours, slots, now);
         let (from, to) = (history.from, history.at(history.steps.len()));
-        let is_whole = store
-            .read_timings(from, to, |row| history.add(&row))
-            .await?;
-        Ok((history, is_whole))
+        let read = store.read_timings(from, to, |row| history.add(&row)).await;
+        let shown = read.map(|is_whole| {
+            let shown = serde_json::to_vec(&history.shown(is_whole, now));
+            // Numbers and texts are always JSON.
+            Bytes::from(shown.unwrap_or_default())
+        });
+        // It is kept whoever still waits for it.
+        *kept = Some((Instant::now(), shown.as_ref().ok().cloned()));
+        shown
     });
-    let history = history.await;
-    if history.is_err() {
-        *kept = Some((Instant::now(), None));
-    }
-    let (history, is_whole): (History, bool) = history?;
-    let shown = serde_json::to_vec(&history.shown(is_whole, now));
-    // Numbers and texts are always JSON.
-    let shown = Bytes::from(shown.unwrap_or_default());
-    *kept = Some((Instant::now(), Some(shown.clone())));
-    Ok(json(shown))
+    let shown = read.await?;
+    shown
+        .map(json)
+        .map_err(|error| Problem::unavailable(format!("postgres: {error}")))
 }
 
 fn json(body: Bytes) -> Response {

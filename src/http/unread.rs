@@ -19,7 +19,7 @@ use tokio::{
 };
 
 /// What a client has to take on average of an answer that waits for it, in bytes a second.
-const MIN_RATE: u64 = 8 << 10;
+pub(super) const MIN_RATE: u64 = 8 << 10;
 
 /// A stream whose writes end.
 pub(super) struct Impatient<S> {

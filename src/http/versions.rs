@@ -199,11 +199,12 @@ pub(super) async fn shift(
     let to = wanted.version;
     let from = serving(state, &name, Some(&to))?;
     // Nobody closes it.
-    let _turn = shared.comparing.acquire().await;
+    let turn = shared.comparing.clone().acquire_owned().await;
     let hot = hot(state, &name).await?;
     let (count, engine) = (hot.len(), state.engine.clone());
     let (model, old, new) = (name.clone(), from.clone(), to.clone());
     let compared = state.ask(move |store| async move {
+        let _turn = turn;
         let share = match engine.cache().server() {
             Some(redis) if !hot.is_empty() => {
                 hot_inputs::warm_share(redis, (&model, &new), &hot).await
@@ -242,9 +243,13 @@ pub(super) async fn warm(
     let version = wanted(body).await?;
     let version = version.ok_or_else(|| Problem::invalid("version", "expected a version"))?;
     serving(state, &name, Some(&version))?;
-    let _turn = shared.comparing.acquire().await;
+    let turn = shared.comparing.clone().acquire_owned().await;
     let hot = hot(state, &name).await?;
     let work = post(state.clone(), name, version, hot, admin);
+    let work = async move {
+        let _turn = turn;
+        work.await
+    };
     let done = state.run_to_its_end(work).await??;
     Ok((StatusCode::ACCEPTED, Json(done)))
 }

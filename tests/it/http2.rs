@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::harness::frames::{
-    CONTINUATION, DATA, Frames, GOAWAY, HEADERS, REFUSED, RST_STREAM, WINDOW, fields, get,
+    CONTINUATION, DATA, Frames, GOAWAY, HEADERS, REFUSED, ROOM, RST_STREAM, WINDOW, fields, get,
     get_and_reset,
 };
 use crate::harness::stack::Stack;
@@ -215,6 +215,7 @@ async fn requests_beyond_a_connections_or_everybodys_are_refused_and_no_probe_wa
     );
     for path in ["/livez", "/readyz", "/metrics"] {
         assert_eq!(worker.get(path).await.map(|a| a.0), Some(200), "{path}");
+        assert_eq!(client.ask("GET", path, "").await.0, 200, "beside others");
         let mut probe = Client::of(&worker).await;
         assert_eq!(probe.ask("GET", path, "").await.0, 200, "{path}");
         let ended = tokio::time::timeout(PATIENCE, probe.connection).await;
@@ -249,7 +250,9 @@ async fn who_takes_no_answer_over_http2_is_cut() {
     // It lets everything come, and reads nothing.
     let mut deaf = Frames::open(worker.http_port, &[(WINDOW, 0x7fff_ffff)]).await;
     let room = 0x7000_0000_u32.to_be_bytes();
-    deaf.send(8, 0, 0, &room).await.expect("room for all of it");
+    deaf.send(ROOM, 0, 0, &room)
+        .await
+        .expect("room for all of it");
     for n in 0..32 {
         deaf.get(2 * n + 1, LARGE).await.expect("a request");
     }
@@ -257,6 +260,8 @@ async fn who_takes_no_answer_over_http2_is_cut() {
     assert!(came.iter().any(|frame| frame.kind == HEADERS), "{came:?}");
     let data = came.iter().filter(|frame| frame.kind == DATA);
     assert_eq!(data.map(|frame| frame.payload.len()).sum::<usize>(), 0);
+    let ended = came.iter().filter(|frame| frame.kind == RST_STREAM);
+    assert_eq!(ended.count(), 3, "each by itself: {came:?}");
     eventually("the deaf one is cut", PATIENCE, async || {
         deaf.ping().await.is_err().then_some(())
     })
@@ -278,9 +283,15 @@ async fn a_connection_on_which_nothing_is_asked_ends_whatever_else_is_said() {
     let chatting = async {
         let mut idle = Frames::open(port, &[]).await;
         idle.get(1, "/version").await.expect("a request");
-        let mut is_told = false;
+        let (mut is_told, mut stream) = (false, 1);
         eventually("it ends", PATIENCE, async || {
-            if idle.ping().await.is_err() {
+            stream += 2;
+            // What it asks for once it is told changes nothing.
+            let said = match is_told {
+                true => idle.get(stream, "/livez").await,
+                false => idle.ping().await,
+            };
+            if said.is_err() {
                 return Some(());
             }
             let frame = idle.next().await;
@@ -294,9 +305,8 @@ async fn a_connection_on_which_nothing_is_asked_ends_whatever_else_is_said() {
     let half = async {
         let mut half = Frames::open(port, &[]).await;
         let whole = get(1, "/version");
-        let sent = tokio::io::AsyncWriteExt::write_all(&mut half.0, &whole[..12]).await;
-        sent.expect("a beginning");
-        half.until_the_end(PATIENCE).await;
+        half.put(&whole[..12]).await.expect("a beginning");
+        half.to_the_end(PATIENCE).await;
     };
     // It doesn't even say what it speaks.
     let mute = async {
@@ -320,28 +330,26 @@ async fn who_gives_up_what_it_asks_for_or_never_ends_a_head_is_cut() {
     // Each is under way before it is given up.
     let mut patient = Frames::open(worker.http_port, &[]).await;
     let mut given_up = 0;
-    for n in 0..1_000 {
-        let both = get_and_reset(2 * n + 1, LIVE);
-        let (ask, reset) = both.split_at(both.len() - 13);
-        for part in [ask, reset] {
-            let sent = tokio::io::AsyncWriteExt::write_all(&mut patient.0, part).await;
-            if sent.is_err() || !patient.is_heard().await {
-                break;
+    'asking: loop {
+        let both = get_and_reset(2 * given_up + 1, "/v1/jobs/none/wait?seconds=30");
+        for part in [&both[..both.len() - 13], &both[both.len() - 13..]] {
+            patient.put(part).await.expect("it is there");
+            let came = patient.heard().await.expect("it is told before it is cut");
+            if came.iter().any(|frame| frame.kind == GOAWAY) {
+                break 'asking;
             }
-            given_up = n;
         }
-        if given_up < n {
-            break;
-        }
+        given_up += 1;
     }
     assert!((64..200).contains(&given_up), "{given_up}");
+    patient.to_the_end(PATIENCE).await;
     // All at once, before anybody looks.
     let mut hasty = Frames::open(worker.http_port, &[]).await;
     let burst: Vec<u8> = (0..2_000)
         .flat_map(|n| get_and_reset(2 * n + 1, LIVE))
         .collect();
-    let _cut = tokio::io::AsyncWriteExt::write_all(&mut hasty.0, &burst).await;
-    hasty.until_the_end(PATIENCE).await;
+    let _cut = hasty.put(&burst).await;
+    hasty.to_the_end(PATIENCE).await;
     // A head of many frames.
     let mut endless = Frames::open(worker.http_port, &[]).await;
     let begun = endless.send(HEADERS, 1, 1, &fields("/version")).await;

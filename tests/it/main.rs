@@ -44,6 +44,7 @@ mod health;
 mod hostile_tables;
 mod http;
 mod http2;
+mod http2_kept;
 mod http_manners;
 mod http_packed;
 mod idempotency;

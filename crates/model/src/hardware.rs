@@ -3,6 +3,9 @@
 //! Promises that a missing device is an error with its reason, and that a graphics processor is only ever
 //! used from one thread: its tensors don't take well to being shared.
 
+#[cfg(feature = "cuda")]
+mod card;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 
@@ -17,7 +20,7 @@ use super::runner::panic_message;
 use super::settings::Backend;
 use super::tokens::Tokenizer;
 #[cfg(feature = "cuda")]
-use kiln_kernels::Finish;
+pub(crate) use card::{card_refusal, card_result};
 use kiln_kernels::ThreadPool;
 
 /// Why a backend can't be used.
@@ -216,27 +219,6 @@ impl Network for OnGpuThread {
     }
 }
 
-/// Why a graphics processor doesn't take a version: by the model's sizes, or because of its own state.
-#[cfg(feature = "cuda")]
-pub(crate) fn card_refusal(error: &kiln_cuda::Error) -> LoadError {
-    match error {
-        kiln_cuda::Error::Beyond(message) => LoadError::manifest(message),
-        other => LoadError::field("settings models.backends", &other.to_string()),
-    }
-}
-
-/// What a graphics processor computed.
-///
-/// # Panics
-/// If it failed: the runner turns the panic into an error of the request.
-#[cfg(feature = "cuda")]
-pub(crate) fn card_result(result: Result<Vec<f32>, kiln_cuda::Error>) -> Vec<f32> {
-    match result {
-        Ok(numbers) => numbers,
-        Err(error) => panic!("the graphics processor failed: {error}"),
-    }
-}
-
 /// Runs on the device's thread; a panic there is an error.
 fn caught_on<T: Send>(
     gpu_thread: &rayon::ThreadPool,
@@ -254,7 +236,7 @@ fn caught_on<T: Send>(
 fn tried(backend: Backend) -> Result<Tried, HardwareError> {
     #[cfg(feature = "cuda")]
     if backend == Backend::Cuda {
-        return card();
+        return card::open();
     }
     let device = device(backend)?;
     let sum = Tensor::<1>::ones([8], &device).sum().into_data();
@@ -272,34 +254,6 @@ fn tried(backend: Backend) -> Result<Tried, HardwareError> {
         #[cfg(feature = "cuda")]
         card: None,
     })
-}
-
-/// The first graphics processor of NVIDIA's, which has multiplied something.
-#[cfg(feature = "cuda")]
-fn card() -> Result<Tried, HardwareError> {
-    let no_device = |reason: String| HardwareError::NoDevice {
-        backend: Backend::Cuda,
-        reason,
-    };
-    let tried = || {
-        let card = Arc::new(kiln_cuda::Device::open(0)?);
-        let one = kiln_cuda::Linear::new(&card, &[1.0; 8], None, (8, 1), Finish::Plain)?;
-        let sum = kiln_cuda::Stack::new(&card, 8, vec![one]).forward(&[1.0; 8])?;
-        Ok::<_, kiln_cuda::Error>((card, sum))
-    };
-    match tried() {
-        Ok((card, sum)) if sum == [8.0] => {
-            tracing::info!(device = card.name(), "a graphics processor is in use");
-            Ok(Tried {
-                // Of burn, whose graphs don't run here.
-                device: Device::flex(),
-                products: Products::Exact,
-                card: Some(card),
-            })
-        }
-        Ok((_, sum)) => Err(no_device(format!("it adds up to {sum:?}, not to 8"))),
-        Err(error) => Err(no_device(error.to_string())),
-    }
 }
 
 fn device(backend: Backend) -> Result<Device, HardwareError> {

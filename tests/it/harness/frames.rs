@@ -15,14 +15,16 @@ pub const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const ROOM: u8 = 8;
 pub const CONTINUATION: u8 = 9;
 /// The setting that says how much may come of an answer before its client says more.
 pub const WINDOW: u16 = 4;
 pub const REFUSED: u32 = 7;
+pub const CANCELLED: u32 = 8;
 
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub const END_HEADERS: u8 = 4;
 
 /// What came.
 #[derive(Debug)]
@@ -75,6 +77,11 @@ impl Frames {
         self.0.write_all(&frame(kind, flags, stream, payload)).await
     }
 
+    /// Sends bytes as they are.
+    pub async fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await
+    }
+
     /// Asks for a path; `stream` is odd, and larger than those before.
     pub async fn get(&mut self, stream: u32, path: &str) -> io::Result<()> {
         self.0.write_all(&get(stream, path)).await
@@ -86,11 +93,24 @@ impl Frames {
 
     /// Waits until all that was sent before is known there; says whether the connection still is.
     pub async fn is_heard(&mut self) -> bool {
-        if self.ping().await.is_err() {
-            return false;
-        }
-        let heard = self.wait_for(|frame| frame.kind == PING && frame.flags == ACK);
-        heard.await.is_some()
+        self.heard().await.is_some()
+    }
+
+    /// The same, with what comes until then; nothing if the connection ends.
+    pub async fn heard(&mut self) -> Option<Vec<Frame>> {
+        self.ping().await.ok()?;
+        let search = async {
+            let mut came = Vec::new();
+            loop {
+                let frame = self.next().await?;
+                if frame.kind == PING && frame.flags == ACK {
+                    return Some(came);
+                }
+                came.push(frame);
+            }
+        };
+        let heard = timeout(PATIENCE, search).await;
+        heard.expect("it comes, or the connection ends")
     }
 
     /// The next frame; nothing at the connection's end.
