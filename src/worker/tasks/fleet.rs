@@ -105,12 +105,12 @@ impl Reporter {
             let work = async {
                 let (passes, now) = (self.passes().to_text(), Instant::now());
                 let due = said.is_due(&passes, now).then_some(passes);
-                let told = self
+                let reported = self
                     .store
                     .report_worker(&name, started_at, &self.figures(), due.as_deref())
                     .await;
                 // That the database is out of reach is told by its own check.
-                if let (Ok(()), Some(passes)) = (told, due) {
+                if let (Ok(()), Some(passes)) = (reported, due) {
                     said.note(passes, now);
                 }
                 if turn.is_multiple_of(FORGET_EVERY) {
