@@ -306,7 +306,7 @@ async fn a_connection_on_which_nothing_is_asked_ends_whatever_else_is_said() {
         let mut half = Frames::open(port, &[]).await;
         let whole = get(1, "/version");
         half.put(&whole[..12]).await.expect("a beginning");
-        half.to_the_end(PATIENCE).await;
+        half.until_the_end(PATIENCE).await;
     };
     // It doesn't even say what it speaks.
     let mute = async {
@@ -342,14 +342,14 @@ async fn who_gives_up_what_it_asks_for_or_never_ends_a_head_is_cut() {
         given_up += 1;
     }
     assert!((64..200).contains(&given_up), "{given_up}");
-    patient.to_the_end(PATIENCE).await;
+    patient.until_the_end(PATIENCE).await;
     // All at once, before anybody looks.
     let mut hasty = Frames::open(worker.http_port, &[]).await;
     let burst: Vec<u8> = (0..2_000)
         .flat_map(|n| get_and_reset(2 * n + 1, LIVE))
         .collect();
     let _cut = hasty.put(&burst).await;
-    hasty.to_the_end(PATIENCE).await;
+    hasty.until_the_end(PATIENCE).await;
     // A head of many frames.
     let mut endless = Frames::open(worker.http_port, &[]).await;
     let begun = endless.send(HEADERS, 1, 1, &fields("/version")).await;
