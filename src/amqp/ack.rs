@@ -230,6 +230,10 @@ impl Acks {
     }
 
     async fn send(&self, frame: Frame) -> Result<(), lapin::Error> {
+        #[allow(
+            clippy::infallible_destructuring_match,
+            reason = "tests have another line"
+        )]
         let channel = match &self.line {
             Line::Channel(channel) => channel,
             #[cfg(all(test, feature = "faults"))]
