@@ -142,7 +142,7 @@ impl Hardware {
         !self.has_small_kernels()
     }
 
-    /// The same for what a graphics processor would gain nothing with, and has no kernels for.
+    /// Whether the processor's own kernels are to be used for what a graphics processor would gain nothing with, and has no kernels for.
     pub fn has_small_kernels(&self) -> bool {
         self.has_kernels() || self.backend == Backend::Cuda
     }
