@@ -118,21 +118,36 @@ async fn memory_does_not_follow_what_comes_through_a_pipe() {
     assert!((20..MAX_MIB).contains(&peak), "{peak} MiB");
 }
 
+/// How far apart a run keeps how far it has come.
+const BETWEEN_MARKS: Duration = Duration::from_secs(1);
+
+/// Holds a run with its first rows until a mark is due, so that most of it is still to come then, however quick the machine is.
+fn hold_until_a_mark_is_due(child: &Child, partial: &Path) {
+    let begun = Instant::now();
+    while fs::metadata(partial).map_or(0, |about| about.len()) == 0 {
+        assert!(begun.elapsed() < PATIENCE, "it writes nothing");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    sandbox::signal(&[child.id() as i32], libc::SIGSTOP);
+    std::thread::sleep(BETWEEN_MARKS);
+    sandbox::signal(&[child.id() as i32], libc::SIGCONT);
+}
+
 /// Kills a run again and again until it ends; gives its output's path.
 pub fn a_run_is_killed(shell: &Shell, input: &str, output: &str) -> PathBuf {
     let score = ["score", input, "--output", output, "--keep-columns"];
-    let (whole, manifest) = (
-        shell.folder.join(output),
-        shell.folder.join(format!("{output}.manifest")),
-    );
+    let [whole, manifest, partial] =
+        ["", ".manifest", ".partial"].map(|end| shell.folder.join(format!("{output}{end}")));
     let mut kills = 0;
     loop {
-        // It stops for a moment with every block, so that it can be killed in between.
         let mut child = command(shell, &score)
             .stderr(Stdio::null())
             .spawn()
             .expect("the binary starts");
         let before = fs::read(&manifest).ok();
+        if kills == 0 {
+            hold_until_a_mark_is_due(&child, &partial);
+        }
         let begun = Instant::now();
         let ended = loop {
             if child.try_wait().expect("our child").is_some() {
