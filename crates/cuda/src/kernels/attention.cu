@@ -9,6 +9,9 @@
 // Fewer where heads are wide: registers hold the scores.
 #define KEYS (WIDTH > 64 ? 32 : 64)
 
+// Numbers that a lane reads at once. Of keys they stand for those of two steps, of values for those of four: which columns a step takes is free.
+#define AT_ONCE (WIDTH % 32 == 0 ? 4 : 1)
+
 #define WHOLE 0
 #define BIASED 1
 #define WINDOW 2
@@ -46,10 +49,37 @@ __device__ __forceinline__ int place(int from, int to, const int* steps, const H
     return (from < to ? max(of.span - step, 0) : min(of.span + step, 2 * of.span - 1)) - of.first;
 }
 
+// Which column of a head lane t takes in step d, for the first and for the second number of a factor.
+__device__ __forceinline__ int key_column(int d, int t, int i)
+{
+    return AT_ONCE == 4 ? d / 2 * 16 + t * 4 + d % 2 * 2 + i : d * 8 + t + i * 4;
+}
+
+// Which column of a head is the one with that number of the sums of step d.
+__device__ __forceinline__ int value_column(int d, int number)
+{
+    return AT_ONCE == 4 ? d / 4 * 32 + number * 4 + d % 4 : d * 8 + number;
+}
+
+__device__ __forceinline__ void read(float (&x)[4], const float* from, bool is_there)
+{
+    float4 all = {0.0f, 0.0f, 0.0f, 0.0f};
+    if (is_there) all = *(const float4*)from;
+    x[0] = all.x;
+    x[1] = all.y;
+    x[2] = all.z;
+    x[3] = all.w;
+}
+
+__device__ __forceinline__ void read(float (&x)[1], const float* from, bool is_there)
+{
+    x[0] = is_there ? *from : 0.0f;
+}
+
 extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const int4* items, float* out, const float* biases,
     const float* query_places, const float* key_places, const int* steps, Heads of)
 {
-    constexpr int DEPTH = (WIDTH + 7) / 8, TILES = KEYS / 8;
+    constexpr int DEPTH = (WIDTH + 7) / 8, TILES = KEYS / 8, STEPS = AT_ONCE == 4 ? 2 : 1;
     const int4 item = items[blockIdx.x];
     const int first = item.x, tokens = item.y;
     const int query = item.z + threadIdx.x / 32 * QUERIES;
@@ -65,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
     for (int d = 0; d < DEPTH; d++)
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int row = at[i % 2], column = d * 8 + t + i / 2 * 4;
+            const int row = at[i % 2], column = key_column(d, t, i / 2);
             q[d][i] = row < tokens && column < WIDTH ? queries[(long long)row * of.row + column] : 0.0f;
         }
 
@@ -79,27 +109,37 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
     for (int key = from; key < to; key += KEYS) {
         float scores[TILES][4] = {};
 #pragma unroll
-        for (int d = 0; d < DEPTH; d++) {
-            u32 leading[4], rest[4];
+        for (int d = 0; d < DEPTH; d += STEPS) {
+            u32 leading[STEPS][4], rest[STEPS][4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                Parts both = parts(q[d][i]);
-                leading[i] = both.leading;
-                rest[i] = both.rest;
+            for (int i = 0; i < STEPS * 4; i++) {
+                Parts both = parts(q[d + i / 4][i % 4]);
+                leading[i / 4][i % 4] = both.leading;
+                rest[i / 4][i % 4] = both.rest;
             }
 #pragma unroll
             for (int n = 0; n < TILES; n++) {
                 if (key + n * 8 >= to) continue;
-                u32 other_leading[2], other_rest[2];
+                const int row = key + n * 8 + g;
+                const float* from = keys + (long long)row * of.row;
+                float x[STEPS * 2 / AT_ONCE][AT_ONCE];
 #pragma unroll
-                for (int i = 0; i < 2; i++) {
-                    const int row = key + n * 8 + g, column = d * 8 + t + i * 4;
-                    const bool is_there = row < tokens && column < WIDTH;
-                    Parts both = parts(is_there ? keys[(long long)row * of.row + column] : 0.0f);
-                    other_leading[i] = both.leading;
-                    other_rest[i] = both.rest;
+                for (int i = 0; i < STEPS * 2; i += AT_ONCE) {
+                    const int column = key_column(d, t, i);
+                    read(x[i / AT_ONCE], from + column, row < tokens && column < WIDTH);
                 }
-                multiply_apart(scores[n], leading, rest, other_leading, other_rest);
+#pragma unroll
+                for (int step = 0; step < STEPS; step++) {
+                    u32 other_leading[2], other_rest[2];
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        const int number = step * 2 + i;
+                        Parts both = parts(x[number / AT_ONCE][number % AT_ONCE]);
+                        other_leading[i] = both.leading;
+                        other_rest[i] = both.rest;
+                    }
+                    multiply_apart(scores[n], leading[step], rest[step], other_leading, other_rest);
+                }
             }
         }
 
@@ -156,17 +196,25 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
                 rest[i] = both.rest;
             }
 #pragma unroll
-            for (int d = 0; d < DEPTH; d++) {
-                u32 other_leading[2], other_rest[2];
+            for (int d = 0; d < DEPTH; d += AT_ONCE) {
+                float x[2][AT_ONCE];
+                const int column = value_column(d, g);
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    const int row = key + n * 8 + t * 2 + i, column = d * 8 + g;
-                    const bool is_there = row < tokens && column < WIDTH;
-                    Parts both = parts(is_there ? values[(long long)row * of.row + column] : 0.0f);
-                    other_leading[i] = both.leading;
-                    other_rest[i] = both.rest;
+                    const int row = key + n * 8 + t * 2 + i;
+                    read(x[i], values + (long long)row * of.row + column, row < tokens && column < WIDTH);
                 }
-                multiply_apart(sums[d], leading, rest, other_leading, other_rest);
+#pragma unroll
+                for (int step = 0; step < AT_ONCE; step++) {
+                    u32 other_leading[2], other_rest[2];
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        Parts both = parts(x[i][step]);
+                        other_leading[i] = both.leading;
+                        other_rest[i] = both.rest;
+                    }
+                    multiply_apart(sums[d + step], leading, rest, other_leading, other_rest);
+                }
             }
         }
     }
@@ -181,7 +229,7 @@ extern "C" __global__ void __launch_bounds__(128) attend(const float* qkv, const
         for (int d = 0; d < DEPTH; d++)
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const int column = d * 8 + t * 2 + j;
+                const int column = value_column(d, t * 2 + j);
                 if (column < WIDTH) into[head * WIDTH + column] = sums[d][i * 2 + j] / total[i];
             }
         if (head + 1 == gridDim.y && t == 0)

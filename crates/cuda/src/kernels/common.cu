@@ -7,14 +7,6 @@ typedef unsigned int u32;
 // Instructions that C++ has no name for. The tests' emulated device brings its own.
 #ifdef __CUDACC__
 
-// A number rounded to the 11 bits that the matrix units read.
-__device__ __forceinline__ u32 rounded(float x)
-{
-    u32 bits;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-    return bits;
-}
-
 // sums[16][8] += a[16][8] * b[8][8]. Of lane 4 * g + t are a's (g, t), (g + 8, t), (g, t + 4) and (g + 8, t + 4), b's (t, g) and (t + 4, g), and
 // the sums (g, 2 * t), (g, 2 * t + 1), (g + 8, 2 * t) and (g + 8, 2 * t + 1).
 __device__ __forceinline__ void multiply_add(float (&sums)[4], const u32 (&a)[4], const u32 (&b)[2])
@@ -71,25 +63,24 @@ __device__ __forceinline__ void wait()
 #define SIGMOID 5
 #define SILU 6
 
-__device__ __forceinline__ float finished(float x, int finish)
+__device__ __forceinline__ float gelu(float x)
 {
-    switch (finish) {
-    case GELU:
-        return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    case GELU_TANH:
-        return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * fmaf(0.044715f * x * x, x, x)));
-    case RELU:
-        // Not fmaxf, which swallows a NaN.
-        return x < 0.0f ? 0.0f : x;
-    case TANH:
-        return tanhf(x);
-    case SIGMOID:
-        return 1.0f / (1.0f + expf(-x));
-    case SILU:
-        return x / (1.0f + expf(-x));
-    default:
-        return x;
-    }
+    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
+}
+
+__device__ __forceinline__ float gelu_tanh(float x)
+{
+    return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * fmaf(0.044715f * x * x, x, x)));
+}
+
+__device__ __forceinline__ float sigmoid(float x)
+{
+    return 1.0f / (1.0f + expf(-x));
+}
+
+__device__ __forceinline__ float silu(float x)
+{
+    return x / (1.0f + expf(-x));
 }
 
 // The sum over a warp, in one order whatever the warp.
@@ -99,7 +90,8 @@ __device__ __forceinline__ float sum_of_warp(float x)
     return x;
 }
 
-// A number as two that the matrix units read without loss: its leading 11 bits, and the next 11.
+// A number as two of the 11 bits that the matrix units read: the nearest, and what is left without its last bit. By whole numbers: the
+// instruction that rounds takes several times as long. A NaN lives on in the rest.
 struct Parts {
     u32 leading, rest;
 };
@@ -107,7 +99,7 @@ struct Parts {
 __device__ __forceinline__ Parts parts(float x)
 {
     Parts both;
-    both.leading = rounded(x);
-    both.rest = rounded(x - __uint_as_float(both.leading));
+    both.leading = (__float_as_uint(x) + 0x1000) & 0xffffe000;
+    both.rest = __float_as_uint(x - __uint_as_float(both.leading)) & 0xffffe000;
     return both;
 }

@@ -58,6 +58,38 @@ __device__ __forceinline__ void slice(float (&sums)[MI][NI][4], u32 a, u32 w, in
     }
 }
 
+template <int MI, int NI, class Each>
+__device__ __forceinline__ void each(float (&sums)[MI][NI][4], Each finished)
+{
+#pragma unroll
+    for (int i = 0; i < MI; i++)
+#pragma unroll
+        for (int j = 0; j < NI; j++)
+#pragma unroll
+            for (int k = 0; k < 4; k++) sums[i][j][k] = finished(sums[i][j][k]);
+}
+
+// Chosen once, not for each number.
+template <int MI, int NI>
+__device__ __forceinline__ void finish(float (&sums)[MI][NI][4], int by)
+{
+    switch (by) {
+    case GELU:
+        return each(sums, [](float x) { return gelu(x); });
+    case GELU_TANH:
+        return each(sums, [](float x) { return gelu_tanh(x); });
+    case RELU:
+        // Not fmaxf, which swallows a NaN.
+        return each(sums, [](float x) { return x < 0.0f ? 0.0f : x; });
+    case TANH:
+        return each(sums, [](float x) { return tanhf(x); });
+    case SIGMOID:
+        return each(sums, [](float x) { return sigmoid(x); });
+    case SILU:
+        return each(sums, [](float x) { return silu(x); });
+    }
+}
+
 struct Sizes {
     int m, n, k;
     // Numbers from one row to the next: multiples of 4, with zeros after the last number.
@@ -119,6 +151,17 @@ __device__ __forceinline__ void product(
         for (int j = 0; j < MI * NI * 4; j++) sums[j / (NI * 4)][j / 4 % NI][j % 4] += part[j / (NI * 4)][j / 4 % NI][j % 4];
     }
 
+    if (bias) {
+#pragma unroll
+        for (int j = 0; j < NI * 2; j++) {
+            const int column = n0 + wn + j / 2 * 8 + lane % 4 * 2 + j % 2;
+            const float added = column < of.n ? bias[column] : 0.0f;
+#pragma unroll
+            for (int i = 0; i < MI * 2; i++) sums[i / 2][j / 2][i % 2 * 2 + j % 2] += added;
+        }
+    }
+    finish(sums, of.finish);
+
     const int n4 = (of.n + 3) / 4 * 4;
 #pragma unroll
     for (int i = 0; i < MI; i++)
@@ -130,8 +173,8 @@ __device__ __forceinline__ void product(
                 if (row >= of.m || column >= n4) continue;
                 float2 both;
                 const long long at = (long long)row * of.row_c + column;
-                both.x = column < of.n ? finished(sums[i][j][half * 2] + (bias ? bias[column] : 0.0f), of.finish) : 0.0f;
-                both.y = column + 1 < of.n ? finished(sums[i][j][half * 2 + 1] + (bias ? bias[column + 1] : 0.0f), of.finish) : 0.0f;
+                both.x = column < of.n ? sums[i][j][half * 2] : 0.0f;
+                both.y = column + 1 < of.n ? sums[i][j][half * 2 + 1] : 0.0f;
                 if (times) {
                     const float2 other = *(const float2*)(times + at);
                     both.x *= other.x;

@@ -26,6 +26,9 @@ struct int4 {
 struct float2 {
     float x, y;
 };
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
 
 namespace emulated {
 
@@ -146,6 +149,7 @@ alignas(16) inline float shared[64 * 1024], rows[16 * 1024];
 
 inline float __int_as_float(int bits) { return emulated::as_float(bits); }
 inline float __uint_as_float(uint32_t bits) { return emulated::as_float(bits); }
+inline uint32_t __float_as_uint(float x) { return emulated::as_bits(x); }
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
 
@@ -162,12 +166,6 @@ inline void __syncthreads()
 inline float __shfl_xor_sync(unsigned, float x, int step)
 {
     return emulated::exchange(&x, 1)[(emulated::current % emulated::LANES) ^ step][0];
-}
-
-inline uint32_t rounded(float x)
-{
-    const uint32_t bits = emulated::as_bits(x);
-    return std::isfinite(x) ? (bits + 0x1000) & ~0x1fffu : bits;
 }
 
 inline void multiply_add(float (&sums)[4], const uint32_t (&a)[4], const uint32_t (&b)[2])
