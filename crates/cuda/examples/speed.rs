@@ -1,5 +1,5 @@
 //! How fast an encoder of MiniLM's shape and two stacks of layers go through a device, weights and texts at random:
-//! `cargo run --release -p kiln-cuda --example speed`.
+//! `cargo run --release -p kiln-cuda --example speed`, or with a word behind `--` what is so called alone.
 
 #![allow(clippy::indexing_slicing, reason = "every size is written here")]
 
@@ -14,6 +14,7 @@ const BETWEEN: usize = 1536;
 const VOCABULARY: usize = 30_522;
 
 fn main() -> Result<(), Error> {
+    let only = std::env::args().nth(1).unwrap_or_default();
     let began = Instant::now();
     let device = Arc::new(Device::open(0)?);
     println!(
@@ -24,6 +25,9 @@ fn main() -> Result<(), Error> {
     let encoder = encoder(&device)?;
     println!("{:>24} {:>12} {:>10}", "texts", "texts/s", "median ms");
     for (name, lengths) in loads() {
+        if !name.contains(&only) {
+            continue;
+        }
         let tokens: usize = lengths.iter().sum();
         let mut random = 1_u64;
         let ids: Vec<u32> = (0..tokens)
@@ -62,12 +66,16 @@ fn main() -> Result<(), Error> {
             .map(|size| linear(&device, (size[0], size[1]), Finish::Relu));
         let stack = Stack::new(&device, sizes[0], layers.collect::<Result<_, _>>()?);
         for rows in [1, 64, 1024, 8192] {
+            let name = format!("{rows} rows of {}", sizes[0]);
+            if !name.contains(&only) {
+                continue;
+            }
             let x = numbers(rows * sizes[0], 1.0);
             let median = median(|| stack.forward(&x).map(|_| ()))?;
             let rate = rows as f64 / median.as_secs_f64();
             println!(
                 "{:>24} {rate:>12.0} {:>10.2}",
-                format!("{rows} rows of {}", sizes[0]),
+                name,
                 median.as_secs_f64() * 1e3
             );
         }

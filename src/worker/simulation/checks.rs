@@ -289,7 +289,9 @@ impl Checks {
             if let Some(order) = Order::of_entry(value) {
                 let said = order.accepted().micros();
                 let known = self.accepted.get_mut(&key::accepted(job_id));
-                known.into_iter().for_each(|known| *known = said.min(*known));
+                known
+                    .into_iter()
+                    .for_each(|known| *known = said.min(*known));
             }
             self.is_right(key, is_removal, value, job_id);
             let standing = self.standing.get(key);
