@@ -36,6 +36,7 @@ mod run_suspect;
 mod schedules;
 mod score;
 mod status;
+mod stop;
 mod submit;
 mod version;
 mod warm;

@@ -291,7 +291,7 @@ async fn score(
     let asked = async {
         match jobs {
             Some(_) => future::pending().await,
-            None => stop::asked().await,
+            None => super::stop::asked().await,
         }
     };
     let ended = tokio::select! {

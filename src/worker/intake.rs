@@ -20,7 +20,8 @@ use crate::{
     store::StoreError,
 };
 use anyhow::{Context, bail};
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture};
+use lapin::Event;
 use std::{
     convert::Infallible,
     sync::Arc,
@@ -44,6 +45,12 @@ pub(super) struct Intake {
     pub suspects: Suspects,
     pub health: Health,
     pub pause: Switch,
+}
+
+/// A connection with its queues declared.
+enum Connected {
+    Taking(Opened),
+    Paused(lapin::Connection),
 }
 
 /// A connection on which jobs are taken.
@@ -79,31 +86,22 @@ impl Intake {
         let missing = Missing::of(&self.health);
         let mut clashes = 0;
         while !stop.is_cancelled() {
-            let is_paused = self.pause.is_on();
-            if is_paused && self.health.is_up(Part::Broker) {
-                tracing::info!("taking jobs is paused");
-                match stop.run_until_cancelled(self.pause.wait_off()).await {
-                    None => return Ok(()),
-                    Some(()) => tracing::info!("taking jobs goes on"),
-                }
-                continue;
-            }
-            let opened = async {
-                match is_paused {
-                    true => self.look(&missing).await.map(|()| None),
-                    false => self.open_session(&missing).await.map(Some),
+            let connected = async {
+                match self.pause.is_on() {
+                    true => self.look(&missing).await.map(Connected::Paused),
+                    false => self.open_session(&missing).await.map(Connected::Taking),
                 }
             };
-            match stop.run_until_cancelled(opened).await {
+            match stop.run_until_cancelled(connected).await {
                 None => return Ok(()),
-                Some(Ok(None)) => {
-                    self.health.up(Part::Broker);
-                    continue;
-                }
-                Some(Ok(Some(opened))) => {
+                Some(Ok(connected)) => {
                     clashes = 0;
                     let begun = Instant::now();
-                    match self.take(opened, &missing, stop).await {
+                    let end = match connected {
+                        Connected::Taking(opened) => self.take(opened, &missing, stop).await,
+                        Connected::Paused(connection) => self.wait(&connection, stop).await,
+                    };
+                    match end {
                         End::Stopped => continue,
                         End::Lost(reason) => {
                             if begun.elapsed() >= LASTED {
@@ -244,12 +242,37 @@ impl Intake {
         keeping
     }
 
-    /// Declares the queues and takes nothing: a worker that starts while taking jobs is paused is ready once it could.
-    async fn look(&self, missing: &Missing) -> Result<(), Unopened> {
+    /// Declares the queues and takes nothing: a worker that is paused is ready as long as it could take jobs.
+    async fn look(&self, missing: &Missing) -> Result<lapin::Connection, Unopened> {
         let (connection, _others_are_declared_with_a_session) = self.connect(missing).await?;
-        let closing = connection.close(200, "paused".into());
+        Ok(connection)
+    }
+
+    /// Waits until taking jobs isn't paused any more, the worker stops, or the connection is lost.
+    async fn wait(&mut self, connection: &lapin::Connection, stop: &CancellationToken) -> End {
+        let mut events = Box::pin(connection.events_listener());
+        self.health.up(Part::Broker);
+        tracing::info!("taking jobs is paused");
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = self.pause.wait_off() => {
+                    tracing::info!("taking jobs goes on");
+                    break;
+                }
+                () = stop.cancelled() => break,
+            };
+            match event {
+                Some(Event::Error(error)) if !connection.status().connected() => {
+                    return End::Lost(self.broker.scrub(&error));
+                }
+                Some(_) => {}
+                None => return End::Lost("the connection was lost".to_owned()),
+            }
+        }
+        let closing = connection.close(200, "not paused".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
-        Ok(())
+        End::Stopped
     }
 
     /// A connection with its queues declared, but for those given. The database comes first: jobs taken without it would only be held.

@@ -1,15 +1,17 @@
 //! `kiln submit`, `kiln dead` and `kiln doctor`, as scripts use them: exit codes, standard output, standard error.
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
 
+use super::files::command;
 use super::harness::bus::{DEAD, JOBS, persistent};
 use super::harness::jobs::{fault_job, text_job};
 use super::harness::shell::{Ended, Shell};
 use super::harness::stack::Stack;
-use super::harness::{PATIENCE, eventually, eventually_equals};
+use super::harness::{PATIENCE, eventually, eventually_equals, sandbox};
 
 fn without_time(mut reply: Value) -> String {
     reply
@@ -290,6 +292,37 @@ async fn only_what_is_meant_is_purged() {
         noted(&stack).await,
         format!("{expected}; purge all: 1 letters")
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_purged_before_a_stop_is_noted() {
+    const LETTERS: u32 = 20_000;
+    let stack = Stack::shared().await;
+    three_letters(&stack).await;
+    let letters = (3..LETTERS).map(|n| (n.to_string().into_bytes(), persistent()));
+    stack.bus.publish(DEAD, letters.collect()).await;
+    let shell = Shell::on(&stack);
+    let child = command(&shell, &["dead", "purge", "--yes"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    eventually("it purges", PATIENCE, async || {
+        (stack.bus.waiting(DEAD).await? < LETTERS - 100).then_some(())
+    })
+    .await;
+    sandbox::signal(&[child.id() as i32], libc::SIGINT);
+    let ended = tokio::task::block_in_place(|| child.wait_with_output().expect("our child"));
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    let counted = said.strip_prefix("kiln: stopped: ");
+    let counted = counted.and_then(|said| said.strip_suffix(" letters were purged\n"));
+    let counted: u32 = counted.and_then(|n| n.parse().ok()).expect(&said);
+    assert_eq!(noted(&stack).await, format!("purge all: {counted} letters"));
+    eventually_equals("letters", PATIENCE, Some(LETTERS - counted), async || {
+        stack.bus.waiting(DEAD).await
+    })
+    .await;
 }
 
 /// What commands have noted among operators' actions, in order.

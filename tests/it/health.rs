@@ -233,6 +233,33 @@ async fn a_broker_that_takes_no_replies_makes_the_worker_not_ready() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_worker_is_ready_as_long_as_it_could_take_jobs() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.broker.port).await;
+    let url = format!("{}?heartbeat=2", stack.amqp_url_at(proxy.port));
+    let settings = stack.worker().expect_trouble();
+    let worker = settings.set("KILN_AMQP_URL", &url).start().await;
+    let steer = async |path: &str| worker.ask("POST", path, &[], b"{}").await;
+    steer("/v1/intake/pause").await.expect("an answer");
+    eventually("nobody takes jobs", PATIENCE, async || {
+        (stack.bus.consumers("kiln.jobs").await == Some(0)).then_some(())
+    })
+    .await;
+    says(&worker, 200, "", 200).await;
+    proxy.cut().await;
+    says(&worker, 503, "broker: ", 200).await;
+    proxy.resume().await;
+    says(&worker, 200, "", 503).await;
+    proxy.blackhole().await;
+    says(&worker, 503, "broker: ", 200).await;
+    proxy.resume().await;
+    says(&worker, 200, "", 503).await;
+    assert_eq!(levels(&worker, "broker"), ["WARN", "INFO", "WARN", "INFO"]);
+    steer("/v1/intake/resume").await.expect("an answer");
+    jobs_flow(&stack, "after").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_comes_and_goes_costs_few_log_lines() {
     const ROUNDS: usize = 5;
     let stack = Stack::shared().await;

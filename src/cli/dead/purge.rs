@@ -1,7 +1,7 @@
 //! `kiln dead purge`: deletes dead letters for good.
 //!
 //! Refuses to do so unasked: it wants `--yes`, or a filter and an answer on a terminal. Promises that what was deleted is noted, however
-//! it ends, unless it is interrupted.
+//! it ends, unless it is killed.
 
 use super::{DeadLetterQueue, PurgeArguments, progress, warn_of_unseen};
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
         dead_letters::{DeadLetterScan, HeldDelivery},
         letter::Letter,
     },
-    cli::Exit,
+    cli::{Exit, stop},
     clock,
     store::ActionKind,
 };
-use anyhow::Context;
+use anyhow::{Context, bail};
 use std::io::{self, BufRead, IsTerminal, Write};
 
 pub(super) async fn run(
@@ -69,9 +69,12 @@ async fn purge(
     let limit = arguments.filter.limit.unwrap_or(u64::MAX);
     let mut meant = 0u64;
     let mut held: Vec<HeldDelivery> = Vec::new();
+    // Until something is deleted, the system's way to end a command is as good.
+    let stopped = (!asks).then(stop::token).unwrap_or_default();
     // What is to be asked about is in hand until then, and counts against the same bound.
     while meant < limit
         && (held.len() as u64) < u64::from(arguments.scan.max)
+        && !stopped.is_cancelled()
         && let Some(delivery) = scan.next().await?
     {
         let letter = Letter::read(&delivery.properties, delivery.data.len());
@@ -89,11 +92,18 @@ async fn purge(
         }
     }
     bar.finish_and_clear();
+    if stopped.is_cancelled() {
+        bail!("stopped: {meant} letters were purged");
+    }
     if !asks || meant == 0 {
         return Ok(());
     }
     if confirmed(meant, &queue.name).await? {
+        let stopped = stop::token();
         for (letter, count) in held.iter().zip(1..) {
+            if stopped.is_cancelled() {
+                bail!("stopped: {} letters were purged", count - 1);
+            }
             scan.remove(letter).await?;
             *purged = Some(count);
         }

@@ -1,6 +1,7 @@
 //! `kiln dead replay`: posts dead letters' jobs to the queues that they came from.
 //!
-//! Promises that a letter is removed only once the broker has confirmed its job, and that what was replayed is noted, however the command ends, unless it is interrupted.
+//! Promises that a letter is removed only once the broker has confirmed its job, and that what was replayed is noted, however the command
+//! ends, unless it is killed.
 
 use super::{DeadLetterQueue, ReplayArguments, letter::Filter, progress, warn_of_unseen};
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     cli::{
         Exit,
         post::{BLOCKED, Pending, Post},
+        stop,
     },
     clock,
     store::ActionKind,
@@ -96,7 +98,9 @@ impl Replay<'_> {
     async fn all(&mut self) -> anyhow::Result<()> {
         let mut confirms = FuturesUnordered::new();
         let mut more = true;
+        let stopped = stop::token();
         while more || !confirms.is_empty() {
+            more &= !stopped.is_cancelled();
             if more && confirms.len() < WINDOW {
                 match self.next().await? {
                     Next::End => more = false,
@@ -108,6 +112,9 @@ impl Replay<'_> {
             } else if let Some((id, held, outcome)) = confirms.next().await {
                 self.settle(&id, held, outcome).await?;
             }
+        }
+        if stopped.is_cancelled() {
+            bail!("stopped: {} were replayed", self.tally.replayed);
         }
         Ok(())
     }
