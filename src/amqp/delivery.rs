@@ -200,13 +200,27 @@ impl Delivery {
         (!json).then(|| Rejection::invalid("content_type", "expected application/json"))
     }
 
+    /// Why the broker set it aside the last time. The first time may have been elsewhere, as in a queue of tries, whose wait is an expiration.
+    fn death(&self) -> Option<String> {
+        let headers = self.properties.headers().as_ref();
+        let of_list = || match headers?.inner().get("x-death")? {
+            AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
+                AMQPValue::FieldTable(last) => text(Some(last), "reason"),
+                _ => None,
+            },
+            _ => None,
+        };
+        text(headers, "x-last-death-reason")
+            .or_else(of_list)
+            .or_else(|| text(headers, "x-first-death-reason"))
+    }
+
     /// The verdict on a message that the broker itself set aside, by its reason.
     fn broker_verdict(&self) -> Option<Rejection> {
         if self.origin != Origin::Expired {
             return None;
         }
-        let headers = self.properties.headers().as_ref();
-        Some(match text(headers, "x-first-death-reason").as_deref() {
+        Some(match self.death().as_deref() {
             Some("delivery_limit") => Rejection::new(
                 Code::Exhausted,
                 "",

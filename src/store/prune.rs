@@ -28,8 +28,11 @@ const BLOCKS: &str =
     "SELECT pg_relation_size(to_regclass($1)) / current_setting('block_size')::bigint";
 /// Blocks of a step: 64 MiB of a server's default ones.
 const STEP_BLOCKS: i64 = 8192;
-const PRUNE_RUNS: &str =
-    "DELETE FROM warm_runs WHERE id IN (SELECT id FROM warm_runs WHERE finished_at < $1 LIMIT $2)";
+/// Each schedule's latest due run stays, however old: it says up to when all that was due has been dealt with.
+const PRUNE_RUNS: &str = "\
+DELETE FROM warm_runs WHERE id IN (SELECT id FROM warm_runs AS old WHERE finished_at < $1
+  AND (due_at <> date_trunc('second', due_at) OR EXISTS (SELECT FROM warm_runs AS later WHERE later.schedule = old.schedule
+    AND later.due_at > old.due_at AND later.due_at = date_trunc('second', later.due_at))) LIMIT $2)";
 
 /// A step of a walk over all rows in the order of their names, so that no step looks again at what an earlier one has left. A row holds until the
 /// name's next one: it goes once that one is old as well.

@@ -178,7 +178,7 @@ impl Warmer {
         if !wanted.iter().any(may_be_due) {
             return Ok(());
         }
-        let mut ran = self.carrier.store.last_due(&names).await?;
+        let mut ran = self.carrier.store.last_due(&names, now).await?;
         let known = names
             .iter()
             .map(|name| ((*name).to_owned(), ran.remove(*name)));
@@ -195,6 +195,7 @@ impl Warmer {
         runs: &mut Runs,
     ) -> Result<bool, StoreError> {
         let now = news.now();
+        last.forget_after(now);
         let max = self.carrier.settings.warm.runs_at_once;
         let schedules = self.schedules();
         let is_paused = |schedule: &Schedule| {
@@ -213,7 +214,7 @@ impl Warmer {
         self.look(&wanted, last, now, starting).await?;
         // Where there is room for few, those that are due and those that wait take turns.
         if runs.was_due && news.is_run_waiting {
-            self.take_over(&schedules, runs, 1).await?;
+            self.take_over((&schedules, &wanted), runs, 1).await?;
         }
         let mut overdue = BTreeSet::new();
         for (schedule, run) in in_turn(&wanted, last, now, starting) {
@@ -233,25 +234,29 @@ impl Warmer {
         }
         self.carrier.metrics.schedules_overdue(overdue.len());
         if news.is_run_waiting {
-            self.take_over(&schedules, runs, usize::MAX).await?;
+            self.take_over((&schedules, &wanted), runs, usize::MAX)
+                .await?;
         }
         Ok(overdue.is_empty())
     }
 
-    /// Takes over so many runs that were left lying or had to wait, as far as there is room.
+    /// Takes over so many runs that were left lying or had to wait, as far as there is room: those that wait only of schedules that run by
+    /// themselves, or where they were asked for.
     async fn take_over(
         &self,
-        schedules: &[Arc<Schedule>],
+        (schedules, wanted): (&[Arc<Schedule>], &[&Arc<Schedule>]),
         runs: &mut Runs,
         count: usize,
     ) -> Result<(), StoreError> {
         let max = self.carrier.settings.warm.runs_at_once;
-        let names: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
+        let known: Vec<&str> = schedules.iter().map(|s| s.name.as_str()).collect();
+        let running: Vec<&str> = wanted.iter().map(|s| s.name.as_str()).collect();
         let mut started = 0;
         while started < count && runs.tasks.len() < max && !runs.stop.is_cancelled() {
             let life = self.carrier.life();
             let store = &self.carrier.store;
-            let Some(taken) = store.take_run_over(&self.worker, &names, life).await? else {
+            let names = (&known[..], &running[..]);
+            let Some(taken) = store.take_run_over(&self.worker, names, life).await? else {
                 break;
             };
             tracing::info!(

@@ -26,6 +26,15 @@ impl Last {
         }
     }
 
+    /// Forgets what lies after now: the database's clock was ahead for a while, and nothing would be due until it is there again.
+    pub fn forget_after(&mut self, now: DateTime<Utc>) {
+        self.since = self.since.min(now);
+        self.due.retain(|_, due| due.is_none_or(|due| due <= now));
+        for added in self.retimed.values_mut() {
+            *added = now.min(*added);
+        }
+    }
+
     /// The time after which runs of a schedule count, if it isn't all of this worker's: the latest due time that was dealt with, or
     /// when it was added.
     pub fn of(&self, schedule: &str) -> Option<DateTime<Utc>> {
@@ -94,6 +103,28 @@ mod tests {
             count("a") >= 20 && count("b") >= 20 && count("c") >= 6,
             "{ran:?}"
         );
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_for_a_while_holds_up_nothing() {
+        let start: DateTime<Utc> = "2026-11-21T08:00:00Z".parse().expect("an instant");
+        let all = [
+            schedule("known", "* * * * *"),
+            schedule("retimed", "* * * * *"),
+        ];
+        let wanted: Vec<&Arc<Schedule>> = all.iter().collect();
+        let mut last = Last::since(start);
+        let ahead = start + Duration::hours(2);
+        last.due.insert("known".to_owned(), Some(ahead));
+        last.retimed.insert("retimed".to_owned(), ahead);
+        let now = start + Duration::seconds(70);
+        last.forget_after(now);
+        let names = |now| -> Vec<String> {
+            let due = in_turn(&wanted, &last, now, false);
+            due.iter().map(|(one, _)| one.name.clone()).collect()
+        };
+        assert_eq!(names(now), ["known"]);
+        assert_eq!(names(now + Duration::seconds(60)), ["known", "retimed"]);
     }
 
     #[test]

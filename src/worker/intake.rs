@@ -33,6 +33,8 @@ use tokio_util::sync::CancellationToken;
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 /// A session that lasted so long was a good one: where the connection is lost each time sooner, the waits between two grow.
 const LASTED: Duration = Duration::from_secs(3);
+/// Between two looks whether the connection of a worker that is paused is there.
+const LOOK: Duration = Duration::from_secs(1);
 /// Longest goodbye to the broker.
 const GOODBYE: Duration = Duration::from_millis(200);
 
@@ -251,24 +253,26 @@ impl Intake {
     /// Waits until taking jobs isn't paused any more, the worker stops, or the connection is lost.
     async fn wait(&mut self, connection: &lapin::Connection, stop: &CancellationToken) -> End {
         let mut events = Box::pin(connection.events_listener());
-        self.health.up(Part::Broker);
+        // What happened before somebody listened is told to nobody.
+        let mut look = tokio::time::interval(LOOK);
         tracing::info!("taking jobs is paused");
         loop {
-            let event = tokio::select! {
-                event = events.next() => event,
+            let mut reason = "the connection was lost".to_owned();
+            tokio::select! {
+                event = events.next() => if let Some(Event::Error(error)) = event {
+                    reason = self.broker.scrub(&error);
+                },
+                _ = look.tick() => {}
                 () = self.pause.wait_off() => {
                     tracing::info!("taking jobs goes on");
                     break;
                 }
                 () = stop.cancelled() => break,
-            };
-            match event {
-                Some(Event::Error(error)) if !connection.status().connected() => {
-                    return End::Lost(self.broker.scrub(&error));
-                }
-                Some(_) => {}
-                None => return End::Lost("the connection was lost".to_owned()),
             }
+            if !connection.status().connected() {
+                return End::Lost(reason);
+            }
+            self.health.up(Part::Broker);
         }
         let closing = connection.close(200, "not paused".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;

@@ -28,6 +28,9 @@ const PREFETCH: u16 = 32;
 /// The same of a namespace with a limit of its own: it may be a long time until the next one goes.
 const LIMITED_PREFETCH: u16 = 2;
 
+/// How long the broker is waited for at the end.
+const GOODBYE: Duration = Duration::from_secs(1);
+
 /// What happens next to a lane's queues.
 enum Event {
     Stopped,
@@ -156,10 +159,33 @@ impl LaneIntake {
             }
         };
         engine.set_backlogged(&self.lane, false);
-        for consumer in &self.consumers {
-            consumer.cancel().await;
+        match &ended {
+            Ok(()) => self.give_back(&processor).await,
+            Err(_) => {
+                for consumer in &mut self.consumers {
+                    consumer.cancel().await;
+                    // What nobody takes would stay in hand for as long as the channel is there.
+                    while let Ok(Some(_back)) = consumer.ready() {}
+                }
+            }
         }
         ended
+    }
+
+    /// Gives back what waits here. The broker counts that as a delivery that came to nothing, and a second one makes a suspect: what has one
+    /// already goes to the end of its queue instead, which counts nothing.
+    async fn give_back(&mut self, processor: &JobProcessor) {
+        let max = processor.settings.intake.suspect_after.saturating_sub(1);
+        let queues = self.consumers.iter_mut().zip(&mut self.waiting);
+        for (number, (consumer, queue)) in queues.enumerate() {
+            queue.extend(consumer.end(GOODBYE).await);
+            for delivery in queue.drain(..) {
+                if delivery.redeliveries() >= max {
+                    let lane = self.lane.clone();
+                    processor.move_to(delivery, LaneQueue { lane, number });
+                }
+            }
+        }
     }
 
     async fn next_event(

@@ -197,7 +197,11 @@ async fn a_queue_that_jobs_do_not_need_stops_none() {
     })
     .await;
 
-    for queue in ["kiln.warm", "kiln.expired", "kiln.hits"] {
+    let rejections = [DEAD, "kiln.retry.jobs.100ms", "kiln.retry.warm.200ms"];
+    for queue in ["kiln.warm", "kiln.expired", "kiln.hits"]
+        .into_iter()
+        .chain(rejections)
+    {
         stack.bus.delete(queue).await;
     }
     let jobs = quick_jobs("unneeded", 20);
@@ -220,6 +224,17 @@ async fn a_queue_that_jobs_do_not_need_stops_none() {
     let warming = vec![(warming.to_string().into_bytes(), persistent())];
     stack.bus.publish("kiln.warm", warming).await;
     assert_eq!(stack.row("warming").await.status, "ok");
+    for queue in rejections {
+        eventually(&format!("{queue} is there again"), PATIENCE, async || {
+            stack.bus.waiting(queue).await
+        })
+        .await;
+    }
+    stack
+        .bus
+        .publish(JOBS, vec![(b"no job".to_vec(), persistent())])
+        .await;
+    stack.bus.dead_letters(1).await;
 }
 
 fn probe_jobs(round: &str) -> Vec<serde_json::Value> {

@@ -130,6 +130,55 @@ async fn jobs_too_many_to_hold_wait_in_their_lanes_queues() {
     }
 }
 
+/// How often a message came to nothing, as workers count it.
+fn redeliveries(headers: Option<&FieldTable>) -> i64 {
+    let number = |name: &str| match headers.and_then(|headers| headers.inner().get(name)) {
+        Some(lapin::types::AMQPValue::LongLongInt(number)) => *number,
+        _ => 0,
+    };
+    number("x-delivery-count") + number("kiln-redeliveries")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_for_its_turn_is_no_suspect_however_often_taking_jobs_is_paused() {
+    let stack = Stack::shared().await;
+    let worker = narrow(&stack).start().await;
+    learn(&stack, &worker, 20).await;
+    let slow = slow_jobs("slow", 600, 20);
+    stack.bus.publish_jobs(&slow).await;
+    stack.wait_for_empty("kiln.jobs").await;
+    let many = || async { (in_lane_queues(&stack).await > 200).then_some(()) };
+    eventually("many jobs in the lane's queues", PATIENCE, many).await;
+    let steer = async |what: &str, consumers: u32| {
+        let path = format!("/v1/intake/{what}");
+        worker
+            .ask("POST", &path, &[], b"{}")
+            .await
+            .expect("an answer");
+        for number in 0..QUEUES {
+            let queue = lane_queue(number);
+            eventually(&format!("{what}: {queue}"), PATIENCE, async || {
+                (stack.bus.consumers(&queue).await == Some(consumers)).then_some(())
+            })
+            .await;
+        }
+    };
+    for _ in 0..3 {
+        steer("pause", 0).await;
+        steer("resume", 1).await;
+    }
+    steer("pause", 0).await;
+    let mut seen = 0;
+    for number in 0..QUEUES {
+        for message in stack.bus.take_all(&lane_queue(number)).await {
+            let count = redeliveries(message.properties.headers().as_ref());
+            assert!(count < 2, "{count}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 0, "nothing waited");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_takes_along_all_that_it_has_when_it_is_moved() {
     let stack = Stack::shared().await;

@@ -25,9 +25,59 @@ async fn a_run_that_is_asked_for_leaves_what_is_due_as_it_was() {
     let claimed = store.claim_run("s", due, "allow", "w", life, limit);
     claimed.await.expect("an answer");
     store.ask_run("s", limit).await.expect("an answer");
-    let last = store.last_due(&["s"]).await.expect("an answer");
-    assert_eq!(last.get("s"), Some(&due));
+    let last = store.last_due(&["s"], Utc::now()).await;
+    assert_eq!(last.expect("an answer").get("s"), Some(&due));
     assert_eq!(stack.count("SELECT count(*) FROM warm_runs").await, 2);
+    // A clock that was ahead claimed what isn't due yet.
+    let ahead = "2999-01-01T00:00:00Z".parse().expect("an instant");
+    let claimed = store.claim_run("s", ahead, "allow", "w", life, limit);
+    claimed.await.expect("an answer");
+    let last = store.last_due(&["s"], Utc::now()).await;
+    assert_eq!(last.expect("an answer").get("s"), Some(&due));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_of_a_schedule_that_is_paused_waits_on_but_for_what_is_asked_for() {
+    let stack = Stack::shared().await;
+    let store = store(&stack).await;
+    stack
+        .execute(
+            "INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
+             VALUES ('s', date_trunc('second', now()) - interval '1 minute', 'queued', 600, now())",
+        )
+        .await;
+    let asked = store.ask_run("s", Duration::from_secs(600)).await;
+    let asked = asked.expect("an answer");
+    let take = async |running: &[&str]| {
+        let taken = store.take_run_over("w", (&["s"], running), Duration::from_secs(600));
+        taken.await.expect("an answer").map(|taken| taken.claim.id)
+    };
+    assert_eq!(take(&[]).await, Some(asked));
+    assert_eq!(take(&[]).await, None);
+    let ended = "UPDATE warm_runs SET state = 'done', finished_at = now() WHERE state <> 'queued'";
+    stack.execute(ended).await;
+    assert_eq!(take(&[]).await, None);
+    assert!(take(&["s"]).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_latest_run_that_was_due_is_never_pruned() {
+    let stack = Stack::shared().await;
+    store(&stack).await;
+    stack
+        .execute(
+            "INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at, finished_at)
+             SELECT 'monthly', date_trunc('second', now()) - age, 'done', 600, now(), now() - interval '1 day'
+             FROM unnest(ARRAY[interval '3 minutes', interval '2 minutes', interval '1 minute' + interval '7 microseconds']) AS age",
+        )
+        .await;
+    let schedules = Schedules::new();
+    let prune = ["prune", "--older-than", "1h", "--json"];
+    let (_, lines, said) = tokio::task::block_in_place(|| schedules.kiln(&stack, &prune));
+    let line = lines.first().unwrap_or_else(|| panic!("no result: {said}"));
+    assert_eq!(line["runs"], 2, "{line}");
+    let left = "SELECT count(*) FROM warm_runs WHERE due_at < now() - interval '90 seconds'";
+    assert_eq!(stack.count(left).await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

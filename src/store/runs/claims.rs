@@ -10,10 +10,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 const CLOCK: &str = "SELECT now()";
 /// A few steps down an index for each schedule, however many runs it has had. Due times are whole seconds, and those of runs that were asked for
-/// aren't: such a run leaves what is due as it was.
+/// aren't: such a run leaves what is due as it was. What was due later than now was claimed by a clock that was wrong.
 const LAST_DUE: &str = "\
 SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
-CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule
+CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule AND due_at <= $2
   AND due_at = date_trunc('second', due_at) ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
 const CLAIM: &str = "\
@@ -30,6 +30,7 @@ SELECT $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microse
 FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')";
 const CLOSE_SKIPPED: &str = "\
 UPDATE warm_runs SET message = 'an earlier run was under way', finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
+/// $3 are the schedules that this worker knows, $4 those of them that run by themselves: of others only what was asked for is begun.
 const TAKE_OVER: &str = "\
 UPDATE warm_runs SET worker = $1, token = token + 1, lease_until = now() + make_interval(secs => $2),
   state = CASE WHEN state = 'queued' THEN 'planning' ELSE state END,
@@ -39,9 +40,10 @@ WHERE id = (
   SELECT id FROM warm_runs AS open
   WHERE (state IN ('planning', 'posting', 'waiting') AND lease_until < now()
          AND (state <> 'planning' OR schedule = ANY($3) OR ends_at < now()))
-     OR (state = 'queued' AND schedule = ANY($3) AND NOT EXISTS (
+     OR (state = 'queued' AND schedule = ANY($3) AND (schedule = ANY($4) OR due_at <> date_trunc('second', due_at)) AND NOT EXISTS (
            SELECT FROM warm_runs AS other WHERE other.schedule = open.schedule AND other.id <> open.id
-             AND (other.state IN ('planning', 'posting', 'waiting') OR (other.state = 'queued' AND other.due_at < open.due_at))))
+             AND (other.state IN ('planning', 'posting', 'waiting') OR (other.state = 'queued' AND other.due_at < open.due_at
+               AND (other.schedule = ANY($4) OR other.due_at <> date_trunc('second', other.due_at))))))
   ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING id, token, schedule, due_at, state, ends_at < now() AS is_over";
 const RENEW: &str = "\
@@ -83,13 +85,16 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    /// The latest due time of each of these schedules that has a row; of what was asked for there is none.
+    /// The latest due time until `now` of each of these schedules that has a row; of what was asked for there is none.
     pub async fn last_due(
         &self,
         schedules: &[&str],
+        now: DateTime<Utc>,
     ) -> Result<BTreeMap<String, DateTime<Utc>>, StoreError> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as::<_, (String, DateTime<Utc>)>(LAST_DUE).bind(schedules);
+        let query = sqlx::query_as::<_, (String, DateTime<Utc>)>(LAST_DUE)
+            .bind(schedules)
+            .bind(now);
         let answer = self.deadline(query.fetch_all(&mut *lease)).await;
         self.end(lease, answer).await.map(BTreeMap::from_iter)
     }
@@ -154,14 +159,15 @@ impl PostgresStore {
     pub async fn take_run_over(
         &self,
         worker: &str,
-        schedules: &[&str],
+        (known, running): (&[&str], &[&str]),
         life: Duration,
     ) -> Result<Option<TakenOver>, StoreError> {
         let mut lease = self.lease().await?;
         let query = sqlx::query_as::<_, (i64, i64, String, DateTime<Utc>, String, bool)>(TAKE_OVER)
             .bind(worker)
             .bind(life.as_secs_f64())
-            .bind(schedules);
+            .bind(known)
+            .bind(running);
         let answer = self.deadline(query.fetch_optional(&mut *lease)).await;
         let row = self.end(lease, answer).await?;
         row.map(|(id, token, schedule, due_at, state, is_over)| {

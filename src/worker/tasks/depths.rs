@@ -1,12 +1,13 @@
 //! Owns asking the broker how many messages wait in each queue, and who takes those of the lanes.
 //!
-//! Promises to ask about a bounded number of queues at a time, however many lanes there are.
+//! Promises to ask about a bounded number of queues at a time, however many lanes there are; and that a queue which somebody deletes is there
+//! again soon, whoever needs it.
 
 use crate::{
     amqp::{
         connection::Broker,
         lane_depths::LaneDepths,
-        topology::{self, Seen, Topology},
+        topology::{self, QueueSpec, Seen, Topology},
     },
     health::{Health, Part},
     pipeline::{Engine, LaneFigures},
@@ -129,17 +130,31 @@ impl DepthWatch {
         first_lane: &mut usize,
         untaken: &mut Untaken,
     ) -> Result<Asked, Lost> {
-        let topology = &self.topology;
-        let jobs = self.look(&asked.channel, &topology.jobs).await?;
-        let jobs = jobs.ok_or(Lost)?.and(self.shards(&asked, untaken).await?);
-        self.metrics.queue(QueueKind::Jobs, jobs.messages);
-        for (kind, queue) in [
-            (QueueKind::Warm, &topology.warm),
-            (QueueKind::Dead, &topology.dead),
-            (QueueKind::Expired, &topology.expired),
-        ] {
-            let seen = self.look(&asked.channel, queue).await?.ok_or(Lost)?;
-            self.metrics.queue(kind, seen.messages);
+        let (counted, others): (Vec<_>, Vec<_>) = self
+            .topology
+            .queues()
+            .into_iter()
+            .map(|queue| (self.kind(&queue.name), queue))
+            .partition(|(kind, _)| kind.is_some());
+        for (kind, queue) in counted {
+            let is_jobs = queue.name == self.topology.jobs;
+            let mut seen = match self.look(&asked.channel, &queue.name).await? {
+                Some(seen) => seen,
+                // Whoever takes from it declares it, with a session of its own.
+                None if is_jobs && !self.pause.is_on() => return Err(Lost),
+                None => {
+                    self.declare(&asked.connection, &queue).await;
+                    // The broker closed it with its answer.
+                    asked.channel = self.channel(&asked.connection).await?;
+                    Seen::default()
+                }
+            };
+            if is_jobs {
+                seen = seen.and(self.shards(&asked, untaken).await?);
+            }
+            if let Some(kind) = kind {
+                self.metrics.queue(kind, seen.messages);
+            }
         }
         let mut lanes = self.engine.lanes();
         lanes.retain(|lane| lane.queues > 0);
@@ -148,7 +163,7 @@ impl DepthWatch {
         for lane in some {
             let mut all = Seen::default();
             for number in 0..lane.queues {
-                let queue = topology.lane(&lane.name, number);
+                let queue = self.topology.lane(&lane.name, number);
                 match self.look(&asked.channel, &queue).await? {
                     Some(seen) => all = all.and(seen),
                     None => asked.channel = self.channel(&asked.connection).await?,
@@ -158,7 +173,38 @@ impl DepthWatch {
             let (messages, consumers) = (all.messages, all.consumers);
             self.metrics.lane_queue(&lane.name, messages, consumers);
         }
+        for (_, queue) in others {
+            let timeout = self.broker.timeout();
+            let there = topology::inspect(&asked.connection, &queue.name, timeout).await;
+            if matches!(there, Ok(None)) {
+                self.declare(&asked.connection, &queue).await;
+            }
+        }
         Ok(asked)
+    }
+
+    /// Declares a queue that was deleted: until then each message that must arrive there waits, with its job.
+    async fn declare(&self, connection: &Connection, queue: &QueueSpec) {
+        let declared = queue.declare(connection, self.broker.timeout()).await;
+        if declared.is_ok() {
+            tracing::info!(
+                queue = queue.name,
+                "a queue was deleted, and is declared again"
+            );
+        }
+    }
+
+    /// What a queue's depth is called, of those that have one.
+    fn kind(&self, queue: &str) -> Option<QueueKind> {
+        let topology = &self.topology;
+        [
+            (&topology.jobs, QueueKind::Jobs),
+            (&topology.warm, QueueKind::Warm),
+            (&topology.dead, QueueKind::Dead),
+            (&topology.expired, QueueKind::Expired),
+        ]
+        .into_iter()
+        .find_map(|(name, kind)| (name == queue).then_some(kind))
     }
 
     /// Asks about the shards that are there; gives what they come to.
