@@ -1,108 +1,34 @@
 //! Scores one batch of a lane.
 //!
-//! Promises that a model that fails on one job's inputs costs only that job: the others are scored in calls of their own; and that
-//! however it ends, the lane goes on and nobody waits for its inputs for ever.
+//! Promises that a model that fails on one job's inputs costs only that job: the others are scored in calls of their own.
 
 use super::{
-    Lanes,
+    Lanes, flight,
     leases::{self, Patience},
-    one::Lane,
-    slot::{JobId, Left, Taken},
+    slot::{JobId, Taken},
     take::LaneBatch,
 };
 use crate::{
     cache::{Leases, Space},
     clock, config,
     pipeline::{model_call::call, owned::How},
-    simulated::{Mutation, is_mutated},
     telemetry::metrics::{LeaseOutcome, Stage},
 };
 use kiln_model::{Model, ModelError, Rows};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-/// A batch's part of its lane: given back when it is dropped, however the batch ended.
-struct InFlight {
-    lanes: Arc<Lanes>,
-    lane: Arc<Lane>,
-    /// Slots that have no row yet.
-    open: Vec<Taken>,
-    /// Whether it is one of the batches that the lane may have in flight.
-    is_counted: bool,
-}
-
-impl InFlight {
-    /// Gives rows to those who wait for them.
-    fn land<'r>(&mut self, how: How, landed: impl IntoIterator<Item = (&'r Taken, &'r [f32])>) {
-        let mut left = Vec::new();
-        let mut ended = HashSet::new();
-        {
-            let mut state = self.lane.state();
-            for (taken, row) in landed {
-                ended.insert(taken.id);
-                state.work.land(taken, row, how, &mut left);
-            }
-        }
-        self.open.retain(|one| !ended.contains(&one.id));
-        if is_mutated(Mutation::LosesWaiters) {
-            let first = left.len().min(1);
-            left.drain(first..).for_each(std::mem::forget);
-        }
-        self.lanes.complete(&self.lane, left);
-    }
-
-    /// Ends those who wait for slots that can't be scored.
-    fn fail(&mut self, failed: &[Taken], error: &ModelError) {
-        let mut left = Vec::new();
-        {
-            let mut state = self.lane.state();
-            for taken in failed {
-                state.work.fail(taken, error, &mut left);
-            }
-        }
-        self.forget(failed);
-        self.lanes.complete(&self.lane, left);
-    }
-
-    fn forget(&mut self, gone: &[Taken]) {
-        let gone: HashSet<_> = gone.iter().map(|one| one.id).collect();
-        self.open.retain(|one| !gone.contains(&one.id));
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut left: Vec<Left> = Vec::new();
-        {
-            let mut state = self.lane.state();
-            if self.is_counted {
-                state.running = state.running.saturating_sub(1);
-            }
-            for taken in &self.open {
-                state.work.fail(taken, &ModelError::Stopped, &mut left);
-            }
-        }
-        // Only what was cut, or panicked, leaves anything: its jobs go back to their owners.
-        drop(left);
-        self.lane.arrivals.freed.notify_waiters();
-        if !self.lanes.context.tasks.is_cut() {
-            self.lanes.pump(&self.lane);
-        }
-    }
-}
+/// A batch's part of its lane.
+pub(super) type InFlight = flight::InFlight<Arc<Lanes>>;
 
 /// Scores a batch, `rows` being its inputs.
-pub(super) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, batch: LaneBatch, rows: Rows) {
+pub(super) async fn run(mut flight: InFlight, batch: LaneBatch, rows: Rows) {
     let begun = clock::instant();
+    flight.begin();
     let LaneBatch { model, taken, .. } = batch;
-    let mut flight = InFlight {
-        lanes: lanes.clone(),
-        lane,
-        open: taken.clone(),
-        is_counted: true,
-    };
+    let lanes = flight.lanes.clone();
     let context = &*lanes.context;
     match leases::leases(context, &taken) {
         Some(leases) => {
@@ -138,14 +64,8 @@ async fn leased(
         found.map(|(taken, row)| (taken, row.as_slice())),
     );
     if !round.waiting.is_empty() {
-        flight.forget(&round.waiting);
         let rows = rows_of(&rows, &all, &round.waiting);
-        let elsewhere = InFlight {
-            lanes: flight.lanes.clone(),
-            lane: flight.lane.clone(),
-            open: round.waiting.clone(),
-            is_counted: false,
-        };
+        let elsewhere = flight.set_aside(round.waiting.clone());
         let work = wait(elsewhere, model.clone(), round.waiting, rows);
         context.tasks.spawn(work);
     }

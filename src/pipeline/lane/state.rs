@@ -292,9 +292,8 @@ impl State {
         }
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.jobs.clear();
+    /// Forgets everything, and gives the jobs.
+    pub fn clear(&mut self) -> Slab<LaneJob> {
         self.slots.clear();
         self.by_key.clear();
         self.turns.clear();
@@ -302,6 +301,7 @@ impl State {
         self.by_namespace.clear();
         self.all = Load::default();
         self.unlimited = Load::default();
+        std::mem::take(&mut self.jobs)
     }
 
     /// Takes out jobs that were received before a moment.
@@ -378,5 +378,7 @@ fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
         .expected_seconds(job.rows.model_of(slot))
 }
 
+#[cfg(test)]
+mod orders;
 #[cfg(test)]
 mod tests;
