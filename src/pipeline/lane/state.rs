@@ -381,4 +381,4 @@ fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
 #[cfg(test)]
 mod orders;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
