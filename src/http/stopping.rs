@@ -34,6 +34,13 @@ impl Default for Stopping {
 }
 
 impl Stopping {
+    /// Takes a request in; nothing where it is refused.
+    fn enter(&self) -> Option<InHand> {
+        // Counted before it is known whether it is refused: who waits for none to be left misses no request that was let through.
+        let in_hand = InHand::new(self);
+        (!self.refusing.is_cancelled()).then_some(in_hand)
+    }
+
     /// Waits until every request in hand has its answer.
     pub(super) async fn idle(&self) {
         let mut in_hand = self.in_hand.subscribe();
@@ -64,13 +71,65 @@ pub(super) async fn guard(State(shared): State<Shared>, request: Request, next: 
     if path.is_some_and(|path| ALWAYS.contains(&path.as_str())) {
         return next.run(request).await;
     }
-    // Counted before it is known whether it is refused: who waits for none to be left misses no request that was let through.
-    let _in_hand = InHand::new(&shared.stopping);
-    if shared.stopping.refusing.is_cancelled() {
+    let Some(_in_hand) = shared.stopping.enter() else {
         let mut refused = Problem::unavailable("the worker is stopping").into_response();
         let close = HeaderValue::from_static("close");
         refused.headers_mut().insert(header::CONNECTION, close);
         return refused;
-    }
+    };
     next.run(request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kiln_fuzz::{Task, every_order, step};
+    use std::{
+        cell::Cell,
+        panic::{AssertUnwindSafe, catch_unwind},
+    };
+
+    /// Asks first whether it is refused, and counts itself a step later.
+    async fn hasty(stopping: &Stopping) -> Option<InHand> {
+        let refused = stopping.refusing.is_cancelled();
+        step().await;
+        (!refused).then(|| InHand::new(stopping))
+    }
+
+    /// A stop ends once every request that was let in is answered, and lets in none afterwards, in every order of two requests and a stop, one of
+    /// the requests given up anywhere.
+    fn explored(is_hasty: bool) -> usize {
+        every_order(10_000, |orders| {
+            let (stopping, is_idle) = (Stopping::default(), Cell::new(false));
+            let request = || -> Task<'_> {
+                Box::pin(async {
+                    let in_hand = match is_hasty {
+                        true => hasty(&stopping).await,
+                        false => stopping.enter(),
+                    };
+                    if in_hand.is_some() {
+                        assert!(!is_idle.get(), "after the last one");
+                        step().await;
+                        assert!(!is_idle.get(), "unanswered");
+                    }
+                })
+            };
+            let stop: Task<'_> = Box::pin(async {
+                stopping.refusing.cancel();
+                stopping.idle().await;
+                is_idle.set(true);
+            });
+            let tasks = vec![request(), request(), stop];
+            assert_eq!(orders.run(tasks, Some(0)), 0, "somebody waits for ever");
+            assert!(is_idle.get());
+        })
+    }
+
+    #[test]
+    fn in_every_order_a_stop_waits_for_the_requests_that_were_let_in() {
+        let orders = explored(false);
+        assert!(orders > 20, "{orders}");
+        let found = catch_unwind(AssertUnwindSafe(|| explored(true)));
+        assert!(found.is_err(), "a request that is counted late is found");
+    }
 }

@@ -45,11 +45,6 @@ impl Tasks {
         self.cut.cancel();
     }
 
-    /// Whether they were cut.
-    pub fn is_cut(&self) -> bool {
-        self.cut.is_cancelled()
-    }
-
     /// Waits until no task is left.
     pub async fn wait(&self) {
         self.tracker.close();

@@ -2,7 +2,7 @@
 //!
 //! Flow: the [`folder`] of [`schedule`] files says what to warm and when; [`due`] says which runs are due; a run ([`run`]) reads
 //! its [`source`], skips what is fresh ([`gather`]), chooses by benefit and cost ([`plan`]), and posts in portions for as long as its budget lasts
-//! ([`portion`], [`posting`]). Between runs, what probably is asked for next is had ready ([`ahead`]).
+//! ([`portion`], [`outbox`], [`posting`]). Between runs, what probably is asked for next is had ready ([`ahead`]).
 
 pub mod ahead;
 pub mod carry;
@@ -15,6 +15,7 @@ pub mod gather;
 pub mod hot_inputs;
 pub mod hot_source;
 mod known;
+mod outbox;
 pub mod plan;
 mod portion;
 mod posting;

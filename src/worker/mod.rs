@@ -6,6 +6,7 @@ mod channels;
 mod drain;
 #[cfg(test)]
 mod hammer;
+mod in_hand;
 mod intake;
 mod job_queues;
 mod lane_intake;

@@ -2,7 +2,12 @@
 //!
 //! Promises that a job whose end isn't heard of goes back to its queue, and that jobs which end together are settled together.
 
-use super::{cancelled::CancelledRuns, settle::Settler, warm_throttle::WarmBatch};
+use super::{
+    cancelled::CancelledRuns,
+    in_hand::{InHand, JobsInHand, Together},
+    settle::Settler,
+    warm_throttle::WarmBatch,
+};
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
     clock,
@@ -17,13 +22,10 @@ use crate::{
 use kiln_contract::failure::Rejection;
 use std::{
     ops::Deref,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::task::TaskTracker;
 
 /// Lowest priority of a message that goes before others of its namespace.
@@ -50,33 +52,10 @@ pub struct Tools {
     pub settings: Arc<Settings>,
     pub tracer: Tracer,
     pub(super) cancelled: CancelledRuns,
-    in_hand: Arc<Count>,
-    ended: Mutex<Vec<EndedJob>>,
+    in_hand: JobsInHand,
+    ended: Together<EndedJob>,
     /// What is being settled.
     settling: TaskTracker,
-}
-
-/// Jobs in hand, whichever session took them: a session whose connection is lost leaves its own behind.
-#[derive(Default)]
-struct Count {
-    jobs: AtomicUsize,
-    none: Notify,
-}
-
-/// A job in hand; it counts for as long as this lives.
-pub(super) struct InHand {
-    count: Arc<Count>,
-    metrics: Metrics,
-}
-
-impl Drop for InHand {
-    fn drop(&mut self) {
-        let before = self.count.jobs.fetch_sub(1, Ordering::Relaxed);
-        self.metrics.in_hand(before - 1);
-        if before == 1 {
-            self.count.none.notify_waiters();
-        }
-    }
 }
 
 impl JobProcessor {
@@ -94,35 +73,24 @@ impl JobProcessor {
             engine,
             settler,
             store,
+            in_hand: JobsInHand::new(metrics.clone()),
             metrics,
             settings,
             tracer,
             cancelled,
-            in_hand: Arc::default(),
-            ended: Mutex::default(),
+            ended: Together::default(),
             settling: TaskTracker::new(),
         }))
     }
 
     /// Counts a job in hand.
     pub(super) fn in_hand(&self) -> InHand {
-        let before = self.in_hand.jobs.fetch_add(1, Ordering::Relaxed);
-        self.metrics.in_hand(before + 1);
-        InHand {
-            count: self.in_hand.clone(),
-            metrics: self.metrics.clone(),
-        }
+        self.in_hand.add()
     }
 
     /// Waits until no job is in hand.
     pub(super) async fn idle(&self) {
-        loop {
-            let none = self.in_hand.none.notified();
-            if self.in_hand.jobs.load(Ordering::Relaxed) == 0 {
-                return;
-            }
-            none.await;
-        }
+        self.in_hand.idle().await;
     }
 
     /// A delivery as a job for the engine. `warming` is the batch of warming that it belongs to.
@@ -233,24 +201,13 @@ impl JobProcessor {
 
     /// Settles jobs that have ended: those that end together, together.
     fn settle_later(&self, job: EndedJob) {
-        let is_first = {
-            // The list is sound after a panic elsewhere: every change to it is one call.
-            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-            ended.push(job);
-            ended.len() == 1
-        };
-        if is_first {
+        if let Some(turn) = self.ended.add(job) {
             let processor = self.clone();
             self.settling.spawn(async move {
-                let ended = processor.take_ended();
+                let ended = turn.take();
                 processor.settle(ended).await;
             });
         }
-    }
-
-    fn take_ended(&self) -> Vec<EndedJob> {
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *ended)
     }
 
     async fn settle(&self, ended: Vec<EndedJob>) {

@@ -46,5 +46,5 @@ mod random;
 mod target;
 
 pub use case::Case;
-pub use orders::{Orders, Task, every_order, step};
+pub use orders::{Begun, Orders, Task, every_order, step};
 pub use target::Target;

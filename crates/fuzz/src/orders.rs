@@ -5,8 +5,10 @@
 //! inside a step: what atomics without a lock may do to each other is not seen.
 
 use std::{
+    cell::RefCell,
     future::Future,
     pin::Pin,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,6 +18,17 @@ use std::{
 
 /// One of the tasks whose orders are tried.
 pub type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// Tasks that tasks begin. A clone takes the same ones.
+#[derive(Clone, Default)]
+pub struct Begun(Rc<RefCell<Vec<Task<'static>>>>);
+
+impl Begun {
+    /// Has a task run beside the others from the next step on.
+    pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.0.borrow_mut().push(Box::pin(task));
+    }
+}
 
 /// The choices of one run: which task goes on, and whatever else the test leaves open.
 #[derive(Debug, Default)]
@@ -54,14 +67,23 @@ impl Orders {
 
     /// Runs tasks until each has ended or nobody wakes it, a step of one after a step of another; `dropped` is the number of one that may be
     /// dropped on its way. Gives how many wait for ever.
-    pub fn run(&mut self, tasks: Vec<Task<'_>>, mut dropped: Option<usize>) -> usize {
-        let mut tasks: Vec<_> = tasks
-            .into_iter()
-            .map(|task| Some((task, Arc::new(Woken(AtomicBool::new(true))))))
-            .collect();
+    pub fn run(&mut self, tasks: Vec<Task<'_>>, dropped: Option<usize>) -> usize {
+        self.run_begun(tasks, &Begun::default(), dropped)
+    }
+
+    /// The same with those that they begin, which are numbered on as they come.
+    pub fn run_begun<'a>(
+        &mut self,
+        tasks: Vec<Task<'a>>,
+        begun: &Begun,
+        mut dropped: Option<usize>,
+    ) -> usize {
+        let awake = |task: Task<'a>| Some((task, Arc::new(Woken(AtomicBool::new(true)))));
+        let mut tasks: Vec<_> = tasks.into_iter().map(awake).collect();
         loop {
+            tasks.extend(begun.0.take().into_iter().map(awake));
             let is_ready = |number: &usize| {
-                let task: &Option<(Task<'_>, Arc<Woken>)> = &tasks[*number];
+                let task: &Option<(Task<'a>, Arc<Woken>)> = &tasks[*number];
                 task.as_ref()
                     .is_some_and(|(_, woken)| woken.0.load(Ordering::Relaxed))
             };
@@ -69,8 +91,9 @@ impl Orders {
             if ready.is_empty() {
                 return tasks.iter().flatten().count();
             }
-            dropped = dropped.filter(|number| tasks[*number].is_some());
-            let picked = self.pick(ready.len() + usize::from(dropped.is_some()));
+            let lives = |number: &usize| tasks.get(*number).is_some_and(Option::is_some);
+            let droppable = dropped.filter(lives);
+            let picked = self.pick(ready.len() + usize::from(droppable.is_some()));
             let Some(number) = ready.get(picked).copied() else {
                 tasks[dropped.take().expect("it was counted")] = None;
                 continue;
@@ -144,6 +167,26 @@ mod tests {
         });
         // Two of each, in any order.
         assert_eq!(runs, 6);
+    }
+
+    #[test]
+    fn what_a_task_begins_runs_beside_it_and_may_be_dropped() {
+        let ends = RefCell::new(BTreeSet::new());
+        let runs = every_order(100, |orders| {
+            let (begun, said) = (Begun::default(), Rc::new(RefCell::new(String::new())));
+            let (begins, says, hears) = (begun.clone(), said.clone(), said.clone());
+            let first: Task<'_> = Box::pin(async move {
+                begins.spawn(async move { hears.borrow_mut().push('b') });
+                step().await;
+                says.borrow_mut().push('a');
+            });
+            assert_eq!(orders.run_begun(vec![first], &begun, Some(1)), 0);
+            ends.borrow_mut().insert(said.take());
+        });
+        // The one that began ends before the other one, behind it, or where that is dropped: before or afterwards.
+        assert_eq!(runs, 4);
+        let all = ["a", "ab", "ba"].map(str::to_owned);
+        assert_eq!(ends.take(), BTreeSet::from(all));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Promises that nothing in one lane waits for another; that a lane's batches are formed across jobs, namespaces in turns; and that a
 //! full lane of an expensive model refuses jobs that can wait in its queue. Refuses to move them: their owner does.
 
+mod flight;
 mod leases;
 mod one;
 mod reserve;
@@ -23,14 +24,14 @@ use super::{
     outcome::Outcome,
     owned::OwnedJob,
     render::LabelCounts,
-    share::Share,
     split_metrics, verdict,
 };
 use crate::clock;
+use flight::{InFlight, Surroundings};
 use kiln_contract::failure::{Code, Failure, Rejection, Verdict};
 use kiln_model::ModelInfo;
-use one::{Lane, LaneState};
-use slot::{Left, Load};
+use one::Lane;
+use slot::Left;
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock, atomic::Ordering},
@@ -203,94 +204,15 @@ impl Lanes {
         }
         let mut moved = Vec::new();
         for (lane, jobs) in by_lane {
-            self.enter_lane(&lane, jobs, &mut moved);
+            moved.extend(lane.enter(jobs, |namespace| {
+                let share = self.context.settings.shares.get(namespace);
+                share.copied().unwrap_or_default()
+            }));
             self.pump(&lane);
         }
         if !moved.is_empty() {
             self.completions.submit(moved);
         }
-    }
-
-    fn enter_lane(&self, lane: &Arc<Lane>, jobs: Vec<OwnedJob>, moved: &mut Vec<Ending>) {
-        let now = clock::instant();
-        let mut arrived = Vec::new();
-        let mut state = lane.state();
-        for mut job in jobs {
-            arrived.extend(job.source.arriving.take());
-            let namespace = job.rows.job.namespace();
-            if self.must_wait(lane, &state, &job) {
-                lane.moved.fetch_add(1, Ordering::Relaxed);
-                let queue = lane.queue(namespace);
-                moved.push(failed(job, Outcome::Moved(queue)));
-                continue;
-            }
-            if let Some(reason) = lane.refuses(&state, &job) {
-                moved.push(failed(job, Outcome::Postponed { reason }));
-                continue;
-            }
-            let settings = &self.context.settings;
-            let share: Share = settings.shares.get(namespace).copied().unwrap_or_default();
-            state.work.enter(job, || share, now);
-        }
-        drop(state);
-        drop(arrived);
-    }
-
-    /// Whether a job is to wait in its lane's queue.
-    fn must_wait(&self, lane: &Lane, state: &LaneState, job: &OwnedJob) -> bool {
-        if !job.source.may_move {
-            return false;
-        }
-        let namespace = job.rows.job.namespace();
-        let is_over = state.work.is_over(namespace);
-        if is_over {
-            lane.need_queues();
-        }
-        if !lane.has_queues.load(Ordering::Relaxed) {
-            return false;
-        }
-        let load = || Load {
-            seconds: lane.seconds_for(job),
-            bytes: job.source.held.bytes(),
-        };
-        is_over || (lane.is_expensive_for(job) && lane.is_full_for(state, namespace, load()))
-    }
-
-    /// Begins as many batches as there should be.
-    fn pump(self: &Arc<Self>, lane: &Arc<Lane>) {
-        let now = clock::instant();
-        let mut left = Vec::new();
-        let mut state = lane.state();
-        let max = if lane.is_expensive() {
-            lane.limits.batches_in_flight
-        } else {
-            self.context.settings.batches_in_flight
-        };
-        while state.running < max && !state.work.is_idle() {
-            // Warming has no more than what is left over.
-            let may_warm = state.running == 0;
-            let limits = BatchLimits {
-                rows: self.context.settings.batch_rows,
-                tokens: self.context.settings.batch_tokens,
-                seconds: lane.limits.turn_ms as f64 / 1e3,
-            };
-            let Some(batch) = state.work.take(limits, may_warm, now, &mut left) else {
-                break;
-            };
-            let rows = state.work.rows(&batch.taken);
-            state.running += 1;
-            let work = run::run(self.clone(), lane.clone(), batch, rows);
-            self.context.tasks.spawn(work);
-        }
-        if state.running < max
-            && !state.has_timer
-            && let Some(wait) = state.work.wait(now)
-        {
-            state.has_timer = true;
-            self.wake_later(lane, wait);
-        }
-        drop(state);
-        self.complete(lane, left);
     }
 
     /// Looks again when a namespace's limit allows.
@@ -303,7 +225,40 @@ impl Lanes {
         });
     }
 
-    /// Sends jobs that leave a lane to their end.
+    /// Gives jobs back that were in hand for too long, and forgets those that nobody waits for any more.
+    pub fn sweep(self: &Arc<Self>) {
+        for lane in self.all() {
+            let abandoned = lane.change(|state| state.work.abandoned());
+            self.complete(&lane, abandoned);
+        }
+        let Some(moment) = clock::instant().checked_sub(self.context.settings.max_hold) else {
+            return;
+        };
+        for lane in self.all() {
+            let old = lane.change(|state| state.work.older_than(moment));
+            if old.is_empty() {
+                continue;
+            }
+            tracing::warn!(
+                lane = lane.name,
+                jobs = old.len(),
+                "jobs were in hand for too long; they go back to their queue"
+            );
+            let left = old.into_iter().map(Left::Abandoned).collect();
+            self.complete(&lane, left);
+        }
+    }
+
+    /// Forgets everything: jobs go back to their owners.
+    pub fn clear(&self) {
+        for lane in self.all() {
+            // Dropped once the state is free again: owners hear of it.
+            let _jobs = lane.change(|state| state.work.clear());
+        }
+    }
+}
+
+impl Surroundings for Arc<Lanes> {
     fn complete(&self, lane: &Lane, left: Vec<Left>) {
         if left.is_empty() {
             return;
@@ -331,40 +286,31 @@ impl Lanes {
             }
         };
         let endings: Vec<Ending> = left.into_iter().filter_map(&mut end).collect();
-        lane.arrivals.freed.notify_waiters();
         labels.count(&self.context.metrics);
         self.completions.submit(endings);
     }
 
-    /// Gives jobs back that were in hand for too long, and forgets those that nobody waits for any more.
-    pub fn sweep(&self) {
-        for lane in self.all() {
-            let abandoned = lane.state().work.abandoned();
-            self.complete(&lane, abandoned);
-        }
-        let Some(moment) = clock::instant().checked_sub(self.context.settings.max_hold) else {
-            return;
+    fn pump(&self, lane: &Arc<Lane>) {
+        let settings = &self.context.settings;
+        let max = if lane.is_expensive() {
+            lane.limits.batches_in_flight
+        } else {
+            settings.batches_in_flight
         };
-        for lane in self.all() {
-            let old = lane.state().work.older_than(moment);
-            if old.is_empty() {
-                continue;
-            }
-            tracing::warn!(
-                lane = lane.name,
-                jobs = old.len(),
-                "jobs were in hand for too long; they go back to their queue"
-            );
-            let left = old.into_iter().map(Left::Abandoned).collect();
-            self.complete(&lane, left);
+        let limits = BatchLimits {
+            rows: settings.batch_rows,
+            tokens: settings.batch_tokens,
+            seconds: lane.limits.turn_ms as f64 / 1e3,
+        };
+        let due = lane.due(max, limits, clock::instant());
+        for (batch, rows) in due.batches {
+            let flight = InFlight::new(self.clone(), lane.clone(), batch.taken.clone());
+            self.context.tasks.spawn(run::run(flight, batch, rows));
         }
-    }
-
-    /// Forgets everything: jobs go back to their owners.
-    pub fn clear(&self) {
-        for lane in self.all() {
-            lane.state().work.clear();
+        if let Some(wait) = due.wait {
+            self.wake_later(lane, wait);
         }
+        self.complete(lane, due.left);
     }
 }
 

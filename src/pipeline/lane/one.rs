@@ -3,14 +3,17 @@
 //! Promises that a namespace with little in hand is let in whatever others have, up to a hard limit; and that a lane is called expensive by
 //! what its inputs were measured to cost.
 
-use super::{slot::Load, state::State, turns};
+use super::{failed, slot::Load, state::State, turns};
 use crate::{
+    clock,
     config::LaneLimits,
     pipeline::{
         arriving::{Arrivals, Arriving},
         budget::Outputs,
-        outcome::LaneQueue,
+        ending::Ending,
+        outcome::{LaneQueue, Outcome},
         owned::OwnedJob,
+        share::Share,
         source::Urgency,
     },
 };
@@ -123,6 +126,13 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes what is in the lane. Jobs may leave by that: those who wait for room look again.
+    pub fn change<T>(&self, change: impl FnOnce(&mut LaneState) -> T) -> T {
+        let changed = change(&mut self.state());
+        self.arrivals.freed.notify_waiters();
+        changed
+    }
+
     /// Mean model seconds of an input, once there was one.
     pub fn mean(&self) -> Option<f64> {
         let mean = f64::from_bits(self.mean.load(Ordering::Relaxed));
@@ -170,7 +180,7 @@ impl Lane {
     }
 
     /// The same, for a job whose model tells what an input is expected to cost before any was scored here.
-    pub fn is_expensive_for(&self, job: &OwnedJob) -> bool {
+    fn is_expensive_for(&self, job: &OwnedJob) -> bool {
         self.costs_much(self.mean().or_else(|| expected_of(job)))
     }
 
@@ -180,7 +190,7 @@ impl Lane {
     }
 
     /// Model seconds that a job is expected to take; a quarter of a turn for each input of which nothing is known.
-    pub fn seconds_for(&self, job: &OwnedJob) -> f64 {
+    fn seconds_for(&self, job: &OwnedJob) -> f64 {
         let of_one = self.mean().or_else(|| expected_of(job));
         let of_one = of_one.unwrap_or(self.limits.turn_ms as f64 / 4e3);
         of_one * job.rows.open().count() as f64
@@ -254,7 +264,7 @@ impl Lane {
 
     /// Whether a job of this load is to wait in the lane's queue rather than here. A namespace that has less than a turn in hand is let
     /// in, whatever others have: its job is not to wait for their backlog.
-    pub fn is_full_for(&self, state: &LaneState, namespace: &str, job: Load) -> bool {
+    fn is_full_for(&self, state: &LaneState, namespace: &str, job: Load) -> bool {
         if state.work.jobs() == 0 {
             return false;
         }
@@ -274,9 +284,56 @@ impl Lane {
         !few && (full || self.backlogged.load(Ordering::Relaxed))
     }
 
+    /// Takes jobs in. Gives the ends of those that are to wait in the lane's queue, or to come again.
+    pub fn enter(&self, jobs: Vec<OwnedJob>, share: impl Fn(&str) -> Share) -> Vec<Ending> {
+        let now = clock::instant();
+        let (mut arrived, mut ended) = (Vec::new(), Vec::new());
+        let mut state = self.state();
+        for mut job in jobs {
+            arrived.extend(job.source.arriving.take());
+            let namespace = job.rows.job.namespace();
+            if self.must_wait(&state, &job) {
+                self.moved.fetch_add(1, Ordering::Relaxed);
+                let queue = self.queue(namespace);
+                ended.push(failed(job, Outcome::Moved(queue)));
+                continue;
+            }
+            if let Some(reason) = self.refuses(&state, &job) {
+                ended.push(failed(job, Outcome::Postponed { reason }));
+                continue;
+            }
+            let share = share(namespace);
+            state.work.enter(job, || share, now);
+        }
+        drop(state);
+        // Until now each counted as on its way: whoever waits for room sees it in one place or the other.
+        drop(arrived);
+        ended
+    }
+
+    /// Whether a job is to wait in the lane's queue.
+    fn must_wait(&self, state: &LaneState, job: &OwnedJob) -> bool {
+        if !job.source.may_move {
+            return false;
+        }
+        let namespace = job.rows.job.namespace();
+        let is_over = state.work.is_over(namespace);
+        if is_over {
+            self.need_queues();
+        }
+        if !self.has_queues.load(Ordering::Relaxed) {
+            return false;
+        }
+        let load = || Load {
+            seconds: self.seconds_for(job),
+            bytes: job.source.held.bytes(),
+        };
+        is_over || (self.is_expensive_for(job) && self.is_full_for(state, namespace, load()))
+    }
+
     /// Why a job that may come again isn't let in, if it isn't: a request, where more is in hand than may be; warming, where jobs wait for
     /// longer than a turn, and it would only wait behind them.
-    pub fn refuses(&self, state: &LaneState, job: &OwnedJob) -> Option<String> {
+    fn refuses(&self, state: &LaneState, job: &OwnedJob) -> Option<String> {
         if !job.source.may_postpone || state.work.jobs() == 0 {
             return None;
         }

@@ -1,219 +1,130 @@
 //! Scores one batch of a lane.
 //!
-//! Promises that a model that fails on one job's inputs costs only that job: the others are scored in calls of their own; and that
-//! however it ends, the lane goes on and nobody waits for its inputs for ever.
+//! Promises that a model that fails on one job's inputs costs only that job: the others are scored in calls of their own.
 
 use super::{
     Lanes,
-    leases::{self, Patience},
-    one::Lane,
-    slot::{JobId, Left, Taken},
+    flight::{InFlight, Surroundings},
+    leases::{self, Means, Scorer},
+    slot::{JobId, Taken},
     take::LaneBatch,
 };
 use crate::{
-    cache::{Leases, Space},
-    clock, config,
-    pipeline::{model_call::call, owned::How},
-    simulated::{Mutation, is_mutated},
+    clock,
+    pipeline::owned::How,
     telemetry::metrics::{LeaseOutcome, Stage},
 };
 use kiln_model::{Model, ModelError, Rows};
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-/// A batch's part of its lane: given back when it is dropped, however the batch ended.
-struct InFlight {
-    lanes: Arc<Lanes>,
-    lane: Arc<Lane>,
-    /// Slots that have no row yet.
-    open: Vec<Taken>,
-    /// Whether it is one of the batches that the lane may have in flight.
-    is_counted: bool,
-}
-
-impl InFlight {
-    /// Gives rows to those who wait for them.
-    fn land<'r>(&mut self, how: How, landed: impl IntoIterator<Item = (&'r Taken, &'r [f32])>) {
-        let mut left = Vec::new();
-        let mut ended = HashSet::new();
-        {
-            let mut state = self.lane.state();
-            for (taken, row) in landed {
-                ended.insert(taken.id);
-                state.work.land(taken, row, how, &mut left);
-            }
-        }
-        self.open.retain(|one| !ended.contains(&one.id));
-        if is_mutated(Mutation::LosesWaiters) {
-            let first = left.len().min(1);
-            left.drain(first..).for_each(std::mem::forget);
-        }
-        self.lanes.complete(&self.lane, left);
-    }
-
-    /// Ends those who wait for slots that can't be scored.
-    fn fail(&mut self, failed: &[Taken], error: &ModelError) {
-        let mut left = Vec::new();
-        {
-            let mut state = self.lane.state();
-            for taken in failed {
-                state.work.fail(taken, error, &mut left);
-            }
-        }
-        self.forget(failed);
-        self.lanes.complete(&self.lane, left);
-    }
-
-    fn forget(&mut self, gone: &[Taken]) {
-        let gone: HashSet<_> = gone.iter().map(|one| one.id).collect();
-        self.open.retain(|one| !gone.contains(&one.id));
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        let mut left: Vec<Left> = Vec::new();
-        {
-            let mut state = self.lane.state();
-            if self.is_counted {
-                state.running = state.running.saturating_sub(1);
-            }
-            for taken in &self.open {
-                state.work.fail(taken, &ModelError::Stopped, &mut left);
-            }
-        }
-        // Only what was cut, or panicked, leaves anything: its jobs go back to their owners.
-        drop(left);
-        self.lane.arrivals.freed.notify_waiters();
-        if !self.lanes.context.tasks.is_cut() {
-            self.lanes.pump(&self.lane);
-        }
-    }
-}
-
 /// Scores a batch, `rows` being its inputs.
-pub(super) async fn run(lanes: Arc<Lanes>, lane: Arc<Lane>, batch: LaneBatch, rows: Rows) {
+pub(super) async fn run(mut flight: InFlight<Arc<Lanes>>, batch: LaneBatch, rows: Rows) {
     let begun = clock::instant();
+    flight.begin();
     let LaneBatch { model, taken, .. } = batch;
-    let mut flight = InFlight {
-        lanes: lanes.clone(),
-        lane,
-        open: taken.clone(),
-        is_counted: true,
-    };
+    let lanes = flight.lanes.clone();
     let context = &*lanes.context;
-    match leases::leases(context, &taken) {
-        Some(leases) => {
-            let space = Space::new(model.info());
-            leased(&mut flight, &model, &space, &leases, (taken, rows)).await;
-        }
-        None => score(&mut flight, &model, taken, rows, None).await,
+    if leases::are_worth_it(context, &taken) {
+        let means = Scorer::leased(context, &model);
+        let beside = |elsewhere, waiting, rows| {
+            let work = wait_beside(elsewhere, model.clone(), waiting, rows);
+            context.tasks.spawn(work);
+        };
+        leased(&mut flight, &means, (taken, rows), beside).await;
+    } else {
+        score(&mut flight, &Scorer::alone(context, &model), taken, rows).await;
     }
     context.metrics.stage(Stage::Score, clock::since(begun));
 }
 
-/// Scores what isn't being scored by another worker. What is, waits beside the lane.
-async fn leased(
-    flight: &mut InFlight,
-    model: &Arc<Model>,
-    space: &Space,
-    leases: &Leases<'_>,
-    (taken, rows): (Vec<Taken>, Rows),
+/// Waits for what another worker scores.
+async fn wait_beside(
+    mut flight: InFlight<Arc<Lanes>>,
+    model: Arc<Model>,
+    waiting: Vec<Taken>,
+    rows: Rows,
 ) {
     let lanes = flight.lanes.clone();
-    let context = &*lanes.context;
-    let width = model.info().output_width;
+    let mut means = Scorer::leased(&lanes.context, &model);
+    wait(&mut flight, &mut means, waiting, rows).await;
+}
+
+/// Scores what isn't being scored by another worker. What is, waits beside the lane.
+async fn leased<S: Surroundings + Clone>(
+    flight: &mut InFlight<S>,
+    means: &impl Means,
+    (taken, rows): (Vec<Taken>, Rows),
+    beside: impl FnOnce(InFlight<S>, Vec<Taken>, Rows),
+) {
     let all = taken.clone();
     // What isn't kept is neither looked for nor leased: nobody would find it.
     let (kept, mut own): (Vec<Taken>, Vec<Taken>) =
         taken.into_iter().partition(|one| one.keeps.entry);
-    let round = leases::ask(context, space, width, Some(leases), kept).await;
-    let found = round.found.len();
-    context.metrics.leases(LeaseOutcome::Waited, found);
-    let found = round.found.iter();
-    flight.land(
-        How::Shared,
-        found.map(|(taken, row)| (taken, row.as_slice())),
-    );
+    let round = leases::ask(means, true, kept).await;
+    land_found(flight, means, &round.found);
     if !round.waiting.is_empty() {
-        flight.forget(&round.waiting);
         let rows = rows_of(&rows, &all, &round.waiting);
-        let elsewhere = InFlight {
-            lanes: flight.lanes.clone(),
-            lane: flight.lane.clone(),
-            open: round.waiting.clone(),
-            is_counted: false,
-        };
-        let work = wait(elsewhere, model.clone(), round.waiting, rows);
-        context.tasks.spawn(work);
+        let elsewhere = flight.set_aside(round.waiting.clone());
+        beside(elsewhere, round.waiting, rows);
     }
-    context.metrics.leases(LeaseOutcome::Won, round.own.len());
+    means.note(LeaseOutcome::Won, round.own.len());
     own.extend(round.own);
     if !own.is_empty() {
         let rows = rows_of(&rows, &all, &own);
-        score(flight, model, own, rows, Some(space)).await;
+        score(flight, means, own, rows).await;
     }
-    if !round.held.is_empty() {
-        leases.give_back(&round.held).await;
-    }
+    means.give_back(&round.held).await;
 }
 
 /// Waits for entries that another worker writes, and scores for itself what no other worker does after all.
-async fn wait(mut flight: InFlight, model: Arc<Model>, waiting: Vec<Taken>, rows: Rows) {
-    let lanes = flight.lanes.clone();
-    let context = &*lanes.context;
-    let Some(redis) = context.cache.server() else {
-        return;
-    };
-    let life = config::ms(context.settings.cache.lease_ms);
-    let leases = Leases::new(redis, life);
-    let (space, width) = (Space::new(model.info()), model.info().output_width);
-    let mut patience = Patience::new(life);
+async fn wait<S: Surroundings>(
+    flight: &mut InFlight<S>,
+    means: &mut impl Means,
+    waiting: Vec<Taken>,
+    rows: Rows,
+) {
     let all = waiting.clone();
     let mut open = waiting;
     while !open.is_empty() {
-        patience.rest().await;
-        let late = patience.is_over();
-        let leases = (!late).then_some(&leases);
-        let round = leases::ask(context, &space, width, leases, open).await;
-        let found = round.found.len();
-        context.metrics.leases(LeaseOutcome::Waited, found);
-        let found = round.found.iter();
-        flight.land(
-            How::Shared,
-            found.map(|(taken, row)| (taken, row.as_slice())),
-        );
+        let is_late = means.rest().await;
+        let round = leases::ask(means, !is_late, open).await;
+        land_found(flight, means, &round.found);
         if !round.own.is_empty() {
-            let outcome = if late {
+            let outcome = if is_late {
                 LeaseOutcome::Late
             } else {
                 LeaseOutcome::Won
             };
-            context.metrics.leases(outcome, round.own.len());
+            means.note(outcome, round.own.len());
             let own = rows_of(&rows, &all, &round.own);
-            score(&mut flight, &model, round.own, own, Some(&space)).await;
+            score(flight, means, round.own, own).await;
         }
-        if let Some(leases) = leases
-            && !round.held.is_empty()
-        {
-            leases.give_back(&round.held).await;
-        }
+        means.give_back(&round.held).await;
         open = round.waiting;
     }
 }
 
-/// Calls the model, and blames the job whose inputs it fails on. Where others wait for the entries, these come first: `space` says
-/// where.
-async fn score(
-    flight: &mut InFlight,
-    model: &Arc<Model>,
+fn land_found<S: Surroundings>(
+    flight: &mut InFlight<S>,
+    means: &impl Means,
+    found: &[(Taken, Vec<f32>)],
+) {
+    means.note(LeaseOutcome::Waited, found.len());
+    let found = found.iter().map(|(taken, row)| (taken, row.as_slice()));
+    flight.land(How::Shared, found);
+}
+
+/// Calls the model, and blames the job whose inputs it fails on.
+async fn score<S: Surroundings>(
+    flight: &mut InFlight<S>,
+    means: &impl Means,
     taken: Vec<Taken>,
     rows: Rows,
-    space: Option<&Space>,
 ) {
-    let error = match scored(flight, model, &taken, rows.clone(), space).await {
+    let error = match scored(flight, means, &taken, rows.clone()).await {
         Ok(()) => return,
         Err(error) => error,
     };
@@ -226,37 +137,27 @@ async fn score(
     }
     for of_job in by_job.into_values() {
         let own = rows_of(&rows, &taken, &of_job);
-        if let Err(error) = scored(flight, model, &of_job, own, space).await {
+        if let Err(error) = scored(flight, means, &of_job, own).await {
             flight.fail(&of_job, &error);
         }
     }
 }
 
-async fn scored(
-    flight: &mut InFlight,
-    model: &Arc<Model>,
+/// Where others wait for the entries, these come first.
+async fn scored<S: Surroundings>(
+    flight: &mut InFlight<S>,
+    means: &impl Means,
     taken: &[Taken],
     rows: Rows,
-    space: Option<&Space>,
 ) -> Result<(), ModelError> {
-    let lanes = flight.lanes.clone();
-    let context = &*lanes.context;
-    let called = call(context, model, rows).await?;
-    flight.lane.note_cost(taken.len(), called.seconds);
-    if flight.lane.note_success() {
-        context.health.lane_works(&flight.lane.name);
-    }
-    flight.lane.state().work.charge(taken, called.seconds);
-    let width = model.info().output_width;
-    if let Some(space) = space {
-        leases::put_entries(context, space, width, taken, &called.outputs).await;
-    }
+    let called = means.call(&flight.lane, taken, rows).await?;
+    let is_stored = means.put(taken, &called.outputs).await;
     let nanos = called.seconds * 1e9 / taken.len().max(1) as f64;
     let how = How::Scored {
-        is_stored: space.is_some(),
+        is_stored,
         nanos: nanos as u64,
     };
-    let rows = called.outputs.chunks_exact(width.max(1));
+    let rows = called.outputs.chunks_exact(means.width().max(1));
     flight.land(how, taken.iter().zip(rows));
     Ok(())
 }
@@ -283,3 +184,6 @@ fn rows_of(rows: &Rows, all: &[Taken], some: &[Taken]) -> Rows {
         }
     }
 }
+
+#[cfg(test)]
+mod orders;

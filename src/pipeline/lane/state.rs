@@ -292,9 +292,8 @@ impl State {
         }
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.jobs.clear();
+    /// Forgets everything, and gives the jobs.
+    pub fn clear(&mut self) -> Slab<LaneJob> {
         self.slots.clear();
         self.by_key.clear();
         self.turns.clear();
@@ -302,6 +301,7 @@ impl State {
         self.by_namespace.clear();
         self.all = Load::default();
         self.unlimited = Load::default();
+        std::mem::take(&mut self.jobs)
     }
 
     /// Takes out jobs that were received before a moment.
@@ -379,4 +379,6 @@ fn expected_seconds(job: &OwnedJob, slot: &JobSlot) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests;
+mod orders;
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,16 +1,20 @@
 //! Owns cutting batches out of what waits in a lane.
 //!
-//! Promises that a batch holds inputs of one model version, namespaces in turns, within its limits; and that jobs which nobody waits for,
+//! Promises that no more batches are in flight than may be; that a batch holds inputs of one model version, namespaces in turns, within its limits; and that jobs which nobody waits for,
 //! or whose time has passed, end without being scored.
 
 use super::{
+    one::Lane,
     slot::{JobId, LaneJob, LaneSlot, Left, SlotId, Taken},
     state::State,
     turns::{Cost, Turns},
 };
-use kiln_model::Model;
+use kiln_model::{Model, Rows};
 use slab::Slab;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// Bytes of a text that count as one token.
 const BYTES_PER_TOKEN: usize = 4;
@@ -30,6 +34,43 @@ pub struct LaneBatch {
     pub taken: Vec<Taken>,
     /// Why it holds no more.
     pub is_full: bool,
+}
+
+/// What is to begin in a lane, once its state is free again: what can't begin is dropped at once, and looks at the state then.
+pub struct Due {
+    /// Batches with their inputs, each of them counted.
+    pub batches: Vec<(LaneBatch, Rows)>,
+    /// Jobs that end without being scored.
+    pub left: Vec<Left>,
+    /// When the lane is to be looked at again, where nobody does that yet.
+    pub wait: Option<Duration>,
+}
+
+impl Lane {
+    /// What is to begin where `max` batches may be in flight.
+    pub fn due(&self, max: usize, limits: BatchLimits, now: Instant) -> Due {
+        self.change(|state| {
+            let (mut batches, mut left) = (Vec::new(), Vec::new());
+            while state.running < max && !state.work.is_idle() {
+                // Warming has no more than what is left over.
+                let may_warm = state.running == 0;
+                let Some(batch) = state.work.take(limits, may_warm, now, &mut left) else {
+                    break;
+                };
+                let rows = state.work.rows(&batch.taken);
+                state.running += 1;
+                batches.push((batch, rows));
+            }
+            let may_wait = state.running < max && !state.has_timer;
+            let wait = may_wait.then(|| state.work.wait(now)).flatten();
+            state.has_timer |= wait.is_some();
+            Due {
+                batches,
+                left,
+                wait,
+            }
+        })
+    }
 }
 
 impl State {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     amqp::{delivery::Delivery, topology::Origin},
-    worker::process::{InHand, JobProcessor},
+    worker::{in_hand::InHand, process::JobProcessor},
 };
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},

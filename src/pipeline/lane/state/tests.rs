@@ -30,7 +30,7 @@ const LIMITS: BatchLimits = BatchLimits {
     seconds: 1e9,
 };
 
-fn model() -> Arc<Model> {
+pub(in crate::pipeline::lane) fn model() -> Arc<Model> {
     static MODEL: OnceLock<Arc<Model>> = OnceLock::new();
     MODEL.get_or_init(open).clone()
 }
@@ -46,7 +46,11 @@ fn open() -> Arc<Model> {
 }
 
 /// A job of these texts, and who waits for it.
-fn job(model: &Arc<Model>, id: &str, texts: &[&str]) -> (OwnedJob, Receiver<Ended>) {
+pub(in crate::pipeline::lane) fn job(
+    model: &Arc<Model>,
+    id: &str,
+    texts: &[&str],
+) -> (OwnedJob, Receiver<Ended>) {
     let body = body(id, texts);
     let (source, ended) = JobSource::awaited(body.clone(), None);
     (owned(model, source, &body, texts), ended)
@@ -103,7 +107,7 @@ fn owned(model: &Arc<Model>, source: JobSource, body: &[u8], texts: &[&str]) -> 
     }
 }
 
-fn job_of(left: &Left) -> &OwnedJob {
+pub(in crate::pipeline::lane) fn job_of(left: &Left) -> &OwnedJob {
     match left {
         Left::Scored(job) | Left::Failed(job, ..) | Left::Expired(job) | Left::Abandoned(job) => {
             job
