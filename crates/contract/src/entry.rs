@@ -276,6 +276,11 @@ mod tests {
     fn a_score_takes_nine_bytes_and_must_be_finite() {
         let codec = codec(1);
         assert_eq!(codec.encode(&[1; 32], &[0.5], Seal::default()).len(), 9);
+        let stamped = codec.encode(&[1; 32], &[0.5], Seal::settled(7));
+        assert_eq!((stamped.len(), codec.entry_bytes()), (17, 17));
+        assert_eq!(stamp_of(&stamped[..TO_STAMP]), Some(7));
+        assert_eq!(stamp_of(&stamped[..TO_STAMP - 1]), None);
+        assert!(!Seal::settled(7).is_pending);
         let nan = codec.encode(&[1; 32], &[f32::NAN], Seal::default());
         assert!(codec.decode(&[1; 32], &nan, &mut Vec::new()).is_none());
     }
