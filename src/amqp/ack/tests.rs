@@ -47,6 +47,19 @@ fn what_is_settled_behind_an_open_tag_takes_no_memory() {
     assert_eq!((window.lowest, window.sent.len()), (100_001, 0));
 }
 
+#[test]
+fn what_is_settled_behind_an_open_tag_takes_no_memory_in_any_order() {
+    let mut window = Window::default();
+    (1..=9).for_each(|tag| window.open(tag));
+    for tag in [9, 8, 5, 7, 2, 3, 6, 4] {
+        window.settle(tag, Settlement::Acknowledge);
+        assert!(window.has_stragglers());
+        assert_eq!(window.frames(true), [Frame::Ack(tag)]);
+        assert!(!window.has_stragglers());
+    }
+    assert_eq!(window.sent, BTreeMap::from([(2, 9)]), "one run");
+}
+
 #[tokio::test]
 async fn what_a_dropped_flush_leaves_is_sent_by_the_next_one_in_order() {
     let state = BlockingMutex::new(State::default());
@@ -76,6 +89,7 @@ async fn what_a_dropped_flush_leaves_is_sent_by_the_next_one_in_order() {
     let expected = [Frame::AckUpTo(1), Frame::Return(2), Frame::AckUpTo(3)];
     assert_eq!(*sent.borrow(), expected);
     assert_eq!(locked(&state).at_broker(), 1);
+    assert!(!locked(&state).has_stragglers(), "nothing is left to send");
 }
 
 /// A broker that refuses what RabbitMQ refuses: a tag that isn't open.
