@@ -1,5 +1,6 @@
 //! Features by name and by place are the same inputs; what is missing or unknown is told by its name.
 
+use super::{are_close, edits};
 use crate::{
     failure::Rejection,
     job::{Content, Job},
@@ -177,6 +178,26 @@ fn a_message_lists_five_names_and_compares_those_that_are_not_long() {
     assert_eq!(said(&names, &near), close);
     let longer = format!("{long}l");
     assert_eq!(said(&names, &longer), shown, "too long to be compared");
+}
+
+#[test]
+fn names_are_close_that_few_edits_make_alike() {
+    for (a, b, count) in [
+        ("", "abc", 3),
+        ("abc", "", 3),
+        ("b", "ab", 1),
+        ("ab", "b", 1),
+        ("flaw", "lawn", 2),
+        ("kitten", "sitting", 3),
+    ] {
+        assert_eq!(edits(a.as_bytes(), b.as_bytes()), count, "{a} {b}");
+    }
+    for (a, b) in [("abc", "abd"), ("AB", "ab"), ("abcdef12", "abcdef")] {
+        assert!(are_close(a, b), "{a} {b}");
+    }
+    for (a, b) in [("ab", "ac"), ("abc", "ade"), ("abcdefghi", "abcdef")] {
+        assert!(!are_close(a, b), "{a} {b}");
+    }
 }
 
 #[test]
