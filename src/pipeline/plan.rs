@@ -155,3 +155,90 @@ impl Plan<'_> {
         Some((slot, self.row_of(slot)?.1))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        config::Settings,
+        pipeline::{coalesce, index::SourceIndex, source::JobSource},
+    };
+    use kiln_contract::job::Job;
+    use kiln_model::Registry;
+
+    fn registry() -> Arc<Registry> {
+        let mut settings = Settings::default().models;
+        settings.dir = concat!(env!("CARGO_MANIFEST_DIR"), "/models").into();
+        settings.threads = 1;
+        Registry::open(&settings).expect("models")
+    }
+
+    fn admitted<'a>(registry: &Registry, source: &'a JobSource) -> AdmittedJob<'a> {
+        let job = Job::parse(source.body(), None).expect("a job");
+        AdmittedJob {
+            index: SourceIndex::new(0),
+            source,
+            serving: registry.serving(&job.model).expect("a model"),
+            job,
+            body_sha256: [0; 32],
+            ttl_seconds: 60,
+            outlives: false,
+        }
+    }
+
+    fn sources() -> [JobSource; 2] {
+        [("fast", ["one", "both"]), ("slow", ["both", "two"])].map(|(namespace, texts)| {
+            let inputs = texts.map(|text| format!(r#"{{"text":"{text}"}}"#)).join(",");
+            let body = format!(
+                r#"{{"job_id":"j","model":"sentiment","namespace":"{namespace}","inputs":[{inputs}]}}"#
+            );
+            JobSource::awaited(body, None).0
+        })
+    }
+
+    #[test]
+    fn an_entry_must_be_new_enough_for_everyone_who_asks_for_it() {
+        let (registry, sources) = (registry(), sources());
+        let jobs = sources.each_ref().map(|source| admitted(&registry, source));
+        let marked = |marks: &[u64]| {
+            let mut plan = coalesce::plan(&jobs, Retention::default());
+            plan.mark(marks, 12);
+            assert_eq!(plan.stamp, 12);
+            let slots = plan.slots.iter();
+            let of = |slot: &Slot| (slot.min_stamp, slot.seal.stamp, slot.seal.is_pending);
+            slots.map(of).collect::<Vec<_>>()
+        };
+        let (any, new) = ((0, 12, false), (9, 12, false));
+        assert_eq!(marked(&[0, 9]), [any, new, new]);
+        assert_eq!(marked(&[9, 0]), [new, new, any]);
+        assert_eq!(marked(&[9, 7]), [new, new, (7, 12, false)]);
+        for unmarked in [&[0, 0][..], &[]] {
+            assert_eq!(marked(unmarked), [any; 3]);
+        }
+    }
+
+    #[test]
+    fn a_slot_has_its_own_row() {
+        let (registry, sources) = (registry(), sources());
+        let jobs = sources.each_ref().map(|source| admitted(&registry, source));
+        let mut plan = coalesce::plan(&jobs, Retention::default());
+        let [first, second, third] = [0, 1, 2].map(SlotIndex::new);
+        let asked: Vec<Vec<SlotIndex>> =
+            plan.jobs.iter().map(|job| job.slots().collect()).collect();
+        assert_eq!(asked, [[first, second], [second, third]]);
+        let group = GroupIndex::new(0);
+        let rows = [[0.1, 0.2, 0.7], [0.3, 0.3, 0.4], [0.5, 0.1, 0.4]];
+        let rows = [(second, rows[0]), (third, rows[1]), (first, rows[2])];
+        for (slot, row) in rows {
+            assert!(plan.row(slot).is_none(), "it has none yet");
+            let found = plan.groups.get_mut(group).expect("a group").push_row(&row);
+            plan.slots.get_mut(slot).expect("a slot").found = Found::Cached(found);
+        }
+        for (index, row) in rows {
+            let (slot, found) = plan.row(index).expect("a row");
+            assert_eq!(found, row);
+            let (group, same) = plan.row_of(slot).expect("a row");
+            assert_eq!((group.width(), same), (3, found));
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Batches through a whole engine that needs no server: a SQLite file and memory.
 
+mod ends;
+
 use super::*;
 use crate::{
     cache::Cache,
@@ -24,8 +26,13 @@ async fn engine(models: &str) -> (Engine, TempDir) {
     engine_with(models, Settings::default()).await
 }
 
-async fn engine_with(models: &str, mut settings: Settings) -> (Engine, TempDir) {
+async fn engine_with(models: &str, settings: Settings) -> (Engine, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
+    (engine_over(models, settings, &folder).await, folder)
+}
+
+/// An engine over the file in that folder.
+async fn engine_over(models: &str, mut settings: Settings, folder: &TempDir) -> Engine {
     settings.models.dir = models.into();
     settings.models.threads = 1;
     let metrics = Metrics::new();
@@ -41,7 +48,7 @@ async fn engine_with(models: &str, mut settings: Settings) -> (Engine, TempDir) 
         insight: Some(Arc::new(insight::Insight::default())),
         shadows: Shadows::new(&settings.models.shadow),
     };
-    (Engine::new(parts, &settings), folder)
+    Engine::new(parts, &settings)
 }
 
 fn job(id: &str, model: &str, texts: &[&str], more: &str) -> String {

@@ -201,3 +201,6 @@ fn record_done(delivery: &Delivery, job_id: &str, result: &Finished) {
         "a job is done"
     );
 }
+
+#[cfg(all(test, feature = "faults"))]
+mod tests;

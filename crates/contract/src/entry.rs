@@ -276,7 +276,39 @@ mod tests {
     fn a_score_takes_nine_bytes_and_must_be_finite() {
         let codec = codec(1);
         assert_eq!(codec.encode(&[1; 32], &[0.5], Seal::default()).len(), 9);
+        let stamped = codec.encode(&[1; 32], &[0.5], Seal::settled(7));
+        assert_eq!((stamped.len(), codec.entry_bytes()), (17, 17));
+        assert_eq!(stamp_of(&stamped[..TO_STAMP]), Some(7));
+        assert_eq!(stamp_of(&stamped[..TO_STAMP - 1]), None);
+        assert!(!Seal::settled(7).is_pending);
         let nan = codec.encode(&[1; 32], &[f32::NAN], Seal::default());
         assert!(codec.decode(&[1; 32], &nan, &mut Vec::new()).is_none());
+    }
+
+    /// Workers of two releases read each other's entries: another layout needs another number.
+    #[test]
+    fn an_entry_has_the_bytes_that_its_layout_says() {
+        assert_eq!(codec(3).width(), 3);
+        let codec = codec(1);
+        let pending = Seal {
+            stamp: 9,
+            is_pending: true,
+        };
+        for (seal, expected) in [
+            (Seal::default(), &[1, 164, 235, 26, 166, 0, 0, 0, 63][..]),
+            (
+                pending,
+                &[7, 187, 87, 138, 131, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 63],
+            ),
+        ] {
+            assert_eq!(codec.encode(&[7; 32], &[0.5], seal), expected);
+            let mut settled = expected.to_vec();
+            settled[0] ^= PENDING;
+            let read = codec.decode(&[7; 32], &settled, &mut Vec::new());
+            assert_eq!(read, None, "whether it is pending is checked too");
+        }
+        for other in [&[][..], &[0], &[17], b"{}"] {
+            assert!(!is_entry(other));
+        }
     }
 }

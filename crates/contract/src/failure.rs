@@ -169,3 +169,85 @@ impl Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_the_contracts_word() {
+        let words = [
+            "malformed",
+            "invalid",
+            "too_large",
+            "unknown_model",
+            "conflict",
+            "expired",
+            "exhausted",
+            "cancelled",
+        ];
+        assert_eq!(Code::ALL.map(Code::as_str), words);
+        for (code, word) in Code::ALL.into_iter().zip(words) {
+            assert_eq!(code.to_string(), word);
+            let json = format!("\"{word}\"");
+            assert_eq!(serde_json::to_string(&code).unwrap(), json);
+            assert_eq!(serde_json::from_str::<Code>(&json).unwrap(), code);
+        }
+    }
+
+    #[test]
+    fn a_rejection_says_its_code_its_field_and_what_was_expected() {
+        let rejection = Rejection::invalid("inputs[3].text", "expected some text");
+        let said = "invalid: `inputs[3].text`: expected some text";
+        assert_eq!(rejection.to_string(), said);
+        let whole = Rejection::new(Code::TooLarge, "", "the body has 9 bytes");
+        assert_eq!(whole.to_string(), "too_large: the body has 9 bytes");
+    }
+
+    #[test]
+    fn what_is_longer_than_fits_a_header_is_cut_between_two_characters() {
+        let message = |text: &str| Rejection::invalid("", text).message;
+        let longest = "a".repeat(600);
+        assert_eq!(message(&longest), longest);
+        assert_eq!(message(&format!("{longest}b")), format!("{longest}…"));
+        let within = format!("{}é", "a".repeat(599));
+        assert_eq!(message(&within), format!("{}…", "a".repeat(599)));
+        assert_eq!(message("a\0b"), "a\u{fffd}b");
+        assert_eq!(Rejection::invalid("a".repeat(601), "").field.len(), 603);
+    }
+
+    #[test]
+    fn every_failure_has_one_verdict() {
+        let message = || "so".to_owned();
+        let rejection = Rejection::new(Code::Expired, "", "too late");
+        let text = ModelError::Untokenised {
+            row: 2,
+            message: message(),
+        };
+        let untokenised = Rejection::invalid("inputs", text.to_string());
+        for (failure, verdict) in [
+            (rejection.clone().into(), Verdict::Reject(rejection)),
+            (text.into(), Verdict::Reject(untokenised)),
+            (
+                ModelError::Stopped.into(),
+                Verdict::Fatal("the model threads have stopped".into()),
+            ),
+            (Failure::Unstorable(message()), Verdict::Retry(message())),
+        ] {
+            assert_eq!(failure.verdict(), verdict);
+        }
+        let model = "m@1".to_owned();
+        for passing in [
+            ModelError::Panicked { message: message() },
+            ModelError::NotFinite { row: 1 },
+            ModelError::Unloadable {
+                model,
+                message: message(),
+            },
+            ModelError::Unfit { message: message() },
+        ] {
+            let reason = passing.to_string();
+            assert_eq!(Failure::from(passing).verdict(), Verdict::Retry(reason));
+        }
+    }
+}

@@ -338,3 +338,6 @@ fn check_missing(input: &Input<'_>, features: &[f32], info: &ModelInfo) -> Optio
         message: "invalid type: null, expected a finite 32-bit float".into(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -262,10 +262,44 @@ mod tests {
             hash_features(&values),
             <[u8; 32]>::from(Sha256::digest(&bytes))
         );
-        assert_eq!(
-            hash_text("abc", None),
-            <[u8; 32]>::from(Sha256::digest(b"tabc"))
-        );
+        let sha256 = |bytes: &[u8]| <[u8; 32]>::from(Sha256::digest(bytes));
+        assert_eq!(hash_text("abc", None), sha256(b"tabc"));
+        let pair = b"p\x02\0\0\0\0\0\0\0abc";
+        assert_eq!(hash_text("ab", Some("c")), sha256(pair));
+        // FIPS 180 gives the first bytes of this one.
+        assert_eq!(hash_body(b"abc")[..4], [0xba, 0x78, 0x16, 0xbf]);
+        assert_eq!(hash_body(b"abc"), sha256(b"abc"));
+    }
+
+    /// The contract's keys are read by others, and all of them by workers of the release before.
+    #[test]
+    fn every_key_has_the_name_that_others_know() {
+        for (key, expected) in [
+            (named("reviews", "review:42"), "kiln:k:reviews:review:42"),
+            (all_named("reviews"), "kiln:k:reviews:*"),
+            (all_names(), "kiln:k:*"),
+            (all_entries(), "kiln:s:*"),
+            (latest_mark(), "kiln:i"),
+            (mark("reviews"), "kiln:i:reviews"),
+            (unremoved(), "kiln:u"),
+            (heat_index(), "kiln:h"),
+            (heat("reviews", "sentiment"), "kiln:h:reviews:sentiment"),
+            (heat_dropped_index(), "kiln:hd"),
+            (heat_dropped(), "kiln:hd:n"),
+            (reads_index(), "kiln:r"),
+            (reads("reviews"), "kiln:r:reviews"),
+            (trial("x"), "kiln:trial:x"),
+        ] {
+            assert_eq!(key, expected);
+        }
+        assert_eq!(accepted("job-1"), b"kiln:a:job-1");
+        let (prefix, input) = (EntryPrefix::new("sentiment", "1.0.0"), [0xff; 32]);
+        assert_eq!(prefix.as_bytes(), b"kiln:s:sentiment:1.0.0:");
+        let with_input = |start: &[u8]| [start, &input].concat();
+        let entry = with_input(b"kiln:s:sentiment:1.0.0:");
+        assert_eq!(prefix.key(&input), entry);
+        let claim = with_input(b"kiln:l:sentiment:1.0.0:");
+        assert_eq!(lease(&prefix, &input), claim);
     }
 
     proptest! {

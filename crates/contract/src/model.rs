@@ -203,3 +203,38 @@ pub enum ModelError {
     #[error("the model threads have stopped")]
     Stopped,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_precision_of_weights_is_called_in_manifests_as_anywhere_else() {
+        for (precision, name) in [
+            (WeightPrecision::Single, "single"),
+            (WeightPrecision::Int8, "int8"),
+        ] {
+            assert_eq!(precision.name(), name);
+            let json = serde_json::to_value(precision).unwrap();
+            assert_eq!(json, name);
+        }
+    }
+
+    #[test]
+    fn a_second_text_fits_where_the_rule_admits_it() {
+        for (rule, alone, with_pair) in [
+            (PairRule::None, true, false),
+            (PairRule::Optional, true, true),
+            (PairRule::Required, false, true),
+        ] {
+            assert_eq!((rule.admits(false), rule.admits(true)), (alone, with_pair));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_those_of_bytes_and_bits() {
+        use Precision::{Binary, Half, Int8, Single};
+        let whole = [Single, Half, Int8, Binary].map(Precision::is_whole);
+        assert_eq!(whole, [false, false, true, true]);
+    }
+}

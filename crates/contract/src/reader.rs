@@ -175,6 +175,23 @@ mod tests {
     }
 
     #[test]
+    fn a_ranking_has_the_best_items_each_key_once() {
+        let item = |key: &'static str, score| RankedItem { key, score };
+        let all = vec![
+            item("a", 0.1),
+            item("b", 0.9),
+            item("c", 0.5),
+            item("a", 0.7),
+            item("d", 0.5),
+        ];
+        let best = rank(all.clone(), 3);
+        assert_eq!(best, [item("b", 0.9), item("a", 0.7), item("c", 0.5)]);
+        assert_eq!(rank(all, 5).last(), Some(&item("d", 0.5)));
+        let json = items(&best[..2]);
+        assert_eq!(json, r#"[{"key":"b","score":0.9},{"key":"a","score":0.7}]"#);
+    }
+
+    #[test]
     fn what_readers_find_has_the_contracts_bytes_and_its_order_at_the_end() {
         let accepted = Moment::of(at());
         let plain = Provenance {
@@ -218,6 +235,7 @@ mod tests {
             order: Order::new(Some(&as_of), accepted),
         };
         let gone = removal(&said);
+        assert_eq!(job_of(&gone), None, "a command said it");
         let order = Order::of_entry(&gone).expect("an order");
         assert_eq!((order.kind(), order.value()), (Kind::Sequence, 7));
         assert_eq!(

@@ -288,4 +288,17 @@ mod tests {
             assert_eq!(names_only(text), expected);
         }
     }
+
+    #[test]
+    fn a_panic_says_what_the_program_wrote_itself() {
+        let built = |text: &str| text.to_owned();
+        let index = "index out of bounds: the len is 3 but the index is 7";
+        assert_eq!(panic(&"no such row"), "no such row");
+        assert_eq!(panic(&built(index)), index);
+        assert_eq!(
+            panic(&built("bad anna.private@example.org")),
+            "its text isn't shown"
+        );
+        assert_eq!(panic(&7), "no message");
+    }
 }

@@ -205,6 +205,16 @@ mod tests {
     ];
 
     #[test]
+    fn a_share_begins_with_the_first_point_and_ends_before_the_next_millionth() {
+        let second = Point((u64::MAX / 1_000_000) + 1);
+        let one = Share::from_millionths(1).unwrap();
+        assert!(!Share::NONE.takes(Point(0)));
+        assert!(one.takes(Point(0)) && !one.takes(second));
+        assert!(Share::ALL.takes(Point(u64::MAX)));
+        assert_eq!((share("12.5%").ratio(), Share::ALL.ratio()), (0.125, 1.0));
+    }
+
+    #[test]
     fn a_share_of_the_keys_is_near_the_share() {
         for (text, low, high) in [("10%", 9_700, 10_300), ("50%", 49_500, 50_500)] {
             let keys = (0..100_000).map(|n| Point::of_key("ranker", &format!("item:{n}")));

@@ -4,6 +4,12 @@ use super::*;
 use futures_util::FutureExt;
 use proptest::prelude::*;
 use std::{cell::RefCell, collections::BTreeSet};
+#[cfg(feature = "faults")]
+use {
+    crate::{amqp::simulated::SimulatedBroker, simulated::Chance},
+    lapin::BasicProperties,
+    std::time::Duration,
+};
 
 #[test]
 fn one_frame_acknowledges_what_has_no_gap() {
@@ -47,6 +53,19 @@ fn what_is_settled_behind_an_open_tag_takes_no_memory() {
     assert_eq!((window.lowest, window.sent.len()), (100_001, 0));
 }
 
+#[test]
+fn what_is_settled_behind_an_open_tag_takes_no_memory_in_any_order() {
+    let mut window = Window::default();
+    (1..=9).for_each(|tag| window.open(tag));
+    for tag in [9, 8, 5, 7, 2, 3, 6, 4] {
+        window.settle(tag, Settlement::Acknowledge);
+        assert!(window.has_stragglers());
+        assert_eq!(window.frames(true), [Frame::Ack(tag)]);
+        assert!(!window.has_stragglers());
+    }
+    assert_eq!(window.sent, BTreeMap::from([(2, 9)]), "one run");
+}
+
 #[tokio::test]
 async fn what_a_dropped_flush_leaves_is_sent_by_the_next_one_in_order() {
     let state = BlockingMutex::new(State::default());
@@ -76,6 +95,55 @@ async fn what_a_dropped_flush_leaves_is_sent_by_the_next_one_in_order() {
     let expected = [Frame::AckUpTo(1), Frame::Return(2), Frame::AckUpTo(3)];
     assert_eq!(*sent.borrow(), expected);
     assert_eq!(locked(&state).at_broker(), 1);
+    assert!(!locked(&state).has_stragglers(), "nothing is left to send");
+}
+
+/// Until the broker has so many deliveries that aren't settled.
+#[cfg(feature = "faults")]
+async fn unsettled(channel: &SimulatedChannel, count: usize) {
+    let heard = async {
+        while channel.unsettled() != count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), heard).await;
+    assert_eq!(in_time, Ok(()), "{} aren't settled", channel.unsettled());
+}
+
+#[cfg(feature = "faults")]
+#[tokio::test(start_paused = true)]
+async fn a_channel_says_what_its_broker_does_not_know_and_sends_what_waits() {
+    let broker = SimulatedBroker::new(&Chance::new(1), Box::new(|_| {}));
+    let channel = broker.open("jobs", 10);
+    let acks = Acks::simulated(channel.clone());
+    let mut guards = Vec::new();
+    for _ in 0..3 {
+        broker.publish("jobs", Vec::new(), BasicProperties::default());
+        let (tag, _) = channel.next().await;
+        guards.push(acks.guard(tag));
+    }
+    let [first, second, third] = guards.try_into().expect("three");
+    assert!(acks.is_open() && !acks.has_stragglers());
+    assert_eq!(acks.at_broker(), 3);
+
+    acknowledge(vec![second]).await;
+    assert_eq!((acks.at_broker(), acks.has_stragglers()), (3, true));
+    let held = acks.hold().await;
+    acks.flush_stragglers();
+    assert!(acks.tasks.is_empty(), "nothing is sent for now");
+    drop(held);
+    acks.flush_stragglers();
+    unsettled(&channel, 2).await;
+    assert_eq!((acks.at_broker(), acks.has_stragglers()), (2, false));
+    acks.flush_stragglers();
+    assert!(acks.tasks.is_empty(), "nothing waits");
+
+    drop(first);
+    acknowledge(vec![third]).await;
+    unsettled(&channel, 0).await;
+    assert_eq!((acks.at_broker(), broker.waiting("jobs")), (0, 1));
+    channel.close();
+    assert!(!acks.is_open());
 }
 
 /// A broker that refuses what RabbitMQ refuses: a tag that isn't open.

@@ -182,9 +182,11 @@ mod tests {
             "PRECONDITION_FAILED - message size is beyond all measure",
         );
         assert_eq!(vague.max_bytes(20_480), Some(20_479), "smaller ones may do");
+        assert_eq!(said(406, text).max_bytes(16_384), Some(16_383));
         let other = said(406, "PRECONDITION_FAILED - invalid expiration '1'");
         assert_eq!(other.max_bytes(20_480), None);
         assert_eq!(said(403, "ACCESS_REFUSED").max_bytes(1), None);
         assert!(said(403, "ACCESS_REFUSED").is_denial());
+        assert!(!other.is_denial());
     }
 }

@@ -144,6 +144,7 @@ fn memory_that_may_be_filled_follows_what_redis_says() {
 fn an_entry_that_outlives_the_next_run_waits_for_it() {
     assert!(is_fresh(Some(100.0), 60.0, 5.0, 0.9));
     assert!(!is_fresh(Some(59.0), 60.0, 5.0, 1.0));
+    assert!(!is_fresh(Some(60.0), 60.0, 5.0, 1.0), "it ends just then");
     assert!(!is_fresh(None, 60.0, 5.0, 0.5));
 }
 
@@ -240,4 +241,44 @@ proptest! {
         prop_assert_eq!(all.len(), candidates.iter().filter(|c| c.computes == 0).count());
         prop_assert_eq!(all, renewed(0.0));
     }
+}
+
+#[test]
+fn what_a_refresh_saves_is_the_waiting_of_those_who_would_miss() {
+    // Asked for once in the time that it lives: every second one misses.
+    let candidate = Candidate {
+        wait: 0.5,
+        ..one(Some(1.0 / 300.0), 0.1)
+    };
+    let near = |value: Option<f64>, expected: f64| {
+        assert!(
+            value.is_some_and(|value| (value / expected - 1.0).abs() < 1e-9),
+            "{value:?}"
+        );
+    };
+    near(candidate.saves(), 0.25);
+    near(candidate.worth(), 2.5);
+    near(candidate.worth_per_byte(), 0.0025);
+    assert_eq!(one(None, 0.1).saves(), None);
+}
+
+#[test]
+fn what_is_left_out_adds_up() {
+    let part = LeftOver {
+        compute: 2,
+        renewals: 3,
+        memory: 5,
+    };
+    let mut all = part;
+    all.add(LeftOver {
+        compute: 10,
+        renewals: 20,
+        memory: 40,
+    });
+    let sum = LeftOver {
+        compute: 12,
+        renewals: 23,
+        memory: 45,
+    };
+    assert_eq!((all, all.inputs(), part.inputs()), (sum, 80, 10));
 }

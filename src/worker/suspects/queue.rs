@@ -89,4 +89,17 @@ mod tests {
             ]
         );
     }
+
+    #[test]
+    fn those_that_are_not_kept_are_counted() {
+        let mut queue = Queue::default();
+        (0..5).for_each(|item| queue.push(History::default(), item));
+        assert_eq!(queue.retain(|item| item % 2 == 1), 3);
+        assert_eq!(
+            (queue.len(), queue.take()),
+            (2, Some((History::default(), 1)))
+        );
+        queue.clear();
+        assert_eq!((queue.len(), queue.take()), (0, None));
+    }
 }

@@ -65,6 +65,22 @@ fn an_as_of_is_a_time_or_a_whole_number() {
 }
 
 #[test]
+fn a_moment_has_no_more_digits_than_an_entry_has_room_for() {
+    let text = |digits: usize| format!("2026-11-20T12:00:00.{}Z", "0".repeat(digits));
+    assert_eq!(text(19).len(), 40);
+    assert!(AsOf::moment(text(19)).is_some());
+    assert_eq!(AsOf::moment(text(20)), None);
+}
+
+#[test]
+fn an_order_keeps_when_its_job_was_accepted() {
+    let said = sequence(2, 5);
+    let accepted = Moment::from_micros(5);
+    assert_eq!((said.value(), said.accepted()), (2, accepted));
+    assert_eq!((plain(5).value(), plain(5).accepted()), (5, accepted));
+}
+
+#[test]
 fn words_compare_by_what_both_say_and_else_by_their_acceptance() {
     let newer = |a: Order, b: Order| (a.is_newer_than(&b), b.is_newer_than(&a));
     assert_eq!(newer(sequence(2, 1), sequence(1, 9)), (true, false));
@@ -118,7 +134,14 @@ fn an_order_stands_at_the_end_of_an_entry_in_as_many_bytes_whatever_it_says() {
     let mut same = old.to_vec();
     Order::rewrite(&mut same, |_| plain(7));
     assert_eq!(same, old);
-    for text in ["", "t", "s+000000000000000005-1764131865000000"] {
+    for text in [
+        "",
+        "t",
+        "s+000000000000000005-1764131865000000",
+        "s0000000000000000005-176413186500000",
+        "s0000000000000000005-17641318650000000",
+        "x0000000000000000005-1764131865000000",
+    ] {
         assert_eq!(Order::decode(text), None, "{text}");
     }
 }

@@ -32,6 +32,19 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
+fn finished() -> Finished {
+    Finished {
+        model: "m".into(),
+        version: "1".into(),
+        namespace: "n".into(),
+        results: "[]".into(),
+        hits: 1,
+        misses: 2,
+        elapsed_ms: 1.25,
+        finished_at: DateTime::from_timestamp_millis(1_700_000_000_123).expect("an instant"),
+    }
+}
+
 #[test]
 fn a_result_of_another_version_than_its_jobs_names_it() {
     let own = info(Task::Scalar);
@@ -73,16 +86,7 @@ fn results_have_the_contracts_bytes() {
 
 #[test]
 fn a_reply_has_the_contracts_bytes() {
-    let done = Finished {
-        model: "m".into(),
-        version: "1".into(),
-        namespace: "n".into(),
-        results: "[]".into(),
-        hits: 1,
-        misses: 2,
-        elapsed_ms: 1.25,
-        finished_at: DateTime::from_timestamp_millis(1_700_000_000_123).expect("an instant"),
-    };
+    let mut done = finished();
     assert_eq!(
         text(ok_reply("j", &done)),
         r#"{"job_id":"j","status":"ok","model":"m","version":"1","namespace":"n","results":[],"hits":1,"misses":2,"elapsed_ms":1.25,"finished_at":"2023-11-14T22:13:20.123Z"}"#
@@ -90,6 +94,12 @@ fn a_reply_has_the_contracts_bytes() {
     assert_eq!(
         text(ok_reply_without_results("j", &done)),
         r#"{"job_id":"j","status":"ok","model":"m","version":"1","namespace":"n","results_omitted":true,"hits":1,"misses":2,"elapsed_ms":1.25,"finished_at":"2023-11-14T22:13:20.123Z"}"#
+    );
+    done.results.clear();
+    assert_eq!(
+        ok_reply("j", &done),
+        ok_reply_without_results("j", &done),
+        "what wasn't kept is left out"
     );
 }
 
@@ -118,5 +128,56 @@ fn whole_numbers_have_no_point() {
             results.finish(),
             r#"[{"embedding":[0,127],"cached":false}]"#
         );
+    }
+}
+
+#[test]
+fn a_row_means_what_its_models_task_says() {
+    let labels = vec!["no".to_owned(), "yes".to_owned(), "so".to_owned()];
+    let classes = info(Task::Classification { labels });
+    let label = Reading::of(&classes, &[0.2, 0.4, 0.4]);
+    let first_of_equals = Reading::Label {
+        label: "yes",
+        index: 1,
+        score: 0.4,
+    };
+    assert_eq!(label, first_of_equals);
+    assert_eq!((label.label(), label.score()), (Some("yes"), Some(0.4)));
+    let scalar = info(Task::Scalar);
+    let score = Reading::of(&scalar, &[-2.5]);
+    assert_eq!((score.label(), score.score()), (None, Some(-2.5)));
+    let embedding = info(Task::Embedding);
+    let vector = Reading::of(&embedding, &[1.0, 2.0]);
+    assert_eq!((vector.label(), vector.score()), (None, None));
+    assert_eq!(vector, Reading::Embedding(&[1.0, 2.0]));
+}
+
+#[test]
+fn two_runs_of_a_job_differ_in_when_they_ended_or_in_what_they_took() {
+    let done = finished();
+    let same = Finished {
+        results: "[1]".into(),
+        ..finished()
+    };
+    assert!(done.is_the_run_of(&same));
+    for other in [
+        Finished {
+            finished_at: Default::default(),
+            ..finished()
+        },
+        Finished {
+            elapsed_ms: 1.5,
+            ..finished()
+        },
+        Finished {
+            hits: 2,
+            ..finished()
+        },
+        Finished {
+            misses: 3,
+            ..finished()
+        },
+    ] {
+        assert!(!done.is_the_run_of(&other));
     }
 }

@@ -1,5 +1,6 @@
 //! Features by name and by place are the same inputs; what is missing or unknown is told by its name.
 
+use super::{are_close, edits};
 use crate::{
     failure::Rejection,
     job::{Content, Job},
@@ -160,14 +161,54 @@ fn a_bad_name_is_skipped_where_the_job_says_so() {
 }
 
 #[test]
+fn a_message_lists_five_names_and_compares_those_that_are_not_long() {
+    let long = "l".repeat(64);
+    let names = ["a", "b", "c", "d", &long];
+    let said = |names: &[&str], name: &str| {
+        let input = format!(r#"{{"features":{{"{name}":1}}}}"#);
+        refusal(&input, &model(true, names)).1
+    };
+    let shown = format!("is no feature of this model, which has a, b, c, d, {long}");
+    assert_eq!(said(&names, "weight"), shown);
+    let others = format!("{shown} and others");
+    let six = [&names[..], &["f"]].concat();
+    assert_eq!(said(&six, "weight"), others);
+    let near = format!("{}i", &long[1..]);
+    let close = format!("is no feature of this model: is it {long}?");
+    assert_eq!(said(&names, &near), close);
+    let longer = format!("{long}l");
+    assert_eq!(said(&names, &longer), shown, "too long to be compared");
+}
+
+#[test]
+fn names_are_close_that_few_edits_make_alike() {
+    for (a, b, count) in [
+        ("", "abc", 3),
+        ("abc", "", 3),
+        ("b", "ab", 1),
+        ("ab", "b", 1),
+        ("flaw", "lawn", 2),
+        ("kitten", "sitting", 3),
+    ] {
+        assert_eq!(edits(a.as_bytes(), b.as_bytes()), count, "{a} {b}");
+    }
+    for (a, b) in [("abc", "abd"), ("AB", "ab"), ("abcdef12", "abcdef")] {
+        assert!(are_close(a, b), "{a} {b}");
+    }
+    for (a, b) in [("ab", "ac"), ("abc", "ade"), ("abcdefghi", "abcdef")] {
+        assert!(!are_close(a, b), "{a} {b}");
+    }
+}
+
+#[test]
 fn what_is_left_out_takes_bounded_memory() {
-    let names: Vec<String> = (0..5_000).map(|i| format!("f{i}")).collect();
+    let names: Vec<String> = (0..4_096).map(|i| format!("f{i}")).collect();
     let mut info = model(true, &NAMES);
-    info.input = InputKind::Features { count: 5_000 };
+    info.input = InputKind::Features { count: 4_096 };
     info.feature_names = names;
-    let inputs = vec![r#"{"features":{}}"#; 1_000].join(",");
+    let inputs = vec![r#"{"features":{}}"#; 1_025].join(",");
     let (field, message) = refusal(&inputs, &info);
-    assert_eq!(field, "inputs[838].features");
+    assert_eq!(field, "inputs[1024].features");
     assert_eq!(
         message,
         "expected at most 4194304 features in a job, found more"

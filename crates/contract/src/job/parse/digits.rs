@@ -54,3 +54,39 @@ pub(super) fn small_float(number: u64) -> f64 {
 pub(super) fn signed(value: f32, is_negative: bool) -> f32 {
     if is_negative { -value + 0.0 } else { value }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where each digit is its own value.
+    fn word(bytes: &[u8; 8]) -> u64 {
+        u64::from_le_bytes(*bytes) ^ (ONES * 0x30)
+    }
+
+    #[test]
+    fn digits_are_counted_up_to_the_first_other_byte() {
+        assert_eq!(count_digits(word(b"01234567")), 8);
+        for other in [b'/', b':', b'.', b'e', 0, 0x7f, 0x80, 0x89, 0xb0, 0xff] {
+            let found = count_digits(word(&[b'1', b'9', other, b'3', b'4', b'5', b'6', b'7']));
+            assert_eq!(found, 2, "{other:#x}");
+        }
+    }
+
+    #[test]
+    fn digits_add_up_to_their_number() {
+        let digits = word(b"90817263");
+        for (count, number) in [(1, 9), (2, 90), (3, 908), (7, 9_081_726), (8, 90_817_263)] {
+            assert_eq!(add_up(digits, count), number);
+        }
+        for number in [0, 1, (1 << 52) - 1] {
+            assert_eq!(small_float(number), number as f64);
+        }
+    }
+
+    #[test]
+    fn nothing_is_zero_with_a_sign() {
+        assert!(signed(0.0, true).is_sign_positive());
+        assert_eq!((signed(1.5, true), signed(1.5, false)), (-1.5, 1.5));
+    }
+}

@@ -233,6 +233,47 @@ fn names_the_field_of_an_input_that_breaks_the_contract() {
 }
 
 #[test]
+fn a_job_has_up_to_4096_inputs_and_a_model_of_up_to_128_bytes() {
+    // The general pass reads what is escaped, the quick one all else.
+    for key in ["A", "\\u0041"] {
+        let inputs = |count| vec![format!(r#"{{"key":"{key}","text":"a"}}"#); count].join(",");
+        let body = |count| {
+            let inputs = inputs(count);
+            format!(r#"{{"job_id":"j","model":"m","inputs":[{inputs}]}}"#)
+        };
+        let most = body(4_096);
+        assert!(job(most.as_bytes(), None).is_ok());
+        invalid(
+            &body(4_097),
+            "inputs",
+            "expected 1 to 4096 inputs, found more",
+        );
+        let model = |name: &str| {
+            format!(
+                r#"{{"job_id":"j","model":"{name}","inputs":[{}]}}"#,
+                inputs(1)
+            )
+        };
+        assert!(job(model(&"m".repeat(128)).as_bytes(), None).is_ok());
+        for bad in ["", "a\\nb", &"m".repeat(129)] {
+            invalid(&model(bad), "model", "expected a model's name");
+        }
+    }
+    invalid(&with("inputs", json!(7)), "inputs", "an array of 1 to 4096");
+    invalid(&with("rank", json!(7)), "rank", "an object with `key` and");
+}
+
+#[test]
+fn what_comes_first_is_to_blame_unless_bad_inputs_are_skipped() {
+    let body = |more| {
+        format!(r#"{{"job_id":"j","inputs":[{{}},{{"text":"z"}}],"model":"m","model":"n"{more}}}"#)
+    };
+    invalid(&body(""), "inputs[0]", "neither");
+    invalid(&body(r#","on_error":"fail""#), "inputs[0]", "neither");
+    invalid(&body(r#","on_error":"skip""#), "model", "duplicate field");
+}
+
+#[test]
 fn a_job_may_say_where_its_end_is_posted_to() {
     let longest = format!("https://a/{}", "b".repeat(MAX_CALLBACK_URL_BYTES - 10));
     for good in [

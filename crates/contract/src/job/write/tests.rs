@@ -172,6 +172,10 @@ fn what_somebody_else_wrote_stays_as_it_stands() {
         input.json(InputField::Features, "[ 1 ]").key("\"");
     });
     assert_eq!(text, r#"{"features":[ 1 ],"key":"\""}"#);
+    let named = input(|input| {
+        input.named_features([("a", 1.5), ("b\"", 2.0)]);
+    });
+    assert_eq!(named, r#"{"features":{"a":1.5,"b\"":2.0}}"#);
 }
 
 #[test]
