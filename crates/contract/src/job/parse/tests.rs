@@ -241,8 +241,7 @@ fn a_job_has_up_to_4096_inputs_and_a_model_of_up_to_128_bytes() {
             let inputs = inputs(count);
             format!(r#"{{"job_id":"j","model":"m","inputs":[{inputs}]}}"#)
         };
-        let most = body(4_096);
-        assert!(job(most.as_bytes(), None).is_ok());
+        assert!(job(body(4_096).as_bytes(), None).is_ok());
         invalid(
             &body(4_097),
             "inputs",
