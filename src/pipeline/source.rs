@@ -28,6 +28,9 @@ use std::{
 };
 use tokio::sync::oneshot;
 
+/// How far apart copies of a job come at the same time.
+const AT_ONCE_MICROS: u64 = 1_000_000;
+
 /// Who has a job run, and is told how it ended. Dropped without that, the job was abandoned: whoever has it run must be able to
 /// have it run again.
 pub trait JobOwner: Send + Sync + 'static {
@@ -290,10 +293,18 @@ impl JobSource {
     pub(super) fn note_accepted(&self, accepted: Moment) {
         let accepted = match is_mutated(Mutation::ForgetsAcceptance) {
             true => clock::moment(self.received),
+            false if self.is_beside(accepted) => accepted,
             false => accepted.min(self.accepted()),
         };
         // Looked up again, it hears the same.
         let _known = self.accepted.set(accepted);
+    }
+
+    /// Whether that is the acceptance of another copy, which came at the same time: the later one may be the first to be known. All of them are
+    /// as old as that says, or the job's words would have two ages.
+    fn is_beside(&self, accepted: Moment) -> bool {
+        let (here, there) = (self.accepted().micros(), accepted.micros());
+        self.accepted_before.is_none() && (here..here + AT_ONCE_MICROS).contains(&there)
     }
 
     /// Notes that it is in hand, until it ends.

@@ -14,7 +14,6 @@ use crate::{
 };
 use kiln_contract::{
     key::{self, InputHash, hash_body, hash_text},
-    order::Order,
     reader,
     result::Finished,
 };
@@ -49,8 +48,7 @@ pub struct Checks {
     dead: BTreeSet<usize>,
     retried: BTreeMap<usize, usize>,
     ended: BTreeSet<usize>,
-    /// When a job was first accepted, as workers know it, by the key of that; and all such keys. Of two deliveries at once the later one
-    /// may come to Redis first: the other one's word says when it was.
+    /// When a job was first accepted, as workers know it, by the key of that; and all such keys.
     accepted: BTreeMap<Vec<u8>, u64>,
     acceptances: BTreeSet<Vec<u8>>,
     /// What readers' keys, and those of what was removed, are called in Redis.
@@ -286,13 +284,6 @@ impl Checks {
     fn word(&mut self, key: &str, is_removal: bool, value: Option<&[u8]>) {
         let job_id = value.and_then(reader::job_of);
         if let (Some(value), Some(job_id)) = (value, job_id.as_deref()) {
-            if let Some(order) = Order::of_entry(value) {
-                let said = order.accepted().micros();
-                let known = self.accepted.get_mut(&key::accepted(job_id));
-                known
-                    .into_iter()
-                    .for_each(|known| *known = said.min(*known));
-            }
             self.is_right(key, is_removal, value, job_id);
             let standing = self.standing.get(key);
             let standing = standing.and_then(|one| one.entry.as_ref().or(one.removal.as_ref()));

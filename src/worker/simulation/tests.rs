@@ -12,7 +12,7 @@ const SEEDS_FOR_A_MUTATION: u64 = 400;
 const FOUND: [u64; 2] = [
     // The runtime ended while jobs waited: what was to take them was dropped with their queue's lock held, and wanted that.
     1,
-    // A job was delivered twice at once, and Redis heard of the later delivery first: the checks took that for its first acceptance.
+    // A job was delivered twice at once, and Redis heard of the later delivery first: its two words had two ages.
     5_003_852,
 ];
 /// A seed to be run alone, with all that happens.
