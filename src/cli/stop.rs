@@ -2,7 +2,7 @@
 
 use std::{future, process};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What a shell says of a command that a SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -29,7 +29,8 @@ pub(super) async fn asked() {
 pub(super) fn token() -> CancellationToken {
     let token = CancellationToken::new();
     let asked_once = token.clone();
-    tokio::spawn(async move {
+    // It ends with the command, whatever it waits for.
+    TaskTracker::new().spawn(async move {
         asked().await;
         asked_once.cancel();
         asked().await;

@@ -51,8 +51,8 @@ pub(super) struct Intake {
 
 /// A connection with its queues declared.
 enum Connected {
-    Taking(Opened),
-    Paused(lapin::Connection),
+    Taking(Box<Opened>),
+    Paused(Box<lapin::Connection>),
 }
 
 /// A connection on which jobs are taken.
@@ -90,8 +90,14 @@ impl Intake {
         while !stop.is_cancelled() {
             let connected = async {
                 match self.pause.is_on() {
-                    true => self.look(&missing).await.map(Connected::Paused),
-                    false => self.open_session(&missing).await.map(Connected::Taking),
+                    true => self
+                        .look(&missing)
+                        .await
+                        .map(|one| Connected::Paused(Box::new(one))),
+                    false => self
+                        .open_session(&missing)
+                        .await
+                        .map(|opened| Connected::Taking(Box::new(opened))),
                 }
             };
             match stop.run_until_cancelled(connected).await {
@@ -100,7 +106,7 @@ impl Intake {
                     clashes = 0;
                     let begun = Instant::now();
                     let end = match connected {
-                        Connected::Taking(opened) => self.take(opened, &missing, stop).await,
+                        Connected::Taking(opened) => self.take(*opened, &missing, stop).await,
                         Connected::Paused(connection) => self.wait(&connection, stop).await,
                     };
                     match end {
