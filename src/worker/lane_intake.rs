@@ -15,7 +15,7 @@ use crate::{
     pipeline::{Arriving, Engine, LaneQueue, LaneQueues},
     redact::Redact,
 };
-use futures_util::future::select_all;
+use futures_util::future::{join_all, select_all};
 use lapin::Connection;
 use std::{
     collections::VecDeque,
@@ -176,9 +176,10 @@ impl LaneIntake {
     /// already goes to the end of its queue instead, which counts nothing.
     async fn give_back(&mut self, processor: &JobProcessor) {
         let max = processor.settings.intake.suspect_after.saturating_sub(1);
-        let queues = self.consumers.iter_mut().zip(&mut self.waiting);
-        for (number, (consumer, queue)) in queues.enumerate() {
-            queue.extend(consumer.end(GOODBYE).await);
+        let ends = self.consumers.iter_mut().map(|one| one.end(GOODBYE));
+        let arrived = join_all(ends).await;
+        for (number, (arrived, queue)) in arrived.into_iter().zip(&mut self.waiting).enumerate() {
+            queue.extend(arrived);
             for delivery in queue.drain(..) {
                 if delivery.redeliveries() >= max {
                     let lane = self.lane.clone();
