@@ -200,27 +200,13 @@ impl Delivery {
         (!json).then(|| Rejection::invalid("content_type", "expected application/json"))
     }
 
-    /// Why the broker set it aside the last time. The first time may have been elsewhere, as in a queue of tries, whose wait is an expiration.
-    fn death(&self) -> Option<String> {
-        let headers = self.properties.headers().as_ref();
-        let of_list = || match headers?.inner().get("x-death")? {
-            AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
-                AMQPValue::FieldTable(last) => text(Some(last), "reason"),
-                _ => None,
-            },
-            _ => None,
-        };
-        text(headers, "x-last-death-reason")
-            .or_else(of_list)
-            .or_else(|| text(headers, "x-first-death-reason"))
-    }
-
     /// The verdict on a message that the broker itself set aside, by its reason.
     fn broker_verdict(&self) -> Option<Rejection> {
         if self.origin != Origin::Expired {
             return None;
         }
-        Some(match self.death().as_deref() {
+        let headers = self.properties.headers().as_ref();
+        Some(match death(headers).as_deref() {
             Some("delivery_limit") => Rejection::new(
                 Code::Exhausted,
                 "",
@@ -233,6 +219,21 @@ impl Delivery {
             ),
         })
     }
+}
+
+/// Why the broker set a message aside the last time. The first time may have been elsewhere, as in a queue of tries, whose wait is an expiration.
+fn death(headers: Option<&FieldTable>) -> Option<String> {
+    let of_list = || match headers?.inner().get("x-death")? {
+        // The latest comes first.
+        AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
+            AMQPValue::FieldTable(last) => text(Some(last), "reason"),
+            _ => None,
+        },
+        _ => None,
+    };
+    text(headers, "x-last-death-reason")
+        .or_else(of_list)
+        .or_else(|| text(headers, "x-first-death-reason"))
 }
 
 fn number(headers: Option<&FieldTable>, name: &str) -> u32 {
@@ -257,5 +258,37 @@ pub fn text(headers: Option<&FieldTable>, name: &str) -> Option<String> {
         }
         AMQPValue::ShortString(value) => Some(value.to_string()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::types::FieldArray;
+
+    #[test]
+    fn what_counts_is_why_the_broker_set_it_aside_the_last_time() {
+        let reason = |text: &str| AMQPValue::LongString(text.into());
+        let mut headers = FieldTable::default();
+        assert_eq!(death(Some(&headers)), None);
+        headers.insert("x-first-death-reason".into(), reason("expired"));
+        assert_eq!(death(Some(&headers)).as_deref(), Some("expired"));
+        let mut deaths = FieldArray::default();
+        for text in ["delivery_limit", "expired"] {
+            let mut one = FieldTable::default();
+            one.insert("reason".into(), reason(text));
+            deaths.push(AMQPValue::FieldTable(one));
+        }
+        headers.insert("x-death".into(), AMQPValue::FieldArray(deaths));
+        assert_eq!(death(Some(&headers)).as_deref(), Some("delivery_limit"));
+        headers.insert("x-last-death-reason".into(), reason("rejected"));
+        assert_eq!(death(Some(&headers)).as_deref(), Some("rejected"));
+        // What a producer wrote there may be anything.
+        headers.insert("x-last-death-reason".into(), AMQPValue::Boolean(true));
+        headers.insert(
+            "x-death".into(),
+            AMQPValue::FieldArray(FieldArray::default()),
+        );
+        assert_eq!(death(Some(&headers)).as_deref(), Some("expired"));
     }
 }
