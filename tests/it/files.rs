@@ -122,9 +122,9 @@ async fn memory_does_not_follow_what_comes_through_a_pipe() {
 const BETWEEN_MARKS: Duration = Duration::from_secs(1);
 
 /// Holds a run with its first rows until a mark is due, so that most of it is still to come then, however quick the machine is.
-fn hold_until_a_mark_is_due(child: &Child, partial: &Path) {
+pub fn hold_until_a_mark_is_due(child: &Child, has_rows: impl Fn() -> bool) {
     let begun = Instant::now();
-    while fs::metadata(partial).map_or(0, |about| about.len()) == 0 {
+    while !has_rows() {
         assert!(begun.elapsed() < PATIENCE, "it writes nothing");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -146,7 +146,8 @@ pub fn a_run_is_killed(shell: &Shell, input: &str, output: &str) -> PathBuf {
             .expect("the binary starts");
         let before = fs::read(&manifest).ok();
         if kills == 0 {
-            hold_until_a_mark_is_due(&child, &partial);
+            let written = || fs::metadata(&partial).map_or(0, |about| about.len());
+            hold_until_a_mark_is_due(&child, || written() > 0);
         }
         let begun = Instant::now();
         let ended = loop {

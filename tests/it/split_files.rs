@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::files::{PATIENCE, command};
+use crate::files::{PATIENCE, command, hold_until_a_mark_is_due};
 use crate::harness::shell::Shell;
 
 /// A run is let go on to its end after so many.
@@ -210,6 +210,12 @@ async fn parts_of_two_runs_do_not_stand_side_by_side() {
     expect_clean(folder);
 }
 
+fn begins_a_part(folder: &Path, stem: &str) -> bool {
+    let entries = fs::read_dir(folder).expect("a folder").flatten();
+    let mut names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.any(|name| name.starts_with(&format!("{stem}-")))
+}
+
 /// Kills a run that splits its output again and again until it ends. A part that has its name is never written again.
 fn killed(shell: &Shell, words: &[&str], (stem, end): (&str, &str)) {
     let manifest = shell.folder.join(format!("{stem}{end}.manifest"));
@@ -224,6 +230,9 @@ fn killed(shell: &Shell, words: &[&str], (stem, end): (&str, &str)) {
             .spawn()
             .expect("the binary starts");
         let before = fs::read(&manifest).ok();
+        if kills == 0 {
+            hold_until_a_mark_is_due(&child, || begins_a_part(&shell.folder, stem));
+        }
         let begun = Instant::now();
         let ended = loop {
             if let Some(ended) = child.try_wait().expect("our child") {
