@@ -24,6 +24,8 @@ pub(crate) use rows::EmbeddingTables;
 const NONE: u64 = 0;
 /// Queries that a block of attention's threads takes.
 pub(crate) const BLOCK_QUERIES: usize = 64;
+/// Queries that a warp takes: `QUERIES` of attention.cu.
+pub(crate) const WARP_QUERIES: usize = 16;
 
 /// `Sizes` of product.cu.
 #[repr(C)]
@@ -58,6 +60,8 @@ pub(crate) fn find_libraries() -> Result<(), Error> {
 /// What a pass knows of its tokens, on the device.
 pub(crate) struct Tokens {
     pub count: usize,
+    /// Threads of a block of attention's.
+    pub in_block: u32,
     pub ids: CudaSlice<u32>,
     pub types: CudaSlice<u32>,
     /// Rows of the position table.

@@ -7,7 +7,7 @@ use cudarc::driver::CudaStream;
 use kiln_kernels::Texts;
 
 use super::error::Error;
-use super::launch::{BLOCK_QUERIES, Tokens};
+use super::launch::{BLOCK_QUERIES, Tokens, WARP_QUERIES};
 use super::matrix::Matrix;
 
 /// Buffers that go from one pass to the next, and from one model to the next.
@@ -93,8 +93,12 @@ pub(crate) fn tokens(
         zeros = vec![0; count];
         &zeros
     };
+    // Warps without queries would hold registers until the block's others are through.
+    let longest = texts.lengths.iter().copied().max().unwrap_or(1);
+    let warps = longest.clamp(1, BLOCK_QUERIES).div_ceil(WARP_QUERIES);
     Ok(Tokens {
         count,
+        in_block: 32 * warps as u32,
         ids: stream.clone_htod(texts.ids)?,
         types: stream.clone_htod(types)?,
         places: stream.clone_htod(&places)?,

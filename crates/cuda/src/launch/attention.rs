@@ -91,7 +91,7 @@ impl Device {
         launch.arg(&heads);
         let config = LaunchConfig {
             grid_dim: ((tokens.items.len() / 4) as u32, count as u32, 1),
-            block_dim: (128, 1, 1),
+            block_dim: (tokens.in_block, 1, 1),
             shared_mem_bytes: 0,
         };
         // SAFETY: the arguments are `attend`'s; the items' rows lie within the matrices, and what is beside is as large as it goes (see above). Which rows of
