@@ -7,16 +7,18 @@ use super::{Shared, packed::Packing, problem::Problem};
 use crate::pipeline::budget::Held;
 use axum::{
     RequestExt,
-    body::{Bytes, HttpBody},
+    body::{Body, Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Path, Query, Request, rejection::QueryRejection},
     http::{StatusCode, header, request::Parts},
 };
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use kiln_contract::redact;
 use serde::de::DeserializeOwned;
 
-/// A body that is no job's, once it is unpacked: nothing that is asked or told is larger.
+/// A body that is no job's, as it comes and once it is unpacked: nothing that is asked or told is larger.
 const MAX_TOLD: usize = 1 << 20;
+/// Up to here a body that is no job's is taken whatever is in hand: who steers a worker that is full is heard.
+const MAX_HEARD: u64 = 16 << 10;
 
 /// A body of any kind but a job's, unpacked, within the limit.
 pub(super) struct Payload(pub(super) Bytes);
@@ -25,28 +27,69 @@ impl FromRequest<Shared> for Payload {
     type Rejection = Problem;
 
     async fn from_request(request: Request, shared: &Shared) -> Result<Self, Problem> {
-        let (bytes, packing) = receive(request, shared).await?;
-        let Some(packing) = packing else {
-            return Ok(Self(bytes));
-        };
-        let _turn = shared.unpacking.acquire().await;
         let limit = shared.max_body_bytes.min(MAX_TOLD);
-        packing.unpack(bytes, limit).await.map(Self)
+        let is_small = |body: &Body| body.size_hint().upper().is_some_and(|n| n <= MAX_HEARD);
+        let held = match shared.state() {
+            Ok(state) if !is_small(request.body()) => {
+                if !state.budget.has_room() {
+                    discard(request).await;
+                    return Err(full());
+                }
+                Some(state.budget.take(limit))
+            }
+            _ => None,
+        };
+        let (bytes, packing) = receive(request, shared, limit).await?;
+        let bytes = match packing {
+            None => bytes,
+            Some(packing) => {
+                let _turn = shared.unpacking.acquire().await;
+                packing.unpack(bytes, limit).await?
+            }
+        };
+        Ok(Self(Bytes::from_owner(Counted { bytes, _held: held })))
     }
 }
 
+/// Bytes with their part of what may be in hand, which they give back once nobody reads them any more.
+struct Counted {
+    bytes: Bytes,
+    _held: Option<Held>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+fn full() -> Problem {
+    Problem::unavailable(
+        "the worker has as many bytes in hand as it may: `intake.max_bytes_in_hand`",
+    )
+}
+
 /// The body as it comes, within the limit, and how it is packed.
-async fn receive(request: Request, shared: &Shared) -> Result<(Bytes, Option<Packing>), Problem> {
+async fn receive(
+    request: Request,
+    shared: &Shared,
+    limit: usize,
+) -> Result<(Bytes, Option<Packing>), Problem> {
     let packing = Packing::of(request.headers())?;
-    let limit = shared.max_body_bytes;
     let too_large = || {
-        let expected = format!("expected at most {limit} bytes (`intake.max_body_bytes`)");
-        Err(Problem::too_large(expected))
+        let name = match limit == shared.max_body_bytes {
+            true => " (`intake.max_body_bytes`)",
+            false => "",
+        };
+        Err(Problem::too_large(format!(
+            "expected at most {limit} bytes{name}"
+        )))
     };
     if request.body().size_hint().lower() > limit as u64 {
         // A client that asks first needn't send it.
         return too_large();
     }
+    let request = request.map(|body| Body::new(Limited::new(body, limit)));
     match Bytes::from_request(request, shared).await {
         Ok(bytes) => Ok((bytes, packing)),
         Err(refused) if refused.status() == StatusCode::PAYLOAD_TOO_LARGE => too_large(),
@@ -67,16 +110,14 @@ impl FromRequest<Shared> for JobBody {
         let state = shared.state()?;
         if !state.budget.has_room() {
             discard(request).await;
-            return Err(Problem::unavailable(
-                "the worker has as many bytes in hand as it may: `intake.max_bytes_in_hand`",
-            ));
+            return Err(full());
         }
         // Taken before it is there: bodies that come at the same time are not to find the same room.
         let size = request.body().size_hint().exact();
         let max = state.settings.intake.max_body_bytes;
         let size = size.map_or(max, |size| usize::try_from(size).unwrap_or(max).min(max));
         let expected = state.budget.take(size);
-        let (bytes, packing) = receive(request, shared).await?;
+        let (bytes, packing) = receive(request, shared, max).await?;
         let bytes = match packing {
             None => bytes,
             Some(packing) => {

@@ -60,6 +60,14 @@ async fn requests_beyond_the_bytes_in_hand_are_turned_away_and_the_queues_go_on(
     .await;
     let small = json!({"model": "sentiment", "inputs": [{"text": "small"}]});
     assert_turned_away(&ask(&worker, &small).await, "intake.max_bytes_in_hand");
+    // Whatever a large body is, it waits in memory; who has little to say is heard.
+    let hits = |count: usize| json!({"namespace": "x", "keys": vec!["a key"; count]}).to_string();
+    let tell = async |body: String| {
+        let answer = worker.ask("POST", "/v1/hits", &[], body.as_bytes()).await;
+        answer.expect("an answer")
+    };
+    assert_turned_away(&tell(hits(10_000)).await, "intake.max_bytes_in_hand");
+    assert_eq!(tell(hits(10)).await.status, 204);
     let crowd = (0..40).map(|n| {
         let worker = Arc::clone(&worker);
         async move { ask(&worker, &large(&format!("crowd {n}"), 1)).await }
@@ -83,6 +91,10 @@ async fn requests_beyond_the_bytes_in_hand_are_turned_away_and_the_queues_go_on(
         assert_eq!(holder.await.expect("an answer").status, 200);
     }
     assert_eq!(ask(&worker, &small).await.status, 200);
+    assert_eq!(tell(hits(1_000)).await.status, 204);
+    let refused = tell(format!("{}{}", hits(1), " ".repeat(1 << 20))).await;
+    assert_eq!(refused.status, 413, "{}", refused.body);
+    assert!(refused.body.contains("1048576 bytes"), "{}", refused.body);
     eventually("nothing is in hand", PATIENCE, || async {
         (bytes_in_hand(&worker).await? == 0).then_some(())
     })

@@ -35,10 +35,36 @@ SELECT current_setting('server_version') AS version, current_setting('server_ver
 
 /// Kiln's tables on which one of the rights that it uses is missing.
 const LACKING: &str = "\
-SELECT t.name FROM unnest(ARRAY['jobs', 'job_ids', 'job_results', 'scores', 'suspects']) AS t(name)
+SELECT t.name FROM unnest($1::text[]) WITH ORDINALITY AS t(name, place)
 JOIN pg_class ON pg_class.oid = to_regclass(t.name)
 WHERE NOT (has_table_privilege(pg_class.oid, 'SELECT') AND (relkind = 'v' OR has_table_privilege(pg_class.oid, 'INSERT')
-       AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE')))";
+       AND has_table_privilege(pg_class.oid, 'UPDATE') AND has_table_privilege(pg_class.oid, 'DELETE')))
+ORDER BY t.place";
+/// What the migrations make, and at the end what `kiln migrate --partition` makes.
+const TABLES: [&str; 22] = [
+    "jobs",
+    "scores",
+    "suspects",
+    "active_models",
+    "warm_runs",
+    "warm_posts",
+    "controls",
+    "invalidations",
+    "served",
+    "warm_spent",
+    "model_costs",
+    "warm_positions",
+    "warm_ahead",
+    "workers",
+    "cancelled_runs",
+    "actions",
+    "model_splits",
+    "job_posters",
+    "timings",
+    "callbacks",
+    "job_ids",
+    "job_results",
+];
 
 /// Reachable, version, rights, pending migrations and the clock.
 pub(super) async fn check(settings: &Settings) -> Vec<Check> {
@@ -83,7 +109,9 @@ pub(super) async fn check(settings: &Settings) -> Vec<Check> {
             let lacking = within(
                 url,
                 timeout,
-                sqlx::query_scalar::<_, String>(LACKING).fetch_all(&mut connection),
+                sqlx::query_scalar::<_, String>(LACKING)
+                    .bind(&TABLES[..])
+                    .fetch_all(&mut connection),
             )
             .await;
             let applied = within(url, timeout, Applied::ask(&mut connection)).await;
@@ -295,6 +323,7 @@ fn judge_migrations(applied: Result<Applied, Problem>) -> Check {
 mod tests {
     use super::*;
     use crate::cli::doctor::check::Status;
+    use std::{fs, path::Path};
 
     #[test]
     fn migrations_are_complete_pending_or_strange() {
@@ -313,6 +342,23 @@ mod tests {
             judged(Err(Problem::silent(Duration::from_secs(1)))),
             Status::Fail
         );
+    }
+
+    #[test]
+    fn the_rights_of_all_tables_are_asked_for() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations/postgres");
+        let mut made = 0;
+        for file in fs::read_dir(folder).expect("migrations") {
+            let sql = fs::read_to_string(file.expect("a file").path()).expect("text");
+            let tables = sql
+                .lines()
+                .filter_map(|line| line.strip_prefix("CREATE TABLE "));
+            for table in tables.filter_map(|line| line.split(' ').next()) {
+                assert!(TABLES.contains(&table), "{table}");
+                made += 1;
+            }
+        }
+        assert_eq!(made + 2, TABLES.len(), "and `job_ids` and `job_results`");
     }
 
     #[test]

@@ -30,14 +30,19 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let store = parts::postgres(&settings)?;
     store.migrate().await.context("migrations")?;
     let changed = store.cancel_run(&arguments.run).await?;
+    let done = store.run_jobs(&arguments.run).await?;
+    let jobs = done.ok + done.rejected + done.dropped;
     let run = &arguments.run;
     if arguments.json {
-        println!("{}", json!({"run": run, "changed": changed}));
+        println!("{}", json!({"run": run, "changed": changed, "jobs": jobs}));
         return Ok(Exit::Ok);
     }
     match changed {
         true => println!("run {run} is cancelled, on every worker within two seconds"),
         false => println!("run {run} was cancelled already"),
+    }
+    if jobs == 0 {
+        eprintln!("none of its jobs has ended yet: if it runs for a while, look at the name");
     }
     Ok(Exit::Ok)
 }

@@ -287,14 +287,17 @@ fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String>
     let Some(shift) = warmed.shift else {
         return limited.then(|| "no scores of both versions can be compared".to_owned());
     };
-    if let (Some(max), Some(flips)) = (arguments.max_flips, shift.flips)
-        && flips > max
-    {
-        return Some(format!(
-            "{:.2} % of the inputs get another label, more than {:.2} %",
-            100.0 * flips,
-            100.0 * max
-        ));
+    if let Some(max) = arguments.max_flips {
+        let Some(flips) = shift.flips else {
+            return Some("no labels of both versions can be compared".to_owned());
+        };
+        if flips > max {
+            return Some(format!(
+                "{:.2} % of the inputs get another label, more than {:.2} %",
+                100.0 * flips,
+                100.0 * max
+            ));
+        }
     }
     if let Some(min) = arguments.min_correlation
         && shift.rank_correlation.is_none_or(|found| found < min)

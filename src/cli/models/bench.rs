@@ -80,7 +80,10 @@ pub(super) async fn run(arguments: Arguments, mut settings: Settings) -> anyhow:
         settings.models.threads = threads as usize;
     }
     if let Some(backend) = arguments.backend {
+        // What is asked for is measured or refused.
         settings.models.backend = backend;
+        settings.models.backends.clear();
+        settings.models.fall_back = false;
     }
     let texts = match &arguments.file {
         None => None,

@@ -56,7 +56,7 @@ pub(super) async fn run(
     } else {
         show(arguments, schedule, now, &plan, jobs);
     }
-    Ok(if plan.bad > 0 && !arguments.json {
+    Ok(if plan.bad > 0 {
         Exit::Partial
     } else {
         Exit::Ok
