@@ -4,6 +4,7 @@
 //! goes nowhere else, whatever its producer's headers ask for; and that a reply is no larger than it may be.
 
 use crate::amqp::{
+    brief::{self, Brief},
     delivery::{
         ACCEPTED_AT, Delivery, EXPIRES_AT, MOVES, POSTED_BY, REDELIVERIES, RUN, TRIES, text,
     },
@@ -70,8 +71,8 @@ pub struct Message {
     pub queue: ShortString,
     pub body: Vec<u8>,
     pub properties: BasicProperties,
-    /// What is sent in the body's stead if the broker finds that too large.
-    pub(super) brief: Option<Vec<u8>>,
+    /// What is sent in its stead if the broker finds it too large.
+    pub(super) brief: Option<Brief>,
     /// Whether the body is such a stand-in already.
     pub(super) is_brief: bool,
 }
@@ -156,7 +157,8 @@ pub fn ok_reply(
         message.body = result::ok_reply_without_results(job_id, done);
         message.is_brief = true;
     } else if full >= BRIEF_FROM_BYTES {
-        message.brief = Some(result::ok_reply_without_results(job_id, done));
+        let brief = result::ok_reply_without_results(job_id, done);
+        message.brief = Some(Brief::Body(brief));
     }
     Some(message)
 }
@@ -192,7 +194,8 @@ fn reply_to(job: &BasicProperties) -> Option<(ShortString, BasicProperties)> {
     Some((queue, properties))
 }
 
-/// The dead letter of a rejected job: its body and properties, with headers that say why and when.
+/// The dead letter of a rejected job: its body and properties, with headers that say why and when. Where the broker takes no message of
+/// its size any more, it goes without its body: no other end would be one.
 pub fn dead_letter(
     delivery: &Delivery,
     job_id: &str,
@@ -213,7 +216,9 @@ pub fn dead_letter(
     note(&mut headers, QUEUE, home);
     note_accepted(&mut headers, delivery.first_accepted());
     let queue = topology.dead.as_str().into();
-    forward(&delivery.properties, delivery.body.clone(), queue, headers)
+    let mut letter = forward(&delivery.properties, delivery.body.clone(), queue, headers);
+    letter.brief = Some(Brief::NoBody);
+    letter
 }
 
 /// The job on its way to its next try.
@@ -287,14 +292,20 @@ fn note_expiration(delivery: &Delivery, headers: &mut FieldTable) -> Option<Dura
     Some(left)
 }
 
-/// The job of a dead letter as its producer posted it, on its way back to the queue it came from, and as old as it is; `None`
-/// where the letter doesn't name one.
-pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
-    let home = text(letter.headers().as_ref(), QUEUE)?;
-    let home = ShortString::try_new(home).ok()?;
-    if home.as_str().is_empty() {
-        return None;
+/// Why a letter isn't replayed: it doesn't say where to.
+const HOMELESS: &str = "no usable header `kiln-queue`: Kiln didn't write it";
+/// The same: there is nothing to post.
+const BODILESS: &str = "its job's body is left out, since the broker took no message of its size (`kiln-body-omitted`): post the job again";
+
+/// The job of a dead letter as its producer posted it, on its way back to the queue it came from, and as old as it is. An error is why
+/// that can't be.
+pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Result<Message, &'static str> {
+    if brief::is_without_body(letter.headers().as_ref()) {
+        return Err(BODILESS);
     }
+    let home = text(letter.headers().as_ref(), QUEUE).filter(|home| !home.is_empty());
+    let home = home.and_then(|home| ShortString::try_new(home).ok());
+    let home = home.ok_or(HOMELESS)?;
     let mut headers = FieldTable::default();
     for (name, value) in own_headers(letter).inner() {
         let name_text = name.as_str();
@@ -302,7 +313,7 @@ pub fn replay(letter: &BasicProperties, body: Vec<u8>) -> Option<Message> {
             headers.insert(name.clone(), value.clone());
         }
     }
-    Some(forward(letter, body, home, headers))
+    Ok(forward(letter, body, home, headers))
 }
 
 /// A message's headers, without those that the broker writes, those that it acts on, and those under names of Kiln's that Kiln doesn't know.
@@ -340,61 +351,4 @@ fn forward(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn letter(headers: &[(&str, &str)]) -> BasicProperties {
-        let mut table = FieldTable::default();
-        for (name, value) in headers {
-            table.insert((*name).into(), AMQPValue::LongString((*value).into()));
-        }
-        BasicProperties::default()
-            .with_headers(table)
-            .with_message_id("j1".into())
-            .with_expiration("60000".into())
-    }
-
-    #[test]
-    fn a_replay_is_what_the_producer_posted() {
-        let letter = letter(&[
-            (QUEUE, "kiln.jobs"),
-            (ERROR_CODE, "invalid"),
-            (JOB_ID, "j1"),
-            (TRIES, "5"),
-            ("x-delivery-count", "2"),
-            ("kiln-anything", "else"),
-            ("CC", "kiln.jobs"),
-            (ACCEPTED_AT, "2026-11-20T12:00:00.000001Z"),
-            (POSTED_BY, "shop"),
-            ("traceparent", "00-1-2-01"),
-        ]);
-        let message = replay(&letter, b"{}".to_vec()).expect("it names its queue");
-        assert_eq!(message.queue.as_str(), "kiln.jobs");
-        assert_eq!(message.properties.delivery_mode(), &Some(PERSISTENT));
-        assert_eq!(message.properties.message_id(), letter.message_id());
-        // The time that it had has passed: it must not vanish once more.
-        assert_eq!(message.properties.expiration(), &None);
-        let headers = message.properties.headers().clone().unwrap_or_default();
-        let names: Vec<&str> = headers.inner().keys().map(ShortString::as_str).collect();
-        assert_eq!(names, [ACCEPTED_AT, POSTED_BY, "traceparent"]);
-    }
-
-    #[test]
-    fn an_expiration_is_no_longer_than_the_broker_takes() {
-        for (left, expected) in [
-            (Duration::ZERO, "0"),
-            (Duration::from_micros(60_000_900), "60000"),
-            (Duration::MAX, "4294967295"),
-        ] {
-            assert_eq!(expiration(left).as_str(), expected);
-        }
-    }
-
-    #[test]
-    fn a_letter_without_a_home_is_not_replayed() {
-        assert!(replay(&letter(&[]), Vec::new()).is_none());
-        assert!(replay(&letter(&[(QUEUE, "")]), Vec::new()).is_none());
-        assert!(replay(&letter(&[(QUEUE, &"q".repeat(256))]), Vec::new()).is_none());
-        assert!(replay(&BasicProperties::default(), Vec::new()).is_none());
-    }
-}
+mod tests;

@@ -5,6 +5,7 @@
 
 pub mod ack;
 mod addresses;
+pub mod brief;
 pub mod confirm;
 mod confirms;
 pub mod connection;

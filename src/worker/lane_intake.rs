@@ -3,27 +3,31 @@
 //! Promises that the lane's queues are served in turns, and that jobs which wait there go before further ones from `kiln.jobs`; that the
 //! queue of a namespace beyond its limit holds up no other; and that what has been here for long without a turn goes back to wait there.
 
-use super::{channels::DeliveryChannel, process::JobProcessor, suspects::Suspects};
+use super::{
+    channels::{DeliveryChannel, STRAGGLER_WAIT},
+    lane_consumer::LaneConsumer,
+    process::JobProcessor,
+    share::Share,
+    suspects::Suspects,
+};
 use crate::amqp::{
     connection::Broker,
-    consumer::QueueConsumer,
     delivery::Delivery,
     spread::Spread,
-    topology::{self, Origin, Topology},
+    topology::{self, Topology},
 };
-use crate::{
-    pipeline::{Arriving, Engine, LaneQueue, LaneQueues},
-    redact::Redact,
-};
+use crate::pipeline::{Arriving, Engine, LaneQueue, LaneQueues};
 use futures_util::future::{join_all, select_all};
 use lapin::Connection;
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, Instant},
 };
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-/// Jobs of one of a lane's queues that are here, running or waiting for room.
+/// Jobs of one of a lane's queues that are here, running or waiting for room, as far as their size allows.
 const PREFETCH: u16 = 32;
 /// The same of a namespace with a limit of its own: it may be a long time until the next one goes.
 const LIMITED_PREFETCH: u16 = 2;
@@ -34,6 +38,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 /// What happens next to a lane's queues.
 enum Event {
     Stopped,
+    /// Acknowledgements may wait behind a job that takes long.
+    Stragglers,
     /// There is room for a job of this queue.
     Room(usize, Arriving),
     Arrived(usize, Box<Delivery>),
@@ -53,21 +59,25 @@ pub(super) struct LaneIntake {
     pub is_old: bool,
     /// Whether one of its queues wasn't there.
     pub is_new: bool,
-    consumers: Vec<QueueConsumer>,
+    consumers: Vec<LaneConsumer>,
     /// Deliveries that wait for room, by queue.
     waiting: Vec<VecDeque<Delivery>>,
     next: usize,
+    stragglers: Interval,
 }
 
 impl LaneIntake {
     /// Declares the lane's queues, and consumes them where the lane is served here; and so those that it had before it was given fewer.
     pub async fn open(
         broker: &Broker,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         topology: &Topology,
         lane: &LaneQueues,
+        max_bytes_in_hand: usize,
     ) -> Result<Self, String> {
         let timeout = broker.timeout();
+        let max_bytes = lane.max_bytes.min(max_bytes_in_hand);
+        let share = |prefetch| Share::lane(prefetch, max_bytes, lane.queues);
         // Those of lanes with one queue each aren't all on one node either.
         let first = lane.lane.bytes().map(usize::from).sum();
         let mut spread = Spread::from(broker, first);
@@ -91,7 +101,8 @@ impl LaneIntake {
                 } else {
                     PREFETCH
                 };
-                consumers.push(consume(connection, &queue.name, prefetch, timeout).await?);
+                let open = LaneConsumer::open(connection, &queue.name, share(prefetch), timeout);
+                consumers.push(open.await?);
             }
         }
         for number in lane.queues..MAX_QUEUES {
@@ -100,8 +111,11 @@ impl LaneIntake {
             if !lane.is_served || there.map_err(|e| e.to_string())?.is_none() {
                 break;
             }
-            consumers.push(consume(connection, &queue, PREFETCH, timeout).await?);
+            let open = LaneConsumer::open(connection, &queue, share(PREFETCH), timeout);
+            consumers.push(open.await?);
         }
+        let mut stragglers = tokio::time::interval(STRAGGLER_WAIT);
+        stragglers.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Ok(Self {
             lane: lane.lane.clone(),
             is_old: !is_new && waiting > 0,
@@ -109,6 +123,7 @@ impl LaneIntake {
             waiting: consumers.iter().map(|_| VecDeque::new()).collect(),
             consumers,
             next: 0,
+            stragglers,
         })
     }
 
@@ -117,30 +132,47 @@ impl LaneIntake {
         self.consumers.is_empty()
     }
 
-    /// Where its deliveries are acknowledged.
-    pub fn channels(&self) -> Vec<DeliveryChannel> {
-        self.consumers.iter().map(DeliveryChannel::of).collect()
-    }
-
-    /// Takes jobs until it is asked to stop; what waits by then goes back to its queue. An error is why nothing comes any more.
+    /// Takes jobs until it is asked to stop; what waits by then goes back to its queue. Gives the channels by which its deliveries are
+    /// acknowledged that are still in hand; an error is why nothing comes any more.
     pub async fn run(
         mut self,
         processor: JobProcessor,
         suspects: Suspects,
         stop: CancellationToken,
+    ) -> (Result<(), String>, Vec<DeliveryChannel>) {
+        let ended = self.take_jobs(&processor, &suspects, &stop).await;
+        processor.engine.set_backlogged(&self.lane, false);
+        match &ended {
+            Ok(()) => self.give_back(&processor).await,
+            Err(_) => {
+                for consumer in &mut self.consumers {
+                    consumer.give_up().await;
+                }
+            }
+        }
+        let channels = self.consumers.iter().flat_map(LaneConsumer::channels);
+        (ended, channels.collect())
+    }
+
+    async fn take_jobs(
+        &mut self,
+        processor: &JobProcessor,
+        suspects: &Suspects,
+        stop: &CancellationToken,
     ) -> Result<(), String> {
         let engine = processor.engine.clone();
         let max_wait = Duration::from_secs(processor.settings.intake.max_hold_seconds) / 2;
-        let ended = loop {
-            if let Err(reason) = self.collect() {
-                break Err(reason);
-            }
+        loop {
+            self.collect()?;
             let waiting = self.waiting_queues();
-            let is_shared = |number: &usize| !engine.is_limited_queue(&self.lane, *number);
-            engine.set_backlogged(&self.lane, waiting.iter().any(is_shared));
-            let oldest = self.move_old(&processor, max_wait);
-            match self.next_event(&engine, &waiting, oldest, &stop).await {
-                Event::Stopped => break Ok(()),
+            engine.set_backlogged(&self.lane, self.is_backlogged(&engine));
+            let oldest = self.move_old(processor, max_wait);
+            match self.next_event(&engine, &waiting, oldest, stop).await {
+                Event::Stopped => return Ok(()),
+                Event::Stragglers => {
+                    let each = self.consumers.iter_mut();
+                    each.for_each(LaneConsumer::flush_stragglers);
+                }
                 Event::Room(number, arriving) => {
                     if let Some(delivery) = self.take(number)
                         && let Some(delivery) = suspects.set_aside(delivery)
@@ -154,22 +186,21 @@ impl LaneIntake {
                         queue.push_back(*delivery);
                     }
                 }
-                Event::Ended(reason) => break Err(reason),
+                Event::Ended(reason) => return Err(reason),
                 Event::Old => {}
             }
-        };
-        engine.set_backlogged(&self.lane, false);
-        match &ended {
-            Ok(()) => self.give_back(&processor).await,
-            Err(_) => {
-                for consumer in &mut self.consumers {
-                    consumer.cancel().await;
-                    // What nobody takes would stay in hand for as long as the channel is there.
-                    while let Ok(Some(_back)) = consumer.ready() {}
-                }
-            }
         }
-        ended
+    }
+
+    /// Whether jobs of all namespaces wait for room, here or in their queues.
+    fn is_backlogged(&self, engine: &Engine) -> bool {
+        let queues = self.consumers.iter().zip(&self.waiting).enumerate();
+        let waits = |(consumer, waiting): (&LaneConsumer, &VecDeque<Delivery>)| {
+            !waiting.is_empty() || consumer.is_held_back()
+        };
+        queues
+            .filter(|(number, _)| !engine.is_limited_queue(&self.lane, *number))
+            .any(|(_, queue)| waits(queue))
     }
 
     /// Gives back what waits here. The broker counts that as a delivery that came to nothing, and a second one makes a suspect: what has one
@@ -214,6 +245,7 @@ impl LaneIntake {
         tokio::select! {
             biased;
             () = stop.cancelled() => Event::Stopped,
+            _ = self.stragglers.tick() => Event::Stragglers,
             (number, arriving) = room => Event::Room(number, arriving),
             (arrived, number, _) = select_all(arrivals) => match arrived {
                 Ok(Some(delivery)) => Event::Arrived(number, Box::new(delivery)),
@@ -269,16 +301,4 @@ impl LaneIntake {
         self.next = number + 1;
         self.waiting.get_mut(number)?.pop_front()
     }
-}
-
-async fn consume(
-    connection: &Connection,
-    queue: &str,
-    prefetch: u16,
-    timeout: Duration,
-) -> Result<QueueConsumer, String> {
-    let open = QueueConsumer::open(connection, queue, Origin::Lane, prefetch);
-    let open = tokio::time::timeout(timeout, open).await;
-    let open = open.map_err(|_| "no answer to starting a consumer".to_owned())?;
-    open.map_err(|e| e.redacted())
 }

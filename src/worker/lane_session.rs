@@ -120,8 +120,9 @@ struct LaneSession<'s> {
     connection: Arc<Connection>,
     open: BTreeMap<String, OpenLane>,
     opening: JoinSet<(LaneQueues, Result<Option<LaneIntake>, String>)>,
-    running: JoinSet<(String, Result<(), String>)>,
-    channels: Vec<LaneChannel>,
+    running: JoinSet<(String, Result<(), String>, Vec<DeliveryChannel>)>,
+    /// Those of lanes by which nothing comes any more, for what came.
+    channels: Vec<DeliveryChannel>,
     stop: CancellationToken,
     refused: &'s mut BTreeMap<String, Refused>,
     looks: u32,
@@ -133,14 +134,6 @@ struct OpenLane {
     is_served: bool,
     /// When its queues were open, and from when on jobs may be moved there.
     opened: Option<(Instant, Instant)>,
-}
-
-/// Where one of a lane's deliveries are acknowledged.
-struct LaneChannel {
-    lane: String,
-    channel: DeliveryChannel,
-    /// Nothing comes by it any more; it stays for what came.
-    is_over: bool,
 }
 
 /// Why a lane's queues can't be used, how often in a row that was tried, and when it is tried again.
@@ -195,15 +188,15 @@ impl<'s> LaneSession<'s> {
                     Err(error) => return End::Lost(error.redacted()),
                 },
                 Some(ended) = self.running.join_next() => match ended {
-                    Ok((lane, ended)) => self.ended(&lane, ended),
+                    Ok((lane, ended, channels)) => {
+                        self.channels.extend(channels);
+                        self.ended(&lane, ended);
+                    }
                     Err(error) => return End::Lost(error.redacted()),
                 },
                 _ = stragglers.tick() => {
-                    self.channels
-                        .retain(|one| !one.is_over || one.channel.is_awaited());
-                    for one in &self.channels {
-                        one.channel.flush_stragglers();
-                    }
+                    self.channels.retain(DeliveryChannel::is_awaited);
+                    channels::flush_stragglers(&self.channels);
                 }
                 _ = look.tick() => {
                     if !self.connection.status().connected() {
@@ -245,6 +238,7 @@ impl<'s> LaneSession<'s> {
             self.open.insert(lane.lane.clone(), opening);
             let (connection, topology) = (self.connection.clone(), self.sessions.topology.clone());
             let broker = self.sessions.broker.clone();
+            let max_bytes = self.sessions.processor.settings.intake.max_bytes_in_hand;
             self.opening.spawn(async move {
                 let queue = topology.lane(&lane.lane, 0);
                 if !is_sure {
@@ -253,7 +247,7 @@ impl<'s> LaneSession<'s> {
                         return (lane, Ok(None));
                     }
                 }
-                let open = LaneIntake::open(&broker, &connection, &topology, &lane);
+                let open = LaneIntake::open(&broker, &connection, &topology, &lane, max_bytes);
                 let open = open.await.map(Some);
                 (lane, open)
             });
@@ -328,26 +322,17 @@ impl<'s> LaneSession<'s> {
             return;
         }
         tracing::info!(lane = lane.lane, "taking jobs from a lane's queues");
-        let channels = intake.channels().into_iter().map(|channel| LaneChannel {
-            lane: lane.lane.clone(),
-            channel,
-            is_over: false,
-        });
-        self.channels.extend(channels);
         let processor = self.sessions.processor.clone();
         let (suspects, stop) = (self.sessions.suspects.clone(), self.stop.clone());
         self.running.spawn(async move {
-            let ended = intake.run(processor, suspects, stop).await;
-            (lane.lane, ended)
+            let (ended, channels) = intake.run(processor, suspects, stop).await;
+            (lane.lane, ended, channels)
         });
     }
 
     /// A lane's queues give nothing any more; those of others go on.
     fn ended(&mut self, lane: &str, ended: Result<(), String>) {
         let opened = self.open.remove(lane).and_then(|open| open.opened);
-        for one in &mut self.channels {
-            one.is_over |= one.lane == lane;
-        }
         let Err(reason) = ended else { return };
         if opened.is_some_and(|(at, _)| at.elapsed() >= DECLARED) {
             tracing::info!(lane, reason, "a lane's queues are opened again");
@@ -360,24 +345,22 @@ impl<'s> LaneSession<'s> {
     async fn drain(&mut self, stop: &CancellationToken) {
         let begun = Instant::now();
         let limits = DrainLimits::new(&self.sessions.processor.settings.drain);
-        let channels: Vec<_> = self
-            .channels
-            .iter()
-            .map(|one| one.channel.clone())
-            .collect();
         let processor = self.sessions.processor.clone();
         let finish = async {
             self.opening.shutdown().await;
             // What waits in a lane's queue stays there.
             self.stop.cancel();
-            while self.running.join_next().await.is_some() {}
-            channels::flush_until(&channels, processor.idle()).await;
+            while let Some(ended) = self.running.join_next().await {
+                self.channels
+                    .extend(ended.into_iter().flat_map(|(_, _, of_lane)| of_lane));
+            }
+            channels::flush_until(&self.channels, processor.idle()).await;
         };
         let finished = tokio::time::timeout(limits.jobs, finish).await;
         if finished.is_err() && stop.is_cancelled() {
             self.sessions.processor.engine.cut().await;
         }
         let left = limits.in_hand.saturating_sub(begun.elapsed());
-        channels::close(&channels, left / 2).await;
+        channels::close(&self.channels, left / 2).await;
     }
 }

@@ -1,5 +1,6 @@
 //! The worker: how its parts are wired, how it takes jobs, and the tasks that run beside that.
 
+mod body_sizes;
 mod build;
 mod cancelled;
 mod channels;
@@ -9,6 +10,7 @@ mod hammer;
 mod in_hand;
 mod intake;
 mod job_queues;
+mod lane_consumer;
 mod lane_intake;
 mod lane_session;
 mod optional;

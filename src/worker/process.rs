@@ -109,7 +109,7 @@ impl JobProcessor {
         let may_move = self.may_move(&delivery);
         let is_warming = urgency == Urgency::Warming;
         let held = self.engine.hold(delivery.body.len());
-        let (received, tries) = (delivery.received, delivery.tries());
+        let (received, tries) = (delivery.received, self.settler.tries(&delivery));
         let expires = delivery.expires();
         let accepted = delivery.accepted_before();
         let posted_by = delivery.posted_by();

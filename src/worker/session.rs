@@ -82,7 +82,7 @@ impl Session {
             let queue = OptionalQueue {
                 name: name.to_owned(),
                 origin,
-                share: Share::fixed(prefetch),
+                share: Share::beside(prefetch, intake.max_bytes_in_hand),
                 own: None,
                 gone: None,
             };

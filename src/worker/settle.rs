@@ -22,12 +22,37 @@ use crate::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::result::Finished;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 /// Jobs that are acknowledged together, if they end together.
 const ACKNOWLEDGED: usize = 256;
 /// Time after which a job returns to its queue whose next step the broker doesn't take: it comes again at once.
 const NOT_TAKEN: Duration = Duration::from_secs(10);
+
+/// The size of the smallest job that the broker didn't take when it was to be moved on, as far as is known.
+#[derive(Debug, Clone)]
+struct Unmovable(Arc<AtomicUsize>);
+
+impl Unmovable {
+    fn note(&self, bytes: usize, is_taken: bool) {
+        if !is_taken {
+            self.0.fetch_min(bytes, Ordering::Relaxed);
+        } else if self.is(bytes) {
+            // The broker's limit is another one by now.
+            self.0.store(usize::MAX, Ordering::Relaxed);
+        }
+    }
+
+    fn is(&self, bytes: usize) -> bool {
+        bytes >= self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// Settles batches.
 #[derive(Debug, Clone)]
@@ -38,6 +63,7 @@ pub struct Settler {
     topology: Arc<Topology>,
     metrics: Metrics,
     rejected: Arc<Recent<Rejected>>,
+    unmovable: Unmovable,
 }
 
 impl Settler {
@@ -56,7 +82,19 @@ impl Settler {
             topology,
             metrics,
             rejected: Arc::default(),
+            unmovable: Unmovable(Arc::new(AtomicUsize::new(usize::MAX))),
         }
+    }
+
+    /// Tries made before this delivery. A job that is too large for the broker to be moved on can't say how many: it comes again from
+    /// its own queue, where the broker counts.
+    pub fn tries(&self, delivery: &Delivery) -> u32 {
+        let here = if self.unmovable.is(delivery.body.len()) {
+            delivery.redeliveries()
+        } else {
+            0
+        };
+        delivery.tries().saturating_add(here)
     }
 
     /// What was rejected last.
@@ -87,7 +125,7 @@ impl Settler {
                         correlation_id = delivery.correlation_id(),
                         trace_id = delivery.trace_id(),
                         reason,
-                        tries = delivery.tries() + 1,
+                        tries = self.tries(&delivery).saturating_add(1),
                         "a job waits for its next try"
                     );
                     (Some(message::retry(&delivery, &self.topology)), None)
@@ -107,7 +145,8 @@ impl Settler {
                 at_once.push(delivery.into_guard());
                 held.push(holds);
             } else {
-                let followed = self.follow(delivery.into_guard(), letter, reply);
+                let is_moved_on = !matches!(outcome, Outcome::Rejected { .. });
+                let followed = self.follow(delivery, letter, is_moved_on, reply);
                 after.push(followed.map(|guard| (guard, holds)));
             }
         }
@@ -125,19 +164,28 @@ impl Settler {
     /// Publishes a job's messages, together, and gives back the right to acknowledge it once they have ended.
     fn follow(
         &self,
-        guard: AckGuard,
+        delivery: Delivery,
         letter: Option<Message>,
+        is_moved_on: bool,
         reply: Option<Message>,
     ) -> impl Future<Output = Option<AckGuard>> + Send + use<> {
         let (begun, metrics) = (clock::instant(), self.metrics.clone());
         // Behind a letter nobody looks at the reply in time.
         let is_timed = letter.is_none();
+        let (bytes, redeliveries) = (delivery.body.len(), delivery.redeliveries());
+        let (guard, unmovable) = (delivery.into_guard(), self.unmovable.clone());
         let letter = letter.map(|letter| self.publisher.send(letter));
         let reply = reply.map(|reply| self.replies.send(reply));
         async move {
             if let Some(letter) = letter {
-                if let Err(error) = letter.await {
-                    tracing::error!(%error, "a job can't be moved on; it goes back to its queue");
+                let sent = letter.await;
+                if is_moved_on {
+                    unmovable.note(bytes, sent.is_ok());
+                }
+                if let Err(error) = sent {
+                    if redeliveries == 0 {
+                        tracing::error!(%error, "a job can't be moved on; it goes back to its queue");
+                    }
                     tokio::time::sleep(NOT_TAKEN).await;
                     return None;
                 }

@@ -1,7 +1,7 @@
 //! Owns how the messages that may be unacknowledged are shared among the queues that a worker takes jobs from.
 //!
 //! Pure. Promises that all queues of jobs together get no more than one queue would, but for one message of each and a sixteenth for the
-//! shards that are left over.
+//! shards that are left over; and that what any queue has is bounded in bytes as well, but for its first few messages.
 
 /// Messages that may be unacknowledged whatever their size.
 pub(super) const FEW: u16 = 16;
@@ -10,6 +10,11 @@ const PART: usize = 4;
 /// Of what one queue could get, the part of `kiln.jobs` beside shards, and that of all shards together which are left over from more of them.
 const JOBS_PART: usize = 4;
 const LEFT_OVER_PART: usize = 16;
+/// Of the bytes that may be in hand, the part of a queue of what isn't producers' jobs.
+const BESIDE_PART: usize = 16;
+/// Messages of such a queue, and of all queues of a lane together, that may be unacknowledged whatever their size.
+const FEW_BESIDE: u16 = 2;
+const FEW_OF_A_LANE: u16 = 8;
 
 /// What one queue may have unacknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +28,22 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// So many messages, whatever their size.
-    pub fn fixed(prefetch: u16) -> Self {
+    /// That of a queue beside those of jobs.
+    pub fn beside(prefetch: u16, max_bytes_in_hand: usize) -> Self {
         Self {
-            few: prefetch,
+            few: FEW_BESIDE.min(prefetch),
             max: prefetch,
-            bytes: 0,
+            bytes: max_bytes_in_hand / BESIDE_PART,
+        }
+    }
+
+    /// That of one of so many queues of a lane, which may have so many bytes in hand. Each has one message at least.
+    pub fn lane(prefetch: u16, max_bytes_in_hand: usize, queues: usize) -> Self {
+        let queues = queues.max(1);
+        Self {
+            few: (usize::from(FEW_OF_A_LANE).div_ceil(queues) as u16).min(prefetch),
+            max: prefetch,
+            bytes: max_bytes_in_hand / PART / queues,
         }
     }
 
@@ -109,6 +124,34 @@ mod tests {
         let shard = Share::shard(1_000, BYTES, 8);
         assert_eq!((shard.few, shard.max), (2, 93));
         assert_eq!(Share::jobs(1_000, BYTES, 8).max, 250);
+    }
+
+    #[test]
+    fn a_lane_and_what_is_no_job_have_a_part_of_the_bytes_and_a_few_messages() {
+        let lane = Share {
+            few: 2,
+            max: 32,
+            bytes: 4 << 20,
+        };
+        assert_eq!(Share::lane(32, 64 << 20, 4), lane);
+        for queues in [0, 1, 3, 8, 64, 1_000] {
+            let one = Share::lane(32, BYTES, queues);
+            let few = usize::from(one.few);
+            assert!(
+                few >= 1 && queues * few <= 8 + queues,
+                "{queues} times {few}"
+            );
+            assert!(queues * one.bytes <= BYTES / 4, "{queues}");
+        }
+        assert_eq!(Share::lane(2, BYTES, 1).few, 2, "no more than it may have");
+        let beside = Share::beside(64, BYTES);
+        let expected = Share {
+            few: 2,
+            max: 64,
+            bytes: 16 << 20,
+        };
+        assert_eq!(beside, expected);
+        assert_eq!(Share::beside(1, BYTES).few, 1);
     }
 
     #[test]

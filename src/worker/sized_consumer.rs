@@ -3,7 +3,10 @@
 //! Promises to begin with few, so that large bodies which wait are never all in memory; to take as many as the settings say while
 //! bodies are small; and to go back to few when large ones come, for as long as they come. Refuses to await the broker: that is done beside it.
 
-use super::share::{FEW, Share};
+use super::{
+    body_sizes::{BodySizes, Change},
+    share::Share,
+};
 use crate::{
     amqp::{consumer::QueueConsumer, delivery::Delivery, topology::Origin},
     redact::Redact,
@@ -13,66 +16,12 @@ use lapin::Connection;
 use std::{sync::Arc, time::Duration};
 use tokio::task::JoinSet;
 
-/// Weight of a body in the running mean if it is larger than that, and if it is smaller.
-const LARGER: f64 = 0.5;
-const SMALLER: f64 = 0.05;
-
-/// How large bodies are, and what follows from it. Pure.
-#[derive(Debug)]
-struct Sizes {
-    share: Share,
-    mean: f64,
-    seen: u64,
-}
-
-impl Sizes {
-    fn new(share: Share) -> Self {
-        Self {
-            share,
-            mean: 0.0,
-            seen: 0,
-        }
-    }
-
-    fn note(&mut self, bytes: usize) {
-        let more = bytes as f64 - self.mean;
-        self.mean += more * if more > 0.0 { LARGER } else { SMALLER };
-        self.seen += 1;
-    }
-
-    /// Messages beyond the first few that may be unacknowledged.
-    fn beyond_few(&self) -> u16 {
-        let fit = self.share.bytes as f64 / self.mean.max(1.0);
-        let fit = fit.min(f64::from(self.share.max)) as u16;
-        fit.saturating_sub(self.share.few)
-    }
-
-    /// What is to become of a consumer that takes so many beyond the first few; of none, where there is none.
-    fn change(&self, now: Option<u16>) -> Change {
-        let wanted = self.beyond_few();
-        match now {
-            Some(now) if wanted < now / 2 || wanted / 2 > now => Change::End,
-            None if wanted > 0 && self.seen >= u64::from(FEW) => Change::Open(wanted),
-            _ => Change::None,
-        }
-    }
-}
-
-/// What follows from the sizes of late.
-#[derive(Debug, PartialEq, Eq)]
-enum Change {
-    None,
-    /// It takes too many, or far too few: another one follows.
-    End,
-    Open(u16),
-}
-
 /// The consumers of one queue.
 pub(super) struct SizedConsumer {
     connection: Arc<Connection>,
     queue: String,
     origin: Origin,
-    sizes: Sizes,
+    sizes: BodySizes,
     few: QueueConsumer,
     /// The one that takes more, and how many.
     many: Option<(QueueConsumer, u16)>,
@@ -96,7 +45,7 @@ impl SizedConsumer {
             connection,
             queue: queue.to_owned(),
             origin,
-            sizes: Sizes::new(share),
+            sizes: BodySizes::new(share),
             many: None,
             ending: Vec::new(),
             opening: JoinSet::new(),
@@ -209,54 +158,5 @@ async fn next_of(consumer: Option<&mut QueueConsumer>) -> Result<Option<Delivery
     match consumer {
         Some(consumer) => consumer.next().await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sizes(prefetch: u16) -> Sizes {
-        Sizes::new(Share::jobs(prefetch, 256 << 20, 0))
-    }
-
-    #[test]
-    fn few_large_bodies_are_unacknowledged_and_many_small_ones() {
-        let mut sizes = sizes(1_000);
-        for _ in 0..16 {
-            sizes.note(2_200);
-        }
-        assert_eq!(sizes.beyond_few(), 1_000 - FEW);
-        // The first large one counts at once.
-        sizes.note(4 << 20);
-        assert!(sizes.beyond_few() < 32, "{}", sizes.beyond_few());
-        for _ in 0..200 {
-            sizes.note(4 << 20);
-        }
-        assert_eq!(sizes.beyond_few(), 0);
-        for _ in 0..200 {
-            sizes.note(2_200);
-        }
-        assert_eq!(sizes.beyond_few(), 1_000 - FEW);
-        let few = Sizes::new(Share::jobs(8, 256 << 20, 0));
-        assert_eq!(few.beyond_few(), 0);
-    }
-
-    #[test]
-    fn it_goes_back_to_many_when_bodies_are_small_again() {
-        let mut sizes = sizes(1_000);
-        assert_eq!(sizes.change(None), Change::None, "nothing is known yet");
-        (0..16).for_each(|_| sizes.note(2_200));
-        assert_eq!(sizes.change(None), Change::Open(984));
-        assert_eq!(sizes.change(Some(984)), Change::None);
-        (0..40).for_each(|_| sizes.note(1 << 20));
-        assert_eq!(sizes.change(Some(984)), Change::End);
-        let Change::Open(medium) = sizes.change(None) else {
-            panic!("some fit");
-        };
-        assert_eq!(sizes.change(Some(medium)), Change::None);
-        (0..200).for_each(|_| sizes.note(2_200));
-        assert_eq!(sizes.change(Some(medium)), Change::End);
-        assert_eq!(sizes.change(None), Change::Open(984));
     }
 }

@@ -55,6 +55,7 @@ mod jobs_found;
 mod kill;
 mod lanes;
 mod lanes_shown;
+mod large_bodies;
 mod leaks;
 mod ledger;
 mod many_files;

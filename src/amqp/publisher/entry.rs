@@ -2,7 +2,7 @@
 //!
 //! Promises that whoever handed it over hears of its end once, and that one which nobody waits for any more is known as such.
 
-use crate::amqp::message::Message;
+use crate::amqp::{brief::Brief, message::Message};
 use lapin::{BasicProperties, types::ShortString};
 use std::sync::Arc;
 use tokio::sync::oneshot;
@@ -38,7 +38,7 @@ pub(super) struct Entry {
     pub suspected: u32,
     /// Whether a connection was given up because it wasn't confirmed there.
     pub was_overdue: bool,
-    brief: Option<Vec<u8>>,
+    brief: Option<Brief>,
     is_brief: bool,
     end: oneshot::Sender<End>,
 }
@@ -74,7 +74,7 @@ impl Entry {
         let Some(brief) = self.brief.take() else {
             return false;
         };
-        self.body = Arc::new(brief);
+        brief.put(&mut self.body, &mut self.properties);
         self.is_brief = true;
         true
     }

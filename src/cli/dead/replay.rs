@@ -28,7 +28,6 @@ use indicatif::ProgressBar;
 const WINDOW: usize = 64;
 
 /// A letter that can't be replayed, and why.
-const HOMELESS: &str = "no usable header `kiln-queue`: Kiln didn't write it";
 const UNROUTABLE: &str = "the queue that it came from is gone";
 const REFUSED: &str = "the broker refuses it: its queue may be full";
 /// Letters that stay and are named one by one; the rest is counted.
@@ -139,10 +138,13 @@ impl Replay<'_> {
         self.taken += 1;
         let id = letter.job_id.unwrap_or_else(|| "?".into());
         let body = std::mem::take(&mut delivery.data);
-        let Some(job) = message::replay(&delivery.properties, body) else {
-            self.scan.hold(delivery);
-            self.bar.suspend(|| self.tally.leave(&id, HOMELESS));
-            return Ok(Next::Stays);
+        let job = match message::replay(&delivery.properties, body) {
+            Ok(job) => job,
+            Err(why) => {
+                self.scan.hold(delivery);
+                self.bar.suspend(|| self.tally.leave(&id, why));
+                return Ok(Next::Stays);
+            }
         };
         let pending = self.post.send(&job).await?;
         Ok(Next::Written {

@@ -233,9 +233,7 @@ async fn settle_each(
 }
 
 async fn post(state: &ApiState, delivery: &Delivery, body: Vec<u8>) -> Result<(), &'static str> {
-    let Some(job) = message::replay(&delivery.properties, body) else {
-        return Err("no usable header `kiln-queue`: Kiln didn't write it");
-    };
+    let job = message::replay(&delivery.properties, body)?;
     match tokio::time::timeout(POSTING, state.publisher.send(job)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err("it is larger than the broker takes"),

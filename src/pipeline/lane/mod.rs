@@ -53,6 +53,8 @@ pub struct LaneQueues {
     /// How many there are, and how many of them are for all namespaces: the first ones. Each of the others is that of one with a limit.
     pub queues: usize,
     pub shared: usize,
+    /// Bytes of its jobs that may be in hand.
+    pub max_bytes: usize,
     /// Whether this worker takes jobs from them.
     pub is_served: bool,
 }
@@ -165,6 +167,7 @@ impl Lanes {
                 lane: lane.name.clone(),
                 queues: lane.queue_count(),
                 shared: lane.limits.queues,
+                max_bytes: lane.limits.max_bytes_in_hand,
                 is_served,
             })
         };
@@ -182,12 +185,15 @@ impl Lanes {
         names.sort_unstable();
         names.dedup();
         let settings = &self.context.settings;
-        let shared = |lane: &str| settings.lane_limits(lane).queues;
-        let queues = |lane: String| LaneQueues {
-            queues: shared(&lane) + settings.limited.len(),
-            shared: shared(&lane),
-            lane,
-            is_served: true,
+        let queues = |lane: String| {
+            let limits = settings.lane_limits(&lane);
+            LaneQueues {
+                queues: limits.queues + settings.limited.len(),
+                shared: limits.queues,
+                max_bytes: limits.max_bytes_in_hand,
+                lane,
+                is_served: true,
+            }
         };
         names.into_iter().map(queues).collect()
     }

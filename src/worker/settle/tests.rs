@@ -123,6 +123,19 @@ fn done() -> Outcome {
     }
 }
 
+#[test]
+fn a_size_that_the_broker_takes_again_is_no_obstacle_any_more() {
+    let unmovable = Unmovable(Arc::new(AtomicUsize::new(usize::MAX)));
+    unmovable.note(500, true);
+    assert!(!unmovable.is(usize::MAX - 1));
+    unmovable.note(500, false);
+    unmovable.note(900, false);
+    unmovable.note(400, true);
+    assert!(unmovable.is(500) && !unmovable.is(499));
+    unmovable.note(600, true);
+    assert!(!unmovable.is(900));
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_end_of_a_job_leaves_what_follows_from_it_and_is_acknowledged() {
     let bench = Bench::new();

@@ -21,7 +21,6 @@ use crate::{
 };
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::{job::Job, key};
-use kiln_model::Registry;
 use std::time::{Duration, Instant};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -155,7 +154,7 @@ impl Suspects {
         let processor = self.processor();
         processor.metrics.batch(CloseReason::Alone, 1);
         let (delivery, begun) = (&suspect.delivery, Instant::now());
-        let request = request(delivery, processor.engine.registry());
+        let request = request(delivery, processor);
         let limit = Duration::from_secs(processor.settings.intake.suspect_seconds);
         let child = host.child.as_mut()?;
         match child.run(&request, &delivery.body, limit).await {
@@ -269,8 +268,8 @@ fn is_served(settings: &Settings, model: &str) -> bool {
 }
 
 /// What the process is given beside the job's body.
-fn request(delivery: &Delivery, registry: &Registry) -> Request {
-    let listed = registry.list();
+fn request(delivery: &Delivery, processor: &JobProcessor) -> Request {
+    let listed = processor.engine.registry().list();
     let active = listed.iter().filter(|listed| listed.active);
     let split = listed.iter().filter_map(|listed| {
         let share = listed.share?.millionths();
@@ -281,7 +280,7 @@ fn request(delivery: &Delivery, registry: &Registry) -> Request {
     });
     Request {
         message_id: delivery.message_id().map(str::to_owned),
-        tries: delivery.tries(),
+        tries: processor.settler.tries(delivery),
         is_warming: delivery.origin == Origin::Warm,
         waited_ms: u64::try_from(delivery.received.elapsed().as_millis()).unwrap_or(u64::MAX),
         accepted_us: delivery.first_accepted().micros(),

@@ -273,6 +273,15 @@ impl Stack {
 
     /// Messages of `queue` that wait or that a consumer holds, as the broker counts them every few seconds.
     pub async fn unsettled(&self, queue: &str) -> Option<u64> {
+        self.counted(queue, "messages").await
+    }
+
+    /// Messages of `queue` that a consumer holds, as the broker counts them every few seconds.
+    pub async fn unacknowledged(&self, queue: &str) -> Option<u64> {
+        self.counted(queue, "messages_unacknowledged").await
+    }
+
+    async fn counted(&self, queue: &str, what: &str) -> Option<u64> {
         let vhost = if self.vhost == "%2f" {
             "/"
         } else {
@@ -286,7 +295,7 @@ impl Stack {
                 vhost,
                 "--no-table-headers",
                 "name",
-                "messages",
+                what,
             ])
             .await;
         let count = listed

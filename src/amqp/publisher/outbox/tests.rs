@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::amqp::{
+    brief::Brief,
     confirm::PublishOutcome::{Confirmed, Refused, Unroutable},
     message::Message,
     publisher::{
@@ -290,7 +291,7 @@ fn a_reply_that_the_broker_finds_too_large_is_sent_without_its_results() {
     let mut world = World::replies();
     let large = |brief: Option<usize>| {
         let mut message = Message::new("q".into(), vec![0; 5_000], BasicProperties::default());
-        message.brief = brief.map(|bytes| vec![0; bytes]);
+        message.brief = brief.map(|bytes| Brief::Body(vec![0; bytes]));
         message
     };
     let first = world.hand_over(large(Some(300)));
@@ -322,6 +323,25 @@ fn a_reply_that_the_broker_finds_too_large_is_sent_without_its_results() {
     world.outbox.lost(world.now);
     world.hand_over(large(None));
     assert_eq!(world.numbers().len(), 1);
+}
+
+#[test]
+fn what_must_arrive_ends_without_its_body_where_the_broker_finds_it_too_large() {
+    let mut world = World::new(true);
+    let mut message = Message::new("dead".into(), vec![0; 5_000], BasicProperties::default());
+    message.brief = Some(Brief::NoBody);
+    let letter = world.hand_over(message);
+    assert_eq!(world.numbers().len(), 1);
+    world.close(&too_large(4_096));
+    let brief = world
+        .outbox
+        .next(world.now)
+        .expect("the same without its body");
+    assert!(brief.body.is_empty());
+    let headers = brief.properties.headers().clone().unwrap_or_default();
+    assert!(headers.inner().contains_key("kiln-body-omitted"));
+    world.answer(brief.number, Confirmed);
+    assert_eq!(world.ended(), [(letter, End::SentBrief)]);
 }
 
 #[test]
