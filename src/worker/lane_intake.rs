@@ -162,8 +162,10 @@ impl LaneIntake {
         match &ended {
             Ok(()) => self.give_back(&processor).await,
             Err(_) => {
+                // Of a queue without a leader the broker doesn't answer.
+                let all = self.consumers.iter().map(QueueConsumer::cancel);
+                join_all(all.map(|one| tokio::time::timeout(GOODBYE, one))).await;
                 for consumer in &mut self.consumers {
-                    consumer.cancel().await;
                     // What nobody takes would stay in hand for as long as the channel is there.
                     while let Ok(Some(_back)) = consumer.ready() {}
                 }
