@@ -5,6 +5,7 @@
 //! the connection works. Each message has a future of its own: a slow one holds up no other. Refuses to bound the messages that it
 //! holds: they are as many as its callers have in hand.
 
+mod answers;
 mod entry;
 mod flights;
 mod line;

@@ -15,6 +15,8 @@ mod redis;
 mod removal;
 mod samples;
 mod tally;
+#[cfg(test)]
+mod tests;
 
 use self::redis::Put;
 #[cfg(all(test, feature = "faults"))]
@@ -321,17 +323,18 @@ impl Cache {
                         ttl_ms: f.ttl_ms,
                     })
                     .collect();
-                if !redis.put(&puts).await {
-                    self.remember(fresh);
-                }
+                self.remember(fresh, &redis.put(&puts).await);
             }
         }
     }
 
-    fn remember(&self, fresh: &[Fresh<'_>]) {
-        for f in fresh {
-            let prefix = &f.space.memory_prefix;
-            self.memory.put(prefix, f.input, f.row, f.seal);
+    /// Keeps in memory what Redis didn't take.
+    fn remember(&self, fresh: &[Fresh<'_>], stored: &[bool]) {
+        for (f, is_stored) in fresh.iter().zip(stored) {
+            if !is_stored {
+                let prefix = &f.space.memory_prefix;
+                self.memory.put(prefix, f.input, f.row, f.seal);
+            }
         }
     }
 

@@ -238,20 +238,6 @@ impl RedisCache {
         (found.len() == keys.len()).then_some(found)
     }
 
-    /// Stores values; `false` where Redis failed or refused any of them.
-    pub async fn put(&self, values: &[Put]) -> bool {
-        let bytes: Vec<usize> = values.iter().map(Put::bytes).collect();
-        let many = Many {
-            bytes: &bytes,
-            key: &|number| values.get(number).map_or(&[][..], |put| &put.key),
-            command: &|number| values.get(number).map_or_else(Cmd::new, set),
-        };
-        let stored = self.each::<Value>(CacheOperation::Set, &many, Again::Yes);
-        stored
-            .await
-            .is_some_and(|all| all.iter().all(Option::is_some))
-    }
-
     /// Sets keys that aren't there to `value`; says for each whether it wasn't. Nothing where Redis fails.
     pub async fn set_new(
         &self,

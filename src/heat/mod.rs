@@ -15,10 +15,10 @@ pub mod sketch;
 use ahead::Ahead;
 use kiln_contract::key::InputHash;
 use rand::{SeedableRng, rngs::SmallRng};
-use sketch::{Asked, CAPACITY, MAX_CAPACITY, STEP_BYTES, Sketch};
+use sketch::{Asked, CAPACITY, Held, MAX_CAPACITY, STEP_BYTES, Sketch};
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -128,15 +128,14 @@ impl Heat {
         asked: &[T],
         input: impl Fn(&T) -> Option<(InputHash, f32)>,
     ) {
-        let now = self.began.elapsed().as_secs_f64();
+        let now = self.now();
         let scope = HeatScope {
             namespace: namespace.to_owned(),
             model: model.to_owned(),
         };
         let inputs = asked.iter().filter_map(&input).map(|(input, _)| input);
         self.ahead.asked(&scope, inputs);
-        // The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inner = self.lock();
         if !inner.watches(&scope, now) {
             inner.dropped += asked.len() as u64;
             return;
@@ -186,35 +185,49 @@ impl Heat {
 
     /// Requests that weren't counted for want of room since this was last asked.
     pub fn take_dropped(&self) -> u64 {
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut inner.dropped)
+        std::mem::take(&mut self.lock().dropped)
     }
 
-    /// The `top` hottest inputs of every namespace with their requests a second, the fastest first.
-    pub fn hottest(&self, top: usize) -> Vec<(HeatScope, Vec<(InputHash, f64)>)> {
-        let now = self.began.elapsed().as_secs_f64();
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner
-            .scopes
-            .iter()
-            .map(|(scope, watched)| {
-                let mut hot = watched.sketch.hot(now);
-                hot.truncate(top);
-                (scope.clone(), hot)
-            })
-            .collect()
+    /// What is counted separately, in order.
+    pub fn scopes(&self) -> Vec<HeatScope> {
+        self.lock().scopes.keys().cloned().collect()
     }
 
-    /// The same, with when each was asked for last, in milliseconds of the clock that says `now_ms`.
-    fn asked_last(&self, top: usize, now_ms: i64) -> Vec<(HeatScope, Vec<(Asked, i64)>)> {
-        let now = self.began.elapsed().as_secs_f64();
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let scopes = inner.scopes.iter().map(|(scope, watched)| {
-            let hot = watched.sketch.asked(now).into_iter().take(top);
-            let dated = hot.map(|one| (one, moment(now_ms, now - one.at)));
-            (scope.clone(), dated.collect())
-        });
-        scopes.collect()
+    /// The inputs of one scope with their requests a second, the fastest first.
+    pub fn hottest(&self, scope: &HeatScope) -> Vec<(InputHash, f64)> {
+        let now = self.now();
+        let held = self.held(scope);
+        held.map(|held| held.hot(now)).unwrap_or_default()
+    }
+
+    /// The `top` hottest inputs of one scope at `now`, with when each was asked for last, in milliseconds of the clock that said `now_ms` then.
+    /// Nothing where the scope has made room for another.
+    fn asked_last(
+        &self,
+        scope: &HeatScope,
+        top: usize,
+        (now, now_ms): (f64, i64),
+    ) -> Option<Vec<(Asked, i64)>> {
+        let hot = self.held(scope)?.asked(now).into_iter().take(top);
+        let dated = hot.map(|one| (one, moment(now_ms, now - one.at)));
+        Some(dated.collect())
+    }
+
+    /// What is held of one scope. Every batch waits for this lock: nothing is worked out under it, and no more than one scope is copied at
+    /// a time.
+    fn held(&self, scope: &HeatScope) -> Option<Held> {
+        let inner = self.lock();
+        inner.scopes.get(scope).map(|watched| watched.sketch.held())
+    }
+
+    /// Seconds since it began.
+    fn now(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// The map and the sketches are sound after a panic elsewhere: none of their changes runs outside code.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -232,6 +245,12 @@ mod tests {
         hash_text(&n.to_string(), None)
     }
 
+    fn hottest(heat: &Heat) -> Vec<(HeatScope, Vec<(InputHash, f64)>)> {
+        let scopes = heat.scopes().into_iter();
+        let hot = scopes.map(|scope| (scope.clone(), heat.hottest(&scope)));
+        hot.collect()
+    }
+
     #[test]
     fn namespaces_and_models_are_counted_apart() {
         let heat = Heat::default();
@@ -239,7 +258,7 @@ mod tests {
             heat.asked(&format!("n{n}"), "m", &[n], |n| Some((input(*n), 1.0)));
         }
         heat.asked("n0", "other", &[1], |n| Some((input(*n), 1.0)));
-        let hot = heat.hottest(10);
+        let hot = hottest(&heat);
         assert_eq!(hot.len(), 101);
         assert!(hot.iter().all(|(_, hot)| hot.len() == 1));
         assert_eq!(heat.take_dropped(), 0);
@@ -252,7 +271,7 @@ mod tests {
             let inputs: Vec<usize> = (0..60).collect();
             heat.asked(&format!("n{n}"), "m", &inputs, |n| Some((input(*n), 1.0)));
         }
-        let watched = heat.hottest(1).len();
+        let watched = heat.scopes().len();
         assert!((100..1_000).contains(&watched), "{watched} namespaces");
         assert_eq!(heat.take_dropped(), 60 * (1_000 - watched as u64));
         assert_eq!(heat.take_dropped(), 0);
@@ -274,7 +293,7 @@ mod tests {
             for some in inputs.chunks(COUNTED) {
                 heat.asked(namespace, "m", some, |n| Some((input(*n), 1.0)));
             }
-            let hot = heat.hottest(usize::MAX);
+            let hot = hottest(heat);
             let own = hot.iter().find(|(scope, _)| scope.namespace == namespace);
             own.map_or(0, |(_, hot)| hot.len())
         };
@@ -290,13 +309,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_reported_is_the_hottest_and_when_it_was_asked_for() {
+        let heat = Heat::default();
+        for n in 0..50 {
+            let asked = vec![n; n + 1];
+            heat.asked("n", "m", &asked, |n| Some((input(*n), 1.0)));
+        }
+        let scopes = heat.scopes();
+        let now = heat.now();
+        let all = heat.hottest(&scopes[0]);
+        let reported = heat.asked_last(&scopes[0], 10, (now, 1_000_000));
+        let reported = reported.expect("it is counted");
+        let inputs = |(asked, _): &(Asked, i64)| asked.input;
+        let first = all.iter().take(10).map(|(input, _)| *input);
+        assert!(reported.iter().map(inputs).eq(first));
+        let is_dated = |(asked, at): &(Asked, i64)| *at == moment(1_000_000, now - asked.at);
+        assert!(reported.iter().all(is_dated));
+        let unknown = HeatScope::default();
+        assert!(heat.asked_last(&unknown, 10, (now, 0)).is_none());
+        assert!(heat.hottest(&unknown).is_empty());
+    }
+
+    #[test]
     fn jobs_that_are_made_alike_are_counted_alike() {
         let heat = Heat::default();
         let inputs: Vec<usize> = (0..192).map(|n| n % 3).collect();
         for _ in 0..50 {
             heat.asked("n", "m", &inputs, |n| Some((input(*n), 1.0)));
         }
-        let hot = heat.hottest(10);
+        let hot = hottest(&heat);
         let (_, hot) = hot.first().expect("a namespace");
         let all: f64 = hot.iter().map(|(_, rate)| rate).sum();
         assert!(
@@ -314,7 +355,7 @@ mod tests {
         for _ in 0..20 {
             heat.asked("n", "m", &inputs, |n| Some((input(*n), 1.0)));
         }
-        let hot = heat.hottest(100);
+        let hot = hottest(&heat);
         let (_, hot) = hot.first().expect("a namespace");
         assert_eq!(hot.first().map(|(key, _)| *key), Some(input(0)));
         let all: f64 = hot.iter().map(|(_, rate)| rate).sum();

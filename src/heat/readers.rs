@@ -8,6 +8,8 @@
 //!
 //! Promises bounded memory: names that are read least make room. Refuses to talk to Redis.
 
+mod hottest;
+
 use super::pace::{Now, Pace, Trust};
 use crate::cache::Access;
 use kiln_contract::key::InputHash;
@@ -204,7 +206,8 @@ impl Default for Readers {
 }
 
 impl Readers {
-    fn now(&self) -> f64 {
+    /// Seconds since it began.
+    pub fn now(&self) -> f64 {
         self.began.elapsed().as_secs_f64()
     }
 
@@ -303,36 +306,6 @@ impl Readers {
     /// Signs of names that there was no room for, since this was last asked.
     pub fn take_dropped(&self) -> u64 {
         self.with(|inner| std::mem::take(&mut inner.dropped))
-    }
-
-    /// The `top` names of each namespace that are read most, the fastest first; none that nobody reads. `now_ms` is the time of day.
-    pub fn hottest(&self, top: usize, now_ms: i64) -> Vec<(String, Vec<NamedRate>)> {
-        self.hottest_at(self.now(), top, now_ms)
-    }
-
-    /// The same at a time of the caller's, in seconds since the beginning.
-    pub fn hottest_at(&self, now: f64, top: usize, now_ms: i64) -> Vec<(String, Vec<NamedRate>)> {
-        let moment = Now::new(now);
-        self.with(|inner| {
-            let namespaces = inner.namespaces.iter().map(|(namespace, names)| {
-                let mut hot: Vec<NamedRate> = names
-                    .all
-                    .iter()
-                    .map(|name| NamedRate {
-                        name: name.name.clone(),
-                        input: name.input,
-                        written_ms: super::moment(now_ms, now - name.written),
-                        rate: name.rate(&moment, &names.trust),
-                        counted: name.hints.is_some(),
-                    })
-                    .filter(|name| name.rate > 0.0)
-                    .collect();
-                hot.sort_by(|a, b| b.rate.total_cmp(&a.rate).then_with(|| a.name.cmp(&b.name)));
-                hot.truncate(top);
-                (namespace.clone(), hot)
-            });
-            namespaces.filter(|(_, hot)| !hot.is_empty()).collect()
-        })
     }
 }
 

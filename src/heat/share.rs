@@ -64,31 +64,30 @@ impl<'a> SharedHeat<'a> {
 
     /// Reports what this worker sees. `now_ms` is the time of day.
     pub async fn report(&self, heat: &Heat, worker: &str, now_ms: i64) -> bool {
-        let asked = heat.asked_last(MAX_REPORTED, now_ms);
-        let top = reported(asked.len());
-        for (scope, mut hot) in asked {
-            hot.truncate(top);
-            let hash = key::heat(&scope.namespace, &scope.model);
+        let now = (heat.now(), now_ms);
+        let scopes = heat.scopes();
+        let top = reported(scopes.len());
+        // One after the other: all of them at once would be as much again as heat takes.
+        for scope in scopes {
+            let Some(hot) = heat.asked_last(&scope, top, now) else {
+                continue;
+            };
+            let (index, hash) = (key::heat_index(), key::heat(&scope.namespace, &scope.model));
             let member = format!("{}:{}", scope.namespace, scope.model);
+            let body = encode(&hot, now_ms);
             if !self
                 .redis
-                .record(
-                    &key::heat_index(),
-                    &member,
-                    &hash,
-                    worker,
-                    &encode(&hot, now_ms),
-                    STORED,
-                )
+                .record(&index, &member, &hash, worker, &body, STORED)
                 .await
             {
                 return false;
             }
         }
-        let read = heat.readers.hottest(MAX_REPORTED, now_ms);
-        let top = reported(read.len());
-        for (namespace, mut hot) in read {
-            hot.truncate(top);
+        let now = heat.readers.now();
+        let namespaces = heat.readers.namespaces();
+        let top = reported(namespaces.len());
+        for namespace in namespaces {
+            let hot = heat.readers.hottest_at(&namespace, top, now, now_ms);
             let (index, hash) = (key::reads_index(), key::reads(&namespace));
             let body = encode_names(&hot, now_ms);
             if !self
@@ -128,10 +127,10 @@ impl<'a> SharedHeat<'a> {
 
     /// Forgets what workers that are gone have reported of what is hot here as well.
     pub async fn forget_gone(&self, heat: &Heat, now_ms: i64) {
-        let asked = heat.hottest(1).into_iter();
-        let asked = asked.map(|(scope, _)| key::heat(&scope.namespace, &scope.model));
-        let read = heat.readers.hottest(1, now_ms).into_iter();
-        let read = read.map(|(namespace, _)| key::reads(&namespace));
+        let asked = heat.scopes().into_iter();
+        let asked = asked.map(|scope| key::heat(&scope.namespace, &scope.model));
+        let read = heat.readers.namespaces().into_iter();
+        let read = read.map(|namespace| key::reads(&namespace));
         let keys: Vec<Vec<u8>> = asked.chain(read).map(String::into_bytes).collect();
         let since = now_ms.saturating_sub(GONE.as_millis() as i64).to_string();
         self.redis.run_on_each(FORGET, &keys, &since).await;

@@ -63,6 +63,34 @@ pub struct Sketch {
     pub may_grow: bool,
 }
 
+/// The keys that a sketch held at one moment.
+#[derive(Debug)]
+pub struct Held {
+    keys: Vec<(InputHash, Pace)>,
+    trust: Trust,
+}
+
+impl Held {
+    /// Every key with its requests a second at `now`, the fastest first.
+    pub fn hot(self, now: f64) -> Vec<(InputHash, f64)> {
+        let asked = self.asked(now).into_iter();
+        asked.map(|one| (one.input, one.rate)).collect()
+    }
+
+    /// The same, with when each was asked for last.
+    pub fn asked(self, now: f64) -> Vec<Asked> {
+        let moment = Now::new(now);
+        let rated = self.keys.iter().map(|(key, pace)| Asked {
+            input: *key,
+            rate: pace.rate(&moment, &self.trust),
+            at: pace.last(),
+        });
+        let mut all: Vec<Asked> = rated.collect();
+        all.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+        all
+    }
+}
+
 impl Sketch {
     /// A sketch of at most `capacity` keys. It takes some hundred bytes for each.
     pub fn new(capacity: usize) -> Self {
@@ -183,24 +211,16 @@ impl Sketch {
 
     /// Every key that is held with its requests a second at `now`, the fastest first.
     pub fn hot(&self, now: f64) -> Vec<(InputHash, f64)> {
-        let asked = self.asked(now).into_iter();
-        asked.map(|one| (one.input, one.rate)).collect()
+        self.held().hot(now)
     }
 
-    /// The same, with when each was asked for last.
-    pub fn asked(&self, now: f64) -> Vec<Asked> {
-        let moment = Now::new(now);
-        let mut all: Vec<Asked> = self
-            .entries
-            .iter()
-            .map(|entry| Asked {
-                input: entry.key,
-                rate: entry.pace.rate(&moment, &self.trust),
-                at: entry.pace.last(),
-            })
-            .collect();
-        all.sort_by(|a, b| b.rate.total_cmp(&a.rate));
-        all
+    /// A copy of what is held, from which the rates are worked out without the sketch.
+    pub fn held(&self) -> Held {
+        let keys = self.entries.iter().map(|entry| (entry.key, entry.pace));
+        Held {
+            keys: keys.collect(),
+            trust: self.trust,
+        }
     }
 
     /// Keys held.

@@ -170,11 +170,12 @@ impl LaneConsumer {
         arrived
     }
 
-    /// Cancels it; what it was given and hasn't taken goes back to its queue.
-    pub async fn give_up(&mut self) {
+    /// Cancels it, within the limit: of a queue without a leader the broker doesn't answer. What it was given and hasn't taken goes back
+    /// to its queue.
+    pub async fn give_up(&mut self, limit: Duration) {
         self.arrived.clear();
         if let State::Open(consumer, _) = &mut self.state {
-            consumer.cancel().await;
+            let _silence_counts_too = tokio::time::timeout(limit, consumer.cancel()).await;
             // What nobody takes would stay in hand for as long as the channel is there.
             while let Ok(Some(_back)) = consumer.ready() {}
         }

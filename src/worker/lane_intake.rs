@@ -145,9 +145,8 @@ impl LaneIntake {
         match &ended {
             Ok(()) => self.give_back(&processor).await,
             Err(_) => {
-                for consumer in &mut self.consumers {
-                    consumer.give_up().await;
-                }
+                let all = self.consumers.iter_mut();
+                join_all(all.map(|one| one.give_up(GOODBYE))).await;
             }
         }
         let channels = self.consumers.iter().flat_map(LaneConsumer::channels);

@@ -50,6 +50,7 @@ pub enum End {
 
 /// The consumers of one connection.
 pub struct Session {
+    connection: Arc<Connection>,
     processor: JobProcessor,
     suspects: Suspects,
     jobs: JobQueues,
@@ -99,6 +100,7 @@ impl Session {
                 missing,
             )
             .await?,
+            connection,
             processor,
             suspects,
             throttle: Arc::new(Mutex::new(throttle)),
@@ -135,7 +137,13 @@ impl Session {
                 () = pause.wait_on() => return Ok(()),
                 delivery = self.expired.next() => self.submit([delivery], None),
                 _ = stragglers.tick() => channels::flush_stragglers(&self.channels()),
-                _ = sweep.tick() => self.suspects.sweep(),
+                _ = sweep.tick() => {
+                    // Without room nobody looks at the consumers, which would say so.
+                    if !self.connection.status().connected() {
+                        return Err("the connection is lost".to_owned());
+                    }
+                    self.suspects.sweep();
+                }
                 delivery = self.jobs.next(), if has_room => {
                     self.take_jobs(delivery?)?;
                 }

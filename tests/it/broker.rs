@@ -6,10 +6,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use crate::harness::bus::{DEAD, JOBS, persistent};
-use crate::harness::jobs::{fault_job, job_ids, quick_jobs, slow_jobs};
+use crate::harness::jobs::{fault_job, job_ids, quick_jobs, slow_jobs, text_job};
 use crate::harness::proxy::Proxy;
 use crate::harness::stack::{Own, Stack};
-use crate::harness::{PATIENCE, eventually};
+use crate::harness::{PATIENCE, eventually, eventually_equals};
 
 /// How soon after the broker's return a posted job must be answered: a promise, and so a deadline.
 const RETURN_LIMIT: Duration = Duration::from_secs(10);
@@ -105,6 +105,42 @@ async fn a_worker_whose_connection_is_swallowed_notices_and_connects_anew() {
     let mut ids = job_ids(&jobs);
     ids.extend(job_ids(&probe_jobs("swallowed")));
     stack.expect_done(ids).await;
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_lost_while_there_is_no_room_for_jobs_is_made_anew() {
+    let stack = Stack::shared().await;
+    let proxy = Proxy::start(stack.broker.port).await;
+    let settings = stack
+        .worker()
+        .expect_trouble()
+        .set("KILN_INTAKE__MAX_BYTES_IN_HAND", &(1 << 20).to_string());
+    let worker = settings
+        .set("KILN_AMQP_URL", &stack.amqp_url_at(proxy.port))
+        .start()
+        .await;
+    let held = stack.hold_jobs().await;
+    let texts: Vec<String> = (0..4_000).map(|n| format!("{n:0100}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let jobs = [text_job("large", "fault", &texts)];
+    stack.bus.publish_jobs(&jobs).await;
+    worker.wait_in_hand(1).await;
+    proxy.cut().await;
+    let consumers = async || stack.bus.consumers(JOBS).await;
+    eventually_equals(
+        "consumers of a lost connection",
+        PATIENCE,
+        Some(0),
+        consumers,
+    )
+    .await;
+    proxy.resume().await;
+    eventually_equals("consumers of the next one", PATIENCE, Some(1), consumers).await;
+    worker.wait_in_hand(1).await;
+    held.rollback().await.expect("the lock is let go of");
+    stack.expect_done(job_ids(&jobs)).await;
+    stack.wait_for_empty(JOBS).await;
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
 }
 

@@ -4,18 +4,19 @@
 //! answer: that is the [`Outbox`]'s.
 
 use super::{
+    answers,
     entry::Entry,
     notices::Notices,
     outbox::{Outbox, Outgoing, Policy},
     status::{self, PublisherState, PublisherStatus},
-    wire::{self, Cause, Wire},
+    wire::{self, Wire},
 };
 use crate::{
     amqp::{confirms::Ended, connection::Broker},
     backoff::Backoff,
     telemetry::metrics::{Metrics, PublisherKind},
 };
-use futures_util::{Stream, StreamExt, future::BoxFuture};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use lapin::{Connection, Event};
 use std::{
     sync::Arc,
@@ -151,17 +152,19 @@ impl PublisherTask {
             trial: None,
             blocked: None,
         };
-        loop {
+        let reason = loop {
             mail.take_in();
             if let Err(reason) = self.write(mail, &mut link).await {
-                return reason;
+                break reason;
             }
             self.report(mail, &link);
             let happened = link.wait(mail, &mut events).await;
             if let Err(reason) = self.take(mail, &mut link, happened) {
-                return reason;
+                break reason;
             }
-        }
+        };
+        link.hear_last(&mut mail.outbox);
+        reason
     }
 
     /// Writes what may be written.
@@ -230,32 +233,14 @@ impl PublisherTask {
         match happened {
             Happened::Handed | Happened::Time => {}
             Happened::Broker(event) => return self.event(outbox, link, event, now),
-            Happened::Main(ended) => {
-                let mut closed = None;
-                for (number, how) in ended {
-                    match how.map_err(Cause::from) {
-                        Ok(outcome) => outbox.answered(number, outcome, now),
-                        Err(Cause::Closed(closing)) => closed = Some(closing),
-                        Err(Cause::Unsent) => outbox.unsent(number),
-                        Err(Cause::Lost(error)) => return Err(self.broker.scrub(&error)),
-                    }
-                }
-                if let Some(closing) = closed {
-                    outbox.main_closed(&closing, now);
-                    link.main = None;
-                }
-            }
+            Happened::Main(ended) => match answers::beside_each_other(outbox, ended, now) {
+                Ok(true) => link.main = None,
+                Ok(false) => {}
+                Err(error) => return Err(self.broker.scrub(&error)),
+            },
             Happened::Alone(ended) => {
-                for (number, how) in ended {
-                    match how.map_err(Cause::from) {
-                        Ok(outcome) => outbox.answered(number, outcome, now),
-                        Err(Cause::Closed(closing)) => {
-                            outbox.alone_failed(number, Some(&closing), now)
-                        }
-                        Err(Cause::Unsent) => outbox.alone_failed(number, None, now),
-                        Err(Cause::Lost(error)) => return Err(self.broker.scrub(&error)),
-                    }
-                }
+                let taken = answers::alone(outbox, ended, now);
+                taken.map_err(|error| self.broker.scrub(&error))?;
             }
             Happened::Tried(cleared) => {
                 link.trial = None;
@@ -335,6 +320,21 @@ impl Mail {
 }
 
 impl Link<'_> {
+    /// Takes what the broker had answered before the connection was lost: of what happens at the same time, the loss may be seen first. What
+    /// was never written can't be any more.
+    fn hear_last(&mut self, outbox: &mut Outbox) {
+        if self.connection.status().connected() {
+            return;
+        }
+        let now = Instant::now();
+        if let Some(ended) = wire::ended(&mut self.main).now_or_never() {
+            let _it_is_lost = answers::beside_each_other(outbox, ended, now);
+        }
+        if let Some(ended) = wire::ended(&mut self.alone).now_or_never() {
+            let _it_is_lost = answers::alone(outbox, ended, now);
+        }
+    }
+
     /// Waits until something happens.
     async fn wait(
         &mut self,

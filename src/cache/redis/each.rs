@@ -3,12 +3,14 @@
 //! Promises that what one server of a cluster fails to answer is nothing for its own keys only.
 
 use super::{
-    Again, CacheOperation, RedisCache, SHORT_ANSWER, Unanswered,
+    Again, CacheOperation, Put, RedisCache, SHORT_ANSWER, Unanswered,
     cluster::{Answers, Cluster, Many},
     parts,
     question::is_refusal,
+    set,
 };
 use crate::clock;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream};
 use redis::{Cmd, FromRedisValue, Pipeline, RedisError, Value};
 use std::ops::Range;
 
@@ -31,6 +33,35 @@ impl RedisCache {
         }
         let answers = self.spread(self.cluster()?, operation, many, again).await;
         some(answers)
+    }
+
+    /// Stores values; says of each whether Redis took it. Of one server that isn't known by value, but by round trip.
+    pub async fn put(&self, values: &[Put]) -> Vec<bool> {
+        if self.cluster().is_some() {
+            return self.put_together(values).await;
+        }
+        let bytes: Vec<usize> = values.iter().map(Put::bytes).collect();
+        let parts = parts(&bytes).into_iter().map(|part| {
+            let values = values.get(part.keys).unwrap_or_default();
+            self.put_together(values).boxed()
+        });
+        let parts: Vec<BoxFuture<'_, Vec<bool>>> = parts.collect();
+        let put = stream::iter(parts).buffered(self.home.count());
+        put.concat().await
+    }
+
+    async fn put_together(&self, values: &[Put]) -> Vec<bool> {
+        let bytes: Vec<usize> = values.iter().map(Put::bytes).collect();
+        let many = Many {
+            bytes: &bytes,
+            key: &|number| values.get(number).map_or(&[][..], |put| &put.key),
+            command: &|number| values.get(number).map_or_else(Cmd::new, set),
+        };
+        let put = self.each::<Value>(CacheOperation::Set, &many, Again::Yes);
+        match put.await {
+            Some(answers) => answers.iter().map(Option::is_some).collect(),
+            None => vec![false; values.len()],
+        }
     }
 
     /// The answers to one command for each key, in order, of which each takes about `answer_bytes`; none for a key whose server fails, and

@@ -3,6 +3,15 @@
 use super::*;
 use rand::seq::IndexedRandom;
 
+fn hottest(readers: &Readers) -> Vec<(String, Vec<NamedRate>)> {
+    let namespaces = readers.namespaces().into_iter();
+    let hot = namespaces.map(|namespace| {
+        let hot = readers.hottest_at(&namespace, 10, readers.now(), 0);
+        (namespace, hot)
+    });
+    hot.collect()
+}
+
 #[test]
 fn hints_are_counted_and_names_that_nobody_reads_make_room() {
     let readers = Readers::default();
@@ -17,7 +26,7 @@ fn hints_are_counted_and_names_that_nobody_reads_make_room() {
             true,
         );
     }
-    let hot = readers.hottest(10, 0);
+    let hot = hottest(&readers);
     let [(namespace, names)] = hot.as_slice() else {
         panic!("one namespace: {hot:?}")
     };
@@ -31,7 +40,7 @@ fn hints_are_counted_and_names_that_nobody_reads_make_room() {
     for n in 0..100 {
         readers.hinted(&format!("space{n}"), ["a"].into_iter());
     }
-    assert_eq!(readers.hottest(1, 0).len(), 101);
+    assert_eq!(readers.namespaces().len(), 101);
 }
 
 #[test]
@@ -41,7 +50,7 @@ fn what_there_is_no_room_for_is_counted_and_idle_namespaces_make_room() {
     for n in 0..20 {
         readers.hinted(&format!("space{n:02}"), ["a"].into_iter());
     }
-    assert_eq!(readers.hottest(1, 0).len(), 10);
+    assert_eq!(readers.namespaces().len(), 10);
     assert_eq!((readers.take_dropped(), readers.take_dropped()), (10, 0));
     // A namespace that is known has its least read name make room.
     readers.hinted("space01", ["b"].into_iter());
@@ -96,7 +105,7 @@ fn every_name_has_its_turn() {
     }
     let drawn = names.choose(&mut rand::rng()).expect("a name").clone();
     readers.found(&[("a".into(), drawn.clone())], &[Some(Access::Rate(3.0))]);
-    let hot = readers.hottest(10, 0);
+    let hot = hottest(&readers);
     assert_eq!(
         (hot[0].1[0].name.as_str(), hot[0].1[0].rate),
         (drawn.as_str(), 3.0)
@@ -112,7 +121,7 @@ fn what_warming_writes_again_is_no_news() {
     };
     readers.hinted("feed", ["a"].into_iter());
     let known = || {
-        let hot = readers.hottest(1, 0);
+        let hot = hottest(&readers);
         (hot[0].1[0].input, hot[0].1[0].written_ms)
     };
     write(1, false);
@@ -126,4 +135,27 @@ fn what_warming_writes_again_is_no_news() {
     let (input, written_ms) = known();
     assert_eq!(input, Some([2; 32]));
     assert!(written_ms <= -60_000);
+}
+
+#[test]
+fn the_hottest_are_those_that_all_of_them_would_begin_with() {
+    let readers = Readers::default();
+    let names: Vec<String> = (0..40).map(|n| format!("{n:02}")).collect();
+    readers.written("a", names.iter().map(|name| (name.as_str(), None)), true);
+    // Some are read as often as others, and some by nobody.
+    for (n, name) in names.iter().enumerate().skip(10) {
+        let rate = (n / 4) as f64;
+        readers.found(&[("a".into(), name.clone())], &[Some(Access::Rate(rate))]);
+    }
+    let now = readers.now();
+    let all = readers.hottest_at("a", usize::MAX, now, 0);
+    assert_eq!(all.len(), 30);
+    assert_eq!((all[0].name.as_str(), all[1].name.as_str()), ("36", "37"));
+    for top in [0, 1, 7, 29, 30, 31] {
+        let hot = readers.hottest_at("a", top, now, 0);
+        assert_eq!(hot[..], all[..top.min(30)], "{top}");
+    }
+    let rates: Vec<f64> = all.iter().map(|name| name.rate).collect();
+    assert_eq!(readers.rates("a"), rates);
+    assert!(readers.hottest_at("b", 10, now, 0).is_empty());
 }

@@ -146,8 +146,8 @@ impl Knowledge {
         let mut keys: Vec<(u32, f64)> = asked.map(|(key, rate)| (number(&key), rate)).collect();
         if self.seen == Seen::Hints {
             let mut rates: HashMap<u32, f64> = keys.drain(..).collect();
-            let read = self.readers.hottest_at(now, MAX_REPORTED, 0).into_iter();
-            for one in read.flat_map(|(_, names)| names) {
+            let read = self.readers.hottest_at(NAMESPACE, MAX_REPORTED, now, 0);
+            for one in read {
                 if let Ok(key) = one.name.parse::<u32>() {
                     *rates.entry(key).or_default() += one.rate;
                 }

@@ -98,13 +98,13 @@ fn show(heat: &Heat, engine: &Engine, metrics: &Metrics, known: &BTreeSet<String
         *top += hot.iter().take(TOP).sum::<f64>();
         *all += hot.iter().sum::<f64>();
     };
-    for (space, hot) in heat.hottest(usize::MAX) {
-        let hot: Vec<f64> = hot.into_iter().map(|(_, rate)| rate).collect();
-        add(HeatOf::Jobs, &space.namespace, &hot);
+    for scope in heat.scopes() {
+        let hot = heat.hottest(&scope).into_iter();
+        let hot: Vec<f64> = hot.map(|(_, rate)| rate).collect();
+        add(HeatOf::Jobs, &scope.namespace, &hot);
     }
-    for (namespace, hot) in heat.readers.hottest(usize::MAX, 0) {
-        let hot: Vec<f64> = hot.into_iter().map(|name| name.rate).collect();
-        add(HeatOf::Reads, &namespace, &hot);
+    for namespace in heat.readers.namespaces() {
+        add(HeatOf::Reads, &namespace, &heat.readers.rates(&namespace));
     }
     for ((of, namespace), (top, all)) in rates {
         metrics.heat(of, &namespace, all, if all > 0.0 { top / all } else { 0.0 });
