@@ -7,6 +7,7 @@ mod ahead;
 mod claims;
 mod kept;
 mod posts;
+mod queued;
 pub(super) mod spent;
 
 pub use ahead::SpentAhead;

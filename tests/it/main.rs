@@ -96,6 +96,7 @@ mod warm_budget;
 mod warm_changes;
 mod warm_claims;
 mod warm_follow;
+mod warm_queue;
 mod warm_simulated;
 mod warm_sources;
 mod webhooks;

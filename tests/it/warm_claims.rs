@@ -9,7 +9,7 @@ use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually};
 use crate::warm::{Schedules, words};
 
-async fn store(stack: &Stack) -> PostgresStore {
+pub(crate) async fn store(stack: &Stack) -> PostgresStore {
     let url = kiln::secret::Secret::new(stack.database_url());
     let store = PostgresStore::new(&url, &kiln::config::Database::default()).expect("a URL");
     store.migrate().await.expect("an empty database");
