@@ -13,6 +13,7 @@ mod lane_intake;
 mod lane_session;
 mod optional;
 mod process;
+mod refused_lanes;
 mod run;
 mod session;
 mod settle;
@@ -26,6 +27,7 @@ mod supervisor;
 mod suspects;
 mod switch;
 mod tasks;
+mod unfinished;
 mod warm_throttle;
 
 pub use run::run;

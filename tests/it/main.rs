@@ -65,6 +65,7 @@ mod page;
 mod page_fits;
 mod page_jobs;
 mod page_steer;
+mod pause;
 mod poison;
 mod posters;
 mod postgres;
