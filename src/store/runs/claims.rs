@@ -19,9 +19,12 @@ SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
 CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule AND due_at <= $2
   AND due_at = date_trunc('second', due_at) ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
-const CLAIM: &str = "\
-INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
-SELECT $1, $2,
+const CLAIM: &str = concat!(
+    "\
+INSERT INTO warm_runs (id, schedule, due_at, state, worker, lease_until, limit_seconds, ends_at) OVERRIDING SYSTEM VALUE
+SELECT ",
+    new_run_id!(),
+    ", $1, $2,
   CASE WHEN $3 = 'allow' OR NOT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND state IN ('queued', 'planning', 'posting', 'waiting'))
        THEN 'planning'
        WHEN $3 = 'queue' OR ($3 = 'wait' AND NOT EXISTS (
@@ -30,15 +33,20 @@ SELECT $1, $2,
   $4, now() + make_interval(secs => $5), $6, now() + make_interval(secs => $6)
 WHERE $3 <> 'queue' OR (SELECT count(*) FROM warm_runs WHERE schedule = $1 AND state = 'queued') < $7
 ON CONFLICT (schedule, due_at) DO NOTHING
-RETURNING id, token, state";
+RETURNING id, token, state"
+);
 const HAS_RUN: &str = "SELECT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND due_at = $2)";
 /// One that was asked for and waits does what is asked for now.
 const ASKED: &str = "\
 SELECT id FROM warm_runs WHERE schedule = $1 AND state = 'queued' AND due_at <> date_trunc('second', due_at) ORDER BY due_at LIMIT 1";
-const ASK: &str = "\
-INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
-SELECT $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microsecond' ELSE at END, 'queued', $2, now() + make_interval(secs => $2)
-FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')";
+const ASK: &str = concat!(
+    "\
+INSERT INTO warm_runs (id, schedule, due_at, state, limit_seconds, ends_at) OVERRIDING SYSTEM VALUE
+SELECT ",
+    new_run_id!(),
+    ", $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microsecond' ELSE at END, 'queued', $2, now() + make_interval(secs => $2)
+FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')"
+);
 const UNDER_WAY: &str = "an earlier run was under way";
 const CLOSE_SKIPPED: &str = "\
 UPDATE warm_runs SET message = $2, finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
