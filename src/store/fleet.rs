@@ -70,6 +70,8 @@ pub struct WorkerFigures {
     pub p99_ms: f64,
     /// What the process takes.
     pub memory_bytes: u64,
+    /// Whether it keeps warming runs that wait of schedules that it knows; one of an earlier release doesn't.
+    pub keeps_queued: bool,
 }
 
 /// How long a worker's passes took within the last minutes.

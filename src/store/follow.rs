@@ -3,7 +3,7 @@
 //! Promises that a table is followed by one worker at a time, under the claim of a run: a write under an older token changes nothing. A position
 //! is durable before anybody relies on it.
 
-use super::{Claim, PostgresStore, StoreError, tables::Tables};
+use super::{Claim, PostgresStore, StoreError, runs::new_run_id, tables::Tables};
 use kiln_contract::order::Kind;
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,11 +11,15 @@ const FREE: &str = "\
 SELECT wanted FROM unnest($1::text[]) AS wanted
 WHERE NOT EXISTS (SELECT FROM warm_runs WHERE schedule = wanted AND state IN ('queued', 'planning', 'posting', 'waiting'))";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
-const CLAIM: &str = "\
-INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
-SELECT $1, clock_timestamp(), 'planning', $2, now() + make_interval(secs => $3), $4, now() + make_interval(secs => $4)
+const CLAIM: &str = concat!(
+    "\
+INSERT INTO warm_runs (id, schedule, due_at, state, worker, lease_until, limit_seconds, ends_at) OVERRIDING SYSTEM VALUE
+SELECT ",
+    new_run_id!(),
+    ", $1, clock_timestamp(), 'planning', $2, now() + make_interval(secs => $3), $4, now() + make_interval(secs => $4)
 WHERE NOT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND state IN ('queued', 'planning', 'posting', 'waiting'))
-RETURNING id, token";
+RETURNING id, token"
+);
 const TAKE_OVER: &str = "\
 UPDATE warm_runs SET worker = $1, token = token + 1, lease_until = now() + make_interval(secs => $2)
 WHERE id = (

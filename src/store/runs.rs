@@ -3,10 +3,20 @@
 //! Promises that a due run is claimed once, that a run whose worker is gone can be taken over, and that a worker which was
 //! taken over from changes nothing any more: every write carries the claim's token. All times are the database's.
 
+/// A run's number: microseconds since the year in which runs were first numbered so. A sequence that a restore of the database sets back would give
+/// numbers again whose jobs may still wait at the broker, and would count for another run.
+macro_rules! new_run_id {
+    () => {
+        "(extract(epoch FROM clock_timestamp() - timestamptz '2026-01-01 00:00:00+00') * 1000000)::bigint"
+    };
+}
+pub(super) use new_run_id;
+
 mod ahead;
 mod claims;
 mod kept;
 mod posts;
+mod queued;
 pub(super) mod spent;
 
 pub use ahead::SpentAhead;

@@ -19,6 +19,7 @@ mod outbox;
 pub mod plan;
 mod portion;
 mod posting;
+mod queue;
 pub mod rollover;
 pub mod run;
 mod scan;

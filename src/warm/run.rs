@@ -8,6 +8,7 @@ use super::{
     due::{self, DueRun},
     folder::Folder,
     follow::Followers,
+    queue::WaitingRuns,
     scan::FolderReading,
     schedule::{Overlap, Schedule},
     turns::{Last, in_turn},
@@ -112,6 +113,7 @@ impl Warmer {
         let mut last: Option<Last> = None;
         let mut has_started = false;
         let (mut retimed, mut reading) = (Vec::new(), FolderReading::default());
+        let mut waiting = WaitingRuns::default();
         loop {
             let woken = async {
                 tokio::select! {
@@ -144,6 +146,9 @@ impl Warmer {
             let last = last.get_or_insert_with(|| Last::since(news.now()));
             let added = retimed.drain(..).map(|name| (name, news.now()));
             last.retimed.extend(added);
+            if news.is_run_waiting && reading.has_read() {
+                self.tend(&mut waiting).await;
+            }
             // Never cut short: a claim that was made is a run in hand, which is released.
             match self.tick(&news, last, starting, runs).await {
                 // As long as there was no room for some of it, or the database was away, all of it is still to be seen to.
@@ -152,6 +157,14 @@ impl Warmer {
             }
         }
         Ok(())
+    }
+
+    /// Looks after what waits.
+    async fn tend(&self, waiting: &mut WaitingRuns) {
+        let Carrier { store, metrics, .. } = &self.carrier;
+        if let Err(error) = waiting.tend(store, metrics, &self.schedules()).await {
+            tracing::debug!(%error, "what waits can't be looked after now");
+        }
     }
 
     fn schedules(&self) -> Vec<Arc<Schedule>> {
@@ -221,15 +234,22 @@ impl Warmer {
             if runs.stop.is_cancelled() {
                 return Ok(false);
             }
-            if runs.tasks.len() >= max {
+            // Of runs that make up for others, each comes after those before it.
+            if runs.tasks.len() >= max || overdue.contains(&schedule.name) {
                 // Another worker may have room.
                 overdue.insert(&schedule.name);
                 continue;
             }
-            if let Some(claim) = self.claim(schedule, run).await? {
-                let (name, known) = (schedule.name.clone(), Some(schedule.clone()));
-                runs.start(self, claim, name, known, RunState::Planning);
-                runs.was_due = true;
+            match self.claim(schedule, run).await? {
+                Claimed::Own(claim) => {
+                    let (name, known) = (schedule.name.clone(), Some(schedule.clone()));
+                    runs.start(self, claim, name, known, RunState::Planning);
+                    runs.was_due = true;
+                }
+                Claimed::Full => {
+                    overdue.insert(&schedule.name);
+                }
+                Claimed::Set(..) | Claimed::Taken => {}
             }
         }
         self.carrier.metrics.schedules_overdue(overdue.len());
@@ -279,12 +299,13 @@ impl Warmer {
     }
 
     /// Claims one run for this worker.
-    async fn claim(&self, schedule: &Schedule, run: DueRun) -> Result<Option<Claim>, StoreError> {
+    async fn claim(&self, schedule: &Schedule, run: DueRun) -> Result<Claimed, StoreError> {
         let overlap = match schedule.overlap {
-            // One that makes up for others comes after them.
-            Overlap::Skip if !run.queues => "skip",
-            Overlap::Skip | Overlap::Wait => "wait",
             Overlap::Allow => "allow",
+            // One that makes up for others comes after them.
+            Overlap::Skip | Overlap::Wait if run.queues => "queue",
+            Overlap::Wait => "wait",
+            Overlap::Skip => "skip",
         };
         let claimed = self
             .carrier
@@ -298,20 +319,19 @@ impl Warmer {
                 schedule.limit,
             )
             .await?;
-        Ok(match claimed {
-            Claimed::Own(claim) => Some(claim),
-            Claimed::Set(_, RunState::Skipped) => {
-                self.carrier
-                    .metrics
-                    .warm_run(&schedule.name, WarmOutcome::Skipped);
-                tracing::warn!(
-                    schedule = schedule.name,
-                    "a run is left out: an earlier one is under way"
-                );
-                None
+        if matches!(claimed, Claimed::Set(_, RunState::Skipped)) {
+            let metrics = &self.carrier.metrics;
+            metrics.warm_run(&schedule.name, WarmOutcome::Skipped);
+            let schedule = &schedule.name;
+            match overlap {
+                "wait" => tracing::warn!(
+                    schedule,
+                    "a run is left out: an earlier one waits, and stands for it"
+                ),
+                _ => tracing::warn!(schedule, "a run is left out: an earlier one is under way"),
             }
-            Claimed::Set(..) | Claimed::Taken => None,
-        })
+        }
+        Ok(claimed)
     }
 }
 

@@ -8,6 +8,7 @@ use super::{
     suspects::Suspects,
     switch::Switch,
     tasks,
+    unfinished::{Unfinished, UnfinishedSessions},
 };
 use crate::{
     amqp::{
@@ -55,6 +56,13 @@ enum Connected {
     Paused(Box<lapin::Connection>),
 }
 
+/// Why a connection isn't used any more.
+enum Ended {
+    /// The worker stops, pauses, or goes on.
+    Wanted,
+    Lost(String),
+}
+
 /// A connection on which jobs are taken.
 struct Opened {
     connection: Arc<lapin::Connection>,
@@ -68,14 +76,20 @@ struct Opened {
 impl Intake {
     /// Migrates, connects, consumes, and connects again, until it is asked to stop. An error is what waiting doesn't mend.
     pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.take_jobs(&stop).await?;
+        let mut unfinished = UnfinishedSessions::new(&self.processor, &stop);
+        self.take_jobs(&stop, &mut unfinished).await?;
+        unfinished.end().await;
         // Those of sessions that were lost: their jobs come again elsewhere, and find their rows. What waits for servers that are away
         // is as good after a restart.
         let _cut = tokio::time::timeout(LEFT_BEHIND, self.processor.idle()).await;
         Ok(())
     }
 
-    async fn take_jobs(&mut self, stop: &CancellationToken) -> anyhow::Result<()> {
+    async fn take_jobs(
+        &mut self,
+        stop: &CancellationToken,
+        unfinished: &mut UnfinishedSessions,
+    ) -> anyhow::Result<()> {
         let settings = self.processor.settings.clone();
         let Some(begun) = stop.run_until_cancelled(self.begin()).await else {
             return Ok(());
@@ -106,12 +120,14 @@ impl Intake {
                     clashes = 0;
                     let begun = Instant::now();
                     let end = match connected {
-                        Connected::Taking(opened) => self.take(*opened, &missing, stop).await,
+                        Connected::Taking(opened) => {
+                            self.take(*opened, &missing, stop, unfinished).await
+                        }
                         Connected::Paused(connection) => self.wait(&connection, stop).await,
                     };
                     match end {
-                        End::Stopped => continue,
-                        End::Lost(reason) => {
+                        Ended::Wanted => continue,
+                        Ended::Lost(reason) => {
                             if begun.elapsed() >= LASTED {
                                 backoff.reset();
                             }
@@ -164,7 +180,13 @@ impl Intake {
     }
 
     /// Takes jobs for as long as the session lasts.
-    async fn take(&mut self, opened: Opened, missing: &Missing, stop: &CancellationToken) -> End {
+    async fn take(
+        &mut self,
+        opened: Opened,
+        missing: &Missing,
+        stop: &CancellationToken,
+        unfinished: &mut UnfinishedSessions,
+    ) -> Ended {
         let Opened {
             connection,
             session,
@@ -180,9 +202,23 @@ impl Intake {
             never = left => match never {},
             never = shards => match never {},
         };
+        let ended = match end {
+            End::Paused(session) => {
+                let channels = session.channels();
+                let one = Unfinished {
+                    connection,
+                    channels,
+                    session: Some(session),
+                };
+                unfinished.add(one).await;
+                return Ended::Wanted;
+            }
+            End::Stopped => Ended::Wanted,
+            End::Lost(reason) => Ended::Lost(reason),
+        };
         let closing = connection.close(200, "stopped".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
-        end
+        ended
     }
 }
 
@@ -257,7 +293,7 @@ impl Intake {
     }
 
     /// Waits until taking jobs isn't paused any more, the worker stops, or the connection is lost.
-    async fn wait(&mut self, connection: &lapin::Connection, stop: &CancellationToken) -> End {
+    async fn wait(&mut self, connection: &lapin::Connection, stop: &CancellationToken) -> Ended {
         let mut events = Box::pin(connection.events_listener());
         // What happened before somebody listened is told to nobody.
         let mut look = tokio::time::interval(LOOK);
@@ -276,13 +312,13 @@ impl Intake {
                 () = stop.cancelled() => break,
             }
             if !connection.status().connected() {
-                return End::Lost(reason);
+                return Ended::Lost(reason);
             }
             self.health.up(Part::Broker);
         }
         let closing = connection.close(200, "not paused".into());
         let _gone_counts_too = tokio::time::timeout(GOODBYE, closing).await;
-        End::Stopped
+        Ended::Wanted
     }
 
     /// A connection with its queues declared, but for those given. The database comes first: jobs taken without it would only be held.

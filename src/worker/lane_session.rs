@@ -8,8 +8,10 @@ use super::{
     drain::DrainLimits,
     lane_intake::LaneIntake,
     process::JobProcessor,
+    refused_lanes::{RefusedLanes, SILENT_TRIES},
     suspects::Suspects,
     switch::Switch,
+    unfinished::{Unfinished, UnfinishedSessions},
 };
 use crate::{
     amqp::{
@@ -23,7 +25,6 @@ use crate::{
     redact::Redact,
 };
 use lapin::Connection;
-use rand::Rng;
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -39,10 +40,6 @@ const FAR_LOOK: u32 = 60;
 /// Age from which a queue that was just declared is moved to: RabbitMQ keeps a declaration in memory for up to two seconds, and a node
 /// that is killed meanwhile forgets the queue with its confirmed messages.
 const DECLARED: Duration = Duration::from_secs(3);
-/// Rest of a lane whose queues couldn't be used, or were lost as soon as they were open.
-const REST: Duration = Duration::from_secs(5);
-/// Tries in a row that may fail before health says so.
-const SILENT_TRIES: u32 = 2;
 /// What health calls the lanes together.
 const ALL: &str = "all";
 /// Longest goodbye to the broker.
@@ -62,6 +59,8 @@ pub(super) struct LaneSessions {
 /// Why a session ended.
 enum End {
     Stopped,
+    /// Taking jobs is paused; what is in hand goes on to its end.
+    Paused(Unfinished),
     Lost(String),
 }
 
@@ -71,8 +70,8 @@ impl LaneSessions {
         let max = config::ms(self.processor.settings.amqp.max_backoff_ms);
         let mut backoff = Backoff::new(Duration::from_millis(100), max);
         let mut failed = 0;
-        // Lanes whose queues couldn't be used: a connection may end for that.
-        let mut refused = BTreeMap::new();
+        let mut refused = RefusedLanes::default();
+        let mut unfinished = UnfinishedSessions::new(&self.processor, &stop);
         while !stop.is_cancelled() {
             let begin = async {
                 self.pause.wait_off().await;
@@ -92,6 +91,10 @@ impl LaneSessions {
                     let session = LaneSession::new(&self, connection, &mut refused);
                     match session.run(&stop, &mut self.pause.clone()).await {
                         End::Stopped => continue,
+                        End::Paused(one) => {
+                            unfinished.add(one).await;
+                            continue;
+                        }
                         End::Lost(reason) => {
                             if begun.elapsed() > DECLARED {
                                 backoff.reset();
@@ -110,6 +113,7 @@ impl LaneSessions {
             let rest = tokio::time::sleep(backoff.next_wait());
             stop.run_until_cancelled(rest).await;
         }
+        unfinished.end().await;
         Ok(())
     }
 }
@@ -124,7 +128,7 @@ struct LaneSession<'s> {
     /// Those of lanes by which nothing comes any more, for what came.
     channels: Vec<DeliveryChannel>,
     stop: CancellationToken,
-    refused: &'s mut BTreeMap<String, Refused>,
+    refused: &'s mut RefusedLanes,
     looks: u32,
 }
 
@@ -136,18 +140,11 @@ struct OpenLane {
     opened: Option<(Instant, Instant)>,
 }
 
-/// Why a lane's queues can't be used, how often in a row that was tried, and when it is tried again.
-struct Refused {
-    reason: String,
-    tries: u32,
-    rests_until: Instant,
-}
-
 impl<'s> LaneSession<'s> {
     fn new(
         sessions: &'s LaneSessions,
         connection: Connection,
-        refused: &'s mut BTreeMap<String, Refused>,
+        refused: &'s mut RefusedLanes,
     ) -> Self {
         Self {
             sessions,
@@ -166,6 +163,11 @@ impl<'s> LaneSession<'s> {
     async fn run(mut self, stop: &CancellationToken, pause: &mut Switch) -> End {
         let end = self.take(stop, pause).await;
         if matches!(end, End::Stopped) {
+            if !stop.is_cancelled()
+                && let Some(unfinished) = self.leave().await
+            {
+                return End::Paused(unfinished);
+            }
             self.drain(stop).await;
         }
         let closing = self.connection.close(200, "stopped".into());
@@ -226,9 +228,7 @@ impl<'s> LaneSession<'s> {
             .map(|lane| (lane, true))
             .chain(others.map(|lane| (lane, false)));
         for (lane, is_sure) in all.collect::<Vec<_>>() {
-            let refused = self.refused.get(&lane.lane);
-            let rests = refused.is_some_and(|one| one.rests_until > Instant::now());
-            if rests || self.open.contains_key(&lane.lane) {
+            if self.refused.rests(&lane.lane) || self.open.contains_key(&lane.lane) {
                 continue;
             }
             let opening = OpenLane {
@@ -264,35 +264,10 @@ impl<'s> LaneSession<'s> {
             if ready <= now && !self.sessions.processor.engine.set_has_queues(name, true) {
                 tracing::info!(lane = name, "jobs may wait in a lane's queues");
             }
-            if now.duration_since(opened) >= DECLARED && self.refused.remove(name).is_some() {
+            if now.duration_since(opened) >= DECLARED && self.refused.forget(name) {
                 self.sessions.health.lane_queues(name, Ok(()));
             }
         }
-    }
-
-    /// Says once why a lane's queues can't be used, and lets it rest. A first time is nothing: of workers that declare a queue at the same
-    /// time, the broker refuses some.
-    fn refuse(&mut self, lane: &str, reason: String) {
-        let before = self.refused.get(lane);
-        let tries = before.map_or(1, |before| before.tries + 1);
-        let is_said =
-            before.is_some_and(|before| before.tries >= SILENT_TRIES && before.reason == reason);
-        if tries >= SILENT_TRIES {
-            self.sessions.health.lane_queues(lane, Err(&reason));
-            if !is_said {
-                tracing::warn!(lane, reason, "a lane's queues can't be used; trying again");
-            }
-        } else {
-            tracing::info!(lane, reason, "a lane's queues are tried again");
-        }
-        // None at the same time as another worker.
-        let rest = REST.mul_f64(rand::rng().random_range(0.1..=1.0));
-        let refused = Refused {
-            reason,
-            tries,
-            rests_until: Instant::now() + rest,
-        };
-        self.refused.insert(lane.to_owned(), refused);
     }
 
     /// Takes jobs from a lane's queues from now on.
@@ -305,7 +280,8 @@ impl<'s> LaneSession<'s> {
             }
             Err(reason) => {
                 self.open.remove(&lane.lane);
-                self.refuse(&lane.lane, reason);
+                self.refused
+                    .refuse(&lane.lane, reason, &self.sessions.health);
                 return;
             }
         };
@@ -337,7 +313,29 @@ impl<'s> LaneSession<'s> {
         if opened.is_some_and(|(at, _)| at.elapsed() >= DECLARED) {
             tracing::info!(lane, reason, "a lane's queues are opened again");
         } else {
-            self.refuse(lane, reason);
+            self.refused.refuse(lane, reason, &self.sessions.health);
+        }
+    }
+
+    /// Stops consuming, and leaves the jobs in hand to their end; not where the broker doesn't end the consumers.
+    async fn leave(&mut self) -> Option<Unfinished> {
+        let limits = DrainLimits::new(&self.sessions.processor.settings.drain);
+        let ended = tokio::time::timeout(limits.jobs, self.end_consumers());
+        ended.await.ok()?;
+        Some(Unfinished {
+            connection: self.connection.clone(),
+            channels: std::mem::take(&mut self.channels),
+            session: None,
+        })
+    }
+
+    /// Stops consuming; what waits in a lane's queue stays there.
+    async fn end_consumers(&mut self) {
+        self.opening.shutdown().await;
+        self.stop.cancel();
+        while let Some(ended) = self.running.join_next().await {
+            let of_lanes = ended.into_iter().flat_map(|(_, _, channels)| channels);
+            self.channels.extend(of_lanes);
         }
     }
 
@@ -347,13 +345,7 @@ impl<'s> LaneSession<'s> {
         let limits = DrainLimits::new(&self.sessions.processor.settings.drain);
         let processor = self.sessions.processor.clone();
         let finish = async {
-            self.opening.shutdown().await;
-            // What waits in a lane's queue stays there.
-            self.stop.cancel();
-            while let Some(ended) = self.running.join_next().await {
-                self.channels
-                    .extend(ended.into_iter().flat_map(|(_, _, of_lane)| of_lane));
-            }
+            self.end_consumers().await;
             channels::flush_until(&self.channels, processor.idle()).await;
         };
         let finished = tokio::time::timeout(limits.jobs, finish).await;

@@ -15,6 +15,7 @@ mod lane_intake;
 mod lane_session;
 mod optional;
 mod process;
+mod refused_lanes;
 mod run;
 mod session;
 mod settle;
@@ -28,6 +29,7 @@ mod supervisor;
 mod suspects;
 mod switch;
 mod tasks;
+mod unfinished;
 mod warm_throttle;
 
 pub use run::run;

@@ -327,7 +327,12 @@ impl OptionalConsumer {
     pub(super) async fn end(&mut self) -> Vec<Delivery> {
         match &mut self.state {
             State::Open(consumer, _) => consumer.end(CANCELLED).await,
-            State::Opening(_) | State::Gone => Vec::new(),
+            State::Opening(_) => {
+                // What came by one that is opened after that would wait for nobody.
+                self.state = State::Gone;
+                Vec::new()
+            }
+            State::Gone => Vec::new(),
         }
     }
 

@@ -40,10 +40,11 @@ const EXPIRED_PREFETCH: u16 = 32;
 const SWEEP: Duration = Duration::from_millis(500);
 
 /// Why a session ended.
-#[derive(Debug)]
 pub enum End {
-    /// The worker stops or pauses, and what was in hand is finished or returned.
+    /// The worker stops, and what was in hand is finished or returned.
     Stopped,
+    /// Taking jobs is paused; what is in hand goes on to its end.
+    Paused(Box<Session>),
     /// The connection or a channel was lost.
     Lost(String),
 }
@@ -57,6 +58,8 @@ pub struct Session {
     warm: OptionalConsumer,
     expired: OptionalConsumer,
     throttle: Arc<Mutex<WarmThrottle>>,
+    /// Whether it takes no more: suspects that wait are another session's.
+    has_left: bool,
 }
 
 impl Session {
@@ -104,13 +107,15 @@ impl Session {
             processor,
             suspects,
             throttle: Arc::new(Mutex::new(throttle)),
+            has_left: false,
         })
     }
 
     /// Takes jobs until the connection is lost, the worker stops, or taking jobs is paused.
     pub async fn run(mut self, stop: &CancellationToken, pause: &mut Switch) -> End {
         match self.take(stop, pause).await {
-            Ok(()) => self.drain(stop).await,
+            Ok(()) if stop.is_cancelled() => self.drain().await,
+            Ok(()) => self.leave().await,
             // Jobs in hand go on to their rows; their acknowledgements find the channel gone, and the redelivered jobs find the rows.
             Err(reason) => End::Lost(reason),
         }
@@ -211,7 +216,7 @@ impl Session {
     }
 
     /// Every channel that deliveries came by.
-    fn channels(&self) -> Vec<DeliveryChannel> {
+    pub(super) fn channels(&self) -> Vec<DeliveryChannel> {
         let own = self.jobs.consumers();
         let own = own.chain(self.warm.consumers());
         let own = own.chain(self.expired.consumers());
@@ -219,7 +224,7 @@ impl Session {
     }
 
     /// Stops consuming, finishes what was delivered, and returns what isn't finished within the limit.
-    async fn drain(mut self, stop: &CancellationToken) -> End {
+    async fn drain(mut self) -> End {
         let (begun, limits) = (
             Instant::now(),
             DrainLimits::new(&self.processor.settings.drain),
@@ -229,19 +234,37 @@ impl Session {
             .is_err()
         {
             tracing::warn!("the drain limit passed; what is unfinished goes back to its queue");
-            if stop.is_cancelled() {
-                self.processor.engine.cut().await;
-            }
+            self.processor.engine.cut().await;
         }
         let left = limits.in_hand.saturating_sub(begun.elapsed());
         channels::close(&self.channels(), left / 2).await;
         End::Stopped
     }
 
-    async fn finish(&mut self) {
+    /// Stops consuming, and leaves what was delivered to its end. Where the broker doesn't end the consumers, all goes back.
+    async fn leave(mut self) -> End {
+        let limits = DrainLimits::new(&self.processor.settings.drain);
+        let ended = tokio::time::timeout(limits.jobs, self.end_consumers());
+        if ended.await.is_err() {
+            tracing::warn!(
+                "the broker doesn't end its consumers; what is unfinished goes back to its queue"
+            );
+            return End::Stopped;
+        }
+        self.suspects.give_back();
+        self.has_left = true;
+        End::Paused(Box::new(self))
+    }
+
+    /// Stops consuming; what was delivered goes on its way.
+    async fn end_consumers(&mut self) {
         let (jobs, warm, expired) =
             tokio::join!(self.jobs.end(), self.warm.end(), self.expired.end());
         self.submit(jobs.into_iter().chain(warm).chain(expired), None);
+    }
+
+    async fn finish(&mut self) {
+        self.end_consumers().await;
         let (suspects, processor) = (self.suspects.clone(), self.processor.clone());
         let idle = async {
             suspects.finish().await;
@@ -253,6 +276,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.suspects.give_back();
+        if !self.has_left {
+            self.suspects.give_back();
+        }
     }
 }

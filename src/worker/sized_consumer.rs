@@ -134,6 +134,15 @@ impl SizedConsumer {
 
     /// Cancels them and returns what they were given and haven't taken; the broker is waited for as long as `patience`.
     pub async fn end(&mut self, patience: Duration) -> Vec<Delivery> {
+        // What came by one that nobody knows of would wait for nobody.
+        while let Some(opened) = self.opening.try_join_next() {
+            self.many = opened
+                .ok()
+                .and_then(Result::ok)
+                .flatten()
+                .or(self.many.take());
+        }
+        self.opening.shutdown().await;
         let many = self.many.iter_mut().map(|(consumer, _)| consumer);
         let all = std::iter::once(&mut self.few)
             .chain(many)

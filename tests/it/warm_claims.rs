@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use kiln::store::PostgresStore;
+use kiln::store::{Claimed, PostgresStore};
 
+use crate::harness::bus::persistent;
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually};
-use crate::warm::{Schedules, words};
+use crate::warm::{Schedules, on_request, words};
 
-async fn store(stack: &Stack) -> PostgresStore {
+pub(crate) async fn store(stack: &Stack) -> PostgresStore {
     let url = kiln::secret::Secret::new(stack.database_url());
     let store = PostgresStore::new(&url, &kiln::config::Database::default()).expect("a URL");
     store.migrate().await.expect("an empty database");
@@ -124,4 +125,50 @@ async fn what_is_due_at_the_start_runs_where_there_is_room_for_one_at_a_time() {
     })
     .await;
     worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_from_before_a_restore_counts_for_no_run_after_it() {
+    let stack = Stack::shared().await;
+    let schedules = Schedules::new();
+    schedules.put("words", &format!("{}{}", on_request(), words(3)));
+    let worker = schedules.worker(&stack).start().await;
+    // What a run of the former database posted, which began to count at 1 as this one does.
+    let body = br#"{"model": "sentiment", "namespace": "warmed", "inputs": [{"text": "former"}]}"#;
+    let properties = persistent().with_message_id("warm-1-0".into());
+    let former = vec![(body.to_vec(), properties)];
+    stack.bus.publish("kiln.warm", former).await;
+    stack.wait_for_rows(1).await;
+    let (code, run) = schedules.run_now(&stack, "words").await;
+    assert_eq!(
+        (code, &run["done"], &run["failed"]),
+        (0, &3.into(), &0.into()),
+        "{run}"
+    );
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_number_of_a_run_comes_again_after_a_restore() {
+    let stack = Stack::shared().await;
+    let store = store(&stack).await;
+    let (life, limit) = (Duration::from_secs(15), Duration::from_secs(600));
+    let numbers = async || {
+        let due: DateTime<Utc> = "2026-01-01T00:00:00Z".parse().expect("an instant");
+        let claimed = store.claim_run("due", due, "allow", "w", life, limit);
+        let Ok(Claimed::Own(due)) = claimed.await else {
+            panic!("it was claimed");
+        };
+        let asked = store.ask_run("asked", limit).await.expect("an answer");
+        let follows = store.claim_following("follows", "w", life, limit).await;
+        let follows = follows.expect("an answer").expect("it was claimed");
+        [due.id, asked, follows.id]
+    };
+    let before = numbers().await;
+    // As a dump from before these runs leaves it.
+    let restored = "TRUNCATE warm_runs RESTART IDENTITY CASCADE";
+    stack.execute(restored).await;
+    let after = numbers().await;
+    let again = after.iter().filter(|id| before.contains(id));
+    assert_eq!(again.count(), 0, "{before:?} {after:?}");
 }

@@ -82,7 +82,7 @@ const openRuns = (name) => saying("warm-said", async () => {
     ? `The last ${figures.format(ended.length)} that ended computed ${figures.format(sum((r) => r.misses))} inputs and renewed ${figures.format(sum((r) => r.hits))}, for ${inSeconds(sum((r) => r.spent_seconds))} of model time; ${inSeconds(sum((r) => r.saved_seconds))} of waiting were expected to be saved.`
     : "None has ended yet.";
   table("runs-table", [
-    ["run", (r) => figures.format(r.run)], ["due", (r) => when(r.due_at)], ["took", (r) => (r.finished_at ? time(new Date(r.finished_at) - new Date(r.started_at)) : null), "n"],
+    ["run", (r) => String(r.run)], ["due", (r) => when(r.due_at)], ["took", (r) => (r.finished_at ? time(new Date(r.finished_at) - new Date(r.started_at)) : null), "n"],
     ["result", runText, "wide"], ["planned", (r) => figures.format(r.planned), "n"], ["computed", (r) => figures.format(r.misses), "n"], ["renewed", (r) => figures.format(r.hits), "n"],
     ["skipped", (r) => figures.format(r.skipped), "n"], ["left over", (r) => figures.format(r.left_over), "n"], ["bad rows", (r) => figures.format(r.bad), "n"],
     ["model time", (r) => `${inSeconds(r.spent_seconds)} of ${inSeconds(r.model_seconds)}`, "n"], ["waiting saved", (r) => inSeconds(r.saved_seconds), "n"], ["memory", (r) => bytes(r.kept_bytes), "n"],

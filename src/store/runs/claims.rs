@@ -1,6 +1,9 @@
 //! Which worker has which run: claims are made, renewed, given up, and taken over.
 
-use super::{Claim, RunState};
+use super::{
+    Claim, RunState,
+    queued::{MAX_QUEUED, STANDS_FOR},
+};
 use crate::{
     redact::Redact,
     store::{PostgresStore, StoreError},
@@ -16,20 +19,37 @@ SELECT wanted.schedule, last.due_at FROM unnest($1::text[]) AS wanted(schedule)
 CROSS JOIN LATERAL (SELECT due_at FROM warm_runs WHERE schedule = wanted.schedule AND due_at <= $2
   AND due_at = date_trunc('second', due_at) ORDER BY due_at DESC LIMIT 1) AS last";
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('kiln warm ' || $1, 0))";
-const CLAIM: &str = "\
-INSERT INTO warm_runs (schedule, due_at, state, worker, lease_until, limit_seconds, ends_at)
-SELECT $1, $2,
+const CLAIM: &str = concat!(
+    "\
+INSERT INTO warm_runs (id, schedule, due_at, state, worker, lease_until, limit_seconds, ends_at) OVERRIDING SYSTEM VALUE
+SELECT ",
+    new_run_id!(),
+    ", $1, $2,
   CASE WHEN $3 = 'allow' OR NOT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND state IN ('queued', 'planning', 'posting', 'waiting'))
-       THEN 'planning' WHEN $3 = 'wait' THEN 'queued' ELSE 'skipped' END,
+       THEN 'planning'
+       WHEN $3 = 'queue' OR ($3 = 'wait' AND NOT EXISTS (
+         SELECT FROM warm_runs WHERE schedule = $1 AND state = 'queued' AND due_at = date_trunc('second', due_at)))
+       THEN 'queued' ELSE 'skipped' END,
   $4, now() + make_interval(secs => $5), $6, now() + make_interval(secs => $6)
+WHERE $3 <> 'queue' OR (SELECT count(*) FROM warm_runs WHERE schedule = $1 AND state = 'queued') < $7
 ON CONFLICT (schedule, due_at) DO NOTHING
-RETURNING id, token, state";
-const ASK: &str = "\
-INSERT INTO warm_runs (schedule, due_at, state, limit_seconds, ends_at)
-SELECT $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microsecond' ELSE at END, 'queued', $2, now() + make_interval(secs => $2)
-FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')";
+RETURNING id, token, state"
+);
+const HAS_RUN: &str = "SELECT EXISTS (SELECT FROM warm_runs WHERE schedule = $1 AND due_at = $2)";
+/// One that was asked for and waits does what is asked for now.
+const ASKED: &str = "\
+SELECT id FROM warm_runs WHERE schedule = $1 AND state = 'queued' AND due_at <> date_trunc('second', due_at) ORDER BY due_at LIMIT 1";
+const ASK: &str = concat!(
+    "\
+INSERT INTO warm_runs (id, schedule, due_at, state, limit_seconds, ends_at) OVERRIDING SYSTEM VALUE
+SELECT ",
+    new_run_id!(),
+    ", $1, CASE WHEN at = date_trunc('second', at) THEN at + interval '1 microsecond' ELSE at END, 'queued', $2, now() + make_interval(secs => $2)
+FROM (SELECT clock_timestamp() AS at OFFSET 0) AS asked RETURNING id, pg_notify('kiln', '')"
+);
+const UNDER_WAY: &str = "an earlier run was under way";
 const CLOSE_SKIPPED: &str = "\
-UPDATE warm_runs SET message = 'an earlier run was under way', finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
+UPDATE warm_runs SET message = $2, finished_at = now(), worker = NULL, lease_until = NULL WHERE id = $1";
 /// $3 are the schedules that this worker knows, $4 those of them that run by themselves: of others only what was asked for is begun.
 const TAKE_OVER: &str = "\
 UPDATE warm_runs SET worker = $1, token = token + 1, lease_until = now() + make_interval(secs => $2),
@@ -62,6 +82,8 @@ pub enum Claimed {
     Set(i64, RunState),
     /// Another worker was first.
     Taken,
+    /// So many wait before it that it has no row yet.
+    Full,
 }
 
 /// A run that was taken over.
@@ -99,7 +121,8 @@ impl PostgresStore {
         self.end(lease, answer).await.map(BTreeMap::from_iter)
     }
 
-    /// Claims the run of a schedule that is due at `due_at`. `overlap` is `skip`, `wait` or `allow`.
+    /// Claims the run of a schedule that is due at `due_at`. `overlap` is `skip`, `wait` (of those that are due, one
+    /// waits at most), `queue` (each waits for those before it) or `allow`.
     pub async fn claim_run(
         &self,
         schedule: &str,
@@ -122,15 +145,27 @@ impl PostgresStore {
                 .bind(worker)
                 .bind(life.as_secs_f64())
                 .bind(limit.as_secs_f64())
+                .bind(MAX_QUEUED)
                 .fetch_optional(&mut *lease)
                 .await?;
             let claimed = match row {
-                None => Claimed::Taken,
+                None => {
+                    let has_run = sqlx::query_scalar(HAS_RUN).bind(schedule).bind(due_at);
+                    match has_run.fetch_one(&mut *lease).await? {
+                        true => Claimed::Taken,
+                        false => Claimed::Full,
+                    }
+                }
                 Some((id, token, state)) => match RunState::parse(&state)? {
                     RunState::Planning => Claimed::Own(Claim { id, token }),
                     RunState::Skipped => {
                         sqlx::query(CLOSE_SKIPPED)
                             .bind(id)
+                            .bind(if overlap == "wait" {
+                                STANDS_FOR
+                            } else {
+                                UNDER_WAY
+                            })
                             .execute(&mut *lease)
                             .await?;
                         Claimed::Set(id, RunState::Skipped)
@@ -144,13 +179,25 @@ impl PostgresStore {
         self.end(lease, answer).await
     }
 
-    /// Asks for a run now, whatever is due; a worker takes it as soon as no other run of the schedule is under way.
+    /// Asks for a run now, whatever is due; a worker takes it as soon as no other run of the schedule is under way. Where one that was asked for
+    /// waits already, it is that one.
     pub async fn ask_run(&self, schedule: &str, limit: Duration) -> Result<i64, StoreError> {
-        let mut lease = self.lease().await?;
-        let query = sqlx::query_scalar(ASK)
-            .bind(schedule)
-            .bind(limit.as_secs_f64());
-        let answer = self.deadline(query.fetch_one(&mut *lease)).await;
+        let mut lease = self.transaction().await?;
+        let work = async {
+            sqlx::query(LOCK)
+                .bind(schedule)
+                .execute(&mut *lease)
+                .await?;
+            let asked = sqlx::query_scalar(ASKED).bind(schedule);
+            if let Some(waits) = asked.fetch_optional(&mut *lease).await? {
+                return Ok(waits);
+            }
+            let query = sqlx::query_scalar(ASK)
+                .bind(schedule)
+                .bind(limit.as_secs_f64());
+            query.fetch_one(&mut *lease).await
+        };
+        let answer = self.deadline(work).await;
         self.end(lease, answer).await
     }
 

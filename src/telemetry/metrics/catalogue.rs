@@ -213,7 +213,7 @@ catalogue! {
     }
     "Warming": {
         WARM_RUNS = counter("kiln_warm_runs_total", "runs",
-            "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way.")
+            "Warming runs that ended on this worker, by how; skipped: an earlier run of the schedule was under way or waited, or no worker knew the schedule any more.")
             .by(&[WarmOutcome::LABEL]);
         WARM_INPUTS = counter("kiln_warm_inputs_total", "inputs",
             "Inputs of warming runs that this worker planned or ended, by what became of them.")

@@ -274,7 +274,7 @@ label!(
         Done = "done",
         /// it ended with an error
         Failed = "failed",
-        /// it was left out: an earlier run of the schedule was under way
+        /// it was left out: an earlier run of the schedule was under way or waited, or no worker knew the schedule any more
         Skipped = "skipped",
     }
 );

@@ -169,6 +169,7 @@ impl Reporter {
             jobs: figures.requests,
             p99_ms: figures.p99_ms,
             memory_bytes: memory_bytes(),
+            keeps_queued: true,
         }
     }
 
