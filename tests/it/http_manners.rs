@@ -10,16 +10,16 @@ use crate::harness::stack::Stack;
 use crate::harness::worker::Worker;
 
 /// A connection that is kept.
-struct Kept(TcpStream);
+pub struct Kept(TcpStream);
 
 impl Kept {
-    async fn open(worker: &Worker) -> Self {
+    pub async fn open(worker: &Worker) -> Self {
         let address = ("127.0.0.1", worker.http_port);
         Self(TcpStream::connect(address).await.expect("a connection"))
     }
 
     /// Sends a request, and gives its answer's head and body.
-    async fn ask(&mut self, head: &str, body: &[u8]) -> (String, String) {
+    pub async fn ask(&mut self, head: &str, body: &[u8]) -> (String, String) {
         let request = [head.as_bytes(), b"\r\n", body].concat();
         self.0.write_all(&request).await.expect("it is taken");
         self.answer().await
