@@ -428,7 +428,7 @@ async fn a_run_that_is_cancelled_is_dropped_on_arrival_and_can_be_gone_on_with()
         .start()
         .await;
     let shell = Shell::on(&stack);
-    shell.write("in.jsonl", &slow(900, 10));
+    shell.write("in.jsonl", &slow(900, 30));
     let words = [
         "score",
         "in.jsonl",
@@ -485,7 +485,7 @@ async fn a_run_that_is_asked_to_stop_says_how_to_go_on() {
     let stack = Stack::shared().await;
     let _worker = stack.worker().start().await;
     let shell = Shell::on(&stack);
-    shell.write("in.jsonl", &slow(900, 10));
+    shell.write("in.jsonl", &slow(900, 30));
     let words = [
         "score",
         "in.jsonl",
