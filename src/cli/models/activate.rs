@@ -8,6 +8,7 @@ use crate::{
     config::Settings,
     parts,
     store::{ActionKind, PostgresStore},
+    warm::rollover::Shift,
 };
 use anyhow::{Context, bail};
 use clap::Args;
@@ -223,7 +224,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         };
         let found = rollover::warm(&settings, &store, &wanted).await?;
         show(&arguments, &found);
-        if let Some(reason) = objection(&arguments, &found) {
+        if let Some(reason) = objection(&arguments, found.shift) {
             eprintln!("kiln: {name}@{new} was not made active: {reason}");
             if chosen.was().is_none() && active == Some(new) {
                 eprintln!("{UNCHOSEN}");
@@ -280,11 +281,11 @@ fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
 }
 
 /// What speaks against the switch.
-fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String> {
+fn objection(arguments: &Arguments, shift: Option<Shift>) -> Option<String> {
     let limited = arguments.max_flips.is_some()
         || arguments.min_correlation.is_some()
         || arguments.max_shift.is_some();
-    let Some(shift) = warmed.shift else {
+    let Some(shift) = shift else {
         return limited.then(|| "no scores of both versions can be compared".to_owned());
     };
     if let Some(max) = arguments.max_flips {
@@ -313,4 +314,39 @@ fn objection(arguments: &Arguments, warmed: &rollover::Warmed) -> Option<String>
         ));
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn a_limit_that_nothing_can_be_compared_for_speaks_against_the_switch() {
+        let line = ["activate", "m@2", "--warm", "0.9", "--max-flips", "0.1"];
+        let arguments = Line::parse_from(line).arguments;
+        let of = |flips| {
+            let shift = Shift {
+                inputs: 10,
+                mean: 0.0,
+                mean_absolute: 0.0,
+                max_absolute: 0.0,
+                rank_correlation: None,
+                flips,
+            };
+            objection(&arguments, Some(shift))
+        };
+        assert_eq!(of(Some(0.1)), None);
+        let more = of(Some(0.2)).expect("an objection");
+        assert!(more.contains("more than 10.00 %"), "{more}");
+        let none = of(None).expect("an objection");
+        assert!(none.contains("no labels"), "{none}");
+        assert!(objection(&arguments, None).is_some());
+    }
 }
