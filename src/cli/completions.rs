@@ -1,10 +1,9 @@
 //! `kiln completions`: the script by which a shell completes Kiln's commands and options.
 
 use super::Exit;
-use anyhow::Context;
 use clap::Args;
 use clap_complete::{Generator, Shell};
-use std::io::{self, Write};
+use std::io;
 
 /// Prints the script by which a shell completes commands and options.
 #[derive(Debug, Args)]
@@ -22,7 +21,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let script = script(arguments.shell)?;
-    io::stdout().write_all(&script).context("standard output")?;
+    print!("{}", String::from_utf8(script)?);
     Ok(Exit::Ok)
 }
 

@@ -94,14 +94,14 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
                 Forgotten::Newer => "newer",
             };
             let line = json!({"namespace": namespace, "key": key, "outcome": outcome});
-            println!("{line}");
+            reported!("{line}");
         } else {
             let outcome = match forgotten {
                 Forgotten::Removed => "is removed",
                 Forgotten::Absent => "was not there; nothing older comes back",
                 Forgotten::Newer => "stays as it is: it is newer",
             };
-            println!("{namespace} {key} {outcome}");
+            reported!("{namespace} {key} {outcome}");
         }
     }
     Ok(Exit::Ok)

@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         .into_iter()
         .find(|name| folder.join(name).symlink_metadata().is_ok())
         .unwrap_or(COMPOSE_FILES[0]);
-    let mut exit = Exit::Ok;
+    let mut written = Vec::new();
     for (name, text) in [
         ("kiln.toml", settings.as_str()),
         ("schedules/example.toml", SCHEDULE),
@@ -60,8 +60,15 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     ] {
         let path = folder.join(name);
         let shown = path.display();
-        if write_new(&path, text).with_context(|| format!("{shown} can't be written"))? {
-            println!("{shown}");
+        let is_new = write_new(&path, text).with_context(|| format!("{shown} can't be written"));
+        written.push((is_new?, path));
+    }
+    // Said once all is there, whoever listens.
+    let mut exit = Exit::Ok;
+    for (is_new, path) in &written {
+        let shown = path.display();
+        if *is_new {
+            reported!("{shown}");
         } else {
             eprintln!("kiln: {shown} is there already, and stays as it is");
             exit = Exit::Partial;

@@ -78,13 +78,13 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     }
     let removed = removed.ok();
     if arguments.json {
-        println!("{}", json!({"namespace": namespace, "removed": removed}));
+        reported!("{}", json!({"namespace": namespace, "removed": removed}));
     } else if let Some(removed) = removed {
-        println!(
+        reported!(
             "{namespace} is invalidated: its next jobs are scored again; {removed} named entries and rankings are removed"
         );
     } else {
-        println!("{namespace} is invalidated: its next jobs are scored again");
+        reported!("{namespace} is invalidated: its next jobs are scored again");
     }
     Ok(Exit::Ok)
 }

@@ -25,8 +25,8 @@ pub(super) struct Arguments {
 pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Result<Exit> {
     let store = parts::postgres(&settings)?;
     match store.migrate().await? {
-        None => println!("the database is up to date"),
-        Some(newer) => println!(
+        None => reported!("the database is up to date"),
+        Some(newer) => reported!(
             "the database is up to date; a newer release's migrations, up to {newer}, are there as well"
         ),
     }
@@ -43,11 +43,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let moved = moved.await?;
     bar.finish_and_clear();
     match moved {
-        Moved::Now => println!(
+        Moved::Now => reported!(
             "jobs are in daily partitions, after {:.1} s; results from before stay in jobs_before until they are pruned",
             start.elapsed().as_secs_f64()
         ),
-        Moved::Before => println!("jobs are in daily partitions already"),
+        Moved::Before => reported!("jobs are in daily partitions already"),
     }
     Ok(Exit::Ok)
 }

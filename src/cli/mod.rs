@@ -3,6 +3,9 @@
 //! Promises that scripts can rely on the exit codes and on `--json`: results go to standard output, everything else to standard
 //! error. Refuses to start a command whose settings can't be used.
 
+#[macro_use]
+mod reported;
+
 mod actor;
 mod age;
 mod audit;
@@ -188,7 +191,8 @@ pub fn main() -> ExitCode {
 }
 
 /// Has a command end, and say nothing, whose standard output nobody reads any more, as in `kiln models list | head`: whoever reads has
-/// what they wanted. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose.
+/// what they wanted. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose. What changes something
+/// uses `reported!` instead, and goes on.
 fn end_quietly_when_output_is_closed() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {

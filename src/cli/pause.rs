@@ -86,7 +86,7 @@ async fn steer(
     }
     if json {
         let what = schedule.as_deref().unwrap_or(INTAKE);
-        println!(
+        reported!(
             "{}",
             json!({"what": what, "paused": pause, "changed": changed})
         );
@@ -102,6 +102,6 @@ async fn steer(
         (false, true) => "is resumed, on every worker within a second",
         (false, false) => "wasn't paused",
     };
-    println!("{what} {state}");
+    reported!("{what} {state}");
     Ok(Exit::Ok)
 }

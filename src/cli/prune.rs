@@ -51,12 +51,12 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         runs,
     } = pruned;
     if arguments.json {
-        println!(
+        reported!(
             "{}",
             serde_json::json!({"jobs": jobs, "scores": scores, "served": served, "runs": runs})
         );
     } else {
-        println!(
+        reported!(
             "deleted {jobs} jobs, {scores} scores, {served} rows of what names were served and {runs} warming runs"
         );
     }

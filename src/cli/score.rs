@@ -48,7 +48,8 @@ use item::{Keep, Pick};
 use output::Closed;
 use result::EmbeddingType;
 use split::Limits;
-use std::{future, path::PathBuf};
+use std::{path::PathBuf, sync::Arc};
+use tokio_util::sync::CancellationToken;
 
 /// Scores a file on this machine, with no servers. Results are stored in a SQLite file (setting
 /// `embedded.path`), so that what was scored before is found, not scored again.
@@ -96,7 +97,7 @@ pub(super) struct Arguments {
 }
 
 /// What is said of files, of where results go, and in which form.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct FileArguments {
     /// The files, patterns such as 'data/*.parquet', or folders with --recursive; - for standard input.
     #[arg(required = true, value_name = "FILE")]
@@ -287,16 +288,15 @@ async fn score(
             return Ok(Exit::Usage);
         }
     };
+    let file = Arc::new(file.clone());
     // A fleet's jobs go on whoever stops: its run listens for itself.
-    let asked = async {
-        match jobs {
-            Some(_) => future::pending().await,
-            None => super::stop::asked().await,
-        }
+    let asked = match jobs {
+        Some(_) => CancellationToken::new(),
+        None => super::stop::token(),
     };
     let ended = tokio::select! {
-        ended = run::run(file, jobs, on_error, settings) => ended,
-        () = asked => {
+        ended = run::run(&file, jobs, on_error, settings) => ended,
+        () = asked.cancelled() => {
             stop::say(file.output.as_deref());
             return Ok(Exit::Failed);
         }

@@ -16,10 +16,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
-use std::{
-    io::{IsTerminal, Write},
-    time::Duration,
-};
+use std::{io::IsTerminal, time::Duration};
 
 /// Shows every worker, queue, lane and schedule of this database and broker.
 #[derive(Debug, Args)]
@@ -78,7 +75,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             println!("{}", status.as_json());
         } else {
             let clears = arguments.watch.is_some() && std::io::stdout().is_terminal();
-            status.show(clears)?;
+            status.show(clears);
         }
         let Some(seconds) = arguments.watch else {
             let is_ready = |one: &WorkerRow| matches!(one.state(), "ready" | "degraded" | "paused");
@@ -177,7 +174,7 @@ impl Status {
         })
     }
 
-    fn show(&self, clears: bool) -> std::io::Result<()> {
+    fn show(&self, clears: bool) {
         let mut text = String::new();
         if self.workers.is_empty() {
             text.push_str("no worker within the last hour: `kiln run` starts one\n");
@@ -203,13 +200,9 @@ impl Status {
         for problem in &self.problems {
             text.push_str(&format!("{problem}\n"));
         }
-        let mut out = std::io::stdout().lock();
-        if clears {
-            // The cursor goes home, and what was there is cleared.
-            write!(out, "\x1b[H\x1b[2J")?;
-        }
-        out.write_all(text.trim_start().as_bytes())?;
-        out.flush()
+        // The cursor goes home, and what was there is cleared.
+        let clear = if clears { "\x1b[H\x1b[2J" } else { "" };
+        print!("{clear}{}", text.trim_start());
     }
 
     fn workers_table(&self) -> Table {

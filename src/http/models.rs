@@ -9,7 +9,7 @@ use super::{
 use crate::{pipeline::ShadowFigures, warm::rollover::compare};
 use axum::{Json, extract::State};
 use kiln_contract::split::Share;
-use kiln_model::{InputKind, PassFigures, Task, Training};
+use kiln_model::{Backend, InputKind, PassFigures, Task, Training};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -24,6 +24,8 @@ pub struct ModelShown {
     /// The share of the inputs of jobs that name no version which goes to this one instead of the active one, 0 to 1; null where none does.
     share: Option<f64>,
     architecture: String,
+    /// The backend that it is on here: `cpu` where `models.fall_back` has that stand in; null where none works.
+    backend: Option<&'static str>,
     /// `classification`, `scalar` or `embedding`.
     task: &'static str,
     /// `text` or `features`.
@@ -166,6 +168,7 @@ pub(super) async fn models(
         let shadow = shadow.map(|at| shadows.swap_remove(at));
         let reference = format!("{}@{}", info.name, info.version);
         let loaded = engine.registry().resolve(&reference).ok();
+        let backend = engine.registry().backend_of(&info.name);
         let (task, labels) = match info.task {
             Task::Classification { labels } => ("classification", labels),
             Task::Scalar => ("scalar", Vec::new()),
@@ -177,6 +180,7 @@ pub(super) async fn models(
             active: model.active,
             share: model.share.map(Share::ratio),
             architecture: info.architecture,
+            backend: backend.map(Backend::as_str),
             task,
             input: match info.input {
                 InputKind::Text { .. } => "text",

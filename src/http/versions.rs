@@ -29,10 +29,18 @@ use axum::{
 };
 use kiln_model::SplitChoice;
 use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use utoipa::{IntoParams, ToSchema};
 
 /// Hot inputs that are looked at, those that are requested most first.
 const MAX_HOT: usize = 5_000;
+/// Longest wait for the broker to take the jobs of [`CHUNK`] inputs.
+const POSTING: Duration = Duration::from_secs(2);
+
+/// Jobs with the same bytes have the same ids: who asks again posts nothing twice.
+const UNCONFIRMED: &str =
+    "the broker didn't confirm the jobs in time, and may have them all the same: ask again";
 
 /// A version to compare with the one that serves.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -243,13 +251,12 @@ pub(super) async fn warm(
     let version = wanted(body).await?;
     let version = version.ok_or_else(|| Problem::invalid("version", "expected a version"))?;
     serving(state, &name, Some(&version))?;
+    // Nobody closes it. Whatever the broker is like, others may look meanwhile: only what is looked up here takes turns.
     let turn = shared.comparing.clone().acquire_owned().await;
     let hot = hot(state, &name).await?;
-    let work = post(state.clone(), name, version, hot, admin);
-    let work = async move {
-        let _turn = turn;
-        work.await
-    };
+    drop(turn);
+    let turns = shared.comparing.clone();
+    let work = post(state.clone(), turns, (name, version), hot, admin);
     let done = state.run_to_its_end(work).await??;
     Ok((StatusCode::ACCEPTED, Json(done)))
 }
@@ -257,8 +264,8 @@ pub(super) async fn warm(
 /// Posts the jobs, and notes how many inputs they have: also where that is only a part.
 async fn post(
     state: ApiState,
-    model: String,
-    version: String,
+    turns: Arc<Semaphore>,
+    (model, version): (String, String),
     hot: Vec<Asked>,
     by: Admin,
 ) -> Result<WarmedShown, Problem> {
@@ -268,7 +275,7 @@ async fn post(
         version,
         ..WarmedShown::default()
     };
-    let posted = post_all(&state, &hot, &mut done).await;
+    let posted = post_all(&state, &turns, &hot, &mut done).await;
     if posted.is_ok() || done.posted > 0 {
         let what = format!(
             "{}@{}: {} inputs to warm it",
@@ -279,17 +286,26 @@ async fn post(
     posted.map(|()| done)
 }
 
-async fn post_all(state: &ApiState, hot: &[Asked], done: &mut WarmedShown) -> Result<(), Problem> {
+async fn post_all(
+    state: &ApiState,
+    turns: &Semaphore,
+    hot: &[Asked],
+    done: &mut WarmedShown,
+) -> Result<(), Problem> {
     for chunk in hot.chunks(CHUNK) {
         let pinned = (done.model.as_str(), done.version.as_str());
+        let turn = turns.acquire().await;
         let jobs = hot_inputs::pinned_jobs(&state.store, pinned, chunk).await;
+        drop(turn);
         let jobs = jobs.map_err(|error| Problem::unavailable(format!("postgres: {error}")))?;
         let (count, inputs) = (jobs.len(), jobs.iter().map(|job| job.inputs).sum::<usize>());
         let messages = jobs
             .into_iter()
             .map(|job| message::job(&state.topology.warm, &job.id, job.body));
-        let posted = state.publisher.publish(messages).await;
-        posted.map_err(|error| Problem::unavailable(error.to_string()))?;
+        let posted = tokio::time::timeout(POSTING, state.publisher.publish(messages)).await;
+        posted
+            .map_err(|_| Problem::unavailable(UNCONFIRMED))?
+            .map_err(|error| Problem::unavailable(error.to_string()))?;
         done.jobs += count;
         done.posted += inputs;
     }

@@ -139,7 +139,7 @@ async fn jobs_may_be_submitted_before_the_first_worker_starts() {
 }
 
 /// A worker that knows only the model `fault` rejects two jobs for `sentiment`, and one without a text.
-async fn three_letters(stack: &Stack) {
+pub async fn three_letters(stack: &Stack) {
     let worker = stack.worker().start().await;
     let mut headers = FieldTable::default();
     headers.insert("team".into(), AMQPValue::LongString("search".into()));

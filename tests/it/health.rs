@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use crate::harness::jobs::{fault_job, job_ids, quick_jobs};
 use crate::harness::proxy::Proxy;
+use crate::harness::shell::Shell;
 use crate::harness::stack::{Own, Stack};
 use crate::harness::worker::Worker;
 use crate::harness::{PATIENCE, eventually, sandbox};
@@ -205,6 +206,33 @@ async fn a_database_that_answers_and_takes_no_rows_makes_the_worker_not_ready() 
         0,
         "no check waits in the server"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_backend_is_replaced_says_so() {
+    let stack = Stack::shared().await;
+    let settings = [
+        ("KILN_MODELS__BACKENDS__FAULT", "wgpu"),
+        ("KILN_MODELS__FALL_BACK", "true"),
+    ];
+    let mut worker = stack.worker().expect_trouble();
+    let mut shell = Shell::on(&stack);
+    for (name, value) in settings {
+        worker = worker.set(name, value);
+        shell = shell.set(name, value);
+    }
+    let worker = worker.start().await;
+    let replaced = "the backend \"wgpu\" is replaced by \"cpu\": ";
+    let expected = format!("degraded: models: {replaced}");
+    says(&worker, 200, &expected, 200).await;
+    let (_, models) = worker.get("/v1/models").await.expect("an answer");
+    let models: Value = serde_json::from_str(&models).expect("JSON");
+    assert_eq!(models[0]["backend"], "cpu", "{models}");
+    jobs_flow(&stack, "replaced").await;
+    let checks = shell.kiln(&["doctor", "--json"]).await.checks();
+    let (status, found, _) = &checks["models"];
+    assert_eq!(status, "warn", "{checks:?}");
+    assert!(found.starts_with(replaced), "{found}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,6 +106,7 @@ fn problem(model: Option<&str>, path: &Path, message: String) -> Problem {
         file: None,
         message,
         still_serving: false,
+        may_pass: false,
     }
 }
 

@@ -1,6 +1,7 @@
 //! What can go wrong with models: while scoring, while finding one by name, while loading one.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
@@ -48,6 +49,8 @@ pub struct Problem {
     pub message: String,
     /// Whether an earlier, checked load of the same version goes on serving.
     pub still_serving: bool,
+    /// Whether the reason may pass though no file changes, so that it is tried again now and then.
+    pub may_pass: bool,
 }
 
 impl fmt::Display for Problem {
@@ -55,6 +58,9 @@ impl fmt::Display for Problem {
         match &self.file {
             Some(file) => write!(f, "{}: {}", self.path.join(file).display(), self.message)?,
             None => write!(f, "{}: {}", self.path.display(), self.message)?,
+        }
+        if self.may_pass {
+            write!(f, " (which may pass: it is tried again)")?;
         }
         if self.still_serving {
             write!(f, " (the version loaded before keeps serving)")?;
@@ -69,6 +75,8 @@ impl fmt::Display for Problem {
 pub(crate) struct LoadError {
     pub file: String,
     pub message: String,
+    /// Whether the reason may pass though no file changes: of the system or of a device, not of what the files say.
+    pub may_pass: bool,
 }
 
 impl LoadError {
@@ -76,6 +84,23 @@ impl LoadError {
         Self {
             file: file.to_owned(),
             message: message.into(),
+            may_pass: false,
+        }
+    }
+
+    /// A file that can't be read. One that isn't there is seen when it comes; any other reason may pass unseen.
+    pub fn unreadable(file: &str, error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::file(file, "is missing"),
+            _ => Self::file(file, format!("cannot be read: {error}")).passing(),
+        }
+    }
+
+    /// The same, for a reason that may pass.
+    pub fn passing(self) -> Self {
+        Self {
+            may_pass: true,
+            ..self
         }
     }
 

@@ -2,8 +2,10 @@
 //! feature `faults`.
 //!
 //! A text that contains `panic` panics, `abort` ends the process, `nan` is answered with NaN, `sleep:<ms>` is
-//! answered that much later; every answer is otherwise a number in [0, 1) made from the text's hash.
+//! answered that much later, and `full:<path>` panics as long as that file is there; every answer is otherwise a number in [0, 1)
+//! made from the text's hash.
 
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ impl Network for Fault {
     }
 }
 
-fn score(text: &str) -> f32 {
+pub(crate) fn score(text: &str) -> f32 {
     if text.contains("panic") {
         panic!("asked to panic");
     }
@@ -39,10 +41,18 @@ fn score(text: &str) -> f32 {
     if let Some(millis) = sleep_asked(text) {
         thread::sleep(Duration::from_millis(millis));
     }
+    if file_named(text).is_some_and(Path::exists) {
+        panic!("no memory is left");
+    }
     let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
     let [first, second, third, ..] = digest;
     let bits = u32::from_be_bytes([0, first, second, third]);
     bits as f32 / (1u32 << 24) as f32
+}
+
+fn file_named(text: &str) -> Option<&Path> {
+    let (_, after) = text.split_once("full:")?;
+    after.split_whitespace().next().map(Path::new)
 }
 
 fn sleep_asked(text: &str) -> Option<u64> {

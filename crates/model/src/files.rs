@@ -1,7 +1,6 @@
 //! Reads a version's files, none of them before it has the SHA-256 that the manifest says.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -16,10 +15,7 @@ pub(crate) fn read_verified(
     table: &str,
 ) -> Result<Vec<u8>, LoadError> {
     let refuse = |message: String| LoadError::file(file, message);
-    let bytes = fs::read(folder.join(file)).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => refuse("is missing".to_owned()),
-        _ => refuse(format!("cannot be read: {error}")),
-    })?;
+    let bytes = fs::read(folder.join(file)).map_err(|error| LoadError::unreadable(file, &error))?;
     let found = hex::encode(Sha256::digest(&bytes));
     if !found.eq_ignore_ascii_case(sha256) {
         return Err(refuse(format!(

@@ -116,6 +116,11 @@ impl Hardware {
         None
     }
 
+    /// What does the arithmetic.
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
     /// Whether it is a graphics processor.
     pub fn is_gpu(&self) -> bool {
         self.backend.is_gpu()
@@ -228,7 +233,7 @@ fn caught_on<T: Send>(
         .install(|| catch_unwind(AssertUnwindSafe(run)))
         .map_err(|panic| {
             let reason = panic_message(panic.as_ref());
-            LoadError::field("settings models.backends", &reason)
+            LoadError::field("settings models.backends", &reason).passing()
         })
 }
 

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use super::error::ImportError;
 use super::naming::{is_model_name, is_version};
-use super::trial::{Scratch, Trial, unwritable};
+use super::trial::{IMPORTING, Scratch, Trial, scratch, unwritable};
 use draft::Draft;
 pub(crate) use draft::{GoldenDraft, golden};
 pub use options::{ImportOptions, Imported};
@@ -82,9 +82,8 @@ pub fn import(options: &ImportOptions) -> Result<Imported, ImportError> {
 /// Where a version is written, and where it is once it was checked.
 fn places(options: &ImportOptions) -> (PathBuf, PathBuf) {
     let home = options.models_dir.join(&options.name);
-    // A name with a dot is none that the models folder is searched for.
-    let scratch = format!(".import-{}-{}", options.version, std::process::id());
-    (home.join(scratch), home.join(&options.version))
+    let scratch = scratch(&home, IMPORTING, &options.version);
+    (scratch, home.join(&options.version))
 }
 
 fn check_names(options: &ImportOptions) -> Result<(), ImportError> {

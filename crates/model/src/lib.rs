@@ -68,3 +68,4 @@ pub use registry::{ChoiceReport, ListedModel, Registry, RescanReport};
 pub use rows::{ModelCall, Rows, Scored, TextRow};
 pub use settings::{Backend, ModelSettings, Shadow};
 pub use text::{TextRules, UnicodeForm};
+pub use trial::give_up_version;

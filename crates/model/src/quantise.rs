@@ -24,7 +24,8 @@ use super::manifest::{Architecture, Manifest};
 use super::model::Model;
 use super::naming::{MANIFEST_FILE, is_version};
 use super::rows::{Rows, TextRow};
-use super::trial::{Scratch, Trial, unwritable};
+use super::settings::Backend;
+use super::trial::{QUANTISING, Scratch, Trial, scratch, unwritable};
 use super::weights::{Expected, Weights};
 pub use cost::{CostMeter, QuantisationCost};
 
@@ -48,6 +49,8 @@ pub struct QuantiseOptions {
     pub from: String,
     /// The version that is made.
     pub version: String,
+    /// What the settings have the model run on, and the setting that says so.
+    pub runs_on: (String, Backend),
     /// Whether the feed-forward part is rounded to as few steps as the rest: faster on processors without products of bytes, and further off.
     pub coarse: bool,
 }
@@ -80,6 +83,17 @@ pub struct Quantising {
 /// Names the file and what was expected; the models folder is then as it was before.
 pub fn quantise(options: &QuantiseOptions) -> Result<Quantising, ImportError> {
     let home = options.models_dir.join(&options.name);
+    let (setting, backend) = &options.runs_on;
+    if !backend.has_kernels() {
+        let (backend, name) = (backend.as_str(), &options.name);
+        return Err(ImportError::new(
+            &home,
+            format!(
+                "{setting} is \"{backend}\", and int8 runs on the backend \"cpu\" alone: every worker would refuse the version; \
+                 set models.backends.{name} to \"cpu\" first"
+            ),
+        ));
+    }
     let (source, target) = (home.join(&options.from), home.join(&options.version));
     if !is_version(&options.version) || options.version.starts_with('.') {
         return Err(ImportError::new(
@@ -101,11 +115,7 @@ pub fn quantise(options: &QuantiseOptions) -> Result<Quantising, ImportError> {
     let declared = manifest.weights_file().map_err(blame)?;
     let was = fs::metadata(source.join(&declared.file)).map_or(0, |file| file.len());
 
-    let scratch = Scratch::create(home.join(format!(
-        ".quantise-{}-{}",
-        options.version,
-        std::process::id()
-    )))?;
+    let scratch = Scratch::create(scratch(&home, QUANTISING, &options.version))?;
     scratch.write(WEIGHTS_FILE, &weights)?;
     if let Some(declared) = &manifest.tokenizer {
         let bytes = read_verified(&source, &declared.file, &declared.sha256, "tokenizer");

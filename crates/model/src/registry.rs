@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::priority;
 use arc_swap::ArcSwap;
@@ -22,7 +22,7 @@ use super::error::{LoadError, OpenError, Problem, UnknownModel};
 use super::load::{Loaded, ModelSource, load};
 use super::model::Model;
 use super::runner::{Limits, Runner, panic_message};
-use super::settings::ModelSettings;
+use super::settings::{Backend, ModelSettings};
 use backends::Backends;
 pub use snapshot::ListedModel;
 use snapshot::Snapshot;
@@ -131,6 +131,17 @@ impl Registry {
         self.snapshot.load().problems.clone()
     }
 
+    /// Which backends of the settings have no device that works, so that `cpu` stands in for them, and why: a sentence for each.
+    pub fn replaced_backends(&self) -> &[String] {
+        self.backends.replaced()
+    }
+
+    /// What does the arithmetic of a model, if that works.
+    pub fn backend_of(&self, model: &str) -> Option<Backend> {
+        let hardware = self.backends.of(model).ok()?;
+        Some(hardware.backend())
+    }
+
     /// Why nothing works any more on a device that models run on, if so: no pass on it will, in this process.
     pub fn lost_device(&self) -> Option<String> {
         self.backends.lost()
@@ -140,10 +151,16 @@ impl Registry {
     ///
     /// What served goes on serving until a whole, checked replacement is there: a version whose files broke keeps
     /// its loaded self, and a version whose folder is gone stays while it is pinned or no other version is there.
+    /// A version that was refused is read again once its files have changed; for a reason that may pass, after a while as well.
     pub fn rescan(&self) -> RescanReport {
+        self.rescan_at(Instant::now())
+    }
+
+    fn rescan_at(&self, now: Instant) -> RescanReport {
         let mut state = self.lock();
         let survey = directory::survey(&self.dir);
-        let mut report = state.scan(&self.dir, survey, &self.pinned, |found| self.load(found));
+        let dir = self.dir.as_path();
+        let mut report = state.scan((dir, now), survey, &self.pinned, |found| self.load(found));
         report.new_problems = self.publish(&state);
         report
     }
@@ -166,7 +183,8 @@ impl Registry {
         survey
             .found
             .retain(|found| is_it(&found.name, &found.version));
-        state.scan(&self.dir, survey, &self.pinned, |found| self.load(found));
+        let when = (self.dir.as_path(), Instant::now());
+        state.scan(when, survey, &self.pinned, |found| self.load(found));
         self.publish(&state);
     }
 

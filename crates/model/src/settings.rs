@@ -62,6 +62,16 @@ impl Default for ModelSettings {
     }
 }
 
+impl ModelSettings {
+    /// What does a model's arithmetic, and the name of the setting that says so.
+    pub fn backend_of(&self, model: &str) -> (String, Backend) {
+        match self.backends.get(model) {
+            Some(backend) => (format!("models.backends.{model}"), *backend),
+            None => ("models.backend".to_owned(), self.backend),
+        }
+    }
+}
+
 /// What does the arithmetic. Results of all backends on the processor agree to 1e-5, those of graphics processors to 1e-4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -1,6 +1,7 @@
 //! A version that isn't there yet: written beside the models folder's versions, loaded and checked, and gone if that fails.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,6 +23,9 @@ const LIMITS: Limits = Limits {
     batch_tokens: 4096,
     queued_rows: 64,
 };
+
+/// Files that a scratch folder gets, at most, and so the tries to remove it.
+const TRIES: usize = 8;
 
 /// What the version is loaded with before it is there.
 pub(crate) struct Trial {
@@ -64,9 +68,15 @@ impl Trial {
 pub(crate) struct Scratch(pub PathBuf);
 
 impl Scratch {
-    /// Makes it, with the folders above it.
+    /// Makes it, empty, with the folders above it. One of the same name is what a process that was killed has left: its number comes back, in
+    /// containers soon.
     pub fn create(folder: PathBuf) -> Result<Self, ImportError> {
-        fs::create_dir_all(&folder).map_err(|error| unwritable(&folder, &error))?;
+        let made = folder
+            .parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .and_then(|()| removed(&folder))
+            .and_then(|()| fs::create_dir(&folder));
+        made.map_err(|error| unwritable(&folder, &error))?;
         Ok(Self(folder))
     }
 
@@ -86,6 +96,40 @@ impl Scratch {
     }
 }
 
+/// What a version is written in before it is there, by who makes it.
+pub(crate) const IMPORTING: &str = "import";
+pub(crate) const QUANTISING: &str = "quantise";
+
+/// The scratch folder of a version in its model's folder. A name with a dot is none that the models folder is searched for.
+pub(crate) fn scratch(home: &Path, who: &str, version: &str) -> PathBuf {
+    home.join(format!(".{who}-{version}-{}", std::process::id()))
+}
+
+/// Removes what this process has begun to write of a version, which it doesn't go on with: a thread that still writes there fails.
+///
+/// # Errors
+/// If it can't be removed.
+pub fn give_up_version(models_dir: &Path, name: &str, version: &str) -> io::Result<()> {
+    let home = models_dir.join(name);
+    for who in [IMPORTING, QUANTISING] {
+        let folder = scratch(&home, who, version);
+        // A file may come between the look into the folder and its removal.
+        let tries = std::iter::repeat_with(|| removed(&folder)).take(TRIES);
+        tries
+            .reduce(|before, now| before.or(now))
+            .unwrap_or(Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder with what is in it; one that isn't there is removed.
+fn removed(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
 /// That a path can't be written.
 pub(crate) fn unwritable(path: &Path, error: &std::io::Error) -> ImportError {
     ImportError::new(path, format!("cannot be written: {error}"))
@@ -95,5 +139,31 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // After a rename there is nothing left to remove; a scratch folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scratch_folder_is_empty_and_goes_with_who_gives_it_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("a");
+        for who in [IMPORTING, QUANTISING] {
+            let folder = scratch(&home, who, "1");
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("tokenizer.json"), "another model's").unwrap();
+            let made = Scratch::create(folder.clone()).unwrap();
+            assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+            made.write("model.safetensors", b"x").unwrap();
+            let other = scratch(&home, who, "2");
+            fs::create_dir(&other).unwrap();
+            give_up_version(dir.path(), "a", "1").unwrap();
+            assert!(!folder.exists() && other.exists());
+            assert!(made.write("model.safetensors", b"x").is_err());
+            // Nobody's any more.
+            give_up_version(dir.path(), "a", "1").unwrap();
+        }
     }
 }

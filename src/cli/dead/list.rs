@@ -8,11 +8,9 @@ use crate::{
     cli::{Exit, plain::plain},
     clock,
 };
-use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use lapin::{BasicProperties, types::FieldTable};
 use serde_json::{Value, json};
-use std::io::{self, Write};
 
 /// Characters of a field or message that the table shows.
 const SHOWN: usize = 80;
@@ -46,13 +44,12 @@ pub(super) async fn list(
             .and_then(|limit| limit.try_into().ok())
             .unwrap_or(usize::MAX),
     );
-    let mut out = io::stdout().lock();
     if arguments.json {
         for letter in &letters {
-            writeln!(out, "{}", serde_json::to_string(letter)?).context("standard output")?;
+            println!("{}", serde_json::to_string(letter)?);
         }
     } else if !letters.is_empty() {
-        writeln!(out, "{}", table(&letters).trim_fmt()).context("standard output")?;
+        println!("{}", table(&letters).trim_fmt());
     }
     warn_of_unseen(seen, waiting, arguments.scan);
     if !arguments.json {
@@ -113,8 +110,7 @@ pub(super) async fn show(
             } else {
                 as_text(&letter, &delivery.properties, &delivery.data)
             };
-            bar.suspend(|| writeln!(io::stdout().lock(), "{shown}"))
-                .context("standard output")?;
+            bar.suspend(|| println!("{shown}"));
         }
         scan.hold(delivery);
         bar.set_position(scan.seen.into());

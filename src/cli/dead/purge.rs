@@ -46,12 +46,12 @@ pub(super) async fn run(
         warn_of_unseen(seen, waiting, arguments.scan);
     }
     if arguments.json {
-        println!(
+        reported!(
             "{}",
             serde_json::json!({"purged": purged, "looked_at": seen})
         );
     } else {
-        println!("purged {purged} of {waiting} letters");
+        reported!("purged {purged} of {waiting} letters");
     }
     Ok(Exit::Ok)
 }

@@ -201,11 +201,11 @@ impl Replay<'_> {
         if arguments.json {
             let summary =
                 serde_json::json!({"replayed": replayed, "left": left, "looked_at": seen});
-            println!("{summary}");
+            reported!("{summary}");
         } else {
-            println!("replayed {replayed} of {waiting} letters");
+            reported!("replayed {replayed} of {waiting} letters");
             if left > 0 {
-                println!("{left} could not be replayed and stay");
+                reported!("{left} could not be replayed and stay");
             }
         }
         Ok(if left > 0 { Exit::Partial } else { Exit::Ok })

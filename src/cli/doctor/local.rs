@@ -65,8 +65,17 @@ pub(super) async fn models(settings: &Settings) -> (Vec<Check>, Option<Arc<Regis
         }
     };
     let mut checks: Vec<Check> = registry.list().iter().map(served).collect();
+    for replaced in registry.replaced_backends() {
+        let repair = "mend the device or its driver, or choose another backend in models.backend and models.backends";
+        checks.push(Check::warn(MODELS, replaced, repair));
+    }
     for problem in registry.problems() {
-        let repair = "fix or remove it; a running worker checks again every 10 s";
+        let repair = match problem.may_pass {
+            true => {
+                "make room for it, or wait: a running worker tries it again after 30 s, and then less and less often, down to every 8 min"
+            }
+            false => "fix or remove it; a running worker sees within 2 s that its files changed",
+        };
         let (name, advice) = match (&problem.model, &problem.version) {
             (Some(model), Some(version)) => (format!("model {model}@{version}"), repair),
             (Some(model), None) => (format!("model {model}"), repair),
@@ -77,7 +86,7 @@ pub(super) async fn models(settings: &Settings) -> (Vec<Check>, Option<Arc<Regis
         };
         checks.push(Check::fail(name, problem.to_string(), advice));
     }
-    if checks.is_empty() {
+    if registry.list().is_empty() && registry.problems().is_empty() {
         let advice = "put a model there, or name another folder with KILN_MODELS_DIR";
         checks.push(Check::fail(MODELS, format!("none in {dir}"), advice));
     }

@@ -10,13 +10,11 @@ use crate::{
     parts,
     store::{JobFilter, JobMark, ListedJob},
 };
-use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::{Args, ValueEnum};
 use comfy_table::{CellAlignment, Table, presets};
 use kiln_contract::failure::Code;
 use serde_json::json;
-use std::io::{self, Write};
 
 /// Jobs of one question.
 const PAGE: usize = 500;
@@ -100,9 +98,7 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Re
         for job in &page.jobs {
             match &mut table {
                 Some(table) => drop(table.add_row(cells(job))),
-                None => {
-                    writeln!(io::stdout().lock(), "{}", as_json(job)).context("standard output")?;
-                }
+                None => println!("{}", as_json(job)),
             }
         }
         if left == 0 || after.is_none() {
@@ -110,7 +106,7 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings) -> anyhow::Re
         }
     }
     if let Some(table) = table.filter(|_| found > 0) {
-        writeln!(io::stdout().lock(), "{}", table.trim_fmt()).context("standard output")?;
+        println!("{}", table.trim_fmt());
     }
     if !arguments.json {
         let more = match &after {

@@ -188,7 +188,7 @@ impl<'a> Chosen<'a> {
         let name = self.name;
         if let (Some(version), Some(share)) = (self.version, share) {
             let active = self.active.as_deref();
-            println!(
+            reported!(
                 "{}",
                 share::said(&self.before, active, (name, version), share)
             );
@@ -201,8 +201,8 @@ impl<'a> Chosen<'a> {
         let ended = share::ended(&self.before, name);
         let ended = ended.map_or_else(String::new, |ended| format!("; {ended}"));
         match self.version {
-            Some(version) => println!("{name}@{version} is active; {was}{ended}"),
-            None => println!("{name} follows the workers' settings; {was}{ended}"),
+            Some(version) => reported!("{name}@{version} is active; {was}{ended}"),
+            None => reported!("{name} follows the workers' settings; {was}{ended}"),
         }
     }
 }
@@ -236,7 +236,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     chosen.choose(&store, arguments.share).await?;
     if arguments.json {
         let warm_share = warmed.map(|warmed| warmed.share);
-        println!("{}", chosen.as_json(arguments.share, warm_share));
+        reported!("{}", chosen.as_json(arguments.share, warm_share));
     } else {
         chosen.say(arguments.share);
     }
@@ -248,35 +248,37 @@ fn show(arguments: &Arguments, warmed: &rollover::Warmed) {
         let shift = warmed.shift.map(|shift| {
             json!({"inputs": shift.inputs, "mean": shift.mean, "mean_absolute": shift.mean_absolute, "max_absolute": shift.max_absolute, "rank_correlation": shift.rank_correlation, "flips": shift.flips})
         });
-        println!(
+        reported!(
             "{}",
             json!({"hot_inputs": warmed.inputs, "share": warmed.share, "shift": shift})
         );
         return;
     }
-    println!("hot inputs         {}", warmed.inputs);
-    println!(
+    reported!("hot inputs         {}", warmed.inputs);
+    reported!(
         "would hit          {:.1} % of requests",
         100.0 * warmed.share
     );
     let Some(shift) = warmed.shift else {
-        println!("nothing to compare the scores with");
+        reported!("nothing to compare the scores with");
         return;
     };
     let percent = |share: f64| format!("{:.2} %", 100.0 * share);
-    println!("compared           {} inputs", shift.inputs);
-    println!(
+    reported!("compared           {} inputs", shift.inputs);
+    reported!(
         "scores move by     {:+.4} on average, {:.4} either way, {:.4} at most",
-        shift.mean, shift.mean_absolute, shift.max_absolute
+        shift.mean,
+        shift.mean_absolute,
+        shift.max_absolute
     );
-    println!(
+    reported!(
         "rank correlation   {}",
         shift
             .rank_correlation
             .map_or_else(|| "none".to_owned(), |r| format!("{r:.4}"))
     );
     if let Some(flips) = shift.flips {
-        println!("other labels       {}", percent(flips));
+        reported!("other labels       {}", percent(flips));
     }
 }
 

@@ -1,5 +1,6 @@
 //! `kiln models import`: a Hugging Face folder, or a file of trees or of ONNX, becomes a version in the models folder.
 
+use super::making::Making;
 use crate::{cli::Exit, config::Settings};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -169,20 +170,24 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let is_json = arguments.json;
     let training = arguments.training.as_deref().map(read_training);
     let options = options(arguments, training.transpose()?, settings.models.dir);
+    let making = Making::of(&options.models_dir, &options.name, &options.version);
     let spinner = ProgressBar::new_spinner();
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     spinner.set_message("reading, writing and checking");
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let imported = tokio::task::spawn_blocking(move || import(&options)).await?;
+    let imported = tokio::task::spawn_blocking(move || import(&options));
+    let Some(imported) = making.or_stopped(imported).await? else {
+        return Ok(Exit::Failed);
+    };
     spinner.finish_and_clear();
-    let imported = imported?;
+    let imported = imported??;
     if is_json {
         let line = serde_json::json!({
             "path": imported.path,
             "model": imported.info,
             "notes": imported.notes,
         });
-        println!("{line}");
+        reported!("{line}");
         return Ok(Exit::Ok);
     }
     let info = &imported.info;
@@ -191,21 +196,21 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         Task::Scalar => "one number".to_owned(),
         Task::Embedding => format!("an embedding of {} numbers", info.output_width),
     };
-    println!(
+    reported!(
         "{}@{}: {:.1} million parameters, gives {gives}",
         info.name,
         info.version,
         info.parameters as f64 / 1e6
     );
     if !info.feature_names.is_empty() {
-        println!(
+        reported!(
             "takes {} features, by place or by name",
             info.feature_names.len()
         );
     }
     for note in &imported.notes {
-        println!("note: {note}");
+        reported!("note: {note}");
     }
-    println!("written to {}", imported.path.display());
+    reported!("written to {}", imported.path.display());
     Ok(Exit::Ok)
 }

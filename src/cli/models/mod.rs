@@ -5,6 +5,7 @@ mod bench;
 mod check;
 mod import;
 mod list;
+mod making;
 mod quantise;
 mod rollover;
 mod shadow;

@@ -1,5 +1,6 @@
 //! `kiln models quantize`: a version in int8 beside one in floats, and what it costs on the user's own texts.
 
+use super::making::Making;
 use crate::{cli::Exit, config::Settings};
 use anyhow::{Context, bail};
 use clap::Args;
@@ -56,6 +57,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         bail!("{}: expected name@version", arguments.model);
     };
     let options = QuantiseOptions {
+        runs_on: settings.models.backend_of(name),
         models_dir: settings.models.dir,
         name: name.to_owned(),
         from: from.to_owned(),
@@ -70,21 +72,28 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}")?);
     spinner.set_message("rounding, writing and checking");
     spinner.enable_steady_tick(Duration::from_millis(100));
-    let quantising = tokio::task::spawn_blocking(move || quantise(&options)).await?;
-    spinner.finish_and_clear();
-    let quantising = quantising?;
-    let cost = measure(&quantising, &texts).await?;
-    let (made, cost) = tokio::task::spawn_blocking(move || {
-        let made = quantising.finish(cost.as_ref());
-        made.map(|made| (made, cost))
-    })
-    .await??;
+    let making = Making::of(&options.models_dir, &options.name, &options.version);
+    let work = async {
+        let quantising = tokio::task::spawn_blocking(move || quantise(&options)).await;
+        spinner.finish_and_clear();
+        let quantising = quantising??;
+        let cost = measure(&quantising, &texts).await?;
+        tokio::task::spawn_blocking(move || {
+            let made = quantising.finish(cost.as_ref())?;
+            Ok::<_, anyhow::Error>((made, cost))
+        })
+        .await?
+    };
+    let Some(done) = making.or_stopped(work).await? else {
+        return Ok(Exit::Failed);
+    };
+    let (made, cost) = done?;
     if arguments.json {
         let line = json!({
             "path": made.path, "model": made.info, "cost": cost,
             "weights_bytes": {"before": made.bytes.0, "after": made.bytes.1},
         });
-        println!("{line}");
+        reported!("{line}");
     } else {
         print(&made, cost.as_ref());
     }
@@ -201,7 +210,7 @@ fn row(model: &Model, line: &Line) -> anyhow::Result<TextRow> {
 
 fn print(made: &Quantised, cost: Option<&QuantisationCost>) {
     let info = &made.info;
-    println!("{}@{}: int8", info.name, info.version);
+    reported!("{}@{}: int8", info.name, info.version);
     let mut table = Table::new();
     table.load_preset(presets::NOTHING);
     let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
@@ -213,11 +222,11 @@ fn print(made: &Quantised, cost: Option<&QuantisationCost>) {
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("{table}");
+    reported!("{table}");
     if cost.is_none() {
-        println!("note: not measured; `--texts` says what it costs on your texts");
+        reported!("note: not measured; `--texts` says what it costs on your texts");
     }
-    println!("written to {}", made.path.display());
+    reported!("written to {}", made.path.display());
 }
 
 /// A cost in words and numbers, for people.

@@ -1,6 +1,7 @@
 //! Owns a run from its beginning to its end: what is opened, what flows, what is said at last.
 
 mod marks;
+mod opened;
 
 use super::{
     FileArguments, JobArguments,
@@ -10,17 +11,16 @@ use super::{
     fleet::Watch,
     flow::Flow,
     item::Position,
-    layout::layout,
     manifest::{self, Manifest},
     model::must_know,
-    models::{Models, Wanted},
+    models::Wanted,
     output::{Closed, Output},
     part::Part,
     progress::Marks,
     render::Layout,
     resume::{begin, give_up},
     scorer::Scorer,
-    source::{Source, open},
+    source::Source,
     summary::{self, Facts, Report},
     work::{Done, Shared},
 };
@@ -67,31 +67,25 @@ struct Run {
 
 /// Runs over the files; over the fleet, where it is said how jobs are posted.
 pub(super) async fn run(
-    arguments: &FileArguments,
+    arguments: &Arc<FileArguments>,
     jobs: Option<&JobArguments>,
     on_error: OnError,
     settings: &Settings,
 ) -> anyhow::Result<Exit> {
     let begun = Instant::now();
-    let mut source = open(arguments)?;
-    let layout = layout(arguments, on_error, &source)?;
-    source.with_layout(&layout);
-    let report = Report::open(arguments.report.as_deref())?;
+    let (source, layout, report) = opened::input(arguments, on_error).await?;
     let output = arguments.output.as_deref().map(real);
     let quarantine = arguments.quarantine.as_deref().map(real);
-    let models = Models::open(settings, jobs.is_some()).await?;
+    let models = opened::models(settings, jobs.is_some()).await?;
     let named = arguments.model.as_deref().filter(|_| jobs.is_none());
     must_know(models.registry(), named)?;
     let paths = (output.as_deref(), quarantine.as_deref());
     let about = (&models, jobs);
-    let mut manifest = begin(arguments, on_error, &source, paths, about);
+    let manifest = begin(arguments, on_error, &source, paths, about);
     let from = (manifest.end != Position::default()).then_some(manifest.end);
-    let mut sink = Output::open(output.as_deref(), arguments.limits(), &manifest, &layout)?;
-    if from.is_none() && manifest.fleet.is_none() && manifest.split.is_none() {
-        // What another run left is no place to go on from. It is this one's to remove only where nobody else writes the output.
-        output.as_deref().map(manifest::remove);
-    }
-    let mut errors = Errors::open(on_error, &source, paths, manifest.quarantine_bytes)?;
+    let about = (source, layout, manifest);
+    let opened = opened::outputs(arguments, on_error, paths, about).await?;
+    let (mut sink, mut errors, (source, layout, mut manifest)) = opened;
     let known = paths.0.filter(|_| source.identity.is_some());
     let resumable = known.filter(|_| may_resume(&sink, &errors));
     marks::name_parts(&mut sink, on_error, resumable.is_some())?;

@@ -6,17 +6,16 @@
 use super::{cut::Posting, replies::Replies, source::Read, tally::Tally};
 use crate::{
     amqp::{confirm::PublishOutcome, message::Message},
-    cli::post::{BLOCKED, Post, WINDOW},
+    cli::{
+        post::{BLOCKED, Post, WINDOW},
+        reported,
+    },
 };
-use anyhow::{Context, anyhow, bail};
+use anyhow::{anyhow, bail};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::ProgressBar;
 use lapin::{BasicProperties, message::Delivery, types::ShortString};
-use std::{
-    collections::HashMap,
-    io::{self, Write},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 use tokio::sync::mpsc;
 
 /// Jobs that may be without an answer under `--wait`: posting pauses there, so that memory stays bounded.
@@ -155,13 +154,9 @@ impl Submission<'_> {
         }
         self.tally.reply(&reply.data);
         self.show();
-        let print = || {
-            let mut out = io::stdout().lock();
-            out.write_all(&reply.data)?;
-            out.write_all(b"\n")
-        };
-        // Both may be the same terminal.
-        self.bar.suspend(print).context("standard output")
+        // Both may be the same terminal. Jobs are posted to the end, whoever reads the replies.
+        self.bar.suspend(|| reported::bytes(&reply.data));
+        Ok(())
     }
 
     fn show(&self) {

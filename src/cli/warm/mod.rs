@@ -99,9 +99,9 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         return wait(&arguments, &store, id).await;
     }
     if arguments.json {
-        println!("{}", json!({"run": id, "schedule": schedule.name}));
+        reported!("{}", json!({"run": id, "schedule": schedule.name}));
     } else {
-        println!(
+        reported!(
             "run {id} of {} is requested; `kiln schedules` shows how it went",
             schedule.name
         );
@@ -147,7 +147,7 @@ fn end(arguments: &Arguments, run: &RunRow) {
         .finished_at
         .map_or(0.0, |end| (end - run.started_at).as_seconds_f64());
     if arguments.json {
-        println!(
+        reported!(
             "{}",
             json!({
                 "run": run.id, "schedule": run.schedule, "state": run.state.as_str(), "planned": run.planned, "skipped": run.skipped, "bad": run.bad,
@@ -171,7 +171,7 @@ fn end(arguments: &Arguments, run: &RunRow) {
         ("seconds", format!("{seconds:.1}")),
         ("model seconds", format!("{:.3}", run.spent_seconds)),
     ] {
-        println!("{name:<15}{value:>12}");
+        reported!("{name:<15}{value:>12}");
     }
     if let Some(message) = &run.message {
         eprintln!("{message}");

@@ -64,16 +64,17 @@ pub(in crate::worker) fn note(registry: &Registry, health: &Health, metrics: &Me
         metrics.trained(&model.info);
     }
     let first = problems.first().map(ToString::to_string);
-    match (registry.list().is_empty(), first) {
-        (true, first) => {
-            let reason = first.unwrap_or_else(|| "no model is loaded".to_owned());
-            health.down(Part::Models, &reason);
-        }
-        (false, Some(first)) => {
-            let reason = refused(problems.len(), "version", &first);
-            health.degraded(Part::Models, &reason);
-        }
-        (false, None) => health.up(Part::Models),
+    if registry.list().is_empty() {
+        let reason = first.unwrap_or_else(|| "no model is loaded".to_owned());
+        health.down(Part::Models, &reason);
+        return;
+    }
+    let refused = first.map(|first| refused(problems.len(), "version", &first));
+    let replaced = registry.replaced_backends().iter().cloned();
+    let reasons: Vec<String> = refused.into_iter().chain(replaced).collect();
+    match reasons.is_empty() {
+        true => health.up(Part::Models),
+        false => health.degraded(Part::Models, &reasons.join("; ")),
     }
 }
 

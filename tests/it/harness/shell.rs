@@ -62,6 +62,21 @@ impl Shell {
         self.kiln_reading(arguments, "").await
     }
 
+    /// Runs `kiln` with a standard output whose reader is gone.
+    pub async fn kiln_unread(&self, arguments: &[&str]) -> Ended {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &self.folder);
+        command
+            .args(arguments)
+            .envs(&self.variables)
+            .stdin(Stdio::null())
+            .stdout(writer)
+            .stderr(Stdio::piped());
+        let ended = tokio::task::spawn_blocking(move || command.output().expect("it starts"));
+        Ended::of(ended.await.expect("the command's thread"))
+    }
+
     /// Runs `kiln` with `input` on its standard input, which is no terminal.
     pub async fn kiln_reading(&self, arguments: &[&str], input: &str) -> Ended {
         let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &self.folder);
@@ -82,15 +97,19 @@ impl Shell {
         })
         .await
         .expect("the command's thread");
-        Ended {
+        Ended::of(ended)
+    }
+}
+
+impl Ended {
+    fn of(ended: std::process::Output) -> Self {
+        Self {
             code: ended.status.code().unwrap_or(-1),
             out: String::from_utf8_lossy(&ended.stdout).into_owned(),
             err: String::from_utf8_lossy(&ended.stderr).into_owned(),
         }
     }
-}
 
-impl Ended {
     /// Fails unless it ended with `code`.
     pub fn with(self, code: i32) -> Self {
         assert_eq!(self.code, code, "{}\n{}", self.out, self.err);

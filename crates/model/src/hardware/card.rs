@@ -41,7 +41,8 @@ pub(super) fn open() -> Result<Tried, HardwareError> {
 pub(crate) fn card_refusal(error: &kiln_cuda::Error) -> LoadError {
     match error {
         kiln_cuda::Error::Beyond(message) => LoadError::manifest(message),
-        other => LoadError::field("settings models.backends", &other.to_string()),
+        // Its memory may be free again once another version has left it.
+        other => LoadError::field("settings models.backends", &other.to_string()).passing(),
     }
 }
 

@@ -14,6 +14,7 @@ fn options(dir: &ModelsDir, name: &str) -> QuantiseOptions {
         name: name.to_owned(),
         from: "1".to_owned(),
         version: "1-int8".to_owned(),
+        runs_on: ModelSettings::default().backend_of(name),
         coarse: false,
     }
 }
@@ -221,6 +222,26 @@ fn a_broken_version_in_int8_is_refused_by_its_tensor_or_field() {
 #[test]
 fn int8_is_refused_where_a_graph_runs() {
     let dir = imported("bert-classifier");
+    let mut settings = dir.settings();
+    settings.backend = Backend::Cuda;
+    let on = |settings: &ModelSettings| {
+        let runs_on = settings.backend_of("bert-classifier");
+        refusal(&QuantiseOptions {
+            runs_on,
+            ..options(&dir, "bert-classifier")
+        })
+    };
+    let found = on(&settings);
+    assert!(found.contains("models.backend is \"cuda\""), "{found}");
+    let own = ("bert-classifier".to_owned(), Backend::Flex);
+    settings.backends.extend([own]);
+    let found = on(&settings);
+    let setting = "models.backends.bert-classifier is \"flex\"";
+    assert!(found.contains(setting), "{found}");
+    let own = ("bert-classifier".to_owned(), Backend::Cpu);
+    settings.backends.extend([own]);
+    assert_eq!(on(&settings), "not refused");
+    assert!(!dir.folder("bert-classifier", "1-int8").exists());
     quantise(&options(&dir, "bert-classifier"))
         .unwrap()
         .finish(None)

@@ -15,6 +15,8 @@ pub(super) struct Backends {
     opened: BTreeMap<Backend, Result<Arc<Hardware>, HardwareError>>,
     by_model: BTreeMap<String, Backend>,
     default: Backend,
+    /// What was asked for and isn't what runs, and why, a sentence for each.
+    replaced: Vec<String>,
 }
 
 impl Backends {
@@ -25,6 +27,7 @@ impl Backends {
     pub fn open(settings: &ModelSettings, threads: &Arc<ThreadPool>) -> Result<Self, OpenError> {
         let open = |backend| Hardware::open(backend, Arc::clone(threads)).map(Arc::new);
         let mut opened = BTreeMap::new();
+        let mut replaced = Vec::new();
         for backend in settings.backends.values().chain([&settings.backend]) {
             if opened.contains_key(backend) {
                 continue;
@@ -38,6 +41,10 @@ impl Backends {
                 Err(error) if settings.fall_back => {
                     let (reason, instead) = (error.to_string(), Backend::default().as_str());
                     tracing::warn!(reason, instead, "a backend is replaced");
+                    let asked = backend.as_str();
+                    replaced.push(format!(
+                        "the backend \"{asked}\" is replaced by \"{instead}\": {reason}"
+                    ));
                     open(Backend::default())
                 }
                 hardware => hardware,
@@ -54,7 +61,13 @@ impl Backends {
             opened,
             by_model: settings.backends.clone(),
             default: settings.backend,
+            replaced,
         })
+    }
+
+    /// Which backends aren't what the settings ask for, and why.
+    pub fn replaced(&self) -> &[String] {
+        &self.replaced
     }
 
     /// Why nothing works any more on a device that models run on, if so.

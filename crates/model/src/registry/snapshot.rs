@@ -80,6 +80,7 @@ impl Snapshot {
                         "models.active names version {version}, which is not loaded, so that \"{name}\" alone means nothing"
                     ),
                     still_serving: false,
+                    may_pass: false,
                 });
             }
         }

@@ -1,11 +1,12 @@
 //! What serves, and how a scan of the models folder changes it.
 //!
 //! Promises that what served goes on serving until a whole, checked replacement is there, and that what was refused isn't read
-//! again before it changes.
+//! again before it changes; or, where the reason may pass, before a while has passed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::choices::Choices;
 use crate::directory::{Fingerprint, Found, Survey};
@@ -32,8 +33,8 @@ pub(super) struct State {
     pub entries: Entries,
     /// What the last scan found wrong.
     pub problems: Vec<Problem>,
-    /// Versions that were refused, as they were then: they aren't read again before they change.
-    refused: BTreeMap<Key, (Fingerprint, Problem)>,
+    /// Versions that were refused.
+    refused: BTreeMap<Key, Refused>,
     /// What all workers are to serve under the bare names; stronger than the settings.
     pub chosen: Choices,
 }
@@ -42,6 +43,56 @@ pub(super) struct State {
 type Key = (String, String);
 
 pub(super) type Entries = BTreeMap<Key, Entry>;
+
+/// First wait before a version is tried again whose files didn't change and whose reason may have passed.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+/// Longest one: each is twice as long as the one before.
+const TRY_AGAIN_AT_MOST: Duration = Duration::from_secs(480);
+
+/// A version that was refused.
+struct Refused {
+    /// Its files as they were then: they aren't read again before they change.
+    fingerprint: Fingerprint,
+    problem: Problem,
+    /// When it is tried again all the same, and how long after the last time that is.
+    again: Option<(Instant, Duration)>,
+}
+
+impl Refused {
+    /// Refused at a time, and `before` with the same files, if it was.
+    fn new(found: &Found, problem: Problem, now: Instant, before: Option<Self>) -> Self {
+        let wait = match before.as_ref().and_then(|before| before.again) {
+            Some((_, waited)) => (waited * 2).min(TRY_AGAIN_AT_MOST),
+            None => TRY_AGAIN,
+        };
+        let fingerprint = found.fingerprint.clone();
+        let again = problem.may_pass.then(|| (now + wait, wait));
+        Self {
+            fingerprint,
+            // Said once, though the system's words for it may differ each time.
+            problem: match before {
+                Some(Self { problem: first, .. })
+                    if problem.may_pass && first.may_pass && first.file == problem.file =>
+                {
+                    Problem {
+                        still_serving: problem.still_serving,
+                        ..first
+                    }
+                }
+                _ => problem,
+            },
+            again,
+        }
+    }
+
+    fn stands(&self, found: &Found, now: Instant) -> bool {
+        self.is_of(found) && self.again.is_none_or(|(at, _)| now < at)
+    }
+
+    fn is_of(&self, found: &Found) -> bool {
+        found.fingerprint.unchanged_since(&self.fingerprint)
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Entry {
@@ -59,10 +110,10 @@ impl State {
             .contains_key(&(name.to_owned(), version.to_owned()))
     }
 
-    /// Takes over what the models folder `dir` holds; `pinned` are the versions that the settings name.
+    /// Takes over what the models folder `dir` holds `now`; `pinned` are the versions that the settings name.
     pub fn scan(
         &mut self,
-        dir: &Path,
+        (dir, now): (&Path, Instant),
         survey: Survey,
         pinned: &BTreeMap<String, String>,
         load: impl Fn(&Found) -> Result<Loaded, LoadError>,
@@ -72,9 +123,9 @@ impl State {
         let mut problems = survey.problems;
         for found in &survey.found {
             let key = (found.name.clone(), found.version.clone());
-            let entry = self.visit(found, before.get(&key), &load, &mut report);
-            if let Some((_, problem)) = self.refused.get(&key) {
-                problems.push(problem.clone());
+            let entry = self.visit(found, before.get(&key), now, &load, &mut report);
+            if let Some(refused) = self.refused.get(&key) {
+                problems.push(refused.problem.clone());
             }
             if let Some(entry) = entry {
                 self.entries.insert(key, entry);
@@ -103,6 +154,7 @@ impl State {
                 file: None,
                 message: "the folder is gone".to_owned(),
                 still_serving: true,
+                may_pass: false,
             });
             entry.on_disk = false;
             self.entries.insert(key, entry);
@@ -116,6 +168,7 @@ impl State {
         &mut self,
         found: &Found,
         before: Option<&Entry>,
+        now: Instant,
         load: impl Fn(&Found) -> Result<Loaded, LoadError>,
         report: &mut RescanReport,
     ) -> Option<Entry> {
@@ -129,17 +182,21 @@ impl State {
                 ..entry.clone()
             });
         }
-        if let Some((fingerprint, _)) = self.refused.get(&key)
-            && found.fingerprint.unchanged_since(fingerprint)
+        if self
+            .refused
+            .get(&key)
+            .is_some_and(|refused| refused.stands(found, now))
         {
             return before.cloned();
         }
+        let refused = self.refused.remove(&key);
+        let refused = refused.filter(|refused| refused.is_of(found));
         let loaded = match load(found) {
             Ok(loaded) => loaded,
             Err(error) => {
                 let problem = refusal(found, error, before.is_some());
-                self.refused
-                    .insert(key, (found.fingerprint.clone(), problem));
+                let refused = Refused::new(found, problem, now, refused);
+                self.refused.insert(key, refused);
                 // What serves can't be loaded again from there.
                 return before.map(|entry| Entry {
                     on_disk: false,
@@ -147,7 +204,6 @@ impl State {
                 });
             }
         };
-        self.refused.remove(&key);
         let reference = format!("{}@{}", found.name, found.version);
         let model = match before {
             Some(entry) if entry.identity == loaded.identity => Arc::clone(&entry.model),
@@ -177,5 +233,6 @@ fn refusal(found: &Found, error: LoadError, still_serving: bool) -> Problem {
         file: Some(error.file),
         message: error.message,
         still_serving,
+        may_pass: error.may_pass,
     }
 }

@@ -240,6 +240,117 @@ fn a_version_replaced_or_broken_while_it_serves() {
     assert_eq!(registry.problems(), []);
 }
 
+/// Lets a version's files be old enough that nobody looks into them again.
+fn settle(models: &ModelsDir, name: &str, version: &str) {
+    let hour_ago = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for entry in fs::read_dir(models.folder(name, version)).unwrap() {
+        let file = fs::File::options().append(true).open(entry.unwrap().path());
+        file.unwrap().set_modified(hour_ago).unwrap();
+    }
+}
+
+#[test]
+fn a_version_refused_for_a_reason_that_may_pass_is_tried_again_less_and_less_often() {
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    settle(&models, "a", "1");
+    let registry = Registry::open_empty(&models.settings()).unwrap();
+    let tries = std::cell::Cell::new(0);
+    let full = std::cell::Cell::new(true);
+    let load = |found: &Found| {
+        tries.set(tries.get() + 1);
+        if !full.get() {
+            return registry.load(found);
+        }
+        // Too many open files: the message of each try is another one.
+        let error = std::io::Error::other(format!("try {}", tries.get()));
+        Err(LoadError::unreadable("model.safetensors", &error))
+    };
+    let begun = Instant::now();
+    let mut state = State::default();
+    let mut scan = |after: u64| {
+        let now = begun + Duration::from_secs(after);
+        let survey = directory::survey(models.path());
+        let report = state.scan((models.path(), now), survey, &BTreeMap::new(), load);
+        (report, state.problems.clone())
+    };
+    let (_, first) = scan(0);
+    assert!(first[0].may_pass, "{first:?}");
+    assert!(
+        first[0]
+            .to_string()
+            .contains("cannot be read: try 1 (which may pass: it is tried again)")
+    );
+    // Waits of 30, 60, 120, 240, 480 and 480 seconds: a look before each is over, and one after it.
+    let mut at = 0;
+    for (nth, wait) in [30, 60, 120, 240, 480, 480].into_iter().enumerate() {
+        scan(at + wait - 1);
+        assert_eq!(tries.get(), nth + 1);
+        at += wait;
+        let (report, problems) = scan(at);
+        assert_eq!(tries.get(), nth + 2);
+        assert_eq!(report.added, [] as [&str; 0]);
+        assert_eq!(problems, first, "it is said once");
+    }
+    full.set(false);
+    assert_eq!(scan(at + 480).0.added, ["a@1"]);
+    assert_eq!(scan(at + 480).1, []);
+}
+
+#[test]
+fn what_is_wrong_with_the_files_is_not_looked_at_again() {
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    fs::write(models.folder("a", "1").join("model.safetensors"), "x").unwrap();
+    settle(&models, "a", "1");
+    let registry = models.open();
+    let problems = registry.problems();
+    assert!(problems[0].message.contains("has SHA-256") && !problems[0].may_pass);
+    let file = models.folder("a", "1").join("model.safetensors");
+    // A folder can't be read as a file, whoever asks; that one isn't there is seen when it comes.
+    fs::remove_file(&file).unwrap();
+    fs::create_dir(&file).unwrap();
+    registry.rescan();
+    assert!(registry.problems()[0].may_pass);
+    fs::remove_dir(&file).unwrap();
+    registry.rescan();
+    assert!(!registry.problems()[0].may_pass);
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn a_golden_pass_that_panicked_for_memory_is_made_again() {
+    let models = ModelsDir::new();
+    let full = models.path().join("full");
+    fs::write(&full, "").unwrap();
+    let text = format!("full:{}", full.display());
+    let expect = {
+        // What the model answers where there is room.
+        fs::remove_file(&full).unwrap();
+        let answer = crate::fault::score(&text);
+        fs::write(&full, "").unwrap();
+        answer
+    };
+    let folder = models.folder("a", "1");
+    fs::create_dir_all(&folder).unwrap();
+    let manifest = format!(
+        "architecture = \"fault\"\n[text]\nmax_bytes = 8192\n[output]\ntask = \"scalar\"\n\
+         [[golden]]\ntext = {text:?}\nexpect = [{expect}]\n"
+    );
+    fs::write(folder.join("manifest.toml"), manifest).unwrap();
+    settle(&models, "a", "1");
+    let registry = models.open();
+    let refused = registry.problems()[0].clone();
+    assert!(refused.may_pass, "{refused}");
+    assert!(refused.message.contains("no memory is left"), "{refused}");
+    fs::remove_file(&full).unwrap();
+    let begun = Instant::now();
+    assert_eq!(registry.rescan_at(begun).added, [] as [&str; 0]);
+    let later = begun + Duration::from_secs(31);
+    assert_eq!(registry.rescan_at(later).added, ["a@1"]);
+    assert_eq!(registry.problems(), []);
+}
+
 #[test]
 fn a_rewrite_of_the_same_is_no_change() {
     let models = ModelsDir::new();
@@ -332,9 +443,18 @@ fn a_missing_graphics_processor_costs_its_model_alone() {
     assert!(registry.resolve("a").is_ok());
     let unknown = registry.resolve("b").err().unwrap().to_string();
     assert!(unknown.contains("\"wgpu\" is not compiled in"), "{unknown}");
+    assert_eq!(registry.replaced_backends(), [] as [&str; 0]);
+    assert_eq!(registry.backend_of("b"), None);
     settings.fall_back = true;
     let registry = Registry::open(&settings).unwrap();
     assert!(registry.resolve("b").is_ok());
+    let replaced = registry.replaced_backends();
+    let said = "the backend \"wgpu\" is replaced by \"cpu\": ";
+    assert!(
+        replaced.len() == 1 && replaced[0].starts_with(said),
+        "{replaced:?}"
+    );
+    assert_eq!(registry.backend_of("b"), Some(Backend::Cpu));
 }
 
 /// What was given back is loaded and checked again for whoever asks, and not where the folder is another one now.
