@@ -85,13 +85,18 @@ impl PostgresStore {
         if lost.remaining(Instant::now()).is_none() {
             return Ok(());
         }
-        let stays = |_| StoreError::Unavailable("a statement that had no answer still runs".into());
+        let stays = |late| match lost.is_seen_running() {
+            true => StoreError::Unavailable("a statement that had no answer still runs".into()),
+            false => late,
+        };
         let _one_at_a_time = self.within(lost.ending.lock()).await.map_err(stays)?;
         let names = lost.names();
         if !names.is_empty() {
+            lost.seen_running(false);
             let mut connection = self.connect().await?;
             let gone = self.within(async {
                 while still_there(&mut connection, &names).await? {
+                    lost.seen_running(true);
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
                 Ok(())

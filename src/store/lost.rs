@@ -4,7 +4,10 @@
 //! on the server has passed. Refuses to end them: that takes a connection.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,8 @@ pub(super) struct Lost {
     statements: Mutex<Vec<LostStatement>>,
     /// Held by who ends them.
     pub ending: tokio::sync::Mutex<()>,
+    /// Whether the server's last word on them is that one still runs.
+    seen_running: AtomicBool,
 }
 
 impl Lost {
@@ -53,6 +58,16 @@ impl Lost {
             .iter()
             .filter_map(|one| one.name.clone())
             .collect()
+    }
+
+    /// Notes what the server said: whether one of them still runs; or that it is asked anew, and hasn't said anything.
+    pub fn seen_running(&self, running: bool) {
+        self.seen_running.store(running, Ordering::Relaxed);
+    }
+
+    /// Whether the server's last word is that one still runs. Where it is not, who waits for their end waits for the server.
+    pub fn is_seen_running(&self) -> bool {
+        self.seen_running.load(Ordering::Relaxed)
     }
 
     /// Forgets those whose backends are gone.
