@@ -212,6 +212,11 @@ impl Delivery {
                 "",
                 "the broker gave it up after its limit of deliveries",
             ),
+            Some("maxlen") => Rejection::new(
+                Code::Expired,
+                "",
+                "the broker dropped the message for newer ones: its queue is limited in length",
+            ),
             _ => Rejection::new(
                 Code::Expired,
                 "",

@@ -38,6 +38,18 @@ struct Heard {
 }
 
 impl Heard {
+    /// Whether the database was set up anew, or from a backup, since it was asked for what is new since a change: it doesn't come as far, or comes
+    /// as far with another mark, as what was lost and has been made up for by others.
+    fn is_of_another(&self, news: &[InvalidationMark], since: i64) -> bool {
+        let latest = self.marks.get("");
+        let differs = |mark: &InvalidationMark| {
+            mark.namespace.is_empty()
+                && mark.change == self.change
+                && latest.is_some_and(|stamp| *stamp != mark.stamp)
+        };
+        last(news) < since || news.iter().any(differs)
+    }
+
     fn learn(&mut self, marks: &Marks, news: &[InvalidationMark]) {
         self.change = self.change.max(last(news));
         for mark in news {
@@ -92,9 +104,7 @@ impl Journal {
         made: u64,
     ) -> bool {
         let mut heard = self.heard.lock().await;
-        let last = last(news);
-        if last < since {
-            // It was set up anew, or from a backup.
+        if heard.is_of_another(news, since) {
             *heard = Heard::default();
             return false;
         }
@@ -105,8 +115,7 @@ impl Journal {
 
     async fn ask(&self, heard: &mut Heard, marks: &Marks, made: u64) -> Result<(), StoreError> {
         let mut news = self.store.marks_since(heard.change).await?;
-        if last(&news) < heard.change {
-            // It was set up anew, or from a backup.
+        if heard.is_of_another(&news, heard.change) {
             *heard = Heard::default();
             news = self.store.marks_since(heard.change).await?;
         }
@@ -142,5 +151,32 @@ impl Journal {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_from_a_backup_is_known_though_it_comes_as_far() {
+        let marks = Marks::default();
+        let news = |namespace: &str, stamp, change| {
+            let mark = |namespace: &str| InvalidationMark {
+                namespace: namespace.to_owned(),
+                stamp,
+                change,
+            };
+            [mark(""), mark(namespace)]
+        };
+        let mut heard = Heard::default();
+        heard.learn(&marks, &news("reviews", 1_000, 7));
+        assert!(!heard.is_of_another(&news("reviews", 1_000, 7), 7));
+        assert!(!heard.is_of_another(&news("other", 2_000, 8), 7));
+        assert!(heard.is_of_another(&news("reviews", 900, 6), 7));
+        assert!(heard.is_of_another(&news("other", 1_500, 7), 7));
+        // What was asked for before others were heard isn't another history.
+        heard.learn(&marks, &news("other", 2_000, 8));
+        assert!(!heard.is_of_another(&news("reviews", 1_000, 7), 7));
     }
 }

@@ -2,11 +2,14 @@
 
 use kiln_contract::entry::Seal;
 use kiln_contract::key::InputHash;
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{OptionsBuilder, Weighter, sync::Cache};
 use std::{mem::size_of, sync::Arc};
 
-/// Bytes by which the number of rows is guessed. The cache is parted by it, so that a part has room for 32 rows of as many bytes.
-const GUESSED_ROW: u64 = 2048;
+/// Parts with a lock each. A row wider than a part isn't kept: one of the smallest cache has 128 KiB, one of the usual cache 8 MiB.
+const SHARDS: usize = 8;
+/// Bytes of a narrow row, by which it is guessed how many there will be. Half as many are known for a while after they were let go, so that one
+/// that comes again stays; were it fewer, a set of rows that comes in turns would never be there.
+const NARROW_ROW: u64 = OVERHEAD + 16;
 
 /// A model version's prefix and an input.
 type MemoryKey = (Arc<[u8]>, InputHash);
@@ -45,13 +48,23 @@ impl std::fmt::Debug for MemoryCache {
 }
 
 impl MemoryCache {
-    /// A cache of at most `mib` MiB.
+    /// A cache of at most `mib` MiB of rows. The slots of narrow ones stay where wide ones follow them.
     pub fn new(mib: u64) -> Self {
         let bytes = mib << 20;
-        let rows = usize::try_from(bytes / GUESSED_ROW).unwrap_or(usize::MAX);
+        let rows = usize::try_from(bytes / NARROW_ROW).unwrap_or(usize::MAX);
+        let mut options = OptionsBuilder::new();
+        options.shards(SHARDS);
+        options
+            .estimated_items_capacity(rows)
+            .weight_capacity(bytes);
+        // Refused only where one of both is missing.
+        let Ok(options) = options.build() else {
+            unreachable!("both were set")
+        };
         let hasher = ahash::RandomState::new();
+        let rows = Cache::with_options(options, Bytes, hasher, Default::default());
         Self {
-            rows: Arc::new(Cache::with(rows, bytes, Bytes, hasher, Default::default())),
+            rows: Arc::new(rows),
         }
     }
 
@@ -96,5 +109,27 @@ mod tests {
             assert!(rows * taken <= bound, "{rows} rows of {width}");
             assert!(rows >= bound / 2 / (taken + OVERHEAD), "{rows} of {width}");
         }
+    }
+
+    #[test]
+    fn rows_that_come_in_turns_stay_once_they_have_come_again() {
+        let cache = MemoryCache::new(1);
+        let prefix: Arc<[u8]> = b"model".as_slice().into();
+        let put = |number: u64| {
+            let mut input = [0; 32];
+            input[..8].copy_from_slice(&number.to_le_bytes());
+            let is_there = cache.get(&prefix, &input).is_some();
+            if !is_there {
+                cache.put(&prefix, &input, &[0.5], Seal::default());
+            }
+            is_there
+        };
+        let all = (1 << 20) / NARROW_ROW;
+        for number in 0..2 * all {
+            put(number);
+        }
+        let others = 10 * all..10 * all + all / 5;
+        let rounds = (0..4).map(|_| others.clone().filter(|number| put(*number)).count());
+        assert_eq!(rounds.last(), Some(others.clone().count()));
     }
 }

@@ -182,6 +182,7 @@ pub fn main() -> ExitCode {
         },
     };
     match result {
+        Ok(Exit::Ok) if reported::is_lost() => Exit::Failed.into(),
         Ok(exit) => exit.into(),
         Err(error) => {
             eprintln!("kiln: {}", error.redacted());
@@ -191,16 +192,20 @@ pub fn main() -> ExitCode {
 }
 
 /// Has a command end, and say nothing, whose standard output nobody reads any more, as in `kiln models list | head`: whoever reads has
-/// what they wanted. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose. What changes something
+/// what they wanted. On a full disk it fails. `println!` panics then, and the system's own way, a signal, is for unsafe code alone to choose. What changes something
 /// uses `reported!` instead, and goes on.
 fn end_quietly_when_output_is_closed() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         let said = panic.payload_as_str().unwrap_or_default();
-        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+        let Some(reason) = said.strip_prefix("failed printing to stdout: ") else {
+            return usual(panic);
+        };
+        if reason.contains("Broken pipe") {
             std::process::exit(Exit::Ok as i32);
         }
-        usual(panic);
+        eprintln!("kiln: standard output can't be written: {reason}");
+        std::process::exit(Exit::Failed as i32);
     }));
 }
 

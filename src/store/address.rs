@@ -3,7 +3,9 @@
 //! Promises to know whether a session is Kiln's own: what it sets with its first message is lost where a pooler such as pgbouncer stands between.
 //! There a session lasts for a transaction only, and nothing may be set for longer: a name that stayed would have others' statements ended.
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, postgres::PgConnectOptions};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, PgConnection, Row, postgres::PgConnectOptions,
+};
 use std::{
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -43,8 +45,8 @@ pub(super) struct Address {
 impl Address {
     pub fn new(options: PgConnectOptions) -> Self {
         Self {
-            // What poolers refuse, and Kiln doesn't need.
-            options: options.extra_float_digits(None),
+            // What poolers refuse, and Kiln doesn't need; and lines with whole statements, again and again while something holds them up.
+            options: options.extra_float_digits(None).disable_statement_logging(),
             is_pooled: AtomicBool::new(false),
             is_known: AtomicBool::new(false),
         }

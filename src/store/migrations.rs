@@ -155,8 +155,7 @@ fn migrator(files: &[File]) -> Migrator {
 /// Which of the tables are there that say what a database has had.
 const TABLES: &str =
     "SELECT to_regclass('_sqlx_migrations') IS NOT NULL, to_regclass('kiln_schema') IS NOT NULL";
-const APPLIED: &str =
-    "SELECT version, CASE WHEN success THEN checksum END AS checksum FROM _sqlx_migrations";
+const APPLIED: &str = "SELECT version, CASE WHEN success THEN encode(checksum, 'hex') END AS checksum FROM _sqlx_migrations";
 /// The migration that a binary must know to work with the database: set by one that takes away what earlier releases use.
 const NEEDED: &str = "SELECT max(needs_migration)::int8 FROM kiln_schema";
 
@@ -198,7 +197,13 @@ impl Applied {
         let mut applied = Self::default();
         if tables.try_get(0)? {
             let rows = sqlx::raw_sql(APPLIED).fetch_all(&mut *connection).await?;
-            let one = |row: &sqlx::postgres::PgRow| Ok((row.try_get(0)?, row.try_get(1)?));
+            let one = |row: &sqlx::postgres::PgRow| {
+                // As digits: how bytes come as text is a setting of the role.
+                let hash: Option<String> = row.try_get(1)?;
+                let hash = hash.map(hex::decode).transpose();
+                let hash = hash.map_err(|error| sqlx::Error::Decode(error.into()))?;
+                Ok((row.try_get(0)?, hash))
+            };
             applied.migrations = rows.iter().map(one).collect::<Result<_, sqlx::Error>>()?;
         }
         if tables.try_get(1)? {

@@ -365,6 +365,43 @@ async fn dead_letters_wait_for_their_queue_and_hold_up_nothing_else() {
     eventually_equals("dead letters get there", PATIENCE, 1.0, &up).await;
 }
 
+/// A quorum queue that has refused messages of a channel tells it when there is room, and never that there is no limit any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_get_there_once_their_queue_has_no_limit_any_more() {
+    let stack = Stack::shared().await;
+    let limit = "{\"max-length\":1,\"overflow\":\"reject-publish\"}";
+    let (vhost, dead) = (stack.vhost(), "^kiln\\.dead$");
+    let policy = [
+        "set_policy",
+        "-p",
+        vhost,
+        "--apply-to",
+        "queues",
+        "full",
+        dead,
+        limit,
+    ];
+    stack.broker.ctl(&policy).await;
+    let worker = stack.worker().expect_trouble().start().await;
+    let bad: Vec<Value> = (0..40)
+        .map(|n| json!({"job_id": format!("bad-{n}"), "model": "fault", "inputs": []}))
+        .collect();
+    stack.bus.publish_jobs(&bad).await;
+    let up = async || {
+        let labels = [("publisher", "publish")];
+        worker.metric("kiln_publisher_up", &labels).await
+    };
+    eventually_equals("dead letters get there", PATIENCE, 0.0, &up).await;
+    stack
+        .broker
+        .ctl(&["clear_policy", "-p", vhost, "full"])
+        .await;
+    eventually_equals("dead letters get there", PATIENCE, 1.0, &up).await;
+    all_settled(&stack).await;
+    assert_eq!(stack.bus.dead_letters(40).await.len(), 40);
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "each is there once");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_header_as_large_as_a_frame_stops_no_dead_letter() {
     let stack = Stack::shared().await;

@@ -76,3 +76,38 @@ async fn what_only_looks_ends_quietly_where_nobody_reads() {
         assert_eq!(ended.err, "", "{look:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_lost_on_a_full_disk_makes_a_command_fail() {
+    let stack = Stack::shared().await;
+    let _serving = stack.worker().start().await;
+    let shell = Shell::on(&stack);
+    std::fs::write(
+        shell.folder.join("golden.jsonl"),
+        "{\"text\": \"a\", \"expect\": [9]}\n",
+    )
+    .expect("a file");
+    std::fs::write(
+        shell.folder.join("jobs.jsonl"),
+        "{\"text\": \"a\"}\n{\"text\": \"b\"}\n",
+    )
+    .expect("a file");
+    let check = ["models", "check", "sentiment", "--golden", "golden.jsonl"];
+    let submit = ["submit", "jobs.jsonl", "--model", "fault", "--wait"];
+    for command in [
+        &check[..],
+        &submit,
+        &["models", "list"],
+        &["config", "--json"],
+    ] {
+        let ended = shell.kiln_without_room(command).await.with(1);
+        let lines: Vec<&str> = ended
+            .err
+            .lines()
+            .filter(|l| l.contains("No space left"))
+            .collect();
+        assert_eq!(lines.len(), 1, "{command:?}: {}", ended.err);
+    }
+    // A verdict isn't a matter of who reads it.
+    shell.kiln_unread(&check).await.with(1);
+}

@@ -38,7 +38,9 @@ async fn versions_are_compared_while_jobs_that_warm_one_wait_for_the_broker() {
     for _ in 0..2 {
         let body = json!({"version": "2.0.0"}).to_string();
         let path = "/v1/models/sentiment/warm";
-        let warmed = worker.ask("POST", path, &[], body.as_bytes()).await;
+        let warming = worker.ask("POST", path, &[], body.as_bytes());
+        let (warmed, (status, shown)) = tokio::join!(warming, shift());
+        assert_eq!((status, &shown["hot_inputs"]), (200, &json!(3)), "{shown}");
         let warmed = warmed.expect("an answer");
         assert_eq!(warmed.status, 503, "{}", warmed.body);
         assert!(

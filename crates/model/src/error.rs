@@ -53,6 +53,18 @@ pub struct Problem {
     pub may_pass: bool,
 }
 
+impl Problem {
+    /// Whether whoever knows this one learns nothing from the other. What may pass is tried again, and the system's words may differ each time.
+    pub(crate) fn says(&self, other: &Self) -> bool {
+        let both_may_pass = self.may_pass && other.may_pass;
+        self == other
+            || both_may_pass
+                && (&self.model, &self.version, &self.path, &self.file)
+                    == (&other.model, &other.version, &other.path, &other.file)
+                && self.still_serving == other.still_serving
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.file {
@@ -60,7 +72,7 @@ impl fmt::Display for Problem {
             None => write!(f, "{}: {}", self.path.display(), self.message)?,
         }
         if self.may_pass {
-            write!(f, " (which may pass: it is tried again)")?;
+            write!(f, " (which may pass: workers try it again)")?;
         }
         if self.still_serving {
             write!(f, " (the version loaded before keeps serving)")?;

@@ -22,7 +22,7 @@ use super::files::read_verified;
 use super::import::{GoldenDraft, golden};
 use super::manifest::{Architecture, Manifest};
 use super::model::Model;
-use super::naming::{MANIFEST_FILE, is_version};
+use super::naming::{MANIFEST_FILE, is_model_name, is_version};
 use super::rows::{Rows, TextRow};
 use super::settings::Backend;
 use super::trial::{QUANTISING, Scratch, Trial, scratch, unwritable};
@@ -82,6 +82,7 @@ pub struct Quantising {
 /// # Errors
 /// Names the file and what was expected; the models folder is then as it was before.
 pub fn quantise(options: &QuantiseOptions) -> Result<Quantising, ImportError> {
+    check_names(options)?;
     let home = options.models_dir.join(&options.name);
     let (setting, backend) = &options.runs_on;
     if !backend.has_kernels() {
@@ -89,19 +90,12 @@ pub fn quantise(options: &QuantiseOptions) -> Result<Quantising, ImportError> {
         return Err(ImportError::new(
             &home,
             format!(
-                "{setting} is \"{backend}\", and int8 runs on the backend \"cpu\" alone: every worker would refuse the version; \
+                "{setting} is \"{backend}\", and int8 runs on the backend \"cpu\" alone: a worker on a card would refuse the version; \
                  set models.backends.{name} to \"cpu\" first"
             ),
         ));
     }
     let (source, target) = (home.join(&options.from), home.join(&options.version));
-    if !is_version(&options.version) || options.version.starts_with('.') {
-        return Err(ImportError::new(
-            &options.models_dir,
-            "--version: expected 1 to 32 of A-Z, a-z, 0-9, ., _ and -, not beginning with a dot"
-                .to_owned(),
-        ));
-    }
     if target.exists() {
         let message = "is there already; choose another version".to_owned();
         return Err(ImportError::new(&target, message));
@@ -139,6 +133,28 @@ pub fn quantise(options: &QuantiseOptions) -> Result<Quantising, ImportError> {
         _threads: threads,
         trial,
     })
+}
+
+/// Refuses names that lead out of the models folder.
+fn check_names(options: &QuantiseOptions) -> Result<(), ImportError> {
+    let refuse = |message: String| Err(ImportError::new(&options.models_dir, message));
+    if !is_model_name(&options.name) {
+        let name = &options.name;
+        return refuse(format!(
+            "found the model {name:?}, expected 1 to 64 of a-z, 0-9, _ and -"
+        ));
+    }
+    for (what, version) in [
+        ("the version", &options.from),
+        ("--version", &options.version),
+    ] {
+        if !is_version(version) || version.starts_with('.') {
+            return refuse(format!(
+                "{what}: found {version:?}, expected 1 to 32 of A-Z, a-z, 0-9, ., _ and -, not beginning with a dot"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What a version's manifest says that int8 cost, if it does.

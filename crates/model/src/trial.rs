@@ -105,21 +105,32 @@ pub(crate) fn scratch(home: &Path, who: &str, version: &str) -> PathBuf {
     home.join(format!(".{who}-{version}-{}", std::process::id()))
 }
 
-/// Removes what this process has begun to write of a version, which it doesn't go on with: a thread that still writes there fails.
+/// Removes what this process has begun to write of a version, which it doesn't go on with: a thread that still writes there fails. Whether
+/// the version is there: it was finished a moment before, and stays.
 ///
 /// # Errors
 /// If it can't be removed.
-pub fn give_up_version(models_dir: &Path, name: &str, version: &str) -> io::Result<()> {
+pub fn give_up_version(models_dir: &Path, name: &str, version: &str) -> io::Result<bool> {
     let home = models_dir.join(name);
+    let mut is_begun = false;
     for who in [IMPORTING, QUANTISING] {
-        let folder = scratch(&home, who, version);
+        let written = scratch(&home, who, version);
+        let folder = home.join(format!(".given-up-{version}-{}", std::process::id()));
+        // From here on, nobody can make it the version: what is removed below is a folder that only this process knows.
+        match fs::rename(&written, &folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            moved => moved?,
+        }
+        is_begun = true;
         // A file may come between the look into the folder and its removal.
         let tries = std::iter::repeat_with(|| removed(&folder)).take(TRIES);
         tries
             .reduce(|before, now| before.or(now))
             .unwrap_or(Ok(()))?;
     }
-    Ok(())
+    // A model without versions is none; one with others stays.
+    let _ = fs::remove_dir(&home);
+    Ok(!is_begun && home.join(version).is_dir())
 }
 
 /// Removes a folder with what is in it; one that isn't there is removed.
@@ -139,6 +150,10 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // After a rename there is nothing left to remove; a scratch folder that stays does no harm.
         let _ = fs::remove_dir_all(&self.0);
+        // A model without versions is none; one with others stays.
+        if let Some(home) = self.0.parent() {
+            let _ = fs::remove_dir(home);
+        }
     }
 }
 
@@ -163,7 +178,23 @@ mod tests {
             assert!(!folder.exists() && other.exists());
             assert!(made.write("model.safetensors", b"x").is_err());
             // Nobody's any more.
-            give_up_version(dir.path(), "a", "1").unwrap();
+            assert!(!give_up_version(dir.path(), "a", "1").unwrap());
         }
+    }
+
+    #[test]
+    fn a_version_that_was_finished_a_moment_before_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = dir.path().join("a");
+        let made = Scratch::create(scratch(&home, IMPORTING, "1")).unwrap();
+        made.write("model.safetensors", b"x").unwrap();
+        fs::rename(&made.0, home.join("1")).unwrap();
+        assert!(give_up_version(dir.path(), "a", "1").unwrap());
+        assert!(home.join("1").join("model.safetensors").exists());
+        assert!(!give_up_version(dir.path(), "a", "2").unwrap());
+        // Of a model that has no other version, nothing is left.
+        let _other = Scratch::create(scratch(&dir.path().join("b"), QUANTISING, "1")).unwrap();
+        assert!(!give_up_version(dir.path(), "b", "1").unwrap());
+        assert!(!dir.path().join("b").exists());
     }
 }

@@ -207,15 +207,7 @@ impl Outbox {
             self.back(entry);
         }
         if self.policy.must_arrive {
-            let due = |line: &Line| line.retry_at.is_some_and(|at| at <= now);
-            let due = self.lines.iter_mut().filter(|(_, line)| due(line));
-            let due: Vec<ShortString> = due
-                .map(|(queue, line)| {
-                    line.retry_at = None;
-                    queue.clone()
-                })
-                .collect();
-            due.iter().for_each(|queue| self.requeue(queue));
+            self.retry_due(now);
         }
         self.denied.take_if(|(_, at)| *at + DENIED <= now);
         if blocks {

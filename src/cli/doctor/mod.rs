@@ -63,11 +63,11 @@ pub(super) async fn run(arguments: Arguments, loaded: Loaded) -> anyhow::Result<
     let failed = count(&checks, Status::Fail);
     if arguments.json {
         let report = serde_json::json!({"ok": failed == 0, "checks": checks});
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        reported!("{}", serde_json::to_string_pretty(&report)?);
     } else {
         let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        println!("{}", table(&checks, colours).trim_fmt());
-        println!("\n{}", verdict(&checks));
+        reported!("{}", table(&checks, colours).trim_fmt());
+        reported!("\n{}", verdict(&checks));
     }
     Ok(if failed > 0 { Exit::Failed } else { Exit::Ok })
 }

@@ -4,10 +4,11 @@ use super::{open, resolve};
 use crate::{cli::Exit, config::Settings};
 use anyhow::{Context, bail};
 use clap::Args;
+use kiln_contract::model::ModelInfo;
 use kiln_model::{InputKind, Model, Rows, TextRow};
 use serde::Deserialize;
 use serde_json::json;
-use std::{fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// Compares a model's scores with expected ones, and prints the differences.
 #[derive(Debug, Args)]
@@ -49,7 +50,18 @@ struct Line {
 struct Input {
     text: Option<String>,
     text_pair: Option<String>,
-    features: Option<Vec<f32>>,
+    features: Option<Features>,
+}
+
+/// Numbers in the model's order, or by their features' names; null is a missing one.
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected `features` to be an array of numbers, or an object of numbers by feature"
+)]
+enum Features {
+    Ordered(Vec<Option<f32>>),
+    Named(BTreeMap<String, Option<f32>>),
 }
 
 /// How far apart the model and the file are.
@@ -96,15 +108,16 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
             "inputs": golden.len(), "largest": differences.largest, "worst": differences.worst,
             "mean": mean, "tolerance": arguments.tolerance, "holds": holds,
         });
-        println!("{result}");
+        reported!("{result}");
     } else {
-        println!("inputs               {:>12}", golden.len());
-        println!(
+        reported!("inputs               {:>12}", golden.len());
+        reported!(
             "largest difference   {:>12.3e}  (input {})",
-            differences.largest, differences.worst
+            differences.largest,
+            differences.worst
         );
-        println!("mean difference      {mean:>12.3e}");
-        println!(
+        reported!("mean difference      {mean:>12.3e}");
+        reported!(
             "tolerance            {:>12.3e}  {}",
             arguments.tolerance,
             if holds { "holds" } else { "exceeded" }
@@ -150,10 +163,11 @@ fn parse(source: &str) -> anyhow::Result<Vec<(Input, Vec<f32>)>> {
 
 fn rows(model: &Model, input: &Input) -> anyhow::Result<Rows> {
     match (model.info().input, &input.features, &input.text) {
-        (InputKind::Features { .. }, Some(features), None) => Ok(Rows::Features {
-            width: features.len(),
-            data: features.clone(),
-        }),
+        (InputKind::Features { .. }, Some(features), None) => {
+            let data = in_order(model.info(), features)?;
+            let width = data.len();
+            Ok(Rows::Features { width, data })
+        }
         (InputKind::Text { .. }, None, Some(text)) => Ok(Rows::Texts(vec![TextRow {
             text: model.normalise(text).into_owned(),
             text_pair: input
@@ -166,6 +180,24 @@ fn rows(model: &Model, input: &Input) -> anyhow::Result<Rows> {
         }
         (InputKind::Text { .. }, ..) => bail!("expected `text` and no `features`"),
     }
+}
+
+/// The numbers in the model's order.
+fn in_order(info: &ModelInfo, features: &Features) -> anyhow::Result<Vec<f32>> {
+    let row: Vec<f32> = match features {
+        Features::Ordered(row) => row.iter().map(|x| x.unwrap_or(f32::NAN)).collect(),
+        Features::Named(named) => {
+            if let Some(unknown) = named.keys().find(|n| !info.feature_names.contains(n)) {
+                bail!("features.{unknown}: the model has no feature of that name");
+            }
+            let number = |name| named.get(name).copied().flatten().unwrap_or(f32::NAN);
+            info.feature_names.iter().map(number).collect()
+        }
+    };
+    if !info.takes_missing && row.iter().any(|x| x.is_nan()) {
+        bail!("features: no feature of the model may be missing");
+    }
+    Ok(row)
 }
 
 #[cfg(test)]
@@ -182,6 +214,15 @@ mod tests {
             assert_eq!(golden[1].0.text_pair.as_deref(), Some("c"));
             assert_eq!(golden[1].1, [0.5]);
         }
+        let features =
+            "{\"features\":[1, null],\"expect\":[1]}\n{\"features\":{\"b\":2},\"expect\":[1]}";
+        let golden = parse(features).unwrap();
+        assert!(
+            matches!(&golden[0].0.features, Some(Features::Ordered(row)) if row == &[Some(1.0), None])
+        );
+        assert!(
+            matches!(&golden[1].0.features, Some(Features::Named(row)) if row["b"] == Some(2.0))
+        );
         let error = |source: &str| format!("{:#}", parse(source).err().expect("an error"));
         assert!(error("{\"text\":\"a\",\"expect\":[1]}\n{\"text\":\"a\"}").contains("line 2"));
         assert!(

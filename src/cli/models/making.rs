@@ -26,18 +26,23 @@ impl Making {
         }
     }
 
-    /// What the work gives; nothing where somebody asked to stop, which is said.
+    /// What the work gives; nothing where somebody asked to stop before the version was there, which is said.
     pub(super) async fn or_stopped<T>(
         &self,
         work: impl Future<Output = T>,
     ) -> anyhow::Result<Option<T>> {
         let stopped = stop::token();
+        tokio::pin!(work);
         tokio::select! {
-            done = work => return Ok(Some(done)),
+            biased;
+            done = &mut work => return Ok(Some(done)),
             () = stopped.cancelled() => {}
         }
-        give_up_version(&self.models_dir, &self.name, &self.version)
+        let is_there = give_up_version(&self.models_dir, &self.name, &self.version)
             .context("what was written so far can't be removed")?;
+        if is_there {
+            return Ok(Some(work.await));
+        }
         eprintln!("kiln: stopped");
         Ok(None)
     }

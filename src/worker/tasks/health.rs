@@ -25,6 +25,8 @@ const CHECK: Duration = Duration::from_secs(1);
 const CHECK_REDIS: Duration = Duration::from_millis(900);
 /// Longest wait for Postgres's answer to a check: an outage is to be known before a statement's own limit has passed.
 const POSTGRES_LIMIT: Duration = Duration::from_secs(3);
+/// Redis doesn't work for jobs where so many round trips of theirs fail, and more than one to as many that are answered.
+const FAILING: u64 = 4;
 /// How often health shows that the worker's runtime runs, and takes note of what has lasted long enough.
 const BEAT: Duration = Duration::from_millis(500);
 
@@ -101,7 +103,8 @@ async fn check_again(
 fn judge(before: &Tally, now: &Tally) -> Result<(), String> {
     let answered = now.answered.saturating_sub(before.answered);
     let failed = now.failed.saturating_sub(before.failed);
-    if failed > answered {
+    // A part of a job's round trips is enough: those that only write may work while no look-up does.
+    if failed > answered || (failed >= FAILING && failed > answered / FAILING) {
         return Err(format!("round trips fail: {}", now.reason));
     }
     Ok(())
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redis_fails_jobs_where_most_of_their_round_trips_fail() {
+    fn redis_fails_jobs_where_many_of_their_round_trips_fail() {
         let tally = |answered, failed| Tally {
             answered,
             failed,
@@ -172,9 +175,9 @@ mod tests {
         };
         let before = tally(100, 100);
         assert_eq!(judge(&before, &before), Ok(()));
-        assert_eq!(judge(&before, &tally(110, 110)), Ok(()));
+        assert_eq!(judge(&before, &tally(140, 110)), Ok(()));
         assert_eq!(
-            judge(&before, &tally(110, 111)),
+            judge(&before, &tally(140, 111)),
             Err("round trips fail: no answer in time".to_owned())
         );
         assert_eq!(judge(&before, &Tally::default()), Ok(()), "never backwards");

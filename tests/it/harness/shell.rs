@@ -66,12 +66,22 @@ impl Shell {
     pub async fn kiln_unread(&self, arguments: &[&str]) -> Ended {
         let (reader, writer) = std::io::pipe().expect("a pipe");
         drop(reader);
+        self.kiln_into(arguments, writer).await
+    }
+
+    /// Runs `kiln` with a standard output that has no room, as on a full disk.
+    pub async fn kiln_without_room(&self, arguments: &[&str]) -> Ended {
+        let full = std::fs::File::options().write(true).open("/dev/full");
+        self.kiln_into(arguments, full.expect("a device")).await
+    }
+
+    async fn kiln_into(&self, arguments: &[&str], stdout: impl Into<Stdio>) -> Ended {
         let mut command = sandbox::clean_command(env!("CARGO_BIN_EXE_kiln"), &self.folder);
         command
             .args(arguments)
             .envs(&self.variables)
             .stdin(Stdio::null())
-            .stdout(writer)
+            .stdout(stdout)
             .stderr(Stdio::piped());
         let ended = tokio::task::spawn_blocking(move || command.output().expect("it starts"));
         Ended::of(ended.await.expect("the command's thread"))

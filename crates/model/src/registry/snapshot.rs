@@ -132,7 +132,7 @@ impl Snapshot {
 
     /// Problems that readers of `known` haven't seen.
     pub fn problems_new_since(&self, known: &Snapshot) -> Vec<Problem> {
-        let unseen = |problem: &&Problem| !known.problems.contains(problem);
+        let unseen = |problem: &&Problem| !known.problems.iter().any(|seen| seen.says(problem));
         self.problems.iter().filter(unseen).cloned().collect()
     }
 

@@ -35,6 +35,8 @@ pub(super) struct State {
     pub problems: Vec<Problem>,
     /// Versions that were refused.
     refused: BTreeMap<Key, Refused>,
+    /// Whether this scan has read one again whose files didn't change. One a scan: whoever waits for the scan's end waits for one of them at most.
+    has_tried_again: bool,
     /// What all workers are to serve under the bare names; stronger than the settings.
     pub chosen: Choices,
 }
@@ -69,24 +71,13 @@ impl Refused {
         let again = problem.may_pass.then(|| (now + wait, wait));
         Self {
             fingerprint,
-            // Said once, though the system's words for it may differ each time.
-            problem: match before {
-                Some(Self { problem: first, .. })
-                    if problem.may_pass && first.may_pass && first.file == problem.file =>
-                {
-                    Problem {
-                        still_serving: problem.still_serving,
-                        ..first
-                    }
-                }
-                _ => problem,
-            },
+            problem,
             again,
         }
     }
 
-    fn stands(&self, found: &Found, now: Instant) -> bool {
-        self.is_of(found) && self.again.is_none_or(|(at, _)| now < at)
+    fn stands(&self, found: &Found, now: Instant, has_tried_again: bool) -> bool {
+        self.is_of(found) && (has_tried_again || self.again.is_none_or(|(at, _)| now < at))
     }
 
     fn is_of(&self, found: &Found) -> bool {
@@ -119,6 +110,7 @@ impl State {
         load: impl Fn(&Found) -> Result<Loaded, LoadError>,
     ) -> RescanReport {
         let mut report = RescanReport::default();
+        self.has_tried_again = false;
         let before = std::mem::take(&mut self.entries);
         let mut problems = survey.problems;
         for found in &survey.found {
@@ -142,6 +134,17 @@ impl State {
                 continue;
             }
             let (name, version) = &key;
+            // What can't be read isn't gone.
+            let is_unread = |problem: &&mut Problem| {
+                let of_version = problem.version.as_ref().is_none_or(|v| v == version);
+                of_version && problem.model.as_ref() == Some(name)
+            };
+            if let Some(unread) = problems.iter_mut().find(is_unread) {
+                unread.still_serving = true;
+                entry.on_disk = false;
+                self.entries.insert(key, entry);
+                continue;
+            }
             let wanted = pinned.get(name) == Some(version) || self.chosen.names(name, version);
             if survey.readable && !wanted && on_disk.contains(name) {
                 report.removed.push(format!("{name}@{version}"));
@@ -185,12 +188,13 @@ impl State {
         if self
             .refused
             .get(&key)
-            .is_some_and(|refused| refused.stands(found, now))
+            .is_some_and(|refused| refused.stands(found, now, self.has_tried_again))
         {
             return before.cloned();
         }
         let refused = self.refused.remove(&key);
         let refused = refused.filter(|refused| refused.is_of(found));
+        self.has_tried_again |= refused.is_some();
         let loaded = match load(found) {
             Ok(loaded) => loaded,
             Err(error) => {

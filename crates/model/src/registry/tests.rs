@@ -279,7 +279,7 @@ fn a_version_refused_for_a_reason_that_may_pass_is_tried_again_less_and_less_oft
     assert!(
         first[0]
             .to_string()
-            .contains("cannot be read: try 1 (which may pass: it is tried again)")
+            .contains("cannot be read: try 1 (which may pass: workers try it again)")
     );
     // Waits of 30, 60, 120, 240, 480 and 480 seconds: a look before each is over, and one after it.
     let mut at = 0;
@@ -290,11 +290,76 @@ fn a_version_refused_for_a_reason_that_may_pass_is_tried_again_less_and_less_oft
         let (report, problems) = scan(at);
         assert_eq!(tries.get(), nth + 2);
         assert_eq!(report.added, [] as [&str; 0]);
-        assert_eq!(problems, first, "it is said once");
+        assert!(first[0].says(&problems[0]), "it is said once");
+        let latest = format!("try {}", tries.get());
+        assert!(problems[0].message.contains(&latest), "{problems:?}");
     }
     full.set(false);
     assert_eq!(scan(at + 480).0.added, ["a@1"]);
     assert_eq!(scan(at + 480).1, []);
+}
+
+#[test]
+fn of_versions_that_wait_for_the_same_one_a_scan_is_tried_again() {
+    let models = ModelsDir::new();
+    for version in ["1", "2", "3"] {
+        put(&models, "a", version, 1);
+        settle(&models, "a", version);
+    }
+    let tries = std::cell::Cell::new(0);
+    let load = |_: &directory::Found| {
+        tries.set(tries.get() + 1);
+        Err(LoadError::file("model.safetensors", "the card is full").passing())
+    };
+    let begun = Instant::now();
+    let mut state = State::default();
+    let mut tried = |after: u64| {
+        let now = begun + Duration::from_secs(after);
+        let survey = directory::survey(models.path());
+        state.scan((models.path(), now), survey, &BTreeMap::new(), load);
+        tries.replace(0)
+    };
+    assert_eq!(tried(0), 3, "each is new");
+    assert_eq!([31, 32, 33, 34].map(&mut tried), [1, 1, 1, 0]);
+}
+
+#[test]
+fn a_version_whose_folder_cannot_be_read_for_a_moment_goes_on_serving() {
+    let models = ModelsDir::new();
+    put(&models, "a", "1", 1);
+    put(&models, "a", "2", 2);
+    let registry = models.open();
+    let mut state = State::default();
+    let pinned = BTreeMap::new();
+    let mut scan = |is_read: bool| {
+        let mut survey = directory::survey(models.path());
+        if !is_read {
+            let found = survey.found.pop().unwrap();
+            survey.problems.push(Problem {
+                model: Some(found.name),
+                version: Some(found.version),
+                path: found.path,
+                file: None,
+                message: "cannot be read: too many open files".to_owned(),
+                still_serving: false,
+                may_pass: false,
+            });
+        }
+        let dir = (models.path(), Instant::now());
+        let report = state.scan(dir, survey, &pinned, |found| registry.load(found));
+        (
+            report.removed,
+            state.is_loaded("a", "2"),
+            state.problems.clone(),
+        )
+    };
+    assert!(scan(true).1);
+    let (removed, is_loaded, problems) = scan(false);
+    assert_eq!((removed, is_loaded, problems.len()), (Vec::new(), true, 1));
+    assert!(problems[0].still_serving);
+    assert_eq!(scan(true).2, []);
+    std::fs::remove_dir_all(models.folder("a", "2")).unwrap();
+    assert_eq!(scan(true).0, ["a@2"]);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What follows from the broker's answers, from channels that it closes, and from connections that are lost.
 
-use super::{KNOWN, Outbox};
+use super::{KNOWN, Outbox, STUCK_TRIES};
 use crate::amqp::{
     confirm::PublishOutcome,
     publisher::{
@@ -194,6 +194,26 @@ impl Outbox {
         if let Some((_, entry)) = self.trial.take() {
             self.suspects.push_front(entry);
         }
+    }
+
+    /// Gives queues a turn again whose wait is over. One that goes on refusing is tried on another channel now and then, where nothing is
+    /// unconfirmed on this one, which would be doubled: a channel that a quorum queue has told that it is full isn't told that its limit is gone.
+    pub(super) fn retry_due(&mut self, now: Instant) {
+        let due = |line: &Line| line.retry_at.is_some_and(|at| at <= now);
+        let mut is_stuck = false;
+        let due = self.lines.iter_mut().filter(|(_, line)| due(line));
+        let due: Vec<ShortString> = due
+            .map(|(queue, line)| {
+                line.retry_at = None;
+                let tries = line.backoff.attempts();
+                is_stuck |= line.standing == Standing::Refusing(Why::Full)
+                    && tries >= STUCK_TRIES
+                    && tries.is_multiple_of(STUCK_TRIES);
+                queue.clone()
+            })
+            .collect();
+        due.iter().for_each(|queue| self.requeue(queue));
+        self.renewals.is_wanted |= is_stuck && self.main_is_empty();
     }
 
     /// Whether the main channel is to be given up because it may be what refuses messages: whatever isn't confirmed is published again on

@@ -56,12 +56,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
         })
         .collect();
     bar.finish_and_clear();
-    show::outcomes(arguments, &trace, &world, &outcomes);
     if let Some(file) = &arguments.plot {
         plot::plot(file, &trace, &outcomes).with_context(|| file.display().to_string())?;
-        if !arguments.json {
-            println!("\nplot               {}", file.display());
-        }
+    }
+    show::outcomes(arguments, &trace, &world, &outcomes);
+    if let (Some(file), false) = (&arguments.plot, arguments.json) {
+        println!("\nplot               {}", file.display());
     }
     Ok(Exit::Ok)
 }
