@@ -92,7 +92,7 @@ async fn what_is_lost_on_a_full_disk_makes_a_command_fail() {
         "{\"text\": \"a\"}\n{\"text\": \"b\"}\n",
     )
     .expect("a file");
-    let check = ["models", "check", "sentiment", "--golden", "golden.jsonl"];
+    let check = ["models", "check", "fault", "--golden", "golden.jsonl"];
     let submit = ["submit", "jobs.jsonl", "--model", "fault", "--wait"];
     for command in [
         &check[..],
