@@ -25,7 +25,7 @@ use super::tokens::Tokenizer;
 use super::weights::{Expected, Weights};
 use graph::GraphEncoder;
 use head::HeadLayers;
-use kiln_contract::model::WeightPrecision;
+use kiln_contract::model::{PairRule, WeightPrecision};
 use kiln_kernels::{
     self as kernels, Attention, Disentangled, Distances, Finish, Layer, Linear, Local, Relative,
     Rotary, Tables, Texts,
@@ -81,11 +81,7 @@ impl Encoder {
         let (shape, table_of_head) = tables(manifest)?;
         let precision = manifest.weight_precision();
         assure_computed(shape, precision, hardware)?;
-        let declared = manifest
-            .tokenizer
-            .as_ref()
-            .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
-        let tokenizer = Arc::new(Tokenizer::read(folder, declared, shape.vocabulary)?);
+        let tokenizer = Arc::new(tokenizer(manifest, shape, folder)?);
         let tables = TableWeights::take(&mut weights, shape);
         let skipped = if table_of_head.include_prompt {
             0
@@ -269,6 +265,25 @@ fn finish(shape: &EncoderShape) -> Finish {
         EncoderActivation::Relu => Finish::Relu,
         EncoderActivation::Silu => Finish::Silu,
     }
+}
+
+/// The tokenizer beside the manifest, if it fits the encoder's tables.
+fn tokenizer(
+    manifest: &Manifest,
+    shape: &EncoderShape,
+    folder: &Path,
+) -> Result<Tokenizer, LoadError> {
+    let declared = manifest
+        .tokenizer
+        .as_ref()
+        .ok_or_else(|| LoadError::manifest("has no [tokenizer] table"))?;
+    let tokenizer = Tokenizer::read(folder, declared, shape.vocabulary)?;
+    let text = manifest.text.as_ref();
+    let pair = text.map_or_else(PairRule::default, |text| text.pair);
+    tokenizer
+        .check_types(shape.token_types, pair)
+        .map_err(|message| LoadError::file(&declared.file, message))?;
+    Ok(tokenizer)
 }
 
 /// How tokens know their places; `layers` are the queries, keys and values of each.

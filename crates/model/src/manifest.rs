@@ -9,6 +9,7 @@ mod onnx;
 mod tables;
 mod trees;
 
+pub(crate) use check::check_labels;
 pub use encoder::Pooling;
 pub(crate) use encoder::{
     DenseActivation, DisentangledShape, EncoderActivation, EncoderShape, Head, HeadDense,

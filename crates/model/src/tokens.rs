@@ -8,9 +8,12 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use kiln_contract::{model::ModelError, redact};
+use kiln_contract::{
+    model::{ModelError, PairRule},
+    redact,
+};
 use tokenizers::{
-    Encoding, PostProcessor, TruncationDirection, TruncationParams, TruncationStrategy,
+    Encoding, PostProcessor, Token, TruncationDirection, TruncationParams, TruncationStrategy,
     truncate_encodings,
 };
 
@@ -164,6 +167,40 @@ impl Tokenizer {
         self.prompt_tokens
     }
 
+    /// Whether a table of `types` rows has one for each type that tokens get. Without a table, types don't matter.
+    pub fn check_types(&self, types: usize, pair: PairRule) -> Result<(), String> {
+        match self.highest_type(pair)? {
+            highest if types > 0 && highest as usize >= types => Err(format!(
+                "gives tokens the type {highest}, expected types below encoder.token_types ({types}), the rows of the model's type table"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The highest type that tokens get, of lone texts and of pairs as far as these are taken.
+    pub fn highest_type(&self, pair: PairRule) -> Result<u32, String> {
+        let forms: &[bool] = match pair {
+            PairRule::None => &[false],
+            PairRule::Optional => &[false, true],
+            PairRule::Required => &[true],
+        };
+        let word = || Encoding::from_tokens(vec![Token::new(0, "a".to_owned(), (0, 1))], 0);
+        let mut highest = 0;
+        for has_second in forms {
+            let process = || {
+                self.tokenizer
+                    .post_process(word(), has_second.then(word), true)
+            };
+            let encoding = guarded(process)?.map_err(|error| said(error.as_ref()))?;
+            highest = encoding
+                .get_type_ids()
+                .iter()
+                .copied()
+                .fold(highest, u32::max);
+        }
+        Ok(highest)
+    }
+
     /// Every text's tokens. Takes microseconds a text: keep it off the threads that run models.
     ///
     /// # Errors
@@ -213,14 +250,13 @@ impl Tokenizer {
     }
 }
 
-/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: of the prompt without white space at its
-/// ends, one special token at the end not counted.
+/// How many tokens a prompt has with the special ones before it, as sentence-transformers counts them: one special token at the end isn't counted.
 fn prompt_tokens(tokenizer: &tokenizers::Tokenizer, prompt: &str) -> Result<usize, String> {
     if prompt.is_empty() {
         return Ok(0);
     }
-    let encoding = guarded(|| tokenizer.encode_fast(prompt.trim(), true))?
-        .map_err(|error| said(error.as_ref()))?;
+    let encoding =
+        guarded(|| tokenizer.encode_fast(prompt, true))?.map_err(|error| said(error.as_ref()))?;
     let ends_special = encoding.get_special_tokens_mask().last() == Some(&1);
     Ok(encoding.len() - usize::from(ends_special))
 }

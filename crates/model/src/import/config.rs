@@ -1,18 +1,21 @@
 //! What `config.json` says of a model, in the words of Kiln's manifest.
 
+mod classifier;
 mod deberta;
+mod fields;
 mod modern;
 mod shape;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::error::{ImportError, read_json};
 use super::names::Family;
-use super::options::ImportOptions;
 use crate::manifest::{Head, OutputActivation};
+pub(super) use classifier::{Described, classification};
+pub(super) use fields::in_its_words;
 use kiln_contract::model::PairRule;
 pub(super) use modern::NomicHubConfig;
 pub(super) use shape::{Form, Lacking};
@@ -25,7 +28,7 @@ const KNOWN: &str = "BertModel, BertForSequenceClassification, DistilBertModel, 
 
 #[derive(Default, Deserialize)]
 pub(super) struct HfConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     architectures: Vec<String>,
     vocab_size: usize,
     #[serde(alias = "dim")]
@@ -37,7 +40,7 @@ pub(super) struct HfConfig {
     #[serde(alias = "hidden_dim")]
     intermediate_size: usize,
     max_position_embeddings: usize,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     type_vocab_size: usize,
     #[serde(alias = "activation", alias = "hidden_activation")]
     hidden_act: String,
@@ -45,7 +48,7 @@ pub(super) struct HfConfig {
     layer_norm_eps: f32,
     pad_token_id: Option<usize>,
     relative_attention_num_buckets: Option<usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     id2label: BTreeMap<String, String>,
     num_labels: Option<usize>,
     problem_type: Option<String>,
@@ -65,6 +68,13 @@ pub(super) struct CrossEncoderConfig {
 
 fn bert_eps() -> f32 {
     1e-12
+}
+
+/// A field that is null says as little as one that isn't there.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    value: D,
+) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 /// What the model's outputs mean.
@@ -127,6 +137,8 @@ pub(super) fn architecture(config: &HfConfig) -> Result<(Family, bool), String> 
     }
     match config.position_embedding_type.as_deref() {
         None | Some("absolute") => Ok(known),
+        // Its reference ignores the field, which repositories carry.
+        Some(_) if known.0 == Family::ModernBert => Ok(known),
         Some(other) => Err(format!(
             "position_embedding_type: found {other:?}, expected \"absolute\""
         )),
@@ -146,67 +158,7 @@ pub(super) fn form(config: &HfConfig, family: Family, file: &Path) -> Result<For
     form.map_err(|message| ImportError::new(file, message))
 }
 
-/// A classifier's.
-pub(super) fn classification(
-    config: &HfConfig,
-    sentence: Option<&CrossEncoderConfig>,
-    head: &Head,
-    options: &ImportOptions,
-) -> Purpose {
-    let head = head.clone();
-    let count = config.num_labels.unwrap_or(match config.id2label.len() {
-        0 => 2,
-        named => named,
-    });
-    let regression = config.problem_type.as_deref() == Some("regression");
-    if count == 1 {
-        let named = [sentence, config.sentence_transformers.as_ref()]
-            .into_iter()
-            .flatten()
-            .find_map(|config| config.activation_fn.as_deref())
-            .or(config.sbert_ce_default_activation_function.as_deref())
-            .map(last_segment);
-        let activation = options.activation.unwrap_or(match named {
-            Some("Identity") => OutputActivation::Identity,
-            Some(_) => OutputActivation::Sigmoid,
-            None if regression => OutputActivation::Identity,
-            None => OutputActivation::Sigmoid,
-        });
-        let pair = if regression {
-            PairRule::Optional
-        } else {
-            PairRule::Required
-        };
-        return Purpose {
-            head,
-            task: PlannedTask::Scalar,
-            activation,
-            pair: options.pair.unwrap_or(pair),
-            dense_folder: None,
-        };
-    }
-    let labels = (0..count)
-        .map(|i| {
-            let named = config.id2label.get(&i.to_string()).cloned();
-            named.unwrap_or_else(|| format!("LABEL_{i}"))
-        })
-        .collect();
-    let many = config.problem_type.as_deref() == Some("multi_label_classification");
-    let activation = options.activation.unwrap_or(if many {
-        OutputActivation::Sigmoid
-    } else {
-        OutputActivation::Softmax
-    });
-    Purpose {
-        head,
-        task: PlannedTask::Classification(labels),
-        activation,
-        pair: options.pair.unwrap_or(PairRule::Optional),
-        dense_folder: None,
-    }
-}
-
-/// The class of a Python path.
-pub(super) fn last_segment(path: &str) -> &str {
-    path.rsplit('.').next().unwrap_or(path)
+/// The class that a Python path names, if it is one of `torch.nn`.
+pub(super) fn torch_class(path: &str) -> Option<&str> {
+    path.strip_prefix("torch.nn.")?.rsplit('.').next()
 }

@@ -117,7 +117,8 @@ impl<'a> Draft<'a> {
             ttl_seconds: options.ttl_seconds,
             text: TextDraft {
                 max_bytes: (plan.max_tokens * BYTES_PER_TOKEN).clamp(8192, 1 << 20),
-                lowercase: plan.lowercase,
+                // Where the folder asks for it, the tokenizer does it.
+                lowercase: false,
                 pair: plan.purpose.pair,
             },
             output: OutputDraft {

@@ -40,6 +40,15 @@ pub(super) fn limits(
     asked: Option<usize>,
 ) -> Result<(usize, TruncationSide, bool), ImportError> {
     let usable = shape.positions.saturating_sub(shape.position_offset);
+    if let Some(asked) = asked
+        && shape.position_table
+        && asked > usable
+    {
+        let message = format!(
+            "--max-tokens: found {asked}, expected at most {usable}, as many positions as the model has"
+        );
+        return Err(ImportError::new(folder, message));
+    }
     let mut sentence = None;
     for folder in [transformer, folder] {
         let file = folder.join("sentence_bert_config.json");

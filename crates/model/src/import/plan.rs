@@ -6,12 +6,14 @@ use serde::Deserialize;
 
 use kiln_contract::model::PairRule;
 
-use super::config::{self, Form, HfConfig, Lacking, NomicHubConfig, PlannedTask, Purpose};
+use super::config::{
+    self, Described, Form, HfConfig, Lacking, NomicHubConfig, PlannedTask, Purpose,
+};
 use super::error::{ImportError, read_json};
 use super::limits::limits;
 use super::names::Family;
 use super::options::ImportOptions;
-use super::prompt::{PromptsConfig, prompt};
+use super::prompt::{EmbeddingConfig, prompt};
 use super::sentence::Modules;
 use crate::manifest::{EncoderShape, Head, OutputActivation, Pooling, TruncationSide};
 
@@ -21,6 +23,7 @@ pub(super) struct Plan {
     pub shape: EncoderShape,
     pub lacking: Lacking,
     pub purpose: Purpose,
+    /// Whether texts are lowercased before all else, by the tokenizer.
     pub lowercase: bool,
     pub max_tokens: usize,
     pub truncate: TruncationSide,
@@ -52,35 +55,35 @@ pub(super) fn plan(options: &ImportOptions) -> Result<Plan, ImportError> {
         Some(form) => form,
         None => config::form(&config, family, &config_file)?,
     };
-    shape.check().map_err(|error| refuse(error.message))?;
+    shape
+        .check()
+        .map_err(|error| refuse(config::in_its_words(&error.message, &config_file)))?;
     let sentence_file = folder.join("config_sentence_transformers.json");
     let has_sentence = sentence_file.exists();
     let sentence = has_sentence
         .then(|| read_json(&sentence_file))
         .transpose()?;
-    let prompts: PromptsConfig = match has_sentence && !is_classifier {
+    let of_embedding: EmbeddingConfig = match has_sentence && !is_classifier {
         true => read_json(&sentence_file)?,
-        false => PromptsConfig::default(),
+        false => EmbeddingConfig::default(),
     };
+    check_options(options, is_classifier, modules.as_ref())?;
     let mut notes = Vec::new();
-    if is_classifier && (options.prompt.is_some() || options.width.is_some()) {
-        let message = "is a classifier's; --prompt and --width are for embeddings".to_owned();
-        return Err(refuse(message));
-    }
-    let purpose = if is_classifier {
-        let purpose = config::classification(&config, sentence.as_ref(), &head, options);
+    let mut purpose = if is_classifier {
+        let described = Described {
+            config: (&config, &config_file),
+            sentence: (sentence.as_ref(), &sentence_file),
+        };
+        let purpose = config::classification(&described, &head, options, &mut notes)?;
         note_assumptions(&purpose, options, &mut notes);
         purpose
     } else {
-        embedding(modules.as_ref(), &shape, options, &mut notes)?
+        let asked = (&of_embedding, sentence_file.as_path());
+        embedding(modules.as_ref(), &shape, asked, options, &mut notes)?
     };
     let (max_tokens, truncate, lowercase) =
         limits(folder, &transformer, &shape, options.max_tokens)?;
-    let mut prompt = prompt(&prompts, &sentence_file, options, &mut notes)?;
-    if lowercase {
-        prompt = prompt.to_lowercase();
-    }
-    let mut purpose = purpose;
+    let prompt = prompt(&of_embedding, &sentence_file, options, &mut notes)?;
     // Without a prompt, or of the first token's vector, there is nothing to leave out.
     purpose.head.include_prompt |= prompt.is_empty() || purpose.head.pooling != Pooling::Mean;
     Ok(Plan {
@@ -95,6 +98,29 @@ pub(super) fn plan(options: &ImportOptions) -> Result<Plan, ImportError> {
         transformer,
         notes,
     })
+}
+
+/// Refuses options that such a folder has no use for.
+fn check_options(
+    options: &ImportOptions,
+    is_classifier: bool,
+    modules: Option<&Modules>,
+) -> Result<(), ImportError> {
+    let of_embeddings = [
+        ("--prompt", options.prompt.is_some()),
+        ("--width", options.width.is_some()),
+        ("--pooling", options.pooling.is_some()),
+        ("--normalise", options.normalise),
+    ];
+    if is_classifier {
+        return options.has_none_of(&of_embeddings, "is for embeddings; this is a classifier");
+    }
+    let activation = [("--activation", options.activation.is_some())];
+    options.has_none_of(&activation, "is for classifiers; this is an embedding")?;
+    match modules {
+        Some(modules) => modules.check_options(options),
+        None => Ok(()),
+    }
 }
 
 /// A configuration, and its form where it is Nomic's own.
@@ -139,6 +165,7 @@ fn note_assumptions(purpose: &Purpose, options: &ImportOptions, notes: &mut Vec<
 fn embedding(
     modules: Option<&Modules>,
     shape: &EncoderShape,
+    asked: (&EmbeddingConfig, &Path),
     options: &ImportOptions,
     notes: &mut Vec<String>,
 ) -> Result<Purpose, ImportError> {
@@ -157,12 +184,7 @@ fn embedding(
             (head, None)
         }
     };
-    let whole = head.dense.map_or(shape.hidden, |dense| dense.width);
-    let width = options.width.unwrap_or(whole);
-    if !(1..=whole).contains(&width) {
-        let message = format!("--width: found {width}, expected 1 to {whole}");
-        return Err(ImportError::new(&options.folder, message));
-    }
+    let width = width(&head, shape, asked, options, notes)?;
     Ok(Purpose {
         task: PlannedTask::Embedding { width },
         head,
@@ -170,4 +192,38 @@ fn embedding(
         pair: options.pair.unwrap_or(PairRule::None),
         dense_folder,
     })
+}
+
+/// How many of an embedding's numbers are kept.
+fn width(
+    head: &Head,
+    shape: &EncoderShape,
+    (config, file): (&EmbeddingConfig, &Path),
+    options: &ImportOptions,
+    notes: &mut Vec<String>,
+) -> Result<usize, ImportError> {
+    let whole = head.dense.map_or(shape.hidden, |dense| dense.width);
+    if let Some(width) = options.width {
+        if !(1..=whole).contains(&width) {
+            let message = format!("--width: found {width}, expected 1 to {whole}");
+            return Err(ImportError::new(&options.folder, message));
+        }
+        return Ok(width);
+    }
+    let refuse = |message: String| Err(ImportError::new(file, message));
+    match config.truncate_dim {
+        None => Ok(whole),
+        Some(0) => refuse("truncate_dim: found 0, expected 1 or more".to_owned()),
+        Some(width) if width >= whole => Ok(whole),
+        // The reference cuts after it scaled, and leaves what is left shorter.
+        Some(width) if head.normalise => refuse(format!(
+            "truncate_dim: found {width}, expected none beside a Normalize module; `--width {width}` keeps as many, scaled to length 1 after the cut"
+        )),
+        Some(width) => {
+            notes.push(format!(
+                "the first {width} numbers are kept, which truncate_dim says; `--width` chooses otherwise"
+            ));
+            Ok(width)
+        }
+    }
 }

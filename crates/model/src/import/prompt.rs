@@ -11,9 +11,11 @@ use super::options::ImportOptions;
 /// What chooses no prompt.
 const NONE: &str = "none";
 
-/// What `config_sentence_transformers.json` says of prompts.
+/// What `config_sentence_transformers.json` says of embeddings.
 #[derive(Deserialize, Default)]
-pub(super) struct PromptsConfig {
+pub(super) struct EmbeddingConfig {
+    /// How many of an embedding's numbers are kept.
+    pub truncate_dim: Option<usize>,
     #[serde(default)]
     prompts: Option<BTreeMap<String, String>>,
     default_prompt_name: Option<String>,
@@ -21,7 +23,7 @@ pub(super) struct PromptsConfig {
 
 /// The prompt, or an empty one; and what was chosen, for people.
 pub(super) fn prompt(
-    config: &PromptsConfig,
+    config: &EmbeddingConfig,
     file: &Path,
     options: &ImportOptions,
     notes: &mut Vec<String>,

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::config::last_segment;
+use super::config::torch_class;
 use super::error::{ImportError, read_json};
+use super::options::ImportOptions;
 use crate::manifest::{DenseActivation, EncoderShape, Head, HeadDense, Pooling};
 
 /// One entry of `modules.json`.
@@ -24,9 +25,23 @@ struct DenseConfig {
     out_features: usize,
     #[serde(default = "yes")]
     bias: bool,
+    activation_function: Option<String>,
     #[serde(default)]
-    activation_function: String,
+    use_residual: bool,
 }
+
+/// What a module reads and writes, where it says so.
+#[derive(Deserialize)]
+struct Ends {
+    module_input_name: Option<String>,
+    module_output_name: Option<String>,
+}
+
+/// What modules after the pooling read and write if they don't say.
+const EMBEDDING: &str = "sentence_embedding";
+
+/// The modules in the one order that is taken.
+const ORDER: [&str; 4] = ["Transformer", "Pooling", "Dense", "Normalize"];
 
 fn yes() -> bool {
     true
@@ -70,38 +85,77 @@ impl Modules {
             normalise: false,
             include_prompt: true,
         };
+        self.check_order()?;
         let mut dense_folder = None;
-        let mut pooled = false;
         for entry in &self.entries {
             let path = self.folder_of(entry)?;
+            let file = path.join("config.json");
             match last_segment(&entry.kind) {
-                "Transformer" => {}
-                "Pooling" => {
-                    (head.pooling, head.include_prompt) = pooling(&path.join("config.json"))?;
-                    pooled = true;
-                }
-                "Dense" if head.dense.is_none() && !head.normalise => {
-                    head.dense = Some(dense(&path.join("config.json"), shape)?);
+                "Pooling" => (head.pooling, head.include_prompt) = pooling(&file)?,
+                "Dense" => {
+                    check_ends(&file)?;
+                    head.dense = Some(dense(&file, shape)?);
                     dense_folder = Some(path);
                 }
-                "Normalize" => head.normalise = true,
-                other => {
-                    return Err(ImportError::new(
-                        &self.file,
-                        format!(
-                            "has the module {other:?} there, expected Transformer, Pooling, at most one Dense, and Normalize, in this order"
-                        ),
+                "Normalize" => {
+                    // Without options it has no file, and in older folders no folder.
+                    if file.exists() {
+                        check_ends(&file)?;
+                    }
+                    head.normalise = true;
+                }
+                _ => {}
+            }
+        }
+        Ok((head, dense_folder))
+    }
+
+    /// Refuses options that say something else than the modules.
+    pub fn check_options(&self, options: &ImportOptions) -> Result<(), ImportError> {
+        let has = |kind: &str| {
+            self.entries
+                .iter()
+                .any(|entry| last_segment(&entry.kind) == kind)
+        };
+        let normalise = [("--normalise", options.normalise && !has("Normalize"))];
+        options.has_none_of(&normalise, "modules.json has no Normalize module")?;
+        let Some(asked) = options.pooling else {
+            return Ok(());
+        };
+        for entry in &self.entries {
+            if last_segment(&entry.kind) == "Pooling" {
+                let file = self.folder_of(entry)?.join("config.json");
+                let (found, _) = pooling(&file)?;
+                let message = format!("modules.json says {found:?}");
+                options.has_none_of(&[("--pooling", found != asked)], &message)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses modules in any other order: another one is another arithmetic.
+    fn check_order(&self) -> Result<(), ImportError> {
+        let refuse = |message: String| Err(ImportError::new(&self.file, message));
+        let mut kinds = Vec::new();
+        for entry in &self.entries {
+            let kind = last_segment(&entry.kind);
+            let rank = ORDER.iter().position(|known| *known == kind);
+            // What is scaled to length 1 stays as it is if it is scaled again.
+            let is_again = rank == kinds.last().copied() && kind == "Normalize";
+            match rank {
+                Some(rank) if kinds.last().is_none_or(|last| rank > *last) => kinds.push(rank),
+                Some(_) if is_again => {}
+                _ => {
+                    return refuse(format!(
+                        "has the module {kind:?} there, expected Transformer, Pooling, at most one Dense, and Normalize, in this order"
                     ));
                 }
             }
         }
-        if !pooled {
-            return Err(ImportError::new(
-                &self.file,
-                "names no Pooling module".to_owned(),
-            ));
+        if !kinds.starts_with(&[0, 1]) {
+            return refuse("names no Pooling module after the Transformer".to_owned());
         }
-        Ok((head, dense_folder))
+        Ok(())
     }
 
     fn folder_of(&self, entry: &ModuleEntry) -> Result<PathBuf, ImportError> {
@@ -122,6 +176,28 @@ impl Modules {
     }
 }
 
+/// The class of a Python path.
+fn last_segment(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+/// Refuses a module that reads or writes anything but the pooled embedding.
+fn check_ends(file: &Path) -> Result<(), ImportError> {
+    let ends: Ends = read_json(file)?;
+    for (field, name) in [
+        ("module_input_name", ends.module_input_name),
+        ("module_output_name", ends.module_output_name),
+    ] {
+        if let Some(name) = name
+            && name != EMBEDDING
+        {
+            let message = format!("{field}: found {name:?}, expected {EMBEDDING}");
+            return Err(ImportError::new(file, message));
+        }
+    }
+    Ok(())
+}
+
 /// The layer that such a module describes.
 fn dense(file: &Path, shape: &EncoderShape) -> Result<HeadDense, ImportError> {
     let refuse = |message: String| Err(ImportError::new(file, message));
@@ -132,13 +208,18 @@ fn dense(file: &Path, shape: &EncoderShape) -> Result<HeadDense, ImportError> {
             config.in_features, shape.hidden
         ));
     }
-    let activation = match last_segment(&config.activation_function) {
-        "Tanh" | "" => DenseActivation::Tanh,
-        "Identity" => DenseActivation::Identity,
-        "ReLU" => DenseActivation::Relu,
-        other => {
+    if config.use_residual {
+        return refuse("use_residual: found true, expected false".to_owned());
+    }
+    let path = config.activation_function.as_deref();
+    let activation = match path.map(torch_class) {
+        None | Some(Some("Tanh")) => DenseActivation::Tanh,
+        Some(Some("Identity")) => DenseActivation::Identity,
+        Some(Some("ReLU")) => DenseActivation::Relu,
+        _ => {
             return refuse(format!(
-                "activation_function: found {other:?}, expected Tanh, ReLU or Identity"
+                "activation_function: found {:?}, expected Tanh, ReLU or Identity of torch.nn",
+                path.unwrap_or_default()
             ));
         }
     };

@@ -14,6 +14,7 @@ use crate::runner::{Limits, Runner};
 use crate::{Backend, ModelSettings, PairRule, Precision, Registry, Rows, Scored, TextRow};
 use kiln_kernels::ThreadPool;
 
+mod asked;
 mod newer;
 
 /// As small as they may be: a request is never cut.
@@ -267,14 +268,7 @@ async fn assert_same_bits_in_any_batch(backend: Backend) {
 
 /// A copy of a fixture in which one thing was changed.
 fn changed(name: &str, dir: &Path, change: impl FnOnce(&Path)) -> ImportError {
-    let copy = dir.join("source");
-    fs::create_dir_all(&copy).unwrap();
-    for entry in fs::read_dir(fixtures().join(name)).unwrap() {
-        let entry = entry.unwrap();
-        if entry.path().is_file() {
-            fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-        }
-    }
+    let copy = copied(name, dir);
     change(&copy);
     let models = dir.join("models");
     let error = import(&ImportOptions {
@@ -282,22 +276,40 @@ fn changed(name: &str, dir: &Path, change: impl FnOnce(&Path)) -> ImportError {
         ..options(name, &models)
     })
     .expect_err("a refusal");
-    let left: Vec<_> = fs::read_dir(models.join(name)).map_or(Vec::new(), |entries| {
-        entries.map(|entry| entry.unwrap().file_name()).collect()
-    });
-    assert_eq!(
-        left,
-        Vec::<std::ffi::OsString>::new(),
-        "nothing stays behind"
-    );
+    assert!(!models.join(name).exists(), "nothing stays behind");
     error
 }
 
+fn copied(name: &str, dir: &Path) -> PathBuf {
+    let copy = dir.join("source");
+    let mut folders = vec![(fixtures().join(name), copy.clone())];
+    while let Some((from, to)) = folders.pop() {
+        fs::create_dir_all(&to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_file() {
+                fs::copy(&path, target).unwrap();
+            } else {
+                folders.push((path, target));
+            }
+        }
+    }
+    copy
+}
+
 fn edit_config(folder: &Path, field: &str, value: serde_json::Value) {
-    let path = folder.join("config.json");
-    let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&folder.join("config.json"), field, value);
+}
+
+/// Sets a field of a JSON file, which may not be there yet.
+fn edit(file: &Path, field: &str, value: serde_json::Value) {
+    let mut config = fs::read(file).map_or(serde_json::json!({}), |bytes| {
+        serde_json::from_slice(&bytes).unwrap()
+    });
     config[field] = value;
-    fs::write(path, config.to_string()).unwrap();
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, config.to_string()).unwrap();
 }
 
 fn edit_tensors(folder: &Path, edit: impl FnOnce(&mut Tensors)) {
@@ -351,7 +363,7 @@ fn what_cant_be_taken_is_refused_with_file_field_and_what_was_expected() {
     refused(
         &config("num_attention_heads", serde_json::json!(5)),
         "config.json",
-        &["encoder.heads", "divide"],
+        &["num_attention_heads", "hidden_size", "divide"],
     );
     refused(
         &config("num_hidden_layers", serde_json::json!(3)),

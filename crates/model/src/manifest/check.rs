@@ -269,7 +269,8 @@ impl Manifest {
     }
 }
 
-fn check_labels(labels: &[String]) -> Result<(), LoadError> {
+/// Whether labels can be a classification's.
+pub(crate) fn check_labels(labels: &[String]) -> Result<(), LoadError> {
     for (i, label) in labels.iter().enumerate() {
         let field = format!("output.labels[{i}]");
         if label.is_empty() || label.len() > 64 || label.chars().any(char::is_control) {

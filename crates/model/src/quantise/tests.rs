@@ -280,3 +280,21 @@ fn the_feed_forward_part_has_finer_steps_unless_they_are_to_be_coarse() {
         assert_eq!(["query", "key", "value", "attended"].map(largest), [64; 4]);
     }
 }
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    let dir = imported("bert-classifier");
+    let good = options(&dir, "bert-classifier");
+    for (name, from, word) in [
+        ("../bert-classifier", "1", "the model"),
+        ("bert-classifier", "../bert-classifier/1", "the version"),
+        ("bert-classifier", "..", "the version"),
+    ] {
+        let refused = refusal(&QuantiseOptions {
+            name: name.to_owned(),
+            from: from.to_owned(),
+            ..good.clone()
+        });
+        assert!(refused.contains(word), "{refused}");
+    }
+}

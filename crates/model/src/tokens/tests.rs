@@ -54,3 +54,35 @@ fn a_token_that_is_too_long_to_be_shown_is_cut() {
     let said = parsed("null", &vocab).err().expect("there is no row 7");
     assert!(said.contains("has number 7") && said.len() < 300, "{said}");
 }
+
+#[test]
+fn a_prompts_tokens_are_counted_with_its_white_space() {
+    let isolated =
+        r#"{"type":"Split","pattern":{"String":" "},"behavior":"Isolated","invert":false}"#;
+    let prompted = TokenizerFile {
+        prompt: "a ".to_owned(),
+        ..declared()
+    };
+    let bytes = file(isolated, r#"{"a":0," ":1}"#);
+    let tokenizer = Tokenizer::parse(bytes.as_bytes(), &prompted, 4).unwrap();
+    assert_eq!(tokenizer.prompt_tokens(), 2);
+}
+
+#[test]
+fn types_without_a_row_of_their_own_are_refused_where_they_come_up() {
+    let template = r#"{"type":"TemplateProcessing","single":[{"Sequence":{"id":"A","type_id":0}}],
+        "pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],"special_tokens":{}}"#;
+    let bytes = file("null", r#"{"a":0}"#).replace(
+        "\"post_processor\":null",
+        &format!("\"post_processor\":{template}"),
+    );
+    let tokenizer = Tokenizer::parse(bytes.as_bytes(), &declared(), 4).unwrap();
+    for pair in [PairRule::Optional, PairRule::Required] {
+        let said = tokenizer.check_types(1, pair).expect_err("a refusal");
+        assert!(said.contains("encoder.token_types (1)"), "{said}");
+        tokenizer.check_types(2, pair).unwrap();
+        // Without a table, nobody looks them up.
+        tokenizer.check_types(0, pair).unwrap();
+    }
+    tokenizer.check_types(1, PairRule::None).unwrap();
+}
