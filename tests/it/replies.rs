@@ -308,22 +308,18 @@ async fn a_worker_that_may_not_publish_says_so_and_goes_on_when_it_may() {
     eventually_equals("the replies are up", PATIENCE, 1.0, || up("reply")).await;
 }
 
+/// Has the broker refuse dead letters once there is one, by a policy called `full`.
+async fn limit_dead_letters(stack: &Stack) {
+    let limit = "{\"max-length\":1,\"overflow\":\"reject-publish\"}";
+    let set = ["set_policy", "-p", stack.vhost(), "--apply-to", "queues"];
+    let policy = ["full", "^kiln\\.dead$", limit];
+    stack.broker.ctl(&[&set[..], &policy].concat()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_wait_for_their_queue_and_hold_up_nothing_else() {
     let stack = Stack::shared().await;
-    let limit = "{\"max-length\":1,\"overflow\":\"reject-publish\"}";
-    let vhost = stack.vhost();
-    let policy = [
-        "set_policy",
-        "-p",
-        vhost,
-        "--apply-to",
-        "queues",
-        "full",
-        "^kiln\\.dead$",
-        limit,
-    ];
-    stack.broker.ctl(&policy).await;
+    limit_dead_letters(&stack).await;
     let worker = stack.worker().expect_trouble().start().await;
     let bad: Vec<Value> = (0..30)
         .map(|n| json!({"job_id": format!("bad-{n}"), "model": "fault", "inputs": []}))
@@ -369,19 +365,7 @@ async fn dead_letters_wait_for_their_queue_and_hold_up_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn dead_letters_get_there_once_their_queue_has_no_limit_any_more() {
     let stack = Stack::shared().await;
-    let limit = "{\"max-length\":1,\"overflow\":\"reject-publish\"}";
-    let (vhost, dead) = (stack.vhost(), "^kiln\\.dead$");
-    let policy = [
-        "set_policy",
-        "-p",
-        vhost,
-        "--apply-to",
-        "queues",
-        "full",
-        dead,
-        limit,
-    ];
-    stack.broker.ctl(&policy).await;
+    limit_dead_letters(&stack).await;
     let worker = stack.worker().expect_trouble().start().await;
     let bad: Vec<Value> = (0..40)
         .map(|n| json!({"job_id": format!("bad-{n}"), "model": "fault", "inputs": []}))
@@ -394,7 +378,7 @@ async fn dead_letters_get_there_once_their_queue_has_no_limit_any_more() {
     eventually_equals("dead letters get there", PATIENCE, 0.0, &up).await;
     stack
         .broker
-        .ctl(&["clear_policy", "-p", vhost, "full"])
+        .ctl(&["clear_policy", "-p", stack.vhost(), "full"])
         .await;
     eventually_equals("dead letters get there", PATIENCE, 1.0, &up).await;
     all_settled(&stack).await;
