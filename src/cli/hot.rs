@@ -4,13 +4,14 @@
 
 use super::Exit;
 use crate::{
+    cache::RedisCache,
     clock,
     config::Settings,
     heat::{Hot, NamedRate, SharedHeat},
     parts,
     store::KnownInput,
 };
-use anyhow::bail;
+use anyhow::anyhow;
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 use kiln_contract::key::InputHash;
@@ -47,7 +48,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let redis = parts::redis_at_hand(&settings).await?;
     let heat = SharedHeat::new(&redis);
     let Some(spaces) = heat.scopes().await else {
-        bail!("redis at {} doesn't answer", redis.host());
+        return Err(unsaid(&redis).await);
     };
     let now_ms = clock::now().timestamp_millis();
     let wanted = |namespace: &str| {
@@ -59,7 +60,7 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
     let mut shown = 0;
     for space in spaces.iter().filter(|space| wanted(&space.namespace)) {
         let Some(hot) = heat.hot(space, now_ms).await else {
-            bail!("redis at {} doesn't answer", redis.host());
+            return Err(unsaid(&redis).await);
         };
         if hot.inputs.is_empty() {
             continue;
@@ -69,11 +70,11 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         shown += 1;
     }
     let Some(namespaces) = heat.read_namespaces().await else {
-        bail!("redis at {} doesn't answer", redis.host());
+        return Err(unsaid(&redis).await);
     };
     for namespace in namespaces.iter().filter(|one| wanted(one)) {
         let Some(names) = heat.read(namespace, now_ms).await else {
-            bail!("redis at {} doesn't answer", redis.host());
+            return Err(unsaid(&redis).await);
         };
         if !names.is_empty() {
             show_names(&arguments, namespace, &names);
@@ -90,6 +91,17 @@ pub(super) async fn run(arguments: Arguments, settings: Settings) -> anyhow::Res
         println!("no worker has reported anything hot in the last minute");
     }
     Ok(Exit::Ok)
+}
+
+/// Why Redis doesn't say what is hot.
+async fn unsaid(redis: &RedisCache) -> anyhow::Error {
+    let host = redis.host();
+    match redis.ping().await {
+        Ok(()) => anyhow!(
+            "redis at {host} refuses to say what is hot, or holds something else under Kiln's keys of that, which workers replace within seconds"
+        ),
+        Err(why) => anyhow!("redis at {host} doesn't answer: {why}"),
+    }
 }
 
 async fn known(

@@ -125,8 +125,11 @@ impl<'a> SharedHeat<'a> {
         }))
     }
 
-    /// Forgets what workers that are gone have reported of what is hot here as well.
+    /// Forgets what workers that are gone have reported of what is hot here as well, and what no worker has written.
     pub async fn forget_gone(&self, heat: &Heat, now_ms: i64) {
+        let indexes = [key::heat_index(), key::reads_index()];
+        let sets = indexes.each_ref().map(|index| (index.as_str(), "set"));
+        self.redis.remove_unless(&sets).await;
         let asked = heat.scopes().into_iter();
         let asked = asked.map(|scope| key::heat(&scope.namespace, &scope.model));
         let read = heat.readers.namespaces().into_iter();

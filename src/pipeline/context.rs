@@ -168,8 +168,8 @@ impl Context {
         }
     }
 
-    /// Repeats a write until the database has answered. An error is its refusal, or that it ran into its limit: what is sent again then is
-    /// smaller where it can be.
+    /// Repeats a write until the database has answered. An error is its refusal, an objection, or that it ran into its limit: what is sent again
+    /// then is smaller where it can be.
     pub async fn write_in_time<T, W: Future<Output = Result<T, StoreError>>>(
         &self,
         write: impl Fn() -> W,
@@ -177,7 +177,8 @@ impl Context {
         let answer = store::until_answered(self.write_backoff(), write, |error, _| {
             self.metrics.store_error();
             match error {
-                StoreError::Refused(_) => {}
+                // Whether that is the row's fault or the database's is asked next.
+                StoreError::Refused(_) | StoreError::Objected(_) => {}
                 StoreError::TimedOut(reason) => {
                     self.metrics.store_timeout();
                     // Where others are stored meanwhile, health hears of that as well.
@@ -188,11 +189,19 @@ impl Context {
                 }
                 StoreError::Unavailable(reason) => self.health.down(Part::Postgres, reason),
             }
-            error.may_pass() && !matches!(error, StoreError::TimedOut(_))
+            matches!(error, StoreError::Unavailable(_) | StoreError::Contended(_))
         });
         let value = answer.await?;
         self.health.up(Part::Postgres);
         Ok(value)
+    }
+
+    /// Lets health know what a database says that takes no rows.
+    pub fn hear_whether_it_takes(&self, answer: Result<(), StoreError>) -> Result<(), StoreError> {
+        if let Err(error) = &answer {
+            self.health.down(Part::Postgres, &error.to_string());
+        }
+        answer
     }
 
     /// The waits between two attempts to write.

@@ -17,12 +17,18 @@ use super::{
     shadow::{self, Shadows},
     source::{Ended, JobSource},
 };
-use crate::{cache::Cache, config::Settings};
+use crate::{cache::Cache, config::Settings, health::Part};
 use futures_util::future::join_all;
 use kiln_contract::failure::Rejection;
 use kiln_contract::{key, order::Moment};
 use kiln_model::Registry;
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How soon it is asked again whether it [reaches readers](Engine::reaches_readers).
+pub const READERS_AGAIN: Duration = Duration::from_millis(500);
 
 /// Carries jobs from their bodies to stored results.
 pub struct Engine {
@@ -71,6 +77,13 @@ impl Engine {
     /// Where it looks entries up.
     pub fn cache(&self) -> &Cache {
         &self.context.cache
+    }
+
+    /// Whether what is computed ahead would be there for readers: Redis takes it, or none is used. Of a cluster, some server does.
+    pub fn reaches_readers(&self) -> bool {
+        self.cache().server().is_none_or(|redis| {
+            !redis.rests() && (redis.is_cluster() || self.context.health.is_up(Part::Redis))
+        })
     }
 
     /// Seconds that the look-up of one input takes, a running mean; nothing before the first one.

@@ -50,7 +50,7 @@ mod worth;
 pub use arriving::Arriving;
 pub use coalesce::scored_by;
 pub use context::EngineParts;
-pub use engine::{Engine, outcome_of};
+pub use engine::{Engine, READERS_AGAIN, outcome_of};
 pub use input_counts::InputCounts;
 pub use lane::{Depth, LaneFigures, LaneQueues};
 pub use look_up_cost::LookUpCost;

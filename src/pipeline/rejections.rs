@@ -100,7 +100,8 @@ async fn written(context: &Context, rows: &[(usize, RejectedRow<'_>)]) -> Vec<Fi
         context.write_in_time(move || context.store.reject(rows))
     };
     let bytes = vec![0; rows.len()];
-    let written = store::in_parts(bytes, context.write_backoff(), stored, reject).await;
+    let takes = async |_| context.hear_whether_it_takes(context.store.takes_rejections().await);
+    let written = store::in_parts(bytes, context.write_backoff(), stored, reject, takes).await;
     let mut finished = Vec::new();
     for ((number, row), written) in rows.iter().zip(written) {
         let first = match written {

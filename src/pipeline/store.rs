@@ -239,7 +239,13 @@ async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inse
     let bytes = statement_bytes(context, jobs);
     let stored = || context.store.stored();
     let insert = |part: Range<usize>| attempt(context, jobs.get(part).unwrap_or_default());
-    let kept = store::in_parts(bytes, context.write_backoff(), stored, insert).await;
+    let takes = async |part: Range<usize>| {
+        let jobs = jobs.get(part).unwrap_or_default();
+        let misses = Misses::of(context, jobs);
+        let takes = context.store.takes(&batch(context, jobs, &misses)).await;
+        context.hear_whether_it_takes(takes)
+    };
+    let kept = store::in_parts(bytes, context.write_backoff(), stored, insert, takes).await;
     if let [Err(reason)] = kept.as_slice() {
         tracing::warn!(reason, "the database refuses a job's row");
     }
@@ -258,15 +264,14 @@ fn statement_bytes(context: &Context, jobs: &[ToStore<'_>]) -> Vec<usize> {
     jobs.iter().map(bytes).collect()
 }
 
-/// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
-async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted>, StoreError> {
+/// What some jobs write.
+fn batch<'a>(context: &Context, jobs: &'a [ToStore<'a>], misses: &'a Misses<'a>) -> Batch<'a> {
     let rows = jobs.iter().map(|ToStore { job, .. }| JobRow {
         job_id: &job.job_id,
         body_sha256: job.body_sha256,
         done: &job.result,
     });
-    let misses = Misses::of(context, jobs);
-    let batch = Batch {
+    Batch {
         jobs: rows.collect(),
         scores: misses.rows(),
         served: names::rows(naming(jobs.iter())),
@@ -278,7 +283,13 @@ async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted
             .map(|one| one.job.result.finished_at)
             .unwrap_or_default(),
         is_ledger: context.settings.store.jobs == StoredJobs::Ledger,
-    };
+    }
+}
+
+/// One transaction, repeated until the database has answered. An error is the database's refusal, or that it took too long.
+async fn attempt(context: &Context, jobs: &[ToStore<'_>]) -> Result<Vec<Inserted>, StoreError> {
+    let misses = Misses::of(context, jobs);
+    let batch = batch(context, jobs, &misses);
     let insert = || async {
         let begun = clock::instant();
         if is_mutated(Mutation::SkipsRows) {

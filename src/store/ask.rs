@@ -15,6 +15,7 @@ use sqlx::{
     query::Query,
 };
 use std::{
+    borrow::Cow,
     future::Future,
     time::{Duration, Instant},
 };
@@ -25,6 +26,15 @@ const LIMITS: [&str; 3] = ["57014", "55P03", "25P04"];
 
 /// What a server says that takes no writes any more: it only reads; it is shut down, by its operator or after a crash, or starts.
 const LEFT: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
+
+/// Classes of what it says of a connection, a session, itself or the statement's text, and not of rows: connection, feature, transaction state,
+/// right to log in, names of statements, cursors, catalogs and schemas, syntax and rights, resources, state of objects, operator, system, settings.
+const OF_NO_ROW: [&str; 17] = [
+    "08", "0A", "0B", "25", "26", "28", "2D", "34", "3B", "3D", "3F", "42", "53", "55", "57", "58",
+    "F0",
+];
+/// What it says of who lacks a right, and of a row that a policy refuses.
+const NO_RIGHT: &str = "42501";
 
 /// How soon the server is asked again whether a backend is gone.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
@@ -201,7 +211,7 @@ impl PostgresStore {
         format!("no answer within {} ms", self.timeout.as_millis())
     }
 
-    /// Whether an error can pass. Only what Postgres says of the data itself can't.
+    /// Whether an error can pass. Only what Postgres says of the data itself can't; where that may be so, it says that as well.
     pub(super) fn classify(&self, error: sqlx::Error) -> StoreError {
         let text = tls::explain(self.url.scrub(&error.redacted()));
         match &error {
@@ -229,9 +239,20 @@ impl PostgresStore {
                 StoreError::Refused(text)
             }
             sqlx::Error::Encode(_) => StoreError::Refused(text),
+            // A trigger, a policy, a function of someone else's, damaged pages: it may be said of one row or of all.
+            sqlx::Error::Database(e)
+                if !is_fatal(e.as_ref()) && e.code().is_some_and(is_of_rows) =>
+            {
+                StoreError::Objected(text)
+            }
             _ => StoreError::Unavailable(text),
         }
     }
+}
+
+/// Whether a code may be said of some rows and not of others.
+fn is_of_rows(code: Cow<'_, str>) -> bool {
+    code == NO_RIGHT || OF_NO_ROW.iter().all(|class| !code.starts_with(class))
 }
 
 /// Whether the server ends the connection with what it says.

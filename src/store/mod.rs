@@ -3,7 +3,8 @@
 //! Promises that every write is safe to repeat, that a job's row is written once, and that a repeat of a job
 //! is answered from its row. Refuses to decide what happens to a job after a failure: it says whether the
 //! database is out of reach ([`StoreError::Unavailable`]), was busy with another's write
-//! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), or refuses the data ([`StoreError::Refused`]).
+//! ([`StoreError::Contended`]), took too long ([`StoreError::TimedOut`]), objects to what may be the data ([`StoreError::Objected`]), or
+//! refuses the data ([`StoreError::Refused`]).
 
 mod actions;
 mod active;
@@ -32,8 +33,10 @@ mod posters;
 mod postgres;
 mod probe;
 mod prune;
+mod rejected;
 mod retry;
 mod runs;
+mod sample;
 mod scored;
 mod served;
 mod sessions;
@@ -96,6 +99,9 @@ pub enum StoreError {
     /// be too much for one statement.
     #[error("{0}")]
     TimedOut(String),
+    /// A trigger, a policy or damaged data raised an error, which may be of this data alone: then the same call fails again.
+    #[error("{0}")]
+    Objected(String),
     /// The database refuses this data: the same call fails again.
     #[error("{0}")]
     Refused(String),
@@ -105,7 +111,9 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Contended(_) | Self::TimedOut(_) => true,
+            Self::Unavailable(_) | Self::Contended(_) | Self::TimedOut(_) | Self::Objected(_) => {
+                true
+            }
             Self::Refused(_) => false,
         }
     }
@@ -264,6 +272,27 @@ impl Store {
             Self::Sqlite(store) => store.reject(rows).await,
             #[cfg(all(test, feature = "faults"))]
             Self::Simulated(store) => store.reject(rows).await,
+        }
+    }
+
+    /// Whether it takes rows of the kinds that a batch has, if nothing is wrong with them. None of them stays.
+    pub async fn takes(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.takes(sample::Kinds::of(batch)).await,
+            // Nobody adds a rule of his own to it.
+            Self::Sqlite(_) => Ok(()),
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(_) => Ok(()),
+        }
+    }
+
+    /// The same of rejections.
+    pub async fn takes_rejections(&self) -> Result<(), StoreError> {
+        match self {
+            Self::Postgres(store) => store.takes(sample::Kinds::Rejected).await,
+            Self::Sqlite(_) => Ok(()),
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(_) => Ok(()),
         }
     }
 

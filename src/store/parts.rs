@@ -1,9 +1,9 @@
 //! Owns how a batch is cut into statements, and what becomes of its jobs when one of them isn't stored.
 //!
 //! Promises that a statement holds no more than [`MAX_STATEMENT_BYTES`] unless a single job does, that one job's row costs its batchmates a
-//! bounded number of limits and never their own rows, and that a job is given up only if the database refuses its row, or if it runs
-//! into its limit alone, twice, while others are stored. Where nobody's rows are, it is the database that is slow, and the job goes on being
-//! repeated.
+//! bounded number of limits and never their own rows, and that a job is given up only if the database refuses its row and would take another, or
+//! if it is refused or runs into its limit alone, twice, while others are stored. Where nobody's rows are, it is the database that is slow or
+//! refuses all rows, and the job goes on being repeated.
 
 use super::StoreError;
 use crate::{backoff::Backoff, cut::cut};
@@ -49,7 +49,7 @@ enum Unstored {
 #[derive(Debug)]
 struct Parts {
     waiting: VecDeque<Part>,
-    /// Whether a part ran into its limit.
+    /// Whether a part ran into its limit, or was refused as any other would be.
     any_late: bool,
     /// Whether one has been stored since: the database stores, but not everything.
     stored_since: bool,
@@ -88,7 +88,7 @@ impl Parts {
         Unstored::Later
     }
 
-    /// A part ran into its limit; `others_stored` says whether another batch was stored meanwhile.
+    /// A part ran into its limit, or was refused as any other would be; `others_stored` says whether another batch was stored meanwhile.
     fn late(&mut self, mut part: Part, others_stored: bool) -> Unstored {
         let others_stored = others_stored || self.stored_since;
         self.any_late = true;
@@ -117,13 +117,19 @@ impl Parts {
 }
 
 /// Stores a batch of jobs, of which each adds so many `bytes` to a statement: `insert` writes some of them in one, and is called for one part after
-/// the other. `stored` counts what this process has stored in all. Says of each job what `insert` said, or why it isn't stored.
-pub async fn in_parts<T, W: Future<Output = Result<Vec<T>, StoreError>>>(
+/// the other. `stored` counts what this process has stored in all; `takes` says whether the database would take rows of the same kinds that nothing is
+/// wrong with. Says of each job what `insert` said, or why it isn't stored.
+pub async fn in_parts<T, W, A>(
     bytes: Vec<usize>,
     mut backoff: Backoff,
     stored: impl Fn() -> u64,
     insert: impl Fn(Range<usize>) -> W,
-) -> Vec<Result<T, String>> {
+    takes: impl Fn(Range<usize>) -> A,
+) -> Vec<Result<T, String>>
+where
+    W: Future<Output = Result<Vec<T>, StoreError>>,
+    A: Future<Output = Result<(), StoreError>>,
+{
     let missing = || Err("no row came back".to_owned());
     let mut answers: Vec<Result<T, String>> = bytes.iter().map(|_| missing()).collect();
     let mut parts = Parts::new(bytes, MAX_STATEMENT_BYTES);
@@ -142,21 +148,25 @@ pub async fn in_parts<T, W: Future<Output = Result<Vec<T>, StoreError>>>(
         };
         let reason = error.to_string();
         let jobs = part.jobs.len();
-        let unstored = match error {
-            StoreError::Refused(_) => parts.refused(part),
-            StoreError::TimedOut(_) | StoreError::Unavailable(_) | StoreError::Contended(_) => {
-                if !parts.any_late {
-                    tracing::warn!(
-                        jobs,
-                        reason,
-                        "storing took too long; it is repeated, in parts where it can be cut"
-                    );
-                }
-                if jobs == 1 {
-                    tokio::time::sleep(backoff.next_wait()).await;
-                }
-                parts.late(part, stored() > before)
+        let is_objection = matches!(error, StoreError::Refused(_) | StoreError::Objected(_));
+        let unstored = if is_objection && takes(part.jobs.clone()).await.is_ok() {
+            parts.refused(part)
+        } else {
+            if !parts.any_late {
+                let what = match is_objection {
+                    true => "the database refuses every row",
+                    false => "storing took too long",
+                };
+                tracing::warn!(
+                    jobs,
+                    reason,
+                    "{what}; it is repeated, in parts where it can be cut"
+                );
             }
+            if jobs == 1 {
+                tokio::time::sleep(backoff.next_wait()).await;
+            }
+            parts.late(part, stored() > before)
         };
         if let Unstored::Never(job) = unstored
             && let Some(answer) = answers.get_mut(job)
@@ -179,6 +189,8 @@ mod tests {
     /// A database: how it answers to a statement of these jobs.
     struct Database<A: Fn(&Range<usize>, usize) -> Option<StoreError>> {
         answer: A,
+        /// Whether it takes rows that nothing is wrong with.
+        takes: bool,
         statements: RefCell<Vec<Range<usize>>>,
         stored: RefCell<BTreeSet<usize>>,
     }
@@ -187,6 +199,7 @@ mod tests {
         fn new(answer: A) -> Self {
             Self {
                 answer,
+                takes: true,
                 statements: RefCell::default(),
                 stored: RefCell::default(),
             }
@@ -194,7 +207,7 @@ mod tests {
 
         async fn store(&self, bytes: Vec<usize>) -> Vec<Result<usize, String>> {
             let stored = || self.stored.borrow().len() as u64;
-            in_parts(bytes, backoff(), stored, |jobs: Range<usize>| async {
+            let insert = |jobs: Range<usize>| async {
                 let earlier = self.statements.borrow().len();
                 self.statements.borrow_mut().push(jobs.clone());
                 match (self.answer)(&jobs, earlier) {
@@ -204,8 +217,12 @@ mod tests {
                         Ok(jobs.collect())
                     }
                 }
-            })
-            .await
+            };
+            let takes = async |_| match self.takes {
+                true => Ok(()),
+                false => Err(StoreError::Unavailable("none".into())),
+            };
+            in_parts(bytes, backoff(), stored, insert, takes).await
         }
 
         fn statements(&self) -> usize {
@@ -259,6 +276,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn no_row_is_given_up_while_every_row_is_refused() {
+        for objection in [StoreError::Refused, StoreError::Objected] {
+            let mut database =
+                Database::new(|_, earlier| (earlier < 500).then(|| objection("no".into())));
+            database.takes = false;
+            assert!(unstored(&database.store(vec![100; 64]).await).is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_row_that_is_refused_beside_others_is_given_up_whatever_else_would_be_refused() {
+        // A rule that rows of these jobs keep, and the row doesn't that the database is asked with.
+        let mut database = Database::new(|jobs, _| jobs.contains(&37).then(refused).flatten());
+        database.takes = false;
+        assert_eq!(unstored(&database.store(vec![100; 64]).await), [37]);
+    }
+
+    #[tokio::test]
     async fn a_row_that_takes_too_long_is_given_up_once_others_are_stored() {
         let late_statements = RefCell::new(0);
         let database = Database::new(|jobs, _| {
@@ -288,7 +323,8 @@ mod tests {
             *others.borrow_mut() += u64::from(*tries.borrow() >= 3);
             Err::<Vec<()>, _>(StoreError::TimedOut("late".into()))
         };
-        let answers = in_parts(vec![100], backoff(), || *others.borrow(), insert).await;
+        let takes = async |_| Ok(());
+        let answers = in_parts(vec![100], backoff(), || *others.borrow(), insert, takes).await;
         assert_eq!(answers, [Err("late".to_owned())]);
         assert_eq!(*tries.borrow(), 4);
     }

@@ -3,15 +3,15 @@
 //! A batch is one statement ([`insert`]), and so one round trip and one commit.
 
 use super::{
-    Batch, Inserted, JobRow, Opened, Rejected, RejectedRow, StoreError,
+    Batch, Inserted, JobRow, Opened, StoreError,
     address::Address,
-    callbacks,
     hosts::Hosts,
     insert,
     migrations::{self, Applied, SchemaState},
     retry::until_answered,
+    sample::Refusing,
     sessions::Sessions,
-    tables::{KnownTables, Tables},
+    tables::KnownTables,
 };
 use crate::{
     backoff::Backoff,
@@ -28,7 +28,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -39,49 +39,6 @@ use std::{
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
 FROM jobs WHERE job_id = ANY($1::text[])";
-
-/// Around the row of a rejection: who posted it, and where its end is posted to, unless it says again what stands there already.
-macro_rules! reject {
-    ($again:literal, $row:literal) => {
-        concat!(
-            "WITH posted AS (
-  INSERT INTO job_posters (posted_by, job_id, body_sha256, posted_at) SELECT DISTINCT name, $1::text, $5::bytea, $6::timestamptz FROM unnest($7::text[]) AS name
-  ON CONFLICT (posted_by, job_id, body_sha256) DO UPDATE SET posted_at = excluded.posted_at
-), done AS (",
-            $row,
-            " RETURNING job_id
-), called AS (
-  INSERT INTO callbacks (job_id, body_sha256, url, host) SELECT job_id, $5::bytea, $8::text, $9::text FROM done
-  WHERE $8::text IS NOT NULL AND NOT ",
-            $again,
-            "
-  ",
-            callbacks::again!(),
-            "
-) SELECT FROM done"
-        )
-    };
-}
-
-const REJECT: &str = reject!(
-    "EXISTS (SELECT FROM jobs WHERE job_id = $1 AND status = 'rejected' AND body_sha256 = $5 AND error = $4::jsonb)",
-    "INSERT INTO jobs (job_id, status, model, namespace, error, body_sha256, finished_at)
-  VALUES ($1, 'rejected', $2, $3, $4::jsonb, $5, $6)
-  ON CONFLICT (job_id) DO UPDATE SET
-    model = excluded.model, namespace = excluded.namespace, error = excluded.error,
-    body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-  WHERE jobs.status = 'rejected'"
-);
-
-/// The same where results have tables of their own.
-const REJECT_ID: &str = reject!(
-    "EXISTS (SELECT FROM job_ids WHERE job_id = $1 AND status = 'rejected' AND body_sha256 = $5 AND rejection -> 'error' = $4::jsonb)",
-    "INSERT INTO job_ids (job_id, status, rejection, body_sha256, finished_at)
-  VALUES ($1, 'rejected', jsonb_build_object('model', $2::text, 'namespace', $3::text, 'error', $4::jsonb), $5, $6)
-  ON CONFLICT (job_id) DO UPDATE SET
-    rejection = excluded.rejection, body_sha256 = excluded.body_sha256, finished_at = excluded.finished_at
-  WHERE job_ids.status = 'rejected'"
-);
 
 /// The share of the time that is waited for an answer after which the server ends a statement at the latest: the server's word is to come
 /// before it is given up.
@@ -97,6 +54,7 @@ pub struct PostgresStore {
     /// Statements that added rows, of batches that were answered.
     stored: Arc<AtomicU64>,
     pub(super) tables: Arc<KnownTables>,
+    pub(super) refusing: Arc<Refusing>,
 }
 
 /// The time after which the server ends a statement.
@@ -134,6 +92,7 @@ impl PostgresStore {
             timeout: config::ms(settings.timeout_ms),
             stored: Arc::default(),
             tables: Arc::default(),
+            refusing: Arc::default(),
         })
     }
 
@@ -269,6 +228,7 @@ impl PostgresStore {
         // is no sign that rows are taken.
         if written > 0 {
             self.stored.fetch_add(1, Ordering::Relaxed);
+            self.refusing.took(batch);
         }
         Ok(inserted)
     }
@@ -306,49 +266,6 @@ impl PostgresStore {
         };
         let found = rows.first().map(read).transpose();
         found.map(Option::flatten).map_err(|e| self.classify(e))
-    }
-
-    pub(super) async fn reject(
-        &self,
-        rows: &[RejectedRow<'_>],
-    ) -> Result<Vec<Rejected>, StoreError> {
-        let mut rejected = Vec::with_capacity(rows.len());
-        'rows: for row in rows {
-            let (own, other) = row.ids();
-            for id in [&own, &other] {
-                // An end under another id is nothing to whoever asked by the job's own.
-                let callback = row.callback.filter(|_| row.job_id == Some(id.as_str()));
-                let error = serde_json::to_string(row.rejection)
-                    .map_err(|e| StoreError::Refused(e.redacted()))?;
-                let write = |tables| {
-                    let statement = match tables {
-                        Tables::Plain => REJECT,
-                        Tables::Partitioned => REJECT_ID,
-                    };
-                    let query = sqlx::query(statement)
-                        .bind(id)
-                        .bind(row.model)
-                        .bind(row.namespace)
-                        .bind(&error)
-                        .bind(row.body_sha256.as_slice())
-                        .bind(row.finished_at)
-                        .bind(row.posters.as_slice())
-                        .bind(callback.map(|to| to.url))
-                        .bind(callback.map(|to| to.host));
-                    self.execute(query)
-                };
-                if self.for_tables(BTreeSet::new, write).await? > 0 {
-                    break;
-                }
-                // A finished job's row stands there: this very job's, or another one's under the same id.
-                if let Some(first) = self.finished(id, &row.body_sha256).await? {
-                    rejected.push(Rejected::Finished(first));
-                    continue 'rows;
-                }
-            }
-            rejected.push(Rejected::Noted);
-        }
-        Ok(rejected)
     }
 }
 

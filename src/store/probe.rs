@@ -17,7 +17,8 @@ SELECT FROM controls, active_models, model_splits, invalidations, cancelled_runs
 
 impl PostgresStore {
     /// Whether a row of `jobs` would be taken: a server that only reads, a table that is locked or gone, or a right that was taken
-    /// away shows here, and not in a round trip. The same for what is only read: a worker that hears of no pause isn't well.
+    /// away shows here, and not in a round trip. The same for what is only read: a worker that hears of no pause isn't well. Where rows
+    /// were refused that nothing is wrong with, such rows are tried again.
     pub async fn probe_write(&self) -> Result<(), StoreError> {
         let probe = |tables| async move {
             self.probe(match tables {
@@ -26,7 +27,8 @@ impl PostgresStore {
             })
             .await
         };
-        self.for_tables(BTreeSet::new, probe).await
+        self.for_tables(BTreeSet::new, probe).await?;
+        self.takes_again().await
     }
 
     async fn probe(&self, insert: &str) -> Result<(), StoreError> {

@@ -83,11 +83,20 @@ impl Lease {
 
     /// Ends it.
     pub async fn commit(&mut self) -> Result<(), sqlx::Error> {
+        self.finish("COMMIT").await
+    }
+
+    /// Undoes it.
+    pub async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        self.finish("ROLLBACK").await
+    }
+
+    async fn finish(&mut self, statement: &'static str) -> Result<(), sqlx::Error> {
         if self.is_pooled {
             // The next session on the same backend may be another client's, and have statements of the same names.
             self.connection.clear_cached_statements().await?;
         }
-        sqlx::raw_sql("COMMIT")
+        sqlx::raw_sql(statement)
             .execute(&mut self.connection)
             .await?;
         self.is_transaction = false;

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     amqp::{connection::Broker, publisher::Publisher, topology::Topology},
     config::Settings,
-    pipeline::Engine,
+    pipeline::{Engine, READERS_AGAIN},
     store::{Claim, PostgresStore, Progress, RunState, StoreError},
     telemetry::metrics::{Metrics, WarmInput, WarmOutcome},
 };
@@ -44,7 +44,8 @@ impl From<StoreError> for Stopped {
         match error {
             StoreError::Unavailable(reason)
             | StoreError::Contended(reason)
-            | StoreError::TimedOut(reason) => Self::Later(reason),
+            | StoreError::TimedOut(reason)
+            | StoreError::Objected(reason) => Self::Later(reason),
             StoreError::Refused(reason) => Self::Failed(reason),
         }
     }
@@ -196,6 +197,10 @@ impl Carrier {
     }
 
     async fn plan(&self, claim: Claim, schedule: &Schedule) -> Result<(), Stopped> {
+        // Redis knows what is there and what memory is left; and nothing is warmed before it is back.
+        while !self.engine.reaches_readers() {
+            tokio::time::sleep(READERS_AGAIN).await;
+        }
         self.store.clear_posts(claim).await?;
         let now = self.store.clock().await?;
         let gatherer = Gatherer {

@@ -22,6 +22,7 @@ use crate::{
         topology::{Origin, Topology},
     },
     config,
+    pipeline::READERS_AGAIN,
 };
 use lapin::Connection;
 use std::{
@@ -162,8 +163,13 @@ impl Session {
     }
 
     fn allowance(&self) -> Allowance {
+        let now = Instant::now();
+        // What is computed for nobody is lost: its job would count as done, and not be repeated.
+        if !self.processor.engine.reaches_readers() {
+            return Allowance::Nothing(now + READERS_AGAIN);
+        }
         let throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.allowance(Instant::now())
+        throttle.allowance(now)
     }
 
     /// Hands jobs over.

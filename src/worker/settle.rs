@@ -1,7 +1,8 @@
 //! Owns the end of a job: replies and dead letters, confirmed by the broker, and then the acknowledgement.
 //!
-//! Promises that nothing is acknowledged before what follows from it is durable, that a message is settled once, and that a job whose
-//! reply takes long holds up neither the others of its batch nor another batch. The only caller of ack and reject.
+//! Promises that nothing is acknowledged before what follows from it is durable, that a message is settled once, that a job whose
+//! reply takes long holds up neither the others of its batch nor another batch, and that no letter waits for a queue whose job is back in its own.
+//! The only caller of ack and reject.
 
 use crate::{
     amqp::{
@@ -23,6 +24,7 @@ use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use kiln_contract::failure::{Code, Rejection};
 use kiln_contract::result::Finished;
 use std::{
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -34,6 +36,8 @@ use std::{
 const ACKNOWLEDGED: usize = 256;
 /// Time after which a job returns to its queue whose next step the broker doesn't take: it comes again at once.
 const NOT_TAKEN: Duration = Duration::from_secs(10);
+/// How often it is looked whether a job that waits for the broker is still this worker's to acknowledge.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// The size of the smallest job that the broker didn't take when it was to be moved on, as far as is known.
 #[derive(Debug, Clone)]
@@ -178,7 +182,7 @@ impl Settler {
         let reply = reply.map(|reply| self.replies.send(reply));
         async move {
             if let Some(letter) = letter {
-                let sent = letter.await;
+                let sent = unless_returned(&guard, letter).await?;
                 if is_moved_on {
                     unmovable.note(bytes, sent.is_ok());
                 }
@@ -232,6 +236,23 @@ impl Settler {
         });
         let reply = message::rejected_reply(delivery, job_id, rejection);
         (letter, reply)
+    }
+}
+
+/// What comes of sending what must arrive, for as long as its delivery can be acknowledged: one whose channel is gone is back in its queue, and what
+/// follows from it is sent when it comes again. Nothing is sent any more then that wasn't.
+async fn unless_returned<T>(guard: &AckGuard, sending: impl Future<Output = T>) -> Option<T> {
+    let mut sending = pin!(sending);
+    loop {
+        tokio::select! {
+            biased;
+            sent = &mut sending => return Some(sent),
+            () = tokio::time::sleep(LOOK) => {
+                if !guard.acks().is_open() {
+                    return None;
+                }
+            }
+        }
     }
 }
 

@@ -135,3 +135,27 @@ async fn expect_good_and_rejected(stack: &Stack, good: &[Value], rejected: &str)
     succeeded.sort();
     assert_eq!(succeeded, job_ids(good));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_that_a_queue_of_limited_length_drops_is_rejected_as_such() {
+    let stack = Stack::shared().await;
+    stack.worker().start().await.stop().await;
+    let limit = "{\"max-length\":5,\"overflow\":\"drop-head\"}";
+    let set = ["set_policy", "-p", stack.vhost(), "--apply-to", "queues"];
+    let policy = ["short", "^kiln\\.jobs$", limit];
+    stack.broker.ctl(&[&set[..], &policy].concat()).await;
+    let jobs = quick_jobs("job", 10);
+    stack.bus.publish_jobs(&jobs).await;
+    let _worker = stack.worker().start().await;
+    let replies = stack.bus.reply_to_each(&job_ids(&jobs)).await;
+    let dropped = replies.values().filter(|one| one.status() == "rejected");
+    assert_eq!(dropped.count(), 5, "{replies:?}");
+    for letter in stack.bus.dead_letters(5).await {
+        assert_eq!(letter.code, "expired");
+        assert!(
+            letter.message.contains("limited in length"),
+            "{}",
+            letter.message
+        );
+    }
+}

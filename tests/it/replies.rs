@@ -1,6 +1,6 @@
 //! Replies that can't be sent: they cost nobody else anything, and what must arrive arrives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
@@ -384,6 +384,41 @@ async fn dead_letters_get_there_once_their_queue_has_no_limit_any_more() {
     all_settled(&stack).await;
     assert_eq!(stack.bus.dead_letters(40).await.len(), 40);
     assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "each is there once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_wait_are_there_once_although_their_jobs_come_again() {
+    let stack = Stack::shared().await;
+    limit_dead_letters(&stack).await;
+    let worker = stack.worker().expect_trouble().start().await;
+    let bad: Vec<Value> = (0..42)
+        .map(|n| json!({"job_id": format!("bad-{n}"), "model": "fault", "inputs": []}))
+        .collect();
+    let (first, further) = bad.split_at(2);
+    stack.bus.publish_jobs(first).await;
+    eventually("two dead letters", PATIENCE, async || {
+        (stack.bus.waiting(DEAD).await == Some(2)).then_some(())
+    })
+    .await;
+    stack.bus.publish_jobs(further).await;
+    let all_wait = async || (stack.unacknowledged(JOBS).await == Some(40)).then_some(());
+    for _ in 0..3 {
+        eventually("jobs wait for their letters", PATIENCE, all_wait).await;
+        let before = worker.metric("kiln_broker_reconnects_total", &[]).await;
+        let close = ["close_all_connections", "-p", stack.vhost(), "a test"];
+        stack.broker.ctl(&close).await;
+        eventually("they are taken again", PATIENCE, async || {
+            let now = worker.metric("kiln_broker_reconnects_total", &[]).await;
+            (now > before).then_some(())
+        })
+        .await;
+    }
+    eventually("jobs wait for their letters", PATIENCE, all_wait).await;
+    let letters = stack.bus.dead_letters(42).await;
+    let ids: BTreeSet<String> = letters.iter().map(|letter| letter.job_id()).collect();
+    assert_eq!(ids.len(), 42, "each once");
+    all_settled(&stack).await;
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -117,6 +117,17 @@ impl RedisCache {
         Ok(redis::from_redis_value(answer?)?)
     }
 
+    /// Whether nothing would be asked now, since nothing was answered a moment ago.
+    pub fn rests(&self) -> bool {
+        match self.cluster() {
+            None => self.home.is_closed(),
+            Some(cluster) => {
+                let map = cluster.servers.known();
+                map.nodes.iter().all(|node| node.connections.is_closed())
+            }
+        }
+    }
+
     /// What each primary of a cluster answers to some commands, of which `ask` makes those for a server that has this slot.
     pub(super) async fn each_primary(
         &self,

@@ -6,7 +6,8 @@ use redis::{FromRedisValue, Value};
 use std::{collections::HashMap, time::Duration};
 
 impl RedisCache {
-    /// Writes one field of a hash and notes it in an index; both expire after `life`.
+    /// Writes one field of a hash and notes it in an index; both expire after `life`. Where something else stands under their keys, which are
+    /// Kiln's own, it makes room for the next time.
     pub async fn record(
         &self,
         index: &str,
@@ -41,7 +42,31 @@ impl RedisCache {
         };
         let recorded = self.each::<Value>(CacheOperation::Set, &many, Again::No);
         let recorded = recorded.await;
-        recorded.is_some_and(|all| all.iter().all(Option::is_some))
+        let is_recorded = recorded.is_some_and(|all| all.iter().all(Option::is_some));
+        if !is_recorded {
+            self.remove_unless(&[(index, "set"), (hash, "hash")]).await;
+        }
+        is_recorded
+    }
+
+    /// Removes what stands under keys of Kiln's own and is of another type than theirs.
+    pub async fn remove_unless(&self, typed: &[(&str, &str)]) {
+        let command = |name: &str, key: &str| {
+            let mut command = redis::cmd(name);
+            command.arg(key);
+            (key.as_bytes().to_vec(), command)
+        };
+        let ask: Vec<_> = typed.iter().map(|(key, _)| command("TYPE", key)).collect();
+        let found = self.now::<String>(&ask).await;
+        let others = typed.iter().zip(found).filter_map(|((key, own), found)| {
+            let found = found.ok()?;
+            (found != "none" && found != *own).then(|| command("DEL", key))
+        });
+        let remove: Vec<_> = others.collect();
+        if !remove.is_empty() {
+            // Whatever becomes of it: it is looked at again the next time.
+            let _answers = self.now::<Value>(&remove).await;
+        }
     }
 
     /// The members of a set; nothing where Redis fails.

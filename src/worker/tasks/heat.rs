@@ -54,7 +54,7 @@ pub(in crate::worker) async fn report(
             if dropped > 0 {
                 let _told = shared.report_dropped(dropped, &worker, now_ms).await;
             }
-            if turn.is_multiple_of(FORGET_EVERY) {
+            if turn % FORGET_EVERY == 1 {
                 shared.forget_gone(&heat, now_ms).await;
             }
         }

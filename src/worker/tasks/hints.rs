@@ -18,8 +18,9 @@ use crate::{
 };
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
-    Connection, Consumer,
+    Connection, Consumer, ErrorKind,
     options::{BasicConsumeOptions, BasicQosOptions},
+    protocol::{AMQPErrorKind, AMQPHardError},
     types::FieldTable,
 };
 use std::{
@@ -60,6 +61,33 @@ async fn declare(
     Ok(())
 }
 
+/// Why no hints are taken any more.
+#[derive(Debug, thiserror::Error)]
+enum Lost {
+    /// It says nothing of the queue: of its connection, others say more.
+    #[error("{0}")]
+    Connection(String),
+    #[error("{0}")]
+    Consumer(String),
+}
+
+impl Lost {
+    fn of(error: &lapin::Error, text: String) -> Self {
+        let forced = AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED);
+        match error.kind() {
+            ErrorKind::IOError(_) => Self::Connection(text),
+            ErrorKind::ProtocolError(error) if *error.kind() == forced => Self::Connection(text),
+            _ => Self::Consumer(text),
+        }
+    }
+}
+
+impl From<String> for Lost {
+    fn from(reason: String) -> Self {
+        Self::Consumer(reason)
+    }
+}
+
 /// Takes hints until the connection is lost. An error says why.
 async fn take(
     broker: &Broker,
@@ -67,7 +95,7 @@ async fn take(
     heat: &Heat,
     metrics: &Metrics,
     missing: &Missing,
-) -> Result<(), String> {
+) -> Result<(), Lost> {
     let connection = broker.connect("hits").await.map_err(|e| e.to_string())?;
     declare(broker, &connection, topology, missing).await?;
     let open = async {
@@ -88,15 +116,17 @@ async fn take(
         Ok::<_, lapin::Error>((channel, consumer))
     };
     let (channel, mut consumer) = match tokio::time::timeout(broker.timeout(), open).await {
-        Ok(open) => open.map_err(|e| broker.scrub(&e))?,
-        Err(_) => return Err("no answer to starting a consumer".to_owned()),
+        Ok(open) => open.map_err(|e| Lost::of(&e, broker.scrub(&e)))?,
+        Err(_) => return Err("no answer to starting a consumer".to_owned().into()),
     };
     missing.found(&topology.hits);
     let acks = Acks::new(channel);
     let mut reported: Option<Instant> = None;
     loop {
         let Some(first) = next(&mut consumer).await? else {
-            return Err("the broker cancelled the consumer of the hints".to_owned());
+            return Err("the broker cancelled the consumer of the hints"
+                .to_owned()
+                .into());
         };
         let mut deliveries = vec![first];
         while deliveries.len() < usize::from(PREFETCH)
@@ -125,8 +155,9 @@ async fn take(
     }
 }
 
-async fn next(consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, String> {
-    consumer.next().await.transpose().map_err(|e| e.redacted())
+async fn next(consumer: &mut Consumer) -> Result<Option<lapin::message::Delivery>, Lost> {
+    let next = consumer.next().await.transpose();
+    next.map_err(|e| Lost::of(&e, e.redacted()))
 }
 
 /// Takes readers' hints, on a connection that is made again when it is lost.
@@ -148,12 +179,15 @@ pub(in crate::worker) async fn follow(
             continue;
         }
         let begun = Instant::now();
-        if let Err(reason) = take(&broker, &topology, &heat, &metrics, &missing).await {
+        if let Err(lost) = take(&broker, &topology, &heat, &metrics, &missing).await {
             if begun.elapsed() > LASTED {
                 backoff.reset();
             }
-            // The first failure may be the connection's, of which others say more.
-            if backoff.attempts() > 0 && health.is_up(Part::Broker) {
+            // The first failure may be the connection's all the same.
+            if let Lost::Consumer(reason) = lost
+                && backoff.attempts() > 0
+                && health.is_up(Part::Broker)
+            {
                 missing.note(&topology.hits, &reason);
             }
         }

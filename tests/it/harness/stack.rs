@@ -330,11 +330,13 @@ impl Stack {
 
     /// Keeps everybody from writing rows of jobs until it is dropped.
     pub async fn hold_jobs(&self) -> sqlx::Transaction<'static, sqlx::Postgres> {
+        self.hold("LOCK TABLE jobs IN EXCLUSIVE MODE").await
+    }
+
+    /// Takes a lock, and has it until it is dropped.
+    pub async fn hold(&self, lock: &'static str) -> sqlx::Transaction<'static, sqlx::Postgres> {
         let mut held = self.pool.begin().await.expect("a transaction");
-        sqlx::query("LOCK TABLE jobs IN EXCLUSIVE MODE")
-            .execute(&mut *held)
-            .await
-            .expect("a lock");
+        sqlx::query(lock).execute(&mut *held).await.expect("a lock");
         held
     }
 

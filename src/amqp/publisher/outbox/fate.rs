@@ -241,14 +241,19 @@ impl Outbox {
         (self.last_answer, self.max_bytes) = (None, None);
     }
 
-    /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing that was written later has been
-    /// answered either.
+    /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing has been answered since it was written, or
+    /// nothing of late where it may be dropped. An answer that came right after it was written says nothing of a broker that froze then.
     pub(super) fn overdue(&mut self, number: u64, now: Instant) -> bool {
         let must_arrive = self.policy.must_arrive;
         let Some(flight) = self.flights.get_mut(number) else {
             return false;
         };
-        let others = self.last_answer.is_some_and(|at| at > flight.written);
+        let written = flight.written;
+        let since = match must_arrive {
+            true => written,
+            false => written + now.saturating_duration_since(written) / 2,
+        };
+        let others = self.last_answer.is_some_and(|at| at > since);
         if !others && (must_arrive || !flight.entry.was_overdue) {
             flight.entry.was_overdue = true;
             return true;

@@ -1,0 +1,89 @@
+//! Rules in the database that aren't Kiln's: a row that one of them refuses costs its own job alone, and where every row is refused no job is
+//! given up.
+
+use crate::harness::bus::{DEAD, JOBS};
+use crate::harness::jobs::{fault_job, job_ids, quick_jobs};
+use crate::harness::stack::Stack;
+use crate::harness::{PATIENCE, eventually};
+
+/// What a trigger, a row policy, a function of an extension and a damaged page say.
+const SAID: [(&str, &str); 4] = [
+    ("raised", "P0001"),
+    ("policy", "42501"),
+    ("external", "38000"),
+    ("damaged", "XX001"),
+];
+
+const REFUSE: &str = "\
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'no' USING ERRCODE = split_part(NEW.job_id, ':', 2); END $$";
+const REFUSE_SOME: &str = "\
+CREATE TRIGGER refusing BEFORE INSERT ON jobs FOR EACH ROW WHEN (NEW.job_id LIKE 'refused:%') EXECUTE FUNCTION refuse()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_someone_elses_rule_refuses_costs_its_own_job_alone() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    stack.execute(REFUSE).await;
+    stack.execute(REFUSE_SOME).await;
+    for (name, code) in SAID {
+        let good = quick_jobs(name, 40);
+        let refused = fault_job(&format!("refused:{code}"), "a text");
+        let (before, after) = good.split_at(20);
+        stack
+            .bus
+            .publish_jobs(&[before, &[refused], after].concat())
+            .await;
+        let answers = stack.bus.reply_to_each(&job_ids(&good)).await;
+        for id in job_ids(&good) {
+            assert_eq!(answers[&id].status(), "ok", "{id}");
+        }
+        let letter = &stack.bus.dead_letters(1).await[0];
+        assert_eq!(letter.job_id(), format!("refused:{code}"));
+        assert_eq!(letter.code, "exhausted");
+        assert!(letter.message.contains(code), "{}", letter.message);
+        stack.wait_for_empty(JOBS).await;
+    }
+    assert!(worker.is_ready().await, "others' rows are stored");
+    assert_eq!(
+        stack
+            .count("SELECT count(*) FROM jobs WHERE job_id LIKE 'kiln-sample%'")
+            .await,
+        0,
+        "what the database was asked with is undone"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_every_row_is_refused_no_job_is_given_up_and_the_worker_says_why() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    stack
+        .execute("ALTER TABLE jobs ADD COLUMN team text NOT NULL")
+        .await;
+    let good = quick_jobs("good", 60);
+    let bad = fault_job("bad", "please panic");
+    stack.bus.publish_jobs(&good).await;
+    stack.bus.publish_job(&bad).await;
+    let says = async || {
+        let (status, body) = worker.get("/readyz").await?;
+        (status == 503 && body.contains("it refuses every row") && body.contains("team"))
+            .then_some(())
+    };
+    eventually("it says that rows are refused", PATIENCE, says).await;
+    // A model is known to be the poison's fault after three tries; a row isn't.
+    let tried = async || (worker.metric("kiln_store_errors_total", &[]).await > 12.0).then_some(());
+    eventually("they are tried again and again", PATIENCE, tried).await;
+    eventually("it goes on saying so", PATIENCE, says).await;
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0));
+
+    stack.execute("ALTER TABLE jobs DROP COLUMN team").await;
+    let mut ids = job_ids(&good);
+    ids.push("bad".to_owned());
+    let answers = stack.bus.reply_to_each(&ids).await;
+    let ok = answers.values().filter(|one| one.status() == "ok").count();
+    assert_eq!(ok, 60, "{answers:?}");
+    assert_eq!(stack.bus.dead_letters(1).await[0].job_id(), "bad");
+    worker.wait_ready().await;
+    stack.wait_for_empty(JOBS).await;
+}
