@@ -198,8 +198,9 @@ impl Context {
 
     /// Lets health know what a database says that takes no rows.
     pub fn hear_whether_it_takes(&self, answer: Result<(), StoreError>) -> Result<(), StoreError> {
-        if let Err(error) = &answer {
-            self.health.down(Part::Postgres, &error.to_string());
+        match &answer {
+            Ok(()) => self.health.up(Part::Postgres),
+            Err(error) => self.health.down(Part::Postgres, &error.to_string()),
         }
         answer
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{self, Rejected, RejectedRow},
+    store::{self, Rejected, RejectedRow, StoreError, Writing},
 };
 use kiln_contract::failure::Code;
 use kiln_contract::{job, key};
@@ -95,13 +95,16 @@ async fn unread(context: &Context, rejected: &[(Ending, Outcome)]) -> Vec<Finish
 async fn written(context: &Context, rows: &[(usize, RejectedRow<'_>)]) -> Vec<Finished> {
     let only: Vec<RejectedRow<'_>> = rows.iter().map(|(_, row)| row.clone()).collect();
     let stored = || context.store.stored();
-    let reject = |part: Range<usize>| {
-        let rows = only.get(part).unwrap_or_default();
-        context.write_in_time(move || context.store.reject(rows))
+    let writing = Writing {
+        insert: |part: Range<usize>| {
+            let rows = only.get(part).unwrap_or_default();
+            context.write_in_time(move || context.store.reject(rows))
+        },
+        takes: async |_| context.hear_whether_it_takes(context.store.takes_rejections().await),
+        like: |_| context.store.stored_rejections(),
     };
     let bytes = vec![0; rows.len()];
-    let takes = async |_| context.hear_whether_it_takes(context.store.takes_rejections().await);
-    let written = store::in_parts(bytes, context.write_backoff(), stored, reject, takes).await;
+    let written = store::in_parts(bytes, context.write_backoff(), stored, writing).await;
     let mut finished = Vec::new();
     for ((number, row), written) in rows.iter().zip(written) {
         let first = match written {
@@ -136,7 +139,7 @@ async fn look(
     body_sha256: &[u8; 32],
 ) -> Option<Box<kiln_contract::result::Finished>> {
     let ask = || context.store.finished(job_id, body_sha256);
-    let found = store::until_answered(context.write_backoff(), ask, |error, _| error.may_pass());
+    let found = store::until_answered(context.write_backoff(), ask, StoreError::may_pass_soon);
     found.await.ok().flatten()
 }
 

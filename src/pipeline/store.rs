@@ -18,7 +18,7 @@ use crate::{
     simulated::{Mutation, is_mutated},
     store::{
         self, Batch, CallbackRow, CallbackTo, Inserted, JobRow, PosterRow, RunPiece, ScoreRow,
-        SpentTime, StoreError,
+        SpentTime, StoreError, Writing,
     },
     telemetry::metrics::Table,
 };
@@ -238,14 +238,25 @@ fn is_due(slot: &JobSlot, refreshes_ttl: bool) -> bool {
 async fn insert_rows(context: &Context, jobs: &[ToStore<'_>]) -> Vec<Result<Inserted, String>> {
     let bytes = statement_bytes(context, jobs);
     let stored = || context.store.stored();
-    let insert = |part: Range<usize>| attempt(context, jobs.get(part).unwrap_or_default());
-    let takes = async |part: Range<usize>| {
-        let jobs = jobs.get(part).unwrap_or_default();
-        let misses = Misses::of(context, jobs);
-        let takes = context.store.takes(&batch(context, jobs, &misses)).await;
-        context.hear_whether_it_takes(takes)
+    let of = |part: Range<usize>| jobs.get(part).unwrap_or_default();
+    let writing = Writing {
+        insert: |part| attempt(context, of(part)),
+        takes: async |part: Range<usize>| {
+            let misses = Misses::of(context, of(part.clone()));
+            let takes = context
+                .store
+                .takes(&batch(context, of(part), &misses))
+                .await;
+            context.hear_whether_it_takes(takes)
+        },
+        like: |part: Range<usize>| {
+            let misses = Misses::of(context, of(part.clone()));
+            context
+                .store
+                .stored_like(&batch(context, of(part), &misses))
+        },
     };
-    let kept = store::in_parts(bytes, context.write_backoff(), stored, insert, takes).await;
+    let kept = store::in_parts(bytes, context.write_backoff(), stored, writing).await;
     if let [Err(reason)] = kept.as_slice() {
         tracing::warn!(reason, "the database refuses a job's row");
     }

@@ -27,11 +27,10 @@ const LIMITS: [&str; 3] = ["57014", "55P03", "25P04"];
 /// What a server says that takes no writes any more: it only reads; it is shut down, by its operator or after a crash, or starts.
 const LEFT: [&str; 4] = ["25006", "57P01", "57P02", "57P03"];
 
-/// Classes of what it says of a connection, a session, itself or the statement's text, and not of rows: connection, feature, transaction state,
-/// right to log in, names of statements, cursors, catalogs and schemas, syntax and rights, resources, state of objects, operator, system, settings.
-const OF_NO_ROW: [&str; 17] = [
-    "08", "0A", "0B", "25", "26", "28", "2D", "34", "3B", "3D", "3F", "42", "53", "55", "57", "58",
-    "F0",
+/// Classes of what it says of a connection, a session, itself or the statement's text, and not of rows: connection, transaction state,
+/// right to log in, names of statements, cursors, catalogs and schemas, syntax and rights, resources, operator, settings.
+const OF_NO_ROW: [&str; 14] = [
+    "08", "0B", "25", "26", "28", "2D", "34", "3B", "3D", "3F", "42", "53", "57", "F0",
 ];
 /// What it says of who lacks a right, and of a row that a policy refuses.
 const NO_RIGHT: &str = "42501";
@@ -170,7 +169,7 @@ impl PostgresStore {
         }
         if broken && lease.is_named() {
             drop(lease);
-        } else if is_over || lease.is_transaction() || matches!(error, StoreError::Unavailable(_)) {
+        } else if is_over || lease.is_transaction() || error.may_pass_elsewhere() {
             self.sessions.close(lease);
         } else {
             self.sessions.give_back(lease);
@@ -186,6 +185,32 @@ impl PostgresStore {
         let mut lease = self.lease().await?;
         let answer = self.deadline(query.execute(&mut *lease)).await;
         self.end(lease, answer).await.map(|r| r.rows_affected())
+    }
+
+    /// The same of a statement that writes rows, where a right that lacks may be a policy's word on one of them.
+    pub(super) async fn execute_write(
+        &self,
+        query: Query<'_, Postgres, PgArguments>,
+    ) -> Result<u64, StoreError> {
+        let mut lease = self.lease().await?;
+        let answer = self.deadline(query.execute(&mut *lease)).await;
+        let written = self.end_write(lease, answer).await;
+        written.map(|r| r.rows_affected())
+    }
+
+    /// [`Self::end`] of a statement that writes rows.
+    pub(super) async fn end_write<T>(
+        &self,
+        lease: Lease,
+        answer: Result<Result<T, sqlx::Error>, StoreError>,
+    ) -> Result<T, StoreError> {
+        let lacks_right = matches!(&answer, Ok(Err(sqlx::Error::Database(e))) if e.code().is_some_and(|code| code == NO_RIGHT));
+        match self.end(lease, answer).await {
+            Err(StoreError::Unavailable(reason)) if lacks_right => {
+                Err(StoreError::Objected(reason))
+            }
+            ended => ended,
+        }
     }
 
     /// The answer to a statement, within the time limit.
@@ -252,7 +277,7 @@ impl PostgresStore {
 
 /// Whether a code may be said of some rows and not of others.
 fn is_of_rows(code: Cow<'_, str>) -> bool {
-    code == NO_RIGHT || OF_NO_ROW.iter().all(|class| !code.starts_with(class))
+    OF_NO_ROW.iter().all(|class| !code.starts_with(class))
 }
 
 /// Whether the server ends the connection with what it says.

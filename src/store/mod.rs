@@ -15,6 +15,7 @@ mod cancelled;
 mod columns;
 mod controls;
 mod costs;
+mod error;
 mod fleet;
 mod follow;
 mod hosts;
@@ -59,6 +60,7 @@ pub use callbacks::{CallbackRow, CallbackTo, DueCallback, WaitingCallbacks};
 pub use cancelled::RunJobs;
 pub use controls::{INTAKE, Paused, SCHEDULE};
 pub use costs::KnownCost;
+pub use error::StoreError;
 pub use fleet::{VersionPasses, WorkerFigures, WorkerPasses, WorkerRow};
 pub use follow::{Followed, FollowedTo};
 pub use hosts::Opened;
@@ -70,7 +72,7 @@ pub use listen::Listener;
 pub use migrations::{Applied, Unfit};
 pub use news::News;
 pub use partitions::Moved;
-pub use parts::in_parts;
+pub use parts::{Writing, in_parts};
 pub use posters::{AskedJob, PosterRow};
 pub use postgres::PostgresStore;
 pub use retry::until_answered;
@@ -85,39 +87,6 @@ pub use served::{
 };
 pub use sqlite::{FoundScores, SqliteStore};
 pub use timings::{SLOT_SECONDS, TimingRow};
-
-/// Why a write or read failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The database can't be reached or can't work now: the same call may succeed later.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The server undid this write for another one's sake (a deadlock, say): the same call succeeds as a rule.
-    #[error("{0}")]
-    Contended(String),
-    /// The statement ran into its limit and is over, or is ended before anything else is asked: the same call may succeed later, or it may
-    /// be too much for one statement.
-    #[error("{0}")]
-    TimedOut(String),
-    /// A trigger, a policy or damaged data raised an error, which may be of this data alone: then the same call fails again.
-    #[error("{0}")]
-    Objected(String),
-    /// The database refuses this data: the same call fails again.
-    #[error("{0}")]
-    Refused(String),
-}
-
-impl StoreError {
-    /// Whether the same call may succeed later.
-    pub fn may_pass(&self) -> bool {
-        match self {
-            Self::Unavailable(_) | Self::Contended(_) | Self::TimedOut(_) | Self::Objected(_) => {
-                true
-            }
-            Self::Refused(_) => false,
-        }
-    }
-}
 
 /// A finished job on its way into the database.
 #[derive(Debug)]
@@ -264,6 +233,26 @@ impl Store {
         }
     }
 
+    /// How many batches were written so far that had rows of all kinds that this one has.
+    pub fn stored_like(&self, batch: &Batch<'_>) -> u64 {
+        match self {
+            Self::Postgres(store) => store.taken.like(sample::Kinds::of(batch)),
+            Self::Sqlite(_) => 0,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(store) => store.stored(),
+        }
+    }
+
+    /// How many rejections were.
+    pub fn stored_rejections(&self) -> u64 {
+        match self {
+            Self::Postgres(store) => store.taken.like(sample::Kinds::REJECTED),
+            Self::Sqlite(_) => 0,
+            #[cfg(all(test, feature = "faults"))]
+            Self::Simulated(_) => 0,
+        }
+    }
+
     /// Writes the rows of rejected jobs, and says job by job what became of it. A finished job's row is never overwritten, and nothing is
     /// written of such a job.
     pub async fn reject(&self, rows: &[RejectedRow<'_>]) -> Result<Vec<Rejected>, StoreError> {
@@ -289,7 +278,7 @@ impl Store {
     /// The same of rejections.
     pub async fn takes_rejections(&self) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.takes(sample::Kinds::Rejected).await,
+            Self::Postgres(store) => store.takes(sample::Kinds::REJECTED).await,
             Self::Sqlite(_) => Ok(()),
             #[cfg(all(test, feature = "faults"))]
             Self::Simulated(_) => Ok(()),

@@ -9,7 +9,7 @@ use super::{
     insert,
     migrations::{self, Applied, SchemaState},
     retry::until_answered,
-    sample::Refusing,
+    sample::Taken,
     sessions::Sessions,
     tables::KnownTables,
 };
@@ -27,14 +27,7 @@ use sqlx::{
     migrate::MigrateError,
     postgres::{PgConnectOptions, PgRow},
 };
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 const FIND_JOBS: &str = "\
 SELECT job_id, status, model, version, namespace, hits, misses, results::text AS results, elapsed_ms, body_sha256, finished_at
@@ -51,10 +44,9 @@ pub struct PostgresStore {
     pub(super) url: Secret,
     /// Longest wait for an answer.
     pub(super) timeout: Duration,
-    /// Statements that added rows, of batches that were answered.
-    stored: Arc<AtomicU64>,
     pub(super) tables: Arc<KnownTables>,
-    pub(super) refusing: Arc<Refusing>,
+    /// What was stored, of batches that were answered.
+    pub(super) taken: Arc<Taken>,
 }
 
 /// The time after which the server ends a statement.
@@ -90,9 +82,8 @@ impl PostgresStore {
             sessions: Arc::new(sessions),
             url: url.clone(),
             timeout: config::ms(settings.timeout_ms),
-            stored: Arc::default(),
             tables: Arc::default(),
-            refusing: Arc::default(),
+            taken: Arc::default(),
         })
     }
 
@@ -201,7 +192,7 @@ impl PostgresStore {
 
     /// How many statements have added rows so far, of batches that were answered.
     pub(super) fn stored(&self) -> u64 {
-        self.stored.load(Ordering::Relaxed)
+        self.taken.batches()
     }
 
     pub(super) async fn insert(&self, batch: &Batch<'_>) -> Result<Vec<Inserted>, StoreError> {
@@ -216,7 +207,7 @@ impl PostgresStore {
             let statement = insert::statement(batch, tables);
             let statement =
                 statement.map_err(|e| StoreError::Refused(sqlx::Error::Encode(e).redacted()))?;
-            self.execute(statement).await
+            self.execute_write(statement).await
         };
         let written = self.for_tables(days, write).await?;
         let inserted = if written == batch.jobs.len() as u64 {
@@ -227,8 +218,7 @@ impl PostgresStore {
         // Not before: whoever is late by its comparison would take its own statement for one of others. Nor where no row was new: that
         // is no sign that rows are taken.
         if written > 0 {
-            self.stored.fetch_add(1, Ordering::Relaxed);
-            self.refusing.took(batch);
+            self.taken.batch(batch);
         }
         Ok(inserted)
     }

@@ -86,8 +86,9 @@ impl PostgresStore {
             let error = serde_json::to_string(row.rejection)
                 .map_err(|e| StoreError::Refused(e.redacted()))?;
             for id in [&own, &other] {
-                let write = |tables| self.execute(statement(id, row, &error, tables));
+                let write = |tables| self.execute_write(statement(id, row, &error, tables));
                 if self.for_tables(BTreeSet::new, write).await? > 0 {
+                    self.taken.rejection();
                     break;
                 }
                 // A finished job's row stands there: this very job's, or another one's under the same id.

@@ -15,8 +15,8 @@ use kiln_contract::{
 use rand::Rng;
 use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use std::{
-    collections::BTreeSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// What a constraint that is checked at a transaction's end is to say before it is undone.
@@ -30,85 +30,168 @@ const NOWHERE: CallbackTo<'static> = CallbackTo {
 /// A number that no job of a run has.
 const NO_PIECE: i32 = i32::MIN;
 
-/// Of which kinds a write's rows are.
+/// Of which kinds a write's rows are, and a run whose jobs' model time is among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kinds {
-    Finished {
-        scores: bool,
-        served: bool,
-        posters: bool,
-        callbacks: bool,
-        /// A run whose jobs' model time is written.
-        spent: Option<i64>,
-        is_ledger: bool,
-    },
-    Rejected,
+pub(super) struct Kinds {
+    all: u8,
+    run: Option<i64>,
 }
 
 impl Kinds {
+    const FINISHED: u8 = 1;
+    const RESULTS: u8 = 2;
+    const SCORES: u8 = 4;
+    const SERVED: u8 = 8;
+    const POSTERS: u8 = 16;
+    const CALLBACKS: u8 = 32;
+    const SPENT: u8 = 64;
+    /// Those of a rejection.
+    pub const REJECTED: Self = Self {
+        all: 128,
+        run: None,
+    };
+
     pub fn of(batch: &Batch<'_>) -> Self {
-        Self::Finished {
-            scores: !batch.scores.is_empty(),
-            served: !batch.served.is_empty(),
-            posters: !batch.posters.is_empty(),
-            callbacks: !batch.callbacks.is_empty(),
-            spent: batch.spent.first().map(|spent| spent.of.run),
-            is_ledger: batch.is_ledger,
+        let kinds = [
+            (Self::FINISHED, true),
+            (Self::RESULTS, !batch.is_ledger),
+            (Self::SCORES, !batch.scores.is_empty()),
+            (Self::SERVED, !batch.served.is_empty()),
+            (Self::POSTERS, !batch.posters.is_empty()),
+            (Self::CALLBACKS, !batch.callbacks.is_empty()),
+            (Self::SPENT, !batch.spent.is_empty()),
+        ];
+        let there = kinds.into_iter().filter(|(_, is_there)| *is_there);
+        Self {
+            all: there.fold(0, |all, (kind, _)| all | kind),
+            run: batch.spent.first().map(|spent| spent.of.run),
         }
+    }
+
+    fn has(self, kind: u8) -> bool {
+        self.all & kind != 0
     }
 }
 
-/// The kinds of rows that the database refused when it was last asked.
-#[derive(Debug, Default)]
-pub(super) struct Refusing(Mutex<Option<Kinds>>);
+/// The model, version and namespace of a job that was stored.
+type Names = [String; 3];
 
-impl Refusing {
-    fn kinds(&self) -> MutexGuard<'_, Option<Kinds>> {
+#[derive(Debug, Default)]
+struct State {
+    /// How often rows of these kinds were stored together.
+    stored: BTreeMap<u8, u64>,
+    /// What was refused when it was last asked, and how often rows of its kinds had been stored by then.
+    refused: Option<(Kinds, u64)>,
+    names: Option<Arc<Names>>,
+}
+
+impl State {
+    /// How often rows of all these kinds were stored.
+    fn like(&self, kinds: Kinds) -> u64 {
+        let with = self.stored.iter();
+        let with = with.filter(|(all, _)| *all & kinds.all == kinds.all);
+        with.map(|(_, count)| count).sum()
+    }
+}
+
+/// What this process has stored, by kinds, and of which kinds the database refuses rows.
+#[derive(Debug, Default)]
+pub(super) struct Taken(Mutex<State>);
+
+impl Taken {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A batch was stored: where its rows are of those kinds, they are taken again.
-    pub fn took(&self, batch: &Batch<'_>) {
-        let mut kinds = self.kinds();
-        if kinds.is_some_and(|refused| refused == Kinds::of(batch)) {
-            *kinds = None;
+    /// A batch was stored.
+    pub fn batch(&self, batch: &Batch<'_>) {
+        let names = batch.jobs.first().map(|job| {
+            let Finished {
+                model,
+                version,
+                namespace,
+                ..
+            } = job.done;
+            [model, version, namespace]
+        });
+        let mut state = self.state();
+        *state.stored.entry(Kinds::of(batch).all).or_default() += 1;
+        let known = state.names.as_deref();
+        if let Some(names) = names
+            && known.is_none_or(|known| known.iter().ne(names))
+        {
+            state.names = Some(Arc::new(names.map(Clone::clone)));
         }
+    }
+
+    /// A rejection was stored.
+    pub fn rejection(&self) {
+        let mut state = self.state();
+        *state.stored.entry(Kinds::REJECTED.all).or_default() += 1;
+    }
+
+    /// How many batches of rows of all these kinds were stored.
+    pub fn like(&self, kinds: Kinds) -> u64 {
+        self.state().like(kinds)
+    }
+
+    /// How many batches of jobs were stored.
+    pub fn batches(&self) -> u64 {
+        self.like(Kinds {
+            all: Kinds::FINISHED,
+            run: None,
+        })
+    }
+
+    /// Notes whether a sample of these kinds was refused.
+    fn asked(&self, kinds: Kinds, is_refused: bool) {
+        let mut state = self.state();
+        if is_refused {
+            state.refused = Some((kinds, state.like(kinds)));
+        } else {
+            state.refused.take_if(|(refused, _)| *refused == kinds);
+        }
+    }
+
+    /// The kinds of which the last sample was refused, and nothing has been stored since.
+    fn refused(&self) -> Option<Kinds> {
+        let state = self.state();
+        let (kinds, before) = state.refused?;
+        (state.like(kinds) == before).then_some(kinds)
     }
 }
 
 impl PostgresStore {
     /// Whether it takes a row of each of these kinds that nothing is wrong with.
     pub(super) async fn takes(&self, kinds: Kinds) -> Result<(), StoreError> {
-        let sample = Sample::new();
+        let sample = Sample::new(self.taken.state().names.clone());
         let write = |tables| {
             let sample = &sample;
             async move {
-                let rejection = Rejection::new(Code::Exhausted, "", NAME);
-                let error = serde_json::to_string(&rejection)
-                    .map_err(|e| StoreError::Refused(e.redacted()))?;
-                let (done, rejected) = (sample.done(), sample.rejected(&rejection));
-                match kinds {
-                    Kinds::Rejected => {
-                        let statement = rejected::statement(&sample.id, &rejected, &error, tables);
-                        self.undone(statement).await
-                    }
-                    Kinds::Finished { .. } => {
-                        let statement = insert::statement(&sample.batch(kinds, &done), tables);
-                        let statement = statement
-                            .map_err(|e| StoreError::Refused(sqlx::Error::Encode(e).redacted()))?;
-                        self.undone(statement).await
-                    }
+                if kinds == Kinds::REJECTED {
+                    let rejection = Rejection::new(Code::Exhausted, "", NAME);
+                    let error = serde_json::to_string(&rejection)
+                        .map_err(|e| StoreError::Refused(e.redacted()))?;
+                    let row = sample.rejected(&rejection);
+                    return self
+                        .undone(rejected::statement(&sample.id, &row, &error, tables))
+                        .await;
                 }
+                let done = sample.done();
+                let statement = insert::statement(&sample.batch(kinds, &done), tables);
+                let statement = statement
+                    .map_err(|e| StoreError::Refused(sqlx::Error::Encode(e).redacted()))?;
+                self.undone(statement).await
             }
         };
         let days = || BTreeSet::from([sample.at.date_naive()]);
         match self.for_tables(days, write).await {
             Ok(()) => {
-                *self.refusing.kinds() = None;
+                self.taken.asked(kinds, false);
                 Ok(())
             }
             Err(StoreError::Refused(reason) | StoreError::Objected(reason)) => {
-                *self.refusing.kinds() = Some(kinds);
+                self.taken.asked(kinds, true);
                 let reason = format!("it refuses every row: {reason}");
                 Err(StoreError::Unavailable(reason))
             }
@@ -116,10 +199,9 @@ impl PostgresStore {
         }
     }
 
-    /// The same of the kinds that it refused when it was last asked, if any.
+    /// The same of the kinds that it refused when it was last asked, unless rows of them have been stored since.
     pub(super) async fn takes_again(&self) -> Result<(), StoreError> {
-        let refused = *self.refusing.kinds();
-        match refused {
+        match self.taken.refused() {
             Some(kinds) => self.takes(kinds).await,
             None => Ok(()),
         }
@@ -134,7 +216,7 @@ impl PostgresStore {
             lease.roll_back().await
         };
         let answer = self.deadline(run).await;
-        self.end(lease, answer).await
+        self.end_write(lease, answer).await
     }
 }
 
@@ -142,24 +224,28 @@ impl PostgresStore {
 struct Sample {
     id: String,
     hash: [u8; 32],
+    /// Those of a job that was stored, which a rule about them lets pass.
+    names: Arc<Names>,
     at: DateTime<Utc>,
 }
 
 impl Sample {
-    fn new() -> Self {
+    fn new(names: Option<Arc<Names>>) -> Self {
         let hash: [u8; 32] = rand::rng().random();
         Self {
             id: format!("{NAME}-{}", hex::encode(hash)),
             hash,
+            names: names.unwrap_or_else(|| Arc::new([NAME; 3].map(str::to_owned))),
             at: clock::now(),
         }
     }
 
     fn done(&self) -> Finished {
+        let [model, version, namespace] = (*self.names).clone();
         Finished {
-            model: NAME.to_owned(),
-            version: NAME.to_owned(),
-            namespace: NAME.to_owned(),
+            model,
+            version,
+            namespace,
             results: "[]".to_owned(),
             hits: 0,
             misses: 1,
@@ -169,11 +255,12 @@ impl Sample {
     }
 
     fn rejected<'a>(&'a self, rejection: &'a Rejection) -> RejectedRow<'a> {
+        let [model, _, namespace] = &*self.names;
         RejectedRow {
             job_id: Some(&self.id),
             body_sha256: self.hash,
-            model: Some(NAME),
-            namespace: Some(NAME),
+            model: Some(model),
+            namespace: Some(namespace),
             rejection,
             posters: vec![NAME],
             callback: Some(NOWHERE),
@@ -189,41 +276,30 @@ impl Sample {
                 done,
             }],
             finished_at: self.at,
+            is_ledger: !kinds.has(Kinds::RESULTS),
             ..Batch::default()
         };
-        let Kinds::Finished {
-            scores,
-            served,
-            posters,
-            callbacks,
-            spent,
-            is_ledger,
-        } = kinds
-        else {
-            return batch;
-        };
-        batch.is_ledger = is_ledger;
-        if scores {
+        if kinds.has(Kinds::SCORES) {
             batch.scores.push(self.score());
         }
-        if served {
+        if kinds.has(Kinds::SERVED) {
             batch.served.push(self.served());
         }
-        if posters {
+        if kinds.has(Kinds::POSTERS) {
             batch.posters.push(PosterRow {
                 posted_by: NAME,
                 job_id: &self.id,
                 body_sha256: self.hash,
             });
         }
-        if callbacks {
+        if kinds.has(Kinds::CALLBACKS) {
             batch.callbacks.push(CallbackRow {
                 job_id: &self.id,
                 body_sha256: self.hash,
                 to: NOWHERE,
             });
         }
-        batch.spent.extend(spent.map(|run| SpentTime {
+        batch.spent.extend(kinds.run.map(|run| SpentTime {
             of: RunPiece {
                 run,
                 piece: NO_PIECE,
@@ -234,11 +310,12 @@ impl Sample {
     }
 
     fn score(&self) -> ScoreRow<'_> {
+        let [model, version, namespace] = &*self.names;
         ScoreRow {
             input: self.hash,
-            model: NAME,
-            version: NAME,
-            namespace: NAME,
+            model,
+            version,
+            namespace,
             key: Some(NAME),
             label: Some(NAME),
             score: Some(0.5),
@@ -250,12 +327,13 @@ impl Sample {
     }
 
     fn served(&self) -> ServedRow<'_> {
+        let [model, version, namespace] = &*self.names;
         ServedRow {
-            namespace: NAME,
+            namespace,
             key: &self.id,
             job_id: &self.id,
-            model: NAME,
-            version: NAME,
+            model,
+            version,
             input: Some(&self.hash),
             label: Some(NAME),
             score: Some(0.5),
@@ -268,5 +346,41 @@ impl Sample {
                 accepted_us: 1,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kinds(all: u8) -> Kinds {
+        Kinds { all, run: None }
+    }
+
+    fn stored(taken: &Taken, all: u8) {
+        *taken.state().stored.entry(all).or_default() += 1;
+    }
+
+    #[test]
+    fn what_is_refused_is_so_until_it_is_stored_with_whatever_else() {
+        let taken = Taken::default();
+        let scores = Kinds::FINISHED | Kinds::SCORES;
+        stored(&taken, scores);
+        taken.asked(kinds(scores), true);
+        stored(&taken, Kinds::FINISHED);
+        taken.rejection();
+        assert_eq!(taken.refused(), Some(kinds(scores)));
+        taken.asked(kinds(Kinds::FINISHED), false);
+        assert_eq!(
+            taken.refused(),
+            Some(kinds(scores)),
+            "that says nothing of it"
+        );
+        stored(&taken, scores | Kinds::CALLBACKS);
+        assert_eq!(taken.refused(), None);
+        assert_eq!((taken.like(kinds(scores)), taken.batches()), (2, 3));
+        taken.asked(Kinds::REJECTED, true);
+        taken.rejection();
+        assert_eq!(taken.refused(), None);
     }
 }

@@ -197,9 +197,11 @@ impl Carrier {
     }
 
     async fn plan(&self, claim: Claim, schedule: &Schedule) -> Result<(), Stopped> {
-        // Redis knows what is there and what memory is left; and nothing is warmed before it is back.
-        while !self.engine.reaches_readers() {
+        // It knows what is there and what memory is left.
+        if !self.engine.reaches_readers() {
             tokio::time::sleep(READERS_AGAIN).await;
+            self.store.release_run(claim).await?;
+            return Err(Stopped::Later("Redis takes nothing".to_owned()));
         }
         self.store.clear_posts(claim).await?;
         let now = self.store.clock().await?;

@@ -224,6 +224,10 @@ impl Warmer {
                 .take_over(&self.carrier, &self.worker, &wanted)
                 .await?;
         }
+        // What it would plan and post is for others to do, whose Redis answers, or for later.
+        if !self.carrier.engine.reaches_readers() {
+            return Ok(false);
+        }
         self.look(&wanted, last, now, starting).await?;
         // Where there is room for few, those that are due and those that wait take turns.
         if runs.was_due && news.is_run_waiting {

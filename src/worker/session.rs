@@ -262,10 +262,13 @@ impl Session {
         End::Paused(Box::new(self))
     }
 
-    /// Stops consuming; what was delivered goes on its way.
+    /// Stops consuming; what was delivered goes on its way, or back where it would be computed for nobody.
     async fn end_consumers(&mut self) {
-        let (jobs, warm, expired) =
+        let (jobs, mut warm, expired) =
             tokio::join!(self.jobs.end(), self.warm.end(), self.expired.end());
+        if !self.processor.engine.reaches_readers() {
+            warm.clear();
+        }
         self.submit(jobs.into_iter().chain(warm).chain(expired), None);
     }
 

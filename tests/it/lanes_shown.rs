@@ -91,8 +91,8 @@ async fn a_lane_is_shown_by_metrics_and_by_the_api() {
     })
     .await;
     assert_eq!(worker.metric("kiln_lane_expensive", &[LANE]).await, 1.0);
-    let consumers = worker.metric("kiln_lane_queue_consumers", &[LANE]).await;
-    assert_eq!(consumers, 4.0, "one of each queue");
+    let consumers = async || worker.metric("kiln_lane_queue_consumers", &[LANE]).await;
+    eventually_equals("one of each queue", PATIENCE, 4.0, consumers).await;
     assert!(worker.metric("kiln_bytes_in_hand", &[]).await > 0.0);
 
     // What is over is shown as nothing, and doesn't vanish; what producers make up is no label.

@@ -5,6 +5,7 @@ use crate::harness::bus::{DEAD, JOBS};
 use crate::harness::jobs::{fault_job, job_ids, quick_jobs};
 use crate::harness::stack::Stack;
 use crate::harness::{PATIENCE, eventually};
+use serde_json::json;
 
 /// What a trigger, a row policy, a function of an extension and a damaged page say.
 const SAID: [(&str, &str); 4] = [
@@ -86,4 +87,52 @@ async fn while_every_row_is_refused_no_job_is_given_up_and_the_worker_says_why()
     assert_eq!(stack.bus.dead_letters(1).await[0].job_id(), "bad");
     worker.wait_ready().await;
     stack.wait_for_empty(JOBS).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_one_table_refuses_all_only_the_jobs_with_rows_for_it_wait() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    stack.bus.answer(&fault_job("first", "a known text")).await;
+    stack
+        .execute("ALTER TABLE scores ADD CONSTRAINT closed CHECK (false) NOT VALID")
+        .await;
+    let scored = quick_jobs("scored", 10);
+    stack.bus.publish_jobs(&scored).await;
+    let errors = async || worker.metric("kiln_store_errors_total", &[]).await;
+    for n in 0..10 {
+        let before = errors().await;
+        let hit = fault_job(&format!("hit-{n}"), "a known text");
+        stack.bus.answer(&hit).await;
+        eventually("the others are tried again", PATIENCE, async || {
+            (errors().await > before).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "none is given up");
+    assert_eq!(stack.row_count().await, 11);
+
+    stack
+        .execute("ALTER TABLE scores DROP CONSTRAINT closed")
+        .await;
+    let answers = stack.bus.reply_to_each(&job_ids(&scored)).await;
+    let ok = answers.values().filter(|one| one.status() == "ok").count();
+    assert_eq!(ok, 10, "{answers:?}");
+    worker.wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_that_what_was_stored_keeps_condemns_one_job_and_no_worker() {
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    stack.bus.answer(&fault_job("first", "a text")).await;
+    stack
+        .execute("ALTER TABLE jobs ADD CONSTRAINT known CHECK (model = 'fault')")
+        .await;
+    let unknown = json!({"job_id": "bad", "model": "nobody", "inputs": [{"text": "a text"}]});
+    stack.bus.publish_job(&unknown).await;
+    let letter = &stack.bus.dead_letters(1).await[0];
+    assert_eq!(letter.code, "unknown_model");
+    stack.wait_for_empty(JOBS).await;
+    assert!(worker.is_ready().await);
 }

@@ -76,6 +76,8 @@ pub(super) struct Outbox {
     last_answer: Option<Instant>,
     /// When a connection was last lost.
     lost_at: Option<Instant>,
+    /// When one was last given up because nothing was confirmed.
+    given_up: Option<Instant>,
     /// Whether a refusal may be the main channel's fault.
     renewals: Renewals,
     /// The largest message that the broker takes, as far as it has said so on this connection.
@@ -106,6 +108,7 @@ impl Outbox {
             answered_to: 0,
             last_answer: None,
             lost_at: None,
+            given_up: None,
             renewals: Renewals::default(),
             max_bytes: None,
             said_max_bytes: None,

@@ -75,7 +75,7 @@ impl Lost {
     fn of(error: &lapin::Error, text: String) -> Self {
         let forced = AMQPErrorKind::Hard(AMQPHardError::CONNECTIONFORCED);
         match error.kind() {
-            ErrorKind::IOError(_) => Self::Connection(text),
+            ErrorKind::IOError(_) | ErrorKind::InvalidConnectionState(_) => Self::Connection(text),
             ErrorKind::ProtocolError(error) if *error.kind() == forced => Self::Connection(text),
             _ => Self::Consumer(text),
         }

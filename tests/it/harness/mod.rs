@@ -23,6 +23,7 @@ pub mod sandbox;
 pub mod shell;
 pub mod stack;
 pub mod state;
+pub mod turn;
 pub mod worker;
 
 use std::fmt::Debug;

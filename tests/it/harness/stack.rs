@@ -1,7 +1,7 @@
 //! The servers of one test: the broker and Postgres shared with the other tests or its own, Redis always its own.
 //!
 //! Shared servers keep tests apart by virtual host and database, and are never killed; a test that wants to break one
-//! asks for its own, and such tests run one at a time.
+//! asks for its own, and such tests run one at a time ([`turn`]).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sqlx::Row as _;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+use tokio::sync::OnceCell;
 
 use super::broker::Broker;
 use super::bus::Bus;
@@ -18,11 +18,10 @@ use super::cluster::rabbitmq::RabbitCluster;
 use super::jobs::Row;
 use super::postgres::Postgres;
 use super::redis::Redis;
+use super::turn::{Turn, own_turn, shared_turn};
 use super::worker::Settings;
 use super::{PATIENCE, eventually, eventually_equals};
 
-/// Two cores stand one more broker beside the shared one.
-pub(in crate::harness) static OWN_BROKERS: Semaphore = Semaphore::const_new(1);
 static SHARED_BROKER: OnceCell<Arc<Broker>> = OnceCell::const_new();
 static SHARED_POSTGRES: OnceCell<Arc<Postgres>> = OnceCell::const_new();
 
@@ -37,7 +36,7 @@ pub struct Stack {
     url: Option<String>,
     database: String,
     pool: PgPool,
-    _turn: Option<SemaphorePermit<'static>>,
+    _turn: Arc<Turn>,
 }
 
 /// Which servers a test wants for itself, because it breaks them.
@@ -64,10 +63,9 @@ impl Stack {
 
     /// Some servers of its own, the others shared.
     pub async fn with(own: Own) -> Self {
-        let turn = if own.broker {
-            Some(OWN_BROKERS.acquire().await.expect("never closed"))
-        } else {
-            None
+        let turn = match own.broker {
+            true => own_turn().await,
+            false => shared_turn().await,
         };
         let broker = async {
             if own.broker {
@@ -95,10 +93,11 @@ impl Stack {
 
     /// This Postgres, a virtual host on the shared broker, and a Redis of its own.
     pub async fn on(postgres: Arc<Postgres>) -> Self {
+        let turn = shared_turn().await;
         let broker = SHARED_BROKER.get_or_init(started_broker).await.clone();
         let redis = Redis::prepare();
         redis.start().await;
-        let stack = Self::assemble(broker, postgres, redis, None);
+        let stack = Self::assemble(broker, postgres, redis, turn);
         tokio::join!(
             stack.broker.add_vhost(&stack.vhost),
             stack.postgres.add_database(&stack.database)
@@ -119,13 +118,13 @@ impl Stack {
 
     /// Servers that have their places and are not running yet: the test starts each.
     pub async fn stopped() -> Self {
-        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let turn = own_turn().await;
         let broker = Arc::new(Broker::prepare());
         let mut stack = Self::assemble(
             broker,
             Arc::new(Postgres::prepare()),
             Redis::prepare(),
-            Some(turn),
+            turn,
         );
         // What every server has from the start, since nothing can be created while they are down.
         stack.vhost = "%2f".to_owned();
@@ -137,14 +136,14 @@ impl Stack {
 
     /// Servers of its own that speak TLS beside plaintext, running.
     pub async fn encrypted(certificates: &Certificates) -> Self {
-        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let turn = own_turn().await;
         let (mut broker, mut postgres) = (Broker::prepare(), Postgres::prepare());
         let mut redis = Redis::prepare();
         broker.encrypt(certificates);
         postgres.encrypt(certificates);
         redis.encrypt(certificates);
         tokio::join!(broker.start(), postgres.start(), redis.start());
-        let stack = Self::assemble(Arc::new(broker), Arc::new(postgres), redis, Some(turn));
+        let stack = Self::assemble(Arc::new(broker), Arc::new(postgres), redis, turn);
         tokio::join!(
             stack.broker.add_vhost(&stack.vhost),
             stack.postgres.add_database(&stack.database)
@@ -159,13 +158,13 @@ impl Stack {
 
     /// A broker of its own that is `prepared` before it starts, the other servers shared.
     pub async fn with_broker(prepared: impl FnOnce(&Broker)) -> Self {
-        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let turn = own_turn().await;
         let broker = Arc::new(Broker::prepare());
         prepared(&broker);
         let redis = Redis::prepare();
         let postgres = SHARED_POSTGRES.get_or_init(started_postgres);
         let ((), postgres, ()) = tokio::join!(broker.start(), postgres, redis.start());
-        let stack = Self::assemble(broker, postgres.clone(), redis, Some(turn));
+        let stack = Self::assemble(broker, postgres.clone(), redis, turn);
         tokio::join!(
             stack.broker.add_vhost(&stack.vhost),
             stack.postgres.add_database(&stack.database)
@@ -179,7 +178,7 @@ impl Stack {
         let postgres = SHARED_POSTGRES.get_or_init(started_postgres);
         let (postgres, ()) = tokio::join!(postgres, redis.start());
         let broker = cluster.nodes[0].clone();
-        let mut stack = Self::assemble(broker, postgres.clone(), redis, None);
+        let mut stack = Self::assemble(broker, postgres.clone(), redis, cluster.turn.clone());
         stack.postgres.add_database(&stack.database).await;
         stack.vhost = "%2f".to_owned();
         stack.bus = Bus::of(cluster.urls());
@@ -190,7 +189,7 @@ impl Stack {
     /// Clusters of all three, whose addresses the caller gives to its workers: no Redis of the stack's own runs.
     pub async fn on_clusters(rabbit: &RabbitCluster, postgres: Arc<Postgres>) -> Self {
         let broker = rabbit.nodes[0].clone();
-        let mut stack = Self::assemble(broker, postgres, Redis::prepare(), None);
+        let mut stack = Self::assemble(broker, postgres, Redis::prepare(), rabbit.turn.clone());
         stack.postgres.add_database(&stack.database).await;
         stack.vhost = "%2f".to_owned();
         stack.bus = Bus::of(rabbit.urls());
@@ -222,7 +221,7 @@ impl Stack {
         broker: Arc<Broker>,
         postgres: Arc<Postgres>,
         redis: Redis,
-        turn: Option<SemaphorePermit<'static>>,
+        turn: Arc<Turn>,
     ) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("test{}", COUNT.fetch_add(1, Ordering::Relaxed));

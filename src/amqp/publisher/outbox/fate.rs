@@ -22,6 +22,8 @@ const UNSETTLED: Duration = Duration::from_secs(90);
 /// First rest of a message until it is tried on another channel, and how many it may have, each twice as long: some four seconds in all.
 const RENEW: Duration = Duration::from_millis(250);
 const RENEWALS: u32 = 4;
+/// So long after a connection was given up, a queue is blamed sooner.
+const GIVEN_UP: Duration = Duration::from_secs(60);
 
 fn rest(before: u32) -> Duration {
     RENEW.saturating_mul(1 << before.min(16))
@@ -241,21 +243,22 @@ impl Outbox {
         (self.last_answer, self.max_bytes) = (None, None);
     }
 
-    /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing has been answered since it was written, or
-    /// nothing of late where it may be dropped. An answer that came right after it was written says nothing of a broker that froze then.
+    /// A message is unconfirmed for long. Returns whether the connection is to be given up: nothing that was written later has been
+    /// answered either. An answer right after it was written says nothing of a broker that froze then: a reply's queue isn't blamed for that.
     pub(super) fn overdue(&mut self, number: u64, now: Instant) -> bool {
         let must_arrive = self.policy.must_arrive;
         let Some(flight) = self.flights.get_mut(number) else {
             return false;
         };
-        let written = flight.written;
-        let since = match must_arrive {
-            true => written,
-            false => written + now.saturating_duration_since(written) / 2,
-        };
+        let blames = must_arrive || self.given_up.is_some_and(|at| now < at + GIVEN_UP);
+        let mut since = flight.written;
+        if !blames {
+            since += now.saturating_duration_since(since) / 2;
+        }
         let others = self.last_answer.is_some_and(|at| at > since);
         if !others && (must_arrive || !flight.entry.was_overdue) {
             flight.entry.was_overdue = true;
+            self.given_up = Some(now);
             return true;
         }
         if must_arrive {

@@ -2,30 +2,29 @@
 
 use std::sync::Arc;
 
-use tokio::sync::SemaphorePermit;
-
 use super::super::broker::Broker;
 use super::super::{PATIENCE, eventually};
-use crate::harness::stack::OWN_BROKERS;
+use crate::harness::turn::{Turn, own_turn};
 
 const NAMES: [&str; 3] = ["kiln-a", "kiln-b", "kiln-c"];
 
 /// The nodes; killed with their folders when dropped.
 pub struct RabbitCluster {
     pub nodes: Vec<Arc<Broker>>,
-    _turn: SemaphorePermit<'static>,
+    /// The test's, which its stack has as well.
+    pub turn: Arc<Turn>,
 }
 
 impl RabbitCluster {
     /// Starts the nodes and waits until each knows the others.
     pub async fn start() -> Self {
-        let turn = OWN_BROKERS.acquire().await.expect("never closed");
+        let turn = own_turn().await;
         let nodes = Broker::prepare_cluster(&NAMES).into_iter().map(Arc::new);
         let nodes: Vec<Arc<Broker>> = nodes.collect();
         // The others join the first one.
         nodes[0].start().await;
         tokio::join!(nodes[1].start(), nodes[2].start());
-        let cluster = Self { nodes, _turn: turn };
+        let cluster = Self { nodes, turn };
         cluster.wait_complete().await;
         cluster
     }
