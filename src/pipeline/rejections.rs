@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock,
-    store::{self, Rejected, RejectedRow, StoreError, Writing},
+    store::{self, Rejected, RejectedRow, Writing},
 };
 use kiln_contract::failure::Code;
 use kiln_contract::{job, key};
@@ -95,13 +95,17 @@ async fn unread(context: &Context, rejected: &[(Ending, Outcome)]) -> Vec<Finish
 async fn written(context: &Context, rows: &[(usize, RejectedRow<'_>)]) -> Vec<Finished> {
     let only: Vec<RejectedRow<'_>> = rows.iter().map(|(_, row)| row.clone()).collect();
     let stored = || context.store.stored();
+    let of = |part: Range<usize>| only.get(part).unwrap_or_default();
     let writing = Writing {
-        insert: |part: Range<usize>| {
-            let rows = only.get(part).unwrap_or_default();
+        insert: |part| {
+            let rows = of(part);
             context.write_in_time(move || context.store.reject(rows))
         },
-        takes: async |_| context.hear_whether_it_takes(context.store.takes_rejections().await),
-        like: |_| context.store.stored_rejections(),
+        takes: async |part| {
+            let takes = context.store.takes_rejections(of(part)).await;
+            context.hear_whether_it_takes(takes)
+        },
+        like: |part| context.store.stored_rejections(of(part)),
     };
     let bytes = vec![0; rows.len()];
     let written = store::in_parts(bytes, context.write_backoff(), stored, writing).await;
@@ -139,7 +143,7 @@ async fn look(
     body_sha256: &[u8; 32],
 ) -> Option<Box<kiln_contract::result::Finished>> {
     let ask = || context.store.finished(job_id, body_sha256);
-    let found = store::until_answered(context.write_backoff(), ask, StoreError::may_pass_soon);
+    let found = store::until_refused(context.write_backoff(), ask);
     found.await.ok().flatten()
 }
 

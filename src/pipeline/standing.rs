@@ -60,8 +60,7 @@ pub(super) async fn note(
             at,
         };
         let note = || note_rows(context, &said);
-        let noted =
-            store::until_answered(context.write_backoff(), note, StoreError::may_pass_soon).await;
+        let noted = store::until_refused(context.write_backoff(), note).await;
         if let Err(error) = noted {
             tracing::warn!(%error, "the database refuses what stands under names");
         }

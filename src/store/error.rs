@@ -1,8 +1,5 @@
 //! Owns what a failed statement means for whoever asked.
 
-/// Objections in a row after which one counts as a refusal.
-const OBJECTIONS: u32 = 3;
-
 /// Why a write or read failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -33,11 +30,6 @@ impl StoreError {
             }
             Self::Refused(_) => false,
         }
-    }
-
-    /// The same at this attempt, for whoever can do without an answer that a damaged row never gives.
-    pub fn may_pass_soon(&self, attempt: u32) -> bool {
-        self.may_pass() && (attempt < OBJECTIONS || !matches!(self, Self::Objected(_)))
     }
 
     /// Whether another connection may have another answer.

@@ -23,6 +23,7 @@ mod inputs;
 mod insert;
 mod invalidations;
 mod jobs;
+mod kinds;
 mod listed;
 mod listen;
 mod lost;
@@ -75,7 +76,7 @@ pub use partitions::Moved;
 pub use parts::{Writing, in_parts};
 pub use posters::{AskedJob, PosterRow};
 pub use postgres::PostgresStore;
-pub use retry::until_answered;
+pub use retry::{until_answered, until_refused};
 pub use runs::{
     Claim, Claimed, Kept, NewPost, Outlay, PlanTotals, Post, Progress, RunPiece, RunRow, RunState,
     RunsBefore, SpentAhead, SpentTime, TakenOver,
@@ -236,17 +237,17 @@ impl Store {
     /// How many batches were written so far that had rows of all kinds that this one has.
     pub fn stored_like(&self, batch: &Batch<'_>) -> u64 {
         match self {
-            Self::Postgres(store) => store.taken.like(sample::Kinds::of(batch)),
+            Self::Postgres(store) => store.taken.like(kinds::Kinds::of(batch)),
             Self::Sqlite(_) => 0,
             #[cfg(all(test, feature = "faults"))]
             Self::Simulated(store) => store.stored(),
         }
     }
 
-    /// How many rejections were.
-    pub fn stored_rejections(&self) -> u64 {
+    /// The same of rejections.
+    pub fn stored_rejections(&self, rows: &[RejectedRow<'_>]) -> u64 {
         match self {
-            Self::Postgres(store) => store.taken.like(sample::Kinds::REJECTED),
+            Self::Postgres(store) => store.taken.like(kinds::Kinds::of_rejections(rows)),
             Self::Sqlite(_) => 0,
             #[cfg(all(test, feature = "faults"))]
             Self::Simulated(_) => 0,
@@ -267,7 +268,7 @@ impl Store {
     /// Whether it takes rows of the kinds that a batch has, if nothing is wrong with them. None of them stays.
     pub async fn takes(&self, batch: &Batch<'_>) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.takes(sample::Kinds::of(batch)).await,
+            Self::Postgres(store) => store.takes(kinds::Kinds::of(batch)).await,
             // Nobody adds a rule of his own to it.
             Self::Sqlite(_) => Ok(()),
             #[cfg(all(test, feature = "faults"))]
@@ -276,9 +277,9 @@ impl Store {
     }
 
     /// The same of rejections.
-    pub async fn takes_rejections(&self) -> Result<(), StoreError> {
+    pub async fn takes_rejections(&self, rows: &[RejectedRow<'_>]) -> Result<(), StoreError> {
         match self {
-            Self::Postgres(store) => store.takes(sample::Kinds::REJECTED).await,
+            Self::Postgres(store) => store.takes(kinds::Kinds::of_rejections(rows)).await,
             Self::Sqlite(_) => Ok(()),
             #[cfg(all(test, feature = "faults"))]
             Self::Simulated(_) => Ok(()),

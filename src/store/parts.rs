@@ -7,12 +7,14 @@
 
 use super::StoreError;
 use crate::{backoff::Backoff, cut::cut};
-use std::{collections::VecDeque, ops::Range};
+use std::{collections::VecDeque, ops::Range, time::Duration};
 
 /// What a statement may hold, in bytes of its rows.
 pub const MAX_STATEMENT_BYTES: usize = 8 << 20;
 /// Tries alone, while others are stored or would be, after which a job is given up.
 const TRIES_ALONE: u32 = 2;
+/// Until a row is tried again that is refused while others wouldn't be.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Some of a batch's jobs, for one statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +26,7 @@ struct Part {
     late_alone: u32,
     /// How often it was refused alone while others weren't.
     refused_alone: u32,
-    /// How many others like it were stored when it was last refused.
+    /// How many others like it had been stored when it was first refused.
     like: Option<u64>,
 }
 
@@ -98,7 +100,7 @@ impl Parts {
     /// The database refuses a part: each half has its own answer. `is_alone` says whether it takes another row of the same kinds; `like` counts
     /// the batches with such rows that were stored so far.
     fn refused(&mut self, mut part: Part, is_alone: bool, like: u64) -> Unstored {
-        let others_stored = part.like.replace(like).is_some_and(|before| like > before);
+        let others_stored = like > *part.like.get_or_insert(like);
         if part.jobs.len() > 1 {
             self.waiting.extend(part.halves());
             return Unstored::Later;
@@ -195,7 +197,9 @@ where
             );
         }
         if jobs == 1 {
-            tokio::time::sleep(backoff.next_wait()).await;
+            // One that will be given up holds up the others of its batch no longer than a rule takes to go.
+            let wait = if is_alone { AGAIN } else { backoff.next_wait() };
+            tokio::time::sleep(wait).await;
         }
         let unstored = match is_refused {
             true => {

@@ -7,9 +7,9 @@ use super::{
     address::Address,
     hosts::Hosts,
     insert,
+    kinds::Taken,
     migrations::{self, Applied, SchemaState},
     retry::until_answered,
-    sample::Taken,
     sessions::Sessions,
     tables::KnownTables,
 };
@@ -218,7 +218,7 @@ impl PostgresStore {
         // Not before: whoever is late by its comparison would take its own statement for one of others. Nor where no row was new: that
         // is no sign that rows are taken.
         if written > 0 {
-            self.taken.batch(batch);
+            self.taken.batch(batch, written == batch.jobs.len() as u64);
         }
         Ok(inserted)
     }

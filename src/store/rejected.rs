@@ -2,7 +2,9 @@
 //!
 //! Promises that a finished job's row is never overwritten, and that nothing is written of such a job.
 
-use super::{PostgresStore, Rejected, RejectedRow, StoreError, callbacks, tables::Tables};
+use super::{
+    PostgresStore, Rejected, RejectedRow, StoreError, callbacks, kinds::Kinds, tables::Tables,
+};
 use crate::redact::Redact;
 use sqlx::{Postgres, postgres::PgArguments, query::Query};
 use std::collections::BTreeSet;
@@ -88,7 +90,8 @@ impl PostgresStore {
             for id in [&own, &other] {
                 let write = |tables| self.execute_write(statement(id, row, &error, tables));
                 if self.for_tables(BTreeSet::new, write).await? > 0 {
-                    self.taken.rejection();
+                    let kinds = Kinds::of_rejections(std::slice::from_ref(row));
+                    self.taken.rejections(kinds);
                     break;
                 }
                 // A finished job's row stands there: this very job's, or another one's under the same id.

@@ -27,6 +27,25 @@ pub async fn until_answered<T, W: Future<Output = Result<T, StoreError>>>(
     }
 }
 
+/// Objections in a row after which one counts as a refusal: some seconds of them.
+const OBJECTIONS: u32 = 8;
+
+/// The same for whoever can do without an answer that a damaged row never gives.
+pub async fn until_refused<T, W: Future<Output = Result<T, StoreError>>>(
+    backoff: Backoff,
+    call: impl Fn() -> W,
+) -> Result<T, StoreError> {
+    let mut objections = 0;
+    until_answered(backoff, call, |error, _| {
+        match error {
+            StoreError::Objected(_) => objections += 1,
+            _ => objections = 0,
+        }
+        error.may_pass() && objections < OBJECTIONS
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,5 +83,20 @@ mod tests {
         let call = async || Err::<(), _>(StoreError::Refused("no".into()));
         let answer = until_answered(backoff(), call, |error, _| error.may_pass()).await;
         assert!(matches!(answer, Err(StoreError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn what_is_objected_to_again_and_again_is_refused() {
+        let calls = Cell::new(0);
+        let call = async || {
+            calls.set(calls.get() + 1);
+            match calls.get() {
+                5 => Err::<(), _>(StoreError::Unavailable("down".into())),
+                _ => Err(StoreError::Objected("damaged".into())),
+            }
+        };
+        let answer = until_refused(backoff(), call).await;
+        assert!(matches!(answer, Err(StoreError::Objected(_))));
+        assert_eq!(calls.get(), 5 + OBJECTIONS, "in a row");
     }
 }

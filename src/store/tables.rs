@@ -79,10 +79,12 @@ pub(super) fn is_for_others(error: &(dyn DatabaseError + 'static)) -> bool {
     OTHERS.contains(&code.as_ref()) || (code == NO_PARTITION && error.constraint().is_none())
 }
 
-/// What is asked or made of the tables may take too long, and says nothing of the rows that wait for it: none is given up for that.
+/// What is asked or made of the tables may take too long or be refused, and says nothing of the rows that wait for it: none is given up for that.
 fn of_no_row(error: StoreError) -> StoreError {
     match error {
-        StoreError::TimedOut(reason) => StoreError::Unavailable(reason),
+        StoreError::TimedOut(reason)
+        | StoreError::Objected(reason)
+        | StoreError::Refused(reason) => StoreError::Unavailable(reason),
         other => other,
     }
 }

@@ -224,11 +224,14 @@ impl Warmer {
                 .take_over(&self.carrier, &self.worker, &wanted)
                 .await?;
         }
+        self.look(&wanted, last, now, starting).await?;
         // What it would plan and post is for others to do, whose Redis answers, or for later.
         if !self.carrier.engine.reaches_readers() {
+            let due = in_turn(&wanted, last, now, starting).into_iter();
+            let due: BTreeSet<&String> = due.map(|(schedule, _)| &schedule.name).collect();
+            self.carrier.metrics.schedules_overdue(due.len());
             return Ok(false);
         }
-        self.look(&wanted, last, now, starting).await?;
         // Where there is room for few, those that are due and those that wait take turns.
         if runs.was_due && news.is_run_waiting {
             self.take_over((&schedules, &wanted), runs, 1).await?;

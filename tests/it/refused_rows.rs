@@ -109,7 +109,8 @@ async fn where_one_table_refuses_all_only_the_jobs_with_rows_for_it_wait() {
         })
         .await;
     }
-    assert_eq!(stack.bus.waiting(DEAD).await, Some(0), "none is given up");
+    let retried = [("outcome", "retried")];
+    assert_eq!(worker.metric("kiln_jobs_total", &retried).await, 0.0);
     assert_eq!(stack.row_count().await, 11);
 
     stack
@@ -118,6 +119,41 @@ async fn where_one_table_refuses_all_only_the_jobs_with_rows_for_it_wait() {
     let answers = stack.bus.reply_to_each(&job_ids(&scored)).await;
     let ok = answers.values().filter(|one| one.status() == "ok").count();
     assert_eq!(ok, 10, "{answers:?}");
+    worker.wait_ready().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn names_that_change_nothing_say_nothing_of_those_that_are_refused() {
+    let named = |job_id: &str, key: &str, text: &str| {
+        let inputs = json!([{"key": key, "text": text}]);
+        json!({"job_id": job_id, "model": "fault", "named": true, "inputs": inputs})
+    };
+    let stack = Stack::shared().await;
+    let worker = stack.worker().expect_trouble().start().await;
+    stack.bus.answer(&named("first", "same", "a text")).await;
+    stack
+        .execute("ALTER TABLE served ADD CONSTRAINT closed CHECK (false) NOT VALID")
+        .await;
+    let changed = named("changed", "new", "a text");
+    stack.bus.publish_job(&changed).await;
+    let errors = async || worker.metric("kiln_store_errors_total", &[]).await;
+    for n in 0..10 {
+        let before = errors().await;
+        let same = named(&format!("same-{n}"), "same", "a text");
+        stack.bus.answer(&same).await;
+        eventually("the other is tried again", PATIENCE, async || {
+            (errors().await > before).then_some(())
+        })
+        .await;
+    }
+    let retried = [("outcome", "retried")];
+    assert_eq!(worker.metric("kiln_jobs_total", &retried).await, 0.0);
+
+    stack
+        .execute("ALTER TABLE served DROP CONSTRAINT closed")
+        .await;
+    let reply = stack.bus.reply_within(PATIENCE).await;
+    assert_eq!((reply.job_id(), reply.status()), ("changed", "ok"));
     worker.wait_ready().await;
 }
 

@@ -1,3 +1,5 @@
+//! A database in memory: how it answers to statements of some jobs, and what becomes of these.
+
 use super::*;
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
