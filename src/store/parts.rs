@@ -26,7 +26,7 @@ struct Part {
     late_alone: u32,
     /// How often it was refused alone while others weren't.
     refused_alone: u32,
-    /// How many others like it had been stored when it was first refused.
+    /// How many others like it had been stored when it was first refused, with others or alone.
     like: Option<u64>,
 }
 
@@ -45,7 +45,6 @@ impl Part {
     fn of(&self, jobs: Range<usize>) -> Self {
         Self {
             depth: self.depth + 1,
-            like: self.like,
             ..Self::new(jobs)
         }
     }
@@ -98,13 +97,24 @@ impl Parts {
     }
 
     /// The database refuses a part: each half has its own answer. `is_alone` says whether it takes another row of the same kinds; `like` counts
-    /// the batches with such rows that were stored so far.
-    fn refused(&mut self, mut part: Part, is_alone: bool, like: u64) -> Unstored {
-        let others_stored = like > *part.like.get_or_insert(like);
+    /// the batches with rows of the kinds of these jobs' that were stored so far.
+    fn refused(
+        &mut self,
+        mut part: Part,
+        is_alone: bool,
+        like: impl Fn(Range<usize>) -> u64,
+    ) -> Unstored {
         if part.jobs.len() > 1 {
-            self.waiting.extend(part.halves());
+            let halves = part.halves().map(|half| Part {
+                // From now on, and of its own kinds, which may be fewer.
+                like: Some(like(half.jobs.clone())),
+                ..half
+            });
+            self.waiting.extend(halves);
             return Unstored::Later;
         }
+        let now = like(part.jobs.clone());
+        let others_stored = now > *part.like.get_or_insert(now);
         // A rule may have gone between the two answers, and a moment's trouble may look like one.
         part.refused_alone += u32::from(is_alone || others_stored);
         if part.refused_alone >= TRIES_ALONE {
@@ -202,10 +212,7 @@ where
             tokio::time::sleep(wait).await;
         }
         let unstored = match is_refused {
-            true => {
-                let like = (writing.like)(part.jobs.clone());
-                parts.refused(part, is_alone, like)
-            }
+            true => parts.refused(part, is_alone, &writing.like),
             false => parts.late(part, stored() > before),
         };
         if let Unstored::Never(job) = unstored

@@ -121,6 +121,27 @@ async fn a_row_that_is_refused_beside_others_is_given_up_whatever_else_would_be_
 }
 
 #[tokio::test]
+async fn what_is_cut_off_from_rows_of_more_kinds_is_compared_with_its_own() {
+    // Rows of all kinds of the batch were stored seldom, those of one job's alone often: before.
+    let tries = RefCell::new(0);
+    let insert = async |jobs: Range<usize>| {
+        *tries.borrow_mut() += 1;
+        match *tries.borrow() {
+            100.. => Ok(jobs.collect()),
+            _ => Err(StoreError::Refused("no".into())),
+        }
+    };
+    let takes = async |_| Err(StoreError::Unavailable("none".into()));
+    let writing = Writing {
+        insert,
+        takes,
+        like: |jobs: Range<usize>| if jobs.len() > 1 { 1 } else { 1_000 },
+    };
+    let answers = in_parts(vec![100; 2], backoff(), || 0, writing).await;
+    assert_eq!(answers, [Ok(0), Ok(1)]);
+}
+
+#[tokio::test]
 async fn who_stores_other_kinds_of_rows_says_nothing_of_one_that_is_refused() {
     let tries = RefCell::new(0);
     let insert = async |_| {
