@@ -100,6 +100,13 @@ async fn where_one_table_refuses_all_only_the_jobs_with_rows_for_it_wait() {
     let scored = quick_jobs("scored", 10);
     stack.bus.publish_jobs(&scored).await;
     let errors = async || worker.metric("kiln_store_errors_total", &[]).await;
+    // Jobs of one batch are answered together.
+    worker.wait_in_hand(10).await;
+    let begun = errors().await;
+    eventually("they are tried again", PATIENCE, async || {
+        (errors().await > begun + 5.0).then_some(())
+    })
+    .await;
     for n in 0..10 {
         let before = errors().await;
         let hit = fault_job(&format!("hit-{n}"), "a known text");
@@ -137,6 +144,10 @@ async fn names_that_change_nothing_say_nothing_of_those_that_are_refused() {
     let changed = named("changed", "new", "a text");
     stack.bus.publish_job(&changed).await;
     let errors = async || worker.metric("kiln_store_errors_total", &[]).await;
+    eventually("it is tried again", PATIENCE, async || {
+        (errors().await > 1.0).then_some(())
+    })
+    .await;
     for n in 0..10 {
         let before = errors().await;
         let same = named(&format!("same-{n}"), "same", "a text");
